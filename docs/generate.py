@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import typer
+from json_schema import SCHEMA_ID, json_schema
 from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -32,7 +33,6 @@ from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
 
 NAME = "robustcheck"
-SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-2.json"  # a name, not an address: nothing is fetched
 SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"
 REFERENCE = Path(__file__).parent / "reference"
 README = REFERENCE.parents[1] / "README.md"
@@ -134,21 +134,15 @@ def reasons() -> str:
 # ------------------------------------------------------------------------------------------- schema, settings
 
 
-def json_schema() -> str:
-    """Return the JSON Schema of the report, as the package and the site hold it."""
-    schema = report.Report.model_json_schema(mode="serialization")
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID} | schema
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
 def schema() -> str:
     """The records of the JSON report."""
-    document = json.loads(json_schema())
+    document = report.Report.model_json_schema(mode="serialization")
     lines = ["# Schema of the JSON report", ""]
     lines += [
-        f"The JSON Schema is [a file](report-schema.json) (`{document['$id']}`,",
+        f"The JSON Schema is [a file](report-schema.json) (`{SCHEMA_ID}`,",
         "a name, nothing is fetched); the package holds it as `checker/report/report.schema.json`, and",
-        "`robustcheck explain schema` prints it.",
+        "`robustcheck explain schema` prints it. It is one of all JSON documents of robustcheck (`oneOf`): a report,",
+        "several, an error, and what the other commands write. This page is about a report.",
         "",
         "Numbers are finite or null. Keys that are not listed do not occur. With `-o json` an error is one document",
         "too: `error` with message, hint and exit code; of several models it is one with a list, `reports`: a report,",

@@ -18,7 +18,7 @@ import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
 from robustcheck_onnx.checker import isolation  # noqa: E402
-from support import PHOTOS, lookup, mini_suite, profile  # noqa: E402
+from support import PHOTOS, documents, lookup, mini_suite, profile  # noqa: E402
 from support.no_wall import NoWall  # noqa: E402
 
 REAL_WALL = isolation.Wall
@@ -113,6 +113,16 @@ def _no_wall() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(isolation, "Wall", NoWall)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _documents() -> Iterator[None]:
+    """Hold each JSON document that a command writes against the schema."""
+    from robustcheck_onnx.checker.cli import app
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "main", documents.validating(app.main))
         yield
 
 

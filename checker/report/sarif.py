@@ -61,13 +61,14 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
     said = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
     if said:
         invocation["toolConfigurationNotifications"] = [{"level": "note", "message": {"text": text}} for text in said]
+    rules = _rules()
     driver = {
         "name": "robustcheck",
         "version": VERSION,
         "shortDescription": {"text": "Deployment gate for vision encoders"},
         "fullDescription": {"text": CLAIM},
-        "rules": _rules(),
-        "notifications": [{"id": NOT_ASSESSED, "shortDescription": {"text": NOT_ASSESSED_TITLE}}],
+        "rules": rules,
+        "notifications": rules[-1:],  # could not assess
     }
     run = {
         "tool": {"driver": driver},
@@ -134,7 +135,8 @@ def _uri(path: str) -> str:
     """Write the path as a reference by RFC 3986; bytes that are no text are quoted as bytes."""
     if is_address(path):
         escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
-        return quote(name_bytes(escaped), safe="/:?=&%#@+,;~")
+        quoted = quote(name_bytes(escaped), safe="/:?=&%#@+,;~")
+        return re.sub(r"(//[^/]*)%5B([0-9A-Fa-f:.]+)%5D", r"\1[\2]", quoted, count=1)  # an address of IPv6
     quoted = quote(name_bytes(path))
     return f"file://{'' if quoted.startswith('/') else '/'}{quoted}" if PurePath(path).is_absolute() else quoted
 

@@ -25,7 +25,7 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
-from support import profile
+from support import documents, profile
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 NATIVE = re.compile(r"\.(cc|h|cu)\b|::|\[ONNXRuntimeError\]|Traceback")  # of ONNX Runtime's source, of Python
@@ -54,7 +54,9 @@ def run(call: str | list[str], folder: Path | None = None, **options: Any) -> Do
     """A command line of robustcheck, or another program's words, in a process of its own."""
     words = [COMMAND, *shlex.split(call)] if isinstance(call, str) else call
     defaults = {"cwd": folder, "env": environment(), **PIPES}
-    return subprocess.run(words, text=True, check=False, timeout=profile.PATIENCE_S, **defaults | options)
+    done = subprocess.run(words, text=True, check=False, timeout=profile.PATIENCE_S, **defaults | options)
+    assert not (fault := documents.fault_of(done.stdout or "")), fault
+    return done
 
 
 def python(code: str, *words: str, **options: Any) -> Done:
@@ -95,7 +97,9 @@ class Typed:
             if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is not before:
                 sys.stdout.detach().detach()  # it would close the file that pytest reads
                 sys.stdout = before
-        return Done(call, code, *self._capture.readouterr())
+        done = Done(call, code, *self._capture.readouterr())
+        assert not (fault := documents.fault_of(done.stdout)), fault
+        return done
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
