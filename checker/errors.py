@@ -6,6 +6,7 @@ usage", "could not assess" and "environment" are never confused with a verdict (
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import ClassVar
 
@@ -41,6 +42,9 @@ class RobustcheckError(Exception):
         self.hint = hint
 
 
+NEWER = "install a newer robustcheck, from where this one came"
+
+
 class UsageError(RobustcheckError):
     """The call or a configuration file is wrong (exit 2)."""
 
@@ -60,14 +64,14 @@ class EnvironmentFaultError(RobustcheckError):
 
 
 def install_hint(extra: str) -> str:
-    """What to type for an extra of the distribution that is installed; the other one beside it would break both."""
+    """What to type for an extra: pip keeps the distribution that is installed, and brings what the extra names."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 # slow to import, rarely needed
 
-    try:
-        version("robustcheck-onnx-cpu")
-    except PackageNotFoundError:
-        return f"pip install '.[{extra}]'  # in a clone"
-    return f"python release/cpu.py build/cpu && pip install './build/cpu[{extra}]'  # in a clone"
+    for name in ("robustcheck-onnx", "robustcheck-onnx-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            version(name)
+            return f"pip install '{name}[{extra}]'"
+    return f"pip install '.[{extra}]'  # in a clone"
 
 
 def as_error(fault: BaseException) -> RobustcheckError:

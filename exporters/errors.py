@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 USAGE = 2  # exit code: the call is wrong (unknown name, contradictory options, weights not asked for)
 NOT_EXPORTED = 3  # exit code: no file could be made that agrees with the model it came from
 ENVIRONMENT = 4  # exit code: an extra, a weights file or disk space is missing
@@ -29,11 +31,11 @@ def first_line(error: BaseException) -> str:
 
 
 def install_hint(extra: str) -> str:
-    """What to type for an extra of the distribution that is installed; the other one beside it would break both."""
+    """What to type for an extra: pip keeps the distribution that is installed, and brings what the extra names."""
     from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely needed
 
-    try:
-        version("robustcheck-onnx-cpu")
-    except PackageNotFoundError:
-        return f"pip install '.[{extra}]'  # in a clone"
-    return f"python release/cpu.py build/cpu && pip install './build/cpu[{extra}]'  # in a clone"
+    for name in ("robustcheck-onnx", "robustcheck-onnx-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            version(name)
+            return f"pip install '{name}[{extra}]'"
+    return f"pip install '.[{extra}]'  # in a clone"

@@ -167,7 +167,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
         if not names:
             raise EnvironmentFaultError(
                 f"{BUNDLED}: number of bundled photos is 0; the installation is not complete",
-                "pip install --force-reinstall . in a clone, or name your own images",
+                "install robustcheck again, or name your own images",
             )
     else:
         kind, entries, table = list_images(place)

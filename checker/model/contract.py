@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field, ValidationError, field_validator
 
-from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.errors import NEWER, CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.text import once
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -146,7 +146,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise CannotAssessError(
             f"{where}: contract has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}",
-            "git pull && pip install .  # in a clone",
+            NEWER,
         )
     if isinstance(version, bool | float):  # equal to 1, to pydantic, too
         raise CannotAssessError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, VERSION, once, short_digest
 from robustcheck_onnx.checker.verdict import Verdict, gate, judge
 from robustcheck_onnx.thresholds.frozen import is_version
@@ -40,7 +40,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
     if not isinstance(raw, dict) or raw.get("tool") != "robustcheck":
         raise UsageError(f"{path}: file is no report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
     if not is_version(stated := raw.get("schema_version"), SCHEMA_VERSION):
-        hint = AGAIN if stated == 1 else "git pull && pip install .  # in a clone"
+        hint = AGAIN if stated == 1 else NEWER
         raise UsageError(f"{path}: schema_version is {stated!r}; this robustcheck reads {SCHEMA_VERSION}", hint)
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
@@ -150,7 +150,7 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
     if _release(theirs) > _release(ours):
         raise UsageError(
             f"{path}: tool_version is {theirs}; this is robustcheck {ours}, which can't know what a newer one means",
-            "git pull && pip install .  # in a clone",
+            NEWER,
         )
     try:
         report = Report.model_validate(raw)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import PurePosixPath
@@ -44,6 +45,8 @@ class Facts:
     """An environment, not judged; versions are empty where a package is not installed."""
 
     python: str
+    asked: str
+    """the flavour of ONNX Runtime that robustcheck asks for here"""
     packages: dict[str, str]
     wheels: dict[str, str]
     """distributions that hold the import package onnxruntime: it has several flavours, of which one can be there"""
@@ -74,9 +77,12 @@ def gather() -> Facts:
     gpus = list_gpus()
     header = re.search(r"CUDA(?: UMD)? Version:\s*([\d.]+)", ask_nvidia_smi()) if gpus else None
     providers = tuple(ort.get_available_providers())
+    packages = _versions(PACKAGES)
+    is_large = OURS[0] in packages and platform.machine() in ("x86_64", "AMD64") and sys.platform in ("linux", "win32")
     return Facts(
         python=platform.python_version(),
-        packages=_versions(PACKAGES),
+        asked="onnxruntime-gpu" if is_large else "onnxruntime",
+        packages=packages,
         wheels=_runtimes(),
         runtime=ort.__version__,
         runtime_cuda=_runtime_cuda(),
@@ -153,8 +159,15 @@ def _flavour_to_keep(facts: Facts) -> str:
 
 
 def _reinstall(facts: Facts, keep: str) -> str:
-    quoted = f"'{keep}'" if "[" in keep else keep
-    return f"pip uninstall -y {' '.join(facts.wheels)} && pip install {quoted}"
+    """Bring one flavour, and the distribution of ours that asks for it: the other would bring its own back."""
+    flavour = keep.partition("[")[0]
+    gone = f"pip uninstall -y {' '.join(facts.wheels)}"
+    ours = next((name for name in OURS if name in facts.packages), "")
+    if not ours or facts.asked == flavour:
+        return f"{gone} && pip install " + (f"'{keep}'" if "[" in keep else keep)
+    if flavour not in ("onnxruntime", "onnxruntime-gpu"):
+        return f"{gone} && pip install {keep}  # install {ours} with --no-deps from now on: it asks for {facts.asked}"
+    return f"{gone} {ours}  # then install {OURS[flavour == 'onnxruntime']}, which asks for {flavour}"
 
 
 def _cuda(facts: Facts) -> list[Finding]:

@@ -14,7 +14,7 @@ import pytest
 
 from robustcheck_onnx.checker import cli
 from robustcheck_onnx.checker.report import forms
-from support import bad_input, lookup, profile
+from support import bad_input, extra, lookup, profile
 from support.bad_input import Row, Run, assert_says, check_row, contents, small_files, without_progress
 
 IMAGE_INPUT = "an image input (batch, 3, height, width) is needed"
@@ -278,7 +278,7 @@ def test_a_missing_extra_is_the_environment(run: Run) -> None:
         patch.setitem(sys.modules, "open_clip", None)
         done = run("export open_clip x -o m.onnx")
     said = "open_clip: package open_clip is not importable (…); exporting needs it"
-    assert_says(done, 4, said, "pip install '.[export]'  # in a clone")
+    assert_says(done, 4, said, extra("export"))
 
 
 # ------------------------------------------------------------------------------------------------- documents

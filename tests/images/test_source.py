@@ -30,6 +30,7 @@ from robustcheck_onnx.checker.images.source import (
     open_images,
     prefetch,
 )
+from support import extra
 from support.profile import PATIENCE_S
 
 
@@ -239,7 +240,7 @@ def test_data_sets_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: p
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EnvironmentFaultError, match="package pyarrow is not installed") as caught:
         open_images(tmp_path / "t.parquet")
-    assert caught.value.hint == "pip install '.[data]'  # in a clone"
+    assert caught.value.hint == extra("data")
 
 
 def test_bad_parquet(tmp_path: Path, save: Callable[..., None]) -> None:

@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.storage import Url, registry
 from robustcheck_onnx.checker.verdict import ON_BUNDLED
 from robustcheck_onnx.checker.verify import verify
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Place
+from support import Capture, Place, extra
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -261,7 +261,7 @@ def test_a_server_must_be_named_and_its_package_installed(
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert cli.main([*words, "--tracking-uri", "http://127.0.0.1:9"]) == 4
-    assert ".[mlflow]" in capsys.readouterr().err
+    assert extra("mlflow") in capsys.readouterr().err
 
 
 @real

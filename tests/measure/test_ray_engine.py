@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_ye
 from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import lookup
+from support import extra, lookup
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, by_name, vectors
 from support.measuring import job as new_job
 
@@ -158,7 +158,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         gone.setattr(os, "environ", dict(os.environ))  # which holds settings of Ray from then on
         with pytest.raises(EnvironmentFaultError, match=r"^ray: .* \(.*\); --engine ray needs it$") as caught:
             run([], profile.load(), engine="ray")
-    assert caught.value.hint == "pip install '.[ray]'  # in a clone"
+    assert caught.value.hint == extra("ray")
     assert list(run([], profile.load())) == []
 
 

@@ -151,10 +151,16 @@ def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(small:
 
 def test_hints_name_extras_of_the_distribution_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     rooms = (checker_errors, exporters_errors)
-    assert {errors.install_hint("data") for errors in rooms} == {"pip install '.[data]'  # in a clone"}
-    monkeypatch.setattr(metadata, "version", {"robustcheck-onnx-cpu": VERSION}.__getitem__)
-    small = "python release/cpu.py build/cpu && pip install './build/cpu[data]'  # in a clone"
-    assert {errors.install_hint("data") for errors in rooms} == {small}
+    for installed in ("robustcheck-onnx", "robustcheck-onnx-cpu", ""):
+
+        def version(name: str, there: str = installed) -> str:
+            if name != there:
+                raise metadata.PackageNotFoundError
+            return VERSION
+
+        monkeypatch.setattr(metadata, "version", version)
+        expected = f"pip install '{installed}[data]'" if installed else "pip install '.[data]'  # in a clone"
+        assert {errors.install_hint("data") for errors in rooms} == {expected}
 
 
 def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report.words import statistics_of
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import Place, lookup, onnx_models, reports
+from support import Place, extra, lookup, onnx_models, reports
 from support.comparisons import Workshop, planted
 from support.outcomes import gated
 from support.pages import Element, parse
@@ -177,7 +177,7 @@ def test_without_the_libraries_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) 
             reports.passing().to_frame()
         with pytest.raises(rc.EnvironmentFaultError, match=r"^package matplotlib is not installed; a pic") as caught:
             reports.passing().plot()
-    assert caught.value.hint == "pip install '.[plot]'  # in a clone"
+    assert caught.value.hint == extra("plot")
 
 
 @pytest.mark.long

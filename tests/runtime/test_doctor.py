@@ -12,8 +12,9 @@ from robustcheck_onnx.checker.runtime import device, doctor
 
 H100 = device.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
 HEALTHY = doctor.Facts(
-    python="3.11.7", packages={"numpy": "2.4.6"}, wheels={"onnxruntime-gpu": "1.31.1"}, runtime="1.31.1",
-    runtime_cuda="13.0", providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    python="3.11.7", asked="onnxruntime-gpu", packages={"numpy": "2.4.6"}, wheels={"onnxruntime-gpu": "1.31.1"},
+    runtime="1.31.1", runtime_cuda="13.0",
+    providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
     opset=26, gpus=(H100,), driver_cuda="13.0", torch="2.13.0+cu130", cuda_fault="", cpu="a processor", threads=2,
     cores=8, cuda_wheels={"nvidia-cuda-runtime": "13.0.1", "nvidia-cudnn-cu13": "9.9.0"},
 )  # fmt: skip
@@ -54,6 +55,12 @@ def test_faults() -> None:
          f"{gone} onnxruntime onnxruntime-gpu && pip install onnxruntime"),
         ({"wheels": OPENVINO, "gpus": ()}, wheels, "fail", "keep onnxruntime-openvino",
          f"{gone} onnxruntime onnxruntime-openvino && pip install onnxruntime-openvino"),
+        ({"wheels": BOTH, "gpus": (), "packages": {"robustcheck-onnx": "1.2.3"}}, wheels, "fail", "keep onnxruntime",
+         f"{gone} onnxruntime onnxruntime-gpu robustcheck-onnx  # then install robustcheck-onnx-cpu, which asks for"),
+        ({"wheels": BOTH, "asked": "onnxruntime", "packages": {"robustcheck-onnx-cpu": "1.2.3"}}, wheels, "fail",
+         "keep onnxruntime-gpu", f"{gone} onnxruntime onnxruntime-gpu robustcheck-onnx-cpu  # then install"),
+        ({"wheels": OPENVINO, "gpus": (), "packages": {"robustcheck-onnx": "1.2.3"}}, wheels, "fail", "keep",
+         f"{gone} onnxruntime onnxruntime-openvino && pip install onnxruntime-openvino  # install robustch"),
         ({"packages": packages}, "packages", "fail",
          "robustcheck-onnx and robustcheck-onnx-cpu overwrite each other's files; keep one",
          f"{gone} robustcheck-onnx robustcheck-onnx-cpu  # then install one of them again"),

@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verify import signature as signing
+from support import extra
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -145,7 +146,7 @@ def test_without_the_extra_nothing_is_measured(
     never_measured(monkeypatch)
     monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
     assert check("model.onnx", "-o", "json=report.json") == 4
-    assert "pip install '.[sign]'  # in a clone" in capsys.readouterr().err
+    assert extra("sign") in capsys.readouterr().err
     assert is_unsigned_error(4)
 
 
