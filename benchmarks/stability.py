@@ -38,7 +38,16 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "stability.md"
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
-SOURCES = ("checker", "exporters", "thresholds", "face", "pyproject.toml", "README.md", "LICENSE")  # of the wheel
+SOURCES = (
+    "checker",
+    "exporters",
+    "thresholds",
+    "face",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+)  # of the wheel
 SETS = ("ashirvad_openclip_b32_laion2b", "michaengeser_dinov2_b14_drawings")
 N_LOOKUP = 300  # images of a look-up model, as in controls.py
 INT8 = ("int8-dynamic", "int8-qdq")

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-INSTALLED = ("face", "checker", "exporters", "thresholds", "pyproject.toml", "README.md", "LICENSE")
+INSTALLED = ("face", "checker", "exporters", "thresholds", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 NAME = "robustcheck-onnx-cpu"
 CHANGES = (  # each must be found once
     (r'^name = "robustcheck-onnx"$', f'name = "{NAME}"'),

@@ -67,7 +67,17 @@ def test_all_manifests_have_the_command_of_the_job() -> None:
 
 
 def test_images_are_pinned_hold_no_model_and_do_not_run_as_root() -> None:
-    rooms = {"face", "checker", "exporters", "thresholds", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"}
+    rooms = {
+        "face",
+        "checker",
+        "exporters",
+        "thresholds",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "constraints.txt",
+    }
     for file, more in (("Dockerfile.cpu", {"release"}), ("Dockerfile.cuda", set[str]())):
         text = (CI / file).read_text()
         bases = re.findall("^FROM .*", text, re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -88,6 +89,15 @@ def test_the_licences_are_the_codes_and_the_photos() -> None:
     photos = {row.split(" | ")[2] for row in table.splitlines() if re.match(r"\| \S+\.jpg \|", row)}
     assert "public domain" in photos
     names = {name if name != "public domain" else "LicenseRef-Public-Domain" for name in photos}
+    sources = json.loads((ROOT / "thresholds" / "data" / "published_sources.json").read_text(encoding="utf-8"))
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for name, table in sources.items():
+        _, told, rest = notice.partition(f"published_{name}.csv")
+        assert told
+        assert f"from {table['source'].partition('@')[0]} " in rest.split("\n\n\n")[0]
+        names.add(table["licence"])
+    assert "NOTICE" in PROJECT["license-files"]
+    names.discard("Apache-2.0")
     assert PROJECT["license"] == canonicalize_license_expression(" AND ".join(["Apache-2.0", *sorted(names)]))
 
 

@@ -35,7 +35,7 @@ def test_a_plain_install_is_used_in_the_clones_root(tmp_path: Path) -> None:
     rooms = {"face": "", "checker": "checker", "exporters": "exporters", "thresholds": "thresholds"}
     for name in rooms:
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, clone / name)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", "."]
     subprocess.run(pip, cwd=clone, check=True, capture_output=True)
