@@ -12,16 +12,20 @@ from robustcheck_onnx import Report, check
 from support import Place
 
 
+def labelled(model: Path, folder: Path, synthetic: str) -> Path:
+    """A copy whose contract says this of how it was made."""
+    copy = onnx.load(model)
+    (contract,) = copy.metadata_props
+    words = json.loads(contract.value)
+    words["source"]["synthetic"] = synthetic
+    contract.value = json.dumps(words)
+    onnx.save(copy, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
 @pytest.fixture(scope="session")
 def lookup_pass(lookup_pass: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    model = onnx.load(lookup_pass[0])
-    (contract,) = model.metadata_props
-    words = json.loads(contract.value)
-    words["source"]["synthetic"] = ""
-    contract.value = json.dumps(words)
-    path = tmp_path_factory.mktemp("trained") / "model.onnx"
-    onnx.save(model, path)
-    return path, lookup_pass[1]
+    return labelled(lookup_pass[0], tmp_path_factory.mktemp("trained"), ""), lookup_pass[1]
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +36,4 @@ def passed(lookup_pass: Place) -> Report:
 @pytest.fixture(scope="session")
 def synthetic(lookup_pass: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model, and it says that it is synthetic."""
-    model = onnx.load(lookup_pass[0])
-    model.metadata_props[0].value = model.metadata_props[0].value.replace('"synthetic": ""', '"synthetic": "planted"')
-    path = tmp_path_factory.mktemp("synthetic") / "model.onnx"
-    onnx.save(model, path)
-    return path
+    return labelled(lookup_pass[0], tmp_path_factory.mktemp("synthetic"), "planted")

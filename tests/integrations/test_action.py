@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import re
 import shutil
 import subprocess
@@ -33,31 +31,22 @@ def step(name: str) -> dict[str, Any]:
 
 
 def test_every_input_of_the_action_reaches_its_script_as_a_variable() -> None:
-    action = yaml.safe_load(ACTION.read_text())
-    scripts = [s for s in action["runs"]["steps"] if "run" in s]
-    assert [s["id"] for s in scripts] == ["options", "install", "check", "comment"]
-    for script in scripts:
-        assert "${{" not in script["run"]
-        assert script["run"].startswith("set -euo pipefail\n")
-    *used, sarif = (s for s in action["runs"]["steps"] if "uses" in s)
-    assert [s["uses"].split("@")[0] for s in used] == ["actions/setup-python", "actions/cache"]
-    assert sarif["uses"].startswith("github/codeql-action/upload-sarif@")
+    for each in steps_of(ACTION):
+        assert "${{" not in each.get("run", "")
+        assert each.get("run", "set -euo pipefail\n").startswith("set -euo pipefail\n")
     # a failed check still shows what it found
-    assert sarif["if"] == "${{ !cancelled() && steps.check.outputs.sarif }}"
-    assert step("comment")["if"] == "${{ !cancelled() && steps.check.outputs.md && github.event.pull_request.number }}"
-    assert action["outputs"].keys() == {"verdict", "exit-code", "report"}
-    off = {name for name, each in action["inputs"].items() if each.get("default") == "false"}
+    assert len([s for s in steps_of(ACTION) if s.get("if", "").startswith("${{ !cancelled() && steps.check.")]) == 2
+    inputs = yaml.safe_load(ACTION.read_text())["inputs"]
+    off = {name for name, each in inputs.items() if each.get("default") == "false"}
     assert off == {"cache", "upload-sarif", "comment", "gpu"}
 
 
 def test_the_example_of_the_page_is_of_this_action() -> None:
     page = (ROOT / "docs" / "howto" / "github.md").read_text(encoding="utf-8")
     inputs = yaml.safe_load(ACTION.read_text(encoding="utf-8"))["inputs"]
-    examples = re.findall(r"```yaml\n(jobs:.*?)```", page, re.DOTALL)
-    assert len(examples) == 2
-    for example in examples:
-        steps = yaml.safe_load(example)["jobs"]["gate"]["steps"]
-        (ours,) = (step for step in steps if step.get("uses", "").endswith(f"/robustcheck@v{rc.__version__}"))
+    for example in re.findall(r"```yaml\n(jobs:.*?)```", page, re.DOTALL):
+        (ours,) = (s for s in yaml.safe_load(example)["jobs"]["gate"]["steps"] if "/robustcheck@" in s.get("uses", ""))
+        assert ours["uses"].endswith(f"@v{rc.__version__}")
         assert ours["with"].keys() <= inputs.keys()
     assert not [name for name in inputs if f"`{name}`" not in page]
 
@@ -66,20 +55,20 @@ def test_the_example_of_the_page_is_of_this_action() -> None:
 
 
 @pytest.mark.long
-def test_options_are_true_or_false_and_the_cache_is_of_this_python_and_what_is_installed(tmp_path: Path) -> None:
+def test_options_are_true_or_false_and_the_cache_is_of_what_is_installed(tmp_path: Path) -> None:
     names = ("CACHE", "UPLOAD_SARIF", "COMMENT", "GPU")
     plain = dict.fromkeys(names, "false") | {"VERSION": "x==1", "HERE": str(ROOT), "RUNNER_TEMP": str(tmp_path)}
     for name in names:
         done, outputs = run(step("options")["run"], tmp_path, PATH=PATH, **plain | {name: "yes"})
         said = f"error: {name} is 'yes'; it must be true or false\n"
         assert (done.returncode, outputs, done.stderr) == (2, {}, said)
-    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + b"\0x==1\0false").hexdigest()[:16]
-    of = f"{platform.system()}-{platform.machine()}-{sys.version_info.major}-{sys.version_info.minor}"
-    kept = {"key": f"robustcheck-wheels-{of}-{digest}", "wheels": f"{tmp_path}/robustcheck-wheels"}
-    for cache, expected in (("false", {}), ("true", kept)):  # nothing is kept unless it is asked for
-        _, outputs = run(step("options")["run"], tmp_path, PATH=PATH, **plain | {"CACHE": cache})
-        folder = Path(outputs.pop("folder"))
-        assert (folder.parent, folder.stat().st_mode & 0o777, outputs) == (tmp_path, 0o700, expected)
+    keys = set()
+    for changes in ({}, {"CACHE": "true"}, {"CACHE": "true", "VERSION": "x==2"}, {"CACHE": "true", "GPU": "true"}):
+        _, outputs = run(step("options")["run"], tmp_path, PATH=PATH, **plain | changes)
+        assert Path(outputs.pop("folder")).stat().st_mode & 0o777 == 0o700
+        assert outputs.keys() == ({"key", "wheels"} if changes else set())  # nothing is kept unless it is asked for
+        keys.add(outputs.get("key"))
+    assert len(keys) == 4
 
 
 @pytest.mark.long
@@ -92,7 +81,6 @@ def test_what_the_action_installs(tmp_path: Path) -> None:
     given = {"PATH": f"{tmp_path}:/usr/bin:/bin", "FOLDER": str(tmp_path), "HERE": str(ROOT), "WHEELS": "/wheels"}
     for version, gpu, code, installed in (
         ("", "true", 0, str(ROOT)),
-        ("robustcheck-onnx==9.8.7", "false", 0, "robustcheck-onnx==9.8.7"),
         ("a; touch b", "true", 0, "a; touch b"),
         ("", "false", 0, f"{tmp_path}/cpu"),
         ("--index-url=http://x", "true", 2, f"{tmp_path}/cpu"),
@@ -122,7 +110,6 @@ def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(look
     for arguments, code, verdict in (
         ("", 0, "PASS"),
         ("--fail-on=never --max-images=40", 0, "WARN"),
-        ("--max-images\n40\n", 1, "WARN"),
     ):
         done, outputs = check(tmp_path, ARGS=arguments, **more)
         assert done.returncode == code, done.stderr
@@ -131,9 +118,7 @@ def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(look
             "sarif": f"{tmp_path}/robustcheck.sarif", "md": f"{tmp_path}/robustcheck.md",
         }  # fmt: skip
         assert verdict in done.stdout
-        assert json.loads((tmp_path / "robustcheck.json").read_text())["verdict"]["verdict"] == verdict
-        (sarif,) = json.loads((tmp_path / "robustcheck.sarif").read_text())["runs"]
-        assert ("too_few_images" in {each["ruleId"] for each in sarif["results"]}) == (verdict == "WARN")
+        assert ('"ruleId": "too_few' in (tmp_path / "robustcheck.sarif").read_text()) == (verdict == "WARN")
         assert re.match(f"<!-- robustcheck report -->\n\n## . {verdict}", (tmp_path / "robustcheck.md").read_text())
 
 
@@ -164,26 +149,19 @@ def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path
     """A command that ends without writing: what lay there before must not speak for it, nor what is no report."""
     stub = tmp_path / "bin" / "robustcheck"
     for mark in ('"schema_version": 1, "tool": "robustcheck", ', ""):
-        for code in (0, 1, None):
+        for ends, code in ((0, 70), (1, 1), (127, 127)):  # 127: robustcheck is not installed
             (tmp_path / "robustcheck.json").write_text(f'{{{mark}"verdict": {{"verdict": "PASS"}}}}')
-            program(stub, f"#!/bin/sh\nexit {code}\n")
-            if code is None:
-                stub.unlink()  # robustcheck is not installed
-            python = f"{stub.parent}:/none"
-            program(stub.parent / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-            done, outputs = check(tmp_path, MODEL="m.onnx", PATH=f"{python}:/usr/bin:/bin")
-            assert done.returncode == {0: 70, 1: 1, None: 127}[code], done.stderr
-            assert outputs["verdict"] == "NONE"
+            program(stub, f"#!/bin/sh\nexit {ends}\n")
+            done, outputs = check(tmp_path, MODEL="m.onnx", PATH=f"{stub.parent}:{PATH}")
+            assert (done.returncode, outputs["verdict"]) == (code, "NONE"), done.stderr
 
 
-NAMES = ["--help", "--show-settings", "--fail-on=never", "--config=.evil.onnx", "-qh", "--", "$(touch pwned)"]
+NAMES = ["--help", "--config=.evil.onnx", "--", "$(touch pwned)"]
 """of models, that are words of the command line or of a shell"""
 ARGS = {
     "": [],
-    "--max-images 40 --seed=1": ["--max-images", "40", "--seed=1"],
     "--max-images\n40\n\n--no-time\n": ["--max-images", "40", "--no-time"],  # one a line, as before
     "--tensor 'a b' -o \"html=my report.html\"": ["--tensor", "a b", "-o", "html=my report.html"],
-    "--tensor a\\ b": ["--tensor", "a b"],
     "--seed 1 # the second seed\n--no-time": ["--seed", "1", "--no-time"],
     "--tensor '' --no-time": ["--tensor", "", "--no-time"],
     "$HOME `id` $(id) *.py ; id | id": ["$HOME", "`id`", "$(id)", "*.py", ";", "id", "|", "id"],
@@ -216,8 +194,7 @@ comments = json.loads(state.read_text())
 words = sys.argv[1:]
 assert words[:2] == ["api", "graphql"], words
 if "--paginate" in words:
-    fields = dict(w.split("=", 1) for w in words if "=" in w)
-    assert (fields["owner"], fields["name"], fields["number"]) == ("o", "r", "7"), fields
+    assert {{"owner=o", "name=r", "number=7"}} <= {{*words}}, words
     print(json.dumps([
         {{"data": {{"repository": {{"pullRequest": {{"id": "PR", "comments": {{"nodes": part}}}}}}}}}}
         for part in (comments[:1], comments[1:])
@@ -225,8 +202,7 @@ if "--paginate" in words:
 else:
     asked = json.load(sys.stdin)
     given = asked["variables"]
-    if "addComment" in asked["query"]:
-        assert given["id"] == "PR"
+    if given["id"] == "PR":
         comments.append({{"id": f"C{{len(comments)}}", "body": given["body"], "viewerDidAuthor": True}})
     else:
         (found,) = (c for c in comments if c["id"] == given["id"])
@@ -236,69 +212,56 @@ else:
 """
 
 
-class PullRequest:
-    """A pull request with its comments, behind a `gh` that answers as GitHub does."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.state = folder, folder / "comments.json"
-        self.state.write_text("[]")
-        program(folder / "bin" / "gh", GH.format(python=sys.executable, state=str(self.state)))
-
-    @property
-    def comments(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.state.read_text()))
-
-    def step(self, text: str, **others: str) -> subprocess.CompletedProcess[str]:
-        (self.folder / "report.md").write_text(text)
-        variables = {
-            "PATH": f"{self.folder}/bin:{PATH}", "GITHUB_REPOSITORY": "o/r", "GITHUB_WORKFLOW": "w",
-            "GITHUB_JOB": "j", "GITHUB_SERVER_URL": "https://git.example", "HERE": str(ROOT), "NUMBER": "7",
-            "TEXT": str(self.folder / "report.md"), "MODEL": "m.onnx", "REPORT": "r.json", "GH_TOKEN": "t",
-        }  # fmt: skip
-        return run(step("comment")["run"], self.folder, **variables | others)[0]
+def comment(folder: Path, gh: str, text: str, **others: str) -> tuple[int, str]:
+    """Run the step with a `gh` of this text, which answers as GitHub does."""
+    program(folder / "bin" / "gh", gh)
+    report = folder / "report.md"
+    report.write_text(text)
+    variables = {
+        "PATH": f"{folder}/bin:{PATH}", "GITHUB_REPOSITORY": "o/r", "GITHUB_WORKFLOW": "w", "GITHUB_JOB": "j",
+        "GITHUB_SERVER_URL": "https://git.example", "HERE": str(ROOT), "NUMBER": "7", "TEXT": str(report),
+        "MODEL": "m.onnx", "REPORT": "r.json", "GH_TOKEN": "t",
+    }  # fmt: skip
+    done, _ = run(step("comment")["run"], folder, **variables | others)
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.long
 def test_a_gate_has_one_comment_and_changes_it_and_nobody_elses(tmp_path: Path) -> None:
-    request = PullRequest(tmp_path)
+    state = tmp_path / "comments.json"
+    state.write_text("[]")
+    gh = GH.format(python=sys.executable, state=str(state))
     for said, text, others in (
         ("added", "first $(touch pwned)", {}),
         ("added", "of another model", {"MODEL": "n.onnx"}),
         ("added", "of another job", {"GITHUB_JOB": "k"}),
         ("changed", "second", {}),
     ):
-        done = request.step(text, **others)
-        assert (done.returncode, done.stdout) == (0, f"comment {said}\n"), done.stderr
-    marks, texts = zip(*(each["body"].split("\n", 1) for each in request.comments), strict=True)
+        assert comment(tmp_path, gh, text, **others) == (0, f"comment {said}\n")
+    marks, texts = zip(*(each["body"].split("\n", 1) for each in json.loads(state.read_text())), strict=True)
     assert texts == ("second", "of another model", "of another job")
-    assert all(re.fullmatch(r"<!-- robustcheck [0-9a-f]{32} -->", mark) for mark in marks)
     assert not (tmp_path / "pwned").exists()
     theirs = [  # somebody who copies the mark, and somebody who quotes it further down
         {"id": "X", "body": f"{marks[0]}\nsecond", "viewerDidAuthor": False},
         {"id": "Y", "body": f"> {marks[0]}\nsecond", "viewerDidAuthor": True},
     ]
-    request.state.write_text(json.dumps(theirs))
-    assert request.step("line of twenty signs\n" * 4000).stdout == "comment added\n"
-    *before, ours = request.comments
+    state.write_text(json.dumps(theirs))
+    assert comment(tmp_path, gh, "line of twenty signs\n" * 4000) == (0, "comment added\n")
+    *before, ours = json.loads(state.read_text())
     assert before == theirs
-    cut = "*The rest is cut: GitHub takes 65,536 characters for a comment. The JSON report is whole.*"
     assert 65_000 < len(ours["body"]) <= 65_536
-    assert ours["body"].endswith(f"line of twenty signs\n\n{cut}\n")
+    assert re.search("line of twenty signs\n\n[*]The rest is cut: .* The JSON report is whole.[*]\n$", ours["body"])
 
 
 @pytest.mark.long
 def test_what_keeps_the_comment_from_being_written_is_a_warning(tmp_path: Path) -> None:
     """The verdict is that of the step before: a token of a fork, which may not comment, changes nothing of it."""
-    request = PullRequest(tmp_path)
     for gh, said in (
         ("echo 'HTTP 403: 100% no\nmore' >&2; exit 1", "gh ended with 1: HTTP 403: 100%25 no%0Amore"),
         ("echo '[]'", "gh answered something else: []"),
         ("echo hello", "gh answered no JSON: 'hello\\n'"),
         ("exec /nowhere/gh 2>/dev/null", "gh ended with "),
     ):
-        program(tmp_path / "bin" / "gh", f"#!/bin/bash\n{gh}\n")
-        done = request.step("text")
-        assert done.returncode == 0, done.stderr
+        code, line = comment(tmp_path, f"#!/bin/bash\n{gh}\n", "text")
         start = "::warning title=robustcheck::The report was not written into the pull request: "
-        assert done.stdout.startswith(start + said)
-        assert done.stdout.count("\n") == 1
+        assert (code, line.count("\n"), line.startswith(start + said)) == (0, 1, True), line

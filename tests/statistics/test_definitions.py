@@ -158,8 +158,6 @@ def _simulated(kind: str) -> np.ndarray:
             return np.maximum(h - 1, 0)
         case "gamma":
             return rng.gamma(0.5, size=h.shape)
-        case "lognormal scales":
-            return h * rng.lognormal(0, 0.8, 1024)
         case "one constant outlier":
             h[:, 3] += 20
             return h

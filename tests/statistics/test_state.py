@@ -21,7 +21,6 @@ from support import ROOT, profile
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
 EMBEDDINGS = SHARED / "data" / "embeddings"
 TABLE = SHARED / "data" / "reference_statistics.csv"
-OURS = ROOT / "thresholds" / "data" / "reference_statistics.csv"
 needs_embeddings = pytest.mark.skipif(
     not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project"
 )
@@ -31,10 +30,6 @@ def state_of(h: np.ndarray, keys: np.ndarray | None = None) -> State:
     state = State(h.shape[1])
     update(state, h, np.arange(len(h)) if keys is None else keys)
     return state
-
-
-def numbers(s: Statistics) -> dict[str, object]:
-    return s.model_dump()
 
 
 def assert_same(a: Statistics, b: Statistics, rtol: float = 1e-9) -> None:
@@ -76,16 +71,6 @@ def test_merge_is_associative_and_commutative(i: int, j: int) -> None:
     assert_same(statistics(merge(c, merge(b, a)), 0.05), want)
 
 
-def test_merge_keeps_the_counts_of_unusable_rows_and_leaves_its_arguments_alone() -> None:
-    h = signed(10)
-    h[0, 0], h[1] = np.nan, 2.0
-    a, b = state_of(h), state_of(signed(10, seed=1), np.arange(10, 20))
-    both = merge(a, b)
-    assert (both.n, both.n_nonfinite, both.n_constant) == (18, 1, 1)
-    assert (a.n, b.n) == (8, 10)
-    assert statistics(both, 0.05).n_nonfinite == 1
-
-
 def test_widths_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="4 and 5 features"):
         merge(State(4), State(5))
@@ -95,13 +80,12 @@ def test_widths_that_differ_are_refused() -> None:
         statistics(State(4), 0.05)
 
 
-def test_unusable_rows_never_enter_a_mean() -> None:
-    h = signed(60)
-    dirty = np.concatenate([h, np.full((1, 40), np.nan), np.full((1, 40), 3.0), np.full((1, 40), np.inf)])
-    got, want = statistics(state_of(dirty), 0.05), statistics(state_of(h), 0.05)
-    assert (got.n_images, got.n_nonfinite, got.n_constant) == (60, 2, 1)
-    assert got.kurtosis == want.kurtosis
-    assert got.persistence_ratio == want.persistence_ratio
+def test_unusable_rows_never_enter_a_mean_and_merge_counts_them_and_leaves_its_arguments_alone() -> None:
+    h, unusable = signed(60), np.full((3, 40), [[np.nan], [3.0], [np.inf]])
+    a, b = state_of(np.concatenate([h[:20], unusable])), state_of(h[20:], np.arange(20, 60))
+    got, want = statistics(merge(a, b), 0.05), statistics(state_of(h), 0.05)
+    assert (got.n_images, got.n_nonfinite, got.n_constant, a.n, b.n) == (60, 2, 1, 20, 40)
+    assert_same(got.model_copy(update={"n_nonfinite": 0, "n_constant": 0}), want)
 
 
 def test_statistics_against_their_definitions() -> None:
@@ -109,7 +93,6 @@ def test_statistics_against_their_definitions() -> None:
     h[:, 7] = np.maximum(h[:, 7], 0)
     s = statistics(state_of(h), 0.05)
     z = scipy.stats.zscore(h, axis=1)
-    assert s.n_features == 40
     assert s.zero_share == pytest.approx((h == 0).mean())
     assert s.negative_share == pytest.approx((h < 0).mean())
     assert s.max_median_ratio == pytest.approx((np.abs(h).max(1) / np.median(np.abs(h), axis=1)).mean())
@@ -160,32 +143,6 @@ def test_distinct_share_counts_representations_that_come_again(n_different: int,
     s = statistics(state_of(h[rng.permutation(n_images)]), 0.05)
     compared = min(n_images, 1000)
     assert s.distinct_share == pytest.approx(min(n_different, compared) / compared, abs=0.01)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("strength", [0.0, 6.0])
-def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
-    """1,000 samples of 64 images: how often each lower bound by itself, or any upper one, passes the population.
-
-    Seen: a lower bound in at most 3 of 1,000 (outlier frequency, negative energy of z), an upper one in at most 1.
-    """
-    rng = np.random.default_rng(5)
-    scale = rng.lognormal(0, 0.4, 128)
-    shift = rng.normal(0, 0.5, 128) + strength * (np.arange(128) == 11)
-
-    def draw(n: int) -> np.ndarray:
-        h = rng.normal(size=(n, 128)) * scale + shift
-        return np.asarray(h * rng.gamma(4, size=(n, 1)))
-
-    whole = statistics(state_of(draw(40_000)), 0.05)
-    truth = {name: getattr(whole, name).estimate for name in STATISTICS}
-    above, below = Counter[str](), 0
-    for _ in range(1000):
-        s = statistics(state_of(draw(64)), 0.05)
-        above.update(name for name in STATISTICS if getattr(s, name).low > truth[name])
-        below += any(getattr(s, name).high < truth[name] for name in STATISTICS)
-    assert max(above.values(), default=0) <= 50, above  # α of 1,000
-    assert below <= 50, below
 
 
 @pytest.mark.long
@@ -244,6 +201,3 @@ def test_real_embeddings_read_as_in_the_reference_table() -> None:
             assert getattr(s, name).estimate == pytest.approx(want, abs=0.0051), (row["set"], name)
         for name in ("centred_kurtosis", "rms_kurtosis", "negative_share"):
             assert getattr(s, name) == pytest.approx(float(row[name]), abs=0.0051), (row["set"], name)
-        z = scipy.stats.zscore(x.astype(np.float64), axis=1)
-        far = [(z[:, j] > 4, z[:, j] < -4)[int(z[:, j].mean() < 0)].mean() for j in range(z.shape[1])]
-        assert sorted(f.index for f in s.persistent) == [j for j, share in enumerate(far) if share >= 0.5], row["set"]

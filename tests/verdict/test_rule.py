@@ -67,22 +67,19 @@ AMISS: list[tuple[dict[str, Any], str]] = [
     ({"model": {"matched_to": "CLIP ViT-B/32"}}, "trained_to_match"),
     ({"model": {"rule": "logits"}}, "tensor_not_calibrated"),
     ({"model": {"rule": "user"}}, "tensor_not_calibrated"),
+    ({"model": {"ends_in": "normalisation"}}, "end_not_calibrated"),
     ({"model": {"pool": "token_mean"}}, "tensor_not_calibrated"),
     ({"model": {"tensor_assumed": True}}, "assumed_tensor"),
     ({"model": {"batch_difference": 0.1}}, "batch_dependent"),
-    ({"model": {"batch_difference": 0.1, "fixed_scale_difference": 0.1}}, "batch_dependent"),
     ({"model": {"batch_difference": 1e-5, "fixed_scale_difference": 0.1}}, "batch_dependent"),
     ({"model": {"batch_difference": None}}, "unchecked"),
-    ({"model": {"batch_difference": None, "fixed_scale_difference": 0.0}}, "unchecked"),
     ({"model": {"output_difference": 0.1}}, "output_changed"),
     ({"model": {"output_difference": None}}, "unchecked"),
     ({"preprocessing": "assumed"}, "assumed_preprocessing"),
     ({"content": None}, "unchecked"),
-    ({"content": Content(n=1, effective_rank=0.0, relative_variance=0.0)}, "little_content"),
     ({"sanity": sanity(n_varied=49)}, "too_few_images"),
     ({"h": planted(n=49)}, "too_few_images"),
     ({"h": planted(d=256)}, "width_not_calibrated"),
-    ({"h": planted(d=2049)}, "width_not_calibrated"),
     ({"h": np.maximum(planted(), 0)}, "rectified"),
     ({"h": planted(0.0)}, "no_persistent_outlier_features"),
     ({"h": planted(0.0)}, "low_kurtosis"),
@@ -95,38 +92,39 @@ AMISS: list[tuple[dict[str, Any], str]] = [
     ),
 ]  # fmt: skip
 
+FORESEEN = {
+    *("untrained", "file_changed", "trained_to_match", "tensor_not_calibrated", "assumed_tensor"),
+    *("end_not_calibrated", "assumed_preprocessing", "width_not_calibrated"),
+}
+
 
 def test_one_thing_amiss_is_a_warning_with_its_reason() -> None:
     for changes, reason in AMISS:
-        verdict = judge(evidence(**changes), PROFILE)
+        e = evidence(**changes)
+        verdict = judge(e, PROFILE)
         assert verdict.verdict == "WARN"
-        (found,) = (r for r in verdict.reasons if r.id == reason)
-        assert found.seen
-        assert found.next_step == RULES[reason].next_step
+        seen = {r.id: r.seen for r in verdict.reasons}
+        assert seen[reason]
+        assert next(r.next_step for r in verdict.reasons if r.id == reason) == RULES[reason].next_step
+        before = dict(foreseen(e.model, e.preprocessing, e.statistics.n_features, PROFILE))
+        assert before.items() <= seen.items()
+        assert (reason in before) == (reason in FORESEEN), reason
 
 
 def test_scales_over_the_batch_are_no_reason_where_every_image_ran_alone() -> None:
     assert judge(evidence(model={"batch_difference": 0.3, "fixed_scale_difference": 1e-5}), PROFILE).verdict == "PASS"
 
 
-def test_what_is_foreseen_is_what_the_verdict_says() -> None:
-    cases: list[tuple[dict[str, Any], list[str]]] = [
-        ({}, []),
-        ({"model": {"random_weights": True, "tensor_assumed": True}}, ["untrained", "assumed_tensor"]),
-        ({"model": {"rule": "user", "ends_in": "normalisation"}}, ["tensor_not_calibrated", "end_not_calibrated"]),
-        ({"preprocessing": "assumed", "h": planted(d=256)}, ["assumed_preprocessing", "width_not_calibrated"]),
-        ({"model": {"ends_in": "activation:Relu"}}, ["end_not_calibrated"]),
-    ]
-    for changes, expected in cases:
-        e = evidence(**changes)
-        before = list(foreseen(e.model, e.preprocessing, e.statistics.n_features, PROFILE))
-        assert [reason for reason, _ in before] == expected
-        assert before == [(reason.id, reason.seen) for reason in judge(e, PROFILE).reasons]
-    # a rectified end is told by its statistics instead
+def test_a_rectified_end_is_told_by_its_statistics_instead() -> None:
     rectified = evidence(np.maximum(planted(), 0), model={"ends_in": "activation:Relu"})
-    assert [i for i, _ in foreseen(rectified.model, rectified.preprocessing, 512, PROFILE)] == ["end_not_calibrated"]
+    before = foreseen(rectified.model, rectified.preprocessing, 512, PROFILE)
+    assert (
+        [i for i, _ in before]
+        == ["end_not_calibrated"]
+        == list(ids(judge(evidence(model={"ends_in": "activation:Relu"}), PROFILE)))
+    )
+    assert ids(judge(rectified, PROFILE)) >= {"rectified"}
     assert "end_not_calibrated" not in ids(judge(rectified, PROFILE))
-    assert "rectified" in ids(judge(rectified, PROFILE))
 
 
 def test_what_is_not_known_before_measuring() -> None:
