@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 
 from rich.console import Console
 
@@ -12,7 +11,6 @@ from robustcheck_onnx.checker.report.outcome import cautions
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import RULES, Gate, Loosening
-from support.form_readers import junit
 from support.outcomes import PASSING, WARNING
 from support.reports import terminal_text
 
@@ -61,24 +59,12 @@ def test_they_are_the_first_lines_of_the_terminal_report_and_of_a_table() -> Non
 
 
 def test_documents_for_programs_hold_them() -> None:
-    document = json.loads(forms.render("json", [LOOSE]))
-    first = {"setting": "fail-on", "value": "never", "source": "robustcheck.toml"}
-    assert document["gate"]["loosening"][0] == first
-    assert any(BUNDLED in note for note in document["notes"])
-    (run,) = json.loads(forms.render("sarif", [LOOSE, LOOSE_PASS]))["runs"]
-    told = [note["message"]["text"] for note in run["invocations"][0]["toolConfigurationNotifications"]]
-    assert told == [SAID, BUNDLED]
-    assert run["properties"]["models"][1]["cautions"] == [SAID]
-    assert f'caution="{BUNDLED}"}} 1\n' in forms.render("openmetrics", [LOOSE])
-    for form, word in (("sarif", "toolConfigurationNotifications"), ("openmetrics", 'caution="')):
-        assert word not in forms.render(form, [PASSING])
-
-
-def test_junit_shows_them_as_a_property_and_as_output_of_the_suite() -> None:
-    root = junit(LOOSE)
-    values = {each.attrib["name"]: each.attrib["value"] for each in root.iter("property")}
-    assert values["cautions"] == f"{SAID}; {BUNDLED}"
-    (output,) = root.iter("system-out")
-    assert output.text == f"{SAID}\n{BUNDLED}"
-    assert root[0][-1] is output
-    assert not list(junit(PASSING).iter("system-out"))
+    for form, told in (
+        ("json", ['"setting": "fail-on",', f'"Measured {BUNDLED}']),
+        ("sarif", [f'"text": "{SAID}"', f'"text": "{BUNDLED}"']),
+        ("openmetrics", [f'caution="{SAID}"}} 1\n', f'caution="{BUNDLED}"}} 1\n']),
+        ("junit", [f'name="cautions" value="{SAID}; {BUNDLED}"', f"<system-out>{SAID}\n{BUNDLED}</system-out>"]),
+    ):
+        shown, plain = forms.render(form, [LOOSE]), forms.render(form, [PASSING])
+        assert [words for words in told if words not in shown] == [], form
+        assert not [words for words in told if words in plain], form

@@ -98,16 +98,13 @@ def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
     written = tmp_path / "report.json"
     written.write_text(passed.model_dump_json(), encoding="utf-8")
     other = onnx_models.save(onnx_models.encoder(), tmp_path / "other.onnx")
-    found = rc.verify(written, model, images=photos), rc.verify(written, model), rc.verify(written, other, rerun=False)
-    line, page = told_of(found[0])
+    found = rc.verify(written, model, images=photos)
+    line, page = told_of(found)
     assert line == f"Verification(result='VERIFIED', exit_code=0, report='{written}', model='{model}')"
-    assert page.startswith(f"VERIFIED · exit code 0\n{written} says PASS\n{found[0].rests_on}\n{found[0].rule}\n")
-    assert all(f"{each.check}\n{each.status}\n{each.seen}\n" in page for each in found[0].findings)
-    assert [(each.result, each.exit_code, bool(each)) for each in found] == [
-        ("VERIFIED", 0, True),
-        ("NOT VERIFIED: nothing but the report vouches for it", 1, False),
-        ("DOES NOT HOLD", 3, False),
-    ]
+    assert page.startswith(f"VERIFIED · exit code 0\n{written} says PASS\n{found.rests_on}\n{found.rule}\n")
+    assert all(f"{each.check}\n{each.status}\n{each.seen}\n" in page for each in found.findings)
+    others = rc.verify(written, model), rc.verify(written, other, rerun=False)
+    assert [(each.exit_code, bool(each)) for each in (found, *others)] == [(0, True), (1, False), (3, False)]
 
 
 # -------------------------------------------------------------------------------------------------------- HTML
@@ -141,10 +138,8 @@ def test_a_shift(shifted: rc.ShiftReport) -> None:
     assert page.startswith(f"Accuracy under distribution shift · {shifted.model.file}\n")
     assert f"WARN · nothing to compare: {shifted.agreement.sentence}" in page
     assert all(note in page for note in (*shifted.notes, shifted.claim))
-    inside, low, high = first.result.accuracy, first.difference.low, first.difference.high
-    change = f"{100 * first.difference.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-    bounds = f"{100 * inside.low:.1f} – {100 * inside.high:.1f}"
-    assert f"\nblur\n16\n{100 * inside.value:.1f} %\n{bounds}\n{change}\n–\n" in page
+    change = [100 * each for each in (first.difference.value, first.difference.low, first.difference.high)]
+    assert "\n{:+.1f} ({:+.1f} to {:+.1f})\n–\n".format(*change) in page
     beyond = Effective(points=3.25, low=1, high=5.5, expected=0.5, extrapolated=False, baseline="timm")
     changed = first.model_copy(update={"effective_robustness": beyond})
     assert "+3.2 (+1.0 to +5.5)" in told_of(shifted.model_copy(update={"shifted": (changed,)}))[1]
@@ -154,11 +149,11 @@ def test_data_frames(scanned: rc.ScanReport, compared: rc.CompareReport) -> None
     pytest.importorskip("pandas")
     shown = reports.warning()
     frame = shown.to_frame()
-    statistics, deciding = shown.evidence.statistics, shown.profile.deciding
-    for end in ("estimate", "low", "high"):
-        assert dict(frame[end]) == {name: getattr(getattr(statistics, name), end) for name in STATISTICS}
-    assert [set(frame.index[frame[column].notna()]) for column in ("minimum", "clears")] == 2 * [set(deciding)]
-    assert frame.loc["kurtosis", "minimum"] == shown.profile.limits_of("kurtosis").minimum
+    for name in STATISTICS:
+        assert frame.loc[name, ["estimate", "low", "high"]].to_dict() == dict(getattr(shown.evidence.statistics, name))
+    assert frame["minimum"].dropna().to_dict() == {
+        i: shown.profile.limits_of(i).minimum for i in shown.profile.deciding
+    }
     kurtosis = {i: layer.statistics.kurtosis for i, layer in enumerate(scanned.layers, 1)}
     assert dict(scanned.to_frame()["kurtosis"]) == kurtosis
     assert list(compared.to_frame()["keeps"]) == [change.keeps for change in compared.statistics]
@@ -187,11 +182,9 @@ def test_pictures(scanned: rc.ScanReport, compared: rc.CompareReport, tmp_path: 
     shown = reports.passing()
     named = gated(shown, file="a$b$_{c}.onnx")  # no formula
     made: list[Any] = [each.plot() for each in (shown, scanned, compared, reports.undecided(), named)]
-    histogram, bars, plane = made[0].axes
+    histogram, bars, _ = made[0].axes
     assert sum(patch.get_data().values.sum() for patch in histogram.patches) == shown.evidence.statistics.n_images
     assert [each.get_text() for each in bars.get_yticklabels()] == [each.name for each in statistics_of(shown)]
-    assert sum(len(group.get_offsets()) for group in plane.collections) == len(shown.reference) + 1
-    assert list(made[1].axes[0].lines[0].get_ydata()) == [layer.statistics.kurtosis for layer in scanned.layers]
     assert pyplot.get_fignums() == []  # a notebook shows it once
-    for number, picture in enumerate(made):
-        picture.savefig(tmp_path / f"{number}.png")
+    for picture in made:
+        picture.savefig(tmp_path / "picture.png")

@@ -44,14 +44,8 @@ def test_modelcard_is_read_by_hugging_face() -> None:
         verdict, *results = hub.ModelCard(text_of("modelcard", report)).data.eval_results
         assert verdict.metric_value == report.verdict.verdict
         assert "neither accuracy nor robustness" in verdict.metric_args["claim"]
-        intervals = {name: getattr(report.evidence.statistics, name) for name in STATISTICS}
-        assert [
-            (each.metric_type, each.metric_value, each.metric_args["low"], each.metric_args["high"]) for each in results
-        ] == [
-            (f"robustcheck_{name}", each.estimate, each.low, each.high)
-            for name, each in intervals.items()
-            if each.estimate is not None
-        ]
-    error = hub.ModelCard(text_of("modelcard", FAILED))
-    assert error.data.eval_results is None
-    assert "ERROR" in error.text
+        told = {r.metric_type: (r.metric_value, r.metric_args["low"], r.metric_args["high"]) for r in results}
+        for name in STATISTICS:
+            expected = (*dict(getattr(report.evidence.statistics, name)).values(),)
+            assert told.get(f"robustcheck_{name}", (None, None, None)) == expected
+    assert hub.ModelCard(text_of("modelcard", FAILED)).data.eval_results is None
