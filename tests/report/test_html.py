@@ -218,13 +218,10 @@ def test_reasons_are_grouped_by_kind_in_the_order_of_what_to_do_first() -> None:
 def test_several_models_have_a_table_first_and_a_failed_one_is_an_error(pages: Pages) -> None:
     root = parse(pages["several"])
     assert next(root.all("h2")).text == "3 models: 1 PASS, 1 WARN, 1 ERROR"  # not "checked": one could not be
-    rows = [[cell.text for cell in row.all("th", "td")] for row in next(root.all("table")).all("tr")]
-    assert [(model, verdict, kurtosis, code) for model, verdict, _, kurtosis, _, code, *_ in rows[1:]] == [
-        (FAILED.model, "✗ ERROR", "–", "3"),
-        ("models/efficientnet-lite0.onnx", "▲ WARN · not_established", "19.9", "1"),
-        ("models/rn50-openai.onnx", "✓ PASS", "82.3", "0"),
-    ]
-    assert rows[1][2] == "file is empty"  # the row names the model
+    _, *rows = (" ".join(cell.text for cell in row.all("th", "td")) for row in next(root.all("table")).all("tr"))
+    assert rows[0].startswith(f"{FAILED.model} ✗ ERROR file is empty – ")  # the row names the model
+    assert rows[1].startswith("models/efficientnet-lite0.onnx ▲ WARN · not_established ")
+    assert rows[2].startswith("models/rn50-openai.onnx ✓ PASS ")
     failed, *others = (article.text for article in root.all("article"))
     assert len(others) == 2
     assert "Could not assess" in failed
@@ -271,9 +268,8 @@ def test_the_histogram_is_in_proportion() -> None:
 
 def test_no_line_of_a_mark_goes_through_the_words_of_another() -> None:
     """The k-th mark's words stand higher than the lines of those before it; only later, taller lines could cross."""
-    for values in ((1.0, 1.1), (1.1, 1.0), (3.0, 2.9), (2.9, 3.0), (1.9, 2.2), (2.2, 1.9)):
-        marks = dict(zip(("mean", "median"), values, strict=True))
-        chart = charts.histogram((0.0, 2.0, 4.0), (3, 2), marks)
+    for mean, median in ((1.0, 1.1), (1.1, 1.0), (3.0, 2.9), (2.9, 3.0), (1.9, 2.2), (2.2, 1.9)):
+        chart = charts.histogram((0.0, 2.0, 4.0), (3, 2), {"mean": mean, "median": median})
         assert chart is not None
         lower, taller = chart.marks
         assert (taller.at < lower.at) == (chart.anchor == "start")  # on the other side of the lower mark's words
@@ -334,7 +330,6 @@ def test_the_command_writes_a_page_with_or_without_photos(lookup_pass: Place, tm
     bare = parse(capsys.readouterr().out)
     assert not list(bare.all("img"))
     assert "It holds no photos" in words(bare)
-    assert names <= {re.sub(r"^K [\d.]+", "", e.text) for e in bare.all("figcaption")}
 
 
 # --------------------------------------------------------------------------------------------------------- browser
