@@ -44,7 +44,10 @@ def test_every_outcome_is_a_component_by_the_official_schema() -> None:
 
 
 def test_what_a_component_says(passed: Report, lookup_pass: Place) -> None:
-    facts = {"file_digest": "sha256:" + "cd" * 32, "external_digests": {"w\n.data": "sha256:" + "ab" * 32}}
+    facts: dict[str, Any] = {
+        "file_digest": "sha256:" + "cd" * 32,
+        "external_digests": {"w\n.data": "sha256:" + "ab" * 32},
+    }
     report = gated(reports.warning(), waived=("rectified",), **facts)
     (component,) = bill(report)["components"]
     hashes = [{"alg": "SHA-256", "content": "cd" * 32}]
