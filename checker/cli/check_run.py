@@ -96,9 +96,6 @@ def run(
     check_places.check_log(resolved, strict=strict)
     for form, _ in destinations.shared:
         one_model(form, len(models))
-    for own in destinations.own.values():
-        for form, _ in own:
-            one_model(form, 1)
     with check_sign.removed_on_error(signatures), check_log.written(settings, reads):
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])

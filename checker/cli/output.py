@@ -252,15 +252,9 @@ class UndeliveredError(EnvironmentFaultError):
     """
 
     def __init__(self, faults: Mapping[Destination, BaseException]) -> None:
-        from robustcheck_onnx.checker.storage import as_typed
-
-        said = {to: as_error(fault) for to, fault in faults.items() if not is_broken_pipe(fault)}
-        texts = [
-            f"{to.form}: {error.message}" if error.exit_code == 70 else error.message for to, error in said.items()
-        ]
-        super().__init__("; ".join(texts), next((error.hint for error in said.values()), ""))
-        self.documents = [(form, as_typed(path) if path else "") for form, path in said]
-        self.faults = tuple(faults.values())
+        errors = [as_error(fault) for fault in faults.values() if not is_broken_pipe(fault)]
+        super().__init__("; ".join(error.message for error in errors), errors[0].hint if errors else "")
+        self.faults = faults
 
 
 def is_broken_pipe(fault: BaseException) -> bool:

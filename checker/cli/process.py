@@ -122,10 +122,13 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
 def _end(fault: BaseException, invocation: Invocation) -> int:
     """Say what ended the run, in words and in documents, and return its exit code."""
     code, message, hint = explain(fault, invocation.line)
-    faults: tuple[BaseException, ...] = (fault,)
-    if isinstance(fault, UndeliveredError):
-        invocation.documents, faults = fault.documents, fault.faults
-    if any(isinstance(each, OSError | SystemExit) and not isinstance(each, RobustcheckError) for each in faults):
+    faults = fault.faults if isinstance(fault, UndeliveredError) else {}
+    if faults:  # the other documents hold the result
+        from robustcheck_onnx.checker.storage import as_typed
+
+        invocation.documents = [(form, as_typed(path) if path else "") for form, path in faults]
+    seen = [each for each in (fault, *faults.values()) if not isinstance(each, RobustcheckError)]
+    if any(isinstance(each, OSError | SystemExit) for each in seen):
         # stdout itself may be the fault: nothing more goes there
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
