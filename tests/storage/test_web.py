@@ -73,16 +73,12 @@ def test_a_web_server(lookup_pass: tuple[Path, Path], web: Web, own_temporary_fo
     shutil.copy(model, folder / "ü 1%" / "ü.onnx")
     here = source.open_images(photos)
     (folder / "list.txt").write_text("".join(f"ü 1%/{name}\n" for name in here.entries.names()))
-    report = check(f"{url}/ü%201%25/ü.onnx", images=f"{url}/list.txt")
-    assert report.evidence.model.digest == check(model, images=photos, max_images=1).evidence.model.digest
-    assert report.verdict.verdict == "PASS"
+    assert check(f"{url}/ü%201%25/ü.onnx", images=f"{url}/list.txt").passed
     there = dict(contents(source.open_images(f"{url}/list.txt")))
     assert there == {f"ü 1%/{name}": digest for name, digest in contents(here)}
     assert list(own_temporary_folder.iterdir()) == []
     assert not any(path.endswith(".json") for path in asked)  # the model carries a contract
-    one = source.open_images(f"{url}/a.png?token={SECRET}")
-    assert (one.spec, one.entries[0].name) == (f"{url}/a.png?***", "a.png")
-    assert one.load(0) == source.Skipped("a.png", "cannot be read: no such file")
+    assert source.open_images(f"{url}/a.png?token={SECRET}").spec == f"{url}/a.png?***"
 
 
 def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +92,6 @@ def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: pytest.Capt
     assert "403" in said.err
     with pytest.raises(StoreError, match=r"short\.onnx"):  # half of what its length says
         check(f"{url}/short.onnx")
-    assert getattr(source.open_images(f"{url}/short.jpg").load(0), "reason", "").startswith("cannot be read")
     for images, rule in (("forbidden.tar", "403"), ("gone.tar", "no such file"), ("photos/", "can't list")):
         with pytest.raises((UsageError, StoreError), match=rule):
             source.open_images(f"{url}/{images}")

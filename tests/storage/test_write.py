@@ -34,28 +34,22 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(
 
 def test_a_report_replaces_no_sidecar_no_image_and_no_model(tmp_path: Path) -> None:
     """A slip of the hand: `-o json=m.robustcheck.json` reads like a report of m.onnx."""
-    model = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
+    onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    named = (f"file://{tmp_path}/m.onnx", f"local://{tmp_path}/list.txt", "memory://m/other.onnx")
+    reads = [parse_place(text) for text in named]
     for name in ("m.robustcheck.json", "preprocessor_config.json", "photo.PNG", "other.onnx"):
         target = tmp_path / name
-        output.check_target(target, [model])  # nothing is there
+        output.check_target(target, reads)  # nothing is there
         target.write_text('{"size": [8, 8]}')
         if name.endswith(".json"):
             output.check_target(target, [tmp_path / "photos"])  # beside no model, it is replaced as ever
         with pytest.raises(UsageError, match="a report must not replace it") as caught:
-            output.check_target(target, [model])
+            output.check_target(target, reads)
         assert caught.value.hint != f"-o json={target}"
         target.write_text(text.error_json("m", "h", 3))
-        output.check_target(target, [model])  # a document of ours
-
-
-def test_what_a_file_url_names_is_not_replaced(tmp_path: Path) -> None:
-    onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
-    (tmp_path / "m.robustcheck.json").write_text("{}")
-    (tmp_path / "list.txt").write_text("a.jpg\n")
-    named = (f"file://{tmp_path}/m.onnx", f"local://{tmp_path}/list.txt", "memory://m/other.onnx")
-    reads = [parse_place(text) for text in named]
-    for name in ("m.onnx", "m.onnx.data", "m.robustcheck.json", "list.txt"):
-        for target in (tmp_path / name, parse_place(f"file://{tmp_path}/{name}")):
+        output.check_target(target, reads)  # a document of ours
+    for name in ("m.onnx", "m.onnx.data", "list.txt"):
+        for place in (tmp_path / name, parse_place(f"file://{tmp_path}/{name}")):
             with pytest.raises(UsageError, match="a report must not replace it"):
-                output.check_target(target, reads)
-    output.check_target(tmp_path / "report.json", reads)
+                output.check_target(place, reads)

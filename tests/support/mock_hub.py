@@ -1,6 +1,6 @@
 """A hub on the loopback interface: what the unmodified client asks of Hugging Face's, for repositories of a dictionary.
 
-Small files are git blobs; `.onnx`, `.data`, `.bin`, `.parquet` are large ones, behind a redirect to another path, with
+Small files are git blobs; `.onnx`, `.data`, `.parquet` are large ones, behind a redirect to another path, with
 byte ranges. What was asked for is kept, and faults can be planted.
 """
 
@@ -15,17 +15,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-LARGE = (".onnx", ".data", ".bin", ".parquet", ".safetensors")
-DATE = "2026-01-01T00:00:00.000Z"
+LARGE = (".onnx", ".data", ".parquet")
 
 
 @dataclass
 class MockHub:
     url: str = ""
-    storage: str = ""
-    """where large files are: another host's name, as the real hub has it"""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """`org/name`, or `datasets/org/name`: files by path"""
     commits: dict[str, str] = field(default_factory=dict)
@@ -47,10 +44,6 @@ class MockHub:
         return self.commits[repo]
 
 
-def is_large(name: str) -> bool:
-    return name.endswith(LARGE)
-
-
 def blob_id(content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
 
@@ -58,7 +51,7 @@ def blob_id(content: bytes) -> str:
 def entry(name: str, content: bytes, path: str = "path", oid: str = "oid", sha: str = "oid") -> dict[str, Any]:
     """A file of a listing; `path`, `oid`, `sha`: what the answer calls them."""
     one: dict[str, Any] = {"type": "file", path: name, "size": len(content), oid: blob_id(content)}
-    if is_large(name):
+    if name.endswith(LARGE):
         one["lfs"] = {sha: hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
     return one
 
@@ -87,12 +80,12 @@ def running() -> Iterator[MockHub]:
             self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
 
         def refuse(self, code: int, kind: str) -> None:
-            self.answer(code, json.dumps({"error": kind}).encode(), X_Error_Code=kind, X_Error_Message=kind)
+            self.answer(code, b"", X_Error_Code=kind)
 
         def found(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
             """The commit and files of a revision; None after an answer of its own."""
             if repo not in hub.repositories:
-                self.refuse(401 if "Authorization" not in self.headers else 404, "RepoNotFound")
+                self.refuse(404, "RepoNotFound")
                 return None
             if repo in hub.gated:
                 self.refuse(403, "GatedRepo")
@@ -106,38 +99,29 @@ def running() -> Iterator[MockHub]:
             self.do_GET()
 
         def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            path = unquote(parts.path)
+            path = unquote(self.path.partition("?")[0])
             hub.asked.append(f"{self.command} {path}")
             hub.tokens |= {self.headers.get("Authorization", "")} - {""}
             if hub.busy:
                 hub.busy -= 1
                 return self.answer(429, b"busy", Retry_After="0")
-            if match := re.fullmatch(r"/cdn/(.+)", path):
-                return self.large(match[1])
-            if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path):
-                repo = match[2] if match[1] == "models" else f"datasets/{match[2]}"
-                return self.api(repo, match[2], match[3] or "")
+            if match := re.fullmatch(r"/cdn/((?:datasets/)?[^/]+/[^/]+)/(.+)", path):
+                return self.large(match[1], match[2])
+            if match := re.fullmatch(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/(.*))?", path):
+                return self.api(match[1], match[2] or "")
             if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 return self.resolve(match[1], match[2], match[3])
             return self.refuse(404, "NotFound")
 
-        def api(self, repo: str, name: str, rest: str) -> None:
+        def api(self, repo: str, rest: str) -> None:
             kind, _, more = rest.partition("/")
-            revision, _, below = (more or "main").partition("/")
-            if (got := self.found(repo, revision)) is None:
+            if (got := self.found(repo, more or "main")) is None:
                 return None
             commit, files = got
             if kind != "tree":
                 siblings = [entry(*file, "rfilename", "blobId", "sha256") for file in files.items()]
-                about = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "downloads": 0}
-                return self.json(about | {"likes": 0, "siblings": siblings, "lastModified": DATE, "createdAt": DATE})
-            inside = {path: content for path, content in files.items() if path.startswith(f"{below}/" * bool(below))}
-            if below and not inside:
-                return self.refuse(404, "EntryNotFound")
-            folders = {path[: place.start()] for path in inside for place in re.finditer("/", path)}
-            listed = [{"type": "directory", "path": each, "size": 0, "oid": "0" * 40} for each in sorted(folders)]
-            return self.json(listed + [entry(path, content) for path, content in inside.items()])
+                return self.json({"id": repo, "sha": commit, "siblings": siblings})
+            return self.json([entry(path, content) for path, content in files.items()])
 
         def resolve(self, repo: str, revision: str, path: str) -> None:
             if (got := self.found(repo, revision)) is None:
@@ -147,20 +131,17 @@ def running() -> Iterator[MockHub]:
                 return self.refuse(404, "EntryNotFound")
             content = files[path]
             common = {"X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
-            if not is_large(path):
+            if not path.endswith(LARGE):
                 return self.span(content, ETag=f'"{blob_id(content)}"', **common)
             oid = hashlib.sha256(content).hexdigest()
+            elsewhere = hub.url.replace("127.0.0.1", "localhost")  # another host's name, as the real hub has it
             return self.answer(
-                302, b"", Location=f"{hub.storage}/cdn/{repo}/{commit}/{path}", X_Linked_Etag=f'"{oid}"',
+                302, b"", Location=f"{elsewhere}/cdn/{repo}/{path}", X_Linked_Etag=f'"{oid}"',
                 X_Linked_Size=str(len(content)), ETag=f'"{oid}"', **common,
             )  # fmt: skip
 
-        def large(self, rest: str) -> None:
-            found = re.fullmatch(r"(?:datasets/)?[^/]+/[^/]+/([0-9a-f]{40})/(.+)", rest)
-            assert found is not None
-            commit, path = found.groups()
-            (name,) = [name for name in hub.repositories if hub.commits[name] == commit]
-            content = hub.repositories[name][path]
+        def large(self, repo: str, path: str) -> None:
+            content = hub.repositories[repo][path]
             if path in hub.spoiled:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             if hub.cut and self.command == "GET":
@@ -181,7 +162,6 @@ def running() -> Iterator[MockHub]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         hub.url = f"http://127.0.0.1:{server.server_port}"
-        hub.storage = f"http://localhost:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
