@@ -13,7 +13,8 @@ import onnx
 from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, SCALING, WEIGHT_AT, Layers
 
 AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
-                                        "Log", "Sum", "Mean", "Concat"}  # fmt: skip
+                                        "Log", "Sum", "Mean", "Concat", "LabelEncoder", "ArrayFeatureExtractor",
+                                        "ZipMap"}  # fmt: skip
 GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
 SCALE = "scale"  # stands among crossed ops for a factor that all outputs share: the temperature of cosine scores
 UNIT = "LpNormalization"  # stands among crossed ops for a division by a norm of what is divided, however it is written

@@ -47,7 +47,7 @@ def choose_pool(
     Raises:
         CannotAssessError: the tensor has 1 axis, or more than 4.
     """
-    if shape is None or len(shape) == 2 or _is_vector(shape):
+    if shape is None or is_vector(shape):
         on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
         return Pooling("none", 1 if on_axis_1 else -1, "", False)
     if len(shape) == 4:
@@ -73,9 +73,9 @@ def choose_pool(
     return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
 
 
-def _is_vector(shape: tuple[int | None, ...]) -> bool:
-    """Whether a shape, of an array or known of a tensor, is (image, feature) with further axes of length 1."""
-    return len(shape) >= 2 and sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:]
+def is_vector(shape: tuple[int | None, ...]) -> bool:
+    """Whether a shape, of an array or known of a tensor, is (image, feature), or so with further axes of length 1."""
+    return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
 
 
 def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str, where: str) -> str:
@@ -89,7 +89,7 @@ def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str, wher
         raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
     if shape is None:
         return choices[-1]
-    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and _is_vector(shape))]
+    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape))]
     if not fits:
         raise UsageError(
             f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
@@ -107,7 +107,7 @@ def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[An
     Raises:
         CannotAssessError: the array has another number of axes than the pool needs.
     """
-    if pool == "none" and values.ndim > 2 and _is_vector(values.shape):
+    if pool == "none" and values.ndim > 2 and is_vector(values.shape):
         return np.ascontiguousarray(values.reshape(len(values), -1))
     if values.ndim != RANKS[pool]:
         raise CannotAssessError(

@@ -16,7 +16,7 @@ from .contract import Contract
 from .ends import ends_in
 from .heads import Head, Join, find_head
 from .layers import Layers
-from .pooling import choose_pool, user_pool
+from .pooling import choose_pool, is_vector, user_pool
 from .roles import (
     EMBEDDING_NAME,
     Role,
@@ -142,6 +142,8 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
 
     def add(tensor: str, rule: str, why: str) -> None:
         node = layers.producers.get(tensor)
+        if layers.types.get(tensor, onnx.TensorProto.FLOAT) not in FLOATS:
+            return  # a label: `--tensor` refuses it
         candidates.setdefault(tensor, Candidate(tensor, rule, why, node.op_type if node is not None else "input"))
 
     for output in outputs:
@@ -193,11 +195,12 @@ def _by_rule(
             raise _undecided(
                 where, f"outputs {', '.join(r.output for r in classes)} have heads of their own", candidates
             )
+        classes.sort(key=lambda role: layers.types.get(role.output) not in FLOATS)  # scores before their labels
         return _head_input(layers, where, classes[0], candidates)
     roles = [role for role in roles if not is_untrained_pooler(layers, role.output)] or roles
     role = roles[0]
     if len(roles) > 1:
-        vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and len(layers.shapes.get(r.output, ())) == 2]
+        vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and is_vector(layers.shapes.get(r.output, ()))]
         rest = [r for r in roles if r not in vectors]
         if len(vectors) != 1 or any(len(layers.shapes.get(r.output, (0, 0))) < 3 for r in rest):
             raise _undecided(
@@ -297,7 +300,8 @@ def _head_input(layers: Layers, where: str, role: Role, candidates: tuple[Candid
             f"scores or an embedding: {role.why}"
         )
     representation = _represent(layers, where, head.tensor, "head_input", why, head)
-    class_output = role.output if role.is_class else None
+    is_number = layers.types.get(role.output, onnx.TensorProto.STRING) != onnx.TensorProto.STRING
+    class_output = role.output if role.is_class and is_number else None  # a ZipMap's maps have no type of a tensor
     return Choice(replace(representation, tensor_assumed=role.is_class is None), head, class_output, candidates)
 
 

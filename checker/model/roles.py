@@ -15,7 +15,8 @@ from .layers import Layers
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
 CLASS_COUNTS = frozenset((2, 10, 100, 101, 200, 365, 1000, 1001, 10450, 11221, 11821, 21841, 21843))
 CLASS_NAME = re.compile(r"logit|prob|scores?\b|(^|[^a-z])class(es)?([^a-z]|$)|classif|softmax|predict|label", re.I)
-CLASS_OPS = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "QLinearSoftmax", "QLinearSigmoid"))
+CLASS_OPS = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "QLinearSoftmax", "QLinearSigmoid",
+                       "LabelEncoder", "ArrayFeatureExtractor", "ZipMap"))  # fmt: skip
 ACTIVATED = frozenset(("Relu", "Clip", GATE))  # class scores go through none of these
 EMBEDDING_NAME = re.compile(r"embed|feature|represent|pooler|hidden_state|descriptor|(^|[^a-z])emb([^a-z]|$)", re.I)
 COSINE = "its last linear layer reads a vector of length 1, as that of a zero-shot head does"

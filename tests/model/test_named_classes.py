@@ -1,0 +1,63 @@
+"""Classifiers that name the class (LabelEncoder, ZipMap), as Custom Vision writes them; a map beside its mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from robustcheck_onnx.checker.errors import UsageError
+from support import onnx_models
+from support.onnx_models import graph, weight
+
+ML = "ai.onnx.ml"
+NAMES = ["ant", "bee", "cat"]
+TYPES = {
+    "p": helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 3]),
+    "best": helper.make_tensor_type_proto(TensorProto.INT64, ["batch"]),
+    "label": helper.make_tensor_type_proto(TensorProto.STRING, ["batch"]),
+    "loss": helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    ),
+}
+
+
+def classifier(*outputs: str, before: str = "s = Gemm(features, w, b)") -> onnx.ModelProto:
+    nodes, weights = onnx_models.pooled()
+    nodes += graph(f"""
+        {before}; p = Softmax(s, axis=1); best = ArgMax(p, axis=1, keepdims=0)
+        label = {ML}:LabelEncoder(best, classes_strings={NAMES}); loss = {ML}:ZipMap(p, classlabels_strings={NAMES})
+    """)
+    proto = onnx_models.build(nodes, [], weights | {"w": weight(16, 3), "b": weight(3)}, domains=[ML])
+    proto.graph.output.extend(helper.make_value_info(name, TYPES[name]) for name in outputs)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("outputs", "scores"),
+    [(["best"], "best"), (["label"], None), (["loss"], None), (["label", "loss"], None), (["label", "p"], "p")],
+)
+def test_the_tensor_before_the_scores_is_read(opened: Any, outputs: list[str], scores: str | None) -> None:
+    model = opened(classifier(*outputs))
+    found = model.representation
+    assert (found.tensor, found.rule, found.assumed, model.class_output) == ("features", "head_input", False, scores)
+
+
+def test_no_hint_names_a_label(opened: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        opened(classifier("label", before="s = Tanh(features)"))
+    assert "--tensor NAME" in caught.value.hint
+
+
+def test_of_a_map_and_its_mean_the_mean_is_read(opened: Any) -> None:
+    """So transformers' ResNetModel ends; further axes of length 1 change nothing."""
+    nodes, weights = onnx_models.pooled()
+    nodes = nodes[:2] + graph("pooler_output = GlobalAveragePool(relu); last_hidden_state = Identity(relu)")
+    outputs = [
+        ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 6, 6)),
+        ("pooler_output", TensorProto.FLOAT, ("batch", 16, 1, 1)),
+    ]
+    found = opened(onnx_models.build(nodes, outputs, weights)).representation
+    assert (found.tensor, found.pool, str(found.ends_in)) == ("pooler_output", "none", "activation:Relu")
