@@ -40,11 +40,9 @@ def test_a_stranger_s_file_is_not_taken_for_ours() -> None:
         '<?xml version="1.0"?>\n<testsuites name="pytest"><testsuite name="robustcheck"/></testsuites>',
         '{"$schema": "x", "version": "2.1.0", "runs": [{"tool": {"driver": {"name": "ruff"}}}]}',
         '[{"check_name": "ruff:E501"}]',
-        "[1]",
         "---\nlicense: mit\n---\n# robustcheck",
         "# TYPE up gauge\nup 1\n# EOF",
         "<!DOCTYPE html><html><head><title>robustcheck</title></head></html>",
-        "== PASS ==",
         "import robustcheck",
     ):
         assert not write.OURS.match(stranger.encode()), stranger
@@ -73,7 +71,6 @@ def test_a_form_for_one_model_refuses_two() -> None:
 def test_paths_are_told_from_the_repository() -> None:
     for model, working_folder, root, expected in (
         ("m.onnx", "/repo/sub", "/repo", "sub/m.onnx"),
-        ("../m.onnx", "/repo/sub", "/repo", "m.onnx"),
         ("/repo/a/m.onnx", "/elsewhere", "/repo", "a/m.onnx"),
         ("/opt/m.onnx", "/repo", "/repo", "/opt/m.onnx"),
         ("../../x/m.onnx", "/repo/sub", "/repo", "/x/m.onnx"),

@@ -88,7 +88,6 @@ def test_a_check_is_one_line_and_a_page() -> None:
     console = Console(file=(printed := io.StringIO()), width=200)
     console.print(passed)
     assert printed.getvalue().count("\n") <= 6
-    assert len(repr(passed.evidence)) < 300
 
 
 def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
@@ -107,9 +106,6 @@ def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
     assert [(each.exit_code, bool(each)) for each in (found, *others)] == [(0, True), (1, False), (3, False)]
 
 
-# -------------------------------------------------------------------------------------------------------- HTML
-
-
 # -------------------------------------------------------------------------------------------------- data frames
 
 
@@ -121,8 +117,6 @@ def test_a_scan_and_a_comparison(scanned: rc.ScanReport, compared: rc.CompareRep
     line, page = told_of(compared)
     ends = f"CompareReport\\(verdict='WARN', kind={compared.kind!r}, candidate='.*reference.onnx', images=80\\)"
     assert re.fullmatch(ends, line)
-    assert len(line) < 600
-    assert len(repr(compared.next_baseline)) < 400
     assert page.startswith(f"▲ WARN · {compared.kind} · {compared.candidate.evidence.model.file} against ")
     assert compared.verdict.reasons
     assert all(f"{r.id} ({r.kind}): {r.seen}" in page for r in compared.verdict.reasons)
