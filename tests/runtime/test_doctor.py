@@ -39,8 +39,8 @@ def test_healthy_gpu() -> None:
 def test_no_gpu_is_no_fault() -> None:
     facts = replace(HEALTHY, gpus=(), driver_cuda="", cuda_wheels={}, cuda_fault=None)
     found = {found.check: found for found in doctor.examine(facts)}
-    assert ({each.status for each in found.values()}, "CUDA" in found) == ({"ok"}, False)
-    assert "the CPU is used" in found["NVIDIA GPU"].detail
+    assert "CUDA" not in found
+    assert (found["NVIDIA GPU"].status, "the CPU is used" in found["NVIDIA GPU"].detail) == ("ok", True)
 
 
 def test_faults() -> None:
@@ -83,9 +83,7 @@ def test_faults() -> None:
 def test_this_environment(capfd: pytest.CaptureFixture[str]) -> None:
     facts = doctor.gather()
     assert (facts.runtime, len(facts.wheels), facts.providers[-1]) == (ort.__version__, 1, "CPUExecutionProvider")
-    assert 1 <= facts.threads <= facts.cores
     assert {"numpy", "onnx", "robustcheck-onnx"} <= set(facts.packages)
-    assert (facts.cuda_fault is None) == (not facts.gpus or "CUDAExecutionProvider" not in facts.providers)
     assert {found.check for found in doctor.diagnose()} >= {"Python", "ONNX Runtime wheels", "processor"}
     assert capfd.readouterr() == ("", "")
 

@@ -23,6 +23,4 @@ def test_it_runs_to_its_end_on_a_cpu(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {row["what"]: row for row in json.loads((tmp_path / "gpu-check.json").read_text())["rows"]}
-    assert {"machine", "doctor", "tests marked requires_cuda", "scan of all blocks"} <= rows.keys()
     assert rows["CPU: tensors in memory"]["ours"] > 0
-    assert len((tmp_path / "gpu-check.log").read_text().splitlines()) == len(rows)

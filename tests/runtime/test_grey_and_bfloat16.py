@@ -16,7 +16,7 @@ from PIL import Image
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, Preprocessing
-from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8, as_photo
+from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
@@ -54,7 +54,6 @@ def test_grey_is_the_luminance_before_the_resize() -> None:
     expected = PHOTO.convert("L").resize((15, 8), Image.Resampling.BICUBIC).crop((4, 0, 12, 8))
     np.testing.assert_array_equal(found, np.asarray(expected)[..., None])
     np.testing.assert_allclose(values, (found / 255 - 0.5) / 0.25, atol=1e-6)
-    np.testing.assert_array_equal(np.asarray(as_photo(GREY, values)), np.repeat(found, 3, axis=-1))
     # padding is the luminance of the fill
     red = GREY.model_copy(update={"resize_mode": "longest", "fill": (255, 0, 0)})
     assert set(apply_uint8(red, PHOTO)[0, :, 0]) == {76}  # 0.299 · 255
@@ -89,12 +88,9 @@ def test_a_check_of_a_grey_model_says_so(tmp_path: Path) -> None:
 
 def test_different_values_of_the_colours_are_refused_unless_assumed(tmp_path: Path) -> None:
     model, colour = (onnx_models.save(encoder(n), tmp_path / f"{n}.onnx") for n in (1, 3))
+    grey = "mean is 0.5, 0.4, 0.3; the model takes one grey channel, so it must be one"
     for path, change, said in (
-        (
-            model,
-            {"mean": [0.5, 0.4, 0.3]},
-            "mean is 0.5, 0.4, 0.3; the model takes one grey channel, so it must be one",
-        ),
+        (model, {"mean": [0.5, 0.4, 0.3]}, grey),
         (colour, {"color_order": "grey"}, "color_order is grey; the model takes 3 channels"),
     ):
         with pytest.raises(UsageError, match=said):
@@ -102,15 +98,7 @@ def test_different_values_of_the_colours_are_refused_unless_assumed(tmp_path: Pa
     facts = check(model, max_images=60, thresholds=never_decided()).evidence.preprocessing
     assert facts.source == "assumed"
     assert facts.preprocessing.mean == pytest.approx((0.449,) * 3)
-    for name, value in (("mean", "0.449"), ("std", "0.226")):
-        assert (name, value, "assumed: mean of the colours' values") in facts.fields
-
-
-def test_tensors_of_one_channel(tmp_path: Path) -> None:
-    model = onnx_models.save(encoder(1), tmp_path / "m.onnx")
-    np.save(tmp_path / "one.npy", np.random.default_rng(0).normal(size=(60, 1, 8, 8)))
-    report = check(model, images=tmp_path / "one.npy", thresholds=never_decided())  # else 50 end it
-    assert report.evidence.statistics.n_images == 60
+    assert ("std", "0.226", "assumed: mean of the colours' values") in facts.fields
 
 
 def test_bfloat16_in_and_out(tmp_path: Path) -> None:
@@ -121,7 +109,6 @@ def test_bfloat16_in_and_out(tmp_path: Path) -> None:
     scaled = (pixels * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.25)
     run = Runner(opened, "cpu")
     assert run.output_unchanged(scaled).max_difference == 0
-    assert run.run(scaled).representation.shape == (6, 24)
     narrow = helper.tensor_dtype_to_np_dtype(BFLOAT16)
     expected = rows(plain, scaled.astype(narrow).astype(np.float32)).astype(narrow).astype(np.float32)
     of_bytes = rows(rounded, pixels, GREY.model_copy(update={"color_order": "RGB"}))

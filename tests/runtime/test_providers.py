@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import onnxruntime as ort
 import pytest
 
 from robustcheck_onnx.checker.cli.options import device_of
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.runtime import providers
 from robustcheck_onnx.checker.runtime.providers import CPU, CUDA, TENSORRT, parse_device
-from support import onnx_models
 
 OPENVINO = "OpenVINOExecutionProvider"
 EXACT = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -66,12 +64,6 @@ def test_options_stand_behind_the_device() -> None:
     for wrong in ("use_tf32", "=1", "a b=1", "a=1,b=2", "a==1", "a="):
         with pytest.raises(UsageError, match="must be KEY=VALUE"):
             device_of("cuda", [wrong])
-
-
-@pytest.mark.skipif(OPENVINO in ort.get_available_providers(), reason="this ONNX Runtime has OpenVINO")
-def test_a_provider_that_is_not_installed_names_its_package(runner: Any) -> None:
-    with pytest.raises(EnvironmentFaultError, match=r"has no OpenVINOExecutionProvider \(pip install onnx"):
-        runner(onnx_models.encoder(), "openvino")
 
 
 def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: pytest.MonkeyPatch) -> None:
