@@ -9,12 +9,20 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.text import type_name
 
+Array = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
+Counts = npt.NDArray[np.int64]
+AnyArray = npt.NDArray[np.generic]
+
 
 @runtime_checkable
 class SupportsArray(Protocol):
     """What NumPy can read: its own arrays, and the tensors of torch and other libraries."""
 
-    def __array__(self) -> npt.NDArray[np.generic]:
+    def __array__(self) -> AnyArray:
         """NumPy's protocol."""
         ...
 
@@ -24,7 +32,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, SupportsArray) or hasattr(value, "__dlpack__")
 
 
-def as_array(value: object, what: str) -> npt.NDArray[np.generic]:
+def as_array(value: object, what: str) -> AnyArray:
     """Read an array or tensor, without a copy where that is possible.
 
     A tensor is taken out of its graph of gradients and to the CPU first (its own `detach` and `cpu`), and bfloat16,
@@ -49,6 +57,6 @@ def as_array(value: object, what: str) -> npt.NDArray[np.generic]:
     try:
         if isinstance(value, SupportsArray):
             return np.asarray(value)
-        return cast(npt.NDArray[np.generic], np.from_dlpack(value))  # type: ignore[arg-type] # looked for above
+        return cast(AnyArray, np.from_dlpack(value))  # type: ignore[arg-type] # looked for above
     except (TypeError, ValueError, RuntimeError, BufferError) as fault:
         raise TypeError(f"{what}: type is {type_name(value)}, which NumPy can't read; give it as an array") from fault

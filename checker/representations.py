@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shlex
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO, Final, Literal, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .errors import EnvironmentFaultError, UsageError
@@ -129,7 +128,7 @@ class Saver:
         except OSError as fault:
             raise EnvironmentFaultError(
                 f"{self._path}: representations are not written ({fault.strerror}); they must be written whole",
-                f"df -h; ls -ld {shlex.quote(str(self._path.parent))}",
+                f"df -h; ls -ld {quoted(self._path.parent)}",
             ) from fault
 
 
@@ -146,7 +145,7 @@ def checked_path(path: str | Path) -> Path:
     except (OSError, RuntimeError) as fault:  # links in a circle
         raise UsageError(
             f"{given}: file of representations is a link that leads nowhere; it must lead to a file",
-            f"ls -l {shlex.quote(str(given))}",
+            f"ls -l {quoted(given)}",
         ) from fault
     if local.suffix != ".npz":
         raise UsageError(
@@ -156,7 +155,7 @@ def checked_path(path: str | Path) -> Path:
     if local.exists() and not local.is_file():
         raise UsageError(
             f"{given}: file of representations is a folder, device or pipe; it must be a file",
-            f"ls -ld {shlex.quote(str(given))}",
+            f"ls -ld {quoted(given)}",
         )
     return local
 
@@ -174,9 +173,7 @@ def load_representations(path: str | Path) -> Representations:
     """
     local = checked_path(path)
     if not local.is_file():
-        raise UsageError(
-            f"{local}: file of representations is missing; no such file", f"ls {shlex.quote(str(local.parent))}"
-        )
+        raise UsageError(f"{local}: file of representations is missing; no such file", f"ls {quoted(local.parent)}")
     try:
         with np.load(local, allow_pickle=False) as archive:
             if any(each.compress_type != zipfile.ZIP_STORED for each in archive.zip.infolist()):

@@ -6,6 +6,7 @@ import json
 import math
 import mmap
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -141,6 +142,11 @@ def short_digest(digest: str) -> str:
     """`sha256:` and the first 12 hexadecimal digits, for people."""
     algorithm, _, value = digest.partition(":")
     return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
+
+
+def quoted(word: object) -> str:
+    """A path or another word as a shell takes it."""
+    return shlex.quote(str(word))
 
 
 def number_text(value: float | None, digits: int = 3, *, missing: str = "not measured") -> str:

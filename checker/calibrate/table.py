@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.storage import write_whole
+from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from robustcheck_onnx.thresholds.results import TENSORS, Measured, Result, rounded
@@ -65,7 +65,7 @@ def append(path: Path, rows: Sequence[Result]) -> None:
     except OSError as fault:
         raise EnvironmentFaultError(
             f"{path}: result row is not written ({fault.strerror}); what was measured before is kept",
-            f"df -h {shlex.quote(str(path.parent))}",
+            f"df -h {quoted(path.parent)}",
         ) from fault
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import quoted
 
 from .confine import follows_link, is_inside
 from .options import PLACEHOLDER
@@ -42,7 +42,7 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str], *, strict: bool) -
         form, _, path = split(text)
         if path in ("", "-"):
             continue
-        what, again = f"output is {form}={redact(path)}", f"-o {form}={shlex.quote(redact(path))}"
+        what, again = f"output is {form}={redact(path)}", f"-o {form}={quoted(redact(path))}"
         _check(resolved, what, again, path, folder, strict=strict)
         if folder is not None and Path(path).exists() and not is_ours(parse_place(path)):
             raise _not_ours(resolved, what, "no report of robustcheck", again)
@@ -80,7 +80,7 @@ def files_of_representations(
     if len(models) > 1 and PLACEHOLDER not in path:
         raise UsageError(
             f"{option} is {path}, and {len(models)} models are checked; each needs its own file",
-            f"{option} {shlex.quote(str(Path(path).with_suffix('')))}-{PLACEHOLDER}{Path(path).suffix}",
+            f"{option} {quoted(Path(path).with_suffix(''))}-{PLACEHOLDER}{Path(path).suffix}",
         )
     files = dict(zip(models, fill(path, models, option), strict=True))
     for each in files.values():
@@ -94,7 +94,7 @@ def check_log(resolved: Resolved, *, strict: bool) -> None:
     name = resolved.settings.log_file
     if name is None:
         return
-    what, again = f"log-file is {name}", f"--log-file {shlex.quote(name)}"
+    what, again = f"log-file is {name}", f"--log-file {quoted(name)}"
     folder = folder_of(resolved, "log-file", strict=strict)
     _check(resolved, what, again, name, folder, strict=strict)
     if folder is not None and Path(name).exists() and not _is_log(Path(name)):
@@ -110,7 +110,7 @@ def _check(resolved: Resolved, what: str, again: str, path: str, folder: Path | 
     if folder is None and strict and follows_link(path):
         raise UsageError(
             f"{what}, which follows a link; one of a checkout may lead anywhere, so none is followed",
-            f"ls -ld {shlex.quote(path)}",
+            f"ls -ld {quoted(path)}",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import quoted
 
 from .output import Destination, UndeliveredError, check_target
 
@@ -48,7 +48,7 @@ def planned(
     from robustcheck_onnx.checker.report.signature_file import bundle_of
     from robustcheck_onnx.checker.storage import Url
 
-    again = f"--sign {shlex.quote(key)}"
+    again = f"--sign {quoted(key)}"
     models = list(own)
     reports = [(models[0], each) for each in shared]
     reports += [(model, each) for model, some in own.items() for each in some]

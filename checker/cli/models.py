@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +11,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_of
 from robustcheck_onnx.checker.storage import expand as expand_glob
 from robustcheck_onnx.checker.storage import redact, unreadable, walk
+from robustcheck_onnx.checker.text import quoted
 
 from .options import PLACEHOLDER
 
@@ -53,7 +53,7 @@ def _models_of(word: str) -> list[str]:
         if not models:
             raise UsageError(
                 f"{word}: number of {SUFFIX} files in the folder is 0; at least one is needed",
-                f"find {shlex.quote(word)} -name '*{SUFFIX}'",
+                f"find {quoted(word)} -name '*{SUFFIX}'",
             )
         return models
     if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
@@ -71,7 +71,7 @@ def _models_of(word: str) -> list[str]:
 def _unreadable(fault: OSError) -> UsageError:
     return UsageError(
         f"{fault.filename}: folder cannot be read ({fault.strerror}); all models below a folder are checked",
-        f"ls -ld {shlex.quote(str(fault.filename))}",
+        f"ls -ld {quoted(fault.filename)}",
     )
 
 

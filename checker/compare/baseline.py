@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +21,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
 from robustcheck_onnx.checker.images import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
-from robustcheck_onnx.checker.text import VERSION, as_json, digest_of
+from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted
 from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
@@ -203,7 +202,7 @@ def read(path: Path) -> Baseline:
         where = ".".join(str(part) for part in first["loc"]) or "content"
         raise UsageError(
             f"{path}: baseline has a wrong {where} ({first['msg']}); it must be as it was written",
-            f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
+            f"{AGAIN.replace('FILE', quoted(path))}",
         ) from fault
     try:
         computed = digest_of({key: value for key, value in raw.items() if key != "digest"})
@@ -212,7 +211,7 @@ def read(path: Path) -> Baseline:
     if computed != baseline.digest:
         raise UsageError(
             f"{path}: digest does not match the content; the baseline was changed after it was written",
-            f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
+            f"{AGAIN.replace('FILE', quoted(path))}",
         )
     return _sealed(baseline)  # what earlier versions wrote more is dropped
 

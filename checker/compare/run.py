@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.checker.verdict import judge, load_profile, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -314,7 +313,7 @@ def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
         if bad == n:
             raise CannotAssessError(
                 f"{job.model}: number of finite, not constant representations is 0 of {n}; at least one is needed",
-                f"robustcheck inspect {shlex.quote(str(job.model))}",
+                f"robustcheck inspect {quoted(job.model)}",
             )
     raise CannotAssessError(
         f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import re
-import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import Picture, open_files
+from robustcheck_onnx.checker.text import quoted
 
 IMAGES = "images"
 TABLES = ("index.csv", "category.csv", "label.csv")
@@ -56,7 +56,7 @@ class Index:
                 if unknown := found - self.labels.keys():
                     raise UsageError(
                         f"{where}; {min(unknown)} is no number of label.csv",
-                        f"head -3 {shlex.quote(str(self.folder / 'label.csv'))}",
+                        f"head -3 {quoted(self.folder / 'label.csv')}",
                     )
                 numbers |= found
         return {self.labels[number] for number in numbers}
@@ -66,14 +66,14 @@ class Index:
         if not BELOW.fullmatch(name) or not name.lower().endswith(".png"):
             raise UsageError(
                 f"{where}; it must be a number of label.csv, or a PNG below {IMAGES}/",
-                f"ls {shlex.quote(str(self.folder / IMAGES))}",
+                f"ls {quoted(self.folder / IMAGES)}",
             )
         mask = open_files(self.folder / IMAGES, [name], spec=name).load(0)
         if not isinstance(mask, Picture) or mask.notes:
             why = ", ".join(mask.notes) if isinstance(mask, Picture) else getattr(mask, "reason", "")
             raise UsageError(
                 f"{where}; the mask must be a PNG with red, green and blue ({why})",
-                f"file {shlex.quote(str(self.folder / IMAGES / name))}",
+                f"file {quoted(self.folder / IMAGES / name)}",
             )
         pixels = np.asarray(mask.image, np.int64)
         numbers, counts = np.unique(pixels[..., 0] + 256 * pixels[..., 1], return_counts=True)
@@ -99,7 +99,7 @@ def read(folder: Path, min_coverage: float = 0.0) -> Index:
             raise UsageError(
                 f"{folder / 'index.csv'}: row {line}: image is {cells['image']!r:.{SHOWN}}; each row must name another "
                 f"image below {IMAGES}/",
-                f"sed -n {line}p {shlex.quote(str(folder / 'index.csv'))}",
+                f"sed -n {line}p {quoted(folder / 'index.csv')}",
             )
         rows[cells["image"]] = (line, cells)
     return Index(folder, rows, categories, labels, min_coverage)
@@ -112,7 +112,7 @@ def _labels(path: Path) -> dict[int, str]:
             raise UsageError(
                 f"{path}: row {line} is number {cells['number']!r:.{SHOWN}}, name {cells['name']!r:.{SHOWN}}; each "
                 "must have its own number and a name",
-                f"sed -n {line}p {shlex.quote(str(path))}",
+                f"sed -n {line}p {quoted(path)}",
             )
         labels[int(cells["number"])] = cells["name"]
     times = Counter(labels.values())
@@ -129,15 +129,15 @@ def _table(path: Path, needed: list[str]) -> list[Row]:
                 raise UsageError(
                     f"{path}: column {missing[0]} is missing; this table of a Broden-layout folder has "
                     f"{', '.join(needed)}",
-                    f"head -1 {shlex.quote(str(path))}",
+                    f"head -1 {quoted(path)}",
                 )
             rows = [(reader.line_num, {name: row[name].strip() for name in needed}) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise UsageError(
             f"{path}: table is not readable ({reason}); a Broden-layout folder has {', '.join(TABLES)}",
-            f"ls {shlex.quote(str(path.parent))}",
+            f"ls {quoted(path.parent)}",
         ) from fault
     if not rows:
-        raise UsageError(f"{path}: number of rows is 0; at least one is needed", f"cat {shlex.quote(str(path))}")
+        raise UsageError(f"{path}: number of rows is 0; at least one is needed", f"cat {quoted(path)}")
     return rows

@@ -5,7 +5,6 @@ One pass over the images, then linear algebra. Information, not a verdict. Silen
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.text import VERSION, count_text
+from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 
 from . import directions as axes
@@ -244,13 +243,13 @@ def _directions(chosen: _Chosen, h: npt.NDArray[np.float32], opened: ModelFile) 
         raise CannotAssessError(
             f"{opened.path}: weight of the head has {read.weight.shape[1]} columns; the representation {tensor} has "
             f"{width} features, and they must be the same",
-            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+            f"robustcheck inspect {quoted(opened.path)}",
         )
     if made.n == 0:
         raise CannotAssessError(
             f"{opened.path}: number of directions is 0 ({source}); the head must have a weight other than 0, or the "
             "representations must differ",
-            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+            f"robustcheck inspect {quoted(opened.path)}",
         )
     return made, source
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from robustcheck_onnx.checker.images import (
     open_images,
 )
 from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.text import quoted
 
 from . import broden
 from .broden import SHOWN
@@ -109,7 +109,7 @@ def _layout(path: Path) -> Layout:
     if path.is_dir():
         return "broden" if any((path / table).is_file() for table in broden.TABLES) else "folders"
     if not path.exists():
-        raise UsageError(f"{path}: concept set is missing; it must be {LAYOUTS}", f"ls {shlex.quote(str(path.parent))}")
+        raise UsageError(f"{path}: concept set is missing; it must be {LAYOUTS}", f"ls {quoted(path.parent)}")
     if path.is_file() and path.suffix.lower() in MANIFESTS:
         return "manifest"
     raise UsageError(f"{path}: concept set is of no known layout; it must be {LAYOUTS}", "--concepts concepts.csv")
@@ -122,7 +122,7 @@ def _folders(folder: Path, spec: str, seed: int) -> tuple[ImageSource, LabelsOf,
     except OSError as fault:
         raise UsageError(
             f"{folder}: folder cannot be read ({fault.strerror}); a concept set must be readable",
-            f"ls -ld {shlex.quote(str(folder))}",
+            f"ls -ld {quoted(folder)}",
         ) from fault
     concepts = [path for path in inside if path.is_dir()]
     names: list[str] = []
@@ -131,7 +131,7 @@ def _folders(folder: Path, spec: str, seed: int) -> tuple[ImageSource, LabelsOf,
         if not images:
             raise UsageError(
                 f"{concept}: number of images is 0; each folder of a concept set holds images of its concept",
-                f"ls {shlex.quote(str(concept))}",
+                f"ls {quoted(concept)}",
             )
         names += [f"{concept.name}/{image}" for image in images]
     names += [path.name for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]
@@ -146,7 +146,7 @@ def _manifest(path: Path, seed: int) -> tuple[ImageSource, LabelsOf, set[str]]:
         raise UsageError(
             f"{path}: column concept is missing; a manifest of concepts has the columns path and concept, and perhaps "
             "score",
-            f"head -1 {shlex.quote(str(path))}",
+            f"head -1 {quoted(path)}",
         )
     present: dict[str, set[str]] = {}
     names: set[str] = set()
@@ -158,11 +158,11 @@ def _manifest(path: Path, seed: int) -> tuple[ImageSource, LabelsOf, set[str]]:
         if isinstance(cell, bool) or not isinstance(cell, (str, int)) or not str(cell).strip():
             raise UsageError(
                 f"{where}: concept is {cell!r:.{SHOWN}}; it must be a name",
-                f"sed -n {number}p {shlex.quote(str(path))}",
+                f"sed -n {number}p {quoted(path)}",
             )
         concept = str(cell).strip()
         names.add(concept)
-        if _score(score, where, f"sed -n {number}p {shlex.quote(str(path))}") >= PRESENT:
+        if _score(score, where, f"sed -n {number}p {quoted(path)}") >= PRESENT:
             has.add(concept)
     return open_images(str(path), seed=seed), present.__getitem__, names
 

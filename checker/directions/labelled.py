@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, call, labels
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.storage import as_typed
+from robustcheck_onnx.checker.text import quoted
 
 from .analysis import Labelled, correct
 
@@ -44,7 +44,7 @@ def parse_sets(
         if values:
             raise UsageError(
                 f"{option} is given without --in; accuracy starts from labelled in-distribution images",
-                f"--in photos/ {option} {shlex.quote(str(values[0]))}",
+                f"--in photos/ {option} {quoted(values[0])}",
             )
     return [], {}
 

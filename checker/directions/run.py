@@ -5,7 +5,6 @@ Information, not a verdict. Silent; progress goes to a callback.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -26,7 +25,7 @@ from robustcheck_onnx.checker.runtime import (
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
 from robustcheck_onnx.checker.storage import as_typed, local_path
-from robustcheck_onnx.checker.text import VERSION, count_text
+from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, skipped_note
 
 from .analysis import Labelled, SameWeightsError, Sets, analyse
@@ -176,7 +175,7 @@ def directions(
 
 
 def _inspect(opened: ModelFile) -> str:
-    return f"robustcheck inspect {shlex.quote(str(opened.path))}"
+    return f"robustcheck inspect {quoted(opened.path)}"
 
 
 def _runner(inputs: Inputs, *, photos: bool) -> Runner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tarfile
 import tokenize
 import zipfile
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import copied
+from robustcheck_onnx.checker.text import quoted
 
 from .decode import MAX_FILE_BYTES, SUFFIXES, UnreadableImageError
 from .entries import Entry, File, is_hidden
@@ -68,7 +68,7 @@ def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
     if not entries:
         raise UsageError(
             f"{spec}: number of images in {len(shards)} tar file(s) is 0; members must be images (.jpg, …)",
-            f"tar tf {shlex.quote(str(shards[0][1]))}",
+            f"tar tf {quoted(shards[0][1])}",
         )
     return entries
 
@@ -99,14 +99,14 @@ def _tar_members(path: File) -> list[tarfile.TarInfo]:
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as fault:  # sizes, and headers of headers
         raise CannotAssessError(
             f"{path}: tar file is damaged ({fault!s:.200}); shards must be whole, plain tar files",
-            f"tar tf {shlex.quote(str(path))}",
+            f"tar tf {quoted(path)}",
         ) from fault
     with path.open("rb") as file:  # tarfile stops without a word at a damaged header
         file.seek(end)
         if any(file.read(_BLOCK)):
             raise CannotAssessError(
                 f"{path}: tar file is damaged after {len(members)} members; shards must be whole, plain tar files",
-                f"tar tf {shlex.quote(str(path))}",
+                f"tar tf {quoted(path)}",
             )
     return members
 

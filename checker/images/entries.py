@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 import stat
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.storage import RemoteFile, StoreError, Url, open_url, parse_place
+from robustcheck_onnx.checker.text import quoted
 
 from .decode import MAX_FILE_BYTES, UnreadableImageError
 
@@ -144,7 +144,7 @@ class Rows:
         return UsageError(
             f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value:.{SHOWN}}; "
             "there is no such file",
-            f"ls -l {shlex.quote(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
+            f"ls -l {quoted(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
         )
 
 

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import json
 import os
-import shlex
 from array import array
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final, TextIO
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import RemoteFile, Url, copied, parse_place, redact
 from robustcheck_onnx.checker.storage.urls import LOCAL_ROWS
+from robustcheck_onnx.checker.text import quoted
 
 from . import entries
 from .entries import PATH_COLUMNS, SHOWN, Entries, File, Files, Rows, is_url
@@ -204,7 +204,7 @@ def _check_row(folder: File, value: str, what: str) -> None:
 
 
 def _quoted(path: File) -> str:
-    return shlex.quote(str(path))
+    return quoted(path)
 
 
 def _show(path: File, row: int) -> str:

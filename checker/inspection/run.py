@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.measure import model_facts
 from robustcheck_onnx.checker.model import ModelFile, find_preprocessing, models_below, open_model, takes_no_image
 from robustcheck_onnx.checker.runtime import scales_over_batch
+from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, reason
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -57,13 +57,13 @@ def find_model(place: Path) -> Path:
     if not models:
         raise UsageError(
             f"{place}: number of .onnx files in the folder, and in a folder onnx in it, is 0; one is needed",
-            f"find {shlex.quote(str(place))} -name '*.onnx'",
+            f"find {quoted(place)} -name '*.onnx'",
         )
     listed = ", ".join(str(path.relative_to(place)) for path in models[:LISTED]) + ", …" * (len(models) > LISTED)
     likely = min(models, key=lambda path: (takes_no_image(path), len(path.name)))
     raise UsageError(
         f"{place}: number of models in the folder is {len(models)} ({listed}); inspect takes one",
-        f"robustcheck inspect {shlex.quote(str(likely))}",
+        f"robustcheck inspect {quoted(likely)}",
     )
 
 
@@ -110,7 +110,7 @@ def _can_pass(
     """Foresee by the verdict's own rule. own_choice: neither `--tensor` nor `--pool` was given."""
     facts, chosen = model_facts(model), model.representation
     n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
-    check = f"robustcheck {shlex.quote(str(model.path))}"
+    check = f"robustcheck {quoted(model.path)}"
     reasons = []
     for name, seen in foreseen(facts, preprocessing, n_features, profile):
         if name == "assumed_preprocessing" and fault is not None:
@@ -139,10 +139,10 @@ def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str, *, ow
     if name == "assumed_preprocessing":
         return f"`{check} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"
     if name == "assumed_tensor":
-        tensor = f" --tensor {shlex.quote(chosen.tensor)}" if chosen.tensor_assumed else ""
+        tensor = f" --tensor {quoted(chosen.tensor)}" if chosen.tensor_assumed else ""
         return f"`{check}{tensor}{f' --pool {chosen.pool}' if chosen.pool_assumed else ''}`, if that is what you deploy"
     if name in ("tensor_not_calibrated", "preprocessing_against_contract") and not own_choice:
-        return f"`robustcheck inspect {shlex.quote(str(model.path))}`, without --tensor and --pool"
+        return f"`robustcheck inspect {quoted(model.path)}`, without --tensor and --pool"
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
         return "Export it in another way: no profile can hold for a model that ends like this."
     return RULES[name].next_step

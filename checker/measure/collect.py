@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from robustcheck_onnx.checker.images import ImageSource
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, LinearHead, Runner, score_difference
+from robustcheck_onnx.checker.text import quoted
 
 from .job import ImagesRead, Job
 from .prepared import stack
@@ -111,7 +111,7 @@ def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile
         raise CannotAssessError(
             f"{opened.path}: head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
             f"has {collected.representations.shape[1]}, and they must be the same",
-            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+            f"robustcheck inspect {quoted(opened.path)}",
         )
     step = max(1, COMPARED // len(head.bias))
     pieces = [slice(start, start + step) for start in range(0, len(scores), step)]
@@ -132,6 +132,6 @@ def _finite(values: npt.NDArray[np.generic], runner: Runner, what: str) -> npt.N
         path = str(runner.model.path)
         raise CannotAssessError(
             f"{path}: {what} has values that are not finite; every image needs numbers",
-            f"robustcheck inspect {shlex.quote(path)}",
+            f"robustcheck inspect {quoted(path)}",
         )
     return numbers

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import platform
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from robustcheck_onnx.checker.images import (
 )
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import content, gallery
@@ -239,7 +238,7 @@ def conclude(
                 f"{model.file}: number of finite, not constant representations"
                 f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {read.n_usable}; "
                 "at least one is needed",
-                f"robustcheck inspect {shlex.quote(model.file)}",
+                f"robustcheck inspect {quoted(model.file)}",
             )
         statistics.append(sums.statistics(state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)

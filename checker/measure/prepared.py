@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from robustcheck_onnx.checker.images import (
     sanity,
 )
 from robustcheck_onnx.checker.model import ModelFile, show_shape
+from robustcheck_onnx.checker.text import quoted
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def prepare(
             raise UsageError(
                 f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
                 f"{show_shape(takes)}",
-                f"robustcheck inspect {shlex.quote(str(model.path))}",
+                f"robustcheck inspect {quoted(model.path)}",
             )
         pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
         sketch = _sketch(as_photo(preprocessing, pixels), item.name, described)

@@ -6,7 +6,6 @@ The check and every engine add up statistics in it (`add_batch`); compare, scan 
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.text import quoted
 
 from . import content, gallery
 from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, nothing_yet
@@ -320,7 +320,7 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
                 raise CannotAssessError(
                     f"{path}: representation has {array.shape[1]} features; more than {MAX_FEATURES} is an unpooled "
                     "map",
-                    f"robustcheck inspect {shlex.quote(str(path))}",
+                    f"robustcheck inspect {quoted(path)}",
                 )
             state = total.states[index] = sums.State(array.shape[1])
         measured = sums.update(state, array, keys)

@@ -15,6 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.storage import Url, hub, private_folder, redact, registry
 from robustcheck_onnx.checker.storage.urls import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY
+from robustcheck_onnx.checker.text import quoted
 
 from .choose import choose_model
 
@@ -83,7 +84,7 @@ def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence
         near = difflib.get_close_matches(address.path, models, 1) or models[:1]
         return UsageError(
             f"{address}: repository has no ONNX file there; it has {len(models)}",
-            f"robustcheck {shlex.quote(str(replace(address, path=near[0])))}",
+            f"robustcheck {quoted(replace(address, path=near[0]))}",
         )
     if not repository.is_whole:
         return UsageError(

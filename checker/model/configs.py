@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.text import page
+from robustcheck_onnx.checker.text import page, quoted
 
 OWN_SUFFIX: Final = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
 SIDECAR_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
@@ -67,7 +66,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as fault:
         raise UsageError(
             f"{path}: content is not readable JSON ({fault}); a preprocessing file must be",
-            f"python -m json.tool {shlex.quote(str(path))}",
+            f"python -m json.tool {quoted(path)}",
         ) from fault
     if not isinstance(values, dict):
         raise UsageError(

@@ -7,7 +7,6 @@ and lengths itself.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.text import quoted
 
 from .held import Held
 from .light import Bytes, Places
@@ -162,7 +162,7 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         raise CannotAssessError(
             f"{path}: weights file {name} is {size_bytes} bytes; tensor {tensor.name!r} ends at byte "
             f"{offset + length}, so it is {'a Git LFS pointer' if pointer else 'truncated'}",
-            f"git lfs pull --include {shlex.quote(name)}" if pointer else f"copy or download {name} again",
+            f"git lfs pull --include {quoted(name)}" if pointer else f"copy or download {name} again",
         )
 
 

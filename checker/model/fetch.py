@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,7 +26,7 @@ from robustcheck_onnx.checker.storage import (
     private_folder,
 )
 from robustcheck_onnx.checker.storage.urls import HUB_OFFLINE, REGISTRY
-from robustcheck_onnx.checker.text import type_name
+from robustcheck_onnx.checker.text import quoted, type_name
 
 from .addresses import from_registry, in_repository, refuse_unknown
 from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES, sidecar_paths
@@ -137,8 +136,8 @@ def _said_of(url: Url, path: Path) -> Iterator[None]:
         yield
     except RobustcheckError as fault:
         if str(path) in fault.hint and not fault.hint.startswith("robustcheck "):
-            there = fault.hint.replace(shlex.quote(str(path)), shlex.quote(path.name)).replace(str(path), path.name)
-            fault.hint = f"mlflow artifacts download -u {shlex.quote(str(url))} -d . && {there}"
+            there = fault.hint.replace(quoted(path), quoted(path.name)).replace(str(path), path.name)
+            fault.hint = f"mlflow artifacts download -u {quoted(url)} -d . && {there}"
         for copy in (path, path.parent):
             fault.message, fault.hint = (text.replace(str(copy), str(url)) for text in (fault.message, fault.hint))
         fault.args = (fault.message,)
@@ -270,7 +269,7 @@ def _fetch_upward(file: hub.HubFile, path: Path, budget_bytes: int) -> None:
                 raise UsageError(
                     f"{sidecar}: sidecar lies beside {len(others) + 1} models, or above them ({file.path}, "
                     f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
-                    f"robustcheck {shlex.quote(str(file))} --preprocess FILE  # a copy of it, if it is this model's",
+                    f"robustcheck {quoted(file)} --preprocess FILE  # a copy of it, if it is this model's",
                 )
 
 

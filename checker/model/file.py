@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.limits import max_model_bytes
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.checker.text import quoted, sha256_of
 
 from .external import (
     LFS_MARK,
@@ -171,12 +170,10 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
             there = [*sorted(path.glob("*.onnx")), *sorted(path.glob("onnx/*.onnx"))]
             raise UsageError(
                 f"{path}: model is a folder; one .onnx file is needed",
-                f"robustcheck {shlex.quote(str(there[0]))}" if there else f"ls {shlex.quote(str(path))}",
+                f"robustcheck {quoted(there[0])}" if there else f"ls {quoted(path)}",
             )
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, /dev/zero never end
-            raise UsageError(
-                f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {shlex.quote(str(path))}"
-            )
+            raise UsageError(f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
         _check_size(path, size_bytes)
         if size_bytes > PROTOBUF_LIMIT_BYTES:
             raise CannotAssessError(
@@ -189,13 +186,11 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
                 status = aged_status(file.fileno())
             content = _mapped(file, status) or file.read()
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{path}: model file is missing; no such file", f"ls {shlex.quote(str(path.parent))}"
-        ) from error
+        raise UsageError(f"{path}: model file is missing; no such file", f"ls {quoted(path.parent)}") from error
     except OSError as error:
         raise CannotAssessError(
             f"{path}: model file is not readable ({error.strerror}); it must be a readable file",
-            f"ls -l {shlex.quote(str(path))}",
+            f"ls -l {quoted(path)}",
         ) from error
     if not content:
         raise CannotAssessError(
@@ -222,7 +217,7 @@ def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
     if content[: len(LFS_MARK)] == LFS_MARK:
         raise CannotAssessError(
             f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
-            f"git lfs pull --include {shlex.quote(path.name)}",
+            f"git lfs pull --include {quoted(path.name)}",
         )
     for offset, mark, what in OTHER_FORMATS:
         if content[offset : offset + len(mark)] == mark:
@@ -232,7 +227,7 @@ def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
             )
     if _is_text(content[:1024]):
         raise CannotAssessError(
-            f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {shlex.quote(str(path))}"
+            f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {quoted(path)}"
         )
     try:
         proto, places = parse_light(content)

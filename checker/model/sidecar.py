@@ -11,6 +11,7 @@ from typing import Final, Literal
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images import at_size
+from robustcheck_onnx.checker.text import quoted
 
 from .configs import HUB_FOLDER, OWN_SUFFIX, parse_config, read_object, sidecar_paths
 
@@ -126,7 +127,7 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
     if input_size is None:
         raise UsageError(
             f"{model_path}: no option or sidecar says the preprocessing, and the input size is dynamic; one is needed",
-            f"robustcheck {shlex.quote(str(model_path))} --preprocess clip (or imagenet, or a JSON file), "
+            f"robustcheck {quoted(model_path)} --preprocess clip (or imagenet, or a JSON file), "
             f"or write {own.name} beside it",
         )
     return at_size(IMAGENET, input_size), "assumed", "assumed: ImageNet values", {"size": "model input"}
@@ -143,7 +144,7 @@ def _check_neighbours(model_path: Path, sidecar: Path) -> None:
             f"{sidecar}: sidecar lies beside {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "
             "it must be clear whose preprocessing it is",
             shlex.join(["robustcheck", str(model_path), "--preprocess", str(sidecar)])
-            + f", or copy it to {shlex.quote(str(model_path.with_suffix(OWN_SUFFIX)))}",
+            + f", or copy it to {quoted(model_path.with_suffix(OWN_SUFFIX))}",
         )
 
 

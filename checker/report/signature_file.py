@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 from pathlib import Path
 from typing import Final
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.text import quoted
 
 from .predicate import KNOWN_TYPES
 
@@ -32,7 +32,7 @@ def remove_verdict(bundle: Path) -> None:
     except OSError as fault:
         raise EnvironmentFaultError(
             f"{bundle}: earlier signature is not removed ({fault.strerror}); none may outlive its report",
-            f"ls -ld {shlex.quote(str(bundle))}",
+            f"ls -ld {quoted(bundle)}",
         ) from fault
 
 

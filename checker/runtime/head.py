@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.model import ModelFile, head_part
+from robustcheck_onnx.checker.text import quoted
 
 from .device import cpu_threads
 from .runner import relative_difference
@@ -82,7 +82,7 @@ def read_head(opened: ModelFile) -> LinearHead:
     if len(bias) < 2:
         raise CannotAssessError(
             f"{opened.path}: number of scores of the head is 1; a prediction is made among two classes or more",
-            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+            f"robustcheck inspect {quoted(opened.path)}",
         )
     largest = float(np.abs(bias[np.isfinite(bias)]).max(initial=1.0))
     weight = read(min(LENGTH * 2.0 ** math.ceil(math.log2(largest)), LONGEST))
@@ -91,7 +91,7 @@ def read_head(opened: ModelFile) -> LinearHead:
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise CannotAssessError(
             f"{opened.path}: weights of the head are not all finite; a head is a matrix of numbers",
-            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+            f"robustcheck inspect {quoted(opened.path)}",
         )
     source = f"{part.op} that gives {part.scores} in {opened.path.name}"
     return LinearHead(weight, bias, source, part.gives_probabilities)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import scales_finitely
 from robustcheck_onnx.checker.model import ModelFile, apply_pool, refuse_changed
+from robustcheck_onnx.checker.text import quoted
 
 from .device import cpu_threads
 from .dynamic import scales_over_batch, with_fixed_scales, with_scales
@@ -372,7 +372,7 @@ def _representation(values: Array, model: ModelFile) -> Array:
     if values.size == 0 and len(values):
         raise CannotAssessError(
             f"{model.path}: shape of {model.representation.tensor} is {tuple(values.shape)}; it must have features",
-            f"robustcheck inspect {shlex.quote(str(model.path))}",
+            f"robustcheck inspect {quoted(model.path)}",
         )
     representation = apply_pool(values, model.representation.pool, model.representation.feature_axis)
     return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)

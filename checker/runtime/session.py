@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.model import LINEAR, ModelFile
+from robustcheck_onnx.checker.text import quoted
 
 from .device import cpu_name, gpu_name, preload_cuda
 from .providers import CPU, CUDA, TENSORRT, Device, parse_device, why_missing
@@ -135,7 +135,7 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes
     message = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
     text = " ".join(re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())
-    path = shlex.quote(str(model.path))
+    path = quoted(model.path)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
         asked = re.search(r"failed to allocate.*?(\d+)", text[:READ_LETTERS], re.I)
         what = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.model import Layers, ModelFile, build_layers, choose_pool, show_shape, with_shapes
 from robustcheck_onnx.checker.runtime import Array, Runner
+from robustcheck_onnx.checker.text import quoted
 
 from . import blocks as cutting
 from .blocks import Block
@@ -97,7 +97,7 @@ def plan_scan(
         raise CannotAssessError(
             f"{where}: number of blocks found is 0 (seen: {unread}); a scan needs residual additions or layers that "
             f"change width or resolution, with the image as first axis and at least {MIN_FEATURES} features",
-            f"robustcheck scan {shlex.quote(where)} --block TENSOR",
+            f"robustcheck scan {quoted(where)} --block TENSOR",
         )
     return Plan(
         blocks=tuple(block for block, _ in readable),
@@ -120,13 +120,13 @@ def _check_named(layers: Layers, name: str, where: str) -> None:
         near = difflib.get_close_matches(name, names, 3, 0.5)
         raise UsageError(
             f"{where}: --block is {name!r}; no tensor of that name is computed from the image",
-            f"--block with one of: {', '.join(near)}" if near else f"robustcheck inspect {shlex.quote(where)}",
+            f"--block with one of: {', '.join(near)}" if near else f"robustcheck inspect {quoted(where)}",
         )
     if layers.types.get(name) not in _OR_UNKNOWN:
         kind = onnx.TensorProto.DataType.Name(layers.types[name])
         raise UsageError(
             f"{where}: --block is {name!r} of type {kind}; only float tensors are measured",
-            f"robustcheck inspect {shlex.quote(where)}",
+            f"robustcheck inspect {quoted(where)}",
         )
 
 

@@ -6,7 +6,6 @@ Information, not a verdict. Silent; progress goes to a callback.
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_pa
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.text import VERSION, quoted
 
 from .depth import Depth
 from .plan import measuring_model, plan_scan
@@ -128,7 +127,7 @@ def _scan(
         raise CannotAssessError(
             f"{opened.path}: number of images with finite, not constant values is 0 of {read.n_usable} "
             "at every block; at least one is needed",
-            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+            f"robustcheck inspect {quoted(opened.path)}",
         )
     if saver is not None:
         saver.write(
@@ -199,7 +198,7 @@ def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], sav
         raise CannotAssessError(
             f"{runner.model.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned from "
             "its first images: the number of tokens must not depend on the images",
-            f"robustcheck scan {shlex.quote(str(runner.model.path))} --block TENSOR",
+            f"robustcheck scan {quoted(runner.model.path)} --block TENSOR",
         )
     for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
         depth.update(part)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Report, read_one
 from robustcheck_onnx.checker.storage import Place, Url, parse_place
+from robustcheck_onnx.checker.text import quoted
 
 from .records import Judged
 from .robustness import ALIASES
@@ -96,7 +96,7 @@ def parse_call(
         if name and name not in names:
             raise UsageError(
                 f"--classes is {text!r}; {name} is no image set of this call ({', '.join(names)})",
-                f"--classes {first.name}={shlex.quote(value)}",
+                f"--classes {first.name}={quoted(value)}",
             )
         if name in maps:
             raise UsageError(

@@ -9,7 +9,6 @@ import csv
 import difflib
 import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import Entry, ImageSource
+from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import DATA
 from robustcheck_onnx.thresholds.published import IMAGENET
 
@@ -88,7 +88,7 @@ def labels_of(source: ImageSource) -> tuple[str, ...]:
             f"every image needs a {what}",
             "name the folder whose sub-folders are the classes"
             if read is _folder
-            else f"head -3 {shlex.quote(source.spec)}",
+            else f"head -3 {quoted(source.spec)}",
         )
     return tuple(label for label in labels if label)
 
@@ -254,7 +254,7 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
             f"--classes is {spec!r}; it must be one of {', '.join(WORDS)}, or a JSON file that exists",
             f"--classes {near[0] if near else 'MAP.json'}",
         )
-    look = f"python -m json.tool {shlex.quote(spec)}"
+    look = f"python -m json.tool {quoted(spec)}"
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(
@@ -305,7 +305,7 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int,
             raise UsageError(
                 f"{spec}: class of {label!r:.{SHOWN}} is {one!r:.{SHOWN}}; the model has {scores.n_classes} classes, "
                 f"0 to {scores.n_classes - 1}",
-                f"robustcheck inspect MODEL.onnx, and correct {shlex.quote(spec)}",
+                f"robustcheck inspect MODEL.onnx, and correct {quoted(spec)}",
             )
         indices.append(index)
     return tuple(sorted(set(indices)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Prepared, Progr
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import wilson
+from robustcheck_onnx.checker.text import quoted
 
 from . import labels
 from .call import Spec
@@ -158,7 +158,7 @@ def not_numbers(runner: Runner, where: str) -> CannotAssessError:
     return CannotAssessError(
         f"{runner.model.path}: class scores on {where} are not all numbers; accuracy needs a prediction for every "
         "image",
-        f"robustcheck inspect {shlex.quote(str(runner.model.path))}",
+        f"robustcheck inspect {quoted(runner.model.path)}",
     )
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.text import quoted
 
 from . import hub_client
 from .hub_address import HUB, Address, parse_hub
@@ -141,7 +141,7 @@ class HubFile(RemoteFile):
         ):
             raise EnvironmentFaultError(
                 f"{self.shown}: cached bytes have another digest than the hub lists; they must be the listed ones",
-                f"rm {shlex.quote(str(cached.resolve()))}, and fetch it again",
+                f"rm {quoted(cached.resolve())}, and fetch it again",
             )
 
 

@@ -6,9 +6,9 @@ import contextlib
 import errno
 import re
 import secrets
-import shlex
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.text import quoted
 
 from .remote import open_url
 from .urls import Place, Url
@@ -76,7 +76,7 @@ def write_whole(place: Place, text: str) -> None:
         look = "df -h" if fault.errno in FULL else "ls -ld"
         raise EnvironmentFaultError(
             f"{place}: report is not written ({fault.strerror}); it must be written whole",
-            f"{look} {shlex.quote(str(place.parent))}",
+            f"{look} {quoted(place.parent)}",
         ) from fault
 
 

@@ -4,7 +4,6 @@ Each gives a finding: agrees, differs, or not checked."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.checker.model import digest_of, file_digest, read_onnx
 from robustcheck_onnx.checker.report import Report, ruling
-from robustcheck_onnx.checker.text import short_digest
+from robustcheck_onnx.checker.text import quoted, short_digest
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
@@ -72,7 +71,7 @@ def model_digest(model: Path) -> str:
     except OSError as fault:
         raise CannotAssessError(
             f"{model}: model file is not readable ({fault.strerror}); it must be a readable file",
-            f"ls -l {shlex.quote(str(model))}",
+            f"ls -l {quoted(model)}",
         ) from fault
 
 
@@ -90,7 +89,7 @@ def report_of(
         raise CannotAssessError(
             f"{report_file}: none of its {len(reports)} reports is about {model} "
             f"({short_digest(digest)}…); one must be",
-            f"robustcheck {shlex.quote(str(model))} -o json=report.json",
+            f"robustcheck {quoted(model)} -o json=report.json",
         )
     if len(about) > 1:
         raise UsageError(

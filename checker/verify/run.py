@@ -4,7 +4,6 @@ The exit code is 0 only where every check that was made agrees and the verdict i
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.report import Report, cautions, edits, read, ruling
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.checker.verdict import ON_BUNDLED, gate, load_profile
 
 from .checks import (
@@ -163,7 +162,7 @@ def verify(
         raise UsageError(
             f"--rerun needs the images; the report is about {report.evidence.images.n_read} of "
             f"{report.evidence.images.source}",
-            f"--images {shlex.quote(report.evidence.images.source)}",
+            f"--images {quoted(report.evidence.images.source)}",
         )
     tell_stage(progress, "comparing the images")
     findings.append(check_images(report, image_set, at_hand=at_hand))

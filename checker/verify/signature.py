@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.report.predicate import KNOWN_TYPES, PREDICATE_TYPE, predicate_of, sha256_set
 from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES
-from robustcheck_onnx.checker.text import as_json, once
+from robustcheck_onnx.checker.text import as_json, once, quoted
 
 from .bundle import SignatureError, opened, sealed
 from .bundle import key_id as id_of
@@ -199,7 +198,7 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
-    hint = f"openssl ec -in key.pem -pubout -out {shlex.quote(str(path))}"
+    hint = f"openssl ec -in key.pem -pubout -out {quoted(path)}"
     try:
         key = load_pem_public_key(content_of(path, "public key", hint))
     except (ValueError, UnsupportedAlgorithm) as fault:

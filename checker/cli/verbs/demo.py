@@ -94,8 +94,9 @@ def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
 
 def _copy(models: list[Path], folder: Path) -> None:
     """Copy the models into a folder; each appears there complete. Raises EnvironmentFaultError."""
-    import shlex
     import shutil
+
+    from robustcheck_onnx.checker.text import quoted
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def _copy(models: list[Path], folder: Path) -> None:
     except OSError as fault:
         raise EnvironmentFaultError(
             f"{folder}: models are not kept ({fault.strerror}); the folder must be writable",
-            f"ls -ld {shlex.quote(str(folder.parent))}; df -h",
+            f"ls -ld {quoted(folder.parent)}; df -h",
         ) from fault
 
 
@@ -153,15 +154,12 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
 
 def _next(keep: Path | None, pen: Pen) -> RenderableType:
     """The commands to type next."""
-    import shlex
-
     from rich.table import Table
 
     from robustcheck_onnx.checker.report import section
+    from robustcheck_onnx.checker.text import quoted
 
-    again = (
-        "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {shlex.quote(str(keep / 'planted.onnx'))}"
-    )
+    again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
     grid = Table.grid(padding=(0, 3, 0, 0))
     for command, what in (
         ("robustcheck model.onnx --images photos/", "your model on your photos"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import quoted
 
 from ..options import Debug
 from ..output import check_target
@@ -36,7 +36,7 @@ def init(
     if os.path.lexists(path) and not force:
         raise UsageError(
             f"{path}: file exists already; init does not replace it",
-            f"robustcheck init {shlex.quote(str(path))} --force",
+            f"robustcheck init {quoted(path)} --force",
         )
     write_whole(path, settings_text.template())
     sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.text import printable, quoted
 
 from ..check_sign import say_home
 from ..options import (
@@ -257,8 +256,8 @@ def sign(
     else:
         content, who, index = by_identity.sign(statement, trust_config)
         said = [
-            f"entry {index} of the transparency log, checked by: --certificate-identity {shlex.quote(who.name)} "
-            f"--certificate-oidc-issuer {shlex.quote(who.issuer)}"
+            f"entry {index} of the transparency log, checked by: --certificate-identity {quoted(who.name)} "
+            f"--certificate-oidc-issuer {quoted(who.issuer)}"
         ]
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
