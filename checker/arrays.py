@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,15 @@ Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 Counts = npt.NDArray[np.int64]
-AnyArray = npt.NDArray[np.generic]
+GenericArray = npt.NDArray[np.generic]
+AnyArray = npt.NDArray[Any]
 
 
 @runtime_checkable
 class SupportsArray(Protocol):
     """What NumPy can read: its own arrays, and the tensors of torch and other libraries."""
 
-    def __array__(self) -> AnyArray:
+    def __array__(self) -> GenericArray:
         """NumPy's protocol."""
         ...
 
@@ -32,7 +33,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, SupportsArray) or hasattr(value, "__dlpack__")
 
 
-def as_array(value: object, what: str) -> AnyArray:
+def as_array(value: object, what: str) -> GenericArray:
     """Read an array or tensor, without a copy where that is possible.
 
     A tensor is taken out of its graph of gradients and to the CPU first (its own `detach` and `cpu`), and bfloat16,
@@ -57,6 +58,6 @@ def as_array(value: object, what: str) -> AnyArray:
     try:
         if isinstance(value, SupportsArray):
             return np.asarray(value)
-        return cast(AnyArray, np.from_dlpack(value))  # type: ignore[arg-type] # looked for above
+        return cast(GenericArray, np.from_dlpack(value))  # type: ignore[arg-type] # looked for above
     except (TypeError, ValueError, RuntimeError, BufferError) as fault:
         raise TypeError(f"{what}: type is {type_name(value)}, which NumPy can't read; give it as an array") from fault

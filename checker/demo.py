@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from robustcheck_onnx.checker.arrays import AnyArray, Array, Float32s
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import Picture, apply, open_images
 from robustcheck_onnx.checker.model import CONTRACT_KEY, graph_digest
@@ -38,10 +38,9 @@ PREPROCESSING = Preprocessing(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
-Array = NDArray[np.float64]
 
 
-def halves(photos: NDArray[np.float32]) -> tuple[Array, Array]:
+def halves(photos: Float32s) -> tuple[Array, Array]:
     """Split photos into the inputs and the targets of the regression.
 
     Args:
@@ -82,7 +81,7 @@ def train() -> tuple[Array, Array]:
 
 def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
     """Write one of the two encoders, image (batch, 3, 64, 64) → representation (batch, 512), with its contract."""
-    constants: dict[str, NDArray[Any]] = {
+    constants: dict[str, AnyArray] = {
         "top": np.array([0], np.int64),
         "middle": np.array([SIZE_PX // 2], np.int64),
         "height_axis": np.array([2], np.int64),

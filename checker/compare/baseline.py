@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
+from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
 from robustcheck_onnx.checker.images import digest_of_set
@@ -30,7 +30,6 @@ from .fates import carrying
 from .pairs import KEPT_IMAGES, Side, cosines, usual_share
 
 SCHEMA_VERSION = 1
-Array = npt.NDArray[np.float64]
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
 # debiased CKA has an SD of 0.023 over 64 images and reaches 0.10 (`judge.UNRELATED_CKA`); over 80, 0.018 and 0.07.
 COSINE_IMAGES = 80

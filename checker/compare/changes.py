@@ -10,14 +10,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.statistics import grouped_jackknife_sd, intervals, jackknife
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
 from .pairs import Side, usual_side
-
-Array = npt.NDArray[np.float64]
 
 KEEPS: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
 """What shows the outlier features, and must be kept where the profile asks for it; negative energy only says that the

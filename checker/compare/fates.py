@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import OutlierFeature, Statistics
 from robustcheck_onnx.checker.statistics import correlation_bounds
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .pairs import Pair, Side, cosine_change, usual_side
-
-Array = npt.NDArray[np.float64]
 
 # r over images that a feature under the same index must keep, by the lower bound. 15 real CLIP and SigLIP sets of 82 to
 # 300 images: rounded to 8 bits 0.999 and more, with noise of half the feature's own SD 0.89 to 0.95, of its whole SD

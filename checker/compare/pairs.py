@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s
 from robustcheck_onnx.checker.statistics import GROUPS, OUTLIER_SD, standardise, usable_rows
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.frozen import Frozen
-
-Array = npt.NDArray[np.float64]
 
 KEPT_IMAGES = 1024  # rows kept for similarity and matching, the first of the seeded order: memory stays bounded
 
@@ -29,7 +28,7 @@ class Side:
 
     state: sums.State
     far: Array = field(init=False)
-    rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    rows: list[Float32s] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.far = np.zeros((2, GROUPS, self.state.n_features))
@@ -40,7 +39,7 @@ class Side:
         width = self.state.n_features
         return np.concatenate(self.rows or [np.zeros((0, width), np.float32)]).astype(np.float64)
 
-    def add(self, h: Array, keys: npt.NDArray[np.int64]) -> None:
+    def add(self, h: Array, keys: Counts) -> None:
         """Add usable representations (image, feature) and the keys of their images."""
         sums.update(self.state, h, keys)
         if not len(h):
@@ -61,13 +60,11 @@ class Pair:
     reference: Side
     n_predicted: int = 0
     n_agreeing: int = 0
-    predicted: npt.NDArray[np.int64] | None = None
+    predicted: Counts | None = None
     """(2, class) how often candidate and reference predict each class; None without predictions"""
 
 
-def update(
-    pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, keys: npt.ArrayLike
-) -> npt.NDArray[np.bool_]:
+def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, keys: npt.ArrayLike) -> Bools:
     """Add the representations of the same images, in place; tell which of them counted, (image,).
 
     A pair counts only where both can be measured; what can't is counted at its own model.
@@ -118,7 +115,7 @@ def chance_agreement(pair: Pair) -> float:
     return float(ours @ theirs)
 
 
-def _top1(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def _top1(scores: npt.ArrayLike) -> Counts:
     x = np.asarray(scores, dtype=np.float64)
     known = np.asarray(~np.isnan(x).any(axis=1))
     x = np.where(known[:, None], x, 0.0)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from robustcheck_onnx.checker.arrays import Array, Floats
 
 Of = Literal["head", "features", "axes"]
 OF: tuple[Of, ...] = ("head", "features", "axes")
@@ -31,7 +30,7 @@ class Directions:
     """(direction,) singular values of a head, or SDs along principal axes, falling; None of features"""
     n: int
 
-    def blocks(self, h: npt.NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
+    def blocks(self, h: Floats) -> Iterator[tuple[int, Array]]:
         """The scores h·v, some directions at a time: number of the first, (direction, image) float64."""
         for start in range(0, self.n, BLOCK):
             if self.vectors is None:
@@ -58,7 +57,7 @@ def of_features(n_features: int) -> Directions:
     return Directions("features", None, None, n_features)
 
 
-def of_axes(h: npt.NDArray[np.floating]) -> Directions:
+def of_axes(h: Floats) -> Directions:
     """Principal axes of (image, feature) representations, those with a variance above rounding.
 
     They come from the images without their labels, so shuffled labels tell what chance gives along them, too.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Bools
 from robustcheck_onnx.checker.text import count_text
 
 from . import null
@@ -19,9 +19,7 @@ BINS = 20  # of the histograms of AP
 ROUNDING = 1e-12
 
 
-def split(
-    present: npt.NDArray[np.bool_], names: Sequence[str], min_positives: int
-) -> tuple[list[int], tuple[NotJudged, ...]]:
+def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[list[int], tuple[NotJudged, ...]]:
     """The concepts that can be judged, and the others.
 
     Args:
@@ -107,7 +105,7 @@ def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
     )
 
 
-def _telling(measured: Measured) -> npt.NDArray[np.bool_]:
+def _telling(measured: Measured) -> Bools:
     """(concept, direction): AP ≥ 0.9 and beyond chance."""
     needed = measured.chance.needed[:, np.newaxis]
     return (measured.ap >= ENCODED_AP - ROUNDING) & (measured.ap > needed)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from robustcheck_onnx.checker.arrays import Array, Bools
 
 ERROR_RATE = 0.05  # at which a concept without any relation to the representation is called beyond chance, over all
 BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
@@ -68,9 +68,9 @@ def _needed(t: Array, shuffled: Array) -> Array:
         top = np.partition(t[1:], n_concepts - 2, axis=1)[:, -2:]
         elsewhere[:] = np.where(t[1:] < top[:, 1:], top[:, 1:], top[:, :1])
 
-    def is_beyond(ap: Array) -> npt.NDArray[np.bool_]:
+    def is_beyond(ap: Array) -> Bools:
         own = _by_the_others(np.vstack([ap, shuffled]))
-        enough: npt.NDArray[np.bool_] = (np.maximum(own[1:], elsewhere) >= own[0]).sum(axis=0) <= allowed
+        enough: Bools = (np.maximum(own[1:], elsewhere) >= own[0]).sum(axis=0) <= allowed
         return enough
 
     low, high = np.zeros(n_concepts), np.ones(n_concepts)

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from robustcheck_onnx.checker.arrays import Array
+
 Counts = npt.NDArray[np.int32]
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker.arrays import Bools, Float32s
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
@@ -210,7 +210,7 @@ def _open(job: Job, found: ConceptSet, of: str | None, head: str | Path | None) 
     return inputs, _Chosen("head", read, "")
 
 
-def _labels(collected: Collected, found: ConceptSet) -> npt.NDArray[np.bool_]:
+def _labels(collected: Collected, found: ConceptSet) -> Bools:
     """(image, concept): whether it is present."""
     column = {name: index for index, name in enumerate(found.names)}
     present = np.zeros((len(collected.digests), len(column)), bool)
@@ -231,7 +231,7 @@ def _width(runner: Runner, inputs: Inputs) -> int:
     return int(runner.run(black).representation.shape[1])
 
 
-def _directions(chosen: _Chosen, h: npt.NDArray[np.float32], opened: ModelFile) -> tuple[Directions, str]:
+def _directions(chosen: _Chosen, h: Float32s, opened: ModelFile) -> tuple[Directions, str]:
     """The directions, and what they are in words."""
     width, tensor, read = h.shape[1], opened.representation.tensor, chosen.head
     if read is None:
@@ -279,7 +279,7 @@ def _set_notes(
     found: ConceptSet,
     looked_at: Directions,
     chosen: _Chosen,
-    present: npt.NDArray[np.bool_],
+    present: Bools,
     judged: Sequence[Concept],
 ) -> list[str]:
     """Write what a reader must know of the directions and the concept set; present: (image, judged concept)."""

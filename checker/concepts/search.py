@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Floats
+
 from . import null
 from .directions import Directions
 from .precision import average_precisions, rank
-
-Array = npt.NDArray[np.float64]
 
 AT_ONCE = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
 
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
 
     ap: Array
     """(concept, direction) the larger AP of both signs"""
-    along: npt.NDArray[np.bool_]
+    along: Bools
     """(concept, direction) whether that is h·v, not −h·v"""
     shuffled: Array
     """(shuffle, concept) the largest AP over directions and signs with shuffled labels"""
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
 
 def search(
-    h: npt.NDArray[np.floating],
+    h: Floats,
     directions: Directions,
     positives: Sequence[npt.NDArray[np.integer]],
     *,

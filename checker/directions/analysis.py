@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, labels, robustness
 from robustcheck_onnx.checker.statistics import wilson
 
 from . import features, prune
-from .decompose import TOP, Array, Directions, Estimate, Importance, Z, decompose, importance, in_pieces
+from .decompose import TOP, Directions, Estimate, Importance, Z, decompose, importance, in_pieces
 from .records import (
     SAME,
     Analysis,
@@ -28,7 +28,7 @@ from .records import (
     Replacement,
     TopShare,
 )
-from .whole import Indices, Whole, predicted, whole_head
+from .whole import Whole, predicted, whole_head
 
 LEADING = 10  # directions that are listed
 
@@ -42,7 +42,7 @@ class Labelled:
     """The representations of one labelled set."""
 
     name: str
-    representations: npt.NDArray[np.floating]
+    representations: Floats
     """(image, feature)"""
     right: Sequence[tuple[int, ...]]
     """the classes that are right for each image"""
@@ -74,7 +74,7 @@ def correct(head: LinearHead, each: Labelled) -> int:
 
 def analyse(
     head: LinearHead,
-    h: npt.NDArray[np.floating],
+    h: Floats,
     *,
     labelled: Sequence[Labelled] = (),
     sets: Sets | None = None,
@@ -111,7 +111,7 @@ def analyse(
 def _analysis(
     head: LinearHead,
     directions: Directions,
-    h: npt.NDArray[np.floating],
+    h: Floats,
     norms: Array,
     whole: Whole,
     named: Indices,
@@ -176,7 +176,7 @@ def _point(
     kept: int,
     weights: Importance,
     order: Indices,
-    agree: npt.NDArray[np.bool_],
+    agree: Bools,
     whole: Whole,
     right: dict[str, int],
     n_images: dict[str, int],
@@ -218,7 +218,7 @@ def _direction(directions: Directions, weights: Importance, index: int, named: I
     )
 
 
-def _outliers(head: LinearHead, h: npt.NDArray[np.floating], whole: Whole, found: features.OutlierFeatures) -> Outliers:
+def _outliers(head: LinearHead, h: Floats, whole: Whole, found: features.OutlierFeatures) -> Outliers:
     """Replace the outlier features by their mean and by zero."""
     x = h.astype(np.float64)
     chosen = found.indices

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from robustcheck_onnx.checker.arrays import Array, Floats, Indices
 
 CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
 AT_ONCE = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
@@ -57,7 +56,7 @@ class Directions:
         columns -= (self.v.T @ self.mean)[:, None]
         return np.asarray(columns, dtype=np.float64)
 
-    def project(self, h: npt.NDArray[np.floating]) -> Array:
+    def project(self, h: Floats) -> Array:
         """h V, (image, direction) of (image, feature)."""
         out = np.empty((len(h), self.n))
 
@@ -112,7 +111,7 @@ class Importance:
     """(direction,) standard errors over images"""
     cosines: Array
     """(direction,) mean over images of |cos(vᵢ, h)|"""
-    order: npt.NDArray[np.intp]
+    order: Indices
     """(direction,) from the most to the least important; ties in the order of the singular values"""
     participation_ratio: Estimate
     effective_rank: Estimate

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Floats, Indices
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, definitions
 
-from .decompose import Array, Z
+from .decompose import Z
 
 OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
 LISTED = 8  # outlier features that are named, those with the largest share of the kurtosis first
@@ -20,7 +21,7 @@ LISTED = 8  # outlier features that are named, those with the largest share of t
 class OutlierFeatures:
     """The features that are set to something else."""
 
-    indices: npt.NDArray[np.intp]
+    indices: Indices
     """persistent outlier features, the largest share of the activation kurtosis first; the one feature with the
     largest share where none is persistent"""
     persistent: bool
@@ -30,7 +31,7 @@ class OutlierFeatures:
     """(feature of `indices`,) share of the activation kurtosis"""
 
 
-def outlier_features(h: npt.NDArray[np.floating]) -> OutlierFeatures:
+def outlier_features(h: Floats) -> OutlierFeatures:
     """Find the features with |z| > 6 in at least half of the images.
 
     h: (image, feature), finite and not constant (`definitions.usable_rows`).
@@ -44,7 +45,7 @@ def outlier_features(h: npt.NDArray[np.floating]) -> OutlierFeatures:
     return OutlierFeatures(chosen, bool(len(persistent)), frequency[chosen], share[chosen])
 
 
-def replaced(h: Array, features: npt.NDArray[np.intp], values: npt.ArrayLike) -> Array:
+def replaced(h: Array, features: Indices, values: npt.ArrayLike) -> Array:
     """A copy of h in which some features have one value in every image.
 
     h: (image, feature); values: one for each of `features`, or one for all.

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from .decompose import Array, in_pieces
+from robustcheck_onnx.checker.arrays import Array, Indices
+
+from .decompose import in_pieces
 
 PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)
 """share of the directions that is kept at each point of a curve"""
@@ -48,9 +49,7 @@ class Pruned:
     bias: Array
     """(class,)"""
 
-    def scores(
-        self, order: npt.NDArray[np.intp], kept: Sequence[int], look: Callable[[int, slice, Array], None]
-    ) -> None:
+    def scores(self, order: Indices, kept: Sequence[int], look: Callable[[int, slice, Array], None]) -> None:
         """Show the scores of each number of kept directions, a piece of the images at a time.
 
         Args:
@@ -73,7 +72,7 @@ class Pruned:
         in_pieces(len(self.projected), len(self.bias), piece)
 
 
-def predictions(pruned: Pruned, order: npt.NDArray[np.intp], kept: Sequence[int]) -> dict[int, npt.NDArray[np.intp]]:
+def predictions(pruned: Pruned, order: Indices, kept: Sequence[int]) -> dict[int, Indices]:
     """The predicted class of each image, (image,), for each number of directions kept; of equal scores the first."""
     found = {k: np.empty(len(pruned.projected), dtype=np.intp) for k in kept}
 

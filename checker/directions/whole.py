@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
 from robustcheck_onnx.checker.runtime import LinearHead
 
-from .decompose import Array, in_pieces
-
-Indices = npt.NDArray[np.intp]
+from .decompose import in_pieces
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Whole:
     copies: Indices
     """(class,) `without_copies`"""
 
-    def agrees(self, found: Indices) -> npt.NDArray[np.bool_]:
+    def agrees(self, found: Indices) -> Bools:
         """(image,) whether a class is the predicted one, or one with the same weights and bias."""
         return np.asarray(self.copies[found] == self.copies[self.first])
 
@@ -45,7 +43,7 @@ def without_copies(head: LinearHead) -> Indices:
     return np.array([firsts.setdefault(blake2b(row.tobytes() + bias.tobytes()).digest(), i) for i, (row, bias) in rows])
 
 
-def predicted(head: LinearHead, h: npt.NDArray[np.floating]) -> Indices:
+def predicted(head: LinearHead, h: Floats) -> Indices:
     """(image,) class of the largest score; h: (image, feature)."""
     first = np.empty(len(h), np.intp)
 
@@ -56,7 +54,7 @@ def predicted(head: LinearHead, h: npt.NDArray[np.floating]) -> Indices:
     return first
 
 
-def whole_head(head: LinearHead, h: npt.NDArray[np.floating]) -> Whole:
+def whole_head(head: LinearHead, h: Floats) -> Whole:
     """Predict with the whole head.
 
     h: (image, feature).

@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import copied
 from robustcheck_onnx.checker.text import quoted
@@ -172,5 +172,5 @@ def tensor_entries(path: File) -> list[Entry]:
     return entries
 
 
-def _row(array: NDArray[Any], row: int) -> NDArray[Any]:
+def _row(array: AnyArray, row: int) -> AnyArray:
     return np.asarray(array[row])

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Final, overload
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from robustcheck_onnx.checker.arrays import AnyArray, Counts
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.storage import RemoteFile, StoreError, Url, open_url, parse_place
 from robustcheck_onnx.checker.text import quoted
@@ -35,7 +35,7 @@ class Entry:
     """One image, not read yet: read gives the file's bytes, a (channel, height, width) array, or a picture."""
 
     name: str
-    read: Callable[[], bytes | NDArray[Any] | Image.Image]
+    read: Callable[[], bytes | AnyArray | Image.Image]
     label: str | None = None
     origin: str = ""
     """path of the file on this machine; empty where there is none"""
@@ -58,7 +58,7 @@ class Entries(Sequence[Entry]):
     """in the order of the listing"""
     make: Callable[[int], Entry] = _no_entry
     """makes the Entry of an index into the listing"""
-    order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    order: Counts = field(default_factory=lambda: np.empty(0, np.int64))
     """(image,) int64: index into the listing"""
 
     @classmethod
@@ -71,7 +71,7 @@ class Entries(Sequence[Entry]):
         """All of these entries, in their order."""
         return cls.listed([entry.name for entry in entries], entries.__getitem__)
 
-    def take(self, indices: NDArray[np.int64]) -> Entries:
+    def take(self, indices: Counts) -> Entries:
         """Those at the given indices of this sequence, in that order."""
         return replace(self, order=self.order[indices])
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from robustcheck_onnx.checker.arrays import SupportsArray, as_array, is_array
+from robustcheck_onnx.checker.arrays import GenericArray, SupportsArray, as_array, is_array
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.storage import parse_place, redact
 from robustcheck_onnx.checker.text import type_name
@@ -29,7 +28,7 @@ Given = str | os.PathLike[str] | Image.Image | SupportsArray
 Images = str | os.PathLike[str] | Iterable[Given]
 """what `images=` takes: the path or URL of a set, or the images themselves"""
 
-Taken = str | Image.Image | NDArray[np.generic]
+Taken = str | Image.Image | GenericArray
 
 _TAKEN: Final = "a path, or an iterable of paths, PIL images or arrays"
 _WORDS: Final[dict[Kind, tuple[str, str]]] = {
@@ -136,7 +135,7 @@ def _picture(item: Taken) -> Image.Image:
     return item if isinstance(item, Image.Image) else Image.fromarray(np.ascontiguousarray(item))
 
 
-def _tensor(item: Taken) -> NDArray[np.generic]:
+def _tensor(item: Taken) -> GenericArray:
     assert isinstance(item, np.ndarray)
     return item
 

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+
+from robustcheck_onnx.checker.arrays import Array, Float32s, Indices
 
 EDGE_PX: Final = 96  # the image is made as large as a square of this edge (never enlarged)
 LONGEST_PX: Final = 255  # of very long images; positions are stored as bytes
@@ -42,9 +43,6 @@ _TURN: Final = 2 * np.pi * np.arange(ANGLES) / ANGLES
 _RING_X: Final = (RINGS[:, None] * np.cos(_TURN)).ravel()
 _RING_Y: Final = (RINGS[:, None] * np.sin(_TURN)).ravel()
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
-
 
 def find(image: Image.Image) -> bytes:
     """Find the keypoints of a photo, strongest first: rows of 3 + 20 bytes (column, row, level of scale; description).
@@ -64,20 +62,20 @@ def find(image: Image.Image) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _blurs(n: int) -> Floats:
+def _blurs(n: int) -> Array:
     """(level, n, n): Gaussian blurs of a line of n pixels, weights normalised at its ends too."""
     apart = np.subtract.outer(np.arange(n), np.arange(n))
     weights = np.exp(-(apart**2) / (2 * SIGMAS[:, None, None] ** 2))
     return np.asarray(weights / weights.sum(axis=2, keepdims=True))
 
 
-def _times(left: Floats, right: Floats) -> Floats:
+def _times(left: Array, right: Array) -> Array:
     """left @ right, in strips so small that no matrix library starts threads: callers prepare images in parallel."""
     strip = max(1, SINGLE_THREAD // (right.shape[-2] * right.shape[-1]))
     return np.concatenate([left[:, k : k + strip] @ right for k in range(0, left.shape[1], strip)], axis=1)
 
 
-def _strongest(contrast: Floats) -> tuple[Indices, Indices, Indices]:
+def _strongest(contrast: Array) -> tuple[Indices, Indices, Indices]:
     """Level, row and column of the strongest local maxima of (level, row, column)."""
     inner = contrast[1:-1]
     strength = np.where((inner >= _highest_around(contrast)) & (inner > MIN_CONTRAST), inner, 0.0)
@@ -91,7 +89,7 @@ def _strongest(contrast: Floats) -> tuple[Indices, Indices, Indices]:
     return level + 1, row, column  # the lowest level has no neighbour below
 
 
-def _highest_around(values: Floats) -> Floats:
+def _highest_around(values: Array) -> Array:
     """Maximum over the 3 × 3 × 3 neighbours of each inner level."""
     for axis in (2, 1):
         wide = np.swapaxes(values, axis, 2)
@@ -102,7 +100,7 @@ def _highest_around(values: Floats) -> Floats:
     return np.maximum(np.maximum(values[:-2], values[1:-1]), values[2:])
 
 
-def _describe(blurred: Floats, level: Indices, row: Indices, column: Indices) -> Floats:
+def _describe(blurred: Array, level: Indices, row: Indices, column: Indices) -> Array:
     """Describe each keypoint: (keypoint, 20), each row of length 1; gain and offset of grey levels do not change it."""
     sigma = SIGMAS[level, None]
     height, width = blurred.shape[1:]
@@ -119,7 +117,7 @@ def _describe(blurred: Floats, level: Indices, row: Indices, column: Indices) ->
     return np.asarray(described / np.maximum(np.linalg.norm(described, axis=1, keepdims=True), 1e-9))
 
 
-def _between(position: Floats, n: int) -> tuple[Floats, Indices]:
+def _between(position: Array, n: int) -> tuple[Array, Indices]:
     """Split positions into the pixel before (index) and the fraction of the way to the next; clipped to the image."""
     position = np.clip(position, 0, n - 1)
     before = np.minimum(position.astype(np.intp), n - 2)
@@ -156,7 +154,7 @@ class Gallery:
         return False
 
 
-def _unpack(points: bytes) -> tuple[Floats, NDArray[np.float32]]:
+def _unpack(points: bytes) -> tuple[Array, Float32s]:
     """Unpack (MOST_POINTS, 3) column, row, ln sigma and (MOST_POINTS, 20) descriptions; missing points are zeros."""
     table = np.zeros((MOST_POINTS, 3 + _SIZE))
     table[:, 3:] = 128
@@ -173,7 +171,7 @@ def _pairs(n: int) -> tuple[Indices, Indices]:
     return np.triu_indices(n, 1)
 
 
-def _share_a_similarity(one: Floats, other: Floats) -> bool:
+def _share_a_similarity(one: Array, other: Array) -> bool:
     """Whether one similarity transform maps MIN_SHARED of these points of one image to their partners, each (point, 3).
 
     Every two points and their partners give one: b = αa + β of complex positions, or of mirrored ones.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.arrays import GenericArray
 
 LONGEST = 65_536  # pixels of a piece: 65,536 · 255² = 4.3e9, the last that a sum of uint32 holds
 
@@ -43,7 +44,7 @@ class LevelSums:
         return tuple(float(np.sqrt(max(total / self.n_values - mean**2, 0))) for total, mean in pairs)
 
 
-def level_sums(pixels: NDArray[np.generic]) -> LevelSums:
+def level_sums(pixels: GenericArray) -> LevelSums:
     """Sum up one image, (height, width, channel): uint8, or float values that are summed up in float64.
 
     Values that are not finite, or too large to be squared, give sums that are not.

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robustcheck_onnx.checker.arrays import Float32s
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
 
@@ -53,7 +54,7 @@ def apply_uint8(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.
     return pixels[..., ::-1] if preprocessing.color_order == "BGR" else pixels
 
 
-def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float32]:
+def apply(preprocessing: Preprocessing, image: Image.Image) -> Float32s:
     """Compute the array that a float model sees for one photo.
 
     (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
@@ -73,7 +74,7 @@ def scales_finitely(preprocessing: Preprocessing) -> bool:
         return bool(np.isfinite(_scale(preprocessing, levels)).all())
 
 
-def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> Float32s:
     """(…, 3) RGB or (…, 1) grey, 0–255, to the values that a model sees."""
     n = channels(preprocessing)
     values = pixels * np.float32(preprocessing.rescale)
@@ -82,7 +83,7 @@ def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[n
     return values
 
 
-def as_photo(preprocessing: Preprocessing, values: NDArray[np.float32]) -> Image.Image:
+def as_photo(preprocessing: Preprocessing, values: Float32s) -> Image.Image:
     """Recover the photo, as resize and crop left it, from preprocessed values.
 
     pixels = (values · std + mean) / rescale, rounded and clipped to 0–255: the inverse of `apply` after its crop.

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices
 from robustcheck_onnx.checker.evidence import Finding, ImageSetFacts
 
 from . import keypoints
@@ -104,7 +105,7 @@ def describe(image: Image.Image) -> Sketch:
     )
 
 
-def _central_square(image: Image.Image) -> NDArray[np.float64]:
+def _central_square(image: Image.Image) -> Array:
     """(edge, edge, 3), edge = WORK_PX or the shorter edge where that is smaller."""
     shorter = min(image.size)
     edge = min(WORK_PX, shorter)
@@ -115,7 +116,7 @@ def _central_square(image: Image.Image) -> NDArray[np.float64]:
     return np.asarray(image.crop((left, top, left + edge, top + edge)), dtype=np.float64)
 
 
-def _statistics(rgb: NDArray[np.float64]) -> tuple[float, float | None, float | None, float | None]:
+def _statistics(rgb: Array) -> tuple[float, float | None, float | None, float | None]:
     grey = rgb @ _LUMA
     spread = float(grey.std())
     if len(grey) < MIN_PX:
@@ -140,12 +141,12 @@ def _statistics(rgb: NDArray[np.float64]) -> tuple[float, float | None, float | 
     return spread, neighbours, kurtosis, channels
 
 
-def _steps(plane: NDArray[np.float64], across: NDArray[np.intp], down: NDArray[np.intp]) -> NDArray[np.float64]:
+def _steps(plane: Array, across: Indices, down: Indices) -> Array:
     """Differences between neighbouring pixels, across and down, at these indices of the flattened differences."""
     return np.concatenate([np.diff(plane, axis=1).ravel()[across], np.diff(plane, axis=0).ravel()[down]])
 
 
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+def _correlation(a: Array, b: Array) -> float | None:
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt(float(np.mean(a * a)) * float(np.mean(b * b)))
     return float(np.mean(a * b)) / size if size > 1e-9 else None  # grey levels²; below it is rounding only
@@ -273,7 +274,7 @@ def _varied(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int, ...]:
     return tuple(int(place) for place in found[:n_found])
 
 
-def _orientations(thumbnails: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.bool_]]:
+def _orientations(thumbnails: Counts) -> tuple[Array, NDArray[np.uint64], Bools]:
     """Describe (image, 8, 8) grey levels in the 8 orientations of a square; the first is the image as it is.
 
     Returns (image, orientation, 64) layouts of mean 0 and length 1; (image, orientation, 2) steps, 112 bits that say
@@ -297,7 +298,7 @@ def _median(values: list[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _spread(values: NDArray[np.float64]) -> float:
+def _spread(values: Array) -> float:
     """Interquartile range / 1.349: the standard deviation, for a normal distribution."""
     low, high = np.quantile(values, [0.25, 0.75])
     return float((high - low) / 1.349)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from robustcheck_onnx.checker.arrays import Counts, Float32s
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import Place, redact
 from robustcheck_onnx.checker.text import sha256_of
@@ -51,7 +51,7 @@ class Tensor:
     """A preprocessed image: values (channel, height, width) float32; digest is sha256 of shape and values."""
 
     name: str
-    values: NDArray[np.float32]
+    values: Float32s
     digest: str
     label: str | None = None
 
@@ -186,7 +186,7 @@ def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) 
     return ImageSource(spec, "list", entries.take(seeded(names, seed)), len(entries), seed)
 
 
-def seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:
+def seeded(names: Sequence[str], seed: int) -> Counts:
     """Sort names by sha256(seed, NFC name), then NFC name, then name, then index; (image,) int64: index of the name.
 
     The first 8 bytes of each digest are sorted as numbers; where they are equal, the whole keys decide.
@@ -216,7 +216,7 @@ def _nfc(name: str) -> bytes:
     return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
 
 
-def _digest(content: bytes | NDArray[np.float32] | Image.Image) -> str:
+def _digest(content: bytes | Float32s | Image.Image) -> str:
     """Digest a file's bytes, a tensor's shape and values, or a picture's size and pixels."""
     if isinstance(content, Image.Image):
         content = repr(content.size).encode() + content.tobytes()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Float32s, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images import ImageSource
 from robustcheck_onnx.checker.model import ModelFile
@@ -26,9 +26,9 @@ COMPARED = 2**20  # scores that are compared with the model's own at once
 class Collected:
     """What a model made of an image set, row by row; its memory grows with the images."""
 
-    representations: npt.NDArray[np.float32]
+    representations: Float32s
     """(image, feature), finite; of the usable images, in their order"""
-    scores: npt.NDArray[np.float32] | None
+    scores: Float32s | None
     """(image, class), as the model gives them, where it has class scores"""
     names: tuple[str, ...]
     digests: tuple[str, ...]
@@ -75,8 +75,8 @@ def collect(
         CannotAssessError: too many unusable images (`ImagesRead.check_usable`), values that are not finite.
     """
     images, read = inputs.source if source is None else source, ImagesRead()
-    rows: list[npt.NDArray[np.float32]] = []
-    scores: list[npt.NDArray[np.float32]] = []
+    rows: list[Float32s] = []
+    scores: list[Float32s] = []
     names: list[str] = []
     described = inputs if source is None else replace(inputs, described=None)
     run = inputs.job.options
@@ -126,7 +126,7 @@ def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile
     return difference
 
 
-def _finite(values: npt.NDArray[np.generic], runner: Runner, what: str) -> npt.NDArray[np.float32]:
+def _finite(values: GenericArray, runner: Runner, what: str) -> Float32s:
     numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
         path = str(runner.model.path)

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Float32s
 from robustcheck_onnx.checker.evidence import Content
 from robustcheck_onnx.checker.images import DESCRIBED, Sketch, varied
 from robustcheck_onnx.checker.statistics import CONTENT_IMAGES, effective_rank, relative_variance, unit_rows
@@ -26,7 +27,7 @@ class Row:
     """One described image with a usable representation."""
 
     sketch: Sketch
-    u: npt.NDArray[np.float32]
+    u: Float32s
     """(feature,) the representation scaled to length 1"""
 
 

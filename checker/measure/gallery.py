@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Float32s
 from robustcheck_onnx.checker.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.statistics import Measured
 
@@ -30,7 +30,7 @@ class Row:
     name: str
     digest: str
     kurtosis: float
-    z: npt.NDArray[np.float32]
+    z: Float32s
     """(feature,) standardised representation"""
 
 

@@ -6,9 +6,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from robustcheck_onnx.checker.arrays import GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import (
@@ -34,7 +34,7 @@ class Prepared:
     name: str
     digest: str
     notes: tuple[str, ...]
-    pixels: npt.NDArray[np.generic]
+    pixels: GenericArray
     """(height, width, channel): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
     sketch: Sketch | int | None
     """a digest alone past the images that are described; None where the set is not looked at"""
@@ -77,7 +77,7 @@ def prepare(
     return Prepared(item.name, item.digest, item.notes, array, sketch, level_sums(array))
 
 
-def stack(images_: Sequence[Prepared]) -> npt.NDArray[np.generic]:
+def stack(images_: Sequence[Prepared]) -> GenericArray:
     """Pixels of one batch, (image, height, width, 3).
 
     Raises TypeError for photos among tensors: their bytes would pass for values that are scaled already.

@@ -11,10 +11,9 @@ from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy.typing as npt
-
+from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
@@ -37,7 +36,7 @@ AHEAD_OF_GPU = 64
 
 Ready = TypeVar("Ready", bound=Prepared)
 
-Watch = Callable[[npt.NDArray[Any], Sequence["Prepared"]], None]
+Watch = Callable[[AnyArray, Sequence["Prepared"]], None]
 """shown (image, feature) representations, finite and not constant, and the images that they are of"""
 
 

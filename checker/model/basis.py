@@ -7,9 +7,10 @@ import math
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from robustcheck_onnx.checker.arrays import Array, GenericArray
 
 from .ends import last_linears
 from .external import Weights, values_of
@@ -44,7 +45,7 @@ def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, fold
     return None if any(weight is None for weight in weights) else False
 
 
-def mutually_orthogonal(weight: NDArray[np.float64]) -> bool:
+def mutually_orthogonal(weight: Array) -> bool:
     """Whether the rows, or the columns, of a matrix are orthogonal to each other, far more so than random ones.
 
     RMS over pairs of the cosine, times √n for vectors of length n: 0 for a rotation, 1 for random vectors. Below
@@ -68,9 +69,7 @@ def mutually_orthogonal(weight: NDArray[np.float64]) -> bool:
     return False
 
 
-def _weight(
-    proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights
-) -> NDArray[np.float64] | None:
+def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> Array | None:
     """Read a layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature.
 
     None of one that can't be read, or is several matrices, each for features of its own: to a factor for each feature.
@@ -115,7 +114,7 @@ def _groups(node: onnx.NodeProto) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
 
 
-def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> NDArray[np.generic] | None:
+def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:
     """Read a tensor that does not depend on the image: an initializer, or what the graph computes from some."""
     plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
     maker = layers.producers.get(name)
@@ -124,9 +123,7 @@ def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights)
     return _computed(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
 
 
-def _unpacked(
-    proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights
-) -> NDArray[np.generic] | None:
+def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> GenericArray | None:
     """Unpack a weight of 4 or 8 bits: what the layer gives for each unit vector."""
     scales = constant(proto, layers, node.input[2], folder)
     size = next((attribute.i for attribute in node.attribute if attribute.name == "K"), 0)
@@ -143,7 +140,7 @@ def _unpacked(
 
 def _computed(
     proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Weights
-) -> NDArray[np.generic] | None:
+) -> GenericArray | None:
     """Compute `name` from constants with ONNX Runtime, by the graph's nodes and `more` behind them."""
     makers = dict(layers.producers) | {out: node for node in more for out in node.output}
     wanted, needed = [name], set()

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from robustcheck_onnx.checker.arrays import GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.text import quoted
 
@@ -216,7 +216,7 @@ def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onn
                 entry.value = targets[entry.value].relative_to(folder).as_posix()
 
 
-def values_of(tensor: onnx.TensorProto, weights: Weights) -> NDArray[np.generic]:
+def values_of(tensor: onnx.TensorProto, weights: Weights) -> GenericArray:
     """Read one weight's values; of an external file, or of the model's, only this weight's bytes.
 
     Args:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
+
+from robustcheck_onnx.checker.arrays import Array, Counts
 
 from .basis import constant
 from .external import Weights
 from .layers import Layers
 
-Floats = NDArray[np.float64]
 MOST_VALUES = 4096  # of a small constant that is read: bounds, axes, a depthwise kernel of 31 by 31 px
 MOST_PIXELS = 1 << 22  # values of a constant as large as the image: 3 channels of 1,182 by 1,182 px, 32 MB as float64
 MOST_AXES = 64  # of a condition; NumPy's own limit
@@ -30,8 +30,8 @@ class Scaled:
 
     channels: tuple[int, ...]
     """of each of its channels: the input's"""
-    factor: Floats
-    offset: Floats
+    factor: Array
+    offset: Array
     axis: int | None
     """where its channels are; None where one was picked out of them, and there is no axis left"""
     rank: int
@@ -39,12 +39,12 @@ class Scaled:
     """whether it holds whole numbers that stand for these values"""
     ops: tuple[str, ...] = ()
 
-    def mapped(self, op: str, factor: Floats, offset: Floats) -> Scaled:
+    def mapped(self, op: str, factor: Array, offset: Array) -> Scaled:
         """This tensor times `factor` plus `offset`, (channel,) each."""
         new = self.factor * factor, self.offset * factor + offset
         return replace(self, factor=new[0], offset=new[1], ops=(*self.ops, *([op] if op else [])))
 
-    def taken(self, op: str, places: NDArray[np.int64], axis: int | None, rank: int) -> Scaled:
+    def taken(self, op: str, places: Counts, axis: int | None, rank: int) -> Scaled:
         """Some of its channels, in another order perhaps."""
         channels = tuple(self.channels[place] for place in places)
         factor, offset = self.factor[places], self.offset[places]
@@ -114,7 +114,7 @@ class Step:
             name = maker.input[0]
         return name
 
-    def _values(self, name: str, most: int = MOST_VALUES) -> Floats | None:
+    def _values(self, name: str, most: int = MOST_VALUES) -> Array | None:
         """Read a constant of at most `most` finite numbers; None for anything else."""
         shape = self.layers.constants.get(name, self.layers.shapes.get(name))
         if name in self.layers.image_tensors or shape is None or None in shape:
@@ -126,7 +126,7 @@ class Step:
             return None
         return values.astype(np.float64)
 
-    def _per_channel(self, name: str, x: Scaled) -> Floats | None:
+    def _per_channel(self, name: str, x: Scaled) -> Array | None:
         """Read a constant that holds one value, or one a channel along `x`'s axis of channels, as (channel,).
 
         It may be as large as the image, with the same value at every pixel of a channel.

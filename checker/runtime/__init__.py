@@ -10,12 +10,11 @@ from .doctor import Finding
 from .dynamic import scales_over_batch
 from .head import LinearHead, head_from_file, read_head, score_difference
 from .providers import CPU, expects_accelerator, parse_device
-from .runner import SAME_OUTPUT, Array, Runner, RunOutput
+from .runner import SAME_OUTPUT, Runner, RunOutput
 
 __all__ = [
     "CPU",
     "SAME_OUTPUT",
-    "Array",
     "Finding",
     "LinearHead",
     "RunOutput",

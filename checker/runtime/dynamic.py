@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from robustcheck_onnx.checker.arrays import GenericArray
 
 # onnx ≥ 1.21 and ONNX Runtime write these; others, such as DynamicQuantizeLSTM, are in no vision encoder
 LINEAR, MATMUL = "DynamicQuantizeLinear", "DynamicQuantizeMatMul"
-Scales = dict[str, NDArray[np.generic]]
+Scales = dict[str, GenericArray]
 
 
 def scales_over_batch(model: onnx.ModelProto) -> bool:
@@ -37,7 +38,7 @@ def with_scales(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
     return model, names
 
 
-def with_fixed_scales(model: onnx.ModelProto, names: Sequence[str], values: Sequence[NDArray[np.generic]]) -> bytes:
+def with_fixed_scales(model: onnx.ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
     """Write the model of `with_scales` with constants for its scales and zero points: no scale depends on the batch."""
     constants = dict(zip(names, values, strict=True))
     nodes: list[onnx.NodeProto] = []

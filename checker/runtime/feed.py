@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import channels
@@ -65,7 +65,7 @@ def input_graph(preprocessing: Preprocessing, image: ImageInput) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def feed(pixels: NDArray[Any], model: ModelFile, *, scaled_on_device: bool) -> NDArray[Any]:
+def feed(pixels: AnyArray, model: ModelFile, *, scaled_on_device: bool) -> AnyArray:
     """Give pixels the model's layout and type; leave uint8 ones as they are where they are scaled on the device.
 
     `pixels` is (image, height, width, channel). Returns the model's own layout, or that of `pixels`; float32 where the
@@ -106,7 +106,7 @@ def feed(pixels: NDArray[Any], model: ModelFile, *, scaled_on_device: bool) -> N
     return np.ascontiguousarray(pixels, dtype=np.dtype(np.float32 if image.dtype == BFLOAT16 else image.dtype))
 
 
-def as_ort_value(values: NDArray[Any], image: ImageInput) -> ort.OrtValue:
+def as_ort_value(values: AnyArray, image: ImageInput) -> ort.OrtValue:
     """Put what `feed` gives into ONNX Runtime's own array, in the type that the model takes."""
     if image.dtype != BFLOAT16:
         return ort.OrtValue.ortvalue_from_numpy(values)
@@ -114,7 +114,7 @@ def as_ort_value(values: NDArray[Any], image: ImageInput) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(rounded, TensorProto.BFLOAT16)
 
 
-def as_array(value: ort.OrtValue) -> NDArray[Any]:
+def as_array(value: ort.OrtValue) -> AnyArray:
     """Read ONNX Runtime's own array; bfloat16 becomes float32."""
     if value.data_type() != f"tensor({BFLOAT16})":
         return np.asarray(value.numpy())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.model import ModelFile, head_part
 from robustcheck_onnx.checker.text import quoted
@@ -16,8 +17,6 @@ from robustcheck_onnx.checker.text import quoted
 from .device import cpu_threads
 from .runner import relative_difference
 from .session import RUN_ERRORS, open_session, translate
-
-Matrix = npt.NDArray[np.float64]
 
 LENGTH = 256.0  # of the vectors that are run, or so many times max |b|: W·h loses no digit to b; a power of 2 is exact
 LONGEST = 2.0**96  # W of 1e9 is still finite
@@ -28,16 +27,16 @@ ROWS = 256  # vectors of a run
 class LinearHead:
     """A linear head: scores are W·h + b."""
 
-    weight: Matrix
+    weight: Array
     """(class, feature) float64, finite"""
-    bias: Matrix
+    bias: Array
     """(class,) float64, zeros where there is none"""
     source: str
     """where it comes from, in words"""
     gives_probabilities: bool = False
     """whether the model's class output is a softmax or a sigmoid of the scores, by its graph"""
 
-    def scores(self, representations: npt.ArrayLike) -> Matrix:
+    def scores(self, representations: npt.ArrayLike) -> Array:
         """Compute (image, class) float64 of (image, feature)."""
         return np.asarray(representations, dtype=np.float64) @ self.weight.T + self.bias
 
@@ -58,7 +57,7 @@ def read_head(opened: ModelFile) -> LinearHead:
     n_features = part.shape[part.feature_axis - 1]
     rows = opened.image_input.batch or ROWS
 
-    def run(first: int, length: float) -> Matrix:
+    def run(first: int, length: float) -> Array:
         """Run length·eⱼ for `rows` features j from `first` on; features beyond the last stand for zero."""
         vectors = length * np.eye(rows, n_features, k=first, dtype=np.float32)
         aligned = vectors.reshape(
@@ -71,7 +70,7 @@ def read_head(opened: ModelFile) -> LinearHead:
             raise translate(error, opened) from error
         return np.asarray(scores, dtype=np.float64).reshape(rows, -1)
 
-    def read(length: float) -> Matrix:
+    def read(length: float) -> Array:
         weight = np.empty((len(bias), n_features))
         for first in range(0, n_features, rows):
             columns = weight[:, first : first + rows]
@@ -149,7 +148,7 @@ def head_from_file(path: Path, n_features: int) -> LinearHead:
     return LinearHead(weight.astype(np.float64), bias.astype(np.float64), path.name)
 
 
-def _safetensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def _safetensors(path: Path) -> dict[str, GenericArray]:
     try:
         from safetensors import SafetensorError  # noqa: PLC0415 # an extra
         from safetensors.numpy import load_file  # noqa: PLC0415
@@ -163,7 +162,7 @@ def _safetensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         raise ValueError(str(fault)) from fault
 
 
-def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: npt.NDArray[np.generic]) -> float:
+def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: GenericArray) -> float:
     """Say how far W·h + b is from the model's own scores: 0 where it reproduces them.
 
     What the scores are does not matter: W·h + b itself, or its softmax, logarithm of the softmax, or sigmoid. The one

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
+from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import scales_finitely
@@ -35,16 +35,14 @@ SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5
 """Relative difference below which two runs of one model count as the same, by precision: it leaves room for another
 order of sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class RunOutput:
     """What a model made of some images."""
 
-    representation: Array
+    representation: AnyArray
     """(image, feature) float32 or float64, values as the model gives them: not checked for finiteness"""
-    class_output: Array | None
+    class_output: AnyArray | None
     """(image, class) where the model has class scores"""
 
 
@@ -140,7 +138,7 @@ class Runner:
         """The batch size that the model insists on, None for any."""
         return self.model.image_input.batch
 
-    def run(self, pixels: Array) -> RunOutput:
+    def run(self, pixels: AnyArray) -> RunOutput:
         """Compute the representation of images, and the class scores where the model has some.
 
         `pixels` is (image, height, width, channel): uint8 as `preprocess.apply_uint8` gives it, for a model that takes
@@ -162,21 +160,21 @@ class Runner:
             scores = outputs[-1].reshape(len(outputs[-1]), -1)
         return RunOutput(_representation(outputs[0], self.model), scores)
 
-    def represent(self, pixels: Array, *, whole: bool = False) -> tuple[Array, ...]:
+    def represent(self, pixels: AnyArray, *, whole: bool = False) -> tuple[AnyArray, ...]:
         """Compute the representations of images, one (image, feature) for each of `models`, in the same passes.
 
         whole: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
         """
         return self._represent([pixels], whole=whole)[0]
 
-    def _represent(self, sets: Sequence[Array], *, whole: bool) -> list[tuple[Array, ...]]:
+    def _represent(self, sets: Sequence[AnyArray], *, whole: bool) -> list[tuple[AnyArray, ...]]:
         outputs = self._outputs(self._session, sets, [model.fetch for model in self.models], whole=whole)
         return [
             tuple(_representation(values, model) for values, model in zip(each, self.models, strict=True))
             for each in outputs
         ]
 
-    def batch_invariances(self, pixels: Array) -> tuple[float | None, ...]:
+    def batch_invariances(self, pixels: AnyArray) -> tuple[float | None, ...]:
         """Measure how far an image's representation depends on the others in its pass, for each of `models`.
 
         max |alone − together| / rms(alone) over the first images of `pixels`, which run each alone, together in order,
@@ -211,7 +209,7 @@ class Runner:
             differences.append(max(relative_difference(*pair) for pair in pairs))
         return tuple(differences)
 
-    def fixed_scale_invariances(self, pixels: Array) -> tuple[float | None, ...]:
+    def fixed_scale_invariances(self, pixels: AnyArray) -> tuple[float | None, ...]:
         """Measure `batch_invariances` of the model with the scales held fixed that its quantisers take over the batch.
 
         They are fixed at what they are for `pixels` together. What is left depends on the batch for another reason.
@@ -235,7 +233,7 @@ class Runner:
         finally:
             self._session = measured
 
-    def output_unchanged(self, pixels: Array) -> OutputCheck:
+    def output_unchanged(self, pixels: AnyArray) -> OutputCheck:
         """Compare the model's own outputs with and without the added output, on one batch.
 
         ONNX Runtime fuses layers, and an output in the middle forbids some fusions. When the outputs differ, the
@@ -259,13 +257,13 @@ class Runner:
         return OutputCheck(difference <= limit, difference, self.execution.optimization)
 
     def _outputs(
-        self, session: Any, sets: Sequence[Array], names: list[str], *, whole: bool = False
-    ) -> list[list[Array]]:
+        self, session: Any, sets: Sequence[AnyArray], names: list[str], *, whole: bool = False
+    ) -> list[list[AnyArray]]:
         """Compute named outputs for the images of each set; a pass has as many as the device, batch and memory allow.
 
         whole: one pass for each set, but for a fixed batch.
         """
-        batches_by_set: list[list[Array]] = []
+        batches_by_set: list[list[AnyArray]] = []
         for pixels in sets:
             values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
             size = self.fixed_batch or (len(values) if whole else self._pass_images)
@@ -279,8 +277,8 @@ class Runner:
         ]
 
     def _run_batches(
-        self, session: Any, names: list[str], batches: Sequence[Array], *, can_halve: bool
-    ) -> list[list[Array]]:
+        self, session: Any, names: list[str], batches: Sequence[AnyArray], *, can_halve: bool
+    ) -> list[list[AnyArray]]:
         """Compute named outputs for each batch.
 
         Where memory runs out, passes run one after the other for good, then batches are halved for good.
@@ -305,7 +303,7 @@ class Runner:
             outputs.append([np.concatenate(values) for values in zip(*again, strict=True)])
         return outputs
 
-    def _by_image(self, batch: Array, names: list[str], values: list[Any]) -> list[Array]:
+    def _by_image(self, batch: AnyArray, names: list[str], values: list[Any]) -> list[AnyArray]:
         """Check that the first axis is the image, and drop the rows of images that filled up a fixed batch."""
         ran = self.fixed_batch or len(batch)
         for name, value in zip(names, values, strict=True):
@@ -317,7 +315,7 @@ class Runner:
                 )
         return [np.asarray(value)[: len(batch)] for value in values]
 
-    def _run_session(self, session: Any, names: list[str], batches: Sequence[Array]) -> list[list[Any] | Exception]:
+    def _run_session(self, session: Any, names: list[str], batches: Sequence[AnyArray]) -> list[list[Any] | Exception]:
         """Call session.run for each batch in other threads; give what it raised where it failed.
 
         Python sees a signal only between native calls, and a graph may loop: whatever interrupts the wait makes ONNX
@@ -344,7 +342,7 @@ class Runner:
                 outcomes.append(error)
         return outcomes
 
-    def _pass(self, session: Any, names: list[str], batch: Array, options: ort.RunOptions) -> list[Any]:
+    def _pass(self, session: Any, names: list[str], batch: AnyArray, options: ort.RunOptions) -> list[Any]:
         """Run one forward pass; uint8 pixels are scaled on the device first and stay there."""
         name, missing = self.model.image_input.name, (self.fixed_batch or len(batch)) - len(batch)
         if missing:
@@ -367,7 +365,7 @@ class Runner:
         return [as_array(value) for value in session.run_with_ort_values(names, {name: image}, options)]
 
 
-def _representation(values: Array, model: ModelFile) -> Array:
+def _representation(values: AnyArray, model: ModelFile) -> AnyArray:
     """Pool to (image, feature), float32 or float64. Raises CannotAssessError: there is no value an image."""
     if values.size == 0 and len(values):
         raise CannotAssessError(
@@ -378,7 +376,7 @@ def _representation(values: Array, model: ModelFile) -> Array:
     return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)
 
 
-def relative_difference(expected: Array, actual: Array) -> float:
+def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
     """Compute max over images of max |expected − actual| / rms(expected); 0 for no image, 1e9 at most.
 
     Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
+from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, TOP_FEATURES
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .taps import MIN_RELATIVE_VARIANCE, Tap
-
-Array = npt.NDArray[np.float64]
 
 MASSIVE_VALUE = 100.0  # Sun et al. 2024, "Massive Activations in LLMs"
 MASSIVE_RATIO = 1000.0  # × the median |value| of the hidden state; the same

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.model import Layers, ModelFile, build_layers, choose_pool, show_shape, with_shapes
-from robustcheck_onnx.checker.runtime import Array, Runner
+from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.text import quoted
 
 from . import blocks as cutting
@@ -39,7 +40,7 @@ class Plan:
 
 def plan_scan(
     model: ModelFile,
-    pixels: Array,
+    pixels: AnyArray,
     device: str = "cpu",
     named: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
@@ -130,7 +131,7 @@ def _check_named(layers: Layers, name: str, where: str) -> None:
         )
 
 
-def _shapes(runner: Runner, tensors: Sequence[str], pixels: Array) -> tuple[dict[str, tuple[int, ...]], int]:
+def _shapes(runner: Runner, tensors: Sequence[str], pixels: AnyArray) -> tuple[dict[str, tuple[int, ...]], int]:
     """Shapes in one run, and the number of images that it ran."""
     (rows,) = runner.represent(pixels, whole=True)
     return dict(zip(tensors, read_shapes(rows[0], len(tensors)), strict=True)), runner.fixed_batch or len(pixels)

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, check_bad
@@ -21,7 +22,7 @@ from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
-from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
+from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Runner, RunOutput
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
@@ -167,7 +168,7 @@ def _scan(
     )
 
 
-def _stacked(items: Sequence[Prepared | Skipped], source: ImageSource) -> Array:
+def _stacked(items: Sequence[Prepared | Skipped], source: ImageSource) -> AnyArray:
     """Pixels of the usable images. Raises CannotAssessError where there is none."""
     usable = measure.usable(items)
     if not usable:
@@ -176,7 +177,7 @@ def _stacked(items: Sequence[Prepared | Skipped], source: ImageSource) -> Array:
     return stack(usable)
 
 
-def _difference_to(own: RunOutput, runner: Runner, pixels: Array) -> float:
+def _difference_to(own: RunOutput, runner: Runner, pixels: AnyArray) -> float:
     """Largest difference between the outputs of the model itself and of its measuring form, on the same images."""
     differences = [_difference(own.representation, runner.represent(pixels)[1])]
     if own.class_output is not None:
@@ -204,7 +205,7 @@ def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], sav
         depth.update(part)
 
 
-def _difference(expected: Array, actual: Array) -> float:
+def _difference(expected: AnyArray, actual: AnyArray) -> float:
     """Largest difference relative to the root mean square, over images; 0 where equal, not finite values included."""
     left, right = expected.astype(np.float64), actual.astype(np.float64)
     if np.array_equal(left, right, equal_nan=True):

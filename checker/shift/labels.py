@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import Entry, ImageSource
 from robustcheck_onnx.checker.text import quoted
@@ -311,9 +311,7 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int,
     return tuple(sorted(set(indices)))
 
 
-def is_correct(
-    scores: npt.NDArray[Any], right: Sequence[tuple[int, ...]], compete: Sequence[int]
-) -> npt.NDArray[np.bool_]:
+def is_correct(scores: AnyArray, right: Sequence[tuple[int, ...]], compete: Sequence[int]) -> Bools:
     """Tell for each image whether the largest of its competing class scores is one of its right classes.
 
     scores: (image, class), any real dtype, larger = more likely (logits or probabilities); infinities are fine.

@@ -13,12 +13,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices
 from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
 
-from .scores import Array, ImageScores
+from .scores import ImageScores
 
-Bools = npt.NDArray[np.bool_]
-Counts = npt.NDArray[np.int64]
 Method = Literal["atc_confidence", "atc_entropy", "doc"]
 
 RESAMPLES = 1000
@@ -147,7 +146,7 @@ def _counted_below(counts: Counts) -> Counts:
     return np.concatenate([np.zeros((len(counts), 1), dtype=np.int64), np.cumsum(counts, axis=1)], axis=1)
 
 
-def _at(rows: Counts, place: npt.NDArray[np.intp]) -> Counts:
+def _at(rows: Counts, place: Indices) -> Counts:
     """One value of each row."""
     return np.asarray(rows[np.arange(len(rows)), place])
 
@@ -240,7 +239,7 @@ def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: tuple[int, 
     one, two = (np.searchsorted(classes, each) for each in (a, b))
     counts_a, counts_b = (np.bincount(each, minlength=len(classes)) for each in (one, two))
 
-    def distance(of: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def distance(of: Counts, other: Counts) -> Array:
         return np.asarray(np.abs(of / len(a) - other / len(b)).sum(axis=-1) / 2)
 
     both = counts_a + counts_b

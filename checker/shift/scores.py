@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from robustcheck_onnx.checker.arrays import AnyArray, Array
+
 Kind = Literal["logits", "log-probabilities", "probabilities"]
 
 SUM_TOLERANCE = 1e-2  # of probabilities that a float16 or a quantised softmax gives
@@ -32,7 +33,7 @@ class NoScoresError(ValueError):
     """The class output is nothing that a prediction with a confidence can be read from; the text says why."""
 
 
-def kind_of(scores: npt.NDArray[Any], crossed: frozenset[str], *, cosine: bool = False) -> ScoreKind:
+def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) -> ScoreKind:
     """Tell logits from probabilities, by the operators at the end of the graph and by the numbers.
 
     scores: (image, class), finite, at least one image, all classes. crossed: operators between the last linear layer
@@ -58,7 +59,7 @@ def kind_of(scores: npt.NDArray[Any], crossed: frozenset[str], *, cosine: bool =
     return ScoreKind("logits", COSINES if cosine else "its rows are no probabilities")
 
 
-def as_logits(scores: npt.NDArray[Any], kind: Kind) -> Array:
+def as_logits(scores: AnyArray, kind: Kind) -> Array:
     """Scores whose softmax are the model's probabilities: probabilities become their logarithms, others stay.
 
     scores: (image, class). A probability of 0 counts as the smallest normal float32. Raises ValueError for values that

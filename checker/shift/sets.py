@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set
@@ -23,7 +23,7 @@ from . import labels
 from .call import Spec
 from .records import SetResult
 
-Scores = npt.NDArray[Any]
+Scores = AnyArray
 Tell = Callable[[Progress], None] | None
 
 
@@ -95,7 +95,7 @@ def measure_labelled(
     each: LabelledSet,
     inputs: Inputs,
     progress: Tell,
-    collect: Callable[[Scores, npt.NDArray[np.bool_]], None] | None = None,
+    collect: Callable[[Scores, Bools], None] | None = None,
 ) -> tuple[SetResult, list[str]]:
     """Run one set through the model: its accuracy, and the digests of its images.
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import digest_of_set
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs
 from robustcheck_onnx.checker.runtime import Runner
 
-from .predicted import MIN_IMAGES, RESAMPLES, Bools, Inside, Interval, Method, class_shift, predict, resample_inside
+from .predicted import MIN_IMAGES, RESAMPLES, Inside, Interval, Method, class_shift, predict, resample_inside
 from .predictions import ASSUMES, CLAIM, Estimate, Predicted, PredictedClasses, Target
 from .records import SetResult
 from .scores import ImageScores, NoScoresError, ScoreKind, as_logits, describe, joined, kind_of
@@ -36,7 +36,7 @@ class Collector:
     _parts: list[ImageScores] = field(default_factory=list)
     _correct: list[Bools] = field(default_factory=list)
 
-    def add(self, scores: npt.NDArray[Any]) -> None:
+    def add(self, scores: AnyArray) -> None:
         """Take the scores (image, class) of the next images.
 
         Raises CannotAssessError: scores that are not finite, or that no confidence can be read from.
@@ -63,7 +63,7 @@ class Collector:
             ) from fault
         self._parts.append(describe(logits, self.compete))
 
-    def add_labelled(self, scores: npt.NDArray[Any], correct: Bools) -> None:
+    def add_labelled(self, scores: AnyArray, correct: Bools) -> None:
         """Take the scores of the next labelled images, and whether each is predicted right."""
         self.add(scores)
         self._correct.append(correct)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-
+from robustcheck_onnx.checker.arrays import Array
 
 SAME = 1e-12  # share of the energy below which nothing varies: float64 rounding of a Gram matrix is 1e-16 · rows
 

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Indices
 from robustcheck_onnx.checker.evidence import TOP_FEATURES
-
-Array = npt.NDArray[np.float64]
 
 STATISTIC_VERSION = 2  # raise it whenever a definition below changes: thresholds hold for one version only
 PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD, on one side
@@ -23,9 +22,9 @@ MIN_RELATIVE_SD = 1e-9  # SD / max|h| below which a representation counts as con
 class Usable(NamedTuple):
     """Which rows of a batch can be measured: three boolean arrays (image,) that exclude each other."""
 
-    usable: npt.NDArray[np.bool_]
-    nonfinite: npt.NDArray[np.bool_]
-    constant: npt.NDArray[np.bool_]
+    usable: Bools
+    nonfinite: Bools
+    constant: Bools
 
 
 def usable_rows(h: npt.ArrayLike) -> Usable:
@@ -38,7 +37,7 @@ def usable_rows(h: npt.ArrayLike) -> Usable:
         usable, nonfinite (any NaN or infinity in the row), constant (no spread beyond rounding).
     """
     x = np.asarray(h, dtype=np.float64)
-    nonfinite: npt.NDArray[np.bool_] = np.asarray(~np.isfinite(x).all(axis=1))
+    nonfinite: Bools = np.asarray(~np.isfinite(x).all(axis=1))
     safe = np.where(nonfinite[:, None], 0.0, x)
     scale = np.abs(safe).max(axis=1, initial=0.0)
     scaled = safe / np.where(scale > 0, scale, 1.0)[:, None]  # a square of 1e200 would overflow
@@ -113,7 +112,7 @@ def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
     return np.asarray(s4 / s4.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
-def top_features(sum_z4: Array) -> npt.NDArray[np.intp]:
+def top_features(sum_z4: Array) -> Indices:
     """Find the features with the largest shares in K, strongest first; ties go to the smaller index.
 
     Args:
@@ -146,7 +145,7 @@ def energies(h: Array, z: Array) -> tuple[Array, Array, Array, Array]:
     return h**2, np.minimum(h, 0.0) ** 2, y**2, np.minimum(y, 0.0) ** 2
 
 
-def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: npt.NDArray[np.intp]) -> Moments:
+def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: Indices) -> Moments:
     """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
 
     K = mean_ij z⁴ · Kc = mean_ij (z − z̄_j)⁴ / (mean_ij (z − z̄_j)²)², z̄_j the mean over images ·

@@ -11,8 +11,8 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 CONFIDENCE = 0.95  # of every interval of an accuracy or a correlation
@@ -93,7 +93,7 @@ def share_bounds(count: int, n: int, alpha: float) -> tuple[float, float]:
     return (0.0 if count == 0 else edge(estimate, 0.0)), (1.0 if count == n else edge(estimate, 1.0))
 
 
-def grouped_jackknife_sd(whole: float, without: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> float:
+def grouped_jackknife_sd(whole: float, without: Array, sizes: Array) -> float:
     """Compute √n times the delete-a-group jackknife standard error, for groups of unequal size.
 
     Var = (1/g) Σ_j (p_j − θ_J)² / (h_j − 1), p_j = h_j·θ − (h_j − 1)·θ_(j), h_j = n/m_j,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
 from robustcheck_onnx.thresholds.profile import STATISTICS, Bounds, Statistic
 
@@ -24,8 +25,6 @@ SAME_REPRESENTATION = 1e-6  # the same of one representation computed in two bat
 COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, real encoders' values get too close
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -58,7 +57,7 @@ class State:
 class Measured(NamedTuple):
     """What `update` computed for each image of a batch."""
 
-    usable: npt.NDArray[np.bool_]
+    usable: Bools
     """(image,) whether the image is finite and not constant"""
     z: Array
     """(usable image, feature)"""
@@ -110,7 +109,7 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     return Measured(rows.usable, z, per_image)
 
 
-def _add_to_groups(sums: Array, groups: npt.NDArray[np.int64], values: Array) -> None:
+def _add_to_groups(sums: Array, groups: Counts, values: Array) -> None:
     """sums[:, group] += values[:, image], image by image: (4, group, feature), (image,), (4, image, feature)."""
     for image, group in enumerate(groups):  # np.add.at takes nine times as long for rows
         sums[:, group] += values[:, image]
@@ -141,7 +140,7 @@ class Jackknife(NamedTuple):
     """(4, feature) sums of z, z², z³, z⁴ over all images"""
     energies: Array
     """(4, feature) sums of h², min(h, 0)², y², min(y, 0)² over all images"""
-    top: npt.NDArray[np.intp]
+    top: Indices
     """the features of the largest shares in K, strongest first"""
     sizes: Array
     """(group,) number of images of each group"""
