@@ -10,17 +10,3 @@ from .profiles import render_list, render_profile
 from .table import open_table, relabelled
 from .tasks import Settings, check_labels
 from .terminal import causes, plan_json, render_plan, render_summary
-
-__all__ = [
-    "Settings",
-    "causes",
-    "check_labels",
-    "open_table",
-    "plan_json",
-    "refuse_unknown",
-    "relabelled",
-    "render_list",
-    "render_plan",
-    "render_profile",
-    "render_summary",
-]

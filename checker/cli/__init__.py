@@ -4,5 +4,3 @@ Comes in: the words after `robustcheck`. May import: everything. A verb is a fun
 """
 
 from .app import main
-
-__all__ = ["main"]

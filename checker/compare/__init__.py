@@ -8,5 +8,3 @@ from __future__ import annotations
 from .baseline import Baseline
 from .judge import CompareReport
 from .run import compare
-
-__all__ = ["Baseline", "CompareReport", "compare"]

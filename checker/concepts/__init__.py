@@ -7,5 +7,3 @@ from __future__ import annotations
 
 from .records import ConceptsReport
 from .run import concepts
-
-__all__ = ["ConceptsReport", "concepts"]

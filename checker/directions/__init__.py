@@ -8,5 +8,3 @@ from __future__ import annotations
 
 from .records import DirectionsReport
 from .run import directions
-
-__all__ = ["DirectionsReport", "directions"]

@@ -7,5 +7,3 @@ from __future__ import annotations
 
 from .document import inspect_json, unopened_json
 from .run import Inspection, find_model, inspect_model
-
-__all__ = ["CanPass", "Inspection", "find_model", "inspect_json", "inspect_model", "unopened_json"]

@@ -11,21 +11,3 @@ from .dynamic import scales_over_batch
 from .head import LinearHead, head_from_file, read_head, score_difference
 from .providers import CPU, expects_accelerator, parse_device
 from .runner import SAME_OUTPUT, Runner, RunOutput
-
-__all__ = [
-    "CPU",
-    "SAME_OUTPUT",
-    "Finding",
-    "LinearHead",
-    "RunOutput",
-    "Runner",
-    "cpu_name",
-    "cpu_threads",
-    "expects_accelerator",
-    "head_from_file",
-    "list_gpus",
-    "parse_device",
-    "read_head",
-    "scales_over_batch",
-    "score_difference",
-]

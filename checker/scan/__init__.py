@@ -7,5 +7,3 @@ from __future__ import annotations
 
 from .records import ScanReport
 from .run import scan
-
-__all__ = ["ScanReport", "scan"]

@@ -26,30 +26,3 @@ from .intervals import (
     wilson,
 )
 from .state import GROUPS, MAX_FEATURES, Measured, jackknife
-
-__all__ = [
-    "CONFIDENCE",
-    "CONTENT_IMAGES",
-    "FIRST_LOOK",
-    "GROUPS",
-    "LOOK_EVERY",
-    "MAX_FEATURES",
-    "OUTLIER_SD",
-    "PERSISTENT_SHARE",
-    "STATISTIC_VERSION",
-    "TOP_FEATURES",
-    "Accumulator",
-    "Accuracy",
-    "Measured",
-    "correlation_bounds",
-    "effective_rank",
-    "grouped_jackknife_sd",
-    "is_look",
-    "jackknife",
-    "measure",
-    "relative_variance",
-    "standardise",
-    "unit_rows",
-    "usable_rows",
-    "wilson",
-]

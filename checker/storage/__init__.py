@@ -10,30 +10,3 @@ from .local import copied, download, expand, limit_bytes, private_folder, unread
 from .remote import RemoteFile, StoreError, open_url
 from .urls import OFFLINE, Place, Url, as_typed, is_offline, local_path, parse_place, redact, redact_text
 from .write import is_ours, replace_with_error, write_whole
-
-__all__ = [
-    "OFFLINE",
-    "Place",
-    "RemoteFile",
-    "StoreError",
-    "Url",
-    "as_typed",
-    "copied",
-    "download",
-    "expand",
-    "hub",
-    "is_offline",
-    "is_ours",
-    "limit_bytes",
-    "local_path",
-    "open_url",
-    "parse_place",
-    "private_folder",
-    "redact",
-    "redact_text",
-    "registry",
-    "replace_with_error",
-    "unreadable",
-    "walk",
-    "write_whole",
-]

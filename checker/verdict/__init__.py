@@ -23,37 +23,3 @@ from .notes import (
 from .pixels import steps_text
 from .reasons import KINDS, NAMES, RULES, Kind
 from .rule import SAME_NUMBERS, Reason, Verdict, decided, inside, judge, outside, reason, verdict_for
-
-__all__ = [
-    "BUNDLED_NOTE",
-    "HEAD_NOTE",
-    "KINDS",
-    "NAMES",
-    "ON_BUNDLED",
-    "RULES",
-    "SAME_NUMBERS",
-    "Accept",
-    "FailOn",
-    "Gate",
-    "Kind",
-    "Loosening",
-    "Reason",
-    "Verdict",
-    "Waiver",
-    "decided",
-    "execution_notes",
-    "fallback_note",
-    "foreseen",
-    "image_notes",
-    "inside",
-    "judge",
-    "load_profile",
-    "memory_note",
-    "model_notes",
-    "notes_of",
-    "outside",
-    "reason",
-    "skipped_note",
-    "steps_text",
-    "verdict_for",
-]

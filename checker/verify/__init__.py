@@ -10,12 +10,3 @@ from robustcheck_onnx.checker.report.signature_file import bundle_of
 from .record import Verification
 from .run import VerifyOptions, report_about, verify
 from .signature import check_key
-
-__all__ = [
-    "Verification",
-    "VerifyOptions",
-    "bundle_of",
-    "check_key",
-    "report_about",
-    "verify",
-]
