@@ -20,6 +20,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import date
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -184,11 +186,10 @@ def _compare(arguments: dict[str, Any], tell: Tell) -> Any:
     return {"report": report.model_dump(mode="json"), "next_baseline": report.next_baseline.model_dump(mode="json")}
 
 
-def _scan(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.scan import scan  # noqa: PLC0415
-
-    options = arguments.pop("options")
-    return scan(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
+def _question(name: str, arguments: dict[str, Any], tell: Tell) -> Any:
+    """The room and its function have one name."""
+    function, options = getattr(import_module(f"robustcheck_onnx.checker.{name}"), name), arguments.pop("options")
+    return function(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
 
 
 def _shift(arguments: dict[str, Any], tell: Tell) -> Any:
@@ -199,20 +200,6 @@ def _shift(arguments: dict[str, Any], tell: Tell) -> Any:
     if isinstance(report, dict):
         report = Report.model_validate(report)
     return measure_shift(**arguments, report=report, isolate=False, progress=tell, **options).model_dump(mode="json")
-
-
-def _concepts(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.concepts import concepts  # noqa: PLC0415
-
-    options = arguments.pop("options")
-    return concepts(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
-
-
-def _directions(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.directions import directions  # noqa: PLC0415
-
-    options = arguments.pop("options")
-    return directions(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
 
 
 def _inspect(arguments: dict[str, Any], tell: Tell) -> Any:
@@ -277,12 +264,12 @@ def _template(arguments: dict[str, Any], tell: Tell) -> str:
 TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
     "check": _check,
     "compare": _compare,
-    "concepts": _concepts,
-    "directions": _directions,
+    "concepts": partial(_question, "concepts"),
+    "directions": partial(_question, "directions"),
     "inspect": _inspect,
     "measure_all": _measure_all,
     "report_about": _report_about,
-    "scan": _scan,
+    "scan": partial(_question, "scan"),
     "shift": _shift,
     "verify": _verify,
     "open_images": _open_images,

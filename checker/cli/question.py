@@ -49,15 +49,16 @@ SHOWN: dict[str, Option] = {
 class Call:
     """One call of a verb: what was typed for the shared options, and where its documents go."""
 
-    def __init__(self, ctx: typer.Context, room: str) -> None:
+    def __init__(self, ctx: typer.Context, room: str, forms: tuple[str, ...]) -> None:
         self._ctx = ctx
-        self._forms = import_module(f"robustcheck_onnx.checker.{room}.forms")
-        self.terminal = import_module(f"robustcheck_onnx.checker.{room}.terminal")
+        self._room = f"robustcheck_onnx.checker.{room}"
+        self._forms = forms
+        self.terminal = import_module(f"{self._room}.terminal")
 
     def reads(self, *places: Place | None) -> None:
         """Say what the verb reads: no document may replace it."""
-        known, forms = [place for place in places if place is not None], ("terminal", *self._forms.FORMS)
-        self.destinations = destinations_of(self._ctx.params["output"] or [], known, forms)
+        known = [place for place in places if place is not None]
+        self.destinations = destinations_of(self._ctx.params["output"] or [], known, self._forms)
 
     @contextmanager
     def measuring(self, model: Path) -> Iterator[dict[str, Any]]:
@@ -73,35 +74,45 @@ class Call:
         result = result.model_copy(update={"time": None}) if typed["no_time"] else result
         deliver(
             self.destinations,
-            partial(self._forms.render, report=result),
+            partial(self._written, result),
             partial(self.terminal.render, result, verbose=typed["verbose"] > 0),
             typed["color"],
             quiet=typed["quiet"],
             line=self.terminal.one_line(result),
         )
 
+    def _written(self, result: Any, form: str) -> str:
+        from robustcheck_onnx.checker.report.record import to_json
+
+        if form == "json":
+            return to_json(result)
+        if form == "html":
+            return str(import_module(f"{self._room}.html").render(result))
+        return str(import_module(f"{self._room}.forms").render(form, result))
+
 
 def question(
-    room: str, *, forms: str = "terminal, json or html", without: tuple[str, ...] = (), **own: Option
+    room: str,
+    *,
+    forms: tuple[str, ...] = ("terminal", "json", "html"),
+    without: tuple[str, ...] = (),
+    **own: Option,
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Make a verb of a function, whose result the modules `forms` and `terminal` of a room of `checker` show.
+    """Make a verb of a function, whose result the modules of a room of `checker` show.
 
     Args:
         room: its name.
-        forms: the forms of -o, for its help.
+        forms: those of -o; the module `forms` of the room writes what is not terminal, json or html.
         without: names of shared options that the verb does not have.
         own: types and defaults of further options; they stand where shared ones do, not among those of the function.
     """
 
-    def completed() -> tuple[str, ...]:
-        return ("terminal", *import_module(f"robustcheck_onnx.checker.{room}.forms").FORMS)
-
     output = typer.Option(
         "--output",
         "-o",
-        help=f"{forms}; with =PATH into a file. May be given several times.",
+        help=f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH into a file. May be given several times.",
         metavar="FORMAT[=PATH]",
-        autocompletion=given.completing(completed),
+        autocompletion=given.completing(lambda: forms),
         rich_help_panel=OUTPUT,
     )
     shared = own | RUN | {"output": (Annotated[list[str] | None, output], None)} | SHOWN
@@ -114,7 +125,7 @@ def question(
 
         @functools.wraps(function)
         def verb(ctx: typer.Context, **params: Any) -> int:
-            return function(Call(ctx, room), **{name: params[name] for name in names})
+            return function(Call(ctx, room, forms), **{name: params[name] for name in names})
 
         parameters = [each.replace(annotation=hints[each.name]) for each in typed]
         parameters += [

@@ -1,26 +1,17 @@
-"""`robustcheck compare` in the forms for pipelines and people: JUnit, SARIF, Markdown and HTML; pure."""
+"""`robustcheck compare` in the forms for pipelines and people: JUnit, SARIF and Markdown; pure."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, cautions, junit, markdown, sarif
 from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict import NAMES
 
-from .judge import CompareReport, to_json
+from .judge import CompareReport
 from .words import as_side, reference_name
-
-FORMS = ("json", "junit", "markdown", "sarif", "html")
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
-    """Write the comparison in a form (one of FORMS); it ends in a newline."""
-    if form == "json":
-        return to_json(report)
-    if form == "html":  # needs a template engine, which nothing else here does
-        text: str = import_module(f"{__package__}.html").render(report)
-        return text
+    """Write the comparison as JUnit, SARIF or Markdown; it ends in a newline."""
     outcome = as_side(report, report.candidate)
     if form == "junit":
         return junit.render([outcome], options)

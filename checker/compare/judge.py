@@ -15,7 +15,7 @@ from pydantic import PrivateAttr
 from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import Time, notebook, plots
 from robustcheck_onnx.checker.statistics import wilson
-from robustcheck_onnx.checker.text import as_json, number_text
+from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
@@ -332,8 +332,3 @@ def _bounds(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return f"{number_text(interval.estimate)}, no bounds" if interval.estimate is not None else "not measured"
     return f"{number_text(interval.low)} to {number_text(interval.high)}"
-
-
-def to_json(report: CompareReport) -> str:
-    """The report as one JSON document: numbers finite or null, ending in a newline."""
-    return as_json(report.model_dump(mode="json"))

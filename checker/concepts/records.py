@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, ModelRead, PreprocessingFacts
 from robustcheck_onnx.checker.report import Time, notebook
-from robustcheck_onnx.checker.text import as_json, count_text
+from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -129,15 +129,9 @@ class ConceptSetFacts(Frozen):
     """images with a concept, and without it, that are needed to judge it"""
 
 
-class ConceptsModel(Frozen):
+class ConceptsModel(ModelRead):
     """The model, and the tensor that was read."""
 
-    file: str
-    digest: str
-    source: str
-    """what the contract says it is; empty without a contract"""
-    tensor: str
-    pool: str
     n_features: int
 
 
@@ -227,8 +221,3 @@ def ap_text(value: float) -> str:
     ('0.899', '0.900')
     """
     return f"{int(value * 1000 + 1e-9) / 1000:.3f}"
-
-
-def to_json(report: ConceptsReport) -> str:
-    """The report as one JSON document."""
-    return as_json(report.model_dump(mode="json"))

@@ -146,15 +146,11 @@ def concepts(
 
     measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed, progress=tell)
     concepts_ = judge.judge(measured, names, [len(each) for each in positives])
-    contract, facts = opened.contract, collected.read.facts(inputs.source)
+    facts = collected.read.facts(inputs.source)
     return ConceptsReport(
         tool_version=VERSION,
         model=ConceptsModel(
-            file=str(opened.path),
-            digest=opened.digest,
-            source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
-            tensor=opened.representation.tensor,
-            pool=opened.representation.pool,
+            **measure.model_read(opened),
             n_features=h.shape[1],
         ),
         concept_set=ConceptSetFacts(

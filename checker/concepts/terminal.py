@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, bullets, columns, hanging, line, section, spaced
-from robustcheck_onnx.checker.text import count_text, name_text, number_text, short_digest, short_provider
+from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, columns, hanging, headline, noted, section, spaced
+from robustcheck_onnx.checker.text import count_text, name_text, number_text
 
 from .records import Concept, ConceptsReport, ap_text
 
@@ -20,7 +20,7 @@ PLOT_ROWS = 3
 def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
     """Lay out the short report, or the whole, for the width of the console; how many are established is last."""
     pen = Pen(ascii_only)
-    notes = [section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []
+    notes = noted(pen, report.notes)
     blocks = [
         Group(pen.say(report.claim, "bold"), *_headline(pen, report)),
         _concepts(pen, report, len(report.concepts) if verbose else SHORT),
@@ -49,20 +49,14 @@ def one_line(report: ConceptsReport) -> str:
 
 
 def _headline(pen: Pen, report: ConceptsReport) -> list[Text]:
-    run, images, model = report.execution, report.images, report.model
-    facts = [
+    images = report.images
+    first = [
         pen.say(count_text(images.n_read - images.n_skipped, "image")),
         pen.name(report.concept_set.source),
         pen.say(f"{report.directions.n} directions, both signs"),
-        pen.name(short_digest(model.digest)),
-        pen.say(f"{run.requested} → {short_provider(run.providers[0])}"),
     ]
-    if report.time is not None:
-        facts.append(pen.say(f"{number_text(report.time.wall_s)} s"))
     return [
-        line(pen.say("Concepts", "bold"), pen.say("  "), pen.name(model.file)),
-        *([pen.name(model.source, "dim")] if model.source else []),
-        pen.facts(facts),
+        *headline(pen, "Concepts", report.model, report.execution, report.time, first=first),
         pen.say(report.directions.source, "dim"),
     ]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Literal
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, ModelRead, PreprocessingFacts
 from robustcheck_onnx.checker.report import Time, notebook
 from robustcheck_onnx.checker.shift import SetResult, Shifted
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.statistics import Accuracy
-from robustcheck_onnx.checker.text import as_json, count_text, interval_text, number_text, percent_text
+from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -139,16 +139,9 @@ class Outliers(Frozen):
     replacements: tuple[Replacement, ...]
 
 
-class HeadModel(Frozen):
-    """The model and its head."""
+class HeadModel(ModelRead):
+    """The model and its head, which acts on the tensor."""
 
-    file: str
-    digest: str
-    source: str
-    """what the contract says it is; empty without a contract"""
-    tensor: str
-    """what the head acts on"""
-    pool: str
     head: str
     """where the head's weights come from"""
     n_classes: int
@@ -243,11 +236,6 @@ class DirectionsReport(Frozen):
             for point in curve.points
         ]
         return notebook.frame(rows, "decomposition")
-
-
-def to_json(report: DirectionsReport) -> str:
-    """The report as one JSON document."""
-    return as_json(report.model_dump(mode="json"))
 
 
 def spectrum_notes(raw: Analysis) -> list[str]:

@@ -140,17 +140,12 @@ def directions(
             "the image",
             _inspect(opened),
         ) from fault
-    contract = opened.contract
     facts = collected.read.facts(inputs.source)
     n_left_out = len(collected.representations) - len(h)
     return DirectionsReport(
         tool_version=VERSION,
         model=HeadModel(
-            file=str(opened.path),
-            digest=opened.digest,
-            source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
-            tensor=opened.representation.tensor,
-            pool=opened.representation.pool,
+            **measure.model_read(opened),
             head=linear.source,
             n_classes=len(linear.bias),
             n_features=linear.weight.shape[1],

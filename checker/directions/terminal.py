@@ -8,7 +8,17 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, bullets, columns, labelled, line, section, spaced
+from robustcheck_onnx.checker.report import (
+    Pen,
+    Trimmed,
+    bar_chart,
+    columns,
+    headline,
+    labelled,
+    noted,
+    section,
+    spaced,
+)
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import (
     count_text,
@@ -16,8 +26,6 @@ from robustcheck_onnx.checker.text import (
     name_text,
     number_text,
     percent_text,
-    short_digest,
-    short_provider,
 )
 
 from .records import Analysis, DirectionsReport, Outliers
@@ -37,7 +45,7 @@ def render(report: DirectionsReport, *, ascii_only: bool = False, verbose: bool 
             _Table(pen, report.centred, "Pruning, class mean removed", "W less its mean over classes"),
             *_accuracies(pen, report),
             _leading(pen, report),
-            *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
+            *noted(pen, report.notes),
             section(pen, "Limits", "", pen.prose(report.claim)),
         ]
     else:
@@ -67,23 +75,11 @@ def outliers_text(outliers: Outliers) -> str:
 
 
 def _headline(pen: Pen, report: DirectionsReport) -> RenderableType:
-    run, model = report.execution, report.model
-    facts = [
-        pen.say(count_text(report.n_images, "image")),
-        pen.name(report.images.source),
-        pen.name(short_digest(model.digest)),
-        pen.say(f"{run.requested} → {short_provider(run.providers[0])}"),
-    ]
-    if report.time is not None:
-        facts.append(pen.say(f"{number_text(report.time.wall_s)} s"))
-    lines = [
-        line(pen.say("Directions of the head", "bold"), pen.say("  "), pen.name(model.file)),
-        pen.facts(facts),
+    model, first = report.model, [pen.say(count_text(report.n_images, "image")), pen.name(report.images.source)]
+    return Group(
+        *headline(pen, "Directions of the head", model, report.execution, report.time, first=first),
         pen.say(f"{model.n_classes} classes × {model.n_features} features, ", "dim") + pen.name(model.head, "dim"),
-    ]
-    if model.source:
-        lines.insert(1, pen.name(model.source, "dim"))
-    return Group(*lines)
+    )
 
 
 def _curve(pen: Pen, analysis: Analysis) -> RenderableType:

@@ -30,6 +30,7 @@ from .run import (
     key_of,
     measure_images,
     model_facts,
+    model_read,
     open_job,
     open_sessions,
     prepare_item,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -339,6 +339,19 @@ def key_of(digest: str) -> int:
     return int(digest[-8:], 16)
 
 
+def model_read(opened: ModelFile) -> dict[str, Any]:
+    """Fields of a `ModelRead`."""
+    chosen, said = opened.representation, opened.contract and opened.contract.source
+    source = f"{said.library} {said.name} ({said.weights})" if said else ""
+    return {
+        "file": str(opened.path),
+        "digest": opened.digest,
+        "source": source,
+        "tensor": chosen.tensor,
+        "pool": chosen.pool,
+    }
+
+
 def model_facts(
     opened: ModelFile,
     batch_difference: float | None = None,
@@ -348,8 +361,7 @@ def model_facts(
     """Write down the model and its tensor; the differences are None until they are measured."""
     chosen, contract = opened.representation, opened.contract
     return ModelFacts(
-        file=str(opened.path),
-        digest=opened.digest,
+        **model_read(opened),
         file_digest=opened.model_digest,
         external_digests=opened.external_digests,
         size_bytes=opened.size_bytes,
@@ -359,14 +371,11 @@ def model_facts(
         input_type=opened.image_input.dtype,
         scaling=opened.scaling,
         other_scalings=opened.scalings[1:],
-        tensor=chosen.tensor,
         rule=chosen.rule,
-        pool=chosen.pool,
         ends_in=chosen.ends_in,
         why=chosen.why,
         tensor_assumed=chosen.assumed,
         random_weights=contract.source.random_weights if contract else None,
-        source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
         synthetic=contract.source.synthetic if contract else "",
         matched_to=contract.source.matched_to if contract else None,
         file_changed=opened.file_changed,

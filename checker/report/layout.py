@@ -18,9 +18,19 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import bars, name_text, prose_text, sentence_text
+from robustcheck_onnx.checker.evidence import Execution, ModelRead
+from robustcheck_onnx.checker.text import (
+    bars,
+    name_text,
+    number_text,
+    prose_text,
+    sentence_text,
+    short_digest,
+    short_provider,
+)
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Reason, Verdict
 
+from .record import Time
 from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns
@@ -114,6 +124,32 @@ def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
         line(pen.say(title, "bold"), pen.say(f"  {remark}" if remark else "", "dim")),
         *(Padding(block, (0, 0, 0, INDENT)) for block in body),
     )
+
+
+def noted(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
+    """List notes under a heading; nothing where there is none."""
+    return [section(pen, "Notes", "", bullets(pen, sentences))] if sentences else []
+
+
+def headline(
+    pen: Pen,
+    title: str,
+    model: ModelRead,
+    run: Execution,
+    time: Time | None,
+    *,
+    first: Sequence[Text],
+    runtime: str = "",
+) -> list[Text]:
+    """Name a question, its model, and how it was asked; `first`: what stands before that."""
+    facts = [
+        *first,
+        pen.name(short_digest(model.digest)),
+        pen.say(f"{run.requested} → {short_provider(run.providers[0])}"),
+    ]
+    facts += [pen.say(each) for each in (runtime, time and f"{number_text(time.wall_s)} s") if each]
+    named = line(pen.say(title, "bold"), pen.say("  "), pen.name(model.file))
+    return [named, *([pen.name(model.source, "dim")] if model.source else []), pen.facts(facts)]
 
 
 def columns(pen: Pen, *headers: str) -> Table:

@@ -174,7 +174,7 @@ def sealed(report: Report) -> Report:
     return report.model_copy(update={"binding": report.binding.model_copy(update={"result_digest": digest})})
 
 
-def to_json(report: Report) -> str:
+def to_json(report: Frozen) -> str:
     """The report as one JSON document: keys in a fixed order, numbers finite or null, ending in a newline."""
     return as_json(report.model_dump(mode="json"))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from robustcheck_onnx.checker.text import percent_text, range_text
 
-from .depth import Place
+from .depth import LayerStatistics, Place
 from .records import ScanReport
 
 IN_A_LIST = 8  # features or places named in a list
@@ -88,3 +88,12 @@ def _layers(numbers: Sequence[int]) -> str:
 
 def _shares(shares: Sequence[float]) -> str:
     return range_text(percent_text(min(shares)), percent_text(max(shares)), between=" – ")
+
+
+def persistent_text(measured: LayerStatistics, named: int = 3) -> str:
+    """Write the layer's persistent outlier features, the most frequent first; "–" where there is none."""
+    if not measured.n_persistent:
+        return "–"
+    more = measured.n_persistent - named
+    first = ", ".join(str(each.feature) for each in measured.persistent[:named])
+    return f"{first} + {more} more" if more > 0 else first

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.report.html import page
 from robustcheck_onnx.checker.text import number_text
 
-from .features import features_through_depth
+from .features import features_through_depth, persistent_text
 from .records import Layer, ScanReport
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -72,16 +72,6 @@ def profile(layers: Sequence[Layer]) -> Profile | None:
     return Profile(width, bars, ticks, number_text(top))
 
 
-def persistent_text(layer: Layer, named: int = 3) -> str:
-    """Write the layer's persistent outlier features, the most frequent first; "–" where there is none."""
-    measured = layer.statistics
-    if not measured.n_persistent:
-        return "–"
-    more = measured.n_persistent - named
-    first = ", ".join(str(each.feature) for each in measured.persistent[:named])
-    return f"{first} + {more} more" if more > 0 else first
-
-
 def render(report: ScanReport) -> str:
     """Write one page that needs nothing but itself; it ends in a newline."""
     measured = [layer.statistics for layer in report.layers]
@@ -92,7 +82,7 @@ def render(report: ScanReport) -> str:
         versions=[report.tool_version],
         report=report,
         chart=profile(report.layers),
-        persistent=[persistent_text(layer) for layer in report.layers],
+        persistent=[persistent_text(layer.statistics) for layer in report.layers],
         lists=features_through_depth(report),
         n_with=sum(each.has_outliers for each in measured),
         has_class=any(layer.class_token for layer in report.layers),

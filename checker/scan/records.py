@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, ModelRead, PreprocessingFacts
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Time, notebook, plots
-from robustcheck_onnx.checker.text import as_json, count_text, number_text
+from robustcheck_onnx.checker.text import count_text, number_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 from robustcheck_onnx.thresholds.frozen import Frozen
 
@@ -47,15 +47,9 @@ class Layer(Frozen):
     statistics: LayerStatistics
 
 
-class ScanModel(Frozen):
+class ScanModel(ModelRead):
     """The model of a scan."""
 
-    file: str
-    digest: str
-    source: str
-    """what the contract says it is; empty without a contract"""
-    tensor: str
-    pool: str
     rule: str
     """how blocks were found: residual, stages or named"""
     n_left_out: int
@@ -147,11 +141,6 @@ class ScanReport(Frozen):
     def _title(self, file: str) -> str:
         n_images = self.images.n_read - self.images.n_skipped
         return f"scan · {file} · {count_text(len(self.layers), 'layer')} · {count_text(n_images, 'image')}"
-
-
-def to_json(report: ScanReport) -> str:
-    """The report as one JSON document."""
-    return as_json(report.model_dump(mode="json"))
 
 
 def summary(layers: Sequence[Layer], begins: int | None) -> str:

@@ -86,7 +86,7 @@ def _scan(
     run = job.options
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(job, source=given)
-    (opened,), contract = inputs.models, inputs.models[0].contract
+    (opened,) = inputs.models
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()
     with measure.decode(inputs) as decoded:
@@ -143,11 +143,7 @@ def _scan(
             )
         )
     facts = ScanModel(
-        file=str(opened.path),
-        digest=opened.digest,
-        source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
-        tensor=opened.representation.tensor,
-        pool=opened.representation.pool,
+        **measure.model_read(opened),
         rule=plan.rule,
         n_left_out=plan.n_left_out,
         output_difference=difference,

@@ -7,22 +7,18 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, bullets, columns, hanging, line, section, spaced
+from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, columns, hanging, headline, noted, section, spaced
 from robustcheck_onnx.checker.text import (
     count_text,
     name_text,
     number_text,
-    short_digest,
-    short_provider,
 )
 
-from .depth import LayerStatistics
-from .features import features_through_depth
+from .features import features_through_depth, persistent_text
 from .records import Layer, ScanReport
 
 WIDE = 110  # columns from which tensor names stand in the table
 PLOT_ROWS = 4
-IN_A_CELL = 3  # features named in a cell of the table
 NOTHING = "–"
 
 
@@ -34,7 +30,7 @@ def render(report: ScanReport, *, ascii_only: bool = False, verbose: bool = Fals
         blocks += [
             _Table(pen, report),
             *_features_through_depth(pen, report),
-            *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
+            *noted(pen, report.notes),
             section(pen, "Limits", "", pen.prose(report.limits)),
         ]
     else:
@@ -48,23 +44,10 @@ def one_line(report: ScanReport) -> str:
 
 
 def _headline(pen: Pen, report: ScanReport) -> RenderableType:
-    run, images, model = report.execution, report.images, report.model
-    facts = [
-        pen.say(count_text(images.n_read - images.n_skipped, "image")),
-        pen.name(images.source),
-        pen.name(short_digest(model.digest)),
-        pen.say(f"{run.requested} → {short_provider(run.providers[0])}"),
-        pen.say(f"ONNX Runtime {run.runtime}"),
-    ]
-    if report.time is not None:
-        facts.append(pen.say(f"{number_text(report.time.wall_s)} s"))
-    lines = [
-        line(pen.say("Outlier features through depth", "bold"), pen.say("  "), pen.name(model.file)),
-        pen.facts(facts),
-    ]
-    if model.source:
-        lines.insert(1, pen.name(model.source, "dim"))
-    return Group(*lines)
+    run, images = report.execution, report.images
+    first = [pen.say(count_text(images.n_read - images.n_skipped, "image")), pen.name(images.source)]
+    title, runtime = "Outlier features through depth", f"ONNX Runtime {run.runtime}"
+    return Group(*headline(pen, title, report.model, run, report.time, first=first, runtime=runtime))
 
 
 @dataclass(frozen=True)
@@ -125,7 +108,7 @@ class _Table:
                 cells.append(_number(pen, measured.mean_token_kurtosis))
             cells += [
                 _number(pen, measured.rms_kurtosis),
-                pen.say(_persistent(measured), "yellow" if measured.has_outliers else ""),
+                pen.say(persistent_text(measured), "yellow" if measured.has_outliers else ""),
                 _number(pen, measured.max_median_ratio),
                 pen.say(str(measured.n_massive or NOTHING)),
             ]
@@ -140,14 +123,6 @@ class _Table:
             + "; massive: places with |value| > 100 and 1000 × the median"
         )
         yield section(pen, "Layers", remark, table, Text(), pen.prose(legend, "dim"))
-
-
-def _persistent(measured: LayerStatistics) -> str:
-    if not measured.n_persistent:
-        return NOTHING
-    named = ", ".join(str(each.feature) for each in measured.persistent[:IN_A_CELL])
-    more = measured.n_persistent - IN_A_CELL
-    return f"{named} + {more} more" if more > 0 else named
 
 
 def _number(pen: Pen, value: float | None) -> Text:

@@ -7,7 +7,7 @@ from typing import Literal
 from robustcheck_onnx.checker.evidence import Execution, Preprocessing
 from robustcheck_onnx.checker.report import Time, notebook
 from robustcheck_onnx.checker.statistics import Accuracy
-from robustcheck_onnx.checker.text import as_json, percent_text
+from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .predictions import NAMES, Predicted, Target, estimate_text
@@ -204,8 +204,3 @@ def _predicted_table(predicted: Predicted) -> str:
     ]
     header = ["target", "method", "assumes", "images", "predicted top-1", "measured"]
     return notebook.table(header, rows, n_text=3)
-
-
-def to_json(report: ShiftReport) -> str:
-    """The report as one JSON document: numbers finite or null, ending in a newline."""
-    return as_json(report.model_dump(mode="json"))

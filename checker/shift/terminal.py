@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labelled, line, section, spaced
+from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labelled, line, noted, section, spaced
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
@@ -37,7 +37,7 @@ def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = Fal
         *([_effective(pen, report)] if any(each.effective_robustness for each in report.shifted) else []),
         *([_without(pen, report)] if any(each.not_applicable for each in report.shifted) else []),
         *([_predictions(pen, report.predicted, report.in_distribution)] if report.predicted else []),
-        *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
+        *noted(pen, report.notes),
         *([pen.prose(report.claim, "dim")] if verbose else []),
         _agreement(pen, report),
     ]

@@ -13,8 +13,9 @@ import pytest
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare import baseline, pairs
-from robustcheck_onnx.checker.compare.judge import CompareReport, to_json
+from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.report.record import to_json
 from support.comparisons import Workshop, alike, baseline_of, ids, judged, judged_by, numbers, planted
 
 OUTLIERS = (7, 50, 90)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.directions import records, terminal
+from robustcheck_onnx.checker.directions import terminal
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images import open_images
@@ -174,7 +174,7 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.Capture
     assert (document["schema_version"], document["kind"], document["shown"]) == (1, "directions", "raw")
     report = DirectionsReport.model_validate(document)
     assert report == measured(small).model_copy(update={"time": None})
-    assert json.loads(records.to_json(report)) == document
+    assert report.model_dump(mode="json") == document
     assert command(small, "-q", "-o", f"terminal={small.with_name('r.txt')}", "-v") == 0
     assert capsys.readouterr().out == f"{small}: {report.summary}\n"
     assert "the effective rank is" in report.summary

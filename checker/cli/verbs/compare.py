@@ -15,7 +15,7 @@ from ..question import Call, question
 
 @question(
     "compare",
-    forms="terminal, json, junit, markdown, sarif or html",
+    forms=("terminal", "json", "junit", "markdown", "sarif", "html"),
     without=("tensor", "pool"),
     images=(Images, None),
     max_images=(MaxImages, 1000),

@@ -13,7 +13,7 @@ from ..panels import IMAGES, OUTPUT, VERDICT
 from ..question import Call, question
 
 
-@question("shift", forms="terminal or json", without=("tensor", "pool"), max_images=(MaxImagesOfEach, None))
+@question("shift", forms=("terminal", "json"), without=("tensor", "pool"), max_images=(MaxImagesOfEach, None))
 def shift(
     call: Call,
     model: Model,
