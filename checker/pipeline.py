@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images import Images, ImageSource, parse_image_set
 from robustcheck_onnx.checker.isolation import LOG
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Job, Prepared, Progress
+from robustcheck_onnx.checker.measure import Job, Prepared, Progress, Tell
 from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, parse_model
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
@@ -165,7 +165,7 @@ def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
 def _measured(
     job: Job,
     profile: Profile,
-    progress: Callable[[Progress], None] | None,
+    progress: Tell | None,
     given: ImageSource | None,
     saver: Saver | None,
 ) -> tuple[Evidence, Context | None]:

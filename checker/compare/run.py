@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.measure import (
     Prepared,
     Progress,
     Rows,
+    Tell,
     content,
     stack,
 )
@@ -246,9 +247,7 @@ class _Both(Prepared):
     """for the reference"""
 
 
-def _run(
-    first: Opened, second: Opened, progress: Callable[[Progress], None] | None
-) -> tuple[Pair, ImagesRead, list[content.Rows]]:
+def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, ImagesRead, list[content.Rows]]:
     """Run every usable image through both models. The same model twice is run once.
 
     Returns their sums, the images, and of each model the rows that its content is measured on.

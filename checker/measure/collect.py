@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from robustcheck_onnx.checker.arrays import Float32s, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images import ImageSource
 from robustcheck_onnx.checker.model import ModelFile
-from robustcheck_onnx.checker.progress import Progress
+from robustcheck_onnx.checker.progress import Tell
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, LinearHead, Runner, score_difference
 from robustcheck_onnx.checker.text import quoted
 
@@ -59,7 +58,7 @@ def collect(
     inputs: Inputs,
     source: ImageSource | None = None,
     *,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Tell | None = None,
     label: str = "",
 ) -> Collected:
     """Run a model on a whole image set, and keep every representation and all class scores.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.images import Skipped
 from robustcheck_onnx.checker.isolation import LOG
-from robustcheck_onnx.checker.progress import Progress
+from robustcheck_onnx.checker.progress import Tell
 from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.verdict import NAMES, decided
@@ -24,7 +24,7 @@ def until_decided(
     opened: Opened,
     profile: Profile,
     decoded: Iterable[Prepared | Skipped],
-    progress: Callable[[Progress], None] | None,
+    progress: Tell | None,
     watch: Watch | None,
 ) -> tuple[Measurement, bool]:
     """Measure until the evidence decides (True) or the images end (False)."""

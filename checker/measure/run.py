@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
-from robustcheck_onnx.checker.progress import Progress
+from robustcheck_onnx.checker.progress import Progress, Tell
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
@@ -229,7 +229,7 @@ def batches(
     *,
     n_images: int = 0,
     first_look: int = FIRST_LOOK,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Tell | None = None,
     label: Callable[[], str] = str,
 ) -> Generator[list[Ready], None, None]:
     """Put images into batches and count them.

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, check_bad
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
+from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, Tell, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Runner, RunOutput
@@ -81,7 +81,7 @@ def _scan(
     blocks: Sequence[str],
     saver: Saver | None,
     clock: Clock,
-    progress: Callable[[Progress], None] | None,
+    progress: Tell | None,
 ) -> ScanReport:
     run = job.options
     measure.tell_stage(progress, "opening the model and the images")

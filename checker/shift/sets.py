@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set
-from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Prepared, Progress, stack
+from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Prepared, Tell, stack
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import wilson
@@ -24,7 +24,6 @@ from .call import Spec
 from .records import SetResult
 
 Scores = AnyArray
-Tell = Callable[[Progress], None] | None
 
 
 class LabelledSet(NamedTuple):
@@ -94,7 +93,7 @@ def measure_labelled(
     runner: Runner,
     each: LabelledSet,
     inputs: Inputs,
-    progress: Tell,
+    progress: Tell | None,
     collect: Callable[[Scores, Bools], None] | None = None,
 ) -> tuple[SetResult, list[str]]:
     """Run one set through the model: its accuracy, and the digests of its images.
@@ -140,7 +139,7 @@ def measure_labelled(
 
 
 def measure_unlabelled(
-    runner: Runner, each: UnlabelledSet, inputs: Inputs, progress: Tell, collect: Callable[[Scores], None]
+    runner: Runner, each: UnlabelledSet, inputs: Inputs, progress: Tell | None, collect: Callable[[Scores], None]
 ) -> ImagesRead:
     """Run one set without labels through the model; collect is shown (image, class) scores."""
     read = ImagesRead()
@@ -162,7 +161,9 @@ def not_numbers(runner: Runner, where: str) -> CannotAssessError:
     )
 
 
-def _batches(decoded: Any, read: ImagesRead, inputs: Inputs, each: LabelledSet | UnlabelledSet, progress: Tell) -> Any:
+def _batches(
+    decoded: Any, read: ImagesRead, inputs: Inputs, each: LabelledSet | UnlabelledSet, progress: Tell | None
+) -> Any:
     return measure.batches(
         decoded,
         read,

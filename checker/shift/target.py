@@ -13,14 +13,14 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import digest_of_set
-from robustcheck_onnx.checker.measure import ImagesRead, Inputs
+from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Tell
 from robustcheck_onnx.checker.runtime import Runner
 
 from .predicted import MIN_IMAGES, RESAMPLES, Inside, Interval, Method, class_shift, predict, resample_inside
 from .predictions import ASSUMES, CLAIM, Estimate, Predicted, PredictedClasses, Target
 from .records import SetResult
 from .scores import ImageScores, NoScoresError, ScoreKind, as_logits, describe, joined, kind_of
-from .sets import LabelledSet, Tell, UnlabelledSet, measure_unlabelled, not_numbers
+from .sets import LabelledSet, UnlabelledSet, measure_unlabelled, not_numbers
 
 
 @dataclass
@@ -102,7 +102,7 @@ def predict_targets(
     inner: Measured,
     targets: Sequence[UnlabelledSet],
     shifted: Sequence[SetResult],
-    progress: Tell,
+    progress: Tell | None,
 ) -> Predicted:
     """Predict the model's accuracy on unlabelled sets.
 

@@ -4,13 +4,13 @@ Each gives a finding: agrees, differs, or not checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import digest_of_set, open_images
-from robustcheck_onnx.checker.measure import Progress
+from robustcheck_onnx.checker.measure import Tell
 from robustcheck_onnx.checker.model import digest_of, file_digest, read_onnx
 from robustcheck_onnx.checker.report import Report, ruling
 from robustcheck_onnx.checker.text import quoted, short_digest
@@ -225,7 +225,7 @@ def check_rerun(
     model: Path,
     image_set: str | None,
     device: str | None,
-    progress: Callable[[Progress], None] | None,
+    progress: Tell | None,
     *,
     elsewhere: bool,
 ) -> Finding:

@@ -12,7 +12,7 @@ from typing import Literal, TypedDict
 from robustcheck_onnx.checker import isolated
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Progress, tell_stage
+from robustcheck_onnx.checker.measure import Progress, Tell, tell_stage
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.report import Report, cautions, edits, read, ruling
 from robustcheck_onnx.checker.storage import local_path
@@ -55,7 +55,7 @@ class VerifyOptions(TypedDict, total=False):
     elsewhere: bool
     isolate: bool
     limits: Limits
-    progress: Callable[[Progress], None] | None
+    progress: Tell | None
 
 
 def verify(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.measure import Job, Progress, measure_all
+from robustcheck_onnx.checker.measure import Job, Tell, measure_all
 from robustcheck_onnx.checker.model import PRESETS, open_model
 from robustcheck_onnx.checker.report import Report, Settings
 
@@ -18,7 +17,7 @@ def measure_again(
     images: str | None,
     *,
     device: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Tell | None = None,
 ) -> Report:
     """Measure again with a report's settings and judge by its profile, in this process.
 
