@@ -137,17 +137,6 @@ class Origin(Frozen):
     """path of the ONNX file there"""
 
 
-class ModelRead(Frozen):
-    """The model of a question, and the tensor that was read."""
-
-    file: str
-    digest: str
-    source: str
-    """what the contract says it is; empty without a contract"""
-    tensor: str
-    pool: str
-
-
 class ModelFacts(Frozen):
     """The model that was measured and the tensor that was read."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, ModelRead, PreprocessingFacts
-from robustcheck_onnx.checker.report import Time, notebook
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.report import ModelRead, Time, notebook
 from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 

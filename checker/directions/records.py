@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Literal
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, ModelRead, PreprocessingFacts
-from robustcheck_onnx.checker.report import Time, notebook
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
+from robustcheck_onnx.checker.report import ModelRead, Time, notebook
 from robustcheck_onnx.checker.shift import SetResult, Shifted
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.statistics import Accuracy

@@ -35,6 +35,7 @@ from .record import (
     Binding,
     Clock,
     Failed,
+    ModelRead,
     Outcome,
     Placed,
     Report,

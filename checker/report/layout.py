@@ -18,7 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.evidence import Execution, ModelRead
+from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.text import (
     bars,
     name_text,
@@ -30,7 +30,7 @@ from robustcheck_onnx.checker.text import (
 )
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Reason, Verdict
 
-from .record import Time
+from .record import ModelRead, Time
 from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns

@@ -66,6 +66,17 @@ class Clock:
     """of the monotonic clock"""
 
 
+class ModelRead(Frozen):
+    """The model of a question, and the tensor that was read."""
+
+    file: str
+    digest: str
+    source: str
+    """what the contract says it is; empty without a contract"""
+    tensor: str
+    pool: str
+
+
 class Report(Frozen):
     """Verdict, evidence, what it was judged by, and the limits of the claim."""
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, ModelRead, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
 from robustcheck_onnx.checker.model import ModelFile
-from robustcheck_onnx.checker.report import Time, notebook, plots
+from robustcheck_onnx.checker.report import ModelRead, Time, notebook, plots
 from robustcheck_onnx.checker.text import count_text, number_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 from robustcheck_onnx.thresholds.frozen import Frozen
