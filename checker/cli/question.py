@@ -74,21 +74,23 @@ class Call:
         result = result.model_copy(update={"time": None}) if typed["no_time"] else result
         deliver(
             self.destinations,
-            partial(self._written, result),
+            partial(written, self._room, result),
             partial(self.terminal.render, result, verbose=typed["verbose"] > 0),
             typed["color"],
             quiet=typed["quiet"],
             line=self.terminal.one_line(result),
         )
 
-    def _written(self, result: Any, form: str) -> str:
-        from robustcheck_onnx.checker.report.record import to_json
 
-        if form == "json":
-            return to_json(result)
-        if form == "html":
-            return str(import_module(f"{self._room}.html").render(result))
-        return str(import_module(f"{self._room}.forms").render(form, result))
+def written(room: str, result: Any, form: str) -> str:
+    """The result that a room (its module) gave, in a form other than terminal; it ends in a newline."""
+    from robustcheck_onnx.checker.report.record import to_json
+
+    if form == "json":
+        return to_json(result)
+    if form == "html":
+        return str(import_module(f"{room}.html").render(result))
+    return str(import_module(f"{room}.forms").render(form, result))
 
 
 def question(

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.compare import forms, terminal
+from robustcheck_onnx.checker.cli.question import written
+from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
-from robustcheck_onnx.checker.report import FormOptions, markdown
+from robustcheck_onnx.checker.report import markdown
 from support.comparisons import Workshop, eight_bits, judged, planted, rotation
 
 
@@ -41,7 +42,8 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(
 def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     lost = judged(planted() @ rotation(384), planted())
     ids = {each.id for each in lost.verdict.reasons}
-    text = {form: forms.render(form, lost, FormOptions()) for form in forms.FORMS}
+    forms = ("json", "junit", "markdown", "sarif", "html")
+    text = {form: written("robustcheck_onnx.checker.compare", lost, form) for form in forms}
     assert CompareReport.model_validate_json(text["json"]).model_dump() == lost.model_dump()
     suites = ElementTree.fromstring(text["junit"])
     assert suites.tag == "testsuites"

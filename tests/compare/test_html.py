@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from robustcheck_onnx.checker import verdict as verdicts
-from robustcheck_onnx.checker.compare import forms, html
+from robustcheck_onnx.checker.compare import html
 from robustcheck_onnx.checker.compare.judge import CompareReport
-from robustcheck_onnx.checker.report import FormOptions
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import NAMES, RULES
 from support.comparisons import judged, planted, rotation
@@ -22,7 +21,7 @@ def kept() -> CompareReport:
 
 
 def page_of(report: CompareReport) -> str:
-    page = forms.render("html", report, FormOptions())
+    page = html.render(report)
     assert_it_loads_nothing(page)
     assert_it_is_accessible(page)
     return page

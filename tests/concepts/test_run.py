@@ -18,10 +18,11 @@ from rich.console import Console
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.concepts import ConceptsReport, forms, terminal
+from robustcheck_onnx.checker.concepts import ConceptsReport, html, terminal
 from robustcheck_onnx.checker.concepts.records import CLAIM
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.report.record import to_json
 from support import lookup, onnx_models
 from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
@@ -159,7 +160,7 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: pytest
     assert (document["schema_version"], document["kind"]) == (1, "concepts")
     jsonschema.validate(document, ConceptsReport.model_json_schema(mode="serialization"))
     report = ConceptsReport.model_validate(document)
-    assert forms.render("json", report) == text
+    assert to_json(report) == text
     assert command(*call, "-q") == 0
     assert capsys.readouterr().out == (
         f"{path}: 2 of 3 concepts established, 2 with AP ≥ 0.9; not an indicator of robustness\n"
@@ -199,7 +200,7 @@ def test_a_notebook_shows_the_claim_and_a_row_a_concept_and_hostile_names_stay_t
     hostile = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
     concepts = tuple(each.model_copy(update={"name": hostile}) for each in classified.concepts)
     report = classified.model_copy(update={"concepts": concepts})
-    page = forms.render("html", report)
+    page = html.render(report)
     assert_it_loads_nothing(page)
     assert "<script>" not in page + report._repr_html_()
     assert "49" not in words(parse(page)).split()
@@ -209,7 +210,7 @@ def test_a_notebook_shows_the_claim_and_a_row_a_concept_and_hostile_names_stay_t
 def test_the_same_seed_gives_the_same_document(colours: Path, tmp_path: Path) -> None:
     path = model(tmp_path, "classifier")
     once, again, other = (
-        forms.render("json", measured(path, colours, seed=seed, batch_size=size).model_copy(update={"time": None}))
+        to_json(measured(path, colours, seed=seed, batch_size=size).model_copy(update={"time": None}))
         for seed, size in ((0, 32), (0, 7), (1, 32))
     )
     assert once == again

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.directions import forms, html
+from robustcheck_onnx.checker.directions import html
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.text import percent_text
 from support import onnx_models
@@ -30,7 +30,7 @@ def report(model: Path) -> DirectionsReport:
 
 
 def page_of(report: DirectionsReport) -> str:
-    page = forms.render("html", report)
+    page = html.render(report)
     assert_it_loads_nothing(page)
     assert_it_is_accessible(page)
     return page

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.scan import forms, html
+from robustcheck_onnx.checker.scan import html
 from robustcheck_onnx.checker.scan.depth import PersistentFeature
 from robustcheck_onnx.checker.scan.records import ScanReport
 from robustcheck_onnx.checker.text import number_text
@@ -39,7 +39,7 @@ def with_outliers(report: ScanReport, at: int) -> ScanReport:
 
 
 def page_of(report: ScanReport) -> str:
-    page = forms.render("html", report)
+    page = html.render(report)
     assert_it_loads_nothing(page)
     assert_it_is_accessible(page)
     return page
