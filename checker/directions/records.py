@@ -140,7 +140,7 @@ class Outliers(Frozen):
 
 
 class HeadModel(ModelRead):
-    """The model and its head, which acts on the tensor."""
+    """The model and its head."""
 
     head: str
     """where the head's weights come from"""
