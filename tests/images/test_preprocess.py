@@ -75,12 +75,6 @@ def test_transformers_default_processors_resize_tensors_and_stay_close() -> None
         assert worst(ours, lambda photo: processor(photo, return_tensors="np")["pixel_values"][0]) <= 1.001
 
 
-def test_bgr_reverses_channels_and_keeps_mean_in_rgb() -> None:
-    bgr = CLIP.model_copy(update={"color_order": "BGR"})
-    for make in (apply, apply_uint8):
-        np.testing.assert_array_equal(make(bgr, photos()[0]), make(CLIP, photos()[0])[..., ::-1])
-
-
 def test_sizes_that_are_refused() -> None:
     plain = CLIP.model_copy(update={"resize_mode": "none", "crop": "none"})
     for fields, image, said in (
@@ -150,3 +144,9 @@ def test_as_photo_is_the_inverse_after_the_crop(record: Preprocessing) -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
     rgb = record.model_copy(update={"color_order": "RGB"})
     np.testing.assert_array_equal(np.asarray(as_photo(record, apply(record, photo))), apply_uint8(rgb, photo))
+
+
+def test_bgr_reverses_channels_and_keeps_mean_in_rgb() -> None:
+    bgr = CLIP.model_copy(update={"color_order": "BGR"})
+    for make in (apply, apply_uint8):
+        np.testing.assert_array_equal(make(bgr, photos()[0]), make(CLIP, photos()[0])[..., ::-1])

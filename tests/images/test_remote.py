@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -69,21 +68,17 @@ def test_lists_shards_arrays_and_tables(
         (here / name).write_bytes(path.read_bytes())
     (here / "list.txt").write_text(f"{first}\n{second}\n")
     (here / "set.csv").write_text(f"path,label\n{second},cat\n{first},\n")
-    (here / "set.jsonl").write_text(json.dumps({"file": first, "label": 3}) + "\n")
-    for shard in range(2):
-        with tarfile.open(here / f"{shard}.tar", "w") as archive:
-            for path in paths[shard::2]:
-                archive.add(path, path.name)
+    with tarfile.open(here / "0.tar", "w") as archive:
+        for path in paths:
+            archive.add(path, path.name)
     np.save(here / "x.npy", np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32))
-    np.savez(here / "x.npz", a=np.ones((2, 3, 8, 8), np.float32))
     table = pa.table({"image": [{"bytes": path.read_bytes(), "path": None} for path in paths]})
     pq.write_table(table, here / "t.parquet", row_group_size=2)
     with pa.OSFile(str(here / "t.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
     put(memory, here, "s")
     for spec, n_images in (
-        ("list.txt", 2), ("set.csv", 2), ("set.jsonl", 1), ("*.tar", 10), ("0.tar", 5), ("x.npy", 4), ("x.npz", 2),
-        ("t.parquet", 10), ("t.arrow", 10),
+        ("list.txt", 2), ("set.csv", 2), ("*.tar", 10), ("x.npy", 4), ("t.parquet", 10), ("t.arrow", 10),
     ):  # fmt: skip
         ours, theirs = open_images(f"{here}/{spec}"), open_images(f"memory://s/{spec}")
         assert len(ours) == n_images
@@ -149,11 +144,10 @@ def test_an_image_that_cannot_be_read_is_skipped_and_many_end_the_run(
         check(model, images="memory://p")
 
 
-@pytest.mark.parametrize("spec", ["memory://nothing", "memory://nothing/*.jpg", "memory://nothing/x.txt"])
-def test_nothing_there(spec: str, memory: Any) -> None:
-    expected = CannotAssessError if "*" in spec else UsageError
-    with pytest.raises(expected, match=r"memory://nothing"):
-        open_images(spec)
+def test_nothing_there(memory: Any) -> None:
+    for spec in ("memory://nothing", "memory://nothing/*.jpg", "memory://nothing/x.txt"):
+        with pytest.raises(CannotAssessError if "*" in spec else UsageError, match="memory://nothing"):
+            open_images(spec)
 
 
 def test_readers_read_what_the_file_holds(memory: Any) -> None:

@@ -132,11 +132,6 @@ def test_synthetic_images_are_not_photo_like(kind: str) -> None:
     assert "images_not_photo_like" in findings([SYNTHETIC[kind](random) for _ in range(30)])
 
 
-def test_half_noise_is_noticed() -> None:
-    random = np.random.default_rng(0)
-    assert "images_not_photo_like" in findings(tiles() + [white_noise(random) for _ in range(30)])
-
-
 def test_constant_images_are_alike_and_not_photos() -> None:
     flat = [Image.new("RGB", (160, 160), (level, 90, 9 * level)) for level in range(25)]
     facts = ImageSetState(map(describe, flat)).facts()
@@ -252,12 +247,6 @@ def test_merging_is_the_same_as_seeing_all(a: list[int], b: list[int], c: list[i
     assert state((a + b + c)[::-1]).facts() == whole
 
 
-def test_capacity_keeps_exact_counts_of_a_fixed_sample() -> None:
-    state = ImageSetState((sketch_of(i) for i in list(range(100)) * 3), capacity=10)
-    facts = state.facts()
-    assert (facts.n_images, facts.n_compared, facts.n_duplicates) == (300, 30, 20)
-
-
 def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
     photos = [describe(tile) for tile in tiles()]
     facts = ImageSetState([*photos, *(sketch.digest for sketch in photos), 1, 2]).facts()
@@ -279,3 +268,14 @@ def test_varied_images_are_found_in_the_order_given_and_what_comes_later_changes
     assert varied(sketches, 3) == [0, 2, 3]
     assert varied(sketches[::-1]) == [0, 1, 2, 4, 5, 7, 8, 9]  # backwards the turned one comes first
     assert ImageSetState(sketches).facts().n_varied == 8
+
+
+def test_half_noise_is_noticed() -> None:
+    random = np.random.default_rng(0)
+    assert "images_not_photo_like" in findings(tiles() + [white_noise(random) for _ in range(30)])
+
+
+def test_capacity_keeps_exact_counts_of_a_fixed_sample() -> None:
+    state = ImageSetState((sketch_of(i) for i in list(range(100)) * 3), capacity=10)
+    facts = state.facts()
+    assert (facts.n_images, facts.n_compared, facts.n_duplicates) == (300, 30, 20)
