@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 34_000,
+    "code lines": 33_700,
     "nodes": 320_500,
-    "files": 298,
+    "files": 296,
     "lines of the longest file": 505,
     "words in the first sentence of a docstring": 14,
     "code lines of the tests": 36_200,
