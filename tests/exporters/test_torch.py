@@ -95,11 +95,8 @@ def test_torch_refusals(
     assert (caught.value.exit_code, left_in(tmp_path)) == (code, [])
 
 
-CALL_REFUSALS = [
-    (
-        {"source": "openclip"},
-        "source is 'openclip'; it must be one of open_clip, timm, torchvision, transformers, torch, onnx",
-    ),
+CALL_REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"source": "openclip"}, "source is 'openclip'; it must be one of open_clip, timm, torchvision, transformers,"),
     ({"precision": "bf16"}, "precision is bf16; it must be one of fp32, fp16"),
     ({"out": "m.pt"}, "suffix is '.pt'; it must be .onnx"),
     ({"out": "absent/m.onnx"}, "absent is missing; models are written into existing folders"),
