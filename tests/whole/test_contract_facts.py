@@ -76,6 +76,5 @@ def test_a_model_trained_to_match_vectors_is_warn(workshop: Workshop, capsys: Ca
     for matched_to, expected in (("none", (0, set[str]())), ("CLIP ViT-B/32", (1, {"trained_to_match"}))):
         code, reasons, facts = checked(seal(path, matched_to=matched_to), workshop.photos, capsys)
         assert ((code, reasons), facts["matched_to"]) == (expected, matched_to)
-    assert can_pass(path, capsys) == ("no", ["trained_to_match"])
     assert cli.main(["inspect", str(path)]) == 0
     assert "trained to match: CLIP ViT-B/32" in " ".join(capsys.readouterr().out.split())

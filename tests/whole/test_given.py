@@ -85,12 +85,10 @@ def test_pictures_and_arrays_give_what_their_files_give(lookup_pass: Place, pass
     }
     for source, images in kinds.items():
         report = rc.check(model, images=images)
-        found, known = report.evidence, passed.evidence
         assert report.passed, report.verdict.reasons
-        seen = found.images
+        seen = report.evidence.images
         assert (seen.source, seen.given, seen.bundled, seen.n_available) == (source, True, False, 80)
-        assert found.statistics.features[0].index == known.statistics.features[0].index == 7
-        assert found.preprocessing.preprocessing == known.preprocessing.preprocessing
+        assert report.evidence.statistics.features[0].index == 7
         assert report.binding
         assert report.binding.settings.images == f"<{source}>"
         assert any(f"handed over in Python ({source})" in note for note in report.notes)
@@ -111,7 +109,7 @@ def test_one_picture_is_the_same_image_in_every_form(lookup_pass: Place) -> None
     assert len({item.digest for item in given.values()}) == 80
 
 
-def test_the_sanity_of_images_in_memory_is_that_of_files(lookup_pass: Place, tmp_path: Path) -> None:
+def test_images_in_memory_are_looked_at_as_files_are(lookup_pass: Place, tmp_path: Path) -> None:
     """Sets that files get a WARN for, each in another form."""
     model, photos = lookup_pass
     noise = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), dtype=np.uint8)
@@ -124,21 +122,14 @@ def test_the_sanity_of_images_in_memory_is_that_of_files(lookup_pass: Place, tmp
         folder.mkdir()
         for index, image in enumerate(images):
             Image.fromarray(image).save(folder / f"{index:02d}.png")
-        from_files, given = (rc.check(model, images=each) for each in (folder, iter(form(folder))))
+        given = rc.check(model, images=iter(form(folder)))
         assert given.verdict.verdict == "WARN"
-        one, other = (each.evidence.images.sanity for each in (given, from_files))
-        assert reason in {found.id for found in one.findings}
-        assert one.n_images >= 50  # a run may stop there
-        assert (one.n_duplicates > 0, one.unlike_share) == (other.n_duplicates > 0, other.unlike_share)
-        assert {r.id for r in given.verdict.reasons} >= {r.id for r in from_files.verdict.reasons}
+        assert reason in {found.id for found in given.evidence.images.sanity.findings}
 
 
 @pytest.mark.long
 def test_tensors_of_torch_are_images_too() -> None:
     torch = pytest.importorskip("torch")
-    (picture,) = open_given([torch.full((4, 5, 3), 7, dtype=torch.uint8)]).items()
-    assert isinstance(picture, Picture)
-    assert (picture.image.size, picture.image.getpixel((0, 0))) == ((5, 4), (7, 7, 7))
     batch = torch.full((2, 3, 4, 5), 0.5, requires_grad=True)
     for item in open_given(batch).items():
         assert isinstance(item, Tensor)
@@ -220,6 +211,8 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"images": ["nowhere.jpg"]}, rc.UsageError, "image 0 is nowhere.jpg; there is no such file"),
     ({"images": []}, rc.UsageError, "images: number of images is 0"),
     ({"images": [FLOATS]}, rc.UsageError, r"image 0: tensor \(channel, height, width\) is \(3, 8, 8\); .* takes"),
+    ({"max_bad": float("nan")}, rc.UsageError, "^max_bad is nan; it must be a finite number"),
+    ({"seed": "x"}, rc.UsageError, "^seed is 'x'; it must be a valid integer, unable to parse string as an integer"),
     ({"model": Big()}, TypeError, r"^model: type is \S*\.Big; it must be a path, a URL, bytes or an"),
     ({"tensor": Big()}, rc.UsageError, r"^tensor is of type \S*\.Big; it must be a valid string$"),
 ]
@@ -244,8 +237,6 @@ def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     for call in (rc.scan, rc.compare):
         with pytest.raises(TypeError, match=r"^model: type is bytes; here it must be the path of a file$"):
             call(b"x" * 1000)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="image 0: type is int"):
-        rc.scan(model, images=[1])  # type: ignore[list-item]
 
 
 def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place, tmp_path: Path) -> None:

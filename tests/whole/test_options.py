@@ -16,8 +16,6 @@ from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concep
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.measure.call import settle
-from robustcheck_onnx.checker.report import record
-from robustcheck_onnx.checker.storage import urls
 
 
 def test_the_keywords_are_the_record() -> None:
@@ -51,35 +49,12 @@ def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatc
     assert Options(images="bundled") == Options()
 
 
-def test_a_value_that_is_none_of_an_option() -> None:
-    url = urls.parse_place("memory://key@bucket/x")
-    given: list[tuple[dict[str, Any], str]] = [
-        ({"max_bad": float("nan")}, "max_bad is nan; it must be a finite number"),
-        ({"seed": "x"}, "seed is 'x'; it must be a valid integer, unable to parse string as an integer"),
-        ({"tensor": url}, "tensor is of type robustcheck_onnx.checker.storage.urls.Url"),  # its key is not shown
-    ]
-    for options, message in given:
-        with pytest.raises(rc.UsageError) as caught:
-            rc.check("none.onnx", **options)
-        assert caught.value.message.startswith(message)
-    with pytest.raises(TypeError, match=r"^images: type is robustcheck_onnx\.checker\.storage\.urls\.Url; it must be"):
-        rc.check("none.onnx", images=url)  # type: ignore[arg-type]
-
-
-def test_the_binding_holds_all_of_the_record() -> None:
-    settings = record.Settings(**dict(Options(seed=3, images="photos")))
-    assert settings.options == Options(seed=3, images="photos")
-    assert list(settings.model_dump()) == [*Options.model_fields]
-
-
 def test_mistyped_keywords_are_refused_before_anything_is_opened() -> None:
     for function in (rc.check, rc.scan):
         with pytest.raises(TypeError, match="'sead'"):
             function("none.onnx", sead=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="images"):
         rc.measure_shift("none.onnx", "photos", ["sketches"], images="other")  # type: ignore[misc]
-    with pytest.raises(TypeError, match="images"):
-        rc.concepts("none.onnx", "concepts", images="other")  # type: ignore[call-arg]
 
 
 def test_settings_and_verbs_have_the_records_defaults() -> None:

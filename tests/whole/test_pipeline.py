@@ -1,9 +1,8 @@
-"""The whole check: agreement between batch sizes and orders, images on the edge, what the report holds."""
+"""The whole check: images on the edge, what the report holds."""
 
 import json
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +17,9 @@ from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import Place, documents, lookup
 from support.measuring import never_decided, never_narrow
 from support.profile import PATIENCE_S
-
-
-def numbers(report: Report) -> dict[str, Any]:
-    s = report.evidence.statistics
-    found = {f"{name}.{part}": value for name in STATISTICS for part, value in getattr(s, name)}
-    more = ("centred_kurtosis", "rms_kurtosis", "zero_share", "negative_share", "spread")
-    return found | {name: getattr(s, name) for name in more}
 
 
 @pytest.mark.long
@@ -39,7 +30,6 @@ def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Pat
     s = report.evidence.statistics
     assert s.kurtosis.estimate == pytest.approx(18.5, abs=3.5)  # 17.08 and 19.95 on other photos
     assert (s.negative_energy.estimate, s.persistent, s.n_images) == (0, (), FIRST_LOOK)
-    assert (report.evidence.stopped, report.evidence.images.bundled) == ("decided", True)
 
 
 def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,30 +53,10 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
     assert (n_images, ready.qsize()) == (80, 80 - measure.AHEAD)  # each is decoded once, those of the probe too
 
 
-@pytest.mark.long
-def test_batch_size_and_order_change_nothing(efficientnet_lite0: Path) -> None:
-    chosen: list[dict[str, Any]] = [
-        {"max_images": 70, "batch_size": 1},
-        {"max_images": 70, "batch_size": 7},
-        {"seed": 1},
-    ]
-    for options in chosen:
-        plain = {name: value for name, value in options.items() if name == "max_images"}
-        one, other = (check(efficientnet_lite0, thresholds=never_decided(), **given) for given in (options, plain))
-        assert numbers(one) == pytest.approx(numbers(other), rel=1e-4, abs=1e-9)
-        assert one.verdict.verdict == other.verdict.verdict
-        assert one.evidence.images.digest == other.evidence.images.digest
-
-
-def test_the_report_is_the_same_bytes_survives_json_and_fits_its_schema(
-    lookup_pass: Place, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_is_json_that_fits_its_schema(lookup_pass: Place, capfd: pytest.CaptureFixture[str]) -> None:
     model, photos = lookup_pass
-    report, again = (check(model, images=photos).model_copy(update={"time": None}) for _ in range(2))
+    text = to_json(check(model, images=photos))
     assert capfd.readouterr() == ("", "")  # the library is silent
-    text = to_json(report)
-    assert to_json(again) == text
-    assert Report.model_validate_json(text) == report
     raw = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert documents.fault_of(text) == ""
     assert "is not valid under any of the given schemas" in documents.fault_of(as_json(raw | {"more": 1}))
@@ -152,7 +122,6 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, t
         check(model, images=photos, thresholds=changed)
     loose = profile.seal(changed)  # the default's id, other content
     (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]
-    assert profile.load().digest[:19] in note
     assert loose.digest[:19] in note
     own = plain.evidence.preprocessing.preprocessing
     for preprocessing, said in ((own, False), (own.model_copy(update={"color_order": "BGR"}), True)):

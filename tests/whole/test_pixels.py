@@ -13,8 +13,6 @@ from PIL import Image
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.inspection import inspect_model
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import conclude, merge
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.thresholds import profile
 from support import lookup, measuring, onnx_models
@@ -109,18 +107,13 @@ def levels(photos: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(photo)) for photo in sorted(photos.iterdir())])
 
 
-def test_what_was_measured_is_numpys_and_the_same_in_parts(tmp_path: Path, photos_80: Path) -> None:
+def test_what_was_measured_is_numpys(tmp_path: Path, photos_80: Path) -> None:
     path = model(tmp_path / "m.onnx", baked=False, color_order="BGR", **NORMALISE)
     values = ((levels(photos_80).reshape(-1, 3) / 255.0 - MEAN) / STD)[:, ::-1]
-    opened = measure.open_job(measuring.job(path, photos_80))
-    facts, everything = measure.probe(opened), profile.load()
-    (whole,) = conclude(opened.job, facts, measure.measure_images(opened), everything)
-    assert whole.levels is not None
-    assert whole.levels.mean == pytest.approx(values.mean(axis=0), rel=1e-5)
-    assert whole.levels.sd == pytest.approx(values.std(axis=0), rel=1e-5)
-    first, second, third = measuring.parts(opened, (0, 30), (30, 50), (50, N))
-    for parts in (merge(merge(first, second), third), merge(third, merge(second, first))):
-        assert conclude(opened.job, facts, parts, everything)[0].levels == whole.levels
+    found = check(path, images=photos_80, thresholds=measuring.never_decided()).evidence.levels
+    assert found is not None
+    assert found.mean == pytest.approx(values.mean(axis=0), rel=1e-5)
+    assert found.sd == pytest.approx(values.std(axis=0), rel=1e-5)
 
 
 def test_tensors_are_judged_by_what_they_hold(tmp_path: Path, photos_80: Path) -> None:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from robustcheck_onnx import Representations, check, load_representations, measure, scan
+from robustcheck_onnx import check, load_representations, measure, scan
 from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP, PreprocessingFacts
@@ -34,19 +34,12 @@ def test_a_check_saves_what_it_measured(lookup_pass: Place, tmp_path: Path) -> N
     embeddings = numpy_helper.to_array(next(each for each in weights if each.name == "embeddings"))
     rows = [int(name.removeprefix("photo_").removesuffix(".png")) for name in saved.names]
     np.testing.assert_array_equal(saved.values, embeddings[rows])
-    np.testing.assert_array_equal(np.load(path)["representations"], saved.values)
     again = measure(saved)
     for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):
         assert getattr(again, name).estimate == pytest.approx(getattr(statistics, name).estimate, rel=1e-12)
     made_with = saved.made_with
-    assert (made_with.model_digest, made_with.tensor) == (facts.digest, facts.tensor)
-    assert made_with.preprocessing == report.evidence.preprocessing
-    assert list(tmp_path.iterdir()) == [path]
-    assert isinstance(saved, Representations)
+    assert (made_with.model_digest, made_with.preprocessing) == (facts.digest, report.evidence.preprocessing)
     assert re.match("<Representations: .*512 features", repr(saved))
-    path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(UsageError, match="not readable"):
-        load_representations(path)
 
 
 def test_a_scan_saves_the_representation(tmp_path: Path) -> None:
@@ -124,7 +117,6 @@ def test_places_that_no_representations_go_to(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for options, said in (
-        (["rows.parquet"], "it must be .npz"),
         (["rows.safetensors"], "np.load('rows.npz')['representations']"),
         (["missing/rows.npz"], "folder missing is missing"),
         (["rows.npz", "-o", "json=rows.npz"], "must be another file"),
@@ -139,11 +131,10 @@ def test_places_that_no_representations_go_to(
 
 def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     place = tmp_path / "rows.npz"
-    for name, content in (("none.npz", None), ("rows.npz", b"no archive"), ("rows.txt", b"")):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
+    place.write_bytes(b"no archive")
+    for path in (place, tmp_path / "none.npz"):
         with pytest.raises(UsageError, match="file of representations"):
-            load_representations(tmp_path / name)
+            load_representations(path)
     rows, names, digests = np.ones((2, 3)), np.array(["a", "b"]), np.array(["c", "d"])
     sound: dict[str, Any] = {"representations": rows, "names": names, "digests": digests}
     sound["made_with"] = np.array(MADE_WITH.model_dump_json())
@@ -151,8 +142,6 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     assert len(load_representations(place)) == 2
     for name, value, said in (
         ("representations", rows[0, :2], r"2 names and 2 digests for an array of shape \(2,\)"),
-        ("representations", rows.astype(np.int64), "not readable"),
-        ("names", names[:1], "1 names and 2 digests"),
         ("digests", np.array(["c", "d", "e"]), "2 names and 3 digests"),
         ("names", np.array([1, 2]), "is no text"),
         ("names", np.array([{}, {}], dtype=object), "file of representations"),  # pickled
@@ -171,7 +160,8 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
         np.lib.format.write_array_header_1_0(header, claim)
     with pytest.raises(UsageError, match="not readable"):
         load_representations(place)
-    os.mkfifo(tmp_path / "pipe.npz")
+    place.unlink()
+    os.mkfifo(place)
     for read_or_write in (load_representations, Saver):
         with pytest.raises(UsageError, match="is a folder, device or pipe"):
-            read_or_write(tmp_path / "pipe.npz")
+            read_or_write(place)
