@@ -1,8 +1,10 @@
-"""Keys on elliptic curves, in PEM files."""
+"""Keys on elliptic curves, in PEM files, and signed documents of which a value is changed."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,3 +22,13 @@ def write_keys(
     public = key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (folder / f"{name}.pub").write_bytes(public)
     return key
+
+
+def changed(document: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """A copy with another value at a place; `place` is keys with spaces between them."""
+    made = part = copy.deepcopy(document)
+    *keys, last = place.split()
+    for key in keys:
+        part = part[key]
+    part[last] = value
+    return made

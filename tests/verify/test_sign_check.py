@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.report import predicate, signature_file
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import HOME
-from robustcheck_onnx.checker.verify import signature as signing
 from support import extra
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -45,10 +42,7 @@ def verify(report: str, model: str) -> int:
 
 
 def never_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(*_: object, **__: object) -> None:
-        raise AssertionError("measured")
-
-    monkeypatch.setattr(pipeline, "check", measured)
+    monkeypatch.setattr(pipeline, "check", lambda *_, **__: pytest.fail("measured"))
 
 
 def document(name: str) -> dict[str, Any]:
@@ -88,20 +82,18 @@ def test_a_signed_pass_verifies_and_is_what_the_verb_sign_would_sign(
     assert payload("a.sigstore.json")["predicate"]["time"] is None
 
 
-def test_a_warn_is_signed_as_one_and_still_fails(here: Path) -> None:
+def test_a_warn_is_signed_as_one_and_still_fails(here: Path, warned: tuple[Path, Report]) -> None:
     for gate, code in ((), 1), (("--fail-on", "never"), 0):
         assert check("warn.onnx", "-o", "json=report.json", "-qq", *gate) == code
         assert verify("report.json", "warn.onnx") == 1  # the one who deploys has not let it through
-    assert payload("report.sigstore.json")["predicate"]["verdict"] == "WARN"
+    stated, reasons = payload("report.sigstore.json")["predicate"], warned[1].verdict.reasons
+    assert (stated["verdict"], stated["reasons"]) == ("WARN", [each.id for each in reasons])
 
 
-def test_several_models_each_with_its_own_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_models_each_with_its_own_report(here: Path) -> None:
     shutil.copy("report.sigstore.json", "r-text.sigstore.json")  # of an earlier run
     assert check("model.onnx", "warn.onnx", "text.onnx", "-o", "json=r-{model}.json") == 3
-    shown = capsys.readouterr().out
-    for name, code in ("model", 0), ("warn", 1):
-        assert f"signature: r-{name}.sigstore.json" in shown
-        assert verify(f"r-{name}.json", f"{name}.onnx") == code
+    assert [verify(f"r-{name}.json", f"{name}.onnx") for name in ("model", "warn")] == [0, 1]
     assert document("r-text.json")["error"]["exit_code"] == 3
     assert not (here / "r-text.sigstore.json").exists()
 
@@ -153,42 +145,36 @@ def test_without_the_extra_nothing_is_measured(
 # ------------------------------------------------------------------------------------------------- errors
 
 
-def _unwritable_signature(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = write.write_whole
-
-    def full(path: Path, text: str) -> None:
-        if "sigstore" in str(path):
-            raise EnvironmentFaultError(f"{path}: report is not written (No space left on device)", "df -h")
-        real(path, text)
-
-    monkeypatch.setattr(storage, "write_whole", full)
-
-
-def _failing_signer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> str:
-        raise ValueError("the signer fails")
-
-    monkeypatch.setattr(signing, "sign", fails)
-
-
-@pytest.mark.parametrize(("breaks", "code"), [(_unwritable_signature, 4), (_failing_signer, 70)])
+@pytest.mark.parametrize(
+    ("fails", "fault", "code"),
+    [
+        ("verify.signature.sign", ValueError("the signer fails"), 70),
+        ("storage.write_whole", EnvironmentFaultError("report is not written (No space left on device)", "df -h"), 4),
+    ],
+)
 def test_an_error_leaves_no_signature_and_no_pass(
-    here: Path, breaks: Callable[[pytest.MonkeyPatch], None], code: int, monkeypatch: pytest.MonkeyPatch
+    here: Path, fails: str, fault: Exception, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert document("report.sigstore.json")
-    breaks(monkeypatch)
+    real = storage.write_whole
+
+    def failing(where: Any, what: Any) -> Any:
+        if code == 70 or "sigstore" in str(where):
+            raise fault
+        return real(where, what)
+
+    monkeypatch.setattr(f"robustcheck_onnx.checker.{fails}", failing)
     assert check("model.onnx", "-o", "json=report.json") == code
     assert is_unsigned_error(code)
 
 
 def test_options_that_are_refused_leave_no_signature_either_unless_the_report_is_no_report(here: Path) -> None:
     signature = (here / "report.sigstore.json").read_text(encoding="utf-8")
-    for words in (["--sign", "none.pem"], ["--sign", "key.pem", "--bogus"], ["--max-bad", "7"]):
+    for words in ("--sign none.pem", "--sign key.pem --bogus", "--max-bad 7"):
         (here / "report.sigstore.json").write_text(signature, encoding="utf-8")
-        assert check("model.onnx", "-o", "json=report.json", *words, sign="") == 2
+        assert check("model.onnx", "-o", "json=report.json", *words.split(), sign="") == 2
         assert is_unsigned_error(2)
-    (here / "report.json").write_text("mine", encoding="utf-8")
-    (here / "report.sigstore.json").write_text(signature, encoding="utf-8")
+    for name, text in (("report.json", "mine"), ("report.sigstore.json", signature)):
+        (here / name).write_text(text, encoding="utf-8")
     assert check("model.onnx", "-o", "json=report.json", "--bogus", sign="") == 2
     assert (here / "report.json").read_text(encoding="utf-8") == "mine"
     assert (here / "report.sigstore.json").read_text(encoding="utf-8") == signature
@@ -213,10 +199,14 @@ def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
     assert is_unsigned_error(130)
 
 
-def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sign", ["key.pem", ""])
+def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(
+    here: Path, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All earlier signatures go before the first of their reports is marked: nothing can be tidied after SIGKILL."""
     real, left = storage.replace_with_error, list[list[Any]]()
-    content = {path: path.read_text(encoding="utf-8") for path in (here / "report.json", here / "report.sigstore.json")}
+    for end in ("json", "sigstore.json"):
+        shutil.copy(f"report.{end}", f"other.{end}")
 
     def replace(*words: Any) -> None:
         left.append([path.name for path in here.glob("*.sigstore.json")])
@@ -228,14 +218,9 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, mo
 
     monkeypatch.setattr(storage, "replace_with_error", replace)
     monkeypatch.setattr("robustcheck_onnx.checker.isolated.check", measured)
-    for sign in ("key.pem", ""):
-        left.clear()
-        for path, text in content.items():
-            path.write_text(text, encoding="utf-8")
-            path.with_name(path.name.replace("report", "other")).write_text(text, encoding="utf-8")
-        assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
-        assert left[:3] == [[], [], [137, 137]]
-        assert list(here.glob("*.sigstore.json")) == []
+    assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
+    assert left[:3] == [[], [], [137, 137]]
+    assert list(here.glob("*.sigstore.json")) == []
 
 
 def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -> None:
@@ -254,12 +239,9 @@ def test_an_earlier_signature_that_cannot_be_removed_ends_the_run(
 ) -> None:
     assert document("report.sigstore.json")
     never_measured(monkeypatch)
-    real = Path.unlink
 
     def refused(path: Path, missing_ok: bool = False) -> None:
-        if path.name == "report.sigstore.json":
-            raise PermissionError(13, "Permission denied", str(path))
-        real(path, missing_ok)
+        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "unlink", refused)
     assert check("model.onnx", "-o", "json=report.json") == 4
@@ -273,18 +255,12 @@ def test_as_a_setting_in_a_file_and_in_the_environment(here: Path, monkeypatch: 
     """Paths in the file count from its folder."""
     (here / "sub").mkdir()
     (here / "robustcheck.toml").write_text('sign = "key.pem"\noutput = ["json=report.json"]\n', encoding="utf-8")
-
-    def run(*words: str) -> int:
+    for name, *more in (["report.json"], ["other.json", "-o", "json=../other.json"]):
         with monkeypatch.context() as there:
             there.chdir("sub")
-            return check("../model.onnx", "-qq", *words, sign="", images="../photos")
-
-    assert run() == 0
-    assert verify("report.json", "model.onnx") == 0
-    assert not any("settings from" in note and "sign" in note for note in document("report.json")["notes"])
-    monkeypatch.setenv("ROBUSTCHECK_SIGN", "../key.pem")
-    assert run("-o", "json=../other.json") == 0
-    assert verify("other.json", "model.onnx") == 0
+            assert check("../model.onnx", "-qq", *more, sign="", images="../photos") == 0
+        assert verify(name, "model.onnx") == 0
+        monkeypatch.setenv("ROBUSTCHECK_SIGN", "../key.pem")
 
 
 def test_a_report_that_is_not_measured_again_is_not_signed(place: Path) -> None:
