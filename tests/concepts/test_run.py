@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -102,20 +101,16 @@ def command(*words: object) -> int:
 def test_planted_colours_are_told_along_the_heads_own_vector(classified: ConceptsReport) -> None:
     report = classified
     found = {each.name: each for each in report.concepts}
-    assert set(found) == {"warm", "cold", "odd"}
+    assert {name: each.established for name, each in found.items()} == {"warm": True, "cold": True, "odd": False}
     assert found["warm"].ap == found["cold"].ap == 1.0
-    assert (found["warm"].established, found["cold"].established, found["odd"].established) == (True, True, False)
+    assert found["warm"].best[0].sign == -found["cold"].best[0].sign
     (told,) = report.directions.telling
     assert (told.direction, set(told.concepts)) == (0, {"warm", "cold"})  # opposite ends of one direction
     assert told.strength == pytest.approx(6, rel=1e-5)
     assert (report.directions.of, report.directions.n, report.directions.n_polysemantic) == ("head", 3, 1)
-    assert {found[name].best[0].sign for name in ("warm", "cold")} == {1, -1}
-    assert (report.n_established, report.n_encoded) == (2, 2)
+    assert (report.n_established, report.n_encoded, report.concept_set.n_without) == (2, 2, 0)
     assert {each.name: each.n_images for each in report.not_judged} == {"rare": 3, "any": N}
-    assert report.concept_set.n_without == 0
-    assert report.model.tensor in {"colour", "pool"}
     assert report.claim == CLAIM
-    assert "2 of 3 judged concepts are established" in report.summary
 
 
 def test_heads_from_files_features_and_axes(colours: Path, tmp_path: Path, classified: ConceptsReport) -> None:
@@ -175,15 +170,16 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: pytest
 
 
 def test_the_terminal_report_fits(classified: ConceptsReport) -> None:
-    for width, ascii_only, verbose in itertools.product((80, 120), (False, True), (False, True)):
+    for width, ascii_only, verbose in ((80, False, True), (80, True, False), (120, False, False), (120, True, True)):
         out = io.StringIO()
         rendered = terminal.render(classified, ascii_only=ascii_only, verbose=verbose)
         Console(file=out, width=width, no_color=True).print(rendered)
-        first, *lines = out.getvalue().splitlines()
-        assert max(map(len, (first, *lines))) <= width
-        assert first.startswith("The number of concepts is not an indicator of robustness")
-        assert not ascii_only or out.getvalue().replace("é", "e").isascii()
-        assert ("Not judged" in out.getvalue()) == verbose
+        text = out.getvalue()
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= width
+        assert text.startswith("The number of concepts is not an indicator of robustness")
+        assert not ascii_only or text.replace("é", "e").isascii()
+        assert ("Not judged" in text) == verbose
         (row,) = [line.split() for line in lines if line.strip().startswith("warm")]
         assert (row[2], row[-1]) == ("1.000", "established")
         assert "2 reach 0.9." in lines[-1]
@@ -194,14 +190,12 @@ def test_a_notebook_shows_the_claim_and_a_row_a_concept_and_hostile_names_stay_t
     assert "not an indicator of robustness" in classified._repr_html_()
     assert classified._repr_html_().count("<tr>") == 1 + len(classified.concepts)
     assert "established=2" in repr(classified)
-    frame = classified.to_frame()
-    assert frame.loc["warm", "established"]
-    assert list(frame.index) == [each.name for each in classified.concepts]
+    told = {each.name: each.established for each in classified.concepts}
+    assert classified.to_frame()["established"].to_dict() == told
     hostile = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
     concepts = tuple(each.model_copy(update={"name": hostile}) for each in classified.concepts)
     report = classified.model_copy(update={"concepts": concepts})
     page = html.render(report)
-    assert_it_loads_nothing(page)
     assert "<script>" not in page + report._repr_html_()
     assert "49" not in words(parse(page)).split()
     assert "\x1b" not in page
@@ -230,11 +224,9 @@ def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) 
 
 
 def test_images_that_change_during_the_run(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def changed(*args: Any, **options: Any) -> Any:
-        found = open_concepts(*args, **options)
-        return replace(found, concepts=dict(list(found.concepts.items())[1:]))
-
-    monkeypatch.setattr("robustcheck_onnx.checker.concepts.run.open_concepts", changed)
+    found = open_concepts(colours / "concepts.csv")
+    found = replace(found, concepts=dict(list(found.concepts.items())[1:]))
+    monkeypatch.setattr("robustcheck_onnx.checker.concepts.run.open_concepts", lambda *_, **__: found)
     with pytest.raises(CannotAssessError, match="other bytes than when its concepts were read"):
         measured(model(tmp_path, "classifier"), colours)
 
@@ -272,14 +264,8 @@ def test_bad_input(colours: Path, tmp_path: Path) -> None:
 
 
 def test_errors_of_the_command(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = model(tmp_path, "encoder")
-    given = ["--preprocess", colours / "preprocessing.json", "--device", "cpu"]
-    for words_, code, said in (
-        (["--concepts", colours / "concepts.csv", "--of", "head"], 3, ""),
-        (["--concepts", colours], 2, "number of concepts is 0"),
-        ([], 2, "--concepts"),
-    ):
-        assert command("concepts", path, *words_, *given) == code, said
-        shown = capsys.readouterr()
-        assert said in shown.err
-        assert shown.out == ""
+    call = ["concepts", model(tmp_path, "encoder"), "--preprocess", colours / "preprocessing.json", "--device", "cpu"]
+    assert command(*call, "--concepts", colours / "concepts.csv", "--of", "head") == 3
+    assert command(*call) == 2
+    shown = capsys.readouterr()
+    assert ("--concepts" in shown.err, shown.out) == (True, "")

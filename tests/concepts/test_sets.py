@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,16 +97,11 @@ def test_broden_layout(tmp_path: Path) -> None:
 def test_coverage_of_broden_masks(tmp_path: Path) -> None:
     """1 % of each object mask is a door, 5 % of a part mask a knob; labels of whole images need no mask."""
     broden.write(tmp_path / "broden")
-
-    def names(share: float) -> set[str]:
-        return set(open_concepts(tmp_path / "broden", min_coverage=share).names)
-
     whole = {"street", "woven (301)", "woven (302)"}
-    assert names(0.01) == {"door", "knob", "sky", *whole}
-    assert names(0.011) == {"knob", "sky", *whole}
-    assert names(0.3) == {"sky", *whole}
-    assert names(0.31) == whole
-    assert "at least 31.00% of the pixels" in open_concepts(tmp_path / "broden", min_coverage=0.31).rule
+    for share, masks in ((0.01, {"door", "knob", "sky"}), (0.011, {"knob", "sky"}), (0.3, {"sky"}), (0.31, set())):
+        found = open_concepts(tmp_path / "broden", min_coverage=share)
+        assert set(found.names) == masks | whole
+    assert "at least 31.00% of the pixels" in found.rule
 
 
 def test_an_unreadable_image_stays_to_be_skipped(tmp_path: Path) -> None:
@@ -117,49 +111,44 @@ def test_an_unreadable_image_stays_to_be_skipped(tmp_path: Path) -> None:
     assert (len(found.source), len(found.concepts)) == (2, 1)
 
 
-def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
-    """In the table of a folder, once; an empty `old` stands for its end."""
-
-    def change(folder: Path) -> None:
-        text = (folder / name).read_text()
-        assert old in text
-        (folder / name).write_text(text.replace(old, new, 1) if old else text + new)
-
-    return change
-
-
 MASK = "images/set/photo_1_object.png"
-BROKEN: list[tuple[Callable[[Path], object], str]] = [
-    (lambda folder: (folder / "index.csv").unlink(), "index.csv: table is not readable (No such file"),
-    (lambda folder: (folder / "label.csv").write_text("number\n1\n"), "label.csv: column name is missing"),
-    (lambda folder: (folder / "label.csv").write_text("number,name\n"), "label.csv: number of rows is 0"),
-    (
-        replaced("label.csv", "", "1,again,object(1),1,0,\n"),
-        "row 8 is number '1', name 'again'; each must have",
-    ),
-    (replaced("category.csv", "", "smell,1,2,3,4\n"), "index.csv: column smell is missing"),
-    (
-        replaced("index.csv", "", "set/photo_0.png,train,16,16,10,10,,,,\n"),
-        "row 14: image is 'set/photo_0.png'",
-    ),
-    (lambda folder: (folder / MASK).unlink(), "row 3: object is set/photo_1_object.png; the mask must be"),
-    (lambda folder: Image.new("L", (10, 10), 1).save(folder / MASK), "a PNG with red, green and blue (greyscale)"),
-    (lambda folder: broden.mask(folder / MASK, {999: 4}), "999 is no number of label.csv"),
-    (replaced("index.csv", "set/photo_0.png", "../photo_0.png"), "another image below images/"),
-    (replaced("index.csv", "set/photo_1_object.png", "/photo_1.png"), "a PNG below images/"),
-    (replaced("index.csv", ",300,301;302", ",300,301;77"), "row 2: texture is 77; 77 is no number of label.csv"),
-]
+BROKEN = (
+    ("label.csv", None, "number\n1\n", "label.csv: column name is missing"),
+    ("label.csv", None, "number,name\n", "label.csv: number of rows is 0"),
+    ("label.csv", "", "1,again,object(1),1,0,\n", "row 8 is number '1', name 'again'; each must have"),
+    ("category.csv", "", "smell,1,2,3,4\n", "index.csv: column smell is missing"),
+    ("index.csv", "", "set/photo_0.png,train,16,16,10,10,,,,\n", "row 14: image is 'set/photo_0.png'"),
+    ("index.csv", "set/photo_0.png", "../photo_0.png", "another image below images/"),
+    ("index.csv", "set/photo_1_object.png", "/photo_1.png", "a PNG below images/"),
+    ("index.csv", ",300,301;302", ",300,301;77", "row 2: texture is 77; 77 is no number of label.csv"),
+)
+"""Of a table the text that is replaced (all of it; its end where the text is empty), by what, and what is said"""
 
 
 def test_broken_broden_folders(tmp_path: Path) -> None:
-    broden.write(tmp_path / "whole")
-    for number, (change, said) in enumerate(BROKEN):
-        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
-        change(folder)
+    folder = tmp_path / "broden"
+    broden.write(folder)
+
+    def assert_refused(said: str) -> None:
         with pytest.raises(UsageError) as caught:
             open_concepts(folder)
         assert said in caught.value.message
         assert caught.value.hint
+
+    for name, old, new, said in BROKEN:
+        text = (folder / name).read_text()
+        assert (old or "") in text
+        (folder / name).write_text(new if old is None else text.replace(old, new, 1) if old else text + new)
+        assert_refused(said)
+        (folder / name).write_text(text)
+    broden.mask(folder / MASK, {999: 4})
+    assert_refused("999 is no number of label.csv")
+    Image.new("L", (10, 10), 1).save(folder / MASK)
+    assert_refused("a PNG with red, green and blue (greyscale)")
+    (folder / MASK).unlink()
+    assert_refused("row 3: object is set/photo_1_object.png; the mask must be")
+    (folder / "index.csv").unlink()
+    assert_refused("index.csv: table is not readable (No such file")
 
 
 def test_broken_manifests(tmp_path: Path) -> None:
