@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.text import HOME, sha256_of
 from robustcheck_onnx.checker.verify import bundle as bundles
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
-from support import ROOT, profile
+from support import ROOT, extra, profile
 from support.keys import PEM, changed, write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -259,7 +259,7 @@ def test_a_key_that_cannot_sign_ends_it_before_the_rerun_and_so_does_no_extra(
         assert sign(signed, "--key", str(signed / "key.pub")) == 2
         changed_.setitem(sys.modules, "securesystemslib.signer", None)
         assert (sign(signed, "-o", str(signed / "new.json")), (signed / "new.json").exists()) == (4, False)
-        assert ".[sign]" in capsys.readouterr().err
+        assert extra("sign") in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
     assert verify(signed) == 4
 
