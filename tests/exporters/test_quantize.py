@@ -105,6 +105,7 @@ def test_the_file_holds_the_digest_of_its_own_graph_and_a_changed_file_is_not_qu
         assert caught.value.exit_code == 3
 
 
+@pytest.mark.usefixtures("capsys")
 def test_what_a_model_was_matched_to_is_written_once(encoder: Path, photos: list[Path]) -> None:
     out, matched = encoder.with_name("int8.onnx"), "CLIP ViT-B/32"
     words = ["export", "onnx", str(encoder), "--precision", "int8-dynamic", "-o", str(out)]
