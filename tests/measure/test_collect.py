@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import Job
-from robustcheck_onnx.checker.runtime import Runner, read_head, score_difference
+from robustcheck_onnx.checker.runtime import Runner, read_head
 from support import onnx_models
 
 CLASSES, FEATURES = 10, 16
@@ -37,27 +36,6 @@ def test_rows_are_those_of_the_images_in_their_order(tmp_path: Path) -> None:
     np.testing.assert_allclose(head.scores(found.representations), found.scores, rtol=1e-4, atol=1e-5)
     assert told[-1].n_done == 11
     assert {each.interval for each in told if not each.stage} == {"photos"}
-
-
-def test_a_zero_shot_head_is_read_at_the_vector_of_length_one(tmp_path: Path) -> None:
-    text = onnx_models.weight(FEATURES, CLASSES)
-    model = onnx_models.on_features(
-        "embedding = MatMul(features, projection); norm = ReduceL2(embedding, axis); unit = Div(embedding, norm)\n"
-        "cosines = MatMul(unit, texts); logits = Mul(cosines, hundred)",
-        projection=onnx_models.weight(FEATURES, FEATURES),
-        texts=text,
-        axis=np.array([1]),
-        hundred=np.array(100, np.float32),
-    )
-    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", CLASSES)))
-    path = onnx_models.save(model, tmp_path / "zero-shot.onnx")
-    inputs, found, _ = collected(path)
-    assert inputs.models[0].representation.tensor == "unit"
-    np.testing.assert_allclose(np.linalg.norm(found.representations, axis=1), 1, rtol=1e-5)
-    head = read_head(inputs.models[0])
-    np.testing.assert_allclose(head.weight, 100 * text.T, rtol=1e-5, atol=1e-4)
-    assert found.scores is not None
-    assert score_difference(head, found.representations, found.scores) < 1e-5
 
 
 def test_an_encoder_has_no_scores(tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ import scipy.stats
 from PIL import Image
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.evidence import Content, Evidence
+from robustcheck_onnx.checker.evidence import Content
 from robustcheck_onnx.checker.images.sanity import describe
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import content
 from robustcheck_onnx.checker.measure.content import KEPT, Row, merge, record, rows_of
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup
 from support.measuring import never_decided
@@ -112,14 +111,6 @@ def test_a_representation_that_is_not_finite_is_left_out(folder: Path, tmp_path:
     found = check(broken, images=folder / "photos", thresholds=never_decided())
     assert found.evidence.statistics.n_nonfinite == 1
     assert_same(found.evidence.content, expected(folder / "photos", without=[NOT_FINITE]))
-
-
-def test_evidence_of_an_earlier_version_is_read_and_never_passes(model: Path, folder: Path) -> None:
-    passed = check(model, images=folder / "photos")
-    assert passed.verdict.verdict == "PASS"
-    earlier = Evidence.model_validate(passed.evidence.model_dump(exclude={"content"}))
-    (reason,) = judge(earlier, passed.profile).reasons
-    assert (reason.id, reason.seen) == ("unchecked", "not checked: content of the representation")
 
 
 def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Gallery
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import gallery
 from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
-from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.statistics import state
 from support import PHOTOS, lookup
 from support.measuring import never_decided
@@ -111,10 +111,3 @@ def test_zero_has_no_sign_and_no_usable_image_keeps_nothing() -> None:
     assert str(found.shown[0].z) == "(0.0, 1.0)"
     nothing = state.update(state.State(4), [[1.0, 1, 1, 1], [np.nan, 0, 1, 2]], [0, 1])
     assert gallery.record(gallery.rows_of(nothing, ["a", "b"], ["0", "1"]), [0]) is None
-
-
-def test_a_report_from_before_there_was_one_is_read(report: Report) -> None:
-    without = report.model_copy(update={"evidence": report.evidence.model_copy(update={"gallery": None})})
-    old = without.model_dump(mode="json")
-    del old["evidence"]["gallery"]  # a report from before there was one
-    assert Report.model_validate_json(to_json(without)) == Report.model_validate(old) == without
