@@ -84,7 +84,7 @@ def test_sigstores_own_code_verifies_it(signed: Path) -> None:
         pytest.skip("node or npm's @sigstore/verify is not there: make .venv/.dev")
 
     def by_node() -> subprocess.CompletedProcess[bytes]:
-        words = [node, ROOT / "tests/verify/node/read_bundle.cjs", file, signed / "key.pub"]
+        words = [node, str(ROOT / "tests/verify/node/read_bundle.cjs"), str(file), str(signed / "key.pub")]
         return subprocess.run(words, env={"NODE_PATH": str(modules)}, capture_output=True, check=False)
 
     file = signed / "report.sigstore.json"
@@ -323,7 +323,20 @@ def test_the_envelope_by_hand_on_each_curve(tmp_path: Path) -> None:
 
 def test_the_signed_form_says_exactly_what_the_statement_says(tmp_path: Path) -> None:
     write_keys(tmp_path)
-    exact = [0, 64, 2**53 + 1, -(10**17), 0.1, 5e-324, 1.7976931348623157e308, None, True, [], {}, "é\u2028"]
+    exact: list[object] = [
+        0,
+        64,
+        2**53 + 1,
+        -(10**17),
+        0.1,
+        5e-324,
+        1.7976931348623157e308,
+        None,
+        True,
+        [],
+        {},
+        "é\u2028",
+    ]
     bundle = json.loads(signing.sign(STATEMENT | {"predicate": {"values": exact}}, tmp_path / "key.pem"))
     found = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
     assert repr(found["predicate"]["values"]) == repr(exact)  # 1 is neither 1.0 nor True
