@@ -205,19 +205,6 @@ def test_what_fails_before_the_verb_replaces_an_earlier_report(here: Path, capfd
 
 
 @pytest.mark.process
-def test_modules_of_verbs_are_light() -> None:
-    code = """
-import importlib, pkgutil, sys
-from robustcheck_onnx.checker.cli import verbs
-modules = [importlib.import_module(f"{verbs.__name__}.{found.name}") for found in pkgutil.iter_modules(verbs.__path__)]
-heavy = {"numpy", "onnx", "onnxruntime", "PIL", "pydantic", "ray"}
-print(len(modules) > 9, heavy & {name.split(".")[0] for name in sys.modules})
-"""
-    done = python(code)
-    assert done.stdout == "True set()\n", done.stderr
-
-
-@pytest.mark.process
 def test_a_broken_installation_is_no_warn() -> None:
     """Python ends with 1 after an exception, which a pipeline would read as WARN."""
     code = """

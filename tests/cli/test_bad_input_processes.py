@@ -42,14 +42,9 @@ def test_what_stdout_cannot_take_is_no_success(world: Path, tmp_path: Path) -> N
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="/dev/full is Linux's")
 def test_a_full_device(tmp_path: Path) -> None:
-    """A hint that nobody can read changes no exit code either."""
-    (tmp_path / "explain").mkdir()
-    (tmp_path / "explain" / "m.onnx").touch()
-    for call, stream, code in (("explain", "stdout", 4), ("explain", "stderr", 0), ("--bogus", "stderr", 2)):
+    for call, stream, code in (("explain", "stdout", 4), ("--bogus", "stderr", 2)):
         with Path("/dev/full").open("w", encoding="utf-8") as full:
-            done = run(call, tmp_path, **{stream: full})
-        assert done.returncode == code
-        assert stream == "stdout" or bool(done.stdout) == (code == 0)
+            assert run(call, tmp_path, **{stream: full}).returncode == code
 
 
 def test_a_reader_that_goes_away(world: Path) -> None:

@@ -31,7 +31,6 @@ def test_where_documents_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("check -o json -o json=- -o 'json={model}.json' m.onnx", [("json", ""), ("json", "m.json")]),
         ("check -- -o json=r.json", []),
         ("scan m.onnx -o terminal=r.txt -o json=r.json", [("json", "r.json")]),
-        ("profiles show default -o json", [("json", "")]),
         ("profiles shw default -o json", [("json", "")]),
         ("chek m.onnx -o json=r.json", [("json", "r.json")]),
         ("export timm resnet18 -o json", []),  # an ONNX file of that name

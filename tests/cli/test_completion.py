@@ -20,8 +20,6 @@ OFFERED = {
     "robustcheck check model.onnx -o j": ["json", "junit"],
     "robustcheck compare a.onnx b.onnx -o ": ["terminal", "json", "junit", "markdown", "sarif", "html"],
     "robustcheck scan model.onnx -o t": ["terminal"],
-    "robustcheck concepts model.onnx -o h": ["html"],
-    "robustcheck directions model.onnx -o h": ["html"],
     "robustcheck model.on": [],  # then bash completes names of files
 }
 
@@ -72,8 +70,7 @@ def test_a_shell_that_is_not_known_is_a_usage_error(run: Run, monkeypatch: pytes
     monkeypatch.setattr(shellingham, "detect_shell", none_found)  # a test can't choose the processes above it
     for option in ("--show-completion", "--install-completion"):
         for words in ("", "tcsh", "bash model.onnx"):
-            done = run(f"{option} {words}", HOME=str(Path.cwd()))
-            assert (done.returncode, "\nhint: " in done.stderr) == (2, True), done.stderr
+            assert run(f"{option} {words}", HOME=str(Path.cwd())).returncode == 2
 
 
 def test_a_check_in_a_shell_that_asks_for_completion_is_a_check(run: Run) -> None:

@@ -134,6 +134,7 @@ def test_a_link_within_the_folder_is_followed(run: Run) -> None:
     link("r.json", "real.json")
     say('output = ["json=r.json"]')
     assert run(f"{CHECK} -- pass.onnx").returncode == 0
+    assert Path("r.json").is_symlink()
     assert json.loads(Path("real.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
 
 

@@ -84,14 +84,7 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(run: Run) -
         "Evidence": ["sign", "mlflow"],
         "Set-up": ["demo", "doctor", "init"],
     }
-    titles = [title for title in listed if title in {"Examples", *groups, "Options"}]
-    assert titles == ["Examples", *groups, "Options"]
-    assert {title: listed[title] for title in groups} == groups
-
-
-def test_the_options_of_a_check_stand_in_panels(run: Run) -> None:
-    titles = re.findall(r"^(\w+)$", run("check --help").stdout, re.MULTILINE)
-    assert titles == ["Examples", "Arguments", "Images", "Model", "Verdict", "Output", "Speed", "Limits", "CI"]
+    assert [(title, listed[title]) for title in listed if title in groups] == [*groups.items()]
 
 
 def test_the_commands_of_every_page_are_understood() -> None:
@@ -111,12 +104,6 @@ def test_a_value_that_an_option_does_not_know_is_refused() -> None:
     for verb in colours.split():
         with pytest.raises(UsageError, match=r"^--color is 'red'; it must be one of auto, always, never$"):
             understood([verb, "--color", "red"])
-
-
-def test_a_command_that_is_not_understood_is_noticed() -> None:
-    for words in ("check m.onnx --imags p", "explain a b", "compare", "check m.onnx --seed x"):
-        with pytest.raises(Exception, match=r"imags|unexpected|candidate|seed|integer"):
-            understood(words.split())
 
 
 @pytest.fixture
@@ -140,9 +127,7 @@ def test_reasons_as_json(printed: Callable[[str], str]) -> None:
     assert list(document["kinds"]) == list(KINDS)
     assert [reason["id"] for reason in document["reasons"]] == list(RULES)
     one = json.loads(printed("explain rectified -o json"))
-    rule = RULES["rectified"]
-    assert (one["id"], one["kind"], one["title"]) == ("rectified", "not_applicable", rule.title)
-    assert (one["explanation"], one["next_step"]) == (rule.explanation, rule.next_step)
+    assert (one["id"], one["explanation"]) == ("rectified", RULES["rectified"].explanation)
     absent = json.loads(printed("explain absent -o json"))["reasons"]
     assert {reason["kind"] for reason in absent} == {"absent"}
     assert json.loads(printed("explain exit-codes -o json"))["exit_codes"]["0"] == EXIT_CODES[0]
@@ -150,20 +135,15 @@ def test_reasons_as_json(printed: Callable[[str], str]) -> None:
 
 
 def test_reasons_are_listed_by_kind(printed: Callable[[str], str]) -> None:
-    blocks = printed("explain").split("\n\n")
-    assert [block.split(":")[0] for block in blocks[:-1]] == list(KINDS)
-    for block, kind in zip(blocks, KINDS, strict=False):
-        listed = re.findall(r"^  (\w+)  ", block, re.MULTILINE)
-        assert listed == [name for name, rule in RULES.items() if rule.kind == kind]
+    listed = re.findall(r"^  (\w+)  +\S", printed("explain").rpartition("\n\n")[0], re.MULTILINE)
+    assert listed == sorted(RULES, key=lambda name: list(KINDS).index(RULES[name].kind))
 
 
 def test_a_locale_without_utf_8_gets_help_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for words, part in (("--help", "0 PASS | 1 WARN | 2 usage"), ("shift --help", "[NAME=]PATH...")):
-        raw = io.BytesIO()
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-        assert cli.main(words.split()) == 0
-        shown = raw.getvalue().decode("ascii")
-        assert "\\" not in shown  # no sign as its number
-        assert part in shown
-        assert max(map(len, shown.splitlines())) <= 80
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert cli.main(["--help"]) == 0
+    shown = raw.getvalue().decode("ascii")
+    assert ("\\" in shown, "0 PASS | 1 WARN | 2 usage" in shown) == (False, True)  # no sign as its number
+    assert max(map(len, shown.splitlines())) <= 80

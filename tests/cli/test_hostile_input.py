@@ -69,26 +69,23 @@ def with_weight(fields: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def external(**entries: str) -> str:
-    return "".join(f'external_data {{ key: "{key}" value: "{value}" }} ' for key, value in entries.items())
-
-
-def with_functions(*calls: str) -> bytes:
-    """The model with a call of the function f0 behind it, and functions from "name: body"."""
+def chain(length: int) -> bytes:
+    """The model with a call of a function that calls another one, and so on."""
     model = onnx_models.classifier()
-    model.graph.node[-1].output[0] = "before"
-    model.graph.node.append(helper.make_node("f0", ["before"], ["logits"], domain="f"))
-    for name, _, body in (call.partition(":") for call in calls):
-        opsets = '<domain: "f", opset_import: ["" : 18, "f" : 1]>'
-        model.functions.append(onnx.parser.parse_function(f"{opsets} {name} (x) => (y) {{ y = {body}(x) }}"))
+    model.graph.node.append(helper.make_node("f0", ["logits"], ["more"], domain="f"))
+    for i in range(length):
+        text = f'<domain: "f", opset_import: ["" : 18, "f" : 1]> f{i} (x) => (y) {{ y = f.f{i + 1}(x) }}'
+        model.functions.append(onnx.parser.parse_function(text.replace(f"f.f{length}(", "Relu(")))
     model.opset_import.append(helper.make_opsetid("f", 1))
     return bytes(model.SerializeToString())
 
 
+def external(**entries: str) -> str:
+    return "".join(f'external_data {{ key: "{key}" value: "{value}" }} ' for key, value in entries.items())
+
+
 NO_TEXT = rb"w\xff\xfeab"  # protobuf takes any bytes for a text, and gives them as bytes
 MODELS: list[tuple[bytes, str]] = [
-    (with_weight('raw_data: "0000"'), "has 4 bytes; its shape [16, 3, 3, 3] and type float need 1728"),
-    (with_weight("data_type: 999"), "is number 999; ONNX has no such type"),
     (with_weight("dims: -1"), "its shape [16, 3, 3, 3, -1] and type float need -1728"),
     (with_weight(external(location="w.bin") + external(location="../passwd")), "has an entry twice"),
     (with_weight(external(location="a" * 5000)), "weights file aaaa"),
@@ -99,12 +96,7 @@ MODELS: list[tuple[bytes, str]] = [
         with_weight(external(location="@@@@@")).replace(b"@@@@@", b"w\xff\xfeab"),
         "says b'w\\xff\\xfeab'; it must be UTF-8",
     ),
-    (with_functions("f0:f.f1", "f1:f.f0"), "functions can't be expanded (Cycle detected"),
-    (with_functions("f0:Relu", "f0:Relu"), "functions can't be expanded (Model contains multiple"),
-    (
-        with_functions(*(f"f{i}:f.f{i + 1}" for i in range(9999)), "f9999:Relu"),
-        "functions can't be expanded (Function call chain depth exceeds",
-    ),
+    (chain(10_000), "functions can't be expanded (Function call chain depth exceeds"),
 ]
 
 
@@ -114,12 +106,6 @@ def test_models(refused: Refused) -> None:
         Path("bad.onnx").write_bytes(content)
         code, error = refused(model="bad.onnx")
         assert (code, said in error) == (3, True), error
-
-
-def test_ten_thousand_functions_are_no_error(run: Run) -> None:
-    Path("many.onnx").write_bytes(with_functions(*(f"f{i}:Relu" for i in range(10_000))))
-    done = run(CHECK.format("many.onnx", "photos"))
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def test_no_feature_at_all(refused: Refused) -> None:
@@ -135,7 +121,6 @@ CONTRACTS: list[tuple[bytes, str]] = [
     (b'{"x": "\xff\xfe"}', "contract is ambiguous ('utf-8' codec can't decode byte 0xff"),
     (f'{{"x": {DIGITS}}}'.encode(), "Exceeds the limit (4300 digits)"),
     (SOUND.replace('"lookup"', r'"\ud800"').encode(), "contract breaks schema 1"),
-    (SOUND.replace("[64, 64]", f"[{DIGITS[:4000]}, 64]").encode(), "should be less than or equal to 8192"),
     (SOUND.replace('"mean": [0.0', '"mean": [1e999').encode(), "preprocessing.mean.0: Input should be a finite"),
 ]
 
@@ -175,10 +160,8 @@ PHOTO = b"\xff\xd8\xff\xe0" + bytes(600)
 MEMBER = member(b"a.jpg", PHOTO) + bytes(1024)
 TARS: list[bytes] = [
     member(b"a.jpg", PHOTO, size=b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7),
-    member(b"a.jpg", PHOTO, size=b"\xff" * 12),
     member(b"a.jpg", PHOTO, size=b"zzzzzzzzzzz"),
     pax(f"size={DIGITS}") + MEMBER,
-    pax("size=-5") + MEMBER,
     member(b"x", f"{DIGITS} path=a\n".encode(), b"x") + MEMBER,
     pax("GNU.sparse.major=1", "GNU.sparse.minor=0", f"GNU.sparse.realsize={DIGITS[:20]}") + MEMBER,
     pax("path=a.jpg") * 3000 + MEMBER,
@@ -221,7 +204,6 @@ def test_arrow_paths(refused: Refused) -> None:
     no_text = pa.Array.from_buffers(pa.utf8(), 2, [None, offsets, pa.py_buffer(b"\xff\xfea\xff\xfeb")])
     columns = {
         "column image (int64)": pa.array([1, 2]),
-        "struct<path: int64>": pa.array([{"path": 1}]),
         "run_end_encoded": pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array(["a.jpg"])),
         "number of usable images is 0 of 1": pa.array([{"bytes": None, "path": "a\0b.jpg"}]),
         "Arrow file is damaged": pa.StructArray.from_arrays([pa.nulls(2, pa.binary()), no_text], ["bytes", "path"]),
@@ -249,22 +231,16 @@ TEXTS: list[tuple[str, str, str, str]] = [
     (CHECK, "jsonl", '{"image": "\\ud800.jpg", "label": "\\udfff"}\n', "there is no such file"),
     (CHECK, "txt", "a" * 100_000, "row 1: path is aaaa"),
     (CHECK, "csv", "image,label\n" + '"' + "x" * 200_000 + '",1\n', "row 2 is not CSV (field larger than"),
-    (SHIFT, "jsonl", ROW % DIGITS, "error: bad.jsonl: label is '9"),
     (SHIFT, "jsonl", ROW % "\\ud800", "error: bad.jsonl: label is '"),
-    (SHIFT, "jsonl", ROW % ("٣" * 5000), "error: bad.jsonl: label is '"),
     (PROFILE, "json", SEALED.replace('"min_images": 50', f'"min_images": {DIGITS}'), "is not JSON (Exceeds the limit"),
-    (PROFILE, "json", SEALED.replace(" 50,", f" {DIGITS[:400]},"), "digest does not match the content"),
     (PROFILE, "json", SEALED.replace('m": 7.858', f'm": {DIGITS[:400]}'), "Input should be a valid number"),
     (PROFILE, "json", SEALED.replace("default-2", "\\ud800"), "digest does not match the content"),
     (PROFILE, "json", DEEP, "nested too deeply"),
     (CONFIG, "toml", f"seed = {DIGITS}\n", "is no TOML (Exceeds the limit (4300 digits)"),
     (CONFIG, "toml", f"seed = 0x{'f' * 5000}\n", "an integer has 20000 bits; TOML's have 63 and a sign"),
-    (CONFIG, "toml", f"a = {DEEP}\n", "nested too deeply"),
     (CONFIG, "toml", "a." * 50_000 + "b = 1\n", "line 1 has more than 500 dots"),
     (CONFIG, "toml", "# " + "x" * (1 << 20) + "\n", "it has 1048579 bytes, more than 1048576"),
-    (SUITE, "toml", f"seed = {DIGITS}\n", "suite is not TOML"),
     (SUITE, "toml", f"a = {DEEP}\n", "suite is not TOML"),
-    (TABLE, "jsonl", f'{{"schema_version": 1, "n": {DIGITS}}}', "line 1: row is not JSON ("),
     (TABLE, "jsonl", DEEP, "line 1: row is not JSON ("),
 ]
 
@@ -311,5 +287,3 @@ def test_links_that_double_at_each_level_end(run: Run) -> None:
     for images in ("photos", "photos/**/*.jpg", "photos/**"):
         done = run(f"check model.onnx --images {images} --preprocess imagenet -o json")
         assert (done.returncode, json.loads(done.stdout)["evidence"]["images"]["n_available"]) == (1, 3)
-    done = run("check **/model.onnx --images photos --preprocess imagenet -q")
-    assert (done.returncode, done.stdout.count("model.onnx")) == (1, 1)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import models
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import summary
@@ -103,9 +102,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
 
     refusing("scandir", lambda path: path.name == "closed")
     refusing("lstat", lambda path: "closed" in path.parent.parts)
-    here = Path.cwd()
-    deep = ("**/*.onnx", "m/**/*.onnx", "m/**", f"{here}/m/**/*.onnx", "m")
-    for word in (*deep, "m/*/b.onnx", "*/closed/*.onnx", "?/*/*", f"{here}/*/*/b.onnx"):
+    for word in ("**/*.onnx", "m/**", f"{Path.cwd()}/m/**/*.onnx", "m", "m/*/b.onnx", "*/closed/*.onnx"):
         with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
             models.expand([word])
     assert models.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m
@@ -168,11 +165,7 @@ def test_a_table_with_the_worst_first_and_the_worst_exit_code(run: Run) -> None:
     assert [(row[1], next(word for word in row if word.endswith(".onnx"))) for row in rows] == [
         ("error", "text.onnx"), ("WARN", "warn.onnx"), ("PASS", "pass.onnx"),
     ]  # fmt: skip
-    kurtosis = pipeline.check("pass.onnx", images="photos").evidence.statistics.kurtosis.estimate
-    assert kurtosis is not None
-    assert f"{kurtosis:.1f}" in rows[-1]
     assert "✗ 3 models: 1 PASS, 1 WARN, 1 ERROR · exit code 3" in done.stdout
-    assert run("pass.onnx warn.onnx --images photos -qq").returncode == 1
     both = run("pass.onnx warn.onnx --images photos --fail-on never")
     assert (both.returncode, "WARN · absent (let through)" in both.stdout) == (0, True)
     assert run("pass.onnx text.onnx --images photos -qq --fail-on never").returncode == 3
@@ -190,8 +183,6 @@ def test_one_document_about_all_and_one_for_each(run: Run) -> None:
     assert json.loads(read["text.json"])["error"]["exit_code"] == 3
     assert "✓ PASS" in read["pass.txt"]
     assert "error: text.onnx: model file is text" in read["text.txt"]
-    assert "json:all.json" in "".join(done.stdout.split())
-    assert run("pass.onnx --images photos -o json --no-time").stdout == read["pass.json"]
 
 
 def test_what_is_wrong_with_the_call_ends_it_before_anything(run: Run) -> None:

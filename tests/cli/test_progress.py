@@ -16,7 +16,6 @@ import pytest
 from robustcheck_onnx.checker.cli import progress
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.thresholds import profile
-from support.calibrations import N_MODELS, Calibrated
 from support.measuring import never_narrow
 from support.terminal import OnATerminal, stages_of
 
@@ -130,20 +129,3 @@ def test_other_verbs_show_their_work(on_a_terminal: OnATerminal) -> None:
         code, lines, _ = on_a_terminal(f"{call} --images photos")
         assert code in ({0, 3} if "scan" in call else {0})  # this model has no blocks
         assert set(stages_of(lines)) >= set(stages.split(", "))
-
-
-@pytest.mark.long
-def test_a_calibration_shows_what_it_does_and_keeps_what_it_did(
-    calibrated: Calibrated, here: Path, on_a_terminal: OnATerminal
-) -> None:
-    rows = calibrated.table.read_text(encoding="utf-8").splitlines(keepends=True)
-    (here / "some.jsonl").write_text("".join(rows[:-2]), encoding="utf-8")
-    call = f"calibrate --suite {calibrated.suite} --images {calibrated.photos} --cache cache --results some.jsonl"
-    code, lines, _ = on_a_terminal(f"{call} --out p.json --device cpu", columns=110)
-    assert code == 0
-    bare = [re.sub(r"(  | [━╸╺]).*", "", line) for line in lines]
-    activity = [line for line in dict.fromkeys(bare) if line.startswith(("reading", "measuring"))]
-    assert activity == ["reading images and models", *(f"measuring, {n} of 2 models done" for n in (0, 1, 2))]
-    assert f"{N_MODELS} models: {N_MODELS - 2} measured before, 2 to do" in bare
-    assert sum(line.startswith("measured made_") for line in bare) == 2
-    assert on_a_terminal(f"{call} --out p.json --device cpu -q")[:2] == (0, [])

@@ -64,8 +64,6 @@ def test_bytes_that_are_no_model_say_so_without_a_path(tmp_path: Path, monkeypat
     outside.graph.initializer[0].ClearField("raw_data")
     for given, said in (
         (b"", "^<bytes>: model file is empty"),
-        (b"no model", "^<bytes>: model file is text"),
-        (b"PK\x03\x04", "^<bytes>: model file is .*zip"),
         (outside, "^<ModelProto>.*"),
     ):
         with pytest.raises(rc.RobustcheckError, match=said) as caught:
