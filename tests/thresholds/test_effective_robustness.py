@@ -20,7 +20,6 @@ def test_logit_and_sigmoid_are_scipys() -> None:
     np.testing.assert_allclose(er.logit(p), scipy.special.logit(p), rtol=1e-12)
     x = np.array([-1000.0, -30.0, -0.5, 0.0, 0.5, 30.0, 1000.0])
     np.testing.assert_allclose(er.sigmoid(x), scipy.special.expit(x), rtol=1e-12)
-    np.testing.assert_allclose(er.sigmoid(er.logit(p)), p, rtol=1e-12)
 
 
 def test_a_fit_is_scipys() -> None:

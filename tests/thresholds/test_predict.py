@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from typing import Any
 
-import numpy as np
 import pytest
 import scipy.stats
 
-from robustcheck_onnx.thresholds import DATA, profile, published
+from robustcheck_onnx.thresholds import profile, published
 from support.benchmark_scripts import load
 
 facts, _, predict = map(load, ("predict_facts", "predict_text", "predict"))
@@ -38,49 +36,20 @@ def test_hits_and_misses_by_name() -> None:
     assert not any(one.passed for one in fragile)
 
 
-def from_the_tables() -> dict[str, tuple[list[dict[str, str]], float]]:
-    """Per checkpoint with a mean ER: its rows of the shipped CSV and ER, by SciPy from the published accuracies."""
-    shifts = ("imagenetv2", "sketch", "imagenet_r", "imagenet_a")
-    read = {}
-    for library in ("open_clip", "timm"):
-        with (DATA / f"published_{library}.csv").open(encoding="utf-8", newline="") as file:
-            read[library] = list(csv.DictReader(file))
-    expected = {}
-    for shift in shifts:
-        usual = [r for r in read["timm"] if r["group"] == "in1k_only" and r["imagenet1k"] and r[shift]]
-        x, y = (scipy.special.logit([float(r[name]) for r in usual]) for name in ("imagenet1k", shift))
-        expected[shift] = scipy.stats.linregress(x, y)
-    found: dict[str, tuple[list[dict[str, str]], float]] = {}
-    with (DATA / "reference_statistics.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["set"] not in published.MEASURED or row["excluded"]:
-                continue
-            library, model, weights = published.MEASURED[row["set"]]
-            (one, *_) = [r for r in read[library] if (r["model"], r["weights"]) == (model, weights)]
-            if not all(one[shift] for shift in shifts):
-                continue
-            accuracy = scipy.special.logit(float(one["imagenet1k"]))
-            beyond = [
-                float(one[s]) - scipy.special.expit(line.slope * accuracy + line.intercept)
-                for s, line in expected.items()
-            ]
-            found.setdefault(row["model"], ([], 100 * float(np.mean(beyond))))[0].append(row)
-    return found
-
-
 def test_the_correlations_are_scipys_over_checkpoints() -> None:
-    found = from_the_tables()
-    zero_shot = {name: each for name, each in found.items() if each[0][0]["group"] == "zero_shot_clip"}
-    assert (len(found), len(zero_shot)) == (12, 9)
-    for table in (found, zero_shot):
-        known = [one for one in facts.measured() if one.name in table]
-        assert {one.name: one.mean_pp for one in known} == {name: pytest.approx(er) for name, (_, er) in table.items()}
-        told = predict.correlations(known)
+    known = [one for one in facts.measured() if one.mean_pp is not None]
+    zero_shot = [one for one in known if one.group == "zero_shot_clip"]
+    assert (len(known), len(zero_shot)) == (12, 9)
+    for one in known:
+        rows = [published.find(*published.MEASURED[row.set])[0] for row in one.sets if row.set in published.MEASURED]
+        assert {row.mean_pp for row in rows} == {one.mean_pp}
+    for some in (known, zero_shot):
+        told = predict.correlations(some)
         for name in profile.STATISTICS:
-            shares = [[float(row[name]) for row in rows] for rows, _ in table.values()]
+            values = [[getattr(row, name) for row in one.sets] for one in some]
             if name.startswith("negative"):
-                shares = [[min(share, 1 - share) for share in each] for each in shares]
-            truth = scipy.stats.spearmanr(list(map(statistics.median, shares)), [er for _, er in table.values()])
+                values = [[min(share, 1 - share) for share in each] for each in values]
+            truth = scipy.stats.spearmanr(list(map(statistics.median, values)), [one.mean_pp for one in some])
             r, _ = told[predict.WORDS[name]]
             assert r == pytest.approx(truth.statistic, abs=5e-4)
             assert f"{r:+.2f} (" in predict.PAGE.read_text(encoding="utf-8")
