@@ -208,7 +208,6 @@ BAD: list[tuple[str, Any, str]] = [
     ("timm", {"crop_pct": 1.5}, "crop_pct is 1.5; it must be above 0 and at most 1"),
     ("timm", {"crop_mode": "random"}, "crop_mode is 'random'; it must be one of center, squash, border"),
     ("timm", {"interpolation": "random"}, "interpolation is 'random'; Input should be 'nearest'"),
-    ("hf", {"do_pad": True}, "do_pad is True; this step is not supported"),
     ("hf", {"resample": 9}, "resample is 9; it must be 0 to 5"),
     ("hf", {"image_mean": None}, "image_mean is missing; it must be three numbers"),
     ("hf", {"size": 224}, "size is 224 and image_processor_type is missing; size must be"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from onnx import helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.model.sort import sort_model, sorted_nodes
+from robustcheck_onnx.checker.model.sort import sorted_nodes
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
 
@@ -144,9 +142,3 @@ def test_what_the_float16_conversion_writes(opened: Any) -> None:
     model = convert_float_to_float16(onnx_models.classifier(), keep_io_types=True)
     assert not is_sorted(list(model.graph.node))
     assert opened(model).representation.tensor == "features"
-
-
-def test_a_sorted_file_goes_to_onnx_runtime_as_it_is(tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
-    assert open_model(path).graph.own() == path.read_bytes()
-    assert not sort_model(onnx.load(path), "m")

@@ -8,12 +8,11 @@ from functools import partial
 from itertools import product
 
 import onnx
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.model.ends import embedding_under, ends_in, last_linears, rectified_under
-from robustcheck_onnx.checker.model.heads import COSINE, GATE, SCALE, UNIT, Head, Join, find_head
+from robustcheck_onnx.checker.model.heads import COSINE, SCALE, UNIT, Head, Join, find_head
 from robustcheck_onnx.checker.model.layers import Layers, build_layers, nested_nodes
 from robustcheck_onnx.thresholds.ends import End
 from support.slow_walks import SlowGraph
@@ -136,13 +135,6 @@ def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
     return counted
 
 
-@pytest.mark.parametrize("op", ["Add", "Mul", "Concat", "Sub", "Max", "Sum"])
-def test_nested_branches_end(op: str) -> None:
-    """Doubling at every node they would not."""
-    layers = layers_of(diamonds(op, 300))
-    assert steps(lambda: walk_all(layers, "x300"), 200_000) > 300
-
-
 def test_a_hundred_gated_blocks_end_in_a_sum() -> None:
     layers = layers_of(gated_chain(100))
     assert str(walk_all(layers, "o99")) == "linear"
@@ -154,7 +146,8 @@ def build_and_walk(graph: onnx.GraphProto) -> End:
 
 
 def test_steps_grow_with_the_graph_not_faster() -> None:
-    for build in (gated_chain, lambda depth: diamonds("Mul", 4 * depth)):
+    """Doubling at every node, nested branches would not end."""
+    for build in (gated_chain, *(partial(diamonds, op) for op in ("Add", "Mul", "Concat", "Sub", "Max", "Sum"))):
         graphs = [written(build(depth), before="").graph for depth in (100, 400)]
         short, long = (steps(partial(build_and_walk, graph)) for graph in graphs)
         assert long < 4.4 * short  # linear: 4; quadratic: 16
@@ -183,9 +176,3 @@ def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
         "d0",
         *(f"d{i}" for i in range(20, -1, -1)),
     ]  # attributes are sorted by name
-
-
-def test_a_gate_is_crossed_by_name() -> None:
-    head = find_head(layers_of("a = MatMul(image, w8x8); s = Sigmoid(a); e = Mul(a, s)"), "e")
-    assert isinstance(head, Head)
-    assert head.crossed == {GATE, "Mul"}

@@ -25,7 +25,6 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import held, light
-from robustcheck_onnx.checker.model.held import stamp
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import lookup
@@ -259,12 +258,6 @@ def test_every_run_of_a_model_looks(place: Path) -> None:
         runner.represent(pixels)
     again = Runner(open_model(place / "model.onnx"), "cpu").represent(pixels)[0]
     assert not np.array_equal(again, before)
-
-
-def test_a_stamp_tells_other_bytes_though_their_time_was_set_back(place: Path) -> None:
-    before = stamp(place / "weights.bin")
-    write(*(place / name for name in BESIDE))
-    assert stamp(place / "weights.bin") != before
 
 
 def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
