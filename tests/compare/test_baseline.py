@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import to_json
-from support.comparisons import Workshop, alike, baseline_of, ids, judged, judged_by, numbers, planted
+from support.comparisons import Workshop, alike, baseline_of, ids, judged, judged_by, numbers, planted, with_part
 
 OUTLIERS = (7, 50, 90)
 
@@ -96,9 +96,7 @@ def test_a_stale_baseline_is_a_reason() -> None:
     assert other_images.statistics[0].ratio.low is not None
 
     def against(part: str, **values: Any) -> CompareReport:
-        facts = getattr(known.evidence, part).model_copy(update=values)
-        evidence = known.evidence.model_copy(update={part: facts})
-        return judged_by(known.model_copy(update={"evidence": evidence}), h[:70])
+        return judged_by(with_part(known, part, **values), h[:70])
 
     old = against("statistics", statistic_version=1)
     assert {"stale_baseline", "reference_without_indication"} <= ids(old)

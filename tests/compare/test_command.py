@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from itertools import product
@@ -10,7 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.question import written
@@ -18,6 +16,7 @@ from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import markdown
 from support.comparisons import Workshop, eight_bits, judged, planted, rotation
+from support.terminal import printed
 
 
 def test_the_command_says_it_by_exit_code_and_in_every_format(
@@ -60,10 +59,7 @@ def test_no_line_is_too_wide_and_ascii_is_ascii() -> None:
     h = planted(features=(7, 40))
     report = judged(h @ rotation(384), h)
     for width, ascii_only in product((60, 80, 120), (False, True)):
-        buffer = io.StringIO()
-        shown = terminal.render(report, ascii_only=ascii_only, verbose=True)
-        Console(file=buffer, width=width, no_color=True).print(shown)
-        text = buffer.getvalue()
+        text = printed(terminal.render(report, ascii_only=ascii_only, verbose=True), width)
         assert max(map(len, text.splitlines())) <= width
         assert text.isascii() == ascii_only
         assert re.search(r"^ +7 +\+\d+\.\d .*(rotated away)$", text, re.MULTILINE)  # nothing is cut

@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.compare import html
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import NAMES, RULES
-from support.comparisons import judged, planted, rotation
+from support.comparisons import judged, planted, rotation, with_part
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
@@ -72,9 +72,7 @@ def test_two_sentences_say_what_the_verdict_means(kept: CompareReport) -> None:
 
 
 def test_hostile_names_stay_text(kept: CompareReport) -> None:
-    model = kept.candidate.evidence.model.model_copy(update={"file": HOSTILE, "source": HOSTILE})
-    evidence = kept.candidate.evidence.model_copy(update={"model": model})
-    candidate = kept.candidate.model_copy(update={"evidence": evidence})
+    candidate = with_part(kept.candidate, "model", file=HOSTILE, source=HOSTILE)
     page = page_of(kept.model_copy(update={"candidate": candidate, "baseline": HOSTILE, "notes": (HOSTILE,)}))
     assert "<script" not in page
     assert "\x1b" not in page

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scipy import stats
 
 from robustcheck_onnx.checker.compare.baseline import Baseline, staleness
 from robustcheck_onnx.checker.compare.judge import Agreement, _unrelated
-from robustcheck_onnx.checker.evidence import Evidence
 from support import reports
+from support.comparisons import with_part
 
 
 def test_agreement_is_chance_where_its_lower_bound_is() -> None:
@@ -28,28 +26,25 @@ def test_agreement_is_chance_where_its_lower_bound_is() -> None:
             assert f"same class on {n_same} of {n} images" in texts[0]
 
 
-def changed(evidence: Evidence, part: str, **values: Any) -> Evidence:
-    return evidence.model_copy(update={part: getattr(evidence, part).model_copy(update=values)})
-
-
 def test_every_way_in_which_a_baseline_was_measured_otherwise_is_told() -> None:
-    now = reports.passing().evidence
+    same = reports.passing()
+    now = same.evidence
     n, version = now.statistics.n_images, now.statistics.statistic_version
     other_pixels = now.preprocessing.preprocessing.model_copy(update={"resize_mode": "squash", "color_order": "BGR"})
     for then, told in (
-        (now, ()),
-        (changed(now, "statistics", n_images=n - 1), ("the baseline has another number of usable representations",)),
+        (same, ()),
+        (with_part(same, "statistics", n_images=n - 1), ("the baseline has another number of usable representations",)),
         (
-            changed(now, "statistics", statistic_version=version + 1),
+            with_part(same, "statistics", statistic_version=version + 1),
             (f"the baseline has statistic version {version + 1}, this robustcheck {version}",),
         ),
         (
-            changed(changed(now, "images", digest="sha256:0", n_read=70, source="old"), "statistics", n_images=70),
+            with_part(with_part(same, "images", digest="sha256:0", n_read=70, source="old"), "statistics", n_images=70),
             ("the baseline was measured on other images (70 of old)",),
         ),
         (
-            changed(now, "preprocessing", preprocessing=other_pixels),
+            with_part(same, "preprocessing", preprocessing=other_pixels),
             ("the baseline was preprocessed otherwise (resize_mode, color_order)",),
         ),
     ):
-        assert staleness(Baseline.model_construct(evidence=then), now) == told
+        assert staleness(Baseline.model_construct(evidence=then.evidence), now) == told

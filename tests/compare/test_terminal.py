@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from rich.console import Console
 
 from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.text import number_text
-from support.comparisons import judged, planted
+from support.comparisons import judged, planted, with_part
+from support.terminal import printed
 
 
 def test_photos_that_are_not_the_readers_are_said_first() -> None:
     measured = judged(planted(), planted())
     said = "on the bundled photos, not yours"
     for bundled in (True, False):
-        images = measured.candidate.evidence.images.model_copy(update={"bundled": bundled})
-        evidence = measured.candidate.evidence.model_copy(update={"images": images})
-        candidate = measured.candidate.model_copy(update={"evidence": evidence})
-        report = measured.model_copy(update={"candidate": candidate})
+        report = measured.model_copy(update={"candidate": with_part(measured.candidate, "images", bundled=bundled)})
         for verbose in (False, True):
-            buffer = io.StringIO()
-            Console(file=buffer, width=80, no_color=True).print(terminal.render(report, verbose=verbose))
-            assert (buffer.getvalue().splitlines()[1] == f"! {said}") is bundled
+            shown = printed(terminal.render(report, verbose=verbose))
+            assert (shown.splitlines()[1] == f"! {said}") is bundled
         forms = ("junit", "markdown", "sarif", "html")  # JSON has a note of the check itself
         for text in (
             terminal.one_line(report),
@@ -36,11 +30,9 @@ def test_photos_that_are_not_the_readers_are_said_first() -> None:
 def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told() -> None:
     h = planted()
     report = judged(h - (np.arange(384) == 7) * h[:, 7].mean(), h)
-    buffer = io.StringIO()
-    Console(file=buffer, width=80, no_color=True).print(terminal.render(report))
     n = report.n_images
     heading = f"Statistics  {n} images, paired; 80 % must be kept, 95 % confidence together"
-    assert heading in buffer.getvalue().splitlines()
+    assert heading in printed(terminal.render(report)).splitlines()
     (seen,) = [reason.seen for reason in report.verdict.reasons if reason.id == "statistic_shrank"]
     assert seen.startswith("at least 80 % of the reference's value must be kept: ")
     assert "not measured" not in seen

@@ -147,7 +147,9 @@ def build_and_walk(graph: onnx.GraphProto) -> End:
 
 def test_steps_grow_with_the_graph_not_faster() -> None:
     """Doubling at every node, nested branches would not end."""
-    for build in (gated_chain, *(partial(diamonds, op) for op in ("Add", "Mul", "Concat", "Sub", "Max", "Sum"))):
+    ops = ("Add", "Mul", "Concat", "Sub", "Max", "Sum")
+    builds: list[Callable[[int], str]] = [gated_chain, *(partial(diamonds, op) for op in ops)]
+    for build in builds:
         graphs = [written(build(depth), before="").graph for depth in (100, 400)]
         short, long = (steps(partial(build_and_walk, graph)) for graph in graphs)
         assert long < 4.4 * short  # linear: 4; quadratic: 16

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.shift import ShiftReport, measure_shift, terminal
 from robustcheck_onnx.checker.shift.predictions import Predicted
 from support import colours, lookup
 from support.colours import PX
+from support.terminal import printed
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], dtype=np.float64)
 
@@ -171,13 +171,6 @@ def test_scores_that_are_not_finite_on_the_target_alone(place: Path, tmp_path: P
 # ------------------------------------------------------------------------------------------------ what is shown
 
 
-def _shown(report: ShiftReport, width: int, *, ascii_only: bool = False) -> str:
-    console = Console(width=width, no_color=True)
-    with console.capture() as captured:
-        console.print(terminal.render(report, ascii_only=ascii_only))
-    return captured.get()
-
-
 @pytest.fixture(scope="module")
 def report(place: Path) -> ShiftReport:
     return _run(place, "hard", "few", shifted=[str(place / "hard")], isolate=False)
@@ -186,7 +179,7 @@ def report(place: Path) -> ShiftReport:
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_the_terminal_report_fits(report: ShiftReport, width: int, ascii_only: bool) -> None:
-    text = _shown(report, width, ascii_only=ascii_only)
+    text = printed(terminal.render(report, ascii_only=ascii_only), width)
     assert max(map(len, text.splitlines())) <= width
     assert text.isascii() == ascii_only
     assert "\\x" not in text  # no sign without a spelling

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.compare import baseline, pairs, run
 from robustcheck_onnx.checker.compare.judge import Compared, CompareReport
 from robustcheck_onnx.checker.compare.pairs import Pair, Side
 from robustcheck_onnx.checker.images.source import digest_of_set
-from robustcheck_onnx.checker.report.record import Time
+from robustcheck_onnx.checker.report.record import Report, Time
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds.profile import Profile, load
 
@@ -91,11 +91,20 @@ def judged(
     return concluded(ours, run._between(pair, theirs, profile, tolerance), profile, tolerance)
 
 
+M = TypeVar("M", baseline.Baseline, Compared, Report)
+
+
+def with_part(document: M, part: str, **values: Any) -> M:
+    """What has evidence, of which one part has other values."""
+    evidence = document.evidence
+    evidence = evidence.model_copy(update={part: getattr(evidence, part).model_copy(update=values)})
+    return document.model_copy(update={"evidence": evidence})
+
+
 def on_images(model: Compared, keys: npt.NDArray[np.int64]) -> tuple[Compared, list[str]]:
     """The model as measured on these images, and their digests."""
     digests = [str(key) for key in keys]
-    images = model.evidence.images.model_copy(update={"digest": digest_of_set(digests)})
-    return model.model_copy(update={"evidence": model.evidence.model_copy(update={"images": images})}), digests
+    return with_part(model, "images", digest=digest_of_set(digests)), digests
 
 
 def baseline_of(h: Array) -> baseline.Baseline:

@@ -6,6 +6,8 @@ import io
 import re
 from collections.abc import Callable
 
+from rich.console import Console, RenderableType
+
 
 class Terminal(io.StringIO):
     """A stream that says that it is a terminal."""
@@ -17,6 +19,12 @@ class Terminal(io.StringIO):
         """What was shown, without colours and movements; a line that was drawn again counts again."""
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
         return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def printed(rendered: RenderableType, width: int = 80) -> str:
+    """What is shown in so many columns, without colours."""
+    Console(file=(file := io.StringIO()), width=width, no_color=True).print(rendered)
+    return file.getvalue()
 
 
 OnATerminal = Callable[..., tuple[int, list[str], str]]
