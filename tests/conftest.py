@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HEAVY = ("matplotlib", "mlflow", "open_clip", "ray", "timm", "torch", "transformers")
 """packages that no test of `make test` may import"""
-MOST_PROCESSES = 400
+MOST_PROCESSES = 60
 """tests of `make test` that may start a process, at most; a new one wants a reason"""
 STARTS = ("os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen")
 _started: list[str] = []
