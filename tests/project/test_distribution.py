@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.supported import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
-from support import ROOT, onnx_models
+from support import INSTALLED, ROOT, onnx_models
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
@@ -51,7 +51,7 @@ def runtimes(dependencies: list[str], system: str, machine: str) -> list[str]:
 
 
 def test_the_version_stands_in_one_place() -> None:
-    assert metadata.version("robustcheck-onnx") == VERSION  # of this editable install: pip install -e . after a change
+    assert metadata.version(INSTALLED) == VERSION  # of an editable install: pip install -e . after a change
     assert "version" not in PROJECT
     assert PROJECT["dynamic"] == ["version"]
     assert module("release/constant.py").constant("VERSION") == VERSION

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from robustcheck_onnx.checker.runtime import device, doctor
+from support import INSTALLED
 
 H100 = device.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
 HEALTHY = doctor.Facts(
@@ -83,7 +84,7 @@ def test_faults() -> None:
 def test_this_environment(capfd: pytest.CaptureFixture[str]) -> None:
     facts = doctor.gather()
     assert (facts.runtime, len(facts.wheels), facts.providers[-1]) == (ort.__version__, 1, "CPUExecutionProvider")
-    assert {"numpy", "onnx", "robustcheck-onnx"} <= set(facts.packages)
+    assert {"numpy", "onnx", INSTALLED} <= set(facts.packages)
     assert {found.check for found in doctor.diagnose()} >= {"Python", "ONNX Runtime wheels", "processor"}
     assert capfd.readouterr() == ("", "")
 
