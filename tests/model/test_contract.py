@@ -18,11 +18,9 @@ def parse(contract: object) -> Any:
 
 def test_valid_contract() -> None:
     contract = parse(lookup.lookup_contract(source={"random_weights": True}))
-    assert contract.tensors["representation"].rule == "encoder_output"
-    assert contract.preprocessing.size == (64, 64)
-    assert contract.preprocessing.crop_rounding == "round"
-    assert contract.source.random_weights is True
-    assert contract.parity.batches == (1, 2, 5)
+    assert (contract.tensors["representation"].rule, contract.source.random_weights) == ("encoder_output", True)
+    pixels = contract.preprocessing
+    assert (pixels.size, pixels.crop_rounding, contract.parity.batches) == ((64, 64), "round", (1, 2, 5))
 
 
 VALID = lookup.lookup_contract()

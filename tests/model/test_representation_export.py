@@ -55,11 +55,9 @@ def test_head_input_equals_the_hook(
         network, (batch,), path, dynamo=dynamo, verbose=False, input_names=["input"], output_names=["output"], **axes
     )
     model = open_model(path)
-    assert model.representation.rule == "head_input"
-    assert not model.representation.assumed
-    assert str(model.representation.ends_in) == ends
     assert model.head is not None
-    assert model.head.classes == 1000
+    found = model.representation
+    assert (found.rule, found.assumed, str(found.ends_in), model.head.classes) == ("head_input", False, ends, 1000)
     run = Runner(model, "cpu")
     pixels = batch.numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(run.run(pixels).representation, expected.numpy(), rtol=1e-3, atol=1e-4)
