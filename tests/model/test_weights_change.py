@@ -102,8 +102,9 @@ def refused(model: Path, file: Path, stage: str, change: Callable[[], object]) -
             changed.append(1)
 
     what = "model file" if file == model else f"weights file {file.relative_to(model.parent)}"
+    photos = next(folder / "photos" for folder in model.parents if (folder / "photos").is_dir())
     with pytest.raises(CannotAssessError) as caught:
-        check(model, images=model.parent / "photos", batch_size=8, progress=when)
+        check(model, images=photos, batch_size=8, progress=when)
     assert caught.value.message == f"{model}: {what} changed during the run; it must stay as it was digested"
     assert caught.value.hint == "run again when nothing writes to it any more"
 
@@ -178,7 +179,6 @@ def folders(place: Path) -> tuple[Path, Path]:
         (place / name).mkdir()
         shutil.copy(place / "model.onnx", place / name / "model.onnx")
         shutil.copy(place / weights, place / name / "weights.bin")
-        (place / name / "photos").symlink_to((place / "photos").resolve())
     return place / "release", place / "other"
 
 
@@ -198,7 +198,7 @@ def test_a_folder_that_is_exchanged_while_onnx_runtime_reads_it_and_put_back_is_
         exchanged.append(1)
 
     around_sessions(monkeypatch, there_or_back, there_or_back)
-    report = check(folders[0] / "model.onnx", images=folders[0] / "photos")
+    report = check(folders[0] / "model.onnx", images=folders[0].parent / "photos")  # beside it: they stay readable
     assert exchanged == [1, 1]
     assert report.verdict.verdict == "WARN"
     digest = hashlib.sha256((folders[0] / "weights.bin").read_bytes()).hexdigest()
