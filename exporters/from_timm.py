@@ -29,6 +29,8 @@ def load(
 ) -> Loaded:
     """Load a timm classifier (representation = input of its last linear layer, and logits) or encoder.
 
+    A classifier with heads on several stages becomes an encoder: the representation is the joint input of its heads.
+
     Args:
         name: "architecture", "architecture.tag", "hf-hub:org/repo" or "local-dir:path".
         weights: tag or checkpoint file; without it the tag in `name`, or timm's default tag.
@@ -177,6 +179,13 @@ def _is_image_text_tower(name: str, model: Any) -> bool:
 
 def _wrapped(model: Any, name: str) -> tuple[nn.Module, tuple[Output, ...]]:
     head = model.get_classifier()
+    if hasattr(head, "fuse"):  # a norm and one or two linear layers, which are one (RepViT, iFormer)
+        place = next(n for n, m in model.named_modules() if m is head)
+        head = head.fuse()
+        model.set_submodule(place, head)
+    if isinstance(head, nn.ModuleList):  # heads on several stages: their joint input, without logits
+        model.reset_classifier(0)
+        head = nn.Identity()
     if isinstance(head, (tuple, list)):
         raise ExportError(
             f"{name}: classifier is {len(head)} heads; it is not clear which one the representation belongs to",

@@ -102,6 +102,16 @@ def timm_vit(tmp: Path, photos: list[Path]) -> Case:
     return _timm_case(tmp, photos, "test_vit.r160_in1k", "head")
 
 
+def timm_fused_head(tmp: Path, photos: list[Path]) -> Case:
+    """A norm and a linear layer that the exporter makes one."""
+    return _timm_case(tmp, photos, "iformer_t", "head")
+
+
+def timm_heads_on_stages(tmp: Path, photos: list[Path]) -> Case:
+    case = _timm_case(tmp, photos, "efficientvim_m1", "")
+    return case._replace(truth=lambda x: case.truth(x)[:1], meanings={"representation": "pooled features"})
+
+
 def timm_convnext(tmp: Path, photos: list[Path]) -> Case:
     return _timm_case(tmp, photos, "test_convnext.r160_in1k", "head.fc")
 
@@ -186,6 +196,8 @@ ENDS = {
     siglip: "other:Add",
     timm_vit: "normalisation",
     timm_convnext: "normalisation",
+    timm_fused_head: "pool",
+    timm_heads_on_stages: "normalisation",
     torchvision_resnet: "activation:Relu",
     transformers_clip: "linear",
     transformers_siglip: "other:Add",
