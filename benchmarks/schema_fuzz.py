@@ -97,8 +97,11 @@ def plain_outputs(path: Path, photos: Path, tensor: str) -> np.ndarray[Any, Any]
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     pixels = np.stack([np.asarray(Image.open(photos / f"{number}.png")) for number in range(N_COMPARED)])
     values = ((pixels / 255 - 0.5) / 0.5).astype(np.float32).transpose(0, 3, 1, 2)
-    rows = [session.run([tensor], {session.get_inputs()[0].name: values[i : i + 1]})[0] for i in range(N_COMPARED)]
-    return np.concatenate(rows).reshape(N_COMPARED, -1)
+    into = session.get_inputs()[0]
+    size = into.shape[0] if isinstance(into.shape[0], int) else N_COMPARED  # a file may want batches of one size
+    batches = [values[np.arange(first, first + size) % N_COMPARED] for first in range(0, N_COMPARED, size)]
+    rows = [session.run([tensor], {into.name: batch})[0] for batch in batches]
+    return np.concatenate(rows)[:N_COMPARED].reshape(N_COMPARED, -1)
 
 
 def look_at_pass(path: Path, photos: Path, tensor: str, truths: list[Any]) -> str:
