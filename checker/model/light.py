@@ -95,6 +95,8 @@ def _without_large(content: Bytes) -> tuple[bytes, Places]:
         raw = [part for part in inside if part.number == RAW_DATA]
         if len(names) != 1 or len(raw) != 1 or names[0] in places:
             raise ValueError("protobuf would take the last one")
+        if raw[0].end - raw[0].inner < LARGE_BYTES:  # the rest of the field is long: a doc string, say
+            continue
         places[names[0]] = slice(raw[0].inner, raw[0].end)
         rest = view[field.inner : raw[0].start], view[raw[0].end : field.end]
         parts += [view[at : field.start], _key(INITIALIZER, sum(map(len, rest))), *rest]

@@ -48,6 +48,13 @@ def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
         np.testing.assert_array_equal(values_of(tensor, file.weights), numpy_helper.to_array(expected))
 
 
+def test_a_small_weight_with_a_long_text_is_parsed_with_its_values(opened: Any) -> None:
+    model = written("embedding = Add(features, shift)", shift=np.zeros(16))
+    next(each for each in model.graph.initializer if each.name == "shift").doc_string = "d" * 30_000
+    assert parse_light(model.SerializeToString()) == (model, {})
+    assert opened(model).representation.tensor == "embedding"
+
+
 def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(FEATURES), tmp_path / "m.onnx")
     opened = open_model(path)
