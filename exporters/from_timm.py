@@ -179,21 +179,19 @@ def _is_image_text_tower(name: str, model: Any) -> bool:
 
 def _wrapped(model: Any, name: str) -> tuple[nn.Module, tuple[Output, ...]]:
     head = model.get_classifier()
+    place = next((n for n, m in model.named_modules() if m is head), None)
     if hasattr(head, "fuse"):  # a norm and one or two linear layers, which are one (RepViT, iFormer)
-        place = next(n for n, m in model.named_modules() if m is head)
-        head = head.fuse()
-        model.set_submodule(place, head)
+        model.set_submodule(place, head.fuse())
+        head = model.get_classifier()
     if isinstance(head, nn.ModuleList):  # heads on several stages: their joint input, without logits
         model.reset_classifier(0)
-        head = nn.Identity()
     if isinstance(head, (tuple, list)):
         raise ExportError(
             f"{name}: classifier is {len(head)} heads; it is not clear which one the representation belongs to",
             "export it with `robustcheck export torch package.module:factory --head NAME`",
         )
-    if isinstance(head, nn.Identity):
+    if isinstance(head, nn.Identity | nn.ModuleList):
         return Named(model), (Output("representation", "pooled features", "encoder_output"),)
-    place = next((n for n, m in model.named_modules() if m is head), None)
     if place is None or not isinstance(head, (nn.Linear, nn.Conv2d)):
         raise ExportError(
             f"{name}: classifier is {type(head).__name__}; a linear layer is needed",

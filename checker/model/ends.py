@@ -64,16 +64,6 @@ def ends_in(layers: Layers, tensor: str) -> End:
     return _facts(layers).ends.get(tensor, INPUT)
 
 
-def rectified_under(layers: Layers, tensor: str) -> str:
-    """Name the activation that `tensor` is an affine function of, by its op; "" if there is none.
-
-    Follows linear layers, norms, pooling, gates, and whatever else has one data input. A concatenation counts if one
-    part does, a sum of branches (a residual stream) only if all do. Attention, where two image tensors are
-    multiplied, ends it.
-    """
-    return _facts(layers).rectified.get(tensor, "")
-
-
 def embedding_under(layers: Layers, tensor: str) -> End | None:
     """Say how an embedding ends that `tensor` is but for its scale, its mean and what was picked from it.
 

@@ -232,3 +232,11 @@ def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: pytest
     assert open_images(tmp_path / "m.csv", limit=1000).names_digest
     assert tracemalloc.get_traced_memory()[1] / len(names) < 250
     tracemalloc.stop()
+
+
+def test_a_file_that_a_glob_finds_twice_has_its_shortest_name(tmp_path: Path) -> None:
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "1.png").write_bytes(b"")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "z")
+    assert list(images.open_images(f"{tmp_path}/**/*.png").entries.names()) == ["z/1.png"]

@@ -11,7 +11,7 @@ import onnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker.model.ends import embedding_under, ends_in, last_linears, rectified_under
+from robustcheck_onnx.checker.model.ends import _facts, embedding_under, ends_in, last_linears
 from robustcheck_onnx.checker.model.heads import COSINE, SCALE, UNIT, Head, Join, find_head
 from robustcheck_onnx.checker.model.layers import Layers, build_layers, nested_nodes
 from robustcheck_onnx.thresholds.ends import End
@@ -62,7 +62,7 @@ def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
         assert found.kind == expected.kind
         assert found.op == expected.op or (found.kind in ("activation", "linear_of"))
         assert embedding_under(layers, tensor) == slow.embedding(tensor)
-        assert bool(rectified_under(layers, tensor)) == bool(slow.rectified(tensor))
+        assert bool(_facts(layers).rectified.get(tensor)) == bool(slow.rectified(tensor))
     of_image = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
     for pair in product(of_image, of_image):
         assert layers.elementwise.common(pair) == slow.common(pair)
@@ -111,7 +111,7 @@ def layers_of(text: str) -> Layers:
 
 
 def walk_all(layers: Layers, tensor: str) -> End:
-    rectified_under(layers, tensor)
+    _facts(layers)
     find_head(layers, tensor)
     list(last_linears(layers, tensor))
     return ends_in(layers, tensor)
