@@ -277,7 +277,7 @@ class _Child:
             return EnvironmentFaultError(
                 f"{about}: the process that read it was killed; too little memory does that", "free -h; --batch-size 1"
             )
-        if (limit := _address_space()) is not None:  # a library that gets no memory ends as it likes
+        if limit := _address_space():  # a library that gets no memory ends as it likes
             return EnvironmentFaultError(
                 f"{about}: the process that read it ended by itself; its address space is limited to "
                 f"{limit >> 20:,} MiB (ulimit -v), which does that",
@@ -321,14 +321,13 @@ def _signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _address_space() -> int | None:
-    """The limit of this process's address space in bytes (`ulimit -v`); None without one, and on Windows."""
+def _address_space() -> int:
+    """The limit of this process's address space in bytes (`ulimit -v`); 0 without one, and on Windows."""
     try:
         import resource  # noqa: PLC0415 # not on Windows
     except ImportError:
-        return None
-    soft: int = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if soft == resource.RLIM_INFINITY else soft
+        return 0
+    return max(0, resource.getrlimit(resource.RLIMIT_AS)[0])  # without one it is −1
 
 
 def _own_bytes(pid: int) -> int:
