@@ -59,6 +59,7 @@ def load(
     if preprocessing is None and path is not None and not has_schema and "." not in name:
         config = dict(shared_preprocessing(_published(name), name))
     fields = preprocessing if preprocessing is not None else as_contract(config, name)
+    digest = loading.file_digest(path) if path else loading.state_digest(model)  # before a head is fused
     module, outputs = _wrapped(model, name)
     origin = path.name if path else model.pretrained_cfg.get("tag") or without_folders(name)
     return Loaded(
@@ -74,7 +75,7 @@ def load(
             library="timm",
             name=without_folders(name),
             weights="" if random_weights else origin,
-            weights_digest=loading.file_digest(path) if path else loading.state_digest(model),
+            weights_digest=digest,
             random_weights=random_weights,
         ),
         packages=PACKAGES,

@@ -28,15 +28,13 @@ _SQUARE: Final = ("ViT", "Siglip", "DeiT", "Beit")
 # Processors whose pixels a test compares with ours, and keys that stand for steps known here or for none; whatever else
 # a file holds could be a step.
 _KINDS: Final = re.compile(
-    "|".join(
-        (*_SHORTEST, *_SQUARE, "Blip|Chameleon|DINOv3ViT|DPT|EfficientNet|Flava|Gemma3|GotOcr2|Llava|MobileNetV[12]")
-    )
-    + "|Ovis2|OwlViT|Pvt|Sapiens2|SegGpt|Segformer|Swin|Tipsv2"
+    "AltCLIP|Beit|Bit|Blip|CLIP|Chameleon|ChineseCLIP|ConvNext|DINOv3ViT|DPT|DeiT|EfficientNet|Flava|Gemma3|GotOcr2|Levit"
+    "|Llava|MobileNetV[12]|MobileViT|Ovis2|OwlViT|PoolFormer|Pvt|Sapiens2|SegGpt|Segformer|Siglip|Swin|Tipsv2|ViT"
 )
 _KNOWN: Final = re.compile(
-    "do_(resize|center_crop|rescale|normalize|convert_rgb|flip_channel_order)|size|resample|crop_size|rescale_factor"
+    "do_(resize|center_crop|rescale|normalize|convert_rgb)|size|resample|crop_size|rescale_factor"
     "|image_(mean|std)|(image_processor|feature_extractor)_type|processor_class|auto_map|(input_)?data_format|_.*"
-    "|(codebook|mask|min|max|keypoint)_.*|input_size_patches|total_mask_patches|use_covering_area_grid"
+    "|(codebook|mask|keypoint)_.*|(min|max)_patches|input_size_patches|total_mask_patches|use_covering_area_grid"
 )
 
 
@@ -211,6 +209,7 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
 
 def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
     """Read transformers' image processors: resize, centre crop, rescale, normalise; refuse other steps."""
+    is_flipped = values.get("do_flip_channel_order", _kind_of(values) == "MobileViT")  # else it is refused
     values = _plain_steps(path, values)
     for key, value in values.items():
         if value and not _KNOWN.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
@@ -235,7 +234,7 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
         "crop": "center" if crops else "none",
         "crop_rounding": "floor",
         "rescale": 1.0,
-        "color_order": "BGR" if values.get("do_flip_channel_order") else "RGB",
+        "color_order": "BGR" if is_flipped else "RGB",
     }
     if values.get("do_rescale", True):
         fields["rescale"] = _number(path, "rescale_factor", values.get("rescale_factor", 1 / 255))
@@ -256,17 +255,20 @@ def _plain_steps(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     kind, values = _kind_of(values), dict(values)
     if kind and not _KINDS.fullmatch(kind):
         raise UsageError(f"{path}: image_processor_type is {kind}ImageProcessor; its steps are not known here")
-    if kind == "MobileViT":
-        values = {"do_flip_channel_order": True} | values | {"do_normalize": False}
+    if kind == "MobileViT":  # with a mean, too, the flip stays among the keys, and is refused
+        values = {"do_flip_channel_order": True, "do_normalize": False} | values
+        if not values["do_normalize"]:
+            del values["do_flip_channel_order"]
     if kind == "EfficientNet" and values.pop("include_top", True) and values.get("do_normalize", True):
         # it divides by the deviation twice
         values["image_std"] = [level**2 for level in _triple(path, "image_std", values.get("image_std"))]
     scaled = {"Levit": 224 / 256, "ConvNext": 224 / 256, "PoolFormer": 0.9}.get(kind)
-    size = values.get("size")
-    edge = size.get("shortest_edge") if isinstance(size, dict) else size
-    if scaled is not None and isinstance(edge, int) and values.get("do_resize", True):
-        scaled = scaled if kind == "Levit" else _number(path, "crop_pct", values.pop("crop_pct", None) or scaled)
-        values["size"] = {"shortest_edge": int(256 / 224 * edge) if kind == "Levit" else int(edge / scaled)}
+    edge = values.get("size")
+    edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
+    if scaled is not None and values.get("do_resize", True) and (kind != "Levit" or isinstance(edge, int)):
+        edge, _ = _edges(path, "size.shortest_edge", edge)
+        share = _number(path, "crop_pct", values.pop("crop_pct", scaled)) if kind != "Levit" else scaled
+        values["size"] = {"shortest_edge": int(edge / share)}
         if kind == "ConvNext" and edge < 384:
             values |= {"do_center_crop": True, "crop_size": edge}
         elif kind == "ConvNext":

@@ -136,9 +136,24 @@ def test_every_image_processor_of_transformers_gives_its_pixels_or_is_refused(tm
 
 
 def test_a_step_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    for step in ({"do_thumbnail": True}, {"keep_aspect_ratio": True}, {"ensure_multiple_of": 32}, {"crop_pct": 0.9}):
+    for step in (
+        {"do_flip_channel_order": True},
+        {"max_pixels": 9},
+        {"do_thumbnail": True},
+        {"keep_aspect_ratio": True},
+        {"ensure_multiple_of": 32},
+        {"crop_pct": 0.9},
+    ):
         with pytest.raises(UsageError, match=f"{next(iter(step))} is .*; this step is not supported"):
             find(beside(tmp_path, "preprocessor_config.json", HF | step))
+    for kind, change, rule in (
+        ("MobileViT", {"do_normalize": True}, "do_flip_channel_order is True; this step"),
+        ("PoolFormer", {}, "size.shortest_edge is missing"),
+        ("PoolFormer", {"size": 224, "crop_pct": None}, "crop_pct is None"),
+    ):
+        processor = {"image_processor_type": f"{kind}ImageProcessor"}
+        with pytest.raises(UsageError, match=rule):
+            find(beside(tmp_path, "preprocessor_config.json", HF | processor | change))
     with pytest.raises(UsageError, match="image_processor_type is PerceiverImageProcessor; its steps are not known"):
         find(beside(tmp_path, "preprocessor_config.json", HF | {"image_processor_type": "PerceiverImageProcessor"}))
 
