@@ -2,13 +2,15 @@
 
 `python benchmarks/schema_fuzz.py --minutes 60 --seed 0 --workers 1 [--keep build/schema_fuzz]`. Each case is the whole
 command, `robustcheck check`, in a forked process whose wall forks in turn. One line a case goes to cases-N.jsonl; what
-is to be looked at keeps its folder. `--case N` runs one case again and prints its line. Exit code 1 where a case ended
+is to be looked at keeps its folder. `--case N` runs one case again and prints its line. Each worker tells its counts
+once a minute; SIGINT and SIGTERM end the run early, with its summary. Exit code 1 where that happened, a case ended
 with 70, a process that reports died, a case hung, or a PASS has no explanation.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import json
@@ -42,7 +44,7 @@ from robustcheck_onnx.checker.model import CONTRACT_KEY, graph_digest
 from robustcheck_onnx.checker.report import forms
 
 N_PHOTOS, N_COMPARED = 60, 8
-LIMIT_S, GRACE_S = 60, 30
+LIMIT_S, GRACE_S = 60, 540  # a machine that others use may take ten times as long: that is not a hang
 RELATIVE, OUTLIER_Z = 1e-3, 5.0
 FORMS = tuple(form for form in forms.NAMES if form != "json")
 
@@ -191,19 +193,28 @@ def work(
     first: int, step: int, end_s: float, seeds: dict[str, Case], folder: Path, keep: Path, truths: list[Any]
 ) -> None:
     kept: Counter[str] = Counter()
-    with (keep / f"cases-{first}.jsonl").open("a", encoding="utf-8") as lines:
-        seed = first
+    codes: Counter[str] = Counter()
+    with (keep / f"cases-{first}.jsonl").open("w", encoding="utf-8") as lines:
+        seed, told_s = first, time.monotonic()
         while time.monotonic() < end_s:
             name, case = made(seed, seeds)
             place = folder / str(seed)
             line = {"model": name, **run(seed, case, place, folder / "photos", truths)}
             lines.write(json.dumps(line) + "\n")
             lines.flush()
+            codes[str(line["code"])] += 1
+            if time.monotonic() > told_s + 60:
+                told_s = time.monotonic()
+                print(f"{time.strftime('%X')} worker {first}, case {seed}: exit codes {dict(codes)}", flush=True)
             kept[line["look"]] += 1
             if line["look"] and not line["look"].startswith("outputs") and kept[line["look"]] <= 3:
                 shutil.copytree(place, keep / str(seed), dirs_exist_ok=True)
             shutil.rmtree(place)
             seed += step
+
+
+def stop(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def main() -> int:
@@ -235,8 +246,11 @@ def main() -> int:
         end_s = time.monotonic() + 60 * options.minutes
         firsts = range(options.seed, options.seed + options.workers)
         pids = []
+        broken = False
         for first in firsts:
             if (pid := os.fork()) == 0:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_DFL)
                 try:
                     work(first, options.workers, end_s, seeds, folder, options.keep, truths)
                 except BaseException:  # noqa: BLE001 # the parent is told by the exit code
@@ -244,7 +258,17 @@ def main() -> int:
                     os._exit(1)
                 os._exit(0)
             pids.append(pid)
-        broken = sum(os.waitpid(pid, 0)[1] for pid in pids) > 0
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, stop)
+            for pid in pids:
+                broken |= os.waitpid(pid, 0)[1] != 0
+        except BaseException:  # noqa: BLE001 # a signal: what was found by then is told
+            traceback.print_exc()
+            broken = True
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
     files = [options.keep / f"cases-{first}.jsonl" for first in firsts]
     lines = [json.loads(text) for file in files for text in file.read_text("utf-8").splitlines()]
     codes, done = Counter(str(line["code"]) for line in lines), {each for line in lines for each in line["done"]}
