@@ -83,7 +83,8 @@ def _at_a_server(client: MlflowClient, entry: Entry) -> Entry:
     elif _LOGGED.fullmatch(place):
         place = client.get_logged_model(place.rpartition("/")[2]).artifact_location
     is_folder = len(urlsplit(place).scheme) < 2 or place.startswith("file:")  # C:\ is one, too
-    if is_folder and client.tracking_uri.startswith("http"):
+    servers = client.tracking_uri, os.environ.get("MLFLOW_REGISTRY_URI", "")  # each may be where the place is named
+    if is_folder and any(each.startswith(("http", "databricks", "uc:")) for each in servers):
         raise EnvironmentFaultError(
             f"{entry.shown}: MLflow's server names a folder of this machine ({place}); it must name a store",
             "mlflow server --serve-artifacts, or an --artifacts-destination that is a store",

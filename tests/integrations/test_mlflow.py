@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -339,6 +341,32 @@ def test_an_answer_about_another_version_or_place_is_refused() -> None:
     assert registry.resolve(server, Url("models:/encoder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
     for answer.name, answer.version in (("other", "3"), ("encoder", "../9"), ("encoder", "")):
         refuses(server, another)
+
+
+@real
+@pytest.mark.usefixtures("server_named")
+def test_a_registry_on_another_server_names_no_folder_of_this_machine(
+    lookup_pass: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs lie in a folder of one's own; the registry is a server on the loopback interface."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            version = {"model_version": {"name": "encoder", "version": "1"}}
+            answer = {"artifact_uri": lookup_pass[0].as_uri()} if "download-uri" in self.path else version
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(EnvironmentFaultError, match="names a folder of this machine"):
+            check("models:/encoder/1", images=lookup_pass[1])
+        server.shutdown()
 
 
 @real
