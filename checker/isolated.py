@@ -13,7 +13,7 @@ from .errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, 
 from .isolation import Wall
 from .limits import NO_LIMITS, STATUS, Limits
 from .report import Failed, Outcome, Report, json, sealed
-from .storage import redact
+from .storage.places import redact
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.progress import Tell

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.measure import Job, Prepared, Progress, Tell
 from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, parse_model
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
-from robustcheck_onnx.checker.storage import Place, Url, as_typed, redact
+from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import judge, load_profile, memory_note, notes_of
 from robustcheck_onnx.thresholds.context import Context

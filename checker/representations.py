@@ -24,7 +24,7 @@ from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .errors import EnvironmentFaultError, UsageError
 from .evidence import PreprocessingFacts
-from .storage import local_path
+from .storage.places import local_path
 
 Rows = npt.NDArray[np.floating[Any]]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.measure import Job, Progress, run_jobs, tell_stage
 from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
-from robustcheck_onnx.checker.storage import write_whole
+from robustcheck_onnx.checker.storage.write import write_whole
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.results import TENSORS, Result
 from robustcheck_onnx.thresholds.suite import Opened

@@ -10,7 +10,7 @@ from typing import Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.storage import write_whole
+from robustcheck_onnx.checker.storage.write import write_whole
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.profile import STATISTICS

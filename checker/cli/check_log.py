@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.text import VERSION, printable
 from .output import check_target
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.storage import Place
+    from robustcheck_onnx.checker.storage.places import Place
 
     from .settings import Settings
 
@@ -29,7 +29,7 @@ class _Lines(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
-        from robustcheck_onnx.checker.storage import redact_text
+        from robustcheck_onnx.checker.storage.places import redact_text
 
         return printable(redact_text(super().format(record)))
 

@@ -17,7 +17,7 @@ from .output_words import split
 from .settings import Resolved
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.storage import Place
+    from robustcheck_onnx.checker.storage.places import Place
 
 _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
 """how a log of ours starts: `check_run` writes this line first"""
@@ -35,7 +35,8 @@ def folder_of(resolved: Resolved, key: str, *, strict: bool) -> Path | None:
 
 def check_outputs(resolved: Resolved, outputs: Iterable[str], *, strict: bool) -> None:
     """Refuse places for documents, each FORM[=PATH], before anything is opened. Raises UsageError."""
-    from robustcheck_onnx.checker.storage import is_ours, parse_place, redact
+    from robustcheck_onnx.checker.storage.places import parse_place, redact
+    from robustcheck_onnx.checker.storage.write import is_ours
 
     folder = folder_of(resolved, "output", strict=strict)
     for text in outputs:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from robustcheck_onnx.checker.isolation import Wall
     from robustcheck_onnx.checker.report import FormOptions, Outcome, Report
-    from robustcheck_onnx.checker.storage import Place
+    from robustcheck_onnx.checker.storage.places import Place
     from robustcheck_onnx.thresholds.profile import Profile
 
     from .check_sign import Signature
@@ -79,7 +79,7 @@ def run(
     # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.report import Failed, one_model
-    from robustcheck_onnx.checker.storage import redact
+    from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
     from . import check_log, check_sign, check_template, ending
@@ -138,7 +138,7 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, save
     from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.isolation import LOG
     from robustcheck_onnx.checker.report import sealed
-    from robustcheck_onnx.checker.storage import redact
+    from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.verdict import gate
 
     settings = resolved.settings
@@ -170,7 +170,7 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, save
 
 def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     """What the run reads: no report may replace one of these files. Raises as `storage.parse_place`."""
-    from robustcheck_onnx.checker.storage import parse_place
+    from robustcheck_onnx.checker.storage.places import parse_place
 
     settings = resolved.settings
     names = [resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
@@ -217,7 +217,8 @@ def _deliver(
 
     from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.report import Failed, forms, summary
-    from robustcheck_onnx.checker.storage import redact, write_whole
+    from robustcheck_onnx.checker.storage.places import redact
+    from robustcheck_onnx.checker.storage.write import write_whole
 
     from . import check_sign, ending
     from .models import worst

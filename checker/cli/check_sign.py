@@ -16,7 +16,7 @@ from .output import Destination, UndeliveredError, check_target
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import FormOptions, Outcome
-    from robustcheck_onnx.checker.storage import Place
+    from robustcheck_onnx.checker.storage.places import Place
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def planned(
     if key is None:
         return []
     from robustcheck_onnx.checker.report.signature_file import bundle_of
-    from robustcheck_onnx.checker.storage import Url
+    from robustcheck_onnx.checker.storage.places import Url
 
     again = f"--sign {quoted(key)}"
     models = list(own)

@@ -55,7 +55,7 @@ class CommandLine:
     @property
     def model(self) -> str:
         """The first argument that is named like a model, without keys of a URL; "" where none is."""
-        from robustcheck_onnx.checker.storage import redact  # keeps `--help` fast
+        from robustcheck_onnx.checker.storage.places import redact  # keeps `--help` fast
 
         return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
 

@@ -35,7 +35,7 @@ class Terminated(BaseException):
 
 def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     """The exit code, message and hint for whatever ended a run; no URL in them shows a key."""
-    from robustcheck_onnx.checker.storage import redact_text
+    from robustcheck_onnx.checker.storage.places import redact_text
 
     code, message, hint = _explain(fault, line)
     return code, redact_text(message), redact_text(hint)
@@ -70,7 +70,7 @@ def say(message: str, hint: str) -> None:
 
 def write_traceback(fault: BaseException) -> None:
     """Write a fault's traceback to stderr, for --debug; no URL in it shows a key."""
-    from robustcheck_onnx.checker.storage import redact_text
+    from robustcheck_onnx.checker.storage.places import redact_text
 
     text = redact_text("".join(traceback.format_exception(fault)))
     sys.stderr.write("\n".join(map(printable, text.split("\n"))))
@@ -81,7 +81,8 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
-    from robustcheck_onnx.checker.storage import Url, parse_place, replace_with_error
+    from robustcheck_onnx.checker.storage.places import Url, parse_place
+    from robustcheck_onnx.checker.storage.write import replace_with_error
 
     line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE

@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_of
-from robustcheck_onnx.checker.storage import expand as expand_glob
-from robustcheck_onnx.checker.storage import redact, unreadable, walk
+from robustcheck_onnx.checker.storage import places
 from robustcheck_onnx.checker.text import quoted
 
 from .options import PLACEHOLDER
@@ -57,11 +56,12 @@ def _models_of(word: str) -> list[str]:
             )
         return models
     if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
-        if fault := unreadable(word, lambda folder: list(_below(folder))):
-            raise _unreadable(fault) from fault
-        models = []
-        for path in map(str, expand_glob(Path(word).parts)):
-            models += _below(path) if os.path.isdir(path) else [path]  # noqa: PTH112
+        matches = places.expand(Path(word).parts, _unreadable, lambda folder: list(_below(folder)))
+        models = [
+            model
+            for path in matches
+            for model in (_below(path) if os.path.isdir(path) else [path])  # noqa: PTH112
+        ]
         if not models:
             raise UsageError(f"{word}: number of files that match is 0; at least one is needed", f"ls {word}")
         return sorted(models)
@@ -77,7 +77,7 @@ def _unreadable(fault: OSError) -> UsageError:
 
 def _below(folder: str) -> Iterator[str]:
     """All .onnx files below a folder, links to folders followed once. Raises UsageError for an unreadable folder."""
-    for top, folders, names in walk(folder, _unreadable):
+    for top, folders, names in places.walk([folder], _unreadable):
         folders.sort()
         yield from (str(Path(top) / name) for name in names if name.lower().endswith(SUFFIX))
 
@@ -119,10 +119,10 @@ def _stem(model: str) -> str:
     if not is_address(model):
         return Path(model).stem
     if model.startswith("hf://") or "://" not in model:
-        words = redact(model).partition(":")[2].strip("/")
+        words = places.redact(model).partition(":")[2].strip("/")
         name = words.rpartition("/")[2] if model.startswith("hf://") else words.replace("/", "-")
         return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
-    return PurePosixPath(redact(model).rstrip("/")).stem
+    return PurePosixPath(places.redact(model).rstrip("/")).stem
 
 
 def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str]:

@@ -24,7 +24,7 @@ from .progress import Line, progress_line
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from robustcheck_onnx.checker.storage import Place, Url
+    from robustcheck_onnx.checker.storage.places import Place, Url
 
 
 class Destination(NamedTuple):
@@ -43,7 +43,7 @@ def destinations_of(
     Raises UsageError (no such format, no path after the equals sign, one file or stdout named twice, a path that no
     report can be written to), EnvironmentFaultError (a folder that can't be written).
     """
-    from robustcheck_onnx.checker.storage import Url, parse_place, redact
+    from robustcheck_onnx.checker.storage.places import Url, parse_place, redact
 
     destinations: list[Destination] = []
     for text in outputs:
@@ -81,7 +81,7 @@ def check_target(
     Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
     can't be written); for a URL as `check_url`.
     """
-    from robustcheck_onnx.checker.storage import Url, local_path
+    from robustcheck_onnx.checker.storage.places import Url, local_path
 
     if isinstance(place, Url):
         check_url(place, reads)
@@ -125,7 +125,7 @@ def check_target(
 def _is_document(path: Path) -> bool:
     """Whether a file is a report or a signature of this tool, so that no model has to be read to know what it is."""
     from robustcheck_onnx.checker.report.signature_file import is_verdict
-    from robustcheck_onnx.checker.storage import is_ours
+    from robustcheck_onnx.checker.storage.write import is_ours
 
     return is_ours(path) or is_verdict(path)
 
@@ -164,7 +164,7 @@ def check_url(url: Url, reads: Iterable[Place]) -> None:
     reads: what the run reads; a report must not replace one of them.
     Raises UsageError (a web server, a file that is read), EnvironmentFaultError (a package is missing).
     """
-    from robustcheck_onnx.checker.storage import open_url
+    from robustcheck_onnx.checker.storage.stores import open_url
 
     if url.is_http:
         raise UsageError(
@@ -203,7 +203,8 @@ def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
     model: what the documents are about, as it was typed; empty for several.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from robustcheck_onnx.checker.storage import is_ours, redact, replace_with_error
+    from robustcheck_onnx.checker.storage.places import redact
+    from robustcheck_onnx.checker.storage.write import is_ours, replace_with_error
 
     for form, path in destinations:
         if path is not None and is_ours(path):
@@ -225,7 +226,7 @@ def remove_signature(form: str, report: Place) -> None:
     if form != "json" or not isinstance(report, Path):
         return
     from robustcheck_onnx.checker.report.signature_file import bundle_of, remove_verdict
-    from robustcheck_onnx.checker.storage import is_ours
+    from robustcheck_onnx.checker.storage.write import is_ours
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
         remove_verdict(bundle_of(report))
@@ -264,7 +265,7 @@ def is_broken_pipe(fault: BaseException) -> bool:
 
 def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
     """Write each document that goes to a file; a fault takes one document only, and goes to `faults`."""
-    from robustcheck_onnx.checker.storage import write_whole
+    from robustcheck_onnx.checker.storage.write import write_whole
 
     for destination, text in texts.items():
         try:

@@ -40,7 +40,7 @@ def run(app: typer.Typer, words: list[str]) -> int:
     """
     if not {"--offline", "--strict"} & set(words):
         return _run(app, words)
-    from robustcheck_onnx.checker.storage.urls import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
+    from robustcheck_onnx.checker.storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
 
     named = {variable for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)) if option in words}
     before = {variable: os.environ.pop(variable) for variable in named & os.environ.keys()}
@@ -124,7 +124,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     code, message, hint = explain(fault, invocation.line)
     faults = fault.faults if isinstance(fault, UndeliveredError) else {}
     if faults:  # the other documents hold the result
-        from robustcheck_onnx.checker.storage import as_typed
+        from robustcheck_onnx.checker.storage.places import as_typed
 
         invocation.documents = [(form, as_typed(path) if path else "") for form, path in faults]
     seen = [each for each in (fault, *faults.values()) if not isinstance(each, RobustcheckError)]

@@ -21,7 +21,7 @@ from .output import deliver, destinations_of, measuring
 from .panels import OUTPUT
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.storage import Place
+    from robustcheck_onnx.checker.storage.places import Place
 
 Option = tuple[Any, Any]  # its type for typer, and its default
 RUN: dict[str, Option] = {

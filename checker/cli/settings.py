@@ -17,7 +17,7 @@ from pydantic import ByteSize, ConfigDict, Field, ValidationError
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import STOCK, Options
 from robustcheck_onnx.checker.limits import Limits
-from robustcheck_onnx.checker.storage import redact_text
+from robustcheck_onnx.checker.storage.places import redact_text
 from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Loosening, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED

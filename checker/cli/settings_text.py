@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustcheck_onnx.checker.storage import redact_text
+from robustcheck_onnx.checker.storage.places import redact_text
 
 from .settings import FIELDS, Resolved, Settings
 

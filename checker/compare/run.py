@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.measure import (
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
-from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.checker.verdict import judge, load_profile, notes_of
 from robustcheck_onnx.thresholds.profile import Profile

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.measure import Collected, Inputs, Job, Progress
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head
-from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.images import (
     open_files,
     open_images,
 )
-from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import quoted
 
 from . import broden

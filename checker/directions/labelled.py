@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, call, labels
 from robustcheck_onnx.checker.statistics import wilson
-from robustcheck_onnx.checker.storage import as_typed
+from robustcheck_onnx.checker.storage.places import as_typed
 from robustcheck_onnx.checker.text import quoted
 
 from .analysis import Labelled, correct

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.runtime import (
 )
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
-from robustcheck_onnx.checker.storage import as_typed, local_path
+from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, skipped_note
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import copied
+from robustcheck_onnx.checker.storage.stores import copied
 from robustcheck_onnx.checker.text import quoted
 
 from .decode import MAX_FILE_BYTES, SUFFIXES, UnreadableImageError

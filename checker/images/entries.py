@@ -17,7 +17,8 @@ from PIL import Image
 
 from robustcheck_onnx.checker.arrays import AnyArray, Counts
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.storage import RemoteFile, StoreError, Url, open_url, parse_place
+from robustcheck_onnx.checker.storage.places import Url, parse_place
+from robustcheck_onnx.checker.storage.stores import RemoteFile, StoreError, open_url
 from robustcheck_onnx.checker.text import quoted
 
 from .decode import MAX_FILE_BYTES, UnreadableImageError

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from robustcheck_onnx.checker.arrays import GenericArray, SupportsArray, as_array, is_array
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.storage import parse_place, redact
+from robustcheck_onnx.checker.storage.places import parse_place, redact
 from robustcheck_onnx.checker.text import type_name
 
 from .entries import CHECKED_ROWS, Entries, Entry, Files, is_url

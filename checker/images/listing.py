@@ -13,17 +13,8 @@ from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage import (
-    Place,
-    RemoteFile,
-    Url,
-    as_typed,
-    expand,
-    open_url,
-    parse_place,
-    unreadable,
-    walk,
-)
+from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, expand, parse_place, walk
+from robustcheck_onnx.checker.storage.stores import RemoteFile, open_url
 
 from . import braces, containers, manifest, tables
 from .decode import SUFFIXES
@@ -158,9 +149,8 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
         below = Path(folder).relative_to(fixed)
         return below != Path() and is_ignored(below.as_posix())
 
-    if fault := unreadable(str(Path(*parts)), lambda folder: folder_files(Path(folder)), leaves_out):
-        raise _unreadable(fault) from fault
-    files = [(path.relative_to(fixed).as_posix(), path) for path in expand(parts) if not path.is_dir()]
+    matches = map(Path, expand(parts, _unreadable, lambda folder: folder_files(Path(folder)), leaves_out))
+    files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
     once: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
@@ -238,7 +228,7 @@ def folder_files(folder: Path) -> list[str]:
     A folder that links lead to twice is entered once, by the first name in sorted order.
     """
     files = []
-    for top, folders, names in walk(folder, _unreadable):
+    for top, folders, names in walk([folder], _unreadable):
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         below = Path(top).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"

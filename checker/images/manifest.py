@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import RemoteFile, Url, copied, parse_place, redact
-from robustcheck_onnx.checker.storage.urls import LOCAL_ROWS
+from robustcheck_onnx.checker.storage.places import LOCAL_ROWS, Url, parse_place, redact
+from robustcheck_onnx.checker.storage.stores import RemoteFile, copied
 from robustcheck_onnx.checker.text import quoted
 
 from . import entries

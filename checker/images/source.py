@@ -19,7 +19,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.arrays import Counts, Float32s
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import Place, redact
+from robustcheck_onnx.checker.storage.places import Place, redact
 from robustcheck_onnx.checker.text import sha256_of
 
 from .decode import UnreadableImageError, decode, from_picture

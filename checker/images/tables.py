@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Final, cast
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.storage import copied
+from robustcheck_onnx.checker.storage.stores import copied
 
 from .decode import MAX_FILE_BYTES, UnreadableImageError
 from .entries import Entry, File, read_file

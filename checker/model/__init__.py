@@ -5,10 +5,10 @@ Comes in: a path, a URL, or the model itself. May import: images (preprocessing)
 
 from __future__ import annotations
 
+from .addresses import Model, on_this_machine, parse_model
 from .configs import sidecar_paths
 from .contract import CONTRACT_KEY, Contract, parse_contract, properties
 from .digest import graph_digest
-from .fetch import Model, on_this_machine, parse_model
 from .file import external_locations, may_be_model, read_onnx
 from .head_part import head_part
 from .held import file_digest, refuse_changed

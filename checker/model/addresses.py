@@ -1,4 +1,4 @@
-"""Addresses of models: a repository of the hub, an entry of MLflow's registry, or what no scheme knows."""
+"""From an address to a model file of this machine: paths, URLs, the hub, MLflow's registry, or a model in memory."""
 
 from __future__ import annotations
 
@@ -7,63 +7,240 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+import onnx
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
-from robustcheck_onnx.checker.storage import Url, hub, private_folder, redact, registry
-from robustcheck_onnx.checker.storage.urls import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY
-from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.storage import hub, registry
+from robustcheck_onnx.checker.storage.places import (
+    HTTP,
+    HUB_OFFLINE,
+    ON_THIS_MACHINE,
+    REGISTRY,
+    Place,
+    Url,
+    parse_place,
+    redact,
+)
+from robustcheck_onnx.checker.storage.stores import (
+    RemoteFile,
+    StoreError,
+    download,
+    limit_bytes,
+    open_url,
+    private_folder,
+)
+from robustcheck_onnx.checker.text import quoted, type_name
 
-from .choose import choose_model
+from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES, sidecar_paths
+from .contract import parse_contract, properties
+from .file import external_locations
+from .sidecar import (
+    IMAGE_TOWER,
+    PRECISION,
+    TEXT_TOWER,
+    WHOLE_AND_IMAGE_TOWER,
+    checkpoint_part,
+    says_pixels,
+    takes_no_image,
+)
 
+Model = str | os.PathLike[str] | Url | bytes | onnx.ModelProto
+"""what `check` takes: a path, a URL, a file's bytes, or the parsed message"""
+IN_MEMORY = "model.onnx"  # its name in the private folder, which no report shows
 SCHEMES = ("hf", *HTTP, *REGISTRY, *ON_THIS_MACHINE)  # those of fsspec's stores have two slashes
 LIBRARIES = ("open_clip", "timm", "torchvision", "transformers")  # of checkpoints: `robustcheck export` loads them
 OTHERS = {"wandb": "wandb artifact get", "oci": "oras pull"}  # not read here: their own clients fetch them
+SHOWN = 6  # files that an error names
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
 
 
-def refuse_unknown(text: str) -> None:
-    """Refuse a word that is no file and starts with a scheme (`name:`) that is not read, or not here."""
-    found = _SCHEME.match(text)
-    if found is None or os.path.lexists(text) or found[1].lower() in SCHEMES:
+@dataclass(frozen=True)
+class LocalModel:
+    """A model as a file of this machine."""
+
+    path: Path
+    name: str
+    """as reports name it: the path, the URL without its secrets, <bytes> or <ModelProto>"""
+    fetched: bool
+    """whether the file is a copy that goes away"""
+    in_memory: bool = False
+    """whether it was never a file"""
+    origin: Origin | None = None
+    """what its address meant, of a hub or a registry"""
+
+
+def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
+    """Return the path or URL that a text names; bytes and messages stay.
+
+    Raises:
+        TypeError: another type, which the message names.
+        UsageError: as `parse_place`; a scheme that is not known.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        text = os.fspath(model)
+        _refuse_unknown(text)
+        return parse_place(text, is_model=True)
+    if isinstance(model, (Url, bytes, onnx.ModelProto)):
+        return model
+    raise TypeError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
+
+
+def _refuse_unknown(text: str) -> None:
+    """Refuse a word that is not a file and starts with a scheme (`name:`) that is not read, or not here."""
+    match = _SCHEME.match(text)
+    if match is None or os.path.lexists(text) or match[1].lower() in SCHEMES:
         return
-    scheme = found[1].lower()
-    near = difflib.get_close_matches(scheme, [*SCHEMES, *LIBRARIES], 1)
-    if text[found.end() :].startswith("/") and not near:
+    scheme, name, shown = match[1].lower(), text[match.end() :], redact(text)
+    near = "".join(difflib.get_close_matches(scheme, [*SCHEMES, *LIBRARIES], 1))
+    if name.startswith("/") and not near:
         return  # `Path("s3://bucket")` has one slash; parse_place says so
-    raise _unknown(text, scheme, near)
-
-
-def _unknown(text: str, scheme: str, near: Sequence[str]) -> UsageError:
-    shown, name = redact(text), text.partition(":")[2]
     if scheme in LIBRARIES:
-        return UsageError(
+        raise UsageError(
             f"{shown}: {scheme} is a library of checkpoints; a check needs an ONNX file", _export_first(scheme, name)
         )
     if scheme in OTHERS:
-        return UsageError(
-            f"{shown}: scheme {scheme} is not read; the file must be fetched first", f"{OTHERS[scheme]} …"
-        )
-    hint = f"{near[0]}:{name}" if near else "hf://org/repo, models:/name/1"
-    return UsageError(
+        raise UsageError(f"{shown}: scheme {scheme} is not read; the file must be fetched first", f"{OTHERS[scheme]} …")
+    hint = f"{near}:{name}" if near else "hf://org/repo, models:/name/1"
+    raise UsageError(
         f"{shown}: no such file, and {scheme} is no scheme; an address starts with {', '.join(SCHEMES)}",
-        _export_first(near[0], name) if near and near[0] in LIBRARIES else hint,
+        _export_first(near, name) if near in LIBRARIES else hint,
     )
 
 
 def _export_first(library: str, name: str) -> str:
-    """The commands that export a checkpoint and check its file."""
+    """Return the commands that export a checkpoint and check its file."""
     words = [name]
     if library in ("open_clip", "torchvision") and ":" not in name and "/" in name:  # NAME/WEIGHTS, no hf-hub:org/repo
         words = [name.partition("/")[0], "--weights", name.partition("/")[2]]
     return f"{shlex.join(['robustcheck', 'export', library, *words, '-o', 'model.onnx'])} && robustcheck model.onnx"
 
 
-def in_repository(address: hub.Address, tell: Callable[[str], None] | None) -> tuple[hub.HubFile, Origin]:
-    """The ONNX file that an address of the hub means, unread. Raises UsageError, StoreError."""
+@contextlib.contextmanager
+def on_this_machine(
+    model: Place | bytes | onnx.ModelProto, *, preprocess: str | None = None, tell: Callable[[str], None] | None = None
+) -> Iterator[LocalModel]:
+    """Yield the model as a file of this machine; a URL is copied into a private folder, removed at the end.
+
+    So are bytes, and the serialised bytes of a ModelProto. They have no sidecar, and no weights of their own.
+
+    With the model come its files of weights, and, where neither `preprocess` nor a contract in the file describes the
+    pixels, the sidecars next to it or above its folder `onnx`: those that `find_preprocessing` reads. A web server
+    can't list a folder, so only the sidecar with the model's name counts there. Next to a signed URL nothing is looked
+    for. Of a repository on the hub, and of an entry of MLflow's registry, the one encoder is taken (`choose_model`).
+
+    Inside, an error's text names the URL, not the copy.
+
+    Args:
+        model: as `parse_model` returns it.
+        preprocess: the user's preprocessing, in place of sidecars.
+        tell: called with how far a fetch is.
+
+    Raises:
+        UsageError: no such file behind a URL.
+        CannotAssessError: files of weights outside the model's folder or beside a signed URL; otherwise as `read_onnx`.
+        EnvironmentFaultError: fsspec or a package is missing, the store can't be reached, no space.
+    """
+    if isinstance(model, Path):
+        yield LocalModel(model, str(model), False)
+        return
+    with private_folder() as folder:
+        if isinstance(model, (bytes, onnx.ModelProto)):
+            source = _in_memory(model, folder)
+        elif model.protocol in REGISTRY:
+            source = _registered(model, folder, tell)
+        else:
+            source = _remote(model, folder, preprocess, tell)
+        with source as local:
+            yield local
+
+
+@contextlib.contextmanager
+def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) -> Iterator[None]:
+    """Put names in place of the paths of copies in errors; `hint_of` changes the hint first."""
+    try:
+        yield
+    except RobustcheckError as fault:
+        fault.hint = hint_of(fault.hint)
+        for path, name in names.items():
+            fault.message, fault.hint = (text.replace(str(path), str(name)) for text in (fault.message, fault.hint))
+        fault.args = (fault.message,)
+        raise
+
+
+@contextlib.contextmanager
+def _in_memory(model: bytes | onnx.ModelProto, folder: Path) -> Iterator[LocalModel]:
+    name, path = "<bytes>" if isinstance(model, bytes) else "<ModelProto>", folder / IN_MEMORY
+    try:
+        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    except (EncodeError, ValueError) as fault:
+        raise CannotAssessError(
+            f"{name}: model can't be serialised ({' '.join(str(fault).split())[:200]}); protobuf ends at 2 GiB",
+            "save it with its weights as external data, and name the file",
+        ) from fault
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{name}: temporary file can't be written ({fault.strerror}); ONNX Runtime reads a file",
+            "df -h; export TMPDIR=FOLDER",
+        ) from fault
+    saved = "save the model with its weights to a file, and name that file"  # in place of a command on the copy
+    with _renamed({path: name, folder: f"the folder of {name}"}, lambda hint: saved if str(folder) in hint else hint):
+        yield LocalModel(path, name, fetched=True, in_memory=True)
+
+
+@contextlib.contextmanager
+def _registered(url: Url, folder: Path, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
+    """Yield a model of MLflow's registry, or of a run, with all files next to it."""
+    if tell is not None:
+        tell(f"fetching {url}")
+    with registry.connected() as client:
+        entry = registry.resolve(client, url)
+        files = registry.fetch(client, entry, folder)
+    if not files.models:
+        raise CannotAssessError(
+            f"{url}: number of ONNX files there is 0; at least one is needed", "log the model in the ONNX flavour"
+        )
+    chosen = choose_model(files.models, str(url), lambda path: f"{str(url).rstrip('/')}/{path}")
+    path = files.folder / chosen
+
+    def fetched_first(hint: str) -> str:  # a command on the copy becomes one on a copy that stays
+        if str(path) not in hint or hint.startswith("robustcheck "):
+            return hint
+        command = hint.replace(quoted(path), quoted(path.name)).replace(str(path), path.name)
+        return f"mlflow artifacts download -u {quoted(url)} -d . && {command}"
+
+    with _renamed({path: url, path.parent: url}, fetched_first):
+        origin = Origin(address=str(url), revision=entry.revision, file=chosen)
+        yield LocalModel(path, str(url), fetched=True, origin=origin)
+
+
+@contextlib.contextmanager
+def _remote(url: Url, folder: Path, preprocess: str | None, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
+    address, origin = hub.parse_hub(url), None
+    if address is None:
+        file = open_url(url)
+    else:
+        file, origin = _in_repository(address, tell)
+    name = "".join("_" if sign in '/\\\0<>:"|?*' else sign for sign in file.name)
+    if name.strip(". ") == "":
+        raise UsageError(f"{file}: model's URL ends in no file name; one .onnx file is needed", "look at the URL")
+    path, names = folder / name, dict[Path, object]()
+    if file.parent.name == HUB_FOLDER:  # sidecars are looked for above that folder, too
+        path = folder / HUB_FOLDER / name
+        path.parent.mkdir()
+        names = {folder: file.parent.parent}
+    with _renamed({path: file, path.parent: file.parent, **names}):
+        _Download(file, path, limit_bytes()).run(is_described=preprocess is not None)
+        yield LocalModel(path, str(file), fetched=True, origin=origin)
+
+
+def _in_repository(address: hub.Address, tell: Callable[[str], None] | None) -> tuple[RemoteFile, Origin]:
+    """Return the ONNX file that an address of the hub means, unread. Raises UsageError, StoreError."""
     if tell is not None:
         tell(f"asking what {address} holds")
     repository = hub.open_repository(address)
@@ -81,7 +258,7 @@ def in_repository(address: hub.Address, tell: Callable[[str], None] | None) -> t
 
 def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence[str]) -> UsageError:
     if models and address.path:
-        near = difflib.get_close_matches(address.path, models, 1) or models[:1]
+        near = difflib.get_close_matches(address.path, models, 1) or models
         return UsageError(
             f"{address}: repository has no ONNX file there; it has {len(models)}",
             f"robustcheck {quoted(replace(address, path=near[0]))}",
@@ -92,37 +269,178 @@ def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence
             f"unset {HUB_OFFLINE}",
         )
     library = hub.library_of(repository)
-    holds = f"it holds a checkpoint of {library}" if library else f"it holds {len(repository.files)} other files"
+    content = f"a checkpoint of {library}" if library else f"{len(repository.files)} other files"
     return UsageError(
-        f"{address}: number of ONNX files in the repository is 0; {holds}",
+        f"{address}: number of ONNX files in the repository is 0; it holds {content}",
         _export_repository(library, address) if library else "export it, and name the ONNX file",
     )
 
 
 def _export_repository(library: str, address: hub.Address) -> str:
-    """The commands for a checkpoint of the hub; only timm loads another revision than main itself."""
+    """Return the commands for a checkpoint of the hub; only timm loads another revision than main itself."""
     schema, folder = ("", "./") if library == "transformers" else ("hf-hub:", "local-dir:")
     if address.revision is None:
         return _export_first(library, f"{schema}{address.repo}")
     if library == "timm":
         return _export_first(library, f"{schema}{address.repo}@{address.revision}")
-    fetched = shlex.join(["hf", "download", address.repo, "--revision", address.revision, "--local-dir", "checkpoint"])
-    return f"{fetched} && {_export_first(library, f'{folder}checkpoint')}"
+    download_first = ["hf", "download", address.repo, "--revision", address.revision, "--local-dir", "checkpoint"]
+    return f"{shlex.join(download_first)} && {_export_first(library, f'{folder}checkpoint')}"
 
 
-@contextlib.contextmanager
-def from_registry(url: Url, tell: Callable[[str], None] | None) -> Iterator[tuple[Path, Origin]]:
-    """A model of MLflow's registry, or of a run, with all that lies beside it, for as long as the block runs."""
-    if tell is not None:
-        tell(f"fetching {url}")
-    with private_folder() as folder:
-        with registry.connected() as client:
-            entry = registry.resolve(client, url)
-            found = registry.fetch(client, entry, folder)
-        if not found.models:
+@dataclass
+class _Download:
+    """A model's download: its file, its weights, its sidecars."""
+
+    file: RemoteFile
+    path: Path
+    left_bytes: int
+
+    def run(self, *, is_described: bool) -> None:
+        """Fetch all files; no sidecar where the preprocessing is described already."""
+        file, path = self.file, self.path
+        try:
+            self._take(file, path)
+        except FileNotFoundError as fault:
+            raise UsageError(
+                f"{file}: model file is missing; no such file, or a folder", "look at the URL: one .onnx file is needed"
+            ) from fault
+        proto, locations = external_locations(path)
+        contract = parse_contract(properties(proto.metadata_props, str(path)), str(path))
+        if locations and file.is_signed:
             raise CannotAssessError(
-                f"{url}: number of ONNX files there is 0; at least one is needed", "log the model in the ONNX flavour"
+                f"{file}: model keeps weights in {locations[0]}; a signed URL opens one file alone",
+                "save the model with its weights inside, or copy the folder here",
             )
-        chosen = choose_model(found.models, str(url), lambda path: f"{str(url).rstrip('/')}/{path}")
-        origin = Origin(address=str(url), revision=entry.revision, file=chosen)
-        yield found.folder / chosen, origin
+        for part in map(PurePosixPath, locations):
+            target = path.parent / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # read_onnx says which is missing
+                self._take(file.parent / part.as_posix(), target)
+        if not is_described and contract is None and not file.is_signed:
+            self._take_sidecars()
+
+    def _take(self, file: RemoteFile, target: Path) -> None:
+        if not target.exists():  # named twice, or weights in the model's own file
+            self.left_bytes -= download(file, target, self.left_bytes)
+
+    def _take_sidecar(self, sidecar: RemoteFile, target: Path) -> None:
+        try:
+            self._take(sidecar, target)
+        except FileNotFoundError as fault:
+            target.unlink(missing_ok=True)
+            if not sidecar.url.is_http:  # a web server was asked whether there is one; another store listed it
+                raise StoreError(sidecar.shown, "it was listed, and is not there") from fault
+
+    def _take_sidecars(self) -> None:
+        file, path = self.file, self.path
+        own, own_target = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name, path.with_suffix(OWN_SUFFIX)
+        if file.url.is_http:
+            self._take_sidecar(file.parent / own, own_target)
+            return
+        names = self._names_in(file.parent, path.parent)
+        if own in names:
+            self._take_sidecar(file.parent / own, own_target)
+        elif isinstance(file, hub.HubFile) and not file.store.is_whole:
+            raise UsageError(
+                f"{file}: preprocessing is not known; the hub's cache does not list the sidecars and models of the "
+                "repository",
+                f"unset {HUB_OFFLINE} once, or give --preprocess",
+            )
+        self._take_listed(file.parent, path.parent, names)
+        if path.parent.name == HUB_FOLDER:
+            above, target = file.parent.parent, path.parent.parent
+            names = []
+            with contextlib.suppress(StoreError):  # a folder that may not be listed has none, as on this machine
+                names = self._names_in(above, target)
+            self._take_listed(above, target, names)
+        else:
+            self._names_in(file.parent / HUB_FOLDER, path.parent / HUB_FOLDER)
+        if isinstance(file, hub.HubFile):
+            self._take_upward(file)
+
+    def _names_in(self, folder: RemoteFile, target: Path) -> list[str]:
+        """List the files of a folder; an empty file in `target` represents each other model in it.
+
+        Sidecars that name no model are refused where they lie next to several.
+        """
+        try:
+            names = folder.names_beside()
+        except FileNotFoundError:  # no such folder
+            return []
+        for name in names:
+            is_own = folder.path == self.file.parent.path and name == self.file.name
+            if name.lower().endswith(".onnx") and "\\" not in name and not is_own:
+                target.mkdir(exist_ok=True)
+                (target / name).touch()
+        return names
+
+    def _take_listed(self, folder: RemoteFile, target: Path, names: Sequence[str]) -> None:
+        for name in SIDECAR_NAMES:
+            if name in names:
+                self._take_sidecar(folder / name, target / name)
+
+    def _take_upward(self, file: hub.HubFile) -> None:
+        """Fetch the nearest sidecars further up in a repository, where none nearer describes the pixels.
+
+        Raises UsageError: models of other folders lie below such a sidecar.
+        """
+        folder: RemoteFile = file.parent
+        while folder.path and not any(each.is_file() and says_pixels(each) for each in sidecar_paths(self.path)):
+            folder = folder.parent
+            for name in (name for name in SIDECAR_NAMES if name in folder.names_beside()):
+                sidecar, target = folder / name, self.path.with_name(name)
+                target.unlink(missing_ok=True)  # one that describes no pixels
+                self._take_sidecar(sidecar, target)
+                below = f"{folder.path}/" if folder.path else ""
+                others = [
+                    str(model)
+                    for model in map(PurePosixPath, sorted(file.store.files))
+                    if model.suffix.lower() == ".onnx" and str(model).startswith(below)
+                    if model.parent.as_posix() != (file.parent.path or ".") and not takes_no_image(model)
+                ]
+                if others and says_pixels(target):
+                    raise UsageError(
+                        f"{sidecar}: sidecar lies beside {len(others) + 1} models, or above them ({file.path}, "
+                        f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
+                        f"robustcheck {quoted(file)} --preprocess FILE  # a copy of it, if it is this model's",
+                    )
+
+
+def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], str]) -> str:
+    """Return the one encoder among ONNX files: not a text tower, and of several precisions the full one.
+
+    Of a CLIP that is split into towers, the image tower is meant. Files of other names, or of other folders, are other
+    checkpoints; a folder `onnx` is its parent's.
+
+    Args:
+        paths: of ONNX files, with `/`; at least one.
+        shown: the address that names them all.
+        address_of: makes the address of one, for the hint.
+
+    Raises:
+        UsageError: several encoders, of which one must be named.
+    """
+    encoders = [path for path in paths if not takes_no_image(PurePosixPath(path))] or list(paths)
+    checkpoints = {_checkpoint(path) for path in encoders}
+    is_split = TEXT_TOWER in {checkpoint_part(PurePosixPath(path)) for path in paths}
+    is_one_folder = len({folder for folder, _ in checkpoints}) == 1
+    if is_split and is_one_folder and {part for _, part in checkpoints} == WHOLE_AND_IMAGE_TOWER:
+        towers = [path for path in encoders if _checkpoint(path)[1] == IMAGE_TOWER]
+        return choose_model(towers, shown, address_of)
+    if len(checkpoints) == 1:
+        stems = {path: PurePosixPath(path).stem.casefold() for path in encoders}
+        plain = [path for path, stem in stems.items() if PRECISION.search(stem) is None]
+        encoders = plain or [path for path, stem in stems.items() if stem.endswith("fp32")] or encoders
+    if len(encoders) == 1:
+        return encoders[0]
+    names = ", ".join(encoders[:SHOWN]) + (f" and {len(encoders) - SHOWN} more" if len(encoders) > SHOWN else "")
+    raise UsageError(
+        f"{shown}: number of encoders is {len(encoders)} ({names}); one must be named",
+        f"robustcheck {shlex.quote(address_of(encoders[0]))}",
+    )
+
+
+def _checkpoint(path: str) -> tuple[PurePosixPath, str]:
+    """Return the folder of a file, and its name without its precision: forms of one checkpoint share both."""
+    folder = PurePosixPath(path).parent
+    return folder.parent if folder.name == HUB_FOLDER else folder, checkpoint_part(PurePosixPath(path))

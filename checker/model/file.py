@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.limits import max_model_bytes
-from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import quoted, sha256_of
 
 from .external import (

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Runner, RunOutput
 from robustcheck_onnx.checker.statistics import usable_rows
-from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
 
 from .depth import Depth

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Report, read_one
-from robustcheck_onnx.checker.storage import Place, Url, parse_place
+from robustcheck_onnx.checker.storage.places import Place, Url, parse_place
 from robustcheck_onnx.checker.text import quoted
 
 from .records import Judged

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.model import Contract
 from robustcheck_onnx.checker.report import Clock, Report, Time
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE
-from robustcheck_onnx.checker.storage import as_typed, local_path
+from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION
 
 from . import labels

@@ -1,7 +1,6 @@
-"""MLflow's tracking server and model registry, through MLflow's own client (extra `mlflow`): addresses, and files.
+"""MLflow's tracking server and model registry: resolve addresses and fetch files with its client (extra `mlflow`).
 
-Nothing is imported or connected to before an address of MLflow is used, or a caller names a server; MLflow's telemetry
-is switched off meanwhile.
+Nothing is imported or connected to before an address of MLflow is used, or a caller names a server.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from urllib.parse import urlsplit
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 
-from .local import limit_bytes
-from .remote import LIMIT
-from .urls import HIDDEN, Url, redact, redact_text, secrets
+from .places import HIDDEN, Url, redact, redact_text, secrets
+from .stores import environment, limit_bytes, too_large
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +42,7 @@ _RUNS: Final = re.compile(r"runs:/(?P<run>[0-9a-f]{8,64})(/(?P<path>.+?))?/?")
 
 @dataclass(frozen=True)
 class Entry:
-    """What an address of MLflow stands for now."""
+    """A place of files at MLflow, resolved."""
 
     shown: str
     uri: str
@@ -54,28 +52,30 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was fetched: a folder, and the paths of the ONNX files in it, sorted."""
+class Files:
+    """Files that were fetched: a folder, and the paths of the ONNX files in it, sorted."""
 
     folder: Path
     models: tuple[str, ...]
 
 
 def resolve(client: MlflowClient, url: Url) -> Entry:
-    """What `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]` stands for now.
+    """Return the entry that `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]` means.
 
     Raises UsageError: an address of another form; EnvironmentFaultError: an answer about another model or version, or a
     server that names a folder of this machine; MLflow's own errors (no such model, version, alias or run).
     """
     shown = str(url)
     with _client_errors(shown):
-        return _at_a_server(client, _resolved(client, url, shown))
+        entry = _resolved(client, url, shown)
+        _refuse_own_folder(client, entry)
+        return entry
 
 
-def _at_a_server(client: MlflowClient, entry: Entry) -> Entry:
-    """The entry, whose files do not lie in a folder of this machine that a server names.
+def _refuse_own_folder(client: MlflowClient, entry: Entry) -> None:
+    """Refuse an entry of a server whose files are in a folder of this machine.
 
-    Raises EnvironmentFaultError: they do. Who keeps runs in a folder or database of one's own names the folder oneself.
+    Raises EnvironmentFaultError. Who keeps runs in a folder or database of one's own names the folder oneself.
     """
     place = entry.uri
     if run := _RUNS.fullmatch(place):
@@ -89,7 +89,6 @@ def _at_a_server(client: MlflowClient, entry: Entry) -> Entry:
             f"{entry.shown}: MLflow's server names a folder of this machine ({place}); it must name a store",
             "mlflow server --serve-artifacts, or an --artifacts-destination that is a store",
         )
-    return entry
 
 
 def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:
@@ -129,31 +128,25 @@ def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:
     return Entry(shown, uri, f"version {identity}")
 
 
-def fetch(client: MlflowClient, entry: Entry, folder: Path) -> Found:
-    """Download what an entry holds into a folder.
+def fetch(client: MlflowClient, entry: Entry, folder: Path) -> Files:
+    """Download the files of an entry into a folder.
 
     Raises EnvironmentFaultError: more bytes than a download may have, a store that fails; otherwise as MLflow's client.
     """
     with _client_errors(entry.shown):
-        return _fetched(client, entry, folder)
+        from mlflow.artifacts import download_artifacts  # noqa: PLC0415 # an extra
 
-
-def _fetched(client: MlflowClient, entry: Entry, folder: Path) -> Found:
-    from mlflow.artifacts import download_artifacts  # noqa: PLC0415 # an extra
-
-    total_bytes, limit = _listed_bytes(entry, client.tracking_uri), limit_bytes()
-    if total_bytes > limit:
-        raise EnvironmentFaultError(
-            f"{entry.shown}: download is more than {limit:,} bytes; that is the limit", f"export {LIMIT}=BYTES"
-        )
-    local = Path(download_artifacts(artifact_uri=entry.uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
-    root = local.parent if local.is_file() else local
-    files = [local] if local.is_file() else [path for path in sorted(local.rglob("*")) if path.is_file()]
-    return Found(root, tuple(path.relative_to(root).as_posix() for path in files if path.suffix.lower() == ".onnx"))
+        limit = limit_bytes()
+        if _listed_bytes(entry, client.tracking_uri) > limit:
+            raise too_large(entry.shown, limit)
+        place = Path(download_artifacts(artifact_uri=entry.uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
+    root = place.parent if place.is_file() else place
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    return Files(root, tuple(path.relative_to(root).as_posix() for path in files if path.suffix.lower() == ".onnx"))
 
 
 def _listed_bytes(entry: Entry, tracking_uri: str) -> int:
-    """The size of all that lies below an address, as the server lists it. 0 where it is a file."""
+    """Return the size of all files below an address, as the server lists it; 0 of a file."""
     from mlflow.artifacts import list_artifacts  # noqa: PLC0415 # an extra
 
     total, waiting, seen = 0, [entry.uri.rstrip("/")], 0
@@ -189,7 +182,7 @@ def _client_errors(shown: str) -> Iterator[None]:
 
 
 def _safe(text: str, server: str = "") -> str:
-    """Another library's message in one line, without passwords and tokens."""
+    """Return another library's message in one line, without passwords and tokens."""
     hidden = [*secrets(server), *(os.environ.get(name, "") for name in PASSWORDS)]
     for secret in filter(None, hidden):
         text = text.replace(secret, HIDDEN)
@@ -198,7 +191,7 @@ def _safe(text: str, server: str = "") -> str:
 
 @contextlib.contextmanager
 def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
-    """A client whose errors are raised as RobustcheckError, without passwords, and without MLflow's minutes of retries.
+    """Yield a client that raises RobustcheckError without passwords, and does not retry for minutes.
 
     Raises UsageError: no server is named, or it says that something is not there; EnvironmentFaultError: the extra is
     missing, the server can't be reached or refuses.
@@ -210,16 +203,13 @@ def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
             "--tracking-uri http://HOST:5000, or MLFLOW_TRACKING_URI",
         )
     shown = redact(server)
-    missing = {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
-    os.environ.update(missing)
-    try:
+    with environment(ENVIRONMENT):
         try:
             from mlflow import MlflowClient  # noqa: PLC0415 # an extra
             from mlflow.exceptions import MlflowException  # noqa: PLC0415
         except ImportError as fault:
             raise EnvironmentFaultError(
-                "mlflow: package is not installed; the extra `mlflow` brings it",
-                install_hint("mlflow"),
+                "mlflow: package is not installed; the extra `mlflow` brings it", install_hint("mlflow")
             ) from fault
         try:
             yield MlflowClient(tracking_uri=server)  # MLflow chooses the registry: MLFLOW_REGISTRY_URI, Unity Catalog
@@ -237,6 +227,3 @@ def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
                 f"{shown}: MLflow's server or the disk fails ({_safe(str(fault), server)})",
                 f"curl -sS {shown}/health; df -h",
             ) from fault
-    finally:
-        for key in missing:
-            os.environ.pop(key, None)

@@ -10,8 +10,8 @@ import secrets
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.text import quoted
 
-from .remote import open_url
-from .urls import Place, Url
+from .places import Place, Url
+from .stores import open_url
 
 OURS = re.compile(
     rb"""

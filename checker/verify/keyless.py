@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.storage import OFFLINE, is_offline
+from robustcheck_onnx.checker.storage.places import OFFLINE, is_offline
 from robustcheck_onnx.checker.text import as_json, once, printable
 
 from .bundle import PAYLOAD_TYPE, SignatureError

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Progress, Tell, tell_stage
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.report import Report, cautions, edits, read, ruling
-from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.checker.verdict import ON_BUNDLED, gate, load_profile
 

@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
-from robustcheck_onnx.checker.storage import walk
+from robustcheck_onnx.checker.storage.places import walk
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, onnx_models
 from support.bad_input import Run
@@ -273,7 +273,7 @@ def test_folders_two_thousand_deep(here: Path, run: Run) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
     done = run(CHECK.format("d", "photos"))
     assert (done.returncode, "d: number of .onnx files in the folder is 0" in done.stderr) == (2, True)
-    for top, folders, files in reversed(list(walk("d", lambda fault: fault))):  # shutil.rmtree calls itself for each
+    for top, folders, files in reversed(list(walk(["d"], lambda fault: fault))):  # shutil.rmtree calls itself for each
         for name in files:
             os.remove(f"{top}/{name}")  # noqa: PTH107
         for name in folders:

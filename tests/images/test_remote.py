@@ -13,7 +13,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import Skipped, open_images
-from robustcheck_onnx.checker.storage.remote import open_url
+from robustcheck_onnx.checker.storage.stores import open_url
 from support.stores import ODD, contents, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")

@@ -20,7 +20,8 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
-from robustcheck_onnx.checker.storage import Url, registry
+from robustcheck_onnx.checker.storage import registry
+from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict import ON_BUNDLED
 from robustcheck_onnx.checker.verify import verify
 from support import Capture, Place, extra

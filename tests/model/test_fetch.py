@@ -16,8 +16,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage.local import download
-from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
+from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
 from support import onnx_models
 from support.profile import PATIENCE_S
 from support.stores import ODD, SECRET, put, url_of

@@ -16,10 +16,10 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
-from robustcheck_onnx.checker.model.choose import choose_model
+from robustcheck_onnx.checker.model.addresses import choose_model
 from robustcheck_onnx.checker.report.facts import blocks_of
 from robustcheck_onnx.checker.storage import hub
-from robustcheck_onnx.checker.storage.remote import StoreError
+from robustcheck_onnx.checker.storage.stores import StoreError
 from support import mock_hub, onnx_models
 from support.hub_cache import hub_repo
 from support.mock_hub import MockHub
@@ -132,7 +132,7 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
     served.put("org/one", {"m.onnx": encoder, "open_clip_config.json": SIDECAR})
     (tmp_path / "m.onnx").write_bytes(encoder)
     read = Mock(side_effect=[tmp_path / "m.onnx", FileNotFoundError(2, "no such file")])
-    monkeypatch.setattr(hub.Repository, "read", read)
+    monkeypatch.setattr(hub.Repository, "fetch", read)
     with pytest.raises(StoreError, match="it was listed, and is not there"):
         check("hf://org/one", max_images=3)
 
@@ -263,12 +263,12 @@ def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_witho
     served.put("org/one", {"m.onnx": encoder})
     address = hub.Address("org/one", None, "")
     said: list[str] = []
-    hub.open_repository(address).read("m.onnx", said.append)
+    hub.open_repository(address).fetch("m.onnx", said.append)
     assert said[-1].startswith("fetching m.onnx, ")
     repository = hub.open_repository(address)
     served.put("org/one", {"m.onnx": encoder, "new.txt": b"x"})
     with pytest.raises(StoreError, match="its revision moved from commit"):
-        repository.read("m.onnx")
+        repository.fetch("m.onnx")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=full))
     with pytest.raises(EnvironmentFaultError, match="no space is left for the download"):

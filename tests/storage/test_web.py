@@ -17,8 +17,8 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source
-from robustcheck_onnx.checker.model.fetch import on_this_machine
-from robustcheck_onnx.checker.storage.remote import StoreError, open_url
+from robustcheck_onnx.checker.model.addresses import on_this_machine
+from robustcheck_onnx.checker.storage.stores import StoreError, open_url
 from support import onnx_models
 from support.stores import SECRET, contents, url_of
 

@@ -10,7 +10,8 @@ import pytest
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import parse_place, write
+from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.storage.places import parse_place
 from support import onnx_models
 
 

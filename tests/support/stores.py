@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker.images.source import ImageSource
-from robustcheck_onnx.checker.storage import Url, parse_place
+from robustcheck_onnx.checker.storage.places import Url, parse_place
 
 ODD = "ein Ort/100%/ü €"  # spaces, a percent sign that escapes nothing, letters beyond ASCII
 SECRET = "hunter2hunter2"  # no real one

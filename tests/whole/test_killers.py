@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError,
 from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.model import open_model
 from robustcheck_onnx.checker.runtime import session
-from robustcheck_onnx.checker.storage import redact_text
+from robustcheck_onnx.checker.storage.places import redact_text
 from support import PHOTOS, Capture, hostile, onnx_models
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")

@@ -154,7 +154,7 @@ def calibrate(
     from robustcheck_onnx.checker.calibrate.table import done
     from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.measure import tell_stage
-    from robustcheck_onnx.checker.storage import write_whole
+    from robustcheck_onnx.checker.storage.write import write_whole
     from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.calibrate import default_profile
     from robustcheck_onnx.thresholds.profile import to_json

@@ -70,7 +70,7 @@ def compare(
     from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import compare as compare_models
     from robustcheck_onnx.checker.errors import UsageError
-    from robustcheck_onnx.checker.storage import write_whole
+    from robustcheck_onnx.checker.storage.write import write_whole
 
     if reference is None and baseline is None and write_baseline is None:
         raise UsageError(

@@ -23,7 +23,7 @@ def init(
     """Write a settings file with every setting, its default and meaning."""
     import os
 
-    from robustcheck_onnx.checker.storage import write_whole
+    from robustcheck_onnx.checker.storage.write import write_whole
 
     from .. import settings_file, settings_text
 

@@ -208,7 +208,7 @@ def sign(
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
     from robustcheck_onnx.checker.model import file_digest
     from robustcheck_onnx.checker.report import sealed
-    from robustcheck_onnx.checker.storage import write_whole
+    from robustcheck_onnx.checker.storage.write import write_whole
     from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about, signature, verify
     from robustcheck_onnx.checker.verify import keyless as by_identity
 

@@ -1,4 +1,4 @@
-"""URLs: what is shown of them, what is none, --offline, missing packages, nothing opened without one."""
+"""Places: what is shown of them, what is none, --offline, missing packages, nothing opened without one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import source
-from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.storage import places
 from support.stores import SECRET
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -33,45 +33,45 @@ def test_what_is_shown_of_a_url() -> None:
         ("abfs://box@account.dfs.core.windows.net/x", "abfs://box@account.dfs.core.windows.net/x"),
         ("/a/path?with=marks", "/a/path?with=marks"),
     ):
-        assert urls.redact(url) == shown
-        assert urls.redact_text(f"see '{url}': no") == f"see '{shown}': no"
-        place = urls.parse_place(url)
+        assert places.redact(url) == shown
+        assert places.redact_text(f"see '{url}': no") == f"see '{shown}': no"
+        place = places.parse_place(url)
         assert str(place) == shown
         assert "hunter2" not in repr(place)
     # in the words of other libraries
     text = "ClientResponseError: 403, url='https://u:hunter2@h/x?sig=hunter2' (https:/u:hunter2@h/x)"
-    assert urls.redact_text(text) == "ClientResponseError: 403, url='https://***@h/x?***' (https:/***@h/x)"
+    assert places.redact_text(text) == "ClientResponseError: 403, url='https://***@h/x?***' (https:/***@h/x)"
 
 
 def test_paths_are_no_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("model.onnx", "C:/models/x.onnx", "a:b", "./s3", "photos/*.jpg"):
-        assert urls.parse_place(text) == urls.parse_place(Path(text)) == Path(text)
-    assert urls.parse_place("file:///a b/100%25.onnx") == Path("/a b/100%25.onnx")
-    assert urls.parse_place(Path("file:///a/b")) == Path("/a/b")
+        assert places.parse_place(text) == places.parse_place(Path(text)) == Path(text)
+    assert places.parse_place("file:///a b/100%25.onnx") == Path("/a b/100%25.onnx")
+    assert places.parse_place(Path("file:///a/b")) == Path("/a/b")
     (tmp_path / "s3:").mkdir()
     (tmp_path / "s3:" / "x").touch()
     monkeypatch.chdir(tmp_path)
-    assert urls.parse_place("s3:/x") == Path("s3:/x")
-    url = urls.parse_place("s3://bucket/x")
-    assert isinstance(url, urls.Url)
-    assert urls.parse_place(url) is url
+    assert places.parse_place("s3:/x") == Path("s3:/x")
+    url = places.parse_place("s3://bucket/x")
+    assert isinstance(url, places.Url)
+    assert places.parse_place(url) is url
     for text in ("file://host/x", "zip://a.zip::s3://bucket/x", "simplecache::s3://bucket/x"):
         with pytest.raises(UsageError):
-            urls.parse_place(text)
+            places.parse_place(text)
 
 
 def test_a_url_with_one_slash_and_one_where_only_a_path_serves_are_refused() -> None:
     for given in ("s3:/key:hunter2@bucket/x", Path("s3://key:hunter2@bucket/x")):
         with pytest.raises(UsageError) as caught:
-            urls.parse_place(given)
+            places.parse_place(given)
         assert caught.value.message == (
             "s3:/***@bucket/x: URL has one slash after s3:, as pathlib.Path leaves it; it must have two"
         )
         assert caught.value.hint == "give it as text: s3://***@bucket/x"
     for given in ("s3://bucket/x", Path("s3://bucket/x")):
         with pytest.raises(UsageError, match=r"^s3://bucket/x: model is a URL; here it must be a file of this"):
-            urls.local_path(given, "model")
-    assert urls.local_path("a/x.onnx", "model") == Path("a/x.onnx")
+            places.local_path(given, "model")
+    assert places.local_path("a/x.onnx", "model") == Path("a/x.onnx")
 
 
 def test_offline_refuses_before_anything_is_opened(
@@ -80,20 +80,20 @@ def test_offline_refuses_before_anything_is_opened(
     monkeypatch.delenv("ROBUSTCHECK_OFFLINE", raising=False)
     assert main(["https://h/x.onnx", "--offline", "-qq"]) == 2
     assert "offline" in capsys.readouterr().err
-    assert isinstance(urls.parse_place("https://h/x.onnx"), urls.Url)  # one run's option is not the next one's
+    assert isinstance(places.parse_place("https://h/x.onnx"), places.Url)  # one run's option is not the next one's
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")
     (tmp_path / "list.txt").write_text(f"https://u:{SECRET}@h/x.jpg\n")
     for url in ("https://h/x.onnx", "s3://bucket/x", "hf://org/m/x.onnx"):
         with pytest.raises(UsageError, match="offline"):
-            urls.parse_place(url)
+            places.parse_place(url)
     with pytest.raises(UsageError, match="offline") as caught:
         source.open_images(tmp_path / "list.txt")
     assert SECRET not in caught.value.message + caught.value.hint
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert isinstance(urls.parse_place("s3://bucket/x"), urls.Url)
+    assert isinstance(places.parse_place("s3://bucket/x"), places.Url)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
-        urls.parse_place("hf://org/m/x.onnx")
+        places.parse_place("hf://org/m/x.onnx")
 
 
 def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_named() -> None:

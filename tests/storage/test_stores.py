@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.storage.remote import PIECE_BYTES, RemoteFile, open_url
+from robustcheck_onnx.checker.storage.stores import PIECE_BYTES, RemoteFile, open_url
 from support.stores import url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
