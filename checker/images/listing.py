@@ -228,7 +228,7 @@ def folder_files(folder: Path) -> list[str]:
     A folder that links lead to twice is entered once, by the first name in sorted order.
     """
     files = []
-    for top, folders, names in walk([folder], _unreadable):
+    for top, folders, names in walk([str(folder)], _unreadable):
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         below = Path(top).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"

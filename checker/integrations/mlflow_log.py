@@ -188,7 +188,7 @@ def _mark(
     client.set_model_version_tag(name, identity, f"{FOLDER}.gate", "open")
 
 
-def _only_model(found: registry.Found, shown: str) -> Path:
+def _only_model(found: registry.Files, shown: str) -> Path:
     """The one ONNX file of a registered version. Raises CannotAssessError where it holds none or several."""
     if len(found.models) != 1:
         names = ", ".join(path.rpartition("/")[2] for path in found.models[:5]) or "none"

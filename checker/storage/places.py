@@ -197,7 +197,7 @@ def secrets(url: str) -> tuple[str, ...]:
 
 
 def walk(
-    folders: Iterable[str | Path], error: Callable[[OSError], Exception] | None, *, shortest_first: bool = False
+    folders: Iterable[str], error: Callable[[OSError], Exception] | None, *, shortest_first: bool = False
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk as os.walk does, following links but entering each folder once.
 
@@ -207,7 +207,7 @@ def walk(
         shortest_first: enter the folders of one depth before deeper ones.
     """
     entered: set[tuple[int, int]] = set()
-    waiting = deque(map(os.fspath, folders))
+    waiting = deque(folders)
     while waiting:  # os.walk calls itself for each level, and ends at a thousand
         top = waiting.popleft()
         try:

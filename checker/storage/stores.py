@@ -245,7 +245,7 @@ def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
         raise FileNotFoundError(errno.ENOENT, "no such file", shown) from None
     except Exception as fault:  # noqa: BLE001 # each store raises classes of its own
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())
-        for secret in {*secrets(url.raw), *secrets(path)}:
+        for secret in (*secrets(url.raw), *secrets(path)):
             reason = reason.replace(secret, HIDDEN)
         raise StoreError(shown, redact_text(reason)[:300]) from None
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker import pipeline, storage
+from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.report import predicate, signature_file
 from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import HOME
 from support import extra
 
@@ -149,13 +150,17 @@ def test_without_the_extra_nothing_is_measured(
     ("fails", "fault", "code"),
     [
         ("verify.signature.sign", ValueError("the signer fails"), 70),
-        ("storage.write_whole", EnvironmentFaultError("report is not written (No space left on device)", "df -h"), 4),
+        (
+            "storage.write.write_whole",
+            EnvironmentFaultError("report is not written (No space left on device)", "df -h"),
+            4,
+        ),
     ],
 )
 def test_an_error_leaves_no_signature_and_no_pass(
     here: Path, fails: str, fault: Exception, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = storage.write_whole
+    real = write.write_whole
 
     def failing(where: Any, what: Any) -> Any:
         if code == 70 or "sigstore" in str(where):
@@ -204,7 +209,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(
     here: Path, sign: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All earlier signatures go before the first of their reports is marked: nothing can be tidied after SIGKILL."""
-    real, left = storage.replace_with_error, list[list[Any]]()
+    real, left = write.replace_with_error, list[list[Any]]()
     for end in ("json", "sigstore.json"):
         shutil.copy(f"report.{end}", f"other.{end}")
 
@@ -216,7 +221,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(
         left.append([document(name)["error"]["exit_code"] for name in ("report.json", "other.json")])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage, "replace_with_error", replace)
+    monkeypatch.setattr(write, "replace_with_error", replace)
     monkeypatch.setattr("robustcheck_onnx.checker.isolated.check", measured)
     assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
     assert left[:3] == [[], [], [137, 137]]
