@@ -27,7 +27,7 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
 from .fates import carrying
-from .pairs import KEPT_IMAGES, Side, cosines, usual_share
+from .pairs import KEPT_IMAGES, Side, cosines
 
 SCHEMA_VERSION = 1
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
@@ -157,7 +157,7 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
             name: StoredJackknife(whole=_known(value.whole), without=tuple(_known(v) for v in value.without))
             for name, value in model.values.items()
         },
-        frequencies=tuple(usual_share(side, index) for index in indices),
+        frequencies=tuple(side.share(index, side.usual_side(index)) for index in indices),
         # rounding: 2e-3 of the smallest SD over images that an outlier feature may have (CONSTANT_SD of about 4)
         values=tuple(tuple(round(v, 4) for v in row) for row in rows[:, indices].tolist()),
         cosines=tuple(round(v, COSINE_DECIMALS) for v in between.tolist()),

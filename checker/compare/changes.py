@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.statistics import grouped_jackknife_sd, intervals,
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
-from .pairs import Side, usual_side
+from .pairs import Side
 
 KEEPS: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
 """What shows the outlier features, and must be kept where the profile asks for it; negative energy only says that the
@@ -187,7 +187,7 @@ def jackknife_of(side: Side) -> ModelJackknife:
     state = side.state
     groups = jackknife(state)
     strongest = int(groups.top[0])
-    counts = side.far[usual_side(state, strongest)][state.sizes > 0, strongest]
+    counts = side.far[side.usual_side(strongest)][state.sizes > 0, strongest]
     with np.errstate(divide="ignore", invalid="ignore"):
         frequency = StatisticJackknife(
             float(counts.sum() / state.n), (counts.sum() - counts) / (state.n - groups.sizes)

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.evidence import OutlierFeature, Statistics
 from robustcheck_onnx.checker.statistics import correlation_bounds
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .pairs import Pair, Side, cosine_change, usual_side
+from .pairs import Pair, Side, cosine_change
 
 # r over images that a feature under the same index must keep, by the lower bound. 15 real CLIP and SigLIP sets of 82 to
 # 300 images: rounded to 8 bits 0.999 and more, with noise of half the feature's own SD 0.89 to 0.95, of its whole SD
@@ -90,20 +90,17 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
         tolerance: share of the images, 0 to 1, that a feature may lose.
     """
     ours, theirs = pair.candidate, pair.reference
-    n, same_width = ours.state.n, ours.state.n_features == theirs.state.n_features
+    same_width = ours.state.n_features == theirs.state.n_features
     x, y = ours.kept_rows, theirs.kept_rows
     features, persistent = carrying(reference)
     enough = len(x) >= FEW_IMAGES
     r = correlations(x, y[:, [f.index for f in features]]) if enough else None
 
-    def share(side: Side, index: int, where: int) -> float:
-        return float(side.far[where, :, index].sum() / n)
-
     def stands_out(index: int, where: int, before: float) -> bool:
-        return before > 0 and share(ours, index, where) >= (1 - tolerance) * before
+        return before > 0 and ours.share(index, where) >= (1 - tolerance) * before
 
-    places = [usual_side(theirs.state, f.index) for f in features]
-    before = [share(theirs, f.index, place) for f, place in zip(features, places, strict=True)]
+    places = [theirs.usual_side(f.index) for f in features]
+    before = [theirs.share(f.index, place) for f, place in zip(features, places, strict=True)]
     by_index: list[Fate] = [
         correlated_fate(x[:, f.index], y[:, f.index]) if same_width and stands_out(f.index, place, was) else "lost"
         for f, place, was in zip(features, places, before, strict=True)
@@ -115,7 +112,7 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
         """Whether the candidate's feature is what the reference has under the same index, and stands out there."""
         return (
             same_width
-            and share(theirs, index, where) >= (1 - tolerance) * share(ours, index, where)
+            and theirs.share(index, where) >= (1 - tolerance) * ours.share(index, where)
             and float(correlations(x[:, [index]], y[:, [index]])[0, 0]) >= SAME_FEATURE
         )
 
@@ -148,12 +145,12 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
                 persistent=persistent,
                 fate=fate,
                 to=to,
-                candidate_mean_z=None if shown is None else float(ours.state.powers[0, :, shown].sum() / n),
+                candidate_mean_z=None if shown is None else ours.mean_z(shown),
                 candidate_frequency=None
                 if shown is None
-                else max(share(ours, shown, 0), share(ours, shown, 1))
+                else max(ours.share(shown, 0), ours.share(shown, 1))
                 if fate == "moved"
-                else share(ours, shown, place),
+                else ours.share(shown, place),
                 correlation=None if r is None or correlated is None else float(r[correlated, column]),
                 correlated=correlated,
                 explained=explained,
@@ -195,12 +192,10 @@ def fates_by_index(
         persistent: whether they are persistent outlier features.
         tolerance: as for `fates`.
     """
-    state, rows = candidate.state, candidate.kept_rows
+    rows = candidate.kept_rows
     out = []
     for column, (feature, before) in enumerate(features):
-        mean = float(state.powers[0, :, feature.index].sum() / state.n)
-        place = 0 if feature.mean_z >= 0 else 1
-        now = float(candidate.far[place, :, feature.index].sum() / state.n)
+        now = candidate.share(feature.index, int(feature.mean_z < 0))
         fate: Fate = "lost"
         r = None
         if values is not None and len(rows) >= FEW_IMAGES:
@@ -215,7 +210,7 @@ def fates_by_index(
                 persistent=persistent,
                 fate=fate,
                 to=None if fate == "lost" else feature.index,
-                candidate_mean_z=mean,
+                candidate_mean_z=candidate.mean_z(feature.index),
                 candidate_frequency=now,
                 correlation=r,
                 correlated=None if r is None else feature.index,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, cautions, junit, markdown, sarif
-from robustcheck_onnx.checker.text import interval_text, number_text
-from robustcheck_onnx.checker.verdict import NAMES
+from robustcheck_onnx.checker.text import number_text
 
 from .judge import CompareReport
-from .words import as_side, reference_name
+from .words import as_side, reference_name, statistic_row
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
@@ -29,6 +28,8 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
         for name, side in sides
     ]
     facts.append(f"- {report.n_images} images{' in pairs' if report.paired else ''}, tolerance {report.tolerance:g}")
+    if report.similarity is not None:
+        facts.append(f"- As a whole: {report.similarity.text}")
     blocks = [
         markdown.MARK,
         f"## {SIGNS[verdict]} {verdict}: {markdown.text(report.candidate.evidence.model.file)} compared with "
@@ -48,10 +49,9 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
 def _statistics(report: CompareReport) -> str:
     rows = ["### Statistics side by side", "", "| statistic | candidate | reference | ratio | interval | kept? |"]
     rows.append("|---|---:|---:|---:|---:|---|")
-    for s in report.statistics:
-        sides = f"{number_text(s.candidate)} | {number_text(s.reference)} | {number_text(s.ratio.estimate)}"
-        ratio = interval_text(s.ratio.low, s.ratio.high, between=" – ", missing="–")
-        rows.append(f"| {NAMES[s.name]} | {sides} | {ratio} | {s.keeps} |")
+    for row in map(statistic_row, report.statistics):
+        estimate = number_text(row.ratio.estimate)
+        rows.append(f"| {row.name} | {row.candidate} | {row.reference} | {estimate} | {row.bounds} | {row.word} |")
     return "\n".join(rows)
 
 
@@ -62,7 +62,6 @@ def _features(report: CompareReport) -> str:
         "| feature | in the candidate | as feature |",
         "|---:|---|---:|",
     ]
-    for f in report.features:
-        rows.append(f"| {f.index} | {f.fate} | {'–' if f.to is None else f.to} |")
+    rows += [f"| {f.index} | {f.fate} | {'–' if f.to is None else f.to} |" for f in report.features]
     new = ", ".join(map(str, report.new_features))
     return "\n".join(rows) + (f"\n\nNew in the candidate: {new}" if new else "")

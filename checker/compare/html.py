@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
-from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.report.html import page
-from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
-from robustcheck_onnx.checker.verdict import NAMES, Kind
+from robustcheck_onnx.checker.verdict import Kind
 
-from .changes import StatisticChange
-from .fates import FeatureFate
 from .judge import CompareReport
-from .words import FATES, KEEPS, as_side, reference_name
+from .pairs import KEPT_CKA
+from .words import as_side, feature_row, reference_name, statistic_row
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -47,54 +43,6 @@ def plain_text(report: CompareReport) -> str:
     return " ".join(_PLAIN[report.verdict.kind]).format(images=images)
 
 
-class StatisticRow(NamedTuple):
-    """One statistic of both models, as the page writes it."""
-
-    name: str
-    candidate: str
-    reference: str
-    bounds: str
-    """of the ratio"""
-    ratio: Interval
-    sign: str
-    word: str
-    colour: str
-
-
-class FeatureRow(NamedTuple):
-    """One outlier feature of the reference, as the page writes it."""
-
-    feature: int
-    reference: str
-    """mean z, and the share of the images beyond 4 SD"""
-    at: str
-    """its index in the candidate"""
-    candidate: str
-    sign: str
-    word: str
-    colour: str
-
-
-def statistic_row(change: StatisticChange) -> StatisticRow:
-    """Write one statistic; "–" where a number is missing."""
-    sign, word, colour = KEEPS[change.keeps]
-    estimate = "–" if change.ratio.estimate is None else f"{number_text(change.ratio.estimate)} (no bounds)"
-    bounds = interval_text(change.ratio.low, change.ratio.high, missing=estimate)
-    candidate, reference = (number_text(value, missing="–") for value in (change.candidate, change.reference))
-    return StatisticRow(NAMES[change.name], candidate, reference, bounds, change.ratio, sign, word, colour)
-
-
-def feature_row(fate: FeatureFate) -> FeatureRow:
-    """Write one outlier feature of the reference, and what became of it."""
-    sign, word, colour = FATES[fate.fate]
-    there = fate.to is not None or fate.candidate_mean_z is not None
-    at = "–" if not there else str(fate.to if fate.to is not None else fate.index)
-    z = "–" if fate.candidate_mean_z is None else f"{fate.candidate_mean_z:+z.1f}"
-    share = "" if fate.candidate_frequency is None else f" in {percent_text(fate.candidate_frequency)}"
-    old = f"{fate.mean_z:+z.1f} in {percent_text(fate.frequency)}"
-    return FeatureRow(fate.index, old, at, z + share, sign, word, colour)
-
-
 def render(report: CompareReport) -> str:
     """Write one page that needs nothing but itself; it ends in a newline."""
     candidate = as_side(report, report.candidate)
@@ -107,6 +55,7 @@ def render(report: CompareReport) -> str:
         outcome=candidate,
         plain=plain_text(report),
         against=reference_name(report),
+        kept_cka=f"{KEPT_CKA:g}",
         rows=[statistic_row(change) for change in report.statistics],
         features=[feature_row(fate) for fate in report.features],
         sides=[("Candidate", candidate), ("Reference", as_side(report, report.reference))],

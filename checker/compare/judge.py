@@ -7,6 +7,7 @@ this report from the sums; `terminal.py` shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -23,16 +24,13 @@ from robustcheck_onnx.thresholds.profile import Profile
 from .baseline import Baseline
 from .changes import StatisticChange
 from .fates import KEPT_CORRELATION, Fate, FeatureFate
-from .pairs import Similarity
+from .pairs import KEPT_CKA, UNRELATED_CKA, Similarity
+from .words import statistic_row
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
-# and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
-# that were not made from each other have 0.07 to 0.86 on the same images: this finds what shares next to nothing.
-UNRELATED_CKA = 0.1
 TOLERANCE = 0.2  # share of a statistic that may be lost: one checkpoint's K moves more between image sets
 
 
@@ -130,14 +128,8 @@ class CompareReport(Frozen):
     def _repr_html_(self) -> str:
         """What a notebook shows: verdict, kind, reasons, and what was kept of each statistic."""
         rows = [
-            [
-                NAMES[change.name],
-                number_text(change.candidate, missing="–"),
-                number_text(change.reference, missing="–"),
-                _bounds(change.ratio),
-                change.keeps,
-            ]
-            for change in self.statistics
+            [row.name, row.candidate, row.reference, row.bounds, row.word]
+            for row in map(statistic_row, self.statistics)
         ]
         lines = [*notebook.verdict_lines(self.verdict), *self.notes]
         header = ["statistic", "candidate", "reference", "ratio", "kept?"]
@@ -194,51 +186,61 @@ CLAIM = (
 )
 
 
-def judge_pair(
-    candidate: Compared,
-    reference: Compared,
-    statistics: tuple[StatisticChange, ...],
-    features: tuple[FeatureFate, ...],
-    tolerance: float,
-    profile: Profile,
-    *,
-    stale: Sequence[str],
-    similarity: Similarity | None,
-    agreement: Agreement | None,
-) -> Verdict:
+@dataclass(frozen=True)
+class Comparison:
+    """A reference, and what comparing the candidate with it gave."""
+
+    reference: Compared
+    statistics: tuple[StatisticChange, ...]
+    features: tuple[FeatureFate, ...]
+    stale: Sequence[str] = ()
+    """in which ways the reference, a baseline, was measured otherwise than the candidate"""
+    paired: bool = True
+    similarity: Similarity | None = None
+    """None, as `agreement`, where it was not measured"""
+    agreement: Agreement | None = None
+
+
+def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile: Profile) -> Verdict:
     """PASS, or WARN with every reason that applies; never PASS where the candidate alone would be WARN.
 
     A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
-    another width, or of another tensor rule, are shown and not compared: `not_comparable`.
+    another width, or of another tensor rule, are shown and not compared: `not_comparable`. Where nothing but the
+    evidence is in the way, a debiased CKA below `KEPT_CKA` is `undecided`.
 
     Args:
-        candidate, reference: both, judged by themselves.
-        statistics: from `changes`.
-        features: from `fates`.
+        candidate: judged by itself.
+        found: against its reference.
         tolerance: as for both.
         profile: what they were judged by.
-        stale: in which ways the reference, a baseline, was measured otherwise than the candidate.
-        similarity, agreement: of both as wholes; None where they were not measured.
     """
     seen: dict[str, list[str]] = {}
 
     def say(name: str, text: str) -> None:
         seen.setdefault(name, []).append(text)
 
+    reference, similarity = found.reference, found.similarity
     different = _differences(candidate.evidence, reference.evidence)
     if different:
         say("not_comparable", "; ".join(different))
-    if stale:
-        say("stale_baseline", "; ".join(stale))
-    for text in _unrelated(similarity, agreement):
+    if found.stale:
+        say("stale_baseline", "; ".join(found.stale))
+    for text in _unrelated(similarity, found.agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
         ids = ", ".join(each.id for each in reference.verdict.reasons)
         say("reference_without_indication", f"the reference by itself is WARN: {ids}")
     elif not different:
-        _lost(say, statistics, features, tolerance, candidate.evidence.model.rule)
+        for name, text in _lost(found, tolerance, candidate.evidence.model.rule):
+            say(name, text)
     for own in candidate.verdict.reasons:
         say(own.id, f"the candidate by itself: {own.seen}")
+    if similarity is not None and similarity.is_below(KEPT_CKA) and seen.keys() <= {"undecided"}:
+        say(
+            "undecided",
+            f"the outlier features are there, and the rest may not be: {similarity.text}; a CKA of {KEPT_CKA:g} is "
+            "needed",
+        )
     return verdict_for((reason(name, "; ".join(texts)) for name, texts in seen.items()), profile)
 
 
@@ -259,11 +261,8 @@ def _unrelated(similarity: Similarity | None, agreement: Agreement | None) -> It
 
     Agreement at chance says something only where full agreement would have been told from chance.
     """
-    if similarity is not None and similarity.cka_debiased is not None and similarity.cka_debiased <= UNRELATED_CKA:
-        yield (
-            f"the debiased CKA of the two representations over {similarity.n_images} images is "
-            f"{similarity.cka_debiased:.2f}; above {UNRELATED_CKA:g} is needed"
-        )
+    if similarity is not None and similarity.is_below(UNRELATED_CKA):
+        yield f"{similarity.text}; a CKA of {UNRELATED_CKA:g} is needed"
     if agreement is not None and agreement.low <= agreement.chance < wilson(agreement.n, agreement.n).low:
         yield (
             f"both predict the same class on {agreement.n_same} of {agreement.n} images (lower bound "
@@ -271,50 +270,42 @@ def _unrelated(similarity: Similarity | None, agreement: Agreement | None) -> It
         )
 
 
-def _lost(
-    say: Callable[[str, str], None],
-    statistics: tuple[StatisticChange, ...],
-    features: tuple[FeatureFate, ...],
-    tolerance: float,
-    rule: str,
-) -> None:
-    """The reasons that speak of what the reference had."""
+def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str, str]]:
+    """Yield the reasons that speak of what the reference had, each with what was seen."""
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, name in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
         changed = [
             f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_bounds(s.ratio)})"
-            for s in statistics
+            for s in found.statistics
             if s.keeps == keeps
         ]
         if changed:
-            say(name, f"at least {least} of the reference's value must be kept: {', '.join(changed)}")
-    by_fate: dict[Fate, list[FeatureFate]] = {fate: [] for fate in get_args(Fate)}
-    for feature in features:
-        by_fate[feature.fate].append(feature)
+            yield name, f"at least {least} of the reference's value must be kept: {', '.join(changed)}"
+    by_fate = {fate: [each for each in found.features if each.fate == fate] for fate in get_args(Fate)}
     if other := by_fate["uncorrelated"]:
-        say(
+        yield (
             "outlier_feature_lost",
             f"{_named(other)}: there in the candidate, but not in step with the reference's over the images "
             f"({_correlations(other)}; {KEPT_CORRELATION:g} is needed)",
         )
     if unclear := by_fate["undecided"]:
-        say(
+        yield (
             "undecided",
             f"{_named(unclear)}: not clear whether in step with the reference's over the images "
             f"({_correlations(unclear)}; a lower bound of {KEPT_CORRELATION:g} is needed)",
         )
     if lost := by_fate["lost"]:
-        say(
+        yield (
             "outlier_feature_lost",
             f"{_named(lost)}: not found in the candidate, neither as a feature nor as a direction",
         )
     # inside a file the head moves along; an encoder's output is read by others, by index
     if (moved := by_fate["moved"]) and rule == "encoder_output":
         where = ", ".join(f"{f.index} is now {f.to} (r = {f.correlation:+.2f})" for f in moved)
-        say("representation_permuted", f"the outlier features are there under other indices: {where}")
+        yield "representation_permuted", f"the outlier features are there under other indices: {where}"
     if rotated := by_fate["rotated"]:
         shares = ", ".join(f"{100 * (f.explained or 0):.0f} %" for f in rotated)
-        say(
+        yield (
             "representation_rotated",
             f"{_named(rotated)}: spread over other features; one direction holds {shares} of its energy",
         )

@@ -13,9 +13,16 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s
 from robustcheck_onnx.checker.statistics import GROUPS, OUTLIER_SD, standardise, usable_rows
 from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.text import bound_text, percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
+TIED = 1e-6  # difference of two cosines that float32 rows and a baseline's seven decimals can make
 KEPT_IMAGES = 1024  # rows kept for similarity and matching, the first of the seeded order: memory stays bounded
+# Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
+# and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
+# that were not made from each other have 0.07 to 0.86 on the same images: this finds what shares next to nothing.
+UNRELATED_CKA = 0.1
+KEPT_CKA = 0.7  # debiased CKA that a PASS needs; benchmarks/chimeras.py shows what has more and less (docs/compare.md)
 
 
 @dataclass
@@ -38,6 +45,18 @@ class Side:
         """(image, feature) float64."""
         width = self.state.n_features
         return np.concatenate(self.rows or [np.zeros((0, width), np.float32)]).astype(np.float64)
+
+    def mean_z(self, index: int) -> float:
+        """Return the mean of a feature's z over the images."""
+        return float(self.state.powers[0, :, index].sum() / self.state.n)
+
+    def usual_side(self, index: int) -> int:
+        """Return the side of a feature's mean z, 0 for plus and 1 for minus: the first axis of `far`."""
+        return int(self.mean_z(index) < 0)
+
+    def share(self, index: int, where: int) -> float:
+        """Return the share of the images in which a feature is beyond 4 SD on one side."""
+        return float(self.far[where, :, index].sum() / self.state.n)
 
     def add(self, h: Array, keys: Counts) -> None:
         """Add usable representations (image, feature) and the keys of their images."""
@@ -130,16 +149,6 @@ def scaled(h: npt.ArrayLike) -> Array:
     return np.asarray(x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)), dtype=np.float64)
 
 
-def usual_side(state: sums.State, index: int) -> int:
-    """0 where a feature's mean z is positive, 1 where it is negative: the first axis of `Side.far`."""
-    return 0 if state.powers[0, :, index].sum() >= 0 else 1
-
-
-def usual_share(side: Side, index: int) -> float:
-    """Share of the images in which a feature is beyond 4 SD on its usual side."""
-    return float(side.far[usual_side(side.state, index), :, index].sum() / side.state.n)
-
-
 class Similarity(Frozen):
     """How alike two representations are as wholes: no rotation, no permutation, no width changes it."""
 
@@ -150,6 +159,19 @@ class Similarity(Frozen):
     """the same from unbiased estimates: about 0 for unrelated representations whatever the number of images"""
     cosine_change: float | None
     """RMS difference of the cosines between images, means included (0 after any rotation); None for one image"""
+    same_nearest: float | None = None
+    """share of the images whose nearest other image, by cosine, is the same in both; None for one or two images"""
+
+    def is_below(self, limit: float) -> bool:
+        """Tell whether the debiased CKA was measured and is less than a limit."""
+        return self.cka_debiased is not None and self.cka_debiased < limit
+
+    @property
+    def text(self) -> str:
+        """Write the two numbers that tell a copy from a mixture."""
+        nearest = percent_text(self.same_nearest)
+        cka = "–" if self.cka_debiased is None else bound_text(self.cka_debiased, UNRELATED_CKA, KEPT_CKA)
+        return f"debiased CKA {cka}, same nearest neighbour in {nearest} of {self.n_images} images"
 
 
 def similarity(x: Array, y: Array) -> Similarity:
@@ -183,7 +205,28 @@ def similarity_of(k: Array, m: Array) -> Similarity:
     if len(k) >= 4:
         debiased = _alignment(_hsic(k, m), _hsic(k, k), _hsic(m, m), float((k * k).sum()))
     change = _rms_off_diagonal(k - m) if len(k) > 1 else None
-    return Similarity(n_images=len(k), cka=biased, cka_debiased=debiased, cosine_change=change)
+    return Similarity(
+        n_images=len(k), cka=biased, cka_debiased=debiased, cosine_change=change, same_nearest=same_nearest(k, m)
+    )
+
+
+def same_nearest(k: Array, m: Array) -> float | None:
+    """Return the share of the images whose nearest other image is the same in both.
+
+    Images within `TIED` of the most similar one are nearest together. Then the image counts by the share that both have
+    of the images that are nearest in either: 1 in identical representations, about 0 where everything is tied.
+
+    Args:
+        k, m: (image, image) cosines, or another similarity, between the same images in two representations.
+
+    Returns:
+        0 to 1; None for fewer than three images, of which the nearest is certain.
+    """
+    if len(k) < 3:
+        return None
+    others = [np.where(np.eye(len(k), dtype=bool), -np.inf, each) for each in (k, m)]
+    ours, theirs = (each >= each.max(axis=1, keepdims=True) - TIED for each in others)
+    return float(np.mean((ours & theirs).sum(axis=1) / (ours | theirs).sum(axis=1)))
 
 
 def cosine_change(x: Array, y: Array) -> float:

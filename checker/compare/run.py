@@ -37,10 +37,8 @@ from robustcheck_onnx.thresholds.profile import Profile
 from . import baseline as baselines
 from . import changes, fates, pairs
 from .baseline import COSINE_IMAGES, Baseline
-from .changes import StatisticChange
-from .fates import FeatureFate
-from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, judge_pair
-from .pairs import Pair, Side, Similarity, cosines, similarity, similarity_of
+from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, Comparison, judge_pair
+from .pairs import Pair, Side, cosines, similarity, similarity_of
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
@@ -150,23 +148,10 @@ def _compared(evidence: Evidence, profile: Profile) -> Compared:
     )
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """A reference, and what comparing the candidate with it gave."""
-
-    reference: Compared
-    statistics: tuple[StatisticChange, ...]
-    features: tuple[FeatureFate, ...]
-    stale: Sequence[str] = ()
-    paired: bool = True
-    similarity: Similarity | None = None
-    agreement: Agreement | None = None
-
-
-def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> _Comparison:
+def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
     """Two models that were run."""
     numbers = changes.jackknife_of(pair.candidate), changes.jackknife_of(pair.reference)
-    return _Comparison(
+    return Comparison(
         reference,
         statistics=changes.changes(*numbers, changes.required_by(profile), profile.alpha, tolerance),
         features=fates.fates(pair, reference.evidence.statistics, tolerance),
@@ -177,7 +162,7 @@ def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float
 
 def _against(
     side: Side, evidence: Evidence, digests: Sequence[str], known: Baseline, profile: Profile, tolerance: float
-) -> _Comparison:
+) -> Comparison:
     """A model that was run, and the numbers of one that was run before."""
     stale = baselines.staleness(known, evidence)
     ours, theirs = changes.jackknife_of(side), known.jackknife()
@@ -191,7 +176,7 @@ def _against(
     if not stale and not same_rows:
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
     persistent = fates.carrying(known.evidence.statistics).persistent
-    return _Comparison(
+    return Comparison(
         _compared(known.evidence, profile),
         statistics=changes.changes(ours, theirs, changes.required_by(profile), profile.alpha, tolerance, paired=paired),
         features=fates.fates_by_index(side, known.features, known.rows if same_rows else None, persistent, tolerance)
@@ -204,22 +189,12 @@ def _against(
 
 
 def _report(
-    candidate: Compared, comparison: _Comparison, profile: Profile, tolerance: float, baseline: str, when: Time
+    candidate: Compared, comparison: Comparison, profile: Profile, tolerance: float, baseline: str, when: Time
 ) -> CompareReport:
     reference = comparison.reference
     return CompareReport(
         tool_version=VERSION,
-        verdict=judge_pair(
-            candidate,
-            reference,
-            comparison.statistics,
-            comparison.features,
-            tolerance,
-            profile,
-            stale=comparison.stale,
-            similarity=comparison.similarity,
-            agreement=comparison.agreement,
-        ),
+        verdict=judge_pair(candidate, comparison, tolerance, profile),
         tolerance=tolerance,
         baseline=baseline,
         paired=comparison.paired,

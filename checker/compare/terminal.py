@@ -8,7 +8,6 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.measure import Measurement
 from rich.text import Text
 
-from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.report import (
     COLOURS,
     Pen,
@@ -26,18 +25,18 @@ from robustcheck_onnx.checker.report import (
 )
 from robustcheck_onnx.checker.text import (
     count_text,
-    interval_text,
     name_text,
     number_text,
     percent_text,
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, NAMES, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, ON_BUNDLED, fallback_note
 
 from .fates import FeatureFate
-from .judge import UNRELATED_CKA, Compared, CompareReport
-from .words import FATES, KEEPS, Colour
+from .judge import Compared, CompareReport
+from .pairs import KEPT_CKA
+from .words import Colour, feature_row, statistic_row
 
 _MEANING = {
     "PASS": "The candidate has kept what made the reference pass, on the images that were given.",
@@ -67,7 +66,8 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
         ]
     else:
         below = ShortReasons(pen, report.verdict.reasons) if report.verdict.reasons else meaning
-        blocks = [Group(sides, *notes(pen, said)), _statistics(pen, report), below]
+        whole = [pen.say(f"as a whole: {report.similarity.text}")] if report.similarity else []
+        blocks = [Group(sides, *notes(pen, said)), Group(_statistics(pen, report), *whole), below]
     last = verdict_line(pen, report.verdict, 0 if report.passed else 1)
     photos = [pen.say(f"! {ON_BUNDLED}", "yellow")] if report.candidate.evidence.images.bundled else []
     return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), *photos, spaced([*blocks, last])))
@@ -112,15 +112,14 @@ class _Fitting:
 
 def _table(pen: Pen, report: CompareReport, headers: tuple[str, ...], *, differences: bool) -> RenderableType:
     table = columns(pen, *headers)
-    for each in report.statistics:
-        sign, word, colour = KEEPS[each.keeps]
+    for row in map(statistic_row, report.statistics):
         table.add_row(
-            pen.say(NAMES[each.name]),
-            pen.say(number_text(each.candidate, missing="–"), "bold"),
-            pen.say(number_text(each.reference, missing="–")),
-            *([pen.say(_range(each.difference))] if differences else []),
-            pen.say(_range(each.ratio)),
-            pen.say(f"{sign} {word}".strip(), _COLOURS[colour]),
+            pen.say(row.name),
+            pen.say(row.candidate, "bold"),
+            pen.say(row.reference),
+            *([pen.say(row.difference)] if differences else []),
+            pen.say(row.bounds),
+            pen.say(f"{row.sign} {row.word}".strip(), _COLOURS[row.colour]),
         )
     return table
 
@@ -144,11 +143,6 @@ def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
     return section(pen, "Statistics", remark, table)
 
 
-def _range(interval: Interval) -> str:
-    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)} (no bounds)"
-    return interval_text(interval.low, interval.high, missing=estimate)
-
-
 def _features(pen: Pen, report: CompareReport) -> RenderableType:
     persistent = bool(report.features) and report.features[0].persistent
     remark = "of the reference, and what became of them"
@@ -167,18 +161,13 @@ def _features(pen: Pen, report: CompareReport) -> RenderableType:
 
 
 def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
-    sign, word, colour = FATES[each.fate]
-    is_in_candidate = each.to is not None or each.candidate_mean_z is not None
-    at = "–" if not is_in_candidate else str(each.to if each.to is not None else each.index)
+    row = feature_row(each)
     r = "" if each.correlation is None or each.to is None else f" (r = {each.correlation:+.2f})"
+    first, *others = row[:6]
     return (
-        pen.say(str(each.index), "bold"),
-        pen.say(f"{each.mean_z:+z.1f}"),
-        pen.say(percent_text(each.frequency)),
-        pen.say(at),
-        pen.say("–" if each.candidate_mean_z is None else f"{each.candidate_mean_z:+z.1f}"),
-        pen.say("–" if each.candidate_frequency is None else percent_text(each.candidate_frequency)),
-        pen.say(f"{sign} {word}{r}", _COLOURS[colour]),
+        pen.say(first, "bold"),
+        *map(pen.say, others),
+        pen.say(f"{row.sign} {row.word}{r}", _COLOURS[row.colour]),
     )
 
 
@@ -187,12 +176,13 @@ def _whole(pen: Pen, report: CompareReport) -> RenderableType:
     if similarity is None:
         none = pen.say("not compared: the baseline's images, or their order, are not the candidate's", "dim")
         return section(pen, "As a whole", "", none)
-    cka, debiased, change = (
-        number_text(value, missing="–") for value in (similarity.cka, similarity.cka_debiased, similarity.cosine_change)
-    )
     rows = [
-        ("linear CKA ", f"{cka} (debiased {debiased}), {similarity.n_images} images"),
-        ("cosines between images ", f"changed by {change} (root mean square; a rotation changes none)"),
+        ("alike ", similarity.text),
+        ("linear CKA ", f"{number_text(similarity.cka)} before it is debiased"),
+        (
+            "cosines between images ",
+            f"changed by {number_text(similarity.cosine_change)} (root mean square; a rotation changes none)",
+        ),
     ]
     if classes is not None:
         bounds = f"{100 * classes.low:.1f} to {100 * classes.high:.1f} %, Wilson {100 * classes.confidence:g} %"
@@ -200,7 +190,7 @@ def _whole(pen: Pen, report: CompareReport) -> RenderableType:
         rows.append(
             ("same top-1 class ", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
         )
-    remark = f"decides only if unrelated: CKA up to {UNRELATED_CKA:g}, or agreement as by chance"
+    remark = f"PASS needs a debiased CKA of {KEPT_CKA:g}, and classes that agree more than by chance"
     return section(pen, "As a whole", remark, labelled(pen, rows))
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
+from robustcheck_onnx.checker.verdict import NAMES
 
-from .changes import Keeps
-from .fates import Fate
-from .judge import Compared, CompareReport
+from .changes import Keeps, StatisticChange
+from .fates import Fate, FeatureFate
+
+if TYPE_CHECKING:
+    from .judge import Compared, CompareReport
 
 Colour = Literal["pass", "warn", "muted"]
 
@@ -29,6 +34,59 @@ FATES: dict[Fate, tuple[str, str, Colour]] = {
     "lost": ("✗", "lost", "warn"),
 }
 """The same of an outlier feature."""
+
+
+class StatisticRow(NamedTuple):
+    """One statistic of both models in words; "–" where a number is missing."""
+
+    name: str
+    candidate: str
+    reference: str
+    difference: str
+    bounds: str
+    """of the ratio"""
+    ratio: Interval
+    sign: str
+    word: str
+    colour: Colour
+
+
+class FeatureRow(NamedTuple):
+    """One outlier feature of the reference in words; "–" where a number is missing."""
+
+    feature: str
+    mean_z: str
+    frequency: str
+    """share of the images beyond 4 SD"""
+    at: str
+    """its index in the candidate"""
+    candidate_mean_z: str
+    candidate_frequency: str
+    sign: str
+    word: str
+    colour: Colour
+
+
+def statistic_row(change: StatisticChange) -> StatisticRow:
+    """Write one statistic of both models."""
+    candidate, reference = (number_text(value, missing="–") for value in (change.candidate, change.reference))
+    difference, ratio = (_range(interval) for interval in (change.difference, change.ratio))
+    return StatisticRow(NAMES[change.name], candidate, reference, difference, ratio, change.ratio, *KEEPS[change.keeps])
+
+
+def _range(interval: Interval) -> str:
+    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)} (no bounds)"
+    return interval_text(interval.low, interval.high, missing=estimate)
+
+
+def feature_row(fate: FeatureFate) -> FeatureRow:
+    """Write one outlier feature of the reference, and what became of it."""
+    at, z, share = "–", "–", "–"
+    if fate.candidate_mean_z is not None:
+        at, z = str(fate.index if fate.to is None else fate.to), f"{fate.candidate_mean_z:+z.1f}"
+        share = percent_text(fate.candidate_frequency)
+    before = f"{fate.mean_z:+z.1f}"
+    return FeatureRow(str(fate.index), before, percent_text(fate.frequency), at, z, share, *FATES[fate.fate])
 
 
 def reference_name(report: CompareReport) -> str:

@@ -60,8 +60,11 @@ RULES: dict[str, Rule] = {
     "undecided": Rule(
         "not_established",
         "the evidence does not decide",
-        "Give more varied in-distribution images (`--images`, `--max-images`).",
-        "A confidence interval contains its threshold after all images that were given.",
+        "Give more varied in-distribution images (`--images`, `--max-images`). Where a comparison's CKA is too low, "
+        "see how the candidate was made.",
+        "A confidence interval contains its threshold after all images that were given. `robustcheck compare` gives "
+        "this reason for a debiased CKA from 0.1 to 0.7, too: the outlier features are there, and the rest differs as "
+        "much as where each vector is mixed with another image's. More images do not change that.",
     ),
     "not_measurable": Rule(
         "not_established",

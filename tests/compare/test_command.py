@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import markdown
-from support.comparisons import Workshop, eight_bits, judged, planted, rotation
+from support.comparisons import Workshop, alike, eight_bits, judged, planted, rotation
 from support.terminal import printed
 
 
@@ -52,6 +52,7 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     assert run["automationDetails"]["id"].startswith("robustcheck-compare/")
     assert text["markdown"].startswith(markdown.MARK)
     assert f"WARN: {lost.candidate.evidence.model.file}".replace("_", r"\_") in text["markdown"]
+    assert alike(lost).text in text["markdown"]
     assert all(each.endswith("\n") for each in text.values())
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import spatial, stats
 
 from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
@@ -60,6 +60,30 @@ def test_hsic_is_the_mean_over_ordered_quadruples() -> None:
     k, m = x @ x.T, y @ y.T
     terms = [k[a, b] * (m[a, b] + m[c, d] - 2 * m[a, c]) for a, b, c, d in itertools.permutations(range(7), 4)]
     np.testing.assert_allclose(pairs._hsic(k, m) / (7 * 4), np.mean(terms), rtol=1e-10)
+
+
+def test_the_nearest_neighbour_is_that_of_a_search_tree() -> None:
+    rng = np.random.default_rng(12)
+    x = rng.normal(size=(70, 6)) + 1
+    y = x + rng.normal(0, 0.3, x.shape)
+    nearest = []
+    for h in (x, y):
+        unit = h / np.linalg.norm(h, axis=1, keepdims=True)
+        nearest.append(spatial.KDTree(unit).query(unit, k=2)[1][:, 1])
+    truth = np.mean(nearest[0] == nearest[1])
+    assert 0.2 < truth < 0.8
+    found = pairs.similarity(pairs.scaled(x), pairs.scaled(y))
+    assert found.same_nearest == pytest.approx(truth)
+    # each image three times, and one of three moves a little: it was one of the two nearest of the others
+    thrice = np.repeat(x[:10], 3, axis=0)
+    moved = thrice.copy()
+    moved[::3] += 0.01 * rng.normal(size=(10, 6))
+    grams = [pairs.cosines(pairs.scaled(h)) for h in (thrice, moved)]
+    assert pairs.same_nearest(grams[0], grams[0]) == 1
+    assert pairs.same_nearest(*grams) == pytest.approx((2 * 1 / 2 + 1) / 3)
+    # where everything is tied, one image of the 19 that may be the nearest is right
+    assert pairs.same_nearest(np.ones((70, 70)), pairs.cosines(pairs.scaled(x))) == pytest.approx(1 / 69)
+    assert pairs.same_nearest(np.ones((2, 2)), np.ones((2, 2))) is None
 
 
 def test_statistics_are_those_of_the_check() -> None:

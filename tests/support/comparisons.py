@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.compare import baseline, pairs, run
-from robustcheck_onnx.checker.compare.judge import Compared, CompareReport
+from robustcheck_onnx.checker.compare.judge import Compared, CompareReport, Comparison
 from robustcheck_onnx.checker.compare.pairs import Pair, Side
 from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.report.record import Report, Time
@@ -69,7 +69,7 @@ def measured(side: Side, profile: Profile, **model: Any) -> Compared:
 
 
 def concluded(
-    candidate: Compared, comparison: run._Comparison, profile: Profile, tolerance: float, name: str = ""
+    candidate: Compared, comparison: Comparison, profile: Profile, tolerance: float, name: str = ""
 ) -> CompareReport:
     when = Time(started="2026-01-02T03:04:05Z", wall_s=1.0, images_per_s=80.0)
     return run._report(candidate, comparison, profile, tolerance, name, when)
