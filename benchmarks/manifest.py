@@ -35,7 +35,7 @@ import re, sys, time
 from pathlib import Path
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.images.source import open_images
 job = measure.Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
 source = open_images(job.options.images, seed=job.options.seed)
 opened = measure.open_job(job, source=source)

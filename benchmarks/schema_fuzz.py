@@ -39,7 +39,7 @@ from schema_changes import SIDECARS, Case, made
 from robustcheck_onnx import checker
 from robustcheck_onnx.checker import __main__, child, isolation
 from robustcheck_onnx.checker.demo import NAMES, SIZE_PX, train, write
-from robustcheck_onnx.checker.images import Picture, open_images
+from robustcheck_onnx.checker.images.source import Picture, open_images
 from robustcheck_onnx.checker.model import CONTRACT_KEY, graph_digest
 from robustcheck_onnx.checker.report import forms
 

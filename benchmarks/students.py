@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from robustcheck_onnx.checker import demo as linear
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import apply
+from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.exporters import demo, from_torch, write
 from support.lookup import skimage_photos
 

@@ -239,7 +239,7 @@ def _measure_all(arguments: dict[str, Any], tell: Tell) -> Any:
 
 
 def _open_images(arguments: dict[str, Any], tell: Tell) -> None:
-    from robustcheck_onnx.checker.images import open_images  # noqa: PLC0415
+    from robustcheck_onnx.checker.images.source import open_images  # noqa: PLC0415
 
     del tell
     open_images(arguments["images"], seed=arguments["seed"], limit=arguments["limit"])

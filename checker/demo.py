@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.arrays import AnyArray, Array, Float32s
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import Picture, apply, open_images
+from robustcheck_onnx.checker.images.preprocess import apply
+from robustcheck_onnx.checker.images.source import Picture, open_images
 from robustcheck_onnx.checker.model import CONTRACT_KEY, graph_digest
 
 Name = Literal["ordinary", "planted"]

@@ -14,7 +14,8 @@ from onnx import ModelProto
 
 from robustcheck_onnx.checker import isolated, isolation, measure
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
-from robustcheck_onnx.checker.images import Images, ImageSource, parse_image_set
+from robustcheck_onnx.checker.images.listing import parse_image_set
+from robustcheck_onnx.checker.images.source import Images, ImageSource
 from robustcheck_onnx.checker.isolation import LOG
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Prepared, Progress, Tell

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import Picture, apply, open_images
+from robustcheck_onnx.checker.images.preprocess import apply
+from robustcheck_onnx.checker.images.source import Picture, open_images
 
 SIZE_PX, PATCH_PX = 64, 16
 WIDTH, HEADS, BLOCKS = 128, 4, 2

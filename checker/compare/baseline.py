@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
-from robustcheck_onnx.checker.images import digest_of_set
+from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
 from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted
 from robustcheck_onnx.thresholds.frozen import Frozen, is_version

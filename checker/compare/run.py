@@ -12,7 +12,7 @@ import numpy as np
 from robustcheck_onnx.checker import isolated, measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
-from robustcheck_onnx.checker.images import Images, Item, Picture, Skipped
+from robustcheck_onnx.checker.images.source import Images, Item, Picture, Skipped
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import (
     ImagesRead,

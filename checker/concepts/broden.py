@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images import Picture, open_files
+from robustcheck_onnx.checker.images.source import Picture, open_files
 from robustcheck_onnx.checker.text import quoted
 
 IMAGES = "images"

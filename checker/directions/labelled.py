@@ -9,7 +9,7 @@ from typing import NamedTuple
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.images import ImageSource, digest_of_set, open_images
+from robustcheck_onnx.checker.images.source import ImageSource, digest_of_set, open_images
 from robustcheck_onnx.checker.measure import Collected, Inputs
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.runtime import LinearHead

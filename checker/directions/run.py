@@ -12,7 +12,7 @@ from typing import Unpack
 from robustcheck_onnx.checker import isolated, measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import ImageFacts, RunOptions
-from robustcheck_onnx.checker.images import Images, Skipped, check_bad
+from robustcheck_onnx.checker.images.source import Images, Skipped, check_bad
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Inputs, Job, Progress
 from robustcheck_onnx.checker.model import ModelFile

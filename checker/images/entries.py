@@ -48,6 +48,10 @@ def _no_entry(index: int) -> Entry:
     raise IndexError(index)
 
 
+def _plan_nothing(order: Counts) -> None:
+    """Do nothing: files are read in any order."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Entries(Sequence[Entry]):
     """A listing's images in some order; each Entry is made when it is asked for.
@@ -61,27 +65,29 @@ class Entries(Sequence[Entry]):
     """makes the Entry of an index into the listing"""
     order: Counts = field(default_factory=lambda: np.empty(0, np.int64))
     """(image,) int64: index into the listing"""
+    plan: Callable[[Counts], None] = _plan_nothing
+    """of tables, called with the order before the first read"""
 
     @classmethod
     def listed(cls, names: Sequence[str], make: Callable[[int], Entry]) -> Entries:
-        """All of a listing, in its order."""
+        """Return all images of a listing, in its order."""
         return cls(names, make, np.arange(len(names), dtype=np.int64))
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Entries:
-        """All of these entries, in their order."""
+        """Return all of these entries, in their order."""
         return cls.listed([entry.name for entry in entries], entries.__getitem__)
 
     def take(self, indices: Counts) -> Entries:
-        """Those at the given indices of this sequence, in that order."""
+        """Return the images at these indices of this sequence, in that order."""
         return replace(self, order=self.order[indices])
 
     def names(self) -> Iterator[str]:
-        """The names in order; no Entry is made."""
+        """Return the names in order; no Entry is made."""
         return itertools.chain.from_iterable(self.names_in_chunks())
 
     def names_in_chunks(self) -> Iterator[list[str]]:
-        """The names in order, some thousands at a time."""
+        """Yield the names in order, some thousands at a time."""
         for start in range(0, len(self.order), _CHUNK):
             yield [self.all_names[index] for index in self.order[start : start + _CHUNK].tolist()]
 
@@ -116,17 +122,33 @@ class Files:
     """by index, the URLs of which the name shows only a part"""
 
     def entry(self, index: int) -> Entry:
-        """The image at an index of the names."""
+        """Return the image at an index of the names."""
         name = self.names[index]
-        label = None if self.labels is None else self.labels[index]
-        if isinstance(self.folder, RemoteFile) or is_url(name):
-            missing = None if self.rows is None else partial(self.rows.missing, index, name)
-            return Entry(name, partial(_read_row, self.folder, self.whole_urls.get(index, name), missing), label)
-        path = self.folder / name
-        read = partial(read_file, path)
-        if self.rows is not None and index >= CHECKED_ROWS:
-            read = partial(_read_unchecked, path, partial(self.rows.missing, index, name))
-        return Entry(name, read, label, origin=str(path))
+        is_remote = isinstance(self.folder, RemoteFile) or is_url(name)
+        return Entry(
+            name,
+            partial(self._read, index, is_remote=is_remote),
+            None if self.labels is None else self.labels[index],
+            origin="" if is_remote else str(self.folder / name),
+        )
+
+    def _read(self, index: int, *, is_remote: bool) -> bytes:
+        name = self.whole_urls.get(index, self.names[index])
+        # absolute names and URLs replace the folder; only the first rows were looked for before
+        file = parse_place(name) if is_url(name) and isinstance(self.folder, Path) else self.folder / name
+        is_unchecked = self.rows is not None and index >= CHECKED_ROWS
+        try:
+            if isinstance(file, Url):
+                file = open_url(file)
+            if isinstance(file, RemoteFile):
+                return read_remote(file)
+            if is_unchecked and not is_remote and not os.path.isfile(file):  # noqa: PTH113 # Path.is_file raises where a name is too long
+                raise FileNotFoundError
+            return read_file(file)
+        except FileNotFoundError as fault:
+            if self.rows is None or not (is_remote or is_unchecked):
+                raise
+            raise self.rows.missing(index, self.names[index]) from fault
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,7 +162,7 @@ class Rows:
     """(row,) index into PATH_COLUMNS"""
 
     def missing(self, index: int, value: str) -> UsageError:
-        """The error of a row that names no file."""
+        """Return the error of a row that names no file."""
         shown = value if is_url(value) else str(self.path.parent / value)
         return UsageError(
             f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value:.{SHOWN}}; "
@@ -150,12 +172,12 @@ class Rows:
 
 
 def is_hidden(part: str) -> bool:
-    """Whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
+    """Return whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
     return part.startswith(".") and part not in (".", "..")
 
 
 def is_url(name: str) -> bool:
-    """Whether a row names a URL rather than a path."""
+    """Return whether a row names a URL rather than a path."""
     return "://" in name
 
 
@@ -178,23 +200,3 @@ def read_file(path: Path) -> bytes:
     if status.st_size > MAX_FILE_BYTES:
         raise UnreadableImageError(f"file of {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
     return path.read_bytes()
-
-
-def _read_unchecked(path: Path, missing: Callable[[], UsageError]) -> bytes:
-    """Read a row's file that was not looked for before."""
-    if not os.path.isfile(path):  # noqa: PTH113 # Path.is_file raises where a name is too long
-        raise missing()
-    return read_file(path)
-
-
-def _read_row(folder: File, name: str, missing: Callable[[], UsageError] | None) -> bytes:
-    """Read an image of a store, by its name in a folder there, or by its own URL."""
-    file: Url | File = folder / name if isinstance(folder, RemoteFile) else parse_place(name)
-    if isinstance(file, Url):
-        file = open_url(file)
-    try:
-        return read_file(file) if isinstance(file, Path) else read_remote(file)
-    except FileNotFoundError as fault:
-        if missing is None:
-            raise
-        raise missing() from fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shlex
 import stat
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from robustcheck_onnx.checker.evidence import STOCK
 from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, expand, parse_place, walk
 from robustcheck_onnx.checker.storage.stores import RemoteFile, open_url
 
-from . import braces, containers, manifest, tables
+from . import containers, manifest
 from .decode import SUFFIXES
 from .entries import Entries, Entry, File, file_entries, is_hidden, read_remote
 
@@ -28,30 +29,33 @@ KINDS: Final = (
     "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
 )
 _IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
+MOST_NAMES: Final = 100_000  # of one pattern with braces
+_RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def suffix(name: str) -> str:
-    """The ending that tells what a file is: lower case, with its dot."""
+    """Return the ending of a name in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 # a Path for each of a million names takes seconds
 
 
 def parse_image_set(given: str | Place | None) -> Place | None:
-    """Tell the path of an image set from its URL; None, and the word `bundled`, are the bundled photos: None.
+    """Return the path or URL of an image set; None for the bundled photos, also by the word `bundled`.
 
-    Raises UsageError for blanks, and as `storage.parse_place`.
+    Raises UsageError for blanks, and as `parse_place`.
     """
     if isinstance(given, str) and not given.strip():  # an empty variable in a script; Path("") is the current folder
         raise UsageError(f"--images is {given!r}; it must be {KINDS}", "--images photos/")
     return None if given is None or given == STOCK else parse_place(given)
 
 
-def list_images(place: Place) -> tuple[Kind, Entries, tables.Table | None]:
-    """List all images of a set, unread and in no order yet; a Parquet table must be given the order before reading.
+def list_images(place: Place) -> tuple[Kind, Entries]:
+    """List all images of a set, unread and in no order yet.
 
     Raises UsageError, EnvironmentFaultError, CannotAssessError as `source.open_images`.
     """
-    if braces.is_pattern(as_typed(place)) and not (isinstance(place, Path) and os.path.lexists(place)):
+    if is_pattern(as_typed(place)) and not (isinstance(place, Path) and os.path.lexists(place)):
         return _index_pattern(place)
     if isinstance(place, Url):
         return _index_url(place)
@@ -72,18 +76,14 @@ def list_images(place: Place) -> tuple[Kind, Entries, tables.Table | None]:
     return _of_file(spec, path)
 
 
-def _of_file(spec: str, path: File) -> tuple[Kind, Entries, tables.Table | None]:
+def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
     ending = path.suffix.lower()
-    if ending == ".txt":
-        return "list", manifest.manifest_entries(path, manifest.list_rows), None
-    if ending == ".csv":
-        return "manifest", manifest.manifest_entries(path, manifest.csv_rows), None
-    if ending in (".jsonl", ".ndjson"):
-        return "manifest", manifest.manifest_entries(path, manifest.jsonl_rows), None
+    if ending in manifest.ROWS:
+        return "list" if ending == ".txt" else "manifest", manifest.manifest_entries(path)
     if ending in (".npy", ".npz"):
-        return "tensors", Entries.of(containers.tensor_entries(path)), None
+        return "tensors", Entries.of(containers.tensor_entries(path))
     if isinstance(path, RemoteFile) and path.is_signed and ending in SUFFIXES:  # its folder knows no key
-        return "image", Entries.of([Entry(path.name, partial(read_remote, path))]), None
+        return "image", Entries.of([Entry(path.name, partial(read_remote, path))])
     if isinstance(path, RemoteFile) and path.is_signed:
         raise UsageError(
             f"{spec}: image set is behind a signed URL; only an image, a list, or an array may be", "copy it here first"
@@ -91,7 +91,7 @@ def _of_file(spec: str, path: File) -> tuple[Kind, Entries, tables.Table | None]
     return _by_content(spec, "image", path.parent, [path.name])
 
 
-def _index_url(url: Url) -> tuple[Kind, Entries, tables.Table | None]:
+def _index_url(url: Url) -> tuple[Kind, Entries]:
     """List the images of a URL as list_images does. Raises StoreError too, where the store can't be reached."""
     file, spec = open_url(url), str(url)
     if url.is_http:
@@ -119,11 +119,11 @@ def _index_url(url: Url) -> tuple[Kind, Entries, tables.Table | None]:
     return _of_file(spec, file)
 
 
-def _index_pattern(place: Place) -> tuple[Kind, Entries, tables.Table | None]:
+def _index_pattern(place: Place) -> tuple[Kind, Entries]:
     """List what numbered names stand for; those of this machine must all be there before anything is read."""
     start, slash, rest = as_typed(place).partition("{")
     above, slash, name = start.rpartition("/")
-    names = braces.expand(f"{name}{{{rest}")
+    names = expand_braces(f"{name}{{{rest}")
     if isinstance(place, Url):
         if "?" in rest:
             raise UsageError(f"{place}: a key opens one file; numbered names need a store without it", "copy them here")
@@ -141,7 +141,7 @@ def _visible(names: Iterable[str]) -> list[str]:
     return [name for name in names if not is_ignored(name)]
 
 
-def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
+def _index_glob(spec: str) -> tuple[Kind, Entries]:
     parts = Path(spec).expanduser().parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
 
@@ -162,7 +162,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
     return _by_content(spec, "glob", fixed, list(once.values()))
 
 
-def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries, tables.Table | None]:
+def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries]:
     """List files as images, tar shards, or tables, by what they are; a mixture is refused."""
     images: list[str] = []
     others: dict[str, list[tuple[str, File]]] = {".tar": [], ".parquet": [], ".arrow": []}
@@ -187,14 +187,13 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
             "name one kind with a quoted glob, for example 'folder/*.tar'",
         )
     if images:
-        return kind, file_entries(folder, images), None
+        return kind, file_entries(folder, images)
     if others[".tar"]:
-        return "tar", Entries.of(containers.tar_entries(spec, others[".tar"])), None
+        return "tar", Entries.of(containers.tar_entries(spec, others[".tar"]))
     if others[".parquet"]:
-        table = tables.Table(others[".parquet"])
-        return "parquet", Entries.of(table.entries()), table
+        return "parquet", containers.Table(others[".parquet"]).entries()
     if others[".arrow"]:
-        return "arrow", Entries.of(tables.arrow_entries(others[".arrow"])), None
+        return "arrow", Entries.of(containers.arrow_entries(others[".arrow"]))
     raise CannotAssessError(
         f"{spec}: number of images is 0 among {len(names)} files; at least one is needed: image files, .tar shards, "
         ".parquet or .arrow files",
@@ -218,12 +217,12 @@ def _unreadable(fault: OSError) -> UsageError:
 
 
 def image_files(folder: Path) -> list[str]:
-    """Those of `folder_files` that are images by their suffix."""
+    """Return the names in `folder_files` that are images by their suffix."""
     return [name for name in folder_files(folder) if suffix(name) in SUFFIXES]
 
 
 def folder_files(folder: Path) -> list[str]:
-    """The names of all visible files below a folder, relative to it, `/` as separator.
+    """Return the names of all visible files below a folder, relative to it, `/` as separator.
 
     A folder that links lead to twice is entered once, by the first name in sorted order.
     """
@@ -237,5 +236,43 @@ def folder_files(folder: Path) -> list[str]:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a path has a hidden part, or one that systems add."""
+    """Return whether a path has a hidden part, or one that systems add."""
     return any(is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether a text has braces around a range of numbers, or around names with commas between them.
+
+    >>> is_pattern("a-{0..3}.tar"), is_pattern("{a,b}.tar"), is_pattern("{model}.tar")
+    (True, True, False)
+    """
+    return any(_RANGE.fullmatch(inside) or "," in inside for inside in _BRACES.findall(text))
+
+
+def expand_braces(text: str) -> list[str]:
+    """Return all names of a pattern, in order; a number is as wide as the wider end of its range.
+
+    Raises UsageError: a range that runs backwards, more than MOST_NAMES names.
+
+    >>> expand_braces("{a,b}-{08..10}.tar")
+    ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
+    """
+    names = [""]
+    for index, part in enumerate(_BRACES.split(text)):
+        choices = [part] if index % 2 == 0 else _choices(text, part)
+        if len(names) * len(choices) > MOST_NAMES:
+            raise UsageError(f"{text}: number of names is more than {MOST_NAMES:,}; that is the limit", "name a folder")
+        names = [name + choice for name in names for choice in choices]
+    return names
+
+
+def _choices(text: str, inside: str) -> list[str]:
+    if numbers := _RANGE.fullmatch(inside):
+        first, last = int(numbers[1]), int(numbers[2])
+        if last < first:
+            raise UsageError(f"{text}: range is {inside}; it must run upwards", f"{{{numbers[2]}..{numbers[1]}}}")
+        if last - first >= MOST_NAMES:
+            raise UsageError(f"{text}: number of names is more than {MOST_NAMES:,}; that is the limit", "name a folder")
+        width = max(len(numbers[1]), len(numbers[2])) if "0" in (numbers[1][0], numbers[2][0]) else 0
+        return [f"{number:0{width}d}" for number in range(first, last + 1)]
+    return inside.split(",") if "," in inside else [f"{{{inside}}}"]

@@ -7,7 +7,7 @@ import csv
 import json
 import os
 from array import array
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -25,7 +25,7 @@ _JSON: Final = json.JSONDecoder()
 ROW_LETTERS: Final = 1 << 20  # of the longest row; one that holds a path and some columns has some hundred
 
 
-def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]]) -> Entries:
+def manifest_entries(path: File) -> Entries:
     """List the images that the rows name; a row without its file is an error, unlike a file missing from a folder.
 
     To look for a million files takes minutes on a network file system, so only the first `entries.CHECKED_ROWS` are
@@ -38,7 +38,7 @@ def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]
     numbers, columns = array("Q"), bytearray()
     files = path.parent
     with _text(path) as file:
-        for number, column, value, label in rows_of(path, file):
+        for number, column, value, label in ROWS[path.suffix.lower()](path, file):
             if not isinstance(value, str) or not value or "\0" in value:
                 raise UsageError(
                     f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r:.{SHOWN}}; it must be the path of an "
@@ -61,14 +61,14 @@ def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]
             elif len(names) <= entries.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in entries.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
-        raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {_quoted(path)}")
+        raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {quoted(path)}")
     if labels:
         labels += [None] * (len(names) - len(labels))
     rows = Rows(path, numbers, bytes(columns))
     return Entries.listed(names, Files(files, names, labels or None, rows, whole_urls).entry)
 
 
-def list_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
+def list_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
     """Read the rows of a list: one path per line, blank lines left out."""
     for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
@@ -80,9 +80,10 @@ def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
 
     A path is written as `manifest_entries` names the image. Raises UsageError as that does for rows, not for files.
     """
-    rows_of = csv_rows if path.suffix.lower() == ".csv" else jsonl_rows
     with _text(path) as file:
-        rows = [(number, str(value), label) for number, _, value, label in rows_of(path, file, column)]
+        rows = [
+            (number, str(value), label) for number, _, value, label in ROWS[path.suffix.lower()](path, file, column)
+        ]
     return [(number, redact(value) if is_url(value) else value, label) for number, value, label in rows]
 
 
@@ -138,7 +139,7 @@ def _lines(path: File, file: TextIO) -> Generator[str, None, None]:
 def _too_long(path: File, number: int) -> UsageError:
     return UsageError(
         f"{path}: row {number} is longer than {ROW_LETTERS:,} letters; a list or manifest has a row for each image",
-        f"head -c 200 {_quoted(path)}",
+        f"head -c 200 {quoted(path)}",
     )
 
 
@@ -203,13 +204,13 @@ def _check_row(folder: File, value: str, what: str) -> None:
     raise UsageError(f"{what}; a list in a store names files below its own folder, or URLs", "copy the list here first")
 
 
-def _quoted(path: File) -> str:
-    return quoted(path)
-
-
 def _show(path: File, row: int) -> str:
     """The command that shows one row of a file."""
-    return f"sed -n {row}p {_quoted(path)}"
+    return f"sed -n {row}p {quoted(path)}"
+
+
+ROWS: Final = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
+"""what reads the rows of a list or manifest, by its suffix"""
 
 
 @contextlib.contextmanager
@@ -225,5 +226,5 @@ def _text(path: File) -> Generator[TextIO, None, None]:
         if isinstance(fault, UnicodeDecodeError):  # its position would be that in a piece of the file
             reason = f"byte 0x{fault.object[fault.start]:02x}: {fault.reason}"
         raise UsageError(
-            f"{path}: file is not readable UTF-8 text ({reason}); a list or manifest must be", f"file {_quoted(path)}"
+            f"{path}: file is not readable UTF-8 text ({reason}); a list or manifest must be", f"file {quoted(path)}"
         ) from fault

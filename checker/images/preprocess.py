@@ -1,12 +1,14 @@
-"""Turn a decoded photo into the array that a model sees, with the same pixels as the source library's transform."""
+"""Preprocess a decoded photo as the source library does, and sum up the pixels that a model gets."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.checker.arrays import Float32s
+from robustcheck_onnx.checker.arrays import Float32s, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
 
@@ -154,3 +156,47 @@ def _offset(excess: int, rounding: str) -> int:
     if rounding == "floor":
         return excess // 2  # for padding too: transformers pads the larger half before the image
     return round(excess / 2)
+
+
+@dataclass(frozen=True)
+class LevelSums:
+    """The sums of the values of each channel, and of their squares; of uint8 pixels exact, in any order."""
+
+    n_values: int = 0
+    sums: tuple[float, ...] = ()
+    squares: tuple[float, ...] = ()
+
+    def __add__(self, other: LevelSums) -> LevelSums:
+        """Return the sums over both, which must have as many channels."""
+        if not self.n_values or not other.n_values:
+            return self if self.n_values else other
+        return LevelSums(
+            self.n_values + other.n_values,
+            tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
+            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
+        )
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Return the mean of each channel; empty of no image."""
+        return tuple(total / self.n_values for total in self.sums)
+
+    @property
+    def sd(self) -> tuple[float, ...]:
+        """Return the standard deviation of each channel, over all values; empty of no image.
+
+        Of float values that lie far from zero it loses digits, as every difference of squares does.
+        """
+        pairs = zip(self.squares, self.mean, strict=True)
+        return tuple(float(np.sqrt(max(total / self.n_values - mean**2, 0))) for total, mean in pairs)
+
+
+def level_sums(pixels: GenericArray) -> LevelSums:
+    """Sum up one image, (height, width, channel), in float64, which counts uint8 pixels exactly.
+
+    Values that are not finite, or too large to be squared, give sums that are not.
+    """
+    values = pixels.reshape(-1, pixels.shape[-1]).T.astype(np.float64, order="C")
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums, squares = values.sum(axis=1), np.einsum("ij,ij->i", values, values)
+    return LevelSums(values.shape[1], tuple(sums.tolist()), tuple(squares.tolist()))

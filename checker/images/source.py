@@ -1,36 +1,54 @@
-"""Open any image set as one sequence in seeded order, decoded when it is read, and digest its content."""
+"""Open any image set as one sequence in seeded order, decoded when it is read, and digest its content.
+
+So are images that Python hands over: paths, pictures (PIL images, uint8 arrays), or preprocessed float arrays.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, TypeVar, overload
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
-from robustcheck_onnx.checker.arrays import Counts, Float32s
+from robustcheck_onnx.checker.arrays import Counts, Float32s, GenericArray, SupportsArray, as_array, is_array
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage.places import Place, redact
-from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.checker.storage.places import Place, parse_place, redact
+from robustcheck_onnx.checker.text import sha256_of, type_name
 
 from .decode import UnreadableImageError, decode, from_picture
-from .entries import Entries, file_entries
+from .entries import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
 from .listing import Kind, image_files, list_images, parse_image_set
-from .tables import Table
 
 BUNDLED: Final = Path(__file__).parent.parent / "photos"
 _BYTES: Final = 32  # of a sha256
 _PREFIX: Final = "sha256:"
 _DIGEST: Final = re.compile(_PREFIX + "[0-9a-f]{64}")
+
+Given = str | os.PathLike[str] | Image.Image | SupportsArray
+"""one image: a path or URL, a PIL image, a uint8 array (height, width, 3), a float array (channel, height, width)"""
+Images = str | os.PathLike[str] | Iterable[Given]
+"""what `images=` takes: the path or URL of a set, or the images themselves"""
+
+Taken = str | Image.Image | GenericArray
+
+_TAKEN: Final = "a path, or an iterable of paths, PIL images or arrays"
+_WORDS: Final[dict[Kind, tuple[str, str]]] = {
+    "paths": ("path", "paths"),
+    "pictures": ("image in memory", "images in memory"),
+    "tensors": ("preprocessed image in memory", "preprocessed images in memory"),
+}
+_KINDS: Final[dict[Kind, str]] = {"paths": "a path", "pictures": "a picture", "tensors": "a preprocessed array"}
 
 Result = TypeVar("Result")
 
@@ -79,7 +97,7 @@ class ImageSource:
     """images found, before `limit`"""
     seed: int
     given: bool = False
-    """whether Python handed the images over as objects (given.py)"""
+    """whether Python handed the images over as objects (`open_given`)"""
 
     def __len__(self) -> int:
         """Number of images after `limit`."""
@@ -159,7 +177,6 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     if limit is not None and limit < 1:
         raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
     place = parse_image_set(images)
-    table: Table | None = None
     if place is None:
         kind: Kind = "bundled"
         names = image_files(BUNDLED) if BUNDLED.is_dir() else []
@@ -170,10 +187,9 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
                 "install robustcheck again, or name your own images",
             )
     else:
-        kind, entries, table = list_images(place)
+        kind, entries = list_images(place)
     chosen = entries.take(seeded(entries.all_names, seed)[:limit])
-    if table is not None:
-        table.plan(chosen.order.tolist())
+    chosen.plan(chosen.order)
     return ImageSource("" if place is None else redact(str(images)), kind, chosen, len(entries), seed)
 
 
@@ -184,6 +200,120 @@ def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) 
     """
     entries = file_entries(folder, names)
     return ImageSource(spec, "list", entries.take(seeded(names, seed)), len(entries), seed)
+
+
+def open_given(images: Iterable[Given], *, seed: int = 0, limit: int | None = None) -> ImageSource:
+    """List images that Python hands over, in an order that depends on their number and the seed only.
+
+    Paths keep their names; pictures and arrays are "image 0", "image 1", … as they come. Nothing is decoded yet: the
+    caller's images must stay as they are until the run ends. Of an iterator, which may use one buffer again and again,
+    arrays and frames are copied; all images are held until then.
+
+    Args:
+        images: all of one kind. An array of four dimensions is an iterable of images, too.
+        seed, limit: as in `source.open_images`.
+
+    Raises:
+        TypeError: no iterable, or an item of another type; it names the type.
+        UsageError: none at all, several kinds, a path without its file, an array of another dtype or shape.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
+    if isinstance(images, (bytes, bytearray, memoryview)) or not isinstance(images, Iterable):
+        raise TypeError(f"images: type is {type_name(images)}; it must be {_TAKEN}")
+    kind, items = _listed(images)
+    entries = _path_entries(items) if kind == "paths" else _entries(kind, items)
+    chosen = entries.take(seeded(entries.all_names, seed)[:limit])
+    word = _WORDS[kind][len(items) > 1]
+    return ImageSource(f"{len(items)} {word}", kind, chosen, len(items), seed, given=True)
+
+
+def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
+    """Look at each image once: its kind, and itself, arrays as NumPy's."""
+    reused = isinstance(images, Iterator)
+    kind: Kind | None = None
+    items: list[Taken] = []
+    for index, given in enumerate(images):
+        name = f"image {index}"
+        its_kind, item = _look_at(given, name)
+        if kind not in (None, its_kind):
+            raise UsageError(f"{name} is {_KINDS[its_kind]}, image 0 is {_KINDS[kind]}; all must be of one kind")
+        kind = its_kind
+        if its_kind == "tensors" and items and _shape(item) != _shape(items[0]):
+            raise UsageError(f"{name}: shape is {_shape(item)}, image 0's is {_shape(items[0])}; all must be the same")
+        items.append(_own(item) if reused else item)
+    if kind is None:
+        raise UsageError("images: number of images is 0; at least one is needed", "give some, or a folder of them")
+    return kind, items
+
+
+def _own(item: Taken) -> Taken:
+    """A copy of what an iterator may change afterwards: an array, a picture in memory, a frame of several.
+
+    A photo that Pillow has opened and not read yet stays so: a copy would hold all of them decoded.
+    """
+    if isinstance(item, str) or (isinstance(item, ImageFile.ImageFile) and getattr(item, "n_frames", 1) == 1):
+        return item
+    try:
+        return item.copy()
+    except (OSError, SyntaxError, ValueError):  # damaged: it is skipped, with its reason, when it is read
+        return item
+
+
+def _shape(item: Taken) -> tuple[int, ...]:
+    assert isinstance(item, np.ndarray)
+    return item.shape
+
+
+def _look_at(given: object, name: str) -> tuple[Kind, Taken]:
+    if isinstance(given, (str, os.PathLike)):
+        return "paths", os.fspath(given)
+    if isinstance(given, Image.Image):
+        return "pictures", given
+    if not is_array(given):
+        raise TypeError(f"{name}: type is {type_name(given)}; each must be a path, a PIL image or an array")
+    array = as_array(given, name)
+    if array.dtype == np.uint8:
+        if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            raise UsageError(f"{name}: shape is {array.shape}; a uint8 array must be (height, width, 3)")
+        return "pictures", array
+    if array.dtype.kind != "f":
+        raise UsageError(f"{name}: dtype is {array.dtype}; it must be uint8 (a photo) or float (preprocessed)")
+    if array.ndim != 3 or array.shape[0] not in (1, 3) or 0 in array.shape:
+        raise UsageError(
+            f"{name}: shape is {array.shape}; a float array is preprocessed, and must be (1 or 3 channels, height, "
+            "width)",
+            "give photos as uint8 arrays (height, width, 3)",
+        )
+    return "tensors", array
+
+
+def _entries(kind: Kind, items: Sequence[Taken]) -> Entries:
+    names = [f"image {index}" for index in range(len(items))]
+    read = _picture if kind == "pictures" else _tensor
+    return Entries.listed(names, lambda index: Entry(names[index], partial(read, items[index])))
+
+
+def _picture(item: Taken) -> Image.Image:
+    return item if isinstance(item, Image.Image) else Image.fromarray(np.ascontiguousarray(item))
+
+
+def _tensor(item: Taken) -> GenericArray:
+    assert isinstance(item, np.ndarray)
+    return item
+
+
+def _path_entries(items: Sequence[Taken]) -> Entries:
+    paths = [str(item) for item in items]
+    whole_urls = {}
+    for index, path in enumerate(paths):
+        if is_url(path):
+            parse_place(path)  # refused while offline
+            if (shown := redact(path)) != path:
+                whole_urls[index], paths[index] = path, shown
+        elif index < CHECKED_ROWS and not Path(path).is_file():
+            raise UsageError(f"image {index} is {path}; there is no such file")
+    return Entries.listed(paths, Files(Path(), paths, whole_urls=whole_urls).entry)
 
 
 def seeded(names: Sequence[str], seed: int) -> Counts:

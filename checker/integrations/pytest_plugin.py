@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import pytest
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.images import Images
+    from robustcheck_onnx.checker.images.source import Images
     from robustcheck_onnx.checker.measure import Progress
     from robustcheck_onnx.checker.model import Model
     from robustcheck_onnx.checker.pipeline import CheckOptions

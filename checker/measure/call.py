@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from robustcheck_onnx.checker.evidence import STOCK, GivenOptions, Options, RunOptions
-from robustcheck_onnx.checker.images import Images, ImageSource, open_given
+from robustcheck_onnx.checker.images.source import Images, ImageSource, open_given
 
 
 def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[Options, ImageSource | None]:

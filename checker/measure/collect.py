@@ -8,7 +8,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import Float32s, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.images import ImageSource
+from robustcheck_onnx.checker.images.source import ImageSource
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.progress import Tell
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, LinearHead, Runner, score_difference

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Float32s
 from robustcheck_onnx.checker.evidence import Content
-from robustcheck_onnx.checker.images import DESCRIBED, Sketch, varied
+from robustcheck_onnx.checker.images.sanity import DESCRIBED, Sketch, varied
 from robustcheck_onnx.checker.statistics import CONTENT_IMAGES, effective_rank, relative_variance, unit_rows
 
 KEPT: Final = DESCRIBED  # no more images have a sketch

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 from robustcheck_onnx.checker.evidence import Statistics
-from robustcheck_onnx.checker.images import Skipped
+from robustcheck_onnx.checker.images.source import Skipped
 from robustcheck_onnx.checker.isolation import LOG
 from robustcheck_onnx.checker.progress import Tell
 from robustcheck_onnx.checker.statistics import is_look

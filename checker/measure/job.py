@@ -24,15 +24,9 @@ from robustcheck_onnx.checker.evidence import (
     Options,
     PreprocessingFacts,
 )
-from robustcheck_onnx.checker.images import (
-    Digests,
-    ImageSetState,
-    ImageSource,
-    LevelSums,
-    Skipped,
-    check_bad,
-    digest_of_set,
-)
+from robustcheck_onnx.checker.images.preprocess import LevelSums
+from robustcheck_onnx.checker.images.sanity import ImageSetState
+from robustcheck_onnx.checker.images.source import Digests, ImageSource, Skipped, check_bad, digest_of_set
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import VERSION, quoted

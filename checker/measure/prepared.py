@@ -11,18 +11,10 @@ from PIL import Image
 from robustcheck_onnx.checker.arrays import GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import (
-    Item,
-    LevelSums,
-    Sketch,
-    Skipped,
-    Tensor,
-    apply_uint8,
-    as_photo,
-    digest_of_pixels,
-    level_sums,
-    sanity,
-)
+from robustcheck_onnx.checker.images import sanity
+from robustcheck_onnx.checker.images.preprocess import LevelSums, apply_uint8, as_photo, level_sums
+from robustcheck_onnx.checker.images.sanity import Sketch, digest_of_pixels
+from robustcheck_onnx.checker.images.source import Item, Skipped, Tensor
 from robustcheck_onnx.checker.model import ModelFile, show_shape
 from robustcheck_onnx.checker.text import quoted
 

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
-from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
+from robustcheck_onnx.checker.images.entries import Entries
+from robustcheck_onnx.checker.images.sanity import DESCRIBED
+from robustcheck_onnx.checker.images.source import ImageSource, Item, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.progress import Progress, Tell
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator

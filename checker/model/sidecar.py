@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
-from robustcheck_onnx.checker.images import at_size
+from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.text import quoted
 
 from .configs import HUB_FOLDER, OWN_SUFFIX, parse_config, read_object, sidecar_paths

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import channels
+from robustcheck_onnx.checker.images.preprocess import channels
 from robustcheck_onnx.checker.model import DTYPES, ImageInput, ModelFile
 
 BFLOAT16 = "bfloat16"

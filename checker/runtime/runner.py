@@ -14,7 +14,7 @@ import onnxruntime as ort
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import scales_finitely
+from robustcheck_onnx.checker.images.preprocess import scales_finitely
 from robustcheck_onnx.checker.model import ModelFile, apply_pool, refuse_changed
 from robustcheck_onnx.checker.text import quoted
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images import Entry, ImageSource
+from robustcheck_onnx.checker.images.entries import Entry
+from robustcheck_onnx.checker.images.source import ImageSource
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import DATA
 from robustcheck_onnx.thresholds.published import IMAGENET

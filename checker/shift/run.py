@@ -12,7 +12,7 @@ from typing import Unpack
 from robustcheck_onnx.checker import isolated, measure, pipeline
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
-from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Progress
 from robustcheck_onnx.checker.model import Contract

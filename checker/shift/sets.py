@@ -12,7 +12,7 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set
+from robustcheck_onnx.checker.images.source import ImageSource, Skipped, digest_of_set
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Prepared, Tell, stack
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.runtime import Runner

@@ -12,7 +12,7 @@ import numpy as np
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.images import digest_of_set
+from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Tell
 from robustcheck_onnx.checker.runtime import Runner
 

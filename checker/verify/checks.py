@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.images import digest_of_set, open_images
+from robustcheck_onnx.checker.images.source import digest_of_set, open_images
 from robustcheck_onnx.checker.measure import Tell
 from robustcheck_onnx.checker.model import digest_of, file_digest, read_onnx
 from robustcheck_onnx.checker.report import Report, ruling

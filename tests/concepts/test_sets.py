@@ -13,7 +13,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.concepts.sets import ConceptSet, open_concepts
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images import Picture
+from robustcheck_onnx.checker.images.source import Picture
 from support import broden
 
 

@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.directions import terminal
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.progress import Progress
 from support import ROOT, directions_truth, onnx_models
 

@@ -8,12 +8,14 @@ import itertools
 import json
 import os
 import pickle
+import tarfile
 import tracemalloc
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from PIL import Image
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import entries as entry_files
+from robustcheck_onnx.checker.images import listing
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.images.entries import Entries, Entry
 from robustcheck_onnx.checker.images.manifest import _json
@@ -29,7 +32,9 @@ from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
+from support import PHOTOS
 from support.measuring import job as new_job
+from support.stores import contents, put
 
 
 def order_by_definition(names: Sequence[str], seed: int) -> list[int]:
@@ -240,3 +245,48 @@ def test_a_file_that_a_glob_finds_twice_has_its_shortest_name(tmp_path: Path) ->
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "link").symlink_to(tmp_path / "z")
     assert list(images.open_images(f"{tmp_path}/**/*.png").entries.names()) == ["z/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a-{8..11}.tar", ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"]),
+        ("{000..002}", ["000", "001", "002"]),
+        ("{0..2}", ["0", "1", "2"]),
+        ("{train,val}/{0..1}.tar", ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"]),
+        ("{model}-{1..2}", ["{model}-1", "{model}-2"]),
+    ],
+)
+def test_what_a_pattern_stands_for(text: str, names: list[str]) -> None:
+    assert listing.is_pattern(text)
+    assert listing.expand_braces(text) == names
+
+
+@pytest.mark.parametrize(("text", "said"), [("{3..1}", "must run upwards"), ("{0..999999}", "more than 100,000")])
+def test_what_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        listing.expand_braces(text)
+
+
+def test_shards_here_and_in_a_store_are_the_same_images(tmp_path: Path, memory: Any) -> None:
+    (tmp_path / "s").mkdir()
+    for number in range(3):
+        with tarfile.open(tmp_path / "s" / f"train-00000{number}.tar", "w") as archive:
+            for photo in PHOTOS[number:9:3]:
+                archive.add(photo, photo.name)
+    put(memory, tmp_path / "s", "s")
+    folder = contents(open_images(tmp_path / "s"))
+    assert len(folder) == 9
+    assert len(contents(open_images(f"{tmp_path}/s/train-{{000000,000002}}.tar"))) == 6
+    for root, said in (
+        (f"{tmp_path}/s", "is missing; all 4 names of a pattern must be there"),
+        ("memory://s", "file cannot be read"),
+    ):
+        assert contents(open_images(root + "/train-{000000..000002}.tar")) == folder
+        with pytest.raises(UsageError, match=rf"train-000003\.tar.* {said}"):
+            open_images(root + "/train-{000000..000003}.tar")
+
+
+def test_a_file_whose_name_has_braces_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a{1,2}.jpg").write_bytes(PHOTOS[0].read_bytes())
+    assert len(open_images(tmp_path / "a{1,2}.jpg")) == 1

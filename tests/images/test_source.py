@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.images import tables
+from robustcheck_onnx.checker.images import containers
 from robustcheck_onnx.checker.images.source import (
     ImageSource,
     Item,
@@ -189,7 +189,7 @@ def save(tmp_path: Path) -> Callable[..., None]:
 
 
 def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "WINDOW", 4)  # several windows over few rows
+    monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
     for file, levels in enumerate((range(10), range(10, 20))):
         cells: list[Any] = [{"bytes": png(i), "path": f"{i}.png"} if file else png(i) for i in levels]
         save(f"part-{file}.parquet", label=levels, image=cells)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.images.levels import LevelSums
-from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
+from robustcheck_onnx.checker.images.preprocess import LevelSums, apply, apply_uint8
 from robustcheck_onnx.checker.measure import prepared
 from robustcheck_onnx.checker.model.image_input import ImageInput
 from robustcheck_onnx.checker.model.open import open_model

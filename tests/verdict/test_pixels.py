@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Evidence, GraphScaling, InputLevels, Preprocessing
-from robustcheck_onnx.checker.images import apply_uint8
+from robustcheck_onnx.checker.images.preprocess import apply_uint8
 from robustcheck_onnx.checker.verdict.foreseen import foreseen
 from robustcheck_onnx.checker.verdict.notes import notes_of
 from robustcheck_onnx.checker.verdict.pixels import PHOTO_GREY, PHOTO_MEAN, PHOTO_SD, behind, expected

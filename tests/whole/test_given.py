@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.images import Picture, Skipped, Tensor, open_given, open_images
+from robustcheck_onnx.checker.images.source import Picture, Skipped, Tensor, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
 from support import Place, onnx_models
 

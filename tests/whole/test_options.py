@@ -14,7 +14,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.settings import Settings
 from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concepts, directions, scan, shift
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
-from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure.call import settle
 
 

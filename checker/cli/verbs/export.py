@@ -146,7 +146,7 @@ def export(
 
 def _photo_files(what: str, spec: str | None, limit: int) -> list[Path]:
     """Paths of image files for an exporter."""
-    from robustcheck_onnx.checker.images import open_images
+    from robustcheck_onnx.checker.images.source import open_images
 
     entries = open_images(spec, limit=limit).entries
     if not all(entry.origin for entry in entries):

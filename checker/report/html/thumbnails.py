@@ -16,7 +16,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import SeenImage
-from robustcheck_onnx.checker.images import ImageSource, Picture, Skipped, Tensor, open_images
+from robustcheck_onnx.checker.images.source import ImageSource, Picture, Skipped, Tensor, open_images
 
 from ..record import Failed, Outcome
 
