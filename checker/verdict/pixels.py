@@ -12,9 +12,9 @@ from robustcheck_onnx.checker.evidence import GraphScaling, ModelFacts, Preproce
 from robustcheck_onnx.checker.text import number_text
 
 # Mean and SD of the 141 bundled photos, RGB, 0–255, as CLIP's preset resizes and crops them
-PHOTO_MEAN = (123.5, 122.3, 111.9)
-PHOTO_SD = (67.0, 62.9, 70.0)
-PHOTO_GREY = (121.5, 61.4)  # mean and SD of their luminance
+PHOTO_MEAN = (121.0, 123.2, 114.3)
+PHOTO_SD = (69.0, 64.3, 70.5)
+PHOTO_GREY = (121.5, 63.0)  # mean and SD of their luminance
 
 
 class Levels(NamedTuple):
@@ -41,7 +41,7 @@ class Range(NamedTuple):
 
 # What usual photos may become: every family's channels lie inside, every doubled or forgotten step outside
 UNIT = Range((-0.6, 1.5), (0.05, 3.0))
-# By the preprocessing alone: the mean and SD of stained tissue (H-optimus-0) make -1.49 of a photo's blue
+# By the preprocessing alone: the mean and SD of stained tissue (H-optimus-0) make -1.44 of a photo's blue
 OUTSIDE = Range((-1.6, 1.5), (0.05, 3.0))
 # Where both subtract a mean: a normalisation comes out, or 0 to 1; a mean subtracted twice is below -0.3 somewhere
 TWO_MEANS = (Range((-0.3, 0.3), (0.4, 3.0)), Range((0.3, 0.7), (0.2, 0.35)))
@@ -49,8 +49,8 @@ BYTES = Range((-60.0, 160.0), (40.0, 110.0))
 # What a set of images may become: dark, pale and flat ones too
 ANY_UNIT = Range((-5.0, 5.0), (0.02, 3.0))
 ANY_BYTES = Range((-130.0, 255.0), (8.0, 130.0))
-CENTRED, LEAST_CENTRED_SD = 0.25, 0.4  # who subtracts a mean divides too: 0.5/0.5, the weakest division, leaves SD 0.49
-RAW_MEAN = 60.0  # bytes from which no mean was subtracted have 112 to 123
+CENTRED, LEAST_CENTRED_SD = 0.25, 0.4  # who subtracts a mean divides too: 0.5/0.5, the weakest division, leaves SD 0.50
+RAW_MEAN = 60.0  # bytes from which no mean was subtracted have 114 to 123
 
 
 def at_input(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:

@@ -115,7 +115,7 @@ def test_the_text_says_what_both_make_of_photos() -> None:
     (reason,) = judge(evidence(IMAGENET, as_graph(IMAGENET)), PROFILE).reasons
     assert reason.seen == (
         "the graph itself computes (x − 0.485 0.456 0.406) / 0.229 0.224 0.225 (Mul, Add) after the preprocessing, so "
-        "its first layer gets ordinary photos with mean -2.13 -1.57 -1.16, SD 5.01 4.92 5.42"
+        "its first layer gets ordinary photos with mean -2.32 -1.49 -0.970, SD 5.16 5.03 5.46"
     )
 
 
