@@ -1,7 +1,7 @@
 """Predicted accuracy without labels (ATC and DoC), and whether the predicted classes shifted; pure.
 
-Predictions start from labelled in-distribution images and end at unlabelled target images. Intervals are by bootstrap
-over the images of both sets.
+Predictions start from labelled in-distribution images and end at unlabelled target images. ATC's intervals are by
+bootstrap over the images of both sets. DoC has none: where its assumption fails they say nothing, and they are narrow.
 """
 
 from __future__ import annotations
@@ -108,21 +108,20 @@ class Inside:
     """of ATC, by method"""
     shares_right: dict[Method, Array]
     """of the images at the threshold, by method"""
-    accuracy: Array
-    confidence: Array
+
+    @property
+    def resamples(self) -> int:
+        """Return how often the images were resampled."""
+        return len(self.thresholds["atc_confidence"])
 
 
 def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: int = RESAMPLES) -> Inside:
     """Resample the labelled images; at least one of them."""
-    n = len(correct)
     orders = {method: np.argsort(getattr(scores, name), kind="stable") for method, name in SCORES.items()}
     thresholds: dict[Method, list[Array]] = {method: [] for method in SCORES}
     shares_right: dict[Method, list[Array]] = {method: [] for method in SCORES}
-    accuracy, confidence = [], []
-    for counts in resampled(n, (seed, 0), resamples):
+    for counts in resampled(len(correct), (seed, 0), resamples):
         n_wrong = counts @ (~correct).astype(np.int64)
-        accuracy.append(1 - n_wrong / n)
-        confidence.append(counts @ scores.confidence / n)
         for method, order in orders.items():
             below = _counted_below(counts[:, order])
             values = np.append(getattr(scores, SCORES[method])[order], np.inf)
@@ -136,8 +135,6 @@ def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: i
         correct,
         {method: np.concatenate(parts) for method, parts in thresholds.items()},
         {method: np.concatenate(parts) for method, parts in shares_right.items()},
-        np.concatenate(accuracy),
-        np.concatenate(confidence),
     )
 
 
@@ -153,19 +150,18 @@ def _at(rows: Counts, place: Indices) -> Counts:
 
 @dataclass(frozen=True)
 class Interval:
-    """A predicted accuracy with its interval, fractions."""
+    """A predicted accuracy with its interval, fractions; None where the method has none."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict[Method, Interval]:
     """Predict the accuracy on target images by ATC (two scores) and DoC.
 
-    Intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a share of
-    0 or 1 has no width. So ATC's is never narrower than Wilson's for the share of the target images alone, and DoC's,
-    where all labelled images are right or all are wrong, than Wilson's for their accuracy (both ours).
+    ATC's intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a
+    share of 0 or 1 has no width, so they are never narrower than Wilson's for the share of the target images (ours).
 
     Args:
         inside: from `resample_inside`.
@@ -175,12 +171,10 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
     n, correct = len(outside.confidence), inside.correct
     ordered = {method: np.argsort(getattr(outside, name), kind="stable") for method, name in SCORES.items()}
     shares: dict[Method, list[Array]] = {method: [] for method in SCORES}
-    confidence = []
     start = 0
-    for counts in resampled(n, seed, len(inside.accuracy)):
+    for counts in resampled(n, seed, inside.resamples):
         rows = slice(start, start + len(counts))
         start += len(counts)
-        confidence.append(counts @ outside.confidence / n)
         for method, order in ordered.items():
             below, values = _counted_below(counts[:, order]), getattr(outside, SCORES[method])[order]
             chosen, share_right = inside.thresholds[method][rows], inside.shares_right[method][rows]
@@ -189,25 +183,11 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
     found: dict[Method, Interval] = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), correct, getattr(outside, name))
-        low, high = _percentiles(np.concatenate(shares[method]))
+        low, high = np.quantile(np.concatenate(shares[method]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         alone = wilson(round(value * n), n)
-        found[method] = Interval(value, min(low, alone.low), max(high, alone.high))
-    value = doc(inside.scores.confidence, correct, outside.confidence)
-    low, high = _percentiles(np.clip(inside.accuracy - inside.confidence + np.concatenate(confidence), 0, 1))
-    if correct.all() or not correct.any():
-        alone = wilson(int(correct.sum()), len(correct))
-        low, high = (
-            max(min(low, value + alone.low - alone.value), 0),
-            min(max(high, value + alone.high - alone.value), 1),
-        )
-    found["doc"] = Interval(value, min(low, value), max(high, value))
+        found[method] = Interval(value, min(float(low), alone.low), max(float(high), alone.high))
+    found["doc"] = Interval(doc(inside.scores.confidence, correct, outside.confidence))
     return found
-
-
-def _percentiles(values: Array) -> tuple[float, float]:
-    """Return the bounds of a percentile interval of bootstrap values (Efron 1979), CONFIDENCE wide."""
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)

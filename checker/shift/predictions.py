@@ -23,9 +23,15 @@ ASSUMES: dict[Method, str] = {
     "atc_entropy": "the same of predictions of a high entropy",
     "doc": "accuracy falls by as many points as the mean confidence does",
 }
+# `python benchmarks/predicted_accuracy.py` measures these figures, and fails where they are others
+SEEN = (
+    "Seen on two small tasks: ATC's interval contained the measured accuracy in 94 and 95 of 100 cases without a "
+    "shift, and in 57 and 44 of 100 under corruptions. Its mean error was then 17 and 16 points, that of DoC 20 and 15."
+)
 CLAIM = (
-    "Predicted accuracies are predictions, not measurements: each is wrong where the assumption beside it fails, which "
-    "unlabelled images cannot show. They hold for the classes of the labelled images alone, and change no verdict."
+    "These are predictions, not measurements. An interval is one of resampling: it says what other images of the same "
+    "kinds would change, if the assumption below holds, which unlabelled images cannot show. DoC has none. Predictions "
+    "hold for the classes of the labelled images, and change no verdict."
 )
 
 
@@ -39,6 +45,7 @@ class Estimate(Frozen):
     accuracy: Share | None
     """None where it was not established"""
     low: Share | None
+    """of resampling, if the assumption holds; None for DoC"""
     high: Share | None
     drop_points: float | None
     """in-distribution accuracy less the predicted one, percentage points"""
@@ -49,11 +56,12 @@ class Estimate(Frozen):
 
     @model_validator(mode="after")
     def _has_all_or_says_why(self) -> Self:
-        """An interval holds its number; where there is none, a reason stands in its place."""
-        if self.accuracy is None or self.low is None or self.high is None:
-            if not self.not_established or (self.accuracy, self.low, self.high) != (None, None, None):
-                raise ValueError("a prediction has its interval, or a reason why it is not established")
-        elif self.not_established or not self.low <= self.accuracy <= self.high:
+        """Refuse a number outside its interval, and neither or both of a number and a reason for none."""
+        if (self.accuracy is None) != bool(self.not_established):
+            raise ValueError("a prediction has a number, or a reason why it is not established")
+        if (self.low is None) != (self.high is None or self.accuracy is None):
+            raise ValueError("an interval has two bounds and a number")
+        if self.low is not None and not self.low <= (self.accuracy or 0) <= (self.high or 0):
             raise ValueError("a prediction lies in its interval")
         return self
 
@@ -106,10 +114,20 @@ class Predicted(Frozen):
     """of each set, for a prediction to be established"""
     targets: tuple[Target, ...]
     claim: str
+    """what the predictions and their intervals are"""
+    seen: str = SEEN
+    """how often they were right where that was measured"""
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """A predicted accuracy with its interval in words, or that there is none."""
-    if estimate.accuracy is None or estimate.low is None or estimate.high is None:
+    """Write a predicted accuracy with its interval, or that there is none."""
+    if estimate.accuracy is None:
         return "not established"
-    return f"{percent_text(estimate.accuracy)} ({100 * estimate.low:.1f} – {100 * estimate.high:.1f})"
+    return " ".join([percent_text(estimate.accuracy), *([f"({bounds})"] if (bounds := bounds_text(estimate)) else [])])
+
+
+def bounds_text(estimate: Estimate) -> str:
+    """Write the interval of a predicted accuracy; empty where it has none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f}"

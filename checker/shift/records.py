@@ -162,7 +162,7 @@ class ShiftReport(Frozen):
         said = f"{self.verdict.verdict} · {self.agreement.outcome}: {self.agreement.sentence}"
         return notebook.block(
             f"Accuracy under distribution shift · {self.model.file}",
-            [said, *self.notes, self.claim, *([self.predicted.claim] if self.predicted else [])],
+            [said, *self.notes, self.claim, *([self.predicted.claim, self.predicted.seen] if self.predicted else [])],
             notebook.table(header, rows) + ("" if self.predicted is None else _predicted_table(self.predicted)),
         )
 

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labe
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
-from .predictions import NAMES, Predicted, Target
+from .predictions import NAMES, Predicted, Target, bounds_text
 from .records import SetResult, Shifted, ShiftReport, predicted_words
 from .robustness import WORDS, not_comparable
 
@@ -136,8 +136,8 @@ def _predictions(pen: Pen, predicted: Predicted, inner: SetResult) -> Renderable
         name, images = pen.name(target.name), str(target.n_images)
         for each in target.estimates:
             value, bounds, points = "–", "not established", ""
-            if each.accuracy is not None and each.low is not None and each.high is not None:
-                value, bounds = percent_text(each.accuracy), f"{100 * each.low:.1f} – {100 * each.high:.1f}"
+            if each.accuracy is not None:
+                value, bounds = percent_text(each.accuracy), bounds_text(each) or "none"
                 points = f"{-(each.drop_points or 0):+.1f}"
             table.add_row(
                 name,
@@ -164,12 +164,17 @@ def _predictions(pen: Pen, predicted: Predicted, inner: SetResult) -> Renderable
         f"starts from {percent_text(inner.accuracy.value)} on {inner.accuracy.n} labelled images of {inner.name}, "
         f"{inner.n_labels} of {inner.n_compete} classes"
     )
-    body: list[RenderableType] = [table, pen.say(start, "dim")]
+    body: list[RenderableType] = [
+        pen.prose(predicted.claim),
+        pen.prose(predicted.seen),
+        Text(),
+        table,
+        pen.say(start, "dim"),
+    ]
     if missing:
         body += [Text(), bullets(pen, missing)]
     body += [Text(), pen.say("each number is right only if", "dim"), labelled(pen, assumes.items())]
-    body.append(pen.prose(predicted.claim, "dim"))
-    return section(pen, "Predicted accuracy, without labels", "95 % bootstrap intervals", *body)
+    return section(pen, "Predicted accuracy, without labels", "intervals of resampling", *body)
 
 
 def _missing(target: Target) -> list[str]:
