@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from robustcheck_onnx.checker import demo as linear
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.exporters import demo, from_torch, write
+from robustcheck_onnx.exporters import contract, demo, run
 from support.lookup import skimage_photos
 
 ROOT = Path(__file__).parent.parent
@@ -294,7 +294,7 @@ def exported(plan: Plan, student: nn.Module, path: Path) -> None:
     module = types.ModuleType("trained_student")
     module.make = lambda: student  # type: ignore[attr-defined]
     sys.modules["trained_student"] = module
-    write.export(from_torch.load("trained_student:make"), path, photos=split()[1][:8])
+    run.export(run.load("torch", contract.Wanted("trained_student:make")), path, photos=split()[1][:8])
 
 
 def main(embeddings: Path) -> None:

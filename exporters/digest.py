@@ -1,18 +1,18 @@
-"""Digests a model's graph and weights: the contract's `graph_digest`.
+"""Digests of a graph with its weights, of a file and of a state dict.
 
-The checker computes the same when it opens the file; docs/onnx-contract.md defines it. Needs no torch.
+The checker computes the same `graph_digest` when it opens a file; docs/onnx-contract.md defines it. Needs no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 _CHUNK_BYTES = 1 << 22  # read size of external weights, 4 MiB
 # What no value depends on: fields of any message, and of one kind.
@@ -26,7 +26,7 @@ _LEFT_OUT = {
 
 
 def graph_digest(model: onnx.ModelProto, folder: Path) -> str:
-    """Return "sha256:" + hex over a model's nodes, attributes, inputs, outputs, opsets, functions and weights.
+    """Return "sha256:" + hex over a model's graph and weights.
 
     Args:
         model: loaded without its external weights, or with them.
@@ -40,8 +40,29 @@ def graph_digest(model: onnx.ModelProto, folder: Path) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return "sha256:" + hex of a file's bytes."""
+    with path.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """Return "sha256:" + hex over the state dict, sorted by name.
+
+    For each entry: UTF-8 text "name dtype d0,d1\\n" (d0, d1, … the shape), then the tensor's bytes (C order).
+    """
+    import torch
+
+    sha = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha.update(f"{name} {tensor.dtype} {','.join(map(str, tensor.shape))}\n".encode())
+        sha.update(flat.view(torch.uint8).numpy().tobytes())
+    return "sha256:" + sha.hexdigest()
+
+
 def _message(message: Any, folder: Path) -> Any:
-    """Return an object of the fields that are set; a tensor is a list with a digest of its values."""
+    """Return the fields that are set; of a tensor a digest."""
     kind = message.DESCRIPTOR.name
     if kind == "TensorProto":
         return _tensor(message, folder)
@@ -65,8 +86,7 @@ def _tensor(tensor: onnx.TensorProto, folder: Path) -> list[Any]:
 
     digest = hashlib.sha256()
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        for piece in _external(tensor, folder):
-            digest.update(piece)
+        _add_external(digest, tensor, folder)
     elif tensor.HasField("raw_data"):
         digest.update(tensor.raw_data)
     elif tensor.data_type == onnx.TensorProto.STRING:
@@ -77,7 +97,7 @@ def _tensor(tensor: onnx.TensorProto, folder: Path) -> list[Any]:
     return [tensor.name, tensor.data_type, list(tensor.dims), digest.hexdigest()]
 
 
-def _external(tensor: onnx.TensorProto, folder: Path) -> Iterator[bytes]:
+def _add_external(digest: Any, tensor: onnx.TensorProto, folder: Path) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     with (folder / entries["location"]).open("rb") as file:
         file.seek(int(entries.get("offset") or 0))
@@ -86,5 +106,5 @@ def _external(tensor: onnx.TensorProto, folder: Path) -> Iterator[bytes]:
             piece = file.read(min(_CHUNK_BYTES, left))
             if not piece:
                 raise ValueError(f"{entries['location']}: weights end before those of {tensor.name!r}")
-            yield piece
+            digest.update(piece)
             left -= len(piece)

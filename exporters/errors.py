@@ -1,41 +1,110 @@
-"""The one error of an export, with the same attributes as the checker's errors."""
+"""The errors of an export, and what libraries print meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
-
-USAGE = 2  # exit code: the call is wrong (unknown name, contradictory options, weights not asked for)
-NOT_EXPORTED = 3  # exit code: no file could be made that agrees with the model it came from
-ENVIRONMENT = 4  # exit code: an extra, a weights file or disk space is missing
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
 
 
 class ExportError(Exception):
-    """An export that left no file, with the fact, the next step and the exit code.
+    """No file could be made that agrees with its model (exit 3).
 
     Args:
         message: one line, "<file>: <thing> is <value>; <rule>" (no trailing full stop).
         hint: the next step, best of all a command to type; empty when there is none.
-        exit_code: USAGE (2), NOT_EXPORTED (3) or ENVIRONMENT (4).
     """
 
-    def __init__(self, message: str, hint: str = "", *, exit_code: int = NOT_EXPORTED) -> None:
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.exit_code = exit_code
+
+
+class CallError(ExportError):
+    """The call is wrong: a name, an option or a file of words (exit 2)."""
+
+    exit_code = 2
+
+
+class MissingError(ExportError):
+    """An extra, a weights file or disk space is missing (exit 4)."""
+
+    exit_code = 4
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says; its type where it says nothing."""
+    """Return the first line of an exception's text, its type without one."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def install_hint(extra: str) -> str:
-    """What to type for an extra: pip keeps the distribution that is installed, and brings what the extra names."""
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely needed
-
+    """Return the command that adds an extra to the installed distribution."""
     for name in ("robustcheck-onnx", "robustcheck-onnx-cpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            version(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.version(name)
             return f"pip install '{name}[{extra}]'"
     return f"pip install '.[{extra}]'  # in a clone"
+
+
+def import_error(error: ImportError, subject: str, package: str, needs: str = "exporting needs it") -> MissingError:
+    """Return the error for a package that can't be imported."""
+    about = f"{subject}: package {error.name or package} is not importable ({error}); {needs}"
+    return MissingError(about, install_hint("export"))
+
+
+def ignore_progress(_stage: str) -> None:
+    """Ignore a stage: the default progress callback."""
+
+
+class Messages(list[str]):
+    """Lines that libraries logged, warned and printed, in this order."""
+
+    def quoted(self, count: int = 3) -> str:
+        """Return the last lines in brackets for an error, "" without lines."""
+        return f" [{' | '.join(self[-count:])}]" if self else ""
+
+
+class _Recorder(logging.Handler):
+    def __init__(self, messages: Messages) -> None:
+        super().__init__()
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Messages]:
+    """Collect prints, warnings and log records instead of showing them.
+
+    Python-level stdout and stderr are redirected; log handlers come back as they were, so the
+    application's own logging configuration is untouched. (open_clip logs through the root logger, which
+    would otherwise install a handler of its own; torch.onnx prints progress.)
+    """
+    messages, printed, root = Messages(), io.StringIO(), logging.getLogger()
+    # some libraries (huggingface_hub) give their own logger a handler that keeps the real stderr
+    named = (logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger))
+    swapped = [(logger, logger.handlers[:]) for logger in (root, *named) if logger is root or logger.handlers]
+    for logger, _ in swapped:
+        logger.handlers[:] = [_Recorder(messages)]
+    try:
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always")
+            try:
+                yield messages
+            finally:
+                messages += [f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)]
+                messages += [line for line in printed.getvalue().splitlines() if line.strip()]
+    finally:
+        for logger, handlers in swapped:
+            logger.handlers[:] = handlers

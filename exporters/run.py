@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import importlib
 import json
+import os
 import shlex
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import zero_shot as prompts
-from .contract import Loaded, checked_preprocessing
-from .errors import ENVIRONMENT, USAGE, ExportError, install_hint
-from .messages import untold
-from .quantize import calibration_photos
-from .write import ExportRecord, check_call, export
-from .zero_shot import Prompts
+import numpy as np
+
+from . import contract, write
+from .contract import Loaded, Prompts, Wanted
+from .errors import CallError, ExportError, first_line, ignore_progress, import_error, quiet
+from .from_onnx import calibration_photos, quantise, quantise_file
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
 
 SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch", "onnx")
+WITH_TEXT_TOWER = ("open_clip", "transformers")
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+MIN_CLASSES = 2  # with one class there is nothing to choose
+OPSET = 20  # torch 2.9–2.13 write it without conversion; ONNX Runtime reads it from 1.17 on
+MAX_GREY_LEVELS = 1.0  # of 255: how far the contract's pixels may be from the source library's own
+# Node metadata that helps a report. The rest (stack traces, fx nodes) holds this machine's paths.
+_KEPT_METADATA = {"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"}
 
 
 def run(
@@ -37,22 +51,18 @@ def run(
     matched_to: str | None = None,
     photos: Sequence[Path],
     calibration: Sequence[Path] = (),
-    tell: Callable[[str], None] = untold,
-) -> ExportRecord:
+    tell: Callable[[str], None] = ignore_progress,
+) -> write.ExportRecord:
     """Load a model from its own library and write it as an ONNX file with the contract.
 
     Args:
         source: one of SOURCES.
         name: the library's name of the model; for torch "package.module:factory"; for onnx the fp32 file.
         out: target, ends in .onnx.
-        weights: pretrained tag of the library, or a checkpoint file.
+        weights, random_weights, head: see contract.Wanted.
         precision: fp32, fp16, int8-dynamic or int8-qdq; for the source onnx one of the last three.
-        random_weights: export without weights, and say so in the contract.
         preprocessing: JSON file that replaces the library's preprocessing.
-        head: torch only: dotted name of the last linear layer.
-        zero_shot: open_clip and transformers only: class names of a classifier whose head the text tower makes (see
-            zero_shot.read_prompts).
-        templates: prompts for the class names.
+        zero_shot, templates: open_clip and transformers only: see read_prompts.
         matched_to: the encoder whose vectors the model was trained to give (distillation, feature matching), or "none"
             where it was trained otherwise; None = not said.
         photos: at least 5 image files on which parity is measured.
@@ -62,126 +72,352 @@ def run(
     Raises:
         ExportError: see its exit codes. Nothing is left behind.
     """
+
+    def command(source: str, *words: str) -> str:
+        return shlex.join(["robustcheck", "export", source, name, *words, "-o", str(out)])
+
     if source not in SOURCES:
-        close = difflib.get_close_matches(source, SOURCES, 1)
-        raise ExportError(
+        raise CallError(
             f"source is {source!r}; it must be one of {', '.join(SOURCES)}",
-            shlex.join(["robustcheck", "export", close[0] if close else SOURCES[0], name, "-o", str(out)]),
-            exit_code=USAGE,
+            command((difflib.get_close_matches(source, SOURCES, 1) or SOURCES)[0]),
         )
     if matched_to is not None and (not matched_to.strip() or not matched_to.isprintable() or len(matched_to) > 200):
-        raise ExportError(
+        raise CallError(
             f"--matched-to is {matched_to!r}; it must be one line of 1 to 200 characters",
             "--matched-to none, or the name of the encoder",
-            exit_code=USAGE,
         )
     if source == "onnx":
-        _check_onnx_options(
-            name,
-            out,
-            weights=weights,
-            random_weights=random_weights,
-            preprocessing=preprocessing,
-            head=head,
-            zero_shot=zero_shot,
-            templates=templates,
-        )
-        from .from_onnx import quantise_file
-
-        return quantise_file(
-            Path(name),
-            Path(out),
-            precision=precision,
-            photos=photos,
-            calibration=calibration,
-            matched_to=matched_to,
-            tell=tell,
-        )
+        settled = {"weights": weights, "random-weights": random_weights or None, "preprocessing": preprocessing}
+        settled |= {"head": head, "zero-shot": zero_shot, "templates": templates}
+        if given := [option for option, value in settled.items() if value is not None]:
+            raise CallError(
+                f"--{given[0]} is given; an ONNX file has its weights, preprocessing and outputs already",
+                command("onnx", "--precision", "int8-qdq"),
+            )
+        options: dict[str, Any] = {"precision": precision, "photos": photos, "calibration": calibration, "tell": tell}
+        return quantise_file(Path(name), out, matched_to=matched_to, **options)
     if head and source != "torch":
-        raise ExportError(
-            f"--head is {head}; it is for the source torch only; the head of {source} models is known",
-            shlex.join(["robustcheck", "export", source, name, "-o", str(out)]),
-            exit_code=USAGE,
+        raise CallError(
+            f"--head is {head}; it is for the source torch only; the head of {source} models is known", command(source)
         )
     if templates is not None and zero_shot is None:
-        raise ExportError(
+        raise CallError(
             f"--templates is {templates}; it is for the class names of --zero-shot",
-            shlex.join(["robustcheck", "export", source, name, "--zero-shot", "CLASSES.txt", "-o", str(out)]),
-            exit_code=USAGE,
+            command(source, "--zero-shot", "CLASSES.txt"),
         )
-    if zero_shot is not None and source not in prompts.SOURCES:
-        raise prompts.source_error(source, name)
-    check_call(Path(out), precision, photos)
+    if zero_shot is not None and source not in WITH_TEXT_TOWER:
+        raise CallError(
+            f"{name}: --zero-shot is for sources with a text tower, open_clip and transformers; source is {source}",
+            "robustcheck export open_clip NAME --zero-shot CLASSES.txt",
+        )
+    write.check_call(out, precision, photos)
     calibration_photos(precision, calibration, photos)  # before a model is loaded
-    fields = read_preprocessing(preprocessing) if preprocessing else None
-    words = None if zero_shot is None else prompts.read_prompts(zero_shot, templates)
+    fields = contract.read_preprocessing(preprocessing) if preprocessing else None
+    prompts = None if zero_shot is None else read_prompts(zero_shot, templates)
     tell(f"loading {name} from {source}")
-    loaded = _load(
-        source,
-        name,
-        weights=weights,
-        random_weights=random_weights,
-        preprocessing=fields,
-        head=head,
-        words=words,
-    )
+    loaded = load(source, Wanted(name, weights, random_weights, fields, head, prompts))
     if matched_to is not None:
         loaded = replace(loaded, source=replace(loaded.source, matched_to=matched_to))
-    return export(loaded, Path(out), precision=precision, photos=photos, calibration=calibration, tell=tell)
+    return export(loaded, out, precision=precision, photos=photos, calibration=calibration, tell=tell)
 
 
-def _check_onnx_options(name: str, out: Path, **options: Any) -> None:
-    """Refuse what an ONNX file has settled already."""
-    if given := [option for option, value in options.items() if value not in (None, False)]:
-        raise ExportError(
-            f"--{given[0].replace('_', '-')} is given; an ONNX file has its weights, preprocessing and outputs already",
-            shlex.join(["robustcheck", "export", "onnx", name, "--precision", "int8-qdq", "-o", str(out)]),
-            exit_code=USAGE,
-        )
-
-
-def _load(
-    source: str,
-    name: str,
-    *,
-    head: str | None,
-    words: Prompts | None,
-    **options: Any,
-) -> Loaded:
+def load(source: str, wanted: Wanted) -> Loaded:
+    """Load a model from one of SOURCES but onnx."""
     try:
-        module = importlib.import_module(f"robustcheck_onnx.exporters.from_{source}")
+        load_from = _library(source, "load")
     except ImportError as error:
-        raise ExportError(
-            f"{source}: package {error.name or source} is not importable ({error}); exporting needs it",
-            install_hint("export"),
-            exit_code=ENVIRONMENT,
-        ) from error
-    if source == "torch":
-        options["head"] = head
-    if words is not None:
-        options["prompts"] = words
-    loaded: Loaded = module.load(name, **options)
-    return loaded
+        raise import_error(error, source, source) from error
+    if wanted.weights and wanted.random_weights and source != "transformers":  # which takes no weights at all
+        raise CallError(
+            f"{wanted.name}: weights is {wanted.weights} and --random-weights is given; use one of them",
+            "drop --random-weights or --weights",
+        )
+    return load_from(wanted)
 
 
-def read_preprocessing(path: Path) -> dict[str, Any]:
-    """Return the preprocessing in a JSON file, checked.
+def _library(source: str, verb: str) -> Any:
+    """Return the function that does `verb` with a source's library; ImportError without the library."""
+    importlib.import_module(source)
+    place = f"from_{source}" if source in WITH_TEXT_TOWER else "classifiers"
+    return getattr(importlib.import_module(f"robustcheck_onnx.exporters.{place}"), f"{verb}_{source}")
+
+
+def read_prompts(classes: str, templates: str | None) -> Prompts:
+    """Read class names and templates.
+
+    Args:
+        classes: a text file with one class name a line, or "imagenet": open_clip's names of ImageNet's 1000 classes.
+        templates: a text file with one template a line, each with `{}`; "openai": the 80 templates of OpenAI's
+            ImageNet evaluation, as open_clip has them; None: "a photo of a {}."
 
     Raises:
-        ExportError: the file is missing, is not a JSON object, or a field is wrong (exit 2).
+        ExportError: no such file, fewer than two classes, a name that occurs twice, a template without `{}` (exit 2);
+            open_clip is not installed (4).
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(
-            f"{path}: preprocessing is unreadable ({error}); it must be a JSON object",
-            f"python -m json.tool {shlex.quote(str(path))}",
-            exit_code=USAGE,
-        ) from error
-    if not isinstance(values, dict):
-        raise ExportError(
-            f"{path}: preprocessing is a JSON {type(values).__name__}; it must be an object",
-            'its fields are on the page "The ONNX contract"',
-            exit_code=USAGE,
+    if classes == "imagenet":
+        names = tuple(map(str, _from_open_clip("IMAGENET_CLASSNAMES")))
+    else:
+        names = _lines(classes, "--zero-shot", "a text file with one class name a line, or imagenet")
+        if double := sorted({name for name in names if names.count(name) > 1}):
+            raise CallError(
+                f"{classes}: class name {double[0]!r} occurs {names.count(double[0])} times; names must differ",
+                f"sort {shlex.quote(classes)} | uniq -d",
+            )
+    if len(names) < MIN_CLASSES:
+        raise CallError(
+            f"{classes}: number of class names is {len(names)}; at least {MIN_CLASSES} are needed, one a line",
+            f"cat {shlex.quote(classes)}",
         )
-    return checked_preprocessing(values, str(path))
+    if templates is None:
+        return Prompts(names, DEFAULT_TEMPLATES)
+    place = contract.CLASS_PLACE
+    if templates == "openai":
+        return Prompts(names, tuple(str(fill(place)) for fill in _from_open_clip("OPENAI_IMAGENET_TEMPLATES")))
+    lines = _lines(templates, "--templates", "a text file with one template a line, or openai")
+    if not lines or (without := [template for template in lines if place not in template]):
+        what = f"template is {without[0]!r}" if lines else "number of templates is 0"
+        raise CallError(
+            f"{templates}: {what}; every line must hold {place}, where the class name goes",
+            f"echo 'a photo of a {place}.' > {shlex.quote(templates)}",
+        )
+    return Prompts(names, lines)
+
+
+def _lines(path: str, option: str, what: str) -> tuple[str, ...]:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # a name with a null byte, bytes that are no UTF-8
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CallError(
+            f"{option} is {path!r}: file is not readable ({reason}); it must be {what}", f"ls -l {shlex.quote(path)}"
+        ) from error
+    return tuple(line.strip() for line in text.split("\n") if line.strip())
+
+
+def _from_open_clip(name: str) -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise import_error(error, name, "open_clip", "it holds these words") from error
+    return getattr(open_clip, name)
+
+
+def export(
+    loaded: Loaded,
+    path: Path,
+    *,
+    precision: str = "fp32",
+    photos: Sequence[Path],
+    calibration: Sequence[Path] = (),
+    tell: Callable[[str], None] = ignore_progress,
+) -> write.ExportRecord:
+    """Export a loaded model to ONNX, prove that ONNX Runtime agrees with it, and only then show the file.
+
+    The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
+    float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
+    inside, float32 outside; int8-dynamic and int8-qdq are what from_onnx.quantise makes of the float32 file. All of
+    them are compared with the float32 model. Parity is measured by write.measure on the first photos.
+
+    Args:
+        path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
+        photos: at least 5 image files.
+        calibration: image files for int8-qdq.
+        tell: called with what is done, when each stage begins.
+
+    Raises:
+        ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
+    """
+    write.check_call(path, precision, photos)
+    chosen = calibration_photos(precision, calibration, photos)
+    names = [output.name for output in loaded.outputs]
+    if "representation" not in names or len(set(names)) != len(names):
+        raise ExportError(f"outputs are {names}; the names must differ, and representation must be one of them")
+    contract.checked_preprocessing(loaded.preprocessing, loaded.source.name)
+    name = f"{loaded.source.library} {loaded.source.name}"
+    images = preprocessed(loaded, photos)
+    with quiet() as messages, _own_attention():
+        tell("running the original on the photos")
+        references = _references(loaded, images, name)
+        tell("exporting")
+        try:
+            program = _traced(loaded, images, precision)
+        except ImportError as error:
+            raise import_error(error, name, "of the exporter") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # torch.onnx wraps whatever the model raised; every cause ends here
+            raise ExportError(
+                f"{name}: torch could not export it ({first_line(error)}){messages.quoted()}",
+                "the model must be traceable by torch.export; try another precision or report the model name",
+            ) from error
+    if program is None:
+        raise ExportError(f"{name}: torch exported nothing", "report the versions of torch and onnxscript")
+
+    def draw(draft: Path) -> onnx.ModelProto:
+        tell("writing the file")
+        model = _saved(program, draft, name)
+        if precision not in contract.INT8:
+            return model
+        tell("quantising")
+        return quantise(draft, precision, chosen, lambda image: loaded.transform(image).numpy(), name=name)
+
+    content = contract.content(loaded)
+    shared: dict[str, Any] = {"precision": precision, "calibrated_on": len(chosen), "tell": tell}
+    return write.deliver(path, draw, content, images, references, **shared)
+
+
+def preprocessed(loaded: Loaded, photos: Sequence[Path]) -> write.Array:
+    """Apply the library's transform to the first photos; refuse a contract that gives other pixels."""
+    arrays = []
+    for path in photos[: write.PHOTOS]:
+        image = contract.open_photo(path, *write.PARITY_PHOTO)
+        theirs = loaded.transform(image).numpy()
+        takes = (3, *loaded.preprocessing["size"])
+        if theirs.shape != takes:
+            raise ExportError(
+                f"{loaded.source.name}: preprocessing makes {list(theirs.shape)} of {path.name}; "
+                f"it must be {list(takes)}",
+                "--preprocessing FILE with resize_mode shortest or squash",
+            )
+        ours = contract.preprocess(loaded.preprocessing, image)
+        apart = contract.grey_levels_apart(loaded.preprocessing, ours, theirs)
+        if apart > MAX_GREY_LEVELS:
+            raise ExportError(
+                f"{loaded.source.name}: preprocessing in the contract is {apart:.3g} grey levels from the "
+                f"library's own on {path.name}; at most {MAX_GREY_LEVELS:g}",
+                "the contract cannot describe this model's preprocessing; give another with --preprocessing FILE",
+            )
+        arrays.append(theirs)
+    return np.stack(arrays).astype(np.float32)
+
+
+def _references(loaded: Loaded, images: write.Array, name: str) -> dict[str, write.Array]:
+    """Run the eager float32 model photo by photo: an independent result for every image."""
+    import torch
+
+    from .wrappers import run_eager
+
+    module = loaded.module.float().eval()
+    if training := [n for n, m in module.named_modules() if m.training]:
+        raise ExportError(
+            f"{name}: module {training[0] or 'itself'} stays in training mode after eval(); inference mode is needed",
+            "do not override train() or eval()",
+        )
+    runs = [run_eager(module, torch.from_numpy(image[None]), name) for image in images]
+    if any(not isinstance(run, tuple) or len(run) != len(loaded.outputs) for run in runs):
+        raise ExportError(f"{name}: forward does not return {len(loaded.outputs)} outputs")
+    references = {}
+    for output, tensors in zip(loaded.outputs, zip(*runs, strict=True), strict=True):
+        rows = np.concatenate([tensor.float().numpy() for tensor in tensors])
+        if rows.ndim != 2 or len(rows) != len(images):
+            raise ExportError(
+                f"{name}: output {output.name} has shape {tuple(tensors[0].shape)} for one image; it must be (1, "
+                "feature)",
+                "pool tokens or maps before returning them",
+            )
+        if not np.isfinite(rows).all():
+            raise ExportError(f"{name}: output {output.name} is not finite on real photos", "check the weights")
+        references[output.name] = rows
+    return references
+
+
+def _traced(loaded: Loaded, images: write.Array, precision: str) -> torch.onnx.ONNXProgram | None:
+    import torch
+
+    from .wrappers import HalfPrecision
+
+    module = HalfPrecision(loaded.module) if precision == "fp16" else loaded.module
+    with torch.no_grad():
+        return torch.onnx.export(
+            module.eval(),
+            (torch.from_numpy(images[:2].copy()),),  # two images: a batch of one could be taken for a constant
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim(contract.BATCH_AXIS)},),
+            input_names=[contract.INPUT_NAME],
+            output_names=[output.name for output in loaded.outputs],
+            opset_version=OPSET,
+            verbose=False,
+        )
+
+
+def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.ModelProto:
+    """Save the graph, with its weights next to it when they are too big, and return it."""
+    import onnx
+
+    tensors = program.model.graph.initializers.values()
+    total = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
+    program.save(draft, external_data=total > write.INLINE_LIMIT_BYTES)
+    model = onnx.load(draft, load_external_data=False)
+    graph = model.graph
+    nodes = [*graph.node, *(node for function in model.functions for node in function.node)]
+    values = [*graph.input, *graph.output]
+    for item in (*nodes, *values, *graph.value_info, *graph.initializer, graph, model):
+        contract.keep_metadata(item, _KEPT_METADATA.__contains__)
+    for value in values:
+        axis = value.type.tensor_type.shape.dim[0]
+        if axis.dim_param != contract.BATCH_AXIS:
+            raise ExportError(
+                f"{name}: batch axis of {value.name} is fixed to {axis.dim_value}; it must be dynamic",
+                "the model mixes the batch size into its arithmetic",
+            )
+    draft.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(draft))
+    return model
+
+
+@contextlib.contextmanager
+def _own_attention() -> Iterator[None]:
+    """Switch torch's fused eval-mode attention off: it has no ONNX form (pytorch/pytorch#143107)."""
+    import torch
+
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
+def sizes(asked: Sequence[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
+    """Count the parameters of models without their weights; downloads nothing.
+
+    Args:
+        asked: (source, name, tag or None) of each model.
+
+    Returns:
+        for each: `parameters` (of all that is downloaded: a CLIP checkpoint holds the text tower too) and
+        `vision_parameters` (of what is exported), None where they can't be known; `fault` (why), `unknown` (a name or
+        tag that the library has not), and `missing` (the package that is not installed).
+    """
+    return [_size(*each) for each in asked]
+
+
+def _size(source: str, name: str, tag: str | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"parameters": None, "vision_parameters": None, "unknown": "", "fault": "", "missing": ""}
+    if ":" in name or source not in SOURCES[:3]:  # the hub's or the user's own
+        return answer | {"fault": f"the size of {source} {name} is not known before it is loaded"}
+    try:
+        _library(source, "check")(name, tag)
+        answer["parameters"], answer["vision_parameters"] = _counted(source, name)
+    except ImportError as error:
+        answer["missing"] = error.name or source
+    except ExportError as error:
+        answer["unknown"] = f"{error.message}; {error.hint}"
+    except Exception as error:  # noqa: BLE001 # a library's own fault: the size is not known, and why is said
+        answer["fault"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return answer
+
+
+@functools.cache
+def _counted(source: str, name: str) -> tuple[int, int]:
+    """Return the number of all parameters, and of those of the vision encoder."""
+    import torch
+
+    with quiet(), torch.device("meta"):
+        model = _library(source, "shell")(name)
+    return tuple(sum(p.numel() for p in part.parameters()) for part in (model, getattr(model, "visual", model)))
+
+
+if __name__ == "__main__":  # run by `calibrate --plan`, which imports no torch: ASKED.json ANSWERS.json
+    os.environ["HF_HUB_OFFLINE"] = "1"  # some text towers would ask the hub for a configuration
+    Path(sys.argv[2]).write_text(json.dumps(sizes(json.loads(Path(sys.argv[1]).read_text()))))

@@ -1,28 +1,274 @@
-"""Torch modules that return a model's representation beside its usual output (imports torch)."""
+"""What loaders share: weights that fit exactly, and torch modules that return the representation."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
-from typing import Any
+import difflib
+import pickle
+import shlex
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .errors import ExportError
+from .contract import Loaded, Output, Prompts, Source, Wanted
+from .errors import CallError, ExportError, Messages, MissingError, first_line, quiet
 
 Rows = tuple[Tensor, ...]
+T = TypeVar("T")
+
+CHECKPOINT_MARKS = (b"PK", b"\x80")  # zip (torch, npz) and pickle (old torch; read without unpickling code)
+SAFETENSORS_MARK = b"{"  # after eight bytes of length
+RANDOM_SEED = 0  # of weights that were asked to be random; makes the file reproducible
+TEXTS_A_BATCH = 256  # prompts in one pass of the text tower: bounds memory
+EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
+LOGITS = Output("logits", "class logits", "logits")
+NAME_THE_HEAD = "export it with `robustcheck export torch package.module:factory --head NAME`"  # a hint
+
+# Exception types of huggingface_hub, httpx, requests and urllib that mean "the weights are not here and
+# cannot be fetched"; by name, because the clients that raise them differ between versions.
+_NOT_REACHABLE = {
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+    "RepositoryNotFoundError",
+    "RevisionNotFoundError",
+    "EntryNotFoundError",
+    "RemoteEntryNotFoundError",
+    "GatedRepoError",
+    "HfHubHTTPError",
+    "ConnectError",
+    "ConnectTimeout",
+    "ProxyError",
+    "ConnectionError",
+    "URLError",
+    "HTTPError",
+}
 
 
-def as_rows(tensor: Tensor) -> Tensor:
-    """Return (batch, feature): 2-D as it is, a (batch, channel, height, width) map as its spatial mean."""
-    return tensor.mean((2, 3)) if tensor.ndim == 4 else tensor
+def classifier_outputs(head: str) -> tuple[Output, ...]:
+    """Return the outputs of a HeadTap on a classifier's last layer."""
+    return Output("representation", f"input of {head}, the last linear layer", "head_input"), LOGITS
+
+
+def loaded(
+    wanted: Wanted,
+    source: Source,
+    module: nn.Module,
+    outputs: tuple[Output, ...],
+    pixels: tuple[dict[str, Any], Any],
+    *packages: str,
+) -> Loaded:
+    """Return a model ready to export; random weights have no name."""
+    if wanted.random_weights:
+        source = replace(source, weights="", random_weights=True)
+    return Loaded(module, outputs, *pixels, source, packages, wanted.prompts)
+
+
+def without_folders(name: str) -> str:
+    """Return a model name for a published file: of a local folder only its last part.
+
+    >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
+    ('local-dir:clip', 'hf-hub:org/repo')
+    """
+    schema, _, place = name.partition(":")
+    return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
+
+
+# Weights
+
+
+def weights_file(weights: str | None) -> Path | None:
+    """Return the path when `weights` is a file or looks like one, None for a tag.
+
+    Raises:
+        ExportError: it looks like a path but there is no such file (exit 4); it is no checkpoint (exit 3).
+    """
+    if not weights:
+        return None
+    path = Path(weights)
+    if path.is_file():
+        with path.open("rb") as stream:
+            start = stream.read(9)
+        if not start.startswith(CHECKPOINT_MARKS) and start[8:] != SAFETENSORS_MARK:
+            raise ExportError(
+                f"{weights}: checkpoint starts with {start!r}; it must be safetensors, a torch state dict or npz",
+                f"file {shlex.quote(weights)}",
+            )
+        return path
+    if "/" in weights or path.suffix in {".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt"}:
+        raise MissingError(
+            f"{weights}: weights file is missing; it must be an existing file or a tag",
+            f"place the checkpoint at {weights}",
+        )
+    return None
+
+
+def random_weights_error(name: str, hint: str) -> CallError:
+    """Return the error for a model that would be exported with random weights."""
+    return CallError(f"{name}: weights are not given; random weights are refused", hint)
+
+
+def refuse_name(name: str, known: Sequence[str], asked: str, rule: str, hint: str = "") -> None:
+    """Raise with the closest names unless a library has a model (exit 2).
+
+    Args:
+        asked: the name as the caller wrote it. rule: what the library has. hint: for a name that is close to none.
+    """
+    if name not in known:
+        close = ", ".join(difflib.get_close_matches(name, known, 3))
+        hint = f"closest: {close}" if close else hint or "hf-hub:ORG/REPO loads from the hub"
+        raise CallError(f"{asked}: model name is unknown to {rule}", hint)
+
+
+def unknown_tag(name: str, tag: str, known: Sequence[str]) -> CallError:
+    """Return the error for weights that a library has not published."""
+    return CallError(
+        f"{name}: weights is {tag}; it must be one of {', '.join(known) or 'none published'}, or an existing file",
+        f"--weights {(difflib.get_close_matches(tag, known, 1) or known or ['FILE'])[0]}",
+    )
+
+
+def from_hub(repo: str, otherwise: str = "give the checkpoint with --weights FILE") -> str:
+    """Return the hint for a repository of the hub that can't be reached."""
+    return (
+        f"run `hf download {repo}` where there is a network and copy models--{repo.replace('/', '--')} into "
+        f"$HF_HOME/hub here, or {otherwise}"
+    )
+
+
+@contextlib.contextmanager
+def loading(name: str, place: str, *, is_quoted: bool = True) -> Iterator[tuple[Messages, list[Any]]]:
+    """Load a model quietly, with seeded random weights and errors of our own.
+
+    Yields what the library said, and the (missing_keys, unexpected_keys) of every load_state_dict: libraries
+    load some models with strict=False and only log what stayed random. This is the one place where that can be
+    seen without re-implementing their loaders.
+
+    Args:
+        place: hint for weights that are not here and cannot be fetched (exit 4).
+        is_quoted: the library's last line joins the error of an unexplained failure (exit 3).
+    """
+    original = nn.Module.load_state_dict
+    results: list[Any] = []
+
+    def recording(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        results.append(result)
+        return result
+
+    with quiet() as messages, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        nn.Module.load_state_dict = recording  # type: ignore[method-assign]
+        try:
+            yield messages, results
+        except ExportError:
+            raise
+        except Exception as error:  # hub, file and parser errors of many libraries; translated, not lost
+            raise load_error(error, name, place, messages.quoted(1) if is_quoted else "") from error
+        finally:
+            nn.Module.load_state_dict = original  # type: ignore[method-assign]
+
+
+def load_error(error: Exception, name: str, place: str, last_line: str = "") -> ExportError:
+    """Return one clear error for a library's failure to load `name`."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(type(c).__name__ in _NOT_REACHABLE or isinstance(c, FileNotFoundError) for c in causes):
+        return MissingError(
+            f"{name}: weights are not on this machine and could not be downloaded; a local copy or a network is needed",
+            place,
+        )
+    return ExportError(
+        f"{name}: weights could not be loaded ({type(error).__name__}: {_first_mismatch(error)}){last_line}; "
+        "every weight must fit",
+        "check the name and that the checkpoint belongs to it",
+    )
+
+
+def refuse_partial(name: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
+    """Raise when weights were left out or left over (exit 3)."""
+    for kind, rule, keys in (
+        ("missing", "they would stay random", sorted(missing)),
+        ("unexpected", "this is another architecture's checkpoint", sorted(unexpected)),
+    ):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+            raise ExportError(
+                f"{name}: {len(keys)} weights are {kind} ({shown}); {rule}",
+                "check that the checkpoint belongs to this model name",
+            )
+
+
+def load_strictly(module: nn.Module, path: Path, name: str) -> None:
+    """Load a checkpoint file into a module; every key and every shape must fit.
+
+    Raises:
+        ExportError: missing or unexpected keys, or another shape (exit 3).
+    """
+    try:
+        result = module.load_state_dict(read_checkpoint(path), strict=False)
+    except RuntimeError as error:  # shapes that differ raise even when not strict
+        raise ExportError(
+            f"{path}: checkpoint does not fit {name} ({_first_mismatch(error)}); every weight must fit",
+            "check that the checkpoint belongs to this model name",
+        ) from error
+    refuse_partial(f"{path} in {name}", *result)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the state dict of a .safetensors file or a torch checkpoint, without unpickling code.
+
+    Raises:
+        ExportError: the file cannot be read, or holds no state dict (exit 3).
+    """
+    again = "save it again with torch.save(model.state_dict(), …)"
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how to unpickle code after all
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # cut and altered files raise whatever torch's reader meets
+        is_code = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds Python objects or code, which are never unpickled" if is_code else _first_mismatch(error)
+        raise ExportError(
+            f"{path}: checkpoint is unreadable ({reason}); it must be a .safetensors file or a torch state dict",
+            f"{again} or safetensors",
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ExportError(f"{path}: checkpoint is not a state dict; it must hold names and tensors only", again)
+    return state
+
+
+def _first_mismatch(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # load_state_dict puts the useful line (which keys) second
+    text = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+# Modules
 
 
 class HeadTap(nn.Module):
-    """A model whose named sub-module (a linear layer) is tapped: what goes in and what comes out.
+    """A model whose head, a linear layer, is tapped.
 
-    forward(image) returns (input of the head, output of the head), both (batch, feature).
+    forward(image) returns (input of the head, output of the head), both (batch, feature); of a map
+    (batch, channel, height, width) the spatial mean.
     """
 
     def __init__(self, model: nn.Module, head: str) -> None:
@@ -31,13 +277,11 @@ class HeadTap(nn.Module):
         self.head = head
 
     def forward(self, image: Tensor) -> Rows:
-        """Run the model and return what its head saw and said."""
-        seen: list[tuple[Tensor, Tensor]] = []
-
-        def tap(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.append((inputs[0], output))
-
-        handle = self.model.get_submodule(self.head).register_forward_hook(tap)
+        """Return what goes into the head and what comes out."""
+        seen: list[Rows] = []
+        handle = self.model.get_submodule(self.head).register_forward_hook(
+            lambda _module, inputs, output: seen.append((inputs[0], output))
+        )
         try:
             self.model(image)
         finally:
@@ -47,8 +291,7 @@ class HeadTap(nn.Module):
                 f"{self.head}: head was called {len(seen)} times; it must be called once for an image",
                 "choose another --head",
             )
-        before, after = seen[0]
-        return as_rows(before), as_rows(after)
+        return tuple(tensor.mean((2, 3)) if tensor.ndim == 4 else tensor for tensor in seen[0])
 
 
 class Swapped(nn.Module):
@@ -65,7 +308,7 @@ class Swapped(nn.Module):
 
 
 class Projected(nn.Module):
-    """An encoder in two parts: forward(image) returns (projection(encoder(image)), encoder(image))."""
+    """An encoder with its projection: forward(image) returns (projected, pooled)."""
 
     def __init__(self, encoder: nn.Module, projection: nn.Module) -> None:
         super().__init__()
@@ -78,45 +321,22 @@ class Projected(nn.Module):
         return self.projection(pooled), pooled
 
 
-class ZeroShot(nn.Module):
-    """An image tower with a text head: forward(image) returns the tower's outputs and the class logits.
-
-    logits = representation / ‖representation‖ · weightᵀ + bias; weight (class, feature) holds the logit scale.
-    The representation itself stays as the tower gives it.
-    """
-
-    def __init__(self, tower: nn.Module, weight: Tensor, bias: float | None = None) -> None:
-        super().__init__()
-        self.tower = tower
-        self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-        with torch.no_grad():
-            self.head.weight.copy_(weight)
-            if bias is not None:
-                self.head.bias.fill_(bias)
-
-    def forward(self, image: Tensor) -> Rows:
-        """Return (representation, …, logits)."""
-        rows: Rows = self.tower(image)
-        logits: Tensor = self.head(nn.functional.normalize(rows[0], dim=-1))
-        return *rows, logits
-
-
 class Named(nn.Module):
-    """A module that returns a tensor or a dict: forward(image) returns the chosen tensors as a tuple."""
+    """A module that returns a tensor, or the named tensors of a dict."""
 
     def __init__(self, module: nn.Module, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.module = module
-        self.names = tuple(names)
+        self.names = names
 
     def forward(self, image: Tensor) -> Rows:
-        """Return the outputs in the order of `names`; the only output when there are no names."""
-        output: Any = self.module(image)
+        """Return the outputs in the order of `names`; without names the only output."""
+        output = self.module(image)
         return tuple(output[name] for name in self.names) if self.names else (output,)
 
 
 class HalfPrecision(nn.Module):
-    """A float16 copy of a module with float32 input and outputs, so that its users need no other code."""
+    """A float16 copy of a module with float32 input and outputs."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -127,7 +347,93 @@ class HalfPrecision(nn.Module):
         return tuple(output.float() for output in self.module(image.half()))
 
 
-def find_head(model: nn.Module, size: tuple[int, int]) -> str:
+class ZeroShot(nn.Module):
+    """An image tower with a text head: forward(image) returns its outputs and the class logits.
+
+    logits = representation / ‖representation‖ · weightᵀ + bias; weight (class, feature) holds the logit scale.
+    The representation itself stays as the tower gives it.
+    """
+
+    def __init__(self, tower: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.tower = tower
+        self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        with torch.no_grad():
+            self.head.weight.copy_(weight)
+            if bias is not None:
+                self.head.bias.fill_(float(bias.detach()))
+
+    def forward(self, image: Tensor) -> Rows:
+        """Return (representation, …, logits)."""
+        rows = self.tower(image)
+        return *rows, self.head(nn.functional.normalize(rows[0], dim=-1))
+
+
+def with_text_head(
+    module: nn.Module,
+    outputs: tuple[Output, ...],
+    prompts: Prompts,
+    model: Any,
+    embed: Callable[[list[str]], Tensor],
+    name: str,
+) -> tuple[nn.Module, tuple[Output, ...]]:
+    """Return an image tower with a zero-shot head, and its outputs.
+
+    Args:
+        model: has the logit scale, and a logit bias where there is one. embed: see text_head.
+    """
+    head = text_head(prompts, embed, model.logit_scale, name)
+    meaning = (
+        f"zero-shot class logits: cosine of the normalised representation with {len(prompts.classes)} text embeddings "
+        f"({len(prompts.templates)} templates averaged), times the logit scale"
+    )
+    return ZeroShot(module, head, getattr(model, "logit_bias", None)), (*outputs, Output("logits", meaning, "logits"))
+
+
+def text_head(prompts: Prompts, embed: Callable[[list[str]], Tensor], logit_scale: Tensor, name: str) -> Tensor:
+    """Return the weight (class, feature) of a zero-shot head.
+
+    It is computed as CLIP's authors do: every class name in every template, each text embedding L2-normalised,
+    averaged over the templates, normalised again (Radford et al. 2021, section 3.1.4), times e to the logit scale.
+
+    embed: texts → (text, feature), not normalised. Raises ExportError when an embedding is not finite or zero (3).
+    """
+    normalize = nn.functional.normalize
+    texts = [text for each in prompts.classes for text in prompts.texts(each)]
+    with torch.no_grad():
+        parts = [embed(texts[i : i + TEXTS_A_BATCH]).float() for i in range(0, len(texts), TEXTS_A_BATCH)]
+        rows = normalize(torch.cat(parts), dim=-1).reshape(len(prompts.classes), len(prompts.templates), -1)
+        weight = normalize(rows.mean(1), dim=-1) * float(logit_scale.exp())
+    if not bool(torch.isfinite(weight).all()) or bool((weight == 0).all(dim=1).any()):
+        raise ExportError(f"{name}: text embeddings are zero or not finite; a head must be", "check the weights")
+    return weight
+
+
+def tokenizer(name: str, make: Callable[[], T]) -> T:
+    """Return a tokenizer; the error for one that is not on this machine is ours (exit 4)."""
+    with quiet() as messages:
+        try:
+            return make()
+        except Exception as error:  # hub, file and parser errors of many libraries; translated, not lost
+            raise MissingError(
+                f"{name}: tokenizer of the text tower is not on this machine and could not be downloaded "
+                f"({first_line(error)[:200]}){messages.quoted(1)}; --zero-shot needs it",
+                "run the export once where there is a network, and copy $HF_HOME/hub here; or place tokenizer.json and "
+                "tokenizer_config.json in the checkpoint's folder",
+            ) from error
+
+
+def refuse_long(texts: Sequence[str], lengths: Iterable[int], limit: int, name: str) -> None:
+    """Raise when a prompt has more tokens than the text tower reads: tokenizers cut the rest off."""
+    for text, length in zip(texts, lengths, strict=True):
+        if length > limit:
+            raise CallError(
+                f"{name}: prompt {text[:60]!r} has {length} tokens; the text tower reads {limit}",
+                "shorten the class name or the template",
+            )
+
+
+def find_head(model: nn.Module, size: Sequence[int]) -> str:
     """Return the dotted name of the last linear layer of a classifier.
 
     It is the last Linear or Conv2d that a forward pass calls, and the width of its output is the width of the
@@ -148,7 +454,7 @@ def find_head(model: nn.Module, size: tuple[int, int]) -> str:
         if isinstance(module, (nn.Linear, nn.Conv2d))
     ]
     try:
-        logits = _ran(model, torch.zeros(2, 3, *size))
+        logits = run_eager(model, torch.zeros(2, 3, *size), type(model).__name__)
     finally:
         for handle in handles:
             handle.remove()
@@ -160,21 +466,20 @@ def find_head(model: nn.Module, size: tuple[int, int]) -> str:
         raise ExportError(
             f"{type(model).__name__}: last linear layer is not found; it is not clear which tensor the logits come "
             "from",
-            "export it with `robustcheck export torch package.module:factory --head NAME`",
+            NAME_THE_HEAD,
         )
     return name
 
 
-def require_same(wrapper: nn.Module, model: nn.Module, size: tuple[int, int], name: str) -> None:
+def require_same(wrapper: nn.Module, model: nn.Module, size: Sequence[int], name: str) -> None:
     """Raise unless the wrapper's first output is what the library's own forward pass returns.
 
     Guards wrappers that spell out a library's forward pass to reach a tensor inside it; checked on two
     random images, relative to the largest value (1e-4: float32 in another order).
     """
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 3, *size, generator=generator)
-    ours, theirs = _ran(wrapper, image)[0], _ran(model, image)
-    theirs = theirs[0] if isinstance(theirs, (tuple, list)) else theirs
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (run_eager(module, image, type(module).__name__) for module in (wrapper, model))
+    ours, theirs = (rows[0] if isinstance(rows, (tuple, list)) else rows for rows in (ours, theirs))
     if ours.shape != theirs.shape or not bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()):
         raise ExportError(
             f"{name}: representation differs from the library's own forward pass; "
@@ -183,15 +488,16 @@ def require_same(wrapper: nn.Module, model: nn.Module, size: tuple[int, int], na
         )
 
 
-def _ran(module: nn.Module, image: Tensor) -> Any:
+def run_eager(module: nn.Module, image: Tensor, name: str) -> Any:
+    """Run a module in inference mode; the error for model code that raises is ours."""
     try:
         with torch.no_grad():
             return module.eval()(image)
-    except ExportError:
+    except (ExportError, MemoryError):
         raise
-    except Exception as error:  # library code may raise anything; it is reported, not swallowed
+    except Exception as error:  # model code may raise anything; it is reported, not swallowed
         raise ExportError(
-            f"{type(module).__name__}: model cannot run on {list(image.shape[2:])} px input "
-            f"({type(error).__name__}: {error}); the preprocessing's size must be the model's",
+            f"{name}: model cannot run on {list(image.shape[2:])} px input ({type(error).__name__}: {error}); "
+            "the preprocessing's size must be the model's",
             "check the size in the preprocessing",
         ) from error

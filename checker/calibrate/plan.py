@@ -141,14 +141,14 @@ def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
 
 
 def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
-    """By id: what the exporters say of each model's size without loading it (`exporters.sizes`)."""
+    """By id: what the exporters say of each model's size without loading it (`sizes` in exporters/run.py)."""
     if not work:
         return {}
     asked = [[t.member.entry.source, t.member.entry.name, _tag(t)] for t in work]
     with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
         question, answer = Path(folder) / "asked.json", Path(folder) / "answers.json"
         question.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "robustcheck_onnx.exporters.sizes", str(question), str(answer)]
+        command = [sys.executable, "-P", "-m", "robustcheck_onnx.exporters.run", str(question), str(answer)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # our own module
         if ended.returncode or not answer.is_file():
             last_line = (ended.stderr.strip().splitlines() or ["no word"])[-1][:200]

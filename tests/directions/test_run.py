@@ -107,12 +107,12 @@ def test_probabilities_are_traced_to_the_linear_scores(small: Path, tmp_path: Pa
 @pytest.mark.long
 def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="extra `export` is not installed")
-    from robustcheck_onnx.exporters import contract, demo, preprocess
+    from robustcheck_onnx.exporters import contract, demo
 
     report = rc.directions(efficientnet_lite0, labelled=LABELLED, device="cpu")
     fields = contract.checked_preprocessing(demo.EFFICIENTNET_LITE0_PREPROCESSING, "test")
     photos = open_images(str(LABELLED)).entries
-    feed = np.stack([preprocess.apply(fields, Image.open(str(photo.origin))) for photo in photos])
+    feed = np.stack([contract.preprocess(fields, Image.open(str(photo.origin))) for photo in photos])
     h = run_model(efficientnet_lite0, feed, "representation")
     (gemm,) = [node for node in onnx.load(efficientnet_lite0).graph.node if node.op_type == "Gemm"]
     weight, bias = (onnx_matrix(efficientnet_lite0, name) for name in gemm.input[1:])

@@ -12,9 +12,8 @@ from PIL import Image
 
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.exporters import contract, preprocess
+from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.errors import ExportError
-from robustcheck_onnx.exporters.run import read_preprocessing
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
@@ -47,7 +46,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any] | str, str]] = [
 def test_wrong_fields(tmp_path: Path, change: dict[str, Any] | str, text: str) -> None:
     (tmp_path / "p.json").write_text(change if isinstance(change, str) else json.dumps(SQUASH_32 | change))
     with pytest.raises(ExportError) as caught:
-        read_preprocessing(tmp_path / "p.json")
+        contract.read_preprocessing(tmp_path / "p.json")
     assert f"p.json: preprocessing {text}" in caught.value.message
     assert caught.value.exit_code == 2
 
@@ -74,15 +73,15 @@ def test_pixels_are_the_checkers(
     for path in skimage_photos:
         image = Image.open(path).convert("RGB")
         expected = apply(theirs, image).transpose(2, 0, 1)
-        np.testing.assert_allclose(preprocess.apply(fields, image), expected, atol=1e-5)
+        np.testing.assert_allclose(contract.preprocess(fields, image), expected, atol=1e-5)
 
 
 def test_grey_levels_apart() -> None:
     fields = contract.checked_preprocessing(SQUASH_32 | {"std": [0.5, 0.5, 0.5]}, "x")
     zero, one = np.zeros((2, 3, 2, 2), np.float32)
     one[1, 0, 0] = 2 / 255 / 0.5  # two grey levels after dividing by std
-    np.testing.assert_allclose(preprocess.grey_levels_apart(fields, zero, one), 2.0, rtol=1e-5)
-    assert preprocess.grey_levels_apart(fields, zero, one[:, :1]) == np.inf
+    np.testing.assert_allclose(contract.grey_levels_apart(fields, zero, one), 2.0, rtol=1e-5)
+    assert contract.grey_levels_apart(fields, zero, one[:, :1]) == np.inf
 
 
 def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_agree() -> None:

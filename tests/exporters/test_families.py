@@ -246,7 +246,6 @@ def test_what_the_file_says(case: tuple[Case, str], skimage_photos: list[Path]) 
     assert {n: t["meaning"] for n, t in contract["tensors"].items()} == meanings
     source, parity = contract["source"], contract["parity"]
     said = {"library": library, "random_weights": False, "synthetic": ""}
-    said["weights_digest"] = record.source.weights_digest
     assert source | said == source
     assert contract["versions"]["torch"].partition("+")[0] == torch.version.__version__.partition("+")[0]
     assert (contract["precision"], parity["batches"], parity["photos"]) == ("fp32", [1, 2, 5], 5)

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters.contract import Wanted
+from robustcheck_onnx.exporters.digest import file_digest
 from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters.run import load
 from support import checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
 
@@ -38,25 +41,23 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, A
 
 
 def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
-    from robustcheck_onnx.exporters import from_open_clip, loading
-
     path, model = checkpoint
     fields = contract.checked_preprocessing(CLIP_32, "x")
-    loaded = from_open_clip.load(NAME, weights=str(path), preprocessing=fields)
+    loaded = load("open_clip", Wanted(NAME, weights=str(path), preprocessing=fields))
     image = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(image)[0], model.encode_image(image))
     source = loaded.source
     assert (source.weights, source.random_weights) == ("epoch_1.pt", False)
-    assert source.weights_digest == loading.file_digest(path)
+    assert source.weights_digest == file_digest(path)
     with pytest.raises(ExportError, match="the library publishes none for this name") as caught:
-        from_open_clip.load(NAME, weights=str(path))  # a file does not say its preprocessing
+        load("open_clip", Wanted(NAME, weights=str(path)))  # a file does not say its preprocessing
     assert caught.value.exit_code == 2
     state = model.state_dict()
     del state["visual.proj"]
     torch.save(state, path)
     with pytest.raises(ExportError, match=r"Missing key\(s\) in state_dict: \"visual\.proj\"") as caught:
-        from_open_clip.load(NAME, weights=str(path), preprocessing=fields)
+        load("open_clip", Wanted(NAME, weights=str(path), preprocessing=fields))
     assert caught.value.exit_code == 3
 
 
@@ -67,10 +68,8 @@ def test_open_clip_tag_decides_the_activation(
     """A tag trained with QuickGELU under a plain name gets it: open_clip would only warn and go on."""
     from open_clip import pretrained
 
-    from robustcheck_onnx.exporters import from_open_clip
-
     monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": {"file": str(checkpoint[0]), "quick_gelu": quick}})
-    loaded = from_open_clip.load(NAME, weights="tagged")
+    loaded = load("open_clip", Wanted(NAME, weights="tagged"))
     kinds = {type(m).__name__ for m in loaded.module.modules()}
     assert ("QuickGELU" in kinds, "GELU" in kinds) == (quick, not quick)
     assert loaded.source.weights == "tagged"
@@ -78,30 +77,30 @@ def test_open_clip_tag_decides_the_activation(
 
 def test_published_preprocessing_of_open_clip() -> None:
     """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
-    from robustcheck_onnx.exporters import from_open_clip
-    from robustcheck_onnx.exporters.contract import shared_preprocessing
+    from robustcheck_onnx.exporters.from_open_clip import open_clip_contract, published_open_clip
 
-    shared = shared_preprocessing(from_open_clip._published("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
-    fields = from_open_clip.as_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
+    shared = contract.shared_preprocessing(published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
+    fields = open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
     assert (fields["mean"], fields["resize_mode"], fields["crop"]) == ([0.5, 0.5, 0.5], "squash", "none")
     with pytest.raises(ExportError, match=r"the published weights .* differ in theirs"):
-        shared_preprocessing(from_open_clip._published("ViT-L-14"), "ViT-L-14")
+        contract.shared_preprocessing(published_open_clip("ViT-L-14"), "ViT-L-14")
 
 
 def test_every_published_preprocessing_can_be_written() -> None:
-    from robustcheck_onnx.exporters import from_open_clip, from_timm, from_torchvision
+    from robustcheck_onnx.exporters.classifiers import timm_contract, torchvision_contract
+    from robustcheck_onnx.exporters.from_open_clip import open_clip_contract, published_open_clip
 
     pairs, names = open_clip.list_pretrained(), timm.list_models(pretrained=True)
     assert (len(pairs) > 150, len(names) > 1000) == (True, True)
     for model, tag in pairs:
-        from_open_clip.as_contract({**from_open_clip._published(model)[tag], "size": 224}, f"{model} {tag}")
+        open_clip_contract({**published_open_clip(model)[tag], "size": 224}, f"{model} {tag}")
     for name in names:
         cfg = timm.models.get_pretrained_cfg(name).to_dict()
         if cfg["input_size"][0] == 3:
-            from_timm.as_contract(timm.data.resolve_data_config(pretrained_cfg=cfg), name)
+            timm_contract(timm.data.resolve_data_config(pretrained_cfg=cfg), name)
     for name in torchvision.models.list_models(module=torchvision.models):
         for entry in torchvision.models.get_model_weights(name):
-            assert from_torchvision.as_contract(entry.transforms(), name)["resize_mode"] == "shortest"
+            assert torchvision_contract(entry.transforms(), name)["resize_mode"] == "shortest"
 
 
 @pytest.mark.parametrize(
@@ -115,31 +114,28 @@ def test_every_published_preprocessing_can_be_written() -> None:
     ],
 )
 def test_head_is_found_by_following_the_forward_pass(name: str, head: str) -> None:
-    from robustcheck_onnx.exporters import from_torchvision
+    from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED
     from robustcheck_onnx.exporters.wrappers import find_head
 
-    model = torchvision.models.get_model(name, **from_torchvision._needed_options(name))
+    model = torchvision.models.get_model(name, **AS_PUBLISHED.get(name, {}))
     assert find_head(model, (96, 96)) == head
 
 
 def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
     """With its own weights torchvision sets transform_input; a bare file must get the same."""
-    from robustcheck_onnx.exporters import from_torchvision
-
-    model: Any = from_torchvision.load("googlenet", random_weights=True).module.model
+    model: Any = load("torchvision", Wanted("googlenet", random_weights=True)).module.model
     assert model.transform_input is True
 
 
 def test_two_heads_are_not_guessed_at() -> None:
     """DeiT's way: the mean of two heads."""
-    from robustcheck_onnx.exporters import from_timm
     from robustcheck_onnx.exporters.wrappers import find_head
 
     two = timm.create_model("deit_tiny_distilled_patch16_224")
     with pytest.raises(ExportError, match="it is not clear which tensor the logits come from"):
         find_head(two, (224, 224))
     with pytest.raises(ExportError, match="classifier is 2 heads; it is not clear which one"):
-        from_timm.load("deit_tiny_distilled_patch16_224", random_weights=True)
+        load("timm", Wanted("deit_tiny_distilled_patch16_224", random_weights=True))
 
 
 @pytest.mark.parametrize(
@@ -153,9 +149,7 @@ def test_two_heads_are_not_guessed_at() -> None:
 )
 def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) -> None:
     """timm's CLIP towers keep the projection where classifiers keep their head."""
-    from robustcheck_onnx.exporters import from_timm
-
-    loaded = from_timm.load(name, random_weights=True)
+    loaded = load("timm", Wanted(name, random_weights=True))
     assert {o.name: o.rule for o in loaded.outputs} == rules
 
 
@@ -168,16 +162,14 @@ def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) ->
     ],
 )
 def test_image_processors_the_contract_cannot_say(change: dict[str, Any], text: str) -> None:
-    from robustcheck_onnx.exporters import from_transformers
+    from robustcheck_onnx.exporters.from_transformers import transformers_contract
 
     with pytest.raises(ExportError, match=text) as caught:
-        from_transformers.as_contract(transformers.CLIPImageProcessorPil(**change), "org/repo")
+        transformers_contract(transformers.CLIPImageProcessorPil(**change), "org/repo")
     assert caught.value.exit_code == 2
 
 
 def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
-    from robustcheck_onnx.exporters import from_transformers
-
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
     model = transformers.Dinov2Model(transformers.Dinov2Config(patch_size=16, **sizes))
     state = model.state_dict()
@@ -189,7 +181,7 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
         ("bert", 2, "model type is bert; it must be one of clip"),
     ):
         with pytest.raises(ExportError, match=said) as caught:
-            from_transformers.load(str(tmp_path / name), preprocessing=CLIP_32)
+            load("transformers", Wanted(str(tmp_path / name), preprocessing=CLIP_32))
         assert caught.value.exit_code == code
 
 
@@ -197,7 +189,7 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
 def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: str) -> None:
     from safetensors.torch import save_file
 
-    from robustcheck_onnx.exporters.loading import read_checkpoint
+    from robustcheck_onnx.exporters.wrappers import read_checkpoint
 
     state = {"stem.weight": torch.arange(16.0).reshape(4, 4), "stem.bias": torch.arange(3)}
     path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")

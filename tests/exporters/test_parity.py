@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.exporters import parity, write
+from robustcheck_onnx.exporters import write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support.user_modules import contract_of, images_of, left_in
@@ -22,12 +22,12 @@ def test_agreement_against_closed_forms() -> None:
     a = np.array([[3, 4, 0], [0, 0, 0]], np.float32)
     b = np.array([[3, 4, 5], [0, 0, 0]], np.float32)
     for other, expected in ((b, (5, 5 / np.sqrt(25 / 3), 25 / (5 * np.sqrt(50)))), (a, (0, 0, 1))):
-        seen = parity.agreement(a, other)
+        seen = write.agreement(a, other)
         np.testing.assert_allclose((seen.max_abs, seen.max_rel, seen.min_cosine), expected)
-    assert parity.agreement(a[1:], b[:1]).max_rel == np.inf
+    assert write.agreement(a[1:], b[:1]).max_rel == np.inf
     for wrong in (np.zeros((2, 4)), np.full((2, 3), np.nan)):
         with pytest.raises(ValueError, match=r"shapes are|not finite"):
-            parity.agreement(a, wrong.astype(np.float32))
+            write.agreement(a, wrong.astype(np.float32))
 
 
 def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
@@ -36,7 +36,7 @@ def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
     a[:, 7] = 100
     b = a.copy()
     b[:, 8] += 1
-    assert parity.agreement(a, b).max_rel > 100 * parity.TOLERANCES["fp32"].max_rel
+    assert write.agreement(a, b).max_rel > 100 * write.TOLERANCES["fp32"].max_rel
 
 
 @pytest.mark.long
@@ -54,7 +54,7 @@ def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     if factory == "encoder":
-        monkeypatch.setattr(write, "finish", full)
+        monkeypatch.setattr(write, "_put_in_place", full)
     (tmp_path / "m.onnx").write_bytes(b"earlier")
     with pytest.raises(ExportError, match=said) as caught:
         run("torch", f"my_vision:{factory}", tmp_path / "m.onnx", photos=skimage_photos)
@@ -69,8 +69,7 @@ def test_weights_beside_a_big_model(
     monkeypatch.setattr(write, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
     record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
     assert left_in(tmp_path) == ["m.onnx", "m.onnx.data"]
-    assert record.data_path == tmp_path / "m.onnx.data"
-    assert record.size_bytes == sum(p.stat().st_size for p in (record.path, record.data_path))
+    assert record.size_bytes == sum(p.stat().st_size for p in tmp_path.glob("m.onnx*"))
     session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
     assert session.run(None, {"image": np.zeros((3, 3, 32, 32), np.float32)})[0].shape == (3, 5)
 
@@ -85,7 +84,7 @@ def test_half_precision(tmp_path: Path, skimage_photos: list[Path]) -> None:
         images = {"image": images_of(skimage_photos, contract_of(out)["preprocessing"])}
         rows.append(ort.InferenceSession(str(out), providers=["CPUExecutionProvider"]).run(None, images)[0])
     assert contract_of(out)["precision"] == "fp16"
-    assert 1e-6 < record.parity.max_rel < parity.TOLERANCES["fp16"].max_rel
+    assert 1e-6 < record.parity.max_rel < write.TOLERANCES["fp16"].max_rel
     kinds = {t.data_type for t in onnx.load(out).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 in kinds, onnx.TensorProto.FLOAT in kinds) == (True, False)
     assert rows[1].dtype == np.float32

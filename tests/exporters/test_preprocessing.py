@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import contract, parity
+from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import ROOT, onnx_models
@@ -26,10 +26,10 @@ def test_preprocessing_that_says_other_pixels_is_refused(
     tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The contract must reproduce the library's own transform, whatever a loader believes about it."""
-    from robustcheck_onnx.exporters import from_timm
+    from robustcheck_onnx.exporters import classifiers
 
-    honest = from_timm.as_contract
-    monkeypatch.setattr(from_timm, "as_contract", lambda *about: honest(*about) | {"interpolation": "bicubic"})
+    honest = classifiers.timm_contract
+    monkeypatch.setattr(classifiers, "timm_contract", lambda *about: honest(*about) | {"interpolation": "bicubic"})
     with pytest.raises(ExportError, match=r"grey levels from the library's own on astronaut\.png"):
         run("timm", "test_resnet", tmp_path / "m.onnx", random_weights=True, photos=skimage_photos)
     assert left_in(tmp_path) == []
@@ -75,6 +75,6 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
     assert open_model(Path("simplified.onnx")).file_changed is False
     for word in (*contract.PREPROCESSING_FIELDS, *contract.RULES):
         assert f"`{word}`" in page
-    whole, half = parity.TOLERANCES["fp32"], parity.TOLERANCES["fp16"]
+    whole, half = write.TOLERANCES["fp32"], write.TOLERANCES["fp16"]
     assert f"`max_rel` above {whole.max_rel} or `min_cosine` below {whole.min_cosine}" in page
     assert f"fp16: {half.max_rel} and {half.min_cosine}," in page

@@ -19,8 +19,8 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.model.digest import graph_digest as checked_digest
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import parity, quantize, write
-from robustcheck_onnx.exporters.digest import graph_digest
+from robustcheck_onnx.exporters import from_onnx, write
+from robustcheck_onnx.exporters.digest import file_digest, graph_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, lookup, onnx_models
@@ -86,6 +86,7 @@ def test_the_file_holds_the_digest_of_its_own_graph_and_a_changed_file_is_not_qu
     encoder: Path, photos: list[Path], precision: str
 ) -> None:
     first = made(encoder, photos, precision)
+    first_digest = file_digest(first.path)
     assert open_model(first.path).file_changed is False
     file = read_onnx(first.path)
     quantised = onnx.load(first.path, load_external_data=False)
@@ -95,7 +96,7 @@ def test_the_file_holds_the_digest_of_its_own_graph_and_a_changed_file_is_not_qu
     assert contract_of(first.path)["graph_digest"] != digest
     whole = with_contract(model, graph_digest=digest).SerializeToString()
     encoder.write_bytes(whole)
-    assert made(encoder, photos, precision).digest == first.digest
+    assert file_digest(made(encoder, photos, precision).path) == first_digest
     weight = model.graph.initializer[0].raw_data
     for old, new in ((weight, bytes([weight[0] ^ 1]) + weight[1:]), (b"Relu", b"Selu")):
         assert old in whole
@@ -171,19 +172,19 @@ def test_weights_beside_the_file_stay_beside_it(
     encoder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_file = made(encoder, photos, "int8-qdq")
-    assert one_file.data_path is None
+    assert left(encoder.parent) == ["fp32.onnx", "int8.onnx"]
     rows = represent(one_file.path, pixels(photos[:5]))
     monkeypatch.setattr(write, "INLINE_LIMIT_BYTES", 100)  # stands for 2 GB
     beside = made(encoder, photos, "int8-qdq")
-    assert beside.data_path == encoder.with_name("int8.onnx.data")
+    assert left(encoder.parent) == ["fp32.onnx", "int8.onnx", "int8.onnx.data"]
     np.testing.assert_array_equal(represent(beside.path, pixels(photos[:5])), rows)
 
 
 def test_a_source_with_weights_beside_it(encoder: Path, photos: list[Path]) -> None:
-    whole = made(encoder, photos, "int8-qdq").digest
+    whole = file_digest(made(encoder, photos, "int8-qdq").path)
     model = onnx.load(encoder)
     onnx.save(model, encoder, save_as_external_data=True, location="other.onnx.data", size_threshold=0)
-    assert made(encoder, photos, "int8-qdq").digest == whole
+    assert file_digest(made(encoder, photos, "int8-qdq").path) == whole
     with pytest.raises(ExportError, match="the file that is quantised, or its weights") as caught:
         run("onnx", str(encoder), encoder.with_name("other.onnx"), precision="int8-dynamic", photos=photos[:5])
     assert caught.value.exit_code == 2
@@ -303,9 +304,9 @@ def test_ranges_from_other_photos_than_the_model_will_see_are_refused(encoder: P
 
 
 def test_no_more_calibration_photos_than_the_limit() -> None:
-    paths = [Path(f"{index}.jpg") for index in range(quantize.CALIBRATION_PHOTOS + 40)]
-    chosen = quantize.calibration_photos("int8-qdq", paths, paths[:8])
-    assert chosen == paths[parity.PHOTOS :][: quantize.CALIBRATION_PHOTOS]
+    paths = [Path(f"{index}.jpg") for index in range(from_onnx.CALIBRATION_PHOTOS + 40)]
+    chosen = from_onnx.calibration_photos("int8-qdq", paths, paths[:8])
+    assert chosen == paths[write.PHOTOS :][: from_onnx.CALIBRATION_PHOTOS]
 
 
 # -------------------------------------------------------------------------------------------------- reading

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from robustcheck_onnx.exporters import sizes
+from robustcheck_onnx.exporters import run
+from robustcheck_onnx.exporters.errors import CallError
 
 
+def part(n_parameters: int, **parts: Any) -> Any:
+    return SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: n_parameters)], **parts)
+
+
+@pytest.mark.long
 def test_each_name_is_counted_once_and_each_answer_is_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[str] = []
 
-    def unknown(source: str, name: str, tag: str | None) -> str:
+    def check(_: str, tag: str | None) -> None:
+        if tag == "wrong":
+            raise CallError("no wrong", "--weights right")
+
+    def shell(name: str) -> Any:
+        counted.append(name)
+        return {"rn50": part(38, visual=part(25)), "vit": part(86)}[name]
+
+    def library(source: str, verb: str) -> Any:
         if source == "torchvision":
             raise ImportError(name="torchvision")
-        return f"no {tag}" if tag == "wrong" else ""
+        return {"check": check, "shell": shell}[verb]
 
-    def count(source: str, name: str) -> tuple[int, int] | str:
-        counted.append(f"{source} {name}")
-        return {"rn50": (38, 25), "vit": (86, 86)}.get(name, "not known")
-
-    monkeypatch.setattr(sizes, "_unknown", unknown)
-    monkeypatch.setattr(sizes, "_counted", count)
+    monkeypatch.setattr(run, "_library", library)
     rows = (
         ("open_clip", "rn50", "openai", 38, 25, "", "", ""),
-        ("open_clip", "rn50", "wrong", None, None, "no wrong", "", ""),
+        ("open_clip", "rn50", "wrong", None, None, "no wrong; --weights right", "", ""),
         ("timm", "vit", None, 86, 86, "", "", ""),
         ("open_clip", "rn50", "yfcc15m", 38, 25, "", "", ""),
         ("torchvision", "vit", None, None, None, "", "", "torchvision"),
-        ("timm", "other", None, None, None, "", "not known", ""),
-        ("timm", "never", "wrong", None, None, "no wrong", "", ""),
+        ("timm", "other", None, None, None, "", "KeyError: 'other'", ""),
+        ("timm", "never", "wrong", None, None, "no wrong; --weights right", "", ""),
+        ("torch", "my:own", None, None, None, "", "the size of torch my:own is not known before it is loaded", ""),
     )
-    answers = sizes.sizes([row[:3] for row in rows])
+    answers = run.sizes([row[:3] for row in rows])
     fields = ("parameters", "vision_parameters", "unknown", "fault", "missing")
     assert [tuple(each[field] for field in fields) for each in answers] == [row[3:] for row in rows]
-    assert sorted(counted) == ["open_clip rn50", "timm other", "timm vit"]
+    assert sorted(counted) == ["other", "rn50", "vit"]

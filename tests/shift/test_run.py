@@ -28,7 +28,7 @@ PHOTOS = ROOT / "tests" / "shift" / "labelled_photos.csv"
 def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: Path, tmp_path: Path) -> None:
     """Independent path: the torch model on the exporter's pixels gives the same top-1 for each image."""
     torch = pytest.importorskip("torch", reason="extra `export` is not installed")
-    from robustcheck_onnx.exporters import contract, demo, preprocess
+    from robustcheck_onnx.exporters import contract, demo
 
     sets = {"in": str(PHOTOS), **load("make_shifted").write(str(PHOTOS), tmp_path)}
     _, *shifted = sets.values()
@@ -48,7 +48,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     for name, result in (("in", real["in_distribution"]), ("sketch", real["shifted"][0]["result"])):
         source = open_images(str(sets[name]))
         known = [labels.synset_index()[label] for label in labels.labels_of(source)]
-        batch = np.stack([preprocess.apply(fields, Image.open(entry.origin)) for entry in source.entries])
+        batch = np.stack([contract.preprocess(fields, Image.open(entry.origin)) for entry in source.entries])
         with torch.no_grad():
             truth = model(torch.from_numpy(batch))["logits"].argmax(dim=1).tolist()
         assert result["accuracy"]["n_correct"] == sum(a == b for a, b in zip(truth, known, strict=True))

@@ -99,11 +99,11 @@ def _write_settings(folder: Path) -> None:
         "def build():\n"
         "    return Net()\n"
         "def build_slow():  # parity, the step while the draft lies on the disk, takes for ever\n"
-        "    from robustcheck_onnx.exporters import parity\n"
+        "    from robustcheck_onnx.exporters import write\n"
         "    def wait(*_, **__):\n"
         "        pathlib.Path(os.environ['MARK']).touch()\n"
         "        time.sleep(60)\n"
-        "    parity.measure = wait\n"
+        "    write.measure = wait\n"
         "    return Net()\n",
         encoding="utf-8",
     )

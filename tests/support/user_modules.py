@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from robustcheck_onnx.exporters import contract, preprocess
+from robustcheck_onnx.exporters import contract
 
 FACTORIES = """
 import logging, sys, warnings
@@ -137,4 +137,4 @@ def contract_of(path: Path) -> dict[str, Any]:
 
 
 def images_of(photos: list[Path], fields: dict[str, Any]) -> Any:
-    return np.stack([preprocess.apply(fields, Image.open(p)) for p in photos])
+    return np.stack([contract.preprocess(fields, Image.open(p)) for p in photos])

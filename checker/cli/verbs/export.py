@@ -108,15 +108,16 @@ def export(
 
     The file says how pixels become inputs, and which tensor is what.
     """
-    from robustcheck_onnx.exporters import run as exporter
-    from robustcheck_onnx.exporters.messages import untold
-    from robustcheck_onnx.exporters.quantize import CALIBRATION_PHOTOS
+    from robustcheck_onnx.exporters.errors import ignore_progress
+    from robustcheck_onnx.exporters.from_onnx import CALIBRATION_PHOTOS
+    from robustcheck_onnx.exporters.run import run
+    from robustcheck_onnx.exporters.write import BATCHES, PHOTOS
 
     photos = _photo_files("parity", parity_images, 8)
     calibrated = precision == "int8-qdq" or calibration_images is not None
     calibration = _photo_files("calibration", calibration_images, CALIBRATION_PHOTOS + 8) if calibrated else []
     with progress_line(quiet=int(quiet)) as progress:
-        record = exporter.run(
+        record = run(
             source,
             name,
             out,
@@ -130,7 +131,7 @@ def export(
             matched_to=matched_to,
             photos=photos,
             calibration=calibration,
-            tell=untold if progress is None else progress.stage,
+            tell=ignore_progress if progress is None else progress.stage,
         )
     parity = record.parity
     if record.calibrated_on:
@@ -138,7 +139,7 @@ def export(
         sys.stdout.write(f"ranges of activations from {record.calibrated_on} photos ({where})\n")
     sys.stdout.write(
         f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {precision}, outputs {', '.join(record.outputs)})\n"
-        f"parity with the original at batch {', '.join(map(str, parity.batches))} on {parity.photos} photos: "
+        f"parity with the original at batch {', '.join(map(str, BATCHES))} on {PHOTOS} photos: "
         f"max absolute {parity.max_abs:.2g}, max relative {parity.max_rel:.2g}, min cosine {parity.min_cosine:.7f}\n"
     )
     return 0

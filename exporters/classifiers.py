@@ -1,0 +1,416 @@
+"""Loads classifiers and encoders from timm, from torchvision and from the user's own torch code."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .contract import Loaded, Output, Source, Wanted, as_transform, checked_preprocessing, shared_preprocessing
+from .digest import file_digest, state_digest
+from .errors import CallError, ExportError, MissingError, quiet
+from .wrappers import (
+    EMBEDDING,
+    LOGITS,
+    NAME_THE_HEAD,
+    HeadTap,
+    Named,
+    Swapped,
+    classifier_outputs,
+    find_head,
+    from_hub,
+    load_strictly,
+    loaded,
+    loading,
+    random_weights_error,
+    refuse_name,
+    refuse_partial,
+    unknown_tag,
+    weights_file,
+    without_folders,
+)
+
+Outputs = tuple[Output, ...]
+SLOW = {"googlenet", "inception_v3"}  # torchvision's own initialisation of them takes seconds
+# torchvision re-normalises the input inside them when it loads its own weights, and only then; a checkpoint file
+# without that would be another model
+AS_PUBLISHED = {name: {"init_weights": False, "transform_input": True} for name in SLOW}
+
+
+def load_timm(wanted: Wanted) -> Loaded:
+    """Load a timm classifier (representation = input of its last linear layer, and logits) or encoder.
+
+    A classifier with heads on several stages becomes an encoder: the representation is the joint input of its heads.
+
+    Args:
+        wanted: its name is "architecture", "architecture.tag", "hf-hub:org/repo" or "local-dir:path"; without weights
+            the tag in it counts, or timm's default tag. A checkpoint file needs preprocessing when the name has no
+            tag and the published tags differ in theirs.
+
+    Raises:
+        ExportError: unknown name or tag (exit 2); weights do not fit, or the head is not found (3); weights
+            not reachable (4).
+    """
+    import timm
+
+    name, path = wanted.name, weights_file(wanted.weights)
+    has_schema = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if wanted.weights and path is None:
+        if has_schema or "." in name:
+            raise CallError(
+                f"{name}: weights is {wanted.weights}; the name already says which weights",
+                "drop --weights, or give a checkpoint file",
+            )
+        name = f"{name}.{wanted.weights}"
+    if not has_schema:
+        check_timm(name)
+    overlay = {"file": str(path), "custom_load": path.suffix == ".npz"} if path else None
+    is_pretrained = not wanted.random_weights
+    with loading(name, _timm_place(name)) as (messages, loads):
+        model = timm.create_model(name, pretrained=is_pretrained, pretrained_cfg_overlay=overlay, exportable=True)
+    for result in loads:
+        refuse_partial(name, *result)
+    npz = path is not None and path.suffix == ".npz"  # timm's loader for JAX files copies tensor by tensor
+    if is_pretrained and not loads and not npz:
+        raise ExportError(f"{name}: weights were not loaded; {' | '.join(messages[-1:])}", "give --weights FILE")
+    model.eval()
+    config = timm.data.resolve_model_data_config(model)
+    if path and not wanted.preprocessing and not has_schema and "." not in name:
+        config = shared_preprocessing(published_timm(name), name)
+    pixels = wanted.pixels() or (
+        timm_contract(config, name),
+        timm.data.create_transform(**config, is_training=False),
+    )
+    public = without_folders(name)
+    source = Source(
+        library="timm",
+        name=public,
+        weights=path.name if path else model.pretrained_cfg.get("tag") or public,
+        weights_digest=file_digest(path) if path else state_digest(model),  # before a head is fused
+    )
+    return loaded(wanted, source, *_timm_outputs(model, name), pixels, "timm", "torchvision")
+
+
+def check_timm(name: str, tag: str | None = None) -> None:
+    """Raise with the closest names when timm has no such model or tag (exit 2)."""
+    import timm
+
+    name = f"{name}.{tag}" if tag and "." not in name else name
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        rule = f"timm {timm.__version__}; it must be in timm.list_models()"
+        refuse_name(architecture, timm.list_models(), name, rule)
+    full = [t.partition(".")[2] for t in timm.models.get_arch_pretrained_cfgs(architecture)]
+    if tag and tag not in full:
+        raise CallError(
+            f"{name}: tag is {tag}; it must be one of {', '.join(filter(None, full)) or 'none published'}",
+            f"robustcheck export timm {architecture}.{(difflib.get_close_matches(tag, full, 1) or full)[0]}",
+        )
+
+
+def shell_timm(name: str) -> nn.Module:
+    """Return a model without weights."""
+    import timm
+
+    return timm.create_model(name)
+
+
+def timm_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return timm's data config in the contract's fields: resize to floor(size / crop_pct), then crop.
+
+    crop_mode center → shortest edge, squash → both edges, border → longest edge and padding with the mean.
+    """
+    _, height, width = config["input_size"]
+    mode = {"center": "shortest", "squash": "squash", "border": "longest"}.get(config["crop_mode"])
+    if mode is None:
+        raise CallError(
+            f"{name}: crop mode is {config['crop_mode']}; it must be center, squash or border",
+            "give --preprocessing FILE",
+        )
+    fields = {
+        "size": [height, width],
+        "resize_mode": mode,
+        "resize_size": [math.floor(edge / config["crop_pct"]) for edge in (height, width)],
+        "interpolation": config["interpolation"],
+        "fill": [round(255 * m) for m in config["mean"]] if mode == "longest" else [0, 0, 0],
+        "mean": config["mean"],
+        "std": config["std"],
+    }
+    return checked_preprocessing(fields, name)
+
+
+def published_timm(name: str) -> dict[str, dict[str, Any]]:
+    """Return the preprocessing of each published tag."""
+    import timm
+
+    configs = timm.models.get_arch_pretrained_cfgs(name).items()
+    return {t: timm.data.resolve_data_config(pretrained_cfg=c.to_dict()) for t, c in configs if c.has_weights}
+
+
+def _timm_place(name: str) -> str:
+    import timm
+
+    schema, _, repo = name.partition(":")
+    if schema == "local-dir":
+        return f"place config.json and model.safetensors in {repo}"
+    if not repo:
+        repo = str(getattr(timm.models.get_pretrained_cfg(name), "hf_hub_id", None) or "timm/")
+        repo += name if repo.endswith("/") else ""
+    return from_hub(repo)
+
+
+def _timm_outputs(model: Any, name: str) -> tuple[nn.Module, Outputs]:
+    head = model.get_classifier()
+    place = next((n for n, m in model.named_modules() if m is head), None)
+    if hasattr(head, "fuse"):  # a norm and one or two linear layers, which are one (RepViT, iFormer)
+        model.set_submodule(place, head.fuse())
+        head = model.get_classifier()
+    if isinstance(head, nn.ModuleList):  # heads on several stages: their joint input, without logits
+        model.reset_classifier(0)
+    if isinstance(head, (tuple, list)):
+        raise ExportError(
+            f"{name}: classifier is {len(head)} heads; it is not clear which one the representation belongs to",
+            NAME_THE_HEAD,
+        )
+    if isinstance(head, nn.Identity | nn.ModuleList):
+        return Named(model), (Output("representation", "pooled features", "encoder_output"),)
+    if place is None or not isinstance(head, (nn.Linear, nn.Conv2d)):
+        raise ExportError(f"{name}: classifier is {type(head).__name__}; a linear layer is needed", NAME_THE_HEAD)
+    tapped = HeadTap(model, place)
+    # the classifier is CLIP's projection: a clip name whose tag has no labelled finetuning
+    label = f"{name} {model.pretrained_cfg.get('architecture', '')}.{model.pretrained_cfg.get('tag', '')}"
+    if "clip" in label.lower() and re.search(r"in(1k|12k|21k|22k)", label) is None:
+        return Swapped(tapped), (EMBEDDING, Output("pooled", f"input of {place}, the projection", "pooled"))
+    return tapped, classifier_outputs(place)
+
+
+def load_torchvision(wanted: Wanted) -> Loaded:
+    """Load a torchvision classifier; the representation is the input of its last linear layer.
+
+    Args:
+        wanted: its name is a classification model of torchvision.models.list_models(), its weights an entry such as
+            IMAGENET1K_V1, or a checkpoint file; without them torchvision's DEFAULT entry. A file with torchvision's
+            own name (resnet18-f37072fd.pth) is recognised by its digest; another one needs preprocessing when the
+            entries of the name differ in theirs.
+
+    Raises:
+        ExportError: unknown name or entry (exit 2); weights do not fit (3); not reachable (4).
+    """
+    from torchvision.models import get_model, get_model_weights
+
+    name, tag = wanted.name, wanted.weights
+    check_torchvision(name)
+    path = weights_file(tag)
+    entries = get_model_weights(name)
+    if path:
+        digest = file_digest(path)
+        entry: Any = next((e for e in entries if digest[7:].startswith(_hash_prefix(e))), None)
+    else:
+        check_torchvision(name, tag)
+        entry = entries.__members__[tag or "DEFAULT"]
+    published = entry or next(iter(entries))
+    weights = None if path or wanted.random_weights else entry
+    place = f"download {published.url} and give it with --weights FILE"
+    with loading(name, place, is_quoted=False):
+        model = get_model(name, weights=weights, **AS_PUBLISHED.get(name, {}))
+    if path:
+        load_strictly(model, path, name)
+        if not entry and not wanted.preprocessing:
+            shared_preprocessing({e.name: torchvision_contract(e.transforms(), name) for e in entries}, name)
+    transform = published.transforms()
+    pixels = wanted.pixels() or (torchvision_contract(transform, name), transform)
+    with quiet():
+        head = find_head(model.eval(), pixels[0]["size"])
+    source = Source(
+        library="torchvision",
+        name=name,
+        weights=path.name if path else entry.name,
+        weights_digest=digest if path else state_digest(model),
+    )
+    return loaded(wanted, source, HeadTap(model, head), classifier_outputs(head), pixels, "torchvision")
+
+
+def check_torchvision(name: str, tag: str | None = None) -> None:
+    """Raise with the closest names when torchvision has no such classifier or weights (exit 2)."""
+    import torchvision
+
+    refuse_name(
+        name,
+        torchvision.models.list_models(module=torchvision.models),
+        name,
+        f"torchvision {torchvision.__version__}; it must be a classification model of it",
+        "list them: torchvision.models.list_models()",
+    )
+    known = list(torchvision.models.get_model_weights(name).__members__)
+    if tag and tag not in known:
+        raise unknown_tag(name, tag, known)
+
+
+def shell_torchvision(name: str) -> nn.Module:
+    """Return a model without weights."""
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None, **({"init_weights": False} if name in SLOW else {}))
+
+
+def torchvision_contract(transform: Any, name: str) -> dict[str, Any]:
+    """Return torchvision's ImageClassification preset in the contract's fields."""
+    crop, resize = (
+        [*edges] * 2 if len(edges) == 1 else edges for edges in (transform.crop_size, transform.resize_size)
+    )
+    fields = {
+        "size": crop,
+        "resize_mode": "shortest" if len(transform.resize_size) == 1 else "squash",
+        "resize_size": resize,
+        "interpolation": transform.interpolation.value,
+        "mean": transform.mean,
+        "std": transform.std,
+    }
+    return checked_preprocessing(fields, name)
+
+
+def _hash_prefix(entry: Any) -> str:
+    """Return the first digits of the file's SHA-256 that torchvision puts in its file names."""
+    return str(entry.url).rsplit("-", 1)[-1].partition(".")[0]
+
+
+def load_torch(wanted: Wanted) -> Loaded:
+    """Call the user's factory and make its module ready to export.
+
+    The module's forward returns a tensor (the representation) or a dict with the keys representation, pooled,
+    logits. What the exporter cannot see for itself, the module has in attributes:
+        preprocessing: dict with the contract's fields (or --preprocessing FILE)
+        weights: text that names the weights, e.g. a checkpoint's file name (or --weights FILE)
+        weights_digest: "sha256:…" of that file; without it the digest is taken of the state dict
+        synthetic: names what was planted by hand; leave it out for a model as it was trained
+
+    Args:
+        wanted: its name is "package.module:factory", where the current folder is importable. weights is a checkpoint
+            file that must fit the module exactly. head is the dotted name of a linear layer: its input becomes the
+            representation, its output the logits.
+
+    Raises:
+        ExportError: no such module, factory or head, no preprocessing, weights unsaid (exit 2); the factory
+            raised or the checkpoint does not fit (exit 3).
+    """
+    name, path = wanted.name, weights_file(wanted.weights)
+    if wanted.weights and path is None:
+        raise MissingError(f"{wanted.weights}: weights file is missing")
+    module = _made(name)
+    if path is not None:
+        load_strictly(module, path, name)
+    origin = path.name if path else str(getattr(module, "weights", ""))
+    if not origin and not wanted.random_weights:
+        raise random_weights_error(
+            name, "set the module's attribute `weights`, or give --weights FILE or --random-weights"
+        )
+    fields = wanted.preprocessing or getattr(module, "preprocessing", None)
+    if not isinstance(fields, dict):
+        raise CallError(
+            f"{name}: preprocessing is not given; the module has no attribute `preprocessing`",
+            'give --preprocessing FILE (a JSON object, see the page "The ONNX contract")',
+        )
+    fields = checked_preprocessing(fields, name)
+    digest = file_digest(path) if path else getattr(module, "weights_digest", "")
+    wrapped, outputs = _torch_outputs(module, wanted.head, fields["size"], name)
+    source = Source(
+        library="torch",
+        name=name,
+        weights=origin,
+        weights_digest=str(digest) if digest and not wanted.random_weights else state_digest(module),
+        synthetic=str(getattr(module, "synthetic", "")),
+    )
+    return loaded(wanted, source, wrapped, outputs, (fields, as_transform(fields)))
+
+
+def _made(name: str) -> nn.Module:
+    where, _, factory = name.partition(":")
+    if not (where and factory):
+        raise CallError(f"{name}: name has no colon; it must be package.module:factory", "my_models.vision:build")
+    with _current_folder_importable():
+        try:
+            code = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise CallError(f"{name}: module {error.name} is not found", f"python -c 'import {where}'") from error
+        make = getattr(code, factory, None)
+        if not callable(make):
+            raise CallError(
+                f"{name}: {where} has no function {factory}", f"python -c 'import {where}; print(dir({where}))'"
+            )
+        with loading(name, "") as (messages, _):
+            try:
+                module = make()
+            except ExportError:
+                raise
+            except Exception as error:  # user code may raise anything; it is reported, not swallowed
+                raise ExportError(
+                    f"{name}: factory raised {type(error).__name__}: {error}{messages.quoted()}",
+                    f"call {factory}() yourself",
+                ) from error
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"{name}: factory returned {type(module).__name__}; it must return a torch.nn.Module")
+    return module
+
+
+def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: str) -> tuple[nn.Module, Outputs]:
+    if head:
+        try:
+            module.get_submodule(head)
+        except AttributeError as error:
+            known = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+            raise CallError(
+                f"{name}: head {head} is not found; linear layers: {', '.join(known) or 'none'}",
+                f"--head {known[-1]}" if known else "",
+            ) from error
+        return HeadTap(module, head), (
+            Output("representation", f"input of {head}", "head_input"),
+            Output("logits", f"class logits: output of {head}", "logits"),
+        )
+    try:
+        with quiet(), torch.no_grad():
+            output = module.eval()(torch.zeros(1, 3, *size))
+    except Exception as error:  # user code may raise anything
+        raise ExportError(
+            f"{name}: forward raised {type(error).__name__}: {error}",
+            "it takes one (batch, 3, height, width) tensor",
+        ) from error
+    has_logits = isinstance(output, dict) and "logits" in output
+    # next to logits, the representation is what the last linear layer reads; alone it is an encoder's output
+    known_outputs = (
+        Output(
+            "representation", "representation returned by the module", "head_input" if has_logits else "encoder_output"
+        ),
+        Output("pooled", "pooled features returned by the module", "pooled"),
+        LOGITS,
+    )
+    if isinstance(output, torch.Tensor):
+        return Named(module), known_outputs[:1]
+    if not isinstance(output, dict) or "representation" not in output or set(output) - {o.name for o in known_outputs}:
+        shape = f"a dict with {', '.join(map(str, output))}" if isinstance(output, dict) else type(output).__name__
+        raise ExportError(
+            f"{name}: forward returned {shape}; it must return a tensor, or a dict with representation "
+            "and, if there are any, pooled and logits",
+            "or name the last linear layer: --head NAME",
+        )
+    outputs = tuple(o for o in known_outputs if o.name in output)
+    return Named(module, [o.name for o in outputs]), outputs
+
+
+@contextlib.contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Put the current folder last on the import path, so that it shadows nothing that is installed."""
+    working_folder = str(Path.cwd())
+    sys.path.append(working_folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(working_folder)
