@@ -203,7 +203,7 @@ def _shift(arguments: dict[str, Any], tell: Tell) -> Any:
 
 
 def _inspect(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.inspection import inspect_json, inspect_model  # noqa: PLC0415
+    from robustcheck_onnx.checker.inspection.run import inspect_json, inspect_model  # noqa: PLC0415
     from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
 
     del tell

@@ -1,33 +1,36 @@
-"""What `inspect` finds out about a model file, and whether the file can pass at all, before anything is measured."""
+"""Finds what a check would measure in a model file, and whether it can pass; nothing of it runs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.measure import model_facts
 from robustcheck_onnx.checker.model import ModelFile, find_preprocessing, models_below, open_model, takes_no_image
 from robustcheck_onnx.checker.runtime import scales_over_batch
-from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.text import error_json, quoted
 from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, reason
+from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
+INSPECT_SCHEMA: Final = "robustcheck.inspect/2"
 LISTED = 8  # models of a folder that an error names
 
 
-@dataclass(frozen=True)
-class CanPass:
+class CanPass(Frozen):
     """Whether a check of a file could end in PASS."""
 
     answer: Literal["yes", "no", "unknown"]
     """yes: nothing that is known before measuring speaks against it, the numbers decide; no: whatever they are"""
     reasons: tuple[Reason, ...]
     """why not, or what is not known; empty for yes"""
-    note: str = ""
-    """what a yes holds for; empty for any batch"""
+    note: str | None = None
+    """what a yes holds for; None for any batch"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Inspection:
 
 
 def find_model(place: Path) -> Path:
-    """Find the model that a path means: the file, or the only ONNX file in a folder and in a folder `onnx` in it.
+    """Return the file, or the only ONNX file in a folder and its folder `onnx`.
 
     Raises:
         UsageError: a folder with no model or several.
@@ -85,17 +88,62 @@ def inspect_model(
             raise
         fault = error
     can_pass = _can_pass(model, preprocessing, fault, profile, own_choice=(tensor, pool) == (None, None))
-    return Inspection(model, preprocessing, "" if fault is None else _said_of(path, fault), profile, can_pass)
+    return Inspection(model, preprocessing, "" if fault is None else _without_file(path, fault), profile, can_pass)
 
 
-def cannot_open(path: Path, fault: RobustcheckError) -> CanPass:
-    """Say that a file which can't be opened can't pass; the reason's id, `not_assessable`, is of no verdict."""
-    seen = _said_of(path, fault)
-    return CanPass("no", (Reason(id="not_assessable", kind="not_established", seen=seen, next_step=fault.hint),))
+def inspect_json(found: Inspection) -> dict[str, Any]:
+    """Return what was found as the JSON values that every form shows."""
+    model, chosen, preprocessing = found.model, found.model.representation, found.preprocessing
+    others = (candidate for candidate in model.candidates if candidate.tensor != chosen.tensor)
+    return {
+        "schema": INSPECT_SCHEMA,
+        "file": str(model.path),
+        **_fields(model, "digest", "model_digest"),
+        "external": _all(model.external, "location", "size_bytes", "digest"),
+        **_fields(model, "size_bytes", "opsets", "ir_version", "producer", "precision"),
+        "representation": {
+            **_fields(chosen, "tensor", "shape", "rule", "pool"),
+            "ends_in": str(chosen.ends_in),
+            **_fields(chosen, "why", "assumed"),
+        },
+        "alternatives": _all(others, "tensor", "op", "rule", "why"),
+        "head": model.head and _fields(model.head, "op", "weight_shape", "classes"),
+        "class_output": model.class_output,
+        "image_input": _fields(model.image_input, "name", "layout", "dtype", "batch", "height", "width"),
+        "scaling": model.scaling and model.scaling.model_dump(mode="json"),
+        "outputs": _all(model.outputs, "name", "dtype", "shape"),
+        "preprocessing": preprocessing
+        and [{"field": field, "value": value, "source": source} for field, value, source in preprocessing.fields],
+        "preprocessing_not_known": found.why_not_known or None,
+        "contract": model.contract and model.contract.model_dump(mode="json"),
+        "profile": _fields(found.profile, "id", "digest"),
+        "can_pass": found.can_pass.model_dump(mode="json"),
+    }
 
 
-def _said_of(path: Path, fault: RobustcheckError) -> str:
-    """Give an error's message without the file's name, which stands above it."""
+def unopened_json(path: Path, fault: RobustcheckError) -> dict[str, Any]:
+    """Return the same of a file that can't be opened: its error, and that it can't pass."""
+    seen = _without_file(path, fault)
+    # the reason's id is of no verdict
+    why = Reason(id="not_assessable", kind="not_established", seen=seen, next_step=fault.hint)
+    return {
+        "schema": INSPECT_SCHEMA,
+        "file": str(path),
+        **json.loads(error_json(fault.message, fault.hint, fault.exit_code)),
+        "can_pass": CanPass(answer="no", reasons=(why,)).model_dump(mode="json"),
+    }
+
+
+def _fields(item: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in names}
+
+
+def _all(items: Iterable[object], *names: str) -> list[dict[str, Any]]:
+    return [_fields(item, *names) for item in items]
+
+
+def _without_file(path: Path, fault: RobustcheckError) -> str:
+    """Return an error's message without the file's name, which is above it."""
     return fault.message.removeprefix(f"{path}: ")
 
 
@@ -107,14 +155,17 @@ def _can_pass(
     *,
     own_choice: bool,
 ) -> CanPass:
-    """Foresee by the verdict's own rule. own_choice: neither `--tensor` nor `--pool` was given."""
+    """Foresee by the verdict's own rule.
+
+    own_choice: neither `--tensor` nor `--pool` was given.
+    """
     facts, chosen = model_facts(model), model.representation
     n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
     check = f"robustcheck {quoted(model.path)}"
     reasons = []
     for name, seen in foreseen(facts, preprocessing, n_features, profile):
         if name == "assumed_preprocessing" and fault is not None:
-            reasons.append(reason(name, _said_of(model.path, fault), fault.hint))
+            reasons.append(reason(name, _without_file(model.path, fault), fault.hint))
         else:
             next_step = _next_step(name, model, facts, check, own_choice=own_choice)
             reasons.append(reason(name, seen, next_step))
@@ -123,18 +174,19 @@ def _can_pass(
             f"the graph does not say how many features `{facts.tensor}` has; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}"
         )
-        return CanPass("unknown", (reason("width_not_calibrated", seen, f"`{check}` measures it"),))
+        why = reason("width_not_calibrated", seen, f"`{check}` measures it")
+        return CanPass(answer="unknown", reasons=(why,))
     if not reasons and model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = (
             f"its quantisers take their scale over the batch: `{check} --batch-size 1` gives a verdict for batches of "
             "one image"
         )
-        return CanPass("yes", (), note)
-    return CanPass("no" if reasons else "yes", tuple(reasons))
+        return CanPass(answer="yes", reasons=(), note=note)
+    return CanPass(answer="no" if reasons else "yes", reasons=tuple(reasons))
 
 
 def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str, *, own_choice: bool) -> str:
-    """Say what takes a reason away, as a command with this file's own names where one does."""
+    """Return what takes a reason away, where possible as a command."""
     chosen = model.representation
     if name == "assumed_preprocessing":
         return f"`{check} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"

@@ -1,22 +1,20 @@
-"""What `inspect` shows, made from its document; pure."""
+"""Shows the document of `inspect`; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.model import show_shape
 from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, reasons, section, spaced
-from robustcheck_onnx.checker.verdict import Reason, steps_text
+from robustcheck_onnx.checker.verdict import steps_text
 
-from .run import CanPass, cannot_open
+from .run import CanPass
 
 # reasons that an option of the call takes away
 MENDED_BY_OPTIONS = (
@@ -26,14 +24,23 @@ MENDED_BY_OPTIONS = (
 
 
 def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False) -> RenderableType:
-    """What would be measured of a model and why, laid out for the width of the console that prints it.
+    """Lay out what would be measured of a model, and why.
 
-    document: of `inspect_json`.
+    document: of `inspect_json` or `unopened_json`.
     """
-    pen, chosen, head, image = Pen(ascii_only), *(document[key] for key in ("representation", "head", "image_input"))
+    pen = Pen(ascii_only)
+    blocks = _blocks(pen, document) if "representation" in document else []
+    parts: list[RenderableType] = [pen.name(document["file"], "bold")]
+    for block in blocks:
+        parts += [Text(), block]
+    return Trimmed(Group(*parts, Text(), _answer(pen, CanPass.model_validate(document["can_pass"]))))
+
+
+def _blocks(pen: Pen, document: Mapping[str, Any]) -> list[RenderableType]:
+    chosen, head, image = (document[key] for key in ("representation", "head", "image_input"))
     size = f"{image['height'] or '?'} by {image['width'] or '?'} px (height by width)"
     scaling, external = document["scaling"], document["external"]
-    blocks = [
+    return [
         section(pen, "Representation", "what the check reads", _rows(pen, {
             "tensor": chosen["tensor"],
             "shape": show_shape(chosen["shape"]) + ("" if chosen["pool"] == "none" else " before pooling"),
@@ -76,29 +83,10 @@ def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False) -> 
             "contract": _contract(document["contract"]),
         })),
     ]  # fmt: skip
-    parts: list[RenderableType] = [pen.name(document["file"], "bold")]
-    for block in blocks:
-        parts += [Text(), block]
-    return Trimmed(Group(*parts, Text(), _answer(pen, can_pass_of(document))))
-
-
-def can_pass_of(document: Mapping[str, Any]) -> CanPass:
-    """The answer that a document holds."""
-    said = document["can_pass"]
-    return CanPass(said["answer"], tuple(map(Reason.model_validate, said["reasons"])), said["note"] or "")
-
-
-def render_unopened(path: Path, fault: RobustcheckError, *, ascii_only: bool = False) -> RenderableType:
-    """That a file which can't be opened can't pass, and why."""
-    pen = Pen(ascii_only)
-    return Trimmed(Group(pen.name(str(path), "bold"), Text(), _answer(pen, cannot_open(path, fault))))
 
 
 def _answer(pen: Pen, can_pass: CanPass) -> Group:
-    """Say in one line whether the file can pass; else why not and what would, of the reason that is hardest to mend.
-
-    Several reasons stand in a block before it.
-    """
+    """Answer in one line; of several reasons, listed before it, with the one that is hardest to remove."""
     words = "yes: the thresholds are for models like this one; the numbers decide"
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:

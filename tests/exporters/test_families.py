@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.inspection import inspect_model
+from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters.run import run
 from robustcheck_onnx.exporters.write import ExportRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,7 +60,8 @@ def inspect(
     """
     from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-    from robustcheck_onnx.checker.inspection import find_model, terminal, unopened_json
+    from robustcheck_onnx.checker.inspection import terminal
+    from robustcheck_onnx.checker.inspection.run import find_model, unopened_json
     from robustcheck_onnx.checker.isolation import NotReadError
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict import load_profile
@@ -75,6 +76,13 @@ def inspect(
         "preprocess": preprocess,
     }
     limits = limits_of(timeout, max_memory, max_model_size)
+
+    def show(document: dict[str, Any]) -> None:
+        if output == "json":
+            sys.stdout.write(as_json(document))
+        else:
+            print_report(partial(terminal.render_inspect, document), color)
+
     try:
         found = isolated.call("inspect", arguments, dict, about=str(path), limits=limits)
     except NotReadError:
@@ -82,16 +90,10 @@ def inspect(
     except (UsageError, CannotAssessError) as fault:
         if isinstance(fault, UsageError) and ((tensor, pool, preprocess) != (None,) * 3 or not path.is_file()):
             raise  # a fault of the call says nothing about the file
-        if output == "json":
-            ctx.obj.documents = []  # the error's own document
-            sys.stdout.write(as_json(unopened_json(path, fault)))
-        else:
-            print_report(partial(terminal.render_unopened, path, fault), color)
+        ctx.obj.documents = []  # the error's own document
+        show(unopened_json(path, fault))
         raise
-    if output == "json":
-        sys.stdout.write(as_json(found))
-    else:
-        print_report(partial(terminal.render_inspect, found), color)
+    show(found)
     return 0
 
 
