@@ -1,14 +1,15 @@
-"""What `profiles` shows: a list, and the page of one (pure)."""
+"""Shows profiles: a list, the page of one, the summary after a calibration (pure)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.report import (
     INDENT,
     Pen,
@@ -271,3 +272,30 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
     more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
     return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
+
+
+def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
+    """Show the short form after a calibration: thresholds and error rates."""
+    pen = Pen(ascii_only)
+    blocks: list[RenderableType] = [
+        Group(*warnings_of(profile, pen), thresholds_section(profile, pen)),
+        section(pen, "How often it is wrong", checkpoint_counts(profile.calibration), error_rates(profile, pen)),
+    ]
+    if profile.calibration.tensors:
+        blocks.append(tensors_section(profile, pen))
+    return Trimmed(spaced(blocks))
+
+
+def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
+    """A text for each cause, with the models that it failed: one missing package can fail every model of a suite."""
+    names: dict[str, list[str]] = {}
+    for name, fault in failed.items():
+        names.setdefault(_cause(fault), []).append(name)
+    return [
+        f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {cause}"
+        for cause, of in names.items()
+    ]
+
+
+def _cause(fault: RobustcheckError) -> str:
+    return f"{fault.message} ({fault.hint})" if fault.hint else fault.message

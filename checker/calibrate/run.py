@@ -1,4 +1,4 @@
-"""Exports and measures the models of a calibration that have no result row yet, one at a time.
+"""Exports and measures the models of a calibration, and keeps its results table.
 
 Each export runs in a process of its own, so that this one never loads torch and survives an export that crashes or runs
 out of memory. Measuring runs in the engine's processes. What is done, and what was done, go to callbacks.
@@ -7,40 +7,35 @@ out of memory. Measuring runs in the engine's processes. What is done, and what 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.measure import Job, Progress, run_jobs, tell_stage
+from robustcheck_onnx.checker.measure.job import Outcome
 from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
 from robustcheck_onnx.checker.storage.write import write_whole
+from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.results import TENSORS, Result
-from robustcheck_onnx.thresholds.suite import Opened
+from robustcheck_onnx.thresholds import results
+from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.results import TENSORS, Measured, Result, rounded
+from robustcheck_onnx.thresholds.suite import Member, Opened
 
-from .table import append, done, row_of
-from .tasks import RECORD, Settings, Task, cache_folder, weights_path
+from .tasks import MEASURING, RECORD, Settings, Task, cache_folder, versions_of, weights_path
 
+CONTEXT = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
 EXPORT_END_S = 10  # time for a terminated export to remove its temporary files, which can be gigabytes
 
 Tell = Callable[[str], None]
 """Called with a line about what was done, without a line end."""
-
-
-def check_engine(settings: Settings) -> None:
-    """Raise what the engine would raise, before hours of exporting: Ray missing or not reachable, a wrong device."""
-    job = Job(Path("none.onnx"), settings.options)
-    run_jobs(
-        (job,),
-        profiles.load(),
-        engine=settings.engine,
-        workers=settings.workers,
-        address=settings.address,
-        limits=settings.limits,
-    )
 
 
 def measure(
@@ -66,9 +61,10 @@ def measure(
         The error of each model that failed, by id.
 
     Raises:
-        UsageError, EnvironmentFaultError: as `check_engine`, or the table can't be written.
+        UsageError, EnvironmentFaultError: Ray is missing or not reachable, a wrong device, or the table can't be
+            written.
     """
-    check_engine(settings)
+    _run((Job(Path("none.onnx"), settings.options),), settings)  # raises what the engine would, before the exports
     failed = {task.member.id: task.fault for task in work if task.fault is not None}
     todo = [task for task in work if task.fault is None and not done(task, rows)]
     tell(f"{len(work)} models: {len(work) - len(todo) - len(failed)} measured before, {len(todo)} to do")
@@ -84,18 +80,7 @@ def measure(
             tell(f"failed {task.member.id}: {fault.message}")
     n_done = 0
     tell_stage(progress, f"measuring, 0 of {len(jobs)} models done")
-    for outcome in (
-        run_jobs(
-            tuple(jobs),
-            profiles.load(),
-            engine=settings.engine,
-            workers=settings.workers,
-            address=settings.address,
-            limits=settings.limits,
-        )
-        if jobs
-        else ()
-    ):
+    for outcome in _run(tuple(jobs), settings) if jobs else ():
         n_done += 1
         tell_stage(progress, f"measuring, {n_done} of {len(jobs)} models done")
         for task in jobs[outcome.job]:
@@ -111,6 +96,17 @@ def measure(
             rows.extend(new)
             tell(f"measured {task.member.id}: {new[0].n_images} images in {outcome.wall_s:.1f} s")
     return failed
+
+
+def _run(jobs: tuple[Job, ...], settings: Settings) -> Iterator[Outcome]:
+    return run_jobs(
+        jobs,
+        profiles.load(),
+        engine=settings.engine,
+        workers=settings.workers,
+        address=settings.address,
+        limits=settings.limits,
+    )
 
 
 def _export(folder: Path, task: Task) -> None:
@@ -176,3 +172,133 @@ def _job(folder: Path, task: Task, settings: Settings) -> Job:
     ready = entry.model is not None and entry.preprocessing
     preprocess = str(folder / str(entry.preprocessing)) if ready else None
     return Job(task.model, settings.options.model_copy(update={"preprocess": preprocess}), tensors)
+
+
+def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
+    """Read a results table and make the file ready for new rows.
+
+    An incomplete last line is cut off. A model and tensor has one row, so rows of the suite's models with another key,
+    which were measured with other weights, images or versions, are moved into another table (`superseded`).
+
+    Raises UsageError: the file is no results table. EnvironmentFaultError: it can't be written.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = results.read(path)
+    except results.ResultsError as fault:
+        raise UsageError(str(fault), fault.hint) from fault
+    keys = {task.member.id: task.key for task in work}
+    current = [row for row in rows if keys.get(row.id, row.key) == row.key]
+    if stale := [row for row in rows if keys.get(row.id, row.key) != row.key]:
+        append(superseded(path), stale)
+    whole = "".join(results.to_line(row) for row in current)
+    if path.read_text(encoding="utf-8") != whole:
+        write_whole(path, whole)
+    return current
+
+
+def superseded(path: Path) -> Path:
+    """The table of the rows that newer measurements replace."""
+    return path.with_name(f"{path.stem}.superseded{path.suffix}")
+
+
+def append(path: Path, rows: Sequence[Result]) -> None:
+    """Add rows to the table in one write; they are on the disk when this returns.
+
+    Raises EnvironmentFaultError: no space, or no right to write.
+    """
+    text = "".join(results.to_line(row) for row in rows)
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{path}: result row is not written ({fault.strerror}); what was measured before is kept",
+            f"df -h {quoted(path.parent)}",
+        ) from fault
+
+
+def done(task: Task, rows: Iterable[Result]) -> tuple[Result, ...]:
+    """The rows of a task, one for each tensor of its pass; none unless all are there with the task's key."""
+    own = {row.tensor: row for row in rows if task.key and (row.id, row.key) == (task.member.id, task.key)}
+    complete = own and all(set(row.tensors) <= set(own) for row in own.values())
+    return tuple(own[tensor] for tensor in sorted(own)) if complete else ()
+
+
+def row_of(
+    suite: Opened, task: Task, tensor: str, tensors: Sequence[str | None], evidence: Evidence, wall_s: float
+) -> Result:
+    """Make a row of the results table from the evidence about one of the `tensors` that were measured together."""
+    member, s, model = task.member, evidence.statistics, evidence.model
+    intervals = {name: getattr(s, name) for name in STATISTICS}
+    return Result(
+        id=member.id,
+        tensor=tensor,
+        tensors=tuple(t or TENSORS[0] for t in tensors),
+        **labels_of(member),
+        suite=suite.suite.name,
+        suite_digest=suite.digest,
+        key=task.key,
+        file=Path(model.file).name,
+        size_bytes=model.size_bytes,
+        model_digest=model.digest,
+        external_digests=model.external_digests,
+        source=model.source,
+        export=dict(task.export or {}),
+        random_weights=model.random_weights,
+        synthetic=model.synthetic,
+        graph_tensor=model.tensor,
+        rule=model.rule,
+        pool=model.pool,
+        ends_in=model.ends_in,
+        n_features=s.n_features,
+        batch_difference=model.batch_difference,
+        output_difference=model.output_difference,
+        preprocessing=evidence.preprocessing.preprocessing.model_dump(mode="json"),
+        preprocessing_source=evidence.preprocessing.source,
+        images_digest=evidence.images.digest,
+        n_images=s.n_images,
+        n_varied=evidence.images.sanity.n_varied,
+        n_skipped=evidence.images.n_skipped,
+        image_findings=tuple(finding.id for finding in evidence.images.sanity.findings),
+        seed=evidence.images.seed,
+        statistic_version=s.statistic_version,
+        alpha=s.alpha,
+        n_nonfinite=s.n_nonfinite,
+        n_constant=s.n_constant,
+        statistics={
+            name: Measured(estimate=rounded(i.estimate), low=rounded(i.low), high=rounded(i.high))
+            for name, i in intervals.items()
+        },
+        context={name: rounded(getattr(s, name)) for name in CONTEXT},
+        persistent=tuple(feature.index for feature in s.persistent),
+        versions=versions_of(MEASURING),
+        execution=evidence.execution.model_dump(mode="json"),
+        date=datetime.now(UTC).date().isoformat(),
+        wall_s=round(wall_s, 3),
+    )
+
+
+def labels_of(member: Member) -> dict[str, Any]:
+    """The fields of a row that come from the suite, not from the measurement."""
+    pp = member.effective_robustness_pp
+    return {
+        "checkpoint": member.checkpoint,
+        "group": member.entry.group,
+        "label": member.label,
+        "hard_case": member.entry.hard_case,
+        "effective_robustness_pp": None if pp is None else round(pp, 2),
+    }
+
+
+def relabelled(rows: Iterable[Result], suite: Opened) -> tuple[Result, ...]:
+    """The rows of the suite's models, with the labels that the suite has now."""
+    members = {member.id: member for member in suite.members}
+    return tuple(
+        row.model_copy(update={**labels_of(members[row.id]), "suite": suite.suite.name, "suite_digest": suite.digest})
+        for row in rows
+        if row.id in members
+    )

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -178,8 +179,6 @@ def versions_of(names: Iterable[str]) -> dict[str, str]:
     """The versions of this package, whichever distribution brought it, and of what else is installed."""
     versions = {"robustcheck-onnx": VERSION}
     for name in names:
-        try:
+        with suppress(metadata.PackageNotFoundError):  # one of the two ONNX Runtime wheels, or an exporter
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # one of the two ONNX Runtime wheels, or an exporter that this machine lacks
     return versions

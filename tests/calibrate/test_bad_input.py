@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.calibrate import causes
+from robustcheck_onnx.checker.calibrate.profiles import causes
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
 from support.calibrations import Calibrated, Call, rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.calibrate import table
+from robustcheck_onnx.checker.calibrate import run
 from robustcheck_onnx.checker.calibrate.tasks import Task
 from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import results
@@ -66,5 +66,5 @@ def test_rows_of_other_images_are_kept_beside_the_table(calibrated: Calibrated, 
     path.write_bytes(calibrated.table.read_bytes())
     entry = Entry(model="m.onnx", group="other", label="absent")
     task = Task(Member(first.id, first.id, entry, "absent", None, False), path, None, "another key")
-    assert table.open_table(path, [task]) == others
-    assert (rows(path), rows(table.superseded(path))) == (others, [first])
+    assert run.open_table(path, [task]) == others
+    assert (rows(path), rows(run.superseded(path))) == (others, [first])

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import onnx
 import pytest
 
-from robustcheck_onnx.checker.calibrate import plan, run, table, tasks
+from robustcheck_onnx.checker.calibrate import plan, run, tasks
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
@@ -61,11 +61,11 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
     task = tasks.Task(suite.members[0], Path("a.onnx"), None, "k")
     whole, pooled = row("representation"), row("pooled")
     others = row("pooled", id="b"), row("pooled", key="other"), row("representation", key="other")
-    assert table.done(task, (*others, whole, pooled)) == table.done(task, (pooled, whole, *others)) == (pooled, whole)
-    assert table.done(task, [whole, *others]) == table.done(task, [pooled, *others]) == table.done(task, []) == ()
+    assert run.done(task, (*others, whole, pooled)) == run.done(task, (pooled, whole, *others)) == (pooled, whole)
+    assert run.done(task, [whole, *others]) == run.done(task, [pooled, *others]) == run.done(task, []) == ()
     alone = row("representation", tensors=("representation",))
-    assert table.done(task, [alone]) == (alone,)
-    assert table.done(replace(task, key=""), [row("representation", key="")]) == ()
+    assert run.done(task, [alone]) == (alone,)
+    assert run.done(replace(task, key=""), [row("representation", key="")]) == ()
 
 
 def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from ..progress import progress_line
 from . import profiles
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.calibrate import Settings
+    from robustcheck_onnx.checker.calibrate.tasks import Settings
     from robustcheck_onnx.thresholds.profile import Profile
     from robustcheck_onnx.thresholds.results import Result
     from robustcheck_onnx.thresholds.suite import Opened
@@ -149,9 +149,9 @@ def calibrate(
     debug: Debug = False,
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
-    from robustcheck_onnx.checker.calibrate import check_labels, open_table, refuse_unknown, relabelled, tasks
-    from robustcheck_onnx.checker.calibrate.run import measure
-    from robustcheck_onnx.checker.calibrate.table import done
+    from robustcheck_onnx.checker.calibrate import tasks
+    from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
+    from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
     from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.measure import tell_stage
     from robustcheck_onnx.checker.storage.write import write_whole
@@ -193,7 +193,7 @@ def calibrate(
         return _plan(opened, settings, table, output, color)
     assert out is not None
     assert table is not None
-    check_labels(opened)
+    tasks.check_labels(opened)
     if table.resolve() == out.resolve():
         raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
     check_target(table, [Path(suite or "")])
@@ -241,8 +241,8 @@ def _write_line(text: str) -> None:
 
 
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, color: str) -> int:
-    from robustcheck_onnx.checker.calibrate import plan_json, render_plan, tasks
-    from robustcheck_onnx.checker.calibrate.plan import plan
+    from robustcheck_onnx.checker.calibrate import tasks
+    from robustcheck_onnx.checker.calibrate.plan import plan, plan_json, render_plan
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds import results
 
@@ -266,7 +266,8 @@ def _measured_before(
     tables: list[str], opened: Opened | None
 ) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
     """The rows of results tables; of a suite those of its models, with its labels, an error for each without one."""
-    from robustcheck_onnx.checker.calibrate import check_labels, relabelled
+    from robustcheck_onnx.checker.calibrate.run import relabelled
+    from robustcheck_onnx.checker.calibrate.tasks import check_labels
     from robustcheck_onnx.thresholds import results
 
     try:
@@ -310,7 +311,7 @@ def _fitted(
 
 def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
     """Raise if models failed, so that no profile is written; with `allow_missing`, list them on stderr instead."""
-    from robustcheck_onnx.checker.calibrate import causes
+    from robustcheck_onnx.checker.calibrate.profiles import causes
 
     if not failed:
         return
@@ -326,7 +327,7 @@ def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, 
 
 
 def _finish(made: Profile, failed: dict[str, RobustcheckError], out: Path, output: str, color: str) -> int:
-    from robustcheck_onnx.checker.calibrate import render_summary
+    from robustcheck_onnx.checker.calibrate.profiles import render_summary
     from robustcheck_onnx.checker.text import as_json
 
     if output == "json":

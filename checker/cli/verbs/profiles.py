@@ -31,7 +31,7 @@ def list_profiles(
     debug: Debug = False,
 ) -> int:
     """List the packaged profiles, and files."""
-    from robustcheck_onnx.checker.calibrate import render_list
+    from robustcheck_onnx.checker.calibrate.profiles import render_list
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds.profile import PACKAGED
 
@@ -60,7 +60,7 @@ def list_profiles(
 @profiles.verb(examples=("robustcheck profiles show default",))
 def show(name: Named = "default", output: Output = "terminal", color: Color = "auto", debug: Debug = False) -> int:
     """Show what a profile rests on, how often it is wrong, and what it holds for."""
-    from robustcheck_onnx.checker.calibrate import render_profile
+    from robustcheck_onnx.checker.calibrate.profiles import render_profile
     from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
 
     loaded = _loaded(name)
