@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 33_360,
-    "nodes": 318_600,
-    "files": 287,
-    "lines of the longest file": 505,
+    "code lines": 32_820,
+    "nodes": 315_800,
+    "files": 275,
+    "lines of the longest file": 504,
     "words in the first sentence of a docstring": 14,
     "code lines of the tests": 25_820,
     "nodes of the tests": 289_300,
