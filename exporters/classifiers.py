@@ -15,7 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from .contract import Loaded, Output, Source, Wanted, as_transform, checked_preprocessing, shared_preprocessing
+from .contract import (
+    Loaded,
+    Output,
+    Source,
+    Wanted,
+    as_transform,
+    checked_preprocessing,
+    shared_preprocessing,
+    without_folders,
+)
 from .digest import file_digest, state_digest
 from .errors import CallError, ExportError, MissingError, quiet
 from .wrappers import (
@@ -36,7 +45,6 @@ from .wrappers import (
     refuse_partial,
     unknown_tag,
     weights_file,
-    without_folders,
 )
 
 Outputs = tuple[Output, ...]

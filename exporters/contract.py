@@ -169,6 +169,16 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
+def without_folders(name: str) -> str:
+    """Return a model name for a published file: of a local folder only its last part.
+
+    >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
+    ('local-dir:clip', 'hf-hub:org/repo')
+    """
+    schema, _, place = name.partition(":")
+    return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
+
+
 def embed(model: onnx.ModelProto, contract: Mapping[str, Any]) -> None:
     """Write the contract into the model's metadata_props, replacing an earlier one."""
     keep_metadata(model, METADATA_KEY.__ne__)

@@ -14,7 +14,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .contract import Loaded, Output, Source, Wanted, checked_preprocessing, shared_preprocessing
+from .contract import Loaded, Output, Source, Wanted, checked_preprocessing, shared_preprocessing, without_folders
 from .digest import file_digest, state_digest
 from .errors import CallError, ExportError, first_line
 from .wrappers import (
@@ -36,7 +36,6 @@ from .wrappers import (
     unknown_tag,
     weights_file,
     with_text_head,
-    without_folders,
 )
 
 

@@ -69,16 +69,6 @@ def loaded(
     return Loaded(module, outputs, *pixels, source, packages, wanted.prompts)
 
 
-def without_folders(name: str) -> str:
-    """Return a model name for a published file: of a local folder only its last part.
-
-    >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
-    ('local-dir:clip', 'hf-hub:org/repo')
-    """
-    schema, _, place = name.partition(":")
-    return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
-
-
 # Weights
 
 
