@@ -1,13 +1,15 @@
-"""Confidence bounds: of statistics that a run looks at more than once (`radius`, `share_bounds`), of accuracies
-(`wilson`), of correlations (`correlation_bounds`).
+"""Confidence bounds: of statistics that are looked at more than once, of accuracies (`wilson`), of correlations
+(`correlation_bounds`).
 
 A run looks at the evidence at fixed numbers of images (`is_look`), so the batch size never decides where it stops.
-Each bound holds at all looks together.
+`depth` and `share_floor` give lower bounds for such a run: they hold at all of its looks together. `radius` and
+`share_bounds` hold at every number of images together. The formulas, and why they hold: docs/statistics.md.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -19,7 +21,12 @@ CONFIDENCE = 0.95  # of every interval of an accuracy or a correlation
 FIRST_LOOK = 50  # images; the least that a profile asks for, unless it asks for more
 LOOK_EVERY = 16  # images between two later looks
 TUNED_FOR = 50  # images at which the bounds are tightest: those of the first look
-SMALL_SAMPLE = 2.0  # widening by 1 + 2/√n: the sequence is asymptotic; keeps Pareto(3) tails within α (simulated)
+SMALL_SAMPLE = 2.0  # widening by 1 + 2/√n: normal theory is asymptotic (simulated)
+HORIZON = 288  # images at the last look that `CRITICAL` is for
+LOOKS_ALPHA = 0.05  # error rate that `CRITICAL` is for
+BEYOND = 0.1  # share of it for all n that are not between the first look and the horizon
+NO_SKEWNESS = 1e-6  # below it the skewed and the plain quantile differ by less than 1e-5
+CRITICAL = 2.3273  # P(a standard Brownian motion ever exceeds this times √n, n a look to the horizon) = 0.045
 
 
 def is_look(n: int, first: int = FIRST_LOOK) -> bool:
@@ -50,6 +57,48 @@ def radius(n: int, influence_sd: float, alpha: float) -> float:
     a = n * rho2 + 1
     sequence = math.sqrt(2 * a / (n * n * rho2) * math.log(math.sqrt(a) / alpha))
     return influence_sd * sequence * (1 + SMALL_SAMPLE / math.sqrt(n))
+
+
+def depth(n: int, influence_sd: float, skewness: float) -> float:
+    """Compute how far a statistic's lower bound lies below its estimate, in a run that looks at fixed n.
+
+    From the first look to the horizon σ̂/√n · (3/q)·(∛(1 + q·(z − q/6)) − 1) with z = CRITICAL · (1 + SMALL_SAMPLE/√n):
+    a flat group-sequential boundary (Pocock 1977; the constant by recursive integration, Armitage, McPherson, Rowe
+    1969), the skewness removed by Hall's cubic transformation (Hall 1992, "On the removal of skewness by
+    transformation"). At other n `radius` at the rest of the error rate.
+
+    Args:
+        n: number of images, at least 1.
+        influence_sd: as for `radius`.
+        skewness: q, of the estimate itself (`grouped_jackknife`): for a mean the images' skewness over √n.
+
+    Returns:
+        The distance; infinity where the SD or the skewness is not known (NaN).
+    """
+    if not FIRST_LOOK <= n <= HORIZON:
+        return radius(n, influence_sd, BEYOND * LOOKS_ALPHA)
+    if not math.isfinite(influence_sd + skewness):
+        return math.inf
+    z, q = CRITICAL * (1 + SMALL_SAMPLE / math.sqrt(n)), skewness
+    skewed = 3 / q * float(np.cbrt(1 + q * (z - q / 6)) - 1) if abs(q) > NO_SKEWNESS else z
+    return influence_sd / math.sqrt(n) * skewed
+
+
+def share_floor(count: int, n: int) -> float:
+    """Compute the lower bound of the rate of a Bernoulli sequence, in a run that looks at fixed n.
+
+    From the first look to the horizon the p with P(X ≥ count | n, p) = 1 − Φ(CRITICAL): one-sided Clopper–Pearson at
+    the level of one look. At other n that of `share_bounds` at the rest of the error rate.
+    """
+    if not FIRST_LOOK <= n <= HORIZON:
+        return share_bounds(count, n, BEYOND * LOOKS_ALPHA)[0]
+    level, k = NormalDist().cdf(-CRITICAL), np.arange(count, n + 1)
+    ways = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(count, n + 1)])
+
+    def is_too_low(p: float) -> bool:
+        return float(np.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p)).sum()) < level
+
+    return 0.0 if count == 0 else _edge(count / n, 0.0, is_too_low)
 
 
 def share_bounds(count: int, n: int, alpha: float) -> tuple[float, float]:
@@ -83,22 +132,30 @@ def share_bounds(count: int, n: int, alpha: float) -> tuple[float, float]:
         log_likelihood = (count * math.log(p) if count else 0.0) + ((n - count) * math.log1p(-p) if n > count else 0.0)
         return mixture - log_likelihood > -math.log(alpha)
 
-    def edge(inside: float, outside: float) -> float:
-        for _ in range(60):  # bisection: 2^-60 is below float precision
-            middle = (inside + outside) / 2
-            inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
-        return outside  # the wider side
-
     estimate = count / n
-    return (0.0 if count == 0 else edge(estimate, 0.0)), (1.0 if count == n else edge(estimate, 1.0))
+    return (0.0 if count == 0 else _edge(estimate, 0.0, beyond)), (1.0 if count == n else _edge(estimate, 1.0, beyond))
+
+
+def _edge(inside: float, outside: float, is_beyond: Callable[[float], bool]) -> float:
+    """Find where an interval ends between a value in it and one beyond it: the wider side."""
+    for _ in range(60):  # bisection: 2^-60 is below float precision
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if is_beyond(middle) else (middle, outside)
+    return outside
 
 
 def grouped_jackknife_sd(whole: float, without: Array, sizes: Array) -> float:
-    """Compute √n times the delete-a-group jackknife standard error, for groups of unequal size.
+    """Compute √n times the delete-a-group jackknife standard error (`grouped_jackknife`)."""
+    return grouped_jackknife(whole, without, sizes)[0]
+
+
+def grouped_jackknife(whole: float, without: Array, sizes: Array) -> tuple[float, float]:
+    """Compute √n times the delete-a-group jackknife standard error, and the skewness of the estimate.
 
     Var = (1/g) Σ_j (p_j − θ_J)² / (h_j − 1), p_j = h_j·θ − (h_j − 1)·θ_(j), h_j = n/m_j,
     θ_J = g·θ − Σ_j (1 − m_j/n)·θ_(j) (Busing, Meijer, van der Leeden 1999,
     "Delete-m jackknife for unequal m"). For a mean and groups of one image it equals the sample SD (ddof=1).
+    q = Σ_j r_j³ / (Σ_j r_j²)^1.5, r_j = (p_j − θ_J)/h_j: what each group moves the estimate by (ours).
 
     Args:
         whole: the statistic over all images.
@@ -106,16 +163,17 @@ def grouped_jackknife_sd(whole: float, without: Array, sizes: Array) -> float:
         sizes: (group,) number of images of each group, each at least 1.
 
     Returns:
-        The SD of the influence function; NaN with fewer than two groups or any undefined value.
+        The SD of the influence function, and q; NaN with fewer than two groups or any undefined value.
     """
     if len(sizes) < 2 or not math.isfinite(whole) or not np.isfinite(without).all():
-        return math.nan
+        return math.nan, math.nan
     n = sizes.sum()
     h = n / sizes
     pseudo = h * whole - (h - 1) * without
     jackknifed = len(sizes) * whole - np.sum((1 - sizes / n) * without)
-    variance = np.mean((pseudo - jackknifed) ** 2 / (h - 1))
-    return float(np.sqrt(n * variance))
+    moved = (pseudo - jackknifed) / h
+    variance, scale = np.mean((pseudo - jackknifed) ** 2 / (h - 1)), np.sum(moved**2) ** 1.5
+    return float(np.sqrt(n * variance)), float(np.sum(moved**3) / scale) if scale else 0.0
 
 
 class Accuracy(Frozen):

@@ -13,12 +13,12 @@ PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
     "code lines": 32_820,
-    "nodes": 315_800,
+    "nodes": 316_000,
     "files": 275,
     "lines of the longest file": 504,
     "words in the first sentence of a docstring": 14,
-    "code lines of the tests": 25_820,
-    "nodes of the tests": 289_300,
+    "code lines of the tests": 25_920,
+    "nodes of the tests": 290_600,
 }
 
 

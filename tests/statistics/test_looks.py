@@ -1,0 +1,149 @@
+"""Lower bounds of a run that looks at fixed numbers of images: the constant, the formulas, how often they are wrong."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+from robustcheck_onnx.checker.statistics import intervals
+from support import profile
+
+LOOKS = [50, *range(64, 289, 16)]
+PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
+
+
+def ever_above(critical: float, looks: Sequence[int], nodes: int = 101) -> float:
+    """P(a standard Brownian motion W has W(n) > critical·√n at a look), by integration from look to look."""
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    place, mass, before, total = np.zeros(1), np.ones(1), 0, 0.0
+    for n in looks:
+        sd, edge, floor = math.sqrt(n - before), critical * math.sqrt(n), -9 * math.sqrt(n)
+        total += float(mass @ stats.norm.sf((edge - place) / sd))
+        new = (edge - floor) / 2 * x + (edge + floor) / 2
+        mass = (edge - floor) / 2 * w * (stats.norm.pdf((new[:, None] - place) / sd) / sd @ mass)
+        place, before = new, n
+    return total
+
+
+def test_the_constant_spends_nine_tenths_of_the_error_rate_over_the_looks() -> None:
+    """By integration, by the multivariate normal distribution, and by simulation."""
+    assert [n for n in range(1, intervals.HORIZON + 1) if intervals.is_look(n)] == LOOKS
+    spent = (1 - intervals.BEYOND) * intervals.LOOKS_ALPHA
+    assert ever_above(intervals.CRITICAL, LOOKS) == pytest.approx(spent, abs=1e-5)
+    n = np.array(LOOKS, dtype=float)
+    correlation = np.sqrt(np.minimum.outer(n, n) / np.maximum.outer(n, n))
+    below = stats.multivariate_normal(cov=correlation, seed=0, maxpts=200_000).cdf(np.full(len(n), intervals.CRITICAL))
+    assert 1 - below == pytest.approx(spent, abs=5e-4)
+    steps = np.random.default_rng(0).normal(size=(100_000, len(n))) * np.sqrt(np.diff(n, prepend=0))
+    crossed = (np.cumsum(steps, axis=1) > intervals.CRITICAL * np.sqrt(n)).any(axis=1).mean()
+    assert crossed == pytest.approx(spent, abs=4 * math.sqrt(spent / 100_000))
+
+
+def error_of_share(rate: float, looks: Sequence[int]) -> float:
+    """P(`share_floor` is ever above the rate at a look), exactly: the distribution of the count from look to look."""
+    counts, before, total = np.ones(1), 0, 0.0
+    for n in looks:
+        counts = np.convolve(counts, stats.binom.pmf(np.arange(n - before + 1), n - before, rate))
+        above = stats.binom.sf(np.arange(n + 1) - 1, n, rate) < stats.norm.sf(intervals.CRITICAL)
+        total += float(counts[above].sum())
+        counts, before = np.where(above, 0, counts), n
+    return total
+
+
+@pytest.mark.parametrize("first", [50, 57, 100, 250])
+@pytest.mark.parametrize("last", [64, 171, 287, 288])
+def test_other_first_and_last_looks_are_wrong_no_more_often(first: int, last: int) -> None:
+    """A profile may ask for more images, and a run may end between two looks."""
+    looks = [*(n for n in range(1, last) if intervals.is_look(n, first)), last]
+    assert ever_above(intervals.CRITICAL, looks) <= 0.045 + 1e-5
+    assert max(error_of_share(rate, looks) for rate in np.linspace(0.02, 0.98, 25)) <= 0.045
+
+
+def test_share_floor_is_wrong_in_less_than_its_error_rate_at_every_rate() -> None:
+    assert max(error_of_share(rate, LOOKS) for rate in np.linspace(0.005, 0.995, profile.sized(100, 496))) <= 0.045
+
+
+def test_skewness_of_a_mean_is_that_of_the_images_over_root_n() -> None:
+    x = np.random.default_rng(0).gamma(2, size=60)
+    sd, skewness = intervals.grouped_jackknife(float(x.mean()), (x.sum() - x) / 59, np.ones(60))
+    assert sd == pytest.approx(x.std(ddof=1), rel=1e-10)
+    assert skewness == pytest.approx(stats.skew(x) / math.sqrt(60), rel=1e-10)
+    alike = np.ones(4)
+    assert intervals.grouped_jackknife(1.0, alike, alike) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("unknown", [(math.nan, 0.0), (1.0, math.nan)])
+def test_unknown_spread_gives_no_lower_bound(unknown: tuple[float, float]) -> None:
+    assert intervals.depth(64, *unknown) == math.inf
+
+
+def constants() -> dict[str, float]:
+    """The numbers that the page gives by name (`name = number`), to write the bounds from the page alone."""
+    text = PAGE.read_text(encoding="utf-8").partition("## Confidence bounds")[2]
+    return {name: float(value) for name, value in re.findall(r"`(\w+) = ([\d.]+)`", text)}
+
+
+def test_the_page_gives_the_bounds() -> None:
+    """Written from docs/statistics.md with SciPy; nothing of the package's arithmetic."""
+    c = constants()
+
+    def sequence(n: int, a: float) -> float:
+        v = (-2 * np.log(a) + np.log(1 - 2 * np.log(a))) / c["first"]
+        return float(np.sqrt(2 * (n * v + 1) / (n**2 * v) * np.log(np.sqrt(n * v + 1) / a)) * (1 + c["w"] / np.sqrt(n)))
+
+    def least(s: int, n: int, a: float) -> float:
+        density = stats.beta(s + 1, n - s + 1).logpdf
+        return float(optimize.brentq(lambda p: density(p) - np.log(a), 1e-12, s / n)) if s else 0.0
+
+    for n in (2, 49, 50, 64, 171, 288, 289, 1000):
+        inside = c["first"] <= n <= c["last"]
+        for q in (-0.4, 0.0, 0.7):
+            z = c["c"] * (1 + c["w"] / np.sqrt(n))
+            t = (3 / q * (np.cbrt(1 + q * (z - q / 6)) - 1) if q else z) / np.sqrt(n)
+            want = 2.5 * (t if inside else sequence(n, c["beyond"]))
+            assert intervals.depth(n, 2.5, q) == pytest.approx(want, rel=1e-9)
+        for s in {0, 1, n // 2, n - 1}:
+            level = stats.norm.sf(c["c"])
+            want = (stats.beta.ppf(level, s, n - s + 1) if s else 0.0) if inside else least(s, n, c["beyond"])
+            assert intervals.share_floor(s, n) == pytest.approx(want, rel=1e-7)
+            assert intervals.share_bounds(s, n, 0.01)[0] == pytest.approx(least(s, n, 0.01), rel=1e-7)
+        assert intervals.radius(n, 1.0, 0.05 / 6) == pytest.approx(sequence(n, c["upper"]), rel=1e-6)
+
+
+def low(share: float) -> Callable[..., np.ndarray]:
+    """Values of which a share is low."""
+    return lambda g, s: np.where(g.random(s) < share, share - 1, share) + g.normal(0, 0.05, s)
+
+
+FAMILIES: dict[str, tuple[Callable[..., np.ndarray], float, float]] = {
+    "uniform": (lambda g, s: g.uniform(-1, 1, s), 0.05, 0.05),
+    "Gaussian": (lambda g, s: g.normal(0, 3, s), 0.05, 0.05),
+    "lognormal(1)": (lambda g, s: g.lognormal(0, 1, s) - math.exp(0.5), 0.05, 0.05),
+    "Pareto(3)": (lambda g, s: g.pareto(3, s) - 0.5, 0.05, 0.05),
+    "t(3)": (lambda g, s: g.standard_t(3, s), 0.05, 0.05),
+    "left lognormal(1)": (lambda g, s: math.exp(0.5) - g.lognormal(0, 1, s), 0.06, 0.06),
+    "10 % low": (low(0.1), 0.05, 0.05),
+    "5 % low": (low(0.05), 0.11, 0.10),
+    "2 % low": (low(0.02), 0.21, 0.31),
+}
+"""How values of mean 0 are drawn, and in which share of the runs a bound for all n, and one for looks, may pass it."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_how_often_a_bound_passes_the_truth(family: str) -> None:
+    """A threshold exactly at the truth, looks to 2,048 images: docs/statistics.md has these rates."""
+    draw, before, now = FAMILIES[family]
+    looks = np.array([n for n in range(1, 2049) if intervals.is_look(n)])
+    x = draw(np.random.default_rng(11), (profile.sized(500, 2000), 2048))
+    m1, m2, m3 = (np.cumsum(x**k, axis=1)[:, looks - 1] / looks for k in (1, 2, 3))
+    variance = m2 - m1**2
+    skewness = (m3 - 3 * m1 * m2 + 2 * m1**3) / variance**1.5 / np.sqrt(looks)
+    sd = np.sqrt(variance * looks / (looks - 1))
+    for_all, upper = (np.array([intervals.radius(int(n), 1.0, a) for n in looks]) * sd for a in (0.05, 0.05 / 6))
+    depths = np.vectorize(intervals.depth)(looks, sd, skewness)
+    for most, above in ((before, m1 > for_all), (now, m1 > depths), (0.05, -m1 > upper)):
+        assert above.any(axis=1).mean() <= most
