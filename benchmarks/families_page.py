@@ -40,6 +40,9 @@ A file can pass if its tensor is not assumed, and if the tensor's kind, pooling 
 
 Whether it does pass is a matter of its weights: they must show persistent outlier features.
 
+Encoders can be robust without them: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) and, by the accuracies that its authors
+published (Oquab et al. 2023), DINOv2 ViT-g/14 show none. WARN says nothing against such a model.
+
 The thresholds hold for these ends because the real positives have them. Real positives are published representations,
 of real weights, that show persistent outlier features:
 
@@ -93,7 +96,7 @@ def page(records: list[Record], n_listed: int, versions: dict[str, str]) -> str:
 
 def _positives() -> str:
     rows = [row for row in references() if row.expected == "present" and not row.excluded]
-    return "\n".join(f"- {checkpoint}" for checkpoint in sorted({row.checkpoint for row in rows}))
+    return "\n".join(f"- {model}" for model in sorted({row.model for row in rows}))
 
 
 def _summary(records: list[Record], n_listed: int, versions: dict[str, str]) -> str:

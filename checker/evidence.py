@@ -36,7 +36,7 @@ class OutlierFeature(Frozen):
     share: float
     """share of the activation kurtosis, 0–1"""
     frequency: float
-    """share of the images in which z is beyond 4 SD on the feature's usual side, 0–1"""
+    """share of the images in which z is beyond 4 SD on the feature's usual side (that of its mean z), 0–1"""
     mean_z: float
     """mean over images of z (SD units); its sign is the feature's sign"""
     persistent: bool
