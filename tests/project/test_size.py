@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_820,
-    "nodes": 316_000,
+    "code lines": 32_840,
+    "nodes": 316_300,
     "files": 275,
     "lines of the longest file": 504,
     "words in the first sentence of a docstring": 14,
