@@ -129,12 +129,13 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
     served: MockHub, encoder: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it the preprocessing would be assumed."""
-    served.put("org/one", {"m.onnx": encoder, "open_clip_config.json": SIDECAR})
     (tmp_path / "m.onnx").write_bytes(encoder)
-    read = Mock(side_effect=[tmp_path / "m.onnx", FileNotFoundError(2, "no such file")])
-    monkeypatch.setattr(hub.Repository, "fetch", read)
-    with pytest.raises(StoreError, match="it was listed, and is not there"):
-        check("hf://org/one", max_images=3)
+    for name in ("m.onnx", "onnx/m.onnx"):
+        served.put("org/one", {name: encoder, "open_clip_config.json": SIDECAR})
+        read = Mock(side_effect=[tmp_path / "m.onnx", FileNotFoundError(2, "no such file")])
+        monkeypatch.setattr(hub.Repository, "fetch", read)
+        with pytest.raises(StoreError, match="it was listed, and is not there"):
+            check("hf://org/one", max_images=3)
 
 
 def test_which_file_is_meant() -> None:
