@@ -125,7 +125,7 @@ def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path:
     exact = directions_truth.truth(weight, bias, rows)
     directions_truth.assert_is_truth(report.raw, exact, 40, rtol=1e-6, of_largest=1e-6)
     assert report.in_distribution is not None
-    assert report.in_distribution.accuracy.n_correct == 33  # as `shift` measures on these 40 photos
+    assert report.in_distribution.accuracy.n_correct == 34  # as `shift` measures on these 40 photos
 
 
 def coloured(folder: Path, *, names: tuple[str, ...] = ("0", "1", "2"), n: int = 20, seed: int = 0) -> Path:
