@@ -66,6 +66,14 @@ def sometimes(rng: np.random.Generator, n: int, d: int, share: float = 0.25) -> 
     return h
 
 
+def kinds(rng: np.random.Generator, n: int, d: int, count: int = 3) -> np.ndarray:
+    """Kinds of images, each with a 20 SD feature of its own: the strongest three are there, never one in most "
+    "images."""
+    h = rng.normal(size=(n, d))
+    h[np.arange(n), rng.integers(0, count, n)] += 20
+    return h
+
+
 def many(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
     """A twelfth of the features shifted by 3.2: constant, strong together, and no outlier among them."""
     h = rng.normal(size=(n, d))
@@ -102,6 +110,8 @@ NEGATIVES: dict[str, Draw] = {
     "heavy tails, one 4.6 SD feature": heavy_tails,
     "random 12 SD spikes, one 5 SD feature": spikes,
     "20 SD feature in a quarter of the images": sometimes,
+    "20 SD feature in two fifths of the images": lambda g, n, d: sometimes(g, n, d, 0.4),
+    "three kinds of images, a 20 SD feature each": kinds,
     "many features of 3.2 SD": many,
     "a twenty-fifth of the features beyond 4 SD": crowd,
     "hard-swish below zero, planted feature": lambda g, n, d: hard_swish(planted(g, n, d, 20) - 1.5),

@@ -15,22 +15,24 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import predict_facts as facts
-from predict_facts import FINETUNED, PROFILE, SUITE, ZERO_SHOT, Checkpoint, with_label
+from predict_facts import FINETUNED, PROFILE, SUITE, ZERO_SHOT, Checkpoint, auroc, joint_score, with_label
 from predict_text import CRITERIA, GUARDS, IF_SO, TEXT
+from scipy.stats import spearmanr
 
 from robustcheck_onnx.thresholds import published, results, suite
-from robustcheck_onnx.thresholds.error_rates import auroc, joint_score, rank_correlation
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic
 from robustcheck_onnx.thresholds.reference import Reference, references
 
 PAGE = Path(__file__).parent.parent / "docs" / "does-pass-predict-robustness.md"
 WORDS: dict[Statistic, str] = {
+    "strength": "strength",
     "kurtosis": "activation kurtosis K",
     "persistence_ratio": "persistence ratio K/Kc",
     "top3_share": "top-3 share",
-    "outlier_frequency": "outlier frequency",
+    "outlier_frequency": "persistence",
     "negative_energy": "negative energy",
     "negative_z_energy": "negative energy of z",
+    "two_sidedness": "two-sidedness",
 }
 SHOWN: tuple[Statistic, ...] = (*PROFILE.deciding, *(name for name in STATISTICS if name not in PROFILE.deciding))
 WIDTH = 120  # characters of a line
@@ -44,7 +46,6 @@ def page() -> str:
     robust, fragile = with_label("present", known), with_label("absent", known)
     of_text = [one for one in checkpoints if one.training == "image_text"]
     others = [one for one in checkpoints if one.training != "image_text"]
-    joint = joint_score(PROFILE.thresholds)
     left_out = PROFILE.calibration.left_out_false_warn
     spans = {one.name: [row.kurtosis for row in one.sets] for one in known}
     factors = {name: max(values) / min(values) for name, values in spans.items()}
@@ -83,7 +84,7 @@ def page() -> str:
         n_text_pass=sum(one.passed for one in of_text),
         n_other=len(others),
         n_other_pass=sum(one.passed for one in others) or "none",
-        auroc=auroc(*([one.median(joint) for one in side] for side in (robust, fragile))),
+        auroc=auroc(*([one.median(joint_score) for one in side] for side in (robust, fragile))),
         text_warn=_names(one for one in of_text if not one.passed),
         new_robust=sum(member.label == "present" for member in new),
         new_fragile=sum(member.label == "absent" for member in new),
@@ -117,8 +118,12 @@ def wrapped(text: str) -> str:
 
 
 def _signed(row: Reference) -> bool:
-    energies = [name for name in PROFILE.deciding if name in ENERGIES]
-    return all(row.estimate(name) > PROFILE.thresholds[name].minimum for name in energies)
+    return row.two_sidedness > PROFILE.thresholds["two_sidedness"].minimum
+
+
+def _estimate(row: Reference, name: Statistic) -> float:
+    value = float(getattr(row, name))
+    return min(value, 1 - value) if name in ENERGIES else value
 
 
 def _table(known: Sequence[Checkpoint]) -> str:
@@ -127,7 +132,7 @@ def _table(known: Sequence[Checkpoint]) -> str:
     for one in known:
         beyond = any(shift in row.extrapolated for row in _rows(one) for shift in published.MEAN_SHIFTS)
         cells = [one.name, one.training.replace("_", "-"), f"{one.mean_pp:+.1f}" + ("\\*" if beyond else "")]
-        cells += [_range([row.estimate(name) for row in one.sets]) for name in SHOWN]
+        cells += [_range([_estimate(row, name) for row in one.sets]) for name in SHOWN]
         lines.append(f"| {' | '.join(cells)} | {sum(one.passing)} of {len(one.sets)} |")
     limits = [f"{PROFILE.thresholds[n].minimum:g}" if n in PROFILE.thresholds else "decides nothing" for n in SHOWN]
     return "\n".join([*lines, f"| *passes above* | | | {' | '.join(limits)} | |"])
@@ -167,16 +172,19 @@ def scores() -> dict[str, Callable[[Reference], float]]:
     """What is correlated with ER, by its name."""
 
     def of(name: Statistic) -> Callable[[Reference], float]:
-        return lambda row: row.estimate(name)
+        return lambda row: _estimate(row, name)
 
-    return {WORDS[name]: of(name) for name in SHOWN} | {"joint score": joint_score(PROFILE.thresholds)}
+    return {WORDS[name]: of(name) for name in SHOWN} | {"joint score": joint_score}
 
 
 def correlations(some: Sequence[Checkpoint]) -> dict[str, tuple[float | None, tuple[float, float] | None]]:
     """Spearman's correlation of each score with ER over checkpoints, the median of each one's sets; its interval."""
     known = [one for one in some if one.mean_pp is not None]
     pp = [one.mean_pp or 0.0 for one in known]
-    found = {name: rank_correlation([one.median(score) for one in known], pp) for name, score in scores().items()}
+    found = {
+        name: round(float(spearmanr([one.median(score) for one in known], pp).statistic), 3)
+        for name, score in scores().items()
+    }
     return {name: (r, facts.interval(r, len(known))) for name, r in found.items()}
 
 
@@ -187,7 +195,7 @@ def _correlations(known: Sequence[Checkpoint]) -> dict[str, object]:
     lines = [f"| | all {len(known)} | {n} zero-shot encoders |", "|---|---|---|"]
     lines += [f"| {name} | {told(*everywhere[name])} | {told(*within[name])} |" for name in within]
     told_apart = {name: r for name, (r, ends) in within.items() if ends and (ends[0] > 0 or ends[1] < 0)}
-    guards = [WORDS[name] for name in ENERGIES if WORDS[name] in told_apart]
+    guards = [WORDS[name] for name in (*ENERGIES, "two_sidedness") if WORDS[name] in told_apart]
     outliers = [name for name in told_apart if name not in guards]
     each = 1 - (1 - facts.CONFIDENCE) / len(within)  # Bonferroni's share
     all_together = [f"{name} {told(r := told_apart[name], facts.interval(r, n, each))}" for name in guards]

@@ -10,10 +10,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from scipy.stats import mannwhitneyu
+from scipy.stats import beta, mannwhitneyu
 
 from robustcheck_onnx.thresholds import published, results, suite
-from robustcheck_onnx.thresholds.error_rates import auroc, clopper_pearson_upper, joint_score
 from robustcheck_onnx.thresholds.fit import passes
 from robustcheck_onnx.thresholds.make_profile import rows_of
 from robustcheck_onnx.thresholds.profile import load
@@ -155,6 +154,21 @@ def least_told(n: int) -> float:
     return 1.0
 
 
+def joint_score(row: Reference) -> float:
+    """How far a set lies above all thresholds: the smallest logarithm of an estimate over its threshold, 0 at it."""
+    return min(math.log(max(getattr(row, name), 1e-9) / t.minimum) for name, t in PROFILE.thresholds.items())
+
+
+def auroc(with_: Sequence[float], without: Sequence[float]) -> float:
+    """Probability that one of the first lies above one of the others; ties count half."""
+    return float(mannwhitneyu(with_, without).statistic / (len(with_) * len(without)))
+
+
+def clopper_pearson_upper(k: int, n: int) -> float:
+    """One-sided 95 % bound of a rate; 1 where every trial is an error."""
+    return 1.0 if k == n else float(beta.ppf(CONFIDENCE, k + 1, n - k))
+
+
 def share(n_hit: int, n: int, limit: float) -> Outcome:
     """Whether a share lies above a limit: refuted if its lower bound does, holds if its upper bound lies below.
 
@@ -162,8 +176,8 @@ def share(n_hit: int, n: int, limit: float) -> Outcome:
     """
     if n == 0:
         return Outcome("open", "no checkpoint")
-    high = clopper_pearson_upper(n_hit, n, 1 - CONFIDENCE)
-    low = 1 - clopper_pearson_upper(n - n_hit, n, 1 - CONFIDENCE)
+    high = clopper_pearson_upper(n_hit, n)
+    low = 1 - clopper_pearson_upper(n - n_hit, n)
     numbers = f"{n_hit} of {n}; {100 * low:.0f} to {100 * high:.0f} %"
     if n < LEAST:
         return Outcome("open", numbers)
@@ -191,13 +205,12 @@ def criteria(representation: Sequence[Checkpoint], pooled: Sequence[Checkpoint])
     representation, pooled: the checkpoints by either tensor; pooled: empty where it was not measured.
     """
     robust, others = with_label("present", representation), with_label("absent", representation)
-    joint = joint_score(PROFILE.thresholds)
     zero_shot = [one for one in with_label("present", pooled) if one.group == ZERO_SHOT]
     finetuned = [one for one in pooled if one.group == FINETUNED]
     return [
         share(sum(one.passed for one in others), len(others), FALSE_PASS),
         share(sum(not one.passed for one in robust), len(robust), MISSED),
-        above([one.median(joint) for one in robust], [one.median(joint) for one in others]),
+        above([one.median(joint_score) for one in robust], [one.median(joint_score) for one in others]),
         above([one.median(_kurtosis) for one in zero_shot], [one.median(_kurtosis) for one in finetuned]),
     ]
 

@@ -41,7 +41,7 @@ verdicts agree with the table is no finding. Verdicts are by point estimates and
 ## Verdict against ER
 {verdicts}
 
-- **Misses**: {misses}. With its checkpoint left out of the fit, this one is missed, too: {weak}.
+- **Misses**: {misses}. Missed, too, if left out of the fit: {weak}.
 - **False PASS**: {false_passes}, of {n_fragile} checkpoints.
 - **Not known**: these pass, and no ER of theirs is among the published: {unknown}. {n_unknown_warn} more have none, and
   do not pass.

@@ -114,7 +114,7 @@ def lite0(folder: Path) -> Iterator[Case]:
 
 def _expected(name: str, planted: bool) -> tuple[str, frozenset[str], str, str]:
     if not planted:
-        reasons = {"reference_without_indication", "no_persistent_outlier_features", "rectified"}
+        reasons = {"reference_without_indication", "too_weak", "not_persistent", "one_sided"}
         if name == "int8-dynamic":
             reasons.add("batch_dependent")
         return "WARN", frozenset(reasons), "WARN", "supervised and rectified: there is nothing to keep"

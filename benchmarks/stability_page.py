@@ -109,7 +109,8 @@ Written by `python benchmarks/stability.py EMBEDDINGS_DIR`. `robustcheck MODEL -
 models, and on each again with one thing changed, and with all three changed at once. The reference is ONNX Runtime
 {new}, graph optimisation on, two threads. {old} and {new} are the lowest and the newest version that
 `pyproject.toml` allows and that pip {which} for Python {python}; both stood in new environments which differed in
-nothing else (CPU wheel `onnxruntime`, the other packages as in `constraints.txt`). {cpu}, CPU provider.
+nothing else (CPU wheel `onnxruntime`, the other packages as in `constraints.txt`). {cpu}, CPU provider; profile
+{profile}.
 
 {found}
 
@@ -172,6 +173,7 @@ def page(table: list[Row], refused: list[str], *, skipped: bool) -> str:
             which="installs" if skipped else "finds",
             python=".".join(map(str, sys.version_info[:3])),
             cpu=cpu_name(),
+            profile=profiles.load().id,
             found=sentences(table),
             models=len({row.file.model for row in table}),
             refused="; ".join(refused) or "none",

@@ -13,10 +13,7 @@ from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen, without
 from robustcheck_onnx.thresholds.profile import Bounds
 
-# What the numbers below mean by "beyond", "top" and "content"; here, as who reads a record needs them without NumPy.
-# SD of an image's features. The literature on quantisation has 6 (Bondarenko et al. 2023, Dettmers et al. 2022); the
-# strongest feature of the weakest encoder that shows the indication is beyond 6 in 27 % of the images, beyond 4 in 76 %
-OUTLIER_SD = 4.0
+OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
 CONTENT_IMAGES = 50  # varied images that content is measured on: the effective rank grows with their number
 
@@ -27,6 +24,9 @@ class Interval(Frozen):
     estimate: float | None
     low: float | None
     high: float | None
+
+
+NOT_MEASURED = Interval(estimate=None, low=None, high=None)  # in records of versions without the statistic
 
 
 class OutlierFeature(Frozen):
@@ -40,7 +40,7 @@ class OutlierFeature(Frozen):
     mean_z: float
     """mean over images of z (SD units); its sign is the feature's sign"""
     persistent: bool
-    """frequency ≥ 0.5: a persistent outlier feature"""
+    """frequency ≥ 0.5"""
     relative_sd: float | None
     """SD over images of the raw value / its absolute mean; 0 = a constant, None = mean 0 of a feature that varies"""
 
@@ -64,24 +64,24 @@ class Statistics(Frozen):
     """share of the images in which the strongest feature is beyond 4 SD on its usual side, 0–1"""
     negative_energy: Interval
     negative_z_energy: Interval
-    """negative energy of the standardised representation: no offset and no image's norm moves it"""
+    strength: Interval = NOT_MEASURED
+    two_sidedness: Interval = NOT_MEASURED
+    """smallest share of the energy on one side of zero or of each image's median, 0–0.5"""
     centred_kurtosis: float | None
     rms_kurtosis: float | None
     max_median_ratio: float | None
-    """None where a median is 0"""
     zero_share: float | None
     negative_share: float | None
     spread: float | None
     """share of the z energy outside the top three features that varies between images; near 0 = all alike"""
     distinct_share: float
-    """different values of the per-image kurtosis, as a share of the images (of 1,000 evenly spaced ranks at most);
-    near 0 = a few representations, repeated"""
+    """different values of the per-image kurtosis, as a share; near 0 = a few representations, repeated"""
     kurtosis_quantiles: tuple[float, float, float, float, float] | None
-    """5, 25, 50, 75, 95 % of the per-image kurtosis"""
+    """5, 25, 50, 75, 95 %"""
     histogram_edges: tuple[float, ...]
     histogram_counts: tuple[int, ...]
     features: tuple[OutlierFeature, ...]
-    """the features with the largest shares and every persistent outlier feature, strongest first"""
+    """those with the largest shares, and every persistent one, strongest first"""
 
     @property
     def persistent(self) -> tuple[OutlierFeature, ...]:

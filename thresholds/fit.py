@@ -1,30 +1,24 @@
-"""Fits thresholds to measured sets with labels; pure.
+"""Fit thresholds to measured sets with labels; pure.
 
-A set passes when each deciding statistic lies above its threshold, so any one of them turns a set away that is without
-the label, or a trap. Each of those is given to the statistic that turns it away by the widest factor; a statistic's
-threshold lies `GAP_POSITION` of the way from the largest value among those it was given (over random subsets of 50
-images) to the smallest estimate of a passing set: on a logarithmic scale for kurtosis and its ratio, a linear one for
-shares.
+A set passes when each deciding statistic lies above its threshold. So any one of them turns away a set without the
+label, or a trap. Each of those is given to the statistic that turns it away by the widest factor. The threshold of a
+statistic lies `GAP_POSITION` of the way from the largest estimate that it was given to the smallest of a passing set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .profile import ENERGIES, STATISTICS, Statistic, Threshold
+from .profile import DECIDING, Statistic, Threshold
 from .reference import Reference
 
 GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
-LOGARITHMIC = ("kurtosis", "persistence_ratio")  # ratios; the others are shares
-MIN_ENERGY_GAP = 0.05  # below it an energy turns nobody away: signed sets differ by as much among themselves
-SMALLEST = 0.01  # what a factor takes for a share of nothing
-NOTHING: dict[Statistic, float] = {**dict.fromkeys(STATISTICS, 0.0), "kurtosis": 3.0, "persistence_ratio": 1.0}
-"""What Gaussian features without any outlier feature read, however many images, and rectified ones (energies)."""
+SMALLEST = 0.01  # the least value for which a factor is computed
 NO_SET = "none"
 DIGITS = 3  # decimal places of a threshold
 
@@ -33,190 +27,245 @@ Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 
+class Scale(NamedTuple):
+    """How a threshold of one statistic is placed."""
+
+    nothing: float = 0.0
+    """what Gaussian features give"""
+    logarithmic: bool = False
+    least_gap: float = 0.0
+    """the statistic turns nobody away by less"""
+    most: float = math.inf
+    """a threshold is no higher: what is the strongest that 50 images can show must clear it"""
+
+
+SCALES: dict[str, Scale] = {
+    "strength": Scale(0.1, logarithmic=True),
+    "outlier_frequency": Scale(most=0.85),  # 50 images of 50 give a lower bound of 0.87
+    "two_sidedness": Scale(least_gap=0.05),  # two-sided sets differ by as much among themselves
+}
+
+
+class Placed(NamedTuple):
+    """A threshold, and the gap that it was placed in."""
+
+    minimum: float
+    highest_without: float
+    highest_without_set: str
+    lowest_with: float
+    lowest_with_set: str
+
+    @property
+    def threshold(self) -> Threshold:
+        """The record of a profile."""
+        return Threshold(**self._asdict())
+
+
 class Fit(NamedTuple):
     """Thresholds and what they do to the sets they were fitted to."""
 
-    thresholds: dict[Statistic, Threshold]
+    placed: dict[str, Placed]
     missed: tuple[str, ...]
     """sets with the label that do not pass"""
-    nearest: tuple[tuple[str, Statistic, float], ...]
+    nearest: tuple[tuple[str, str, float], ...]
     """(set without the label or trap, the statistic that turns it away, by what factor it lies below the least of the
     passing sets), the nearest first"""
+
+    @property
+    def minimums(self) -> dict[str, float]:
+        """The thresholds alone."""
+        return {name: one.minimum for name, one in self.placed.items()}
 
 
 class Rule(NamedTuple):
     """How to fit: the same for every refit of a calibration."""
 
-    statistics: tuple[Statistic, ...] = STATISTICS
-    """those that decide"""
     position: float = GAP_POSITION
     """of the gap, from without to with"""
     all_must_pass: bool = True
-    """True: sets with the label that overlap with others are an error; False: they are missed, and said"""
+    """True: sets with the label that overlap with others are an error; False: they are missed"""
 
 
 STRICT_RULE = Rule()
 
 
 def taking_part(table: Sequence[Reference]) -> list[Reference]:
-    """The sets that are evidence."""
+    """Return the sets that are evidence."""
     return [row for row in table if not row.excluded]
 
 
 def with_label(expected: str, sets: Sequence[Reference]) -> list[Reference]:
-    """The sets that are `expected` (present or absent) to show the indication."""
+    """Return the sets that are `expected`: present or absent."""
     return [row for row in sets if row.expected == expected]
 
 
 def models(table: Sequence[Reference]) -> list[str]:
-    """The different checkpoints, in the table's order."""
+    """Return the different checkpoints, in the table's order."""
     return list(dict.fromkeys(row.model for row in table))
 
 
-class Sets:
-    """Rows of a table as arrays, so that a table can be fitted without one checkpoint after another.
+class Sets(NamedTuple):
+    """Rows of a table with their estimates as an array (set, statistic)."""
 
-    estimate, least, most: (set, statistic) float64, the statistics in the order of `STATISTICS`.
-    """
+    rows: tuple[Reference, ...]
+    names: tuple[str, ...]
+    values: Array
 
-    def __init__(self, rows: Sequence[Reference]) -> None:
-        self.rows = tuple(rows)
-        columns = [[row.estimate, row.least, row.most] for row in rows]
-        values = np.array([[[of(name) for name in STATISTICS] for of in row] for row in columns])
-        self.estimate, self.least, self.most = np.moveaxis(values.reshape(len(rows), 3, len(STATISTICS)), 1, 0)
-        self.present = np.array([not row.excluded and row.expected == "present" for row in rows], dtype=bool)
-        self.absent = np.array([not row.excluded and row.expected == "absent" for row in rows], dtype=bool)
-        self.trap = np.array([row.trap for row in rows], dtype=bool)
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[Reference],
+        names: Sequence[str] = DECIDING,
+        value: Callable[[Reference, str], float] = getattr,
+    ) -> Sets:
+        """Read the estimates of some statistics from rows."""
+        values = np.array([[value(row, name) for name in names] for row in rows], dtype=np.float64)
+        return cls(tuple(rows), tuple(names), values.reshape(len(rows), len(names)))
 
     def keep(self, wanted: Mask) -> Sets:
-        """These rows only; wanted: (set,) bool."""
-        out = object.__new__(Sets)
-        out.rows = tuple(row for row, want in zip(self.rows, wanted, strict=True) if want)
-        for name in ("estimate", "least", "most", "present", "absent", "trap"):
-            setattr(out, name, getattr(self, name)[wanted])
-        return out
+        """Keep these rows only; wanted: (set,) bool."""
+        return self._replace(rows=tuple(self.rows[i] for i in np.flatnonzero(wanted)), values=self.values[wanted])
 
-    def of_model(self, model: str) -> Mask:
-        """(set,) bool: which rows are of this checkpoint."""
-        return np.array([row.model == model for row in self.rows], dtype=bool)
+    def of_statistics(self, names: Sequence[str]) -> Sets:
+        """Keep these statistics only."""
+        return self._replace(names=tuple(names), values=self.values[:, [self.names.index(name) for name in names]])
 
-    def of_group(self, group: str) -> Mask:
-        """(set,) bool: which rows are of this family."""
-        return np.array([row.group == group for row in self.rows], dtype=bool)
+    def which(self, is_so: Callable[[Reference], bool]) -> Mask:
+        """(set,) bool: of which rows it is so."""
+        return np.array([is_so(row) for row in self.rows], dtype=bool)
 
-    def passing(self, thresholds: Mapping[Statistic, Threshold]) -> Mask:
-        """(set,) bool: whether the point estimates of a set lie above every threshold."""
-        minimum = np.array([thresholds[name].minimum if name in thresholds else -math.inf for name in STATISTICS])
-        return np.asarray((self.estimate > minimum).all(axis=1))
+    @property
+    def present(self) -> Mask:
+        """(set,) bool: evidence, with the label."""
+        return self.which(lambda row: not row.excluded and row.expected == "present")
+
+    @property
+    def without(self) -> Mask:
+        """(set,) bool: evidence without the label, or a trap."""
+        return self.which(lambda row: row.trap or (not row.excluded and row.expected == "absent"))
+
+    def passing(self, minimums: Mapping[str, float]) -> Mask:
+        """(set,) bool: whether the estimates of a set lie above every threshold."""
+        least = np.array([minimums.get(name, -math.inf) for name in self.names])
+        return np.asarray((self.values > least).all(axis=1))
 
 
 def passes(row: Reference, thresholds: Mapping[Statistic, Threshold]) -> bool:
-    """Whether the point estimates of a set lie above every threshold."""
-    return all(row.estimate(name) > threshold.minimum for name, threshold in thresholds.items())
+    """Tell whether the estimates of a set lie above every threshold."""
+    return all(getattr(row, name) > threshold.minimum for name, threshold in thresholds.items())
 
 
-def fit(table: Sequence[Reference] | Sets, rule: Rule = STRICT_RULE) -> Fit:
-    """Thresholds from the sets that take part, and from the traps.
+def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCALES) -> Fit:
+    """Fit thresholds to the sets that take part, and to the traps.
 
     Args:
-        table: measured sets; those with a reason in `excluded` are left out, unless they are traps.
-        rule: which statistics decide, how thresholds are placed, and what an overlap means.
+        sets: those with a reason in `excluded` are left out, unless they are traps.
+        rule: how thresholds are placed, and what an overlap means.
+        scales: of each statistic.
 
     Raises:
         ValueError: no set with, or none without the label; or the two overlap, and with `rule.all_must_pass` one is
             enough for that.
     """
-    sets = table if isinstance(table, Sets) else Sets(table)
-    if not sets.present.any() or not sets.absent.any():
+    present, absent = np.flatnonzero(sets.present), np.flatnonzero(sets.without)
+    if not len(present) or all(sets.rows[i].trap for i in absent):
         raise ValueError("the table needs sets with and without the indication")
-    columns = np.array([STATISTICS.index(name) for name in rule.statistics])
-    passing = np.flatnonzero(sets.present)
-    if not rule.all_must_pass:
-        passing = _that_pass_together(sets, passing, columns)
-    without = np.flatnonzero(sets.absent | sets.trap)
-    factors = _factors(sets, passing, without, columns)
+    passing = present if rule.all_must_pass else _that_pass_together(sets, present, absent, scales)
+    factors = _factors(sets, passing, absent, scales)
     best, factor = factors.argmax(axis=1), factors.max(axis=1)
     if (factor <= 0).any():
-        overlapping = sets.rows[without[factor.argmin()]].set
-        lowest = sets.rows[passing[sets.least[np.ix_(passing, columns)].argmin(axis=0)[best[factor.argmin()]]]].set
-        raise ValueError(f"{overlapping} and {lowest} overlap: no threshold parts them")
-    out: dict[Statistic, Threshold] = {}
-    for place, name in enumerate(rule.statistics):
-        given = without[best == place]
-        low = _named(sets, sets.most, given, columns[place], np.argmax) if len(given) else (NOTHING[name], NO_SET)
-        high = _named(sets, sets.estimate, passing, columns[place], np.argmin)
-        out[name] = _place(low, high, name in LOGARITHMIC, rule.position)
-    missed = tuple(sorted(sets.rows[i].set for i in np.flatnonzero(sets.present & ~sets.passing(out))))
+        worst = factor.argmin()
+        lowest = passing[sets.values[passing, best[worst]].argmin()]
+        raise ValueError(f"{sets.rows[absent[worst]].set} and {sets.rows[lowest].set} overlap: no threshold parts them")
+    placed = {}
+    for column, name in enumerate(sets.names):
+        values, given = sets.values[:, column], absent[best == column]
+        high = passing[values[passing].argmin()]
+        low, of = scales[name].nothing, NO_SET
+        if len(given) and values[given].max() > low:
+            highest = given[values[given].argmax()]
+            low, of = float(values[highest]), sets.rows[highest].set
+        top = float(values[high])
+        placed[name] = Placed(_between(low, top, scales[name], rule.position), low, of, top, sets.rows[high].set)
+    fitted = Fit(placed, (), ())
+    missed = tuple(sorted(sets.rows[i].set for i in present if not sets.passing(fitted.minimums)[i]))
     order = np.argsort(factor, kind="stable")
-    nearest = tuple(
-        (sets.rows[without[i]].set, rule.statistics[best[i]], round(math.exp(factor[i]), DIGITS)) for i in order
-    )
-    return Fit(out, missed, nearest)
+    nearest = tuple((sets.rows[absent[i]].set, sets.names[best[i]], round(math.exp(factor[i]), DIGITS)) for i in order)
+    return Fit(placed, missed, nearest)
 
 
-def _named(
-    sets: Sets, values: Array, rows: Indices, column: int, which: Callable[[Array], np.intp]
-) -> tuple[float, str]:
-    row = rows[which(values[rows, column])]
-    return float(values[row, column]), sets.rows[row].set
+def _between(low: float, high: float, scale: Scale, position: float) -> float:
+    placed = low * (high / low) ** position if scale.logarithmic else low + position * (high - low)
+    return round(max(min(placed, scale.most), low), DIGITS)
 
 
-def _factors(sets: Sets, passing: Indices, without: Indices, columns: Indices) -> Array:
+def _factors(sets: Sets, passing: Indices, absent: Indices, scales: Mapping[str, Scale]) -> Array:
     """(set without, statistic): by what factor, as its logarithm, a set lies below the least of the passing ones.
 
-    0 or less: it does not. An energy turns nobody away by less than `MIN_ENERGY_GAP`.
+    0 or less: it does not.
     """
-    floor = sets.least[np.ix_(passing, columns)].min(axis=0)
-    most = sets.most[np.ix_(without, columns)]
-    out = np.log(np.maximum(floor, SMALLEST)) - np.log(np.maximum(most, SMALLEST))
-    energies = np.array([STATISTICS[column] in ENERGIES for column in columns])
-    return np.where(energies & (floor - most < MIN_ENERGY_GAP), -math.inf, out)
+    floor, without = sets.values[passing].min(axis=0), sets.values[absent]
+    out = np.log(np.maximum(floor, SMALLEST)) - np.log(np.maximum(without, SMALLEST))
+    gaps = np.array([scales[name].least_gap for name in sets.names])
+    return np.where(floor - without < gaps, -math.inf, out)
 
 
-def _that_pass_together(sets: Sets, present: Indices, columns: Indices) -> Indices:
+def _that_pass_together(sets: Sets, present: Indices, absent: Indices, scales: Mapping[str, Scale]) -> Indices:
     """The sets with the label that can pass together, found by leaving out the weakest until they can.
 
-    Each set without the label must lie clearly below them by some statistic: its largest value below the least of
-    theirs. Of the weakest by each statistic, the one goes whose going leaves the fewest sets that do not, then the one
-    with the smallest persistence ratio.
+    Each set without the label must lie below them by some statistic. Of the weakest by each statistic, the one goes
+    whose going leaves the fewest sets that do not.
     """
-    without = np.flatnonzero(sets.absent | sets.trap)
 
     def n_not_below(passing: Indices) -> int:
-        return int((_factors(sets, passing, without, columns) <= 0).all(axis=1).sum())
+        return int((_factors(sets, passing, absent, scales) <= 0).all(axis=1).sum())
 
     passing = present
     while n_not_below(passing):
         if len(passing) == 1:
             last = sets.rows[passing[0]].set
             raise ValueError(f"no set with the indication lies above all sets without it; the last was {last}")
-        least = sets.least[np.ix_(passing, columns)]
-        weakest = np.flatnonzero((least == least.min(axis=0)).any(axis=1))
+        values = sets.values[passing]
+        weakest = np.flatnonzero((values == values.min(axis=0)).any(axis=1))
         dropped = min(
             weakest,
-            key=lambda place: (
-                n_not_below(np.delete(passing, place)),
-                sets.rows[passing[place]].persistence_ratio,
-                sets.rows[passing[place]].set,
-            ),
+            key=lambda at: (n_not_below(np.delete(passing, at)), values[at].tolist(), sets.rows[passing[at]].set),
         )
         passing = np.delete(passing, dropped)
     return passing
 
 
-def _place(low: tuple[float, str], high: tuple[float, str], log: bool, position: float) -> Threshold:
-    """The threshold between two (value, set)."""
-    if log:
-        minimum = math.exp(math.log(low[0]) + position * (math.log(high[0]) - math.log(low[0])))
-    else:
-        minimum = low[0] + position * (high[0] - low[0])
-    minimum = round(minimum, DIGITS)
-    return Threshold(
-        minimum=minimum,
-        highest_without=low[0],
-        highest_without_set=low[1],
-        lowest_with=high[0],
-        lowest_with_set=high[1],
-        bootstrap_low=minimum,
-        bootstrap_high=minimum,
-    )
+class Judged(NamedTuple):
+    """What fits decide about sets that they left out."""
+
+    false_pass: tuple[str, ...]
+    """sets without the label, and traps made of left-out sets"""
+    false_warn: tuple[str, ...]
+    no_fit: tuple[str, ...]
+    """checkpoints or families without which there is no fit: they are not a trial"""
+
+
+def left_out(sets: Sets, refit: Callable[[Sets], Mapping[str, float]], by: str = "model") -> Judged:
+    """Judge each checkpoint ("model") or family ("group") by a fit to the others, and the traps made of it too.
+
+    refit: the thresholds for some of the sets; ValueError where there are none.
+    """
+    false_pass: list[str] = []
+    false_warn: list[str] = []
+    no_fit: list[str] = []
+    for name, others, own in folds(sets, by):
+        try:
+            passing = own.passing(refit(others))
+        except ValueError:
+            no_fit.append(name)
+            continue
+        false_pass += [own.rows[i].set for i in np.flatnonzero(passing & own.without)]
+        false_warn += [own.rows[i].set for i in np.flatnonzero(~passing & own.present)]
+    return Judged(tuple(sorted(false_pass)), tuple(sorted(false_warn)), tuple(sorted(no_fit)))
+
+
+def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:
+    """Yield each checkpoint or family that has evidence: its name, the other sets, its own sets."""
+    for name in dict.fromkeys(getattr(row, by) for row in sets.rows if not row.excluded):
+        own = sets.which(lambda row, name=name: getattr(row, by) == name)
+        yield name, sets.keep(~own), sets.keep(own)

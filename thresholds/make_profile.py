@@ -1,29 +1,28 @@
-"""Makes a threshold profile of measured sets: thresholds, what they rest on, and how far to trust them; pure.
+"""Make a threshold profile of measured sets: thresholds, what they rest on, and how far to trust them; pure.
 
 `fitted_profile` is for the rows that `robustcheck calibrate` measured, `profile_of` for any labelled sets.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
-from functools import partial
+import math
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from . import choice, error_rates, results
+from . import results
 from .ends import End
-from .fit import DIGITS, GAP_POSITION, Rule, Sets, fit, models, passes, taking_part, with_label
+from .fit import DIGITS, GAP_POSITION, Judged, Rule, Sets, fit, folds, left_out, models, passes, taking_part, with_label
 from .profile import (
     DEFINITIONS,
-    ENERGIES,
-    STATISTICS,
+    Bounds,
     Calibration,
-    Chosen,
     Nearest,
     Profile,
+    Rate,
     Statistic,
     TensorFit,
-    load,
+    Threshold,
+    Trained,
     seal,
 )
 from .reference import Reference, derived_traps, traps
@@ -31,12 +30,13 @@ from .results import MIN_IMAGES, TENSORS, Result
 
 SHOWN = 8  # sets and traps named as the nearest
 ALPHA = 0.05  # error rate of each lower bound, and of the upper ones together
+BOUNDS: Bounds = "each"
 WIDER = (5 / 6, 11 / 12)  # where 2/3 is not enough: half of what is left, twice
 FEW_CHECKPOINTS = 10  # without the label; below it the largest of them says little about the next one
 MANY_CHECKPOINTS = 30  # on either side; with 30 and no error the 95 % bound of a rate is 10 %
 FEW = "{with_} checkpoints with and {without} without it: too few for narrow bounds; one error more or less moves them"
 RESULT_LABELS = "with: robustness to natural distribution shifts was published or measured; without: it is absent"
-MEANING = "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness."
+MEANING = "PASS means that the model shows the outlier features of robust CLIP encoders. It does not prove robustness."
 SHIFTS_MEANT = (
     "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
     "adversarial robustness or corruptions."
@@ -57,7 +57,7 @@ def fitted_profile(
     labels: str = "",
     suite_known: bool = True,
 ) -> Profile:
-    """A profile from the rows of a results table.
+    """Make a profile from the rows of a results table.
 
     Args:
         rows: as `results.joined` gives them.
@@ -80,16 +80,16 @@ def fitted_profile(
     some = rows_of(rows, chosen)
     table = results.as_references(some)
     sets = with_traps(table)
-    rule = chosen_rule(sets, _base_rule())
+    rule = chosen_rule(sets)
     fitted = fit(sets, rule)
     by_id = {row.id: row for row in some}
     passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if r.set not in fitted.missed]
-    robustness = {r.id: r.effective_robustness_pp for r in some if r.effective_robustness_pp is not None}
     first = some[0]
     suites = sorted({(row.suite, row.suite_digest) for row in some})
     sides = {"present": "with", "absent": "without", "unlabelled": "without a label"}
+    thresholds = thresholds_of(sets, rule)
     hard = [
-        (r.set, f"{sides[r.expected]}; {'passes' if passes(r, fitted.thresholds) else 'does not pass'}")
+        (r.set, f"{sides[r.expected]}; {'passes' if passes(r, thresholds) else 'does not pass'}")
         for r in table
         if by_id[r.set].hard_case
     ]
@@ -102,7 +102,6 @@ def fitted_profile(
         tensor_rules=sorted({row.rule for row in passing}),
         pools=sorted({row.pool for row in passing}),
         ends=sorted({row.ends_in for row in passing if not row.ends_in.can_make_outliers}, key=str),
-        robustness=robustness,
         limits=_limits(some, passing, missing, suite_known),
         tensor=chosen,
         says={
@@ -114,7 +113,6 @@ def fitted_profile(
             "suite_digest": ", ".join(digest for _, digest in suites),
             "images": f"{first.n_images} images{widest}, seed {first.seed}, {first.images_digest}",
             "labels": labels or RESULT_LABELS,
-            "spread": f"confidence bounds over the images, {100 * (1 - first.alpha):g} % for all statistics together",
             "rule": _rule_text(rule),
             "missing": tuple(sorted(missing.items())),
             "hard_cases": tuple(sorted(hard)),
@@ -133,7 +131,7 @@ def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
 
 def best_tensor(compared: Sequence[TensorFit]) -> str:
     """The tensor that parts the sets better: fewest false PASS with checkpoints left out, then most sets that pass,
-    then the fewest false WARN, the larger AUROC, the larger gap; the representation where all are alike.
+    then the fewest false WARN, then the larger gap; the representation where all are alike.
 
     Raises CannotFitError: no tensor can be fitted.
     """
@@ -147,7 +145,6 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
             -one.left_out_false_pass,
             one.n_passing,
             -one.left_out_false_warn,
-            one.auroc or 0.0,
             one.gap or 0.0,
             -TENSORS.index(one.tensor),
         ),
@@ -155,42 +152,45 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
     return best.tensor
 
 
-def _base_rule() -> Rule:
-    return Rule(statistics=load().deciding, all_must_pass=False)
-
-
 def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
     table = results.as_references(rows_of(rows, tensor))
     sets, used = with_traps(table), taking_part(table)
     n_with = len(with_label("present", used))
-    counted = {"tensor": tensor, "n_with": n_with, "n_without": len(used) - n_with}
+    counted = {"tensor": tensor, "n_with": n_with, "n_without": len(used) - n_with, "auroc": None}
     try:
-        rule = chosen_rule(sets, _base_rule())
+        rule = chosen_rule(sets)
     except ValueError as fault:
         why = sorted({r.excluded for r in table if r.excluded})
         said = f"{fault} (left out: {'; '.join(why)})" if why else str(fault)
-        nothing = {"n_passing": 0, "auroc": None, "left_out_false_pass": 0, "left_out_false_warn": 0, "gap": None}
+        nothing = {"n_passing": 0, "left_out_false_pass": 0, "left_out_false_warn": 0, "gap": None}
         return TensorFit.model_validate({**counted, **nothing, "fault": said})
-    fitted, left_out = fit(sets, rule), choice.judged(sets, rule, "model")
-    ratio = fitted.thresholds["persistence_ratio"]
+    fitted, judged = fit(sets, rule), _left_out(sets, rule)
     return TensorFit.model_validate(
         {
             **counted,
             "n_passing": n_with - len(fitted.missed),
-            "auroc": error_rates.separation(used, error_rates.joint_score(fitted.thresholds)),
-            "left_out_false_pass": len(left_out.false_pass),
-            "left_out_false_warn": len(left_out.false_warn),
-            "gap": round(ratio.lowest_with / ratio.highest_without, DIGITS),
+            "left_out_false_pass": len(judged.false_pass),
+            "left_out_false_warn": len(judged.false_warn),
+            "gap": fitted.nearest[0][2],
         }
     )
 
 
 def with_traps(table: Sequence[Reference]) -> Sets:
     """The sets with those that must not pass: simulated ones, and two of every one-sided set (`derived_traps`)."""
-    return Sets([*table, *traps(), *derived_traps(table)])
+    return Sets.of([*table, *traps(), *derived_traps(table)])
 
 
-def chosen_rule(sets: Sets, rule: Rule) -> Rule:
+def thresholds_of(sets: Sets, rule: Rule) -> dict[Statistic, Threshold]:
+    """The records of the thresholds that a fit places."""
+    return {name: fitted.threshold for name, fitted in fit(sets, rule).placed.items()}
+
+
+def _left_out(sets: Sets, rule: Rule, by: str = "model") -> Judged:
+    return left_out(sets, lambda others: fit(others, rule).minimums, by)
+
+
+def chosen_rule(sets: Sets) -> Rule:
     """The rule with its position raised until leaving checkpoints out gives no false PASS.
 
     It starts wider where few checkpoints are without the label. Where no position is enough, the one with the fewest
@@ -198,10 +198,11 @@ def chosen_rule(sets: Sets, rule: Rule) -> Rule:
 
     Raises ValueError as `fit` does.
     """
+    rule = Rule(all_must_pass=False)
     fit(sets, rule)
     few = len(models(with_label("absent", taking_part(sets.rows)))) < FEW_CHECKPOINTS
     positions = WIDER if few else (GAP_POSITION, *WIDER)
-    found = [(len(choice.judged(sets, rule._replace(position=p), "model").false_pass), p) for p in positions]
+    found = [(len(_left_out(sets, rule._replace(position=p)).false_pass), p) for p in positions]
     return rule._replace(position=min(found)[1])
 
 
@@ -210,10 +211,9 @@ def _rule_text(rule: Rule) -> str:
     if rule.position != GAP_POSITION:
         wide = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
     return (
-        f"threshold = {_POSITIONS[rule.position]} of the way from the largest upper bound below the passing sets, of "
-        f"those that the statistic turns away best, to their smallest estimate{wide}; logarithmic for kurtosis and "
-        "persistence ratio; no set without the label and no trap is above all of them, and of those with it as many as "
-        "possible are; the statistics that decide are those of the default profile"
+        f"threshold = {_POSITIONS[rule.position]} of the way from the largest estimate below the passing sets, of "
+        f"those that the statistic turns away best, to their smallest estimate{wide}; logarithmic for the strength; "
+        "no set without the label and no trap is above all of them, and of those with it as many as possible are"
     )
 
 
@@ -250,39 +250,35 @@ def profile_of(
     tensor_rules: Sequence[str],
     pools: Sequence[str],
     ends: Sequence[End],
-    robustness: Mapping[str, float],
     limits: Sequence[str],
     says: Mapping[str, object],
     tensor: str = TENSORS[0],
-    found: Sequence[choice.Candidate] = (),
+    populations: Mapping[str, Callable[[Reference], bool]] = MappingProxyType({}),
 ) -> Profile:
     """Fit, find out how far the fit can be trusted, and seal all of it as a profile.
 
     Args:
         table: measured sets with labels.
-        rule: which statistics decide, and how thresholds are placed.
-        found: the subsets among which these statistics were chosen on this table; then the rates that left checkpoints
-            out have chosen again in each fold. Empty: the statistics were fixed before.
+        rule: how thresholds are placed.
         id, statistic_version, tensor_rules, pools, ends, limits, tensor: as the profile has them.
-        robustness: mean effective robustness in percentage points of the sets for which it is known.
         says: the fields of Calibration that are known beforehand.
+        populations: sets of which none should pass, by labels that don't look at the statistics; none: those without
+            the label.
 
     Raises:
         ValueError: no thresholds can be fitted, and why.
     """
     used, sets = taking_part(table), with_traps(table)
-    fitted = fit(sets, rule)
-    thresholds, failed = error_rates.with_bootstrap(fitted.thresholds, sets, rule)
-    left_out = choice.judged(sets, rule, "model", choosing=bool(found))
+    fitted, thresholds, judged = fit(sets, rule), thresholds_of(sets, rule), _left_out(sets, rule)
     present, absent = with_label("present", used), with_label("absent", used)
-    signed = [r for r in used if all(r.estimate(name) > thresholds[name].minimum for name in ENERGIES)]
-    known = [[r for r in used if r.model == model and r.set in robustness] for model in models(used)]
-    known = [rows for rows in known if rows]
     n_with, n_without = len(models(present)), len(models(absent))
-    rates = error_rates.populations(sets, left_out, thresholds)
-    missing_fold = set(left_out.no_fit)
-    with_trials = [r for r in present if r.model not in missing_fold]
-    wrong_with = {r.model for r in present if r.set in left_out.false_warn}
+    passing = _passing_left_out(sets, rule)
+    rates = tuple(
+        _rate(name, [row for row in used if belongs(row)], passing)
+        for name, belongs in (populations or {"without the label": lambda row: row.expected == "absent"}).items()
+    )
+    trials = [r for r in present if r.model not in judged.no_fit]
+    wrong = {r.model for r in present if r.set in judged.false_warn}
     few = FEW.format(with_=n_with, without=n_without) if min(n_with, n_without) < MANY_CHECKPOINTS else ""
     content: dict[str, object] = {
         "few": few,
@@ -297,38 +293,22 @@ def profile_of(
             sorted(r.set for r in table if r.excluded == "unlabelled" and passes(r, thresholds))
         ),
         "excluded": tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
-        "left_out_false_pass": left_out.false_pass,
-        "left_out_false_warn": left_out.false_warn,
-        "not_left_out": left_out.no_fit,
+        "left_out_false_pass": judged.false_pass,
+        "left_out_false_warn": judged.false_warn,
+        "not_left_out": judged.no_fit,
         "false_pass_upper": rates[0].upper,
-        "false_warn_upper": error_rates.upper_bound(len(wrong_with), len(models(with_trials))),
-        "family_out": error_rates.by_family(sets, rule, choosing=bool(found)),
-        "auroc": _each(used),
-        "auroc_signed": _each(signed),
-        "auroc_joint": error_rates.separation(used, error_rates.joint_score(thresholds)),
-        "kurtosis_alone": error_rates.kurtosis_alone(used),
-        "rank_correlation": {
-            name: error_rates.rank_correlation(
-                [statistics.median(r.estimate(name) for r in rows) for rows in known],
-                [robustness[rows[0].set] for rows in known],
-            )
-            for name in STATISTICS
-        },
-        "rank_correlation_n": len(known),
-        "bootstrap_fits": error_rates.BOOTSTRAP_FITS,
-        "bootstrap_failed": failed,
-        "n_traps": int(sets.trap.sum()),
-        "choice": tuple(Chosen(**one._asdict()) for one in found),
+        "false_warn_upper": upper_bound(len(wrong), len(models(trials))),
+        "family_out": _family_out(sets, rule),
+        "n_traps": sum(row.trap for row in sets.rows),
         "nearest": tuple(Nearest(set=of, statistic=by, factor=factor) for of, by, factor in fitted.nearest[:SHOWN]),
-        "rates": rates,
-        "by_training": error_rates.by_training(sets, thresholds),
-        "moves": error_rates.moves(sets, rule, thresholds),
+        "rates": rates if populations else (),
+        "by_training": _by_training(used, thresholds),
     }
     return seal(
         Profile(
             id=id,
             statistic_version=statistic_version,
-            definitions=DEFINITIONS,
+            definitions={name: DEFINITIONS[name] for name in thresholds},
             tensor=tensor,
             tensor_rules=tuple(tensor_rules),
             pools=tuple(pools),
@@ -337,7 +317,7 @@ def profile_of(
             max_features=max(r.d for r in used),
             min_images=MIN_IMAGES,
             alpha=ALPHA,
-            bounds="each",
+            bounds=BOUNDS,
             thresholds=thresholds,
             calibration=Calibration.model_validate({**content, **says}),
             limits=tuple(limits),
@@ -345,10 +325,57 @@ def profile_of(
     )
 
 
-def _estimate(row: Reference, name: Statistic) -> float:
-    return row.estimate(name)
+def _passing_left_out(sets: Sets, rule: Rule) -> dict[str, bool | None]:
+    """By set, whether it passes when its checkpoint is left out of the fit; None: there is no fit without it."""
+    out: dict[str, bool | None] = {}
+    for _, others, own in folds(sets, "model"):
+        try:
+            passed = own.passing(fit(others, rule).minimums).tolist()
+        except ValueError:
+            passed = [None] * len(own.rows)
+        out |= zip((row.set for row in own.rows), passed, strict=True)
+    return out
 
 
-def _each(sets: Sequence[Reference]) -> dict[Statistic, float]:
-    """AUROC of each statistic alone."""
-    return {name: error_rates.separation(sets, partial(_estimate, name=name)) for name in STATISTICS}
+def _rate(name: str, rows: Sequence[Reference], passing: Mapping[str, bool | None]) -> Rate:
+    trials = {row.model for row in rows if passing[row.set] is not None}
+    wrong = {row.model for row in rows if passing[row.set]}
+    return Rate(of=name, n=len(trials), n_wrong=len(wrong), upper=upper_bound(len(wrong), len(trials)))
+
+
+def _family_out(sets: Sets, rule: Rule) -> tuple[tuple[str, str], ...]:
+    """What the fit to the other groups decides about each group that is left out whole, in words."""
+    judged, out = _left_out(sets, rule, "group"), []
+    for group, _, own in folds(sets, "group"):
+        wrong = [row.set for row in own.rows if row.set in judged.false_pass + judged.false_warn]
+        n = sum(not row.excluded for row in own.rows)
+        right = f"{n} sets; wrong: {', '.join(wrong) or 'none'}"
+        out.append((group, "no fit without it" if group in judged.no_fit else right))
+    return tuple(out)
+
+
+def _by_training(used: Sequence[Reference], thresholds: Mapping[Statistic, Threshold]) -> tuple[Trained, ...]:
+    """How many sets of each kind of training pass, and those that do otherwise than most of their kind."""
+    out = []
+    for kind in dict.fromkeys(row.training for row in used if row.training):
+        of_kind = [(row.set, passes(row, thresholds)) for row in used if row.training == kind]
+        n_passing = sum(passed for _, passed in of_kind)
+        rare = n_passing <= len(of_kind) / 2
+        names = tuple(sorted(name for name, passed in of_kind if passed == rare))
+        out.append(Trained(training=kind, n=len(of_kind), n_passing=n_passing, otherwise=names))
+    return tuple(out)
+
+
+def upper_bound(n_wrong: int, n: int, alpha: float = 0.05) -> float:
+    """One-sided 95 % Clopper–Pearson bound of a rate: the p with P(X ≤ n_wrong | n, p) = alpha, rounded up.
+
+    Equals `scipy.stats.beta.ppf(1 - alpha, n_wrong + 1, n - n_wrong)`; 1 where there was no trial, or each is an error.
+    """
+    if n_wrong >= n:
+        return 1.0
+    low, high = n_wrong / n, 1.0
+    for _ in range(60):  # bisection: 2^-60 is below float precision
+        p = (low + high) / 2
+        at_most = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(n_wrong + 1))
+        low, high = (p, high) if at_most > alpha else (low, p)
+    return math.ceil(high * 10**DIGITS) / 10**DIGITS

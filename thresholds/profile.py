@@ -16,29 +16,52 @@ from .ends import End
 from .frozen import Frozen, is_version
 
 SCHEMA_VERSION = 1
-DEFAULT = DATA / "default.json"
-PACKAGED = {"default": DEFAULT, "default-2": DEFAULT, "default-1": DATA / "default-1.json"}
+DEFAULT = DATA / "default-3.json"
+PACKAGED = {"default": DEFAULT} | {name: DATA / f"{name}.json" for name in ("default-3", "default-2", "default-1")}
 """Profiles that ship with the package, by the name that `--thresholds` takes; `default` is the newest of them."""
+WHY_LEFT = {
+    "default-2": "three statistics give the verdicts of its six; its choice of six had one possible answer, and the "
+    "error rates in it follow from its labels, which look at the same numbers as its rule",
+    "default-1": "it was fitted to 26 sets, and its bounds share one error rate: it turns away weak encoders that "
+    "`default-2` passes at the same risk",
+}
+"""Why a packaged profile is no longer the default, by its id."""
 
 Statistic = Literal[
-    "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy", "negative_z_energy"
+    "strength",
+    "kurtosis",
+    "persistence_ratio",
+    "top3_share",
+    "outlier_frequency",
+    "negative_energy",
+    "negative_z_energy",
+    "two_sidedness",
 ]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+"""All that are measured; a profile names those that decide."""
+DECIDING: tuple[Statistic, ...] = ("strength", "outlier_frequency", "two_sidedness")
+"""Those of `default-3`."""
 ENERGIES: tuple[Statistic, ...] = ("negative_energy", "negative_z_energy")
-"""They tell a signed representation: so much energy must lie on either side, so 1 − minimum is a limit, too."""
-NEEDED: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "outlier_frequency", *ENERGIES)
-"""Signed, strong and persistent: a profile asks for these at least."""
+"""Of earlier profiles: so much energy must lie on either side, so 1 − minimum is a limit, too."""
+EARLIER: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "outlier_frequency", *ENERGIES)
+"""A profile of `default-2`'s kind decides by these at least."""
 Bounds = Literal["each", "together"]
 """How the deciding bounds use a profile's alpha: each lower bound has it to itself, or all bounds share it."""
 DEFINITIONS: dict[Statistic, str] = {
-    "kurtosis": "mean over images of the activation kurtosis: the fourth moment of the standardised representation z",
-    "persistence_ratio": "kurtosis over the kurtosis of what is left of z without each feature's mean over the images",
-    "top3_share": "share of the kurtosis that the three strongest features carry, 0 to 1",
-    "outlier_frequency": "share of the images in which the strongest feature is beyond 4 SD on its usual side, 0 to 1",
+    "strength": "how far the three most extreme features stand out from the others: ordinary features give less than "
+    "1, robust CLIP encoders 5 to 165",
+    "outlier_frequency": "share of the images in which the most extreme feature is extreme, always on the same side "
+    "(beyond 4 SD): 1 is every image",
+    "two_sidedness": "how evenly the other features spread over positive and negative values: 0.5 is evenly, 0 is one "
+    "sign only, as after a ReLU",
+    "kurtosis": "the published statistic: the fourth moment of an image's features (3 for Gaussian ones), mean over "
+    "images",
+    "persistence_ratio": "kurtosis over the kurtosis that is left without each feature's mean over the images",
+    "top3_share": "share of the kurtosis that the three strongest features make up, 0 to 1",
     "negative_energy": "share of the energy of the representation below zero, without the three strongest features",
-    "negative_z_energy": "the same of z about each image's median",
+    "negative_z_energy": "the same about each image's median",
 }
-"""Each deciding statistic in words; the formulas are in docs/statistics.md."""
+"""Each statistic in a sentence, for every report; the formulas are in docs/statistics.md."""
 PREPROCESSING_RULE = (
     "each model's own, from its contract, a sidecar or an option; what had to be assumed, or is not what the contract "
     "says, never passes"
@@ -70,13 +93,13 @@ class Threshold(Frozen):
     lowest_with: float
     """smallest value of a set with the indication"""
     lowest_with_set: str
-    bootstrap_low: float
-    bootstrap_high: float
-    """5 and 95 % of the threshold over fits to checkpoints drawn with replacement"""
+    bootstrap_low: float | None = None
+    bootstrap_high: float | None = None
+    """of earlier profiles: 5 and 95 % of the threshold over fits to checkpoints drawn with replacement"""
 
 
 class KurtosisAlone(Frozen):
-    """What the published statistic does by itself over the same sets, at its best threshold, found with hindsight."""
+    """Of earlier profiles: what the published statistic does by itself at the best threshold, found with hindsight."""
 
     auroc: float
     minimum: float
@@ -88,7 +111,7 @@ class KurtosisAlone(Frozen):
 
 
 class Chosen(Frozen):
-    """A subset of the statistics under which the sets lie apart (`choice.Candidate`)."""
+    """Of earlier profiles: a subset of the statistics under which the sets lie apart."""
 
     statistics: tuple[Statistic, ...]
     margin: float
@@ -107,7 +130,7 @@ class Nearest(Frozen):
 
 
 class Moved(Frozen):
-    """What one checkpoint alone moves: the fit without it."""
+    """Of earlier profiles: what one checkpoint alone moves: the fit without it."""
 
     checkpoint: str
     thresholds: dict[Statistic, float]
@@ -125,7 +148,7 @@ class Rate(Frozen):
     n: int
     """checkpoints"""
     n_wrong: int
-    """of which a set passed when the checkpoint was left out, the choice of statistics included"""
+    """of which a set passed when the checkpoint was left out"""
     upper: float
     """one-sided 95 % Clopper–Pearson bound, had the rule been fixed before these sets were seen; rounded up"""
 
@@ -154,7 +177,7 @@ class TensorFit(Frozen):
     left_out_false_pass: int
     left_out_false_warn: int
     gap: float | None
-    """smallest persistence ratio of the passing sets over the largest below them"""
+    """the least factor by which a set without the label, or a trap, lies below those with it"""
     fault: str = ""
     """why no thresholds could be fitted"""
 
@@ -206,9 +229,9 @@ class Calibration(Frozen):
     """checkpoints without which nothing can be fitted; they count in no rate"""
     family_out: tuple[tuple[str, str], ...]
     """(group left out whole, what the fit to the others says of it)"""
-    auroc: dict[Statistic, float]
-    """how well each statistic alone parts the sets; kurtosis is the published one"""
-    auroc_signed: dict[Statistic, float]
+    auroc: dict[Statistic, float] = Field(default_factory=dict)
+    """of earlier profiles, as all to `rank_correlation_n`: how well each statistic alone parts the sets"""
+    auroc_signed: dict[Statistic, float] = Field(default_factory=dict)
     """the same over the sets that are not rectified"""
     auroc_joint: float | None = None
     """of the whole rule: the smallest distance to a threshold, over the sets it was fitted to"""
@@ -219,8 +242,8 @@ class Calibration(Frozen):
     rank_correlation_n: int = 0
     tensors: tuple[TensorFit, ...] = ()
     """the tensors that were compared; empty where there was one"""
-    bootstrap_fits: int
-    bootstrap_failed: int
+    bootstrap_fits: int = 0
+    bootstrap_failed: int = 0
     """resamples without any threshold: one side was missing, or the two overlapped"""
     n_traps: int = 0
     """simulated and derived sets that must not pass, and sets that are no evidence"""
@@ -267,6 +290,11 @@ class Profile(Frozen):
     def deciding(self) -> tuple[Statistic, ...]:
         """The statistics that decide, in the order of `STATISTICS`."""
         return tuple(name for name in STATISTICS if name in self.thresholds)
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether it decides by the statistics of `default-1` and `default-2`."""
+        return "two_sidedness" not in self.thresholds
 
     def limits_of(self, name: Statistic) -> Limits:
         """Between which values the interval of a deciding statistic must lie."""
@@ -354,9 +382,20 @@ def read(path: Path, name: str = "") -> Profile:
         first = fault.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProfileError(f"{name}: {where}: {first['msg']}") from fault
-    if missing := [s for s in NEEDED if s not in profile.thresholds]:
-        raise ProfileError(f"{name}: thresholds lack {', '.join(missing)}; {', '.join(NEEDED)} are needed")
+    if fault := wrong_statistics(profile):
+        raise ProfileError(f"{name}: {fault}")
     return profile
+
+
+def wrong_statistics(profile: Profile) -> str:
+    """Say why no verdict can rest on the statistics of a profile; empty where one can."""
+    deciding = profile.thresholds.keys()
+    if deciding == set(DECIDING) or set(EARLIER) <= deciding <= {*EARLIER, "top3_share"}:
+        return ""
+    return (
+        f"thresholds are of {', '.join(profile.deciding) or 'nothing'}; a profile decides by {', '.join(DECIDING)}, or "
+        f"as earlier ones by {', '.join(EARLIER)}, with or without top3_share"
+    )
 
 
 @cache

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import DATA
-from .indication import LEAST, on_either_side
-from .profile import ENERGIES, STATISTICS, Statistic
+from .profile import STATISTICS
 
 TABLE = "reference_statistics.csv"
 TRAPS = "traps.csv"
-MEASURED_ON = "2026-11-26"  # UTC day on which the table was last measured; a test holds it together with its digest
+MEASURED_ON = "2026-11-28"  # UTC day on which the table was last measured; a test holds it together with its digest
 TRAP = "trap"  # group of a simulated or derived set
+TWO_SIDED = 1 / 3  # a set below it is one-sided
 
 
 class Reference(NamedTuple):
@@ -29,20 +29,19 @@ class Reference(NamedTuple):
     """which weights these are: sets of the same are left out together"""
     n: int
     d: int
+    strength: float
     kurtosis: float
     persistence_ratio: float
     top3_share: float
     outlier_frequency: float
     negative_energy: float
     negative_z_energy: float
+    two_sidedness: float
     persistent_outlier_features: str
     expected: str
     """present | absent: whether the set shows the indication (`indication.py`); verdict expected PASS | WARN"""
     excluded: str
     """why the set is no evidence for a rate; empty if it is"""
-    low: dict[str, float]
-    """smallest value of each statistic over random subsets of 50 images (the set's own where it is smaller)"""
-    high: dict[str, float]
     source: str
     training: str = ""
     """image_text, supervised, self_supervised or identity, as the source says; empty where it was not asked"""
@@ -50,24 +49,6 @@ class Reference(NamedTuple):
     """what makes the representation (`ends.End`), as the source says; empty where it does not"""
     trap: bool = False
     """no evidence, and must not pass"""
-
-    def estimate(self, name: Statistic) -> float:
-        """The estimate of one statistic, as limits see it (`indication.on_either_side`)."""
-        return on_either_side(name, float(getattr(self, name)))
-
-    def least(self, name: Statistic) -> float:
-        """The smallest that 50 images showed of it."""
-        if name not in ENERGIES:
-            return self.low[name]
-        return min(on_either_side(name, self.low[name]), on_either_side(name, self.high[name]))
-
-    def most(self, name: Statistic) -> float:
-        """The largest that 50 images showed of it."""
-        if name not in ENERGIES:
-            return self.high[name]
-        if self.low[name] <= 0.5 <= self.high[name]:
-            return 0.5
-        return max(on_either_side(name, self.low[name]), on_either_side(name, self.high[name]))
 
 
 def table_text(name: str = TABLE) -> str:
@@ -108,8 +89,6 @@ def _rows(text: str) -> tuple[Reference, ...]:
             persistent_outlier_features=row["persistent_outlier_features"],
             expected=row["expected"],
             excluded=row["excluded"],
-            low={name: float(row[f"{name}_low"]) for name in STATISTICS},
-            high={name: float(row[f"{name}_high"]) for name in STATISTICS},
             source=row["source"],
             training=row["training"],
             ends_in=row["ends_in"],
@@ -124,26 +103,20 @@ def _floats(row: dict[str, str]) -> dict[str, Any]:
 
 
 def derived_traps(table: Sequence[Reference]) -> tuple[Reference, ...]:
-    """Two traps of every one-sided set: with outlier features of any strength put in, and with a constant added to it.
+    """Make two traps of each one-sided set: one with outlier features of any strength, one with a constant added.
 
-    The first leaves only the energies to turn it away (they are measured without the three strongest features), the
-    second takes the energy about zero from them: an offset moves it at will, and leaves that about the median.
+    The first leaves only the two-sidedness to turn it away (it is measured without the three strongest features). The
+    second has its energy about zero moved at will, and keeps the energy about the median.
     """
     out = []
     for row in table:
-        if row.expected == "present" or min(row.estimate(name) for name in ENERGIES) >= min(LEAST[n] for n in ENERGIES):
+        if row.expected == "present" or row.two_sidedness >= TWO_SIDED:
             continue
-        strong: dict[str, Any] = {name: math.inf for name in STATISTICS if name not in ENERGIES}
-        offset: dict[str, Any] = {"negative_energy": 0.5}
+        strong = dict.fromkeys(
+            ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency"), math.inf
+        )
+        about_median = min(row.negative_z_energy, 1 - row.negative_z_energy)
+        offset = {"negative_energy": 0.5, "two_sidedness": about_median}
         for suffix, moved in (("planted", strong), ("offset", offset)):
-            out.append(
-                row._replace(
-                    set=f"{row.set}, {suffix}",
-                    excluded="derived",
-                    trap=True,
-                    low={**row.low, **moved},
-                    high={**row.high, **moved},
-                    **moved,
-                )
-            )
+            out.append(row._replace(set=f"{row.set}, {suffix}", excluded="derived", trap=True, **moved))
     return tuple(out)

@@ -16,7 +16,7 @@ from pydantic import ValidationError, model_validator
 
 from .ends import End
 from .frozen import Frozen, is_version
-from .profile import STATISTICS, Statistic
+from .profile import DECIDING, STATISTICS, Statistic
 from .reference import Reference
 
 SCHEMA_VERSION = 1
@@ -127,7 +127,7 @@ class Result(Frozen):
     @model_validator(mode="after")
     def _shares_are_shares(self) -> Self:
         for name, value in self.statistics.items():
-            if name not in ("kurtosis", "persistence_ratio") and value.high is not None and value.high > 1:
+            if name not in ("strength", "kurtosis", "persistence_ratio") and value.high is not None and value.high > 1:
                 raise ValueError(f"statistics.{name} is {value.high:g}; a share is at most 1")
         return self
 
@@ -245,7 +245,7 @@ def excluded(row: Result) -> str:
     """Why a row takes no part in a fit; empty if it does."""
     if row.n_nonfinite or row.n_constant:
         return f"{row.n_nonfinite + row.n_constant} representations not finite or constant"
-    if unknown := [name for name in STATISTICS if None in row.statistics[name].model_dump().values()]:
+    if unknown := [name for name in DECIDING if None in row.statistics[name].model_dump().values()]:
         return f"not measurable: {', '.join(unknown)}"
     if row.image_findings:
         return f"images: {', '.join(row.image_findings)}"
@@ -261,13 +261,11 @@ def excluded(row: Result) -> str:
 def as_references(rows: Iterable[Result]) -> tuple[Reference, ...]:
     """The rows as sets that thresholds are fitted to.
 
-    `low` and `high` are the confidence bounds over the images that were measured; a set that can't take part has the
-    reason in `excluded`, and 0 for what could not be measured.
+    A set that can't take part has the reason in `excluded`, and 0 for what could not be measured.
     """
     out = []
     for row in rows:
-        values = {name: row.statistics[name] for name in STATISTICS}
-        estimates: dict[str, Any] = {name: value.estimate or 0.0 for name, value in values.items()}
+        estimates: dict[str, Any] = {name: row.statistics[name].estimate or 0.0 for name in STATISTICS}
         out.append(
             Reference(
                 set=row.id,
@@ -280,8 +278,6 @@ def as_references(rows: Iterable[Result]) -> tuple[Reference, ...]:
                 persistent_outlier_features=" ".join(map(str, row.persistent)),
                 expected=row.label,
                 excluded=excluded(row),
-                low={name: value.low or 0.0 for name, value in values.items()},
-                high={name: value.high or 0.0 for name, value in values.items()},
                 source=row.model_digest,
                 ends_in=str(row.ends_in),
             )

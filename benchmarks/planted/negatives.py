@@ -238,7 +238,7 @@ def _mixed_up() -> Iterator[Form]:
         "no feature stands out any more",
         _of(lambda t: t[:, 0] @ turned),
         "the outlier feature is spread over all",
-        "no_persistent_outlier_features",
+        "not_persistent",
     )
     yield warns(
         "scores called image_embeds",
@@ -260,7 +260,7 @@ def _mixed_up() -> Iterator[Form]:
         "Linear, ReLU, Linear",
         _behind(lambda x: head(torch.relu(hidden(x))), "logits"),
         "the last layer reads rectified features",
-        "rectified",
+        "one_sided",
     )
     yield warns(
         "a narrow projection",
@@ -280,7 +280,7 @@ def _no_encoder() -> Iterator[Form]:
         "the planted column is 0",
         _of(lambda t: t[:, 0] @ p),
         "it shows no outlier feature",
-        "no_persistent_outlier_features",
+        "not_persistent",
     )
     yield warns(
         "a constant planted",
@@ -316,7 +316,7 @@ def _no_encoder() -> Iterator[Form]:
         "torch's own random weights",
         exported(of=_untrained),
         "it shows no outlier feature",
-        "no_persistent_outlier_features",
+        "not_persistent",
     )
 
 

@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.report import (
 from robustcheck_onnx.checker.text import count_text, number_text, page, short_digest
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import Calibration, Moved, Profile
+from robustcheck_onnx.thresholds.profile import DEFINITIONS, Calibration, Profile
 
 MAX_NAMES = 6  # sets named in one line
 _BOUNDS = {"each": "each lower bound by itself", "together": "all bounds together"}
@@ -54,6 +54,8 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
 def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
     """Warn of a profile that was changed by hand, is not complete, or is looser than the default; a line each."""
     out = []
+    if why := profiles.WHY_LEFT.get(profile.id):
+        out.append(pen.say(f"! no longer the default: {why}", "yellow"))
     if profile.edited:
         out.append(pen.say(f"! changed by hand: {profile.edited}", "yellow"))
     if missing := profile.calibration.missing:
@@ -95,36 +97,33 @@ def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
-    """Show the thresholds, how sure they are, and how well each statistic tells the labels apart."""
-    c = profile.calibration
-    table = columns(pen, "statistic", "=threshold", "=5–95 %", "=without", "=with", ">AUROC", ">rank r")
-    table.padding = (0, 1, 0, 0)
+    """Show the thresholds, and the gap that each lies in."""
+    table = columns(pen, "statistic", "=threshold", "=without", "=with")
     for name in profile.deciding:
         t = profile.thresholds[name]
-        rank = c.rank_correlation.get(name)
         table.add_row(
             pen.say(NAMES[name]),
             pen.say(str(profile.limits_of(name)), "bold"),
-            pen.say(f"{t.bootstrap_low:g} – {t.bootstrap_high:g}"),
             pen.say(f"≤ {number_text(t.highest_without)}"),
             pen.say(f"≥ {number_text(t.lowest_with)}"),
-            pen.say(f"{c.auroc[name]:.3f}" if name in c.auroc else "–"),
-            pen.say("–" if rank is None else f"{rank:+.2f}"),
         )
-    legend = (
-        "5–95 %: where the threshold lies when the checkpoints are drawn again. without, with: the gap that it lies "
-        "in. AUROC: of the statistic by itself, over all sets"
-    )
-    if c.rank_correlation_n:
-        legend += f". rank r: Spearman's, with effective robustness, {c.rank_correlation_n} checkpoints"
-    return section(pen, "Thresholds", "", table, Text(), pen.say(f"{legend}.", "dim"))
+    meanings = labelled(pen, [(f"{NAMES[name]}:", DEFINITIONS[name]) for name in profile.deciding])
+    legend = "without, with: the gap that a threshold lies in, of the sets that its statistic turns away best."
+    return section(pen, "Thresholds", "", table, pen.say(legend, "dim"), Text(), meanings)
 
 
 def error_rates(profile: Profile, pen: Pen) -> RenderableType:
     """List how often the profile is wrong on checkpoints that its fit left out, and where."""
     c = profile.calibration
     rates = [
-        ("false PASS", _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper)),
+        (
+            "false PASS",
+            "" if c.rates else _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper),
+        ),
+        *(
+            ("PASS of" if i == 0 else "", f"{one.of}: {one.n_wrong} of {one.n}, at most {at_most(one.upper)}")
+            for i, one in enumerate(c.rates)
+        ),
         ("false WARN", _rate(c.left_out_false_warn, c.n_with_checkpoints, c.false_warn_upper)),
         (
             "not left out",
@@ -134,9 +133,6 @@ def error_rates(profile: Profile, pen: Pen) -> RenderableType:
         ("hard cases", "; ".join(f"{name}: {what}" for name, what in c.hard_cases)),
         ("unlabelled", f"{_names(c.unlabelled_passing)} would pass" if c.unlabelled_passing else ""),
         *(("family out" if i == 0 else "", f"{group}: {what}") for i, (group, what) in enumerate(c.family_out)),
-        ("joint AUROC", "" if c.auroc_joint is None else f"{c.auroc_joint:.3f} over the sets it was fitted to"),
-        ("kurtosis alone", _alone(c)),
-        ("bootstrap", f"{c.bootstrap_failed} of {c.bootstrap_fits} resamples had no fit" if c.bootstrap_fits else ""),
     ]
     return labelled(pen, rates)
 
@@ -155,16 +151,8 @@ def at_most(upper: float) -> str:
 
 
 def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
-    """Show who is judged how, what was chosen, how near the nearest lie, and what each checkpoint alone moves."""
+    """Show which kinds of training pass, and how near the nearest sets without the outlier features lie."""
     out: list[RenderableType] = []
-    if c.rates:
-        rows = [
-            (one.of, f"{one.n_wrong} of {count_text(one.n, 'checkpoint')}; at most {at_most(one.upper)}")
-            for one in c.rates
-        ]
-        out.append(
-            section(pen, "False PASS by population", "if the rule had been fixed beforehand", labelled(pen, rows))
-        )
     if c.by_training:
         rows = [
             (
@@ -177,45 +165,16 @@ def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
         out.append(
             section(pen, "Compared with the kind of training", "the label that the sources give", labelled(pen, rows))
         )
-    if c.choice:
-        table = columns(pen, "statistics", ">margin", ">false PASS", ">false WARN")
-        for one in c.choice:
-            names = ", ".join(NAMES[name] for name in one.statistics)
-            wrong = (pen.say(str(n)) for n in (one.false_pass, one.false_warn))
-            table.add_row(pen.say(names), pen.say(f"× {one.margin:.2f}"), *wrong)
-        remark = "subsets that separate the sets and the traps; errors counted over all three fits"
-        out.append(section(pen, "Choice of the statistics", remark, table))
     if c.nearest:
         rows = [(f"× {one.factor:.2f}", f"{one.set}, by {NAMES[one.statistic]}") for one in c.nearest]
         remark = f"factor below the lowest passing set; {c.n_traps} traps included"
-        out.append(section(pen, "Nearest without the indication", remark, labelled(pen, rows)))
-    if c.moves:
-        rows = [(one.checkpoint, _moved(one)) for one in c.moves]
-        out.append(section(pen, "What one checkpoint changes", "the thresholds without it", labelled(pen, rows)))
+        out.append(section(pen, "Nearest without the outlier features", remark, labelled(pen, rows)))
     return out
-
-
-def _moved(one: Moved) -> str:
-    if one.fault:
-        return one.fault
-    changed = ", ".join(f"{NAMES[name]} {minimum:g}" for name, minimum in one.thresholds.items())
-    return f"{changed}; changes the verdict of {_names(one.flips)}" if one.flips else f"{changed}; changes no verdict"
-
-
-def _alone(c: Calibration) -> str:
-    if (alone := c.kurtosis_alone) is None:
-        return ""
-    return (
-        f"the published statistic by itself, its threshold {number_text(alone.minimum)} chosen with hindsight: "
-        f"{len(alone.false_pass)} false PASS{_named(alone.false_pass)}, {len(alone.false_warn)} false WARN"
-        f"{_named(alone.false_warn)}; AUROC {alone.auroc:.3f}; {100 * alone.power_without_false_pass:.0f} % of the "
-        "sets with the label are above all others"
-    )
 
 
 def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
     """Show the tensors that the calibration compared, the chosen one in bold."""
-    table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">AUROC", ">gap")
+    table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">gap")
     for one in profile.calibration.tensors:
         chosen = one.tensor == profile.tensor
         table.add_row(
@@ -223,11 +182,12 @@ def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
             pen.say(f"{one.n_passing} of {one.n_with}"),
             pen.say(f"{one.left_out_false_pass} of {one.n_without}"),
             pen.say(f"{one.left_out_false_warn} of {one.n_with}"),
-            pen.say("–" if one.auroc is None else f"{one.auroc:.3f}"),
             pen.say("–" if one.gap is None else f"× {one.gap:.2f}"),
         )
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in profile.calibration.tensors if one.fault]
-    legend = pen.say("false PASS, false WARN: each checkpoint left out in turn. gap: of the persistence ratio.", "dim")
+    legend = pen.say(
+        "false PASS, false WARN: each checkpoint left out in turn. gap: of the nearest set without.", "dim"
+    )
     return section(pen, "Tensors compared", "", table, *faults, legend)
 
 
@@ -247,10 +207,6 @@ def _holds_for(profile: Profile, pen: Pen) -> RenderableType:
 def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more
-
-
-def _named(names: Sequence[str]) -> str:
-    return f" ({_names(names)})" if names else ""
 
 
 def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:

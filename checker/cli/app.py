@@ -94,7 +94,7 @@ app.verb(
 app.verb(panel=UNDERSTAND, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
 app.verb(
     panel=UNDERSTAND,
-    examples=("robustcheck explain rectified", "robustcheck explain", "robustcheck explain exit-codes"),
+    examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes"),
 )(look_up.explain)
 app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photos/",), codes=INFORMATION)(
     importing_native(scan.scan)

@@ -106,6 +106,7 @@ def run(
 
             check_key(Path(settings.sign))
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
+        _refuse_earlier_reasons(resolved, profile)
         if several:  # an image set that can't be opened is the call's fault, not each model's
             isolated.open_images(wall, settings.images, seed=settings.seed, limit=settings.max_images)
 
@@ -129,6 +130,21 @@ def run(
         _deliver(settings, models, outcomes, destinations, signatures, saved, wall)
         invocation.judged = True
     return worst(outcomes)
+
+
+def _refuse_earlier_reasons(resolved: Resolved, profile: Profile) -> None:
+    """Raise UsageError for a waiver of a reason that the profile can't give: it would wait in vain."""
+    from robustcheck_onnx.checker.verdict import RENAMED
+
+    if profile.is_earlier:
+        return
+    for waiver in resolved.settings.waivers:
+        if waiver.reason in RENAMED:
+            raise UsageError(
+                f"{resolved.source('waivers')}: waiver of {waiver.reason}: profile {profile.id} has no such reason; "
+                f"it is now {RENAMED[waiver.reason]}",
+                f"robustcheck explain {RENAMED[waiver.reason].partition(' ')[0]}",
+            )
 
 
 def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, saved: str | None, is_last: bool) -> Report:

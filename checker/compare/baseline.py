@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
 from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted
 from robustcheck_onnx.thresholds.frozen import Frozen, is_version
-from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
 from .fates import carrying
@@ -76,7 +76,7 @@ class Baseline(Frozen):
     @model_validator(mode="after")
     def _is_whole(self) -> Baseline:
         filled = sum(size > 0 for size in self.group_sizes)
-        if len(self.group_sizes) != GROUPS or set(self.left_out) != set(STATISTICS):
+        if len(self.group_sizes) != GROUPS or not {*EARLIER, "top3_share"} <= set(self.left_out):
             raise ValueError("groups or statistics are missing")
         if any(len(stored.without) != filled for stored in self.left_out.values()):
             raise ValueError("a statistic has not one value for each group")
@@ -124,6 +124,12 @@ class Baseline(Frozen):
             )
             for name, stored in self.left_out.items()
         }
+        if "strength" not in values:  # of an earlier version
+            k, share = values["kurtosis"], values["top3_share"]
+            values["strength"] = StatisticJackknife(k.whole * share.whole, k.without * share.without)
+            sides = [np.array([values[name].whole, *values[name].without]) for name in ENERGIES]
+            least = np.minimum(sides, np.subtract(1, sides)).min(axis=0)
+            values["two_sidedness"] = StatisticJackknife(float(least[0]), least[1:])
         return ModelJackknife(self.evidence.statistics.n_features, np.array(self.group_sizes, dtype=np.float64), values)
 
 

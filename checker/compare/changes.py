@@ -18,8 +18,8 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
 from .pairs import Side
 
-KEEPS: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
-"""What shows the outlier features, and must be kept where the profile asks for it; negative energy only says that the
+KEEPS: tuple[Statistic, ...] = ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
+"""What shows the outlier features, and must be kept where the profile asks for it; the signs only say that the
 thresholds apply."""
 
 Keeps = Literal["kept", "shrank", "undecided", "not required"]
@@ -192,10 +192,14 @@ def jackknife_of(side: Side) -> ModelJackknife:
         frequency = StatisticJackknife(
             float(counts.sum() / state.n), (counts.sum() - counts) / (state.n - groups.sizes)
         )
+    negative = np.stack(groups.negative)
+    sides = np.minimum(negative, 1 - negative).min(axis=0)
     values = {
-        name: frequency
-        if name == "outlier_frequency"
-        else StatisticJackknife(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
+        "outlier_frequency": frequency,
+        "two_sidedness": StatisticJackknife(float(sides[0]), sides[1:]),
+    } | {
+        name: StatisticJackknife(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
         for name in STATISTICS
+        if name not in ("outlier_frequency", "two_sidedness")
     }
     return ModelJackknife(state.n_features, state.sizes.copy(), values)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element, tostring
 
 from robustcheck_onnx.checker.text import number_text, printable
-from robustcheck_onnx.checker.verdict import RULES
+from robustcheck_onnx.checker.verdict import RULES, below_reasons
 
 from .forms import FormOptions
 from .outcome import (
@@ -42,14 +42,6 @@ GROUPS = {
         *("too_few_images", "duplicate_images", "near_duplicate_images", "images_not_varied"),
         *("images_not_photo_like", "representations_alike"),
     ),
-}
-_BELOW = {
-    "kurtosis": "low_kurtosis",
-    "persistence_ratio": "no_persistent_outlier_features",
-    "top3_share": "no_persistent_outlier_features",
-    "outlier_frequency": "no_persistent_outlier_features",
-    "negative_energy": "rectified",
-    "negative_z_energy": "rectified",
 }
 
 
@@ -144,8 +136,9 @@ def _assessed(suite: Element, report: Report) -> None:
 def _statistics(suite: Element, report: Report, by_id: dict[str, Finding]) -> set[str]:
     """Add a case for each statistic and return the ids of the reasons that these cases report."""
     reported: set[str] = set()
+    below = below_reasons(report.profile)
     for s in statistics_of(report):
-        reason = {"no": _BELOW[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)
+        reason = {"no": below[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)
         result: Element | None = None
         if reason in by_id:
             result = _result(by_id[reason])

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.text import (
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import KINDS, RULES, Reason, Verdict
+from robustcheck_onnx.checker.verdict import KINDS, RENAMED, RULES, Reason, Verdict
 
 from .record import ModelRead, Time
 from .words import SIGNS, verdict_text
@@ -37,7 +37,7 @@ INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
 MAX_REASONS = 4  # in a line each; of more the first three, and the ids of some others
 NAMED = 3  # of the others
-IN_THE_TABLE = frozenset({"low_kurtosis", "no_persistent_outlier_features", "rectified", "undecided", "not_measurable"})
+IN_THE_TABLE = frozenset(("too_weak", "not_persistent", "one_sided", *RENAMED, "undecided", "not_measurable"))
 """reasons whose numbers the table shows"""
 COLOURS = {"PASS": "green", "WARN": "yellow"}
 """Colour of each verdict."""

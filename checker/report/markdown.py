@@ -105,7 +105,7 @@ def _reason(finding: Finding) -> str:
 
 def _statistics(report: Report) -> str:
     rows = [
-        f"### Evidence and thresholds ({confidence_text(report.evidence.statistics)})",
+        f"### Evidence and thresholds ({confidence_text(report)})",
         "",
         "| statistic | value | interval | threshold | clears it? |",
         "|---|---:|---:|---:|---|",

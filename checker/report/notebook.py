@@ -87,7 +87,7 @@ def check_html(verdict: Verdict, evidence: Evidence, profile: Profile, notes: Se
 
 
 def check_rows(evidence: Evidence, profile: Profile) -> list[Row]:
-    """The six statistics of a check, a row each."""
+    """The measured statistics of a check, a row each."""
     rows: list[Row] = []
     for name in STATISTICS:
         interval = getattr(evidence.statistics, name)

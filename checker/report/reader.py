@@ -14,8 +14,8 @@ from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, VERSION, once, short_digest
 from robustcheck_onnx.checker.verdict import Verdict, gate, judge
 from robustcheck_onnx.thresholds.frozen import is_version
-from robustcheck_onnx.thresholds.profile import NEEDED
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
+from robustcheck_onnx.thresholds.profile import wrong_statistics
 
 from .record import Report, result_digest_of
 
@@ -163,8 +163,8 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
         ) from fault
     if report.binding is None:
         raise UsageError(f"{path}: report has no binding; only a bound one can be verified", AGAIN)
-    if missing := [name for name in NEEDED if name not in report.profile.thresholds]:
-        raise UsageError(f"{path}: its profile lacks {', '.join(missing)}; a verdict needs them", AGAIN)
+    if fault := wrong_statistics(report.profile):
+        raise UsageError(f"{path}: its profile: {fault}", AGAIN)
     return report, raw
 
 

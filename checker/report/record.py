@@ -38,6 +38,11 @@ class Placed(Frozen):
     shows_outlier_features: bool
     source: str
 
+    @property
+    def strength(self) -> float:
+        """The kurtosis that its three strongest features make up."""
+        return self.kurtosis * self.top3_share
+
 
 class Time(Frozen):
     """When and how fast: the only part of a report that differs between identical runs."""
@@ -130,7 +135,7 @@ class Report(Frozen):
         return check_html(self.verdict, self.evidence, self.profile, self.notes)
 
     def to_frame(self) -> pd.DataFrame:
-        """The six statistics as a pandas data frame, a row each: estimate, interval, threshold where it decides.
+        """The measured statistics as a pandas data frame, a row each: estimate, interval, threshold where it decides.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.
@@ -171,8 +176,8 @@ Outcome = Report | Failed
 
 CLAIM = (
     "Outlier features in the representation indicate robustness to natural distribution shifts (Crabbé et al., TMLR "
-    "2024). The sign is one-sided: PASS says that it is present on the images that were given, WARN that it is absent "
-    "or was not established. It is mostly the mean of the representations and follows the contrastive objective: it "
+    "2024). PASS says that the sign is present on the images that were given, WARN that it is absent or was not "
+    "established. It is mostly the mean of the representations and follows the contrastive objective: it "
     "says nothing of a model that does not do its task, so check its accuracy first."
 )
 

@@ -8,12 +8,12 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, OutlierFeature
 from robustcheck_onnx.checker.text import (
-    count_text,
     gap_text,
     number_text,
     percent_text,
     short_checkpoint,
 )
+from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from . import words
 from .facts import Fact, blocks_of, speed_text
@@ -89,8 +89,9 @@ def _evidence(report: Report, pen: Pen) -> RenderableType:
             pen.say(str(s.limits)),
             pen.say(f"{sign} {word}", "green" if s.clears == "yes" else "yellow"),
         )
-    remark = words.confidence_text(report.evidence.statistics)
-    return section(pen, "Evidence and thresholds", remark, table, Text(), _context(report, pen))
+    remark = words.confidence_text(report)
+    meanings = hanging((pen.say(f"{s.name}:", "dim"), pen.say(DEFINITIONS[s.id])) for s in statistics)
+    return section(pen, "Evidence and thresholds", remark, table, meanings, Text(), _context(report, pen))
 
 
 def _context(report: Report, pen: Pen) -> RenderableType:
@@ -129,13 +130,12 @@ def _histogram(report: Report, pen: Pen) -> RenderableType:
 
 def _features(report: Report, pen: Pen) -> RenderableType:
     s = report.evidence.statistics
-    persistent = len(s.persistent)
     features = words.notable_features(s)
-    title = "Outlier features"
-    remark = f"{persistent or 'none'} persistent, of {count_text(s.n_features, 'feature')}"
+    title = "Most extreme features"
+    remark = f"of {s.n_features}; the first three, and all that are beyond {OUTLIER_SD:g} SD in half of the images"
     if not features:
         return section(pen, title, remark, pen.say("not measured"))
-    table = columns(pen, ">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z", "persistent")
+    table = columns(pen, ">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z")
     for feature in features[:MAX_FEATURES]:
         table.add_row(*_feature_row(feature, pen))
     more = len(features) - MAX_FEATURES
@@ -144,28 +144,27 @@ def _features(report: Report, pen: Pen) -> RenderableType:
 
 def _feature_row(feature: OutlierFeature, pen: Pen) -> list[Text]:
     return [
-        pen.say(str(feature.index), "bold" if feature.persistent else ""),
+        pen.say(str(feature.index), "bold"),
         pen.say(percent_text(feature.share)),
         pen.say(percent_text(feature.frequency)),
         pen.say(f"{feature.mean_z:+z.1f}"),
-        pen.say("✓ yes", "green") if feature.persistent else pen.say("– no"),
     ]
 
 
 def _reference(report: Report, pen: Pen) -> RenderableType:
     s = report.evidence.statistics
-    ratio = s.persistence_ratio.estimate
+    strength = words.strength_of(s)
     title = "Place among the reference sets"
-    remark = "by persistence ratio; ✓ = shows the indication"
-    if ratio is None or not report.reference:
-        return section(pen, title, remark, pen.say("not placed: no persistence ratio or no table"))
-    table = columns(pen, "", ">rank", ">ratio", ">K", "", "group", "checkpoint")
-    for rank, row, left_out in words.reference_lines(report.reference, ratio):
+    remark = "by strength; ✓ = shows the outlier features"
+    if strength is None or not report.reference:
+        return section(pen, title, remark, pen.say("not placed: no strength or no table"))
+    table = columns(pen, "", ">rank", ">strength", ">K", "", "group", "checkpoint")
+    for rank, row, left_out in words.reference_lines(report.reference, strength):
         if left_out:
             gap = pen.say(gap_text(left_out), "dim")
             table.add_row(Text(), pen.say("…", "dim"), Text(), Text(), Text(), Text(), gap)
         if row is None:
-            own = (str(rank), number_text(ratio), number_text(s.kurtosis.estimate))
+            own = (str(rank), number_text(strength), number_text(s.kurtosis.estimate))
             table.add_row(pen.say("▶"), *(pen.say(t) for t in own), Text(), pen.say("this model"), style="bold")
             continue
         # what comes after a comma, how it was finetuned, takes a second line; its group says that it was
@@ -173,7 +172,7 @@ def _reference(report: Report, pen: Pen) -> RenderableType:
         table.add_row(
             Text(),
             pen.say(str(rank), "dim"),
-            pen.say(number_text(row.persistence_ratio)),
+            pen.say(number_text(row.strength)),
             pen.say(number_text(row.kurtosis)),
             pen.say("✓", "green") if row.shows_outlier_features else pen.say("–", "dim"),
             pen.say(words.group_text(row.group)),

@@ -41,6 +41,7 @@ __all__ = [
     "rank_text",
     "reference_lines",
     "statistics_of",
+    "strength_of",
     "variance_text",
     "verdict_text",
     "widest_kurtosis",
@@ -70,16 +71,23 @@ def context_of(report: Report) -> tuple[tuple[str, str], ...]:
     return tuple((NAMES[name], number_text(getattr(evidence, name).estimate, missing="–")) for name in others)
 
 
-def confidence_text(statistics: Statistics) -> str:
+def confidence_text(report: Report) -> str:
     """Write what the error rate of the bounds covers; in simulations those of the energies do not reach it."""
+    statistics = report.evidence.statistics
     confidence = f"{100 * (1 - statistics.alpha):g} %"
-    if statistics.bounds == "each":
-        return f"{confidence} for each lower bound by itself; less for the energies"
-    return f"{confidence} for all together; less for the energies"
+    less = "; less for the energies" if report.profile.is_earlier else ""
+    return f"{confidence} for {'each lower bound by itself' if statistics.bounds == 'each' else 'all together'}{less}"
+
+
+def strength_of(statistics: Statistics) -> float | None:
+    """Return the strength, of a report by an earlier version too; None where it could not be measured."""
+    k, share = statistics.kurtosis.estimate, statistics.top3_share.estimate
+    return None if k is None or share is None else k * share
 
 
 def notable_features(statistics: Statistics) -> list[OutlierFeature]:
-    """Return the strongest three, which make up the top-3 share, and every persistent outlier feature."""
+    """Return the strongest three, which make up the strength, and all that are extreme in at least half of the "
+    "images."""
     return [f for rank, f in enumerate(statistics.features) if f.persistent or rank < TOP_FEATURES]
 
 
@@ -110,21 +118,21 @@ class ReferenceLine(NamedTuple):
 
 
 def reference_lines(
-    references: Sequence[Placed], persistence_ratio: float, everything: bool = False
+    references: Sequence[Placed], strength: float, everything: bool = False
 ) -> tuple[ReferenceLine, ...]:
-    """Rank the model among the reference sets by persistence ratio, and list its neighbours and both ends.
+    """Rank the model among the reference sets by strength, and list its neighbours and both ends.
 
     Args:
         references: in any order.
-        persistence_ratio: the model's.
+        strength: the model's.
         everything: all sets instead.
 
     Returns:
-        Largest ratio first, ranks counted with the model among the sets; after sets with the same ratio.
+        The strongest first, ranks counted with the model among the sets; after sets of the same strength.
     """
-    by_ratio = sorted(references, key=lambda r: -r.persistence_ratio)
-    own = sum(r.persistence_ratio >= persistence_ratio for r in references)
-    ordered = [*by_ratio[:own], None, *by_ratio[own:]]
+    strongest = sorted(references, key=lambda r: -r.strength)
+    own = sum(r.strength >= strength for r in references)
+    ordered = [*strongest[:own], None, *strongest[own:]]
     last = len(ordered) - 1
     first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
     window = range(first, first + NEIGHBOURS + 1)

@@ -85,7 +85,7 @@ def max_median_ratio(h: npt.ArrayLike) -> Array:
 
 
 class Moments(NamedTuple):
-    """The statistics that decide a verdict (without the outlier frequency), and two they are computed from.
+    """The statistics that are functions of sums over images.
 
     Each is a scalar, or (group,) where the sums that went in had a leading group axis.
     """
@@ -94,6 +94,7 @@ class Moments(NamedTuple):
     centred_kurtosis: Array
     persistence_ratio: Array
     top3_share: Array
+    strength: Array
     rms_kurtosis: Array
     negative_energy: Array
     negative_z_energy: Array
@@ -149,7 +150,7 @@ def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: Indices) -> 
     """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
 
     K = mean_ij z⁴ · Kc = mean_ij (z − z̄_j)⁴ / (mean_ij (z − z̄_j)²)², z̄_j the mean over images ·
-    persistence ratio = K / Kc · top-3 share = the three largest shares in K ·
+    persistence ratio = K / Kc · top-3 share = the three largest shares in K · strength = K × top-3 share ·
     R = mean_j s_j⁴ / (mean_j s_j²)² with s_j² = mean_i z_ij² (He et al. 2024, on z) ·
     negative energy = Σ min(h, 0)² / Σ h² without the three features of the largest share in K, and the same of
     y_ij = z_ij − median_j z_i (`energies`).
@@ -177,15 +178,34 @@ def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: Indices) -> 
     safe_spread = np.where(varies, spread, 1.0)
     centred = np.where(varies, c4.mean(axis=-1) / safe_spread**2, np.nan)
     share = m4[..., top].sum(axis=-1) / m4.sum(axis=-1)
-    rest = np.ones(m4.shape[-1], dtype=bool)
-    rest[top] = False
+    negative, negative_z = negative_energies(energy, top)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Moments(
             kurtosis=kurtosis,
             centred_kurtosis=centred,
             persistence_ratio=kurtosis / centred,
             top3_share=share,
+            strength=kurtosis * share,
             rms_kurtosis=np.mean(m2**2, axis=-1) / m2.mean(axis=-1) ** 2,
-            negative_energy=energy.h_negative[..., rest].sum(axis=-1) / energy.h[..., rest].sum(axis=-1),
-            negative_z_energy=energy.y_negative[..., rest].sum(axis=-1) / energy.y[..., rest].sum(axis=-1),
+            negative_energy=negative,
+            negative_z_energy=negative_z,
+        )
+
+
+def negative_energies(energy: Energies, left_out: Indices) -> tuple[Array, Array]:
+    """Compute the negative energy and that of z without some features.
+
+    Args:
+        energy: (..., feature) sums of squares.
+        left_out: these features.
+
+    Returns:
+        Each (...,); NaN where nothing is left.
+    """
+    rest = np.ones(energy.h.shape[-1], dtype=bool)
+    rest[left_out] = False
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (
+            energy.h_negative[..., rest].sum(axis=-1) / energy.h[..., rest].sum(axis=-1),
+            energy.y_negative[..., rest].sum(axis=-1) / energy.y[..., rest].sum(axis=-1),
         )

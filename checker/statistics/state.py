@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.thresholds.profile import STATISTICS, Bounds, Statistic
+from robustcheck_onnx.thresholds.profile import Bounds, Statistic
 
 from . import definitions, intervals
 
@@ -24,6 +24,9 @@ SAME_KURTOSIS = 1e-9  # relative: images that differ by less differ by rounding 
 SAME_REPRESENTATION = 1e-6  # the same of one representation computed in two batches, in float32
 COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, real encoders' values get too close
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
+# upper bounds of the six statistics of earlier profiles, or of strength, persistence and the four shares of which the
+# two-sidedness is the smallest
+SHARING = 6
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
 
@@ -47,6 +50,7 @@ class State:
         self.below_zero = 0
         self.max_median_sum = 0.0
         self.per_image: list[Array] = []
+        self.first_top: Indices | None = None  # the strongest features at the first look
 
     @property
     def n(self) -> int:
@@ -91,6 +95,10 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     if not len(x):
         return Measured(rows.usable, x, np.empty(0))
     z = definitions.standardise(x)
+    before = state.n
+    if before < intervals.FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
+        first = state.powers[3].sum(axis=0) + (z[: intervals.FIRST_LOOK - before] ** 4).sum(axis=0)
+        state.first_top = definitions.top_features(first)
     powers = np.empty((4, *z.shape))
     powers[0] = z
     for k in range(1, 4):
@@ -118,6 +126,9 @@ def _add_to_groups(sums: Array, groups: Counts, values: Array) -> None:
 def merge(a: State, b: State) -> State:
     """Add two states over disjoint images; associative and commutative up to rounding.
 
+    Which images came first is not known of the sum. So its two-sidedness leaves out the features that are the strongest
+    in all of its images, not those of a first look; unless one of the two is empty.
+
     Raises:
         ValueError: the widths differ.
     """
@@ -130,6 +141,8 @@ def merge(a: State, b: State) -> State:
     out.below_zero = a.below_zero + b.below_zero
     out.max_median_sum = a.max_median_sum + b.max_median_sum
     out.per_image = a.per_image + b.per_image
+    if not (a.n and b.n):
+        out.first_top = a.first_top if a.n else b.first_top
     return out
 
 
@@ -148,6 +161,9 @@ class Jackknife(NamedTuple):
     """scalars"""
     without: definitions.Moments
     """each (group,); NaN where no image is left"""
+    negative: tuple[Array, Array]
+    """negative energy, and that of z, without the strongest features of the first look: (1 + group,), all images first
+    (`two_sidedness`)"""
 
 
 def jackknife(state: State) -> Jackknife:
@@ -159,15 +175,13 @@ def jackknife(state: State) -> Jackknife:
     filled = state.sizes > 0
     sizes, sums, energies = state.sizes[filled], state.powers.sum(axis=1), state.energies.sum(axis=1)
     top = definitions.top_features(sums[3])
+    rest = definitions.Energies(*(energies[:, None, :] - state.energies[:, filled]))
+    everything = definitions.Energies(*np.concatenate([energies[:, None, :], np.stack(rest)], axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        without = definitions.moments(
-            state.n - sizes,
-            sums[:, None, :] - state.powers[:, filled],
-            definitions.Energies(*(energies[:, None, :] - state.energies[:, filled])),
-            top,
-        )
+        without = definitions.moments(state.n - sizes, sums[:, None, :] - state.powers[:, filled], rest, top)
     whole = definitions.moments(state.n, sums, definitions.Energies(*energies), top)
-    return Jackknife(sums, energies, top, sizes, whole, without)
+    negative = definitions.negative_energies(everything, top if state.first_top is None else state.first_top)
+    return Jackknife(sums, energies, top, sizes, whole, without, negative)
 
 
 def _finite(value: float) -> float | None:
@@ -202,8 +216,8 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
     if n == 0:
         raise ValueError("no image was measured")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
-    sums, energies, top, sizes, whole, without = jackknife(state)
-    shared = alpha / len(STATISTICS)
+    sums, energies, top, sizes, whole, without, negative = jackknife(state)
+    shared = alpha / SHARING
     levels = (alpha if bounds == "each" else shared, shared)
 
     def bounded(name: Statistic, ceiling: float) -> Interval:
@@ -214,6 +228,17 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
             sd = intervals.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
         low, high = (intervals.radius(n, sd, level) for level in levels)
         return _interval(estimate, estimate - low, estimate + high, 0.0, ceiling)
+
+    def two_sided() -> Interval:
+        """The smallest of four shares: its bounds are the smallest of theirs."""
+        sides = []
+        for first, *others in negative:
+            side = min(first, 1 - first)
+            sd = intervals.grouped_jackknife_sd(float(first), np.array(others), sizes)
+            low, high = (intervals.radius(n, sd, level) for level in levels)
+            sides.append((side, side - low, side + high))
+        estimate, low, high = np.min(sides, axis=0)
+        return _interval(estimate, low, high, 0.0, 0.5)
 
     quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]
     low, high = float(per_image.min()), float(per_image.max())
@@ -232,12 +257,14 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         n_features=d,
         alpha=alpha,
         bounds=bounds,
+        strength=bounded("strength", float(d)),
         kurtosis=bounded("kurtosis", float(d)),
         persistence_ratio=bounded("persistence_ratio", float("inf")),
         top3_share=bounded("top3_share", 1.0),
         outlier_frequency=_frequency(state, sums, int(top[0]), levels),
         negative_energy=bounded("negative_energy", 1.0),
         negative_z_energy=bounded("negative_z_energy", 1.0),
+        two_sidedness=two_sided(),
         centred_kurtosis=_finite(float(whole.centred_kurtosis)),
         rms_kurtosis=_finite(float(whole.rms_kurtosis)),
         max_median_ratio=_finite(state.max_median_sum / n),

@@ -21,5 +21,5 @@ from .notes import (
     skipped_note,
 )
 from .pixels import steps_text
-from .reasons import KINDS, NAMES, RULES, Kind
+from .reasons import KINDS, NAMES, RENAMED, RULES, Kind, below_reasons
 from .rule import SAME_NUMBERS, Reason, Verdict, decided, inside, judge, outside, reason, verdict_for

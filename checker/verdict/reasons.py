@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from robustcheck_onnx.thresholds.profile import Statistic
+from robustcheck_onnx.thresholds.profile import DEFINITIONS, Profile, Statistic
 
 Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {
@@ -29,33 +29,59 @@ _EVALUATE = (
     "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
     "distribution, or compare it with the checkpoint it was finetuned from."
 )
+_EARLIER = "In a report by a profile before `default-3`. "
+_SIGNED = (
+    "Measure a two-sided representation of this model (`robustcheck inspect MODEL` lists the tensors, `--tensor NAME` "
+    "chooses one); for a network that ends in ReLU, SiLU or hard-swish there may be none."
+)
 RULES: dict[str, Rule] = {
+    "too_weak": Rule(
+        "absent",
+        "the most extreme features are too weak",
+        _EVALUATE,
+        f"Strength: {DEFINITIONS['strength']}. Its upper bound lies below the threshold: no features stand out as "
+        f"they do "
+        "in the reference encoders. Some encoders that do well on shifted data show nothing either (OpenCLIP "
+        "ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
+    ),
+    "not_persistent": Rule(
+        "absent",
+        "the most extreme feature is extreme in too few images",
+        _EVALUATE,
+        f"Persistence: {DEFINITIONS['outlier_frequency']}. Its upper bound lies below the threshold: what is extreme "
+        "changes from image to image, as in sparse features. In the reference encoders it is the same feature in at "
+        "least three of four images. This is not evidence of fragility.",
+    ),
+    "one_sided": Rule(
+        "not_applicable",
+        "one-sided representation",
+        _SIGNED,
+        f"Two-sidedness: {DEFINITIONS['two_sidedness']}. Its upper bound lies below the threshold, as after ReLU, "
+        f"SiLU or "
+        "hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an activation "
+        "kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not apply.",
+    ),
     "rectified": Rule(
         "not_applicable",
         "rectified or one-sided representation",
-        "Measure a signed representation of this model (`robustcheck inspect MODEL` lists the tensors, "
-        "`--tensor NAME` chooses one); for a network that ends in ReLU, SiLU or hard-swish there may be none.",
-        "The representation has little or no energy below zero, or below its median: as after ReLU, SiLU, hard-swish. "
-        "Rectified and sparse features have a high activation kurtosis without any outlier feature (a supervised "
-        "EfficientNet-Lite0 reads 17), and the thresholds were calibrated on signed representations, so they "
-        "do not apply.",
+        _SIGNED,
+        f"{_EARLIER}Little or no energy lies on one side of zero or of each image's median, as after ReLU, SiLU or "
+        "hard-swish. Now: `one_sided`.",
     ),
     "low_kurtosis": Rule(
         "absent",
         "activation kurtosis below the threshold",
         _EVALUATE,
-        "The upper confidence bound of the activation kurtosis lies below the threshold: no feature stands out as "
-        "strongly as in the reference encoders that show the indication. Some encoders that do well on shifted data "
-        "show nothing either (OpenCLIP ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
+        f"{_EARLIER}The upper bound of the activation kurtosis lies below its threshold. Now: `too_weak`.",
     ),
     "no_persistent_outlier_features": Rule(
         "absent",
         "no persistent outlier features",
         _EVALUATE,
-        "No few features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
-        "(persistence ratio), it is spread over many features (top-3 share), or the strongest feature is beyond 4 SD "
-        "in too few of the images (outlier frequency). The indication of robustness is absent; that is not evidence of "
-        "fragility.",
+        f"{_EARLIER}The kurtosis does not fall when each feature's mean is removed (persistence ratio), is spread "
+        f"over many "
+        "features (top-3 share), or the strongest feature is beyond 4 SD in too few of the images. Now: "
+        "`not_persistent`, or `too_weak`.",
     ),
     "undecided": Rule(
         "not_established",
@@ -334,10 +360,37 @@ RULES: dict[str, Rule] = {
 }
 
 NAMES: dict[Statistic, str] = {
+    "strength": "strength",
     "kurtosis": "activation kurtosis",
     "persistence_ratio": "persistence ratio",
     "top3_share": "top-3 share",
-    "outlier_frequency": "outlier frequency",
+    "outlier_frequency": "persistence",
     "negative_energy": "negative energy",
     "negative_z_energy": "negative energy of z",
+    "two_sidedness": "two-sidedness",
 }
+_BELOW: dict[Statistic, str] = {
+    "strength": "too_weak",
+    "outlier_frequency": "not_persistent",
+    "two_sidedness": "one_sided",
+}
+_BELOW_EARLIER: dict[Statistic, str] = {
+    "kurtosis": "low_kurtosis",
+    "persistence_ratio": "no_persistent_outlier_features",
+    "top3_share": "no_persistent_outlier_features",
+    "outlier_frequency": "no_persistent_outlier_features",
+    "negative_energy": "rectified",
+    "negative_z_energy": "rectified",
+}
+RENAMED: dict[str, str] = {
+    "rectified": "one_sided",
+    "low_kurtosis": "too_weak",
+    "no_persistent_outlier_features": "not_persistent or too_weak",
+}
+"""Reasons of earlier profiles, and what the default profile says instead."""
+
+
+def below_reasons(profile: Profile) -> dict[Statistic, str]:
+    """By statistic that decides, the reason for WARN where it lies outside its limits."""
+    known = _BELOW_EARLIER if profile.is_earlier else _BELOW
+    return {name: known[name] for name in profile.deciding}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from robustcheck_onnx.checker.evidence import (
@@ -19,7 +19,7 @@ from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Stati
 
 from . import pixels
 from .foreseen import foreseen, scaled_oddly
-from .reasons import KINDS, NAMES, RULES, Kind
+from .reasons import KINDS, NAMES, RULES, Kind, below_reasons
 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.
@@ -138,14 +138,40 @@ def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:
     limits = {name: profile.limits_of(name) for name in profile.deciding}
     intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in profile.deciding}
     out = [name for name in profile.deciding if outside(intervals[name], limits[name])]
+    if profile.is_earlier:
+        yield from _earlier(s, intervals, limits, out)
+    else:
+        names = below_reasons(profile)
+        yield from ((names[name], _too_low(name, intervals[name], limits[name])) for name in out)
+    unknown = [n for n in profile.deciding if intervals[n].low is None]
+    if unknown:
+        yield "not_measurable", f"{', '.join(NAMES[n] for n in unknown)} could not be measured"
+    straddling = [n for n in profile.deciding if not inside(intervals[n], limits[n])]
+    if straddling and not unknown and not out:
+        numbers = ", ".join(
+            f"{NAMES[n]} {bound_text(intervals[n].low, *limits[n])} to "
+            f"{bound_text(intervals[n].high, *limits[n])} (threshold {str(limits[n]).removeprefix('> ')})"
+            for n in straddling
+        )
+        yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
+
+
+def _too_low(name: Statistic, interval: Interval, limits: Limits) -> str:
+    upper = bound_text(interval.high, limits.minimum)
+    return f"{NAMES[name]} {number_text(interval.estimate)} (upper bound {upper}, threshold {limits.minimum:g})"
+
+
+def _earlier(
+    s: Statistics,
+    intervals: Mapping[Statistic, Interval],
+    limits: Mapping[Statistic, Limits],
+    out: Sequence[Statistic],
+) -> Iterator[tuple[str, str]]:
+    """The reasons of the profiles before `default-3`."""
 
     def too_low(*names: Statistic) -> str:
-        return ", ".join(
-            f"{NAMES[n]} {number_text(intervals[n].estimate)} (upper bound "
-            f"{bound_text(intervals[n].high, limits[n].minimum)}, threshold {limits[n].minimum:g})"
-            for n in names
-            if n in out and below(intervals[n], limits[n])
-        )
+        low = [n for n in names if n in out and below(intervals[n], limits[n])]
+        return ", ".join(_too_low(n, intervals[n], limits[n]) for n in low)
 
     too_high = [
         f"{NAMES[n]} {number_text(intervals[n].estimate)} (lower bound "
@@ -159,28 +185,9 @@ def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:
     if not weak and not s.persistent:  # whatever the profile asks for: without one there is no indication
         weak = f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
     if weak:
-        extreme = len(s.persistent)
-        verb = "feature is" if extreme == 1 else "features are"
-        count = f"{extreme} {verb} beyond {OUTLIER_SD:g} SD in half of the images; " if extreme else ""
-        yield "no_persistent_outlier_features", count + weak
+        yield "no_persistent_outlier_features", weak
     if "kurtosis" in out:
-        yield (
-            "low_kurtosis",
-            f"activation kurtosis is {number_text(s.kurtosis.estimate)} "
-            f"(upper bound {bound_text(s.kurtosis.high, limits['kurtosis'].minimum)}); the threshold is "
-            f"{limits['kurtosis'].minimum:g}",
-        )
-    unknown = [n for n in profile.deciding if intervals[n].low is None]
-    if unknown:
-        yield "not_measurable", f"{', '.join(NAMES[n] for n in unknown)} could not be measured"
-    straddling = [n for n in profile.deciding if not inside(intervals[n], limits[n])]
-    if straddling and not unknown and not out:
-        numbers = ", ".join(
-            f"{NAMES[n]} {bound_text(intervals[n].low, *limits[n])} to "
-            f"{bound_text(intervals[n].high, *limits[n])} (threshold {str(limits[n]).removeprefix('> ')})"
-            for n in straddling
-        )
-        yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
+        yield "low_kurtosis", _too_low("kurtosis", intervals["kurtosis"], limits["kurtosis"])
 
 
 def _sufficient(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
@@ -289,7 +296,8 @@ def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
             f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
             f"{profile.statistic_version}",
         )
-    rectified = outside(s.negative_energy, profile.limits_of("negative_energy"))
+    sign: Statistic = "negative_energy" if profile.is_earlier else "two_sidedness"
+    rectified = outside(getattr(s, sign), profile.limits_of(sign))
     reported = rectified and model.ends_in.kind in ("activation", "pool")
     for reason, seen in foreseen(model, e.preprocessing, s.n_features, profile):
         if reason != "end_not_calibrated" or not reported:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
+from robustcheck_onnx.checker.evidence import NOT_MEASURED
 from robustcheck_onnx.checker.model import PRESETS
 from robustcheck_onnx.checker.report import Report, ruling
 from robustcheck_onnx.checker.verdict import SAME_NUMBERS, execution_notes, memory_note
@@ -73,6 +74,9 @@ def disagreements(
     assert first.binding is not None
     on_ray = first.binding.settings.engine == "ray"
     theirs, ours = (_compared(report, on_ray=on_ray) for report in (first, second))
+    if first.profile.is_earlier and first.evidence.statistics.strength == NOT_MEASURED:  # of an earlier version
+        for form in (theirs, ours):
+            del form["evidence"]["statistics"]["strength"], form["evidence"]["statistics"]["two_sidedness"]
     if elsewhere:
         same_words = first.tool_version == second.tool_version
         for report, form in ((first, theirs), (second, ours)):

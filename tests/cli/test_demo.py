@@ -35,7 +35,7 @@ def test_one_warns_and_the_synthetic_one_passes(kept: tuple[Done, Path]) -> None
     done, folder = kept
     assert (done.returncode, done.stderr) == (0, "")
     ordinary, planted = (" ".join(part.split()) for part in done.stdout.split("planted encoder"))
-    assert [part for part in ("▲ WARN", "no_persistent_outlier_features") if part not in ordinary] == []
+    assert [part for part in ("▲ WARN", "not_persistent") if part not in ordinary] == []
     assert "PASS" not in ordinary
     assert "✓ PASS" in planted
     assert "SYNTHETIC" in planted

@@ -14,17 +14,18 @@ import pytest
 from robustcheck_onnx.checker.cli import settings, settings_text
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.verdict import RENAMED
 from support import ROOT
 from support.bad_input import Run
 
 WAIVERS = """
 [[waivers]]
-reason = "no_persistent_outlier_features"
+reason = "not_persistent"
 because = "the classes are line drawings"
 owner = "vision@example.org"
 expires = 2999-12-31
 [[waivers]]
-reason = "low_kurtosis"
+reason = "too_weak"
 because = "as above"
 owner = "vision@example.org"
 expires = {expires}
@@ -114,7 +115,7 @@ FILES = {
     "waivers = {}": "robustcheck.toml: waivers is one table; each waiver starts with [[waivers]]",
     "[[waivers]]": "waiver 1: reason is missing; a waiver needs reason, because, owner, expires",
     WAIVERS.format(expires='"2999-01-01"'): "waiver 2: expires is '2999-01-01'; it must be a date without quotes",
-    VALID.replace("low_", "lo_"): "reason is 'lo_kurtosis'; the closest is low_k",
+    VALID.replace("too_weak", "too_week"): "reason is 'too_week'; the closest is too_weak",
     VALID.replace("as above", "  "): "waiver 2: because is blank",
     f"{VALID}model = 'x'": "waiver 2: key is model; the closest is models",
     f"{VALID}models = []": "waiver 2: models is []; it must name models",
@@ -206,7 +207,7 @@ def test_init_writes_it_and_replaces_nothing(run: Run) -> None:
 
 
 def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(run: Run) -> None:
-    say("[tool.robustcheck.waivers]\nreason = 'rectified'\n", "pyproject.toml")
+    say("[tool.robustcheck.waivers]\nreason = 'one_sided'\n", "pyproject.toml")
     done = run("check --show-settings")
     said = "pyproject.toml: waivers is one table; each waiver starts with [[tool.robustcheck.waivers]]"
     assert (done.returncode, done.stderr) == (2, f"error: {said}\nhint: [[tool.robustcheck.waivers]]\n")
@@ -239,8 +240,8 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
         "output": "terminal; json=r.json",
         "no-ci": "true",
         "quiet": "2",
-        "waivers": "no_persistent_outlier_features, until 2999-12-31 by vision@example.org; "
-        "low_kurtosis for a.onnx, b/*.onnx, until 2999-01-01 by vision@example.org",
+        "waivers": "not_persistent, until 2999-12-31 by vision@example.org; "
+        "too_weak for a.onnx, b/*.onnx, until 2999-01-01 by vision@example.org",
     }
     assert {key: row[0] for key, row in rows.items() if row[0].startswith("not set") and row[1] == "default"} == {
         "max-images": "not set: all",
@@ -260,7 +261,7 @@ def test_waivers_open_the_gate_until_they_expire(run: Run) -> None:
     done = run(f"{WARN} -o json=r.json")
     assert done.returncode == 0, done.stderr
     assert "▲ WARN · absent (waived) · exit code 0" in done.stdout
-    assert "! low_kurtosis: waived by vision@example.org until 2999-01-01: as above" in done.stdout
+    assert "! too_weak: waived by vision@example.org until 2999-01-01: as above" in done.stdout
     report = json.loads(Path("r.json").read_text(encoding="utf-8"))
     assert (report["verdict"]["verdict"], report["gate"]["exit_code"]) == ("WARN", 0)
     assert "waived in robustcheck.toml" in report["gate"]["rule"]
@@ -269,10 +270,21 @@ def test_waivers_open_the_gate_until_they_expire(run: Run) -> None:
     done = run(WARN)
     assert done.returncode == 1
     assert "▲ WARN · absent · exit code 1" in done.stdout
-    assert "! low_kurtosis: a waiver by vision@example.org expired on 2020-01-01" in done.stdout
+    assert "! too_weak: a waiver by vision@example.org expired on 2020-01-01" in done.stdout
     say(f'{VALID}models = ["other/*"]\n')
     assert run(f"{WARN} -qq").returncode == 1
     assert run(f"{WARN} -qq --isolated").returncode == 1
+
+
+def test_a_waiver_of_an_earlier_reason_names_the_new_one_and_holds_by_its_own_profile(run: Run) -> None:
+    for old, new in RENAMED.items():
+        say(VALID.replace("too_weak", old))
+        done = run(f"{WARN} -qq")
+        said = f"robustcheck.toml: waiver of {old}: profile default-3 has no such reason; it is now {new}"
+        assert (done.returncode, done.stderr) == (2, f"error: {said}\nhint: robustcheck explain {new.split()[0]}\n")
+    say(VALID.replace("too_weak", "low_kurtosis").replace("not_persistent", "no_persistent_outlier_features"))
+    done = run(f"{WARN} --thresholds default-2")
+    assert (done.returncode, "(waived)" in done.stdout) == (0, True), done.stderr
 
 
 def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(run: Run) -> None:

@@ -17,7 +17,7 @@ from support import ROOT
 from support.bad_input import Run
 
 WAIVER = '[[waivers]]\nreason = "{}"\nbecause = "known"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
-WAIVERS = WAIVER.format("no_persistent_outlier_features") + WAIVER.format("low_kurtosis")
+WAIVERS = WAIVER.format("not_persistent") + WAIVER.format("too_weak")
 STRICT = "check --strict --images photos"
 # a value of each setting that is not the default, as a file writes it
 OTHER: dict[str, str] = {
@@ -164,9 +164,9 @@ def test_the_command_line_may_name_a_file_of_waivers(run: Run) -> None:
 
 def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_settings_file() -> None:
     say(WAIVERS)
-    say(WAIVER.format("rectified"), "w.toml")
+    say(WAIVER.format("one_sided"), "w.toml")
     found = settings.resolve({}, {}, waivers_file="w.toml")
-    assert [each.reason for each in found.settings.waivers] == ["rectified"]
+    assert [each.reason for each in found.settings.waivers] == ["one_sided"]
     assert found.source("waivers") == "w.toml"
     say('fail-on = "never"\n' + WAIVERS, "w.toml")
     assert "w.toml: key is fail-on; a file of --waivers holds waivers alone" in refused(waivers_file="w.toml")

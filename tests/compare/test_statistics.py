@@ -142,10 +142,9 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
 
 
 def test_what_must_be_kept_is_what_the_profile_asks_for_and_alpha_is_theirs() -> None:
-    thresholds = {name: t for name, t in load().thresholds.items() if name != "top3_share"}
-    required = changes.required_by(load().model_copy(update={"thresholds": thresholds}))
-    assert required == tuple(name for name in changes.KEEPS if name != "top3_share")
-    assert changes.required_by(load()) == changes.KEEPS
+    assert changes.required_by(load()) == ("strength", "outlier_frequency")
+    required = changes.required_by(load("default-2"))
+    assert required == ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
     models = sides(paired(planted(), planted(strength=13)))
     for names in (required, required[:2], changes.KEEPS):
         found = changes.changes(*models, names, ALPHA, 0.2)

@@ -196,7 +196,7 @@ def test_a_width_that_the_graph_leaves_open_is_not_known(tmp_path: Path) -> None
     assert found.model.representation.shape == (None, None)
     assert (found.can_pass.answer, why(found)) == ("unknown", ["width_not_calibrated"])
     assert last_sentence(found, 1000) == (
-        "unknown, because the graph does not say how many features `embedding` has; profile default-2 holds for 384 to "
+        "unknown, because the graph does not say how many features `embedding` has; profile default-3 holds for 384 to "
         f"2048; what helps: `robustcheck {path}` measures it"
     )
 

@@ -46,13 +46,18 @@ def two_tensors(path: Path, h: np.ndarray) -> Path:
     return path
 
 
+BY_ORDER: Any = {"statistics": {"two_sidedness"}}
+
+
 def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     report = check(model, images=photos, thresholds=never_decided())
     (evidence,) = measured(new_job(model, str(photos)))
     assert report.evidence.images.n_skipped == 2
     assert report.evidence.statistics.n_constant == report.evidence.statistics.n_nonfinite == 1
-    assert_same(evidence.model_dump(), report.evidence.model_dump())
+    # shards don't know which images came first, and two-sidedness goes by the first 50
+    assert_same(*(each.model_dump(exclude=BY_ORDER) for each in (evidence, report.evidence)))
+    assert abs(evidence.statistics.two_sidedness.estimate - report.evidence.statistics.two_sidedness.estimate) < 0.05
     with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
         measured(new_job(model, str(photos), max_bad=0.001))
 
@@ -63,9 +68,9 @@ def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path
     opened = measure.open_job(new_job(model, str(photos), max_images=300))
     facts = measure.probe(opened)
     a, b, c, whole = parts(opened, (0, 13), (13, 130), (130, 300), (0, 300))
-    one = conclude(opened.job, facts, whole, profile.load())[0].model_dump()
+    one = conclude(opened.job, facts, whole, profile.load())[0].model_dump(exclude=BY_ORDER)
     for total in (merge(merge(a, b), c), merge(a, merge(b, c)), merge(nothing_yet(1), whole)):
-        assert_same(conclude(opened.job, facts, total, profile.load())[0].model_dump(), one)
+        assert_same(conclude(opened.job, facts, total, profile.load())[0].model_dump(exclude=BY_ORDER), one)
     with pytest.raises(ValueError, match="argument 2 is longer"):
         merge(a, nothing_yet(2))
 

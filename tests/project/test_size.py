@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_840,
-    "nodes": 316_300,
+    "code lines": 32_760,
+    "nodes": 314_400,
     "files": 275,
     "lines of the longest file": 504,
     "words in the first sentence of a docstring": 14,
     "code lines of the tests": 25_920,
-    "nodes of the tests": 290_600,
+    "nodes of the tests": 291_000,
 }
 
 

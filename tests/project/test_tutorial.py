@@ -89,7 +89,7 @@ def test_the_notebook_runs_where_the_tutorial_ended(
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     for shown in (
-        "model.onnx WARN ['rectified', 'no_persistent_outlier_features']",
+        "model.onnx WARN ['one_sided', 'too_weak', 'not_persistent']",
         "demo/planted.onnx PASS []",
         "PASS [(92, 'kept')]",
         "['chequers', 'dots', 'stripes', 'triangle']",

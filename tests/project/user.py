@@ -22,7 +22,7 @@ class Tensor:
 def types(assert_robust: rc.AssertRobust) -> None:
     """What each call gives."""
     assert_type(rc.check("model.onnx", images="photos/"), rc.Report)
-    assert_type(rc.check(b"", images=[Path("a.jpg")], max_images=64, thresholds="default-2"), rc.Report)
+    assert_type(rc.check(b"", images=[Path("a.jpg")], max_images=64, thresholds="default-3"), rc.Report)
     assert_type(rc.check(onnx.ModelProto(), images=[Image.new("RGB", (8, 8))]), rc.Report)
     assert_type(rc.check("m.onnx", images=[np.zeros((8, 8, 3), np.uint8)]), rc.Report)
     report = rc.check("m.onnx", images=np.zeros((4, 3, 8, 8), np.float32))

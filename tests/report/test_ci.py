@@ -29,8 +29,9 @@ def test_gitlab() -> None:
     severities = {e["check_name"].split(":")[1]: e["severity"] for e in json.loads(text_of("gitlab", WAIVED, FAILED))}
     assert severities == {
         "assumed_preprocessing": "info",
-        "rectified": "info",
-        "no_persistent_outlier_features": "major",
+        "one_sided": "info",
+        "not_persistent": "major",
+        "too_weak": "major",
         "could_not_assess": "blocker",
     }
 
@@ -46,7 +47,7 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
     assert [*map(unquote, match.groups())] == [place, f"{FAILED.message}; hint: {FAILED.hint}"]
     assert github.commands([PASSING], PLACE) == []
     assert Counter(line.split()[0] for line in github.commands([WAIVED], PLACE)) == {
-        "::warning": 1,
+        "::warning": 2,
         "::notice": 3,  # two waived reasons, and that the photos were the bundled ones
     }
 

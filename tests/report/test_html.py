@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.report.words import plain_text
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Kind
 from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
+from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS
 from robustcheck_onnx.thresholds.reference import references
 from support import Capture, Place, reports
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
@@ -54,7 +54,7 @@ def with_gallery(report: Report) -> Report:
 def hostile(report: Report) -> Report:
     names = ("file", "source", "tensor", "why", "producer", "synthetic")
     changes: dict[str, Any] = dict.fromkeys(names, HOSTILE)
-    report = gated(report, **changes, external_digests={HOSTILE: HOSTILE}, waived=("rectified",))
+    report = gated(report, **changes, external_digests={HOSTILE: HOSTILE}, waived=("one_sided",))
     image = SeenImage(name=HOSTILE, digest="sha256:0", kurtosis=79.0, z=(9.0,))
     most = (image.model_copy(update={"digest": "d"}),)
     kept = Gallery(features=(526,), shown=(image,), most=most, least=())
@@ -158,7 +158,7 @@ def test_the_verdict_its_reasons_and_its_numbers_are_told(pages: Pages) -> None:
     report = reports.warning()
     text = words(parse(pages["warn"]))
     for said in (
-        *("▲ WARN", "Exit code 1: the verdict is WARN", "19.9", "17.4 to 22.5", "> 1.75"),
+        *("▲ WARN", "Exit code 1: the verdict is WARN", "19.9", "17.4 to 22.5", "> 4.5"),
         *(report.evidence.model.digest, report.claim, *report.notes, *report.profile.limits),
         *(reason.seen for reason in report.verdict.reasons),
         *(reason.next_step.replace("`", "") for reason in report.verdict.reasons),
@@ -167,13 +167,13 @@ def test_the_verdict_its_reasons_and_its_numbers_are_told(pages: Pages) -> None:
     assert "✓ PASS" not in text
     root = parse(pages["pass"])
     assert "✓ PASS" in words(root)
-    assert re.search("Thresholds cleared ?6 of 6", words(root))
+    assert re.search("Thresholds cleared ?3 of 3", words(root))
     assert not [e for e in root.all("th", "td") if "title" in e.attributes]  # what a statistic is needs no mouse
-    assert [e.text for e in root.all("dd") if e.text in DEFINITIONS.values()] == [DEFINITIONS[i] for i in STATISTICS]
+    assert [e.text for e in root.all("dd") if e.text in DEFINITIONS.values()] == [DEFINITIONS[i] for i in DECIDING]
     waived = words(parse(pages["waived"]))
     assert "✓ PASS" not in waived
     assert "The gate lets this model through although the verdict is WARN." in waived
-    assert waived.count("Waived by vision team until 2026-12-30: known <since> May") == 5
+    assert waived.count("Waived by vision team until 2026-12-30: known <since> May") == 6
     assert "ended on 2026-10-30 and no longer counts" in waived
 
 

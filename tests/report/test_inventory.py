@@ -48,12 +48,12 @@ def test_what_a_component_says(passed: Report, lookup_pass: Place) -> None:
         "file_digest": "sha256:" + "cd" * 32,
         "external_digests": {"w\n.data": "sha256:" + "ab" * 32},
     }
-    report = gated(reports.warning(), waived=("rectified",), **facts)
+    report = gated(reports.warning(), waived=("one_sided",), **facts)
     (component,) = bill(report)["components"]
     hashes = [{"alg": "SHA-256", "content": "cd" * 32}]
     assert (component["name"], component["hashes"]) == ("efficientnet-lite0.onnx", hashes)
     said = properties(component)
-    assert (said["verdict"], said["waived"]) == (["WARN"], ["rectified"])
+    assert (said["verdict"], said["waived"]) == (["WARN"], ["one_sided"])
     assert said["reason"] == [each.id for each in report.verdict.reasons]
     assert said["images_digest"] == [report.evidence.images.digest]
     assert (said["profile_digest"], said["claim"]) == ([report.profile.digest], [printable(report.claim)])

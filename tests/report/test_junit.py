@@ -10,7 +10,7 @@ from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.profile import DECIDING
 from support import reports
 from support.form_readers import junit
 from support.outcomes import (
@@ -37,7 +37,7 @@ def test_junit_pass_has_no_failure_and_a_case_for_each_check() -> None:
     root = junit(PASSING)
     assert outcomes_of(root) == {}
     names = {case.attrib["name"] for case in root.iter("testcase")}
-    assert names == {"assessed", *STATISTICS, *(name for ids in GROUPS.values() for name in ids)}
+    assert names == {"assessed", *DECIDING, *(name for ids in GROUPS.values() for name in ids)}
 
 
 def test_junit_says_how_long_a_check_took_in_milliseconds() -> None:
@@ -52,14 +52,21 @@ def test_junit_says_how_long_a_check_took_in_milliseconds() -> None:
 def test_junit_warn_waived_and_expired() -> None:
     plain = {
         "assumed_preprocessing": "failure assumed_preprocessing",
+        "strength": "failure too_weak",
+        "outlier_frequency": "failure not_persistent",
+        "two_sidedness": "failure one_sided",
+    }
+    assert outcomes_of(junit(WARNING)) == plain
+    earlier = reports.report(reports.WARN_STATISTICS, with_profile=reports.profile(reports.EARLIER_MINIMUM))
+    assert outcomes_of(junit(earlier)) == {
         "persistence_ratio": "failure no_persistent_outlier_features",
         "top3_share": "failure no_persistent_outlier_features",
         "outlier_frequency": "failure no_persistent_outlier_features",
         "negative_energy": "failure rectified",
         "negative_z_energy": "failure rectified",
     }
-    assert outcomes_of(junit(WARNING)) == plain
-    waived = {name: text.replace("failure", "skipped") for name, text in plain.items() if "no_pers" not in text}
+    still_waived = ("assumed_preprocessing", "two_sidedness")
+    waived = {name: plain[name].replace("failure", "skipped") for name in still_waived}
     assert outcomes_of(junit(WAIVED)) == plain | waived
     told = [child.attrib["message"] for child in junit(WAIVED).iter("skipped")]
     assert all(m.startswith("waived by vision team until 2026-12-30: known <since> May") for m in told)
@@ -70,12 +77,11 @@ def test_junit_warn_waived_and_expired() -> None:
 
 def test_junit_undecided_and_not_measured() -> None:
     assert outcomes_of(junit(UNDECIDED)) == {
-        "kurtosis": "failure undecided",
-        "top3_share": "failure undecided",
+        "strength": "failure undecided",
     }
     assert set(outcomes_of(junit(NOTHING)).values()) >= {"failure not_measurable", "failure representations_alike"}
-    stopped_early = reports.report(reports.WARN_STATISTICS | {"kurtosis": reports.interval(9.0, 7.0, 11.0)})
-    assert outcomes_of(junit(stopped_early))["kurtosis"] == "skipped straddles"
+    stopped_early = reports.report(reports.WARN_STATISTICS | {"strength": reports.interval(5.0, 4.0, 6.0)})
+    assert outcomes_of(junit(stopped_early))["strength"] == "skipped straddles"
 
 
 def test_junit_what_was_not_compared_is_skipped_never_passed() -> None:

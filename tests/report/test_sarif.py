@@ -44,7 +44,7 @@ def test_sarif_results(sarif: Sarif) -> None:
     results = {result["ruleId"]: result for result in run["results"]}
     assert set(results) == {r.id for r in WAIVED.verdict.reasons}
     assert {result["level"] for result in run["results"]} == {"warning"}
-    rectified, expired = results["rectified"], results["no_persistent_outlier_features"]
+    rectified, expired = results["one_sided"], results["not_persistent"]
     assert rectified["suppressions"][0]["justification"].startswith("waived by vision team until 2026-12-30")
     assert "suppressions" not in expired
     assert "expired on 2026-10-30" in expired["message"]["text"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.text import printable
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.profile import DECIDING
 from support import reports
 from support.form_readers import metrics
 from support.outcomes import FAILED, HOSTILE, HOSTILE_REPORT, NOTHING, PASSING, WAIVED, text_of
@@ -31,21 +31,21 @@ def test_openmetrics() -> None:
     first, second = PASSING.evidence.model.file, WAIVED.evidence.model.file
     assert found["robustcheck_verdict"] == {(first,): 1, (second,): 0, (f"{first} (2)",): 0}
     assert found["robustcheck_error"] == dict.fromkeys(found["robustcheck_verdict"], 0) | {(printable(HOSTILE),): 1}
-    kurtosis = {part: found[f"robustcheck_statistic_{part}"] for part in ("estimate", "low", "high", "threshold")}
-    assert [each[second, "kurtosis"] for each in kurtosis.values()] == [19.95, 17.41, 22.49, 8.0]
-    assert (f"{first} (2)", "kurtosis") not in kurtosis["low"]  # not measured: no sample
+    strength = {part: found[f"robustcheck_statistic_{part}"] for part in ("estimate", "low", "high", "threshold")}
+    assert [each[second, "strength"] for each in strength.values()] == [2.789, 1.87, 3.708, 4.5]
+    assert (f"{first} (2)", "strength") not in strength["low"]  # not measured: no sample
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_modelcard_is_read_by_hugging_face() -> None:
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub comes with transformers (extra export)")
-    tiny = reports.report(reports.PASS_STATISTICS | {"kurtosis": reports.interval(1e-05, 1e-07, 2e22)})
+    tiny = reports.report(reports.PASS_STATISTICS | {"strength": reports.interval(1e-05, 1e-07, 2e22)})
     for report in (PASSING, NOTHING, HOSTILE_REPORT, tiny):
         verdict, *results = hub.ModelCard(text_of("modelcard", report)).data.eval_results
         assert verdict.metric_value == report.verdict.verdict
         assert "neither accuracy nor robustness" in verdict.metric_args["claim"]
         told = {r.metric_type: (r.metric_value, r.metric_args["low"], r.metric_args["high"]) for r in results}
-        for name in STATISTICS:
+        for name in DECIDING:
             expected = (*dict(getattr(report.evidence.statistics, name)).values(),)
             assert told.get(f"robustcheck_{name}", (None, None, None)) == expected
     assert hub.ModelCard(text_of("modelcard", FAILED)).data.eval_results is None

@@ -27,9 +27,9 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.thresholds.profile import Limits
 
 
-def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True) -> Placed:
-    of = {"checkpoint": checkpoint, "group": "supervised", "images": "i", "source": "s", "top3_share": 0.5}
-    return Placed(**of, kurtosis=k, persistence_ratio=ratio, shows_outlier_features=shows)  # type: ignore[arg-type]
+def row(strength: float, k: float = 20.0, checkpoint: str = "c", shows: bool = True) -> Placed:
+    of = {"checkpoint": checkpoint, "group": "supervised", "images": "i", "source": "s", "persistence_ratio": 1.0}
+    return Placed(**of, kurtosis=k, top3_share=strength / k, shows_outlier_features=shows)  # type: ignore[arg-type]
 
 
 def test_numbers_have_three_significant_digits() -> None:
@@ -113,13 +113,13 @@ def test_bars_are_proportional() -> None:
 
 def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
     table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
-    for ratio, everything, shown in (
+    for strength, everything, shown in (
         (5.5, False, [(1, 10, 0), (4, 7, 2), (5, 6, 0), (6, None, 0), (7, 5, 0), (8, 4, 0), (11, 1, 2)]),
         (0.0, False, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
         (11.0, True, [(1, None, 0), *((rank, 12 - rank, 0) for rank in range(2, 12))]),
     ):
-        lines = words.reference_lines(table, ratio, everything=everything)
-        assert [(p.rank, p.reference and p.reference.persistence_ratio, p.left_out) for p in lines] == shown
+        lines = words.reference_lines(table, strength, everything=everything)
+        assert [(p.rank, p.reference and p.reference.strength, p.left_out) for p in lines] == shown
     assert words.reference_lines([], 1.0) == (words.ReferenceLine(1, None),)
     assert words.reference_lines(table[1:2], 1.0) == (words.ReferenceLine(1, table[1]), words.ReferenceLine(2, None))
 

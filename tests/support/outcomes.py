@@ -40,10 +40,8 @@ def failed(model: str = HOSTILE, message: str = "m.onnx: model is not readable; 
 PASSING = gated(reports.passing())
 WARNING = gated(reports.warning())
 UNDECIDED = gated(reports.undecided())
-WAIVED = gated(
-    reports.warning(), waived=("rectified", "assumed_preprocessing"), expired=("no_persistent_outlier_features",)
-)
-ALL_WAIVED = gated(reports.warning(), waived=("rectified", "assumed_preprocessing", "no_persistent_outlier_features"))
+WAIVED = gated(reports.warning(), waived=("one_sided", "assumed_preprocessing"), expired=("not_persistent", "too_weak"))
+ALL_WAIVED = gated(reports.warning(), waived=("one_sided", "assumed_preprocessing", "not_persistent", "too_weak"))
 HOSTILE_REPORT = gated(reports.warning(), file=HOSTILE, tensor=HOSTILE)
 NOTHING = gated(
     reports.report(

@@ -31,10 +31,11 @@ from robustcheck_onnx.checker.report.terminal import render
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile, Threshold, seal
+from robustcheck_onnx.thresholds.profile import Calibration, Profile, Statistic, Threshold, seal
 from robustcheck_onnx.thresholds.reference import references
 
-MINIMUM = {
+MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
+EARLIER_MINIMUM: dict[Statistic, float] = {
     "kurtosis": 8.0,
     "persistence_ratio": 1.75,
     "top3_share": 0.5,
@@ -85,18 +86,17 @@ def reference_rows() -> tuple[Placed, ...]:
     )
 
 
-def profile() -> Profile:
+def profile(minimums: dict[Statistic, float] = MINIMUM) -> Profile:
+    """A profile of three statistics; of six, as earlier versions had, with EARLIER_MINIMUM."""
     thresholds = {
         name: Threshold(
-            minimum=MINIMUM[name],
+            minimum=minimum,
             highest_without=0,
             highest_without_set="a",
             lowest_with=9,
             lowest_with_set="b",
-            bootstrap_low=MINIMUM[name],
-            bootstrap_high=MINIMUM[name],
         )
-        for name in STATISTICS
+        for name, minimum in minimums.items()
     }
     return seal(
         Profile(
@@ -125,10 +125,6 @@ def profile() -> Profile:
                 false_pass_upper=0.2,
                 false_warn_upper=0.5,
                 family_out=(),
-                auroc={},
-                auroc_signed={},
-                bootstrap_fits=0,
-                bootstrap_failed=0,
             ),
             limits=LIMITS,
         )
@@ -157,12 +153,14 @@ PASS_STATISTICS: dict[str, Any] = {
     "n_constant": 0,
     "n_features": 1024,
     "alpha": 0.05,
+    "strength": interval(74.19, 62.87, 85.51),
     "kurtosis": interval(82.31, 70.94, 93.68),
     "persistence_ratio": interval(5.218, 4.307, 6.129),
     "top3_share": interval(0.9014, 0.8733, 0.9295),
     "outlier_frequency": interval(1.0, 0.91, 1.0),
     "negative_energy": interval(0.5561, 0.5402, 0.572),
     "negative_z_energy": interval(0.5229, 0.51, 0.536),
+    "two_sidedness": interval(0.4439, 0.428, 0.4598),
     "centred_kurtosis": 15.77,
     "rms_kurtosis": 71.9,
     "max_median_ratio": 46.2,
@@ -184,12 +182,14 @@ PASS_STATISTICS: dict[str, Any] = {
 WARN_STATISTICS: dict[str, Any] = PASS_STATISTICS | {
     "n_images": 160,
     "n_features": 1280,
+    "strength": interval(2.789, 1.87, 3.708),
     "kurtosis": interval(19.95, 17.41, 22.49),
     "persistence_ratio": interval(1.104, 1.049, 1.159),
     "top3_share": interval(0.1398, 0.1012, 0.1784),
     "outlier_frequency": interval(0.1267, 0.01, 0.25),
     "negative_energy": interval(0.0, 0.0, 0.0),
     "negative_z_energy": interval(0.1609, 0.15, 0.172),
+    "two_sidedness": interval(0.0, 0.0, 0.0),
     "centred_kurtosis": 18.07,
     "rms_kurtosis": 2.52,
     "max_median_ratio": None,
@@ -354,6 +354,7 @@ def warning() -> Report:
 def undecided() -> Report:
     close = {
         "n_images": 300,
+        "strength": interval(6.397, 4.498, 8.3),
         "kurtosis": interval(9.71, 7.996, 11.42),
         "persistence_ratio": interval(2.11, 1.92, 2.3),
         "top3_share": interval(0.6588, 0.4977, 0.82),

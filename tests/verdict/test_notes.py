@@ -47,22 +47,22 @@ def test_a_verdict_for_batches_of_one_image_says_so() -> None:
 
 
 def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
-    minimum = DEFAULT.thresholds["kurtosis"].minimum
+    minimum = DEFAULT.thresholds["strength"].minimum
     loose = DEFAULT.model_copy(
         update={
             "id": "mine",
             "digest": "sha256:" + "ab" * 32,
-            "edited": "kurtosis 1",
+            "edited": "strength 1",
             "thresholds": DEFAULT.thresholds
-            | {"kurtosis": DEFAULT.thresholds["kurtosis"].model_copy(update={"minimum": minimum / 2})},
+            | {"strength": DEFAULT.thresholds["strength"].model_copy(update={"minimum": minimum / 2})},
             "calibration": DEFAULT.calibration.model_copy(update={"missing": {"RN50": "no file", "B32": "no file"}}),
         }
     )
     named, edited, looser, incomplete = notes_of(EVIDENCE, loose)
     assert named.startswith(f"The thresholds are not the default profile ({DEFAULT.id}, ")
     assert "but mine (" in named
-    assert edited == "The profile was changed by hand: kurtosis 1."
-    assert "kurtosis" in looser
+    assert edited == "The profile was changed by hand: strength 1."
+    assert "strength" in looser
     assert incomplete == "The profile's calibration is not complete: 2 models of its suite were not measured."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
+from robustcheck_onnx.checker.verdict.reasons import RENAMED, below_reasons
 from robustcheck_onnx.checker.verdict.rule import (
     ALIKE_SPREAD,
     MIN_EFFECTIVE_RANK,
@@ -12,15 +13,16 @@ from robustcheck_onnx.checker.verdict.rule import (
     decided,
     judge,
 )
-from robustcheck_onnx.thresholds.profile import ENERGIES
+from robustcheck_onnx.thresholds.profile import Profile
 from support import reports
-from support.reports import feature, interval
+from support.reports import interval
 
 PROFILE = reports.profile()
+EARLIER = reports.profile(reports.EARLIER_MINIMUM)
 
 
-def seen(given: Evidence) -> dict[str, str]:
-    return {reason.id: reason.seen for reason in judge(given, PROFILE).reasons}
+def seen(given: Evidence, profile: Profile = PROFILE) -> dict[str, str]:
+    return {reason.id: reason.seen for reason in judge(given, profile).reasons}
 
 
 def evidence(**statistics: Any) -> Evidence:
@@ -47,43 +49,59 @@ def test_the_end_of_the_encoder() -> None:
         assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
 
 
-def test_weak_outlier_features() -> None:
-    weak = {"persistence_ratio": interval(1.104, 1.049, 1.159), "top3_share": interval(0.1398, 0.1012, 0.1784)}
-    for n_persistent, words in (
-        (0, ""),
-        (2, "2 features are beyond 4 SD in half of the images; "),
-    ):
-        features = tuple(feature(i, 0.2, 0.6 if i < n_persistent else 0.2, 4.0) for i in range(3))
-        assert seen(evidence(features=features, **weak)) == {
-            "no_persistent_outlier_features": f"{words}persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
-            "top-3 share 0.140 (upper bound 0.178, threshold 0.5)"
-        }
-
-
-def test_rectified_values_and_low_kurtosis_have_their_numbers() -> None:
-    low = {"negative_energy": interval(0.01, 0.0, 0.02), "kurtosis": interval(5.25, 4.0, 6.5)}
+def test_each_of_the_three_has_its_reason_and_its_numbers() -> None:
+    low = {
+        "strength": interval(3.25, 2.0, 4.498),
+        "outlier_frequency": interval(0.55, 0.45, 0.65),
+        "two_sidedness": interval(0.01, 0.0, 0.02),
+    }
     assert seen(evidence(**low)) == {
-        "rectified": "negative energy 0.0100 (upper bound 0.0200, threshold 0.35)",
-        "low_kurtosis": "activation kurtosis is 5.25 (upper bound 6.50); the threshold is 8",
+        "one_sided": "two-sidedness 0.0100 (upper bound 0.0200, threshold 0.35)",
+        "too_weak": "strength 3.25 (upper bound 4.498, threshold 4.5)",
+        "not_persistent": "persistence 0.550 (upper bound 0.650, threshold 0.75)",
     }
 
 
+def test_the_context_of_the_three_decides_nothing() -> None:
+    """K and what the earlier six were: shown, and not judged."""
+    nothing = {name: interval(0.0, 0.0, 0.0) for name in reports.EARLIER_MINIMUM if name != "outlier_frequency"}
+    assert seen(evidence(**nothing)) == {}
+
+
+def test_earlier_profiles_give_their_own_reasons() -> None:
+    low = {
+        "negative_energy": interval(0.01, 0.0, 0.02),
+        "kurtosis": interval(5.25, 4.0, 6.5),
+        "persistence_ratio": interval(1.104, 1.049, 1.159),
+        "top3_share": interval(0.1398, 0.1012, 0.1784),
+    }
+    assert seen(evidence(**low), EARLIER) == {
+        "rectified": "negative energy 0.0100 (upper bound 0.0200, threshold 0.35)",
+        "low_kurtosis": "activation kurtosis 5.25 (upper bound 6.50, threshold 8)",
+        "no_persistent_outlier_features": "persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
+        "top-3 share 0.140 (upper bound 0.178, threshold 0.5)",
+    }
+    assert seen(evidence(strength=interval(0.0, 0.0, 0.0), two_sidedness=interval(0.0, 0.0, 0.0)), EARLIER) == {}
+
+
 def test_what_could_not_be_measured_is_named() -> None:
-    unknown = {name: interval(None, None, None) for name in ("kurtosis", "top3_share")}
-    assert seen(evidence(**unknown)) == {"not_measurable": "activation kurtosis, top-3 share could not be measured"}
+    unknown = {name: interval(None, None, None) for name in ("strength", "two_sidedness")}
+    assert seen(evidence(**unknown)) == {"not_measurable": "strength, two-sidedness could not be measured"}
+    before = {name: value for name, value in reports.PASS_STATISTICS.items() if name not in unknown}
+    assert list(seen(reports.evidence(Statistics(**before)))) == ["not_measurable"]  # of a version without them
 
 
 def test_an_undecided_run_tells_each_interval() -> None:
-    straddling = {"kurtosis": interval(9.0, 7.0, 11.0), "top3_share": interval(0.55, 0.45, 0.65)}
+    straddling = {"strength": interval(6.0, 4.0, 8.0), "two_sidedness": interval(0.4, 0.31, 0.45)}
     assert seen(evidence(**straddling)) == {
         "undecided": "after 162 images the interval does not clear the threshold: "
-        "activation kurtosis 7.00 to 11.0 (threshold 8), top-3 share 0.450 to 0.650 (threshold 0.5)"
+        "strength 4.00 to 8.00 (threshold 4.5), two-sidedness 0.310 to 0.450 (threshold 0.35)"
     }
 
 
 def test_a_bound_that_is_unknown_is_told_as_such() -> None:
-    undecided = seen(evidence(kurtosis=interval(5.25, 4.0, None)))["undecided"]
-    assert undecided.endswith("activation kurtosis 4.00 to not measured (threshold 8)")
+    undecided = seen(evidence(strength=interval(5.25, 4.0, None)))["undecided"]
+    assert undecided.endswith("strength 4.00 to not measured (threshold 4.5)")
 
 
 def test_representations_alike_at_the_very_limit() -> None:
@@ -125,10 +143,13 @@ def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
 
 
 def test_each_statistic_alone_is_seen_below_its_threshold() -> None:
-    for name in (*ENERGIES, "persistence_ratio", "top3_share", "outlier_frequency"):
-        minimum = PROFILE.thresholds[name].minimum
-        given = evidence(**{name: interval(0.5 * minimum, 0.4 * minimum, 0.6 * minimum)})
-        assert set(seen(given)) == {"rectified" if name in ENERGIES else "no_persistent_outlier_features"}
+    for profile in (PROFILE, EARLIER):
+        for name, reason in below_reasons(profile).items():
+            minimum = profile.thresholds[name].minimum
+            given = evidence(**{name: interval(0.5 * minimum, 0.4 * minimum, 0.6 * minimum)})
+            assert set(seen(given, profile)) == {reason}
+    assert set(below_reasons(EARLIER).values()) == set(RENAMED)
+    assert set(below_reasons(PROFILE).values()) == {"too_weak", "not_persistent", "one_sided"}
 
 
 def test_a_few_representations_again_and_again() -> None:

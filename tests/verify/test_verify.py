@@ -317,7 +317,7 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
         ("document", "compare", "no report of a check"),
         ("more", 1, "wrong more"),
         ("binding", None, "no binding"),
-        ("profile thresholds", {}, "lacks kurtosis"),
+        ("profile thresholds", {}, "its profile: thresholds are of nothing"),
         ("binding settings", settings, r"wrong binding\.settings \(Value error, seed is missing\);"),
     ):
         document = changed(whole, at, value)

@@ -26,10 +26,10 @@ from support.profile import PATIENCE_S
 def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Path) -> None:
     report = check(efficientnet_lite0)
     assert report.verdict.verdict == "WARN"
-    assert [r.id for r in report.verdict.reasons] == ["rectified", "no_persistent_outlier_features"]
+    assert [r.id for r in report.verdict.reasons] == ["one_sided", "too_weak", "not_persistent"]
     s = report.evidence.statistics
     assert s.kurtosis.estimate == pytest.approx(18.5, abs=3.5)  # 17.08 and 19.95 on other photos
-    assert (s.negative_energy.estimate, s.persistent, s.n_images) == (0, (), FIRST_LOOK)
+    assert (s.two_sidedness.estimate, s.persistent, s.n_images) == (0, (), FIRST_LOOK)
 
 
 def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, t
     assert not any("--thresholds" in note or "--preprocess" in note for note in plain.notes)
     changed = profile.load().model_copy(update={"min_images": 2})
     # its digest would say that the packaged thresholds had judged, and the cache would take it for them
-    with pytest.raises(UsageError, match="profile default-2: digest does not match the content"):
+    with pytest.raises(UsageError, match="profile default-3: digest does not match the content"):
         check(model, images=photos, thresholds=changed)
     loose = profile.seal(changed)  # the default's id, other content
     (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]

@@ -163,7 +163,7 @@ def _next(keep: Path | None, pen: Pen) -> RenderableType:
     grid = Table.grid(padding=(0, 3, 0, 0))
     for command, what in (
         ("robustcheck model.onnx --images photos/", "your model on your photos"),
-        ("robustcheck explain no_persistent_outlier_features", "what a reason means"),
+        ("robustcheck explain too_weak", "what a reason means"),
         (again, "these two as files, for a full report" if keep is None else "the full report"),
     ):
         grid.add_row(pen.name(command), pen.prose(what, "dim"))

@@ -77,7 +77,7 @@ class MapRow(NamedTuple):
     y: float
     label: str
     strong: bool
-    """among the three strongest or persistent"""
+    """beyond 4 SD in at least half of all images measured"""
     cells: tuple[Cell, ...]
     text: str
 
@@ -210,8 +210,7 @@ def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> 
                 f"feature {index}",
                 persistent,
                 cells,
-                f"feature {index}{' (persistent)' if persistent else ''}: beyond {OUTLIER_SD:g} SD in {beyond} of "
-                f"{count_text(len(values), 'image')} shown",
+                f"feature {index}: beyond {OUTLIER_SD:g} SD in {beyond} of {count_text(len(values), 'image')} shown",
             )
         )
     width = label_width + cell_width * len(gallery.shown)

@@ -79,7 +79,8 @@ class Scatter(NamedTuple):
     y_ticks: tuple[Tick, ...]
     zero: float | None
     """y of 0 percentage points"""
-    threshold: float
+    threshold: float | None
+    """x; None = the profile has none of the kurtosis"""
     own: float | None
     """x of this model; None = its kurtosis was not measured"""
     own_low: float | None
@@ -100,7 +101,8 @@ def suite_of(report: Report) -> Suite:
     """Place a report's model among the reference checkpoints of which effective robustness is published."""
     checkpoints, others = _by_checkpoint(report.reference)
     own_pp = report.published.mean_pp if report.published else None
-    threshold = report.profile.thresholds["kurtosis"].minimum
+    limits = report.profile.thresholds.get("kurtosis")
+    threshold = limits.minimum if limits else None
     chart = scatter(checkpoints, others, report.evidence.statistics.kurtosis, threshold, own_pp)
     return Suite(chart, checkpoints, _remarks(report, checkpoints, others))
 
@@ -169,7 +171,7 @@ def scatter(
     published: Sequence[PublishedCheckpoint],
     unpublished: Sequence[Placed],
     own: Interval,
-    threshold: float,
+    threshold: float | None,
     own_pp: float | None,
 ) -> Scatter | None:
     """Draw the model's kurtosis among the reference sets.
@@ -186,7 +188,7 @@ def scatter(
         [k for row in published for k in row.kurtosis]
         + [row.kurtosis for row in unpublished]
         + own_values
-        + [threshold]
+        + ([] if threshold is None else [threshold])
     )
     positive = [v for v in values if v > 0]
     low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
@@ -234,7 +236,7 @@ def scatter(
         x_ticks=tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
         y_ticks=tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
         zero=y(0.0),
-        threshold=x(threshold),
+        threshold=None if threshold is None else x(threshold),
         own=None if own.estimate is None else x(own.estimate),
         own_low=None if own.low is None else x(own.low),
         own_high=None if own.high is None else x(own.high),
