@@ -33,7 +33,7 @@ def log_report(
     tracking_uri: str | None = None,
     html: str | Path | None = None,
 ) -> str:
-    """Log a report: numbers as metrics, verdict and digests as tags, the report itself as artifacts.
+    """Log numbers as metrics, verdict and digests as tags, the report as artifacts.
 
     The tag `robustcheck.verdict` is `none` until everything else is logged, so a run logged in part has no verdict.
 
@@ -83,7 +83,7 @@ def gate_model_version(
     tracking_uri: str | None = None,
     **verify_options: Unpack[VerifyOptions],
 ) -> Verification:
-    """Verify a report about a registered model version; set the alias only if the report holds and says PASS.
+    """Verify a report about a registered model; set the alias only for a PASS.
 
     The registered ONNX file is fetched and verified, so that a PASS of another file counts for nothing. The version
     gets the tags `robustcheck.gate` (`closed` from the start, `open` at the very end), `.verdict`
@@ -124,13 +124,17 @@ def gate_model_version(
                 closed = f"the PASS is {result.unfit}; the gate opens for a model on photos of its use"
                 result = result.model_copy(update={"exit_code": 1, "rule": closed})
             stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")
-            found = {
-                "verdict": result.verdict if stands else "none",
-                "reasons": ", ".join(result.reasons),
-                "rule": result.rule,
-                "result_digest": result.result_digest,
-            }
-            _mark(client, name, identity, found, alias, is_open=result.exit_code == 0)
+            tag("verdict", result.verdict if stands else "none")
+            tag("reasons", ", ".join(result.reasons))
+            tag("rule", result.rule)
+            tag("result_digest", result.result_digest)
+            if result.exit_code != 0:
+                _take_aliases(client, name, identity, alias)
+                return result
+            if alias is not None:
+                tag(f"alias.{alias}", "given")  # before it is: a later call must know of it
+                client.set_registered_model_alias(name, alias, identity)
+            tag("gate", "open")
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to report
                 _take_aliases(client, name, identity, alias)
@@ -139,7 +143,7 @@ def gate_model_version(
 
 
 def metrics_of(report: Report) -> dict[str, float]:
-    """The number of images, the deciding statistics with bounds and thresholds; what was not measured is left out."""
+    """Return the deciding statistics, with bounds and thresholds, that were measured."""
     metrics: dict[str, float] = {f"{FOLDER}.n_images": report.evidence.statistics.n_images}
     for statistic in report.profile.deciding:
         interval = getattr(report.evidence.statistics, statistic)
@@ -151,7 +155,7 @@ def metrics_of(report: Report) -> dict[str, float]:
 
 
 def tags_of(report: Report) -> dict[str, str]:
-    """Digests, reasons, and last the verdict."""
+    """Return digests, reasons, and last the verdict."""
     tags = {
         "reasons": ", ".join(reason.id for reason in report.verdict.reasons),
         "synthetic": report.evidence.model.synthetic,
@@ -172,24 +176,8 @@ def _new_run(client: MlflowClient, experiment: str, report: Report) -> str:
     return str(run.info.run_id)
 
 
-def _mark(
-    client: MlflowClient, name: str, identity: str, found: dict[str, str], alias: str | None, *, is_open: bool
-) -> None:
-    """Tag a version with what was found, and give it the alias where the gate is open; else take it away."""
-    for what, text in found.items():
-        client.set_model_version_tag(name, identity, f"{FOLDER}.{what}", text[:TAG_CHARACTERS])
-    if not is_open:
-        _take_aliases(client, name, identity, alias)
-        return
-    if alias is not None:
-        # before it is: a later call must know of it
-        client.set_model_version_tag(name, identity, f"{FOLDER}.alias.{alias}", "given")
-        client.set_registered_model_alias(name, alias, identity)
-    client.set_model_version_tag(name, identity, f"{FOLDER}.gate", "open")
-
-
 def _only_model(found: registry.Files, shown: str) -> Path:
-    """The one ONNX file of a registered version. Raises CannotAssessError where it holds none or several."""
+    """Return the one ONNX file of a registered version, or raise CannotAssessError."""
     if len(found.models) != 1:
         names = ", ".join(path.rpartition("/")[2] for path in found.models[:5]) or "none"
         raise CannotAssessError(
