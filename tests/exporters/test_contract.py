@@ -1,19 +1,23 @@
-"""The preprocessing of a contract: its fields, what is wrong with them, and the checker's pixels. Without torch."""
+"""The contract: its fields, what is wrong with them, the checker's pixels, the page's examples. Without torch."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
+from support import ROOT, onnx_models
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
@@ -94,3 +98,38 @@ def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_
         with pytest.raises(ExportError, match=why) as caught:
             contract.shared_preprocessing(candidates, "m")
         assert caught.value.exit_code == 2
+
+
+@pytest.mark.usefixtures("my_vision")
+def test_documented_examples_are_what_the_checker_reads() -> None:
+    """The page's code runs: the digest is the checker's, and the checker reads the contracts that the page writes."""
+    page = (ROOT / "docs" / "onnx-contract.md").read_text(encoding="utf-8")
+    digest, after_a_change, by_hand = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    model = onnx_models.build(
+        onnx_models.graph("flat = Flatten(image); representation = Add(flat, bias)"),
+        [("representation", onnx.TensorProto.FLOAT, ("batch", 48))],
+        {"bias": np.arange(48, dtype=np.float32)},
+        inputs=[("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))],
+    )
+    onnx.save(model, "encoder.onnx")  # the current folder is a temporary one
+    computed: dict[str, Any] = {}
+    exec(digest, computed)
+    exec(by_hand, {})
+    model, opened = onnx.load("encoder.onnx"), open_model(Path("encoder.onnx"))
+    assert opened.file_changed is None  # the contract does not say what they were
+    assert opened.contract is not None
+    assert opened.contract.preprocessing.resize_size == (256, 256)
+    (prop,) = model.metadata_props
+    prop.value = json.dumps(json.loads(prop.value) | {"graph_digest": computed["digest"]})
+    onnx.save(model, "encoder.onnx")
+    assert open_model(Path("encoder.onnx")).file_changed is False
+    model.graph.initializer[0].raw_data = np.ones(48, np.float32).tobytes()
+    onnx.save(model, "simplified.onnx")
+    assert open_model(Path("simplified.onnx")).file_changed is True
+    exec(after_a_change, {})
+    assert open_model(Path("simplified.onnx")).file_changed is False
+    for word in (*contract.PREPROCESSING_FIELDS, *contract.RULES):
+        assert f"`{word}`" in page
+    whole, half = write.TOLERANCES["fp32"], write.TOLERANCES["fp16"]
+    assert f"`max_rel` above {whole.max_rel} or `min_cosine` below {whole.min_cosine}" in page
+    assert f"fp16: {half.max_rel} and {half.min_cosine}," in page

@@ -1,17 +1,124 @@
-"""What is refused before anything is written; torch is not needed for it."""
+"""Parity with the source model, what is refused before, and the files that are written: all or nothing."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.exporters import contract, run, write
+from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters.run import export, preprocessed, run
+from support.user_modules import contract_of, images_of, left_in
+
+pytestmark = pytest.mark.usefixtures("my_vision")
+
+
+def test_agreement_against_closed_forms() -> None:
+    a = np.array([[3, 4, 0], [0, 0, 0]], np.float32)
+    b = np.array([[3, 4, 5], [0, 0, 0]], np.float32)
+    for other, expected in ((b, (5, 5 / np.sqrt(25 / 3), 25 / (5 * np.sqrt(50)))), (a, (0, 0, 1))):
+        seen = write.agreement(a, other)
+        np.testing.assert_allclose((seen.max_abs, seen.max_rel, seen.min_cosine), expected)
+    assert write.agreement(a[1:], b[:1]).max_rel == np.inf
+    for wrong in (np.zeros((2, 4)), np.full((2, 3), np.nan)):
+        with pytest.raises(ValueError, match=r"shapes are|not finite"):
+            write.agreement(a, wrong.astype(np.float32))
+
+
+def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
+    """A feature at 100 SD would make a difference of one SD elsewhere look like 1 % of the maximum."""
+    a = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
+    a[:, 7] = 100
+    b = a.copy()
+    b[:, 8] += 1
+    assert write.agreement(a, b).max_rel > 100 * write.TOLERANCES["fp32"].max_rel
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("factory", "code", "said"),
+    [
+        ("batch_statistics", 3, "m.onnx: output representation at batch 2 disagrees with the source model"),
+        ("encoder", 4, "No space left on device"),
+    ],
+)
+def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(
+    tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch, factory: str, code: int, said: str
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    if factory == "encoder":
+        monkeypatch.setattr(write, "_put_in_place", full)
+    (tmp_path / "m.onnx").write_bytes(b"earlier")
+    with pytest.raises(ExportError, match=said) as caught:
+        run("torch", f"my_vision:{factory}", tmp_path / "m.onnx", photos=skimage_photos)
+    assert caught.value.exit_code == code
+    assert (left_in(tmp_path), (tmp_path / "m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
+
+
+@pytest.mark.long
+def test_weights_beside_a_big_model(
+    tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
+    record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
+    assert left_in(tmp_path) == ["m.onnx", "m.onnx.data"]
+    assert record.size_bytes == sum(p.stat().st_size for p in tmp_path.glob("m.onnx*"))
+    session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"image": np.zeros((3, 3, 32, 32), np.float32)})[0].shape == (3, 5)
+
+
+@pytest.mark.long
+def test_half_precision(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    """float16 weights inside, float32 outside; close to the float32 model, and not equal to it."""
+    rows = []
+    for precision in ("fp32", "fp16"):
+        out = tmp_path / f"{precision}.onnx"
+        record = run("torch", "my_vision:dictionary", out, precision=precision, photos=skimage_photos)
+        images = {"image": images_of(skimage_photos, contract_of(out)["preprocessing"])}
+        rows.append(ort.InferenceSession(str(out), providers=["CPUExecutionProvider"]).run(None, images)[0])
+    assert contract_of(out)["precision"] == "fp16"
+    assert 1e-6 < record.parity.max_rel < write.TOLERANCES["fp16"].max_rel
+    kinds = {t.data_type for t in onnx.load(out).graph.initializer}
+    assert (onnx.TensorProto.FLOAT16 in kinds, onnx.TensorProto.FLOAT in kinds) == (True, False)
+    assert rows[1].dtype == np.float32
+    np.testing.assert_allclose(rows[1], rows[0], rtol=0, atol=2e-2 * np.abs(rows[0]).max())
+    assert not np.array_equal(rows[0], rows[1])
+
+
+@pytest.mark.long
+def test_preprocessing_that_says_other_pixels_is_refused(
+    tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract must reproduce the library's own transform, whatever a loader believes about it."""
+    from robustcheck_onnx.exporters import classifiers
+
+    honest = classifiers.timm_contract
+    monkeypatch.setattr(classifiers, "timm_contract", lambda *about: honest(*about) | {"interpolation": "bicubic"})
+    with pytest.raises(ExportError, match=r"grey levels from the library's own on astronaut\.png"):
+        run("timm", "test_resnet", tmp_path / "m.onnx", random_weights=True, photos=skimage_photos)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("source", "name"), [("timm", "test_vit"), ("torchvision", "vit_b_32")])
+def test_a_size_the_model_cannot_run_at(tmp_path: Path, skimage_photos: list[Path], source: str, name: str) -> None:
+    size = {"size": [31, 31], "resize_mode": "squash", "resize_size": [31, 31], "interpolation": "bicubic"}
+    (tmp_path / "p.json").write_text(json.dumps(size))
+    options: dict[str, Any] = {"random_weights": True, "preprocessing": tmp_path / "p.json", "photos": skimage_photos}
+    with pytest.raises(ExportError, match=r"model cannot run on \[31, 31\] px input") as caught:
+        run(source, name, tmp_path / "m.onnx", **options)
+    assert (caught.value.exit_code, left_in(tmp_path)) == (3, [])
+
 
 FIELDS = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32], "interpolation": "bicubic"}
 STD = [0.2, 0.3, 0.4]
@@ -45,14 +152,14 @@ def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(photos:
         (levels, {"channel": channel, "std": STD[channel]}) for channel in range(3) for levels in (1.1, -1.1, 9.0)
     ]
     for levels, change in ((0.0, {"std": 1.0}), (0.9, {"std": STD[0]}), (-0.9, {"std": STD[0]}), (0.9, bgr)):
-        pixels = run.preprocessed(loaded(levels=levels, **change), photos)
+        pixels = preprocessed(loaded(levels=levels, **change), photos)
         assert (pixels.shape, pixels.dtype.name) == ((write.PHOTOS, 3, 32, 32), "float32")
     for levels, change in (*apart, (1.1, bgr)):
         said = rf"{abs(levels):g} grey levels from the library's own on 0\.png; at most 1"
         with pytest.raises(ExportError, match=said):
-            run.preprocessed(loaded(levels=levels, **change), photos)
+            preprocessed(loaded(levels=levels, **change), photos)
     with pytest.raises(ExportError, match=r"makes \[3, 32, 31\] of 0\.png; it must be \[3, 32, 32\]"):
-        run.preprocessed(loaded(levels=0.0, std=1.0, width=31), photos)
+        preprocessed(loaded(levels=0.0, std=1.0, width=31), photos)
 
 
 def test_photos_for_a_precision_that_takes_none_are_refused_before_anything_runs(
@@ -60,7 +167,7 @@ def test_photos_for_a_precision_that_takes_none_are_refused_before_anything_runs
 ) -> None:
     out, model = tmp_path / "m.onnx", loaded(levels=0.0, std=1.0)
     with pytest.raises(ExportError, match=r"calibration photos is 2; only int8-qdq uses them, .* precision is fp16"):
-        run.export(model, out, precision="fp16", photos=photos, calibration=photos[:2])
+        export(model, out, precision="fp16", photos=photos, calibration=photos[:2])
     with pytest.raises(ExportError, match="number of calibration photos is 1 beside the 5 of the parity check"):
-        run.export(model, out, precision="int8-qdq", photos=photos, calibration=photos)
+        export(model, out, precision="int8-qdq", photos=photos, calibration=photos)
     assert not out.exists()
