@@ -106,7 +106,17 @@ def prepare(folder: Path) -> list[Run]:
     runs.append(undisturbed("calibrate", [*calibrate, "--id", "new"], before, {}))
 
     fill({})
-    compare = ["compare", MODEL, "--write-baseline", "baseline.json", "--images", "bundled", "-o", "json=compare.json"]
+    compare = [
+        "compare",
+        MODEL,
+        MODEL,
+        "--write-baseline",
+        "baseline.json",
+        "--images",
+        "bundled",
+        "-o",
+        "json=compare.json",
+    ]
     execute([*compare, "-qq", "--max-images", "64"])
     words = [*compare, "-qq", "--no-time"]
     runs.append(undisturbed("compare --write-baseline", words, contents(), {"compare.json": "json"}))

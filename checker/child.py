@@ -174,7 +174,7 @@ def _model(name: str, from_memory: str) -> Any:
 
 
 def _compare(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.compare import Baseline, compare  # noqa: PLC0415
+    from robustcheck_onnx.checker.compare import Baseline, FirstBaseline, compare  # noqa: PLC0415
     from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
 
     baseline = arguments.pop("baseline")
@@ -182,7 +182,8 @@ def _compare(arguments: dict[str, Any], tell: Tell) -> Any:
         baseline = Baseline.model_validate(baseline)
     profile, options = Profile.model_validate(arguments.pop("thresholds")), arguments.pop("options")
     report = compare(**arguments, baseline=baseline, thresholds=profile, isolate=False, progress=tell, **options)
-    assert report.next_baseline is not None
+    if isinstance(report, FirstBaseline):
+        return report.model_dump(mode="json")
     return {"report": report.model_dump(mode="json"), "next_baseline": report.next_baseline.model_dump(mode="json")}
 
 

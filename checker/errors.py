@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from typing import ClassVar
 
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
@@ -41,7 +42,33 @@ class RobustcheckError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """Return message and hint in the words of Python; the command shows its own."""
+        return as_keywords(self.message) + (f"\nhint: {as_keywords(self.hint)}" if self.hint else "")
 
+
+_KEYWORDS = re.compile(
+    r"--(images|max-images|max-bad|seed|preprocess|tensor|pool|device|batch-size|thresholds|tolerance|baseline"
+    r"|save-representations)\b(?: (?!is\b|and\b|or\b)([\w./-]+))?"
+)
+
+
+def as_keywords(text: str) -> str:
+    """Return a message or hint with options as arguments of a function; a command of a shell stays as it is.
+
+    >>> as_keywords("--preprocess clip"), as_keywords("--max-bad is 2"), as_keywords("ls --images")
+    ('preprocess="clip"', 'max_bad is 2', 'ls --images')
+    """
+
+    def keyword(option: re.Match[str]) -> str:
+        name, value = option[1].replace("-", "_"), option[2]
+        shown = value if value is None or value[0].isdecimal() or value.isupper() else f'"{value}"'
+        return f"{name}={shown}" if value else name
+
+    return text if text.startswith(_COMMANDS) else _KEYWORDS.sub(keyword, text)
+
+
+_COMMANDS = ("robustcheck ", "ls ", "find ", "python ", "pip ", "git ")
 NEWER = "install a newer robustcheck, from where this one came"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict, cast
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import type_name
+from robustcheck_onnx.checker.text import rule_of, type_name
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen, without
 from robustcheck_onnx.thresholds.profile import Bounds
@@ -314,10 +314,8 @@ class Options(Frozen):
             return cls(**{**defaults, **values})
         except ValidationError as fault:
             error = fault.errors(include_url=False)[0]
-            name, rule = error["loc"][0], error["msg"].replace("Input should be", "it must be")
-            raise UsageError(
-                f"{name} is {_shown(values.get(str(name)))}; {rule}", "robustcheck check --help"
-            ) from fault
+            name = str(error["loc"][0])
+            raise UsageError(f"{name} is {_shown(values.get(name))}; {rule_of(error)}") from fault
 
     @property
     def given(self) -> GivenOptions:

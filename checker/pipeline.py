@@ -42,8 +42,8 @@ class CheckOptions(RunOptions, total=False):
 
 def check(
     model: Model,
-    *,
     images: Images | None = None,
+    *,
     thresholds: str | Path | Profile | None = None,
     save_representations: str | Path | None = None,
     isolate: bool = True,
@@ -68,11 +68,17 @@ def check(
             (docs/decisions/wall.md). False, and images that are handed over: in this process.
         limits: what the child may take.
         progress: called when a stage begins and after every batch.
-        options: what else moves the numbers: tensor, pool, preprocess, device, seed, max_images, max_bad, batch_size
-            (see `RunOptions`).
+        options: what else moves the numbers (`RunOptions`).
+            tensor, pool: what is measured, and how it is pooled; None = by rule.
+            preprocess: clip, imagenet or a JSON file; None = what the file or a sidecar states, else assumed (WARN).
+            device: auto, cpu, cuda, cuda:N, tensorrt or another execution provider.
+            seed: the order in which images are taken.
+            max_images: stop after this many; None = all.
+            max_bad: the largest share of images, 0 to 1, that may be unusable.
+            batch_size: images per call of the model, 1 to 32.
 
     Returns:
-        The report; `report.verdict.verdict` is "PASS" or "WARN".
+        The report: `report.passed`, `report.reasons`, `report.save("report.html")`.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.

@@ -144,6 +144,49 @@ def short_digest(digest: str) -> str:
     return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
 
 
+FORM_OF: Final = {
+    ".sarif.json": "sarif",
+    ".sarif": "sarif",
+    ".cdx.json": "cyclonedx",
+    ".json": "json",
+    ".html": "html",
+    ".xml": "junit",
+    ".md": "markdown",
+    ".txt": "terminal",
+}
+"""by the end of a file's name, the longest first"""
+
+
+def form_of(path: str) -> str:
+    """Return the form of a file by its suffix; "" for another file."""
+    return next((form for end, form in FORM_OF.items() if path.lower().endswith(end)), "")
+
+
+_RULES: Final = {
+    "extra_forbidden": "there is no such field",
+    "missing": "it must be there",
+    "tuple_type": "it must be a list",
+    "string_type": "it must be text",
+    "bool_type": "it must be true or false",
+    "bool_parsing": "it must be 1 or 0, true or false",
+    "int_type": "it must be a whole number",
+    "int_parsing": "it must be a whole number",
+    "float_type": "it must be a number",
+    "float_parsing": "it must be a number",
+    "date_type": "it must be a date without quotes, such as 2026-12-31",
+    "string_too_short": "it must say something",
+    "string_pattern_mismatch": "it must be a device alone; its provider's options are the setting provider-option",
+    "model_type": "it must be a table",
+    "model_attributes_type": "it must be a table",
+}
+
+
+def rule_of(fault: Mapping[str, Any]) -> str:
+    """Return the rule that a value breaks, from an error of pydantic."""
+    words = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "it must be")
+    return _RULES.get(fault["type"], words)
+
+
 def quoted(word: object) -> str:
     """A path or another word as a shell takes it."""
     return shlex.quote(str(word))

@@ -116,6 +116,12 @@ class ExitCodes(Ours):
     exit_codes: dict[str, str]
 
 
+class PreprocessingExample(Ours):
+    """An example of a preprocessing file (`explain preprocessing`)."""
+
+    preprocessing: dict[str, Any]
+
+
 class Setting(Closed):
     """A value, and where it comes from."""
 
@@ -166,7 +172,7 @@ CalibrationPlan = create_model(
 )
 CHECKS = (Report, Reports, Error, CompareReport, Verification)
 QUESTIONS = (ScanReport, ShiftReport, ConceptsReport, DirectionsReport, Inspection, Environment, SettingsShown)
-LOOK_UPS = (ExplainedAlone, Reasons, ExitCodes, Profiles, CalibrationPlan, Calibrated)
+LOOK_UPS = (ExplainedAlone, Reasons, ExitCodes, PreprocessingExample, Profiles, CalibrationPlan, Calibrated)
 DOCUMENTS = (*CHECKS, *QUESTIONS, *LOOK_UPS)
 
 

@@ -33,7 +33,7 @@ RULES = ("encoder_output", "head_input", "pooled", "logits")
 INT8 = ("int8-dynamic", "int8-qdq")  # made by quantising the fp32 file
 PRECISIONS = ("fp32", "fp16", *INT8)
 CLASS_PLACE = "{}"  # where a template takes the class name
-FIELDS_FILE = 'give it with --preprocessing FILE (see the page "The ONNX contract")'  # a hint
+FIELDS_FILE = "give it with --preprocessing FILE; robustcheck explain preprocessing shows one"  # a hint
 
 _DEFAULTS: dict[str, Any] = {
     "crop": "center",
@@ -198,8 +198,8 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
     """Return the preprocessing with defaults filled in.
 
     Args:
-        values: size and resize_size (height, width; px), resize_mode, interpolation; optional crop,
-            crop_rounding, fill (RGB 0–255), rescale, mean, std, color_order.
+        values: size and resize_size (height, width; px; one number for a square), resize_mode, interpolation; optional
+            crop, crop_rounding, fill (RGB 0–255), rescale, mean, std, color_order.
         where: the file or object named in the error.
 
     Raises:
@@ -208,10 +208,7 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
     complete = {**_DEFAULTS, **values}
     for field, is_right, wrong in _checks(complete):
         if not is_right:
-            raise CallError(
-                f"{where}: preprocessing field {field} is {wrong}",
-                f'fields: {", ".join(PREPROCESSING_FIELDS)} (see the page "The ONNX contract")',
-            )
+            raise CallError(f"{where}: preprocessing field {field} is {wrong}", "robustcheck explain preprocessing")
     return {name: complete[name] for name in PREPROCESSING_FIELDS}
 
 
@@ -226,7 +223,7 @@ def _checks(fields: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
     for name, choices in _CHOICES.items():
         yield rule(name, fields[name] in choices, f"one of {', '.join(choices)}")
     for name, length in _LENGTHS.items():
-        value = fields[name]
+        value = fields[name] = [fields[name]] * length if _is_number(fields[name]) else fields[name]
         yield rule(name, isinstance(value, list | tuple) and len(value) == length, f"{length} numbers")
         yield rule(name, all(map(_is_number, value)), "finite numbers")
         least = _LEAST.get(name)
@@ -262,7 +259,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CallError(
             f"{path}: preprocessing is a JSON {type(values).__name__}; it must be an object",
-            'its fields are on the page "The ONNX contract"',
+            "robustcheck explain preprocessing",
         )
     return checked_preprocessing(values, str(path))
 

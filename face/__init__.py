@@ -2,8 +2,8 @@
 
 import robustcheck_onnx as rc
 
-report = rc.check("model.onnx", images="photos/")
-report.verdict.verdict, report.verdict.reasons
+report = rc.check("model.onnx", "photos/")
+report.passed, report.reasons
 
 Functions return records and print nothing. A name is imported when it is first used: `import robustcheck_onnx` alone
 loads neither ONNX Runtime nor NumPy.
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import Baseline as Baseline
+    from robustcheck_onnx.checker.compare import CompareOptions as CompareOptions
     from robustcheck_onnx.checker.compare import CompareReport as CompareReport
+    from robustcheck_onnx.checker.compare import FirstBaseline as FirstBaseline
     from robustcheck_onnx.checker.compare import compare as compare
     from robustcheck_onnx.checker.concepts import ConceptsReport as ConceptsReport
     from robustcheck_onnx.checker.concepts import concepts as concepts
@@ -28,13 +30,19 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.errors import UsageError as UsageError
     from robustcheck_onnx.checker.evidence import Evidence as Evidence
     from robustcheck_onnx.checker.evidence import Interval as Interval
+    from robustcheck_onnx.checker.evidence import RunOptions as RunOptions
     from robustcheck_onnx.checker.evidence import Statistics as Statistics
+    from robustcheck_onnx.checker.images.source import Images as Images
+    from robustcheck_onnx.checker.inspection.run import Inspected as Inspected
+    from robustcheck_onnx.checker.inspection.run import inspect as inspect
     from robustcheck_onnx.checker.integrations.assertions import AssertRobust as AssertRobust
     from robustcheck_onnx.checker.integrations.assertions import VerdictError as VerdictError
     from robustcheck_onnx.checker.integrations.assertions import assert_robust as assert_robust
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
+    from robustcheck_onnx.checker.limits import Limits as Limits
     from robustcheck_onnx.checker.measure import Progress as Progress
+    from robustcheck_onnx.checker.model import Model as Model
     from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
     from robustcheck_onnx.checker.pipeline import check as check
     from robustcheck_onnx.checker.report import Report as Report
@@ -42,6 +50,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.representations import load_representations as load_representations
     from robustcheck_onnx.checker.scan import ScanReport as ScanReport
     from robustcheck_onnx.checker.scan import scan as scan
+    from robustcheck_onnx.checker.shift import Several as Several
     from robustcheck_onnx.checker.shift import ShiftReport as ShiftReport
     from robustcheck_onnx.checker.shift import measure_shift as measure_shift
     from robustcheck_onnx.checker.statistics import Accumulator as Accumulator
@@ -51,6 +60,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.verdict import judge as judge
     from robustcheck_onnx.checker.verify import Verification as Verification
     from robustcheck_onnx.checker.verify import verify as verify
+    from robustcheck_onnx.thresholds.profile import Profile as Profile
 
     __version__: str
 
@@ -60,43 +70,52 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {  # name → module of robustcheck_onnx.checker
     "Accumulator": "statistics",
+    "assert_robust": "integrations.assertions",
     "AssertRobust": "integrations.assertions",
     "Baseline": "compare",
     "CannotAssessError": "errors",
+    "check": "pipeline",
     "CheckOptions": "pipeline",
+    "compare": "compare",
+    "CompareOptions": "compare",
     "CompareReport": "compare",
+    "concepts": "concepts",
     "ConceptsReport": "concepts",
+    "directions": "directions",
     "DirectionsReport": "directions",
     "EnvironmentFaultError": "errors",
     "Evidence": "evidence",
+    "FirstBaseline": "compare",
+    "gate_model_version": "integrations.mlflow_log",
+    "Images": "images.source",
+    "inspect": "inspection.run",
+    "Inspected": "inspection.run",
     "Interval": "evidence",
+    "judge": "verdict",
+    "Limits": "limits",
+    "load_representations": "representations",
+    "log_report": "integrations.mlflow_log",
+    "measure": "statistics",
+    "measure_shift": "shift",
+    "Model": "model",
     "Progress": "measure",
     "Reason": "verdict",
     "Report": "report",
     "Representations": "representations",
     "RobustcheckError": "errors",
+    "RunOptions": "evidence",
+    "scan": "scan",
     "ScanReport": "scan",
+    "Several": "shift",
     "ShiftReport": "shift",
     "Statistics": "evidence",
     "UsageError": "errors",
     "Verdict": "verdict",
-    "Verification": "verify",
     "VerdictError": "integrations.assertions",
-    "assert_robust": "integrations.assertions",
-    "check": "pipeline",
-    "compare": "compare",
-    "concepts": "concepts",
-    "directions": "directions",
-    "gate_model_version": "integrations.mlflow_log",
-    "judge": "verdict",
-    "load_representations": "representations",
-    "log_report": "integrations.mlflow_log",
-    "measure": "statistics",
-    "measure_shift": "shift",
-    "scan": "scan",
+    "Verification": "verify",
     "verify": "verify",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 # strings, all of them
+__all__ = [*_HOMES, "Profile", "__version__"]  # noqa: PLE0604 # strings, all of them
 
 
 def __dir__() -> list[str]:
@@ -111,6 +130,9 @@ if not TYPE_CHECKING:  # for a type checker every name would exist, and be Any
 
         if name == "__version__":
             return importlib.import_module(f"{__name__}.checker.text").VERSION
+        if name == "Profile":
+            return importlib.import_module(f"{__name__}.thresholds.profile").Profile
         if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            more = "; the exporters' function is robustcheck_onnx.exporters.run.run" * name.startswith("export")
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{more}")
         return getattr(importlib.import_module(f"{__name__}.checker.{_HOMES[name]}"), name)

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+_PYDANTIC = {name for name in dir(BaseModel) if name[0] != "_"} - {"model_copy", "model_dump", "model_dump_json"}
+
 
 class Frozen(BaseModel):
     """An immutable record: unknown keys are errors, and numbers that are not finite are refused.
@@ -15,6 +17,10 @@ class Frozen(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __dir__(self) -> list[str]:
+        """Complete the record's own names, not pydantic's for other uses."""
+        return [name for name in super().__dir__() if name not in _PYDANTIC]
 
 
 def without(*retired: str) -> Any:

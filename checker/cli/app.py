@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .help import Verbs
-from .panels import EVIDENCE, GATE, PREPARE, SET_UP, UNDERSTAND
+from .panels import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND
 from .process import importing_native, run
 from .verbs import (
     calibrate,
@@ -39,7 +39,7 @@ app = Verbs(
     "distribution shift, on in-distribution photos, in any ONNX file.\n\n"
     "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`. A folder or file with the name of a command "
     "needs the long form, or `./NAME`.",
-    epilog="Example: robustcheck model.onnx --images photos/\n\n"
+    epilog="Example: robustcheck model.onnx photos/\n\n"
     "Example: robustcheck compare --help\n\n"
     f"{VERDICT_CODES}Only 0 lets a release through.",
     add_completion=True,
@@ -66,36 +66,51 @@ def _group(
     pass
 
 
-# Panel by panel, in the order of `--help`: what is typed most stands first.
+# Panel by panel, in the order of `--help`: what is typed most comes first.
 app.verb(
-    panel=GATE,
+    panel=FIRST,
     examples=(
-        "robustcheck model.onnx --images photos/ -o json=report.json",
+        "robustcheck model.onnx photos/ -o report.json",
         "robustcheck check models/ --images photos/ -o terminal -o 'html={model}.html'",
         "robustcheck check --strict --images photos/ -- model.onnx  # in a pipeline",
     ),
     codes=VERDICT_CODES,
 )(check.check)
 app.verb(
-    panel=GATE,
+    panel=FIRST,
     examples=(
         "robustcheck compare int8.onnx fp32.onnx --images photos/",
         "robustcheck compare v2.onnx --images photos/ --baseline v1.json",
     ),
     codes=VERDICT_CODES,
 )(importing_native(compare.compare))
+app.verb(panel=FIRST, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
 app.verb(
-    panel=GATE,
+    panel=FIRST,
+    examples=(
+        "robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx",
+        "robustcheck export torch mypackage.models:make --preprocessing preprocessing.json -o model.onnx",
+        "robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx",
+    ),
+    codes="Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment.",
+)(export.export)
+app.verb(
+    panel=FIRST,
     examples=("robustcheck verify report.json model.onnx --images photos/",),
     codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS · 1 it agrees, but the verdict is WARN, "
     "or nothing but the report supports it · 2 usage, or a report that is incomplete or of a newer robustcheck · 3 "
     "something differs: the report does not hold · 4 environment.",
 )(importing_native(verify.verify))
-app.verb(panel=UNDERSTAND, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
 app.verb(
-    panel=UNDERSTAND,
+    panel=FIRST,
     examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes"),
 )(look_up.explain)
+app.verb(panel=FIRST, examples=("robustcheck demo",))(demo.demo)
+app.verb(
+    panel=FIRST,
+    examples=("robustcheck doctor",),
+    codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
+)(inspect.doctor)
 app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photos/",), codes=INFORMATION)(
     importing_native(scan.scan)
 )
@@ -122,16 +137,7 @@ app.verb(
     codes=INFORMATION,
 )(importing_native(directions.directions))
 app.verb(
-    panel=PREPARE,
-    examples=(
-        "robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx",
-        "robustcheck export torch mypackage.models:make --preprocessing preprocessing.json -o model.onnx",
-        "robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx",
-    ),
-    codes="Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment.",
-)(export.export)
-app.verb(
-    panel=PREPARE,
+    panel=THRESHOLDS,
     examples=(
         "robustcheck calibrate --suite paper --images photos/ --plan",
         "robustcheck calibrate --suite mine.toml --images photos/ --out mine.json",
@@ -139,7 +145,7 @@ app.verb(
     codes="Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
     "4 environment.",
 )(calibrate.calibrate)
-app.add_typer(profiles.profiles, rich_help_panel=PREPARE)
+app.add_typer(profiles.profiles, rich_help_panel=THRESHOLDS)
 app.verb(
     panel=EVIDENCE,
     examples=(
@@ -149,12 +155,6 @@ app.verb(
     codes="Exit codes: as for robustcheck verify.",
 )(verify.sign)
 app.add_typer(registry.mlflow, rich_help_panel=EVIDENCE)
-app.verb(panel=SET_UP, examples=("robustcheck demo",))(demo.demo)
-app.verb(
-    panel=SET_UP,
-    examples=("robustcheck doctor",),
-    codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
-)(inspect.doctor)
 app.verb(panel=SET_UP, examples=("robustcheck init",))(set_up.init)
 
 

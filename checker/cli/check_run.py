@@ -65,7 +65,7 @@ def run(
     save_representations: as the option says, {model} included.
     strict: the settings were looked at already (`strict.refuse`).
     """
-    from .models import check_all, expand, stem, worst
+    from .models import check_all, expand, refuse_missing, stem, worst
 
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
@@ -96,6 +96,7 @@ def run(
     check_places.check_log(resolved, strict=strict)
     for form, _ in destinations.shared:
         one_model(form, len(models))
+    refuse_missing(models)
     with check_sign.removed_on_error(signatures), check_log.written(settings, reads):
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])

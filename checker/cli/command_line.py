@@ -40,6 +40,8 @@ class CommandLine:
     """those of the arguments that follow `--`, which ends the options"""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """by parameter, such as no_ci: each value that was typed; "" for a flag"""
+    twice: str = ""
+    """an option that takes one value and was given several, such as --seed"""
 
     @property
     def verb(self) -> str:
@@ -49,7 +51,8 @@ class CommandLine:
     @property
     def only_informs(self) -> bool:
         """Whether the call looks something up and judges nothing: `explain`, or the help of a verb."""
-        help_alone = self.words[1:] in (("--help",), ("-h",)) or self.words in (("--help",), ("-h",))
+        helps = (("--help",), ("-h",), ("--help-all",))
+        help_alone = self.words[1:] in helps or self.words in helps
         return help_alone or self.verb in LOOK_UPS
 
     @property
@@ -118,7 +121,7 @@ def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
     """Read a command line that starts with its verb; where there is no such verb, as one of a check.
 
     An option's value may follow as the next word or after `=`, short options may stand together (`-qo json`), and `--`
-    ends the options.
+    ends the options. `--json` becomes `-o json`.
     """
     command = group.commands.get(words[0]) if words else None
     for word in words[1:]:
@@ -135,9 +138,13 @@ def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
     arguments: list[str] = []
     behind: tuple[str, ...] = ()
     options: dict[str, tuple[str, ...]] = {}
-    rest = list(words[1:])
+    twice = ""
+    rest, typed = list(words[1:]), list(words)
     while rest:
         word = rest.pop(0)
+        if word == "--json" and (output := declared.get("-o")) is not None and output.name == "output":
+            typed[len(typed) - len(rest) - 1 : len(typed) - len(rest)] = rest[:0] = ["-o", "json"]
+            continue
         if word == "--":
             arguments += rest
             behind = tuple(rest)
@@ -153,5 +160,7 @@ def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
         elif attached and not long:
             rest.insert(0, f"-{attached}")  # `-qo` is `-q -o`
         if option is not None and option.name is not None:
+            if option.name in options and not (option.is_flag or option.count or option.multiple):
+                twice = max(option.opts, key=len)
             options[option.name] = (*options.get(option.name, ()), value)
-    return CommandLine(tuple(words), tuple(arguments), behind, options)
+    return CommandLine(tuple(typed), tuple(arguments), behind, options, twice)

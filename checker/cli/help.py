@@ -25,6 +25,14 @@ EXAMPLE = "Example: "
 WIDEST = 100  # columns; longer lines are hard to read
 NAMES = 28  # columns at most for names of options; after a longer one its help starts on the next line
 INDENT = "  "
+ALL = "--help-all"
+SHORT = {
+    "check": (
+        *("images", "max_images", "preprocess", "tensor", "device", "fail_on", "waivers_file"),
+        *("batch_size", "output", "quiet", "verbose", "config_file", "strict"),
+    )
+}
+"""by verb: the options that `--help` shows; `--help-all` shows the others, too"""
 
 
 class Verbs(typer.Typer):
@@ -36,7 +44,7 @@ class Verbs(typer.Typer):
             help=help,
             cls=Group,
             no_args_is_help=False,
-            context_settings={"help_option_names": ["-h", "--help"]},
+            context_settings={"help_option_names": ["-h", "--help", ALL]},
             **settings,
         )
 
@@ -151,12 +159,18 @@ def panels(command: AnyCommand, ctx: Context) -> list[list[Panel]]:
     Names of the panels in one list stand in one column.
     """
     arguments: list[Row] = []
+    line = getattr(ctx.find_root().obj, "line", None)
+    only = SHORT.get(command.name or "") if line is not None and ALL not in line.words else None
     options: dict[str, list[Row]] = {title: [] for title in OPTION_PANELS}
     for param in command.get_params(ctx):
         if isinstance(param, TyperArgument) and not param.hidden:
             arguments.append(Row(_argument(param), about(param)))
-        elif isinstance(param, TyperOption) and not param.hidden:
-            last = OUTPUT if options[OUTPUT] and param.name == "help" else OPTIONS  # typer's own option
+        elif (
+            isinstance(param, TyperOption)
+            and not param.hidden
+            and (only is None or param.name in only or ALL in param.opts)
+        ):
+            last = OUTPUT if options[OUTPUT] and ALL in param.opts else OPTIONS  # typer's own option
             options[param.rich_help_panel or last].append(Row(_option(param), about(param)))
     verbs: dict[str, list[Row]] = {title: [] for title in VERB_PANELS}
     for each in command.commands.values() if isinstance(command, TyperGroup) else ():
@@ -177,6 +191,8 @@ def summary(command: AnyCommand) -> str:
 def about(param: TyperArgument | TyperOption) -> str:
     """The help of an argument or option, with its default where it has one."""
     text = " ".join((param.help or "").split())
+    if ALL in param.opts:
+        return f"Show this help; {ALL}: every option."
     if isinstance(param, TyperOption) and param.required:
         return f"{text} (required)"
     default = param.default

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_of
 from robustcheck_onnx.checker.storage import places
-from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.text import form_of, quoted
 
 from .options import PLACEHOLDER
 
@@ -33,9 +34,65 @@ def expand(words: Sequence[str]) -> list[str]:
     return list(models.values())
 
 
+def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
+    """Split the image set off the places that were typed: `robustcheck model.onnx photos/`.
+
+    It is the last place, with images and no ONNX file. `--strict` takes photos from `--images` alone.
+
+    Raises:
+        UsageError: no model comes first, more than one image set, a folder with both images and ONNX files; a report.
+    """
+    holds = {word: _holds(word) for word in words}
+    images = [word for word in words if holds[word] == {"images"}]
+    models = [word for word in words if word not in images]
+    if not images and len(words) > 1 and len(holds[words[-1]]) > 1 and not (images_typed or strict):
+        raise UsageError(
+            f"{words[-1]}: folder holds images and ONNX files; which are meant is not clear",
+            f"{shlex.join(['robustcheck', *models[:-1]])} --images {quoted(words[-1])}",
+        )
+    is_first = words[0] in images
+    if not images or (len(images) == 1 and not (images_typed or strict or is_first)):
+        return models, images[0] if images else None
+    parents = {str(Path(image).parent) for image in images}
+    place = quoted(images[0] if len(images) == 1 or len(parents) > 1 or parents == {"."} else min(parents))
+    named = shlex.join(models or ["model.onnx"])
+    if strict:
+        why, again = "--strict takes images from --images alone", f"check --strict --images {place} -- {named}"
+    else:
+        why = (
+            "no ONNX file is in it; the model comes first"
+            if is_first
+            else "one image set is taken; a glob needs quotes"
+        )
+        again = f"{named} --images {place}"
+    raise UsageError(f"{images[0]}: {why}", f"robustcheck {again}")
+
+
+def _holds(word: str) -> set[str]:
+    """Return whether a place that was typed holds images, models or both; an empty folder counts as a model."""
+    from robustcheck_onnx.checker.images.listing import SET_SUFFIXES, folder_files  # after a signal, NumPy is not there
+
+    if not is_address(word) and os.path.isdir(word):  # noqa: PTH112 # a Path would change the word
+        images = any(name.lower().endswith(SET_SUFFIXES) for name in folder_files(Path(word)))
+        return {"models"} if not images else {"images", "models"} if any(_below(word)) else {"images"}
+    if form_of(word) not in ("", "terminal") and not is_address(word):
+        raise UsageError(f"{word}: this is the name of a report, not of a model", f"-o {quoted(word)}")
+    return {"images" if word.lower().endswith(SET_SUFFIXES) else "models"}
+
+
 def is_address(word: str) -> bool:
     """Whether a word is a URL, or an address such as `models:/name/3`, and no file."""
     return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
+
+
+def refuse_missing(models: Sequence[str]) -> None:
+    """Raise UsageError for a model that is not there, before another one is measured."""
+    from robustcheck_onnx.checker.model import missing, parse_model
+
+    for model in models:
+        if not is_address(model) and not os.path.lexists(model):
+            parse_model(model)
+            raise missing(Path(model))
 
 
 def _resolved(path: str) -> str:

@@ -29,7 +29,7 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         import difflib
 
-        near = difflib.get_close_matches(value, valid, 1)
+        near = difflib.get_close_matches(value.lower(), valid, 1)
         raise UsageError(
             f"{option} is {value!r}; it must be one of {', '.join(valid)}",
             f"{option} {near[0] if near else valid[0]}",
@@ -271,7 +271,7 @@ Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
     typer.Option(
         "--output",
         "-o",
-        help="terminal or json, each with =PATH to write a file.",
+        help="terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
         metavar="FORMAT[=PATH]",
         autocompletion=completing(),
         rich_help_panel=OUTPUT,

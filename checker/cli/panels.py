@@ -5,5 +5,5 @@ from __future__ import annotations
 OPTIONS = "Options"
 IMAGES, MODEL, VERDICT, OUTPUT, SPEED, LIMITS, CI = "Images", "Model", "Verdict", "Output", "Speed", "Limits", "CI"
 OPTION_PANELS = (OPTIONS, IMAGES, MODEL, VERDICT, OUTPUT, SPEED, LIMITS, CI)
-GATE, UNDERSTAND, PREPARE, EVIDENCE, SET_UP = "Gate", "Understand", "Prepare", "Evidence", "Set-up"
-VERB_PANELS = (GATE, UNDERSTAND, PREPARE, EVIDENCE, SET_UP)
+FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
+VERB_PANELS = (FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP)

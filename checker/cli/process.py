@@ -70,6 +70,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
                 os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
                 words = with_default_command(words, verbs)
                 invocation.line = read(words, group)
+                words = list(invocation.line.words)
         finally:
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -82,6 +83,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
             )
         if not words:
             usage.complete_as_check(os.environ, verbs)
+        usage.refuse_twice(invocation.line)
         _say("", usage.verb_over_models(invocation.line, verbs))
         if usage.for_shell(words, "robustcheck", COMPLETION):
             return 0
@@ -115,7 +117,7 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
         raise UsageError(f"argument is {words[1]}; {words[0]} takes none", f"robustcheck {words[0]}")
     if words[0] in verbs or words[0].split("=")[0] in usage.GROUP_OPTIONS:
         return words
-    usage.refuse_near_verb(words, verbs)
+    usage.refuse_unknown_verb(words, verbs)
     return [DEFAULT_VERB, *words]
 
 

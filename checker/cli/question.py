@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -55,10 +56,20 @@ class Call:
         self._forms = forms
         self.terminal = import_module(f"{self._room}.terminal")
 
+    @property
+    def outputs(self) -> list[str]:
+        """What was typed for -o."""
+        return self._ctx.params["output"] or []
+
+    def say(self, line: str) -> None:
+        """Write a line to stdout unless --quiet was given."""
+        if not self._ctx.params["quiet"]:
+            sys.stdout.write(f"{line}\n")
+
     def reads(self, *places: Place | None) -> None:
         """Say what the verb reads: no document may replace it."""
         known = [place for place in places if place is not None]
-        self.destinations = destinations_of(self._ctx.params["output"] or [], known, self._forms)
+        self.destinations = destinations_of(self.outputs, known, self._forms)
 
     @contextmanager
     def measuring(self, model: Path) -> Iterator[dict[str, Any]]:
@@ -112,7 +123,7 @@ def question(
     output = typer.Option(
         "--output",
         "-o",
-        help=f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH into a file. May be given several times.",
+        help=f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH, or a file by its suffix. May be repeated.",
         metavar="FORMAT[=PATH]",
         autocompletion=given.completing(lambda: forms),
         rich_help_panel=OUTPUT,

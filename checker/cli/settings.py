@@ -18,6 +18,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import STOCK, Options
 from robustcheck_onnx.checker.limits import Limits
 from robustcheck_onnx.checker.storage.places import redact_text
+from robustcheck_onnx.checker.text import rule_of
 from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Loosening, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
@@ -315,23 +316,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
         return UsageError(f"{where}: key is {key}; {rule}", LOOK)
     if kind == "missing":
         return UsageError(f"{where}: {key} is missing; a waiver needs {', '.join(WAIVER_NEEDS)}", f"{key} = …")
-    rules = {
-        "tuple_type": "it must be a list",
-        "string_type": "it must be text",
-        "bool_type": "it must be true or false",
-        "bool_parsing": "it must be 1 or 0, true or false",
-        "int_type": "it must be a whole number",
-        "int_parsing": "it must be a whole number",
-        "float_type": "it must be a number",
-        "float_parsing": "it must be a number",
-        "date_type": "it must be a date without quotes, such as 2026-12-31",
-        "string_too_short": "it must say something",
-        "string_pattern_mismatch": "it must be a device alone; its provider's options are the setting provider-option",
-        "model_type": "it must be a table",
-        "model_attributes_type": "it must be a table",
-    }
-    rule = rules.get(kind) or first["msg"].replace("Input should be", "it must be")
-    return UsageError(f"{where}: {key} is {value!r}; {rule}", LOOK)
+    return UsageError(f"{where}: {key} is {value!r}; {rule_of(first)}", LOOK)
 
 
 WAIVER_NEEDS = ("reason", "because", "owner", "expires")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -10,18 +9,22 @@ import shlex
 import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import form_of
 
-from . import removed
+from . import help, removed, synonyms
 from .command_line import CommandLine
+from .help import EXAMPLE
 from .options import one_of
+from .synonyms import nearest
 
 VERSION_OPTIONS = ("--version", "-V")
-GROUP_OPTIONS = ("--help", "-h", *VERSION_OPTIONS, "--install-completion", "--show-completion")
+GROUP_OPTIONS = ("--help", "-h", "--help-all", *VERSION_OPTIONS, "--install-completion", "--show-completion")
 
 
 def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
@@ -33,36 +36,69 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     kind = type(fault).__name__
     option = getattr(fault, "option_name", None)
     if kind == "NoSuchOption" and option:
-        if option in removed.OPTIONS:
-            return f"option {option} was removed", removed.OPTIONS[option]
-        known = [*GROUP_OPTIONS]
-        if context is not None:
-            known += [name for param in context.command.params for name in param.opts]
-        near = difflib.get_close_matches(option, known, 1)
-        if not near:
-            return f"option {option} is not known; {command} has no such option", look
-        typed = [near[0] + word.removeprefix(option) if word.startswith(option) else word for word in line.words]
-        again = ["robustcheck", near[0]] if near[0] in GROUP_OPTIONS else ["robustcheck", *typed]
-        return f"option {option} is not known; the closest is {near[0]}", shlex.join(again)
+        params = [] if context is None else context.command.params
+        known = [name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")]
+        return _no_option(option, [*GROUP_OPTIONS, *known], line, look)
     if option:
         rule = "it takes none" if "does not take" in text else "it needs one"
-        return f"{option} is given {'a' if 'none' in rule else 'no'} value; {rule}", look
+        params = [] if context is None else context.command.params
+        hint = next((_described(each) for each in params if option in each.opts), look)
+        return f"{option} is given {'a' if 'none' in rule else 'no'} value; {rule}", hint
     param = getattr(fault, "param", None)
     if kind == "MissingParameter" and param is not None:
         name = param.opts[0] if param.opts[0].startswith("-") else (param.metavar or param.name.upper())
-        return f"{name} is missing; {command} needs it", look
+        epilog = (context.command.epilog if context else "") or ""
+        shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog) if name.startswith("-") else None
+        example = epilog.partition("\n")[0].removeprefix(EXAMPLE) if epilog.startswith(EXAMPLE) else look
+        return f"{name} is missing; {command} needs it", (
+            _command(*line.words, *shown[1].split()) if shown else example
+        )
     if param is not None:
         name = max(param.opts, key=len)
         rule = re.sub(r", unable to parse.*", "", fault.message).replace("Input should be", "it must be")
         values = line.options.get(param.name)
         value = next((value for value in reversed(values or ()) if value), "")
-        return f"{name} is {repr(value) if value else 'not valid'}; {rule}", look
+        return f"{name} is {repr(value) if value else 'not valid'}; {rule}", _described(param)
     if context is not None and isinstance(context.command, TyperGroup):
         return _no_verb(context.command, text, line, command)
-    extra = re.fullmatch(r"Got unexpected extra argument\(s\) \((.*)\)", text)
+    extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text.replace("(s)", "s"))
     if extra:
-        return f"argument is {extra.group(1)}; {command} takes no more", look
+        takes_images = any("--images" in param.opts for param in context.command.params) if context else False
+        is_last = takes_images and line.words[-1] == extra.group(1) and Path(line.words[-1]).exists()
+        again = _command(*line.words[:-1], "--images", line.words[-1])
+        return f"unexpected argument {extra.group(1)}", again if is_last else look
     return text, look
+
+
+def _described(param: Any) -> str:
+    """Return an option with its value and what its help says."""
+    return f"{max(param.opts, key=len)}{help.value_of(param)}: {help.about(param)}"
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["robustcheck", *words])
+
+
+def _no_option(option: str, known: list[str], line: CommandLine, look: str) -> tuple[str, str]:
+    """Message and hint for an option that the verb does not have."""
+    if option in removed.OPTIONS:
+        return f"option {option} was removed", removed.OPTIONS[option]
+    ours = nearest(option, known, synonyms.OPTIONS)
+    message = f"unknown option {option}"
+    if ours is None or (ours.startswith("-") and ours.split()[0] not in known):
+        return message, look
+    if ours.startswith("robustcheck"):
+        return message, ours
+    if ours in GROUP_OPTIONS:
+        return f"{message}. Did you mean {ours}?", _command(ours)
+    at = next(index for index, word in enumerate(line.words) if word.startswith(option))
+    value, rest, words = line.words[at].removeprefix(option).removeprefix("="), list(line.words[at + 1 :]), ours.split()
+    if len(words) > 1 and rest and (rest[0].isdigit() or form_of(rest[0])):  # of theirs: --gpu 1, --html report.html
+        value = rest.pop(0)
+    sign = {"-o": "=", "--device": ":"}.get(words[0], "") if len(words) > 1 else ""
+    words = [*words[:-1], f"{words[-1]}{sign}{value}"] if sign and value else [*words, *filter(None, [value])]
+    named = f"Did you mean {ours}?" if ours else "A model is an argument."
+    return f"{message}. {named}", _command(*line.words[:at], *words, *rest)
 
 
 def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> tuple[str, str]:
@@ -74,23 +110,32 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
     word = unknown.group(1)
     if (name := f"{group.name} {word}") in removed.VERBS:
         return f"command {name} was removed", removed.VERBS[name]
-    near = difflib.get_close_matches(word, verbs, 1)
-    if not near:
-        return f"command is {word!r}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
-    again = [near[0] if typed == word else typed for typed in line.words]
-    return f"command is {word!r}; the closest is {near[0]}", shlex.join(["robustcheck", *again])
+    ours = nearest(word, verbs, {})
+    if ours is None:
+        return f"unknown command {word}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
+    again = [ours if typed == word else typed for typed in line.words]
+    return f"unknown command {word}. Did you mean {ours}?", _command(*again)
 
 
-def refuse_near_verb(words: Sequence[str], verbs: Sequence[str]) -> None:
-    """Raise UsageError if the first word is a mistyped or removed verb rather than a model."""
+def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
+    """Raise UsageError if the first word can only be a verb, and is none: mistyped, removed, or of another tool."""
     word = words[0]
-    if word.startswith("-") or {".", "/"} & set(word) or Path(word).exists():
+    if word.startswith("-") or set("./*?[") & set(word) or os.path.lexists(word):
         return
     removed.refuse("command", word, removed.VERBS)
-    near = difflib.get_close_matches(word, verbs, 1)
-    if near:
-        again = shlex.join(["robustcheck", near[0], *words[1:]])
-        raise UsageError(f"command is {word!r}; the closest is {near[0]}", again)
+    ours = nearest(word, verbs, synonyms.VERBS)
+    if ours is not None:
+        rest = [] if ours.endswith("--help") else words[1:]
+        raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
+    is_model = Path(f"{word}.onnx").is_file()
+    hint = _command(f"{word}.onnx", *words[1:]) if is_model else "robustcheck --help"
+    raise UsageError(f"{word} is neither a command nor a file", hint)
+
+
+def refuse_twice(line: CommandLine) -> None:
+    """Raise UsageError for an option that takes one value and was given several."""
+    if line.twice:
+        raise UsageError(f"{line.twice} is given twice; it takes one value", f"keep one {line.twice}")
 
 
 def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:

@@ -6,5 +6,5 @@ Comes in: two models. May import: measure, report and what is below them.
 from __future__ import annotations
 
 from .baseline import Baseline
-from .judge import CompareReport
-from .run import compare
+from .judge import CompareReport, FirstBaseline
+from .run import CompareOptions, compare

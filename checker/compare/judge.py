@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 from pydantic import PrivateAttr
 
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Interval
-from robustcheck_onnx.checker.report import Time, notebook, plots
+from robustcheck_onnx.checker.report import Judged, NoTruth, Time, notebook, plots
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import number_text
-from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, reason, verdict_for
+from robustcheck_onnx.checker.verdict import NAMES, Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -56,7 +57,7 @@ class Compared(Frozen):
     """indices of its outlier features, strongest first; of its strongest feature where it has none"""
 
 
-class CompareReport(Frozen):
+class CompareReport(Judged, Frozen):
     """Everything that `robustcheck compare` found."""
 
     schema_version: Literal[2] = 2
@@ -100,20 +101,6 @@ class CompareReport(Frozen):
         report = self.model_copy()
         report._next_baseline = baseline
         return report
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is PASS."""
-        return self.verdict.passed
-
-    @property
-    def kind(self) -> Kind | None:
-        """The kind of a WARN; None for PASS."""
-        return self.verdict.kind
-
-    def __bool__(self) -> bool:
-        """`if compare(...)` is true for PASS alone."""
-        return self.passed
 
     def __repr_args__(self) -> list[tuple[str, object]]:
         """What repr, str and rich show: a line, not the whole record."""
@@ -184,6 +171,25 @@ CLAIM = (
     "features that made the reference pass. They indicate robustness to natural distribution shifts; neither model's "
     "accuracy was measured."
 )
+
+
+class FirstBaseline(NoTruth, Frozen):
+    """The numbers of one model, for later releases: nothing was compared, so there is no verdict."""
+
+    candidate: Compared
+    next_baseline: Baseline
+
+    @property
+    def passed(self) -> NoReturn:
+        """Raise UsageError: one model alone is neither PASS nor WARN."""
+        raise UsageError(
+            f"{self.candidate.evidence.model.file}: it was compared with nothing, so there is no verdict",
+            "name its reference, or a baseline",
+        )
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        return self.candidate.evidence.__repr_args__()
 
 
 @dataclass(frozen=True)

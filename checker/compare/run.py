@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 import numpy as np
 
@@ -37,12 +37,35 @@ from robustcheck_onnx.thresholds.profile import Profile
 from . import baseline as baselines
 from . import changes, fates, pairs
 from .baseline import COSINE_IMAGES, Baseline
-from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, Comparison, judge_pair
+from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, Comparison, FirstBaseline, judge_pair
 from .pairs import Pair, Side, cosines, similarity, similarity_of
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
 
+class CompareOptions(RunOptions, total=False):
+    """The keyword arguments of `compare` but the models; those of `RunOptions` are among them."""
+
+    images: Images | None
+    tolerance: float
+    thresholds: str | Path | Profile | None
+    isolate: bool
+    limits: Limits
+    progress: Callable[[Progress], None] | None
+
+
+@overload
+def compare(
+    candidate: str | Path, reference: None = None, *, baseline: None = None, **options: Unpack[CompareOptions]
+) -> FirstBaseline: ...
+@overload
+def compare(
+    candidate: str | Path,
+    reference: str | Path | None = None,
+    *,
+    baseline: str | Path | Baseline | None = None,
+    **options: Unpack[CompareOptions],
+) -> CompareReport: ...
 def compare(
     candidate: str | Path,
     reference: str | Path | None = None,
@@ -55,12 +78,12 @@ def compare(
     limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
-) -> CompareReport:
+) -> CompareReport | FirstBaseline:
     """Compare a candidate with its reference on all images, each with its own preprocessing.
 
     Args:
         candidate: path of an ONNX file.
-        reference: another one; None = the baseline, or without that the candidate itself (to make its baseline).
+        reference: another one; None = the baseline. Without either, nothing is compared, and there is no verdict.
         baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1; 0.2 unless it is given.
         thresholds: as in `check`.
@@ -72,7 +95,8 @@ def compare(
             can't use counts as unusable for both.
 
     Returns:
-        The report; its `next_baseline` holds the candidate's numbers for the next release.
+        The report; its `next_baseline` holds the candidate's numbers for the next release. Without reference and
+        baseline a `FirstBaseline`, which holds nothing else.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
@@ -99,7 +123,7 @@ def compare(
                 "thresholds": profile.model_dump(mode="json"),
                 "options": run.given,
             },
-            _with_baseline,
+            _answered,
             about=str(candidate),
             limits=limits,
             progress=progress,
@@ -124,6 +148,8 @@ def compare(
     when = Time.until_now(clock, read.n_usable)
     new_baseline = baselines.make(pair.candidate, evidence[0], read.digests)
     ours = _compared(evidence[0], profile)
+    if reference is None and known is None:
+        return FirstBaseline(candidate=ours, next_baseline=new_baseline)
     if known is None:
         comparison = _between(pair, _compared(evidence[-1], profile), profile, tolerance)
     else:
@@ -131,7 +157,9 @@ def compare(
     return _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when).with_baseline(new_baseline)
 
 
-def _with_baseline(answer: Mapping[str, Any]) -> CompareReport:
+def _answered(answer: Mapping[str, Any]) -> CompareReport | FirstBaseline:
+    if "report" not in answer:
+        return FirstBaseline.model_validate(answer)
     report = CompareReport.model_validate(answer["report"])
     return report.with_baseline(Baseline.model_validate(answer["next_baseline"]))
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, expand, parse_place, walk
+from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, expand, nearest_path, parse_place, walk
 from robustcheck_onnx.checker.storage.stores import RemoteFile, open_url
 
 from . import containers, manifest
@@ -32,6 +32,11 @@ _IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, mac
 MOST_NAMES: Final = 100_000  # of one pattern with braces
 _RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
+SET_SUFFIXES: Final = (
+    *SUFFIXES,
+    *(".txt", ".csv", ".jsonl", ".ndjson", ".npy", ".npz", ".tar", ".parquet", ".arrow"),
+)
+"""of a file that is an image set"""
 _COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -66,8 +71,10 @@ def list_images(place: Place) -> tuple[Kind, Entries]:
         if glob.has_magic(spec):
             return _index_glob(spec)
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
+        near = nearest_path(path) if isinstance(fault, FileNotFoundError) else None
         raise UsageError(
-            f"{spec}: image set is not readable ({reason}); it must be {KINDS}", "--images FOLDER"
+            f"{spec}: image set is not readable ({reason}); it must be {KINDS}",
+            f"--images {shlex.quote(str(near)) if near else 'FOLDER'}",
         ) from fault
     if stat.S_ISDIR(mode):
         return _by_content(spec, "folder", path, folder_files(path))

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from robustcheck_onnx.checker import isolated
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import model_facts
 from robustcheck_onnx.checker.model import ModelFile, find_preprocessing, models_below, open_model, takes_no_image
 from robustcheck_onnx.checker.runtime import scales_over_batch
 from robustcheck_onnx.checker.text import error_json, quoted
-from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, reason
+from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, load_profile, reason
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -31,6 +33,16 @@ class CanPass(Frozen):
     """why not, or what is not known; empty for yes"""
     note: str | None = None
     """what a yes holds for; None for any batch"""
+
+
+class Inspected(Frozen):
+    """What `inspect` found, in short; `robustcheck inspect -o json` has all of it."""
+
+    file: str
+    digest: str
+    tensor: str
+    """what a check would measure"""
+    can_pass: CanPass
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,41 @@ def inspect_model(
         fault = error
     can_pass = _can_pass(model, preprocessing, fault, profile, own_choice=(tensor, pool) == (None, None))
     return Inspection(model, preprocessing, "" if fault is None else _without_file(path, fault), profile, can_pass)
+
+
+def inspect(
+    model: str | Path,
+    *,
+    tensor: str | None = None,
+    pool: str | None = None,
+    preprocess: str | Path | None = None,
+    thresholds: str | Path | Profile | None = None,
+    limits: Limits = NO_LIMITS,
+) -> Inspected:
+    """Look at what a check would measure in a file, and whether the file can pass; nothing is measured.
+
+    Args:
+        model: path of the ONNX file, or of a folder with one in it or in its folder onnx.
+        tensor: as in `check`.
+        pool: as in `check`.
+        preprocess: as in `check`.
+        thresholds: as in `check`.
+        limits: as in `check`.
+
+    Raises:
+        UsageError, CannotAssessError: the file can't be opened; see each class.
+    """
+    path, profile = find_model(Path(model)), load_profile(thresholds)
+    found = document_of(path, profile, limits, tensor=tensor, pool=pool, preprocess=preprocess)
+    tensor = found["representation"]["tensor"]
+    return Inspected.model_validate({"tensor": tensor, **{key: found[key] for key in ("file", "digest", "can_pass")}})
+
+
+def document_of(path: Path, profile: Profile, limits: Limits, **choices: str | Path | None) -> dict[str, Any]:
+    """Return `inspect_json` of a file that a child reads; choices: tensor, pool and preprocess."""
+    given = {name: value and str(value) for name, value in choices.items()}
+    arguments = {"path": str(path), "profile": profile.model_dump(mode="json"), **given}
+    return isolated.call("inspect", arguments, dict, about=str(path), limits=limits)
 
 
 def inspect_json(found: Inspection) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, Unpack
 
-from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.images.source import Images
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.checker.model import Model
@@ -28,8 +27,8 @@ class AssertRobust(Protocol):
     def __call__(
         self,
         model: Model,
-        *,
         images: Images | None = None,
+        *,
         progress: Callable[[Progress], None] | None = None,
         **options: Unpack[CheckOptions],
     ) -> Report:
@@ -39,8 +38,8 @@ class AssertRobust(Protocol):
 
 def assert_robust(
     model: Model,
-    *,
     images: Images | None = None,
+    *,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[CheckOptions],
 ) -> Report:
@@ -58,15 +57,10 @@ def assert_robust(
     Raises:
         VerdictError: an AssertionError with every reason for WARN and its next step.
         UsageError, CannotAssessError, EnvironmentFaultError: there is no verdict; no AssertionError, so that
-            "could not assess" is never taken for WARN. The hint is a note of the exception.
+            "could not assess" is never taken for WARN.
     """
     __tracebackhide__ = True  # pytest shows the line of the test
-    try:
-        report = check(model, images=images, progress=progress, **options)
-    except RobustcheckError as fault:
-        if fault.hint:
-            fault.add_note(f"hint: {fault.hint}")
-        raise
+    report = check(model, images, progress=progress, **options)
     if report.verdict.verdict != "PASS":
         raise VerdictError(report)
     return report

@@ -58,8 +58,8 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
 
     def assert_robust(
         model: Model,
-        *,
         images: Images | None = None,
+        *,
         progress: Callable[[Progress], None] | None = None,
         **options: Unpack[CheckOptions],
     ) -> Report:

@@ -9,7 +9,7 @@ from .addresses import Model, on_this_machine, parse_model
 from .configs import sidecar_paths
 from .contract import CONTRACT_KEY, Contract, parse_contract, properties
 from .digest import graph_digest
-from .file import external_locations, may_be_model, read_onnx
+from .file import external_locations, may_be_model, missing, read_onnx
 from .head_part import head_part
 from .held import file_digest, refuse_changed
 from .image_input import DTYPES, ImageInput, fed_as

@@ -169,7 +169,6 @@ def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) 
         fault.hint = hint_of(fault.hint)
         for path, name in names.items():
             fault.message, fault.hint = (text.replace(str(path), str(name)) for text in (fault.message, fault.hint))
-        fault.args = (fault.message,)
         raise
 
 

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.text import page, quoted
+from robustcheck_onnx.checker.text import quoted, rule_of
 
 OWN_SUFFIX: Final = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
 SIDECAR_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
 HUB_FOLDER: Final = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX files
+LOOK: Final = "robustcheck explain preprocessing"
 _MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
 _PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
 # Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
@@ -69,7 +70,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(
             f"{path}: content is a JSON {type(values).__name__}; it must be an object",
-            f"fields: {', '.join(Preprocessing.model_fields)}",
+            LOOK,
         )
     return values
 
@@ -106,7 +107,7 @@ def parse_config(
     try:
         fields, defaults = reader(path, values, input_size)
     except UsageError as fault:
-        fault.hint = fault.hint or f"state it in our fields ({page('onnx-contract')}): --preprocess my{OWN_SUFFIX}"
+        fault.hint = fault.hint or LOOK
         raise
     try:
         return Preprocessing.model_validate(fields), defaults
@@ -114,9 +115,7 @@ def parse_config(
         first = fault.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "preprocessing"
         value = "missing" if first["type"] == "missing" else repr(first["input"])[:80]
-        raise UsageError(
-            f"{path}: {field} is {value}; {first['msg']}", f"fields: {', '.join(Preprocessing.model_fields)}"
-        ) from fault
+        raise UsageError(f"{path}: {field} is {value}; {rule_of(first)}", LOOK) from fault
 
 
 def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
@@ -125,9 +124,10 @@ def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
         if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
             raise UsageError(
                 f"{path}: {field} is missing; it must be stated, {none} where nothing is done",
-                f"fields: {', '.join(Preprocessing.model_fields)}",
+                LOOK,
             )
-    return given, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
+    squares = {field: _edges(path, field, given[field]) for field in ("size", "resize_size") if field in given}
+    return given | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
 
 
 def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:

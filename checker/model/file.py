@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.limits import max_model_bytes
-from robustcheck_onnx.checker.storage.places import local_path
+from robustcheck_onnx.checker.storage.places import local_path, nearest_path
 from robustcheck_onnx.checker.text import quoted, sha256_of
 
 from .external import (
@@ -37,15 +38,29 @@ from .well_formed import check_dimensions, check_well_formed
 
 MAPPED_BYTES = 1 << 24  # 16 MiB; a smaller file is copied, and may change while it runs
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
-OTHER_FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
-    (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints and .npz files are)"),
-    (0, b"\x80", "a Python pickle (old PyTorch checkpoints are)"),
-    (0, b"\x89HDF", "an HDF5 file (Keras checkpoints are)"),
-    (0, b"ftrt", "a TensorRT engine"),
-    (4, b"TFL3", "a TensorFlow Lite model"),
-    (4, b"ORTM", "a model in ONNX Runtime's ORT format"),
-    (4, b"\0\0\0\0{", "a safetensors file"),
+EXPORT = "export the model with its weights: robustcheck export --help"
+OTHER_FORMATS = (  # (offset, mark, what it is, what to do): files that people hand over instead of ONNX
+    (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints and .npz files are)", EXPORT),
+    (0, b"\x80", "a Python pickle (old PyTorch checkpoints are)", EXPORT),
+    (
+        0,
+        b"\x89HDF",
+        "an HDF5 file (Keras checkpoints are)",
+        "python -m tf2onnx.convert --keras {file} --output model.onnx",
+    ),
+    (0, b"ftrt", "a TensorRT engine", "name the ONNX file that the engine was built from"),
+    (4, b"TFL3", "a TensorFlow Lite model", "python -m tf2onnx.convert --tflite {file} --output model.onnx"),
+    (4, b"ORTM", "a model in ONNX Runtime's ORT format", "name the ONNX file that it was converted from"),
+    (4, b"\0\0\0\0{", "a safetensors file", EXPORT),
+    (0, b"\x89PNG", "an image", "robustcheck model.onnx --images {file}"),
+    (0, b"\xff\xd8\xff", "an image", "robustcheck model.onnx --images {file}"),
 )
+UNPACK = {  # by the end of the name, the longest first
+    (".tar.gz", ".tgz", ".tar"): "mkdir -p model && tar xf {file} -C model && robustcheck model",
+    (".gz",): "gunzip --keep {file}",
+    (".zip",): "mkdir -p model && unzip {file} -d model && robustcheck model",
+}
+REPOSITORY = re.compile(r"(?:hf:|(?:https?:/)?huggingface\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)")
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,14 @@ def may_be_model(path: Path) -> bool:
         return file.read(1) == b"\x08"
 
 
+def missing(path: Path) -> UsageError:
+    """Return the error of a model that is not there, with the nearest name or address."""
+    near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
+    if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
+        return UsageError(f"{path}: no such file", f"Did you mean hf://{repository[1]}?")
+    return UsageError(f"{path}: no such file", f"Did you mean {near}?" if near else f"ls {quoted(path.parent)}")
+
+
 def _check_size(path: Path, size_bytes: int) -> None:
     """Refuse a model that is larger than the caller allows, before it is read."""
     limit_bytes = max_model_bytes()
@@ -170,7 +193,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
             there = [*sorted(path.glob("*.onnx")), *sorted(path.glob("onnx/*.onnx"))]
             raise UsageError(
                 f"{path}: model is a folder; one .onnx file is needed",
-                f"robustcheck {quoted(there[0])}" if there else f"ls {quoted(path)}",
+                f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos",
             )
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, /dev/zero never end
             raise UsageError(f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
@@ -186,7 +209,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
                 status = aged_status(file.fileno())
             content = _mapped(file, status) or file.read()
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: model file is missing; no such file", f"ls {quoted(path.parent)}") from error
+        raise missing(path) from error
     except OSError as error:
         raise CannotAssessError(
             f"{path}: model file is not readable ({error.strerror}); it must be a readable file",
@@ -219,11 +242,13 @@ def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
             f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
             f"git lfs pull --include {quoted(path.name)}",
         )
-    for offset, mark, what in OTHER_FORMATS:
+    for ends, hint in UNPACK.items():
+        if path.name.lower().endswith(ends):
+            raise CannotAssessError(f"{path}: file is packed; an ONNX file is needed", hint.format(file=quoted(path)))
+    for offset, mark, what, hint in OTHER_FORMATS:
         if content[offset : offset + len(mark)] == mark:
             raise CannotAssessError(
-                f"{path}: model file is {what}; an ONNX protobuf is needed",
-                "export the model first: robustcheck export --help",
+                f"{path}: model file is {what}; an ONNX protobuf is needed", hint.format(file=quoted(path))
             )
     if _is_text(content[:1024]):
         raise CannotAssessError(

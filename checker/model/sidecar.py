@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from collections.abc import Mapping
@@ -11,9 +12,10 @@ from typing import Final, Literal
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images.preprocess import at_size
+from robustcheck_onnx.checker.storage.places import nearest_path
 from robustcheck_onnx.checker.text import quoted
 
-from .configs import HUB_FOLDER, OWN_SUFFIX, parse_config, read_object, sidecar_paths
+from .configs import HUB_FOLDER, LOOK, OWN_SUFFIX, parse_config, read_object, sidecar_paths
 
 PRESETS: Final = {"clip": CLIP, "imagenet": IMAGENET}
 Source = Literal["contract", "sidecar", "user", "assumed"]
@@ -101,9 +103,10 @@ def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
         return at_size(preset, input_size), "user", f"--preprocess {option}", exceptions
     path = Path(option)
     if not path.is_file():
+        near = difflib.get_close_matches(option.lower(), PRESETS, 1) or nearest_path(path)
         raise UsageError(
             f"--preprocess: value is {option}; it must be clip, imagenet or a JSON file that exists",
-            "--preprocess clip",
+            f"--preprocess {quoted(near[0] if isinstance(near, list) else near)}" if near else LOOK,
         )
     preprocessing, defaults = parse_config(path, read_object(path), input_size)
     _check_size(str(path), preprocessing, input_size)

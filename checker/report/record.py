@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Options
-from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of
-from robustcheck_onnx.checker.verdict import Gate, Kind, Verdict
+from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of, form_of
+from robustcheck_onnx.checker.verdict import Gate, Kind, Reason, Verdict
 from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.frozen import Frozen, without
 from robustcheck_onnx.thresholds.profile import Profile
@@ -82,7 +83,37 @@ class ModelRead(Frozen):
     pool: str
 
 
-class Report(Frozen):
+class NoTruth:
+    """A record that is neither true nor false."""
+
+    def __bool__(self) -> NoReturn:
+        """Raise TypeError: `if report:` is wrong for "is there one?" and for "did it pass?" (docs/python-api.md)."""
+        raise TypeError("a report is neither true nor false; use report.passed, or `report is not None`")
+
+
+class Judged(NoTruth):
+    """What every record with a verdict answers."""
+
+    if TYPE_CHECKING:
+        verdict: Verdict
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is PASS."""
+        return self.verdict.passed
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of a WARN: not_established, not_applicable, absent or other_signal; None for PASS."""
+        return self.verdict.kind
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """The reasons of a WARN, the most important first; empty for PASS."""
+        return self.verdict.reasons
+
+
+class Report(Judged, Frozen):
     """Verdict, evidence, what it was judged by, and the limits of the claim."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -105,19 +136,32 @@ class Report(Frozen):
     binding: Binding | None = None
     """options, versions and a digest of all this but `time`: what `robustcheck verify` goes by"""
 
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is PASS."""
-        return self.verdict.passed
+    def to_json(self) -> str:
+        """Return the JSON document, as `-o json`."""
+        return self._as("json")
 
-    @property
-    def kind(self) -> Kind | None:
-        """The kind of a WARN: not_established, not_applicable, absent or other_signal; None for PASS."""
-        return self.verdict.kind
+    def to_html(self) -> str:
+        """Return the page, as `-o html`, without copies of the photos."""
+        return self._as("html")
 
-    def __bool__(self) -> bool:
-        """`if check(...)` is true for PASS alone."""
-        return self.passed
+    def to_junit(self) -> str:
+        """Return the JUnit document, as `-o junit`: a WARN is a failure."""
+        return self._as("junit")
+
+    def save(self, path: str | Path) -> None:
+        """Write a document in the form of the file's suffix: .json, .html, .xml (JUnit), .md or .sarif.
+
+        Raises:
+            UsageError: another suffix. OSError: the file can't be written.
+        """
+        if not (form := form_of(str(path))):
+            raise UsageError(f"{path}: no form has this suffix", 'report.save("report.html")')
+        Path(path).write_text(self._as(form), encoding="utf-8")
+
+    def _as(self, form: str) -> str:
+        from . import forms  # noqa: PLC0415 # no check needs it
+
+        return forms.render(form, [self])
 
     def __repr_args__(self) -> list[tuple[str, object]]:
         """What repr, str and rich show: a line, not the whole record (`to_json` has it)."""

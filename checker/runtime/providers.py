@@ -79,7 +79,10 @@ def parse_device(text: str) -> Device:
     name = match["name"].lower() if match else ""
     known = _known()
     if match is None or name not in known:
-        near = difflib.get_close_matches(text.partition(",")[0], known, n=1)
+        word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
+        near = ["cuda" if word in ("gpu", "nvidia") else f"cuda:{word}" if word.isdecimal() else word.partition(":")[0]]
+        if near[0].partition(":")[0] not in known:
+            near = difflib.get_close_matches(word, known, 1, 0.75)
         installed = ", ".join(sorted({*map(_name_of, _available())} - {"cpu"})) or "it has none"
         raise UsageError(
             f"--device is {text!r}; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider that "

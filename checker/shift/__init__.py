@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from . import call, labels, robustness
 from .records import SetResult, Shifted, ShiftReport
-from .run import measure_shift
+from .run import Several, measure_shift

@@ -5,6 +5,7 @@ Light to import. Nothing here opens a URL; `stores.open_url` does.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import glob
 import os
@@ -64,6 +65,17 @@ def is_offline() -> bool:
 def is_hub_offline() -> bool:
     """Return whether the environment restricts the hub's client to its cache."""
     return os.environ.get(HUB_OFFLINE, "").lower() not in ("", "0", "false", "no", "off")
+
+
+def nearest_path(path: Path) -> Path | None:
+    """Return the file that a mistyped path most likely means; None where no name is close."""
+    folder = path.parent if path.parent.is_dir() else nearest_path(path.parent)
+    if folder is None or not path.name:
+        return None
+    names = sorted(each.name for each in folder.glob("*"))
+    near = difflib.get_close_matches(path.stem, [Path(name).stem for name in names], 1, 0.7)  # v1.onnx is not v2.onnx
+    near = difflib.get_close_matches(path.name, [name for name in names if Path(name).stem in near], 1, 0)
+    return folder / near[0] if near else None
 
 
 Place = Path | Url

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from robustcheck_onnx.checker.report import notebook
+from robustcheck_onnx.checker.report import NoTruth, notebook
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .checks import Finding
 
 
-class Verification(Frozen):
+class Verification(NoTruth, Frozen):
     """What was verified about one report, and the exit code that follows."""
 
     schema_version: Literal[1] = 1
@@ -50,8 +50,9 @@ class Verification(Frozen):
         reasons = f" ({', '.join(self.reasons)})" if self.reasons else ""
         return f"{self.report} says {self.verdict}{reasons}"
 
-    def __bool__(self) -> bool:
-        """`if verify(...)` is true for exit code 0 alone."""
+    @property
+    def passed(self) -> bool:
+        """Whether everything agrees and the report lets a release through: exit code 0."""
         return self.exit_code == 0
 
     def __repr_args__(self) -> list[tuple[str, object]]:
@@ -65,5 +66,5 @@ class Verification(Frozen):
             f"{self.result} · exit code {self.exit_code}",
             [*self.cautions, self.says, self.rests_on, self.rule],
             notebook.table(["check", "result", "what was seen"], rows, n_text=3),
-            verdict="PASS" if self else "WARN",
+            verdict="PASS" if self.passed else "WARN",
         )

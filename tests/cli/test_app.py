@@ -65,10 +65,13 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_coloured_when_piped(r
 
 
 def test_a_locale_without_utf_8_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    assert cli.main(PASS.split()) == 0
-    assert "PASS" in raw.getvalue().decode("ascii")
+    monkeypatch.setenv("COLUMNS", "80")
+    for words, said in ((PASS, "PASS"), ("--help", "0 PASS | 1 WARN | 2 usage")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+        assert cli.main(words.split()) == 0
+        shown = raw.getvalue().decode("ascii")
+        assert ("\\" in shown, said in shown, max(map(len, shown.splitlines())) <= 80) == (False, True, True)
 
 
 def test_a_file_with_a_verbs_name_is_reached_by_its_path(run: Run) -> None:

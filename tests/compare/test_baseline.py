@@ -139,8 +139,7 @@ def test_a_baseline_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
     a, b = workshop.model("a", planted()), workshop.model("b", planted())
-    made = workshop.run(b, None).next_baseline
-    assert made is not None
+    made = workshop.baseline(b)
     file = workshop.folder / "baseline.json"
     file.write_text(baseline.to_json(made), encoding="utf-8")
     assert baseline.read(file) == made

@@ -131,7 +131,7 @@ def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Wo
     assert (report.agreement.n, report.agreement.n_same) == (80, 80)
     truth = stats.binomtest(80, 80).proportion_ci(0.95, method="wilson")
     np.testing.assert_allclose(numbers(report.agreement.low, report.agreement.high), truth, atol=1e-12)
-    against = workshop.run(paths[0], None, baseline=workshop.run(paths[0], None).next_baseline)
+    against = workshop.run(paths[0], None, baseline=workshop.baseline(paths[0]))
     assert any("holds no predicted classes" in note for note in against.notes)
 
 

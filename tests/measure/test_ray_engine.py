@@ -151,7 +151,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with monkeypatch.context() as gone:
         gone.setitem(sys.modules, "ray", None)
         gone.setattr(os, "environ", dict(os.environ))  # which holds settings of Ray from then on
-        with pytest.raises(EnvironmentFaultError, match=r"^ray: .* \(.*\); --engine ray needs it$") as caught:
+        with pytest.raises(EnvironmentFaultError, match=r"^ray: .* \(.*\); --engine ray needs it\n") as caught:
             run([], profile.load(), engine="ray")
     assert caught.value.hint == extra("ray")
     assert list(run([], profile.load())) == []

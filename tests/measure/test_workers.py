@@ -52,7 +52,7 @@ def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, 
         assert outcome.error is None
     error = found["none"].error
     assert isinstance(error, UsageError)  # class, words and hint survive the process
-    assert "none.onnx: model file is missing" in error.message
+    assert "none.onnx: no such file" in error.message
 
 
 @pytest.mark.long

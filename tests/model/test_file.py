@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_missing_and_folder_are_usage_errors(tmp_path: Path) -> None:
-    fails(tmp_path / "no.onnx", "model file is missing", UsageError)
+    fails(tmp_path / "no.onnx", "no such file", UsageError)
     fails(tmp_path, "model is a folder", UsageError)
 
 

@@ -3,16 +3,18 @@
 import ast
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.text import VERSION
+from support.bad_input import agrees
 
 ROOT = Path(__file__).parents[2]
 FIRST_USE = "import robustcheck_onnx as rc; print(rc.__file__, inspect.getfile(rc.check), rc.__version__, sep='\\n')"
@@ -87,14 +89,60 @@ def test_it_lists_the_names_that_type_checkers_see() -> None:
     assert set(dir(rc)) >= set(wanted.split())
 
 
-def test_it_hands_on_the_functions_themselves() -> None:
-    assert rc.check is check
-    assert {"thresholds", "options"} <= inspect.signature(rc.check).parameters.keys()
-    assert "RunOptions" in str(inspect.signature(rc.check).parameters["options"].annotation)
-    assert issubclass(rc.VerdictError, AssertionError)
-    assert [error.exit_code for error in (rc.UsageError, rc.CannotAssessError, rc.EnvironmentFaultError)] == [2, 3, 4]
-
-
 def test_an_unknown_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'robustcheck_onnx' has no attribute 'chekc'"):
         rc.chekc  # type: ignore[attr-defined]  # noqa: B018
+
+
+FUNCTIONS = "check compare inspect scan concepts directions measure_shift verify assert_robust"
+
+
+def test_every_name_of_a_signature_is_there_and_in_help() -> None:
+    known = {*dir(rc), "Any", "Callable", "Iterable", "Sequence", "Mapping", "Path", "Unpack", "None"}
+    functions = [getattr(rc, name) for name in FUNCTIONS.split()]
+    for function in (*functions, *typing.get_overloads(rc.compare)):
+        assert set(re.findall(r"\b[A-Z]\w+", str(function.__annotations__))) <= known, function
+    told = inspect.getdoc(rc.check) or ""
+    assert all(option in told for option in (*inspect.signature(rc.check).parameters, *rc.RunOptions.__annotations__))
+
+
+def test_a_report_is_neither_true_nor_false_saves_itself_and_completes_its_own_names(
+    passed: rc.Report, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=r"use report\.passed"):
+        assert passed
+    assert (passed.passed, passed.kind, passed.reasons) == (True, None, ())
+    for end, text in {".json": passed.to_json(), ".html": passed.to_html(), ".xml": passed.to_junit()}.items():
+        passed.save(tmp_path / f"r{end}")
+        assert (tmp_path / f"r{end}").read_text(encoding="utf-8") == text
+    assert rc.Report.model_validate_json(passed.to_json()) == passed
+    with pytest.raises(rc.UsageError, match="no form has this suffix"):
+        passed.save(tmp_path / "r.pdf")
+    names = set(dir(passed))
+    assert names >= {"model_dump", "model_copy", "passed", "reasons", "evidence", "save"}
+    assert not names & {"dict", "json", "copy", "parse_obj", "model_construct", "model_fields", "schema"}
+
+
+def test_one_model_has_a_baseline_and_no_verdict(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    first = rc.compare(model, images=photos, max_images=60)
+    with pytest.raises(rc.UsageError, match="there is no verdict"):
+        assert first.passed
+    assert rc.compare(model, baseline=first.next_baseline, images=photos, max_images=60).passed
+
+
+def test_an_error_has_its_hint_in_the_words_of_python(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    rows: list[tuple[rc.RunOptions, str]] = [
+        ({"preprocess": "CLIP"}, 'preprocess: value is CLIP; …\nhint: preprocess="clip"'),
+        ({"device": "gpu"}, "device is 'gpu'; …\nhint: device=\"cuda\""),
+        ({"max_bad": 2}, "share of images that may be unusable is 2; it must be 0 to 1\nhint: max_bad=0.01"),
+        ({"tensor": "x"}, "…: tensor is 'x'; …\nhint: robustcheck inspect …"),
+    ]
+    for options, said in rows:
+        with pytest.raises(rc.UsageError) as caught:
+            rc.check(model, photos, **options)
+        assert agrees(said, str(caught.value)), str(caught.value)
+    with pytest.raises(rc.UsageError, match=r"Did you mean .*model\.onnx\?"):
+        rc.inspect(model.with_name("modle.onnx"))
+    assert rc.inspect(model).can_pass.answer == "yes"

@@ -53,7 +53,7 @@ def test_what_is_no_device() -> None:
         ("tensort", "must be auto", "--device tensorrt"),
         ("", "must be auto", "--device auto"),
     ):
-        with pytest.raises(UsageError, match=f"--device is '{text}'; .*{said}") as caught:
+        with pytest.raises(UsageError, match=f"device is '{text}'; .*{said}") as caught:
             parse_device(text)
         assert caught.value.hint == hint
 

@@ -120,7 +120,7 @@ def test_tensors_of_torch() -> None:
     ("given", "error", "said"),
     [
         ([[1.0, 2.0]], TypeError, r"^representations: type is list; it must be a NumPy array or a tensor$"),
-        (np.zeros(5), rc.UsageError, r"^representations: shape is \(5,\); it must be \(image, feature\)$"),
+        (np.zeros(5), rc.UsageError, r"^representations: shape is \(5,\); it must be \(image, feature\)\n"),
         (np.zeros((2, 3, 4, 4)), rc.UsageError, r"^representations: shape is \(2, 3, 4, 4\); it must be"),
         (np.zeros((2, 3), complex), rc.UsageError, r"^representations: dtype is complex128; they must be real"),
         (np.zeros((1, 16385)), rc.UsageError, r"^representations: number of features is 16385; more than 16384 is"),

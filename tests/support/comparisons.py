@@ -143,7 +143,12 @@ class Workshop:
         return self.write(self.folder / f"{name}.onnx", h, **options)
 
     def run(self, candidate: Path, reference: Path | None, **options: Any) -> CompareReport:
-        return run.compare(candidate, reference, images=self.photos, device="cpu", **options)
+        report = run.compare(candidate, reference, images=self.photos, device="cpu", **options)
+        assert isinstance(report, CompareReport)
+        return report
+
+    def baseline(self, candidate: Path) -> baseline.Baseline:
+        return run.compare(candidate, images=self.photos, device="cpu").next_baseline
 
     def compare(self, candidate: npt.ArrayLike, reference: npt.ArrayLike, **options: Any) -> CompareReport:
         return self.run(self.model("candidate", candidate), self.model("reference", reference), **options)

@@ -35,8 +35,8 @@ from support.keys import PEM, changed, write_keys
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
 
-def sign(place: Path, *more: str) -> int:
-    files = [str(place / "report.json"), str(place / "model.onnx"), "--key", str(place / "key.pem")]
+def sign(place: Path, *more: str, key: str = "key.pem") -> int:
+    files = [str(place / "report.json"), str(place / "model.onnx"), "--key", str(place / key)]
     return cli.main(["sign", *files, "--images", str(place / "photos"), "-qq", *more])
 
 
@@ -208,7 +208,7 @@ def test_keys_that_cannot_serve(
         monkeypatch.setenv(signing.PASSWORD, password)
         with pytest.raises(UsageError):
             signing.check_key(place / name)
-    assert sign(place, "--key", str(place / "locked.pem")) == 0
+    assert sign(place, key="locked.pem") == 0
     assert verify(place, key="locked.pub") == 0
     assert "secret" not in capsys.readouterr().err
     file.unlink()
@@ -256,7 +256,7 @@ def test_a_key_that_cannot_sign_ends_it_before_the_rerun_and_so_does_no_extra(
 ) -> None:
     with monkeypatch.context() as changed_:
         changed_.setattr(verification, "verify", lambda *words, **options: pytest.fail("measured"))
-        assert sign(signed, "--key", str(signed / "key.pub")) == 2
+        assert sign(signed, key="key.pub") == 2
         changed_.setitem(sys.modules, "securesystemslib.signer", None)
         assert (sign(signed, "-o", str(signed / "new.json")), (signed / "new.json").exists()) == (4, False)
         assert extra("sign") in capsys.readouterr().err

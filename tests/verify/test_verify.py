@@ -101,7 +101,7 @@ def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report
     with pytest.raises(CannotAssessError, match=r"is not as a check wrote it \(verdict: its evidence gives PASS\);"):
         read_one(place / "report.json")
     (place / "report.json").write_text(forms.render("json", [passed, passed]), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"document holds 2 reports; it must hold one$"):
+    with pytest.raises(UsageError, match=r"document holds 2 reports; it must hold one\n"):
         read_one(place / "report.json")
 
 

@@ -210,9 +210,9 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"images": []}, rc.UsageError, "images: number of images is 0"),
     ({"images": [FLOATS]}, rc.UsageError, r"image 0: tensor \(channel, height, width\) is \(3, 8, 8\); .* takes"),
     ({"max_bad": float("nan")}, rc.UsageError, "^max_bad is nan; it must be a finite number"),
-    ({"seed": "x"}, rc.UsageError, "^seed is 'x'; it must be a valid integer, unable to parse string as an integer"),
+    ({"seed": "x"}, rc.UsageError, "^seed is 'x'; it must be a whole number"),
     ({"model": Big()}, TypeError, r"^model: type is \S*\.Big; it must be a path, a URL, bytes or an"),
-    ({"tensor": Big()}, rc.UsageError, r"^tensor is of type \S*\.Big; it must be a valid string$"),
+    ({"tensor": Big()}, rc.UsageError, r"^tensor is of type \S*\.Big; it must be text$"),
 ]
 
 
@@ -221,7 +221,7 @@ def test_what_is_not_taken_is_one_short_sentence(lookup_pass: Place) -> None:
         with pytest.raises(error, match=said) as caught:
             rc.check(**{"model": lookup_pass[0]} | given)
         assert len(str(caught.value)) < 300
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value).partition("\nhint: ")[0]
 
 
 # ---------------------------------------------------------------------------------------- what follows from it
@@ -234,7 +234,7 @@ def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     assert report.passed
     for call in (rc.scan, rc.compare):
         with pytest.raises(TypeError, match=r"^model: type is bytes; here it must be the path of a file$"):
-            call(b"x" * 1000)  # type: ignore[arg-type]
+            call(b"x" * 1000)  # type: ignore[arg-type, call-overload]
 
 
 def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place, tmp_path: Path) -> None:

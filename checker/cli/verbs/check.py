@@ -54,7 +54,7 @@ def check(
         list[str] | None,
         typer.Argument(
             help="ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
-            "models:/name/3 and others.",
+            "models:/name/3 and others. The last place may be the photos, as for --images.",
             metavar="MODEL.onnx...",
             show_default=False,
         ),
@@ -117,9 +117,10 @@ def check(
         typer.Option(
             "--output",
             "-o",
-            help="terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, gitlab, predicate, "
-            "cyclonedx, or template=FILE.j2 for all else; with =PATH into a file. May be given several times. {model} "
-            "in PATH: one file for each model. The terminal report goes to stdout unless another form does.",
+            help="A file, in the form of its suffix: .json, .html, .xml (JUnit), .md, .sarif or .txt. Or a form: "
+            "terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, gitlab, predicate, cyclonedx, or "
+            "template=FILE.j2; with =PATH into a file. May be repeated. {model} in a path: one file per model. The "
+            "terminal report goes to stdout unless another form does. --json is -o json.",
             metavar="FORMAT[=PATH]",
             autocompletion=completing(_forms),
             rich_help_panel=OUTPUT,
@@ -224,8 +225,12 @@ def check(
         os.environ.pop(MAX_MODEL_SIZE, None)  # the child would heed it
     with isolation.Wall() if models else contextlib.nullcontext() as wall:
         from .. import check_run  # while the child process starts
+        from .. import models as places
         from ..strict import refuse
 
+        if models:
+            models, place = places.split_images(models, images_typed=images is not None, strict=strict)
+            ctx.params["images"] = place or images
         resolved = _resolved(ctx, file=config_file, isolated=isolated, waivers_file=waivers_file)
         if wall is None:
             return _show_settings(resolved, (output or [])[-1:])
@@ -243,7 +248,7 @@ def _resolved(ctx: typer.Context, *, file: str | None, isolated: bool, waivers_f
         for name, value in ctx.params.items()
         if name in settings.Settings.model_fields
         and (source := ctx.get_parameter_source(name)) is not None
-        and source.name == "COMMANDLINE"
+        and (source.name == "COMMANDLINE" or (name == "images" and value))  # they may be an argument
     }
     one_of("--fail-on", given.get("fail_on", "warn"), ("warn", "never"))
     if "accept" in given:

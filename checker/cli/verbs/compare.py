@@ -64,9 +64,11 @@ def compare(
 ) -> int:
     """Compare a model with the one that it was made from: PASS or WARN.
 
-    For finetuned, pruned, quantised or converted models. PASS when the candidate passes the check by itself and has
+    For finetuned, pruned, quantised or converted models. Without a reference --write-baseline alone gives no verdict: 0
+    is not a PASS. PASS when the candidate passes the check by itself and has
     kept the outlier features that made the reference pass.
     """
+    from robustcheck_onnx.checker.compare import FirstBaseline
     from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import compare as compare_models
     from robustcheck_onnx.checker.errors import UsageError
@@ -77,6 +79,8 @@ def compare(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
         )
+    if reference is None and baseline is None and call.outputs:
+        raise UsageError("nothing is compared, so there is no report for --output", "leave out --output")
     call.reads(candidate, reference, baseline, thresholds)
     if write_baseline is not None:
         models = [candidate, *([reference] if reference else [])]
@@ -87,5 +91,8 @@ def compare(
         )
     if write_baseline is not None and result.next_baseline is not None:
         write_whole(write_baseline, baselines.to_json(result.next_baseline))
+    if isinstance(result, FirstBaseline):
+        call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
+        return 0
     call.answer(result)
     return 0 if result.verdict.verdict == "PASS" else 1

@@ -58,23 +58,15 @@ def inspect(
 
     Tensor, head, preprocessing, opset and sizes, each with where it comes from.
     """
-    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
     from robustcheck_onnx.checker.inspection import terminal
-    from robustcheck_onnx.checker.inspection.run import find_model, unopened_json
+    from robustcheck_onnx.checker.inspection.run import document_of, find_model, unopened_json
     from robustcheck_onnx.checker.isolation import NotReadError
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict import load_profile
 
     profile = load_profile(None if thresholds is None else Path(thresholds))
     path = find_model(model)
-    arguments = {
-        "path": str(path),
-        "profile": profile.model_dump(mode="json"),
-        "tensor": tensor,
-        "pool": pool,
-        "preprocess": preprocess,
-    }
     limits = limits_of(timeout, max_memory, max_model_size)
 
     def show(document: dict[str, Any]) -> None:
@@ -84,7 +76,7 @@ def inspect(
             print_report(partial(terminal.render_inspect, document), color)
 
     try:
-        found = isolated.call("inspect", arguments, dict, about=str(path), limits=limits)
+        found = document_of(path, profile, limits, tensor=tensor, pool=pool, preprocess=preprocess)
     except NotReadError:
         raise  # that says nothing about the file
     except (UsageError, CannotAssessError) as fault:

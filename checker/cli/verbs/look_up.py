@@ -12,7 +12,34 @@ from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from ..options import Debug, Output
 from ..output import console_for
 
-TOPICS = ("exit-codes", "reasons", "schema")
+TOPICS = ("exit-codes", "preprocessing", "reasons", "schema")
+PREPROCESSING = """How a photo becomes the input of a model, here of OpenAI's CLIP:
+
+{
+  "size": [224, 224],
+  "resize_mode": "shortest",
+  "resize_size": [224, 224],
+  "interpolation": "bicubic",
+  "crop": "center",
+  "mean": [0.48145466, 0.4578275, 0.40821073],
+  "std": [0.26862954, 0.26130258, 0.27577711]
+}
+
+size           height and width that the model gets, in pixels; one number for a square
+resize_mode    shortest or longest: that edge becomes resize_size; squash: both; none
+resize_size    as size
+interpolation  nearest, box, bilinear, hamming, bicubic or lanczos
+crop           center or none [default: center]
+crop_rounding  round (torchvision) or floor (transformers) [default: round]
+fill           colour of the padding, 0 to 255 [default: 0, 0, 0]
+rescale        factor on pixels of 0 to 255 [default: 1/255]
+mean           subtracted after rescale, of red, green and blue
+std            divisor after mean
+color_order    RGB, BGR or grey [default: RGB]
+
+Save it next to model.onnx as model.robustcheck.json, or name it: --preprocess FILE.json.
+The preprocessing files of open_clip, timm and transformers are read as well.
+"""
 
 
 def _topics(incomplete: str) -> list[str]:
@@ -26,7 +53,8 @@ def explain(
     topic: Annotated[
         str,
         typer.Argument(
-            help="A reason for WARN, a kind of reasons, exit-codes, schema (of the JSON report), or reasons (all).",
+            help="A reason for WARN, a kind of reasons, reasons (all), exit-codes, preprocessing (an example of it), "
+            "or schema (of the JSON report).",
             metavar="TOPIC",
             autocompletion=_topics,
         ),
@@ -34,7 +62,7 @@ def explain(
     output: Output = "terminal",
     debug: Debug = False,
 ) -> int:
-    """Explain a reason for WARN, the exit codes, or the JSON report."""
+    """Explain reasons for WARN, exit codes, preprocessing, the report."""
     import difflib
 
     from robustcheck_onnx.checker.text import as_json
@@ -43,7 +71,7 @@ def explain(
     if topic not in (*RULES, *KINDS, *TOPICS):
         near = difflib.get_close_matches(topic, [*RULES, *KINDS, *TOPICS], 1)
         raise UsageError(
-            f"topic is {topic!r}; it must be a reason, a kind of reasons, exit-codes, schema or reasons",
+            f"topic is {topic!r}; it must be a reason, a kind of reasons, or {', '.join(TOPICS)}",
             f"robustcheck explain {near[0] if near else 'reasons'}",
         )
     if topic == "schema":
@@ -56,6 +84,8 @@ def explain(
     elif topic == "exit-codes":
         sys.stdout.write("".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items()))
         sys.stdout.write("      Only 0 lets a release through.\n")
+    elif topic == "preprocessing":
+        sys.stdout.write(PREPROCESSING)
     else:
         sys.stdout.write("\n".join(_reason(topic) if topic in RULES else _reasons(topic)) + "\n")
     return 0
@@ -67,6 +97,10 @@ def _as_document(topic: str) -> dict[str, Any]:
 
     if topic == "exit-codes":
         return {"exit_codes": {str(code): text for code, text in EXIT_CODES.items()}}
+    if topic == "preprocessing":
+        from robustcheck_onnx.checker.evidence import CLIP
+
+        return {"preprocessing": CLIP.model_dump()}
     reasons: list[dict[str, Any]] = [
         {"id": name} | rule._asdict() for name, rule in RULES.items() if topic in (name, rule.kind, "reasons")
     ]

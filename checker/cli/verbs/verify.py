@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable, quoted
 
 from ..check_sign import say_home
@@ -125,6 +126,9 @@ def verify(
     from robustcheck_onnx.checker.verify import bundle_of, verify
 
     del offline
+    if report.suffix.lower() == ".onnx":
+        again = f"robustcheck verify {quoted(model)} {quoted(report)}"
+        raise UsageError(f"{report}: REPORT.json comes before MODEL.onnx", again)
     reads = [path for path in (report, model, thresholds, public_key, signature, trust_config) if path is not None]
     destinations = destinations_of(output or [], reads)
     if verify_signature or public_key is not None or certificate_identity is not None:
@@ -205,7 +209,7 @@ def sign(
     """
     from datetime import UTC, datetime
 
-    from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+    from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.model import file_digest
     from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.storage.write import write_whole

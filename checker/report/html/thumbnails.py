@@ -76,7 +76,7 @@ def make(
         source = open_images(images, seed=seed, limit=limit)
         places = _places(source, {image.name for image in looked_for})
     except (RobustcheckError, OSError) as fault:
-        why = f"the images could not be opened again ({fault})"
+        why = f"the images could not be opened again ({getattr(fault, 'message', fault)})"
         return Thumbnails(missing={image.digest: why for image in looked_for})
     made = Thumbnails()
     for image in looked_for:
@@ -104,7 +104,7 @@ def _one(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, 
         try:
             item = source.load(place)
         except RobustcheckError as fault:
-            why = str(fault)
+            why = fault.message
             continue
         if isinstance(item, Skipped):
             why = item.reason
