@@ -6,7 +6,6 @@ usage", "could not assess" and "environment" are never confused with a verdict (
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import re
 from typing import ClassVar
@@ -92,13 +91,22 @@ class EnvironmentFaultError(RobustcheckError):
 
 def install_hint(extra: str) -> str:
     """What to type for an extra: pip keeps the distribution that is installed, and brings what the extra names."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 # slow to import, rarely needed
+    ours = _installed("robustcheck-onnx")
+    return f"pip install '{ours[0]}[{extra}]'" if ours else f"pip install '.[{extra}]'  # in a clone"
 
-    for name in ("robustcheck-onnx", "robustcheck-onnx-cpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            version(name)
-            return f"pip install '{name}[{extra}]'"
-    return f"pip install '.[{extra}]'  # in a clone"
+
+def _installed(start: str) -> list[str]:
+    """The distributions whose names start so, sorted."""
+    from importlib.metadata import distributions  # noqa: PLC0415 # slow to import, rarely needed
+
+    return sorted({name for each in distributions() if (name := each.name or "").startswith(start)})
+
+
+def _runtime_hint() -> str:
+    """What to type where ONNX Runtime is missing, or lost its files as another flavour was uninstalled."""
+    there, ours = _installed("onnxruntime"), _installed("robustcheck-onnx")
+    brings = there if len(there) == 1 else ours or ["onnxruntime"]
+    return f"pip uninstall -y {' '.join(there)} && pip install {brings[0]}" if there else f"pip install {brings[0]}"
 
 
 def as_error(fault: BaseException) -> RobustcheckError:
@@ -113,7 +121,7 @@ def as_error(fault: BaseException) -> RobustcheckError:
         )
     if isinstance(fault, ImportError):
         name = fault.name or "a package"
-        hint = "pip install onnxruntime  # or onnxruntime-gpu, for CUDA" if name == "onnxruntime" else "pip check"
+        hint = _runtime_hint() if name.partition(".")[0] == "onnxruntime" else "pip check"
         return EnvironmentFaultError(
             f"{name}: package is not importable ({fault}); the installation must be complete", hint
         )

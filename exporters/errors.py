@@ -45,11 +45,8 @@ def first_line(error: BaseException) -> str:
 
 def install_hint(extra: str) -> str:
     """Return the command that adds an extra to the installed distribution."""
-    for name in ("robustcheck-onnx", "robustcheck-onnx-cpu"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            metadata.version(name)
-            return f"pip install '{name}[{extra}]'"
-    return f"pip install '.[{extra}]'  # in a clone"
+    ours = sorted(name for each in metadata.distributions() if (name := each.name or "").startswith("robustcheck-onnx"))
+    return f"pip install '{ours[0]}[{extra}]'" if ours else f"pip install '.[{extra}]'  # in a clone"
 
 
 def import_error(error: ImportError, subject: str, package: str, needs: str = "exporting needs it") -> MissingError:

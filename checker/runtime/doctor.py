@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -133,7 +134,8 @@ def _wheels(facts: Facts) -> Finding:
         return Finding(check=check, status="fail", detail=detail, fix=_reinstall(facts, keep))
     if not facts.wheels:
         detail = f"ONNX Runtime {facts.runtime} is installed, but by no package that pip knows"
-        return Finding(check=check, status="warn", detail=detail)
+        fix = f"pip install {facts.asked}  # unless you built this one yourself"
+        return Finding(check=check, status="warn", detail=detail, fix=fix)
     return Finding(check=check, status="ok", detail=listed)
 
 
@@ -161,13 +163,15 @@ def _flavour_to_keep(facts: Facts) -> str:
 def _reinstall(facts: Facts, keep: str) -> str:
     """Bring one flavour, and the distribution of ours that asks for it: the other would bring its own back."""
     flavour = keep.partition("[")[0]
-    gone = f"pip uninstall -y {' '.join(facts.wheels)}"
-    ours = next((name for name in OURS if name in facts.packages), "")
-    if not ours or facts.asked == flavour:
-        return f"{gone} && pip install " + (f"'{keep}'" if "[" in keep else keep)
-    if flavour not in ("onnxruntime", "onnxruntime-gpu"):
-        return f"{gone} && pip install {keep}  # install {ours} with --no-deps from now on: it asks for {facts.asked}"
-    return f"{gone} {ours}  # then install {OURS[flavour == 'onnxruntime']}, which asks for {flavour}"
+    ours, other = next((name for name in OURS if name in facts.packages), ""), OURS[flavour == "onnxruntime"]
+    note = ""
+    if ours and facts.asked != flavour:
+        if flavour in ("onnxruntime", "onnxruntime-gpu") and ours != other:
+            gone = " ".join((*facts.wheels, ours))
+            return f"pip uninstall -y {gone}  # then install {other}, which asks for {flavour}"
+        note = f"  # install {ours} with --no-deps from now on: it asks for {facts.asked}"
+    gone = f"pip uninstall -y {' '.join(facts.wheels)} && " if facts.wheels else ""
+    return f"{gone}pip install {shlex.quote(keep)}{note}"
 
 
 def _cuda(facts: Facts) -> list[Finding]:
@@ -175,31 +179,29 @@ def _cuda(facts: Facts) -> list[Finding]:
         return []
     built, driver = _major(facts.runtime_cuda), _major(facts.driver_cuda)
     wheels = ", ".join(f"{name} {number}" for name, number in facts.cuda_wheels.items()) or "no NVIDIA Python packages"
-    wrong = [
-        f"{name} {number}"
-        for name, number in facts.cuda_wheels.items()
-        if built and _wheel_major(name, number) not in (None, built)
-    ]
-    detail = f"ONNX Runtime was built for CUDA {facts.runtime_cuda or 'of unknown version'}; {wheels}"
+    fitting = {_library(name) for name, number in facts.cuda_wheels.items() if _wheel_major(name, number) == built}
+    wrong = [f"{name} {number}" for name, number in facts.cuda_wheels.items() if _library(name) not in fitting]
+    detail, fix = f"ONNX Runtime was built for CUDA {facts.runtime_cuda or 'of unknown version'}; {wheels}", GPU_INSTALL
     if built and driver and driver < built:
         detail = f"{detail}; the driver runs CUDA up to {facts.driver_cuda}"
-        fix = "update the NVIDIA driver, or pip install 'onnxruntime-gpu<1.27' (CUDA 12)"
+        fix = f"pip install '{WITH_CUDA}<1.27'  # CUDA 12; or update the NVIDIA driver"
+        fix = fix if driver == 12 else "update the NVIDIA driver"
         findings = [Finding(check="CUDA", status="fail", detail=detail, fix=fix)]
-    elif wrong:
+    elif built and wrong:
         detail = f"{detail}; {', '.join(wrong)} is for another CUDA"
-        findings = [Finding(check="CUDA", status="warn", detail=detail, fix=GPU_INSTALL)]
+        findings = [Finding(check="CUDA", status="warn", detail=detail, fix=fix)]
     else:
         findings = [Finding(check="CUDA", status="ok", detail=detail)]
     torch_cuda = re.search(r"\+cu(\d\d)", facts.torch)
     if torch_cuda and built and int(torch_cuda.group(1)) != built:
         detail = f"torch {facts.torch} is for CUDA {torch_cuda.group(1)}, ONNX Runtime for {built}: "
         detail += "they can't share one process"
-        fix = "keep torch (exports) and the check in two environments"
-        findings.append(Finding(check="torch", status="warn", detail=detail, fix=fix))
+        apart = "keep torch (exports) and the check in two environments"
+        findings.append(Finding(check="torch", status="warn", detail=detail, fix=apart))
     if facts.cuda_fault == "":
         findings.append(Finding(check="CUDA run", status="ok", detail="a tiny model ran on CUDAExecutionProvider"))
     elif facts.cuda_fault is not None:
-        findings.append(Finding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=GPU_INSTALL))
+        findings.append(Finding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=fix))
     return findings
 
 
@@ -214,9 +216,9 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
 def _runtimes() -> dict[str, str]:
     own_file = PurePosixPath("onnxruntime/__init__.py")
     found = {
-        each.name.lower(): each.version
-        for each in distributions()
-        if each.name.lower().startswith("onnxruntime") and own_file in (each.files or ())
+        name.lower(): each.version
+        for each in distributions()  # one that was removed in part has no name
+        if (name := each.name or "").lower().startswith("onnxruntime") and own_file in (each.files or ())
     }
     return dict(sorted(found.items()))
 
@@ -224,6 +226,10 @@ def _runtimes() -> dict[str, str]:
 def _major(number: str) -> int | None:
     match = re.match(r"\d+", number)
     return int(match.group()) if match else None
+
+
+def _library(wheel: str) -> str:
+    return re.sub(r"-cu\d+$", "", wheel)
 
 
 def _wheel_major(name: str, number: str) -> int | None:
@@ -248,6 +254,7 @@ def _try_cuda() -> str:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = ort.SessionOptions()
     options.log_severity_level = ORT_FATAL
+    ort.set_default_logger_severity(ORT_FATAL)  # of libraries that are not there
     preload_cuda()
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=parse_device("cuda").providers)

@@ -11,7 +11,7 @@ import tarfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from packaging.licenses import canonicalize_license_expression
@@ -159,18 +159,19 @@ def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(small:
     assert documents[0] == documents[1]
 
 
-def test_hints_name_extras_of_the_distribution_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    rooms = (checker_errors, exporters_errors)
-    for installed in ("robustcheck-onnx", "robustcheck-onnx-cpu", ""):
-
-        def version(name: str, there: str = installed) -> str:
-            if name != there:
-                raise metadata.PackageNotFoundError
-            return VERSION
-
-        monkeypatch.setattr(metadata, "version", version)
+def test_hints_name_the_distribution_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ONNX Runtime that lost files to another is installed anew: pip would call it complete."""
+    gone = "pip uninstall -y onnxruntime"
+    for installed, runtimes_there, repair in (
+        ("robustcheck-onnx", ["onnxruntime-gpu"], f"{gone}-gpu && pip install onnxruntime-gpu"),
+        ("robustcheck-onnx-cpu", [], "pip install robustcheck-onnx-cpu"),
+        ("", ["onnxruntime-gpu", "onnxruntime"], f"{gone} onnxruntime-gpu && pip install onnxruntime"),
+    ):
+        there = [SimpleNamespace(name=name) for name in (installed, None, *runtimes_there)]
+        monkeypatch.setattr(metadata, "distributions", lambda there=there: there)
         expected = f"pip install '{installed}[data]'" if installed else "pip install '.[data]'  # in a clone"
-        assert {errors.install_hint("data") for errors in rooms} == {expected}
+        assert checker_errors.install_hint("data") == exporters_errors.install_hint("data") == expected
+        assert checker_errors.as_error(ImportError(name="onnxruntime.capi")).hint == repair
 
 
 def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
