@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx.parser import parse_model
 
 from robustcheck_onnx.checker.model import supported_versions
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -86,11 +86,11 @@ def gather() -> Facts:
         packages=packages,
         wheels=_runtimes(),
         runtime=ort.__version__,
-        runtime_cuda=_runtime_cuda(),
+        runtime_cuda=getattr(ort, "cuda_version", "") or "",
         providers=providers,
         opset=supported_versions()[0],
         gpus=gpus,
-        driver_cuda=header.group(1) if header else "",
+        driver_cuda=header[1] if header else "",
         cuda_wheels=_versions((*CUDA_WHEELS, *CUDNN_WHEELS)),
         torch=_versions(("torch",)).get("torch", ""),
         cuda_fault=_try_cuda() if gpus and CUDA in providers else None,
@@ -116,8 +116,12 @@ def examine(facts: Facts) -> tuple[Finding, ...]:
     )
 
 
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(map(" ".join, versions.items()))
+
+
 def _packages(facts: Facts) -> Finding:
-    check, listed = "packages", ", ".join(f"{name} {number}" for name, number in facts.packages.items())
+    check, listed = "packages", _listed(facts.packages)
     if not facts.packages.keys() >= set(OURS):
         return Finding(check=check, status="ok", detail=listed)
     detail = f"{listed}: {' and '.join(OURS)} overwrite each other's files; keep one"
@@ -126,7 +130,7 @@ def _packages(facts: Facts) -> Finding:
 
 
 def _wheels(facts: Facts) -> Finding:
-    check, listed = "ONNX Runtime wheels", ", ".join(f"{name} {number}" for name, number in facts.wheels.items())
+    check, listed = "ONNX Runtime wheels", _listed(facts.wheels)
     if len(facts.wheels) > 1:
         keep = _flavour_to_keep(facts)
         where = "an NVIDIA GPU is" if facts.gpus else "no NVIDIA GPU is"
@@ -178,24 +182,26 @@ def _cuda(facts: Facts) -> list[Finding]:
     if not facts.gpus or CUDA not in facts.providers:
         return []
     built, driver = _major(facts.runtime_cuda), _major(facts.driver_cuda)
-    wheels = ", ".join(f"{name} {number}" for name, number in facts.cuda_wheels.items()) or "no NVIDIA Python packages"
-    fitting = {_library(name) for name, number in facts.cuda_wheels.items() if _wheel_major(name, number) == built}
-    wrong = [f"{name} {number}" for name, number in facts.cuda_wheels.items() if _library(name) not in fitting]
+    wheels = _listed(facts.cuda_wheels) or "no NVIDIA Python packages"
+    majors = {name: _major(number, name) for name, number in facts.cuda_wheels.items()}
+    fitting = {"cudnn" in name for name, major in majors.items() if major == built}  # of each of the two libraries
+    wrong = {name: number for name, number in facts.cuda_wheels.items() if ("cudnn" in name) not in fitting}
     detail, fix = f"ONNX Runtime was built for CUDA {facts.runtime_cuda or 'of unknown version'}; {wheels}", GPU_INSTALL
     if built and driver and driver < built:
         detail = f"{detail}; the driver runs CUDA up to {facts.driver_cuda}"
-        fix = f"pip install '{WITH_CUDA}<1.27'  # CUDA 12; or update the NVIDIA driver"
-        fix = fix if driver == 12 else "update the NVIDIA driver"
+        older = f"pip install '{WITH_CUDA}<1.27'  # CUDA 12; or "
+        fix = f"{older if driver == 12 else ''}update the NVIDIA driver"
         findings = [Finding(check="CUDA", status="fail", detail=detail, fix=fix)]
     elif built and wrong:
-        detail = f"{detail}; {', '.join(wrong)} is for another CUDA"
+        detail = f"{detail}; {_listed(wrong)} is for another CUDA"
         findings = [Finding(check="CUDA", status="warn", detail=detail, fix=fix)]
     else:
         findings = [Finding(check="CUDA", status="ok", detail=detail)]
     torch_cuda = re.search(r"\+cu(\d\d)", facts.torch)
-    if torch_cuda and built and int(torch_cuda.group(1)) != built:
-        detail = f"torch {facts.torch} is for CUDA {torch_cuda.group(1)}, ONNX Runtime for {built}: "
-        detail += "they can't share one process"
+    if torch_cuda and built and int(torch_cuda[1]) != built:
+        detail = (
+            f"torch {facts.torch} is for CUDA {torch_cuda[1]}, ONNX Runtime for {built}: they can't share a process"
+        )
         apart = "keep torch (exports) and the check in two environments"
         findings.append(Finding(check="torch", status="warn", detail=detail, fix=apart))
     if facts.cuda_fault == "":
@@ -223,41 +229,19 @@ def _runtimes() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _major(number: str) -> int | None:
-    match = re.match(r"\d+", number)
-    return int(match.group()) if match else None
-
-
-def _library(wheel: str) -> str:
-    return re.sub(r"-cu\d+$", "", wheel)
-
-
-def _wheel_major(name: str, number: str) -> int | None:
+def _major(number: str, wheel: str = "") -> int | None:
     """Read the CUDA major of an NVIDIA wheel: in its name (…-cu13), else its own version."""
-    suffix = re.search(r"-cu(\d+)$", name)
-    return int(suffix.group(1)) if suffix else _major(number)
-
-
-def _runtime_cuda() -> str:
-    try:
-        from onnxruntime.capi import build_and_package_info  # noqa: PLC0415 # CPU builds may lack it
-    except ImportError:
-        return ""
-    return str(getattr(build_and_package_info, "cuda_version", "") or "")
+    match = re.search(r"-cu(\d+)$", wheel) or re.match(r"(\d+)", number)
+    return int(match[1]) if match else None
 
 
 def _try_cuda() -> str:
     """Try one addition on CUDA; say why it did not run, "" when it did."""
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [value], [end])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = ort.SessionOptions()
-    options.log_severity_level = ORT_FATAL
+    add = '<ir_version: 8, opset_import: ["" : 13]> probe (float[1] x) => (float[1] y) { y = Add(x, x) }'
     ort.set_default_logger_severity(ORT_FATAL)  # of libraries that are not there
     preload_cuda()
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=parse_device("cuda").providers)
+        session = ort.InferenceSession(parse_model(add).SerializeToString(), providers=parse_device("cuda").providers)
     except RUN_ERRORS as error:
         return f"CUDA did not start: {' '.join(str(error).split())[:300]}"
     obtained = session.get_providers()[0]
