@@ -31,7 +31,8 @@ def refuse(resolved: Resolved, line: CommandLine) -> None:
         raise UsageError(
             f"MODEL.onnx is {before[0]!r}, before --; with --strict models are named after --, so that no name is an "
             "option",
-            f"robustcheck check --strict --images photos/ -- {shlex.join(line.arguments)}",
+            f"robustcheck check --strict --images {shlex.quote(resolved.settings.images or 'photos/')} -- "
+            f"{shlex.join(line.arguments)}",
         )
     said = [
         key
