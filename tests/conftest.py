@@ -188,9 +188,10 @@ def opened(tmp_path: Path) -> Callable[..., ModelFile]:
 @pytest.fixture(scope="session")
 def skimage_photos() -> list[Path]:
     """Five real photos, which scikit-image carries."""
-    skimage = pytest.importorskip("skimage", reason="real photos come from scikit-image")
-    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
-    return [Path(skimage.__file__).parent / "data" / name for name in names]
+    from support.lookup import skimage_photos as paths
+
+    pytest.importorskip("skimage", reason="real photos come from scikit-image")
+    return paths()
 
 
 @pytest.fixture

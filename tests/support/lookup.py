@@ -145,3 +145,11 @@ def _random_crop(photo: Image.Image, size_px: int, rng: np.random.Generator) -> 
     top = int(rng.integers(photo.height - edge + 1))
     crop = photo.resize((size_px, size_px), Image.Resampling.BICUBIC, (left, top, left + edge, top + edge))
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
+
+
+def skimage_photos() -> list[Path]:
+    """Return the paths of five real photos, which scikit-image carries."""
+    import skimage
+
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+    return [Path(skimage.__file__).parent / "data" / name for name in names]
