@@ -7,6 +7,7 @@ model, probes it and measures one batch. The paths are all different and lead, t
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -36,13 +37,15 @@ from pathlib import Path
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images.source import open_images
+from robustcheck_onnx.checker.measure import run
+from robustcheck_onnx.checker.measure.job import nothing_yet
 job = measure.Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
 source = open_images(job.options.images, seed=job.options.seed)
 opened = measure.open_job(job, source=source)
 measure.probe(opened)
-total = measure.nothing_yet(1)
+total = nothing_yet(1)
 with measure.decode(opened) as decoded:
-    measure.add_batch(opened, total, next(measure.batches(decoded, total.images, 32)))
+    run.add_batch(opened, total, next(run.batches(decoded, total.images, 32)))
     wall = time.time() - float(sys.argv[3])
 assert total.images.n_usable == 32
 peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -62,7 +65,7 @@ def first_batch(model: Path, listed: Path) -> tuple[float, float, float]:
     found = []
     for _ in range(RUNS):
         command = [sys.executable, "-c", FIRST_BATCH, model, listed, str(time.time())]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         wall, cpu, kib = map(float, done.stdout.split())
         found.append((wall, cpu, kib * 1024 / 1e6))
     wall, cpu, mb = (statistics.median(column) for column in zip(*found, strict=True))
@@ -99,6 +102,7 @@ def rows(folder: Path, n: int = ROWS) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print(f"{cpu_name()} · {cpu_threads()} cores · load {os.getloadavg()[0]:.2f}")
     with tempfile.TemporaryDirectory() as name:
         for row in rows(Path(name)):

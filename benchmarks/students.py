@@ -27,10 +27,14 @@ from robustcheck_onnx.checker import demo as linear
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.exporters import contract, demo, run
-from support.lookup import skimage_photos
+from support.skimage_data import DATA
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "students"
+SKIMAGE_PHOTOS = (
+    *("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg"),
+    *("motorcycle_left.png", "retina.jpg", "rocket.jpg"),
+)
 VIEWS = 8  # random crops of each training photo
 SIZE_PX, WIDTH = 64, 512
 BATCH, RATE = 32, 1e-3
@@ -141,7 +145,8 @@ class CNN(nn.Module):
 def split() -> tuple[list[Path], list[Path]]:
     """Training photos and held-out ones: the bundled photos in turn; scikit-image's only train."""
     bundled = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
-    return bundled[::2] + skimage_photos(), bundled[1::2]
+    others = [DATA / name for name in SKIMAGE_PHOTOS]
+    return bundled[::2] + others, bundled[1::2]
 
 
 def crops(photos: list[Path], rng: np.random.Generator) -> list[Image.Image]:
