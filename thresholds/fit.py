@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +144,7 @@ class Sets(NamedTuple):
         """(set,) bool: evidence without the label, or a trap."""
         return self.which(lambda row: row.trap or (not row.excluded and row.expected == "absent"))
 
-    def passing(self, minimums: Mapping[str, float]) -> Mask:
+    def passing(self, minimums: Mapping[Any, float]) -> Mask:
         """(set,) bool: whether the estimates of a set lie above every threshold."""
         least = np.array([minimums.get(name, -math.inf) for name in self.names])
         return np.asarray((self.values > least).all(axis=1))
@@ -187,8 +187,8 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
             low, of = float(values[highest]), sets.rows[highest].set
         top = float(values[high])
         placed[name] = Placed(_between(low, top, scales[name], rule.position), low, of, top, sets.rows[high].set)
-    fitted = Fit(placed, (), ())
-    missed = tuple(sorted(sets.rows[i].set for i in present if not sets.passing(fitted.minimums)[i]))
+    passed = sets.passing({name: one.minimum for name, one in placed.items()})
+    missed = tuple(sorted(row.set for row in sets.keep(sets.present & ~passed).rows))
     order = np.argsort(factor, kind="stable")
     nearest = tuple((sets.rows[absent[i]].set, sets.names[best[i]], round(math.exp(factor[i]), DIGITS)) for i in order)
     return Fit(placed, missed, nearest)
@@ -267,5 +267,5 @@ def left_out(sets: Sets, refit: Callable[[Sets], Mapping[str, float]], by: str =
 def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:
     """Yield each checkpoint or family that has evidence: its name, the other sets, its own sets."""
     for name in dict.fromkeys(getattr(row, by) for row in sets.rows if not row.excluded):
-        own = sets.which(lambda row, name=name: getattr(row, by) == name)
+        own = np.array([getattr(row, by) == name for row in sets.rows], dtype=bool)
         yield name, sets.keep(~own), sets.keep(own)

@@ -13,6 +13,7 @@ from . import results
 from .ends import End
 from .fit import DIGITS, GAP_POSITION, Judged, Rule, Sets, fit, folds, left_out, models, passes, taking_part, with_label
 from .profile import (
+    DECIDING,
     DEFINITIONS,
     Bounds,
     Calibration,
@@ -81,13 +82,12 @@ def fitted_profile(
     table = results.as_references(some)
     sets = with_traps(table)
     rule = chosen_rule(sets)
-    fitted = fit(sets, rule)
+    thresholds = thresholds_of(sets, rule)
     by_id = {row.id: row for row in some}
-    passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if r.set not in fitted.missed]
+    passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if passes(r, thresholds)]
     first = some[0]
     suites = sorted({(row.suite, row.suite_digest) for row in some})
     sides = {"present": "with", "absent": "without", "unlabelled": "without a label"}
-    thresholds = thresholds_of(sets, rule)
     hard = [
         (r.set, f"{sides[r.expected]}; {'passes' if passes(r, thresholds) else 'does not pass'}")
         for r in table
@@ -183,7 +183,8 @@ def with_traps(table: Sequence[Reference]) -> Sets:
 
 def thresholds_of(sets: Sets, rule: Rule) -> dict[Statistic, Threshold]:
     """The records of the thresholds that a fit places."""
-    return {name: fitted.threshold for name, fitted in fit(sets, rule).placed.items()}
+    placed = fit(sets, rule).placed
+    return {name: placed[name].threshold for name in DECIDING}
 
 
 def _left_out(sets: Sets, rule: Rule, by: str = "model") -> Judged:
@@ -300,7 +301,7 @@ def profile_of(
         "false_warn_upper": upper_bound(len(wrong), len(models(trials))),
         "family_out": _family_out(sets, rule),
         "n_traps": sum(row.trap for row in sets.rows),
-        "nearest": tuple(Nearest(set=of, statistic=by, factor=factor) for of, by, factor in fitted.nearest[:SHOWN]),
+        "nearest": [dict(zip(Nearest.model_fields, one, strict=True)) for one in fitted.nearest[:SHOWN]],
         "rates": rates if populations else (),
         "by_training": _by_training(used, thresholds),
     }
@@ -378,4 +379,4 @@ def upper_bound(n_wrong: int, n: int, alpha: float = 0.05) -> float:
         p = (low + high) / 2
         at_most = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(n_wrong + 1))
         low, high = (p, high) if at_most > alpha else (low, p)
-    return math.ceil(high * 10**DIGITS) / 10**DIGITS
+    return float(math.ceil(high * 10**DIGITS) / 10**DIGITS)

@@ -382,8 +382,8 @@ def read(path: Path, name: str = "") -> Profile:
         first = fault.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProfileError(f"{name}: {where}: {first['msg']}") from fault
-    if fault := wrong_statistics(profile):
-        raise ProfileError(f"{name}: {fault}")
+    if wrong := wrong_statistics(profile):
+        raise ProfileError(f"{name}: {wrong}")
     return profile
 
 

@@ -112,11 +112,11 @@ def derived_traps(table: Sequence[Reference]) -> tuple[Reference, ...]:
     for row in table:
         if row.expected == "present" or row.two_sidedness >= TWO_SIDED:
             continue
-        strong = dict.fromkeys(
+        strong: dict[str, Any] = dict.fromkeys(
             ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency"), math.inf
         )
         about_median = min(row.negative_z_energy, 1 - row.negative_z_energy)
-        offset = {"negative_energy": 0.5, "two_sidedness": about_median}
+        offset: dict[str, Any] = {"negative_energy": 0.5, "two_sidedness": about_median}
         for suffix, moved in (("planted", strong), ("offset", offset)):
             out.append(row._replace(set=f"{row.set}, {suffix}", excluded="derived", trap=True, **moved))
     return tuple(out)

@@ -194,12 +194,11 @@ def jackknife_of(side: Side) -> ModelJackknife:
         )
     negative = np.stack(groups.negative)
     sides = np.minimum(negative, 1 - negative).min(axis=0)
+    apart = {"outlier_frequency": frequency, "two_sidedness": StatisticJackknife(float(sides[0]), sides[1:])}
     values = {
-        "outlier_frequency": frequency,
-        "two_sidedness": StatisticJackknife(float(sides[0]), sides[1:]),
-    } | {
-        name: StatisticJackknife(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
+        name: apart[name]
+        if name in apart
+        else StatisticJackknife(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
         for name in STATISTICS
-        if name not in ("outlier_frequency", "two_sidedness")
     }
     return ModelJackknife(state.n_features, state.sizes.copy(), values)

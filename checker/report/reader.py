@@ -163,8 +163,8 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
         ) from fault
     if report.binding is None:
         raise UsageError(f"{path}: report has no binding; only a bound one can be verified", AGAIN)
-    if fault := wrong_statistics(report.profile):
-        raise UsageError(f"{path}: its profile: {fault}", AGAIN)
+    if wrong := wrong_statistics(report.profile):
+        raise UsageError(f"{path}: its profile: {wrong}", AGAIN)
     return report, raw
 
 
