@@ -77,6 +77,11 @@ def everything() -> Sets:
     return Sets.of([*table, *traps(), *derived_traps(table)], tuple(CANDIDATES), value)
 
 
+def of_statistics(sets: Sets, names: tuple[str, ...]) -> Sets:
+    """These statistics only."""
+    return sets._replace(names=names, values=sets.values[:, [sets.names.index(name) for name in names]])
+
+
 def refit(sets: Sets) -> dict[str, float]:
     """The thresholds for some sets."""
     return fit(sets, scales=CANDIDATES).minimums
@@ -84,7 +89,7 @@ def refit(sets: Sets) -> dict[str, float]:
 
 def tried(sets: Sets, subset: tuple[str, ...]) -> Candidate:
     """What a rule of these statistics does."""
-    some = sets.of_statistics(subset)
+    some = of_statistics(sets, subset)
     try:
         fitted = fit(some, scales=CANDIDATES)
     except ValueError as fault:
@@ -120,7 +125,7 @@ def chosen(sets: Sets) -> tuple[tuple[str, ...], Fit]:
     if all(c.fault for c in found):
         raise ValueError("no subset separates these sets")
     statistics = best(found).statistics
-    return statistics, fit(sets.of_statistics(statistics), scales=CANDIDATES)
+    return statistics, fit(of_statistics(sets, statistics), scales=CANDIDATES)
 
 
 def nested(sets: Sets) -> list[str]:
@@ -128,7 +133,7 @@ def nested(sets: Sets) -> list[str]:
     out = []
     for name, others, own in folds(sets, "model"):
         statistics, fitted = chosen(others)
-        passing = own.of_statistics(statistics).passing(fitted.minimums)
+        passing = of_statistics(own, statistics).passing(fitted.minimums)
         missed = [row.set for row in own.keep(~passing & own.present).rows]
         passed = [row.set for row in own.keep(passing & own.without).rows]
         out.append(f"without {name}: {', '.join(statistics)}; false PASS {passed}, false WARN {missed}")

@@ -126,10 +126,6 @@ class Sets(NamedTuple):
         """Keep these rows only; wanted: (set,) bool."""
         return self._replace(rows=tuple(self.rows[i] for i in np.flatnonzero(wanted)), values=self.values[wanted])
 
-    def of_statistics(self, names: Sequence[str]) -> Sets:
-        """Keep these statistics only."""
-        return self._replace(names=tuple(names), values=self.values[:, [self.names.index(name) for name in names]])
-
     def which(self, is_so: Callable[[Reference], bool]) -> Mask:
         """(set,) bool: of which rows it is so."""
         return np.array([is_so(row) for row in self.rows], dtype=bool)
