@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.arrays import Array, GenericArray
 
 from .ends import last_linears
 from .external import Weights, values_of
-from .layers import WEIGHT_AT, Layers, node_inputs
+from .layers import WEIGHT_AT, Layers, integer, needed_nodes, text_of
 
 # RMS cosine of two features, in units of 1/√n (random vectors of length n have 1): a rotation has 0, rounded to 4 bits
 # 0.28; the layers of EfficientNet-Lite0 have 0.70 or more (measured)
@@ -82,11 +82,12 @@ def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder
         values = _unpacked(proto, layers, node, folder)
     else:
         values = constant(proto, layers, names[0], folder)
-    if values is not None and values.ndim == 4 and "Conv" in node.op_type and _groups(node) == 1:
+    groups = integer(node, "group", 1)
+    if values is not None and values.ndim == 4 and "Conv" in node.op_type and groups == 1:
         values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
     if values is None or values.dtype.kind in "OSU":  # text is no weight
         return None
-    if _groups(node) != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
+    if groups != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
         return None
     squeezed = np.squeeze(values).astype(np.float64)
     if squeezed.ndim != 2:
@@ -105,13 +106,8 @@ def _keeps_axis(node: onnx.NodeProto) -> bool:
     """Whether an Einsum leaves an axis of its weight that the other input has, too, as `bi,ij->bi` does."""
     if node.op_type != "Einsum":
         return False
-    equation = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "equation"), "")
-    terms, _, result = equation.replace(" ", "").partition("->")
+    terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
     return bool(set.intersection(*map(set, terms.replace(".", "").split(",")), set(result)))
-
-
-def _groups(node: onnx.NodeProto) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:
@@ -126,7 +122,7 @@ def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights)
 def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> GenericArray | None:
     """Unpack a weight of 4 or 8 bits: what the layer gives for each unit vector."""
     scales = constant(proto, layers, node.input[2], folder)
-    size = next((attribute.i for attribute in node.attribute if attribute.name == "K"), 0)
+    size = integer(node, "K", 0)
     if scales is None or size < 1:
         return None
     probe = onnx.NodeProto()
@@ -142,19 +138,10 @@ def _computed(
     proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Weights
 ) -> GenericArray | None:
     """Compute `name` from constants with ONNX Runtime, by the graph's nodes and `more` behind them."""
-    makers = dict(layers.producers) | {out: node for node in more for out in node.output}
-    wanted, needed = [name], set()
-    while wanted:
-        tensor = wanted.pop()
-        if tensor in needed:
-            continue
-        if tensor in layers.image_tensors:
-            return None
-        needed.add(tensor)
-        if (maker := makers.get(tensor)) is not None:
-            wanted += node_inputs(maker)
-    graph = onnx.GraphProto(name="weight", output=[onnx.ValueInfoProto(name=name)])
-    graph.node.extend(node for node in (*proto.graph.node, *more) if needed & set(node.output))
+    nodes, needed = needed_nodes([*proto.graph.node, *more], name)
+    if not needed.isdisjoint(layers.image_tensors):
+        return None
+    graph = onnx.GraphProto(name="weight", node=nodes, output=[onnx.ValueInfoProto(name=name)])
     if not graph.node:  # a sparse initializer, or nothing of this name
         graph.output[0].name = "weight"
         graph.node.append(helper.make_node("Identity", [name], ["weight"]))

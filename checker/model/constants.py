@@ -6,13 +6,12 @@ ONNX Runtime computes them while it opens a session, and no signal that Python a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import onnx
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
-from .layers import nested_nodes, subgraphs
+from .layers import bodies, nested_nodes, subgraphs
 
 FREE = 1 << 28  # values that a graph may compute from nothing: 1 GiB as float32
 TIMES = 16  # and for each value that the file holds: weights are cast, transposed, dequantised …
@@ -50,7 +49,7 @@ def refuse_giants(proto: onnx.ModelProto, graph: onnx.GraphProto, where: str) ->
     """
     sizes = {
         value.name: math.prod(size.dim_value for size in value.type.tensor_type.shape.dim)
-        for value in (*graph.output, *graph.value_info, *(v for body in bodies(graph) for v in body.value_info))
+        for value in (*graph.output, *graph.value_info, *(v for body in bodies(graph.node) for v in body.value_info))
         if value.type.tensor_type.HasField("shape")
     }
     held = sum(math.prod(weight.dims) for weight in proto.graph.initializer)
@@ -64,10 +63,3 @@ def refuse_giants(proto: onnx.ModelProto, graph: onnx.GraphProto, where: str) ->
             f"{TIMES} times those of the file may be computed",
             "export the model again, with its constants folded",
         )
-
-
-def bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside the nodes of a graph, at any depth."""
-    for node in nested_nodes(graph.node):
-        if node.attribute:
-            yield from subgraphs(node)

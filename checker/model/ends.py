@@ -23,7 +23,9 @@ from .layers import (
     SUM_AT,
     UNSIGNED,
     Layers,
+    integer,
     nested_nodes,
+    text_of,
 )
 
 SUMS = frozenset(("Add", "Sum", "Mean", "QLinearAdd"))  # a residual stream, an average of views
@@ -201,8 +203,7 @@ def writes_one_sign(node: onnx.NodeProto, zero_points: Mapping[str, bool]) -> bo
         return zero_points.get(name, True)
     if node.op_type == "QGemm":
         return False  # writes floats then
-    types = [attribute.i for attribute in node.attribute if attribute.name == "output_dtype" and attribute.i]
-    return (types[0] if types else TensorProto.UINT8) in UNSIGNED  # the zero point is 0
+    return (integer(node, "output_dtype", 0) or TensorProto.UINT8) in UNSIGNED  # the zero point is 0
 
 
 def _is_comparison(layers: Layers, condition: str) -> bool:
@@ -237,8 +238,8 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
     if op in NORMALISATION:
         return AFTER_NORM
     if op in LINEAR:
-        if op in FUSED and (fused := [a.s.decode() for a in node.attribute if a.name == "activation" and a.s]):
-            return End("activation", fused[0])
+        if op in FUSED and (fused := text_of(node, "activation")):
+            return End("activation", fused)
         return AFTER_LINEAR if len(names) == 1 else End("other", op)
     if op in ACTIVATION:
         return End("activation", op)

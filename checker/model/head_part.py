@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 from .graph import Graph
-from .layers import LINEAR, RESHAPE, Layers, build_layers, node_inputs
+from .layers import LINEAR, RESHAPE, Layers, build_layers, needed_nodes, node_inputs, text_of
 from .open import ModelFile, with_shapes
 from .representation import FLOATS
 
@@ -71,14 +71,20 @@ def head_part(opened: ModelFile) -> HeadPart:
     if layers.types.get(start, TensorProto.FLOAT) not in FLOATS and not in_integers:
         start = head.tensor  # a dynamic quantiser stands between
     end = _linear_end(layers, path)
-    is_bent = any(attribute.name == "activation" and attribute.s for attribute in layer.attribute)  # FusedGemm, …
+    is_bent = text_of(layer, "activation")  # FusedGemm, …
     gives_probabilities = not is_bent and _is_probability([layers.ops[name] for name in path[end + 1 :]])
     path = path[: end + 1]
     graph = onnx.GraphProto(name="head")
     if not in_integers:
         kind = layers.types.get(start, TensorProto.FLOAT)
         graph.node.append(helper.make_node("Cast", [INPUT], [start], to=kind))
-    for node in _nodes_between(proto, start, path[-1], opened.image_input.name, where):
+    nodes, needed = needed_nodes(proto.graph.node, path[-1], without=start)
+    if opened.image_input.name in needed:
+        raise CannotAssessError(
+            f"{where}: scores {path[-1]!r} need more of the image than {start!r}; a head reads one tensor",
+            "--head FILE.npy, a matrix (class, feature)",
+        )
+    for node in nodes:
         is_on_path = not set(path).isdisjoint(node.output)
         graph.node.extend(_float_equal(node, layers) if is_on_path else [node])
     graph.node.append(helper.make_node("Cast", [path[-1]], [OUTPUT], to=TensorProto.FLOAT))
@@ -119,21 +125,6 @@ def _is_probability(ops: Sequence[str]) -> bool:
     """Whether operators behind the scores are a softmax or a sigmoid, the former perhaps as exp(x - max) / sum."""
     ops = [op for op in ops if op not in RESHAPE - {"LpNormalization"}]
     return (len(ops) == 1 and ops[0] in PROBABILITIES) or ops in (["Sub", "Exp", "Div"], ["Exp", "Div"])
-
-
-def _nodes_between(proto: onnx.ModelProto, start: str, end: str, image: str, where: str) -> list[onnx.NodeProto]:
-    """List the nodes that `end` needs beside `start`, in order."""
-    needed, nodes = {end}, list[onnx.NodeProto]()
-    for node in reversed(proto.graph.node):
-        if start not in node.output and not needed.isdisjoint(node.output):
-            nodes.append(node)
-            needed.update(node_inputs(node))
-    if image in needed:
-        raise CannotAssessError(
-            f"{where}: scores {end!r} need more of the image than {start!r}; a head reads one tensor",
-            "--head FILE.npy, a matrix (class, feature)",
-        )
-    return nodes[::-1]
 
 
 def _float_equal(node: onnx.NodeProto, layers: Layers) -> list[onnx.NodeProto]:

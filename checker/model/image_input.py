@@ -14,6 +14,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import PreprocessingFacts
 
+from .layers import integers
 from .pooling import show_shape
 
 DTYPES: dict[int, str] = {
@@ -134,8 +135,7 @@ def _layout(graph: onnx.GraphProto, name: str, shape: tuple[int | None, ...]) ->
     for node in graph.node:
         if names & set(node.input):
             if node.op_type == "Transpose":
-                orders = [tuple(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
-                return "NHWC" if orders == [(0, 3, 1, 2)] else "NCHW"
+                return "NHWC" if integers(node, "perm") == [0, 3, 1, 2] else "NCHW"
             if node.op_type in ELEMENTWISE_OPS:
                 names.update(node.output)
     return "NCHW"

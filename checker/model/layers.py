@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -218,8 +218,7 @@ def build_layers(
 
 def _sums_squares(node: onnx.NodeProto) -> bool:
     """Whether an Einsum sums the squares of a tensor, as `bi,bi->b` does."""
-    equation = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "equation"), "")
-    terms, _, result = equation.replace(" ", "").partition("->")
+    terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
     factors = terms.split(",")
     same = len(factors) == 2 and factors[0] == factors[1] and len(set(node.input)) == 1
     return same and len(result) < len(factors[0])
@@ -269,6 +268,33 @@ def is_extreme(zero_point: onnx.TensorProto) -> bool:
     return values in ({low}, {high})
 
 
+def integer(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Return an integer attribute of a node; `default` where it has none of this name."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
+
+
+def integers(node: onnx.NodeProto, name: str) -> list[int] | None:
+    """Return a list of integers that a node has as an attribute; None where it has none of this name."""
+    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), None)
+
+
+def text_of(node: onnx.NodeProto, name: str) -> str:
+    """Return a text attribute of a node; "" where it has none of this name."""
+    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), "")
+
+
+def needed_nodes(
+    nodes: Sequence[onnx.NodeProto], wanted: str, without: str | None = None
+) -> tuple[list[onnx.NodeProto], set[str]]:
+    """List the sorted nodes that a tensor is computed by, and the names that they read; none that makes `without`."""
+    needed, found = {wanted}, list[onnx.NodeProto]()
+    for node in reversed(nodes):
+        if without not in node.output and not needed.isdisjoint(node.output):
+            found.append(node)
+            needed.update(node_inputs(node))
+    return found[::-1], needed
+
+
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Yield the graphs inside a node: the branches of If, the body of Loop and Scan."""
     for attribute in node.attribute:
@@ -288,6 +314,13 @@ def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 break
         else:
             waiting.pop()
+
+
+def bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside nodes, at any depth."""
+    for node in nested_nodes(nodes):
+        if node.attribute:
+            yield from subgraphs(node)
 
 
 def node_inputs(node: onnx.NodeProto) -> list[str]:

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.ends import End
 
 from .basis import is_change_of_basis
-from .constants import bodies, computed_constants, refuse_giants
+from .constants import computed_constants, refuse_giants
 from .contract import Contract, parse_contract, properties
 from .digest import graph_digest
 from .ends import EMBEDDINGS
@@ -31,7 +31,7 @@ from .heads import Head
 from .held import ExternalFile, refuse_changed
 from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
-from .layers import SMALL_FLOATS, Layers, build_layers, nested_nodes
+from .layers import SMALL_FLOATS, Layers, bodies, build_layers, nested_nodes
 from .light import drop_pages
 from .representation import FLOATS, Candidate, Representation, choose
 from .scaling import find_scalings
@@ -224,7 +224,7 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
     computed = computed_constants(proto)  # inference believes what a file says of a shape: not of these
     graph.output.extend(value for value in proto.graph.output if value.name not in computed)
     graph.value_info.extend(value for value in proto.graph.value_info if value.name not in computed)
-    for body in bodies(graph):
+    for body in bodies(graph.node):
         del body.value_info[:]
     weights = {weight.name for weight in proto.graph.initializer}
     graph.input.extend(value for value in proto.graph.input if value.name not in weights)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
-from .layers import ELEMENTWISE, LINEAR, POOL, Layers, data_inputs
+from .layers import ELEMENTWISE, LINEAR, POOL, Layers, data_inputs, integer, integers
 
 POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
 ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
@@ -137,8 +137,8 @@ def _channel_axis(layers: Layers, tensor: str) -> int | None:
         if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
             return 1
         if op == "Transpose":
-            order = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
-            return {(0, 3, 1, 2): 1, (0, 2, 3, 1): -1}.get(tuple(order[0]) if order else ())
+            order = integers(node, "perm")
+            return 1 if order == [0, 3, 1, 2] else -1 if order == [0, 2, 3, 1] else None
         names = data_inputs(layers, node)
         if not names or op not in KEEPS_AXES:
             return None
@@ -149,7 +149,7 @@ def _channel_axis(layers: Layers, tensor: str) -> int | None:
 def _has_class_token(layers: Layers) -> bool:
     """Whether some Concat over tokens joins a learned tensor with the image's."""
     for node in layers.producers.values():
-        if node.op_type == "Concat" and any(a.name == "axis" and a.i in (1, -2) for a in node.attribute):
+        if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
             of_image = [name in layers.image_tensors for name in node.input]
             ranks = {len(layers.shapes[name]) for name in (*node.input, *node.output) if name in layers.shapes}
             if any(of_image) and not of_image[0] and ranks <= {3}:

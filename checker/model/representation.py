@@ -267,12 +267,6 @@ def _users_choice(
         rule, why = listed.rule, f"set by --tensor, out of what the graph offers: {listed.why}"
     elif choice is not None:
         why = f"set by --tensor; the rule reads {choice.representation.tensor}"
-    return Choice(_by_user(layers, where, tensor, rule, candidates, why), head, class_output, candidates)
-
-
-def _by_user(
-    layers: Layers, where: str, tensor: str, rule: str, candidates: tuple[Candidate, ...], why: str
-) -> Representation:
     names = sorted(layers.image_tensors & layers.producers.keys())
     if tensor not in names:
         close = difflib.get_close_matches(tensor, names, n=3, cutoff=0.5)
@@ -287,7 +281,7 @@ def _by_user(
             f"{onnx.TensorProto.DataType.Name(layers.types[tensor])}; a representation is a float tensor",
             f"robustcheck inspect {shlex.quote(where)}",
         )
-    return _represent(layers, where, tensor, rule, why)
+    return Choice(_represent(layers, where, tensor, rule, why), head, class_output, candidates)
 
 
 def _head_input(layers: Layers, where: str, role: Role, candidates: tuple[Candidate, ...]) -> Choice:

@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.evidence import GraphScaling
 
 from .external import Weights
 from .image_input import ImageInput
-from .layers import Layers, node_inputs
+from .layers import Layers, needed_nodes, node_inputs
 from .scaling_steps import SAME, Scaled, Step
 
 SHAPE_ONLY = frozenset(("Shape", "Size"))
@@ -41,10 +41,8 @@ def find_scalings(
     n = image.channels or 3
     axis = 1 if image.layout == "NCHW" else 3
     known = {image.name: Scaled(tuple(range(n)), np.ones(n), np.zeros(n), axis, 4)}
-    ends, needed = list[Scaled](), _needed(layers, tensor)
-    for node in proto.graph.node:
-        if needed.isdisjoint(node.output):
-            continue
+    ends = list[Scaled]()
+    for node in needed_nodes(proto.graph.node, tensor)[0]:
         read = [name for name in (node_inputs(node) if node.attribute else node.input) if name in known]
         of_type = node.op_type == "CastLike" and node.input[0] not in known
         if not read or of_type or node.op_type in SHAPE_ONLY:
@@ -57,18 +55,6 @@ def find_scalings(
     if tensor in known:
         ends.append(known[tensor])
     return _distinct([end for end in ends if set(end.channels) == set(range(n))])
-
-
-def _needed(layers: Layers, tensor: str) -> set[str]:
-    """Name the tensors that `tensor` is computed from, itself included."""
-    needed, waiting = set[str](), [tensor]
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            if (node := layers.producers.get(name)) is not None:
-                waiting += node_inputs(node)
-    return needed
 
 
 def _distinct(ends: list[Scaled]) -> tuple[GraphScaling, ...]:

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.arrays import Array, Counts
 
 from .basis import constant
 from .external import Weights
-from .layers import Layers
+from .layers import Layers, integer, integers
 
 MOST_VALUES = 4096  # of a small constant that is read: bounds, axes, a depthwise kernel of 31 by 31 px
 MOST_PIXELS = 1 << 22  # values of a constant as large as the image: 3 channels of 1,182 by 1,182 px, 32 MB as float64
@@ -39,7 +39,7 @@ class Scaled:
     """whether it holds whole numbers that stand for these values"""
     ops: tuple[str, ...] = ()
 
-    def mapped(self, op: str, factor: Array, offset: Array) -> Scaled:
+    def mapped(self, op: str, factor: Array | float, offset: Array | float) -> Scaled:
         """This tensor times `factor` plus `offset`, (channel,) each."""
         new = self.factor * factor, self.offset * factor + offset
         return replace(self, factor=new[0], offset=new[1], ops=(*self.ops, *([op] if op else [])))
@@ -78,16 +78,16 @@ class Step:
         if len(data) != 1 or any(name in self.layers.image_tensors for name in others):
             return None  # the other operand depends on the image too
         x = self.known[data[0]]
-        if op in ("Add", "Sub", "Mul", "Div"):
-            return self._arithmetic(node, x, constant_first=node.input[0] != data[0])
-        if op == "Sum":
+        if op in ("Add", "Sum"):
             return self._summed(node, x, others)
+        if op in ("Sub", "Mul", "Div"):
+            return self._arithmetic(node, x, constant_first=node.input[0] != data[0])
         if node.input[0] != data[0]:
             return None
         if op in KEPT:
             return x
         if op == "Neg":
-            return x.mapped(op, np.array(-1.0), np.array(0.0))
+            return x.mapped(op, -1.0, 0.0)
         if op == "QuantizeLinear":
             return replace(x, quantised=True)
         if op == "DequantizeLinear":
@@ -149,14 +149,12 @@ class Step:
         value = self._per_channel(node.input[0 if constant_first else 1], x)
         if value is None:
             return None
-        one, none, op = np.array(1.0), np.array(0.0), node.op_type
-        if op == "Add":
-            return x.mapped(op, one, value)
+        op = node.op_type
         if op == "Mul":
-            return x.mapped(op, value, none)
+            return x.mapped(op, value, 0.0)
         if op == "Sub":
-            return x.mapped(op, -one, value) if constant_first else x.mapped(op, one, -value)
-        return None if constant_first or not value.all() else x.mapped(op, 1 / value, none)
+            return x.mapped(op, -1.0, value) if constant_first else x.mapped(op, 1.0, -value)
+        return None if constant_first or not value.all() else x.mapped(op, 1 / value, 0.0)
 
     def _dequantised(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
         if x.quantised:  # the other half of a pair: the values themselves, but for rounding
@@ -166,22 +164,26 @@ class Step:
         return None if scale is None or zero is None else x.mapped(node.op_type, scale, -scale * zero)
 
     def _batch_norm(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        attributes = {attribute.name: attribute for attribute in node.attribute}
         parts = [self._values(name) for name in node.input[1:5]]
-        training = "training_mode" in attributes and attributes["training_mode"].i
-        if x.axis != 1 or training or any(part is None or part.shape != (len(x.channels),) for part in parts):
+        if (
+            x.axis != 1
+            or integer(node, "training_mode", 0)
+            or any(part is None or part.shape != (len(x.channels),) for part in parts)
+        ):
             return None
         gain, bias, mean, variance = (part for part in parts if part is not None)
-        epsilon = attributes["epsilon"].f if "epsilon" in attributes else 1e-5  # ONNX's default
+        epsilon = next((each.f for each in node.attribute if each.name == "epsilon"), 1e-5)  # ONNX's default
         factor = gain / np.sqrt(variance + epsilon)
         return x.mapped(node.op_type, factor, bias - mean * factor)
 
     def _summed(self, node: onnx.NodeProto, x: Scaled, others: list[str]) -> Scaled | None:
-        values = [self._per_channel(name, x) for name in others]
-        offsets = [value for value in values if value is not None]
-        if len(offsets) < len(values):
-            return None
-        return x.mapped(node.op_type, np.array(1.0), np.sum([np.zeros(len(x.channels)), *offsets], axis=0))
+        offset = np.zeros(len(x.channels))
+        for name in others:
+            value = self._per_channel(name, x)
+            if value is None:
+                return None
+            offset = offset + value
+        return x.mapped(node.op_type, 1.0, offset)
 
     def _chosen(self, node: onnx.NodeProto) -> Scaled | None:
         """Take what a Where with a constant condition always takes."""
@@ -201,8 +203,8 @@ class Step:
 
     def _padded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Pad that adds no channels: the pixels stay what they are."""
-        given = [np.array(each.ints) for each in node.attribute if each.name == "pads"]  # before opset 11
-        pads = given[0] if given else self._values(node.input[1]) if len(node.input) > 1 else None
+        given = integers(node, "pads")  # before opset 11
+        pads = np.array(given) if given is not None else self._values(node.input[1]) if len(node.input) > 1 else None
         named = len(node.input) > 3 and node.input[3]
         axes = self._values(node.input[3]) if named else np.arange(x.rank)
         if x.axis is None or pads is None or axes is None or pads.size != 2 * axes.size:
@@ -213,7 +215,7 @@ class Step:
     def _one_tap(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
         """Read a convolution of which each output is one pixel of one input channel times a factor, and as many."""
         n, weight = len(x.channels), self._values(node.input[1])
-        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        groups = integer(node, "group", 1)
         if x.axis != 1 or x.rank != 4 or weight is None or weight.ndim != 4 or groups not in (1, n):
             return None
         if weight.shape[:2] != (n, n // groups) or not weight.size:
@@ -233,18 +235,19 @@ class Step:
         """Follow the axis of channels through a change of shape."""
         op = node.op_type
         if op == "Transpose":
-            orders = [tuple(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
-            order = orders[0] if orders else tuple(reversed(range(x.rank)))
+            order = integers(node, "perm")
+            order = list(reversed(range(x.rank))) if order is None else order
             if sorted(order) != list(range(x.rank)):
                 return None
             return replace(x, axis=None if x.axis is None else order.index(x.axis))
         if op == "Reshape":
             return self._reshaped(node, x)
-        given = [list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"]
-        values = self._values(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-        axes = given[0] if given else None if values is None else [int(value) for value in values.ravel()]
+        axes = integers(node, "axes")
         if axes is None:
-            return None
+            values = self._values(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+            if values is None:
+                return None
+            axes = [int(value) for value in values.ravel()]
         rank = x.rank + len(axes) * (1 if op == "Unsqueeze" else -1)
         if rank < 1:
             return None
@@ -272,7 +275,7 @@ class Step:
         """Take the channels that a Gather or a Slice picks; other axes may be cut as they like."""
         op = node.op_type
         if op == "Gather":
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0) % x.rank
+            axis = integer(node, "axis", 0) % x.rank
             indices = self._values(node.input[1])
             if indices is None or axis != x.axis or indices.ndim > 1:
                 return None
@@ -288,8 +291,8 @@ class Step:
         if not len(starts) == len(ends) == len(axes) == len(steps) or not steps.all():
             return None
         places = np.arange(len(x.channels))
-        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-            if x.axis is not None and int(axis) % x.rank == x.axis:
+        for start, end, along, step in zip(starts, ends, axes, steps, strict=True):
+            if x.axis is not None and int(along) % x.rank == x.axis:
                 stop = None if step < 0 and end < -len(places) else int(end)
                 places = places[int(start) : stop : int(step)]
         return x.taken(op, places, x.axis, x.rank) if len(places) else None
@@ -298,7 +301,7 @@ class Step:
         """Join channels; every branch must be scaled channels of the image."""
         parts = [self.known.get(name) for name in node.input]
         some = [part for part in parts if part is not None]
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        axis = integer(node, "axis", 1)
         if len(some) < len(parts) or len({(part.rank, part.quantised) for part in some}) != 1:
             return None
         axis %= some[0].rank
@@ -317,7 +320,7 @@ class Step:
     def _split(self, node: onnx.NodeProto) -> dict[str, Scaled]:
         """Take the channels apart, one an output; no other split is followed."""
         x = self.known.get(node.input[0])
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        axis = integer(node, "axis", 0)
         if x is None or axis % x.rank != x.axis or len(node.output) != len(x.channels):
             return {}
         return {

@@ -11,6 +11,8 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
+from .layers import bodies
+
 AGAIN = "download or export it again"
 MOST_VERSION = 2**31  # ONNX's schemas take no larger one
 MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to eight
@@ -62,15 +64,10 @@ def check_dimensions(where: str, what: str, n: int) -> None:
 
 
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and those inside its nodes and functions, in any order."""
-    waiting = [proto.graph]
-    waiting += [a.g for f in proto.functions for n in f.node for a in n.attribute if a.HasField("g")]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+    """Yield the graph, and those inside its nodes and functions."""
+    yield proto.graph
+    for part in (proto.graph, *proto.functions):
+        yield from bodies(part.node)
 
 
 def _check_type(where: str, value: onnx.ValueInfoProto) -> None:
