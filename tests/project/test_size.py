@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_980,
-    "nodes": 317_000,
+    "code lines": 33_100,
+    "nodes": 317_400,
     "files": 274,
     "lines of the longest file": 504,
     "words in the first sentence of a docstring": 14,
