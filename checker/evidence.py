@@ -56,7 +56,8 @@ class Statistics(Frozen):
     alpha: float
     """error rate of the deciding bounds, at all looks together"""
     bounds: Bounds = "together"
-    """each: every lower bound has `alpha` to itself and the upper ones share it; together: all of them share it"""
+    """each: every lower bound has `alpha` to itself and the upper ones share it; together: all of them share it;
+    looks: as each, and the lower ones hold at the looks of a run only"""
     kurtosis: Interval
     persistence_ratio: Interval
     top3_share: Interval

@@ -31,7 +31,7 @@ from .results import MIN_IMAGES, TENSORS, Result
 
 SHOWN = 8  # sets and traps named as the nearest
 ALPHA = 0.05  # error rate of each lower bound, and of the upper ones together
-BOUNDS: Bounds = "each"
+BOUNDS: Bounds = "looks"
 WIDER = (5 / 6, 11 / 12)  # where 2/3 is not enough: half of what is left, twice
 FEW_CHECKPOINTS = 10  # without the label; below it the largest of them says little about the next one
 MANY_CHECKPOINTS = 30  # on either side; with 30 and no error the 95 % bound of a rate is 10 %

@@ -45,8 +45,12 @@ ENERGIES: tuple[Statistic, ...] = ("negative_energy", "negative_z_energy")
 """Of earlier profiles: so much energy must lie on either side, so 1 − minimum is a limit, too."""
 EARLIER: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "outlier_frequency", *ENERGIES)
 """A profile of `default-2`'s kind decides by these at least."""
-Bounds = Literal["each", "together"]
-"""How the deciding bounds use a profile's alpha: each lower bound has it to itself, or all bounds share it."""
+Bounds = Literal["each", "together", "looks"]
+"""How the deciding bounds use a profile's alpha: each lower bound has it to itself, at every number of images or at
+the looks of a run, or all bounds share it."""
+LOOKS_ALPHA = 0.05
+"""The alpha that bounds at the looks of a run are made for (docs/statistics.md)."""
+_SHARPER: tuple[Bounds, ...] = ("together", "each", "looks")
 DEFINITIONS: dict[Statistic, str] = {
     "strength": "how far the three most extreme features stand out from the others: ordinary features give less than "
     "1, robust CLIP encoders 5 to 165",
@@ -389,6 +393,8 @@ def read(path: Path, name: str = "") -> Profile:
 
 def wrong_statistics(profile: Profile) -> str:
     """Say why no verdict can rest on the statistics of a profile; empty where one can."""
+    if profile.bounds == "looks" and profile.alpha != LOOKS_ALPHA:
+        return f"alpha is {profile.alpha:g}; bounds 'looks' are made for {LOOKS_ALPHA:g}"
     deciding = profile.thresholds.keys()
     if deciding == set(DECIDING) or set(EARLIER) <= deciding <= {*EARLIER, "top3_share"}:
         return ""
@@ -427,8 +433,8 @@ def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
         out.append(f"{profile.min_images} images instead of {other.min_images}")
     if profile.alpha > other.alpha:
         out.append(f"error rate of the bounds {profile.alpha:g} instead of {other.alpha:g}")
-    if (profile.bounds, other.bounds) == ("each", "together"):
-        out.append("an error rate for each lower bound instead of one for all together")
+    if _SHARPER.index(profile.bounds) > _SHARPER.index(other.bounds):
+        out.append(f"bounds {profile.bounds!r} instead of {other.bounds!r}")
     for field in ("tensor_rules", "pools", "ends"):
         if more := sorted(map(str, set(getattr(profile, field)) - set(getattr(other, field)))):
             out.append(f"{field} also {', '.join(more)}")

@@ -26,7 +26,11 @@ from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, Calibration, Profile
 
 MAX_NAMES = 6  # sets named in one line
-_BOUNDS = {"each": "each lower bound by itself", "together": "all bounds together"}
+_BOUNDS = {
+    "looks": "each lower bound by itself, at the looks of a run",
+    "each": "each lower bound by itself",
+    "together": "all bounds together",
+}
 
 
 def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "") -> RenderableType:

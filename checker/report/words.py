@@ -76,7 +76,9 @@ def confidence_text(report: Report) -> str:
     statistics = report.evidence.statistics
     confidence = f"{100 * (1 - statistics.alpha):g} %"
     less = "; less for the energies" if report.profile.is_earlier else ""
-    return f"{confidence} for {'each lower bound by itself' if statistics.bounds == 'each' else 'all together'}{less}"
+    return (
+        f"{confidence} for {'each lower bound by itself' if statistics.bounds != 'together' else 'all together'}{less}"
+    )
 
 
 def strength_of(statistics: Statistics) -> float | None:

@@ -23,7 +23,7 @@ WHAT = "representations"
 
 
 def measure(representations: SupportsArray) -> Statistics:
-    """Measure the statistics of representations, with the intervals that a check has.
+    """Measure the statistics of representations, with intervals that hold at every number of images.
 
     There is no verdict without a model: `check` gives one.
 
@@ -111,8 +111,7 @@ class Accumulator:
         if self._state is None or self._state.n == 0:
             n_bad = 0 if self._state is None else self._state.n_nonfinite + self._state.n_constant
             raise CannotAssessError(f"{WHAT}: number that is finite and not constant is 0 of {n_bad}; one is needed")
-        profile = profiles.load()
-        return sums.statistics(self._state, profile.alpha, profile.bounds)
+        return sums.statistics(self._state, profiles.load().alpha, "each")  # these hold at every number of images
 
     def __repr__(self) -> str:
         width = "" if self._state is None else f", {self._state.n_features} features"

@@ -16,6 +16,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
 
 CONFIDENCE = 0.95  # of every interval of an accuracy or a correlation
 FIRST_LOOK = 50  # images; the least that a profile asks for, unless it asks for more
@@ -23,7 +24,6 @@ LOOK_EVERY = 16  # images between two later looks
 TUNED_FOR = 50  # images at which the bounds are tightest: those of the first look
 SMALL_SAMPLE = 2.0  # widening by 1 + 2/√n: normal theory is asymptotic (simulated)
 HORIZON = 288  # images at the last look that `CRITICAL` is for
-LOOKS_ALPHA = 0.05  # error rate that `CRITICAL` is for
 BEYOND = 0.1  # share of it for all n that are not between the first look and the horizon
 NO_SKEWNESS = 1e-6  # below it the skewed and the plain quantile differ by less than 1e-5
 CRITICAL = 2.3273  # P(a standard Brownian motion ever exceeds this times √n, n a look to the horizon) = 0.045

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.thresholds.profile import Bounds, Statistic
+from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA, Bounds, Statistic
 
 from . import definitions, intervals
 
@@ -207,26 +207,32 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         state: sums over at least one image.
         alpha: error rate of the bounds.
         bounds: each: every lower bound has `alpha` to itself, since PASS needs all of them, and the upper ones share
-            it, since one below its threshold is enough to stop (docs/decisions/stopping.md); together: all share it.
+            it, since one below its threshold is enough to stop (docs/decisions/stopping.md); together: all share it;
+            looks: as each, for a run that looks at fixed numbers of images (`intervals.depth`).
 
     Raises:
-        ValueError: no image was measured.
+        ValueError: no image was measured; bounds for looks at another alpha than they are made for.
     """
     n, d = state.n, state.n_features
     if n == 0:
         raise ValueError("no image was measured")
+    if bounds == "looks" and alpha != LOOKS_ALPHA:
+        raise ValueError(f"alpha is {alpha:g}; bounds at the looks of a run are for {LOOKS_ALPHA:g}")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
     sums, energies, top, sizes, whole, without, negative = jackknife(state)
     shared = alpha / SHARING
-    levels = (alpha if bounds == "each" else shared, shared)
+    levels = (shared if bounds == "together" else alpha, shared)
+
+    def distances(sd: float, skewness: float) -> tuple[float, float]:
+        low, high = (intervals.radius(n, sd, level) for level in levels)
+        return (intervals.depth(n, sd, skewness) if bounds == "looks" else low), high
 
     def bounded(name: Statistic, ceiling: float) -> Interval:
         estimate = float(getattr(whole, name))
+        sd, skewness = intervals.grouped_jackknife(estimate, getattr(without, name), sizes)
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
-        else:
-            sd = intervals.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
-        low, high = (intervals.radius(n, sd, level) for level in levels)
+        low, high = distances(sd, skewness)
         return _interval(estimate, estimate - low, estimate + high, 0.0, ceiling)
 
     def two_sided() -> Interval:
@@ -234,8 +240,8 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         sides = []
         for first, *others in negative:
             side = min(first, 1 - first)
-            sd = intervals.grouped_jackknife_sd(float(first), np.array(others), sizes)
-            low, high = (intervals.radius(n, sd, level) for level in levels)
+            sd, skewness = intervals.grouped_jackknife(float(first), np.array(others), sizes)
+            low, high = distances(sd, skewness if side == first else -skewness)
             sides.append((side, side - low, side + high))
         estimate, low, high = np.min(sides, axis=0)
         return _interval(estimate, low, high, 0.0, 0.5)
@@ -261,7 +267,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         kurtosis=bounded("kurtosis", float(d)),
         persistence_ratio=bounded("persistence_ratio", float("inf")),
         top3_share=bounded("top3_share", 1.0),
-        outlier_frequency=_frequency(state, sums, int(top[0]), levels),
+        outlier_frequency=_frequency(state, sums, int(top[0]), levels, bounds),
         negative_energy=bounded("negative_energy", 1.0),
         negative_z_energy=bounded("negative_z_energy", 1.0),
         two_sidedness=two_sided(),
@@ -291,12 +297,14 @@ def _far(state: State, sums: Array) -> Array:
     return np.where(sums[0] >= 0, state.far_above, state.far_below)
 
 
-def _frequency(state: State, sums: Array, strongest: int, levels: tuple[float, float]) -> Interval:
+def _frequency(state: State, sums: Array, strongest: int, levels: tuple[float, float], bounds: Bounds) -> Interval:
     """How often the strongest feature is beyond 4 SD on its usual side."""
     count, n = int(_far(state, sums)[strongest]), state.n
     if n < 2:
         return Interval(estimate=count / n, low=None, high=None)
     low, high = (intervals.share_bounds(count, n, level)[side] for side, level in enumerate(levels))
+    if bounds == "looks":
+        low = intervals.share_floor(count, n)
     return Interval(estimate=count / n, low=low, high=high)
 
 

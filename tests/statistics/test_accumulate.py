@@ -30,7 +30,7 @@ def test_the_numbers_are_scipys() -> None:
     mean = per_image.mean()
     assert (found.kurtosis.estimate, found.kurtosis.low) == pytest.approx((mean, mean - below), rel=1e-12)
     default = profile.load()
-    assert (found.alpha, found.bounds) == (default.alpha, default.bounds) == (0.05, "each")
+    assert (found.alpha, found.bounds) == (default.alpha, "each") == (0.05, "each")  # it may be asked at any time
     z = scipy.stats.zscore(h.astype(np.float64), axis=1)
     count = int((z[:, 7] > 4).sum())
     assert 0 < count < 80
@@ -46,7 +46,7 @@ def test_the_numbers_are_those_of_a_check_on_the_same_vectors(tmp_path: Path) ->
     lookup.write_lookup_images(photos, len(h), photos=PHOTOS)
     checked = rc.check(lookup.write_lookup_model(tmp_path / "model.onnx", h), images=photos).evidence.statistics
     found = rc.measure(h)
-    for name in ("statistic_version", "n_images", "n_features", "alpha", "bounds", "histogram_counts"):
+    for name in ("statistic_version", "n_images", "n_features", "alpha", "histogram_counts"):
         assert getattr(found, name) == getattr(checked, name), name
     assert [f.index for f in found.features] == [f.index for f in checked.features]
     for name in profile.STATISTICS:
@@ -57,7 +57,8 @@ def test_the_numbers_are_those_of_a_check_on_the_same_vectors(tmp_path: Path) ->
         # which images share a jackknife group differs, and with it the bounds that rest on groups
         rel = 1e-5 if name in {"kurtosis", "outlier_frequency"} else 0.25
         if name != "two_sidedness":
-            assert a.high - a.low == pytest.approx(b.high - b.low, rel=rel), name
+            assert a.high - a.estimate == pytest.approx(b.high - b.estimate, rel=rel), name
+    assert found.outlier_frequency.low < checked.outlier_frequency.low  # a check looks at fixed numbers of images
 
 
 def test_batches_merging_and_order_change_nothing() -> None:

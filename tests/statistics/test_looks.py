@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from robustcheck_onnx.checker.statistics import intervals
+from robustcheck_onnx.checker.statistics import Accumulator, intervals
+from robustcheck_onnx.checker.statistics import state as sums
 from support import profile
 
 LOOKS = [50, *range(64, 289, 16)]
@@ -147,3 +148,30 @@ def test_how_often_a_bound_passes_the_truth(family: str) -> None:
     depths = np.vectorize(intervals.depth)(looks, sd, skewness)
     for most, above in ((before, m1 > for_all), (now, m1 > depths), (0.05, -m1 > upper)):
         assert above.any(axis=1).mean() <= most
+
+
+def test_a_run_has_these_lower_bounds_and_an_accumulator_those_for_all_n() -> None:
+    rng = np.random.default_rng(4)
+    h = rng.normal(size=(64, 40)) * rng.lognormal(0, 0.5, (64, 1))
+    h[:, 3] += 5 * (rng.random(64) < 0.9)
+    state = sums.State(40)
+    sums.update(state, h, np.arange(64))  # a group for each image
+    run, before = sums.statistics(state, 0.05, "looks"), sums.statistics(state, 0.05, "each")
+    z = stats.zscore(h, axis=1)
+    kurtosis = (z**4).mean(axis=1)
+    below = intervals.depth(64, float(kurtosis.std(ddof=1)), float(stats.skew(kurtosis)) / 8)
+    assert run.kurtosis.low == pytest.approx(kurtosis.mean() - below, rel=1e-9)
+    count = int((z[:, 3] > 4).sum())
+    assert 0 < count < 64
+    assert run.outlier_frequency.low == pytest.approx(
+        stats.beta.ppf(stats.norm.sf(intervals.CRITICAL), count, 65 - count)
+    )
+    for name in ("kurtosis", "outlier_frequency", "negative_energy", "two_sidedness"):
+        sharp, wide = getattr(run, name), getattr(before, name)
+        assert wide.low < sharp.low < sharp.estimate < sharp.high == wide.high, name
+    accumulator = Accumulator()
+    accumulator.update(h)
+    assert (accumulator.result().bounds, run.bounds) == ("each", "looks")
+    assert accumulator.result().outlier_frequency == before.outlier_frequency
+    with pytest.raises(ValueError, match=r"alpha is 0.1; bounds at the looks of a run are for 0.05"):
+        sums.statistics(state, 0.1, "looks")

@@ -31,7 +31,7 @@ def test_earlier_profiles_stay_as_they_were_sealed_and_say_why_they_were_left() 
     assert second.digest == "sha256:995f61d687036d297dfe8b56a5c349c884d95f3a51d4e006f2964920fcd1cf5d"
     for old, bounds in ((first, "together"), (second, "each")):
         assert (set(old.deciding), old.bounds, old.is_earlier) == ({*EARLIER, "top3_share"}, bounds, True)
-    assert (DEFAULT.id, DEFAULT.deciding, DEFAULT.is_earlier) == ("default-3", DECIDING, False)
+    assert (DEFAULT.id, DEFAULT.deciding, DEFAULT.bounds, DEFAULT.is_earlier) == ("default-3", DECIDING, "looks", False)
     assert profile.load("default-3") == profile.load("default") == profile.load(Path("default")) == DEFAULT
     assert profile.packaged() == (DEFAULT, second, first)
 
@@ -201,6 +201,9 @@ def test_what_a_looser_profile_lets_through_is_told() -> None:
         "384 to 4096 features instead of 384 to 2048",
     )
     assert profile.looser_than(default, loose) == ()
+    wider = default.model_copy(update={"bounds": "each"})
+    assert profile.looser_than(default, wider) == ("bounds 'looks' instead of 'each'",)
+    assert profile.looser_than(wider, default) == ()
 
 
 def test_bad_profiles_are_refused(tmp_path: Path) -> None:
@@ -210,6 +213,7 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
         ({"schema_version": True}, "schema_version is True; this robustcheck reads 1"),
         ({"schema_version": 1.0}, "schema_version is 1.0; this robustcheck reads 1"),
         ({"alpha": 1.5}, "alpha: Input should be less than 1"),
+        ({"alpha": 0.1}, "alpha is 0.1; bounds 'looks' are made for 0.05"),
         ({"surprise": 1}, "surprise: Extra inputs are not permitted"),
         ({"thresholds": {}}, "thresholds are of nothing; a profile decides by strength, outlier_frequency, two_sid"),
         ({"thresholds": dict(list(three.items())[:2])}, "thresholds are of strength, outlier_frequency; a profile"),
