@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from robustcheck_onnx.checker.evidence import Interval, Statistics
 from robustcheck_onnx.checker.text import interval_text, number_text
-from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, inside, outside
+from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, describe, inside, outside
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import Limits, Profile, Statistic
 
 SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
@@ -45,12 +46,12 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
         "That is a sign of robustness to natural distribution shifts, not a proof, and it says nothing of accuracy.",
     ),
     "not_established": (
-        "The check came to no result on this model: something about the run, not about the model, stands in the way.",
-        "Do the next steps below and check again.",
+        "The check came to no result on this model: {why}.",
+        "Do the next step and check again.",
     ),
     "not_applicable": (
-        "The check cannot judge this model: its thresholds were made for models of another kind.",
-        "That says nothing of how robust the model is; measure its accuracy on shifted images to find out.",
+        "This check does not apply to this model. {why}.",
+        "This says nothing about how robust it is.",
     ),
     "absent": (
         "On the {images}, this model does not show the outlier features that robust CLIP encoders show.",
@@ -63,13 +64,23 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 }
 
 
-def plain_text(verdict: Verdict, n_images: int) -> str:
-    """Say in two sentences, to a reader who knows no statistic, what a verdict means and what to do.
+def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
+    """Say in a few sentences, to a reader who knows no statistic, what a verdict means.
 
-    n_images: how many images were measured.
+    Args:
+        verdict: of the check.
+        n_images: how many images were measured.
+        end: what the representation comes out of.
     """
     images = f"{n_images:,} {'photo that was' if n_images == 1 else 'photos that were'} measured"
-    return " ".join(_PLAIN[verdict.kind]).format(images=images)
+    seen = verdict.reasons[0].seen if verdict.reasons else ""
+    why = seen
+    if verdict.kind == "not_applicable":
+        why = seen[:1].upper() + seen[1:]
+        if verdict.reasons[0].id in ("one_sided", "rectified", "end_not_calibrated"):
+            negative = "" if verdict.reasons[0].id == "end_not_calibrated" else ", and few or none of them are negative"
+            why = f"Its features are {describe(end)}{negative}; there is no threshold for such models"
+    return f"{verdict.verdict}: {' '.join(_PLAIN[verdict.kind])}".replace("{images}", images).replace("{why}", why)
 
 
 def verdict_text(verdict: Verdict) -> str:

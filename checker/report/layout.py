@@ -264,6 +264,7 @@ class ShortReasons:
             step = self.pen.say(f"→ {shown[0].next_step}")
             step.highlight_regex(r"`[^`]*`", "cyan")
             yield step
+        if shown:
             yield self.pen.say(f"-v shows all; robustcheck explain {shown[0].id} tells more", "dim")
 
     def _line(self, reason: Reason, width: int) -> Text:

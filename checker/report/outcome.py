@@ -67,9 +67,11 @@ def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
 
 
 def loosening_text(report: Report) -> str:
-    """Write what can loosen the gate, and who says so, on one line; empty where nothing does."""
+    """Write what a file or a variable set that can loosen the gate, on one line; empty where nothing does."""
     settings_by_source: dict[str, list[str]] = {}
     for each in report.gate.loosening if report.gate else ():
+        if each.source == "command line":
+            continue
         settings_by_source.setdefault(each.source, []).append(f"{each.setting} {each.value}")
     facts = [f"{', '.join(settings)} ({source})" for source, settings in settings_by_source.items()]
     return printable(f"can loosen the gate: {'; '.join(facts)}") if facts else ""

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import name_text
+from robustcheck_onnx.checker.text import name_text, quoted
 from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 
 from . import terminal_whole, words
@@ -56,7 +56,7 @@ def passed_by(report: Report) -> str:
     waived = {waiver.reason for waiver in report.gate.waived}
     if all(reason.id in waived for reason in report.verdict.reasons):
         return " (waived)"
-    return " (accepted)" if report.gate.accept == report.verdict.kind else " (let through)"
+    return " (accepted)" if all(r.kind == report.gate.accept for r in report.verdict.reasons) else " (let through)"
 
 
 def _first(report: Report, pen: Pen) -> Text:
@@ -68,11 +68,18 @@ def _short(report: Report, pen: Pen) -> list[RenderableType]:
     verdict = report.verdict
     usual = {BUNDLED_NOTE, HEAD_NOTE, *fallback_note(report.evidence.execution)}
     said = [note for note in report.notes if note not in usual]
-    below: RenderableType = ShortReasons(pen, verdict.reasons)
+    model = report.evidence.model
+    plain = words.plain_text(verdict, report.evidence.statistics.n_images, model.ends_in)
+    answer = [pen.say(plain, "bold")]
+    for step in verdict.reasons[0].next_step.split(". ") if verdict.reasons else ():
+        answer.append(pen.say(f"→ {step.replace('MODEL', quoted(model.file)).removesuffix('.')}"))
+        answer[-1].highlight_regex(r"`[^`]*`", "cyan")
+    below: RenderableType = ShortReasons(pen, verdict.reasons, steps=False)
     if verdict.passed:
         head = [pen.prose(HEAD_NOTE)] if HEAD_NOTE in report.notes else []
         below = Group(*head, pen.prose(LIMITS))
-    return [Group(*loosened(report, pen), _what(report, pen), *notes(pen, said)), _evidence(report, pen), below]
+    measured = Group(_what(report, pen), *notes(pen, said), _evidence(report, pen))
+    return [Group(*loosened(report, pen), *answer), Group(measured, below)]
 
 
 def settings_line(report: Report, pen: Pen) -> list[Text]:
@@ -104,7 +111,7 @@ def _what(report: Report, pen: Pen) -> Text:
 
 def _evidence(report: Report, pen: Pen) -> Table:
     """Lay out the deciding statistics beside their thresholds."""
-    table = columns(pen, f"profile {report.profile.id}", ">value", "=interval", "=threshold", "")
+    table = columns(pen, "statistic", ">value", "=interval", "=must be", "ok?")
     for s in words.statistics_of(report):
         sign, word = words.CLEARS[s.clears]
         colour = "green" if s.clears == "yes" else "yellow"

@@ -5,7 +5,7 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 
 from __future__ import annotations
 
-from .foreseen import foreseen
+from .foreseen import describe, foreseen
 from .gate import Accept, FailOn, Gate, Loosening, Waiver
 from .given import load_profile
 from .notes import (

@@ -11,7 +11,8 @@ from robustcheck_onnx.thresholds.profile import Profile
 from . import pixels
 
 
-def _describe(end: End) -> str:
+def describe(end: End) -> str:
+    """Write what a representation comes out of."""
     if end.op in WRITTEN_ZERO_AT and end.kind in ("activation", "linear_of"):
         left = f"the output of {end.op}, which has no negative values (as a quantised output of a ReLU)"
         return left if end.kind == "activation" else f"a linear map of {left}"
@@ -62,7 +63,7 @@ def foreseen(
             f"`{model.tensor}` is of the kind {kind}; profile {profile.id} holds for {', '.join(profile.tensor_rules)}",
         )
     if model.ends_in not in profile.ends or model.ends_in.can_make_outliers:
-        yield "end_not_calibrated", f"`{model.tensor}` is {_describe(model.ends_in)}"
+        yield "end_not_calibrated", f"`{model.tensor}` is {describe(model.ends_in)}"
     if n_features is not None and not profile.min_features <= n_features <= profile.max_features:
         yield (
             "width_not_calibrated",

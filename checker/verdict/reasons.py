@@ -13,7 +13,7 @@ KINDS: dict[Kind, str] = {
     "absent": "the run was sound, and the indication is not there",
     "other_signal": "another signal than the check's own: a comparison with a reference",
 }
-"""What a reason says of the indication, in words; the first kind among the reasons is the verdict's."""
+"""What a reason says of the indication, in words; in the order of a report (but see `verdict_for`)."""
 
 
 class Rule(NamedTuple):
@@ -30,10 +30,12 @@ _EVALUATE = (
     "distribution, or compare it with the checkpoint it was finetuned from."
 )
 _EARLIER = "In a report by a profile before `default-3`. "
-_SIGNED = (
-    "Measure a two-sided representation of this model (`robustcheck inspect MODEL` lists the tensors, `--tensor NAME` "
-    "chooses one); for a network that ends in ReLU, SiLU or hard-swish there may be none."
+_MEASURE_SHIFT = (
+    "Measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`. "
+    "To release it without that, waive each reason (`robustcheck init`)."
 )
+NOT_MENDABLE = ("one_sided", "rectified", "end_not_calibrated", "width_not_calibrated", "trained_to_match")
+"""Reasons that no other run of the same file takes away."""
 RULES: dict[str, Rule] = {
     "too_weak": Rule(
         "absent",
@@ -55,7 +57,7 @@ RULES: dict[str, Rule] = {
     "one_sided": Rule(
         "not_applicable",
         "one-sided representation",
-        _SIGNED,
+        _MEASURE_SHIFT,
         f"Two-sidedness: {DEFINITIONS['two_sidedness']}. Its upper bound lies below the threshold, as after ReLU, "
         f"SiLU or "
         "hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an activation "
@@ -64,7 +66,7 @@ RULES: dict[str, Rule] = {
     "rectified": Rule(
         "not_applicable",
         "rectified or one-sided representation",
-        _SIGNED,
+        _MEASURE_SHIFT,
         f"{_EARLIER}Little or no energy lies on one side of zero or of each image's median, as after ReLU, SiLU or "
         "hard-swish. Now: `one_sided`.",
     ),
@@ -191,8 +193,7 @@ RULES: dict[str, Rule] = {
     "trained_to_match": Rule(
         "not_applicable",
         "trained to match another encoder's vectors",
-        "Evaluate this model on shifted data (`robustcheck shift`), or compare it with the encoder it was matched to "
-        "(`robustcheck compare`).",
+        _MEASURE_SHIFT,
         "A model trained to give another encoder's vectors (distillation, feature matching) shows that encoder's "
         "outlier features because they are in the mean of its targets, whatever else it has learned: the less it has "
         "learned, the clearer they are. The thresholds were calibrated on encoders that were not trained in this way.",
@@ -246,7 +247,7 @@ RULES: dict[str, Rule] = {
     "end_not_calibrated": Rule(
         "not_applicable",
         "no threshold for a representation that ends like this",
-        "Measure the projected embedding if the model has one, or use a profile calibrated on such representations.",
+        _MEASURE_SHIFT,
         "No representation of this kind with the indication was among the reference sets, so the thresholds say "
         "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
         "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
@@ -255,7 +256,7 @@ RULES: dict[str, Rule] = {
     "width_not_calibrated": Rule(
         "not_applicable",
         "no threshold for this width",
-        "Use a profile calibrated on representations of this width.",
+        _MEASURE_SHIFT,
         "Kurtosis is bounded by about the number of features; the thresholds hold for the widths of the reference "
         "sets.",
     ),

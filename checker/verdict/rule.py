@@ -19,7 +19,7 @@ from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Stati
 
 from . import pixels
 from .foreseen import foreseen, scaled_oddly
-from .reasons import KINDS, NAMES, RULES, Kind, below_reasons
+from .reasons import KINDS, NAMES, NOT_MENDABLE, RULES, Kind, below_reasons
 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.
@@ -49,7 +49,7 @@ class Verdict(Frozen):
 
     verdict: Literal["PASS", "WARN"]
     kind: Kind | None
-    """the first kind among the reasons in the order of `KINDS`; None for PASS"""
+    """the kind of the first reason; None for PASS"""
     reasons: tuple[Reason, ...]
     profile_id: str
     profile_digest: str
@@ -67,9 +67,17 @@ def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
 
 
 def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
-    """Give PASS where there is no reason, else WARN; the reasons are sorted by kind, and the first kind is its own."""
-    order = list(KINDS)
-    found = tuple(sorted(reasons, key=lambda each: order.index(each.kind)))
+    """Give PASS where there is no reason, else WARN; the reasons are sorted by kind, and the first kind is its own.
+
+    A reason that no run can mend brings its kind to the front. Two things come before it: too few images, unless the
+    file alone gives that reason, and a tensor that was chosen, since the reason is about that tensor.
+    """
+    found = tuple(reasons)
+    ids = {each.id for each in found}
+    measured = {"one_sided", "rectified"} if "too_few_images" in ids else set()
+    final = "tensor_not_calibrated" not in ids and bool(ids & {*NOT_MENDABLE} - measured)
+    order = sorted(KINDS, key=lambda kind: not (final and kind == "not_applicable"))
+    found = tuple(sorted(found, key=lambda each: (order.index(each.kind), each.id != "too_few_images")))
     return Verdict(
         verdict="WARN" if found else "PASS",
         kind=found[0].kind if found else None,

@@ -18,6 +18,7 @@ from robustcheck_onnx.checker.cli.doctor_terminal import doctor_json, render_doc
 from robustcheck_onnx.checker.inspection.run import Inspection, inspect_json, inspect_model
 from robustcheck_onnx.checker.inspection.terminal import render_inspect
 from robustcheck_onnx.checker.runtime.doctor import Finding
+from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
 from support import lookup, onnx_models
 from support.written import written
@@ -99,7 +100,8 @@ def test_json_of_inspect(tmp_path: Path) -> None:
     assert content["preprocessing"][0] == {"field": "size", "value": "8, 8", "source": "model input"}
     assert content["can_pass"]["answer"] == "no"
     seen = "`features` is the output of an activation (Relu)"
-    mend = "Measure the projected embedding if the model has one, or use a profile calibrated on such representations."
+    mend = RULES["end_not_calibrated"].next_step
+    assert "`robustcheck shift MODEL" in mend
     reason = {"id": "end_not_calibrated", "kind": "not_applicable", "seen": seen, "next_step": mend}
     assert content["can_pass"]["reasons"][1] == reason
 
@@ -177,8 +179,9 @@ def test_of_several_reasons_the_last_line_names_the_one_that_no_option_mends(tmp
     found = inspected(path)
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert last_sentence(found) == (
-        "no, because `features` is the output of an activation (Relu); what helps: measure the projected embedding if "
-        "the model has one, or use a profile calibrated on such representations"
+        "no, because `features` is the output of an activation (Relu); what helps: measure accuracy on labelled photos "
+        "instead: `robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`. To release it without that, waive "
+        "each reason (`robustcheck init`)"
     )
     assert found.can_pass.reasons[1].next_step == f"`robustcheck {path} --tensor features`, if that is what you deploy"
     confirmed = inspected(path, tensor="features", preprocess="clip")  # what the steps say takes these reasons away

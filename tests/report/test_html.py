@@ -26,6 +26,7 @@ from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.report.words import plain_text
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Kind
 from robustcheck_onnx.thresholds import published
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS
 from robustcheck_onnx.thresholds.reference import references
 from support import Capture, Place, reports
@@ -189,20 +190,20 @@ def test_two_sentences_of_plain_english_stand_above_the_numbers() -> None:
     rows: list[tuple[tuple[Kind, ...], str]] = [
         ((), "On the 160 photos that were measured, this model shows the outlier features"),
         (("absent",), "On the 160 photos that were measured, this model does not show the outlier features"),
-        (("absent", "not_applicable"), "The check cannot judge this model"),
-        (("not_applicable", "not_established"), "The check came to no result on this model"),
+        (("absent", "not_applicable"), "This check does not apply to this model."),
+        (("absent", "not_established"), "The check came to no result on this model: seen of not_established."),
         (("other_signal",), "shows the outlier features that robust CLIP encoders show; another signal warns."),
     ]
     for n, told in ((1, "1 photo that was"), (1200, "1,200 photos that were")):
-        assert plain_text(of_kinds("absent").verdict, n).startswith(f"On the {told} measured, ")
+        assert plain_text(of_kinds("absent").verdict, n, End("linear")).startswith(f"WARN: On the {told} measured, ")
     for kinds, said in rows:
         report = of_kinds(*kinds)
         head = next(e for e in parse(forms.render("html", [report])).all("header") if "Synthetic" in e.text)
         assert "Synthetic: one feature planted" in head.text
         (lead,), (word,) = ([e.text for e in of_class(head, "p", name)] for name in ("lead", "word"))
         assert said in lead
-        assert len(re.findall(r"[.](?: |$)", lead)) == 2
-        assert lead == plain_text(report.verdict, 160)
+        assert len(re.findall(r"[.](?: |$)", lead)) == 2 + (report.verdict.kind == "not_applicable")
+        assert lead == plain_text(report.verdict, 160, report.evidence.model.ends_in)
         assert word.split(" · ")[1:] == ([report.verdict.kind] if kinds else [])
 
 
@@ -220,7 +221,7 @@ def test_several_models_have_a_table_first_and_a_failed_one_is_an_error(pages: P
     assert next(root.all("h2")).text == "3 models: 1 PASS, 1 WARN, 1 ERROR"  # not "checked": one could not be
     _, *rows = (" ".join(cell.text for cell in row.all("th", "td")) for row in next(root.all("table")).all("tr"))
     assert rows[0].startswith(f"{FAILED.model} ✗ ERROR file is empty – ")  # the row names the model
-    assert rows[1].startswith("models/efficientnet-lite0.onnx ▲ WARN · not_established ")
+    assert rows[1].startswith("models/efficientnet-lite0.onnx ▲ WARN · not_applicable ")
     assert rows[2].startswith("models/rn50-openai.onnx ✓ PASS ")
     failed, *others = (article.text for article in root.all("article"))
     assert len(others) == 2

@@ -59,7 +59,7 @@ def test_markdown_tables_have_their_cells() -> None:
 def test_markdown_says_what_a_reader_needs() -> None:
     text = words(text_of("markdown", WAIVED))
     for said in (
-        "▲ WARN · not_established: models/efficientnet-lite0.onnx",
+        "▲ WARN · not_applicable: models/efficientnet-lite0.onnx",
         "exit code 1",
         "waived by vision team until 2026-12-30: known <since> May",
         "a waiver by vision team expired on 2026-10-30",

@@ -66,7 +66,13 @@ def test_a_waiver_needs_all_its_fields() -> None:
 
 def test_the_kind_of_a_verdict_is_the_first_that_a_reader_must_see_to() -> None:
     assert warn().kind is None
-    assert warn("low_kurtosis", "rectified", "undecided").kind == "not_established"
+    assert warn("low_kurtosis", "rectified", "undecided").kind == "not_applicable"
+    assert warn("assumed_preprocessing", "end_not_calibrated").kind == "not_applicable"
+    assert warn("assumed_preprocessing", "end_not_calibrated", "tensor_not_calibrated").kind == "not_established"
+    for first, kind in (("one_sided", "not_established"), ("end_not_calibrated", "not_applicable")):
+        few = warn(first, "assumed_preprocessing", "too_few_images")
+        assert few.kind == kind
+        assert next(each.id for each in few.reasons if each.kind == "not_established") == "too_few_images"
     assert warn("low_kurtosis", "rectified").kind == "not_applicable"
     assert warn("statistic_shrank", "low_kurtosis").kind == "absent"
     assert warn("statistic_shrank").kind == "other_signal"
