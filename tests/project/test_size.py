@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 33_120,
-    "nodes": 317_500,
+    "code lines": 33_140,
+    "nodes": 317_900,
     "files": 274,
     "lines of the longest file": 504,
     "words in the first sentence of a docstring": 14,
     "code lines of the tests": 26_040,
-    "nodes of the tests": 292_300,
+    "nodes of the tests": 292_400,
 }
 
 
