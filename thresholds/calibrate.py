@@ -8,7 +8,6 @@ The profile records this command, so the module keeps its name. Other profiles a
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from . import reference
 from .ends import End
@@ -61,7 +60,7 @@ def default_profile(text: str) -> Profile:
     """Make the default profile from the text of the reference table."""
     table = reference.references(text)
     two_sided = thresholds_of(with_traps(table), STRICT_RULE)["two_sidedness"].minimum
-    robustness = _published_robustness(table)
+    robustness = _published_robustness()
 
     def no_texts(row: Reference) -> bool:
         return row.training != "image_text"
@@ -97,13 +96,12 @@ def default_profile(text: str) -> Profile:
     )
 
 
-def _published_robustness(table: Sequence[Reference]) -> dict[str, float]:
+def _published_robustness() -> dict[str, float]:
     """Mean effective robustness of the sets whose checkpoint has a published row with one."""
     robustness = {}
-    for row in table:
-        published = find(*MEASURED[row.set]) if row.set in MEASURED else ()
-        if means := [entry.mean_pp for entry in published if entry.mean_pp is not None]:
-            robustness[row.set] = means[0]
+    for name, checkpoint in MEASURED.items():
+        if means := [entry.mean_pp for entry in find(*checkpoint) if entry.mean_pp is not None]:
+            robustness[name] = means[0]
     return robustness
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -20,7 +19,7 @@ from robustcheck_onnx.checker.report import (
     section,
     spaced,
 )
-from robustcheck_onnx.checker.text import count_text, number_text, page, short_digest
+from robustcheck_onnx.checker.text import count_text, number_text, page, percent_text, short_digest
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, Calibration, Profile
@@ -125,7 +124,7 @@ def error_rates(profile: Profile, pen: Pen) -> RenderableType:
             "" if c.rates else _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper),
         ),
         *(
-            ("PASS of" if i == 0 else "", f"{one.of}: {one.n_wrong} of {one.n}, at most {at_most(one.upper)}")
+            ("PASS of" if i == 0 else "", f"{one.of}: {one.n_wrong} of {one.n}, at most {percent_text(one.upper)}")
             for i, one in enumerate(c.rates)
         ),
         ("false WARN", _rate(c.left_out_false_warn, c.n_with_checkpoints, c.false_warn_upper)),
@@ -145,13 +144,8 @@ def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
     named = f" ({_names(wrong)})" if wrong else ""
     return (
         f"{count_text(len(wrong), 'set')} of {count_text(n, 'checkpoint')}{named}; at most "
-        f"{at_most(upper)} with 95 % confidence (Clopper–Pearson)"
+        f"{percent_text(upper)} with 95 % confidence (Clopper–Pearson)"
     )
-
-
-def at_most(upper: float) -> str:
-    """Write an upper bound in per cent, rounded up."""
-    return f"{math.ceil(round(1000 * upper, 6)) / 10:g} %"
 
 
 def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
@@ -225,7 +219,7 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
             pen.name(profile.id),
             pen.say(str(c.n_with_checkpoints)),
             pen.say(str(c.n_without_checkpoints)),
-            pen.say(f"≤ {at_most(c.false_pass_upper)}"),
+            pen.say(f"≤ {percent_text(c.false_pass_upper)}"),
             pen.name(short_digest(profile.digest)),
         )
         remarks += [(pen.name(name), text) for text in warnings_of(profile, pen)]

@@ -238,11 +238,11 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
     def two_sided() -> Interval:
         """The smallest of four shares: its bounds are the smallest of theirs."""
         sides = []
-        for first, *others in negative:
-            side = min(first, 1 - first)
-            sd, skewness = intervals.grouped_jackknife(float(first), np.array(others), sizes)
-            low, high = distances(sd, skewness if side == first else -skewness)
-            sides.append((side, side - low, side + high))
+        for share, *others in negative:
+            sd, skewness = intervals.grouped_jackknife(float(share), np.array(others), sizes)
+            for side, q in ((share, skewness), (1 - share, -skewness)):
+                low, high = distances(sd, q)
+                sides.append((side, side - low, side + high))
         estimate, low, high = np.min(sides, axis=0)
         return _interval(estimate, low, high, 0.0, 0.5)
 

@@ -103,37 +103,6 @@ def test_max_median_ratio() -> None:
     np.testing.assert_array_equal(definitions.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
 
 
-def test_shares_decompose_kurtosis_exactly(rng: np.random.Generator) -> None:
-    h = rng.normal(size=(30, 40)) + 5 * (np.arange(40) == 3)
-    state = sums(h)
-    sum_z4 = state.powers.sum(axis=1)[3]
-    shares = definitions.shares_of_kurtosis(sum_z4)
-    np.testing.assert_allclose(shares.sum(), 1.0, rtol=1e-12)
-    z = scipy.stats.zscore(h, axis=1)
-    k = scipy.stats.kurtosis(h, axis=1, fisher=False).mean()
-    np.testing.assert_allclose(shares, (z**4).mean(axis=0) / (40 * k), rtol=1e-10)
-
-
-def test_moments_against_the_definitions_written_out(rng: np.random.Generator) -> None:
-    h = rng.normal(size=(80, 60)) * rng.lognormal(0, 0.8, 60) + 3 * (np.arange(60) == 9)
-    z = scipy.stats.zscore(h, axis=1)
-    got = moments(h)
-    centred = z - z.mean(axis=0)
-    kc = (centred**4).mean() / (centred**2).mean() ** 2
-    s2 = (z**2).mean(axis=0)
-    share = np.sort((z**4).sum(axis=0))[-3:].sum() / (z**4).sum()
-    rest = np.argsort((z**4).sum(axis=0))[:-3]
-    negative = (np.minimum(h[:, rest], 0) ** 2).sum() / (h[:, rest] ** 2).sum()
-    np.testing.assert_allclose(got.kurtosis, (z**4).mean(), rtol=1e-12)
-    np.testing.assert_allclose(got.centred_kurtosis, kc, rtol=1e-9)
-    np.testing.assert_allclose(got.persistence_ratio, (z**4).mean() / kc, rtol=1e-9)
-    np.testing.assert_allclose(got.top3_share, share, rtol=1e-12)
-    np.testing.assert_allclose(got.rms_kurtosis, (s2**2).mean() / s2.mean() ** 2, rtol=1e-12)
-    np.testing.assert_allclose(got.negative_energy, negative, rtol=1e-12)
-    y = (z - np.median(z, axis=1, keepdims=True))[:, rest]
-    np.testing.assert_allclose(got.negative_z_energy, y[y < 0].dot(y[y < 0]) / (y**2).sum(), rtol=1e-12)
-
-
 def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms(rng: np.random.Generator) -> None:
     h = rng.normal(size=(64, 384)) + rng.normal(0, 0.5, 384)
     h[:, :3] -= 12
@@ -146,44 +115,6 @@ def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms(rng: 
     rectified = np.maximum(h, 0)
     assert moments(rectified).negative_z_energy < 0.01  # a median of 0 or little more
     assert moments(rectified - 3).negative_z_energy < 0.01
-
-
-def _simulated(kind: str) -> np.ndarray:
-    rng = np.random.default_rng(1)
-    h = rng.normal(size=(2000, 1024))
-    match kind:
-        case "relu":
-            return np.maximum(h, 0)
-        case "sparse relu":
-            return np.maximum(h - 1, 0)
-        case "gamma":
-            return rng.gamma(0.5, size=h.shape)
-        case "one constant outlier":
-            h[:, 3] += 20
-            return h
-        case "random spike":
-            h[np.arange(2000), rng.integers(0, 1024, 2000)] += 20
-            return h
-    raise AssertionError(kind)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("kind", "k", "kc", "r"),
-    [  # values of the simulations reported with the method (2000 × 1024), which used other seeds: 5 %
-        ("relu", 5.38, None, 1.00),
-        ("sparse relu", 22.4, None, 1.01),
-        ("gamma", 14.3, None, 1.01),
-        ("one constant outlier", 82.6, 3.0, 81.4),
-        ("random spike", 82.5, 82.5, 1.04),
-    ],
-)
-def test_simulated_families_read_as_reported(kind: str, k: float, kc: float | None, r: float) -> None:
-    got = moments(_simulated(kind))
-    np.testing.assert_allclose(got.kurtosis, k, rtol=0.05)
-    np.testing.assert_allclose(got.rms_kurtosis, r, rtol=0.05)
-    if kc is not None:
-        np.testing.assert_allclose(got.centred_kurtosis, kc, rtol=0.05)
 
 
 rows = hnp.arrays(np.float64, (4, 12), elements=st.floats(-50, 50, width=32)).filter(
@@ -205,23 +136,3 @@ def test_shares_of_several_groups_add_to_one_each_and_ties_go_to_the_smaller_ind
     ties[[40, 9, 50]] = 2.0
     ties[3] = 5.0
     np.testing.assert_array_equal(definitions.top_features(ties), [3, 9, 40])
-
-
-def test_the_moments_of_groups_are_those_of_each_group_alone() -> None:
-    def sums(h: np.ndarray) -> tuple[np.ndarray, definitions.Energies]:
-        z = scipy.stats.zscore(h, axis=1)
-        return np.stack([(z**k).sum(axis=0) for k in (1, 2, 3, 4)]), definitions.Energies(
-            *(e.sum(axis=0) for e in definitions.energies(h, z))
-        )
-
-    rng = np.random.default_rng(0)
-    parts = [rng.normal(size=(n, 32)) * scale + rng.normal(size=32) for n, scale in ((7, 1.0), (11, 3.0))]
-    powers, energies = zip(*map(sums, parts), strict=True)
-    top = np.array([0, 1, 2])
-    both = definitions.moments(
-        [7, 11], np.stack(powers, axis=1), definitions.Energies(*map(np.stack, zip(*energies, strict=True))), top
-    )
-    for i, n in enumerate((7, 11)):
-        alone = definitions.moments(n, powers[i], energies[i], top)
-        for name, value in alone._asdict().items():
-            np.testing.assert_allclose(getattr(both, name)[i], value, rtol=1e-12, err_msg=name)

@@ -22,13 +22,6 @@ def test_unknown_spread_gives_no_bound() -> None:
     assert intervals.radius(64, math.nan, ALPHA) == math.inf
 
 
-def test_jackknife_of_a_mean_with_single_images_is_the_sample_sd() -> None:
-    x = np.random.default_rng(0).normal(size=40)
-    without = (x.sum() - x) / 39
-    got = intervals.grouped_jackknife_sd(float(x.mean()), without, np.ones(40))
-    assert got == pytest.approx(float(x.std(ddof=1)), rel=1e-10)
-
-
 def test_jackknife_with_unequal_groups_estimates_the_sd() -> None:
     rng = np.random.default_rng(0)
     sizes = np.tile([10.0, 20.0], 50)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import scipy.stats
 from pydantic import TypeAdapter, ValidationError
@@ -12,9 +11,14 @@ from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.thresholds import fit, indication, make_profile, profile, reference
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER
+from support import ROOT
+from support.benchmark_scripts import load
 
 TABLE = reference.references()
 DEFAULT = profile.load()
+CLAIMS = load("claims")
+PASSING: dict[str, bool] = CLAIMS.passing_left_out(TABLE)
+"""which sets pass when their checkpoint is left out of the fit, by plain loops over the checkpoints"""
 
 
 def test_the_profile_is_for_the_statistics_of_this_version_and_names_its_table() -> None:
@@ -102,15 +106,9 @@ def test_no_trap_passes_by_its_point_estimates() -> None:
 
 
 def test_no_reference_set_is_judged_falsely_when_its_checkpoint_is_left_out() -> None:
-    """Against plain loops over the checkpoints, with thresholds placed anew by the same fit."""
     made = DEFAULT.calibration
     assert (made.left_out_false_pass, made.left_out_false_warn, made.not_left_out) == ((), (), ())
-    sets = make_profile.with_traps(TABLE)
-    for model in {row.model for row in TABLE if not row.excluded}:
-        placed = fit.fit(sets.keep(np.array([row.model != model for row in sets.rows]))).minimums
-        for row in (r for r in TABLE if r.model == model and not r.excluded):
-            passed = all(getattr(row, name) > minimum for name, minimum in placed.items())
-            assert passed == (row.expected == "present"), row.set
+    assert {r.set: r.expected == "present" for r in TABLE if not r.excluded} == PASSING
     families = dict(made.family_out)
     missed = "ashirvad_openclip_b32_laion2b, fairouz_openclip_b32_laion2b, domas_biomedclip_melanoma"
     assert families.pop("zero_shot_clip") == f"20 sets; wrong: {missed}"
@@ -119,16 +117,19 @@ def test_no_reference_set_is_judged_falsely_when_its_checkpoint_is_left_out() ->
 
 
 def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
+    """Against the benchmark's loops and SciPy's bounds; the page has its tables."""
     made = DEFAULT.calibration
-    assert {r.of: (r.n, r.n_wrong) for r in made.rates} == {
-        "not trained on images with texts": (39, 0),
-        "of these two-sided": (14, 0),
-        "of these ending in a linear layer": (6, 0),
-        "published effective robustness below +10 points": (2, 0),
-    }
-    assert made.false_pass_upper == made.rates[0].upper == 0.074
     used = [r for r in TABLE if not r.excluded]
-    assert made.rates[0].n == len({r.model for r in used if r.training != "image_text"})
+    rates = CLAIMS.rates(used, PASSING)
+    assert rates == [f"| {r.of} | {r.n_wrong} of {r.n} | {100 * r.upper:.1f} % |" for r in made.rates]
+    page = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+    assert all(f"{r.of}: {r.n_wrong} of {r.n}, at most {100 * r.upper:.1f} %" in page for r in made.rates)
+    minimums = {name: t.minimum for name, t in DEFAULT.thresholds.items()}
+    lines, n_sets, ratio = CLAIMS.retests(used, lambda row: CLAIMS.passing(row, minimums))
+    assert "\n".join(lines) in page
+    assert (len(lines), n_sets, f"a factor of {ratio:.2f} in the median" in page) == (10, 24, True)
+    assert not any("PASS and WARN" in line for line in lines)
+    assert made.false_pass_upper == made.rates[0].upper == 0.074
     assert made.false_warn_upper == pytest.approx(scipy.stats.beta.ppf(0.95, 1, 13), abs=1e-3)
     trained = {one.training: (one.n, one.n_passing) for one in made.by_training}
     assert trained == {"image_text": (26, 23), "supervised": (27, 0), "self_supervised": (5, 0), "identity": (11, 0)}
