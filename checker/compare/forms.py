@@ -5,8 +5,8 @@ from __future__ import annotations
 from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, cautions, junit, markdown, sarif
 from robustcheck_onnx.checker.text import number_text
 
-from .judge import CompareReport
-from .words import as_side, reference_name, statistic_row
+from .judge import Compared, CompareReport
+from .words import statistic_row
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
@@ -17,6 +17,25 @@ def render(form: str, report: CompareReport, options: FormOptions = FormOptions(
     if form == "sarif":
         return sarif.document([outcome], options, "robustcheck-compare/")
     return _markdown(report, outcome)
+
+
+def reference_name(report: CompareReport) -> str:
+    """Return the file that the candidate was compared with: the reference, or the baseline that stands for it."""
+    return report.baseline or report.reference.evidence.model.file
+
+
+def as_side(report: CompareReport, side: Compared) -> Report:
+    """Return one side as the report of a check, with the comparison's verdict, notes and claim instead of its own."""
+    return Report(
+        tool_version=report.tool_version,
+        verdict=report.verdict,
+        notes=(*report.notes, f"compared with {reference_name(report)}"),
+        evidence=side.evidence,
+        profile=report.profile,
+        reference=(),
+        claim=report.claim,
+        time=report.time,
+    )
 
 
 def _markdown(report: CompareReport, outcome: Report) -> str:

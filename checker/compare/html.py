@@ -7,9 +7,10 @@ from pathlib import Path
 from robustcheck_onnx.checker.report.html import page
 from robustcheck_onnx.checker.verdict import Kind
 
+from .forms import as_side, reference_name
 from .judge import CompareReport
 from .pairs import KEPT_CKA
-from .words import as_side, feature_row, reference_name, statistic_row
+from .words import feature_row, statistic_row
 
 TEMPLATES = Path(__file__).parent / "templates"
 

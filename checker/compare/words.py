@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
 from robustcheck_onnx.checker.verdict import NAMES
 
 from .changes import Keeps, StatisticChange
 from .fates import Fate, FeatureFate
-
-if TYPE_CHECKING:
-    from .judge import Compared, CompareReport
 
 Colour = Literal["pass", "warn", "muted"]
 
@@ -87,22 +83,3 @@ def feature_row(fate: FeatureFate) -> FeatureRow:
         share = percent_text(fate.candidate_frequency)
     before = f"{fate.mean_z:+z.1f}"
     return FeatureRow(str(fate.index), before, percent_text(fate.frequency), at, z, share, *FATES[fate.fate])
-
-
-def reference_name(report: CompareReport) -> str:
-    """Return the file that the candidate was compared with: the reference, or the baseline that stands for it."""
-    return report.baseline or report.reference.evidence.model.file
-
-
-def as_side(report: CompareReport, side: Compared) -> Report:
-    """Return one side as the report of a check, with the comparison's verdict, notes and claim instead of its own."""
-    return Report(
-        tool_version=report.tool_version,
-        verdict=report.verdict,
-        notes=(*report.notes, f"compared with {reference_name(report)}"),
-        evidence=side.evidence,
-        profile=report.profile,
-        reference=(),
-        claim=report.claim,
-        time=report.time,
-    )

@@ -9,6 +9,7 @@ from scipy import stats
 
 from robustcheck_onnx.checker.statistics import Accumulator, intervals
 from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
 from support import profile
 
 LOOKS = [50, *range(64, 289, 16)]
@@ -30,7 +31,7 @@ def ever_above(critical: float, looks: Sequence[int], nodes: int = 101) -> float
 def test_the_constant_spends_nine_tenths_of_the_error_rate_over_the_looks() -> None:
     """By integration, by the multivariate normal distribution, and by simulation."""
     assert [n for n in range(1, intervals.HORIZON + 1) if intervals.is_look(n)] == LOOKS
-    spent = (1 - intervals.BEYOND) * intervals.LOOKS_ALPHA
+    spent = (1 - intervals.BEYOND) * LOOKS_ALPHA
     assert ever_above(intervals.CRITICAL, LOOKS) == pytest.approx(spent, abs=1e-5)
     n = np.array(LOOKS, dtype=float)
     correlation = np.sqrt(np.minimum.outer(n, n) / np.maximum.outer(n, n))
