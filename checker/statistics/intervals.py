@@ -59,29 +59,32 @@ def radius(n: int, influence_sd: float, alpha: float) -> float:
     return influence_sd * sequence * (1 + SMALL_SAMPLE / math.sqrt(n))
 
 
-def depth(n: int, influence_sd: float, skewness: float) -> float:
+def depth(n: int, influence_sd: float, skewness: float, *, of_energies: bool = False) -> float:
     """Compute how far a statistic's lower bound lies below its estimate, in a run that looks at fixed n.
 
     From the first look to the horizon σ̂/√n · (3/q)·(∛(1 + q·(z − q/6)) − 1) with z = CRITICAL · (1 + SMALL_SAMPLE/√n):
     a flat group-sequential boundary (Pocock 1977; the constant by recursive integration, Armitage, McPherson, Rowe
     1969), the skewness removed by Hall's cubic transformation (Hall 1992, "On the removal of skewness by
-    transformation"). At other n `radius` at the rest of the error rate.
+    transformation"). At other n `radius` at the rest of the error rate. For energies at every n the same with the z
+    of `radius`: a few images of large norm can be most of them.
 
     Args:
         n: number of images, at least 1.
         influence_sd: as for `radius`.
         skewness: q, of the estimate itself (`grouped_jackknife`): for a mean the images' skewness over √n.
+        of_energies: whether the statistic is a share of the energy.
 
     Returns:
         The distance; infinity where the SD or the skewness is not known (NaN).
     """
-    if not FIRST_LOOK <= n <= HORIZON:
+    if not (of_energies or FIRST_LOOK <= n <= HORIZON):
         return radius(n, influence_sd, BEYOND * LOOKS_ALPHA)
     if not math.isfinite(influence_sd + skewness):
         return math.inf
-    z, q = CRITICAL * (1 + SMALL_SAMPLE / math.sqrt(n)), skewness
+    root, q = math.sqrt(n), skewness
+    z = root * radius(n, 1.0, LOOKS_ALPHA) if of_energies else CRITICAL * (1 + SMALL_SAMPLE / root)
     skewed = 3 / q * float(np.cbrt(1 + q * (z - q / 6)) - 1) if abs(q) > NO_SKEWNESS else z
-    return influence_sd / math.sqrt(n) * skewed
+    return influence_sd / root * skewed
 
 
 def share_floor(count: int, n: int) -> float:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA, Bounds, Statistic
+from robustcheck_onnx.thresholds.profile import ENERGIES, LOOKS_ALPHA, Bounds, Statistic
 
 from . import definitions, intervals
 
@@ -223,16 +223,16 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
     shared = alpha / SHARING
     levels = (shared if bounds == "together" else alpha, shared)
 
-    def distances(sd: float, skewness: float) -> tuple[float, float]:
+    def distances(sd: float, skewness: float, *, of_energies: bool) -> tuple[float, float]:
         low, high = (intervals.radius(n, sd, level) for level in levels)
-        return (intervals.depth(n, sd, skewness) if bounds == "looks" else low), high
+        return intervals.depth(n, sd, skewness, of_energies=of_energies) if bounds == "looks" else low, high
 
     def bounded(name: Statistic, ceiling: float) -> Interval:
         estimate = float(getattr(whole, name))
         sd, skewness = intervals.grouped_jackknife(estimate, getattr(without, name), sizes)
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
-        low, high = distances(sd, skewness)
+        low, high = distances(sd, skewness, of_energies=name in ENERGIES)
         return _interval(estimate, estimate - low, estimate + high, 0.0, ceiling)
 
     def two_sided() -> Interval:
@@ -241,7 +241,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         for share, *others in negative:
             sd, skewness = intervals.grouped_jackknife(float(share), np.array(others), sizes)
             for side, q in ((share, skewness), (1 - share, -skewness)):
-                low, high = distances(sd, q)
+                low, high = distances(sd, q, of_energies=True)
                 sides.append((side, side - low, side + high))
         estimate, low, high = np.min(sides, axis=0)
         return _interval(estimate, low, high, 0.0, 0.5)

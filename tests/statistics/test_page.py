@@ -122,11 +122,12 @@ def bounds_of(h: Array, groups: Array, kind: Bounds) -> dict[str, tuple[float, f
         sd, q = spread_and_skewness(whole, without, m.astype(float))
     sd[names.index("kurtosis")] = page.per_image.std(ddof=1)
     at_looks = kind == "looks" and C["first"] <= n <= C["last"]
-    z = C["c"] * (1 + C["w"] / math.sqrt(n))
+    of_energies = np.arange(len(whole)) >= names.index("negative_energy")
+    z = np.where(of_energies, math.sqrt(n) * sequence(n, C["energies"]), C["c"] * (1 + C["w"] / math.sqrt(n)))
     lower = {"each": 0.05, "together": 0.05 / 6, "looks": C["beyond"]}[kind]
     q = np.where(np.abs(q) > 1e-6, q, np.nan)
     skewed = np.where(np.isnan(q), z, 3 / q * (np.cbrt(1 + q * (z - q / 6)) - 1)) / math.sqrt(n)
-    depth = skewed if at_looks else sequence(n, lower)
+    depth = np.where(at_looks | ((kind == "looks") & of_energies), skewed, sequence(n, lower))
     low, high = np.maximum(whole - sd * depth, 0), np.minimum(whole + sd * sequence(n, 0.05 / 6), ends)
     out = {name: (whole[i], low[i], high[i]) for i, name in enumerate(names)}
     out["two_sidedness"] = (whole[6:].min(), low[6:].min(), high[6:].min())
