@@ -51,6 +51,8 @@ def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> t
             f"{shlex.join(['robustcheck', *models[:-1]])} --images {quoted(words[-1])}",
         )
     is_first = words[0] in images
+    if is_first and images_typed:  # a folder without a model
+        return list(words), None
     if not images or (len(images) == 1 and not (images_typed or strict or is_first)):
         return models, images[0] if images else None
     parents = {str(Path(image).parent) for image in images}
