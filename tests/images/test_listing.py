@@ -239,14 +239,6 @@ def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: pytest
     tracemalloc.stop()
 
 
-def test_a_file_that_a_glob_finds_twice_has_its_shortest_name(tmp_path: Path) -> None:
-    (tmp_path / "z").mkdir()
-    (tmp_path / "z" / "1.png").write_bytes(b"")
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "link").symlink_to(tmp_path / "z")
-    assert list(images.open_images(f"{tmp_path}/**/*.png").entries.names()) == ["z/1.png"]
-
-
 @pytest.mark.parametrize(
     ("text", "names"),
     [
