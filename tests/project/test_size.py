@@ -17,8 +17,8 @@ BUDGET = {
     "files": 274,
     "lines of the longest file": 504,
     "words in the first sentence of a docstring": 14,
-    "code lines of the tests": 26_000,
-    "nodes of the tests": 292_200,
+    "code lines of the tests": 25_980,
+    "nodes of the tests": 292_100,
 }
 
 
