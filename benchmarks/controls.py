@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.profile import DECIDING
 from robustcheck_onnx.thresholds.reference import references
 from support import lookup
 
@@ -35,8 +35,8 @@ The thresholds were fitted on these sets, so the table shows that the command do
 it does on unseen models; for that see the figures of left-out checkpoints in the profile. Traps that must not pass:
 `tests/whole/test_controls.py`, `tests/verdict`, [simulated families](operating-characteristic.md).
 
-| set | group | images used | K | K/Kc | top-3 share | outlier frequency | negative energy | of z | verdict | reasons |
-|---|---|---|---|---|---|---|---|---|---|---|
+| set | group | images used | strength | outlier frequency | two-sidedness | K | verdict | reasons |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -73,7 +73,7 @@ def main(embeddings: Path) -> None:
                 row.set,
                 row.group,
                 f"{s['n_images']} of {len(x)}",
-                *(bounds(s[name]) for name in STATISTICS),
+                *(bounds(s[name]) for name in (*DECIDING, "kurtosis")),
                 verdict["verdict"],
                 ", ".join(reason["id"] for reason in verdict["reasons"]),
             ]
