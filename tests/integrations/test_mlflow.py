@@ -96,9 +96,9 @@ def test_a_report_is_logged_whole(
     run = client.get_run(mlflow_log.log_report(passed, tracking_uri=store, html=html))
     assert run.info.status == "FINISHED"
     metrics, tags = run.data.metrics, run.data.tags
-    kurtosis = [*passed.evidence.statistics.kurtosis, ("threshold", 7.858)]
-    assert [metrics[f"robustcheck.kurtosis.{name}"] for name, _ in kurtosis] == [value for _, value in kurtosis]
-    assert len([name for name in metrics if name.endswith(".low")]) == 6
+    strength = [*passed.evidence.statistics.strength, ("threshold", 4.762)]
+    assert [metrics[f"robustcheck.strength.{name}"] for name, _ in strength] == [value for _, value in strength]
+    assert len([name for name in metrics if name.endswith(".low")]) == 3
     of = [tags[f"robustcheck.{name}"] for name in ("verdict", "model_digest", "profile_digest")]
     assert of == ["PASS", passed.evidence.model.digest, passed.profile.digest]
     folder = Path(client.download_artifacts(run.info.run_id, "robustcheck", str(tmp_path)))
@@ -209,7 +209,6 @@ def test_the_command_gates_and_logs(
         (gate, 1, "gate is closed"),  # nothing vouches for the report
         ([*gate, "--images", lookup_pass[1]], 0, "encoder version 1: gate is open"),
         (["log", report], 0, "logged PASS to run "),
-        (["gate", "encoder", "9", report], 2, "not found"),
         (["log", report, "--run-id", "0" * 32], 2, "not found"),
         (["log", report, "--html", "missing.html"], 2, "missing.html"),
     ):
@@ -222,11 +221,10 @@ def test_a_server_that_is_down_is_the_environments_fault_and_no_error_shows_its_
     passed: Report, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-0123")
-    report = str(write(passed, tmp_path / "r.json"))
-    for words in (["log", report], ["gate", "encoder", "1", report]):
-        assert cli.main(["mlflow", *words, "--tracking-uri", "http://user:pass-word@127.0.0.1:9"]) == 4
-        said = capsys.readouterr().err
-        assert ("http://***@127.0.0.1:9: MLflow's server" in said, "pass-word" in said) == (True, False)
+    words = ["mlflow", "log", str(write(passed, tmp_path / "r.json"))]
+    assert cli.main([*words, "--tracking-uri", "http://user:pass-word@127.0.0.1:9"]) == 4
+    said = capsys.readouterr().err
+    assert ("http://***@127.0.0.1:9: MLflow's server" in said, "pass-word" in said) == (True, False)
     assert registry._safe("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
 
 
@@ -287,7 +285,6 @@ def test_what_is_no_registered_model(register: Register, lookup_pass: Place, cap
     register(lookup_pass[0])
     for model, said in (
         ("models:/encoder/9", "not found"),
-        ("models:/nix/1", "not found"),
         ("models:/encoder", "must be models:/NAME/VERSION, models:/NAME@ALIAS"),
         ("models:/encoder/Production", "must be a number, or latest"),
         ("runs:/nothing/m", "must be models:/NAME/VERSION"),

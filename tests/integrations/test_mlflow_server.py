@@ -62,11 +62,7 @@ def test_a_report_is_logged_and_gates_its_model_version(
     assert cli.main(["mlflow", "log", str(report)]) == 0
     logged = capsys.readouterr().out.split()[-1]
     assert len(client.list_artifacts(logged, "robustcheck")) == 2
-    gate = ["mlflow", "gate", "encoder", version, str(report), "--alias", "champion"]
-    for words, code, state, aliases in (
-        (["--images", str(lookup_pass[1])], 0, "open", {"champion"}),
-        ([], 1, "closed", set[str]()),  # nothing vouches for the report
-    ):
-        assert cli.main([*gate, *words]) == code
-        assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == state
-        assert client.get_registered_model("encoder").aliases.keys() == aliases
+    photos = ["--images", str(lookup_pass[1])]
+    assert cli.main(["mlflow", "gate", "encoder", version, str(report), "--alias", "champion", *photos]) == 0
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "open"
+    assert client.get_registered_model("encoder").aliases == {"champion": version}

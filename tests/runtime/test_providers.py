@@ -50,7 +50,6 @@ def test_what_is_no_device() -> None:
         ("cuda:", "must be auto", "--device cuda"),
         ("cpu:1", "cpu has no number and no options", "--device cpu, or --device cuda"),
         ("auto,use_tf32=1", "auto has no number and no options", "--device auto, or --device cuda"),
-        ("tensort", "must be auto", "--device tensorrt"),
         ("", "must be auto", "--device auto"),
     ):
         with pytest.raises(UsageError, match=f"device is '{text}'; .*{said}") as caught:
