@@ -206,7 +206,7 @@ group = "other"
 label = "present"
 """
 LIST = b"image,label\nphoto.jpg,0\n../a.jpg,1\n"
-DEFAULT = Path(profile.__file__).parent / "data" / "default.json"
+DEFAULT = profile.DEFAULT
 TEMPLATE = settings_text.template().replace("\n#", "\n")
 TARGETS = {
     SELF_TEST: Target("any", lambda: (bytes(99),), breaks),

@@ -16,6 +16,7 @@ from robustcheck_onnx.thresholds.profile import Bounds
 from support import ROOT
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Indices = np.ndarray[Any, np.dtype[np.integer[Any]]]
 BOUNDS = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").partition("## Confidence bounds")[2]
 C = {name: float(value) for name, value in re.findall(r"`(\w+) = ([\d.]+)`", BOUNDS)}
 
@@ -23,7 +24,7 @@ C = {name: float(value) for name, value in re.findall(r"`(\w+) = ([\d.]+)`", BOU
 class Page:
     """The quantities of usable representations, named as the package names them."""
 
-    def __init__(self, h: Array, strongest: Array | None = None, first: Array | None = None) -> None:
+    def __init__(self, h: Array, strongest: Indices | None = None, first: Indices | None = None) -> None:
         n, d = h.shape
         z = (h - h.mean(1, keepdims=True)) / h.std(1, keepdims=True)
         share = (z**4).mean(0) / (d * (z**4).mean())
@@ -53,7 +54,7 @@ class Page:
         self.distinct_share = (1 + (np.diff(ranks) > 1e-6 * ranks[1:]).sum()) / len(ranks)
 
 
-def negative(x: Array, left_out: Array) -> float:
+def negative(x: Array, left_out: Indices) -> float:
     rest = np.delete(x, left_out, axis=1)
     return float((np.minimum(rest, 0) ** 2).sum() / (rest**2).sum())
 
@@ -106,7 +107,7 @@ def rate_of_tail(s: int, n: int, level: float) -> float:
     return 0.0 if s == 0 else crossing(s / n, 0.0, is_beyond)
 
 
-def bounds_of(h: Array, groups: Array, kind: Bounds) -> dict[str, tuple[float, float, float]]:
+def bounds_of(h: Array, groups: Indices, kind: Bounds) -> dict[str, tuple[float, float, float]]:
     """Return the estimate and both bounds of each deciding statistic of this profile and earlier ones."""
     page, n, d = Page(h), len(h), h.shape[1]
     names = ("strength", "kurtosis", "persistence_ratio", "top3_share", "negative_energy", "negative_z_energy")

@@ -40,7 +40,7 @@ def never_decided() -> profile.Profile:
 
 def never_narrow() -> profile.Profile:
     """The default profile with bounds so wide that no look decides: all images are measured, and looked at."""
-    return profile.seal(profile.load().model_copy(update={"id": "wide", "alpha": 1e-60}))
+    return profile.seal(profile.load().model_copy(update={"id": "wide", "alpha": 1e-60, "bounds": "each"}))
 
 
 def parts(opened: measure.Opened, *spans: tuple[int, int]) -> list[Measurement]:
