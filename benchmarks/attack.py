@@ -1,4 +1,4 @@
-"""Constructions that try to pass the rule of three statistics, and what the rules before and beside it say of them.
+"""Constructions that try to pass the rule of three statistics, and what earlier rules and candidates say of them.
 
 python benchmarks/attack.py
 

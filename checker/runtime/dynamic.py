@@ -12,7 +12,6 @@ from robustcheck_onnx.checker.arrays import GenericArray
 
 # onnx ≥ 1.21 and ONNX Runtime write these; others, such as DynamicQuantizeLSTM, are in no vision encoder
 LINEAR, MATMUL = "DynamicQuantizeLinear", "DynamicQuantizeMatMul"
-Scales = dict[str, GenericArray]
 
 
 def scales_over_batch(model: onnx.ModelProto) -> bool:

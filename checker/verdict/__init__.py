@@ -22,4 +22,4 @@ from .notes import (
 )
 from .pixels import steps_text
 from .reasons import KINDS, NAMES, RENAMED, RULES, Kind, below_reasons
-from .rule import SAME_NUMBERS, Reason, Verdict, decided, inside, judge, outside, reason, verdict_for
+from .rule import Reason, Verdict, decided, inside, judge, limit_of, outside, reason, verdict_for

@@ -10,20 +10,18 @@ from robustcheck_onnx.thresholds.profile import Profile
 
 
 def load_profile(thresholds: str | Path | Profile | None) -> Profile:
-    """The profile that `thresholds` of `check` means. Raises UsageError for one without its seal."""
+    """Return the profile that `thresholds` means. Raises UsageError for one that can't be used."""
     if isinstance(thresholds, Profile):
-        if thresholds.digest != profiles.digest_of(thresholds):  # reports and the cache know a profile by its digest
-            raise UsageError(
-                f"profile {thresholds.id}: digest does not match the content; a changed profile must be sealed",
-                "robustcheck calibrate --help",
-            )
+        wrong = profiles.wrong_statistics(thresholds)
+        if thresholds.digest != profiles.digest_of(thresholds):  # reports know a profile by its digest
+            wrong = "digest does not match the content; a changed profile must be sealed"
+        if wrong:
+            raise UsageError(f"profile {thresholds.id}: {wrong}", "robustcheck calibrate --help")
         return thresholds
     try:
         return profiles.load(thresholds)
-    except profiles.ProfileError as fault:
-        raise UsageError(str(fault), "leave out --thresholds for the default profile") from fault
-    except RecursionError as fault:
+    except (profiles.ProfileError, RecursionError) as fault:
+        deep = f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile"
         raise UsageError(
-            f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile",
-            "leave out --thresholds for the default profile",
+            deep if isinstance(fault, RecursionError) else str(fault), "leave out --thresholds for the default profile"
         ) from fault

@@ -17,7 +17,7 @@ from typing import Any, Final
 from robustcheck_onnx.checker.evidence import NOT_MEASURED
 from robustcheck_onnx.checker.model import PRESETS
 from robustcheck_onnx.checker.report import Report, ruling
-from robustcheck_onnx.checker.verdict import SAME_NUMBERS, execution_notes, memory_note
+from robustcheck_onnx.checker.verdict import execution_notes, limit_of, memory_note
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
 SAME_ENVIRONMENT: Final = 1e-4
@@ -47,10 +47,7 @@ SHOWN: Final = 60  # characters of a value in a message
 
 def tolerance_of(second: Report, *, elsewhere: bool) -> float:
     """The relative difference that measured numbers may have; of the second run's model, not of the report's word."""
-    precision = second.evidence.execution.precision
-    return (
-        OTHER_ENVIRONMENT_FACTOR * SAME_NUMBERS.get(precision, SAME_NUMBERS["fp32"]) if elsewhere else SAME_ENVIRONMENT
-    )
+    return OTHER_ENVIRONMENT_FACTOR * limit_of(second.evidence) if elsewhere else SAME_ENVIRONMENT
 
 
 def disagreements(

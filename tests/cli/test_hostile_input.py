@@ -24,7 +24,6 @@ from support.bad_input import Run
 
 DIGITS = "9" * 5000  # more than Python makes an integer of
 DEEP = "[" * 100_000
-MANY = 2**62
 CHECK = "check {} --images {} --preprocess imagenet -qq"
 Refused = Callable[..., tuple[int, str]]
 
@@ -84,7 +83,6 @@ def external(**entries: str) -> str:
     return "".join(f'external_data {{ key: "{key}" value: "{value}" }} ' for key, value in entries.items())
 
 
-NO_TEXT = rb"w\xff\xfeab"  # protobuf takes any bytes for a text, and gives them as bytes
 MODELS: list[tuple[bytes, str]] = [
     (with_weight("dims: -1"), "its shape [16, 3, 3, 3, -1] and type float need -1728"),
     (with_weight(external(location="w.bin") + external(location="../passwd")), "has an entry twice"),

@@ -25,7 +25,6 @@ PLACES = ("[2,3]", "[1]", "[1,2,3]")
 SHIFT = "squares = Mul(z, z); ms = ReduceMean(squares, [1]); sd = Sqrt(ms)"
 STORED_8 = "q = QuantizeLinear(z, 0.1, zero8); stored = Identity(q)"
 STORED = "{0}_q = QuantizeLinear({0}, 1.0, zero_u8); {0}_ = DequantizeLinear({0}_q, 1.0, zero_u8)".format
-SHIFT_8 = f"{SHIFT}; {STORED('sd')}; shift = Mul(sd_, w512); {STORED('shift')}"
 LOOKED = "i = ArgMax(z, axis=1, keepdims=0)"
 
 

@@ -120,6 +120,9 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, t
     # its digest would say that the packaged thresholds had judged, and the cache would take it for them
     with pytest.raises(UsageError, match="profile default-3: digest does not match the content"):
         check(model, images=photos, thresholds=changed)
+    other_alpha = profile.seal(changed.model_copy(update={"alpha": 0.01}))
+    with pytest.raises(UsageError, match="alpha is 0"):
+        check(model, images=photos, thresholds=other_alpha)
     loose = profile.seal(changed)  # the default's id, other content
     (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]
     assert loose.digest[:19] in note
