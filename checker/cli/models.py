@@ -72,14 +72,12 @@ def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> t
 
 def _holds(word: str) -> set[str]:
     """Return whether a place that was typed holds images, models or both; an empty folder counts as a model."""
-    from robustcheck_onnx.checker.images.listing import SET_SUFFIXES, folder_files  # after a signal, NumPy is not there
-
     if not is_address(word) and os.path.isdir(word):  # noqa: PTH112 # a Path would change the word
-        images = any(name.lower().endswith(SET_SUFFIXES) for name in folder_files(Path(word)))
+        images = any(name.lower().endswith(places.SET_SUFFIXES) for name in places.folder_files(Path(word)))
         return {"models"} if not images else {"images", "models"} if any(_below(word)) else {"images"}
     if form_of(word) not in ("", "terminal") and not is_address(word):
         raise UsageError(f"{word}: this is the name of a report, not of a model", f"-o {quoted(word)}")
-    return {"images" if word.lower().endswith(SET_SUFFIXES) else "models"}
+    return {"images" if word.lower().endswith(places.SET_SUFFIXES) else "models"}
 
 
 def is_address(word: str) -> bool:
@@ -89,10 +87,13 @@ def is_address(word: str) -> bool:
 
 def refuse_missing(models: Sequence[str]) -> None:
     """Raise UsageError for a model that is not there, before another one is measured."""
-    from robustcheck_onnx.checker.model import missing, parse_model
-
     for model in models:
         if not is_address(model) and not os.path.lexists(model):
+            from robustcheck_onnx.checker.model import (  # not where the files are there: ONNX Runtime
+                missing,
+                parse_model,
+            )
+
             parse_model(model)
             raise missing(Path(model))
 

@@ -132,11 +132,9 @@ def _is_document(path: Path) -> bool:
 
 def _is_image_or_model(path: Path) -> bool:
     """Whether the path is a file with the suffix of an image or a model, and no document of this tool."""
-    if not path.is_file() or _is_document(path):
-        return False
-    from robustcheck_onnx.checker.images.decode import SUFFIXES  # needed only where a report replaces a file
+    from robustcheck_onnx.checker.storage.places import SUFFIXES  # needed only where a report replaces a file
 
-    return path.suffix.lower() in {*SUFFIXES, ".onnx"}
+    return path.is_file() and not _is_document(path) and path.suffix.lower() in {*SUFFIXES, ".onnx"}
 
 
 def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:

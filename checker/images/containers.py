@@ -22,11 +22,12 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import AnyArray, Counts
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
+from robustcheck_onnx.checker.storage.places import SUFFIXES, is_hidden
 from robustcheck_onnx.checker.storage.stores import copied
 from robustcheck_onnx.checker.text import quoted
 
-from .decode import MAX_FILE_BYTES, SUFFIXES, UnreadableImageError
-from .entries import Entries, Entry, File, is_hidden, read_file
+from .decode import MAX_FILE_BYTES, UnreadableImageError
+from .entries import Entries, Entry, File, read_file
 
 _NPY: Final = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
 _ZIP: Final = b"PK"  # how an npz file starts

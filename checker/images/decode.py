@@ -16,6 +16,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from robustcheck_onnx.checker.storage.places import SUFFIXES
+
 MAX_PIXELS: Final = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
 MAX_FILE_BYTES: Final = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
 MAX_ASPECT: Final = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
@@ -31,31 +33,6 @@ ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT = (
     "16-bit rescaled",
 )
 
-SUFFIXES: Final = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".mpo": "MPO",
-    ".png": "PNG",
-    ".apng": "PNG",
-    ".webp": "WEBP",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".dib": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".ppm": "PPM",
-    ".pgm": "PPM",
-    ".pbm": "PPM",
-    ".pnm": "PPM",
-    ".jp2": "JPEG2000",
-    ".avif": "AVIF",
-    # Pillow cannot decode these three alone: listed so that such a file is a named skip, not invisible
-    ".heic": "HEIC",
-    ".heif": "HEIC",
-    ".jxl": "JXL",
-}
 """Suffix of an image file (lower case) and the format it promises."""
 
 # Only these decoders are ever tried: no EPS (would start Ghostscript), no PDF, no stub formats.

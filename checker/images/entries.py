@@ -171,11 +171,6 @@ class Rows:
         )
 
 
-def is_hidden(part: str) -> bool:
-    """Return whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
-    return part.startswith(".") and part not in (".", "..")
-
-
 def is_url(name: str) -> bool:
     """Return whether a row names a URL rather than a path."""
     return "://" in name

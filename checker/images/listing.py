@@ -14,12 +14,22 @@ from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, expand, nearest_path, parse_place, walk
+from robustcheck_onnx.checker.storage.places import (
+    SUFFIXES,
+    Place,
+    Url,
+    as_typed,
+    expand,
+    folder_files,
+    is_ignored,
+    nearest_path,
+    parse_place,
+    unreadable_folder,
+)
 from robustcheck_onnx.checker.storage.stores import RemoteFile, open_url
 
 from . import containers, manifest
-from .decode import SUFFIXES
-from .entries import Entries, Entry, File, file_entries, is_hidden, read_remote
+from .entries import Entries, Entry, File, file_entries, read_remote
 
 Kind = Literal[
     "bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors", "paths", "pictures"
@@ -28,15 +38,9 @@ Kind = Literal[
 KINDS: Final = (
     "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
 )
-_IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
 MOST_NAMES: Final = 100_000  # of one pattern with braces
 _RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
-SET_SUFFIXES: Final = (
-    *SUFFIXES,
-    *(".txt", ".csv", ".jsonl", ".ndjson", ".npy", ".npz", ".tar", ".parquet", ".arrow"),
-)
-"""of a file that is an image set"""
 _COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -156,7 +160,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries]:
         below = Path(folder).relative_to(fixed)
         return below != Path() and is_ignored(below.as_posix())
 
-    matches = map(Path, expand(parts, _unreadable, lambda folder: folder_files(Path(folder)), leaves_out))
+    matches = map(Path, expand(parts, unreadable_folder, lambda folder: folder_files(Path(folder)), leaves_out))
     files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
     once: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
@@ -216,35 +220,9 @@ def _refuse_pipe(file: File) -> None:
         )
 
 
-def _unreadable(fault: OSError) -> UsageError:
-    return UsageError(
-        f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
-        f"ls -ld {shlex.quote(str(fault.filename))}",
-    )
-
-
 def image_files(folder: Path) -> list[str]:
     """Return the names in `folder_files` that are images by their suffix."""
     return [name for name in folder_files(folder) if suffix(name) in SUFFIXES]
-
-
-def folder_files(folder: Path) -> list[str]:
-    """Return the names of all visible files below a folder, relative to it, `/` as separator.
-
-    A folder that links lead to twice is entered once, by the first name in sorted order.
-    """
-    files = []
-    for top, folders, names in walk([str(folder)], _unreadable):
-        folders[:] = sorted(name for name in folders if not is_ignored(name))
-        below = Path(top).relative_to(folder).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        files += [prefix + name for name in names if not is_ignored(name)]
-    return files
-
-
-def is_ignored(name: str) -> bool:
-    """Return whether a path has a hidden part, or one that systems add."""
-    return any(is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))
 
 
 def is_pattern(text: str) -> bool:

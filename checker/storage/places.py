@@ -10,6 +10,7 @@ import fnmatch
 import glob
 import os
 import re
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,46 @@ _IN_TEXT: Final = re.compile(
     r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]])"
 )
 _ADDRESSES: Final = ("hf", *REGISTRY, "abfs", "abfss", "az", "wasb", "wasbs")  # where what stands before @ is no secret
+SUFFIXES: Final = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".mpo": "MPO",
+    ".png": "PNG",
+    ".apng": "PNG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".pbm": "PPM",
+    ".pnm": "PPM",
+    ".jp2": "JPEG2000",
+    ".avif": "AVIF",
+    # Pillow cannot decode these three alone: listed so that such a file is a named skip, not invisible
+    ".heic": "HEIC",
+    ".heif": "HEIC",
+    ".jxl": "JXL",
+}
+"""of an image file, and the format that it promises"""
+SET_SUFFIXES: Final = (
+    *SUFFIXES,
+    ".txt",
+    ".csv",
+    ".jsonl",
+    ".ndjson",
+    ".npy",
+    ".npz",
+    ".tar",
+    ".parquet",
+    ".arrow",
+)
+"""of a file that is an image set"""
+_IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
 
 
 @dataclass(frozen=True)
@@ -296,3 +337,35 @@ def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None)
         raise error(fault) from fault
     is_hidden = part.startswith(".")
     return [os.path.join(folder, name) for name in names if is_hidden or not name.startswith(".")]  # noqa: PTH118
+
+
+def is_hidden(part: str) -> bool:
+    """Return whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
+    return part.startswith(".") and part not in (".", "..")
+
+
+def unreadable_folder(fault: OSError) -> UsageError:
+    """Return the error of a folder of an image set that can't be read."""
+    return UsageError(
+        f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
+        f"ls -ld {shlex.quote(str(fault.filename))}",
+    )
+
+
+def folder_files(folder: Path) -> list[str]:
+    """Return the names of all visible files below a folder, relative to it, `/` as separator.
+
+    A folder that links lead to twice is entered once, by the first name in sorted order.
+    """
+    files = []
+    for top, folders, names in walk([str(folder)], unreadable_folder):
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        below = Path(top).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        files += [prefix + name for name in names if not is_ignored(name)]
+    return files
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a path has a hidden part, or one that systems add."""
+    return any(is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))

@@ -181,7 +181,7 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: py
 @pytest.mark.long
 @on_ray
 def test_a_gpu_is_not_named_where_ray_gives_them_out(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--device is cuda:1; Ray gives out the GPUs"):
+    with pytest.raises(UsageError, match="device is cuda:1; Ray gives out the GPUs"):
         run([new_job(tmp_path / "m.onnx", device="cuda:1")], profile.load(), engine="ray")
 
 
