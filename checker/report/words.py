@@ -88,8 +88,7 @@ def strength_of(statistics: Statistics) -> float | None:
 
 
 def notable_features(statistics: Statistics) -> list[OutlierFeature]:
-    """Return the strongest three, which make up the strength, and all that are extreme in at least half of the "
-    "images."""
+    """Return the strongest three, which make up the strength, and all that are extreme in half of the images."""
     return [f for rank, f in enumerate(statistics.features) if f.persistent or rank < TOP_FEATURES]
 
 
