@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
+from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
 
 SIZES = ((1000, 768, 1.0), (21_843, 1024, 10.0))  # classes, features, goal in s
 IMAGES = 300

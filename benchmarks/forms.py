@@ -29,7 +29,7 @@ from planted import ends, exports, hub, layouts, negatives, optimised, precision
 from planted.encoder import PLANTED_FEATURE
 from planted.form import Form
 
-from robustcheck_onnx.checker.runtime.device import cpu_name
+from robustcheck_onnx.checker.runtime.session import cpu_name
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "forms.md"

@@ -37,9 +37,14 @@ from robustcheck_onnx.checker.images.decode import decode
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.runtime import doctor
-from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
-from robustcheck_onnx.checker.runtime.providers import parse_device, why_missing
-from robustcheck_onnx.checker.runtime.session import device_memory, open_session
+from robustcheck_onnx.checker.runtime.session import (
+    cpu_name,
+    cpu_threads,
+    device_memory,
+    open_session,
+    parse_device,
+    why_missing,
+)
 from robustcheck_onnx.checker.storage.places import OFFLINE
 from robustcheck_onnx.checker.verdict import judge, load_profile
 from robustcheck_onnx.thresholds.profile import STATISTICS

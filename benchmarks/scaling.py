@@ -31,7 +31,7 @@ from robustcheck_onnx.checker.images.decode import decode
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, merge, nothing_yet
-from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
+from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds import profile
 from support import lookup

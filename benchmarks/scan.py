@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
 from robustcheck_onnx.checker.runtime.runner import BATCH_SIZE, Runner
+from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
 from robustcheck_onnx.checker.scan.depth import Depth
 from robustcheck_onnx.checker.scan.plan import measuring_model, plan_scan
 

@@ -37,16 +37,19 @@ from robustcheck_onnx.checker.storage.stores import (
 )
 from robustcheck_onnx.checker.text import quoted, type_name
 
-from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES, sidecar_paths
 from .contract import parse_contract, properties
 from .file import external_locations
 from .sidecar import (
+    HUB_FOLDER,
     IMAGE_TOWER,
+    OWN_SUFFIX,
     PRECISION,
+    SIDECAR_NAMES,
     TEXT_TOWER,
     WHOLE_AND_IMAGE_TOWER,
     checkpoint_part,
     says_pixels,
+    sidecar_paths,
     takes_no_image,
 )
 

@@ -1,20 +1,35 @@
-"""What a representation ends in (a linear layer, a norm, an activation), and whether it is rectified. Pure."""
+"""Classify what a representation ends in (a linear layer, a norm, an activation), and pool it to one row per image.
+
+A last linear layer that only turns the coordinates (PCA, truncated SVD, a rotation) is recognised: it was not learned.
+Pure.
+"""
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from robustcheck_onnx.checker.arrays import Array, GenericArray
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.thresholds.ends import WRITTEN_ZERO_AT, End
 
 from .layers import (
     ACTIVATION,
     AFFINE,
     COMPARISON,
+    ELEMENTWISE,
     LINEAR,
     NORMALISATION,
     POOL,
@@ -22,11 +37,16 @@ from .layers import (
     SCALING,
     SUM_AT,
     UNSIGNED,
+    WEIGHT_AT,
     Layers,
+    data_inputs,
     integer,
+    integers,
+    needed_nodes,
     nested_nodes,
     text_of,
 )
+from .weights import Weights, values_of
 
 SUMS = frozenset(("Add", "Sum", "Mean", "QLinearAdd"))  # a residual stream, an average of views
 JOINS = SUMS | {"Sub", "Concat", "QLinearConcat"}
@@ -300,3 +320,289 @@ def _activation_name(layers: Layers, names: tuple[str, ...], source: str) -> str
             ops.add(_maker(layers, tensor))
     usual = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu"}
     return next((usual[op] for op in usual if op in ops), "HardSwish" if ops & {"Clip", "Relu"} else "Product")
+
+
+# RMS cosine of two features, in units of 1/√n (random vectors of length n have 1): a rotation has 0, rounded to 4 bits
+# 0.28; the layers of EfficientNet-Lite0 have 0.70 or more (measured)
+ORTHOGONAL = 0.4
+COLUMNS = 256  # features that are compared, pair by pair
+# position of the weight's zero point in the layers that take their weight quantised
+ZERO_POINT_AT = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 3}
+ZERO_POINT_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulIntegerToFloat": 5}
+
+
+def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, folder: Weights) -> bool | None:
+    """Whether a linear layer that ends `tensor` has features orthogonal to each other.
+
+    Such a layer puts the mean direction of any representation on one axis, where it reads as a persistent outlier
+    feature that the encoder does not have. Of several linear layers with nothing between them, and of those whose
+    outputs are joined or added, one is enough.
+
+    Args:
+        proto: the graph with its initializers. layers: the same graph for walking. tensor: the representation.
+        folder: where weights lie (`OnnxFile.weights`); only these layers' are read.
+
+    Returns:
+        None where a weight could not be read (it is computed from the image, or is no matrix) and no other one is.
+    """
+    weights = [_weight(proto, layers, node, folder) for node in last_linears(layers, tensor)]
+    if any(weight is not None and mutually_orthogonal(weight) for weight in weights):
+        return True
+    return None if any(weight is None for weight in weights) else False
+
+
+def mutually_orthogonal(weight: Array) -> bool:
+    """Whether the rows, or the columns, of a matrix are orthogonal to each other, far more so than random ones.
+
+    RMS over pairs of the cosine, times √n for vectors of length n: 0 for a rotation, 1 for random vectors. Below
+    `ORTHOGONAL` they count as orthogonal: rounding to 4 bits leaves a rotation there.
+
+    Args:
+        weight: (input, feature) or (feature, input). Of either side the first `COLUMNS` are compared.
+
+    Returns:
+        False for a matrix with fewer than two vectors on either side; those of zeros or not finite are left out.
+    """
+    for vectors in (weight, weight.T):
+        norms = np.linalg.norm(vectors, axis=1)
+        part = (vectors[(norms > 0) & np.isfinite(norms)])[:COLUMNS]
+        if len(part) < 2:
+            continue
+        part = part / np.linalg.norm(part, axis=1, keepdims=True)
+        cosines = (part @ part.T)[np.triu_indices(len(part), 1)]
+        if np.sqrt(np.mean(cosines**2) * part.shape[1]) < ORTHOGONAL:
+            return True
+    return False
+
+
+def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> Array | None:
+    """Read a layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature.
+
+    None of one that can't be read, or is several matrices, each for features of its own: to a factor for each feature.
+    """
+    at = WEIGHT_AT.get(node.op_type, 1)
+    names = [name for name in (*node.input[at : at + 1], *node.input[:1]) if name not in layers.image_tensors]
+    if not names:
+        return None
+    if node.op_type in ("MatMulNBits", "MatMulBnb4"):
+        values = _unpacked(proto, layers, node, folder)
+    else:
+        values = constant(proto, layers, names[0], folder)
+    groups = integer(node, "group", 1)
+    if values is not None and values.ndim == 4 and "Conv" in node.op_type and groups == 1:
+        values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
+    if values is None or values.dtype.kind in "OSU":  # text is no weight
+        return None
+    if groups != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
+        return None
+    squeezed = np.squeeze(values).astype(np.float64)
+    if squeezed.ndim != 2:
+        return None
+    zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
+    name = node.input[zero_at] if zero_at < len(node.input) else ""
+    zero = constant(proto, layers, name, folder) if name else None
+    if zero is None:
+        return squeezed
+    by_row = zero.size > 1 and zero.size == len(squeezed) and zero.size != squeezed.shape[1]
+    points = zero.astype(np.float64).ravel()
+    return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
+
+
+def _keeps_axis(node: onnx.NodeProto) -> bool:
+    """Whether an Einsum leaves an axis of its weight that the other input has, too, as `bi,ij->bi` does."""
+    if node.op_type != "Einsum":
+        return False
+    terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
+    return bool(set.intersection(*map(set, terms.replace(".", "").split(",")), set(result)))
+
+
+def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:
+    """Read a tensor that does not depend on the image: an initializer, or what the graph computes from some."""
+    plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
+    maker = layers.producers.get(name)
+    if plain is None and maker is not None and maker.op_type == "Constant":
+        plain = next((attribute.t for attribute in maker.attribute if attribute.name == "value"), None)
+    return _computed(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
+
+
+def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> GenericArray | None:
+    """Unpack a weight of 4 or 8 bits: what the layer gives for each unit vector."""
+    scales = constant(proto, layers, node.input[2], folder)
+    size = integer(node, "K", 0)
+    if scales is None or size < 1:
+        return None
+    probe = onnx.NodeProto()
+    probe.CopyFrom(node)
+    probe.input[0], probe.output[0] = "unit_vectors", "unpacked"
+    unit = helper.make_node(
+        "Constant", [], ["unit_vectors"], value=numpy_helper.from_array(np.eye(size, dtype=scales.dtype))
+    )
+    return _computed(proto, layers, "unpacked", (unit, probe), folder)
+
+
+def _computed(
+    proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Weights
+) -> GenericArray | None:
+    """Compute `name` from constants with ONNX Runtime, by the graph's nodes and `more` behind them."""
+    nodes, needed = needed_nodes([*proto.graph.node, *more], name)
+    if not needed.isdisjoint(layers.image_tensors):
+        return None
+    graph = onnx.GraphProto(name="weight", node=nodes, output=[onnx.ValueInfoProto(name=name)])
+    if not graph.node:  # a sparse initializer, or nothing of this name
+        graph.output[0].name = "weight"
+        graph.node.append(helper.make_node("Identity", [name], ["weight"]))
+    for tensor in proto.graph.initializer:
+        if tensor.name in needed:
+            graph.initializer.append(numpy_helper.from_array(values_of(tensor, folder), tensor.name))
+    graph.sparse_initializer.extend(t for t in proto.graph.sparse_initializer if t.values.name in needed)
+    content = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # ORT's "fatal": what it can't compute is said by the exception
+    try:
+        session = ort.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {})[0])
+    except (ort_state.Fail, ort_state.InvalidGraph, ort_state.InvalidArgument, ort_state.NotImplemented,
+            ort_state.RuntimeException):  # fmt: skip
+        return None
+
+
+POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
+ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
+KEEPS_AXES = ELEMENTWISE | {"Concat", "HardSwish", "Gelu", "LeakyRelu", "Dropout", "Identity"}
+RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How a tensor becomes (image, feature)."""
+
+    pool: str
+    feature_axis: int
+    why: str
+    assumed: bool
+
+
+def choose_pool(
+    layers: Layers,
+    tensor: str,
+    shape: tuple[int | None, ...] | None,
+    crossed: AbstractSet[str] = frozenset(),
+    *,
+    where: str = "",
+) -> Pooling:
+    """Choose the pooling that a tensor needs: none for (image, feature), a mean over space, class token, or mean.
+
+    `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
+    file in messages.
+
+    Raises:
+        CannotAssessError: the tensor has 1 axis, or more than 4.
+    """
+    if shape is None or is_vector(shape):
+        on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
+        return Pooling("none", 1 if on_axis_1 else -1, "", False)
+    if len(shape) == 4:
+        axis = _channel_axis(layers, tensor)
+        where = "the last axis" if axis == -1 else "axis 1"
+        return Pooling("spatial_mean", axis or 1, f"mean over height and width, features on {where}", axis is None)
+    if len(shape) != 3:
+        raise CannotAssessError(
+            f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
+            f"robustcheck inspect {shlex.quote(where)} names other tensors; choose one with --tensor",
+        )
+    if "ReduceMean" in crossed:
+        return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)
+    if {"Gather", "Slice"} & crossed:
+        return Pooling("token_cls", -1, "first token, as the model's head does", False)
+    tokens = shape[1]
+    if _has_class_token(layers):
+        return Pooling("token_cls", -1, "first of the tokens: the graph puts a learned class token there", False)
+    if tokens is not None and math.isqrt(tokens) ** 2 == tokens:
+        return Pooling("token_mean", -1, f"mean over {tokens} tokens: a square grid without class token", False)
+    if tokens is not None and math.isqrt(tokens - 1) ** 2 == tokens - 1:
+        return Pooling("token_cls", -1, f"first of {tokens} tokens: one more than a square grid", True)
+    return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
+
+
+def is_vector(shape: tuple[int | None, ...]) -> bool:
+    """Whether a shape, of an array or known of a tensor, is (image, feature), or so with further axes of length 1."""
+    return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
+
+
+def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str, where: str) -> str:
+    """Translate what a user typed (an id of a pool, "cls" or "mean") to the id of a pool; `where` names the file.
+
+    Raises:
+        UsageError: no such pool, or one that does not fit the tensor's axes.
+    """
+    choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
+    if not choices:
+        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
+    if shape is None:
+        return choices[-1]
+    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape))]
+    if not fits:
+        raise UsageError(
+            f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
+            {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
+        )
+    return fits[0]
+
+
+def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
+    """Pool to (image, feature); means are taken in float64, selections keep the dtype.
+
+    `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
+    with features on `feature_axis`.
+
+    Raises:
+        CannotAssessError: the array has another number of axes than the pool needs.
+    """
+    if pool == "none" and values.ndim > 2 and is_vector(values.shape):
+        return np.ascontiguousarray(values.reshape(len(values), -1))
+    if values.ndim != RANKS[pool]:
+        raise CannotAssessError(
+            f"representation has shape {values.shape}; pool {pool} needs {RANKS[pool]} axes",
+            "--pool cls or --pool mean",
+        )
+    if pool == "token_cls":
+        return np.ascontiguousarray(values[:, 0])
+    if pool == "token_mean":
+        return np.asarray(values.mean(axis=1, dtype=np.float64))
+    if pool == "spatial_mean":
+        return np.asarray(np.moveaxis(values, feature_axis, -1).mean(axis=(1, 2), dtype=np.float64))
+    return values
+
+
+def show_shape(shape: tuple[int | None, ...] | None) -> str:
+    """Write a shape as text, unknown sizes as "?"."""
+    return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
+
+
+def _channel_axis(layers: Layers, tensor: str) -> int | None:
+    """Find the axis of the features of a 4-D tensor by the layer that made it; None when that does not show."""
+    while (node := layers.producers.get(tensor)) is not None:
+        op = node.op_type
+        if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
+            return -1
+        if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
+            return 1
+        if op == "Transpose":
+            order = integers(node, "perm")
+            return 1 if order == [0, 3, 1, 2] else -1 if order == [0, 2, 3, 1] else None
+        names = data_inputs(layers, node)
+        if not names or op not in KEEPS_AXES:
+            return None
+        tensor = names[0]
+    return None
+
+
+def _has_class_token(layers: Layers) -> bool:
+    """Whether some Concat over tokens joins a learned tensor with the image's."""
+    for node in layers.producers.values():
+        if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
+            of_image = [name in layers.image_tensors for name in node.input]
+            ranks = {len(layers.shapes[name]) for name in (*node.input, *node.output) if name in layers.shapes}
+            if any(of_image) and not of_image[0] and ranks <= {3}:
+                return True
+    return False

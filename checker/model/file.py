@@ -1,6 +1,11 @@
-"""An ONNX file on disk: its bytes become a protobuf.
+"""Read an ONNX file: its bytes become a checked model whose nodes are in order.
 
-Weights in external files are found and checked, but not loaded: ONNX Runtime reads them."""
+Weights in external files are located and checked, but ONNX Runtime reads them.
+
+ONNX requires that a node comes after those whose outputs it reads, and every walk relies on it. Some tools write
+another order: the float16 conversion of onnxruntime.transformers appends its Casts at the end of the graph. Such nodes
+are sorted.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +14,140 @@ import mmap
 import os
 import re
 import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.limits import max_model_bytes
 from robustcheck_onnx.checker.storage.places import local_path, nearest_path
 from robustcheck_onnx.checker.text import quoted, sha256_of
 
-from .external import (
+from .layers import bodies, subgraphs
+from .weights import (
     LFS_MARK,
+    Bytes,
+    ExternalFile,
+    Held,
+    Places,
     Weights,
+    aged_status,
     all_tensors,
     check_inline,
     check_length,
+    drop_pages,
     external_tensors,
     locate_weights,
     location_of,
+    parse_light,
+    read_file,
+    settle,
+    stamps_writes,
     use_resolved_names,
 )
-from .held import ExternalFile, Held, aged_status, read_file, settle, stamps_writes
-from .light import Bytes, Places, drop_pages, parse_light
-from .well_formed import check_dimensions, check_well_formed
+
+AGAIN = "download or export it again"
+MOST_VERSION = 2**31  # ONNX's schemas take no larger one
+MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to eight
+TYPES = frozenset(TensorProto.DataType.values())
+
+
+def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
+    """Check a model and its inner graphs and functions; a negative size becomes an unknown one, in place.
+
+    ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
+
+    Raises:
+        CannotAssessError: a name that is no UTF-8, two inputs of one name, a type that ONNX does not know, a node
+            with fewer inputs than its operator needs.
+    """
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
+    _check_nodes(where, [node for function in proto.functions for node in function.node], versions)
+    names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
+    for graph in _graphs(proto):
+        _check_nodes(where, graph.node, versions)
+        values = [*graph.input, *graph.output, *graph.value_info]
+        names += [value.name for value in values] + [weight.name for weight in graph.initializer]
+        names += [word for node in graph.node for word in (node.op_type, node.domain, *node.input, *node.output)]
+        names += [attribute.name for node in graph.node for attribute in node.attribute]
+        for weight in graph.initializer:
+            if weight.data_type == TensorProto.UNDEFINED:
+                raise CannotAssessError(f"{where}: weight '{weight.name!s:.80}' has no type; each needs one", AGAIN)
+        for value in values:
+            _check_type(where, value)
+    for word in names:
+        if not isinstance(word, str):  # protobuf gives bytes where a name is no UTF-8
+            raise CannotAssessError(f"{where}: name in the graph is {word!r:.80}; names must be UTF-8 text", AGAIN)
+    twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
+    if twice:
+        raise CannotAssessError(
+            f"{where}: several inputs are named '{twice[0]:.80}'; each needs a name of its own", AGAIN
+        )
+
+
+def check_dimensions(where: str, what: str, n: int) -> None:
+    """Refuse a tensor of many dimensions: their product is a number of as many digits as there is memory for.
+
+    Raises:
+        CannotAssessError.
+    """
+    if n > MOST_DIMENSIONS:
+        raise CannotAssessError(f"{where}: {what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible", AGAIN)
+
+
+def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graph, and those inside its nodes and functions."""
+    yield proto.graph
+    for part in (proto.graph, *proto.functions):
+        yield from bodies(part.node)
+
+
+def _check_type(where: str, value: onnx.ValueInfoProto) -> None:
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in TYPES:
+        raise CannotAssessError(
+            f"{where}: type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type", AGAIN
+        )
+    check_dimensions(where, f"'{value.name!s:.80}'", len(tensor.shape.dim))
+    for size in tensor.shape.dim:
+        if size.dim_value < 0:
+            size.ClearField("dim_value")
+
+
+def _check_nodes(where: str, nodes: Iterable[onnx.NodeProto], versions: dict[str, int]) -> None:
+    for node in nodes:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
+        if len(node.input) < least:
+            raise CannotAssessError(
+                f"{where}: node {node.op_type} has {len(node.input)} inputs; it needs at least {least}", AGAIN
+            )
+
+
+@cache
+def _least_inputs(op: object, domain: object, version: int) -> int:
+    """How many inputs an operator needs; 0 for one that ONNX does not know.
+
+    version: of its domain; below 1, as where the model names none, the newest.
+    """
+    if not isinstance(op, str) or not isinstance(domain, str) or version >= MOST_VERSION:
+        return 0
+    try:
+        if version < 1:
+            return int(onnx.defs.get_schema(op, domain).min_input)
+        return int(onnx.defs.get_schema(op, version, domain).min_input)
+    except onnx.defs.SchemaError:
+        return 0
+
 
 MAPPED_BYTES = 1 << 24  # 16 MiB; a smaller file is copied, and may change while it runs
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
@@ -278,3 +391,137 @@ def _is_text(start: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.end == len(start)  # only a character cut in two by our own limit
     return True
+
+
+# operators of ONNX and ONNX Runtime that hold graphs; to look for graphs in every node takes longer than all the rest
+HOLDERS = frozenset(
+    ("If", "Loop", "Scan", "SequenceMap", "FlexAttention", "BeamSearch", "GreedySearch", "Sampling",
+     "WhisperBeamSearch")
+)  # fmt: skip
+BEFORE = -1  # stands for what is there before the first node: inputs and weights
+
+
+def sort_model(proto: onnx.ModelProto, where: str) -> bool:
+    """Sort a model's graph, its functions and the graphs inside nodes, in place; say whether anything moved.
+
+    Args:
+        proto: the model. where: its file, named in errors.
+
+    Raises:
+        CannotAssessError: one name is written twice; nodes read each other in a circle.
+    """
+    moved = _sort_graph(proto.graph.node, _given(proto.graph, where), where)
+    for function in proto.functions:
+        given = dict.fromkeys(function.input, "an input")
+        moved |= _sort_graph(function.node, given, f"{where}: function {function.name}")
+    return moved
+
+
+def sorted_nodes(nodes: Sequence[onnx.NodeProto], given: Mapping[str, str], where: str) -> list[onnx.NodeProto] | None:
+    """Give the nodes in an order in which each reads only what stands before it; None if they have one already.
+
+    Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
+    linear in the number of inputs. A node reads what the graphs inside it read from outside.
+
+    Args:
+        nodes: of one graph.
+        given: names that are there before the first node, and what each is, in words.
+        where: the file, named in errors.
+
+    Raises:
+        CannotAssessError: a name is written twice; nodes read each other in a circle. The message names the tensor.
+    """
+    makers = dict.fromkeys(given, BEFORE)
+    for index, node in enumerate(nodes):
+        for name in node.output:
+            if name in makers:
+                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes", where)
+            if name:
+                makers[name] = index
+    if all(makers.get(name, BEFORE) < index for index, node in enumerate(nodes) for name in reads(node)):
+        return None
+    sources = [[makers[name] for name in reads(node) if name in makers] for node in nodes]
+    order: list[int] = []
+    placed = bytearray(len(nodes)) + b"\1"  # the last one is BEFORE
+    entered = bytearray(len(nodes))
+    for start in range(len(nodes)):
+        path = [start]
+        while path:
+            index = path[-1]
+            missing = [] if placed[index] else [source for source in sources[index] if not placed[source]]
+            if not missing:
+                path.pop()
+                if not placed[index]:
+                    placed[index] = 1
+                    order.append(index)
+                continue
+            entered[index] = 1
+            for source in missing:
+                if entered[source]:
+                    raise _circle(nodes, [at for at in path if entered[at] and not placed[at]], source, where)
+            path += reversed(missing)
+    return [nodes[index] for index in order]
+
+
+def reads(node: onnx.NodeProto) -> Sequence[str]:
+    """Name what a node reads, and what the graphs inside it read from outside. An input that is left out is ""."""
+    if node.op_type not in HOLDERS:
+        names: Sequence[str] = node.input
+        return names
+    return [*node.input, *(name for graph in subgraphs(node) for name in _outer_reads(graph))]
+
+
+def _outer_reads(graph: onnx.GraphProto) -> Iterator[str]:
+    written = {name for node in graph.node for name in node.output}
+    written.update(value.name for value in graph.input)
+    written.update(_weights(graph))
+    within = chain.from_iterable(reads(node) for node in graph.node)
+    yield from (name for name in chain(within, (value.name for value in graph.output)) if name not in written)
+
+
+def _sort_graph(nodes: MutableSequence[onnx.NodeProto], given: Mapping[str, str], where: str) -> bool:
+    """Sort the nodes of one graph in place, those of the graphs inside them first. `nodes` is a protobuf field."""
+    moved = False
+    kept = list(nodes)
+    for node in kept:
+        if node.op_type in HOLDERS:
+            for graph in subgraphs(node):  # not deep: protobuf parses no message that is nested deeper than 100
+                moved |= _sort_graph(graph.node, _given(graph, where), where)
+    order = sorted_nodes(kept, given, where)
+    if order is not None:
+        del nodes[:]
+        nodes.extend(order)
+    return moved or order is not None
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+
+
+def _given(graph: onnx.GraphProto, where: str) -> dict[str, str]:
+    """Name the inputs and the weights of a graph, and say which each is; an input may have a weight as its default."""
+    given = dict.fromkeys((value.name for value in graph.input), "an input")
+    for name in _weights(graph):
+        if given.get(name) == "a weight":
+            raise _written_twice(name, "two weights", where)
+        given[name] = "a weight"
+    return given
+
+
+def _written_twice(name: str, by: str, where: str) -> CannotAssessError:
+    return CannotAssessError(
+        f"{where}: tensor {name!r} is written twice, by {by}; each name must stand for one tensor",
+        "export the model again",
+    )
+
+
+def _circle(nodes: Sequence[onnx.NodeProto], path: Sequence[int], source: int, where: str) -> CannotAssessError:
+    circle = path[path.index(source) :]
+    name = next(name for name in nodes[source].output if name)
+    ops = ", ".join(nodes[index].op_type for index in circle[:4]) + ", …" * (len(circle) > 4)
+    return CannotAssessError(
+        f"{where}: tensor {name!r} is computed from itself, through {len(circle)} node{'s' * (len(circle) > 1)} "
+        f"({ops}); the nodes of a graph must not form a circle",
+        "export the model again",
+    )

@@ -1,21 +1,350 @@
-"""Find which preprocessing belongs to a model, and where each value came from."""
+"""Find the preprocessing of a model, and where each value came from.
+
+Read are our own files, and those of open_clip, timm and transformers.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
+import math
+import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.storage.places import nearest_path
-from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.text import quoted, rule_of
 
-from .configs import HUB_FOLDER, LOOK, OWN_SUFFIX, parse_config, read_object, sidecar_paths
+OWN_SUFFIX: Final = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
+SIDECAR_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
+HUB_FOLDER: Final = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX files
+LOOK: Final = "robustcheck explain preprocessing"
+_MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
+_PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
+# Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
+# (transformers: default_to_square of the class).
+_SHORTEST: Final = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP", "ConvNext", "Levit", "MobileViT", "PoolFormer")
+_SQUARE: Final = ("ViT", "Siglip", "DeiT", "Beit")
+# Processors whose pixels a test compares with ours, and keys that stand for steps known here or for none; whatever else
+# a file holds could be a step.
+_KINDS: Final = re.compile(
+    "AltCLIP|Beit|Bit|Blip|CLIP|Chameleon|ChineseCLIP|ConvNext|DINOv3ViT|DPT|DeiT|EfficientNet|Flava|Gemma3|GotOcr2|Levit"
+    "|Llava|MobileNetV[12]|MobileViT|Ovis2|OwlViT|PoolFormer|Pvt|Sapiens2|SegGpt|Segformer|Siglip|Swin|Tipsv2|ViT"
+)
+_KNOWN: Final = re.compile(
+    "do_(resize|center_crop|rescale|normalize|convert_rgb)|size|resample|crop_size|rescale_factor"
+    "|image_(mean|std)|(image_processor|feature_extractor)_type|processor_class|auto_map|(input_)?data_format|_.*"
+    "|(codebook|mask|keypoint)_.*|(min|max)_patches|input_size_patches|total_mask_patches|use_covering_area_grid"
+)
+
+
+def sidecar_paths(model: Path) -> tuple[Path, ...]:
+    """List where a model's sidecar may lie, the first that is there counts: our own, then those of the libraries.
+
+    Those of the libraries lie beside the model or, as on Hugging Face's hub, above a folder `onnx` that holds it.
+    """
+    folders = [model.parent]
+    if model.parent.absolute().name == HUB_FOLDER:
+        above = model.parent.parent if model.parent.name else Path("..")
+        if os.access(above, os.R_OK | os.X_OK):  # else nobody could tell whose sidecar it is
+            folders.append(above)
+    return model.with_suffix(OWN_SUFFIX), *(folder / name for folder in folders for name in SIDECAR_NAMES)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the JSON object in a file.
+
+    Raises:
+        UsageError: too large, unreadable, no JSON, or no object.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path}: file is larger than {_MAX_BYTES:,} bytes; a preprocessing file is small")
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as fault:
+        raise UsageError(
+            f"{path}: content is not readable JSON ({fault}); a preprocessing file must be",
+            f"python -m json.tool {quoted(path)}",
+        ) from fault
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{path}: content is a JSON {type(values).__name__}; it must be an object",
+            LOOK,
+        )
+    return values
+
+
+Parsed = tuple[dict[str, Any], dict[str, str]]  # fields of our record; those that are a library's default: its name
+
+
+def parse_config(
+    path: Path, values: dict[str, Any], input_size: tuple[int, int] | None
+) -> tuple[Preprocessing, dict[str, str]]:
+    """Read our record out of any known format, recognised by its keys (a user's FILE may have any name).
+
+    Args:
+        path: the file, named in errors. values: its content.
+        input_size: height and width of the model's input (px); None where it leaves them open.
+
+    Returns:
+        The record, and which of its fields are a library's default: its name.
+
+    Raises:
+        UsageError: a value is missing, impossible or not supported.
+    """
+    reader: Callable[[Path, dict[str, Any], tuple[int, int] | None], Parsed]
+    if "preprocess_cfg" in values:
+        reader = _from_open_clip
+    elif "pretrained_cfg" in values:
+        reader = _from_timm
+    elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
+        reader = _from_hugging_face
+    elif path.name == "open_clip_config.json":
+        raise UsageError(f"{path}: preprocess_cfg is missing; an open_clip configuration must have it")
+    else:
+        reader = _from_own
+    try:
+        fields, defaults = reader(path, values, input_size)
+    except UsageError as fault:
+        fault.hint = fault.hint or LOOK
+        raise
+    try:
+        return Preprocessing.model_validate(fields), defaults
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "preprocessing"
+        value = "missing" if first["type"] == "missing" else repr(first["input"])[:80]
+        raise UsageError(f"{path}: {field} is {value}; {rule_of(first)}", LOOK) from fault
+
+
+def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
+    given = _section(path, values, "preprocessing") if "preprocessing" in values else values
+    for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
+        if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
+            raise UsageError(
+                f"{path}: {field} is missing; it must be stated, {none} where nothing is done",
+                LOOK,
+            )
+    squares = {field: _edges(path, field, given[field]) for field in ("size", "resize_size") if field in given}
+    return given | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
+
+
+def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
+    """Read open_clip's transform.PreprocessCfg as image_transform does; absent values are that class's defaults."""
+    given = _section(path, values, "preprocess_cfg")
+    defaults: dict[str, str] = {}
+
+    def get(key: str, field: str, default: Any) -> Any:
+        if given.get(key) is None:
+            defaults[field] = "open_clip default"
+            return default
+        return given[key]
+
+    if given.get("mode", "RGB") != "RGB":
+        raise UsageError(f"{path}: mode is {given['mode']!r}; only RGB is supported")
+    size = given.get("size")
+    if size is None:
+        vision = values.get("model_cfg", {}).get("vision_cfg", {}) if isinstance(values.get("model_cfg"), dict) else {}
+        size = vision.get("image_size") if isinstance(vision, dict) else None
+    edges = _edges(path, "size", size)
+    mode = _one_of(
+        path, "resize_mode", get("resize_mode", "resize_mode", "shortest"), ("shortest", "longest", "squash")
+    )
+    fill = _number(path, "fill_color", get("fill_color", "fill", 0))
+    return {
+        "size": edges,
+        "resize_mode": mode,
+        "resize_size": edges,
+        "interpolation": _one_of(
+            path, "interpolation", get("interpolation", "interpolation", "bicubic"), ("bicubic", "bilinear")
+        ),
+        "crop": "none" if mode == "squash" else "center",
+        "fill": (round(fill),) * 3,
+        "mean": _triple(path, "mean", get("mean", "mean", CLIP.mean)),
+        "std": _triple(path, "std", get("std", "std", CLIP.std)),
+    }, defaults
+
+
+def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] | None) -> Parsed:
+    """Read timm's configuration as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
+
+    Where the model's input has the size of `test_input_size`, timm's test size and crop are used.
+    """
+    given = _section(path, values, "pretrained_cfg")
+    defaults: dict[str, str] = {}
+
+    def get(key: str, field: str, default: Any) -> Any:
+        if not given.get(key):
+            defaults[field] = "timm default"
+            return default
+        return given[key]
+
+    def edges_of(key: str) -> tuple[int, int]:
+        shape = given.get(key) or (3, 224, 224)
+        if not isinstance(shape, (list, tuple)) or len(shape) != 3 or shape[0] != 3:
+            raise UsageError(f"{path}: {key} is {shape}; it must be [3, height, width]")
+        return _edges(path, key, list(shape[1:]))
+
+    size, crop_pct = edges_of("input_size"), get("crop_pct", "resize_size", 0.875)
+    if not given.get("input_size"):
+        defaults["size"] = "timm default"
+    if given.get("test_input_size") and input_size == edges_of("test_input_size") != size:
+        size, crop_pct = input_size, given.get("test_crop_pct") or crop_pct
+    crop_pct = _number(path, "crop_pct", crop_pct)
+    if not 0 < crop_pct <= 1:
+        raise UsageError(f"{path}: crop_pct is {crop_pct}; it must be above 0 and at most 1")
+    mode = _one_of(path, "crop_mode", get("crop_mode", "resize_mode", "center"), ("center", "squash", "border"))
+    mean = _triple(path, "mean", get("mean", "mean", IMAGENET.mean))
+    return {
+        "size": size,
+        "resize_mode": {"center": "shortest", "squash": "squash", "border": "longest"}[mode],
+        "resize_size": tuple(math.floor(edge / crop_pct) for edge in size),
+        "interpolation": get("interpolation", "interpolation", "bicubic"),
+        "fill": tuple(round(255 * level) for level in mean) if mode == "border" else (0, 0, 0),
+        "mean": mean,
+        "std": _triple(path, "std", get("std", "std", IMAGENET.std)),
+    }, defaults
+
+
+def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
+    """Read transformers' image processors: resize, centre crop, rescale, normalise; refuse other steps."""
+    is_flipped = values.get("do_flip_channel_order", _kind_of(values) == "MobileViT")  # else it is refused
+    values = _plain_steps(path, values)
+    for key, value in values.items():
+        if value and not _KNOWN.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
+            raise UsageError(f"{path}: {key} is {str(value)[:60]}; this step is not supported")
+    defaults = {"crop_rounding": "transformers"}
+    crops = bool(values.get("do_center_crop", False))
+    if values.get("do_resize", True):
+        mode, resize_size = _hugging_face_resize(path, values)
+    else:
+        mode, resize_size = "none", _hugging_face_edges(path, "crop_size", values.get("crop_size"))
+    size = _hugging_face_edges(path, "crop_size", values.get("crop_size")) if crops else resize_size
+    if mode == "shortest" and not crops:
+        raise UsageError(f"{path}: do_center_crop is false and size is a shortest edge; the input size would vary")
+    resample = values.get("resample", "missing")
+    if mode != "none" and (not isinstance(resample, int) or resample not in range(len(_PIL_FILTERS))):
+        raise UsageError(f"{path}: resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
+    fields: dict[str, Any] = {
+        "size": size,
+        "resize_mode": mode,
+        "resize_size": resize_size,
+        "interpolation": "bicubic" if mode == "none" else _PIL_FILTERS[resample],
+        "crop": "center" if crops else "none",
+        "crop_rounding": "floor",
+        "rescale": 1.0,
+        "color_order": "BGR" if is_flipped else "RGB",
+    }
+    if values.get("do_rescale", True):
+        fields["rescale"] = _number(path, "rescale_factor", values.get("rescale_factor", 1 / 255))
+    if values.get("do_normalize", True):
+        fields["mean"] = _triple(path, "image_mean", values.get("image_mean"))
+        fields["std"] = _triple(path, "image_std", values.get("image_std"))
+    return fields, defaults
+
+
+def _kind_of(values: dict[str, Any]) -> str:
+    """The class of an image processor without its ending, such as CLIP; "" where the file names none."""
+    named = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
+    return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", named)
+
+
+def _plain_steps(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Write what the class of an image processor does besides its keys as keys. Raises UsageError: another class."""
+    kind, values = _kind_of(values), dict(values)
+    if kind and not _KINDS.fullmatch(kind):
+        raise UsageError(f"{path}: image_processor_type is {kind}ImageProcessor; its steps are not known here")
+    if kind == "MobileViT":  # with a mean, too, the flip stays among the keys, and is refused
+        values = {"do_flip_channel_order": True, "do_normalize": False} | values
+        if not values["do_normalize"]:
+            del values["do_flip_channel_order"]
+    if kind == "EfficientNet" and values.pop("include_top", True) and values.get("do_normalize", True):
+        # it divides by the deviation twice
+        values["image_std"] = [level**2 for level in _triple(path, "image_std", values.get("image_std"))]
+    scaled = {"Levit": 224 / 256, "ConvNext": 224 / 256, "PoolFormer": 0.9}.get(kind)
+    edge = values.get("size")
+    edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
+    if scaled is not None and values.get("do_resize", True) and (kind != "Levit" or isinstance(edge, int)):
+        edge, _ = _edges(path, "size.shortest_edge", edge)
+        share = _number(path, "crop_pct", values.pop("crop_pct", scaled)) if kind != "Levit" else scaled
+        values["size"] = {"shortest_edge": int(edge / share)}
+        if kind == "ConvNext" and edge < 384:
+            values |= {"do_center_crop": True, "crop_size": edge}
+        elif kind == "ConvNext":
+            values["size"] = {"height": edge, "width": edge}
+    return values
+
+
+def _hugging_face_resize(path: Path, values: dict[str, Any]) -> tuple[str, tuple[int, int]]:
+    size = values.get("size")
+    if isinstance(size, dict):
+        if set(size) == {"shortest_edge"}:
+            return "shortest", _edges(path, "size.shortest_edge", size["shortest_edge"])
+        return "squash", _hugging_face_edges(path, "size", size)
+    kind = _kind_of(values)
+    if kind in _SHORTEST:
+        return "shortest", _edges(path, "size", size)
+    if kind in _SQUARE:
+        return "squash", _edges(path, "size", size)
+    raise UsageError(
+        f"{path}: size is {size} and image_processor_type is {kind or 'missing'}; "
+        "size must be {shortest_edge} or {height, width} for a processor that is not known here"
+    )
+
+
+def _hugging_face_edges(path: Path, field: str, size: Any) -> tuple[int, int]:
+    if isinstance(size, dict):
+        if set(size) != {"height", "width"}:
+            raise UsageError(f"{path}: {field} is {size}; it must be {{height, width}} or an integer")
+        return _edges(path, field, [size["height"], size["width"]])
+    return _edges(path, field, size)
+
+
+def _section(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    section = values[key]
+    if not isinstance(section, dict):
+        raise UsageError(f"{path}: {key} is {section!r}; it must be an object")
+    return section
+
+
+def _edges(path: Path, field: str, value: Any) -> tuple[int, int]:
+    """Read an edge length or [height, width], px; the record checks its own limits later."""
+    edges = value if isinstance(value, list) else [value, value]
+    if len(edges) == 2 and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
+        return edges[0], edges[1]
+    shown = "missing" if value is None else value
+    raise UsageError(f"{path}: {field} is {shown}; it must be an integer or [height, width], in pixels")
+
+
+def _number(path: Path, field: str, value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise UsageError(f"{path}: {field} is {value!r}; it must be a finite number")
+
+
+def _triple(path: Path, field: str, value: Any) -> tuple[float, float, float]:
+    values = value if isinstance(value, (list, tuple)) else [value] * 3
+    if len(values) == 1:
+        values = list(values) * 3
+    if value is None or len(values) != 3:
+        raise UsageError(f"{path}: {field} is {'missing' if value is None else value}; it must be three numbers")
+    red, green, blue = (_number(path, field, level) for level in values)
+    return red, green, blue
+
+
+def _one_of(path: Path, field: str, value: Any, valid: tuple[str, ...]) -> str:
+    if value in valid:
+        return str(value)
+    raise UsageError(f"{path}: {field} is {value!r}; it must be one of {', '.join(valid)}")
+
 
 PRESETS: Final = {"clip": CLIP, "imagenet": IMAGENET}
 Source = Literal["contract", "sidecar", "user", "assumed"]

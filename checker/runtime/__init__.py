@@ -5,9 +5,7 @@ Comes in: an opened model and pixels; out go representations (image, feature). M
 
 from __future__ import annotations
 
-from .device import cpu_name, cpu_threads, list_gpus
 from .doctor import Finding
-from .dynamic import scales_over_batch
 from .head import LinearHead, head_from_file, read_head, score_difference
-from .providers import CPU, expects_accelerator, parse_device
-from .runner import SAME_OUTPUT, Runner, RunOutput
+from .runner import SAME_OUTPUT, Runner, RunOutput, scales_over_batch
+from .session import CPU, cpu_name, cpu_threads, expects_accelerator, list_gpus, parse_device

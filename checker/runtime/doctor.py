@@ -19,9 +19,18 @@ from onnx.parser import parse_model
 from robustcheck_onnx.checker.model import supported_versions
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .device import Gpu, ask_nvidia_smi, cpu_name, cpu_threads, list_gpus, preload_cuda
-from .providers import CUDA, parse_device
-from .session import ORT_FATAL, RUN_ERRORS
+from .session import (
+    CUDA,
+    ORT_FATAL,
+    RUN_ERRORS,
+    Gpu,
+    ask_nvidia_smi,
+    cpu_name,
+    cpu_threads,
+    list_gpus,
+    parse_device,
+    preload_cuda,
+)
 
 OURS = ("robustcheck-onnx", "robustcheck-onnx-cpu")  # the same code, with a large and a small ONNX Runtime
 PACKAGES = (*OURS, "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")

@@ -1,22 +1,240 @@
-"""An ONNX Runtime session: opened with the providers of a device, described as it is, its errors translated."""
+"""Open an ONNX Runtime session on a device, describe it, and translate its errors.
+
+What `--device` names is read here: execution providers, their options, and why one is missing. The hardware (cores, and
+GPUs by NVIDIA's driver) is read without torch and CUDA.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import difflib
+import io
+import os
+import platform
 import re
+import shutil
+import subprocess
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.model import LINEAR, ModelFile
 from robustcheck_onnx.checker.text import quoted
 
-from .device import cpu_name, gpu_name, preload_cuda
-from .providers import CPU, CUDA, TENSORRT, Device, parse_device, why_missing
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+SUFFIX: Final = "ExecutionProvider"
+PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
+    "cpu": (CPU, "onnxruntime"),
+    "cuda": (CUDA, "onnxruntime-gpu"),
+    "tensorrt": (TENSORRT, "onnxruntime-gpu"),
+    "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "coreml": ("CoreMLExecutionProvider", "onnxruntime on macOS"),
+    "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
+    "migraphx": ("MIGraphXExecutionProvider", "onnxruntime-migraphx"),
+    "qnn": ("QNNExecutionProvider", "onnxruntime-qnn"),
+    "webgpu": ("WebGpuExecutionProvider", "onnxruntime-webgpu"),
+}
+"""Devices by name: the provider, and the package that has it. Other providers of the installed ONNX Runtime go by their
+own name, in small letters and without "ExecutionProvider"."""
+REMOTE: Final = frozenset(("AzureExecutionProvider",))  # sends what it is given to another machine
+PLACE_OPTION: Final = {"openvino": "device_type"}  # what stands behind the colon; a GPU's number everywhere else
+DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {
+    # the default, EXHAUSTIVE, picks convolution kernels by timing them: another pick, another sum
+    CUDA: {"device_id": "0", "cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"},
+    TENSORRT: {"device_id": "0"},
+    "OpenVINOExecutionProvider": {"device_type": "CPU", "precision": "FP32"},
+}
+"""Options that make results repeatable, and as exact as the model says"""
+_DEVICE: Final = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?::(?P<place>[A-Za-z0-9_.]+))?(?P<options>(?:,\w+=[^,=]+)*)")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, as `--device` and `--provider-option` name it."""
+
+    provider: str
+    """that a session must have got; CUDA for `auto`, which may fall back"""
+    place: str = ""
+    """the GPU's number, or the kind of device"""
+    is_auto: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+    """of the provider"""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is an NVIDIA GPU, or may be one."""
+        return self.provider in (CUDA, TENSORRT)
+
+    @property
+    def providers(self) -> list[str | tuple[str, dict[str, str]]]:
+        """What a session is asked for, in this order."""
+        if self.provider == CPU:
+            return [CPU]
+        wanted = [(self.provider, self.options)]
+        if self.provider == TENSORRT:  # takes what it can, and leaves the rest
+            wanted.append((CUDA, {**DEFAULTS[CUDA], "device_id": self.options["device_id"]}))
+        return [*wanted, CPU]
+
+
+def parse_device(text: str) -> Device:
+    """Read NAME[:PLACE][,KEY=VALUE…]: auto, cpu, cuda, cuda:1, openvino:GPU, "cuda,use_tf32=1".
+
+    Raises:
+        UsageError: no such device; something behind a colon where none can stand; options of the CPU or of `auto`.
+    """
+    match = _DEVICE.fullmatch(text)
+    name = match["name"].lower() if match else ""
+    known = _known()
+    if match is None or name not in known:
+        word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
+        near = ["cuda" if word in ("gpu", "nvidia") else f"cuda:{word}" if word.isdecimal() else word.partition(":")[0]]
+        if near[0].partition(":")[0] not in known:
+            near = difflib.get_close_matches(word, known, 1, 0.75)
+        installed = ", ".join(sorted({*map(_name_of, _available())} - {"cpu"})) or "it has none"
+        raise UsageError(
+            f"--device is {text!r}; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider that "
+            f"the installed ONNX Runtime has ({installed})",
+            f"--device {near[0] if near else 'auto'}",
+        )
+    provider, place = known[name], match["place"] or ""
+    given = dict(part.split("=") for part in match["options"].split(",") if part)
+    if provider == CPU or name == "auto":
+        if place or given:
+            raise UsageError(
+                f"--device is {text!r}; {name} has no number and no options", f"--device {name}, or --device cuda"
+            )
+        return Device(provider=provider, is_auto=name == "auto", options=dict(DEFAULTS.get(provider, {})))
+    key = PLACE_OPTION.get(name, "device_id")
+    if place and key == "device_id" and not place.isdecimal():
+        raise UsageError(f"--device is {text!r}; behind the colon stands a device's number", f"--device {name}:0")
+    options = {**DEFAULTS.get(provider, {}), **({key: place} if place else {}), **given}
+    return Device(provider=provider, place=place, options=options)
+
+
+def expects_accelerator(device: str) -> bool:
+    """Whether a session on a device should get something else than the CPU; only the session proves it.
+
+    Raises UsageError: no such device.
+    """
+    provider = parse_device(device).provider
+    return provider != CPU and not why_missing(provider)
+
+
+def why_missing(provider: str) -> str:
+    """Say why a provider can't be there; "" where that does not show before a session is made."""
+    if provider not in ort.get_available_providers():
+        package = next((package for each, package in PROVIDERS.values() if each == provider), "")
+        install = f" (pip install {package})" if package else ""
+        return f"the installed ONNX Runtime {ort.__version__} has no {provider}{install}"
+    if provider not in (CUDA, TENSORRT):
+        return ""
+    library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver is there ({library} can't be loaded)"
+    return ""
+
+
+def _available() -> list[str]:
+    return [provider for provider in ort.get_available_providers() if provider not in REMOTE]
+
+
+def _name_of(provider: str) -> str:
+    named = {each: name for name, (each, _) in PROVIDERS.items()}
+    return named.get(provider, provider.removesuffix(SUFFIX).lower())
+
+
+def _known() -> dict[str, str]:
+    """Every name of a device, with its provider."""
+    of_package = {_name_of(provider): provider for provider in _available()}
+    return {"auto": CUDA} | {name: provider for name, (provider, _) in PROVIDERS.items()} | of_package
+
+
+TIMEOUT_S = 10  # a driver that is being reset can hang nvidia-smi
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU."""
+
+    index: int
+    name: str
+    memory_mib: int | None
+    memory_free_mib: int | None
+    driver: str
+
+
+def preload_cuda() -> None:
+    """Load CUDA and cuDNN from NVIDIA's Python packages, where this ONNX Runtime can."""
+    if hasattr(ort, "preload_dlls"):
+        # it prints what it does not find; the session's providers are the proof, not its words
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls(directory="")
+
+
+def cpu_threads() -> int:
+    """Count the cores that this process may use (a container's share, not the machine's)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Name the processor, or its architecture where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """List the GPUs that nvidia-smi knows; none where there is no driver, or it does not answer."""
+    lines = ask_nvidia_smi(
+        "--query-gpu=index,name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
+    )
+    return parse_gpus(lines)
+
+
+def parse_gpus(lines: str) -> tuple[Gpu, ...]:
+    """Read the rows of `nvidia-smi --query-gpu=index,name,memory.total,memory.free,driver_version` as CSV, MiB."""
+    gpus = []
+    for line in lines.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) == 5 and cells[0].isdigit():
+            total, free = (int(cell) if cell.isdigit() else None for cell in cells[2:4])
+            gpus.append(Gpu(int(cells[0]), cells[1], total, free, cells[4]))
+    return tuple(gpus)
+
+
+def gpu_name(index: int) -> str:
+    """Name the GPU of this number among those that this process may see, as the driver does."""
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    if visible and index < len(visible) and visible[index].isdigit():
+        index = int(visible[index])
+    return next((gpu.name for gpu in list_gpus() if gpu.index == index), "NVIDIA GPU")
+
+
+def ask_nvidia_smi(*arguments: str) -> str:
+    """Run nvidia-smi and give what it prints; "" where it is missing, fails or does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(  # noqa: S603 # fixed arguments, no shell
+            [program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
 
 # ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
 CRASHING = {"fp16": ["NchwcTransformer"]}

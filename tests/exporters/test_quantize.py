@@ -16,8 +16,8 @@ from onnx import numpy_helper
 from PIL import Image
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.model.digest import graph_digest as checked_digest
 from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.graph import graph_digest as checked_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import from_onnx, write
 from robustcheck_onnx.exporters.digest import file_digest, graph_digest

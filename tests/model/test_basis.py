@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.model.basis import mutually_orthogonal
+from robustcheck_onnx.checker.model.ends import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
 from support import PHOTOS, onnx_models
 from support.onnx_models import Array

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.model.external import LFS_MARK
 from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.weights import LFS_MARK
 from support import onnx_models
 
 

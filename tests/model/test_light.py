@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from robustcheck_onnx.checker.model import light
-from robustcheck_onnx.checker.model.external import Weights, values_of
+from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.light import parse_light, restore
 from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.model.weights import Weights, parse_light, restore, values_of
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
 from support.written import written
@@ -31,7 +30,7 @@ FEATURES = 400  # the projection has 24 · 400 · 4 bytes
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of 20 KB and more stay in the file's content."""
-    monkeypatch.setattr(light, "LARGE_BYTES", 20_000)
+    monkeypatch.setattr(weights, "LARGE_BYTES", 20_000)
 
 
 def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
@@ -127,20 +126,20 @@ def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple
 
 def field(number: int, content: bytes) -> bytes:
     """A field of a protobuf message."""
-    return light._key(number, len(content)) + content
+    return weights._key(number, len(content)) + content
 
 
 def test_what_protobuf_merges_is_parsed_whole() -> None:
     """A second graph, a second weight of that name, a second field of raw data inside the weight."""
     tensor = TensorProto(name="w", dims=[6000], data_type=TensorProto.FLOAT, raw_data=b"\1" * 24_000)
     inner = tensor.SerializeToString()
-    weight = field(light.INITIALIZER, inner)
-    assert parse_light(field(light.GRAPH, weight))[1] != {}
+    weight = field(weights.INITIALIZER, inner)
+    assert parse_light(field(weights.GRAPH, weight))[1] != {}
     more = TensorProto(raw_data=b"\2" * 24_000).SerializeToString()
     for content in (
-        field(light.GRAPH, weight) + field(light.GRAPH, onnx.GraphProto(name="more").SerializeToString()),
-        field(light.GRAPH, weight + weight),
-        field(light.GRAPH, field(light.INITIALIZER, inner + more)),
+        field(weights.GRAPH, weight) + field(weights.GRAPH, onnx.GraphProto(name="more").SerializeToString()),
+        field(weights.GRAPH, weight + weight),
+        field(weights.GRAPH, field(weights.INITIALIZER, inner + more)),
     ):
         assert parse_light(content) == (onnx.ModelProto.FromString(content), {})
 
@@ -180,7 +179,7 @@ def test_a_number_without_end_is_refused_after_its_tenth_byte() -> None:
             return super().__getitem__(place)
 
     with pytest.raises(DecodeError):
-        light.parse_light(Counted(b"\x08" + b"\xff" * 1_000_000))
+        weights.parse_light(Counted(b"\x08" + b"\xff" * 1_000_000))
     assert Counted.reads
 
 

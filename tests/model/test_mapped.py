@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from robustcheck_onnx.checker.model import file as files
-from robustcheck_onnx.checker.model import held, light
-from robustcheck_onnx.checker.model.digest import graph_digest
+from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.graph import graph_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
@@ -23,13 +23,13 @@ PIXELS = np.random.default_rng(0).random((5, 8, 8, 3), dtype=np.float32)
 
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(light, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(weights, "LARGE_BYTES", 1000)
 
 
 @pytest.fixture
 def mapping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Map every file."""
-    if not held.stamps_writes(tmp_path.stat()):
+    if not weights.stamps_writes(tmp_path.stat()):
         pytest.skip("the temporary folder is on no file system whose stamps can be trusted: nothing is mapped there")
     monkeypatch.setattr(files, "MAPPED_BYTES", 1)
 
@@ -76,7 +76,7 @@ def test_where_writes_are_not_stamped_a_file_is_copied(
     assert open_model(path).graph.mapped(whole=True) is not None
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     (tmp_path / "mounts").write_text(f"1 0 {device} / /tmp rw - tmpfs tmpfs rw\n1 0 0:1 / / rw - ext4 x rw\n")
-    monkeypatch.setattr(held, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(weights, "MOUNTS", tmp_path / "mounts")
     assert open_model(path).graph.mapped(whole=True) is None
-    monkeypatch.setattr(held, "MOUNTS", tmp_path / "none")  # not Linux
+    monkeypatch.setattr(weights, "MOUNTS", tmp_path / "none")  # not Linux
     assert open_model(path).graph.mapped(whole=True) is None

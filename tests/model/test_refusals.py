@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model import light, open_model
-from robustcheck_onnx.checker.model.external import PACKED_BITS, check_inline
-from robustcheck_onnx.checker.model.supported import supported_versions
+from robustcheck_onnx.checker.model import open_model, weights
+from robustcheck_onnx.checker.model.open import supported_versions
+from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
 from support import onnx_models
 from support.onnx_models import Value
 from support.written import written
@@ -56,7 +56,7 @@ WEIGHTS: list[tuple[Tensor, str]] = [
 
 @pytest.mark.parametrize("large_bytes", [100, 1 << 16])
 def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
-    monkeypatch.setattr(light, "LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(weights, "LARGE_BYTES", large_bytes)
     for change, message in WEIGHTS:
         model = onnx_models.classifier(bias=False)
         change(model.graph.initializer[1])

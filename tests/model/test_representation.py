@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
+from robustcheck_onnx.checker.model.ends import apply_pool
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.model.pooling import apply_pool
 from support import lookup, onnx_models
 from support.written import SIGNED, written
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.evidence import GraphScaling
-from robustcheck_onnx.checker.model.external import Weights
 from robustcheck_onnx.checker.model.image_input import find_image_input
 from robustcheck_onnx.checker.model.layers import build_layers
-from robustcheck_onnx.checker.model.light import parse_light
 from robustcheck_onnx.checker.model.open import with_shapes
 from robustcheck_onnx.checker.model.scaling import find_scalings
+from robustcheck_onnx.checker.model.weights import Weights, parse_light
 from support import onnx_models
 from support.onnx_models import Array, Value
 from support.written import written

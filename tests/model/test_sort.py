@@ -14,7 +14,7 @@ from onnx import helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model.sort import sorted_nodes
+from robustcheck_onnx.checker.model.file import sorted_nodes
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
 

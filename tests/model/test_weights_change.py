@@ -24,7 +24,7 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import file as files
-from robustcheck_onnx.checker.model import held, light
+from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import lookup
@@ -40,15 +40,15 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.Mo
 
     model.onnx with weights.bin, passing.bin; inline.onnx, which is mapped, passing.onnx.
     """
-    monkeypatch.setattr(light, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(weights, "LARGE_BYTES", 1000)
     monkeypatch.setattr(files, "MAPPED_BYTES", 10_000)
     lookup.write_lookup_model(tmp_path / "inline.onnx", np.random.default_rng(3).normal(size=(80, 512)))
     shutil.copy(lookup_pass[0], tmp_path / "passing.onnx")
-    for source, weights in zip(MAPPED[::-1], BESIDE[::-1], strict=True):
+    for source, beside in zip(MAPPED[::-1], BESIDE[::-1], strict=True):
         options: Any = {"save_as_external_data": True, "location": "new.bin", "size_threshold": 1024}
         onnx.save(onnx.load(tmp_path / source), tmp_path / "model.onnx", **options)
-        (tmp_path / "new.bin").rename(tmp_path / weights)
-        for name in (source, weights):
+        (tmp_path / "new.bin").rename(tmp_path / beside)
+        for name in (source, beside):
             os.utime(tmp_path / name, (1e9, 1e9))  # some clocks of file systems tick every 4 ms only
     point(tmp_path / "model.onnx", location="weights.bin")
     (tmp_path / "photos").symlink_to(lookup_pass[1])
@@ -118,7 +118,7 @@ def test_weights_that_change_during_the_run_give_no_verdict(
     place: Path, change: Change, stage: str, names: tuple[str, str]
 ) -> None:
     file, other = place / names[0], place / names[1]
-    if names == MAPPED and not held.stamps_writes(place.stat()):
+    if names == MAPPED and not weights.stamps_writes(place.stat()):
         pytest.skip("the temporary folder is on no file system whose stamps can be trusted: nothing is mapped there")
     refused(place / "model.onnx" if names == BESIDE else file, file, stage, lambda: change(file, other))
 
@@ -175,10 +175,10 @@ def around_sessions(
 @pytest.fixture
 def folders(place: Path) -> tuple[Path, Path]:
     """release/ with model.onnx and weights that give a WARN; other/ with the same model and weights that would pass."""
-    for name, weights in zip(("release", "other"), BESIDE, strict=True):
+    for name, beside in zip(("release", "other"), BESIDE, strict=True):
         (place / name).mkdir()
         shutil.copy(place / "model.onnx", place / name / "model.onnx")
-        shutil.copy(place / weights, place / name / "weights.bin")
+        shutil.copy(place / beside, place / name / "weights.bin")
     return place / "release", place / "other"
 
 
@@ -230,22 +230,22 @@ def test_nothing_is_signed_or_kept_of_weights_that_changed(place: Path, monkeypa
 @pytest.mark.long
 def test_weights_beyond_2_gib_are_watched_to_their_end(place: Path) -> None:
     """The file is nearly all hole; the weights lie behind 2³¹ bytes."""
-    beyond, weights = (1 << 31) + 4096, place / "weights.bin"
-    content = weights.read_bytes()
+    beyond, file_of_weights = (1 << 31) + 4096, place / "weights.bin"
+    content = file_of_weights.read_bytes()
     point(place / "model.onnx", offset=str(beyond))
-    with weights.open("wb") as file:
+    with file_of_weights.open("wb") as file:
         file.seek(beyond)
         file.write(content)
     assert check(place / "model.onnx", images=place / "photos").verdict.verdict == "WARN"
-    before = weights.stat()
+    before = file_of_weights.stat()
 
     def last_byte() -> None:
-        with weights.open("r+b") as file:
+        with file_of_weights.open("r+b") as file:
             file.seek(-1, os.SEEK_END)
             file.write(b"\x01")
-        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(file_of_weights, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    refused(place / "model.onnx", weights, "", last_byte)
+    refused(place / "model.onnx", file_of_weights, "", last_byte)
 
 
 def test_every_run_of_a_model_looks(place: Path) -> None:
@@ -268,8 +268,8 @@ def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, m
     now_ns = [written_ns]
     monkeypatch.setattr(time, "time_ns", lambda: now_ns[0])
     monkeypatch.setattr(time, "sleep", lambda s: now_ns.append(now_ns.pop() + round(s * 1e9)))
-    held.aged_status(file)
-    assert now_ns[0] - written_ns == 2 * held.TICK_NS
+    weights.aged_status(file)
+    assert now_ns[0] - written_ns == 2 * weights.TICK_NS
     monkeypatch.setattr(time, "time_ns", lambda: file.stat().st_ctime_ns)  # it never stops changing
     with pytest.raises(OSError, match="busy"):
-        held.aged_status(file)
+        weights.aged_status(file)

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from robustcheck_onnx.checker import errors as checker_errors
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model.supported import check_supported
+from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
 from support import INSTALLED, ROOT, onnx_models

@@ -14,8 +14,8 @@ CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFuncti
 BUDGET = {
     "code lines": 33_140,
     "nodes": 317_900,
-    "files": 274,
-    "lines of the longest file": 504,
+    "files": 257,
+    "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 14,
     "code lines of the tests": 25_980,
     "nodes of the tests": 292_100,
@@ -29,7 +29,6 @@ class Size(NamedTuple):
     """without comments, docstrings and blank lines"""
     nodes: int
     """of the syntax tree: lines can be packed, nodes can't"""
-    lines: int
     words: list[int]
     """in the first sentence of each docstring"""
 
@@ -49,11 +48,11 @@ def _size(source: str) -> Size:
             words.append(len(text.split("\n\n")[0].split(". ")[0].split()))
     lines = source.splitlines()
     code = [n for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-    return Size(len(set(code) - documented), nodes, len(lines), words)
+    return Size(len(set(code) - documented), nodes, words)
 
 
 def test_a_docstring_a_comment_and_a_blank_line_are_no_code() -> None:
-    assert _size('"""Return one. And more."""\n\n# why\nONE = (\n    1\n)\n') == (3, 7, 6, [2])
+    assert _size('"""Return one. And more."""\n\n# why\nONE = (\n    1\n)\n') == (3, 7, [2])
 
 
 def test_the_code_is_within_its_budget() -> None:
@@ -63,7 +62,7 @@ def test_the_code_is_within_its_budget() -> None:
         "code lines": sum(size.code_lines for size in package),
         "nodes": sum(size.nodes for size in package),
         "files": len(package),
-        "lines of the longest file": max(size.lines for size in package),
+        "code lines of the longest file": max(size.code_lines for size in package),
         "words in the first sentence of a docstring": median(n for size in package for n in size.words),
         "code lines of the tests": sum(size.code_lines for size in tests),
         "nodes of the tests": sum(size.nodes for size in tests),

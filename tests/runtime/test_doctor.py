@@ -8,10 +8,10 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.checker.runtime import device, doctor
+from robustcheck_onnx.checker.runtime import doctor, session
 from support import INSTALLED
 
-H100 = device.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
+H100 = session.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
 HEALTHY = doctor.Facts(
     python="3.11.7", asked="onnxruntime-gpu", packages={"numpy": "2.4.6"}, wheels={"onnxruntime-gpu": "1.31.1"},
     runtime="1.31.1", runtime_cuda="13.0",
@@ -90,7 +90,7 @@ def test_this_environment(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_nvidia_smi_rows() -> None:
     rows = "0, NVIDIA H100 80GB HBM3, 81559, 80995, 580.95.05\n1, Tesla, [N/A], [N/A], 580.95.05\ngarbage\n"
-    assert device.parse_gpus(rows) == (
-        device.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
-        device.Gpu(1, "Tesla", None, None, "580.95.05"),
+    assert session.parse_gpus(rows) == (
+        session.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
+        session.Gpu(1, "Tesla", None, None, "580.95.05"),
     )

@@ -10,8 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.dynamic import scales_over_batch
-from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
 from support import onnx_models
 from support.onnx_models import graph
 

@@ -19,8 +19,7 @@ from robustcheck_onnx.checker.images.preprocess import LevelSums, apply, apply_u
 from robustcheck_onnx.checker.measure import prepared
 from robustcheck_onnx.checker.model.image_input import ImageInput
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.feed import IMAGE, PIXELS, input_graph
-from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.runtime.runner import IMAGE, PIXELS, Runner, input_graph
 from support import onnx_models, skimage_data
 
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)

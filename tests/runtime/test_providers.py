@@ -9,8 +9,8 @@ import pytest
 
 from robustcheck_onnx.checker.cli.options import device_of
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.runtime import providers
-from robustcheck_onnx.checker.runtime.providers import CPU, CUDA, TENSORRT, parse_device
+from robustcheck_onnx.checker.runtime import session
+from robustcheck_onnx.checker.runtime.session import CPU, CUDA, TENSORRT, parse_device
 
 OPENVINO = "OpenVINOExecutionProvider"
 EXACT = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -67,6 +67,6 @@ def test_options_stand_behind_the_device() -> None:
 
 def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [OPENVINO, CPU])
-    assert providers.why_missing(OPENVINO) == ""
-    assert "onnxruntime-gpu" in providers.why_missing(CUDA)
-    assert sys.platform != "linux" or not providers.expects_accelerator("auto")
+    assert session.why_missing(OPENVINO) == ""
+    assert "onnxruntime-gpu" in session.why_missing(CUDA)
+    assert sys.platform != "linux" or not session.expects_accelerator("auto")

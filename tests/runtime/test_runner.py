@@ -155,7 +155,7 @@ def test_execution_facts(runner: Any) -> None:
 
 
 def gpu_is_there() -> bool:
-    from robustcheck_onnx.checker.runtime.device import list_gpus
+    from robustcheck_onnx.checker.runtime.session import list_gpus
 
     return bool(list_gpus()) and "CUDAExecutionProvider" in ort.get_available_providers()
 

@@ -1,0 +1,603 @@
+"""The weights of a model: parsed without a copy, located in files, digested and watched for changes.
+
+The protobuf library copies every byte that it parses. Here the fields of the file are walked over first, and the parser
+gets all but the raw data of large initializers, whose places in the content are remembered.
+
+`onnx.checker` accepts truncated external data and `onnx.load` refuses hard links, so this module checks locations
+and lengths itself.
+
+Files of weights are digested first, and ONNX Runtime reads them some time later, by name. Whoever can rename their
+folder in between can have others read, and put the first ones back before anybody looks again: their stamps have not
+changed. On Linux an open folder has a name of its own, which leads to it wherever it was moved to; that name is passed
+on. Inside the folder no file can be exchanged unseen: renaming one changes its status (`stamp`). On other systems only
+the stamps are checked.
+
+A large model file is treated the same way: it is mapped, not copied, and ONNX Runtime maps its weights by their places
+in it. Linux stamps only the first write through a memory map until that write is on the disk: so a file is brought
+there between its stamp and its digest (`settle`), and whatever is written from then on shows. File systems without a
+disk (tmpfs) never stamp such writes; there, and where the file system is unknown, a model file is copied
+(`stamps_writes`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import math
+import mmap
+import os
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO, Self
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import helper, numpy_helper
+
+from robustcheck_onnx.checker.arrays import GenericArray
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.text import quoted
+
+CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
+
+
+@dataclass(frozen=True)
+class ExternalFile:
+    """One file of weights beside the model."""
+
+    location: str
+    """as the model names it"""
+    path: Path
+    stamps: dict[Path, tuple[int, ...]]
+    """`stamp` of the file, taken before it was digested, and of the folders between the model's and it"""
+    size_bytes: int
+    digest: str
+
+    @classmethod
+    def of_model(cls, path: Path, status: os.stat_result, digest: str) -> Self:
+        """The model's own file, of which the weights are mapped; `status`: of the open file, before it was digested."""
+        return cls(path.name, path, {path: _stamp_of(status)}, status.st_size, digest)
+
+
+class Held:
+    """A folder, held open for as long as this object lives, where the system can do that.
+
+    Args:
+        folder: it must be there.
+
+    Raises OSError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        """what to look for files in"""
+        names = Path("/proc/self/fd")
+        if hasattr(os, "O_PATH") and names.is_dir():  # Linux
+            number = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+            weakref.finalize(self, os.close, number)
+            self.path = names / str(number)
+
+
+TICK_NS = 10_000_000  # 10 ms, the longest tick of Linux's clock (CONFIG_HZ=100): two writes within one have one time
+AGES = 100  # looks at a file that does not stop changing, 10 ms apart
+STAMPING = frozenset(("ext4", "xfs", "btrfs"))  # file systems of Linux that stamp a write through a memory map
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+def settle(file: BinaryIO) -> None:
+    """Bring to the disk what was written to a file, so that the next write through any memory map is stamped.
+
+    Raises OSError.
+    """
+    os.fsync(file.fileno())
+
+
+def aged_status(file: int | Path) -> os.stat_result:
+    """Return the status of a file or folder once its times are two clock ticks old, so that any later write shows.
+
+    Raises OSError, also where the file goes on changing for a second.
+    """
+    for _ in range(AGES):
+        status = os.stat(file)  # noqa: PTH116 # an open file, too
+        if not 0 <= time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < 2 * TICK_NS:
+            return status
+        time.sleep(TICK_NS / 1e9)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def stamps_writes(status: os.stat_result) -> bool:
+    """Whether a file lies on a file system that is known to stamp each write after `settle`. False off Linux."""
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" if hasattr(os, "major") else ""
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    kinds = {after.split()[0] for before, _, after in (line.partition(" - ") for line in lines)
+             if before.split()[2:3] == [device] and after}  # fmt: skip
+    return bool(kinds) and kinds <= STAMPING
+
+
+def read_file(location: str, target: Path, folder: Path, held: Held) -> ExternalFile:
+    """Digest a file of weights: stamp, size and digest of one and the same, which later reads get, too.
+
+    Args:
+        location: as the model names it.
+        target: its resolved path.
+        folder: the resolved folder that `held` holds.
+
+    Raises OSError.
+    """
+    below = target.relative_to(folder)
+    between = [folder / part for part in below.parents if part != Path()]
+    stamps = {each: _stamp_of(aged_status(each)) for each in between}
+    with (held.path / below).open("rb") as file:
+        status = aged_status(file.fileno())
+        stamps[target] = _stamp_of(status)  # first: whatever is written from here on shows
+        with contextlib.suppress(OSError):  # a file system without a disk
+            settle(file)
+        return ExternalFile(location, target, stamps, status.st_size, _digest_of(file))
+
+
+def file_digest(path: Path) -> str:
+    """Digest a file, read in pieces, as sha256:…"""
+    with path.open("rb") as file:
+        return _digest_of(file)
+
+
+def _digest_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(CHUNK_BYTES):
+        digest.update(piece)
+    return "sha256:" + digest.hexdigest()
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Give numbers of which one differs once a file was written, or another was put in its place. Raises OSError.
+
+    The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
+    """
+    return _stamp_of(path.stat())
+
+
+def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
+    """Refuse weights that were written or replaced since they were digested: nobody knows which ones have run.
+
+    ONNX Runtime reads them later than the digest does, and what it maps into memory changes with the file.
+
+    Args:
+        model: that they belong to.
+        external: from `read_onnx`.
+
+    Raises CannotAssessError.
+    """
+    own = model.resolve().name
+    for file in external:
+        try:
+            same = all(stamp(path) == before for path, before in file.stamps.items())
+        except OSError:  # gone
+            same = False
+        if not same:
+            what = f"weights file {file.location}" if file.location != own else "model file"
+            raise CannotAssessError(
+                f"{model}: {what} changed during the run; it must stay as it was digested",
+                "run again when nothing writes to it any more",
+            )
+
+
+LARGE_BYTES = 1 << 16  # weights below are parsed as they are: shape inference and the walks read small ones
+GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
+INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
+NAME, RAW_DATA = onnx.TensorProto.NAME_FIELD_NUMBER, onnx.TensorProto.RAW_DATA_FIELD_NUMBER
+# protobuf's wire types: what follows a field's key
+VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
+
+Bytes = bytes | mmap.mmap
+"""a file's content: copied, or mapped into memory"""
+Places = Mapping[str, slice]
+"""name of an initializer: where its raw data lie in the content of the file"""
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A field with a length: from `start` (its key) to `end` in the content, its value from `inner` on."""
+
+    number: int
+    start: int
+    inner: int
+    end: int
+
+
+def parse_light(content: Bytes) -> tuple[onnx.ModelProto, Places]:
+    """Parse a model without the raw data of its large initializers, and give their places in `content`.
+
+    Whatever the walk over the fields does not understand is parsed whole, with no places.
+
+    Raises:
+        DecodeError: no complete protobuf.
+    """
+    try:
+        light, places = _without_large(content)
+        return onnx.ModelProto.FromString(light), places
+    except (IndexError, ValueError, DecodeError):
+        return onnx.ModelProto.FromString(content[:]), {}
+
+
+def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.ModelProto:
+    """Copy a model with the raw data that `parse_light` left in `content`."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    for tensor in whole.graph.initializer:
+        if tensor.name in places:
+            tensor.raw_data = content[places[tensor.name]]
+    return whole
+
+
+def by_place(proto: onnx.ModelProto, file: str, places: Places) -> onnx.ModelProto:
+    """Copy a model in which the large weights that `parse_light` left in a file are named by their places in it."""
+    pointing = onnx.ModelProto()
+    pointing.CopyFrom(proto)
+    for tensor in pointing.graph.initializer:
+        if tensor.name in places and not tensor.HasField("raw_data"):
+            place = places[tensor.name]
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", file), ("offset", place.start), ("length", place.stop - place.start)):
+                tensor.external_data.add(key=key, value=str(value))
+    return pointing
+
+
+def drop_pages(content: Bytes) -> None:
+    """Give back the memory that reading a mapped file has filled; what is read again comes from the file again."""
+    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def _without_large(content: Bytes) -> tuple[bytes, Places]:
+    """Cut the raw data of large initializers out of a model. Raises IndexError, ValueError for what is no plain one."""
+    graphs = [field for field in _fields(content, 0, len(content)) if field.number == GRAPH]
+    if len(graphs) != 1:
+        raise ValueError("protobuf would merge several graphs")
+    (graph,) = graphs
+    view, places, parts, at = memoryview(content), dict[str, slice](), list[bytes | memoryview](), graph.inner
+    for field in _fields(content, graph.inner, graph.end):
+        if field.number != INITIALIZER or field.end - field.inner < LARGE_BYTES:
+            continue
+        inside = list(_fields(content, field.inner, field.end))
+        names = [content[part.inner : part.end].decode() for part in inside if part.number == NAME]
+        raw = [part for part in inside if part.number == RAW_DATA]
+        if len(names) != 1 or len(raw) != 1 or names[0] in places:
+            raise ValueError("protobuf would take the last one")
+        if raw[0].end - raw[0].inner < LARGE_BYTES:  # the rest of the field is long: a doc string, say
+            continue
+        places[names[0]] = slice(raw[0].inner, raw[0].end)
+        rest = view[field.inner : raw[0].start], view[raw[0].end : field.end]
+        parts += [view[at : field.start], _key(INITIALIZER, sum(map(len, rest))), *rest]
+        at = field.end
+    if not places:
+        return content[:], {}
+    parts.append(view[at : graph.end])
+    head = _key(GRAPH, sum(map(len, parts)))
+    return b"".join([view[: graph.start], head, *parts, view[graph.end :]]), places
+
+
+def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
+    """Yield the fields of a message that have a length; raises IndexError or ValueError where one is cut off."""
+    while at < end:
+        start = at
+        key, at = _varint(content, at)
+        kind = key & 7
+        if kind == LENGTH:
+            size, inner = _varint(content, at)
+            at = inner + size
+            if at <= end:
+                yield _Field(key >> 3, start, inner, at)
+        elif kind == VARINT:
+            _, at = _varint(content, at)
+        elif kind in (EIGHT_BYTES, FOUR_BYTES):
+            at += 8 if kind == EIGHT_BYTES else 4
+        else:
+            raise ValueError("a wire type that ONNX does not use")
+        if at > end:
+            raise ValueError("a field ends behind its message")
+
+
+def _varint(content: Bytes, at: int) -> tuple[int, int]:
+    """Read a number of protobuf, seven bits a byte, the lowest first; give what stands behind it, too."""
+    value = shift = 0
+    while shift < 70:  # ten bytes hold 64 bits; longer ones are refused by protobuf, too
+        byte = content[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+    raise ValueError("a number is longer than ten bytes")
+
+
+def _key(number: int, size: int) -> bytes:
+    """Write the key of a field with a length."""
+    out, value = bytearray((number << 3 | LENGTH,)), size
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
+AGAIN = "download or export it again"
+PACKED_BITS = {  # types of which a byte holds several values, where the installed onnx has them
+    number: bits
+    for name, bits in (
+        ("INT4", 4),
+        ("UINT4", 4),
+        ("FLOAT4E2M1", 4),
+        ("INT2", 2),
+        ("UINT2", 2),
+        ("FLOAT6E2M3", 6),
+        ("FLOAT6E3M2", 6),
+    )
+    if (number := dict(onnx.TensorProto.DataType.items()).get(name)) is not None
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the values of weights lie that a parsed model does not hold."""
+
+    held: Held | None
+    """the folder of external files; None without external data"""
+    content: Bytes
+    """of the model's own file"""
+    places: Places
+    """of large weights in `content`"""
+
+    @property
+    def folder(self) -> Path | None:
+        """What external files are looked for in, a name of the folder that no renaming changes (`held.py`)."""
+        return None if self.held is None else self.held.path
+
+
+def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """List the tensors of a model that have values, the main graph's initializers first, functions and all included."""
+    found = list(_graph_tensors(proto.graph))
+    for function in proto.functions:
+        for attributes in (function.attribute_proto, *(node.attribute for node in function.node)):
+            found += _attribute_tensors(attributes)
+    return found
+
+
+def external_tensors(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
+    """List those of which the values lie in other files."""
+    return [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def location_of(path: Path, tensor: onnx.TensorProto) -> str:
+    """Read the name of the file that holds a tensor's values, as the model gives it.
+
+    Raises:
+        CannotAssessError: there is none, or it lies outside the model's folder; an entry is there twice or is no text.
+    """
+    words = [word for entry in tensor.external_data for word in (entry.key, entry.value)]
+    odd = next((word for word in words if not isinstance(word, str)), None)  # protobuf gives bytes for no UTF-8
+    if odd is not None:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r:.80} says {odd!r:.80}; it must be UTF-8 text", AGAIN
+        )
+    if len(words) != 2 * len(entries_of(tensor)):  # readers differ in the one that they take
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r:.80} has an entry twice; each must be there once", AGAIN
+        )
+    location = entries_of(tensor).get("location", "")
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    if not location:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r:.80} has no location; the model is damaged", AGAIN
+        )
+    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
+        raise _outside_folder(path, location)
+    return location
+
+
+def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
+    """Find the folder to give to ONNX Runtime, and each location's resolved file below it.
+
+    Raises:
+        CannotAssessError: a file is missing, or lies outside the model's folder.
+    """
+    if not locations:
+        return None, {}
+    # a model reached through a link (current.onnx -> store/v3.onnx) keeps its weights beside the target
+    folders = [path.parent, path.resolve().parent]
+    folder = next((f for f in folders if all(_is_file(f / name) for name in locations)), folders[0])
+    for name in locations:
+        if not _is_file(folder / name):
+            raise CannotAssessError(
+                f"{path}: weights file {name:.1000} is missing; the model keeps its weights in it",
+                f"copy {name:.1000} next to the model: {folder / name!s:.1000}",
+            )
+    folder = folder.resolve()
+    targets = {name: (folder / name).resolve() for name in locations}
+    if all(target.is_relative_to(folder) for target in targets.values()):
+        return folder, targets
+    blobs = _hub_blobs(folder)
+    for name, target in targets.items():
+        if blobs is None or target.parent != blobs:
+            raise _outside_folder(path, name)
+    return blobs, targets
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than any can be
+        return False
+
+
+def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
+    """Refuse a tensor whose values do not lie whole in `target`, or are not as many as its shape needs.
+
+    Raises:
+        CannotAssessError.
+    """
+    entries, name = entries_of(tensor), entries_of(tensor)["location"]
+    try:
+        offset = int(entries.get("offset") or 0)
+        needed = needed_bytes(tensor)
+        length = int(entries.get("length") or needed)
+    except (ValueError, KeyError) as error:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r:.80} is described by {entries!s:.200}; "
+            "offset, length and type must be known",
+            "export the model again",
+        ) from error
+    if offset < 0 or any(size < 0 for size in tensor.dims) or length != needed:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r:.80} is {length} bytes at {offset} in {name:.200}; "
+            f"its shape {list(tensor.dims)} needs {needed}",
+            "export the model again",
+        )
+    size_bytes = target.stat().st_size
+    if offset + length > size_bytes:
+        with target.open("rb") as file:
+            pointer = file.read(len(LFS_MARK)) == LFS_MARK
+        raise CannotAssessError(
+            f"{path}: weights file {name} is {size_bytes} bytes; tensor {tensor.name!r} ends at byte "
+            f"{offset + length}, so it is {'a Git LFS pointer' if pointer else 'truncated'}",
+            f"git lfs pull --include {quoted(name)}" if pointer else f"copy or download {name} again",
+        )
+
+
+def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
+    """Refuse a tensor of the model's own file that has more or fewer values than its shape needs.
+
+    Args:
+        path: the model's file.
+        tensor: its values are not in another file.
+        places: of the large weights, which the tensor does not hold itself; none unless it is of the main graph.
+
+    Raises:
+        CannotAssessError.
+    """
+    hint = AGAIN
+    try:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+        field = helper.tensor_dtype_to_field(tensor.data_type)
+        needed, unit = needed_bytes(tensor), "bytes"
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotAssessError(
+            f"{path}: type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", hint
+        ) from error
+    if len(getattr(tensor, field)) and (tensor.HasField("raw_data") or tensor.name in places):
+        raise CannotAssessError(
+            f"{path}: weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place", hint
+        )
+    if tensor.HasField("raw_data"):
+        length = len(tensor.raw_data)
+    elif tensor.name in places:
+        length = places[tensor.name].stop - places[tensor.name].start
+    else:  # one number in a field of its own type for each value, two for a complex one, or for each packed byte
+        length, unit = len(getattr(tensor, field)), "values"
+        values = math.prod(tensor.dims) * (2 if kind.startswith("complex") else 1)
+        needed = needed if tensor.data_type in PACKED_BITS and length == needed else values
+    if length != needed or any(size < 0 for size in tensor.dims):
+        raise CannotAssessError(
+            f"{path}: weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need "
+            f"{needed}",
+            hint,
+        )
+    if tensor.HasField("segment"):
+        raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", hint)
+
+
+def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
+    """Let the tensors name resolved files, so that ONNX Runtime meets neither symlinks nor names of another folder."""
+    for tensor in tensors:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = targets[entry.value].relative_to(folder).as_posix()
+
+
+def values_of(tensor: onnx.TensorProto, weights: Weights) -> GenericArray:
+    """Read one weight's values; of an external file, or of the model's, only this weight's bytes.
+
+    Args:
+        tensor: an initializer of a file that `read_onnx` has checked.
+        weights: `OnnxFile.weights`.
+    """
+    if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
+        entries = entries_of(tensor)
+        with (weights.folder / entries["location"]).open("rb") as file:
+            file.seek(int(entries.get("offset") or 0))
+            item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
+    elif (
+        tensor.name in weights.places
+        and not tensor.HasField("raw_data")
+        and not len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+    ):
+        content = weights.content[weights.places[tensor.name]]
+    elif tensor.data_type == onnx.TensorProto.STRING:  # of any bytes: ONNX's own reader wants UTF-8
+        return np.array(list(tensor.string_data), dtype=object).reshape(tuple(tensor.dims))
+    else:
+        return np.asarray(numpy_helper.to_array(tensor))
+    inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    return np.asarray(numpy_helper.to_array(inline))
+
+
+def needed_bytes(tensor: onnx.TensorProto) -> int:
+    """Count the bytes of raw data that a shape and type need. Raises KeyError, TypeError for an unknown type."""
+    bits: int = PACKED_BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    values: int = math.prod(tensor.dims)
+    return (values * bits + 7) // 8
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+
+
+def entries_of(tensor: onnx.TensorProto) -> dict[str, str]:
+    """Give what a tensor says of its external data: location, offset, length."""
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _hub_blobs(folder: Path) -> Path | None:
+    """Find the blobs folder of a Hugging Face cache: <repo>/snapshots/<revision>/… links to <repo>/blobs/…."""
+    for part in (folder, *folder.parents):
+        if part.parent.name == "snapshots":
+            return part.parent.parent / "blobs"
+    return None
+
+
+def _outside_folder(path: Path, location: str) -> CannotAssessError:
+    return CannotAssessError(
+        f"{path}: external data path {location!r} leaves the model's folder; weights must lie beside it",
+        f"copy the weights file into {path.parent} and save the model with its plain name",
+    )
