@@ -41,7 +41,7 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 def plain_text(report: CompareReport) -> str:
     """Say in two sentences, to a reader who knows no statistic, what the verdict means and what to do."""
     images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    return " ".join(_PLAIN[report.verdict.kind]).format(images=images)
+    return f"{report.verdict.verdict}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
 
 
 def render(report: CompareReport) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustcheck_onnx.checker.evidence import Origin
-from robustcheck_onnx.checker.text import MIB, count_text, number_text, percent_text, short_provider
+from robustcheck_onnx.checker.text import MIB, count_text, number_text, short_provider
 from robustcheck_onnx.checker.verdict import steps_text
 
 from .record import Report, Time
@@ -207,13 +207,11 @@ def _judged(report: Report) -> tuple[Fact, ...]:
     verdict, c, binding = report.verdict, report.profile.calibration, report.binding
     digest = verdict.profile_digest
     versions = ", ".join(f"{name} {version}" for name, version in binding.versions.items()) if binding else ""
-    rates = "; ".join(f"{r.of}: {r.n_wrong} of {r.n}, at most {percent_text(r.upper)}" for r in c.rates)
     sets = f"{c.n_sets} sets of {count_text(c.n_checkpoints, 'checkpoint')}"
     return (
         Fact("Profile", verdict.profile_id, kind="code", short=f"profile {verdict.profile_id}"),
         Fact("Digest", verdict.profile_digest, kind="code", short=digest),
         Fact("Fitted on", sets, short=f"fitted on {c.n_checkpoints} checkpoints"),
-        Fact("PASS of left-out checkpoints", rates or f"at most {percent_text(c.false_pass_upper)}", "95 % confidence"),
         Fact("Changed by hand", report.profile.edited or ""),
         Fact("robustcheck", report.tool_version, short=f"robustcheck {report.tool_version}"),
         Fact("Versions", versions),

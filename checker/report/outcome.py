@@ -94,6 +94,11 @@ def exit_code_of(outcome: Outcome) -> int:
     return 0 if outcome.verdict.verdict == "PASS" else 1
 
 
+def rank_of(outcome: Outcome) -> tuple[int, bool]:
+    """Return a key that sorts the worst first: by exit code, then a WARN that does not fail the run before a PASS."""
+    return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
+
+
 def rule_of(report: Report) -> str:
     """Name the rule that decided the exit code, in one sentence."""
     return printable(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.text import VERSION, number_text, printable
 
 from . import terminal
 from .layout import COLOURS, Pen, Ruled, ShortReasons, Trimmed, columns, hanging, spaced
-from .outcome import cautions, exit_code_of, without_model
+from .outcome import cautions, rank_of, without_model
 from .record import Failed, Outcome, Report
 from .words import SIGNS, verdict_text
 
@@ -44,7 +44,7 @@ def render(
         ascii_only: no character above 127.
     """
     pen = Pen(ascii_only)
-    rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: _rank(pair[1]))
+    rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: rank_of(pair[1]))
     table = columns(pen, "=verdict", "model", ">kurtosis", ">images", ">seconds")
     for model, outcome in rows:
         table.add_row(*_row(model, outcome, pen))
@@ -78,11 +78,6 @@ def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
         *terminal.loosened(outcome, pen),
         ShortReasons(pen, outcome.verdict.reasons, steps=False),
     )
-
-
-def _rank(outcome: Outcome) -> tuple[int, bool]:
-    """Sort the worst first: by exit code, then a WARN that does not fail the run before a PASS."""
-    return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
 
 
 def _row(model: str, outcome: Outcome, pen: Pen) -> tuple[Text, ...]:

@@ -17,8 +17,8 @@ BUDGET = {
     "files": 257,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 14,
-    "code lines of the tests": 25_980,
-    "nodes of the tests": 292_100,
+    "code lines of the tests": 26_000,
+    "nodes of the tests": 292_410,
 }
 
 

@@ -6,17 +6,21 @@ Coordinates are SVG user units, x to the right and y downward.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
 from robustcheck_onnx.checker.text import count_text, number_text
 
+Place = Callable[[float, float], float]
+"""A value and its unit in, its place on an axis out, 0 to 1."""
 BAR_WIDTH = 260.0
 LEVELS = (1.0, 2.0, OUTLIER_SD, 6.0)
 """SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
 RATIOS = ((0.0, "0"), (1.0, "threshold"), (10.0, "10×"))
-"""Ticks of the bars: value over threshold, and how it is written; far enough apart that no word touches another."""
+"""Ticks of a check's bars: value over threshold, and how it is written; no word touches another."""
+KEPT = ((0.5, "0.5"), (0.8, "0.8"), (1.0, "1"), (1.2, "1.2"), (2.0, "2"))
+"""Ticks of a comparison's bars: value over the reference's."""
 
 
 class Tick(NamedTuple):
@@ -27,7 +31,7 @@ class Tick(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """An interval beside its threshold, which lies in the middle of BAR_WIDTH."""
+    """An interval on an axis of BAR_WIDTH."""
 
     low: float
     high: float
@@ -106,17 +110,29 @@ def position(value: float, minimum: float) -> float:
     return value / (value + minimum)
 
 
-def bar(interval: Interval, minimum: float) -> Bar | None:
+def ratio_position(value: float, reference: float) -> float:
+    """Return a value's place, 0 to 1, on an axis that is widest where it is near the reference's, which is the middle.
+
+    >>> ratio_position(0.0, 1), ratio_position(0.8, 1), ratio_position(1.0, 1), ratio_position(1.25, 1)
+    (0.0, 0.25, 0.5, 0.75)
+    """
+    if value <= 0:
+        return 0.0
+    steps = math.log(value / reference) / math.log(1.25)
+    return (1 + steps / (1 + abs(steps))) / 2
+
+
+def bar(interval: Interval, minimum: float, place: Place = position) -> Bar | None:
     """Draw the interval as a bar; None where a bound is missing or the threshold is 0 (no ratio to it exists)."""
     if interval.low is None or interval.high is None or interval.estimate is None or minimum <= 0:
         return None
-    low, high, estimate = (position(v, minimum) * BAR_WIDTH for v in (interval.low, interval.high, interval.estimate))
+    low, high, estimate = (place(v, minimum) * BAR_WIDTH for v in (interval.low, interval.high, interval.estimate))
     return Bar(low, high, estimate)
 
 
-def ratio_ticks() -> tuple[Tick, ...]:
-    """Return the ticks of the bars' axis."""
-    return tuple(Tick(position(ratio, 1.0) * BAR_WIDTH, text) for ratio, text in RATIOS)
+def limits_at(limits: Sequence[float], minimum: float, place: Place = position) -> list[float]:
+    """Return the places of limits on the axis of the bars, without those that are 0 or infinite."""
+    return [place(limit, minimum) * BAR_WIDTH for limit in limits if 0 < limit < math.inf]
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str, float]) -> Histogram | None:

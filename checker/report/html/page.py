@@ -31,7 +31,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS
 from .. import words
 from ..facts import blocks_of
 from ..forms import FormOptions
-from ..outcome import cautions, findings, model_of, without_model
+from ..outcome import cautions, findings, model_of, rank_of, without_model
 from ..record import Failed, Outcome, Report
 from . import charts
 from .suite import suite_of
@@ -40,14 +40,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write one page: a table of all models where there are several, then a part for each, in the order given."""
+    """Write one page: a table of all models where there are several, then a part for each, the worst first."""
     reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
     galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
     return written(
         "page.html.j2",
         title=_title(outcomes),
         versions=sorted({report.tool_version for report in reports}),
-        outcomes=outcomes,
+        outcomes=sorted(outcomes, key=rank_of),
         options=options,
         has_photos=any(photo_of(image, options) for g in galleries for image in (*g.most, *g.least)),
     )
