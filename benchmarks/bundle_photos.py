@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from robustcheck_onnx.checker.images.decode import decode
+from robustcheck_onnx.checker.images.preprocess import decode
 from robustcheck_onnx.checker.images.sanity import ImageSetState, describe
 
 PHOTOS = Path(__file__).parents[1] / "checker" / "photos"

@@ -33,8 +33,7 @@ from speed import write_photos
 
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.images.decode import decode
-from robustcheck_onnx.checker.images.preprocess import apply
+from robustcheck_onnx.checker.images.preprocess import apply, decode
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.runtime import doctor
 from robustcheck_onnx.checker.runtime.session import (

@@ -19,8 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 
 from robustcheck_onnx.checker.evidence import CLIP
-from robustcheck_onnx.checker.images.decode import decode
-from robustcheck_onnx.checker.images.preprocess import apply_uint8
+from robustcheck_onnx.checker.images.preprocess import apply_uint8, decode
 from robustcheck_onnx.checker.runtime.session import cpu_name
 from support import lookup
 

@@ -27,8 +27,7 @@ from PIL import Image, ImageOps
 
 from robustcheck_onnx.checker.evidence import CLIP, Options
 from robustcheck_onnx.checker.images import sanity
-from robustcheck_onnx.checker.images.decode import decode
-from robustcheck_onnx.checker.images.preprocess import apply
+from robustcheck_onnx.checker.images.preprocess import apply, decode
 from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, merge, nothing_yet
 from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads

@@ -18,7 +18,7 @@ import scipy.stats
 from PIL import Image
 
 from robustcheck_onnx.checker import evidence
-from robustcheck_onnx.checker.images import decode, keypoints, preprocess, sanity
+from robustcheck_onnx.checker.images import keypoints, preprocess, sanity
 from robustcheck_onnx.checker.statistics import state
 
 FEATURES = (512, 2048)
@@ -66,23 +66,23 @@ def test_merge(benchmark: Any, features: int) -> None:
 
 @pytest.mark.benchmark(group="one photo")
 def test_decode(benchmark: Any) -> None:
-    image, _ = benchmark(decode.decode, photo_of_imagenets_size(), "a.jpg")
+    image, _ = benchmark(preprocess.decode, photo_of_imagenets_size(), "a.jpg")
     assert image.size == (500, 375)
 
 
 @pytest.mark.benchmark(group="one photo")
 def test_resize_crop_and_scale(benchmark: Any) -> None:
-    image, _ = decode.decode(photo_of_imagenets_size(), "a.jpg")
+    image, _ = preprocess.decode(photo_of_imagenets_size(), "a.jpg")
     assert benchmark(preprocess.apply, evidence.CLIP, image).shape == (224, 224, 3)
 
 
 @pytest.mark.benchmark(group="one photo")
 def test_describe(benchmark: Any) -> None:
-    image, _ = decode.decode(photo_of_imagenets_size(), "a.jpg")
+    image, _ = preprocess.decode(photo_of_imagenets_size(), "a.jpg")
     assert benchmark(sanity.describe, image).grey_sd > 0
 
 
 @pytest.mark.benchmark(group="one photo")
 def test_keypoints(benchmark: Any) -> None:
-    image, _ = decode.decode(photo_of_imagenets_size(), "a.jpg")
+    image, _ = preprocess.decode(photo_of_imagenets_size(), "a.jpg")
     assert benchmark(keypoints.find, image)

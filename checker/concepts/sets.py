@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images.listing import image_files
-from robustcheck_onnx.checker.images.manifest import label_column
+from robustcheck_onnx.checker.images.listing import image_files, label_column
 from robustcheck_onnx.checker.images.source import ImageSource, open_files, open_images
 from robustcheck_onnx.checker.storage.places import SUFFIXES, is_ignored, local_path
 from robustcheck_onnx.checker.text import quoted

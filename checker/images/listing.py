@@ -1,20 +1,28 @@
-"""Find the files of an image set: a folder, a glob, a list, a manifest, or files that hold many images each."""
+"""Find the files of an image set: a folder, a glob, a list, a manifest, or files that hold many images each.
+
+Each row of a list (.txt) or manifest (.csv, .jsonl) must name a file that is there.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import glob
+import json
 import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
 from robustcheck_onnx.checker.storage.places import (
+    LOCAL_ROWS,
     SUFFIXES,
     Place,
     Url,
@@ -24,12 +32,225 @@ from robustcheck_onnx.checker.storage.places import (
     is_ignored,
     nearest_path,
     parse_place,
+    redact,
     unreadable_folder,
 )
-from robustcheck_onnx.checker.storage.stores import RemoteFile, open_url
+from robustcheck_onnx.checker.storage.stores import RemoteFile, copied, open_url
+from robustcheck_onnx.checker.text import quoted
 
-from . import containers, manifest
-from .entries import Entries, Entry, File, file_entries, read_remote
+from . import containers
+from .containers import PATH_COLUMNS, SHOWN, Entries, Entry, File, Files, Rows, file_entries, is_url, read_remote
+
+Row = tuple[int, int, object, object]
+"""line number, index into PATH_COLUMNS, path, label"""
+_JSON: Final = json.JSONDecoder()
+ROW_LETTERS: Final = 1 << 20  # of the longest row; one that holds a path and some columns has some hundred
+
+
+def manifest_entries(path: File) -> Entries:
+    """List the images that the rows name; a row without its file is an error, unlike a file missing from a folder.
+
+    To look for a million files takes minutes on a network file system, so only the first `entries.CHECKED_ROWS` are
+    looked for here; a later row, and one in a store, raises the same error when it is read.
+    """
+    names: list[str] = []
+    labels: list[str | None] = []
+    shared: dict[str, str] = {}
+    whole_urls: dict[int, str] = {}
+    numbers, columns = array("Q"), bytearray()
+    files = path.parent
+    with _text(path) as file:
+        for number, column, value, label in ROWS[path.suffix.lower()](path, file):
+            if not isinstance(value, str) or not value or "\0" in value:
+                raise UsageError(
+                    f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r:.{SHOWN}}; it must be the path of an "
+                    "image",
+                    _show(path, number),
+                )
+            if is_url(value) and (shown := redact(value)) != value:
+                whole_urls[len(names)] = value
+                names.append(shown)
+            else:
+                names.append(value)
+            numbers.append(number)
+            columns.append(column)
+            if label is not None:
+                text = str(label)
+                labels += [None] * (len(names) - 1 - len(labels))
+                labels.append(shared.setdefault(text, text))
+            if isinstance(files, RemoteFile) or is_url(value):  # looked for when it is read
+                _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]:.{SHOWN}}")
+            elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in entries.py
+                raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
+    if not names:
+        raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {quoted(path)}")
+    if labels:
+        labels += [None] * (len(names) - len(labels))
+    rows = Rows(path, numbers, bytes(columns))
+    return Entries.listed(names, Files(files, names, labels or None, rows, whole_urls).entry)
+
+
+def list_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+    """Read the rows of a list: one path per line, blank lines left out."""
+    for number, line in enumerate(_lines(path, file), 1):
+        if not line.isspace():
+            yield number, 0, line.removesuffix("\n"), None
+
+
+def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
+    """Read line number, path and the cell of one column of every row of a manifest; None where a row has no such cell.
+
+    A path is written as `manifest_entries` names the image. Raises UsageError as that does for rows, not for files.
+    """
+    with _text(path) as file:
+        rows = [
+            (number, str(value), label) for number, _, value, label in ROWS[path.suffix.lower()](path, file, column)
+        ]
+    return [(number, redact(value) if is_url(value) else value, label) for number, value, label in rows]
+
+
+def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+    """Read the rows of a CSV file with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
+    letters = 0  # of this row, which may have several lines
+
+    def lines() -> Generator[str, None, None]:
+        nonlocal letters
+        for number, line in enumerate(_lines(path, file), 1):
+            letters += len(line)
+            if letters > ROW_LETTERS:
+                raise _too_long(path, number)
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
+    try:
+        header = next(reader, [])
+        letters = 0
+        cells = {name: cell for cell, name in enumerate(header)}
+        column = label = None
+        for row in reader:
+            letters = 0
+            if len(row) > len(header):
+                raise _too_many_cells(path, reader.line_num)
+            if not row:
+                continue
+            if column is None:
+                column = _path_column(path, reader.line_num, cells)
+                cell, label = cells[PATH_COLUMNS[column]], cells.get(label_name)
+            yield (
+                reader.line_num,
+                column,
+                row[cell] if cell < len(row) else None,
+                row[label] if label is not None and label < len(row) else None,
+            )
+    except csv.Error as fault:
+        raise UsageError(
+            f"{path}: row {reader.line_num} is not CSV ({fault}); rows must be CSV", _show(path, reader.line_num)
+        ) from fault
+
+
+def _lines(path: File, file: TextIO) -> Generator[str, None, None]:
+    """Read lines; a file may be one line of any size. Raises UsageError for one longer than `ROW_LETTERS`."""
+    number = 0
+    while line := file.readline(ROW_LETTERS + 1):
+        number += 1
+        if len(line) > ROW_LETTERS:
+            raise _too_long(path, number)
+        yield line
+
+
+def _too_long(path: File, number: int) -> UsageError:
+    return UsageError(
+        f"{path}: row {number} is longer than {ROW_LETTERS:,} letters; a list or manifest has a row for each image",
+        f"head -c 200 {quoted(path)}",
+    )
+
+
+def _json(line: str) -> object:
+    """Parse a line as json.loads does, twice as fast where the line is valid and has no white space at its ends."""
+    text = line.removesuffix("\n")
+    try:
+        row, end = _JSON.raw_decode(text)
+    except ValueError:
+        return json.loads(text)
+    return row if end == len(text) else json.loads(text)
+
+
+def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+    """Read the rows of a file with one JSON object per line. Raises UsageError (no object, no key of a path)."""
+    for number, line in enumerate(_lines(path, file), 1):
+        if line.isspace():
+            continue
+        try:
+            row = _json(line)
+        except (ValueError, RecursionError) as fault:
+            raise UsageError(
+                f"{path}: row {number} is not JSON ({fault}); each row must be an object", _show(path, number)
+            ) from fault
+        if not isinstance(row, dict):
+            raise UsageError(
+                f"{path}: row {number} is {line.strip()[:60]}; each row must be a JSON object", _show(path, number)
+            )
+        column = _path_column(path, number, row)
+        yield number, column, row[PATH_COLUMNS[column]], row.get(label_name)
+
+
+def _too_many_cells(path: File, number: int) -> UsageError:
+    return UsageError(
+        f"{path}: row {number} has more cells than columns; quote cells that hold a comma", _show(path, number)
+    )
+
+
+def _path_column(path: File, number: int, names: Iterable[str]) -> int:
+    for column, name in enumerate(PATH_COLUMNS):
+        if name in names:
+            return column
+    raise UsageError(
+        f"{path}: row {number} has the columns {', '.join(names):.{SHOWN}}; "
+        f"one of {', '.join(PATH_COLUMNS)} must name the image",
+        _show(path, 1),
+    )
+
+
+def _check_row(folder: File, value: str, what: str) -> None:
+    """Refuse a row that names a URL with --strict or while offline, or a file outside the folder of a list in a store.
+
+    Who can change the list of a checkout must not choose where this machine connects to.
+    """
+    if is_url(value):
+        if os.environ.get(LOCAL_ROWS):
+            raise UsageError(f"{what}; with --strict a list names no URL", "copy the images here, and list the copies")
+        if isinstance(parse_place(value), Url) or isinstance(folder, Path):
+            return
+    elif not value.startswith("/") and ".." not in value.split("/"):
+        return
+    raise UsageError(f"{what}; a list in a store names files below its own folder, or URLs", "copy the list here first")
+
+
+def _show(path: File, row: int) -> str:
+    """The command that shows one row of a file."""
+    return f"sed -n {row}p {quoted(path)}"
+
+
+ROWS: Final = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
+"""what reads the rows of a list or manifest, by its suffix"""
+
+
+@contextlib.contextmanager
+def _text(path: File) -> Generator[TextIO, None, None]:
+    """Open a text file to be read line by line; only line feeds end a line, so JSON is not cut at U+2028."""
+    try:
+        with copied(path) as local, local.open(encoding="utf-8-sig") as file:
+            yield file
+    except EnvironmentFaultError:  # a store's: an OSError too
+        raise
+    except (OSError, UnicodeDecodeError) as fault:
+        reason = str(fault)
+        if isinstance(fault, UnicodeDecodeError):  # its position would be that in a piece of the file
+            reason = f"byte 0x{fault.object[fault.start]:02x}: {fault.reason}"
+        raise UsageError(
+            f"{path}: file is not readable UTF-8 text ({reason}); a list or manifest must be", f"file {quoted(path)}"
+        ) from fault
+
 
 Kind = Literal[
     "bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors", "paths", "pictures"
@@ -89,8 +310,8 @@ def list_images(place: Place) -> tuple[Kind, Entries]:
 
 def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
     ending = path.suffix.lower()
-    if ending in manifest.ROWS:
-        return "list" if ending == ".txt" else "manifest", manifest.manifest_entries(path)
+    if ending in ROWS:
+        return "list" if ending == ".txt" else "manifest", manifest_entries(path)
     if ending in (".npy", ".npz"):
         return "tensors", Entries.of(containers.tensor_entries(path))
     if isinstance(path, RemoteFile) and path.is_signed and ending in SUFFIXES:  # its folder knows no key

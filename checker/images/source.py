@@ -26,9 +26,9 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.storage.places import Place, parse_place, redact
 from robustcheck_onnx.checker.text import sha256_of, type_name
 
-from .decode import UnreadableImageError, decode, from_picture
-from .entries import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
+from .containers import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
 from .listing import Kind, image_files, list_images, parse_image_set
+from .preprocess import UnreadableImageError, decode, from_picture
 
 BUNDLED: Final = Path(__file__).parent.parent / "photos"
 _BYTES: Final = 32  # of a sha256

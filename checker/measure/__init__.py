@@ -8,9 +8,7 @@ from __future__ import annotations
 from robustcheck_onnx.checker.progress import Progress, Tell, tell_stage
 
 from . import content
-from .call import settle
 from .collect import Collected, collect, difference_of_head, read_head_input
-from .decide import likely_stops, until_decided
 from .gallery import Rows
 from .job import (
     ImagesRead,
@@ -28,6 +26,7 @@ from .run import (
     decode,
     decode_with,
     key_of,
+    likely_stops,
     measure_images,
     model_facts,
     model_read,
@@ -36,7 +35,9 @@ from .run import (
     prepare_item,
     probe,
     read_inputs,
+    settle,
     to_probe,
+    until_decided,
     usable,
 )
 from .workers import measure_all, run_jobs

@@ -1,11 +1,14 @@
 """The one loop: open a model and an image set, try the model, run the images in batches.
 
-The check and every engine add up statistics in it (`add_batch`); compare, scan and shift add up their own.
+The check and every engine add up statistics in it (`add_batch`); compare, scan and shift add up their own. A check
+looks at its numbers while they grow, and stops when they decide.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -15,16 +18,28 @@ from typing import Any, TypeVar
 
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
-from robustcheck_onnx.checker.images.entries import Entries
+from robustcheck_onnx.checker.evidence import (
+    STOCK,
+    Execution,
+    GivenOptions,
+    ModelFacts,
+    Options,
+    PreprocessingFacts,
+    RunOptions,
+    Statistics,
+)
+from robustcheck_onnx.checker.images.containers import Entries
 from robustcheck_onnx.checker.images.sanity import DESCRIBED
-from robustcheck_onnx.checker.images.source import ImageSource, Item, Skipped, open_images, prefetch
+from robustcheck_onnx.checker.images.source import Images, ImageSource, Item, Skipped, open_given, open_images, prefetch
+from robustcheck_onnx.checker.isolation import LOG
 from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.progress import Progress, Tell
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.verdict import NAMES, decided
+from robustcheck_onnx.thresholds.profile import Profile
 
 from . import content, gallery
 from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, nothing_yet
@@ -385,3 +400,80 @@ def model_facts(
         fixed_scale_difference=fixed_scale_difference,
         output_difference=output_difference,
     )
+
+
+def until_decided(
+    opened: Opened,
+    profile: Profile,
+    decoded: Iterable[Prepared | Skipped],
+    progress: Tell | None,
+    watch: Watch | None,
+) -> tuple[Measurement, bool]:
+    """Measure until the evidence decides (True) or the images end (False)."""
+    total = nothing_yet(1)
+    enough_varied = False
+    closest = [""]  # of the last look, for the progress
+    of_images = batches(
+        decoded,
+        total.images,
+        opened.job.options.batch_size,
+        n_images=len(opened.source),
+        first_look=profile.min_images,
+        progress=progress,
+        label=lambda: closest[-1],
+    )
+    for batch in of_images:
+        add_batch(opened, total, batch, watch)
+        state, n_usable = total.states[0], total.images.n_usable
+        if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
+            continue
+        measured = sums.statistics(state, profile.alpha, profile.bounds)
+        closest.append(_closest(measured, profile))
+        LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest[-1] or "no bound yet")
+        if decided(measured, profile):
+            # asked last, and only until it holds: counting varied images compares all pairs
+            enough_varied = enough_varied or (
+                total.images.sanity.facts().n_varied >= profile.min_images and content.is_complete(total.contents[0])
+            )
+            if enough_varied:
+                return total, True
+    return total, False
+
+
+def likely_stops(profile: Profile) -> tuple[int, int]:
+    """The first two looks: a clear case is decided at one of them, and nothing is decoded beyond it in vain."""
+    second = next(n for n in itertools.count(profile.min_images + 1) if is_look(n, profile.min_images))
+    return profile.min_images, second
+
+
+def _closest(statistics: Statistics, profile: Profile) -> str:
+    """The statistic whose interval is closest to its threshold, for the progress line."""
+    gaps = []
+    for name in profile.deciding:
+        interval, limits = getattr(statistics, name), profile.limits_of(name)
+        if interval.low is not None and interval.high is not None:
+            inside = min(interval.low - limits.minimum, limits.maximum - interval.high)
+            outside = max(limits.minimum - interval.high, interval.low - limits.maximum)
+            gap = max(inside, outside) / (interval.high - interval.low + 1e-12)
+            gaps.append(
+                (gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {str(limits).removeprefix('> ')}")
+            )
+    return min(gaps)[1] if gaps else ""
+
+
+def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[Options, ImageSource | None]:
+    """The options of a call, and its images where they are objects rather than the name of a set.
+
+    Raises:
+        TypeError, UsageError: as `Options.of` and `images.open_given`.
+    """
+    if images is None or isinstance(images, (str, os.PathLike)):
+        path = images if images is None else os.fspath(images)
+        if path == STOCK and not isinstance(images, str):
+            path = os.path.join(os.curdir, path)  # noqa: PTH118 # a Path is a folder, whatever its name
+        named: GivenOptions = {**given, "images": path}
+        return Options.of(named, **defaults), None
+    run = Options.of({**given, "images": None}, **defaults)
+    source = open_given(images, seed=run.seed, limit=run.max_images)
+    # a name that opens nothing: no code can take the bundled photos, or a folder, for them
+    return run.model_copy(update={"images": f"<{source.spec}>"}), source

@@ -20,7 +20,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images.entries import Entry
+from robustcheck_onnx.checker.images.containers import Entry
 from robustcheck_onnx.checker.images.source import ImageSource
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import DATA

@@ -8,11 +8,13 @@ from __future__ import annotations
 from robustcheck_onnx.checker.evidence import CONTENT_IMAGES, OUTLIER_SD, TOP_FEATURES
 
 from .accumulate import Accumulator, measure
-from .content import effective_rank, relative_variance, unit_rows
 from .definitions import (
     PERSISTENT_SHARE,
     STATISTIC_VERSION,
+    effective_rank,
+    relative_variance,
     standardise,
+    unit_rows,
     usable_rows,
 )
 from .intervals import (

@@ -5,16 +5,19 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 
 from __future__ import annotations
 
-from .foreseen import describe, foreseen
-from .gate import Accept, FailOn, Gate, Loosening, Waiver
-from .given import load_profile
-from .notes import (
+from .gate import (
     BUNDLED_NOTE,
     HEAD_NOTE,
     ON_BUNDLED,
+    Accept,
+    FailOn,
+    Gate,
+    Loosening,
+    Waiver,
     execution_notes,
     fallback_note,
     image_notes,
+    load_profile,
     memory_note,
     model_notes,
     notes_of,
@@ -22,4 +25,4 @@ from .notes import (
 )
 from .pixels import steps_text
 from .reasons import KINDS, NAMES, RENAMED, RULES, Kind, below_reasons
-from .rule import Reason, Verdict, decided, inside, judge, limit_of, outside, reason, verdict_for
+from .rule import Reason, Verdict, decided, describe, foreseen, inside, judge, limit_of, outside, reason, verdict_for

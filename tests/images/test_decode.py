@@ -14,7 +14,7 @@ import pytest
 import skimage
 from PIL import Image
 
-from robustcheck_onnx.checker.images.decode import (
+from robustcheck_onnx.checker.images.preprocess import (
     ALPHA,
     ANIMATED,
     CMYK,

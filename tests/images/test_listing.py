@@ -23,11 +23,11 @@ from PIL import Image
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images import entries as entry_files
+from robustcheck_onnx.checker.images import containers as entry_files
 from robustcheck_onnx.checker.images import listing
 from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.images.entries import Entries, Entry
-from robustcheck_onnx.checker.images.manifest import _json
+from robustcheck_onnx.checker.images.containers import Entries, Entry
+from robustcheck_onnx.checker.images.listing import _json
 from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run

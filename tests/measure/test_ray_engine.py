@@ -15,9 +15,9 @@ import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import ray_cluster, ray_engine
+from robustcheck_onnx.checker.measure import ray_engine
 from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_yet
-from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
+from robustcheck_onnx.checker.measure.ray_engine import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import extra, lookup
@@ -169,7 +169,7 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: py
         with pytest.raises(EnvironmentFaultError, match=f"{closed}; cluster can't be used: .*refused"):
             run([], profile.load(), engine="ray", address=closed)
         other.listen()  # something that is no cluster: it takes the connection and says nothing
-        monkeypatch.setattr(ray_cluster, "REACH_S", 3)
+        monkeypatch.setattr(ray_engine, "REACH_S", 3)
         with pytest.raises(EnvironmentFaultError, match="no answer within 3 s"):
             run([], profile.load(), engine="ray", address=closed)
     for wrong in ("localhost", "ray://localhost:1", "host:port"):
@@ -222,7 +222,7 @@ def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: pytes
     here = Path.cwd()
     with (
         pytest.raises(EnvironmentFaultError, match="Failed to start the dashboard"),
-        ray_cluster.open_cluster(ray, 1, None),  # type: ignore[arg-type]
+        ray_engine.open_cluster(ray, 1, None),  # type: ignore[arg-type]
     ):
         pass
     assert seen == [[]]

@@ -18,8 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from robustcheck_onnx.checker.report.terminal import LIMITS, one_line, render
-from robustcheck_onnx.checker.verdict.gate import Waiver, decide
-from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
+from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, Waiver, decide
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 
-from robustcheck_onnx.checker.statistics.content import SAME, effective_rank, relative_variance, unit_rows
+from robustcheck_onnx.checker.statistics.definitions import SAME, effective_rank, relative_variance, unit_rows
 
 
 @pytest.mark.parametrize("n", [2, 5, 50])

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import Content, Evidence, Finding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict.foreseen import foreseen
 from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.checker.verdict.rule import Verdict, decided, inside, judge
+from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, load
 from support import reports

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.cli.settings import Settings
 from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concepts, directions, scan, shift
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure.call import settle
+from robustcheck_onnx.checker.measure.run import settle
 
 
 def test_the_keywords_are_the_record() -> None:
