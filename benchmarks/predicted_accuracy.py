@@ -21,9 +21,16 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from robustcheck_onnx.checker.shift.predicted import Method, predict, resample_inside
-from robustcheck_onnx.checker.shift.predictions import NAMES, SEEN
-from robustcheck_onnx.checker.shift.scores import ImageScores, as_logits, describe
+from robustcheck_onnx.checker.shift.predicted import (
+    NAMES,
+    SEEN,
+    ImageScores,
+    Method,
+    as_logits,
+    describe,
+    predict,
+    resample_inside,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "shift.md"
 START, END = "<!-- predicted -->\n", "<!-- end of predicted -->\n"

@@ -26,8 +26,7 @@ from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
-from .fates import carrying
-from .pairs import KEPT_IMAGES, Side, cosines
+from .pairs import KEPT_IMAGES, Side, carrying, cosines
 
 SCHEMA_VERSION = 1
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the

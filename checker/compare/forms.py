@@ -5,8 +5,7 @@ from __future__ import annotations
 from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, cautions, junit, markdown, sarif
 from robustcheck_onnx.checker.text import number_text
 
-from .judge import Compared, CompareReport
-from .words import statistic_row
+from .judge import Compared, CompareReport, statistic_row
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen

@@ -8,9 +8,8 @@ from robustcheck_onnx.checker.report.html import page
 from robustcheck_onnx.checker.verdict import Kind
 
 from .forms import as_side, reference_name
-from .judge import CompareReport
+from .judge import CompareReport, feature_row, statistic_row
 from .pairs import KEPT_CKA
-from .words import feature_row, statistic_row
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -1,7 +1,7 @@
-"""Did a candidate keep what made its reference pass? The report of a comparison, and its verdict; pure.
+"""Judge whether a candidate kept what made its reference pass: the report of a comparison, and its verdict. Pure.
 
-`run.py` runs both models; `pairs.py` adds up their representations; `changes.py` and `fates.py` compute the numbers of
-this report from the sums; `terminal.py` shows it.
+`run.py` runs both models; `pairs.py` adds up their representations and follows each outlier feature; `changes.py`
+computes the other numbers; `terminal.py` shows the report.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, get_args
 
 from pydantic import PrivateAttr
 
@@ -17,16 +17,88 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import Judged, NoTruth, Time, notebook, plots
 from robustcheck_onnx.checker.statistics import wilson
-from robustcheck_onnx.checker.text import number_text
+from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
 from robustcheck_onnx.checker.verdict import NAMES, Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .baseline import Baseline
-from .changes import StatisticChange
-from .fates import KEPT_CORRELATION, Fate, FeatureFate
-from .pairs import KEPT_CKA, UNRELATED_CKA, Similarity
-from .words import statistic_row
+from .changes import Keeps, StatisticChange
+from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, Fate, FeatureFate, Similarity
+
+Colour = Literal["pass", "warn", "muted"]
+
+KEEPS: dict[Keeps, tuple[str, str, Colour]] = {
+    "kept": ("✓", "kept", "pass"),
+    "shrank": ("✗", "shrank", "warn"),
+    "undecided": ("?", "undecided", "warn"),
+    "not required": ("", "–", "muted"),
+}
+"""Sign, word and colour of what became of a statistic."""
+
+FATES: dict[Fate, tuple[str, str, Colour]] = {
+    "kept": ("✓", "kept", "pass"),
+    "moved": ("→", "moved", "warn"),
+    "rotated": ("✗", "rotated away", "warn"),
+    "uncorrelated": ("✗", "another one", "warn"),
+    "undecided": ("?", "undecided", "warn"),
+    "lost": ("✗", "lost", "warn"),
+}
+"""The same of an outlier feature."""
+
+
+class StatisticRow(NamedTuple):
+    """One statistic of both models in words; "–" where a number is missing."""
+
+    name: str
+    candidate: str
+    reference: str
+    difference: str
+    bounds: str
+    """of the ratio"""
+    ratio: Interval
+    sign: str
+    word: str
+    colour: Colour
+
+
+class FeatureRow(NamedTuple):
+    """One outlier feature of the reference in words; "–" where a number is missing."""
+
+    feature: str
+    mean_z: str
+    frequency: str
+    """share of the images beyond 4 SD"""
+    at: str
+    """its index in the candidate"""
+    candidate_mean_z: str
+    candidate_frequency: str
+    sign: str
+    word: str
+    colour: Colour
+
+
+def statistic_row(change: StatisticChange) -> StatisticRow:
+    """Write one statistic of both models."""
+    candidate, reference = (number_text(value, missing="–") for value in (change.candidate, change.reference))
+    difference, ratio = (_range(interval) for interval in (change.difference, change.ratio))
+    return StatisticRow(NAMES[change.name], candidate, reference, difference, ratio, change.ratio, *KEEPS[change.keeps])
+
+
+def _range(interval: Interval) -> str:
+    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)} (no bounds)"
+    return interval_text(interval.low, interval.high, missing=estimate)
+
+
+def feature_row(fate: FeatureFate) -> FeatureRow:
+    """Write one outlier feature of the reference, and what became of it."""
+    at, z, share = "–", "–", "–"
+    if fate.candidate_mean_z is not None:
+        at, z = str(fate.index if fate.to is None else fate.to), f"{fate.candidate_mean_z:+z.1f}"
+        share = percent_text(fate.candidate_frequency)
+    before = f"{fate.mean_z:+z.1f}"
+    return FeatureRow(str(fate.index), before, percent_text(fate.frequency), at, z, share, *FATES[fate.fate])
+
 
 if TYPE_CHECKING:
     import pandas as pd

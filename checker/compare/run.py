@@ -35,7 +35,7 @@ from robustcheck_onnx.checker.verdict import judge, load_profile, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines
-from . import changes, fates, pairs
+from . import changes, pairs
 from .baseline import COSINE_IMAGES, Baseline
 from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, Comparison, FirstBaseline, judge_pair
 from .pairs import Pair, Side, cosines, similarity, similarity_of
@@ -172,7 +172,7 @@ def _compared(evidence: Evidence, profile: Profile) -> Compared:
     return Compared(
         evidence=evidence,
         verdict=judge(evidence, profile),
-        carrying=tuple(f.index for f in fates.carrying(evidence.statistics).features),
+        carrying=tuple(f.index for f in pairs.carrying(evidence.statistics).features),
     )
 
 
@@ -182,7 +182,7 @@ def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float
     return Comparison(
         reference,
         statistics=changes.changes(*numbers, changes.required_by(profile), profile.alpha, tolerance),
-        features=fates.fates(pair, reference.evidence.statistics, tolerance),
+        features=pairs.fates(pair, reference.evidence.statistics, tolerance),
         similarity=similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
         agreement=_agreement(pair),
     )
@@ -203,11 +203,11 @@ def _against(
     same_rows = paired and tuple(digests) == known.images
     if not stale and not same_rows:
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
-    persistent = fates.carrying(known.evidence.statistics).persistent
+    persistent = pairs.carrying(known.evidence.statistics).persistent
     return Comparison(
         _compared(known.evidence, profile),
         statistics=changes.changes(ours, theirs, changes.required_by(profile), profile.alpha, tolerance, paired=paired),
-        features=fates.fates_by_index(side, known.features, known.rows if same_rows else None, persistent, tolerance)
+        features=pairs.fates_by_index(side, known.features, known.rows if same_rows else None, persistent, tolerance)
         if same_width
         else (),
         stale=stale,
@@ -232,7 +232,7 @@ def _report(
         statistics=comparison.statistics,
         alpha=profile.alpha,
         features=comparison.features,
-        new_features=fates.new_features(candidate.evidence.statistics, comparison.features),
+        new_features=pairs.new_features(candidate.evidence.statistics, comparison.features),
         similarity=comparison.similarity,
         agreement=comparison.agreement,
         notes=_notes(candidate, reference, profile, is_baseline=baseline != ""),

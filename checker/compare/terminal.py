@@ -33,10 +33,8 @@ from robustcheck_onnx.checker.text import (
 )
 from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, ON_BUNDLED, fallback_note
 
-from .fates import FeatureFate
-from .judge import Compared, CompareReport
-from .pairs import KEPT_CKA
-from .words import Colour, feature_row, statistic_row
+from .judge import Colour, Compared, CompareReport, feature_row, statistic_row
+from .pairs import KEPT_CKA, FeatureFate
 
 _MEANING = {
     "PASS": "The candidate has kept what made the reference pass, on the images that were given.",

@@ -1,17 +1,30 @@
-"""The directions of a representation that concepts are looked for along; pure.
+"""Search the directions of a representation for concepts: average precision, chance, and the judgement. Pure.
 
 h·v is looked at for v and for −v: the sign of a singular vector means nothing, so both signs are one direction.
+
+AP = Σ_n (R_n − R_{n−1})·P_n over the distinct scores in falling order, P_n and R_n precision and recall of all images
+with at least that score: no interpolation, images of one score count together (scikit-learn's definition). It is the
+mean over the positives of (positives with at least this score) / (images with at least this score).
+
+Chance: the rows of the assignment of images to concepts are permuted, so each concept keeps its number of positives and
+concepts stay together as often as they are. Concepts differ in what chance gives them (a frequent one starts from a
+high AP), so each is standardised by its own shuffles, and the largest over all concepts is what every concept has to
+exceed: the single-step max-T procedure of Westfall and Young (Resampling-Based Multiple Testing, 1993).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from robustcheck_onnx.checker.arrays import Array, Floats
+from robustcheck_onnx.checker.arrays import Array, Bools, Floats
+from robustcheck_onnx.checker.text import count_text
+
+from .records import ENCODED_AP, Along, ChanceFacts, Concept, DirectionFacts, NotJudged, Told
 
 Of = Literal["head", "features", "axes"]
 OF: tuple[Of, ...] = ("head", "features", "axes")
@@ -69,3 +82,296 @@ def of_axes(h: Floats) -> Directions:
     kept = variances > variances[0] * max(h.shape) * np.finfo(np.float32).eps ** 2
     kept[len(h) - 1 :] = False  # n images about their mean span n − 1 directions
     return Directions("axes", np.ascontiguousarray(vectors[:, kept]), np.sqrt(variances[kept]), int(kept.sum()))
+
+
+ERROR_RATE = 0.05  # at which a concept without any relation to the representation is called beyond chance, over all
+BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
+MIN_SHUFFLES = 19  # with fewer no result can be beyond chance at that rate: 1 / (1 + 19) = 0.05
+
+
+class Chance(NamedTuple):
+    """What chance gives each concept."""
+
+    needed: Array
+    """(concept,) AP that a direction has to exceed to be beyond chance, whatever the best one reached; inf: none can"""
+    p: Array
+    """(concept,) p-value of the best direction, corrected over concepts: at least 1 / (1 + shuffles)"""
+
+
+def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
+    """(shuffle, image) int32: which image gets the labels of each."""
+    rng = np.random.default_rng(seed)
+    order = np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1))
+    return rng.permuted(order, axis=1)
+
+
+def compare(best: Array, shuffled: Array) -> Chance:
+    """Compare the best AP of each concept with its shuffles, corrected over concepts.
+
+    The labels as they are and the shuffles count alike: each is standardised by the mean and SD of the others, so that
+    under chance alone all are exchangeable and the error rate is exact, whatever the images, directions and concepts.
+
+    Args:
+        best: (concept,) largest AP over directions.
+        shuffled: (shuffle, concept) the same with shuffled labels, at least `MIN_SHUFFLES` of them.
+    """
+    n_shuffles = len(shuffled)
+    if n_shuffles < MIN_SHUFFLES:
+        raise ValueError(f"number of shuffles is {n_shuffles}; at least {MIN_SHUFFLES} are needed")
+    t = _by_the_others(np.vstack([best, shuffled]))
+    chance = np.sort(t[1:].max(axis=1))
+    p = (1 + n_shuffles - np.searchsorted(chance, t[0], side="left")) / (1 + n_shuffles)
+    return Chance(np.where(shuffled.std(axis=0) > 0, _needed(t, shuffled), shuffled.max(axis=0)), p)
+
+
+def _needed(t: Array, shuffled: Array) -> Array:
+    """The AP of each concept from which its p-value is at most `ERROR_RATE`, the other concepts as they are.
+
+    By bisection: an AP counts among its own shuffles, so one far beyond them would lower the bar for others.
+    t: (1 + shuffle, concept) the standardised APs, those of the labels as they are first.
+    """
+    n_shuffles, n_concepts = shuffled.shape
+    allowed = int(ERROR_RATE * (1 + n_shuffles) + 1e-9) - 1  # shuffles that may reach the AP
+    elsewhere = np.full(shuffled.shape, -np.inf)  # the largest over the other concepts
+    if n_concepts > 1:
+        top = np.partition(t[1:], n_concepts - 2, axis=1)[:, -2:]
+        elsewhere[:] = np.where(t[1:] < top[:, 1:], top[:, 1:], top[:, :1])
+
+    def is_beyond(ap: Array) -> Bools:
+        own = _by_the_others(np.vstack([ap, shuffled]))
+        enough: Bools = (np.maximum(own[1:], elsewhere) >= own[0]).sum(axis=0) <= allowed
+        return enough
+
+    low, high = np.zeros(n_concepts), np.ones(n_concepts)
+    possible = is_beyond(high)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        beyond = is_beyond(middle)
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return np.where(possible, high, np.inf)
+
+
+def _by_the_others(values: Array) -> Array:
+    """Each row standardised by mean and (biased) SD of the other rows, column by column.
+
+    Where the others do not vary it is 0 for what is equal to them and ±inf for what is not.
+    """
+    n = len(values)
+    away = values - values.mean(axis=0)
+    total = (away**2).sum(axis=0)
+    tiny = 1e-24 * n  # rounding of APs
+    others = total - away**2 * n / (n - 1)  # sum of squares of the others about their mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = away * n / (n - 1) / np.sqrt(np.where(others > tiny, others, 0.0) / (n - 1))
+    same: Array = np.where(np.abs(away) ** 2 <= tiny, 0.0, t)
+    return same
+
+
+Counts = npt.NDArray[np.int32]
+
+
+class Ranked(NamedTuple):
+    """Images ranked along some directions, from either end."""
+
+    at_least: Counts
+    """(direction, image): number of images whose score is at least this one's, itself included"""
+    at_most: Counts
+    """(direction, image): number of images whose score is at most this one's: the ranks along −v"""
+    has_ties: bool
+
+
+def rank(scores: Array) -> Ranked:
+    """Rank (direction, image) finite scores."""
+    n = scores.shape[1]
+    order = np.argsort(scores, axis=1)
+    rising = np.take_along_axis(scores, order, axis=1)
+    differs = rising[:, 1:] != rising[:, :-1]
+    edge = np.ones((len(scores), 1), bool)
+    place = np.arange(n, dtype=np.int32)
+    first = np.maximum.accumulate(np.where(np.hstack([edge, differs]), place, 0), axis=1)
+    last = np.minimum.accumulate(np.where(np.hstack([differs, edge]), place, n - 1)[:, ::-1], axis=1)[:, ::-1]
+    at_least, at_most = np.empty_like(order, np.int32), np.empty_like(order, np.int32)
+    np.put_along_axis(at_least, order, n - first, axis=1)
+    np.put_along_axis(at_most, order, last + 1, axis=1)
+    return Ranked(at_least, at_most, not differs.all())
+
+
+def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
+    """AP along each direction and against it.
+
+    Args:
+        ranked: n images along m directions.
+        positives: (assignment, positive) indices of the images that have the concept, at least one each.
+
+    Returns:
+        (direction, assignment) each: AP of h·v, and of −h·v. 1 where all images are positives.
+    """
+    along = np.sort(np.take(ranked.at_least, positives, axis=1), axis=-1)
+    if ranked.has_ties:
+        against = np.sort(np.take(ranked.at_most, positives, axis=1), axis=-1)
+        return _of_sorted(along), _of_sorted(against)
+    n, found = ranked.at_least.shape[1], np.arange(1, positives.shape[-1] + 1)
+    return (found / along).mean(-1), (found[::-1] / (n + 1 - along)).mean(-1)
+
+
+def _of_sorted(counts: Counts) -> Array:
+    """AP of positives by the number of images with at least their score, rising along the last axis."""
+    n = counts.shape[-1]
+    differs = counts[..., 1:] != counts[..., :-1]
+    ends = np.concatenate([differs, np.ones((*counts.shape[:-1], 1), bool)], axis=-1)  # of a run of equal scores
+    found = np.where(ends, np.arange(1, n + 1), n)
+    found = np.minimum.accumulate(found[..., ::-1], axis=-1)[..., ::-1]
+    means: Array = (found / counts).mean(-1)
+    return means
+
+
+AT_ONCE = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
+
+
+class Measured(NamedTuple):
+    """What was found along all directions."""
+
+    ap: Array
+    """(concept, direction) the larger AP of both signs"""
+    along: Bools
+    """(concept, direction) whether that is h·v, not −h·v"""
+    shuffled: Array
+    """(shuffle, concept) the largest AP over directions and signs with shuffled labels"""
+    chance: Chance
+
+
+def search(
+    h: Floats,
+    directions: Directions,
+    positives: Sequence[npt.NDArray[np.integer]],
+    *,
+    n_shuffles: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Measured:
+    """Measure the AP along all directions, with the labels as they are and shuffled.
+
+    Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
+
+    Args:
+        h: (image, feature), finite.
+        directions: of its space, one at least.
+        positives: of each concept the indices of its images, one at least.
+        n_shuffles: at least `null.MIN_SHUFFLES`.
+        seed: of the shuffles.
+        progress: called with the number of directions that are done.
+    """
+    n_concepts = len(positives)
+    shuffles = permutations(len(h), n_shuffles, seed)
+    ap, along = np.empty((n_concepts, directions.n)), np.empty((n_concepts, directions.n), bool)
+    shuffled = np.zeros((n_shuffles, n_concepts))
+    for start, scores in directions.blocks(h):
+        ranked, end = rank(scores), start + len(scores)
+        for concept, images in enumerate(positives):
+            plus, minus = average_precisions(ranked, images[np.newaxis])
+            ap[concept, start:end] = np.maximum(plus, minus)[:, 0]
+            along[concept, start:end] = (plus >= minus)[:, 0]
+            some = max(1, AT_ONCE // (len(images) * len(scores)))
+            for first in range(0, n_shuffles, some):
+                dealt = shuffles[first : first + some, images]
+                best = np.maximum(*average_precisions(ranked, dealt)).max(axis=0)
+                shuffled[first : first + some, concept] = np.maximum(shuffled[first : first + some, concept], best)
+        progress(end)
+    return Measured(ap, along, shuffled, compare(ap.max(axis=1), shuffled))
+
+
+BEST = 5  # directions named of a concept
+BINS = 20  # of the histograms of AP
+ROUNDING = 1e-12
+
+
+def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[list[int], tuple[NotJudged, ...]]:
+    """The concepts that can be judged, and the others.
+
+    Args:
+        present: (image, concept).
+        names: of the concepts.
+        min_positives: images with a concept, and without it, that are needed.
+    """
+    counts = present.sum(axis=0).tolist()
+    judged, others = [], []
+    for index, (name, count) in enumerate(zip(names, counts, strict=True)):
+        without = len(present) - count
+        if min(count, without) >= min_positives:
+            judged.append(index)
+            continue
+        few = f"{count_text(count, 'image')} with it" if count < min_positives else f"{without} without it"
+        others.append(NotJudged(name=name, n_images=count, reason=f"{few}; {min_positives} are needed"))
+    return judged, tuple(others)
+
+
+def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
+    """Judge concepts; established ones first, then by AP.
+
+    names, counts: of the concepts, and of their images.
+    """
+    beyond = _telling(measured)
+    quantiles = np.quantile(measured.shuffled, [0.5, 0.95, 1], axis=0)
+    concepts = []
+    for index, (name, count) in enumerate(zip(names, counts, strict=True)):
+        ap = measured.ap[index]
+        order = np.argsort(-ap, kind="stable")[:BEST]
+        n_telling, needed = int(beyond[index].sum()), float(measured.chance.needed[index])
+        concepts.append(
+            Concept(
+                name=name,
+                n_images=count,
+                ap=float(ap.max()),
+                encoded=bool(ap.max() >= ENCODED_AP - ROUNDING),
+                established=n_telling > 0,
+                needed=needed if np.isfinite(needed) else None,
+                p=float(measured.chance.p[index]),
+                chance=tuple(quantiles[:, index].tolist()),
+                n_directions=n_telling,
+                best=tuple(
+                    Along(direction=int(d), sign=1 if measured.along[index, d] else -1, ap=float(ap[d])) for d in order
+                ),
+            )
+        )
+    return tuple(sorted(concepts, key=lambda each: (not each.established, -each.ap, each.name)))
+
+
+def directions_told(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
+    """The directions that tell concepts, most concepts first. source: what the directions are, in words."""
+    beyond = _telling(measured)
+    telling = []
+    for index in np.flatnonzero(beyond.any(axis=0)).tolist():
+        told = np.flatnonzero(beyond[:, index])
+        order = told[np.argsort(-measured.ap[told, index], kind="stable")].tolist()
+        strength = None if directions.strengths is None else float(directions.strengths[index])
+        telling.append(Told(direction=index, strength=strength, concepts=tuple(names[each] for each in order)))
+    telling.sort(key=lambda each: (-len(each.concepts), each.direction))
+    return DirectionFacts(
+        of=directions.of,
+        source=source,
+        n=directions.n,
+        n_telling=len(telling),
+        n_polysemantic=sum(len(each.concepts) > 1 for each in telling),
+        telling=tuple(telling),
+    )
+
+
+def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
+    """How chance was measured, and its distribution."""
+    edges = np.linspace(0, 1, BINS + 1)
+    shuffled, _ = np.histogram(measured.shuffled, edges)
+    best, _ = np.histogram(measured.ap.max(axis=1), edges)
+    return ChanceFacts(
+        shuffles=len(measured.shuffled),
+        seed=seed,
+        error_rate=ERROR_RATE,
+        edges=tuple(round(edge, 2) for edge in edges.tolist()),
+        shuffled=tuple(shuffled.tolist()),
+        measured=tuple(best.tolist()),
+    )
+
+
+def _telling(measured: Measured) -> Bools:
+    """(concept, direction): AP ≥ 0.9 and beyond chance."""
+    needed = measured.chance.needed[:, np.newaxis]
+    return (measured.ap >= ENCODED_AP - ROUNDING) & (measured.ap > needed)

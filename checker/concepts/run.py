@@ -25,11 +25,10 @@ from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 
+from . import directions
 from . import directions as axes
-from . import judge, null
-from .directions import OF, Directions
+from .directions import OF, Directions, search
 from .records import ENCODED_AP, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
-from .search import search
 from .sets import ConceptSet, open_concepts
 
 MIN_POSITIVES = 10
@@ -94,10 +93,10 @@ def concepts(
         raise UsageError(f"of is {of!r}, and a head is given; its directions are --of head", "leave out --of")
     if min_positives < 2:
         raise UsageError(f"min_positives is {min_positives}; it must be at least 2", "--min-positives 10")
-    if shuffles < null.MIN_SHUFFLES:
+    if shuffles < directions.MIN_SHUFFLES:
         raise UsageError(
-            f"shuffles is {shuffles}; at least {null.MIN_SHUFFLES} are needed to be beyond chance at "
-            f"{null.ERROR_RATE:.0%}",
+            f"shuffles is {shuffles}; at least {directions.MIN_SHUFFLES} are needed to be beyond chance at "
+            f"{directions.ERROR_RATE:.0%}",
             f"--shuffles {SHUFFLES}",
         )
     path = local_path(model, "model")
@@ -128,7 +127,7 @@ def concepts(
         measure.difference_of_head(chosen.head, collected, opened)
     h = collected.representations
     present = _labels(collected, found)
-    judged, left_out = judge.split(present, found.names, min_positives)
+    judged, left_out = directions.split(present, found.names, min_positives)
     if not judged:
         raise CannotAssessError(
             f"{concept_set}: number of concepts with at least {min_positives} images with it, and as many without, is "
@@ -145,7 +144,7 @@ def concepts(
         measure.tell_stage(progress, f"{stage}, {done} of {looked_at.n} done")
 
     measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed, progress=tell)
-    concepts_ = judge.judge(measured, names, [len(each) for each in positives])
+    concepts_ = directions.judge(measured, names, [len(each) for each in positives])
     facts = collected.read.facts(inputs.source)
     return ConceptsReport(
         tool_version=VERSION,
@@ -166,8 +165,8 @@ def concepts(
         summary=_summary(concepts_),
         concepts=concepts_,
         not_judged=left_out,
-        directions=judge.directions_told(measured, names, looked_at, source),
-        chance=judge.chance_facts(measured, run.seed),
+        directions=directions.directions_told(measured, names, looked_at, source),
+        chance=directions.chance_facts(measured, run.seed),
         preprocessing=inputs.preprocessing,
         images=facts,
         execution=runner.execution,

@@ -13,8 +13,9 @@ from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, labels, robustness
 from robustcheck_onnx.checker.statistics import wilson
 
-from . import features, prune
+from . import features
 from .decompose import TOP, Directions, Estimate, Importance, Z, decompose, importance, in_pieces
+from .features import Whole, predicted, whole_head
 from .records import (
     SAME,
     Analysis,
@@ -28,7 +29,6 @@ from .records import (
     Replacement,
     TopShare,
 )
-from .whole import Whole, predicted, whole_head
 
 LEADING = 10  # directions that are listed
 
@@ -122,10 +122,12 @@ def _analysis(
     columns = directions.columns(head.weight)
     projected = directions.project(h)
     weights = importance(directions, projected, norms)
-    n, steps = directions.n, prune.steps_of(directions.n)
-    pruned = prune.Pruned(columns, projected, head.bias)
-    others = [(each, prune.Pruned(columns, directions.project(each.representations), head.bias)) for each in labelled]
-    kept = {percent: prune.n_kept(percent, n) for percent in prune.PERCENT}
+    n, steps = directions.n, features.steps_of(directions.n)
+    pruned = features.Pruned(columns, projected, head.bias)
+    others = [
+        (each, features.Pruned(columns, directions.project(each.representations), head.bias)) for each in labelled
+    ]
+    kept = {percent: features.n_kept(percent, n) for percent in features.PERCENT}
     orders: dict[Order, Indices] = {
         "importance": weights.order,
         "singular value": np.arange(n),
@@ -134,7 +136,7 @@ def _analysis(
     curves, same = [], dict[int, float]()
     for name, order in orders.items():
         tried = [*kept.values(), *(steps if name == "importance" else ())]
-        agrees = {k: whole.agrees(found) for k, found in prune.predictions(pruned, order, tried).items()}
+        agrees = {k: whole.agrees(found) for k, found in features.predictions(pruned, order, tried).items()}
         if name == "importance":
             same = {k: float(agree.mean()) for k, agree in agrees.items()}
         rights = {each.name: _n_right(of_set, each, order, list(kept.values())) for each, of_set in others}
@@ -144,7 +146,7 @@ def _analysis(
             for percent, k in kept.items()
         )  # fmt: skip
         curves.append(Curve(order=name, points=points))
-    fewest = [(share, prune.fewest(list(same.items()), n, share)) for share in prune.KEEPS]
+    fewest = [(share, features.fewest(list(same.items()), n, share)) for share in features.KEEPS]
     return Analysis(
         n_directions=n,
         singular_values=tuple(map(float, directions.sigma)),
@@ -160,7 +162,7 @@ def _analysis(
     )
 
 
-def _n_right(pruned: prune.Pruned, each: Labelled, order: Indices, kept: Sequence[int]) -> dict[int, int]:
+def _n_right(pruned: features.Pruned, each: Labelled, order: Indices, kept: Sequence[int]) -> dict[int, int]:
     """How many images of a labelled set are predicted right, by the number of directions kept."""
     counts = dict.fromkeys(kept, 0)
 

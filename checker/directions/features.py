@@ -1,17 +1,25 @@
-"""Which features of a representation are outlier features, and whether the head uses them; pure."""
+"""Find the outlier features of a representation, and measure how much the head uses them and each direction. Pure.
+
+The head of k directions is W V_k V_kᵀ h + b; the bias stays whole. Each image is projected once, and the directions are
+added in their order, so that a whole curve costs little more than one set of scores.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.arrays import Array, Floats, Indices
+from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
 from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, definitions
 
-from .decompose import Z
+from .decompose import Z, in_pieces
 
 OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
 LISTED = 8  # outlier features that are named, those with the largest share of the kurtosis first
@@ -75,3 +83,148 @@ def margin_share(given: Array, margins: Array) -> Interval:
     share = float(given.mean()) / mean
     half = Z * float((given - share * margins).std(ddof=1)) / mean / n**0.5
     return Interval(estimate=share, low=share - half, high=share + half)
+
+
+PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)
+"""share of the directions that is kept at each point of a curve"""
+KEEPS = (0.99, 0.95)
+"""shares of the predictions for which the smallest number of directions is looked for"""
+STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all where there are fewer
+
+
+def n_kept(percent: int, n_directions: int) -> int:
+    """How many directions a percentage is: rounded up, so at least 1.
+
+    >>> n_kept(2, 768), n_kept(2, 10)
+    (16, 1)
+    """
+    return math.ceil(percent * n_directions / 100)
+
+
+def steps_of(n_directions: int) -> list[int]:
+    """The numbers of directions that are tried in search of `KEEPS`, falling, without all of them."""
+    tried = {math.ceil(n_directions * step / STEPS) for step in range(1, STEPS + 1)}
+    return sorted(tried - {n_directions}, reverse=True)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A head's scores with fewer directions, for one set of images."""
+
+    columns: Array
+    """(direction, class) (U Σ)ᵀ"""
+    projected: Array
+    """(image, direction) h V, h as the head takes it (of length 1 where it normalises)"""
+    bias: Array
+    """(class,)"""
+
+    def scores(self, order: Indices, kept: Sequence[int], look: Callable[[int, slice, Array], None]) -> None:
+        """Show the scores of each number of kept directions, a piece of the images at a time.
+
+        Args:
+            order: (direction,) which direction is added first.
+            kept: numbers of directions.
+            look: called with the number kept, the piece of the images, and its (image, class) scores. They are
+                overwritten afterwards.
+        """
+        levels = sorted(set(kept))
+        columns = [self.columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
+
+        def piece(images: slice) -> None:
+            total = np.tile(self.bias, (len(self.projected[images]), 1))
+            low = 0
+            for high, added in zip(levels, columns, strict=True):
+                total += self.projected[images][:, order[low:high]] @ added
+                look(high, images, total)
+                low = high
+
+        in_pieces(len(self.projected), len(self.bias), piece)
+
+
+def predictions(pruned: Pruned, order: Indices, kept: Sequence[int]) -> dict[int, Indices]:
+    """The predicted class of each image, (image,), for each number of directions kept; of equal scores the first."""
+    found = {k: np.empty(len(pruned.projected), dtype=np.intp) for k in kept}
+
+    def look(k: int, images: slice, scores: Array) -> None:
+        found[k][images] = scores.argmax(axis=1)
+
+    pruned.scores(order, kept, look)
+    return found
+
+
+def fewest(same: Sequence[tuple[int, float]], n_directions: int, share: float) -> int:
+    """The fewest directions that keep a share of the predictions, and from which on every larger number tried does.
+
+    Args:
+        same: number kept and share of the same predictions, in any order.
+        n_directions: all of them; they keep everything.
+        share: 0 to 1.
+    """
+    best = n_directions
+    for kept, value in sorted(same, reverse=True):
+        if value < share:
+            break
+        best = kept
+    return best
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What the whole head makes of some images."""
+
+    first: Indices
+    """(image,) class of the largest score; a tie goes to the smaller index"""
+    second: Indices
+    """(image,) class of the largest score of the others"""
+    margins: Array
+    """(image,) the first score less the second"""
+    copies: Indices
+    """(class,) `without_copies`"""
+
+    def agrees(self, found: Indices) -> Bools:
+        """(image,) whether a class is the predicted one, or one with the same weights and bias."""
+        return np.asarray(self.copies[found] == self.copies[self.first])
+
+    @property
+    def confident(self) -> Indices:
+        """The half of the images with the largest margins, the middle one included."""
+        return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
+
+
+def without_copies(head: LinearHead) -> Indices:
+    """(class,) the first class with the same weights and bias: which of them has the larger score is rounding."""
+    firsts: dict[bytes, int] = {}
+    rows = enumerate(zip(head.weight, head.bias, strict=True))
+    return np.array([firsts.setdefault(blake2b(row.tobytes() + bias.tobytes()).digest(), i) for i, (row, bias) in rows])
+
+
+def predicted(head: LinearHead, h: Floats) -> Indices:
+    """(image,) class of the largest score; h: (image, feature)."""
+    first = np.empty(len(h), np.intp)
+
+    def piece(images: slice) -> None:
+        first[images] = head.scores(h[images]).argmax(axis=1)
+
+    in_pieces(len(h), len(head.bias), piece)
+    return first
+
+
+def whole_head(head: LinearHead, h: Floats) -> Whole:
+    """Predict with the whole head.
+
+    h: (image, feature).
+    """
+    n = len(h)
+    first, second, margins = np.empty(n, np.intp), np.empty(n, np.intp), np.empty(n)
+
+    def piece(images: slice) -> None:
+        scores = head.scores(h[images])
+        rows = np.arange(len(scores))
+        first[images] = scores.argmax(axis=1)
+        best = scores[rows, first[images]]
+        scores[rows, first[images]] = -np.inf
+        second[images] = scores.argmax(axis=1)
+        margins[images] = best - scores[rows, second[images]]
+
+    in_pieces(n, len(head.bias), piece)
+    return Whole(first, second, margins, without_copies(head))

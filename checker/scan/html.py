@@ -10,8 +10,8 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.report.html import page
 from robustcheck_onnx.checker.text import number_text
 
-from .features import features_through_depth, persistent_text
 from .records import Layer, ScanReport
+from .terminal import features_through_depth, persistent_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 BASE, ROOM = 190.0, 150.0

@@ -27,8 +27,8 @@ from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
 
+from .blocks import measuring_model, plan_scan
 from .depth import Depth
-from .plan import measuring_model, plan_scan
 from .records import Layer, ScanModel, ScanReport, notes_of_scan, summary
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval

@@ -5,6 +5,6 @@ Comes in: a model with a head and labelled image sets. May import: measure, repo
 
 from __future__ import annotations
 
-from . import call, labels, robustness
+from . import labels, robustness, sets
 from .records import SetResult, Shifted, ShiftReport
 from .run import Several, measure_shift

@@ -10,7 +10,7 @@ from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .predictions import NAMES, Predicted, Target, estimate_text
+from .predicted import NAMES, Predicted, Target, estimate_text
 
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
 

@@ -1,6 +1,6 @@
-"""Accuracy under a distribution shift, where the user has labelled images, and what it says beside the verdict.
+"""Measure accuracy under a distribution shift on the user's labelled images, next to the verdict.
 
-One loop runs the model. Silent; progress goes to a callback.
+One loop runs the model. Silent; progress goes to a callback. The notes of the report are written here, too.
 """
 
 from __future__ import annotations
@@ -11,24 +11,110 @@ from typing import Unpack
 
 from robustcheck_onnx.checker import isolated, measure, pipeline
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Options, RunOptions
+from robustcheck_onnx.checker.evidence import Execution, Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Progress
-from robustcheck_onnx.checker.model import Contract
+from robustcheck_onnx.checker.model import Contract, ModelFile
 from robustcheck_onnx.checker.report import Clock, Report, Time
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipped_note
 
 from . import labels
-from .call import judged_before, parse_call, verdict_of
-from .notes import notes_of
-from .records import ModelUsed, ShiftReport
-from .robustness import CLAIM, agree, comparable_accuracies, put_beside
-from .sets import LabelledSet, UnlabelledSet, class_output, class_scores, measure_labelled
+from .predicted import COSINES, ClassShift, Predicted
+from .records import ModelUsed, SetResult, Shifted, ShiftReport
+from .robustness import CLAIM, IMAGES, LABEL_SET, WORDS, agree, comparable_accuracies, put_beside
+from .sets import (
+    LabelledSet,
+    UnlabelledSet,
+    class_output,
+    class_scores,
+    judged_before,
+    measure_labelled,
+    parse_call,
+    verdict_of,
+)
 from .target import Collector, Measured, predict_targets
+
+
+def notes_of(
+    inner: SetResult,
+    beside: Sequence[Shifted],
+    predicted: Predicted | None,
+    preprocessing: str,
+    opened: ModelFile,
+    execution: Execution,
+) -> tuple[str, ...]:
+    """Write what a reader must know beside the accuracies."""
+    source = opened.contract.source if opened.contract else None
+    notes = model_notes(
+        source.synthetic if source else "",
+        random_weights=bool(source and source.random_weights),
+        preprocessing=preprocessing,
+        left_out=opened.left_out,
+    )
+    notes += execution_notes(execution)
+    results = (inner, *(each.result for each in beside))
+    if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
+        notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
+    if len({result.n_compete for result in results}) > 1:
+        notes.append(
+            "The sets are measured with different numbers of classes; part of their difference comes from that."
+        )
+    for each in beside:
+        if each.in_both:
+            notes.append(f"{each.in_both} images are in both {inner.name} and {each.result.name}.")
+    for result in results:
+        whole = IMAGES.get(result.shift or "", result.n_available)
+        if result.n_available != whole:
+            notes.append(
+                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
+            )
+        notes += skipped_note(result.n_skipped, result.n_read, result.skipped, result.name)
+        if result.n_read < result.n_available:
+            notes.append(f"{result.name}: {result.n_read} of {result.n_available} images, drawn by seed.")
+    if predicted is not None:
+        notes += predicted_notes(inner, predicted)
+    return tuple(notes)
+
+
+def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
+    """Write what a reader must know beside the predicted accuracies."""
+    notes = []
+    if predicted.scores != "logits":
+        notes.append(
+            f"The class output holds {predicted.scores} ({predicted.scores_why}); confidences are taken as they are."
+        )
+    if predicted.scores_why == COSINES:
+        notes.append(
+            "The scores are cosines without a factor: their softmax is nearly flat, and DoC predicts hardly any change."
+        )
+    if inner.n_labels < inner.n_compete:
+        notes.append(
+            f"The labelled images of {inner.name} are of {inner.n_labels} of {inner.n_compete} classes; what is "
+            "predicted holds for images of these classes only."
+        )
+    for each in predicted.targets:
+        classes = each.classes
+        shares = ClassShift(classes.distance, classes.expected_distance, classes.p_value)
+        if each.in_both:
+            notes.append(f"{each.in_both} images are in both {inner.name} and {each.name}.")
+        if classes.n_classes == 1:
+            notes.append(f"All images of {each.name} are predicted to be of one class.")
+        elif shares.is_told:
+            notes.append(
+                f"Other classes are predicted on {each.name} than on {inner.name} (total variation distance "
+                f"{classes.distance:.2f}; {classes.expected_distance:.2f} by chance). Its classes may have other "
+                "frequencies (label shift), which ATC and DoC take to be the same."
+            )
+        notes += skipped_note(each.n_skipped, each.n_read, each.skipped, each.name)
+        if each.n_read < each.n_available:
+            notes.append(f"{each.name}: {each.n_read} of {each.n_available} images, drawn by seed.")
+    return notes
+
 
 Several = str | Path | Sequence[str | Path]
 

@@ -16,10 +16,30 @@ from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Tell
 from robustcheck_onnx.checker.runtime import Runner
 
-from .predicted import MIN_IMAGES, RESAMPLES, Inside, Interval, Method, class_shift, predict, resample_inside
-from .predictions import ASSUMES, CLAIM, Estimate, Predicted, PredictedClasses, Target
+from .predicted import (
+    ASSUMES,
+    CLAIM,
+    MIN_IMAGES,
+    RESAMPLES,
+    Estimate,
+    ImageScores,
+    Inside,
+    Interval,
+    Method,
+    NoScoresError,
+    Predicted,
+    PredictedClasses,
+    ScoreKind,
+    Target,
+    as_logits,
+    class_shift,
+    describe,
+    joined,
+    kind_of,
+    predict,
+    resample_inside,
+)
 from .records import SetResult
-from .scores import ImageScores, NoScoresError, ScoreKind, as_logits, describe, joined, kind_of
 from .sets import LabelledSet, UnlabelledSet, measure_unlabelled, not_numbers
 
 

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labe
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
-from .predictions import NAMES, Predicted, Target, bounds_text
+from .predicted import NAMES, Predicted, Target, bounds_text
 from .records import SetResult, Shifted, ShiftReport, predicted_words
 from .robustness import WORDS, not_comparable
 

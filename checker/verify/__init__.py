@@ -7,6 +7,5 @@ from __future__ import annotations
 
 from robustcheck_onnx.checker.report.signature_file import bundle_of
 
-from .record import Verification
-from .run import VerifyOptions, report_about, verify
+from .run import Verification, VerifyOptions, report_about, verify
 from .signature import check_key

@@ -1,6 +1,7 @@
 """`verify`: all checks of a report, in order, and the exit code that follows.
 
-The exit code is 0 only where every check that was made agrees and the verdict is PASS."""
+The exit code is 0 only where every check that was made agrees and the verdict is PASS.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Progress, Tell, tell_stage
 from robustcheck_onnx.checker.model import file_digest
-from robustcheck_onnx.checker.report import Report, cautions, edits, read, ruling
+from robustcheck_onnx.checker.report import NoTruth, Report, cautions, edits, notebook, read, ruling
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.checker.verdict import ON_BUNDLED, gate, load_profile
+from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .checks import (
     Finding,
@@ -36,7 +38,66 @@ from .checks import (
     unchecked,
 )
 from .keyless import Identity, identity_of
-from .record import Verification
+
+
+class Verification(NoTruth, Frozen):
+    """What was verified about one report, and the exit code that follows."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["verification"] = "verification"
+    tool_version: str
+    report: str
+    model: str
+    verdict: Literal["PASS", "WARN"]
+    """the report's own"""
+    reasons: tuple[str, ...]
+    result_digest: str
+    cautions: tuple[str, ...] = ()
+    """what the report tells its reader before the verdict: what loosened the gate, photos that are not the reader's"""
+    findings: tuple[Finding, ...]
+    unfit: str = ""
+    """why no alias moves though the PASS holds: bundled photos, a synthetic model"""
+    rests_on: str
+    """one sentence: what vouches for the numbers"""
+    exit_code: Literal[0, 1, 3]
+    rule: str
+    """one sentence: what decided the exit code"""
+
+    @property
+    def result(self) -> str:
+        """The result in words, such as VERIFIED or DOES NOT HOLD."""
+        passed = self.verdict == "PASS"
+        if self.exit_code == 0:
+            return "VERIFIED" if passed else "VERIFIED, WARN waived"
+        if self.exit_code == 3:
+            return "DOES NOT HOLD"
+        return "NOT VERIFIED: nothing but the report vouches for it" if passed else "VERIFIED, but WARN"
+
+    @property
+    def says(self) -> str:
+        """What the report says: its verdict with the reasons."""
+        reasons = f" ({', '.join(self.reasons)})" if self.reasons else ""
+        return f"{self.report} says {self.verdict}{reasons}"
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything agrees and the report lets a release through: exit code 0."""
+        return self.exit_code == 0
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the result, what it rests on, and a row a check."""
+        rows = [[each.check, each.status, each.seen] for each in self.findings]
+        return notebook.block(
+            f"{self.result} · exit code {self.exit_code}",
+            [*self.cautions, self.says, self.rests_on, self.rule],
+            notebook.table(["check", "result", "what was seen"], rows, n_text=3),
+            verdict="PASS" if self.passed else "WARN",
+        )
 
 
 class VerifyOptions(TypedDict, total=False):

@@ -9,7 +9,7 @@ from rich.text import Text
 from robustcheck_onnx.checker.report import INDENT, Pen, Ruled, Trimmed, columns
 from robustcheck_onnx.checker.text import name_text
 
-from .record import Verification
+from .run import Verification
 
 _SIGNS = {"agrees": ("✓ agrees", "green"), "differs": ("✗ differs", "red"), "not checked": ("– not checked", "dim")}
 

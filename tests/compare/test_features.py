@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from robustcheck_onnx.checker.compare import fates, pairs
+from robustcheck_onnx.checker.compare import pairs
 from robustcheck_onnx.checker.statistics import state
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation, same_mean
 
 
-def fates_of(candidate: Array, reference: Array) -> dict[int, fates.FeatureFate]:
+def fates_of(candidate: Array, reference: Array) -> dict[int, pairs.FeatureFate]:
     pair = paired(candidate, reference)
-    found = fates.fates(pair, state.statistics(pair.reference.state, ALPHA), 0.2)
+    found = pairs.fates(pair, state.statistics(pair.reference.state, ALPHA), 0.2)
     return {fate.index: fate for fate in found}
 
 
@@ -37,7 +37,7 @@ def test_kept_lost_and_new_features() -> None:
     found = fates_of(candidate, h)
     assert {i: (f.fate, f.to) for i, f in found.items()} == {7: ("kept", 7), 30: ("lost", None)}
     pair = paired(candidate, h)
-    new = fates.new_features(state.statistics(pair.candidate.state, ALPHA), tuple(found.values()))
+    new = pairs.new_features(state.statistics(pair.candidate.state, ALPHA), tuple(found.values()))
     assert new == (99,)
 
 
@@ -75,9 +75,9 @@ def test_the_direction_is_the_constrained_minimum() -> None:
         tol=1e-12,
     )
     truth = 1 - ((y[held] - x[held] @ best.x) ** 2).sum() / (y[held] ** 2).sum()
-    np.testing.assert_allclose(numbers(fates.direction_share(x, y)), truth, atol=1e-5)
-    np.testing.assert_allclose(numbers(fates.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
-    assert fates.direction_share(x[:10], y[:10]) is None
+    np.testing.assert_allclose(numbers(pairs.direction_share(x, y)), truth, atol=1e-5)
+    np.testing.assert_allclose(numbers(pairs.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
+    assert pairs.direction_share(x[:10], y[:10]) is None
 
 
 @given(share=st.floats(0, 1), seed=st.integers(0, 99), n=st.integers(16, 120))
@@ -87,7 +87,7 @@ def test_kept_needs_the_correlation_that_scipy_bounds(share: float, seed: int, n
     x, y = (pairs.scaled(rows)[:, 7] for rows in (same_mean(h, share, seed), h))
     truth = stats.pearsonr(x, y)
     low, high = truth.confidence_interval(0.95)
-    limit = fates.KEPT_CORRELATION
+    limit = pairs.KEPT_CORRELATION
     np.testing.assert_allclose(numbers(found.correlation), truth.statistic, atol=1e-5)
     if min(abs(low - limit), abs(high - limit)) > 1e-4:  # the rows are kept in float32
         assert found.fate == ("kept" if low > limit else "uncorrelated" if high < limit else "undecided")

@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from robustcheck_onnx.checker.concepts import judge, null
-from robustcheck_onnx.checker.concepts.directions import of_features
-from robustcheck_onnx.checker.concepts.search import Measured, search
+from robustcheck_onnx.checker.concepts import directions
+from robustcheck_onnx.checker.concepts.directions import Measured, of_features, search
 from support import profile
 
 Array = npt.NDArray[np.float64]
@@ -28,7 +27,7 @@ def test_the_error_rate_on_noise_is_the_nominal_one() -> None:
     """
     for runs, n, d, counts, times in ((profile.sized(150, 500), 50, 6, [5, 12, 40], 1),
                                       (profile.sized(100, 300), 40, 4, [10], 6)):  # fmt: skip
-        found = [noise(seed, n, d, counts, times=times).chance.p <= null.ERROR_RATE for seed in range(runs)]
+        found = [noise(seed, n, d, counts, times=times).chance.p <= directions.ERROR_RATE for seed in range(runs)]
         rate = np.mean([each.any() for each in found])
         assert abs(rate - 0.05) < 3.3 * np.sqrt(0.05 * 0.95 / runs), times  # three in a thousand such tests fail
 
@@ -50,7 +49,7 @@ def test_p_values_and_needed_are_those_of_a_plain_script() -> None:
         rng = np.random.default_rng(n_shuffles)
         for _ in range(profile.sized(2, 5)):
             best, shuffled = rng.beta(5, 3, n_concepts), rng.beta(4, 8, (n_shuffles, n_concepts))
-            chance = null.compare(best, shuffled)
+            chance = directions.compare(best, shuffled)
             np.testing.assert_allclose(chance.p, by_hand(best, shuffled))
             assert ((best > chance.needed) == (chance.p <= 0.05)).all()
             for index, needed in enumerate(chance.needed):
@@ -76,26 +75,26 @@ def test_one_strong_direction_does_not_lower_the_bar_for_the_others() -> None:
 def test_an_ap_that_no_shuffle_moves() -> None:
     """Every image is like every other: chance gives one AP, and only more than that is beyond it."""
     shuffled = np.full((19, 2), 0.5)
-    chance = null.compare(np.array([0.5, 0.9]), shuffled)
+    chance = directions.compare(np.array([0.5, 0.9]), shuffled)
     assert chance.needed.tolist() == [0.5, 0.5]
     assert chance.p.tolist() == [1.0, 0.05]
     with pytest.raises(ValueError, match="number of shuffles is 18; at least 19"):
-        null.compare(np.zeros(1), np.zeros((18, 1)))
+        directions.compare(np.zeros(1), np.zeros((18, 1)))
 
 
 def test_shuffles_are_permutations_and_depend_on_the_seed_alone() -> None:
-    shuffles = null.permutations(30, 50, 4)
+    shuffles = directions.permutations(30, 50, 4)
     assert (np.sort(shuffles, axis=1) == np.arange(30)).all()
-    assert (shuffles == null.permutations(30, 50, 4)).all()
-    assert not (shuffles == null.permutations(30, 50, 5)).all()
+    assert (shuffles == directions.permutations(30, 50, 4)).all()
+    assert not (shuffles == directions.permutations(30, 50, 5)).all()
     assert len(np.unique(shuffles, axis=0)) == 50
 
 
 def test_a_small_set_makes_no_discoveries() -> None:
     """6 of 14 images and 3000 directions of noise: AP 0.9 is easy, and nothing is beyond chance."""
     measured = noise(1, 14, 3000, [6, 6, 7], n_shuffles=40)
-    found = judge.judge(measured, ["a", "b", "c"], [6, 6, 7])
+    found = directions.judge(measured, ["a", "b", "c"], [6, 6, 7])
     assert [each.encoded for each in found] == [True] * 3  # what a count without chance would print
     assert not any(each.established for each in found)
     assert all(each.chance[0] >= 0.9 and each.p > 0.05 for each in found)
-    assert judge.directions_told(measured, ["a", "b", "c"], of_features(3000), "").telling == ()
+    assert directions.directions_told(measured, ["a", "b", "c"], of_features(3000), "").telling == ()

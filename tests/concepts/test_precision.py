@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from robustcheck_onnx.checker.concepts.precision import average_precisions, rank
+from robustcheck_onnx.checker.concepts.directions import average_precisions, rank
 
 Array = npt.NDArray[np.float64]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.concepts import directions, judge
-from robustcheck_onnx.checker.concepts.precision import average_precisions, rank
-from robustcheck_onnx.checker.concepts.search import search
+from robustcheck_onnx.checker.concepts import directions
+from robustcheck_onnx.checker.concepts.directions import average_precisions, rank, search
 
 
 def test_right_singular_vectors_of_a_head() -> None:
@@ -54,7 +53,7 @@ def test_scores_of_all_blocks_are_the_projections(monkeypatch: pytest.MonkeyPatc
 
 def test_planted_concepts_are_found_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two concepts along feature 3 (one against it), one along 5, one nowhere; in blocks of a few numbers."""
-    monkeypatch.setattr("robustcheck_onnx.checker.concepts.search.AT_ONCE", 100)
+    monkeypatch.setattr("robustcheck_onnx.checker.concepts.directions.AT_ONCE", 100)
     rng = np.random.default_rng(3)
     h = rng.normal(size=(120, 70))
     names = ["high", "low", "other", "nothing"]
@@ -65,14 +64,14 @@ def test_planted_concepts_are_found_where_they_are(monkeypatch: pytest.MonkeyPat
     features = directions.of_features(70)
     measured = search(h, features, positives, n_shuffles=60, seed=0, progress=done.append)
     assert done == [64, 70]
-    *told_of, nothing = judge.judge(measured, names, [20, 25, 15, 40])
+    *told_of, nothing = directions.judge(measured, names, [20, 25, 15, 40])
     assert [(each.name, each.best[0].direction, each.best[0].sign) for each in told_of if each.established] == [
         ("high", 3, 1), ("low", 3, -1), ("other", 5, 1),
     ]  # fmt: skip
     assert (told_of[0].ap, told_of[0].p, told_of[0].n_directions) == (1.0, 1 / 61, 1)
     assert not nothing.encoded
     assert nothing.p > 0.05
-    told = judge.directions_told(measured, names, features, "the features")
+    told = directions.directions_told(measured, names, features, "the features")
     assert [(each.direction, set(each.concepts)) for each in told.telling] == [(3, {"high", "low"}), (5, {"other"})]
     assert (told.n, told.n_telling, told.n_polysemantic) == (70, 2, 1)
     # the same numbers without blocks
@@ -83,7 +82,7 @@ def test_planted_concepts_are_found_where_they_are(monkeypatch: pytest.MonkeyPat
 def test_histograms_count_every_concept_and_shuffle() -> None:
     rng = np.random.default_rng(5)
     measured = search(rng.normal(size=(40, 3)), directions.of_features(3), [np.arange(10)] * 2, n_shuffles=19, seed=7)
-    facts = judge.chance_facts(measured, 7)
+    facts = directions.chance_facts(measured, 7)
     assert (sum(facts.shuffled), sum(facts.measured), facts.shuffles, facts.seed) == (38, 2, 19, 7)
     assert len(facts.edges) == len(facts.shuffled) + 1 == 21
 
@@ -91,7 +90,7 @@ def test_histograms_count_every_concept_and_shuffle() -> None:
 def test_concepts_that_cannot_be_judged() -> None:
     present = np.zeros((30, 4), bool)
     present[:10, 0] = present[:9, 1] = present[:25, 2] = present[:, 3] = True
-    judged, others = judge.split(present, ["ten", "nine", "most", "all"], 10)
+    judged, others = directions.split(present, ["ten", "nine", "most", "all"], 10)
     assert judged == [0]
     assert [(each.name, each.n_images, each.reason) for each in others] == [
         ("nine", 9, "9 images with it; 10 are needed"),

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.scan import run as scan
-from robustcheck_onnx.checker.scan.plan import Plan, measuring_model
+from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
 from support import onnx_models
 from support.scan_truth import assert_close, assert_report_is_truth, scanned, small_model
 

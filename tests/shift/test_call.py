@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.shift.call import Spec, parse_call, parse_spec
+from robustcheck_onnx.checker.shift.sets import Spec, parse_call, parse_spec
 from robustcheck_onnx.thresholds.published import IMAGENET
 
 

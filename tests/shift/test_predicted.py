@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from robustcheck_onnx.checker.shift import predicted, scores
+from robustcheck_onnx.checker.shift import predicted
 from robustcheck_onnx.checker.shift.predicted import atc, atc_threshold, class_shift, doc
 from support import profile
 
 
-def _images(confidence: np.ndarray) -> scores.ImageScores:
+def _images(confidence: np.ndarray) -> predicted.ImageScores:
     """Two classes with a given confidence in the first or second."""
     p = np.stack([confidence, 1 - confidence], axis=1)
-    return scores.describe(scores.as_logits(p, "probabilities"), (0, 1))
+    return predicted.describe(predicted.as_logits(p, "probabilities"), (0, 1))
 
 
 # ------------------------------------------------------------------------------------------------- ATC and DoC
@@ -67,13 +67,13 @@ def test_doc_is_accuracy_less_the_fall_of_confidence() -> None:
 
 def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
     logits = np.random.default_rng(2).normal(0, 4, (30, 7))
-    found = scores.describe(logits, (3, 5, 8, 9, 10, 11, 12))
+    found = predicted.describe(logits, (3, 5, 8, 9, 10, 11, 12))
     p = special.softmax(logits, axis=1)
     np.testing.assert_allclose(found.confidence, p.max(axis=1))
     np.testing.assert_allclose(found.negative_entropy, -special.entr(p).sum(axis=1), atol=1e-12)
     assert found.predicted.tolist() == [(3, 5, 8, 9, 10, 11, 12)[place] for place in logits.argmax(axis=1)]
     # huge logits neither overflow nor make a NaN
-    huge = scores.describe(np.array([[1e5, -1e5], [0.0, 0.0]]), (0, 1))
+    huge = predicted.describe(np.array([[1e5, -1e5], [0.0, 0.0]]), (0, 1))
     assert huge.confidence.tolist() == [1.0, 0.5]
     assert np.isfinite(huge.negative_entropy).all()
 
@@ -111,7 +111,7 @@ def test_intervals_cover_what_the_method_would_give_with_endless_images() -> Non
     """Calibrated scores, target of another mix: of simulated pairs of sets, 95 % must hold in at least 90 %."""
     rng = np.random.default_rng(4)
 
-    def draw(n: int, power: float) -> tuple[scores.ImageScores, np.ndarray]:
+    def draw(n: int, power: float) -> tuple[predicted.ImageScores, np.ndarray]:
         confidence = 0.5 + 0.5 * rng.random(n) ** power
         return _images(confidence), rng.random(n) < confidence
 
@@ -184,27 +184,27 @@ def test_what_the_class_output_holds() -> None:
     logits = np.random.default_rng(6).normal(size=(9, 4))
     p = special.softmax(logits, axis=1)
     nothing: frozenset[str] = frozenset()
-    assert scores.kind_of(logits, nothing).kind == "logits"
-    assert scores.kind_of(p, nothing) == ("probabilities", "each row adds up to 1")
-    assert scores.kind_of(p.astype(np.float16), frozenset({"Softmax"})) == ("probabilities", "it ends in Softmax")
-    assert scores.kind_of(np.log(p), nothing).kind == "log-probabilities"
-    assert scores.kind_of(np.full((2, 4), 0.3), nothing, cosine=True) == ("logits", scores.COSINES)
+    assert predicted.kind_of(logits, nothing).kind == "logits"
+    assert predicted.kind_of(p, nothing) == ("probabilities", "each row adds up to 1")
+    assert predicted.kind_of(p.astype(np.float16), frozenset({"Softmax"})) == ("probabilities", "it ends in Softmax")
+    assert predicted.kind_of(np.log(p), nothing).kind == "log-probabilities"
+    assert predicted.kind_of(np.full((2, 4), 0.3), nothing, cosine=True) == ("logits", predicted.COSINES)
     for values, crossed, said in (
         (p, {"Sigmoid"}, "it ends in Sigmoid"),
         (special.expit(logits), set(), "as after a sigmoid"),
         (2 * p, {"Softmax"}, "a row adds up to 2"),
     ):
-        with pytest.raises(scores.NoScoresError, match=said):
-            scores.kind_of(values, frozenset(crossed))
+        with pytest.raises(predicted.NoScoresError, match=said):
+            predicted.kind_of(values, frozenset(crossed))
     # probabilities are taken as they are, and zeros do no harm
     np.testing.assert_allclose(
-        scores.describe(scores.as_logits(p, "probabilities"), range(4)).confidence, p.max(axis=1)
+        predicted.describe(predicted.as_logits(p, "probabilities"), range(4)).confidence, p.max(axis=1)
     )
-    sure = scores.describe(scores.as_logits(np.eye(3), "probabilities"), range(3))
+    sure = predicted.describe(predicted.as_logits(np.eye(3), "probabilities"), range(3))
     np.testing.assert_allclose(sure.confidence, 1)
     np.testing.assert_allclose(sure.negative_entropy, 0, atol=1e-12)
     for odd in (logits, np.zeros((1, 4))):
         with pytest.raises(ValueError, match="of others are not"):
-            scores.as_logits(odd, "probabilities")
+            predicted.as_logits(odd, "probabilities")
     with pytest.raises(ValueError, match="not all finite"):
-        scores.as_logits(np.array([[0.0, np.inf]]), "logits")
+        predicted.as_logits(np.array([[0.0, np.inf]]), "logits")

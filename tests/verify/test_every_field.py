@@ -27,8 +27,7 @@ from robustcheck_onnx.checker.report import Report, edits, read
 from robustcheck_onnx.checker.report.record import result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verify import checks, verify
-from robustcheck_onnx.checker.verify.differences import disagreements, tolerance_of
-from robustcheck_onnx.checker.verify.second_run import measure_again
+from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of
 from support import PHOTOS, lookup
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own

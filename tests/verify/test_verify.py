@@ -25,8 +25,7 @@ from robustcheck_onnx.checker.report.reader import read, read_one
 from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
-from robustcheck_onnx.checker.verify.checks import check_images
-from robustcheck_onnx.checker.verify.differences import _walk
+from robustcheck_onnx.checker.verify.checks import _walk, check_images
 from robustcheck_onnx.thresholds import profile
 from support import lookup
 from support.keys import changed
