@@ -33,7 +33,7 @@ from robustcheck_onnx.checker.statistics.definitions import top_features
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from robustcheck_onnx.thresholds.indication import LEAST
+from robustcheck_onnx.thresholds.fit import LEAST
 
 PROFILE = profile.load()
 SUBSETS = 60  # random ones of `CONTENT_IMAGES` rows of each set

@@ -19,7 +19,7 @@ from draws import NEGATIVES
 
 from robustcheck_onnx.checker.evidence import TOP_FEATURES, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.thresholds.indication import LEAST
+from robustcheck_onnx.thresholds.fit import LEAST
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS
 from robustcheck_onnx.thresholds.reference import TABLE, TRAP, TRAPS
 

@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_pa
 from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import judge, load_profile, memory_note, notes_of
-from robustcheck_onnx.thresholds.context import Context
+from robustcheck_onnx.thresholds.frozen import Context
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import context_for
 from robustcheck_onnx.thresholds.reference import references

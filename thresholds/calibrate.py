@@ -11,8 +11,7 @@ import sys
 
 from . import reference
 from .ends import End
-from .fit import STRICT_RULE
-from .indication import DEFINITION
+from .fit import DEFINITION, STRICT_RULE
 from .make_profile import MEANING, SHIFTS_MEANT, profile_of, thresholds_of, with_traps
 from .profile import Profile, to_json
 from .published import MEASURED, find

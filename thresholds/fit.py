@@ -1,4 +1,4 @@
-"""Fit thresholds to measured sets with labels; pure.
+"""Fit thresholds to measured sets with labels, and define the indication that those labels mean. Pure.
 
 A set passes when each deciding statistic lies above its threshold. So any one of them turns away a set without the
 label, or a trap. Each of those is given to the statistic that turns it away by the widest factor. The threshold of a
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .profile import DECIDING, Statistic, Threshold
-from .reference import Reference
+from .reference import TWO_SIDED, Reference
 
 GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
 SMALLEST = 0.01  # the least value for which a factor is computed
@@ -265,3 +265,19 @@ def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:
     for name in dict.fromkeys(getattr(row, by) for row in sets.rows if not row.excluded):
         own = np.array([getattr(row, by) == name for row in sets.rows], dtype=bool)
         yield name, sets.keep(~own), sets.keep(own)
+
+
+DEFINITION = (
+    "strong (its three strongest features make up a kurtosis of 4 or more; ordinary features give about 0.1), "
+    "persistent "
+    "(the strongest feature is beyond 4 SD on its usual side in at least half of the images) and two-sided (at least a "
+    "third of the energy lies on either side of zero, and of each image's median, without the three strongest features)"
+)
+LEAST: dict[Statistic, float] = {"strength": 4.0, "outlier_frequency": 0.5, "two_sidedness": TWO_SIDED}
+"""Round numbers within the gaps of the reference table. A set is labelled by its estimates; a verdict needs bounds
+beyond thresholds that are fitted in those gaps (`fit.py`), so it is the stricter of the two."""
+
+
+def shows_indication(row: Reference) -> bool:
+    """Tell whether a set of representations shows the indication, by its estimates."""
+    return all(getattr(row, name) >= least for name, least in LEAST.items())

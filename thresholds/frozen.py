@@ -39,3 +39,18 @@ def is_version(stated: object, wanted: int) -> bool:
     (True, False, False)
     """
     return type(stated) is int and stated == wanted
+
+
+class Context(Frozen):
+    """What is published about the checkpoint that an export names; beside the evidence, it never decides."""
+
+    library: str
+    model: str
+    weights: str
+    image_size_px: int | None
+    effective_robustness_pp: dict[str, float]
+    mean_pp: float | None
+    extrapolated: bool
+    """of any shift shown"""
+    source: str
+    sentence: str

@@ -15,9 +15,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from . import DATA, published, toml
-from .effective_robustness import effective_robustness
 from .frozen import Frozen, is_version
-from .published import IMAGENET, MEAN_SHIFTS, SHIFTS
+from .published import IMAGENET, MEAN_SHIFTS, SHIFTS, effective_robustness
 
 SCHEMA_VERSION = 1
 PACKAGED = {"paper": DATA / "paper_suite.toml"}

@@ -19,8 +19,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of, form_of
 from robustcheck_onnx.checker.verdict import Gate, Kind, Reason, Verdict
-from robustcheck_onnx.thresholds.context import Context
-from robustcheck_onnx.thresholds.frozen import Frozen, without
+from robustcheck_onnx.thresholds.frozen import Context, Frozen, without
 from robustcheck_onnx.thresholds.profile import Profile
 
 if TYPE_CHECKING:

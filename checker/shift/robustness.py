@@ -9,9 +9,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from robustcheck_onnx.checker.statistics import CONFIDENCE, Accuracy, wilson
-from robustcheck_onnx.thresholds.baselines import FITTED_ON, baselines_of, library_of, usual_robustness
-from robustcheck_onnx.thresholds.effective_robustness import PERCENTAGE_POINTS, effective_robustness, expected_accuracy
-from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, MIDDLE, SHIFT_WORDS, SHIFTS
+from robustcheck_onnx.thresholds.published import (
+    FITTED_ON,
+    IMAGENET,
+    MEAN_SHIFTS,
+    MIDDLE,
+    PERCENTAGE_POINTS,
+    SHIFT_WORDS,
+    SHIFTS,
+    baselines_of,
+    effective_robustness,
+    expected_accuracy,
+    library_of,
+    usual_robustness,
+)
 
 from .records import Agreement, Difference, Effective, Judged, Outcome, SetResult, Shifted
 

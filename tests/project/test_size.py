@@ -14,7 +14,7 @@ CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFuncti
 BUDGET = {
     "code lines": 33_140,
     "nodes": 317_900,
-    "files": 227,
+    "files": 223,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 14,
     "code lines of the tests": 26_000,

@@ -12,7 +12,7 @@ from scipy import stats
 from robustcheck_onnx.checker.shift.records import Judged, SetResult, Shifted
 from robustcheck_onnx.checker.shift.robustness import CLASSES, LABEL_SET, agree, effective, put_beside
 from robustcheck_onnx.checker.statistics.intervals import wilson
-from robustcheck_onnx.thresholds import DATA, baselines, published
+from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.published import IMAGENET
 
 
@@ -31,7 +31,7 @@ def test_testbeds_lines_are_scipys_over_its_standard_models(name: str) -> None:
     ]  # fmt: skip
     x, y = (np.array(side) for side in zip(*rows, strict=True))
     truth = stats.linregress(np.log(x / (1 - x)), np.log(y / (1 - y)))
-    line = baselines.baselines_of("testbed")[name]
+    line = published.baselines_of("testbed")[name]
     np.testing.assert_allclose([line.a, line.b], [truth.slope, truth.intercept], rtol=1e-9)
     assert line.n == len(rows) >= 80
     assert name != "objectnet" or line == published.baselines()[name]
@@ -39,10 +39,10 @@ def test_testbeds_lines_are_scipys_over_its_standard_models(name: str) -> None:
 
 def test_what_is_usual_is_the_published_spread() -> None:
     """science.md, section 4: mean ER over V2, Sketch, R, A of ImageNet-1k-only models: 5-95 % is -2.4 to +4.1."""
-    found = baselines.usual_robustness("timm", published.MEAN_SHIFTS)
+    found = published.usual_robustness("timm", published.MEAN_SHIFTS)
     assert (found.n, round(found.median, 1), round(found.low, 1), round(found.high, 1)) == (1074, 0.1, -2.4, 4.1)
     assert found == pytest.approx(published.spread("in1k_only", "timm"))
-    assert baselines.baselines_of("timm") == published.baselines()
+    assert published.baselines_of("timm") == published.baselines()
 
 
 def _set(
@@ -71,13 +71,13 @@ def _beside(inside: SetResult, *others: SetResult, source: str = "timm") -> list
     return [put_beside(inside, (), other, (), source) for other in others]
 
 
-@pytest.mark.parametrize("source", baselines.SOURCES)
+@pytest.mark.parametrize("source", published.SOURCES)
 @pytest.mark.parametrize("name", published.SHIFTS)
 def test_effective_robustness_is_accuracy_beyond_the_line(source: str, name: str) -> None:
     found, why = effective(_set(IMAGENET, 0.76), _set(name, 0.5), source)
     assert why == ""
     assert found is not None
-    line = baselines.baselines_of(source)[name]
+    line = published.baselines_of(source)[name]
     expected = 1 / (1 + np.exp(-(line.a * np.log(0.76 / 0.24) + line.b)))
     assert found.expected == pytest.approx(expected)
     assert found.points == pytest.approx(100 * (0.5 - expected))
@@ -152,7 +152,7 @@ def test_the_mean_is_over_the_measured_shifts_and_leaves_objectnet_out() -> None
     assert found.mean_pp == pytest.approx(np.mean(points[:2]))
     alone = agree(_judged("WARN"), inside, beside[2:], "timm")
     assert alone.shifts == ("objectnet",)
-    assert alone.usual_high_pp == pytest.approx(baselines.usual_robustness("testbed", ("objectnet",)).high)
+    assert alone.usual_high_pp == pytest.approx(published.usual_robustness("testbed", ("objectnet",)).high)
 
 
 def test_the_bounds_of_a_mean_share_the_error_rate_between_all_its_accuracies() -> None:
@@ -164,7 +164,7 @@ def test_the_bounds_of_a_mean_share_the_error_rate_between_all_its_accuracies() 
     def bounds(accuracy: float) -> Any:
         return stats.binomtest(round(accuracy * n), n).proportion_ci(1 - 0.05 / 3, "wilson")
 
-    lines, x = baselines.baselines_of("timm"), bounds(0.76)
+    lines, x = published.baselines_of("timm"), bounds(0.76)
     lows, highs = [], []
     for name, accuracy in shifts.items():
         y = bounds(accuracy)

@@ -8,7 +8,7 @@ import scipy.stats
 from pydantic import TypeAdapter, ValidationError
 
 from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.thresholds import fit, indication, make_profile, profile, reference
+from robustcheck_onnx.thresholds import fit, make_profile, profile, reference
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER
 from support import ROOT
@@ -47,7 +47,7 @@ def test_the_labels_are_those_of_the_six_statistics_and_of_the_definition() -> N
         strong = row.kurtosis >= 7.5 and row.persistence_ratio >= 1.5 and row.top3_share >= 1 / 3
         persistent = row.outlier_frequency >= 0.5
         before = strong and persistent and all(1 / 3 <= sign <= 2 / 3 for sign in signs)
-        assert (row.expected == "present") == before == indication.shows_indication(row), row.set
+        assert (row.expected == "present") == before == fit.shows_indication(row), row.set
 
 
 def test_no_checkpoint_counts_twice_and_what_is_none_counts_not_at_all() -> None:

@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from robustcheck_onnx.thresholds import effective_robustness as er
+from robustcheck_onnx.thresholds import published as er
 
 LINE = er.Baseline(a=1.0, b=0.0, n=10, r2=1.0, residual_sd_pp=0.0, low=0.4, high=0.9)
 

@@ -54,7 +54,7 @@ def directions(
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
     from robustcheck_onnx.checker.directions import run
-    from robustcheck_onnx.thresholds.baselines import SOURCES
+    from robustcheck_onnx.thresholds.published import SOURCES
 
     one_of("--baseline", baseline, SOURCES)
     call.reads(model, head)

@@ -84,7 +84,7 @@ def shift(
     from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.shift import measure_shift
     from robustcheck_onnx.checker.storage.write import write_whole
-    from robustcheck_onnx.thresholds.baselines import SOURCES
+    from robustcheck_onnx.thresholds.published import SOURCES
 
     from .. import ending
 
