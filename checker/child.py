@@ -1,4 +1,4 @@
-"""The child process behind the wall (`isolation`): does one task after the other and answers in JSON.
+"""The child process behind the wall (`isolation`): calls one function after the other and answers in JSON.
 
 Requests come as lines on stdin, messages go as lines to what was stdout: {"progress": …}, {"log": …}, and last
 {"answer": …} or {"error": …}. Whatever else writes to stdout goes to stderr.
@@ -19,14 +19,13 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import date
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, get_args, get_type_hints
 
 from .errors import CannotAssessError, RobustcheckError, as_error
 from .isolation import LOG
+from .isolation import PACKAGE as IMPORTED_FROM
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.progress import Progress, Tell
@@ -34,6 +33,13 @@ if TYPE_CHECKING:
 INTERNAL = RobustcheckError.exit_code
 PACKAGE = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
+TASKS: Final = (
+    *("compare.run:with_numbers", "concepts.run:concepts", "directions.run:directions", "scan.run:scan"),
+    *("shift.run:measure_shift", "verify.run:verify", "verify.run:report_about", "inspection.run:inspected"),
+    *("measure.workers:measure_all", "pipeline:check_stored", "images.source:count_images"),
+    *("report.template:render", "report.html.thumbnails:make"),
+)
+"""every function that a child calls: its module in this package, and its name"""
 
 
 def main() -> int:
@@ -119,7 +125,7 @@ def _answer(request: Mapping[str, Any], fault: Exception | None, answers: Binary
     try:
         if fault is not None:
             raise fault
-        send("answer", TASKS[request["task"]](request["arguments"], tell))
+        send("answer", call(request["task"], request["arguments"], tell))
     except Exception as error:  # noqa: BLE001 # told as the task's error
         told = as_error(error)
         if told.exit_code == INTERNAL and request["about"]:
@@ -150,131 +156,22 @@ class _Sender(logging.Handler):
         self._send(record)
 
 
-# ------------------------------------------------------------------------------------------------ tasks
+def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:
+    """Call one of TASKS, whose annotations make records of JSON values; return its answer as JSON values."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 # imported with the task
+
+    module, _, name = TASKS[TASKS.index(task)].partition(":")
+    function = getattr(import_module(IMPORTED_FROM + module), name)
+    hints = get_type_hints(function)
+    own = {"isolate": False, "progress": tell}
+    given = {key: _as_annotated(hints.get(key), value) for key, value in arguments.items()}
+    answer = function(**given, **{key: value for key, value in own.items() if key in hints})
+    return TypeAdapter(hints["return"]).dump_python(answer, mode="json")
 
 
-def _check(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.pipeline import check  # noqa: PLC0415 # a task imports what it needs
-    from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
+def _as_annotated(hint: Any, value: Any) -> Any:
+    """Return a JSON value as an argument of the annotated type; one that is of the type already, such as a text."""
+    from pydantic import TypeAdapter  # noqa: PLC0415
 
-    profile = Profile.model_validate(arguments.pop("thresholds"))
-    options, model = arguments.pop("options"), _model(arguments.pop("model"), arguments.pop("from_memory"))
-    report = check(model, **arguments, thresholds=profile, isolate=False, progress=tell, **options)
-    return report.model_dump(mode="json")
-
-
-def _model(name: str, from_memory: str) -> Any:
-    """The model as the caller gave it: bytes and a ModelProto came in a file."""
-    if not from_memory:
-        return name
-    import onnx  # noqa: PLC0415
-
-    content = Path(name).read_bytes()
-    return content if from_memory == "bytes" else onnx.ModelProto.FromString(content)
-
-
-def _compare(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.compare import Baseline, FirstBaseline, compare  # noqa: PLC0415
-    from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
-
-    baseline = arguments.pop("baseline")
-    if isinstance(baseline, dict):
-        baseline = Baseline.model_validate(baseline)
-    profile, options = Profile.model_validate(arguments.pop("thresholds")), arguments.pop("options")
-    report = compare(**arguments, baseline=baseline, thresholds=profile, isolate=False, progress=tell, **options)
-    if isinstance(report, FirstBaseline):
-        return report.model_dump(mode="json")
-    return {"report": report.model_dump(mode="json"), "next_baseline": report.next_baseline.model_dump(mode="json")}
-
-
-def _question(name: str, arguments: dict[str, Any], tell: Tell) -> Any:
-    """The room and its function have one name."""
-    function, options = getattr(import_module(f"robustcheck_onnx.checker.{name}"), name), arguments.pop("options")
-    return function(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
-
-
-def _shift(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.report import Report  # noqa: PLC0415
-    from robustcheck_onnx.checker.shift import measure_shift  # noqa: PLC0415
-
-    report, options = arguments.pop("report"), arguments.pop("options")
-    if isinstance(report, dict):
-        report = Report.model_validate(report)
-    return measure_shift(**arguments, report=report, isolate=False, progress=tell, **options).model_dump(mode="json")
-
-
-def _inspect(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.inspection.run import inspect_json, inspect_model  # noqa: PLC0415
-    from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
-
-    del tell
-    path, profile = Path(arguments.pop("path")), Profile.model_validate(arguments.pop("profile"))
-    return inspect_json(inspect_model(path, profile, **arguments))
-
-
-def _verify(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.verify import verify  # noqa: PLC0415
-
-    today = date.fromisoformat(arguments.pop("today"))
-    return verify(**arguments, today=today, isolate=False, progress=tell).model_dump(mode="json")
-
-
-def _report_about(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.verify import report_about  # noqa: PLC0415
-
-    del tell
-    report = report_about(Path(arguments["report_file"]), Path(arguments["model"]), isolate=False)
-    return report.model_dump(mode="json")
-
-
-def _measure_all(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.evidence import Options  # noqa: PLC0415
-    from robustcheck_onnx.checker.measure import Job, measure_all  # noqa: PLC0415
-    from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
-
-    del tell
-    named = arguments["named"]
-    job = Job(Path(arguments["model"]), Options(**arguments["options"]), named if named is None else tuple(named))
-    evidence = measure_all(job, Profile.model_validate(arguments["thresholds"]), threads=arguments["threads"])
-    return [each.model_dump(mode="json") for each in evidence]
-
-
-def _open_images(arguments: dict[str, Any], tell: Tell) -> None:
-    from robustcheck_onnx.checker.images.source import open_images  # noqa: PLC0415
-
-    del tell
-    open_images(arguments["images"], seed=arguments["seed"], limit=arguments["limit"])
-
-
-def _thumbnails(arguments: dict[str, Any], tell: Tell) -> Any:
-    from robustcheck_onnx.checker.report import Report  # noqa: PLC0415
-    from robustcheck_onnx.checker.report.html import thumbnails  # noqa: PLC0415
-
-    del tell
-    reports = [Report.model_validate(each) for each in arguments["reports"]]
-    return asdict(thumbnails.make(reports, arguments["images"], seed=arguments["seed"], limit=arguments["limit"]))
-
-
-def _template(arguments: dict[str, Any], tell: Tell) -> str:
-    from robustcheck_onnx.checker.report import template  # noqa: PLC0415
-
-    del tell
-    return template.render(arguments["documents"], Path(arguments["file"]), into_file=arguments["into_file"])
-
-
-TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
-    "check": _check,
-    "compare": _compare,
-    "concepts": partial(_question, "concepts"),
-    "directions": partial(_question, "directions"),
-    "inspect": _inspect,
-    "measure_all": _measure_all,
-    "report_about": _report_about,
-    "scan": partial(_question, "scan"),
-    "shift": _shift,
-    "verify": _verify,
-    "open_images": _open_images,
-    "template": _template,
-    "thumbnails": _thumbnails,
-}
-"""What a child can do, by name."""
+    is_one = hint is None or value is None or type(value) in get_args(hint)
+    return value if is_one else TypeAdapter(hint).validate_python(value)

@@ -18,16 +18,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, ParamSpec, Self, TypeVar, get_type_hints
 
 from .errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from .limits import MAX_MODEL_SIZE, NO_LIMITS, Limits
 from .progress import Progress, Tell
 
+Params = ParamSpec("Params")
+Answer = TypeVar("Answer")
+PACKAGE: Final = "robustcheck_onnx.checker."
 LOG = logging.getLogger("robustcheck")
 LOG.addHandler(logging.NullHandler())
 
@@ -67,18 +70,20 @@ class Wall:
     def run(
         self,
         task: str,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, object],
+        answer: Any,
         *,
         about: str,
         tell: Tell | None = None,
         is_last: bool = True,
         tries: int = 1,
     ) -> Any:
-        """Have a child do a task, and return its answer.
+        """Have a child call a function, and return its answer.
 
         Args:
-            task: one of `child.TASKS`.
-            arguments: JSON values for it.
+            task: the function, one of `child.TASKS`.
+            arguments: values, records and paths for it; they go as JSON.
+            answer: type of what comes back.
             about: names the model, or what else is read, in errors.
             tell: called with the progress of the child.
             is_last: False where another task comes: its child starts while this one works.
@@ -89,20 +94,29 @@ class Wall:
             CannotAssessError: the child ended by itself, or took longer than `Limits.timeout_s`.
             EnvironmentFaultError: it took more than `Limits.memory_bytes`, or the system killed it.
         """
+        from pydantic import TypeAdapter  # noqa: PLC0415 # the child starts while this is imported
+        from pydantic_core import to_jsonable_python  # noqa: PLC0415
+
+        sent = to_jsonable_python(dict(arguments), by_alias=False, fallback=os.fspath)
         for left in reversed(range(tries)):
             child, self._waiting = self._waiting or _Child(), None
             self._running = child
             if self._is_stopped:
                 child.kill()
             with contextlib.closing(child):
-                messages = child.ask(task, arguments, about=about, limits=self.limits)
+                messages = child.ask(task, sent, about=about, limits=self.limits)
                 if not is_last:
                     self._waiting = _Child()
                 try:
-                    return _answer(messages, tell)
+                    found = _answer(messages, tell)
                 except _EndedError as ended:
                     if left == 0 or self._is_stopped:
                         raise ended.error from None
+                    continue
+            try:
+                return TypeAdapter(answer).validate_python(found)
+            except (ValueError, TypeError, KeyError) as fault:  # a record's own validators, too
+                raise unreadable(about) from fault
         raise AssertionError("tries is less than 1")
 
     def stop(self) -> None:
@@ -110,6 +124,28 @@ class Wall:
         self._is_stopped = True
         if self._running is not None:
             self._running.kill()
+
+
+def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LIMITS) -> Callable[Params, Answer]:
+    """Return a function of `child.TASKS` as one that a child of its own calls.
+
+    about, limits: as of `Wall`. It raises as the function and `Wall.run`.
+    """
+
+    def call(*args: Params.args, **arguments: Params.kwargs) -> Answer:
+        hints, tell = get_type_hints(function), arguments.pop("progress", None)
+        task = f"{function.__module__.removeprefix(PACKAGE)}:{function.__name__}"
+        sent = dict(zip(hints, args, strict=False)) | arguments
+        with Wall(limits) as wall:
+            answer: Answer = wall.run(task, sent, hints["return"], about=about, tell=tell)  # type: ignore[arg-type]
+        return answer
+
+    return call
+
+
+def is_possible(given: object, *places: str | None) -> bool:
+    """Return whether a child can see what is read: no images that were handed over, nothing in fsspec's memory."""
+    return given is None and not any((place or "").startswith("memory:") for place in places)
 
 
 class NotReadError(CannotAssessError):

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy.typing as npt
 from onnx import ModelProto
 
-from robustcheck_onnx.checker import isolated, isolation, measure
+from robustcheck_onnx.checker import isolation, measure
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images.listing import parse_image_set
 from robustcheck_onnx.checker.images.source import Images, ImageSource
@@ -91,16 +91,16 @@ def check(
     place = parse_model(model)
     if given is None:
         parse_image_set(run.images)  # what is refused offline is refused before anything is opened
-    if isolate and isolated.is_possible(given, run.images, as_typed(place) if isinstance(place, Url) else None):
-        with isolation.Wall(limits) as wall, _as_file(place) as (name, from_memory):
-            return isolated.check(
-                wall,
+    if isolate and isolation.is_possible(given, run.images, as_typed(place) if isinstance(place, Url) else None):
+        with _as_file(place) as (name, from_memory):
+            about = f"<{from_memory}>" if from_memory else redact(name)
+            return isolation.apart(check_stored, about, limits)(
                 name,
-                from_memory=from_memory,
-                profile=profile,
-                options=run.given,
+                from_memory,
+                thresholds=profile,
                 save_representations=save_representations,
                 progress=progress,
+                **run.given,
             )
     limits.refuse_here()
     tell = partial(measure.tell_stage, progress)
@@ -119,6 +119,20 @@ def check(
         time=Time.until_now(clock, evidence.images.n_read - evidence.images.n_skipped),
         notes=memory_note(here.name) if here.in_memory else (),
     )
+
+
+def check_stored(
+    model: str, from_memory: str = "", *, thresholds: Profile, progress: Tell | None = None, **options: Any
+) -> Report:
+    """Check a model in this process.
+
+    from_memory: bytes or ModelProto, where the file holds what was given so.
+    """
+    content = Path(model).read_bytes() if from_memory else b""
+    given: Model = model
+    if from_memory:
+        given = content if from_memory == "bytes" else ModelProto.FromString(content)
+    return check(given, thresholds=thresholds, isolate=False, progress=progress, **options)
 
 
 def report_of(

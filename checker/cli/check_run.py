@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import printable
 
 from . import check_places, confine
@@ -77,7 +77,6 @@ def run(
     invocation.documents = confine.safe_documents(filled, folder, strict=strict)
 
     # only now: these imports take long, and a signal may end them
-    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.report import Failed, one_model
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.verdict import load_profile
@@ -109,7 +108,9 @@ def run(
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         _refuse_earlier_reasons(resolved, profile)
         if several:  # an image set that can't be opened is the call's fault, not each model's
-            isolated.open_images(wall, settings.images, seed=settings.seed, limit=settings.max_images)
+            about = redact(settings.images or "bundled photos")
+            asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
+            wall.run("images.source:count_images", asked, int, about=about, is_last=False)
 
         def failed(model: str, fault: Exception) -> Failed:
             if debug:
@@ -152,23 +153,16 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, save
     """Check one model, and let the gate decide on its exit code."""
     from datetime import UTC, datetime
 
-    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.isolation import LOG
-    from robustcheck_onnx.checker.report import sealed
+    from robustcheck_onnx.checker.report import Report, sealed
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.verdict import gate
 
     settings = resolved.settings
     with progress_line(settings.quiet, redact(model)) as progress:
-        result = isolated.check(
-            wall,
-            model,
-            profile=profile,
-            save_representations=saved,
-            options=settings.options.given,
-            is_last=is_last,
-            progress=progress,
-        )
+        asked = {"model": model, "thresholds": profile, "save_representations": saved, **settings.options.given}
+        about = redact(model)
+        result = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=progress)
     decision = gate.decide(
         result.verdict,
         model,
@@ -232,7 +226,6 @@ def _deliver(
     from rich.console import Group
     from rich.text import Text
 
-    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.report import Failed, forms, summary
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.storage.write import write_whole
@@ -268,7 +261,9 @@ def _deliver(
 
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
         if (file := template_of(form)) is not None:
-            return isolated.template(Path(file), some, into_file=into_file)
+            from robustcheck_onnx.checker.report import template
+
+            return template.render_apart(Path(file), some, into_file=into_file)
         if form == "terminal":
             return plain(terminal(ascii_only=False) if some is outcomes else _full(some[0], settings))
         return forms.render(form, some, options)
@@ -299,10 +294,18 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
 
 def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
     """What the forms of this run need beside the outcomes: thumbnails, if one is HTML."""
-    from robustcheck_onnx.checker import isolated
-    from robustcheck_onnx.checker.report import FormOptions
+    from robustcheck_onnx.checker.report import Failed, FormOptions
+    from robustcheck_onnx.checker.storage.places import redact
 
     if "html" not in forms or settings.no_thumbnails:
         return FormOptions()
-    made = isolated.thumbnails(wall, outcomes, settings.images, seed=settings.seed, limit=settings.max_images)
+    reports = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
+    asked = {"outcomes": reports, "images": settings.images, "seed": settings.seed, "limit": settings.max_images}
+    about, answer = redact(settings.images or "bundled photos"), dict[str, dict[str, str]]
+    try:
+        made = wall.run("report.html.thumbnails:make", asked, answer, about=about)
+    except RobustcheckError as fault:  # it costs the thumbnails alone
+        galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
+        seen = [image for gallery in galleries for image in (*gallery.most, *gallery.least)]
+        return FormOptions(missing={image.digest: fault.message for image in seen})
     return FormOptions(thumbnails=made["uris"], missing=made["missing"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack, overload
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker import isolation, measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images.source import Images, Item, Picture, Skipped
@@ -112,22 +112,11 @@ def compare(
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     models = [local_path(model, "model") for model in (candidate, reference) if model is not None]
-    if isolate and isolated.is_possible(given, run.images):
-        return isolated.call(
-            "compare",
-            {
-                "candidate": str(candidate),
-                "reference": _name(reference),
-                "baseline": baseline.model_dump(mode="json") if isinstance(baseline, Baseline) else _name(baseline),
-                "tolerance": tolerance,
-                "thresholds": profile.model_dump(mode="json"),
-                "options": run.given,
-            },
-            _answered,
-            about=str(candidate),
-            limits=limits,
-            progress=progress,
-        )
+    if isolate and isolation.is_possible(given, run.images):
+        there = isolation.apart(with_numbers, str(candidate), limits)
+        asked: dict[str, Any] = {"thresholds": profile, "tolerance": tolerance, "progress": progress, **run.given}
+        found, its_numbers = there(candidate, reference, baseline, **asked)
+        return found if isinstance(found, FirstBaseline) else found.with_baseline(its_numbers)
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
     jobs = [Job(model, run) for model in models]
@@ -157,15 +146,18 @@ def compare(
     return _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when).with_baseline(new_baseline)
 
 
-def _answered(answer: Mapping[str, Any]) -> CompareReport | FirstBaseline:
-    if "report" not in answer:
-        return FirstBaseline.model_validate(answer)
-    report = CompareReport.model_validate(answer["report"])
-    return report.with_baseline(Baseline.model_validate(answer["next_baseline"]))
-
-
-def _name(file: str | Path | None) -> str | None:
-    return None if file is None else str(file)
+def with_numbers(
+    candidate: str | Path,
+    reference: str | Path | None,
+    baseline: str | Path | Baseline | None,
+    *,
+    thresholds: Profile,
+    **options: Any,
+) -> tuple[CompareReport | FirstBaseline, Baseline]:
+    """Compare in this process; return what was found and the candidate's numbers, which no report's JSON holds."""
+    found = compare(candidate, reference, baseline=baseline, thresholds=thresholds, isolate=False, **options)
+    assert found.next_baseline is not None
+    return found, found.next_baseline
 
 
 def _compared(evidence: Evidence, profile: Profile) -> Compared:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker import isolation, measure
 from robustcheck_onnx.checker.arrays import Bools, Float32s
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
@@ -101,18 +101,17 @@ def concepts(
         )
     path = local_path(model, "model")
     if isolate:
-        arguments = {
-            "model": str(model),
-            "concept_set": str(concept_set),
-            "of": of,
-            "head": head and str(head),
-            "min_positives": min_positives,
-            "min_coverage": min_coverage,
-            "shuffles": shuffles,
-            "options": {name: value for name, value in run.given.items() if name != "images"},
-        }
-        record = ConceptsReport.model_validate
-        return isolated.call("concepts", arguments, record, about=str(model), limits=limits, progress=progress)
+        return isolation.apart(concepts, str(model), limits)(
+            model,
+            concept_set,
+            of=of,
+            head=head,
+            min_positives=min_positives,
+            min_coverage=min_coverage,
+            shuffles=shuffles,
+            progress=progress,
+            **run.model_dump(exclude={"images"}),
+        )
     limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the concept set")
     found = open_concepts(concept_set, seed=run.seed, max_images=run.max_images, min_coverage=min_coverage)

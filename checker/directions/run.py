@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
-from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker import isolation, measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import ImageFacts, Options, RunOptions
 from robustcheck_onnx.checker.images.source import Images, ImageSource, Skipped, check_bad, digest_of_set, open_images
@@ -170,18 +170,17 @@ def directions(
             "--tensor or --pool is given without --head; the model's own head says what it acts on",
             "--head FILE.npy, or leave --tensor and --pool out",
         )
-    if isolate and isolated.is_possible(given, run.images, *(as_typed(each.place) for each in sets)):
-        arguments = {
-            "model": str(model),
-            "head": None if head is None else str(head),
-            "labelled": None if labelled is None else str(labelled),
-            "shifted": [str(each) for each in shifted],
-            "classes": list(classes),
-            "baseline": baseline,
-            "options": run.given,
-        }
-        record = DirectionsReport.model_validate
-        return isolated.call("directions", arguments, record, about=str(model), limits=limits, progress=progress)
+    if isolate and isolation.is_possible(given, run.images, *(as_typed(each.place) for each in sets)):
+        return isolation.apart(directions, str(model), limits)(
+            model,
+            head=head,
+            labelled=labelled,
+            shifted=shifted,
+            classes=classes,
+            baseline=baseline,
+            progress=progress,
+            **run.given,
+        )
     limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
     job = Job(path, run)

@@ -193,6 +193,11 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     return ImageSource("" if place is None else redact(str(images)), kind, chosen, len(entries), seed)
 
 
+def count_images(images: str | Place | None, *, seed: int = 0, limit: int | None = None) -> int:
+    """Return how many images a set has, `limit` at most. Raises as `open_images`."""
+    return len(open_images(images, seed=seed, limit=limit))
+
+
 def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) -> ImageSource:
     """Image files of a folder by their names relative to it, in the order that `open_images` gives these names.
 

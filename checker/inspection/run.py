@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from robustcheck_onnx.checker import isolated
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
@@ -133,9 +133,12 @@ def inspect(
 
 def document_of(path: Path, profile: Profile, limits: Limits, **choices: str | Path | None) -> dict[str, Any]:
     """Return `inspect_json` of a file that a child reads; choices: tensor, pool and preprocess."""
-    given = {name: value and str(value) for name, value in choices.items()}
-    arguments = {"path": str(path), "profile": profile.model_dump(mode="json"), **given}
-    return isolated.call("inspect", arguments, dict, about=str(path), limits=limits)
+    return isolation.apart(inspected, str(path), limits)(path, profile, **choices)
+
+
+def inspected(path: Path, profile: Profile, **choices: Any) -> dict[str, Any]:
+    """Return `inspect_json` of a file that is read in this process."""
+    return inspect_json(inspect_model(path, profile, **choices))
 
 
 def inspect_json(found: Inspection) -> dict[str, Any]:

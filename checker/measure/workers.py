@@ -72,22 +72,17 @@ def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limi
 
     def measured(job: Job) -> Outcome:
         started = time.perf_counter()
-        arguments = {
-            "model": str(job.model),
-            "options": job.options.given,
-            "named": job.named,
-            "thresholds": profile.model_dump(mode="json"),
-            "threads": threads,
-        }
+        asked = {"job": job, "profile": profile, "threads": threads}
+        evidence: tuple[Evidence, ...] = ()
         try:
             with isolation.Wall(limits) as wall:
                 walls.append(wall)
                 if stopping.is_set():
                     wall.stop()
-                answer = wall.run("measure_all", arguments, about=str(job.model), tries=TRIES)
-            evidence, error = tuple(Evidence.model_validate(each) for each in answer), None
+                task, answer = "measure.workers:measure_all", tuple[Evidence, ...]
+                evidence, error = wall.run(task, asked, answer, about=str(job.model), tries=TRIES), None
         except Exception as fault:  # noqa: BLE001 # whatever it is: one job's fault must not end the others
-            evidence, error = (), as_error(fault)
+            error = as_error(fault)
         return Outcome(job, evidence, error, time.perf_counter() - started)
 
     pool = ThreadPoolExecutor(n_workers)

@@ -1,7 +1,7 @@
 """The form that a template writes: Jinja2 in its sandbox. The user's gets the documents of the JSON form.
 
 Whoever names a template trusts it with the words, not with more: it reads files of its own folder alone, and is
-rendered in a child process with limits (`isolated.template`).
+rendered in a child process with limits (`render_apart`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Any, Final
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.limits import STATUS, Limits
 from robustcheck_onnx.checker.text import VERSION, as_json, printable
 
 from .forms import FormOptions
+from .json import documents as documents_of
 from .markdown import prose, section, text
 from .outcome import (
     NOT_ASSESSED,
@@ -32,7 +35,7 @@ from .outcome import (
     names_of,
     path_of,
 )
-from .record import Failed, Outcome, Report
+from .record import Failed, Outcome, Report, sealed
 from .words import statistics_of, verdict_text
 
 SUFFIX: Final = ".j2"
@@ -42,6 +45,8 @@ LARGEST_SOURCE_BYTES: Final = 1 << 20
 LARGEST_TEXT_BYTES: Final = 10 << 20
 MARK_WITHIN_BYTES: Final = 1400
 """where the mark must stand, so that `storage.write.OURS` finds it"""
+TIMEOUT_S: Final = 20.0
+MEMORY_BYTES: Final = 1 << 30
 EXAMPLE: Final = "-o template=slack.json.j2=slack.json"
 
 
@@ -112,6 +117,23 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
     if into_file and mark().encode() not in text.encode()[:MARK_WITHIN_BYTES]:
         raise _without_mark(file)
     return text if text.endswith("\n") else f"{text}\n"
+
+
+def render_apart(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) -> str:
+    """Render outcomes in a child with limits of its own.
+
+    Raises UsageError: as `render`, and where the template gives no text within TIMEOUT_S and MEMORY_BYTES.
+    """
+    final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
+    limits = Limits(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES if STATUS.exists() else None)
+    try:
+        return isolation.apart(render, str(file), limits)(documents_of(final), file, into_file=into_file)
+    except (CannotAssessError, EnvironmentFaultError) as fault:
+        raise UsageError(
+            f"{file}: template gave no text within {TIMEOUT_S:g} s and {MEMORY_BYTES >> 30} GiB of memory "
+            f"({type(fault).__name__}); it must be done by then",
+            "-o json=report.json, and a program of your own",
+        ) from fault
 
 
 def packaged(form: str, outcomes: Sequence[Outcome], options: FormOptions) -> str:

@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker import isolation, measure
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import RunOptions
@@ -65,11 +65,10 @@ def scan(
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     path = local_path(model, "model")
     save_representations = None if save_representations is None else str(checked_path(save_representations))
-    if isolate and isolated.is_possible(given, run.images):
-        arguments: dict[str, Any] = {"model": str(model), "blocks": list(blocks), "options": run.given}
-        arguments["save_representations"] = save_representations
-        record = ScanReport.model_validate
-        return isolated.call("scan", arguments, record, about=str(model), limits=limits, progress=progress)
+    if isolate and isolation.is_possible(given, run.images):
+        there = isolation.apart(scan, str(model), limits)
+        saved = save_representations
+        return there(model, blocks=blocks, save_representations=saved, progress=progress, **run.given)
     limits.refuse_here()
     with saving(save_representations) as saver:
         return _scan(Job(path, run), given, blocks, saver, clock, progress)

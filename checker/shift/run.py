@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from robustcheck_onnx.checker import isolated, measure, pipeline
+from robustcheck_onnx.checker import isolation, measure, pipeline
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Execution, Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
@@ -157,19 +157,18 @@ def measure_shift(
     first, others, maps, targets = parse_call(str(images), several, classes, unlabelled)
     run = Options.of({**options, "images": as_typed(first.place)})
     path = local_path(model, "model")
-    if isolate and isolated.is_possible(None, run.images, *(as_typed(spec.place) for spec in (*others, *targets))):
-        arguments = {
-            "model": str(model),
-            "images": str(images),
-            "shifted": several,
-            "target": unlabelled,
-            "classes": list(classes),
-            "baseline": baseline,
-            "report": report.model_dump(mode="json") if isinstance(report, Report) else report and str(report),
-            "options": {name: value for name, value in run.given.items() if name != "images"},
-        }
-        record = ShiftReport.model_validate
-        return isolated.call("shift", arguments, record, about=str(model), limits=limits, progress=progress)
+    if isolate and isolation.is_possible(None, run.images, *(as_typed(spec.place) for spec in (*others, *targets))):
+        return isolation.apart(measure_shift, str(model), limits)(
+            model,
+            images,
+            shifted=several,
+            target=unlabelled,
+            classes=classes,
+            baseline=baseline,
+            report=report,
+            progress=progress,
+            **run.model_dump(exclude={"images"}),
+        )
     limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(path, run))

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from robustcheck_onnx.checker import isolated
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Progress, Tell, tell_stage
@@ -174,25 +174,24 @@ def verify(
     identity = identity_of(certificate_identity, certificate_oidc_issuer, _path(trust_config))
     signer = _signer(_path(signature), _path(public_key), identity)
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
-    if isolate and isolated.is_possible(None, None if images is None else str(images)):
-        arguments = {
-            "report_file": str(report_file),
-            "model": str(model),
-            "images": _text(images),
-            "thresholds": _text(thresholds),
-            "rerun": rerun,
-            "device": device,
-            "signature": _text(signature),
-            "public_key": _text(public_key),
-            "certificate_identity": certificate_identity,
-            "certificate_oidc_issuer": certificate_oidc_issuer,
-            "trust_config": _text(trust_config),
-            "accept_waivers": accept_waivers,
-            "elsewhere": elsewhere,
-            "today": (today or datetime.now(UTC).date()).isoformat(),
-        }
-        record = Verification.model_validate
-        return isolated.call("verify", arguments, record, about=str(model), limits=limits, progress=progress)
+    if isolate and isolation.is_possible(None, None if images is None else str(images)):
+        return isolation.apart(verify, str(model), limits)(
+            report_file,
+            model,
+            images=images,
+            thresholds=thresholds,
+            rerun=rerun,
+            device=device,
+            signature=signature,
+            public_key=public_key,
+            certificate_identity=certificate_identity,
+            certificate_oidc_issuer=certificate_oidc_issuer,
+            trust_config=trust_config,
+            accept_waivers=accept_waivers,
+            elsewhere=elsewhere,
+            today=today,
+            progress=progress,
+        )
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
@@ -287,15 +286,10 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _text(given: str | Path | None) -> str | None:
-    return None if given is None else str(given)
-
-
 def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Report:
     """The report about a model that a file holds. isolate: read both in a child process. Raises as `verify`."""
     if isolate:
-        arguments = {"report_file": str(report_file), "model": str(model)}
-        return isolated.call("report_about", arguments, Report.model_validate, about=str(model))
+        return isolation.apart(report_about, str(model))(report_file, model)
     return report_of(read(report_file), model_digest(model), model, report_file)[0]
 
 

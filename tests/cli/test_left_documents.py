@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker import isolated, pipeline
+from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.report import forms
 from support.bad_input import Run
 
@@ -77,7 +77,6 @@ def test_nor_where_the_measurement_fails(
         def fail(*_: object, fault: Exception = fault, **__: object) -> None:
             raise fault
 
-        monkeypatch.setattr(isolated, "check", fail)
         monkeypatch.setattr(pipeline, "check", fail)
         no_pass_stands("pass.onnx --images photos", code)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from importlib import import_module
+from typing import Any, get_type_hints
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,23 +14,16 @@ from robustcheck_onnx.checker import child, text
 from robustcheck_onnx.checker.errors import UsageError
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, task: Any) -> dict[str, Any]:
+def answer(monkeypatch: pytest.MonkeyPatch, task: Any) -> Any:
     """The error that a task ends in."""
-    monkeypatch.setitem(child.TASKS, "task", task)
+    monkeypatch.setattr(child, "call", task)
     answers = io.BytesIO()
     child._answer({"task": "task", "arguments": {}, "about": "m.onnx", "log": 30}, None, answers)
-    return dict(json.loads(answers.getvalue())["error"])
-
-
-def raises(fault: Exception) -> Any:
-    def task(_: dict[str, Any], __: Any) -> None:
-        raise fault
-
-    return task
+    return json.loads(answers.getvalue())["error"]
 
 
 def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = answer(monkeypatch, lambda _, __: text.once(None))  # type: ignore[arg-type] # raises in the package
+    error = answer(monkeypatch, lambda *_: text.once(None))  # type: ignore[arg-type] # raises in the package
     assert "text.py" in error.pop("traceback")
     assert error == {
         "exit_code": 3,
@@ -38,6 +33,14 @@ def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: pytest.Monk
 
 
 def test_an_error_of_the_call_and_too_little_memory_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = answer(monkeypatch, raises(UsageError("pool is x", "--pool cls")))
+    error = answer(monkeypatch, Mock(side_effect=UsageError("pool is x", "--pool cls")))
     assert (error["exit_code"], error["message"], error["hint"]) == (2, "pool is x", "--pool cls")
-    assert answer(monkeypatch, raises(MemoryError()))["exit_code"] == 4
+    assert answer(monkeypatch, Mock(side_effect=MemoryError()))["exit_code"] == 4
+
+
+def test_a_child_calls_the_functions_of_its_list_alone() -> None:
+    for task in child.TASKS:
+        module, name = task.split(":")
+        assert "return" in get_type_hints(getattr(import_module(f"robustcheck_onnx.checker.{module}"), name))
+    with pytest.raises(ValueError, match="not in tuple"):
+        child.call("child:main", {}, print)

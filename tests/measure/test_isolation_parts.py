@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ def test_a_child_that_works_is_killed(started: list[Process]) -> None:
 def test_a_wall_starts_a_child_for_each_task_and_ends_those_that_wait(started: list[Process]) -> None:
     with Wall() as wall:
         assert len(started) == 1  # it starts while this process imports what it needs
-        assert wall.run("check", {}, about="m", is_last=False) == 7
+        run = partial(wall.run, "check", {}, int, about="m")
+        assert run(is_last=False) == 7
         assert (len(started), started[0].done) == (2, ["awaited"])
-        assert wall.run("check", {}, about="m", is_last=False) == 7
+        assert run(is_last=False) == 7
         assert len(started) == 3
     assert [process.done for process in started] == 3 * [["awaited"]]
     assert all(process.stdin.closed for process in started)
-    assert wall.run("check", {}, about="m") == 7  # after its end: by a child of its own
+    assert run() == 7  # after its end: by a child of its own
     assert len(started) == 4
 
 

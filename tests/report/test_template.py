@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker import isolated
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import template
@@ -43,7 +42,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
 
 def text_of(file: Path, *outcomes: Outcome, into_file: bool = False) -> str:
     template.check(file, into_file=into_file)
-    return isolated.template(file, outcomes, into_file=into_file)
+    return template.render_apart(file, outcomes, into_file=into_file)
 
 
 def fault_of(file: Path, *, into_file: bool = False) -> str:
@@ -140,13 +139,13 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Written) -> None:
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_the_child_process_bounds_time_and_memory(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "TEMPLATE_BYTES", 1 << 29)
+    monkeypatch.setattr(template, "MEMORY_BYTES", 1 << 29)
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     for source, timeout_s, fault in (
         (endless, 1.0, "NotReadError"),
         ("{{ 'x' | center(10 ** 10) }}", PATIENCE_S, "EnvironmentFaultError"),
     ):
-        monkeypatch.setattr(isolated, "TEMPLATE_S", timeout_s)
+        monkeypatch.setattr(template, "TIMEOUT_S", timeout_s)
         message = fault_of(written(source))
         assert re.search(rf"template gave no text within {timeout_s:g} s.*\({fault}\)", message)
 

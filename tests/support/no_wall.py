@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
+
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from robustcheck_onnx.checker import child
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
@@ -27,23 +31,15 @@ class NoWall:
         pass
 
     def run(
-        self,
-        task: str,
-        arguments: Mapping[str, Any],
-        *,
-        about: str,
-        tell: Tell | None = None,
-        is_last: bool = True,
-        tries: int = 1,
+        self, task: str, arguments: Mapping[str, object], answer: Any, *, tell: Tell | None = None, **_: object
     ) -> Any:
-        del about, is_last, tries
-
         def progress(now: Progress) -> None:
             if tell is not None:
                 tell(now)
 
-        answer = child.TASKS[task](json.loads(json.dumps(arguments)), progress)
-        return json.loads(json.dumps(answer, allow_nan=False))
+        sent = json.dumps(to_jsonable_python(dict(arguments), by_alias=False, fallback=os.fspath))
+        found = json.dumps(child.call(task, json.loads(sent), progress), allow_nan=False)
+        return TypeAdapter(answer).validate_python(json.loads(found))
 
     def stop(self) -> None:
         """Nothing runs beside this thread."""

@@ -222,7 +222,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(write, "replace_with_error", replace)
-    monkeypatch.setattr("robustcheck_onnx.checker.isolated.check", measured)
+    monkeypatch.setattr("robustcheck_onnx.checker.pipeline.check", measured)
     assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
     assert left[:3] == [[], [], [137, 137]]
     assert list(here.glob("*.sigstore.json")) == []
