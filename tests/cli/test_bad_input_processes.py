@@ -209,17 +209,6 @@ def test_an_interrupted_export_leaves_nothing(world: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.long
-def test_an_export_on_a_full_disk_leaves_nothing(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    path = tmp_path / "out" / "m.onnx"
-    with small_files():
-        done = run(f"export torch net:build {' '.join(EXPORT)} {path}", world)
-    said = f"{path}: file could not be written (File too large); nothing is left"
-    assert_says(done, 4, said, f"df -h {path.parent}; ls -ld {path.parent}")
-    assert list(path.parent.iterdir()) == []
-
-
-@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for what is left in /proc")
 def test_kills_at_random_moments_leave_nothing_that_they_must_not() -> None:
     """The benchmark in its smallest form; it ends with 0 only where it found nothing wrong."""

@@ -1,7 +1,7 @@
 """No PASS of an earlier run stands where a run that ended without a verdict would have written.
 
 Every way in which a run can end inside this process, times every form; whole processes that are killed or signalled
-are in test_app.py, report/test_forms_command.py and benchmarks/kills.py.
+are in test_app.py, test_models.py and benchmarks/kills.py.
 """
 
 from __future__ import annotations
@@ -72,9 +72,12 @@ def test_no_earlier_pass_stands_in_any_form(no_pass_stands: Callable[[str, int],
 def test_nor_where_the_measurement_fails(
     no_pass_stands: Callable[[str, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Who is killed while it measures leaves what stands there by then."""
     for fault, code in ((MemoryError(), 4), (ZeroDivisionError("x"), 70)):
 
         def fail(*_: object, fault: Exception = fault, **__: object) -> None:
+            assert [form for form in FORMS if PASS.search(Path(f"pass.{form}").read_bytes())] == []
+            assert code_in("pass.json") == 137
             raise fault
 
         monkeypatch.setattr(pipeline, "check", fail)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -89,20 +88,15 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
 ) -> None:
     """`glob` passes it by without a word; root reads every folder, so the system's refusal is played."""
     touch("m/a.onnx m/closed/b.onnx")
+    real = os.scandir
 
-    def refusing(name: str, is_closed: Callable[[Path], bool]) -> None:
-        real = getattr(os, name)
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
 
-        def played(path: Any = ".", **more: Any) -> Any:
-            if not isinstance(path, int) and is_closed(Path(os.fsdecode(path))):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-            return real(path, **more)
-
-        monkeypatch.setattr(os, name, played)
-
-    refusing("scandir", lambda path: path.name == "closed")
-    refusing("lstat", lambda path: "closed" in path.parent.parts)
-    for word in ("**/*.onnx", "m/**", f"{Path.cwd()}/m/**/*.onnx", "m", "m/*/b.onnx", "*/closed/*.onnx"):
+    monkeypatch.setattr(os, "scandir", scandir)
+    for word in ("**/*.onnx", "m"):  # which folders a pattern has to enter is in images/test_source.py
         with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
             models.expand([word])
     assert models.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m

@@ -79,15 +79,6 @@ def test_the_importance_of_a_head_with_known_directions() -> None:
     assert raw.leading[0].importance.high == pytest.approx(expected[2] + half)
 
 
-def test_a_head_of_rank_one_needs_one_direction() -> None:
-    direction, h = rng().normal(size=8), rng(2).normal(size=(60, 8))
-    for found in analyse(head_of(np.outer(np.linspace(-1, 3, 12), direction)), h)[:2]:
-        one = [found.participation_ratio, found.effective_rank, *(top.share for top in found.top)]
-        assert [each.estimate for each in one] == pytest.approx([1] * 5)
-        assert {point.same.value for point in found.curves[0].points} == {1.0}
-        assert {each.directions for each in found.fewest} == {1}
-
-
 def test_an_outlier_feature_that_the_head_ignores_or_uses() -> None:
     """One feature is 30 in every image; the head has weights on it or none."""
     h, weight = rng(5).normal(size=(80, 64)), rng(7).normal(size=(10, 64))

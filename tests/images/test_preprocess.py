@@ -66,20 +66,6 @@ def test_presets_are_the_libraries_transforms() -> None:
         assert worst(ours, theirs) < 1e-3
 
 
-@pytest.mark.long
-def test_transformers_default_processors_resize_tensors_and_stay_close() -> None:
-    """The default of transformers 5 resizes uint8 tensors with torchvision: not bit-equal to Pillow."""
-    pytest.importorskip("transformers", reason="needs the export extra")
-    from transformers import CLIPImageProcessor
-
-    processor = CLIPImageProcessor()
-    ours = CLIP.model_copy(update={"crop_rounding": "floor"})
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert worst(ours, lambda photo: processor(photo, return_tensors="np")["pixel_values"][0]) <= 1.001
-
-
 def test_sizes_that_are_refused() -> None:
     plain = CLIP.model_copy(update={"resize_mode": "none", "crop": "none"})
     for fields, image, said in (

@@ -84,17 +84,6 @@ def test_weights_left_inside_a_file_with_external_data_are_written_too(tmp_path:
     assert opened.graph.own() == onnx.load(path, load_external_data=False).SerializeToString()
 
 
-def test_a_rotation_is_read_out_of_the_content(opened: Any) -> None:
-    rotation, _ = np.linalg.qr(onnx_models.rng().normal(size=(128, 128)))
-    text = """
-        conv = Conv(image, w128x3x3x3, kernel_shape=[3, 3]); gap = GlobalAveragePool(conv); features = Flatten(gap)
-        embedding = MatMul(features, turn)
-    """
-    found = opened(written(text, before="", turn=rotation))
-    assert "turn" in found.graph.file.weights.places
-    assert str(found.representation.ends_in) == "change_of_basis"
-
-
 def model_bytes() -> bytes:
     model = onnx_models.encoder(FEATURES, output="embedding")
     model.doc_string = "d" * 300

@@ -94,22 +94,6 @@ def test_convolutional_head_is_pooled_over_space(opened: Any) -> None:
     assert chosen(opened(written(text.format("logits")))) == ("dropped", "head_input", "spatial_mean", False)
 
 
-def test_lookup_is_an_encoder(tmp_path: Path) -> None:
-    path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), contract=False, output="output")
-    model = open_model(path)
-    assert chosen(model) == ("output", "encoder_output", "none", False)
-    assert str(model.representation.ends_in) == "other:Gather"
-    assert model.image_input.height == model.image_input.width == 64
-
-
-def test_contract_wins(tmp_path: Path) -> None:
-    path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), rule="head_input")
-    model = open_model(path)
-    assert chosen(model) == ("representation", "head_input", "none", False)
-    assert "contract" in model.representation.why
-    assert model.contract is not None
-
-
 def test_contract_naming_no_output(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), output="other", contract=lookup.lookup_contract())
     with pytest.raises(CannotAssessError, match="contract names output 'representation'; the graph has other"):
@@ -304,12 +288,6 @@ def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: An
     """
     found = opened(written(text, w8=np.ones((16, 512), np.int8)))
     assert chosen(found) == ("output", "encoder_output", "none", False)
-
-
-def test_where_the_rule_is_sure_another_tensor_is_the_users(opened: Any) -> None:
-    model = opened(onnx_models.classifier(10, output="logits"), tensor="gap")
-    assert chosen(model)[1] == "user"
-    assert model.representation.why.startswith("set by --tensor; the rule reads features")
 
 
 @pytest.mark.parametrize(("named", "rule"), [("encoder_output", "user"), ("head_input", "user"), ("pooled", "pooled")])

@@ -288,28 +288,3 @@ def test_wherever_the_steps_stand_the_map_is_what_onnx_runtime_computes(chain: t
         assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     else:
         assert_maps(model, chain[1], PHOTO)
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore")  # of torch's two exporters
-@pytest.mark.parametrize("dynamo", [False, True])
-def test_real_architectures(dynamo: bool, tmp_path: Any) -> None:
-    """Random weights of torchvision: a first layer is none, and `transform_input` is the map that its source says."""
-    torch = pytest.importorskip("torch")
-    models = pytest.importorskip("torchvision").models
-    from robustcheck_onnx.checker.model import open_model
-
-    nets = {
-        "shufflenet": models.shufflenet_v2_x0_5(weights=None),
-        "vit": models.VisionTransformer(64, 16, 1, 2, 32, 64),
-        "googlenet": models.googlenet(weights=None, transform_input=True, init_weights=False, aux_logits=False),
-    }
-    found = {}
-    for name, net in nets.items():
-        path, example = tmp_path / f"{name}.onnx", (torch.zeros(2, 3, 64, 64),)
-        torch.onnx.export(net.eval(), example, path, dynamo=dynamo, external_data=False, verbose=False)
-        found[name] = open_model(path).scaling
-    assert (found["shufflenet"], found["vit"]) == (None, None)
-    assert found["googlenet"] is not None
-    assert found["googlenet"].factor == pytest.approx(STD / 0.5)
-    assert found["googlenet"].offset == pytest.approx((MEAN - 0.5) / 0.5)

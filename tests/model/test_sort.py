@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
@@ -122,20 +121,6 @@ def test_graphs_inside_nodes_and_functions_are_sorted(opened: Any) -> None:
     assert [node.op_type for node in own.node[2].attribute[0].g.node] == ["Abs", "Relu"]
     run = Runner(found, "cpu").run(PIXELS)
     np.testing.assert_allclose(run.representation, 2 * PIXELS.mean((1, 2)), rtol=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_shuffled_file_is_measured_as_the_sorted_one(opened: Any, seed: int) -> None:
-    model = onnx_models.classifier()
-    expected = opened(model)
-    nodes = random.Random(seed).sample(list(model.graph.node), len(model.graph.node))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    found = opened(model)
-    assert found.representation == expected.representation
-    assert is_sorted(list(onnx.ModelProto.FromString(found.graph.own()).graph.node))
-    ours, theirs = (Runner(each, "cpu").run(PIXELS).representation for each in (found, expected))
-    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_what_the_float16_conversion_writes(opened: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import shutil
@@ -16,12 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from robustcheck_onnx import Progress, check
 from robustcheck_onnx.checker import measure
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
@@ -213,18 +209,6 @@ def test_a_folder_between_the_models_and_the_weights_is_watched(
     assert check(place / "model.onnx", images=place / "photos").verdict.verdict == "WARN"
     around_sessions(monkeypatch, lambda: exchange(*folders), lambda: exchange(*folders) if back else None)
     refused(place / "model.onnx", folders[0] / "weights.bin", "never", lambda: None)
-
-
-@pytest.mark.usefixtures("capsys")
-def test_nothing_is_signed_or_kept_of_weights_that_changed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (place / "key.pem").write_bytes(ec.generate_private_key(ec.SECP256R1()).private_bytes(*form))
-    monkeypatch.chdir(place)
-    around_sessions(monkeypatch, lambda: None, lambda: write(*(place / name for name in BESIDE)))
-    for more in (["--sign", "key.pem"], []):
-        assert cli.main(["model.onnx", "--images", "photos", "-qq", "-o", "json=report.json", *more]) == 3
-    assert not (place / "report.sigstore.json").exists()
-    assert json.loads((place / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 3
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The forms as the command writes them: files, stdout, GitHub Actions; what is left after a signal.
+"""The forms as the command writes them: files, stdout, GitHub Actions.
 
 That no earlier PASS stays where a run ends in its process is in cli/test_left_documents.py.
 """
@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,14 +15,10 @@ from xml.etree import ElementTree
 import pytest
 
 from robustcheck_onnx.checker.report import forms, junit, markdown
-from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import error_json
-from robustcheck_onnx.thresholds import profile as profiles
 from support import Capture, Place, onnx_models
-from support.bad_input import COMMAND, Done, Typed, default_signals, small_files
+from support.bad_input import Done, Typed, small_files
 from support.keys import write_keys
-from support.measuring import never_decided
-from support.profile import PATIENCE_S
 
 Run = Callable[..., Done]
 STRANGER = "a file of somebody else\n"
@@ -37,48 +30,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> Run:
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     return partial(Typed(capfd), "", folder=tmp_path)
-
-
-@pytest.mark.process
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, 137, marks=pytest.mark.long)],
-)
-def test_no_pass_of_an_earlier_run_survives_a_signal(
-    lookup_pass: Place, tmp_path: Path, run: Run, number: signal.Signals, code: int
-) -> None:
-    model, photos = lookup_pass
-    (tmp_path / "never.json").write_text(profiles.to_json(never_decided()), encoding="utf-8")
-    names = sorted(str(path.resolve()) for path in photos.iterdir())
-    (tmp_path / "long.txt").write_text("\n".join(250 * names), encoding="utf-8")
-    places = [f"{form}={form}" for form in forms.NAMES]
-    assert run(model, "--images", photos, "-qq", *(w for place in places for w in ("-o", place))).returncode == 0
-    (tmp_path / "cyclonedx").unlink()
-    before = {form: (tmp_path / form).read_bytes() for form in set(forms.NAMES) - {"cyclonedx"}}
-    (tmp_path / "robustcheck.toml").write_text(f"output = {json.dumps([*places, 'json'])}\n", encoding="utf-8")
-    log, until = tmp_path / "log", time.monotonic() + PATIENCE_S
-    log.touch()
-    words = "--images long.txt --thresholds never.json -qq --log-file log --device cpu"
-    with subprocess.Popen(
-        [COMMAND, str(model), *words.split()], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-        preexec_fn=default_signals,  # noqa: PLW1509 # this process has no threads that hold a lock
-    ) as process:  # fmt: skip
-        while "session on" not in log.read_text(encoding="utf-8"):  # it measures
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        process.send_signal(number)
-        assert process.communicate(timeout=PATIENCE_S)[0] == ""
-    assert process.returncode in {code, 128 - code}
-    for form, content in before.items():
-        left = (tmp_path / form).read_bytes()
-        assert left != content
-        assert write.OURS.match(left)
-        assert (b"\nrobustcheck_error{" if form == "openmetrics" else b"there is no verdict") in left
-        assert b"\nrobustcheck_verdict{" not in left
-    assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["error"]["exit_code"] == code
-    assert (tmp_path / "cyclonedx").exists() == (number != signal.SIGKILL)  # who is killed writes nothing new
-    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_other_verbs_replace_an_earlier_document_when_their_work_starts(

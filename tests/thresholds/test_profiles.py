@@ -14,13 +14,12 @@ from rich.console import Console
 from robustcheck_onnx.checker.calibrate.profiles import render_list, render_profile
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.verdict.rule import decided
-from robustcheck_onnx.thresholds import fit, make_profile, profile, reference
+from robustcheck_onnx.thresholds import fit, make_profile, profile
 from robustcheck_onnx.thresholds.fit import Rule, Sets
 from robustcheck_onnx.thresholds.profile import DECIDING, Profile
 from robustcheck_onnx.thresholds.reference import Reference
 from support.calibrations import Call
 
-TABLE = reference.references()
 DEFAULT = profile.load()
 
 
