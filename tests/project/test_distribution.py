@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -11,7 +10,7 @@ import tarfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 from packaging.licenses import canonicalize_license_expression
@@ -23,20 +22,11 @@ from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
 from support import INSTALLED, ROOT, onnx_models
+from support.scripts import load
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
 PLATFORMS = [("linux", "x86_64"), ("win32", "AMD64"), ("darwin", "arm64"), ("linux", "aarch64"), ("win32", "ARM64")]
-
-
-def module(name: str) -> ModuleType:
-    """A script of the repository as a module."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
 
 
 def runtimes(dependencies: list[str], system: str, machine: str) -> list[str]:
@@ -54,8 +44,8 @@ def test_the_version_stands_in_one_place() -> None:
     assert metadata.version(INSTALLED) == VERSION  # of an editable install: pip install -e . after a change
     assert "version" not in PROJECT
     assert PROJECT["dynamic"] == ["version"]
-    assert module("release/constant.py").constant("VERSION") == VERSION
-    assert module("release/constant.py").constant("HOME") == HOME
+    assert load("release/constant").constant("VERSION") == VERSION
+    assert load("release/constant").constant("HOME") == HOME
 
 
 def test_examples_name_this_version() -> None:
@@ -136,7 +126,7 @@ def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small") / "source"
-    module("release/cpu.py").lay(folder)
+    load("release/cpu").lay(folder)
     return folder
 
 

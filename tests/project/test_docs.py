@@ -1,7 +1,6 @@
 """README and docs say what the code does."""
 
 import hashlib
-import importlib.util
 import os
 import re
 import shlex
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -21,6 +19,7 @@ from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile, reference
 from support import ROOT, commands
+from support.scripts import load
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PICTURE = ROOT / "docs" / "report.svg"
@@ -33,20 +32,9 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target.replace("\n", " ")).exists(), (page.name, target)
 
 
-def script(name: str) -> Any:
-    """A script of docs/ as a module."""
-    if str(ROOT / "docs") not in sys.path:
-        sys.path.append(str(ROOT / "docs"))  # scripts there import each other
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_links_and_urls_are_made_from_the_projects_home() -> None:
-    made_by = script("generate")
+def test_links_and_urls_are_made_from_the_projects_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")  # scripts there import each other
+    made_by = load("docs/generate")
     ours = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert made_by.linked(README, HOME) == README  # python docs/generate.py was run after the last change
     assert made_by.with_urls(ours, HOME) == ours

@@ -17,8 +17,8 @@ BUDGET = {
     "files": 222,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 14,
-    "code lines of the tests": 26_000,
-    "nodes of the tests": 292_410,
+    "code lines of the tests": 25_840,
+    "nodes of the tests": 289_920,
 }
 
 

@@ -13,25 +13,17 @@ from robustcheck_onnx.checker.verify import VerifyOptions
 
 
 def test_no_public_signature_says_any() -> None:
-    """Functions and methods of the face, as they are written."""
+    """Functions and methods of the face; that each has its types is mypy's to say."""
     found = []
     for name in rc.__all__:
         value = getattr(rc, name)
-        functions = [value] if inspect.isfunction(value) else []
-        if inspect.isclass(value):
-            properties = [each.fget for each in vars(value).values() if isinstance(each, property)]
-            functions = [each for each in (*vars(value).values(), *properties) if inspect.isfunction(each)]
-        for function in functions:
-            if function.__module__.startswith("pydantic") or function.__name__.startswith("_") != (
-                function.__name__ == "__call__"
-            ):
+        for part in (value, *(vars(value).values() if inspect.isclass(value) else ())):
+            function = getattr(part, "fget", part)  # of a property
+            if not inspect.isfunction(function) or function.__module__.startswith("pydantic"):
                 continue
-            written = function.__annotations__
-            parameters = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
-            assert written.keys() >= {*parameters, "return"}, function
-            if function.__name__ == "to_frame":  # pandas has no types of its own: mypy takes it for Any
-                assert re.fullmatch(r"(pd\.|pandas\.)?DataFrame", written["return"]), function
-            found += [f"{name}.{function.__name__}" for text in written.values() if re.search(r"\bAny\b", str(text))]
+            if function.__name__ == "__call__" or not function.__name__.startswith("_"):
+                written = str(function.__annotations__.values())
+                found += [f"{name}.{function.__name__}"] * bool(re.search(r"\bAny\b", written))
     assert found == []
 
 

@@ -17,8 +17,8 @@ from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.shift import labels
 from robustcheck_onnx.thresholds.suite import open_suite
 from support import ROOT, colours, lookup, onnx_models
-from support.benchmark_scripts import load
 from support.colours import PX
+from support.scripts import load
 
 BIN = Path(sys.executable).parent
 PHOTOS = ROOT / "tests" / "shift" / "labelled_photos.csv"
@@ -30,7 +30,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     torch = pytest.importorskip("torch", reason="extra `export` is not installed")
     from robustcheck_onnx.exporters import contract, demo
 
-    sets = {"in": str(PHOTOS), **load("make_shifted").write(str(PHOTOS), tmp_path)}
+    sets = {"in": str(PHOTOS), **load("benchmarks/make_shifted").write(str(PHOTOS), tmp_path)}
     _, *shifted = sets.values()
     command = [BIN / "robustcheck", "shift", efficientnet_lite0, "--in", PHOTOS, "--shifted", *shifted, "-qq"]
     done = subprocess.run([*command, "-o", f"json={tmp_path / 'o.json'}"], capture_output=True, text=True, check=False)

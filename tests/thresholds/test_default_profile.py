@@ -12,11 +12,11 @@ from robustcheck_onnx.thresholds import fit, make_profile, profile, reference
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER
 from support import ROOT
-from support.benchmark_scripts import load
+from support.scripts import load
 
 TABLE = reference.references()
 DEFAULT = profile.load()
-CLAIMS = load("claims")
+CLAIMS = load("benchmarks/claims")
 PASSING: dict[str, bool] = CLAIMS.passing_left_out(TABLE)
 """which sets pass when their checkpoint is left out of the fit, by plain loops over the checkpoints"""
 

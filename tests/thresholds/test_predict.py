@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 
 from robustcheck_onnx.thresholds import profile, published
-from support.benchmark_scripts import load
+from support.scripts import load
 
-facts, _, predict = map(load, ("predict_facts", "predict_text", "predict"))
+facts, _, predict = map(load, ("benchmarks/predict_facts", "benchmarks/predict_text", "benchmarks/predict"))
 
 ROBUST_PASS = {
     "openai RN50", "openai ViT-B/32", "openai ViT-B/16", "openai ViT-L/14", "laion2b ViT-B/32", "laion2b ViT-L/14",

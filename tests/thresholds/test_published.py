@@ -13,7 +13,7 @@ import scipy.stats
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.reference import references
 from support import ROOT
-from support.benchmark_scripts import load
+from support.scripts import load
 
 DOCS = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
 
@@ -111,7 +111,7 @@ def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
         pytest.skip("the source tables are not beside this checkout")
     for library in ("open_clip", "timm", "torchvision"):
         pytest.importorskip(library, reason="needs the export extra")
-    script = load("build_published")
+    script = load("benchmarks/build_published")
     monkeypatch.setattr(script, "OUTPUT", tmp_path)
     script.main([str(path) for path in inputs])
     made = sorted(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 
 from robustcheck_onnx.thresholds import published, suite
 from robustcheck_onnx.thresholds.suite import LabelRule, SuiteError, label_from, open_suite
-from support.benchmark_scripts import load
+from support.scripts import load
 
 PAPER = open_suite("paper")
 
@@ -25,7 +25,7 @@ def written(folder: Path, text: str) -> Path:
 def test_the_packaged_suite_is_what_its_command_writes() -> None:
     """Every entry has weights in the installed open_clip or timm, and no tag of the paper's is left out."""
     pytest.importorskip("open_clip", reason="extra `export` is not installed")
-    build = load("build_paper_suite")
+    build = load("benchmarks/build_paper_suite")
     assert suite.PACKAGED["paper"].read_text(encoding="utf-8") == build.text()
 
 

@@ -1,20 +1,20 @@
-"""Scripts of benchmarks/ as modules. Their folder is not on sys.path: there run.py or scan.py could hide a package."""
+"""Scripts of the repository as modules. Their folders are not on sys.path: run.py or scan.py could hide a package."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from support import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
 
-
-def load(name: str) -> ModuleType:
-    """benchmarks/<name>.py as a module, run once."""
+def load(script: str) -> ModuleType:
+    """The script of this path, without its suffix, as a module, run once."""
+    name = Path(script).name
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"{script}.py")
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)  # for scripts that import it, too
