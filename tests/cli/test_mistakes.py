@@ -51,6 +51,9 @@ pass.onnx photos --device CUDAExecutionProvider  =>  2  =>  --device cuda
 pass.onnx photos --device gpu  =>  2  =>  --device cuda
 pass.onnx photos --device 0  =>  2  =>  --device cuda:0
 pass.onnx photos --size 224  =>  2  =>  robustcheck explain preprocessing
+explain strength  =>  2  =>  robustcheck explain too_weak
+explain persistence  =>  2  =>  robustcheck explain not_persistent
+explain two-sidedness  =>  2  =>  robustcheck explain one_sided
 pass.onnx photos --layer representation  =>  2  =>  robustcheck check pass.onnx photos --tensor representation
 pass.onnx photos --limit 60  =>  2  =>  robustcheck check pass.onnx photos --max-images 60
 pass.onnx photos --batch 8  =>  2  =>  robustcheck check pass.onnx photos --batch-size 8

@@ -66,24 +66,26 @@ def explain(
     import difflib
 
     from robustcheck_onnx.checker.text import as_json
-    from robustcheck_onnx.checker.verdict import KINDS, RULES
+    from robustcheck_onnx.checker.verdict import RULES
 
-    if topic not in (*RULES, *KINDS, *TOPICS):
-        near = difflib.get_close_matches(topic, [*RULES, *KINDS, *TOPICS], 1)
+    known = _topics("")
+    if topic not in known:
+        # the explanation of a deciding statistic's reason begins with the statistic's name
+        near = [name for name in RULES if RULES[name].explanation.startswith(f"{topic.capitalize()}:")]
+        near += [*difflib.get_close_matches(topic, known, 1), "reasons"]
         raise UsageError(
             f"topic is {topic!r}; it must be a reason, a kind of reasons, or {', '.join(TOPICS)}",
-            f"robustcheck explain {near[0] if near else 'reasons'}",
+            f"robustcheck explain {near[0]}",
         )
     if topic == "schema":
         from robustcheck_onnx.checker.report import json_schema
 
         sys.stdout.write(json_schema())
-        return 0
-    if output == "json":
+    elif output == "json":
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | _as_document(topic)))
     elif topic == "exit-codes":
-        sys.stdout.write("".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items()))
-        sys.stdout.write("      Only 0 lets a release through.\n")
+        codes = "".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items())
+        sys.stdout.write(f"{codes}      Only 0 lets a release through.\n")
     elif topic == "preprocessing":
         sys.stdout.write(PREPROCESSING)
     else:
@@ -114,10 +116,8 @@ def _reason(name: str) -> list[str]:
     from robustcheck_onnx.checker.verdict import RULES
 
     rule = RULES[name]
-    lines = [f"{name}: {rule.title} ({rule.kind})", ""]
-    for text in (rule.explanation, f"Next step: {rule.next_step}"):
-        lines += [*_wrapped(text), ""]
-    return lines[:-1]
+    lines = [f"{name}: {rule.title} ({rule.kind})", "", *_wrapped(rule.explanation), ""]
+    return lines + _wrapped(f"Next step: {rule.next_step}")
 
 
 def _reasons(topic: str) -> list[str]:
