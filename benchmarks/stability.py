@@ -97,11 +97,14 @@ def installed(versions: Iterable[str], folder: Path, wheel: Path) -> tuple[str, 
     """The first version that can be installed, and the Python of its environment; the others are printed."""
     pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     needs = [text for text in _project()["dependencies"] if not text.startswith("onnxruntime")]
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    others = folder / "constraints.txt"
+    others.write_text("\n".join(line for line in pinned if not line.startswith("onnxruntime")), encoding="utf-8")
     for version in versions:
         place = folder / version
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
         python = place / "bin" / "python"
-        call = [python, *pip, "--constraint", ROOT / "constraints.txt", f"onnxruntime=={version}", *needs]
+        call = [python, *pip, "--constraint", others, f"onnxruntime=={version}", *needs]
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             subprocess.run([python, *pip, "--no-deps", wheel], check=True)
