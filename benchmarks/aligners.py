@@ -1,7 +1,7 @@
 """Ridge regressions from one encoder's representations to vectors of another one.
 
 With pairs at random an aligner learns nothing about images but the mean of the targets; the more it is regularised, the
-less else its vectors hold. They are clear of the thresholds of all statistics (docs/students.md).
+less else its vectors hold. They are clear of the thresholds of all statistics (benchmarks/results/students.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ python benchmarks/attack.py
 
 Each is drawn ten times at two widths, 300 images, and judged by estimates. Then families whose mean vector is drawn
 from one distribution, as runs of at most 100 images judged by bounds: what passes by definition. Writes both tables to
-stdout: that of docs/operating-characteristic.md, then that of docs/decisions/three-statistics.md.
+stdout: that of benchmarks/results/operating-characteristic.md, then that of docs/dev/decisions/three-statistics.md.
 """
 
 from __future__ import annotations

@@ -137,7 +137,8 @@ def entries() -> Iterator[Line]:
     for name in SIGLIP:
         yield Line("open_clip", name, "webli", "zero_shot_clip", _row(name, "webli"))
     for name, tag in LARGE_LAION:
-        note = "does well on shifted data; ViT-bigG/14 is known to show no outlier features (docs/controls.md)"
+        note = "does well on shifted data; ViT-bigG/14 is known to show no outlier features "
+        note += "(benchmarks/results/controls.md)"
         yield Line("open_clip", name, tag, "zero_shot_clip", _row(name, tag), hard_case=True, note=note)
     for name in timm.list_pretrained(FINETUNED):
         yield _timm(name, "imagenet_finetuned_clip")

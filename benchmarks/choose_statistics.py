@@ -1,4 +1,4 @@
-"""Compares all subsets of at most three of ten statistics, by the criterion of docs/decisions/three-statistics.md.
+"""Compares all subsets of at most three of ten statistics, by the criterion of docs/dev/decisions/three-statistics.md.
 
 python benchmarks/choose_statistics.py
 

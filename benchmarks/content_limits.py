@@ -1,4 +1,4 @@
-"""Derives the limits of `little_content` and writes docs/students.md.
+"""Derives the limits of `little_content` and writes benchmarks/results/students.md.
 
 python benchmarks/content_limits.py EMBEDDINGS_DIR
 
@@ -303,7 +303,7 @@ def main(embeddings: Path) -> None:
         aligners=table(ALIGNERS, (line.text for line in aligned if line.target in SHOWN)),
         sets=table(SETS, (line.text for line in sets)),
     )
-    (students.ROOT / "docs" / "students.md").write_text(page, encoding="utf-8")
+    (students.ROOT / "benchmarks" / "results" / "students.md").write_text(page, encoding="utf-8")
 
 
 PAGE = """# Students of other encoders
@@ -314,8 +314,8 @@ A network trained to match another encoder's vectors shows the outlier features 
 learned anything else, and the less it has learned the more: strength and persistence describe mostly that mean. WARN
 `little_content` stops a model whose representations of the first 50
 varied photos have an effective rank below {rank}, or a relative variance below {variance}
-([formulas](statistics.md)). Either is enough: networks that were hardly trained vary, but in few directions; ridge
-regressions keep their directions, and vary little.
+([formulas](../../docs/statistics.md)). Either is enough: networks that were hardly trained vary, but in few directions;
+ridge regressions keep their directions, and vary little.
 
 **What it finds, and what it does not.** It finds models that learned *little* of the vectors, not those that learned
 *the wrong thing*. Of {n_untaught} checks of students with random pairs {n_untaught_passed} passed (R² {passed_r2} and
@@ -363,7 +363,7 @@ Listed are those to two of the six targets: least and largest over random subset
 
 ## Published sets
 The first 50 rows as they were published (some hold copies: Flickr8k has each photo five times), and least and
-largest over random subsets of 50. The [indication](statistics.md) is that of all rows, by estimates.
+largest over random subsets of 50. The [indication](../../docs/statistics.md) is that of all rows, by estimates.
 
 {sets}
 """

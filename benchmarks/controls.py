@@ -1,4 +1,4 @@
-"""Runs the real command on every published embedding set and writes docs/controls.md.
+"""Runs the real command on every published embedding set and writes benchmarks/results/controls.md.
 
 python benchmarks/controls.py EMBEDDINGS_DIR
 
@@ -78,7 +78,7 @@ def main(embeddings: Path) -> None:
                 ", ".join(reason["id"] for reason in verdict["reasons"]),
             ]
             lines.append("| " + " | ".join(cells) + " |\n")
-    (ROOT / "docs" / "controls.md").write_text(HEAD + "".join(lines), encoding="utf-8")
+    (ROOT / "benchmarks" / "results" / "controls.md").write_text(HEAD + "".join(lines), encoding="utf-8")
     print("".join(lines) + f"not as expected: {', '.join(wrong) or 'none'}")
 
 

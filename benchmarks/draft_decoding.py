@@ -1,4 +1,4 @@
-"""Do statistics change where JPEGs are decoded at a smaller scale? (Pillow's `draft`; docs/performance.md)
+"""Do statistics change where JPEGs are decoded at a smaller scale? (Pillow's `draft`; results/performance.md)
 
     python benchmarks/draft_decoding.py MODEL.onnx... [--resize 64] [--size 56]
 

@@ -1,4 +1,4 @@
-"""Writes docs/families.json and docs/families.md from the records of benchmarks/sweep.py."""
+"""Writes results/families.json and results/families.md from the records of benchmarks/sweep.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.reference import references
 
-DOCS = Path(__file__).parent.parent / "docs"
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("timm", "torchvision", "open_clip_torch", "torch", "onnx")
 FIELDS = ("library", "family", "name", "options", "exporter", "size_mb", "input", "outcome", "error", "open_s", "rule",
           "pool", "ends_in", "tensor_assumed", "pool_assumed", "obstacles", "tensor", "width", "wanted_width",
@@ -31,7 +31,7 @@ The page says which tensor is read, what makes it, and whether a file of that fa
 ## Which can pass
 
 A file can pass if its tensor is not assumed, and if the tensor's kind, pooling and end are among those that the
-[packaged thresholds](calibration.md) hold for:
+[packaged thresholds](../../docs/calibration.md) hold for:
 
 - kind: {kinds}
 - pooling: {pools}
@@ -50,7 +50,7 @@ of real weights, that show persistent outlier features:
 
 All are projected image embeddings of CLIP models, or SigLIP's pooled one: the last linear layer, or a sum of branches,
 makes them. An encoder that ends otherwise has no such example, so the thresholds say nothing about it
-([why](decisions/verdict-rule.md)):
+([why](../../docs/dev/decisions/verdict-rule.md)):
 
 - **A normalisation layer** makes the features of most classifiers and self-supervised encoders. Its learned scales make
   or hide large features.
@@ -74,8 +74,8 @@ def write(records: Sequence[Record], n_listed: int) -> None:
     versions = {package: version(package) for package in PACKAGES}
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in shown)
     text = f'{{"versions": {json.dumps(versions)},\n"records": [\n{lines}\n]}}\n'
-    (DOCS / "families.json").write_text(text, encoding="utf-8")
-    (DOCS / "families.md").write_text(page(list(records), n_listed, versions), encoding="utf-8")
+    (RESULTS / "families.json").write_text(text, encoding="utf-8")
+    (RESULTS / "families.md").write_text(page(list(records), n_listed, versions), encoding="utf-8")
 
 
 def page(records: list[Record], n_listed: int, versions: dict[str, str]) -> str:

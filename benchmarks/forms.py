@@ -1,4 +1,4 @@
-"""Writes one planted encoder in every form that people have, and runs the real command on each: docs/forms.md.
+"""Writes one planted encoder in every form that people have, and runs the real command on each: results/forms.md.
 
 python benchmarks/forms.py [--only PATTERN] [--keep FOLDER] [--no-page]
 
@@ -33,7 +33,7 @@ from robustcheck_onnx.checker.runtime.session import cpu_name
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "forms.md"
+PAGE = ROOT / "benchmarks" / "results" / "forms.md"
 COMMAND = Path(sys.executable).parent / "robustcheck"
 KINDS: dict[str, ModuleType] = {
     "exporters, opsets, inputs": exports,

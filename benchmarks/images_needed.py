@@ -3,8 +3,8 @@
 python benchmarks/images_needed.py EMBEDDINGS_DIR MEASURED.jsonl [SET …]
 
 Each set is a population: up to 288 of its representations are drawn with replacement and looked at as a run does
-(`looks.py`). Measures the named sets, or all, adds a line for each to MEASURED.jsonl, and writes docs/images-needed.md
-once every set is in it.
+(`looks.py`). Measures the named sets, or all, adds a line for each to MEASURED.jsonl, and writes
+results/images-needed.md once every set is in it.
 """
 
 from __future__ import annotations
@@ -209,8 +209,9 @@ population: its representations are drawn with replacement, {LOOKS[-1]} at most,
 {LOOKS[-1]} as WARN. The command also looks at what the images and representations are like, and turns two of these sets
 away by it (`physicist_b16_pathmnist`, `michaengeser_b32_drawings`). {RUNS:,} runs a set for the three statistics of
 `default-3`: with the bounds for all n that `default-2` has, and with its own for the looks of a run
-([formulas](statistics.md)). For `default-2` {RUNS_BEFORE} runs, {MORE * RUNS_BEFORE} where 50 images are not always
-enough. A row that a published file holds more than once is drawn more often ([which do](data.md)).
+([formulas](../../docs/statistics.md)). For `default-2` {RUNS_BEFORE} runs, {MORE * RUNS_BEFORE} where 50 images are
+not always enough. A row that a published file holds more than once is drawn more often ([which
+do](../../docs/data.md)).
 
 - Sets with the outlier features that 50 images decide in 95 % of the runs: {by_50[0]} of {len(present)} with the bounds
   for all n, **{by_50[1]} of {len(present)}** with those for looks.
@@ -264,7 +265,9 @@ def main(folder: Path, measured: Path, names: list[str]) -> None:
                 lines.write(json.dumps(known[row.set]) + "\n")
             print(row.set, known[row.set], flush=True)
     if all(row.set in known for row in rows):
-        (ROOT / "docs" / "images-needed.md").write_text(page([known[row.set] for row in rows]), encoding="utf-8")
+        (ROOT / "benchmarks" / "results" / "images-needed.md").write_text(
+            page([known[row.set] for row in rows]), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Would another JPEG decoder, or a scaled decode, be faster and give the same pixels? For docs/performance.md.
+"""Would another JPEG decoder, or a scaled decode, be faster and give the same pixels? For results/performance.md.
 
 `python benchmarks/jpeg.py` prints a table for the bundled photos (progressive, small) and one each for baseline JPEGs
 of real photographs, as large as ImageNet's and as they are. simplejpeg, imagecodecs, kornia-rs and ajpegli are compared

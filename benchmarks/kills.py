@@ -1,4 +1,4 @@
-"""Kills and signals at random moments of runs that replace earlier documents: what is left (docs/kills.md).
+"""Kills and signals at random moments of runs that replace earlier documents: what is left (results/kills.md).
 
     python benchmarks/kills.py [--kills 200] [--signals 100] [--aimed 60] [--seed 1]
 

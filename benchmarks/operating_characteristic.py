@@ -4,7 +4,7 @@ python benchmarks/operating_characteristic.py EMBEDDINGS_DIR [--draws N]
 
 Each draw is one run of the check: representations in order, looks as a run has them, a stop when the evidence
 decides, and `judge` on what was measured (model, images and preprocessing taken as sound, so that the statistics
-decide alone). Writes docs/operating-characteristic.md and docs/operating-characteristic.svg.
+decide alone). Writes results/operating-characteristic.md and results/operating-characteristic.svg.
 """
 
 from __future__ import annotations
@@ -251,8 +251,8 @@ Signed Gaussian features, some of them shifted in every image; {cell} draws a ce
 |---|---|{"---|" * len(STRENGTHS)}
 {chr(10).join(power)}
 """
-    (ROOT / "docs" / "operating-characteristic.md").write_text(text, encoding="utf-8")
-    (ROOT / "docs" / "operating-characteristic.svg").write_text(plot(curves), encoding="utf-8")
+    (ROOT / "benchmarks" / "results" / "operating-characteristic.md").write_text(text, encoding="utf-8")
+    (ROOT / "benchmarks" / "results" / "operating-characteristic.svg").write_text(plot(curves), encoding="utf-8")
 
 
 if __name__ == "__main__":

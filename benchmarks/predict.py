@@ -1,6 +1,6 @@
 """Whether PASS goes with published effective robustness: over what was measured, and over a calibration's table.
 
-python benchmarks/predict.py                       # writes docs/does-pass-predict-robustness.md
+python benchmarks/predict.py                       # writes benchmarks/results/does-pass-predict-robustness.md
 python benchmarks/predict.py paper.results.jsonl   # prints what the criteria of that page say of the suite `paper`
 
 Exit code 1, with a message, for a table that can't be used. The criteria are fixed in predict_facts.py.
@@ -23,7 +23,7 @@ from robustcheck_onnx.thresholds import published, results, suite
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic
 from robustcheck_onnx.thresholds.reference import Reference, references
 
-PAGE = Path(__file__).parent.parent / "docs" / "does-pass-predict-robustness.md"
+PAGE = Path(__file__).parent.parent / "benchmarks" / "results" / "does-pass-predict-robustness.md"
 WORDS: dict[Statistic, str] = {
     "strength": "strength",
     "kurtosis": "activation kurtosis K",

@@ -17,10 +17,11 @@ IF_SO = (
 )
 TEXT = """# Does PASS predict robustness?
 
-Written by `python benchmarks/predict.py` from the [reference table](data.md), the [published accuracies](published.md)
-and the profile `{profile}`. ER is effective robustness: accuracy on a shift beyond what models trained on ImageNet
-alone have at the same ImageNet accuracy; mean over V2, Sketch, R and A, in percentage points. As in the
-[paper's suite](calibration.md), a checkpoint is *robust* from {from_pp:+.0f} and *not robust* below {below_pp:+.0f}.
+Written by `python benchmarks/predict.py` from the [reference table](../../docs/data.md), the
+[published accuracies](../../docs/published.md) and the profile `{profile}`. ER is effective robustness: accuracy on a
+shift beyond what models trained on ImageNet alone have at the same ImageNet accuracy; mean over V2, Sketch, R
+and A, in percentage points. As in the [suite of the paper](../../docs/calibration.md), a checkpoint is *robust*
+from {from_pp:+.0f} and *not robust* below {below_pp:+.0f}.
 
 **Short answer: not known.** {n_robust} robust checkpoints were measured, and {n_hits} of them pass. Of those that are
 not robust, only {n_fragile} with a published ER were measured. {n_false} of these pass, but {n_one_sided} of
@@ -32,7 +33,7 @@ CLIP's".
 {n_known} checkpoints, {n_sets} sets. A range is over a checkpoint's sets, each on other photos. Energies are the
 smaller of the shares on either side, as the limits see them. The thresholds were fitted to these very sets: that their
 verdicts agree with the table is no finding. Verdicts are by point estimates and by the statistics alone; a
-[check](statistics.md) needs bounds beyond the thresholds, and more.
+[check](../../docs/statistics.md) needs bounds beyond the thresholds, and more.
 
 {table}
 
@@ -69,7 +70,7 @@ thresholds.
 - **Contrastive training is not enough**: {text_warn} do not pass.
 - **ER itself is in question**: Shi et al. (NeurIPS 2023, arXiv 2302.01381) find that zero-shot CLIP's ER shrinks when
   several in-distribution test sets are controlled for. What goes with ER need not go with accuracy where you deploy:
-  [measure that](shift.md) where you can.
+  [measure that](../../docs/shift.md) where you can.
 
 ## What would show it wrong
 Fixed before any model of the paper's suite was measured. The thresholds are those of `{profile}`, not fitted anew, and
@@ -88,7 +89,8 @@ the suite: open_clip publishes no weights of it. And even if all four hold, that
 checkpoints, not a cause.
 
 ## How to settle it
-With a model hub, room for the weights ([how much](calibration.md)) and a folder of varied in-distribution photos:
+With a model hub, room for the weights ([how much](../../docs/calibration.md)) and a folder of varied
+in-distribution photos:
 
 ```console
 $ robustcheck calibrate --suite {suite} --images photos/ --plan

@@ -1,4 +1,4 @@
-"""Runs compare and check on models and representations of which the right answer is known: docs/real-cases.md.
+"""Runs compare and check on models and representations of which the right answer is known: results/real-cases.md.
 
 python benchmarks/real_cases.py [EMBEDDINGS_DIR] [--fast]
 
@@ -28,7 +28,7 @@ from robustcheck_onnx.thresholds import profile
 from support import lookup
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "real-cases.md"
+PAGE = ROOT / "benchmarks" / "results" / "real-cases.md"
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
 SETS = ("ik_clip_l14_openai", "imas_imagenet_b32", "mahlet_openclip_l14_laion2b", "clipv_caltech_rn50")
 N_IMAGES = 150

@@ -1,4 +1,4 @@
-"""What one machine does, and what a calibration on many GPUs would cost: writes docs/scaling.md.
+"""What one machine does, and what a calibration on many GPUs would cost: writes benchmarks/results/scaling.md.
 
 python benchmarks/scaling.py
 
@@ -319,7 +319,7 @@ def main() -> None:
     print(stages, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         engines = measure_engines(Path(folder))
-    (ROOT / "docs" / "scaling.md").write_text(write(stages, engines, load), encoding="utf-8")
+    (ROOT / "benchmarks" / "results" / "scaling.md").write_text(write(stages, engines, load), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 python benchmarks/simulation.py [--quick]
 
 First this machine: the times of shards on two workers are measured, a larger run of two workers is predicted from them
-and then made, and both are compared. Then the plans of docs/scaling.md on 1, 8 and 64 GPUs. Writes
-docs/scaling-simulated.md. The simulation (`simulate`) is of events: who is free, what is left, what breaks.
+and then made, and both are compared. Then the plans of benchmarks/results/scaling.md on 1, 8 and 64 GPUs. Writes
+benchmarks/results/scaling-simulated.md. The simulation (`simulate`) is of events: who is free, what is left, what breaks.
 """
 
 # ruff: noqa: E501 # lines of the page as they come out
@@ -324,7 +324,7 @@ def main() -> int:
         from scaling import measure_stages
 
         text = page(found, measure_stages().cpu, load)
-        (ROOT / "docs" / "scaling-simulated.md").write_text(text, encoding="utf-8")
+        (ROOT / "benchmarks" / "results" / "scaling-simulated.md").write_text(text, encoding="utf-8")
     return int(abs(found.error) > BOUND)
 
 

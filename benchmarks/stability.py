@@ -1,4 +1,4 @@
-"""Runs the real command on six models under other settings of the runtime, and writes docs/stability.md.
+"""Runs the real command on six models under other settings of the runtime, and writes benchmarks/results/stability.md.
 
 python benchmarks/stability.py EMBEDDINGS_DIR [--no-page]
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "stability.md"
+PAGE = ROOT / "benchmarks" / "results" / "stability.md"
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
 SOURCES = (
     "checker",

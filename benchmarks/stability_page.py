@@ -1,4 +1,4 @@
-"""Writes docs/stability.md from the runs of benchmarks/stability.py."""
+"""Writes benchmarks/results/stability.md from the runs of benchmarks/stability.py."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ python benchmarks/sweep.py [--only WORD …] [--library NAME] [--no-check] [--re
 
 Needs the extra `export`, no network and no weights. Every model has a child of its own with a time limit; its record
 is a line of benchmarks/results/sweep.jsonl. --resume leaves out what has one. --only: architectures or families with a
-word in their name. --no-check: only open and run. --page: only write docs/families.json and docs/families.md from the
+word in their name. --no-check: only open and run. --page: only write results/families.json and .md from the
 records there are; a whole run writes them, too. Exit code 1 if a graph never ended, a tensor was wrong, or a check
 ended with neither 0 nor 1.
 """

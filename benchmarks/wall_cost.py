@@ -1,4 +1,4 @@
-"""What the wall costs: two checkouts, each with its .venv, run in turns on the same files (docs/decisions/wall.md).
+"""What the wall costs: two checkouts, each with its .venv, run in turns on the same files (docs/dev/decisions/wall.md).
 
     python benchmarks/wall_cost.py OLD_CHECKOUT NEW_CHECKOUT --model MODEL.onnx [--runs 9] [--only WORD]
 

@@ -65,7 +65,7 @@ def check(
         thresholds: a profile, its file, or the name of a packaged one; None = the default profile.
         save_representations: a .npz file that the measured representations are written to, for `load_representations`.
         isolate: read model and images in a child process, so that no file can end this one, whatever it holds
-            (docs/decisions/wall.md). False, and images that are handed over: in this process.
+            (docs/dev/decisions/wall.md). False, and images that are handed over: in this process.
         limits: what the child may take.
         progress: called when a stage begins and after every batch.
         options: what else moves the numbers (`RunOptions`).

@@ -21,9 +21,9 @@ COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
 STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/statistics/definitions.py
 NOT_ROBUST_PP = 10.0  # mean effective robustness below it counts as none
 RULE = (
-    "statistics: docs/decisions/three-statistics.md. threshold: 2/3 of the way from the largest estimate of the sets "
-    "and traps that the statistic turns away best to the smallest estimate with the indication; logarithmic for the "
-    "strength"
+    "statistics: docs/dev/decisions/three-statistics.md. threshold: 2/3 of the way from the largest estimate of the "
+    "sets and traps that the statistic turns away best to the smallest estimate with the indication; logarithmic for "
+    "the strength"
 )
 LABELS = (
     f"with: the set shows the indication by its estimates: it is {DEFINITION}; without: it does not. The label and the "

@@ -5,7 +5,7 @@ described by numbers that do not change when an image is mirrored or turned: gre
 whose radii follow its scale, and of the Fourier transform along each ring only the mean and the magnitudes are used.
 Two images show parts of one photo when enough of their keypoints have the same description *and* one similarity
 transform (turn, zoom, shift, with or without mirror) maps their positions. Constants were chosen by measuring:
-docs/decisions/image-sanity.md.
+docs/dev/decisions/image-sanity.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Noise and synthetic textures make outlier features appear in models that have none on photos, and copies of one image
 are one measurement. A few numbers of each image are stored (a Sketch); the judgement is about the set, never about one
-image. How the limits were found: docs/decisions/image-sanity.md.
+image. How the limits were found: docs/dev/decisions/image-sanity.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CAPACITY: Final = 4096  # images stored for comparing and medians: about 5 MB
 GALLERY: Final = 64  # varied images whose keypoints others are compared with, so that the work grows linearly
 THUMBNAIL_PX: Final = 8  # edge; 64 grey levels describe the layout of a photo
 
-# Limits; the measured margins (photo sets | synthetic sets) are in docs/decisions/image-sanity.md.
+# Limits; the measured margins (photo sets | synthetic sets) are in docs/dev/decisions/image-sanity.md.
 MIN_GREY_SD: Final = 2.0  # grey levels of 255; below it an image is flat
 MIN_NEIGHBOUR_CORRELATION: Final = 0.4  # photos: median .80 or more | white noise .16
 MIN_GRADIENT_KURTOSIS: Final = 3.6  # photos: median 6.2 or more | noise and 1/f noise 3.0 or less

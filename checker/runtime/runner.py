@@ -220,7 +220,7 @@ def _widening() -> ort.InferenceSession:
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
 MOST_IMAGES = 1024  # in a forward pass on a GPU, until memory runs out; callers give far fewer
 # On a CPU larger passes save nothing and leave its caches, and small ones side by side, one a core, wait for no other
-# core (docs/performance.md). A fixed number, not one timed at the start: other batches, other last digits.
+# core (benchmarks/results/performance.md). The number is fixed: other batches, other last digits.
 MOST_IMAGES_ON_CPU = 4
 INVARIANCE_IMAGES = 8  # that batch invariance is measured on; each runs alone too
 BATCH_SIZE = 32  # images that callers give at once, by default

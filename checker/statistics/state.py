@@ -207,7 +207,8 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         state: sums over at least one image.
         alpha: error rate of the bounds.
         bounds: each: every lower bound has `alpha` to itself, since PASS needs all of them, and the upper ones share
-            it, since one below its threshold is enough to stop (docs/decisions/stopping.md); together: all share it;
+            it, since one below its threshold is enough to stop (docs/dev/decisions/stopping.md);
+            together: all share it;
             looks: as each, for a run that looks at fixed numbers of images (`intervals.depth`).
 
     Raises:

@@ -1,6 +1,6 @@
 """Do the values that enter a model's first layer look like a photo's, as encoders are given them? Pure.
 
-docs/decisions/preprocessing-probe.md has the table that the limits stand on.
+docs/dev/decisions/preprocessing-probe.md has the table that the limits stand on.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ DISTINCT_SHARE = (
 ALIKE_SPREAD = 0.2  # photo sets with the indication: 0.29 or more; one casting type, corrupted copies: 0.10
 CONSTANT_SD = 0.02  # relative SD of a raw feature; outlier features of real encoders have 0.045 and more on photos
 
-# Of 50 varied photos; real encoders with the indication | untaught (docs/students.md, which derives both)
+# Of 50 varied photos; real encoders with the indication | untaught (benchmarks/results/students.md, which derives both)
 MIN_EFFECTIVE_RANK = 17.0  # 18.5 or more | networks 14.4 or less
 MIN_RELATIVE_VARIANCE = 0.16  # 0.21 or more | ridge regressions 0.11 or less
 

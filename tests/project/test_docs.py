@@ -27,7 +27,12 @@ BIN = Path(sys.executable).parent
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "benchmarks" / "results").glob("*.md"),
+    ]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target.replace("\n", " ")).exists(), (page.name, target)
 
@@ -76,7 +81,7 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
     assert f"passes (at most {every}, 95 % confidence), of the {two_sided_n} two-sided ones none ({two_sided})" in flat
     assert f"of the {linear_n} of these that end in a linear layer none ({linear}), of {published_n} with" in flat
     assert f"effective robustness below +10 points none ({published})" in flat
-    simulated = (ROOT / "docs" / "operating-characteristic.md").read_text(encoding="utf-8")
+    simulated = (ROOT / "benchmarks" / "results" / "operating-characteristic.md").read_text(encoding="utf-8")
     assert "\n0 false PASS in all." in simulated
     draws = re.findall(r"^\| [^|]+ \| (\d+) \| 0 \|", simulated, re.MULTILINE)
     assert f"{sum(map(int, draws)):,} simulated negative runs" in flat
@@ -189,9 +194,9 @@ def test_every_reason_can_be_explained_in_lines_that_fit(
 
 def test_the_architecture_has_every_room_and_the_picture_of_its_source() -> None:
     """GitHub draws the source; the site, which loads nothing from other machines, shows the picture."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "dev" / "architecture.md").read_text(encoding="utf-8")
     source = page.split("```mermaid\n")[1].split("\n```")[0]
-    picture = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    picture = (ROOT / "docs" / "dev" / "architecture.svg").read_text(encoding="utf-8")
     assert hashlib.sha256(source.encode()).hexdigest() in picture
     rooms = sorted(path.parent.name for path in (ROOT / "checker").glob("*/__init__.py"))
     assert [room for room in rooms if f"| `{room}/` |" not in page] == []

@@ -22,7 +22,7 @@ def test_the_plain_form_passes_and_nothing_planted_does_not() -> None:
 
 
 def test_the_page_of_stability_has_the_statistics_that_decide() -> None:
-    page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
+    page = (ROOT / "benchmarks" / "results" / "stability.md").read_text(encoding="utf-8")
     heads = re.findall(r"^\| precision \|.*$", page, re.MULTILINE)
     (judged_by,) = re.findall(r"CPU provider; profile\n(\S+)\.\n", page)
     deciding = [name.replace("_", " ") for name in profile.load(judged_by).deciding]
