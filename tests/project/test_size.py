@@ -18,7 +18,7 @@ BUDGET = {
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 14,
     "code lines of the tests": 25_840,
-    "nodes of the tests": 289_920,
+    "nodes of the tests": 290_000,
 }
 
 
