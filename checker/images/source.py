@@ -165,7 +165,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     The order is that of sha256(seed, name) over the images sorted bytewise by name: the same on every file
     system and platform, and any first n of them are a fair sample. Names are relative to the folder (for a
     glob: to the part without wildcards; for a manifest: as written), `/` as separator.
-    images: one of listing.KINDS, or its URL (docs/remote.md); None, or the word `bundled`, is the bundled photos.
+    images: one of listing.KINDS, or its URL (docs/images.md); None, or the word `bundled`, is the bundled photos.
     limit: keep only the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
     once. Of a list or manifest the first entries.CHECKED_ROWS rows must name files that are there; a later
