@@ -25,7 +25,7 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
-from robustcheck_onnx.checker.cli.powers import HARMLESS, POWERS
+from robustcheck_onnx.checker.cli.options import HARMLESS, POWERS
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.shift import ShiftReport

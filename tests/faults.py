@@ -32,7 +32,7 @@ DRAWN: Final = Path(__file__).with_suffix(".json")
 ROOMS: Final = {  # where the code stands, and the folders of tests to ask
     "forms": (("checker/report/**/*.py",), ("report",)),
     "settings": (
-        tuple(f"checker/cli/{n}.py" for n in ("settings*", "options", "powers", "strict", "confine")),
+        tuple(f"checker/cli/{n}.py" for n in ("settings*", "options")),
         ("cli",),
     ),
     "images": (("checker/images/*.py",), ("images",)),

@@ -11,23 +11,17 @@ from typing import Annotated
 import typer
 
 from .help import Verbs
-from .panels import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND
+from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND
 from .process import importing_native, run
 from .verbs import (
     calibrate,
     check,
-    compare,
-    concepts,
     demo,
-    directions,
     export,
     inspect,
     look_up,
-    profiles,
+    questions,
     registry,
-    scan,
-    set_up,
-    shift,
     verify,
 )
 
@@ -83,7 +77,7 @@ app.verb(
         "robustcheck compare v2.onnx --images photos/ --baseline v1.json",
     ),
     codes=VERDICT_CODES,
-)(importing_native(compare.compare))
+)(importing_native(questions.compare))
 app.verb(panel=FIRST, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
 app.verb(
     panel=FIRST,
@@ -112,7 +106,7 @@ app.verb(
     codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
 )(inspect.doctor)
 app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photos/",), codes=INFORMATION)(
-    importing_native(scan.scan)
+    importing_native(questions.scan)
 )
 app.verb(
     panel=UNDERSTAND,
@@ -121,12 +115,12 @@ app.verb(
         "robustcheck shift model.onnx --in photos/ --target new-photos/",
     ),
     codes=INFORMATION,
-)(importing_native(shift.shift))
+)(importing_native(questions.shift))
 app.verb(
     panel=UNDERSTAND,
     examples=("robustcheck concepts model.onnx --concepts concepts/ -o html=concepts.html",),
     codes=INFORMATION,
-)(importing_native(concepts.concepts))
+)(importing_native(questions.concepts))
 app.verb(
     panel=UNDERSTAND,
     examples=(
@@ -135,7 +129,7 @@ app.verb(
         "robustcheck directions encoder.onnx --head head.npy --images photos/",
     ),
     codes=INFORMATION,
-)(importing_native(directions.directions))
+)(importing_native(questions.directions))
 app.verb(
     panel=THRESHOLDS,
     examples=(
@@ -145,7 +139,7 @@ app.verb(
     codes="Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
     "4 environment.",
 )(calibrate.calibrate)
-app.add_typer(profiles.profiles, rich_help_panel=THRESHOLDS)
+app.add_typer(look_up.profiles, rich_help_panel=THRESHOLDS)
 app.verb(
     panel=EVIDENCE,
     examples=(
@@ -155,7 +149,7 @@ app.verb(
     codes="Exit codes: as for robustcheck verify.",
 )(verify.sign)
 app.add_typer(registry.mlflow, rich_help_panel=EVIDENCE)
-app.verb(panel=SET_UP, examples=("robustcheck init",))(set_up.init)
+app.verb(panel=SET_UP, examples=("robustcheck init",))(look_up.init)
 
 
 def main(argv: list[str] | None = None) -> int:

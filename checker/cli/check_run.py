@@ -1,23 +1,26 @@
-"""A check once its settings are known: one model or several, their reports, the exit code."""
+"""A check once its settings are known: one model or several, their reports and log, the exit code."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.text import VERSION, printable
 
-from . import check_places, confine
+from . import check_places, settings_file
 from .command_line import Invocation, documents_of
 from .options import PLACEHOLDER
-from .output import Destination, deliver, destinations_of, mark_unfinished, plain, write_files
-from .output_words import split, template_of
+from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain, write_files
 from .progress import progress_line
+from .settings_file import split, template_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.storage.places import Place
     from robustcheck_onnx.thresholds.profile import Profile
 
-    from .check_sign import Signature
+    from .check_places import Signature
     from .settings import Resolved, Settings
 
 
@@ -71,32 +74,32 @@ def run(
     invocation.annotates = not settings.no_ci
     folder = check_places.folder_of(resolved, "output", strict=strict)
     typed = documents_of(settings.output, invocation.line.stems())
-    invocation.documents = confine.safe_documents(typed, folder, strict=strict)
+    invocation.documents = settings_file.safe_documents(typed, folder, strict=strict)
     models = expand(words)
     filled = documents_of(settings.output, [stem(model) for model in models])
-    invocation.documents = confine.safe_documents(filled, folder, strict=strict)
+    invocation.documents = settings_file.safe_documents(filled, folder, strict=strict)
 
     # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker.report import Failed, one_model
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from . import check_log, check_sign, check_template, ending
+    from . import process
 
     wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
-    reads += map(Path, check_template.files(resolved))
+    reads += map(Path, check_places.template_files(resolved))
     destinations = _destinations(resolved, models, reads, strict=strict)
-    check_template.check(destinations.all())
+    check_places.check_templates(destinations.all())
     saved = check_places.files_of_representations(save_representations, models, reads, destinations.all())
-    signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
+    signatures = check_places.plan_signatures(settings.sign, destinations.shared, destinations.own, reads)
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
     check_places.check_log(resolved, strict=strict)
     for form, _ in destinations.shared:
         one_model(form, len(models))
     refuse_missing(models)
-    with check_sign.removed_on_error(signatures), check_log.written(settings, reads):
+    with check_places.signatures_removed_on_error(signatures), log_written(settings, reads):
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])
         for model, own in destinations.own.items():
@@ -114,10 +117,10 @@ def run(
 
         def failed(model: str, fault: Exception) -> Failed:
             if debug:
-                ending.write_traceback(fault)
-            code, message, hint = ending.explain(fault, invocation.line)
+                process.write_traceback(fault)
+            code, message, hint = process.explain(fault, invocation.line)
             message = message or f"{redact(model)}: the check ended without a message; a verdict is needed"
-            ending.say(message, hint)
+            process.say(message, hint)
             return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
 
         in_html = any(form == "html" for form, _ in destinations.all())
@@ -230,7 +233,7 @@ def _deliver(
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.storage.write import write_whole
 
-    from . import check_sign, ending
+    from . import process
     from .models import worst
 
     by_model = dict(zip(models, outcomes, strict=True))
@@ -272,9 +275,11 @@ def _deliver(
     about = [(each, [by_model[model]]) for model, own in destinations.own.items() for each in own]
     about += [(each, outcomes) for each in destinations.shared]
     write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about}, faults)
-    for bundle, content in check_sign.signed(settings.sign, vouched(), by_model, options, settings.quiet).items():
+    for bundle, content in check_places.sign_reports(
+        settings.sign, vouched(), by_model, options, settings.quiet
+    ).items():
         write_whole(bundle, content)
-    ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
+    process.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
     lines = "\n".join(summary.one_line(outcome) for outcome in outcomes)
     on_stdout = [each for each in destinations.shared if each.path is None]
     text = partial(rendered, outcomes)
@@ -309,3 +314,49 @@ def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequen
         seen = [image for gallery in galleries for image in (*gallery.most, *gallery.least)]
         return FormOptions(missing={image.digest: fault.message for image in seen})
     return FormOptions(thumbnails=made["uris"], missing=made["missing"])
+
+
+class _LogLines(logging.Formatter):
+    """Formats a record as one line, in UTC. A file's name can forge no line, and no URL shows a key."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def format(self, record: logging.LogRecord) -> str:
+        from robustcheck_onnx.checker.storage.places import redact_text
+
+        return printable(redact_text(super().format(record)))
+
+
+@contextlib.contextmanager
+def log_written(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
+    """Write the package's log to stderr (-vv) and to a file while the block runs."""
+    from robustcheck_onnx.checker.isolation import LOG
+
+    handlers: list[logging.Handler] = []
+    if settings.verbose > 1:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    if settings.log_file is not None:
+        path = Path(settings.log_file)
+        check_target(path, reads)
+        try:
+            handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+        except OSError as fault:
+            raise EnvironmentFaultError(
+                f"{path}: log is not writable ({fault.strerror}); it was asked for", f"ls -ld {path}"
+            ) from fault
+    level = LOG.level
+    try:
+        for handler in handlers:
+            handler.setFormatter(_LogLines("%(asctime)s %(levelname)s %(message)s"))
+            LOG.addHandler(handler)
+        if handlers:
+            LOG.setLevel(logging.DEBUG)
+            LOG.info("robustcheck %s", VERSION)  # `check_log` knows it by this
+        yield
+    finally:
+        for handler in handlers:
+            LOG.removeHandler(handler)
+            handler.close()
+        LOG.setLevel(level)

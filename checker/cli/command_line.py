@@ -13,7 +13,7 @@ from typer.core import TyperGroup, TyperOption
 
 from robustcheck_onnx.checker.errors import RobustcheckError
 
-from . import confine, output_words
+from . import settings_file
 from .options import PLACEHOLDER
 
 DEFAULT_VERB = "check"
@@ -69,11 +69,11 @@ class CommandLine:
         """
         outputs: Sequence[str] = self.options.get("output", ())
         if not outputs and self.verb == DEFAULT_VERB and "isolated" not in self.options:
-            from . import settings_file  # keeps `--help` fast
-
             with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
                 outputs = settings_file.outputs(os.environ, self.options.get("config_file", (None,))[-1])
-        documents = confine.safe_documents(documents_of(outputs, self.stems()), None, strict="strict" in self.options)
+        documents = settings_file.safe_documents(
+            documents_of(outputs, self.stems()), None, strict="strict" in self.options
+        )
         return [each for each in documents if each[0] == "json"] if self.verb in ONLY_JSON else documents
 
     def stems(self) -> list[str]:
@@ -108,7 +108,7 @@ def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str
 
     stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
     """
-    parts = [output_words.split(text) for text in outputs]
+    parts = [settings_file.split(text) for text in outputs]
     filled = (
         (form, name)
         for form, _, path in parts

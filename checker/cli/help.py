@@ -14,7 +14,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from robustcheck_onnx.checker.text import sentence_text
 
-from .panels import OPTION_PANELS, OPTIONS, OUTPUT, VERB_PANELS
+from .options import OPTION_PANELS, OPTIONS, OUTPUT, VERB_PANELS
 
 if TYPE_CHECKING:
     from rich.text import Text

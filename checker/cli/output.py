@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from robustcheck_onnx.checker.text import error_json, error_text
 
-from . import removed
+from . import vocabulary
 from .options import FORMATS, one_of
-from .output_words import split, template_of
 from .progress import Line, progress_line
+from .settings_file import split, template_of
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -48,7 +48,7 @@ def destinations_of(
     destinations: list[Destination] = []
     for text in outputs:
         form, separator, path = split(text)
-        removed.refuse("form", form, removed.FORMS)
+        vocabulary.refuse_removed("form", form, vocabulary.REMOVED_FORMS)
         one_of("--output", form.partition("=")[0], formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")

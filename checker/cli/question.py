@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from . import options as given
+from .options import OUTPUT
 from .output import deliver, destinations_of, measuring
-from .panels import OUTPUT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.storage.places import Place

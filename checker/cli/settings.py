@@ -1,4 +1,4 @@
-"""The settings of a check: what the command line, the environment and a file set, and which of them counts.
+"""The settings of a check: what the command line, the environment and a file set, which counts, and as text.
 
 The command line counts before the environment, that before the file, and that before the default. An unknown key, a
 value of a wrong type and an unreadable file end the run: a gate must not run with other settings than were written.
@@ -7,6 +7,7 @@ value of a wrong type and an unreadable file end the run: a gate must not run wi
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,9 @@ from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Loosening, W
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
-from . import removed
-from .options import device_of, limits_of
-from .powers import LOOSENS, POWERS
+from . import vocabulary
+from .command_line import CommandLine
+from .options import HARMLESS, LOOSENS, POWERS, device_of, limits_of
 from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
 PREFIX = "ROBUSTCHECK_"
@@ -257,7 +258,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         key = VARIABLES.get(variable)
         if key is None:
-            removed.refuse("environment: variable", variable, removed.VARIABLES)
+            vocabulary.refuse_removed("environment: variable", variable, vocabulary.REMOVED_VARIABLES)
             near = difflib.get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
             raise UsageError(
                 f"environment: variable {variable} is not known"
@@ -308,7 +309,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if where == "environment":
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
-        removed.refuse(f"{where}: key", key, removed.KEYS)
+        vocabulary.refuse_removed(f"{where}: key", key, vocabulary.REMOVED_KEYS)
         if key in NOT_SETTINGS and known == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is no setting: {NOT_SETTINGS[key]}", LOOK)
         near = difflib.get_close_matches(key, known, 1)
@@ -347,3 +348,138 @@ def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "output" in layer:
         joined["output"] = rebased_outputs(layer["output"], folder)
     return layer | joined
+
+
+def _in_short(waiver: dict[str, Any]) -> str:
+    of = "" if waiver["models"] == ["*"] else f" for {', '.join(waiver['models'])}"
+    return f"{waiver['reason']}{of}, until {waiver['expires']} by {waiver['owner']}"
+
+
+def value_text(key: str, value: object) -> str:
+    """A setting's value as text; for one that is not set, what happens instead."""
+    if isinstance(value, bool):
+        return str(value).lower()  # as it is written in a file
+    if isinstance(value, list) and value:
+        return "; ".join(_in_short(entry) if isinstance(entry, dict) else str(entry) for entry in value)
+    if value not in (None, []):
+        return str(value)
+    about = Settings.model_fields[FIELDS[key]].description or ""
+    _, _, instead = about.partition("Default: ")
+    return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
+
+
+def settings_json(resolved: Resolved) -> dict[str, Any]:
+    """Every setting with its value and source, as a JSON document."""
+    values = resolved.settings.model_dump(mode="json", by_alias=True)
+    for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
+        values[key] = (
+            list(map(redact_text, values[key])) if key == "output" else values[key] and redact_text(values[key])
+        )
+    settings = {key: {"value": value, "source": resolved.source(key)} for key, value in values.items()}
+    return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
+
+
+EXAMPLES: dict[str, object] = {
+    "timeout": 600,
+    "max-memory": "8GiB",
+    "max-model-size": "2GiB",
+    "images": "photos/",
+    "max-images": 500,
+    "preprocess": "clip",
+    "tensor": "image_embedding",
+    "pool": "none",
+    "thresholds": "default",
+    "provider-option": ("use_tf32=1",),
+    "accept": "not_applicable",
+    "output": ("terminal", "json=report.json"),
+    "sign": "key.pem",
+    "log-file": "robustcheck.log",
+}
+"""What `init` writes for settings without a default value."""
+
+
+def template() -> str:
+    """A commented robustcheck.toml: every key with its default or an example, and one line about it."""
+    lines = [
+        "# Settings of `robustcheck check`. To change one, remove the # in front of its name. The command line and",
+        "# variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
+        "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
+        "# With --strict, as in pipelines, what loosens the gate counts from the command line alone.",
+    ]
+    for key, name in FIELDS.items():
+        if name == "waivers":
+            continue
+        about = Settings.model_fields[name]
+        value = EXAMPLES.get(key, about.default)
+        lines += ["", f"# {about.description}", f"#{key} = {as_toml(value)}"]
+    return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
+
+
+WAIVER_TEMPLATE = """
+# An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still says
+# WARN, and who accepted what. `models`: globs of the model's path as it is typed. One such table for each reason.
+#[[waivers]]
+#reason = "too_few_images"
+#because = "the model sees ten scenes in all"
+#owner = "name@example.org"
+#expires = 2026-12-31
+#models = ["*"]
+"""
+
+
+def as_toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    if isinstance(value, int | float):
+        return str(value)
+    return '"' + str(value) + '"'
+
+
+def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
+    """Refuse what `--strict` does not take.
+
+    Args:
+        resolved: the settings that hold.
+        line: what was typed.
+
+    Raises:
+        UsageError: a model is named before `--`; a file or a variable says what only the command line may; the command
+            line names no images.
+    """
+    if line.arguments != line.behind_dashes:
+        before = line.arguments[: len(line.arguments) - len(line.behind_dashes)]
+        raise UsageError(
+            f"MODEL.onnx is {before[0]!r}, before --; with --strict models are named after --, so that no name is an "
+            "option",
+            f"robustcheck check --strict --images {shlex.quote(resolved.settings.images or 'photos/')} -- "
+            f"{shlex.join(line.arguments)}",
+        )
+    said = [
+        key
+        for key in resolved.sources
+        if POWERS[key].power != HARMLESS and key not in resolved.typed and resolved.is_other(key)
+    ]
+    if said:
+        facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in said)
+        raise UsageError(
+            f"{facts}; with --strict only the command line may say that ({POWERS[said[0]].why})",
+            f"remove it there, or type {' '.join(_typed_again(resolved, key) for key in said)}",
+        )
+    if resolved.settings.images is None:
+        raise UsageError(
+            "--images is missing; with --strict a gate names its photos: without it these would be the bundled ones, "
+            "not yours (--images bundled says that they are meant)",
+            "--images photos/",
+        )
+
+
+def _typed_again(resolved: Resolved, key: str) -> str:
+    """The option that says the same on the command line."""
+    if key == "waivers":
+        return "--waivers FILE"
+    value = getattr(resolved.settings, key.replace("-", "_"))
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"--{key} {shlex.quote(str(each))}" for each in values)

@@ -1,20 +1,87 @@
-"""Finds and reads the file of a check's settings; `settings` says what its keys mean.
+"""The file of a check's settings: where it is, what it holds, and where what it names may be written.
 
-Imports only Python's own library: it is needed even where a signal has ended the import of everything else.
+`settings` says what its keys mean. Imports only Python's own library: it is needed even where a signal has ended the
+import of everything else.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.thresholds import toml
+from robustcheck_onnx.checker.text import form_of
 
-from .confine import is_inside
-from .output_words import split
+TEMPLATE: Final = "template"
+_END: Final = ".j2="
+
+
+def split(text: str) -> tuple[str, str, str]:
+    """FORM[=PATH] as (form, equals sign, path); the form of a template holds the template's file, too.
+
+    A path alone has the form of its suffix.
+
+    >>> split("json=report.json"), split("gitlab")
+    (('json', '=', 'report.json'), ('gitlab', '', ''))
+    >>> split("out/report.html")
+    ('html', '=', 'out/report.html')
+    >>> split("template=slack.j2=out.json"), split("template=slack.j2")
+    (('template=slack.j2', '=', 'out.json'), ('template=slack.j2', '', ''))
+    """
+    form, sign, path = text.partition("=")
+    if form != TEMPLATE or not sign:
+        return (form_of(text), "=", text) if not sign and form_of(text) else (form, sign, path)
+    file, end, target = text.partition(_END)
+    return (file + _END[:-1], "=", target) if end else (text, "", "")
+
+
+def template_of(form: str) -> str | None:
+    """The template's file in a form that `split` gave; None for any other form."""
+    name, _, file = form.partition("=")
+    return file if name == TEMPLATE else None
+
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://", re.DOTALL)
+"""what `storage.parse_place` can take for a URL, and more; a drive of Windows has one letter"""
+
+
+def is_inside(path: str, folder: str | Path) -> bool:
+    """Whether a file lies below a folder when every link on the way is followed; False for a URL."""
+    if _URL.match(path):
+        return False
+    try:
+        real, root = os.path.realpath(path), os.path.realpath(folder)
+        is_loop = os.path.islink(real)  # noqa: PTH114 # a Path would change the name
+        return not is_loop and real != root and os.path.commonpath([real, root]) == root
+    except (OSError, ValueError):  # a name that can't be one; another drive
+        return False
+
+
+def follows_link(path: str) -> bool:
+    """Whether a file is a link, or a path below the current folder leads out of it over one; False for a URL."""
+    path = re.sub(r"^(?:file|local):/+", "/", path, flags=re.IGNORECASE)
+    if _URL.match(path) or path.startswith("/dev/"):  # /dev/stdout is a link, and nobody's but the system's
+        return False
+    if os.path.islink(path):  # noqa: PTH114
+        return True
+    goes_up = os.path.isabs(path) or os.pardir in Path(path).parts  # noqa: PTH117
+    return not goes_up and not is_inside(path, os.curdir)
+
+
+def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *, strict: bool) -> list[tuple[str, str]]:
+    """Those of the documents, (form, path) with path "" for stdout, that a run may write; the others are never touched.
+
+    folder: of the settings file, where that names them.
+    """
+
+    def is_safe(path: str) -> bool:
+        return is_inside(path, folder) if folder is not None else not (strict and follows_link(path))
+
+    return [(form, path) for form, path in documents if not path or is_safe(path)]
+
 
 OWN_FILE, SHARED_FILE, TABLE = "robustcheck.toml", "pyproject.toml", "robustcheck"
 CONFIG = "ROBUSTCHECK_CONFIG"  # environment variable: the file, as --config
@@ -86,6 +153,8 @@ def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
         raise EnvironmentFaultError(
             f"{path}: file of settings is not readable ({fault.strerror}); settings must not be passed by", look
         ) from fault
+    from robustcheck_onnx.thresholds import toml  # keeps `--help` fast
+
     try:
         document = toml.read(content)
     except UnicodeDecodeError as fault:

@@ -17,11 +17,11 @@ from typer.exceptions import TyperException
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import form_of
 
-from . import help, removed, synonyms
+from . import help, vocabulary
 from .command_line import CommandLine
 from .help import EXAMPLE
 from .options import one_of
-from .synonyms import nearest
+from .vocabulary import nearest
 
 VERSION_OPTIONS = ("--version", "-V")
 GROUP_OPTIONS = ("--help", "-h", "--help-all", *VERSION_OPTIONS, "--install-completion", "--show-completion")
@@ -81,9 +81,9 @@ def _command(*words: str) -> str:
 
 def _no_option(option: str, known: list[str], line: CommandLine, look: str) -> tuple[str, str]:
     """Message and hint for an option that the verb does not have."""
-    if option in removed.OPTIONS:
-        return f"option {option} was removed", removed.OPTIONS[option]
-    ours = nearest(option, known, synonyms.OPTIONS)
+    if option in vocabulary.REMOVED_OPTIONS:
+        return f"option {option} was removed", vocabulary.REMOVED_OPTIONS[option]
+    ours = nearest(option, known, vocabulary.OTHER_OPTIONS)
     message = f"unknown option {option}"
     if ours is None or (ours.startswith("-") and ours.split()[0] not in known):
         return message, look
@@ -108,8 +108,8 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
     if not unknown:
         return f"command is missing; {command} needs one of {', '.join(verbs)}", f"{command} --help"
     word = unknown.group(1)
-    if (name := f"{group.name} {word}") in removed.VERBS:
-        return f"command {name} was removed", removed.VERBS[name]
+    if (name := f"{group.name} {word}") in vocabulary.REMOVED_VERBS:
+        return f"command {name} was removed", vocabulary.REMOVED_VERBS[name]
     ours = nearest(word, verbs, {})
     if ours is None:
         return f"unknown command {word}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
@@ -122,8 +122,8 @@ def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
     word = words[0]
     if word.startswith("-") or set("./*?[") & set(word) or os.path.lexists(word):
         return
-    removed.refuse("command", word, removed.VERBS)
-    ours = nearest(word, verbs, synonyms.VERBS)
+    vocabulary.refuse_removed("command", word, vocabulary.REMOVED_VERBS)
+    ours = nearest(word, verbs, vocabulary.OTHER_VERBS)
     if ours is not None:
         rest = [] if ours.endswith("--help") else words[1:]
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))

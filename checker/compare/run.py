@@ -152,10 +152,12 @@ def with_numbers(
     baseline: str | Path | Baseline | None,
     *,
     thresholds: Profile,
+    progress: Tell | None = None,
     **options: Any,
 ) -> tuple[CompareReport | FirstBaseline, Baseline]:
     """Compare in this process; return what was found and the candidate's numbers, which no report's JSON holds."""
-    found = compare(candidate, reference, baseline=baseline, thresholds=thresholds, isolate=False, **options)
+    options |= {"baseline": baseline, "thresholds": thresholds, "isolate": False, "progress": progress}
+    found: CompareReport | FirstBaseline = compare(candidate, reference, **options)
     assert found.next_baseline is not None
     return found, found.next_baseline
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.cli import settings, settings_text
+from robustcheck_onnx.checker.cli import settings
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict import RENAMED
@@ -180,8 +180,8 @@ def test_variables_as_they_are_written() -> None:
 
 
 def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
-    assert tomllib.loads(settings_text.template()) == {}
-    text = re.sub(r"^#(?! )", "", settings_text.template(), flags=re.MULTILINE)
+    assert tomllib.loads(settings.template()) == {}
+    text = re.sub(r"^#(?! )", "", settings.template(), flags=re.MULTILINE)
     document = tomllib.loads(text)
     assert set(document) == set(settings.FIELDS)
     say(text)
@@ -195,7 +195,7 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
 def test_init_writes_it_and_replaces_nothing(run: Run) -> None:
     file = Path("robustcheck.toml")
     assert run("init").returncode == 0
-    assert file.read_text(encoding="utf-8") == settings_text.template()
+    assert file.read_text(encoding="utf-8") == settings.template()
     say("seed = 1\n")
     done = run("init")
     assert (done.returncode, done.stdout, file.read_text(encoding="utf-8")) == (2, "", "seed = 1\n")
@@ -320,7 +320,7 @@ def test_the_table_of_the_docs_is_the_model() -> None:
     for key, default, variable, about in rows:
         assert variable == ("" if key == "waivers" else f"ROBUSTCHECK_{key.upper().replace('-', '_')}")
         info = settings.Settings.model_fields[settings.FIELDS[key]]
-        want = "–" if info.default in (None, ()) else settings_text.toml(info.default)
+        want = "–" if info.default in (None, ()) else settings.as_toml(info.default)
         assert (default, about) == (want, info.description), key
 
 

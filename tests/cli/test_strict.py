@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker import demo
-from robustcheck_onnx.checker.cli import powers, settings, strict
+from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
-from robustcheck_onnx.checker.cli.verbs import check, compare, concepts, directions, scan, shift, verify
+from robustcheck_onnx.checker.cli.verbs import check, questions, verify
 from robustcheck_onnx.checker.errors import UsageError
 from support import ROOT
 from support.bad_input import Run
@@ -59,7 +59,7 @@ def refused(environment: dict[str, str] | None = None, given: dict[str, Any] | N
     """The message and the hint with which the settings are refused, or nothing."""
     line = CommandLine(("check",), ("m.onnx",), ("m.onnx",))
     try:
-        strict.refuse(
+        settings.refuse_loosening(
             settings.resolve({"images": "bundled"} if given is None else given, environment or {}, **options), line
         )
     except UsageError as fault:
@@ -71,10 +71,10 @@ def refused(environment: dict[str, str] | None = None, given: dict[str, Any] | N
 
 
 def test_every_setting_is_classified_and_tried_here() -> None:
-    assert set(powers.POWERS) == set(settings.FIELDS)
-    refused_ones = {key for key, rule in powers.POWERS.items() if rule.power != powers.HARMLESS}
+    assert set(options.POWERS) == set(settings.FIELDS)
+    refused_ones = {key for key, rule in options.POWERS.items() if rule.power != options.HARMLESS}
     assert {*OTHER, "waivers"} == refused_ones
-    assert set(HARMLESS) == set(powers.POWERS) - refused_ones
+    assert set(HARMLESS) == set(options.POWERS) - refused_ones
 
 
 def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> None:
@@ -82,7 +82,7 @@ def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> 
         typed = value.strip('[]"')
         given = {"images": "bundled"} if key != "images" else {}
         variable = settings.PREFIX + key.upper().replace("-", "_")
-        rule = f"with --strict only the command line may say that ({powers.POWERS[key].why})"
+        rule = f"with --strict only the command line may say that ({options.POWERS[key].why})"
         hint = f"remove it there, or type --{key} {typed}"
         say("")
         assert refused({variable: typed}, given) == f"{variable}: {key} is {typed}; {rule}\n{hint}"
@@ -127,7 +127,14 @@ def test_strict_is_no_setting_and_of_the_verb_that_reads_settings_alone() -> Non
     say("")
     assert "variable ROBUSTCHECK_STRICT is not known" in refused({"ROBUSTCHECK_STRICT": "0"})
     assert "strict" in inspect.signature(check.check).parameters
-    for verb in (compare.compare, scan.scan, shift.shift, concepts.concepts, directions.directions, verify.verify):
+    for verb in (
+        questions.compare,
+        questions.scan,
+        questions.shift,
+        questions.concepts,
+        questions.directions,
+        verify.verify,
+    ):
         assert not {"strict", "config_file"} & set(inspect.signature(verb).parameters)
 
 

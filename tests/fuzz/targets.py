@@ -22,7 +22,7 @@ import onnx
 from PIL import Image
 
 from robustcheck_onnx.checker import demo, report
-from robustcheck_onnx.checker.cli import settings, settings_text
+from robustcheck_onnx.checker.cli import settings
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.pipeline import check
@@ -207,7 +207,7 @@ label = "present"
 """
 LIST = b"image,label\nphoto.jpg,0\n../a.jpg,1\n"
 DEFAULT = profile.DEFAULT
-TEMPLATE = settings_text.template().replace("\n#", "\n")
+TEMPLATE = settings.template().replace("\n#", "\n")
 TARGETS = {
     SELF_TEST: Target("any", lambda: (bytes(99),), breaks),
     "model": Target("model.onnx", models, opened, by_fields),

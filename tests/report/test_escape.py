@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import ending
+from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.report import forms, github
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
@@ -70,7 +70,7 @@ def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> Non
     for name in NAMES:
         report = gated(reports.warning(), file=name, tensor=name)
         assert {command_of(line) for line in github.commands([report], PLACE)} == {"warning", "notice"}
-        ending.say(f"{name}: {name}", name)
+        process.say(f"{name}: {name}", name)
         assert commands_in(capsys.readouterr().err) == []
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.settings import Settings
-from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concepts, directions, scan, shift
+from robustcheck_onnx.checker.cli.verbs import calibrate, check, questions
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure.run import settle
@@ -66,11 +66,11 @@ def test_settings_and_verbs_have_the_records_defaults() -> None:
     )  # fmt: skip
     verbs: tuple[Callable[..., object], ...] = (
         check.check,
-        compare.compare,
-        scan.scan,
-        directions.directions,
-        shift.shift,
-        concepts.concepts,
+        questions.compare,
+        questions.scan,
+        questions.directions,
+        questions.shift,
+        questions.concepts,
     )
     for other, verb in zip(others, (*verbs, calibrate.calibrate), strict=True):
         parameters = inspect.signature(verb).parameters

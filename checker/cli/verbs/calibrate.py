@@ -13,6 +13,10 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.text import page, printable
 
 from ..options import (
+    MODEL,
+    OUTPUT,
+    SPEED,
+    VERDICT,
     BatchSize,
     Color,
     Debug,
@@ -31,9 +35,8 @@ from ..options import (
     run_options,
 )
 from ..output import ascii_only, check_target, console_for, print_report
-from ..panels import MODEL, OUTPUT, SPEED, VERDICT
 from ..progress import progress_line
-from . import profiles
+from . import look_up
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.calibrate.tasks import Settings
@@ -170,7 +173,7 @@ def calibrate(
         write_whole(out, to_json(made))
         return _finish(made, {}, out, output, color)
     name = profile_id or (out.stem if out else "plan")
-    profiles.check_id(name)
+    look_up.check_id(name)
     opened = None if suite is None else _opened(suite)
     if from_evidence:
         assert out is not None

@@ -13,6 +13,10 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 
 from ..options import (
+    CI,
+    IMAGES,
+    OUTPUT,
+    VERDICT,
     BatchSize,
     Color,
     Debug,
@@ -35,7 +39,6 @@ from ..options import (
     one_of,
 )
 from ..output import ascii_only, console_for
-from ..panels import CI, IMAGES, OUTPUT, VERDICT
 
 if TYPE_CHECKING:
     from ..settings import Resolved
@@ -226,7 +229,7 @@ def check(
     with isolation.Wall() if models else contextlib.nullcontext() as wall:
         from .. import check_run  # while the child process starts
         from .. import models as places
-        from ..strict import refuse
+        from ..settings import refuse_loosening
 
         if models:
             models, place = places.split_images(models, images_typed=images is not None, strict=strict)
@@ -235,7 +238,7 @@ def check(
         if wall is None:
             return _show_settings(resolved, (output or [])[-1:])
         if strict:
-            refuse(resolved, ctx.obj.line)
+            refuse_loosening(resolved, ctx.obj.line)
         return check_run.run(resolved, models or [], ctx.obj, wall, save_representations, strict=strict, debug=debug)
 
 
@@ -263,11 +266,11 @@ def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
     from robustcheck_onnx.checker.report import Pen, Trimmed, columns
     from robustcheck_onnx.checker.text import as_json
 
-    from .. import settings, settings_text
+    from .. import settings
 
     form = output[-1] if output else "terminal"
     one_of("--output", form, ("terminal", "json"))
-    document = settings_text.settings_json(resolved)
+    document = settings.settings_json(resolved)
     if form == "json":
         sys.stdout.write(as_json(document))
         return 0
@@ -276,7 +279,7 @@ def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
     table = columns(pen, "=setting", "value", "source")
     for key, entry in document["settings"].items():
         value, source = entry["value"], entry["source"]
-        text = settings_text.value_text(key, value)
+        text = settings.value_text(key, value)
         table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
     where = f"file: {resolved.file}" if resolved.file else "file: none"
     console.print(Trimmed(Group(table, pen.name(where))))

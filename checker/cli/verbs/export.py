@@ -10,8 +10,7 @@ import typer
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from ..options import Debug
-from ..panels import IMAGES, MODEL, OUTPUT
+from ..options import IMAGES, MODEL, OUTPUT, Debug
 from ..progress import progress_line
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..options import (
+    VERDICT,
     Color,
     Debug,
     MaxMemory,
@@ -22,7 +23,6 @@ from ..options import (
     limits_of,
 )
 from ..output import print_report
-from ..panels import VERDICT
 
 
 def inspect(

@@ -1,16 +1,24 @@
-"""The verb `explain`."""
+"""The verbs that look something up or set it up: `explain`, `profiles`, `init`."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
+from robustcheck_onnx.checker.text import quoted
 
-from ..options import Debug, Output
-from ..output import console_for
+from ..help import Verbs
+from ..options import Color, Debug, Output
+from ..output import check_target, console_for, print_report
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.thresholds.profile import Profile
+
 
 TOPICS = ("exit-codes", "preprocessing", "reasons", "schema")
 PREPROCESSING = """How a photo becomes the input of a model, here of OpenAI's CLIP:
@@ -138,3 +146,112 @@ def _wrapped(text: str) -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
+
+
+profiles = Verbs(name="profiles", help="List and show threshold profiles.")
+Named = Annotated[str, typer.Argument(help="A profile file, or the name of a packaged one.", metavar="PROFILE")]
+
+
+@profiles.verb("list", examples=("robustcheck profiles list mine.json",))
+def list_profiles(
+    files: Annotated[list[str] | None, typer.Argument(help="Further profile files.", metavar="PROFILE…")] = None,
+    output: Output = "terminal",
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """List the packaged profiles, and files."""
+    from robustcheck_onnx.checker.calibrate.profiles import render_list
+    from robustcheck_onnx.checker.text import as_json
+    from robustcheck_onnx.thresholds.profile import PACKAGED
+
+    packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
+    profiles_by_name = [(spec, _loaded(spec)) for spec in [*reversed(packaged.values()), *(files or [])]]
+    if output == "json":
+        rows = [
+            {
+                "profile": name,
+                "id": p.id,
+                "digest": p.digest,
+                "tensor": p.tensor,
+                "with": p.calibration.n_with_checkpoints,
+                "without": p.calibration.n_without_checkpoints,
+                "false_pass_upper": p.calibration.false_pass_upper,
+                "edited": p.edited,
+            }
+            for name, p in profiles_by_name
+        ]
+        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck", "profiles": rows}))
+    else:
+        print_report(partial(render_list, profiles_by_name), color)
+    return 0
+
+
+@profiles.verb(examples=("robustcheck profiles show default",))
+def show(name: Named = "default", output: Output = "terminal", color: Color = "auto", debug: Debug = False) -> int:
+    """Show what a profile rests on, how often it is wrong, and what it holds for."""
+    from robustcheck_onnx.checker.calibrate.profiles import render_profile
+    from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
+
+    loaded = _loaded(name)
+    if output == "json":
+        sys.stdout.write(to_json(loaded))
+    else:
+        where = "packaged" if name in PACKAGED else name
+        print_report(partial(render_profile, loaded, where=where), color)
+    return 0
+
+
+def check_id(name: str) -> None:
+    """Raise UsageError for the id of a packaged profile."""
+    from robustcheck_onnx.thresholds import profile
+
+    if name in (known := list(profile.PACKAGED)):  # the ids of packaged profiles are names, too
+        raise UsageError(f"--id is {name!r}; {', '.join(known)} are ids of packaged profiles", "--id mine-1")
+
+
+def _loaded(spec: str) -> Profile:
+    """The profile of a file or of a packaged name. Raises UsageError."""
+    import difflib
+
+    from robustcheck_onnx.thresholds import profile
+
+    try:
+        return profile.load(spec)
+    except profile.ProfileError as fault:
+        near = difflib.get_close_matches(spec, profile.PACKAGED, 1)
+        exists = spec in profile.PACKAGED or Path(spec).exists()
+        raise UsageError(
+            str(fault), f"robustcheck profiles show {near[0]}" if near and not exists else "robustcheck profiles list"
+        ) from fault
+    except RecursionError as fault:
+        raise UsageError(
+            f"{spec}: threshold profile is nested too deeply; it must be a sealed profile", "robustcheck profiles list"
+        ) from fault
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE")] = Path("robustcheck.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Write a settings file with every setting, its default and meaning."""
+    import os
+
+    from robustcheck_onnx.checker.storage.write import write_whole
+
+    from .. import settings, settings_file
+
+    if path.name == settings_file.SHARED_FILE:
+        raise UsageError(
+            f"{path}: file holds more than these settings; write [tool.{settings_file.TABLE}] into it by hand",
+            "robustcheck init robustcheck.toml",
+        )
+    check_target(path)
+    if os.path.lexists(path) and not force:
+        raise UsageError(
+            f"{path}: file exists already; init does not replace it",
+            f"robustcheck init {quoted(path)} --force",
+        )
+    write_whole(path, settings.template())
+    sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")
+    return 0

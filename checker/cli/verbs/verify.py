@@ -12,8 +12,11 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable, quoted
 
-from ..check_sign import say_home
+from ..check_places import say_home
 from ..options import (
+    OUTPUT,
+    SPEED,
+    VERDICT,
     Color,
     Debug,
     Elsewhere,
@@ -32,7 +35,6 @@ from ..options import (
     limits_of,
 )
 from ..output import Destination, check_target, deliver, destinations_of, measuring
-from ..panels import OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.verify import Verification

@@ -1,0 +1,399 @@
+"""The verbs that ask a question of one model: `compare`, `scan`, `shift`, `concepts`, `directions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import (
+    IMAGES,
+    MODEL,
+    OUTPUT,
+    VERDICT,
+    Baseline,
+    Images,
+    MaxImages,
+    MaxImagesOfEach,
+    MaxImagesOrAll,
+    Model,
+    SaveRepresentations,
+    one_of,
+)
+from ..output import check_extra
+from ..question import Call, question
+
+
+@question(
+    "compare",
+    forms=("terminal", "json", "junit", "markdown", "sarif", "html"),
+    without=("tensor", "pool"),
+    images=(Images, None),
+    max_images=(MaxImages, 1000),
+)
+def compare(
+    call: Call,
+    candidate: Annotated[
+        Path, typer.Argument(help="The ONNX file to release.", metavar="CANDIDATE.onnx", show_default=False)
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Argument(help="The model that it was made from.", metavar="REFERENCE.onnx", show_default=False),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.",
+            metavar="FILE",
+            rich_help_panel=VERDICT,
+        ),
+    ] = None,
+    write_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the candidate's numbers, to compare later releases with; needs no reference.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="Largest share of each statistic of the reference that may be lost, from 0 to below 1.",
+            metavar="SHARE",
+            rich_help_panel=VERDICT,
+        ),
+    ] = 0.2,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Judge by this threshold profile. Default: the packaged one.",
+            metavar="PROFILE",
+            rich_help_panel=VERDICT,
+        ),
+    ] = None,
+) -> int:
+    """Compare a model with the one that it was made from: PASS or WARN.
+
+    For finetuned, pruned, quantised or converted models. Without a reference --write-baseline alone gives no verdict: 0
+    is not a PASS. PASS when the candidate passes the check by itself and has
+    kept the outlier features that made the reference pass.
+    """
+    from robustcheck_onnx.checker.compare import FirstBaseline
+    from robustcheck_onnx.checker.compare import baseline as baselines
+    from robustcheck_onnx.checker.compare import compare as compare_models
+    from robustcheck_onnx.checker.errors import UsageError
+    from robustcheck_onnx.checker.storage.write import write_whole
+
+    if reference is None and baseline is None and write_baseline is None:
+        raise UsageError(
+            "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
+            "robustcheck compare candidate.onnx reference.onnx",
+        )
+    if reference is None and baseline is None and call.outputs:
+        raise UsageError("nothing is compared, so there is no report for --output", "leave out --output")
+    call.reads(candidate, reference, baseline, thresholds)
+    if write_baseline is not None:
+        models = [candidate, *([reference] if reference else [])]
+        check_extra("--write-baseline", write_baseline, models, call.destinations, "baseline.json")
+    with call.measuring(candidate) as options:
+        result = compare_models(
+            candidate, reference, baseline=baseline, tolerance=tolerance, thresholds=thresholds, **options
+        )
+    if write_baseline is not None and result.next_baseline is not None:
+        write_whole(write_baseline, baselines.to_json(result.next_baseline))
+    if isinstance(result, FirstBaseline):
+        call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
+        return 0
+    call.answer(result)
+    return 0 if result.verdict.verdict == "PASS" else 1
+
+
+@question("scan", images=(Images, None), max_images=(MaxImages, 64))
+def scan(
+    call: Call,
+    model: Model,
+    block: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure this tensor instead of the ends of blocks found by rule. May be given several times.",
+            metavar="TENSOR",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    save_representations: SaveRepresentations = None,
+) -> int:
+    """Show outlier features block by block through the depth of a model.
+
+    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    """
+    from robustcheck_onnx.checker.scan import run
+
+    call.reads(model)
+    if save_representations is not None:
+        check_extra("--save-representations", Path(save_representations), [model], call.destinations, "rows.npz")
+    with call.measuring(model) as options:
+        result = run.scan(model, blocks=block or (), save_representations=save_representations, **options)
+    call.answer(result)
+    return 0
+
+
+@question("shift", forms=("terminal", "json"), without=("tensor", "pool"), max_images=(MaxImagesOfEach, None))
+def shift(
+    call: Call,
+    model: Model,
+    inside: Annotated[
+        str,
+        typer.Option(
+            "--in",
+            help="In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
+            "column label. imagenet=PATH says that it is ImageNet.",
+            metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
+        ),
+    ],
+    shifted: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A shifted set, with labels too. v2=, sketch=, r=, a= and objectnet= name the known ones. May be "
+            "given several times.",
+            metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A set without labels: accuracy on it is predicted from the model's scores. May be given several "
+            "times.",
+            metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(help="Further sets of the one kind that is given.", metavar="[NAME=]PATH…", show_default=False),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
+            "folders in order), or a JSON file that maps labels to class indices. With NAME= for one set only. "
+            "Default: synset ids, indices and class names are recognised.",
+            metavar="[NAME=]MAP",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    baseline: Baseline = "timm",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON report of a check of this model. Default: the check runs on the images of --in.",
+            metavar="REPORT.json",
+            rich_help_panel=VERDICT,
+        ),
+    ] = None,
+    suite_entry: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the accuracies as a model of a suite file (TOML).",
+            metavar="ENTRY.toml",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+) -> int:
+    """Measure accuracy on shifted images, or predict it without labels.
+
+    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    """
+    from robustcheck_onnx.checker.errors import CannotAssessError
+    from robustcheck_onnx.checker.shift import measure_shift
+    from robustcheck_onnx.checker.storage.write import write_whole
+    from robustcheck_onnx.thresholds.published import SOURCES
+
+    from .. import process
+
+    one_of("--baseline", baseline, SOURCES)
+    labelled, unlabelled = _with_further(shifted or [], target or [], more or [])
+    call.reads(model, report)
+    if suite_entry is not None:
+        check_extra(
+            "--suite-entry", suite_entry, [model, *([report] if report else [])], call.destinations, "entry.toml"
+        )
+    with call.measuring(model) as options:
+        result = measure_shift(
+            model,
+            inside,
+            labelled,
+            target=unlabelled,
+            classes=classes or (),
+            baseline=baseline,
+            report=report,
+            **options,
+        )
+    call.answer(result)
+    if suite_entry is not None:
+        try:
+            entry = call.terminal.suite_entry(result, suite_entry.resolve().parent)
+        except CannotAssessError as fault:  # the report stands: an error document must not take its place
+            process.say(f"{suite_entry}: {fault.message}", fault.hint)
+            return fault.exit_code
+        write_whole(suite_entry, entry)
+    return 0
+
+
+def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tuple[list[str], list[str]]:
+    """Add the words that follow an option's first set to the sets of that option.
+
+    Raises UsageError where both options are given: which of them the words follow is not known here.
+    """
+    from robustcheck_onnx.checker.errors import UsageError
+
+    if more and shifted and targets:
+        raise UsageError(
+            f"{more[0]}: set is given without an option; with both --shifted and --target each set needs its own",
+            f"--shifted {more[0]}, or --target {more[0]}",
+        )
+    return (shifted, targets + more) if targets else (shifted + more, targets)
+
+
+@question("concepts", max_images=(MaxImagesOrAll, None))
+def concepts(
+    call: Call,
+    model: Model,
+    concept_set: Annotated[
+        str,
+        typer.Option(
+            "--concepts",
+            help="A folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and "
+            "concept (and perhaps score), or a Broden-layout folder.",
+            metavar="SET",
+            rich_help_panel=IMAGES,
+        ),
+    ],
+    of: Annotated[
+        str | None,
+        typer.Option(
+            help="Directions: head (right singular vectors of its weight), features, or axes (principal axes of these "
+            "images). Default: head where there is one, else axes.",
+            metavar="WHAT",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the head from a file: .npy or .safetensors with its weight, (class, feature).",
+            metavar="FILE",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    min_positives: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            help="Judge a concept that at least so many images have, and as many do not.",
+            metavar="N",
+            rich_help_panel=IMAGES,
+        ),
+    ] = 10,
+    min_coverage: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of a Broden mask from which a concept is present; 0: any pixel.",
+            metavar="SHARE",
+            rich_help_panel=IMAGES,
+        ),
+    ] = 0.0,
+    shuffles: Annotated[
+        int,
+        typer.Option(
+            min=19, help="How often labels are shuffled to see what chance gives.", metavar="N", rich_help_panel=IMAGES
+        ),
+    ] = 200,
+) -> int:
+    """Count the concepts that single directions tell, beside chance.
+
+    A direction of the representation tells a concept where it ranks the images that have it before the others. The
+    number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 when it was
+    measured, whatever came out, and never 1.
+    """
+    from robustcheck_onnx.checker.concepts import run
+
+    call.reads(model, head, Path(concept_set) if Path(concept_set).is_file() else None)
+    with call.measuring(model) as options:
+        result = run.concepts(
+            model,
+            concept_set,
+            of=of,
+            head=head,
+            min_positives=min_positives,
+            min_coverage=min_coverage,
+            shuffles=shuffles,
+            **options,
+        )
+    call.answer(result)
+    return 0
+
+
+@question("directions", images=(Images, None), max_images=(MaxImagesOfEach, 300))
+def directions(
+    call: Call,
+    model: Model,
+    inside: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            help="Images with labels, as of `robustcheck shift`: accuracy is measured, too. Without --images, "
+            "everything is measured on them.",
+            metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    shifted: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A shifted set with labels, as of `robustcheck shift`. May be given several times.",
+            metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(help="What labels mean, as of `robustcheck shift`.", metavar="[NAME=]MAP", rich_help_panel=IMAGES),
+    ] = None,
+    baseline: Baseline = "timm",
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights of a linear head on the representation, instead of the model's own: .npy (class, feature), "
+            "or .safetensors with weight and bias. --tensor and --pool may only be given with it.",
+            metavar="FILE",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+) -> int:
+    """Show the important directions of a head, and what pruning costs.
+
+    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    """
+    from robustcheck_onnx.checker.directions import run
+    from robustcheck_onnx.thresholds.published import SOURCES
+
+    one_of("--baseline", baseline, SOURCES)
+    call.reads(model, head)
+    with call.measuring(model) as options:
+        result = run.directions(
+            model,
+            head=head,
+            labelled=inside,
+            shifted=shifted or (),
+            classes=classes or (),
+            baseline=baseline,
+            **options,
+        )
+    call.answer(result)
+    return 0
