@@ -1,4 +1,4 @@
-"""An image set: named, listed, decoded, preprocessed, judged for sanity, digested. Never runs a model.
+"""Name, list, decode, preprocess, judge and digest image sets. Never runs a model.
 
 May import: storage, evidence, text, errors.
 """

@@ -1,4 +1,4 @@
-"""Read files with many images each: tar shards, arrays, and rows of Parquet and Arrow tables.
+"""Read files with many images. They are tar shards, arrays, and rows of Parquet and Arrow tables.
 
 An image is an `Entry`: it has a name and is not read yet. Nothing is unpickled or extracted to disk. Tables (Hugging
 Face data sets) need pyarrow, the extra `data`.
@@ -44,7 +44,7 @@ _CHUNK: Final = 4096  # names looked up together: a list of all indices would be
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One image, not read yet: read gives the file's bytes, a (channel, height, width) array, or a picture."""
+    """An image that is not read yet. read gives the file's bytes, a (channel, height, width) array, or a picture."""
 
     name: str
     read: Callable[[], bytes | AnyArray | Image.Image]
@@ -65,7 +65,7 @@ def _plan_nothing(order: Counts) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Entries(Sequence[Entry]):
-    """A listing's images in some order; each Entry is made when it is asked for.
+    """The images of a listing in some order. An Entry is made when somebody asks for it.
 
     A million rows are a million strings, not a million objects; a slice shares them.
     """
@@ -90,7 +90,7 @@ class Entries(Sequence[Entry]):
         return cls.listed([entry.name for entry in entries], entries.__getitem__)
 
     def take(self, indices: Counts) -> Entries:
-        """Return the images at these indices of this sequence, in that order."""
+        """Return the images at these indices, in that order."""
         return replace(self, order=self.order[indices])
 
     def names(self) -> Iterator[str]:
@@ -98,7 +98,7 @@ class Entries(Sequence[Entry]):
         return itertools.chain.from_iterable(self.names_in_chunks())
 
     def names_in_chunks(self) -> Iterator[list[str]]:
-        """Yield the names in order, some thousands at a time."""
+        """Yield the names in order, in chunks."""
         for start in range(0, len(self.order), _CHUNK):
             yield [self.all_names[index] for index in self.order[start : start + _CHUNK].tolist()]
 
@@ -116,13 +116,13 @@ class Entries(Sequence[Entry]):
 
 
 def file_entries(folder: File, names: Sequence[str]) -> Entries:
-    """List the image files of a folder, by their names relative to it."""
+    """List image files by their names relative to a folder."""
     return Entries.listed(names, Files(folder, names).entry)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Files:
-    """Image files by their names, which are relative to a folder, absolute, or URLs."""
+    """Image files by name. A name is relative to a folder, absolute, or a URL."""
 
     folder: File
     names: Sequence[str]
@@ -164,7 +164,7 @@ class Files:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rows:
-    """Line and column of each row of a list or manifest, for the error of a row whose file is missing."""
+    """Line and column of each row of a list. The error of a row without its file names them."""
 
     path: File
     numbers: array[int]
@@ -173,7 +173,7 @@ class Rows:
     """(row,) index into PATH_COLUMNS"""
 
     def missing(self, index: int, value: str) -> UsageError:
-        """Return the error of a row that names no file."""
+        """Return the error for a row without its file."""
         shown = value if is_url(value) else str(self.path.parent / value)
         return UsageError(
             f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value:.{SHOWN}}; "
@@ -183,7 +183,7 @@ class Rows:
 
 
 def is_url(name: str) -> bool:
-    """Return whether a row names a URL rather than a path."""
+    """Return whether a row names a URL."""
     return "://" in name
 
 
@@ -240,7 +240,7 @@ WINDOW: Final = 256  # rows of a Parquet file fetched and held together: about 2
 
 
 def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
-    """List the image members of tar shards (webdataset layout) by reading headers only.
+    """List the image members of tar shards (webdataset). Only headers are read.
 
     Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
     suffix is the image. Links, devices, sparse and hidden members are left out.
@@ -322,7 +322,9 @@ def _read_span(path: File, offset: int, size: int) -> bytes:
 
 
 def tensor_entries(path: File) -> list[Entry]:
-    """List the preprocessed images in an .npy or .npz file: arrays (batch, channel, height, width) of real numbers.
+    """List the preprocessed images of an .npy or .npz file.
+
+    Arrays are (batch, channel, height, width), of real numbers.
 
     Never unpickled. Raises UsageError (shape or dtype, images of several shapes), CannotAssessError (damaged or
     pickled).
@@ -377,7 +379,7 @@ def _row(array: AnyArray, row: int) -> AnyArray:
 
 
 class Table:
-    """Rows of Parquet files, read WINDOW at a time in the order in which they will be asked for.
+    """The rows of Parquet files. They are read WINDOW at a time, in the order in which they are needed.
 
     Parquet is read in whole row groups, so a window reads each group it needs once and keeps only its own rows:
     memory is two windows and one row group, whatever the size of the data set.
@@ -407,7 +409,7 @@ class Table:
             raise UsageError(f"{files[0][1]}: number of rows is 0; at least one image is needed")
 
     def entries(self) -> Entries:
-        """Return an entry for each row of all files, in file order."""
+        """Return one entry per row, in file order."""
         return replace(
             Entries.of([Entry(name, partial(self._read, row), row=row) for row, name in enumerate(self._names)]),
             plan=self._plan,
@@ -458,7 +460,7 @@ class Table:
 
 
 def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
-    """List the rows of a data set saved by Hugging Face datasets: `*.arrow`, memory-mapped, without `cache-*`.
+    """List the rows of a saved Hugging Face data set. Its `*.arrow` files are memory-mapped; `cache-*` is left out.
 
     Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.
     """
@@ -487,7 +489,7 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
 
 @contextlib.contextmanager
 def _damage(path: File, kind: str) -> Iterator[None]:
-    """Turn what pyarrow raises of a damaged file into CannotAssessError."""
+    """Turn pyarrow's errors about damage into CannotAssessError."""
     try:
         yield
     except EnvironmentFaultError:  # a store's: an OSError too
@@ -499,7 +501,7 @@ def _damage(path: File, kind: str) -> Iterator[None]:
 
 
 def _sound(array: Any) -> Any:
-    """Check the lengths and offsets of an array: pyarrow trusts them, and ends the process at wrong ones."""
+    """Check the lengths and offsets of an array. pyarrow trusts them, and wrong ones end the process."""
     array.validate(full=True)
     return array
 
@@ -509,7 +511,7 @@ def _arrow_cell(column: Any, row: int, folder: File) -> bytes:
 
 
 def _value(column: Any, row: int) -> Any:
-    """Read a cell; a damaged file may have fewer rows than it says, or text that is none."""
+    """Read a cell. A damaged file may have fewer rows than its header counts, or invalid text."""
     try:
         return column[row].as_py()
     except _DAMAGE as fault:
@@ -531,7 +533,10 @@ def _arrow(module: str, path: File) -> ModuleType:
 
 
 def _image_column(path: File, schema: Any) -> str:
-    """The column of struct{bytes, path} (Hugging Face) or binary: by usual name, or the only one."""
+    """Return the name of the column with images.
+
+    It is binary or struct{bytes, path} (Hugging Face), and has a usual name or is the only one.
+    """
 
     def holds_images(kind: Any) -> bool:
         text = str(kind)

@@ -1,4 +1,4 @@
-"""Tell whether two images show parts of one photo: crops, mirrored, turned or zoomed versions share keypoints.
+"""Find images that show parts of one photo. Crops and mirrored, turned or zoomed versions share keypoints.
 
 Keypoints are blobs: extremes of the difference of Gaussians over position and scale (Lowe, IJCV 2004). Each is
 described by numbers that do not change when an image is mirrored or turned: grey levels around it are sampled on rings
@@ -45,7 +45,7 @@ _RING_Y: Final = (RINGS[:, None] * np.sin(_TURN)).ravel()
 
 
 def find(image: Image.Image) -> bytes:
-    """Find the keypoints of a photo, strongest first: rows of 3 + 20 bytes (column, row, level of scale; description).
+    """Find the keypoints of a photo, strongest first. A row has 3 + 20 bytes: column, row, level of scale; description.
 
     image: Pillow, any mode. At most MOST_POINTS rows; none where the image is small, flat or smooth.
     """
@@ -63,20 +63,26 @@ def find(image: Image.Image) -> bytes:
 
 @lru_cache(maxsize=64)
 def _blurs(n: int) -> Array:
-    """(level, n, n): Gaussian blurs of a line of n pixels, weights normalised at its ends too."""
+    """Return the matrices of Gaussian blurs, (level, n, n).
+
+    They blur a line of n pixels; weights are normalised at its ends too.
+    """
     apart = np.subtract.outer(np.arange(n), np.arange(n))
     weights = np.exp(-(apart**2) / (2 * SIGMAS[:, None, None] ** 2))
     return np.asarray(weights / weights.sum(axis=2, keepdims=True))
 
 
 def _times(left: Array, right: Array) -> Array:
-    """left @ right, in strips so small that no matrix library starts threads: callers prepare images in parallel."""
+    """Return left @ right, computed in small strips.
+
+    No matrix library starts threads for them; callers prepare images in parallel.
+    """
     strip = max(1, SINGLE_THREAD // (right.shape[-2] * right.shape[-1]))
     return np.concatenate([left[:, k : k + strip] @ right for k in range(0, left.shape[1], strip)], axis=1)
 
 
 def _strongest(contrast: Array) -> tuple[Indices, Indices, Indices]:
-    """Level, row and column of the strongest local maxima of (level, row, column)."""
+    """Return the strongest local maxima of (level, row, column). They come as levels, rows and columns."""
     inner = contrast[1:-1]
     strength = np.where((inner >= _highest_around(contrast)) & (inner > MIN_CONTRAST), inner, 0.0)
     for plane, sigma in zip(strength, SIGMAS[1:-2], strict=True):
@@ -90,7 +96,7 @@ def _strongest(contrast: Array) -> tuple[Indices, Indices, Indices]:
 
 
 def _highest_around(values: Array) -> Array:
-    """Maximum over the 3 × 3 × 3 neighbours of each inner level."""
+    """Return the maximum around each position of inner levels. It is taken over the 3 × 3 × 3 neighbours."""
     for axis in (2, 1):
         wide = np.swapaxes(values, axis, 2)
         highest = wide.copy()  # the border has no neighbour outside
@@ -101,7 +107,7 @@ def _highest_around(values: Array) -> Array:
 
 
 def _describe(blurred: Array, level: Indices, row: Indices, column: Indices) -> Array:
-    """Describe each keypoint: (keypoint, 20), each row of length 1; gain and offset of grey levels do not change it."""
+    """Describe each keypoint, (keypoint, 20). Rows have length 1; gain and offset of grey levels do not change them."""
     sigma = SIGMAS[level, None]
     height, width = blurred.shape[1:]
     y, top = _between(row[:, None] + sigma * _RING_Y, height)
@@ -118,14 +124,17 @@ def _describe(blurred: Array, level: Indices, row: Indices, column: Indices) -> 
 
 
 def _between(position: Array, n: int) -> tuple[Array, Indices]:
-    """Split positions into the pixel before (index) and the fraction of the way to the next; clipped to the image."""
+    """Split positions into whole pixels and fractions.
+
+    Returns (fraction of the way to the next pixel, index of the pixel before); clipped to the image.
+    """
     position = np.clip(position, 0, n - 1)
     before = np.minimum(position.astype(np.intp), n - 2)
     return position - before, before
 
 
 class Gallery:
-    """Keypoints of up to `capacity` images, with which other images are compared."""
+    """The keypoints of images to compare others with. It holds up to `capacity` images."""
 
     def __init__(self, capacity: int) -> None:
         self._n = 0
@@ -134,13 +143,13 @@ class Gallery:
         self._positions = np.zeros((capacity, MOST_POINTS, 3))
 
     def add(self, points: bytes) -> None:
-        """Add an image's keypoints, as `find` gives them; nothing happens when the gallery is full."""
+        """Add the keypoints that `find` returned. A full gallery ignores them."""
         if self._n < self._capacity:
             self._positions[self._n], self._descriptions[self._n] = _unpack(points)
             self._n += 1
 
     def has_part_of(self, points: bytes) -> bool:
-        """Whether any image of the gallery shows a part of the same photo."""
+        """Return whether an image shows part of the same photo."""
         positions, descriptions = _unpack(points)
         likeness = self._descriptions[: self._n] @ descriptions.T
         nearest = likeness.argmax(axis=2)  # (gallery image, its point): point of the new image
@@ -155,7 +164,10 @@ class Gallery:
 
 
 def _unpack(points: bytes) -> tuple[Array, Float32s]:
-    """Unpack (MOST_POINTS, 3) column, row, ln sigma and (MOST_POINTS, 20) descriptions; missing points are zeros."""
+    """Unpack keypoints into positions and descriptions.
+
+    Positions: (MOST_POINTS, 3), column, row and ln sigma; descriptions: (MOST_POINTS, 20). Missing points are zeros.
+    """
     table = np.zeros((MOST_POINTS, 3 + _SIZE))
     table[:, 3:] = 128
     rows = np.frombuffer(points, np.uint8).reshape(-1, 3 + _SIZE)
@@ -167,12 +179,14 @@ def _unpack(points: bytes) -> tuple[Array, Float32s]:
 
 @lru_cache(maxsize=MOST_POINTS + 1)
 def _pairs(n: int) -> tuple[Indices, Indices]:
-    """The indices (first, second) of every pair of n points."""
+    """Return the indices of all pairs of points."""
     return np.triu_indices(n, 1)
 
 
 def _share_a_similarity(one: Array, other: Array) -> bool:
-    """Whether one similarity transform maps MIN_SHARED of these points of one image to their partners, each (point, 3).
+    """Return whether one similarity transform maps enough points.
+
+    It must map MIN_SHARED points of one image to their partners, each (point, 3).
 
     Every two points and their partners give one: b = αa + β of complex positions, or of mirrored ones.
     """

@@ -1,4 +1,4 @@
-"""Find the files of an image set: a folder, a glob, a list, a manifest, or files that hold many images each.
+"""Find the files of an image set. It is a folder, a glob, a list, a manifest, or files with many images each.
 
 Each row of a list (.txt) or manifest (.csv, .jsonl) must name a file that is there.
 """
@@ -48,7 +48,7 @@ ROW_LETTERS: Final = 1 << 20  # of the longest row; one that holds a path and so
 
 
 def manifest_entries(path: File) -> Entries:
-    """List the images that the rows name; a row without its file is an error, unlike a file missing from a folder.
+    """List the images that the rows name. A row without its file is an error, unlike a file missing from a folder.
 
     To look for a million files takes minutes on a network file system, so only the first `entries.CHECKED_ROWS` are
     looked for here; a later row, and one in a store, raises the same error when it is read.
@@ -91,14 +91,16 @@ def manifest_entries(path: File) -> Entries:
 
 
 def list_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
-    """Read the rows of a list: one path per line, blank lines left out."""
+    """Read the rows of a list. It has one path per line; blank lines are left out."""
     for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
             yield number, 0, line.removesuffix("\n"), None
 
 
 def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
-    """Read line number, path and the cell of one column of every row of a manifest; None where a row has no such cell.
+    """Read one column of every row of a manifest.
+
+    Returns line number, path and cell; None where a row has no such cell.
 
     A path is written as `manifest_entries` names the image. Raises UsageError as that does for rows, not for files.
     """
@@ -110,7 +112,7 @@ def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
 
 
 def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
-    """Read the rows of a CSV file with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
+    """Read the rows of a CSV with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
     letters = 0  # of this row, which may have several lines
 
     def lines() -> Generator[str, None, None]:
@@ -149,7 +151,10 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[R
 
 
 def _lines(path: File, file: TextIO) -> Generator[str, None, None]:
-    """Read lines; a file may be one line of any size. Raises UsageError for one longer than `ROW_LETTERS`."""
+    """Read lines of limited length.
+
+    A file may be one line of any size. Raises UsageError for one longer than `ROW_LETTERS`.
+    """
     number = 0
     while line := file.readline(ROW_LETTERS + 1):
         number += 1
@@ -166,7 +171,7 @@ def _too_long(path: File, number: int) -> UsageError:
 
 
 def _json(line: str) -> object:
-    """Parse a line as json.loads does, twice as fast where the line is valid and has no white space at its ends."""
+    """Parse a line as json.loads does. It is twice as fast for a valid line without white space at its ends."""
     text = line.removesuffix("\n")
     try:
         row, end = _JSON.raw_decode(text)
@@ -176,7 +181,7 @@ def _json(line: str) -> object:
 
 
 def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
-    """Read the rows of a file with one JSON object per line. Raises UsageError (no object, no key of a path)."""
+    """Read the rows of a JSON Lines file. Raises UsageError (no object, no key of a path)."""
     for number, line in enumerate(_lines(path, file), 1):
         if line.isspace():
             continue
@@ -212,7 +217,9 @@ def _path_column(path: File, number: int, names: Iterable[str]) -> int:
 
 
 def _check_row(folder: File, value: str, what: str) -> None:
-    """Refuse a row that names a URL with --strict or while offline, or a file outside the folder of a list in a store.
+    """Refuse a row that leads elsewhere.
+
+    It names a URL with --strict or while offline, or a file outside the folder of a list in a store.
 
     Who can change the list of a checkout must not choose where this machine connects to.
     """
@@ -237,7 +244,7 @@ ROWS: Final = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjs
 
 @contextlib.contextmanager
 def _text(path: File) -> Generator[TextIO, None, None]:
-    """Open a text file to be read line by line; only line feeds end a line, so JSON is not cut at U+2028."""
+    """Open a text file for reading by line. Only line feeds end a line, so JSON is not cut at U+2028."""
     try:
         with copied(path) as local, local.open(encoding="utf-8-sig") as file:
             yield file
@@ -266,12 +273,12 @@ _COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar
 
 
 def suffix(name: str) -> str:
-    """Return the ending of a name in lower case, with its dot."""
+    """Return the suffix in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 # a Path for each of a million names takes seconds
 
 
 def parse_image_set(given: str | Place | None) -> Place | None:
-    """Return the path or URL of an image set; None for the bundled photos, also by the word `bundled`.
+    """Return the path or URL of an image set. None means the bundled photos, also for the word `bundled`.
 
     Raises UsageError for blanks, and as `parse_place`.
     """
@@ -281,7 +288,7 @@ def parse_image_set(given: str | Place | None) -> Place | None:
 
 
 def list_images(place: Place) -> tuple[Kind, Entries]:
-    """List all images of a set, unread and in no order yet.
+    """List all images of a set, unread and unordered.
 
     Raises UsageError, EnvironmentFaultError, CannotAssessError as `source.open_images`.
     """
@@ -352,7 +359,7 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
 
 
 def _index_pattern(place: Place) -> tuple[Kind, Entries]:
-    """List what numbered names stand for; those of this machine must all be there before anything is read."""
+    """List the files of numbered names. Those of this machine must all exist before anything is read."""
     start, slash, rest = as_typed(place).partition("{")
     above, slash, name = start.rpartition("/")
     names = expand_braces(f"{name}{{{rest}")
@@ -395,7 +402,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries]:
 
 
 def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries]:
-    """List files as images, tar shards, or tables, by what they are; a mixture is refused."""
+    """List files as images, tar shards, or tables. Their suffixes decide; a mixture is refused."""
     images: list[str] = []
     others: dict[str, list[tuple[str, File]]] = {".tar": [], ".parquet": [], ".arrow": []}
     for name in names:
@@ -442,12 +449,12 @@ def _refuse_pipe(file: File) -> None:
 
 
 def image_files(folder: Path) -> list[str]:
-    """Return the names in `folder_files` that are images by their suffix."""
+    """Return the names with an image's suffix."""
     return [name for name in folder_files(folder) if suffix(name) in SUFFIXES]
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether a text has braces around a range of numbers, or around names with commas between them.
+    """Return whether a text has braces to expand. They surround a range of numbers, or names with commas between them.
 
     >>> is_pattern("a-{0..3}.tar"), is_pattern("{a,b}.tar"), is_pattern("{model}.tar")
     (True, True, False)
@@ -456,7 +463,7 @@ def is_pattern(text: str) -> bool:
 
 
 def expand_braces(text: str) -> list[str]:
-    """Return all names of a pattern, in order; a number is as wide as the wider end of its range.
+    """Return all names of a pattern, in order. A number is as wide as the wider end of its range.
 
     Raises UsageError: a range that runs backwards, more than MOST_NAMES names.
 

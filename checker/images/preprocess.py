@@ -1,4 +1,4 @@
-"""Decode an image file to RGB pixels, and preprocess them as the source library does.
+"""Decode and preprocess images as the source library does.
 
 What had to be converted leaves a note, so that a report can say how many images were not plain 8-bit RGB.
 """
@@ -36,7 +36,7 @@ _FILTERS = {
 
 
 def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
-    """Change the preprocessing to another input size (height, width), px.
+    """Change the preprocessing to another input size. It is (height, width), px.
 
     The resize size keeps its proportion to the input size, rounded down as in timm (224 / 0.875 = 256).
     """
@@ -47,12 +47,12 @@ def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessin
 
 
 def channels(preprocessing: Preprocessing) -> int:
-    """Count the channels that a model gets: 1 in grey, else 3."""
+    """Count a model's input channels: 1 in grey, else 3."""
     return 1 if preprocessing.color_order == "grey" else 3
 
 
 def apply_uint8(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
-    """Resize and crop only: the pixels for a model whose input is uint8.
+    """Resize and crop only, for a uint8 input.
 
     image: Pillow, mode RGB. Returns (height, width, 3), or (height, width, 1) of a grey preprocessing, uint8, 0–255, in
     the preprocessing's colour order.
@@ -68,7 +68,7 @@ def apply_uint8(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.
 
 
 def apply(preprocessing: Preprocessing, image: Image.Image) -> Float32s:
-    """Compute the array that a float model sees for one photo.
+    """Compute a float model's input array for one photo.
 
     (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
     on a Pillow image, and to the Pillow-backed image processors of transformers. The check does the same to the pixels
@@ -88,7 +88,7 @@ def scales_finitely(preprocessing: Preprocessing) -> bool:
 
 
 def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> Float32s:
-    """(…, 3) RGB or (…, 1) grey, 0–255, to the values that a model sees."""
+    """Scale pixels to the values of a model's input. Pixels: (…, 3) RGB or (…, 1) grey, 0–255."""
     n = channels(preprocessing)
     values = pixels * np.float32(preprocessing.rescale)
     values -= np.asarray(preprocessing.mean[:n], dtype=np.float32)
@@ -97,7 +97,7 @@ def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> Float32s:
 
 
 def as_photo(preprocessing: Preprocessing, values: Float32s) -> Image.Image:
-    """Recover the photo, as resize and crop left it, from preprocessed values.
+    """Recover the resized and cropped photo from preprocessed values.
 
     pixels = (values · std + mean) / rescale, rounded and clipped to 0–255: the inverse of `apply` after its crop.
     values: (height, width, 3), or 1, float32, in the preprocessing's colour order. Values that are not finite become 0.
@@ -110,7 +110,7 @@ def as_photo(preprocessing: Preprocessing, values: Float32s) -> Image.Image:
 
 
 def resized_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
-    """Compute height and width (px) after the resize step, by the rounding rule of the libraries.
+    """Compute height and width (px) after the resize. The rounding is the libraries'.
 
     One edge length: the other edge is int(edge · long / short), as in torchvision and transformers.
     A box, or longest: round(edge / ratio), as in timm's and open_clip's ResizeKeepRatio.
@@ -161,7 +161,7 @@ def _crop(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
 
 
 def _offset(excess: int, rounding: str) -> int:
-    """Where the crop starts (px); negative when there is padding before the image."""
+    """Return where the crop starts (px). It is negative when there is padding before the image."""
     if excess < 0 and rounding == "round":
         return -(-excess // 2)  # torchvision pads the smaller half before the image
     if rounding == "floor":
@@ -171,14 +171,14 @@ def _offset(excess: int, rounding: str) -> int:
 
 @dataclass(frozen=True)
 class LevelSums:
-    """The sums of the values of each channel, and of their squares; of uint8 pixels exact, in any order."""
+    """The sums of each channel's values and squares. Of uint8 pixels they are exact, in any order."""
 
     n_values: int = 0
     sums: tuple[float, ...] = ()
     squares: tuple[float, ...] = ()
 
     def __add__(self, other: LevelSums) -> LevelSums:
-        """Return the sums over both, which must have as many channels."""
+        """Return the sums over both. They must have as many channels."""
         if not self.n_values or not other.n_values:
             return self if self.n_values else other
         return LevelSums(
@@ -189,12 +189,12 @@ class LevelSums:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Return the mean of each channel; empty of no image."""
+        """Return each channel's mean; empty without images."""
         return tuple(total / self.n_values for total in self.sums)
 
     @property
     def sd(self) -> tuple[float, ...]:
-        """Return the standard deviation of each channel, over all values; empty of no image.
+        """Return each channel's standard deviation; empty without images.
 
         Of float values that lie far from zero it loses digits, as every difference of squares does.
         """
@@ -203,7 +203,7 @@ class LevelSums:
 
 
 def level_sums(pixels: GenericArray) -> LevelSums:
-    """Sum up one image, (height, width, channel), in float64, which counts uint8 pixels exactly.
+    """Sum up one image, (height, width, channel). float64 counts uint8 pixels exactly.
 
     Values that are not finite, or too large to be squared, give sums that are not.
     """
@@ -257,11 +257,11 @@ _DAMAGE: Final = (
 
 
 class UnreadableImageError(Exception):
-    """One image cannot be used; the message is the reason, without the image's name."""
+    """An image that can't be used. The message is the reason, without the image's name."""
 
 
 def decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
-    """Decode the first frame to RGB pixels as a person sees it, and note what had to be converted.
+    """Decode the first frame to upright RGB pixels. Notes record conversions.
 
     EXIF orientation applied; transparency composited on white (255, 255, 255); 16-bit grey divided by 257;
     CMYK by Pillow's conversion, colour profiles ignored, as the model libraries do.
@@ -307,7 +307,7 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def from_picture(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Make of an image that Pillow holds already what `decode` makes of a file; its current frame counts.
+    """Decode a Pillow image as `decode` does a file. Its current frame counts.
 
     The image is loaded if it was not, and else left as it is.
     Returns and raises as `decode`.

@@ -1,4 +1,4 @@
-"""Judge whether an image set is what the check needs: photos that differ from each other.
+"""Judge whether images are photos that differ enough.
 
 Noise and synthetic textures make outlier features appear in models that have none on photos, and copies of one image
 are one measurement. A few numbers of each image are stored (a Sketch); the judgement is about the set, never about one
@@ -53,7 +53,7 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode
 
 @dataclass(frozen=True)
 class Sketch:
-    """Numbers of one image, less than 1 KB; None where one could not be measured."""
+    """The numbers of one image, under 1 KB. A number that could not be measured is None."""
 
     digest: int
     """64 bits of the decoded pixels and size"""
@@ -69,7 +69,10 @@ class Sketch:
 
     @property
     def is_unlike_photos(self) -> bool:
-        """Flat, without structure between neighbours, without edges, or with colours that do not move together."""
+        """Return whether the image looks unlike a photo.
+
+        It is flat, without structure between neighbours or without edges, or its colours do not move together.
+        """
         return (
             self.grey_sd < MIN_GREY_SD
             or self.neighbour_correlation is None
@@ -86,7 +89,7 @@ def digest_of_pixels(image: Image.Image) -> int:
 
 
 def describe(image: Image.Image) -> Sketch:
-    """Measure one photo, from its central square at WORK_PX (never enlarged).
+    """Measure one photo's central square. It is scaled to WORK_PX, never enlarged.
 
     neighbour correlation: Pearson, of grey levels one pixel apart, mean of both directions (white noise: about 0).
     gradient kurtosis: mean d⁴ / (mean d²)² of grey differences d between neighbours, both directions together
@@ -106,7 +109,7 @@ def describe(image: Image.Image) -> Sketch:
 
 
 def _central_square(image: Image.Image) -> Array:
-    """(edge, edge, 3), edge = WORK_PX or the shorter edge where that is smaller."""
+    """Return the central square, (edge, edge, 3). edge is WORK_PX, or the shorter edge where that is smaller."""
     shorter = min(image.size)
     edge = min(WORK_PX, shorter)
     if shorter > edge:
@@ -142,7 +145,10 @@ def _statistics(rgb: Array) -> tuple[float, float | None, float | None, float | 
 
 
 def _steps(plane: Array, across: Indices, down: Indices) -> Array:
-    """Differences between neighbouring pixels, across and down, at these indices of the flattened differences."""
+    """Return some differences between neighbouring pixels.
+
+    They go across and down; the indices are those of the flattened differences.
+    """
     return np.concatenate([np.diff(plane, axis=1).ravel()[across], np.diff(plane, axis=0).ravel()[down]])
 
 
@@ -153,13 +159,13 @@ def _correlation(a: Array, b: Array) -> float | None:
 
 
 def _mean_or_none(*values: float | None) -> float | None:
-    """The mean of the values that are known: those of a constant colour channel are None."""
+    """Return the mean without None values. A constant colour channel has None."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
 
 
 class ImageSetState:
-    """Sketches of an image set; states merge, and the same images in any order and split give the same facts.
+    """Sketches of an image set. States merge, and the same images in any order and split give the same facts.
 
     Of more than CAPACITY different images only those with the smallest digests are stored, each with the number of
     times it was seen; so memory does not grow.
@@ -173,7 +179,7 @@ class ImageSetState:
             self.add(sketch)
 
     def add(self, sketch: Sketch | int) -> None:
-        """Count one image: described, or by its digest alone (`digest_of_pixels`)."""
+        """Count one image. It is described, or given by its digest alone (`digest_of_pixels`)."""
         digest = sketch if isinstance(sketch, int) else sketch.digest
         self._times.put(digest, self._times.by_digest.get(digest, 0) + 1)
         if not isinstance(sketch, int):
@@ -181,7 +187,7 @@ class ImageSetState:
         self.n_images += 1
 
     def merge(self, other: Self) -> None:
-        """Add all that another state has seen; both must have the same capacity."""
+        """Add another state's images. Both must have the same capacity."""
         for digest, times in other._times.by_digest.items():
             self._times.put(digest, self._times.by_digest.get(digest, 0) + times)
         for digest, sketch in other._sketches.by_digest.items():
@@ -189,7 +195,7 @@ class ImageSetState:
         self.n_images += other.n_images
 
     def facts(self) -> ImageSetFacts:
-        """Judge what was seen so far; no image at all gives zeros and no finding."""
+        """Judge the images so far. Without images it gives zeros and no finding."""
         sketches = [self._sketches.by_digest[digest] for digest in sorted(self._sketches.by_digest)]
         n_compared = sum(self._times.by_digest.values())
         n_distinct = len(self._times.by_digest)
@@ -215,7 +221,7 @@ Value = TypeVar("Value")
 
 
 class _Smallest(Generic[Value]):
-    """A dict by digest that stores the smallest digests only: a uniform sample, the same in any order."""
+    """A dict that stores the smallest digests only. They are a uniform sample, the same in any order."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -233,7 +239,9 @@ class _Smallest(Generic[Value]):
 
 
 def varied(sketches: Sequence[Sketch], limit: int | None = None) -> list[int]:
-    """Find the images without a duplicate or near-duplicate among those found before them, in the order given.
+    """Find the images that differ from earlier ones.
+
+    A duplicate or near-duplicate of one found before it, in the order given, is left out.
 
     Near-duplicates: nearly the same layout in any of the 8 orientations, or parts of one photo (of the first GALLERY
     found). What comes later changes nothing about what is found before it.
@@ -250,7 +258,7 @@ def varied(sketches: Sequence[Sketch], limit: int | None = None) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _varied(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int, ...]:
-    """`varied`, remembered: a run that stops asks the same of the same images again."""
+    """Cache `varied`. A run that stops early asks again for images that it has already compared."""
     if not sketches:
         return ()
     thumbnails = np.array([list(s.thumbnail) for s in sketches], dtype=np.int64)
@@ -275,7 +283,7 @@ def _varied(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int, ...]:
 
 
 def _orientations(thumbnails: Counts) -> tuple[Array, NDArray[np.uint64], Bools]:
-    """Describe (image, 8, 8) grey levels in the 8 orientations of a square; the first is the image as it is.
+    """Return a layout in its 8 orientations. It is (image, 8, 8) grey levels; the first is the image as it is.
 
     Returns (image, orientation, 64) layouts of mean 0 and length 1; (image, orientation, 2) steps, 112 bits that say
     whether a pixel is brighter than its left or upper neighbour; (image,) whether the thumbnail is flat.
@@ -299,7 +307,7 @@ def _median(values: list[float | None]) -> float | None:
 
 
 def _spread(values: Array) -> float:
-    """Interquartile range / 1.349: the standard deviation, for a normal distribution."""
+    """Return the interquartile range / 1.349. It is the standard deviation of a normal distribution."""
     low, high = np.quantile(values, [0.25, 0.75])
     return float((high - low) / 1.349)
 

@@ -1,4 +1,4 @@
-"""Open any image set as one sequence in seeded order, decoded when it is read, and digest its content.
+"""Open, decode and digest any image set in seeded order.
 
 So are images that Python hands over: paths, pictures (PIL images, uint8 arrays), or preprocessed float arrays.
 """
@@ -55,7 +55,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded photo: image is loaded and of mode RGB; digest is sha256 of the file's bytes."""
+    """A decoded photo. image is loaded and of mode RGB; digest is sha256 of the file's bytes."""
 
     name: str
     image: Image.Image
@@ -66,7 +66,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A preprocessed image: values (channel, height, width) float32; digest is sha256 of shape and values."""
+    """A preprocessed image. values are (channel, height, width) float32; digest is sha256 of shape and values."""
 
     name: str
     values: Float32s
@@ -87,7 +87,7 @@ Item = Picture | Tensor | Skipped
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image set in its seeded order; nothing is decoded before load."""
+    """An image set in its seeded order. Nothing is decoded before load."""
 
     spec: str
     """the path, or the URL without its secrets; empty for the bundled photos"""
@@ -104,7 +104,7 @@ class ImageSource:
         return len(self.entries)
 
     def load(self, index: int) -> Item:
-        """Image number index (in the seeded order), read and decoded; safe to call from several threads.
+        """Read and decode one image. index counts in the seeded order; safe to call from several threads.
 
         An image that cannot be used is a Skipped with its reason. Raises UsageError for a row of a long list or
         manifest that names no file (see entries.CHECKED_ROWS), nothing else.
@@ -128,7 +128,7 @@ class ImageSource:
         return Tensor(entry.name, values, _digest(values), entry.label)
 
     def digest(self, index: int) -> str | None:
-        """The digest that load gives image number index, without decoding it; None where it cannot be read.
+        """Return an image's digest, without decoding it. It is the one that load gives; None where it cannot be read.
 
         Raises UsageError as load.
         """
@@ -148,7 +148,7 @@ class ImageSource:
 
     @cached_property
     def names_digest(self) -> str:
-        """sha256, hexadecimal, over the names in their order, each ended by a zero byte."""
+        """Return sha256, hexadecimal, of the names. They are in their order, each ended by a zero byte."""
         digest = hashlib.sha256()
         for names in self.entries.names_in_chunks():
             digest.update("\0".join([*names, ""]).encode("utf-8", "surrogateescape"))
@@ -160,7 +160,7 @@ class ImageSource:
 
 
 def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None = None) -> ImageSource:
-    """List an image set without decoding it, in an order that depends on names and seed only.
+    """List an image set without decoding it. The order depends on names and seed only.
 
     The order is that of sha256(seed, name) over the images sorted bytewise by name: the same on every file
     system and platform, and any first n of them are a fair sample. Names are relative to the folder (for a
@@ -194,12 +194,12 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
 
 
 def count_images(images: str | Place | None, *, seed: int = 0, limit: int | None = None) -> int:
-    """Return how many images a set has, `limit` at most. Raises as `open_images`."""
+    """Count the images of a set, up to `limit`. Raises as `open_images`."""
     return len(open_images(images, seed=seed, limit=limit))
 
 
 def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) -> ImageSource:
-    """Image files of a folder by their names relative to it, in the order that `open_images` gives these names.
+    """Open image files by names relative to a folder. They get the order that `open_images` gives these names.
 
     None is looked at before it is read. spec: names the set for people.
     """
@@ -208,7 +208,7 @@ def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) 
 
 
 def open_given(images: Iterable[Given], *, seed: int = 0, limit: int | None = None) -> ImageSource:
-    """List images that Python hands over, in an order that depends on their number and the seed only.
+    """List images that Python hands over. Their order depends on their number and the seed only.
 
     Paths keep their names; pictures and arrays are "image 0", "image 1", … as they come. Nothing is decoded yet: the
     caller's images must stay as they are until the run ends. Of an iterator, which may use one buffer again and again,
@@ -234,7 +234,7 @@ def open_given(images: Iterable[Given], *, seed: int = 0, limit: int | None = No
 
 
 def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
-    """Look at each image once: its kind, and itself, arrays as NumPy's."""
+    """Return the kind and the images. Each is looked at once; arrays are NumPy's."""
     reused = isinstance(images, Iterator)
     kind: Kind | None = None
     items: list[Taken] = []
@@ -253,7 +253,7 @@ def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
 
 
 def _own(item: Taken) -> Taken:
-    """A copy of what an iterator may change afterwards: an array, a picture in memory, a frame of several.
+    """Copy an item that an iterator may change afterwards. It is an array, a picture in memory, or a frame of several.
 
     A photo that Pillow has opened and not read yet stays so: a copy would hold all of them decoded.
     """
@@ -322,7 +322,9 @@ def _path_entries(items: Sequence[Taken]) -> Entries:
 
 
 def seeded(names: Sequence[str], seed: int) -> Counts:
-    """Sort names by sha256(seed, NFC name), then NFC name, then name, then index; (image,) int64: index of the name.
+    """Return indices of names in seeded order, (image,) int64.
+
+    The keys are sha256(seed, NFC name), then NFC name, then name, then index.
 
     The first 8 bytes of each digest are sorted as numbers; where they are equal, the whole keys decide.
     """
@@ -347,12 +349,12 @@ def seeded(names: Sequence[str], seed: int) -> Counts:
 
 
 def _nfc(name: str) -> bytes:
-    """The name in NFC, as bytes: macOS gives decomposed names, Linux gives what was written."""
+    """Return a name in NFC, as bytes. macOS gives decomposed names, Linux gives what was written."""
     return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
 
 
 def _digest(content: bytes | Float32s | Image.Image) -> str:
-    """Digest a file's bytes, a tensor's shape and values, or a picture's size and pixels."""
+    """Digest an image's content. It is a file's bytes, a tensor's shape and values, or a picture's size and pixels."""
     if isinstance(content, Image.Image):
         content = repr(content.size).encode() + content.tobytes()
     if not isinstance(content, bytes):
@@ -368,7 +370,7 @@ def prefetch(
     window: int = 16,
     stops: Container[int] = (),
 ) -> Generator[Result, None, None]:
-    """Call function(image) for all images of the source in threads, and yield the results in order.
+    """Apply a function to all images, in threads. Results come in order.
 
     At most `window` results wait in memory. Behind any number of images in `stops` the next one is begun only once it
     is asked for: a caller that may stop there loses no work. An exception of the function surfaces at its image's turn.
@@ -401,7 +403,7 @@ def check_bad(
     *,
     sampled: bool = False,
 ) -> None:
-    """Refuse an image set of which too much is unusable.
+    """Refuse an image set with too many unusable images.
 
     n_read: images tried, good and bad. limit: largest share of bad ones, 0 to 1. examples, where: for the message.
     sampled: whether only a part of the set was read; the share allowed then rounds up to a whole image, or one bad
@@ -425,7 +427,7 @@ def check_bad(
 
 
 class Digests(Sequence[str]):
-    """Digests ("sha256:…") in the order they were added, 32 bytes each; as strings they would take four times that.
+    """Digests ("sha256:…") in the order they were added. They take 32 bytes each; strings would take four times that.
 
     Raises ValueError for anything that is no sha256 with its prefix.
     """
@@ -472,7 +474,7 @@ class Digests(Sequence[str]):
 
 
 def digest_of_set(digests: Iterable[str]) -> str:
-    """Digest an image set from the digests of its images: the same for every order and every naming.
+    """Digest an image set from its images' digests. The result is the same for every order and every naming.
 
     sha256 over the sorted digests, one per line; an image used twice counts twice.
     """

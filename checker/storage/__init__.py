@@ -1,4 +1,4 @@
-"""Paths, URLs and addresses of hubs and registries; files read from there, and documents written whole.
+"""Open places, hubs and registries; write documents whole. Paths, URLs and addresses name them.
 
 May import: text, errors. Opens a connection only for a URL or an address.
 """

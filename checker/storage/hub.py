@@ -1,4 +1,4 @@
-"""Repositories of Hugging Face's hub: parse their addresses, list them at one commit, fetch files.
+"""Read repositories of the Hugging Face Hub. Addresses are parsed, files listed at one commit, and fetched.
 
 The hub's own client (extra `hub`) has its cache (HF_HOME), its token (HF_TOKEN), its endpoint (HF_ENDPOINT) and its
 offline switch (HF_HUB_OFFLINE: only what the cache contains). It is imported with the first such address.
@@ -39,7 +39,7 @@ _PAGES: Final = ("tree", "blob", "resolve", "raw")  # https://HUB/org/repo/PAGE/
 
 @dataclass(frozen=True)
 class Address:
-    """A repository of models on the hub, a revision (None: main), and a file in it ("": the whole)."""
+    """The address of a model repository or its file. revision None is main; path "" is the whole repository."""
 
     repo: str
     revision: str | None
@@ -51,7 +51,9 @@ class Address:
 
 
 def parse_hub(url: Url) -> Address | None:
-    """Return the address in `hf://org/repo[@revision][/path]`, or in a page of the hub; None for another URL.
+    """Return the address that a hub's URL names.
+
+    It is `hf://org/repo[@revision][/path]` or a page of the hub; None for another URL.
 
     A revision with a slash in it is written %2F, as in the client's own addresses.
     Raises UsageError: a data set or a space, which contains no model; not a name of a repository.
@@ -87,7 +89,7 @@ def parse_hub(url: Url) -> Address | None:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository at one commit: the store of its files, as fsspec's file systems are of theirs."""
+    """A repository at one commit. It is the store of its files, as fsspec's file systems are of theirs."""
 
     address: Address
     commit: str
@@ -98,7 +100,7 @@ class Repository:
     """False: only files in the client's cache are known, since HF_HUB_OFFLINE forbids to ask"""
 
     def info(self, path: str) -> Mapping[str, Any]:
-        """Return name, size and type of a file or folder. Raises FileNotFoundError."""
+        """Return name, size and type of a path. Raises FileNotFoundError."""
         if path in self.files:
             return {"name": path, "size": self.files[path].size, "type": "file"}
         if path and not any(name.startswith(f"{path}/") for name in self.files):
@@ -114,7 +116,7 @@ class Repository:
         """Do nothing: a commit does not change."""
 
     def fetch(self, path: str, tell: Callable[[str], None] | None = None) -> Path:
-        """Return a file in the client's cache, fetched where it is missing.
+        """Return a file in the client's cache. It is fetched where it is missing.
 
         The client remembers files that it was asked for by name, so that it answers offline, too. Raises as the client,
         and StoreError where the revision moved to another commit.
@@ -129,7 +131,7 @@ class Repository:
 
 @dataclass(frozen=True, eq=False)
 class HubFile(RemoteFile):
-    """A file or folder of a Repository, its `store`; `path` is below its root."""
+    """A file or folder of a Repository. The Repository is its `store`; `path` is below its root."""
 
     tell: Callable[[str], None] | None = None
 
@@ -157,7 +159,7 @@ class HubFile(RemoteFile):
 
 
 def open_repository(address: Address) -> Repository:
-    """Ask the hub for the files of a repository; with HF_HUB_OFFLINE, ask the client's cache.
+    """List the files of a repository. With HF_HUB_OFFLINE the client's cache is asked, not the hub.
 
     Raises EnvironmentFaultError: the package is not installed; no such repository or revision, no right to read it,
     the hub can't be reached (StoreError).
@@ -182,7 +184,7 @@ def open_repository(address: Address) -> Repository:
 
 
 def _snapshot(address: Address, patterns: Sequence[str], bar: type) -> Path:
-    """Return the folder of a revision in the client's cache, with the files that match."""
+    """Return a revision's folder in the client's cache. It has the files that match."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of little space: where there is none, the error says so
         folder = load_hub_client(address).snapshot_download(
@@ -197,13 +199,13 @@ def _snapshot(address: Address, patterns: Sequence[str], bar: type) -> Path:
 
 
 def open_hub_file(repository: Repository, path: str, tell: Callable[[str], None] | None = None) -> HubFile:
-    """Return a file of a repository, unread; reports show the revision that was asked for."""
+    """Return a file of a repository, unread. Reports show the revision that was asked for."""
     shown = str(replace(repository.address, path=path))
     return HubFile(Url(shown, "hf"), repository, path, shown, tell)
 
 
 def library_of(repository: Repository) -> str | None:
-    """Return the library of a repository's checkpoint: open_clip, timm or transformers; None: not known.
+    """Return the library of a repository's checkpoint. It is open_clip, timm or transformers; None: not known.
 
     Raises as `hub_errors`.
     """
@@ -227,7 +229,10 @@ def library_of(repository: Repository) -> str | None:
 
 @contextlib.contextmanager
 def hub_errors(address: Address, shown: str = "") -> Iterator[None]:
-    """Turn what the client raises into UsageError, EnvironmentFaultError or StoreError, all without tokens."""
+    """Turn the client's errors into this package's.
+
+    They are UsageError, EnvironmentFaultError and StoreError, all without tokens.
+    """
     try:
         yield
     except (RobustcheckError, MemoryError):
@@ -276,7 +281,7 @@ def _as_error(fault: Exception, address: Address, shown: str) -> RobustcheckErro
 
 
 def _is_plain(name: str) -> bool:
-    """Return whether a listed name is a path below the folder that it is copied to, on any system.
+    """Return whether a name stays in its folder. It is the folder that the file is copied to, on any system.
 
     Raises ValueError: no file can have it, as with a NUL in it; to pass it by would hide a model.
     """
@@ -287,7 +292,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _bar(tell: Callable[[str], None] | None, path: str, size_bytes: int | None) -> type:
-    """Return the class of a progress bar that shows nothing itself, and tells how far a download is."""
+    """Return a silent progress bar's class. It passes the progress of a download to `tell`."""
     silent: Any = load_hub_client(path).utils.tqdm
     of_all = f" of {size_bytes / 1e6:.0f}" if size_bytes else ""
 

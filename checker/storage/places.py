@@ -1,4 +1,4 @@
-"""Paths and URLs: parse them, show them without secrets, walk the folders of this machine.
+"""Parse paths and URLs, and walk local folders. URLs are shown without secrets.
 
 Light to import. Nothing here opens a URL; `stores.open_url` does.
 """
@@ -86,7 +86,7 @@ class Url:
 
     @property
     def is_http(self) -> bool:
-        """Return whether it names a file of a web server, which can't list its files."""
+        """Return whether a web server has the file. It can't list its files."""
         return self.protocol in HTTP
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class Url:
 
 
 def as_typed(place: Place) -> str:
-    """Return a place as the user wrote it, with its keys: open it, never show it."""
+    """Return a place as typed, with its keys. Open it, never show it."""
     return place.raw if isinstance(place, Url) else str(place)
 
 
@@ -104,12 +104,12 @@ def is_offline() -> bool:
 
 
 def is_hub_offline() -> bool:
-    """Return whether the environment restricts the hub's client to its cache."""
+    """Return whether the hub's client may only use its cache. The environment sets that."""
     return os.environ.get(HUB_OFFLINE, "").lower() not in ("", "0", "false", "no", "off")
 
 
 def nearest_path(path: Path) -> Path | None:
-    """Return the file that a mistyped path most likely means; None where no name is close."""
+    """Return the file that a mistyped path means. None where no name is close."""
     folder = path.parent if path.parent.is_dir() else nearest_path(path.parent)
     if folder is None or not path.name:
         return None
@@ -124,7 +124,7 @@ Place = Path | Url
 
 
 def parse_place(text: str | Place, *, is_model: bool = False) -> Place:
-    """Return the path or the URL that a text names; `file:///…` is its path, and a Url stays.
+    """Return the path or URL of a text. `file:///…` is its path, and a Url stays.
 
     As in fsspec, percent signs in `file://`, `s3://` and the like are literal; those of http are escapes.
 
@@ -172,7 +172,7 @@ def parse_place(text: str | Place, *, is_model: bool = False) -> Place:
 
 
 def _match_url(text: str) -> re.Match[str] | None:
-    """Return protocol, slashes and rest of a URL; None for a path, such as a file in a folder `s3:`."""
+    """Return protocol, slashes and rest of a URL. None for a path, such as a file in a folder `s3:`."""
     match = _URL.fullmatch(text)
     return None if match is None or (match[2] == "/" and os.path.lexists(text)) else match
 
@@ -185,7 +185,7 @@ def _chained(text: str) -> UsageError:
 
 
 def local_path(text: str | Path, what: str) -> Path:
-    """Return a path of this machine; `what` names it in errors.
+    """Return a path of this machine. `what` names it in errors.
 
     Raises UsageError for a URL, also for one that a pathlib.Path left with one slash; TypeError for another type.
     """
@@ -201,7 +201,9 @@ def local_path(text: str | Path, what: str) -> Path:
 
 
 def redact(url: str) -> str:
-    """Return a URL without user, password, and what follows `?` or `#` where that can hold a key.
+    """Return a URL without its secrets.
+
+    These are user, password, and what follows `?` or `#` where that can hold a key.
 
     Names in object stores may hold `?` and `#`: there only `?key=value` is hidden.
     """
@@ -227,12 +229,12 @@ def redact(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Redact every URL in a text, such as another library's message."""
+    """Redact every URL in a text. It may be another library's message."""
     return _IN_TEXT.sub(lambda match: match[1] + redact(match[2]), text)
 
 
 def secrets(url: str) -> tuple[str, ...]:
-    """Return the secret parts of a URL, longest first, as written and unescaped."""
+    """Return the secret parts of a URL. They are as written and unescaped, longest first."""
     from urllib.parse import parse_qsl, unquote, urlsplit  # noqa: PLC0415 # only where there is a URL
 
     parts = urlsplit(url)
@@ -252,7 +254,7 @@ def secrets(url: str) -> tuple[str, ...]:
 def walk(
     folders: Iterable[str], error: Callable[[OSError], Exception] | None, *, shortest_first: bool = False
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as os.walk does, following links but entering each folder once.
+    """Walk folders, following links. It is os.walk, but enters each folder once.
 
     Args:
         folders: where to start; "" is the current folder.
@@ -286,7 +288,7 @@ def expand(
     read_below: Callable[[str], object],
     is_left_out: Callable[[str], bool] = lambda folder: False,
 ) -> list[str]:
-    """Return what a glob matches, with `**` for folders at any depth, links to folders included.
+    """Return what a glob matches. `**` is folders at any depth, links to folders included.
 
     Each `**` enters a folder once, by its shortest path: two links to their own folder would be 2^40 paths to it. As
     in `glob`, no wildcard matches hidden names. A wildcard needs the right to list a folder and to enter it. A plain
@@ -323,7 +325,7 @@ def _as_folder(name: str) -> str:
 
 
 def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None) -> list[str]:
-    """Return the paths in a folder that one part of a glob matches."""
+    """Return a folder's paths that one part matches. It is a part of a glob."""
     is_plain = not glob.has_magic(part)
     try:
         os.lstat(os.path.join(folder, part if is_plain else "."))  # noqa: PTH118
@@ -340,12 +342,12 @@ def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None)
 
 
 def is_hidden(part: str) -> bool:
-    """Return whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
+    """Return whether a path's part is hidden. `.` and `..` are not."""
     return part.startswith(".") and part not in (".", "..")
 
 
 def unreadable_folder(fault: OSError) -> UsageError:
-    """Return the error of a folder of an image set that can't be read."""
+    """Return the error for an unreadable folder of images."""
     return UsageError(
         f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
         f"ls -ld {shlex.quote(str(fault.filename))}",
@@ -353,7 +355,7 @@ def unreadable_folder(fault: OSError) -> UsageError:
 
 
 def folder_files(folder: Path) -> list[str]:
-    """Return the names of all visible files below a folder, relative to it, `/` as separator.
+    """Return the names of all visible files below a folder. They are relative to it, with `/` as separator.
 
     A folder that links lead to twice is entered once, by the first name in sorted order.
     """
@@ -367,5 +369,5 @@ def folder_files(folder: Path) -> list[str]:
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a path has a hidden part, or one that systems add."""
+    """Return whether a path has a part to ignore. It is hidden, or systems add it."""
     return any(is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))

@@ -1,4 +1,4 @@
-"""MLflow's tracking server and model registry: resolve addresses and fetch files with its client (extra `mlflow`).
+"""Resolve and fetch models of MLflow's registry. Its tracking server is asked with its own client (extra `mlflow`).
 
 Nothing is imported or connected to before an address of MLflow is used, or a caller names a server.
 """
@@ -53,14 +53,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Files:
-    """Files that were fetched: a folder, and the paths of the ONNX files in it, sorted."""
+    """The fetched files. models are the paths of the ONNX files in folder, sorted."""
 
     folder: Path
     models: tuple[str, ...]
 
 
 def resolve(client: MlflowClient, url: Url) -> Entry:
-    """Return the entry that `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]` means.
+    """Return the entry that an address means.
+
+    It is `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]`.
 
     Raises UsageError: an address of another form; EnvironmentFaultError: an answer about another model or version, or a
     server that names a folder of this machine; MLflow's own errors (no such model, version, alias or run).
@@ -73,7 +75,7 @@ def resolve(client: MlflowClient, url: Url) -> Entry:
 
 
 def _refuse_own_folder(client: MlflowClient, entry: Entry) -> None:
-    """Refuse an entry of a server whose files are in a folder of this machine.
+    """Refuse a server's entry with files in a local folder.
 
     Raises EnvironmentFaultError. Who keeps runs in a folder or database of one's own names the folder oneself.
     """
@@ -146,7 +148,7 @@ def fetch(client: MlflowClient, entry: Entry, folder: Path) -> Files:
 
 
 def _listed_bytes(entry: Entry, tracking_uri: str) -> int:
-    """Return the size of all files below an address, as the server lists it; 0 of a file."""
+    """Return the listed size of all files below an address. It is 0 of a file."""
     from mlflow.artifacts import list_artifacts  # noqa: PLC0415 # an extra
 
     total, waiting, seen = 0, [entry.uri.rstrip("/")], 0
@@ -167,7 +169,10 @@ def _listed_bytes(entry: Entry, tracking_uri: str) -> int:
 
 @contextlib.contextmanager
 def _client_errors(shown: str) -> Iterator[None]:
-    """Turn what MLflow's client lets through, of a store's package or an odd answer, into EnvironmentFaultError."""
+    """Turn other errors in MLflow's client into EnvironmentFaultError.
+
+    A store's package or an odd answer raises them.
+    """
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 # an extra
 
     try:
@@ -182,7 +187,7 @@ def _client_errors(shown: str) -> Iterator[None]:
 
 
 def _safe(text: str, server: str = "") -> str:
-    """Return another library's message in one line, without passwords and tokens."""
+    """Return another library's message without secrets. It is one line, without passwords and tokens."""
     hidden = [*secrets(server), *(os.environ.get(name, "") for name in PASSWORDS)]
     for secret in filter(None, hidden):
         text = text.replace(secret, HIDDEN)
@@ -191,7 +196,7 @@ def _safe(text: str, server: str = "") -> str:
 
 @contextlib.contextmanager
 def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
-    """Yield a client that raises RobustcheckError without passwords, and does not retry for minutes.
+    """Yield a client with errors of this package. They have no passwords, and it does not retry for minutes.
 
     Raises UsageError: no server is named, or it says that something is not there; EnvironmentFaultError: the extra is
     missing, the server can't be reached or refuses.

@@ -1,4 +1,4 @@
-"""Files in stores: list them, read them whole or in spans, copy them here, write them whole.
+"""List, read, copy and write files in stores. Reads are whole or in spans, writes whole.
 
 Everything goes through fsspec, imported when the first URL is opened. Whatever a store raises becomes
 FileNotFoundError or StoreError, without secrets.
@@ -46,7 +46,9 @@ _PACKAGES: Final = {  # by protocol that is read, the package it needs; none loa
 
 
 class StoreError(EnvironmentFaultError, OSError):
-    """A store that can't be reached, refuses, or breaks off (exit 4); an OSError where one image is read.
+    """A store that can't be used (exit 4).
+
+    It can't be reached, refuses, or breaks off; an OSError where one image is read.
 
     Args:
         shown: the URL, redacted.
@@ -63,7 +65,7 @@ class StoreError(EnvironmentFaultError, OSError):
 
 @dataclass(frozen=True, eq=False)
 class RemoteFile:
-    """A file or folder in a store, with the methods of a pathlib.Path that this package uses."""
+    """A file or folder in a store. It has the methods of a pathlib.Path that this package uses."""
 
     url: Url
     """the URL that was parsed: of this file, or of a folder above it"""
@@ -79,7 +81,7 @@ class RemoteFile:
 
     @property
     def is_signed(self) -> bool:
-        """Return whether the URL contains a key for this one file, which opens none next to it."""
+        """Return whether the URL contains a key. The key is for this one file, and opens none next to it."""
         return self.url.is_http and "?" in self.path
 
     @property
@@ -100,7 +102,7 @@ class RemoteFile:
         return replace(self, path=self._bare.rpartition("/")[0], shown=shown.rstrip("/").rpartition("/")[0])
 
     def __truediv__(self, name: str) -> RemoteFile:
-        """Return a file below this folder; a name that is a URL stands for itself."""
+        """Return a file below this folder. A name that is a URL gives that URL's file."""
         if "://" in name:
             place = parse_place(name)
             if isinstance(place, Url):
@@ -120,20 +122,20 @@ class RemoteFile:
         return store_errors(self.url, self.shown, self.path)
 
     def info(self) -> Mapping[str, Any]:
-        """Return what the store knows of it: name, size, type. Raises FileNotFoundError, StoreError."""
+        """Return the store's name, size and type of it. Raises FileNotFoundError, StoreError."""
         with self._errors:
             return dict(self.store.info(self.path))
 
     def names_below(self) -> list[str]:
-        """Return the names of all files below this folder, relative to it, sorted."""
+        """Return the names of all files below, sorted. They are relative to this folder."""
         return self._names(self.store.find)
 
     def names_beside(self) -> list[str]:
-        """Return the names of the files right in this folder, sorted."""
+        """Return the names of the folder's own files, sorted."""
         return self._names(lambda root: _files(self.store.ls(root, detail=True)))
 
     def names_like(self, pattern: str) -> list[str]:
-        """Return the names of the files that match a glob relative to this folder, sorted."""
+        """Return the names of files matching a glob. It is relative to this folder; names are sorted."""
         with self._errors:
             self.store.invalidate_cache()
             return self._relative(self.path, _files(self.store.glob(f"{self.path}/{pattern}", detail=True).values()))
@@ -152,7 +154,7 @@ class RemoteFile:
         return sorted(name.removeprefix(start) for name in bare if name != start)
 
     def read_bytes(self, limit: int) -> bytes:
-        """Return the content; of a longer one the first limit + 1 bytes. Raises FileNotFoundError, StoreError."""
+        """Return the content, at most limit + 1 bytes. Raises FileNotFoundError, StoreError."""
         if not self.url.is_http:
             with self._errors:
                 return bytes(self.store.cat_file(self.path, start=0, end=limit + 1))
@@ -209,7 +211,7 @@ def _files(entries: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 class _Reader(io.RawIOBase):
-    """A remote file as a seekable stream; each reader has its own position."""
+    """A remote file as a seekable stream. Each reader has its own position."""
 
     def __init__(self, file: RemoteFile, size_bytes: int) -> None:
         self._file, self._size, self._position = file, size_bytes, 0
@@ -236,7 +238,7 @@ class _Reader(io.RawIOBase):
 
 @contextlib.contextmanager
 def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
-    """Turn whatever a store raises into FileNotFoundError or StoreError, both without secrets."""
+    """Turn a store's errors into FileNotFoundError or StoreError. Both are without secrets."""
     try:
         yield
     except (EnvironmentFaultError, MemoryError):
@@ -251,7 +253,7 @@ def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
 
 
 def open_url(url: Url) -> RemoteFile:
-    """Return the file or folder that a URL names; nothing is connected to yet.
+    """Return the file or folder of a URL. Nothing is connected to yet.
 
     Raises UsageError: a protocol that is not read (fsspec's hdfs:// would load a library from the current folder).
     EnvironmentFaultError: fsspec or the package of the protocol is missing.
@@ -294,7 +296,7 @@ def open_url(url: Url) -> RemoteFile:
 
 @contextlib.contextmanager
 def environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables that the user has not set, and remove them at the end."""
+    """Set the environment variables that the user did not. They are removed at the end."""
     missing = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(missing)
     try:
@@ -305,7 +307,7 @@ def environment(defaults: Mapping[str, str]) -> Iterator[None]:
 
 
 def load_hub_client(address: object) -> ModuleType:
-    """Import the hub's client without its telemetry, bars and warnings; `address` is what needs it.
+    """Import the hub's client without telemetry, bars and warnings. `address` needs it.
 
     Raises EnvironmentFaultError: it is not installed.
     """
@@ -333,14 +335,14 @@ def limit_bytes() -> int:
 
 
 def too_large(shown: object, limit: int) -> EnvironmentFaultError:
-    """Return the error of a download of more bytes than allowed."""
+    """Return the error of a download over the limit."""
     return EnvironmentFaultError(
         f"{shown}: download is more than {limit:,} bytes; that is the limit", f"export {LIMIT}=BYTES"
     )
 
 
 def download(file: RemoteFile, target: Path, limit: int) -> int:
-    """Copy a remote file of at most `limit` bytes to this machine, and return its size in bytes.
+    """Copy a remote file here; return its bytes. `limit` is the most bytes allowed.
 
     Raises FileNotFoundError, StoreError, EnvironmentFaultError (larger than the limit, no space). After an error the
     caller removes what was written.
@@ -377,7 +379,7 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a temporary folder that only this user can read; it is removed at the end, after an error too."""
+    """Make a temporary folder for this user only. It is removed at the end, after an error too."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
     except OSError as fault:
@@ -390,7 +392,7 @@ def private_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def copied(file: Path | RemoteFile) -> Iterator[Path]:
-    """Yield a file of this machine: the file itself, or a copy of a remote one.
+    """Yield a local file. It is the file itself, or a copy of a remote one.
 
     The copy is removed at the end; a memory map of it stays valid.
     """

@@ -1,4 +1,7 @@
-"""Write a document whole or not at all, to a file or an object store; an error replaces documents of this tool only."""
+"""Write a document whole or not at all.
+
+It goes to a file or an object store; an error replaces documents of this tool only.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_ours(place: Place) -> bool:
-    """Whether a document of this tool lies there; False for what can't be read."""
+    """Return whether a document of this tool lies there. False for what can't be read."""
     with contextlib.suppress(OSError):
         if isinstance(place, Url) or place.is_file():
             return OURS.match(_start_of(place)) is not None
@@ -47,7 +50,7 @@ def is_ours(place: Place) -> bool:
 
 
 def write_whole(place: Place, text: str) -> None:
-    """Write a file whole or not at all: another name in the same folder, then rename.
+    """Write a file whole or not at all. It is another name in the same folder, then a rename.
 
     A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
     file in its place. A URL's store gets the text in one request.
@@ -81,7 +84,7 @@ def write_whole(place: Place, text: str) -> None:
 
 
 def replace_with_error(place: Place, document: str) -> None:
-    """Put an error document where a report was to go, so that no report of an earlier run stands for this one.
+    """Replace a report with an error document. So no report of an earlier run passes for this one's.
 
     Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
     been given a wrong path. Raises EnvironmentFaultError as write_whole does; in a file, a document of this tool is
@@ -104,7 +107,7 @@ def replace_with_error(place: Place, document: str) -> None:
 
 
 def _start_of(place: Place) -> bytes:
-    """The first bytes of a document, as many as show whose it is. Raises FileNotFoundError, StoreError, OSError."""
+    """Read enough of a document to show whose it is. Raises FileNotFoundError, StoreError, OSError."""
     if isinstance(place, Url):
         return open_url(place).read_bytes(OURS_WITHIN_BYTES)
     with place.open("rb") as file:
