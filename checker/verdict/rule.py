@@ -50,7 +50,7 @@ def foreseen(
 ) -> Iterator[tuple[str, str]]:
     """Yield the reasons for WARN that are known before anything is measured: (reason id, what was seen).
 
-    `judge` gives each of them (but for `end_not_calibrated`, where `rectified` says it), and PASS only without any.
+    `judge` gives each of them (but for `end_not_calibrated`, where `one_sided` says it), and PASS only without any.
 
     Args:
         model: the tensor that is read and what it ends in; differences need not be measured.
