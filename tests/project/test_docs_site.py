@@ -32,7 +32,7 @@ def test_the_site_has_a_menu_says_how_to_install_and_needs_no_other_machine(site
     tabs = re.findall(r'<a href="[^"]*" class="md-tabs__link">\s*([^<]*?)\s*</a>', text)
     assert tabs == ["Start", "Guides", "Reference", "Background"]
     assert "pip install ." in re.sub(r"<[^>]+>", "", text)
-    assert 'src="report.svg"' in text
+    assert 'src="outlier-feature.svg"' in text
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         loads = re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]*)"', text)
