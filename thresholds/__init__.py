@@ -1,4 +1,4 @@
-"""Threshold profiles, the tables they are made from, and published robustness."""
+"""Threshold profiles, their reference tables, and published robustness."""
 
 from pathlib import Path
 

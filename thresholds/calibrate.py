@@ -1,4 +1,4 @@
-"""Makes the default profile from the reference table: the same bytes every time.
+"""Make the default profile from the reference table. It has the same bytes every time.
 
 python -m robustcheck_onnx.thresholds.calibrate > thresholds/data/default-3.json
 
@@ -56,7 +56,7 @@ IMAGES = "each set on its own photos, in-distribution for its source (the source
 
 
 def default_profile(text: str) -> Profile:
-    """Make the default profile from the text of the reference table."""
+    """Make the default profile from a table's text. The table is the reference table."""
     table = reference.references(text)
     two_sided = thresholds_of(with_traps(table), STRICT_RULE)["two_sidedness"].minimum
     robustness = _published_robustness()
@@ -96,7 +96,7 @@ def default_profile(text: str) -> Profile:
 
 
 def _published_robustness() -> dict[str, float]:
-    """Mean effective robustness of the sets whose checkpoint has a published row with one."""
+    """Return the sets' published mean effective robustness. Sets whose checkpoint has none are left out."""
     robustness = {}
     for name, checkpoint in MEASURED.items():
         if means := [entry.mean_pp for entry in find(*checkpoint) if entry.mean_pp is not None]:

@@ -1,4 +1,4 @@
-"""What a representation ends in: the kind of layer that makes it, and how reports, tables and profiles write it."""
+"""The kinds of layers that make a representation. Reports, tables and profiles write them as texts."""
 
 from __future__ import annotations
 
@@ -34,18 +34,21 @@ class End:
 
     @classmethod
     def parse(cls, text: str) -> End:
-        """The end that `str` wrote as `text`; any text is one, so that records of other versions can be read."""
+        """Return the end that `str` wrote as `text`. Any text is one, so that records of other versions can be read."""
         kind, _, op = text.partition(":")
         return cls(kind, op)
 
     @property
     def can_make_outliers(self) -> bool:
-        """Whether outlier features can come from the last layer alone, or from scores: no profile holds for it."""
+        """Return whether outlier features can be an artefact.
+
+        They can come from the last layer alone, or from scores; no profile holds for such an end.
+        """
         return self.kind in ("change_of_basis", "linear_of", "linear_unread", "second_linear")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> core_schema.CoreSchema:
-        """A field of this type is read from text and written as text, in JSON and in Python."""
+        """Read and write a field of this type as text. That holds in JSON and in Python."""
 
         def read(value: object, as_text: Callable[[object], str]) -> End:
             return value if isinstance(value, End) else cls.parse(as_text(value))

@@ -1,4 +1,4 @@
-"""Fit thresholds to measured sets with labels, and define the indication that those labels mean. Pure.
+"""Fit thresholds to measured sets with labels. The module defines the indication that those labels mean. Pure.
 
 A set passes when each deciding statistic lies above its threshold. So any one of them turns away a set without the
 label, or a trap. Each of those is given to the statistic that turns it away by the widest factor. The threshold of a
@@ -47,7 +47,7 @@ SCALES: dict[str, Scale] = {
 
 
 class Placed(NamedTuple):
-    """A threshold, and the gap that it was placed in."""
+    """A threshold and the gap around it."""
 
     minimum: float
     highest_without: float
@@ -62,7 +62,7 @@ class Placed(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Thresholds and what they do to the sets they were fitted to."""
+    """Thresholds and their judgement of the fitted sets."""
 
     placed: dict[str, Placed]
     missed: tuple[str, ...]
@@ -78,7 +78,7 @@ class Fit(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How to fit: the same for every refit of a calibration."""
+    """The settings of a fit. They are the same for every refit of a calibration."""
 
     position: float = GAP_POSITION
     """of the gap, from without to with"""
@@ -105,7 +105,7 @@ def models(table: Sequence[Reference]) -> list[str]:
 
 
 class Sets(NamedTuple):
-    """Rows of a table with their estimates as an array (set, statistic)."""
+    """Rows of a table with their estimates. These are an array (set, statistic)."""
 
     rows: tuple[Reference, ...]
     names: tuple[str, ...]
@@ -141,18 +141,18 @@ class Sets(NamedTuple):
         return self.which(lambda row: row.trap or (not row.excluded and row.expected == "absent"))
 
     def passing(self, minimums: Mapping[Any, float]) -> Mask:
-        """(set,) bool: whether the estimates of a set lie above every threshold."""
+        """Return which sets lie above every threshold, (set,) bool. Their estimates are compared."""
         least = np.array([minimums.get(name, -math.inf) for name in self.names])
         return np.asarray((self.values > least).all(axis=1))
 
 
 def passes(row: Reference, thresholds: Mapping[Statistic, Threshold]) -> bool:
-    """Tell whether the estimates of a set lie above every threshold."""
+    """Return whether a set lies above every threshold. Its estimates are compared."""
     return all(getattr(row, name) > threshold.minimum for name, threshold in thresholds.items())
 
 
 def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCALES) -> Fit:
-    """Fit thresholds to the sets that take part, and to the traps.
+    """Fit thresholds to the sets and the traps. Only sets that take part count.
 
     Args:
         sets: those with a reason in `excluded` are left out, unless they are traps.
@@ -196,7 +196,9 @@ def _between(low: float, high: float, scale: Scale, position: float) -> float:
 
 
 def _factors(sets: Sets, passing: Indices, absent: Indices, scales: Mapping[str, Scale]) -> Array:
-    """(set without, statistic): by what factor, as its logarithm, a set lies below the least of the passing ones.
+    """Return how far sets lie below the passing ones.
+
+    (set without, statistic): the logarithm of the factor to the least of them.
 
     0 or less: it does not.
     """
@@ -207,7 +209,7 @@ def _factors(sets: Sets, passing: Indices, absent: Indices, scales: Mapping[str,
 
 
 def _that_pass_together(sets: Sets, present: Indices, absent: Indices, scales: Mapping[str, Scale]) -> Indices:
-    """The sets with the label that can pass together, found by leaving out the weakest until they can.
+    """Find the sets with the label that pass together. The weakest are left out until the rest can.
 
     Each set without the label must lie below them by some statistic. Of the weakest by each statistic, the one goes
     whose going leaves the fewest sets that do not.
@@ -242,7 +244,7 @@ class Judged(NamedTuple):
 
 
 def left_out(sets: Sets, refit: Callable[[Sets], Mapping[str, float]], by: str = "model") -> Judged:
-    """Judge each checkpoint ("model") or family ("group") by a fit to the others, and the traps made of it too.
+    """Judge each checkpoint or family by the others. by is "model" or "group"; the traps made of it are judged, too.
 
     refit: the thresholds for some of the sets; ValueError where there are none.
     """
@@ -261,7 +263,7 @@ def left_out(sets: Sets, refit: Callable[[Sets], Mapping[str, float]], by: str =
 
 
 def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:
-    """Yield each checkpoint or family that has evidence: its name, the other sets, its own sets."""
+    """Yield each checkpoint or family that has evidence. Each comes with its name, the other sets, and its own sets."""
     for name in dict.fromkeys(getattr(row, by) for row in sets.rows if not row.excluded):
         own = np.array([getattr(row, by) == name for row in sets.rows], dtype=bool)
         yield name, sets.keep(~own), sets.keep(own)
@@ -279,5 +281,5 @@ beyond thresholds that are fitted in those gaps (`fit.py`), so it is the stricte
 
 
 def shows_indication(row: Reference) -> bool:
-    """Tell whether a set of representations shows the indication, by its estimates."""
+    """Return whether a set shows the indication. Its estimates decide."""
     return all(getattr(row, name) >= least for name, least in LEAST.items())

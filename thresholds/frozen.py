@@ -1,4 +1,4 @@
-"""The base of every record that is written to or read from a file."""
+"""The base of every record in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PYDANTIC = {name for name in dir(BaseModel) if name[0] != "_"} - {"model_copy",
 
 
 class Frozen(BaseModel):
-    """An immutable record: unknown keys are errors, and numbers that are not finite are refused.
+    """An immutable record. Unknown keys are errors, and numbers that are not finite are refused.
 
     JSON has no NaN; a value that could not be measured is None (null), never NaN.
     """
@@ -19,12 +19,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __dir__(self) -> list[str]:
-        """Complete the record's own names, not pydantic's for other uses."""
+        """List the record's names without pydantic's own. Completion shows them."""
         return [name for name in super().__dir__() if name not in _PYDANTIC]
 
 
 def without(*retired: str) -> Any:
-    """A validator of a record that drops keys which only earlier versions wrote."""
+    """Return a validator that drops retired keys. Only earlier versions wrote them."""
 
     def drop(given: object) -> object:
         return {k: v for k, v in given.items() if k not in retired} if isinstance(given, Mapping) else given
@@ -33,7 +33,7 @@ def without(*retired: str) -> Any:
 
 
 def is_version(stated: object, wanted: int) -> bool:
-    """Whether a document states this version of its schema: a whole number, neither true nor 1.0.
+    """Return whether a document has this schema version. It is an integer, neither true nor 1.0.
 
     >>> is_version(1, 1), is_version(True, 1), is_version(1.0, 1)
     (True, False, False)
@@ -42,7 +42,7 @@ def is_version(stated: object, wanted: int) -> bool:
 
 
 class Context(Frozen):
-    """What is published about the checkpoint that an export names; beside the evidence, it never decides."""
+    """The published robustness of an export's checkpoint. It is shown with the evidence and never decides."""
 
     library: str
     model: str

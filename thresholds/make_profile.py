@@ -1,4 +1,4 @@
-"""Make a threshold profile of measured sets: thresholds, what they rest on, and how far to trust them; pure.
+"""Make a threshold profile of measured sets. It has thresholds, what they rest on, and how far to trust them; pure.
 
 `fitted_profile` is for the rows that `robustcheck calibrate` measured, `profile_of` for any labelled sets.
 """
@@ -46,7 +46,7 @@ _POSITIONS = {GAP_POSITION: "2/3", WIDER[0]: "5/6", WIDER[1]: "11/12"}
 
 
 class CannotFitError(ValueError):
-    """Measured rows to which no thresholds can be fitted; the message says why, in one line."""
+    """Measured rows to which no thresholds can be fitted. The message gives the reason, in one line."""
 
 
 def fitted_profile(
@@ -58,7 +58,7 @@ def fitted_profile(
     labels: str = "",
     suite_known: bool = True,
 ) -> Profile:
-    """Make a profile from the rows of a results table.
+    """Make a profile from a results table's rows.
 
     Args:
         rows: as `results.joined` gives them.
@@ -122,7 +122,10 @@ def fitted_profile(
 
 
 def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
-    """One row a model: the tensor's where the model has it, else the representation's (a classifier has no other)."""
+    """Return one row per model.
+
+    It is the tensor's where the model has it, else the representation's (a classifier has no other).
+    """
     own = {row.id: row for row in rows if row.tensor == tensor}
     others = {row.id: row for row in rows if row.tensor == TENSORS[0]}
     by_id = {**others, **own}
@@ -130,8 +133,10 @@ def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
 
 
 def best_tensor(compared: Sequence[TensorFit]) -> str:
-    """The tensor that parts the sets better: fewest false PASS with checkpoints left out, then most sets that pass,
-    then the fewest false WARN, then the larger gap; the representation where all are alike.
+    """Return the tensor that separates the sets better.
+
+    It has the fewest false PASS with checkpoints left out, then most sets that pass, then the fewest false WARN, then
+    the larger gap; the representation where all are alike.
 
     Raises CannotFitError: no tensor can be fitted.
     """
@@ -177,7 +182,10 @@ def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
 
 
 def with_traps(table: Sequence[Reference]) -> Sets:
-    """The sets with those that must not pass: simulated ones, and two of every one-sided set (`derived_traps`)."""
+    """Return the sets and those that must not pass.
+
+    These are simulated ones, and two of every one-sided set (`derived_traps`).
+    """
     return Sets.of([*table, *traps(), *derived_traps(table)])
 
 
@@ -192,7 +200,7 @@ def _left_out(sets: Sets, rule: Rule, by: str = "model") -> Judged:
 
 
 def chosen_rule(sets: Sets) -> Rule:
-    """The rule with its position raised until leaving checkpoints out gives no false PASS.
+    """Raise the rule's position until no false PASS remains. Each checkpoint is left out in turn.
 
     It starts wider where few checkpoints are without the label. Where no position is enough, the one with the fewest
     false PASS.
@@ -256,7 +264,7 @@ def profile_of(
     tensor: str = TENSORS[0],
     populations: Mapping[str, Callable[[Reference], bool]] = MappingProxyType({}),
 ) -> Profile:
-    """Fit, find out how far the fit can be trusted, and seal all of it as a profile.
+    """Fit thresholds and seal them as a profile. It records how far the fit can be trusted.
 
     Args:
         table: measured sets with labels.
@@ -327,7 +335,10 @@ def profile_of(
 
 
 def _passing_left_out(sets: Sets, rule: Rule) -> dict[str, bool | None]:
-    """By set, whether it passes when its checkpoint is left out of the fit; None: there is no fit without it."""
+    """Return per set whether it passes when left out.
+
+    Its checkpoint is left out of the fit; None: there is no fit without it.
+    """
     out: dict[str, bool | None] = {}
     for _, others, own in folds(sets, "model"):
         try:
@@ -345,7 +356,7 @@ def _rate(name: str, rows: Sequence[Reference], passing: Mapping[str, bool | Non
 
 
 def _family_out(sets: Sets, rule: Rule) -> tuple[tuple[str, str], ...]:
-    """What the fit to the other groups decides about each group that is left out whole, in words."""
+    """Describe how each left-out group is judged. The fit is to the other groups."""
     judged, out = _left_out(sets, rule, "group"), []
     for group, _, own in folds(sets, "group"):
         wrong = [row.set for row in own.rows if row.set in judged.false_pass + judged.false_warn]
@@ -356,7 +367,10 @@ def _family_out(sets: Sets, rule: Rule) -> tuple[tuple[str, str], ...]:
 
 
 def _by_training(used: Sequence[Reference], thresholds: Mapping[Statistic, Threshold]) -> tuple[Trained, ...]:
-    """How many sets of each kind of training pass, and those that do otherwise than most of their kind."""
+    """Count the passing sets of each kind of training.
+
+    Sets that are judged otherwise than most of their kind are named.
+    """
     out = []
     for kind in dict.fromkeys(row.training for row in used if row.training):
         of_kind = [(row.set, passes(row, thresholds)) for row in used if row.training == kind]
@@ -368,7 +382,9 @@ def _by_training(used: Sequence[Reference], thresholds: Mapping[Statistic, Thres
 
 
 def upper_bound(n_wrong: int, n: int, alpha: float = 0.05) -> float:
-    """One-sided 95 % Clopper–Pearson bound of a rate: the p with P(X ≤ n_wrong | n, p) = alpha, rounded up.
+    """Return the one-sided 95 % Clopper–Pearson bound of a rate.
+
+    It is the p with P(X ≤ n_wrong | n, p) = alpha, rounded up.
 
     Equals `scipy.stats.beta.ppf(1 - alpha, n_wrong + 1, n - n_wrong)`; 1 where there was no trial, or each is an error.
     """

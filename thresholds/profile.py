@@ -1,4 +1,4 @@
-"""A threshold profile: the thresholds and everything that fixes their meaning, sealed by a digest."""
+"""The threshold profile, sealed by a digest. It has the thresholds and everything that fixes their meaning."""
 
 from __future__ import annotations
 
@@ -73,22 +73,22 @@ PREPROCESSING_RULE = (
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used; the message says what and why, in one line."""
+    """A profile that cannot be used. The message gives the fault and the reason, in one line."""
 
 
 class Limits(NamedTuple):
-    """Between which values a whole interval must lie for PASS."""
+    """The values between which a whole interval passes."""
 
     minimum: float
     maximum: float = math.inf
 
     def __str__(self) -> str:
-        """In words for a table: `> 7.5`, `0.35 to 0.65`."""
+        """Write the limits for a table: `> 7.5`, `0.35 to 0.65`."""
         return f"> {self.minimum:g}" if self.maximum == math.inf else f"{self.minimum:g} to {self.maximum:g}"
 
 
 class Threshold(Frozen):
-    """The least value a confidence bound must exceed for PASS, and the gap it was placed in."""
+    """A threshold and the gap around it. A confidence bound must exceed it for PASS."""
 
     minimum: float = Field(ge=0)
     highest_without: float
@@ -103,7 +103,10 @@ class Threshold(Frozen):
 
 
 class KurtosisAlone(Frozen):
-    """Of earlier profiles: what the published statistic does by itself at the best threshold, found with hindsight."""
+    """The judgement by the published statistic alone.
+
+    Earlier profiles have it, at the best threshold, found with hindsight.
+    """
 
     auroc: float
     minimum: float
@@ -115,7 +118,7 @@ class KurtosisAlone(Frozen):
 
 
 class Chosen(Frozen):
-    """Of earlier profiles: a subset of the statistics under which the sets lie apart."""
+    """A subset of statistics that separates the sets. Earlier profiles have it."""
 
     statistics: tuple[Statistic, ...]
     margin: float
@@ -125,7 +128,7 @@ class Chosen(Frozen):
 
 
 class Nearest(Frozen):
-    """A set without the label, or a trap, and what turns it away."""
+    """The nearest set without the label, or trap. It comes with the statistic that turns it away."""
 
     set: str
     statistic: Statistic
@@ -134,7 +137,7 @@ class Nearest(Frozen):
 
 
 class Moved(Frozen):
-    """Of earlier profiles: what one checkpoint alone moves: the fit without it."""
+    """The change of a fit without one checkpoint. Earlier profiles have it."""
 
     checkpoint: str
     thresholds: dict[Statistic, float]
@@ -146,7 +149,7 @@ class Moved(Frozen):
 
 
 class Rate(Frozen):
-    """False PASS among checkpoints without the label of one population."""
+    """The rate of false PASS in one population. It is among checkpoints without the label."""
 
     of: str
     n: int
@@ -158,7 +161,7 @@ class Rate(Frozen):
 
 
 class Trained(Frozen):
-    """How the sets of one kind of training are judged."""
+    """The judgement of one kind of training."""
 
     training: str
     n: int
@@ -169,7 +172,7 @@ class Trained(Frozen):
 
 
 class TensorFit(Frozen):
-    """How well one tensor of the models parts the sets, beside the one that the profile is for."""
+    """How well one tensor separates the sets. It is compared with the one that the profile is for."""
 
     tensor: str
     n_with: int
@@ -297,11 +300,11 @@ class Profile(Frozen):
 
     @property
     def is_earlier(self) -> bool:
-        """Whether it decides by the statistics of `default-1` and `default-2`."""
+        """Return whether earlier statistics decide. They are those of `default-1` and `default-2`."""
         return "two_sidedness" not in self.thresholds
 
     def limits_of(self, name: Statistic) -> Limits:
-        """Between which values the interval of a deciding statistic must lie."""
+        """Return the limits of a deciding statistic. Its interval must lie between them."""
         minimum = self.thresholds[name].minimum
         return Limits(minimum, round(1 - minimum, 6)) if name in ENERGIES else Limits(minimum)
 
@@ -311,7 +314,7 @@ ADDED = {"bounds", "n_traps", "choice", "nearest", "rates", "by_training", "move
 
 
 def digest_of(profile: Profile) -> str:
-    """`sha256:` over the canonical JSON of the profile without its digest.
+    """Return the profile's `sha256:` digest. It is over the canonical JSON without the digest.
 
     Fields that later versions added are left out while they have their default, so that older seals hold.
     """
@@ -335,7 +338,7 @@ def to_json(profile: Profile) -> str:
 
 
 def path_of(spec: str | Path | None) -> Path:
-    """The file that `--thresholds` means: the name of a packaged profile comes before a file of that name.
+    """Return the file that `--thresholds` means. The name of a packaged profile comes before a file of that name.
 
     None = the default profile.
     """
@@ -363,7 +366,7 @@ def load(spec: str | Path | None = None) -> Profile:
 
 
 def read(path: Path, name: str = "") -> Profile:
-    """Read a profile without looking at its digest or id.
+    """Read a profile without checking digest and id.
 
     Raises ProfileError: unreadable, not a profile, of another schema version, or incomplete.
     """
@@ -392,7 +395,7 @@ def read(path: Path, name: str = "") -> Profile:
 
 
 def wrong_statistics(profile: Profile) -> str:
-    """Say why no verdict can rest on the statistics of a profile; empty where one can."""
+    """Return why a profile's statistics allow no verdict. Empty where they allow one."""
     if profile.bounds == "looks" and profile.alpha != LOOKS_ALPHA:
         return f"alpha is {profile.alpha:g}; bounds 'looks' are made for {LOOKS_ALPHA:g}"
     deciding = profile.thresholds.keys()
@@ -411,7 +414,7 @@ def packaged() -> tuple[Profile, ...]:
 
 
 def refuse_borrowed_id(profile: Profile, name: str) -> None:
-    """Raise ProfileError where a profile calls itself as a packaged one does, and is another."""
+    """Refuse a profile that borrows a packaged one's id. Raises ProfileError."""
     for known in packaged():
         if profile.id == known.id and profile.digest != known.digest:
             raise ProfileError(
@@ -421,7 +424,10 @@ def refuse_borrowed_id(profile: Profile, name: str) -> None:
 
 
 def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
-    """In which ways a profile lets models pass that another one does not, each in a few words; may be empty."""
+    """List the ways in which a profile is looser.
+
+    It then lets models pass that the other one does not; each way takes a few words, and there may be none.
+    """
     out = [
         f"{name} {profile.thresholds[name].minimum:g} below {other.thresholds[name].minimum:g}"
         for name in other.deciding

@@ -1,4 +1,4 @@
-"""Published accuracies of known models, and the effective robustness that follows from them: context, not evidence.
+"""Published accuracies and effective robustness of known models. They are context, not evidence.
 
 Columns and sources: docs/published.md. Nothing here was measured by robustcheck, and nothing here decides a verdict.
 
@@ -31,7 +31,10 @@ LOWEST_ACCURACY = 0.55  # ImageNet top-1; Taori et al. leave out models below, a
 
 
 class Baseline(Frozen):
-    """The line logit(shift accuracy) = a · logit(ImageNet accuracy) + b over models without effective robustness."""
+    """The expected shift accuracy of ordinary models.
+
+    It is the line logit(shift accuracy) = a · logit(ImageNet accuracy) + b over models without effective robustness.
+    """
 
     a: float
     b: float
@@ -48,7 +51,7 @@ class Baseline(Frozen):
 
 
 class EffectiveRobustness(NamedTuple):
-    """Effective robustness of one or many models for one shift."""
+    """The effective robustness of models for one shift."""
 
     points: Values
     """accuracy minus baseline, percentage points"""
@@ -84,7 +87,9 @@ def sigmoid(x: ArrayLike) -> Values:
 
 
 def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
-    """Least squares on logit axes over the accuracies of models that have no effective robustness.
+    """Fit a baseline to models without effective robustness.
+
+    It is by least squares on logit axes over their accuracies.
 
     logit(acc_shift) = a · logit(acc_in) + b (Taori et al. 2020); equal to scipy.stats.linregress on logits.
     acc_in, acc_shift: (model,), fractions in (0, 1): accuracy on ImageNet and on the shift.
@@ -118,7 +123,7 @@ def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
 
 
 def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
-    """Accuracy on the shift that the baseline leads one to expect: sigmoid(a · logit(acc_in) + b).
+    """Return the shift accuracy that the baseline expects. It is sigmoid(a · logit(acc_in) + b).
 
     acc_in: any shape, fractions in (0, 1). Returns the same shape, fractions.
     Raises ValueError naming an accuracy that is not between 0 and 1.
@@ -127,7 +132,9 @@ def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
 
 
 def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Baseline) -> EffectiveRobustness:
-    """Accuracy on the shift minus the baseline's, in percentage points; 0 = as models trained on ImageNet alone.
+    """Return the shift accuracy above the baseline.
+
+    It is in percentage points; 0 = as models trained on ImageNet alone.
 
     100 · (acc_shift − sigmoid(a · logit(acc_in) + b)) (Taori et al. 2020).
     acc_in: (model,) or one number, fractions in (0, 1). acc_shift: of the same shape, fractions in [0, 1]: a shift on
@@ -195,7 +202,7 @@ MEASURED: dict[str, tuple[str, str, str]] = {
 
 
 class Published(NamedTuple):
-    """One row of published accuracies, with the effective robustness that follows."""
+    """A row of published accuracies. It has the effective robustness that follows."""
 
     library: str
     """open_clip, timm or testbed (imagenet-testbed)"""
@@ -218,13 +225,16 @@ class Published(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the checkpoint: model/weights for open_clip, model.weights for timm, as these write it."""
+        """Return the checkpoint's name as its library writes it.
+
+        It is model/weights for open_clip, model.weights for timm.
+        """
         separator = {"open_clip": "/", "timm": "."}.get(self.library, " ")
         return f"{self.model}{separator}{self.weights}" if self.weights else self.model
 
 
 class Spread(NamedTuple):
-    """Mean effective robustness over the models of a group, percentage points."""
+    """The mean effective robustness over a group's models. It is in percentage points."""
 
     n: int
     median: float
@@ -235,14 +245,17 @@ class Spread(NamedTuple):
 
 
 def sources() -> dict[str, dict[str, str | int]]:
-    """Per library: source (repository@commit:path), licence of the repository, number of rows."""
+    """Return the source of each library's rows.
+
+    It is source (repository@commit:path), licence of the repository, number of rows.
+    """
     found: dict[str, dict[str, str | int]] = json.loads((DATA / "published_sources.json").read_text(encoding="utf-8"))
     return found
 
 
 @cache
 def baselines() -> Mapping[str, Baseline]:
-    """The baseline of each of SHIFTS, fitted on the published accuracies.
+    """Return the baseline of each of SHIFTS. It is fitted on the published accuracies.
 
     V2, Sketch, R, A: timm's models trained on ImageNet-1k only. ObjectNet: imagenet-testbed's standard models from
     55 % ImageNet top-1, less the retrained copies that its own line fits leave out ("aws", "batch64" in the name).
@@ -254,7 +267,7 @@ def baselines() -> Mapping[str, Baseline]:
 
 @cache
 def published() -> tuple[Published, ...]:
-    """All published rows with their effective robustness, in the order of the sources."""
+    """Return all published rows, in order of sources. They have their effective robustness."""
     rows = [row for library in LIBRARIES for row in _read(library)]
     points: list[dict[str, float]] = [{} for _ in rows]
     beyond: list[set[str]] = [set() for _ in rows]
@@ -273,7 +286,9 @@ def published() -> tuple[Published, ...]:
 
 
 def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
-    """The rows of the checkpoint that a contract's source names; none unless the match is certain.
+    """Return the published rows of a contract's checkpoint.
+
+    Its source names it; there are none unless the match is certain.
 
     open_clip: model name and pretrained tag, or the hub repository that open_clip itself loads a tag from.
     timm: name with tag; one row an image size. torchvision: the entries whose weights timm downloads from torchvision.
@@ -294,13 +309,18 @@ def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
 
 
 def nearest(name: str, n: int = 3) -> list[str]:
-    """The published checkpoints whose names are most like `name`, as `library:name`, best first; maybe none."""
+    """Return the published checkpoints with the nearest names.
+
+    They are written `library:name`, best first; maybe none.
+    """
     by_lower = {row.name.lower(): f"{row.library}:{row.name}" for row in published()}
     return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, n)]
 
 
 def spread(group: str, library: str) -> Spread:
-    """Median and 5–95 % of the mean effective robustness over a group's models of 55 % ImageNet top-1 or more.
+    """Return the spread of a group's effective robustness.
+
+    It is the median and 5–95 % of the mean over shifts, of models of 55 % ImageNet top-1 or more.
 
     Raises ValueError when the group has no such model.
     """
@@ -317,7 +337,10 @@ def spread(group: str, library: str) -> Spread:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Median and 5–95 % of some models' mean effective robustness, percentage points; at least one model."""
+    """Return the spread of some models' effective robustness.
+
+    It is the median and 5–95 % of the mean over shifts, in percentage points; at least one model.
+    """
     low, high = np.percentile(values, MIDDLE)
     return Spread(len(values), float(np.median(values)), float(low), float(high))
 
@@ -331,7 +354,7 @@ def context_for(
     synthetic: str = "",
     image_size_px: int | None = None,
 ) -> Context | None:
-    """What is published about the checkpoint of a contract's source, for the report: it never decides.
+    """Return the published facts about a contract's checkpoint. The report shows them; they never decide.
 
     image_size_px: edge of the model's input; of rows at several sizes the one at this size counts, else the one with
     the highest ImageNet accuracy. The sentence says the size. None for an unknown, random or synthetic model, and where
@@ -383,13 +406,13 @@ def _mean(points: Mapping[str, float]) -> float | None:
 
 
 def is_standard(row: Published) -> bool:
-    """Whether a row of imagenet-testbed is one that its own baselines are fitted on (see `baselines`)."""
+    """Return whether imagenet-testbed's own baselines use a row. See `baselines`."""
     retrained = "aws" in row.model or "batch64" in row.model
     return row.group == "standard" and not retrained and row.accuracy.get(IMAGENET, 0) >= LOWEST_ACCURACY
 
 
 def baseline_on(rows: Sequence[Published], shift: str) -> Baseline:
-    """The baseline of a shift, fitted on those of the rows that have an accuracy on ImageNet and on the shift."""
+    """Fit the baseline of a shift to some rows. They have an accuracy on ImageNet and on the shift."""
     both = [(row.accuracy[IMAGENET], row.accuracy[shift]) for row in rows if {IMAGENET, shift} <= row.accuracy.keys()]
     return fit_baseline(*zip(*both, strict=True))
 
@@ -405,7 +428,10 @@ def _keyed() -> Mapping[tuple[str, str, str], tuple[Published, ...]]:
 
 @cache
 def _aliases() -> Mapping[tuple[str, str, str], tuple[str, str, str]]:
-    """(library, name, weights) → (library, model, weights) of a row; no weights = the name brings its own."""
+    """Return the published names of checkpoints.
+
+    (library, name, weights) → (library, model, weights) of a row; no weights = the name brings its own.
+    """
     with (DATA / "published_aliases.csv").open(encoding="utf-8", newline="") as file:
         return {
             (row["library"], row["name"], row["weights"]): (
@@ -445,13 +471,15 @@ FITTED_ON = {
 
 
 def library_of(source: str, shift: str) -> str:
-    """Which library's models the baseline of a shift is fitted on: timm publishes no ObjectNet accuracies."""
+    """Return the library for the baseline of a shift. Timm publishes no ObjectNet accuracies."""
     return "testbed" if shift == "objectnet" else source
 
 
 @cache
 def baselines_of(source: str) -> Mapping[str, Baseline]:
-    """The baseline of each shift, fitted on `source`'s models that have no effective robustness by their training.
+    """Return the baseline of each shift for a source.
+
+    It is fitted on `source`'s models that have no effective robustness by their training.
 
     "timm" is published.baselines(); "testbed" fits every shift on imagenet-testbed's standard models, without those
     that have an accuracy of 0: it has no logit (ImageNet-A was made of images that ResNet-50 gets wrong).
@@ -463,7 +491,9 @@ def baselines_of(source: str) -> Mapping[str, Baseline]:
 
 @cache
 def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
-    """How the mean effective robustness over `shifts` scatters among the models that the baselines were fitted on.
+    """Return the spread of effective robustness of ordinary models.
+
+    It is the mean over `shifts` of the models that the baselines were fitted on.
 
     Models of LOWEST_ACCURACY on ImageNet or more that have all of `shifts`; median and 5–95 %, percentage points.
     Raises ValueError when there is no such model.

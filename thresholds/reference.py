@@ -1,4 +1,7 @@
-"""The reference table: measured statistics of real checkpoints, each with its source; and traps that must not pass."""
+"""Read the reference table and the traps.
+
+The table has measured statistics of real checkpoints, each with its source; traps must not pass.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ TWO_SIDED = 1 / 3  # a set below it is one-sided
 
 
 class Reference(NamedTuple):
-    """Statistics of one set of representations (a checkpoint on some images)."""
+    """The statistics of one set of representations. It is of a checkpoint on some images."""
 
     set: str
     group: str
@@ -52,7 +55,7 @@ class Reference(NamedTuple):
 
 
 def table_text(name: str = TABLE) -> str:
-    """A table as it ships (CSV text): the reference table, or the simulated traps."""
+    """Return a packaged table as CSV text. It is the reference table, or the simulated traps."""
     return (DATA / name).read_text(encoding="utf-8")
 
 
@@ -71,7 +74,7 @@ def references(text: str | None = None) -> tuple[Reference, ...]:
 
 
 def traps(text: str | None = None) -> tuple[Reference, ...]:
-    """Read the simulated sets that must not pass; text: CSV, None = those that ship with the package."""
+    """Read the simulated sets that must not pass. text: CSV, None = those that ship with the package."""
     # whatever its label: one that showed the indication by its estimates would else be no trap, unnoticed
     return tuple(row._replace(trap=True) for row in _rows(table_text(TRAPS) if text is None else text))
 
@@ -103,7 +106,7 @@ def _floats(row: dict[str, str]) -> dict[str, Any]:
 
 
 def derived_traps(table: Sequence[Reference]) -> tuple[Reference, ...]:
-    """Make two traps of each one-sided set: one with outlier features of any strength, one with a constant added.
+    """Make two traps of each one-sided set. One has outlier features of any strength, one an added constant.
 
     The first leaves only the two-sidedness to turn it away (it is measured without the three strongest features). The
     second has its energy about zero moved at will, and keeps the energy about the median.

@@ -1,4 +1,6 @@
-"""The results table of a calibration: one JSON line a model and tensor, with everything that influences the numbers.
+"""Read and write a calibration's results table.
+
+It has one JSON line per model and tensor, with everything that influences the numbers.
 
 A line is written whole and flushed before the next model starts; a last line without its end is what an interruption
 left, and is not read. docs/calibration.md describes the fields.
@@ -39,7 +41,10 @@ NOT_CONTENT = (
 
 
 class ResultsError(ValueError):
-    """A results table that cannot be used; the message says what and why, in one line. `hint`: what to do next."""
+    """A results table that cannot be used.
+
+    The message gives the fault and the reason, in one line. `hint`: what to do next.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -47,7 +52,7 @@ class ResultsError(ValueError):
 
 
 class Measured(Frozen):
-    """A statistic with the confidence bounds that the verdict uses. None = it could not be measured."""
+    """A statistic with the verdict's confidence bounds. None = it could not be measured."""
 
     estimate: float | None
     low: float | None
@@ -142,13 +147,13 @@ def rounded(value: float | None) -> float | None:
 
 
 def to_line(result: Result) -> str:
-    """The row as one line of JSON with its end."""
+    """Return the row as one line of JSON. It ends with a line feed."""
     text = json.dumps(result.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def read(path: Path) -> list[Result]:
-    """The rows of one table, in its order; a torn last line is left out.
+    """Read the rows of one table, in order. A torn last line is left out.
 
     Raises:
         ResultsError: not readable, a line that is no row, or of a newer schema.
@@ -192,7 +197,7 @@ def _row(path: Path, number: int, line: str) -> Result:
 
 
 def joined(tables: Sequence[tuple[Path, Sequence[Result]]]) -> tuple[Result, ...]:
-    """The rows of several tables as one, sorted by id and tensor; rows that are the same count once.
+    """Join the rows of several tables. They are sorted by id and tensor; rows that are the same count once.
 
     Raises:
         ResultsError: no row at all; one model and tensor with other numbers; other statistic versions, confidence
@@ -231,18 +236,21 @@ def _same(where: str, rows: Sequence[Result], field: str, words: str, hint: str)
 
 
 def content(result: Result) -> dict[str, Any]:
-    """What was measured and of what, without when, where and for which suite."""
+    """Return a row's measurement and its subject. When, where and for which suite is left out."""
     return result.model_dump(mode="json", exclude=set(NOT_CONTENT))
 
 
 def digest_of(rows: Iterable[Result]) -> str:
-    """`sha256:` over the content of the rows, whatever their order and whichever engine measured them."""
+    """Return the `sha256:` digest of the rows' content.
+
+    It depends neither on their order nor on the engine that measured them.
+    """
     texts = sorted(json.dumps(content(row), sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows)
     return "sha256:" + hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def excluded(row: Result) -> str:
-    """Why a row takes no part in a fit; empty if it does."""
+    """Return why a fit leaves a row out. Empty if it takes part."""
     if row.n_nonfinite or row.n_constant:
         return f"{row.n_nonfinite + row.n_constant} representations not finite or constant"
     if unknown := [name for name in DECIDING if None in row.statistics[name].model_dump().values()]:

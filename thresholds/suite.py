@@ -1,4 +1,6 @@
-"""A suite: which models a calibration rests on, what each one is, and what is known of its robustness.
+"""Read a suite of models for a calibration.
+
+It lists which models there are, what each one is, and what is known of its robustness.
 
 The file is TOML (docs/calibration.md). A label says whether robustness to natural distribution shifts was published or
 measured for the model, never whether its representation shows the statistic: that is what calibration finds out.
@@ -46,7 +48,10 @@ Label = Literal["present", "absent", "unlabelled"]
 
 
 class SuiteError(ValueError):
-    """A suite that cannot be used; the message says what and why, in one line. `hint`: what to type next."""
+    """A suite that cannot be used.
+
+    The message gives the fault and the reason, in one line. `hint`: what to type next.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -54,7 +59,10 @@ class SuiteError(ValueError):
 
 
 class LabelRule(Frozen):
-    """How a label follows from mean effective robustness over V2, Sketch, R and A (percentage points)."""
+    """The rule that turns robustness into a label.
+
+    It uses mean effective robustness over V2, Sketch, R and A (percentage points).
+    """
 
     present_from_pp: float = 20.0
     """at or above: present. Lowest published zero-shot CLIP encoder of 55 % ImageNet top-1 or more: +22.5"""
@@ -64,7 +72,7 @@ class LabelRule(Frozen):
 
 
 class Entry(Frozen):
-    """One model of a suite: what to export or which ONNX file to read, and what is known of it."""
+    """A model of a suite. It is to be exported, or is an ONNX file; what is known of it is recorded."""
 
     id: str = ""
     """unique; without it, made of source, name and weights, or of the model's file name"""
@@ -228,7 +236,10 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
 
 
 def _known(where: str, entry: Entry) -> tuple[float | None, bool]:
-    """Mean effective robustness, of the entry's own accuracies or else of its published row."""
+    """Return an entry's mean effective robustness.
+
+    It is of its own accuracies or else of its published row; the flag marks an extrapolation.
+    """
     row = None if entry.published is None else published_row(where, entry.published)
     if entry.accuracies is not None:
         return _mean(where, entry.accuracies)
@@ -238,7 +249,7 @@ def _known(where: str, entry: Entry) -> tuple[float | None, bool]:
 
 
 def published_row(where: str, key: str) -> published.Published:
-    """The published row `library:name`; of rows at several image sizes the most accurate one.
+    """Return the published row `library:name`. Of rows at several image sizes it is the most accurate one.
 
     Raises SuiteError with the nearest names when there is none.
     """
@@ -279,7 +290,10 @@ def _choice(where: str, what: str, value: str, valid: tuple[str, ...]) -> tuple[
 
 
 def _told(path: Path, fault: ValidationError) -> tuple[str, str]:
-    """The first fault of a suite file, in one line; an unknown key with the nearest one."""
+    """Describe the first fault of a suite file.
+
+    It is one line and a hint; an unknown key comes with the nearest one.
+    """
     first = fault.errors(include_url=False)[0]
     parts = list(first["loc"])
     place = ".".join(str(part) for part in parts)

@@ -1,4 +1,4 @@
-"""Read TOML that somebody else may have written: whatever is in it, reading ends soon, with a value or an error.
+"""Read TOML from an untrusted source. Whatever is in it, reading ends soon, with a value or an error.
 
 Imports only Python's own library: settings are needed even where a signal has ended the import of everything else.
 """

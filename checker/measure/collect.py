@@ -1,4 +1,4 @@
-"""One pass over an image set that keeps what the model makes of every image, for questions that need it all."""
+"""Collect what a model makes of every image. It is one pass over an image set, for questions that need it all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPARED = 2**20  # scores that are compared with the model's own at once
 
 @dataclass(frozen=True)
 class Collected:
-    """What a model made of an image set, row by row; its memory grows with the images."""
+    """A model's outputs for an image set, by row. Its memory grows with the images."""
 
     representations: Float32s
     """(image, feature), finite; of the usable images, in their order"""
@@ -35,7 +35,9 @@ class Collected:
 
 
 def read_head_input(job: Job, *, source: ImageSource | None = None) -> Inputs:
-    """`read_inputs`, with the input of the model's head as the tensor that is measured, where it has a head.
+    """Read a job to measure its head's input.
+
+    It is `read_inputs`, with that tensor as the measured one where the model has a head.
 
     A head's own input can be another tensor than the representation: a zero-shot head reads it divided by its norm.
 
@@ -61,7 +63,7 @@ def collect(
     progress: Tell | None = None,
     label: str = "",
 ) -> Collected:
-    """Run a model on a whole image set, and keep every representation and all class scores.
+    """Collect representations and scores of an image set. All class scores are included.
 
     Args:
         runner: of the model of `inputs`.
@@ -95,7 +97,7 @@ def collect(
 
 
 def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile) -> float:
-    """Prove that a head is the model's own: say how far W·h + b is from its class output (`score_difference`).
+    """Prove that a head is the model's own. Returns how far W·h + b is from its class output (`score_difference`).
 
     Args:
         head: from `read_head`.

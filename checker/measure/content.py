@@ -1,4 +1,4 @@
-"""The representations that the content of a model is measured on: those of the first varied images of a run.
+"""Collect representations for measuring a model's content. They are those of the first varied images of a run.
 
 First in the seeded order, so that batches, workers, shards and an early stop change nothing but rounding. Of every run
 the first `KEPT` described images are kept, duplicates too: which of them are varied is known in their whole order only,
@@ -49,22 +49,22 @@ def rows_of(h: npt.ArrayLike, sketches: Sequence[Sketch | int | None]) -> Rows:
 
 
 def merge(a: Rows, b: Rows) -> Rows:
-    """What is kept of `a`'s images and then `b`'s: exactly what one pass over both keeps. Associative."""
+    """Join rows in order, up to `KEPT`. One pass over both gives exactly the same. Associative."""
     return (a + b)[:KEPT]
 
 
 def first_varied(rows: Rows) -> Rows:
-    """The first `CONTENT_IMAGES` of them that are no duplicates or near-duplicates of earlier ones."""
+    """Return the first `CONTENT_IMAGES` varied rows. They are not duplicates or near-duplicates of earlier ones."""
     return tuple(rows[place] for place in varied([row.sketch for row in rows], CONTENT_IMAGES))
 
 
 def is_complete(rows: Rows) -> bool:
-    """Whether there are `CONTENT_IMAGES` varied ones, so that more images change nothing."""
+    """Return whether there are `CONTENT_IMAGES` varied rows. More images change nothing then."""
     return len(first_varied(rows)) == CONTENT_IMAGES
 
 
 def record(rows: Rows) -> Content | None:
-    """Measure the content of a whole run; None where no image was described."""
+    """Measure the content of a whole run. None where no image was described."""
     chosen = first_varied(rows)
     if not chosen:
         return None

@@ -1,4 +1,4 @@
-"""A few images of a run for people to look at: kept while it runs, merged exactly, deciding nothing.
+"""Select a few images of a run for people. They are selected while it runs, merged exactly, and decide nothing.
 
 Of every run are kept the first `SHOWN` usable images of the seeded order, and those of the `EXTREME` largest and
 smallest kurtosis, each with its standardised representation: which features will be listed is known only at the end.
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """The images kept of those measured so far, of one tensor."""
+    """The selected images of one tensor so far."""
 
     first: tuple[Row, ...] = ()
     """the first `SHOWN`, in the order of the run"""
@@ -47,7 +47,7 @@ class Rows:
 
 
 def rows_of(batch: Measured, names: Sequence[str], digests: Sequence[str], *, room: int = SHOWN) -> Rows:
-    """What is kept of one batch, for `merge` to add to what came before.
+    """Select the rows of one batch. `merge` adds them to those that came before.
 
     Args:
         batch: from `state.update`; images that it could not use are left out.
@@ -72,7 +72,10 @@ def rows_of(batch: Measured, names: Sequence[str], digests: Sequence[str], *, ro
 
 
 def merge(a: Rows, b: Rows) -> Rows:
-    """What is kept of `a`'s images and then `b`'s: exactly what one pass over both keeps. Associative."""
+    """Merge the selections of two runs of images.
+
+    `a`'s images come before `b`'s; one pass over both gives exactly the same. Associative.
+    """
     return Rows(
         first=(a.first + b.first)[:SHOWN],
         # sorted is stable, so of equal ones a's stay before b's
@@ -82,7 +85,9 @@ def merge(a: Rows, b: Rows) -> Rows:
 
 
 def record(rows: Rows, features: Sequence[int]) -> Gallery | None:
-    """The report's record: z of the first `FEATURES` features, rounded; None where no image was kept.
+    """Return the report's record of the gallery.
+
+    It has z of the first `FEATURES` features, rounded; None where no image was selected.
 
     Args:
         rows: of the whole run.

@@ -1,7 +1,8 @@
-"""A job (one model on one image set), what its images add up to, and the evidence that this gives; pure.
+"""Add up a job's images and conclude evidence. A job is one model on one image set; pure.
 
 A shard is a contiguous piece of the seeded order of the images. Shards measured apart and merged in their order hold
-what one run over all images holds; so one machine or many give the same evidence."""
+what one run over all images holds; so one machine or many give the same evidence.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ class ImagesRead:
         self.notes.update(image.notes)
 
     def merged(self, later: ImagesRead) -> ImagesRead:
-        """These images, then the later ones, of the same set."""
+        """Append later images of the same set."""
         sanity = ImageSetState()
         sanity.merge(self.sanity)
         sanity.merge(later.sanity)
@@ -119,7 +120,7 @@ class ImagesRead:
 
 
 def input_levels(levels: LevelSums, facts: Facts) -> InputLevels | None:
-    """The record of what entered the model, to 6 digits, so that no order of sums shows; None if not finite.
+    """Record the levels that entered the model. They have 6 digits, so that no order of sums shows; None if not finite.
 
     Args:
         levels: of the pixels, or of tensors.
@@ -134,7 +135,7 @@ def input_levels(levels: LevelSums, facts: Facts) -> InputLevels | None:
 
 
 def named_skips(skipped: Sequence[Skipped]) -> tuple[tuple[str, str], ...]:
-    """Name and reason of the first `NAMED_SKIPS` of them, for a report."""
+    """Return names and reasons of the first skips. A report shows at most `NAMED_SKIPS`."""
     return tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS])
 
 
@@ -157,7 +158,7 @@ def nothing_yet(n_tensors: int) -> Measurement:
 
 
 def merge(a: Measurement, b: Measurement) -> Measurement:
-    """Add two measurements of the same tensors over disjoint images, `a`'s before `b`'s.
+    """Add two measurements over disjoint images. They are of the same tensors, `a`'s images before `b`'s.
 
     Associative up to rounding; the digests come in the order of a single run where shards are merged in theirs.
 
@@ -174,7 +175,7 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that evidence needs beside the measurement; small, and the same from every worker."""
+    """The facts that evidence needs with a measurement. They are small, and the same from every worker."""
 
     models: tuple[ModelFacts, ...]
     """one a tensor"""
@@ -189,11 +190,11 @@ class Facts:
 
     @property
     def n_shards(self) -> int:
-        """Pieces of `SHARD_IMAGES` images, the last one smaller; at least one."""
+        """Count the pieces of `SHARD_IMAGES` images. The last one is smaller; there is at least one."""
         return -(-self.n_images // SHARD_IMAGES)
 
     def differs_from(self, other: Facts) -> str:
-        """Name what differs between two workers' facts so that their sums must not be merged; "" if nothing does.
+        """Name the difference between two workers' facts. Their sums must then not be merged; "" if nothing differs.
 
         Sums must come from the same model, preprocessing and list of images, on the same execution provider.
         """
@@ -272,7 +273,7 @@ class Outcome:
 
 
 def died(job: Job) -> CannotAssessError:
-    """The error of a job whose worker processes ended without a word."""
+    """Return the error of a job whose workers died. Their processes ended without a message."""
     return CannotAssessError(
         f"{job.model}: worker process ended {TRIES} times while it measured this model; a crash in native code or "
         "too little memory does that",

@@ -1,4 +1,4 @@
-"""One image, ready for the model: preprocessed, and sketched for the sanity of the image set."""
+"""Prepare an image for the model. It is preprocessed, and sketched for the sanity of the image set."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Prepared:
 def prepare(
     item: Item, model: ModelFile, preprocessing: Preprocessing, described: Container[str] | None
 ) -> Prepared | Skipped:
-    """Preprocess and sketch one image; one that this model can't take is skipped.
+    """Preprocess and sketch one image. One that this model can't take is skipped.
 
     Args:
         item: from the image set.

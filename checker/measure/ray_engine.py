@@ -1,4 +1,4 @@
-"""Measure jobs on a Ray cluster: one actor per device, a model opened once per actor, its images in shards.
+"""Measure jobs on a Ray cluster. There is one actor per device, a model opened once per actor, its images in shards.
 
 Ray starts the processes, assigns devices, restarts a killed actor and repeats its task. Here the cluster is reached or
 started, shards are assigned to actors, and their results are merged in order.
@@ -48,7 +48,7 @@ ENVIRONMENT: Final = {  # Ray reads it when it is imported
 
 
 def import_ray(*, own_cluster: bool) -> ModuleType:
-    """Import Ray with quiet settings; a cluster of our own also requires a key.
+    """Import Ray with quiet settings. A cluster of our own also requires a key.
 
     Raises EnvironmentFaultError: not installed.
     """
@@ -70,7 +70,7 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
 
 
 def check_address(address: str) -> None:
-    """Refuse an address at which nothing listens, before Ray waits for it.
+    """Refuse an address where nothing listens. Ray would wait for it.
 
     Raises:
         UsageError: no address.
@@ -94,7 +94,7 @@ def check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> Iterator[None]:
-    """A connection to a cluster: the caller's where one is open, else the one at `address`, else one of our own."""
+    """Connect to a cluster. It is the caller's where one is open, else the one at `address`, else one of our own."""
     if ray.is_initialized():
         yield
         return
@@ -116,7 +116,7 @@ def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> I
 
 
 def unreachable(address: str | None, why: str) -> EnvironmentFaultError:
-    """The error for a cluster that can't be used, the caller's or our own."""
+    """Return the error for an unusable cluster. It is the caller's or our own."""
     where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
     hint = "ray status, or leave out --ray-address" if address else "df -h /tmp /dev/shm; free -h"
     return EnvironmentFaultError(f"{where} can't be used: {' '.join(why.split())[:300]}", hint)
@@ -129,7 +129,7 @@ def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
 
 
 def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:
-    """Number of workers, and the CPUs and GPUs of each: the most CPUs with which so many workers fit on the nodes.
+    """Plan the workers and their CPUs and GPUs. Each gets the most CPUs with which so many workers fit on the nodes.
 
     Args:
         devices: (CPUs, GPUs) of each node.
@@ -154,7 +154,7 @@ def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wan
 
 
 def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
-    """Wait until every worker is there, and holds this code.
+    """Wait for every worker and check its version.
 
     Raises EnvironmentFaultError: one does not come or start, or holds another version.
     """
@@ -190,7 +190,9 @@ AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in 
 
 
 def run_jobs(jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None) -> Iterator[Outcome]:
-    """As `workers.run_jobs` with the Ray engine; models and images must lie under the same paths on every node.
+    """Measure jobs with the Ray engine, as `workers.run_jobs`.
+
+    Models and images must lie under the same paths on every node.
 
     Raises:
         UsageError: a job names a GPU by number, which Ray gives out; more workers than devices; no such address.
@@ -211,7 +213,7 @@ _Result = Facts | tuple[Facts, Measurement] | RobustcheckError
 
 
 class Worker:
-    """An actor: one process on one device, with one opened model at a time."""
+    """An actor with one opened model at a time. It is one process on one device."""
 
     def __init__(self, folder: str, threads: int) -> None:
         with contextlib.suppress(OSError):  # another machine without that folder: absolute paths still work
@@ -271,7 +273,7 @@ class _Course:
 
 @dataclass(frozen=True)
 class _Task:
-    """What one worker is at: the shard, or the beginning of the job (-1)."""
+    """The task of one worker. It is a shard, or the beginning of the job (-1)."""
 
     worker: int
     course: _Course
@@ -285,7 +287,7 @@ def _run(
     workers: int | None,
     address: str | None,
 ) -> Generator[Outcome, None, None]:
-    """Talk to Ray in a thread of its own, which waits for nothing longer than `PATIENCE_S` at a time.
+    """Talk to Ray in a separate thread. It waits for nothing longer than `PATIENCE_S` at a time.
 
     A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
     """
@@ -325,7 +327,7 @@ def _run(
 
 
 def _keep_handler() -> None:
-    """Install this process's handler of SIGTERM again: `ray.shutdown` leaves the system's, which kills the process."""
+    """Install this process's SIGTERM handler again. `ray.shutdown` leaves the system's, which kills the process."""
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
@@ -378,7 +380,10 @@ def _measure_all(
 
 
 def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
-    """A shard of the model that the worker holds, else a job that has not begun, else the job with most left to do."""
+    """Choose the next task for a worker.
+
+    It is a shard of the model that it holds, else a job that has not begun, else the job with most left to do.
+    """
     ready = [course for course in courses if course.has_shard(ahead)]
     new = next((course for course in courses if not course.begun), None)
     if current in ready or (new is None and ready):
@@ -408,7 +413,7 @@ def _result(ray: ModuleType, call: Any, job: Job) -> _Result:
 
 
 def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Outcome | None:
-    """Put a result where it belongs; the outcome at the job's end."""
+    """Store a result; return a finished job's outcome."""
     course, job = task.course, task.course.job
     wall_s = time.perf_counter() - course.started
     if isinstance(result, RobustcheckError):

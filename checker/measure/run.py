@@ -1,4 +1,4 @@
-"""The one loop: open a model and an image set, try the model, run the images in batches.
+"""Run a model on an image set in batches. The one loop opens both and tries the model first.
 
 The check and every engine add up statistics in it (`add_batch`); compare, scan and shift add up their own. A check
 looks at its numbers while they grow, and stops when they decide.
@@ -59,7 +59,10 @@ Watch = Callable[[AnyArray, Sequence["Prepared"]], None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """A job with its model read, its preprocessing found and its images indexed; no session is open."""
+    """A job that is read but not opened.
+
+    Its model is read, its preprocessing found and its images indexed; no session is open.
+    """
 
     job: Job
     models: tuple[ModelFile, ...]
@@ -124,7 +127,7 @@ def read_inputs(job: Job, *, source: ImageSource | None = None) -> Inputs:
 
 
 def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
-    """Open the models of `read_inputs`; arguments and errors as for `open_job`."""
+    """Open the models of `read_inputs`. Arguments and errors are those of `open_job`."""
     groups = [inputs.models] if _own_outputs(inputs.models) else [(model,) for model in inputs.models]
     return Opened(
         **vars(inputs),
@@ -143,12 +146,12 @@ def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
 
 
 def _own_outputs(models: Sequence[ModelFile]) -> bool:
-    """Whether all tensors are outputs that the author wrote: one session reads them all."""
+    """Return whether all tensors are the model's own outputs. One session reads them all then."""
     return all(not model.added_output for model in models)
 
 
 def to_probe(decoded: Iterable[Prepared | Skipped]) -> list[Prepared | Skipped]:
-    """The first images until `PROBE_IMAGES` of them are usable, all if they are fewer."""
+    """Take images until `PROBE_IMAGES` are usable. All are taken if they are fewer."""
     first: list[Prepared | Skipped] = []
     for item in decoded:
         first.append(item)
@@ -163,7 +166,7 @@ def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
 
 
 def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> Facts:
-    """Try the model on the first usable images of the job (`Runner.output_unchanged`, `Runner.batch_invariances`).
+    """Try the model on the first usable images. See `Runner.output_unchanged` and `Runner.batch_invariances`.
 
     To be called before anything is measured: it settles the graph optimisation that the session runs with, and since
     it looks at the same images everywhere, every worker settles the same. With less than two usable images there is
@@ -206,7 +209,7 @@ def decode(
     execution: Execution | None = None,
     stops: Container[int] = (),
 ) -> AbstractContextManager[Generator[Prepared | Skipped, None, None]]:
-    """Decode the images of a job ahead of its model (`decode_with`), each made ready as the job says."""
+    """Decode and prepare the images of a job. Threads run ahead of its model (`decode_with`)."""
     return decode_with(partial(prepare_item, inputs=inputs), inputs, source, execution=execution, stops=stops)
 
 
@@ -218,7 +221,7 @@ def decode_with(
     execution: Execution | None = None,
     stops: Container[int] = (),
 ) -> AbstractContextManager[Generator[Ready | Skipped, None, None]]:
-    """Decode images ahead of a model, in order: a context, whose end ends the threads.
+    """Decode images ahead of a model, in order. It is a context, whose end ends the threads.
 
     Args:
         prepare: makes one image ready.
@@ -235,7 +238,7 @@ def decode_with(
 
 
 def count_decoders(*, on_gpu: bool, threads: int) -> int:
-    """Threads that decode: a model on the CPU wants its cores itself, a GPU is fed by all of the worker's."""
+    """Count the threads that decode. A model on the CPU needs its cores itself, a GPU is fed by all of the worker's."""
     return max(DECODERS, threads) if on_gpu else DECODERS
 
 
@@ -292,14 +295,17 @@ def batches(
 
 
 def measure_shard(opened: Opened, index: int) -> Measurement:
-    """Measure the images from number `index` · `SHARD_IMAGES` on, at most `SHARD_IMAGES` of them."""
+    """Measure one shard of images.
+
+    It starts at number `index` · `SHARD_IMAGES` and has at most `SHARD_IMAGES` of them.
+    """
     start = index * SHARD_IMAGES
     shard = replace(opened.source, entries=opened.source.entries[start : start + SHARD_IMAGES])
     return measure_images(opened, shard)
 
 
 def measure_images(opened: Opened, source: ImageSource | None = None) -> Measurement:
-    """Measure all images of a source; None = of the job's."""
+    """Measure all images of a source. None = of the job's."""
     total = nothing_yet(len(opened.models))
     with decode(opened, source, execution=opened.runners[0].execution) as decoded:
         for batch in batches(decoded, total.images, opened.job.options.batch_size):
@@ -313,7 +319,7 @@ def prepare_item(item: Item, inputs: Inputs) -> Prepared | Skipped:
 
 
 def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], watch: Watch | None = None) -> None:
-    """Run one batch and add its representations to the measurement.
+    """Run one batch and add its representations.
 
     Args:
         opened: the job.
@@ -352,7 +358,7 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
 
 
 def key_of(digest: str) -> int:
-    """The last 32 bits of a hexadecimal digest: they fix an image's jackknife group (`state.update`)."""
+    """Return the last 32 bits of a digest. It is hexadecimal; they fix an image's jackknife group (`state.update`)."""
     return int(digest[-8:], 16)
 
 
@@ -375,7 +381,7 @@ def model_facts(
     output_difference: float | None = None,
     fixed_scale_difference: float | None = None,
 ) -> ModelFacts:
-    """Write down the model and its tensor; the differences are None until they are measured."""
+    """Record the facts of model and tensor. The differences are None until they are measured."""
     chosen, contract = opened.representation, opened.contract
     return ModelFacts(
         **model_read(opened),
@@ -409,7 +415,7 @@ def until_decided(
     progress: Tell | None,
     watch: Watch | None,
 ) -> tuple[Measurement, bool]:
-    """Measure until the evidence decides (True) or the images end (False)."""
+    """Measure until the evidence decides. True: it does; False: the images end first."""
     total = nothing_yet(1)
     enough_varied = False
     closest = [""]  # of the last look, for the progress
@@ -441,13 +447,16 @@ def until_decided(
 
 
 def likely_stops(profile: Profile) -> tuple[int, int]:
-    """The first two looks: a clear case is decided at one of them, and nothing is decoded beyond it in vain."""
+    """Return the first two looks of a run.
+
+    A clear case is decided at one of them, and nothing is decoded beyond it in vain.
+    """
     second = next(n for n in itertools.count(profile.min_images + 1) if is_look(n, profile.min_images))
     return profile.min_images, second
 
 
 def _closest(statistics: Statistics, profile: Profile) -> str:
-    """The statistic whose interval is closest to its threshold, for the progress line."""
+    """Return the statistic that is closest to its threshold. Its interval is compared, for the progress line."""
     gaps = []
     for name in profile.deciding:
         interval, limits = getattr(statistics, name), profile.limits_of(name)
@@ -462,7 +471,7 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
 
 
 def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[Options, ImageSource | None]:
-    """The options of a call, and its images where they are objects rather than the name of a set.
+    """Return the options and the image objects. The images are None where the call names a set.
 
     Raises:
         TypeError, UsageError: as `Options.of` and `images.open_given`.

@@ -1,7 +1,8 @@
-"""Many jobs on several workers, and what became of each: local processes, and the door to Ray.
+"""Measure many jobs on several workers. They are local processes, or Ray's; each job gets an outcome.
 
 Both engines cut a job's images into the same shards and merge them in the same order (`measure.run`), so they give the
-same numbers. The local engine measures one model a process; Ray spreads the shards of a model too."""
+same numbers. The local engine measures one model a process; Ray spreads the shards of a model too.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def run_jobs(
     address: str | None = None,
     limits: Limits = NO_LIMITS,
 ) -> Iterator[Outcome]:
-    """Measure jobs on all of their images and give the outcomes as they come, in any order.
+    """Measure whole jobs and yield their outcomes. They come in any order.
 
     A job that fails, even by ending its process, fails alone. A worker that dies loses nothing: what it was at is
     done again, `TRIES` times at most. Closing the iterator ends the workers.
@@ -98,7 +99,7 @@ def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limi
 
 
 def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tuple[Evidence, ...]:
-    """Measure a job on all of its images, in this process: its shards, merged in their order.
+    """Measure a whole job in this process. Its shards are merged in their order.
 
     Args:
         job, profile: as in `run_jobs`.

@@ -1,4 +1,4 @@
-"""The statistics: their definitions, their confidence bounds, and sums over images that can be merged. NumPy only.
+"""Compute the statistics, their bounds, and mergeable sums. NumPy only.
 
 Comes in: representations (image, feature), float. May import: evidence (the records it fills), text, errors.
 """

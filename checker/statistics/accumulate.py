@@ -1,4 +1,4 @@
-"""The statistics of representations that the caller has: at once (`measure`), or batch by batch (`Accumulator`).
+"""Measure representations that the caller has. They come at once (`measure`), or batch by batch (`Accumulator`).
 
 Numbers with intervals, and no verdict: that also needs the model, its preprocessing and the sanity of the images, which
 `check` looks at; `judge` is for those who bring all of it.
@@ -23,7 +23,7 @@ WHAT = "representations"
 
 
 def measure(representations: SupportsArray) -> Statistics:
-    """Measure the statistics of representations, with intervals that hold at every number of images.
+    """Measure the statistics of representations. Their intervals hold at every number of images.
 
     There is no verdict without a model: `check` gives one.
 
@@ -47,7 +47,7 @@ def measure(representations: SupportsArray) -> Statistics:
 
 
 class Accumulator:
-    """Adds up representations batch by batch, in a training or evaluation loop.
+    """The statistics of representations, added batch by batch. It is for a training or evaluation loop.
 
     It keeps sums, 8 kB a feature, and 8 bytes an image; it can be pickled.
 
@@ -60,7 +60,7 @@ class Accumulator:
 
     @property
     def n(self) -> int:
-        """Images measured so far; those that are not finite or constant are not."""
+        """Count the images measured so far. Those that are not finite or constant are left out."""
         return 0 if self._state is None else self._state.n
 
     def update(self, batch: SupportsArray) -> None:
@@ -81,7 +81,9 @@ class Accumulator:
         sums.update(self._state, rows, [_key(row) for row in rows])
 
     def merge(self, other: Accumulator) -> Accumulator:
-        """Add two accumulators over different images, of other processes for example: a new one; both stay as they are.
+        """Add two accumulators over different images.
+
+        They may be of other processes; the sum is a new one, and both stay as they are.
 
         Raises:
             TypeError: `other` is none.
@@ -100,7 +102,7 @@ class Accumulator:
         return merged
 
     def result(self) -> Statistics:
-        """The statistics of all images so far, with their intervals; more batches may follow.
+        """Return the statistics of all images so far. They have intervals; more batches may follow.
 
         Returns:
             As `measure`.
@@ -135,6 +137,9 @@ def _rows(batch: SupportsArray) -> npt.NDArray[np.float64]:
 
 
 def _key(row: npt.NDArray[np.float64]) -> int:
-    """The row's jackknife group, from its content: copies of one image come into one group, and count as one there."""
+    """Return the row's jackknife group, from its content.
+
+    Copies of one image come into one group, and count as one there.
+    """
     digest = hashlib.sha256((row + 0.0).tobytes())  # no minus before a zero
     return int.from_bytes(digest.digest()[-4:], "big")

@@ -1,4 +1,4 @@
-"""The definitions of the statistics, as pure functions on arrays (float64 throughout).
+"""Define the statistics as pure functions on arrays. They compute in float64.
 
 `h` is a batch of representations (image, feature); `z` is `h` standardised per image. `state.py` adds up over images
 what is computed here.
@@ -24,7 +24,7 @@ MIN_RELATIVE_SD = 1e-9  # SD / max|h| below which a representation counts as con
 
 
 class Usable(NamedTuple):
-    """Which rows of a batch can be measured: three boolean arrays (image,) that exclude each other."""
+    """The rows of a batch that can be measured. The three boolean arrays (image,) exclude each other."""
 
     usable: Bools
     nonfinite: Bools
@@ -32,7 +32,7 @@ class Usable(NamedTuple):
 
 
 def usable_rows(h: npt.ArrayLike) -> Usable:
-    """Tell which representations can be measured: non-finite and constant ones must never enter a mean.
+    """Find the representations that can be measured. Non-finite and constant ones must never enter a mean.
 
     Args:
         h: (image, feature), any float dtype.
@@ -50,7 +50,7 @@ def usable_rows(h: npt.ArrayLike) -> Usable:
 
 
 def standardise(h: npt.ArrayLike) -> Array:
-    """Standardise each representation over its own features: mean 0, biased SD 1.
+    """Standardise each representation over its features. The mean is 0, the biased SD 1.
 
     z_ij = (h_ij − mean_j h_i) / sd_j h_i; equals `scipy.stats.zscore(h, axis=1)`.
 
@@ -75,7 +75,7 @@ def standardise(h: npt.ArrayLike) -> Array:
 
 
 def max_median_ratio(h: npt.ArrayLike) -> Array:
-    """Divide the largest by the median absolute value of each representation (He et al. 2024).
+    """Divide each representation's largest by its median absolute value. See He et al. 2024.
 
     Args:
         h: (image, feature), finite; any float dtype.
@@ -105,7 +105,7 @@ class Moments(NamedTuple):
 
 
 def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
-    """Compute each feature's share in the activation kurtosis: mean_i z_ij⁴ / (d·K). They add to 1.
+    """Compute each feature's share in the activation kurtosis. It is mean_i z_ij⁴ / (d·K). They add to 1.
 
     Args:
         sum_z4: (..., feature) sums of z⁴ over images.
@@ -118,7 +118,7 @@ def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
 
 
 def top_features(sum_z4: Array) -> Indices:
-    """Find the features with the largest shares in K, strongest first; ties go to the smaller index.
+    """Find the features with the largest kurtosis shares. The strongest is first; ties go to the smaller index.
 
     Args:
         sum_z4: (feature,) sums of z⁴ over images.
@@ -127,7 +127,10 @@ def top_features(sum_z4: Array) -> Indices:
 
 
 class Energies(NamedTuple):
-    """Sums over images of squares and of squares below zero, each (..., feature); y is z less each image's median."""
+    """The sums of squares and of negative squares.
+
+    They are over images, each (..., feature); y is z less each image's median.
+    """
 
     h: Array
     h_negative: Array
@@ -136,7 +139,9 @@ class Energies(NamedTuple):
 
 
 def energies(h: Array, z: Array) -> tuple[Array, Array, Array, Array]:
-    """Compute what `Energies` sums: h², min(h, 0)², y², min(y, 0)² of each image, with y_ij = z_ij − median_j z_i.
+    """Compute the squares that `Energies` sums.
+
+    They are h², min(h, 0)², y², min(y, 0)² of each image, with y_ij = z_ij − median_j z_i.
 
     The median, unlike the mean, does not move when an outlier feature grows, and no offset, no scale moves y's sign.
 
@@ -151,7 +156,7 @@ def energies(h: Array, z: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: Indices) -> Moments:
-    """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
+    """Turn per-feature sums into the model's statistics. Formulas: docs/statistics.md.
 
     K = mean_ij z⁴ · Kc = mean_ij (z − z̄_j)⁴ / (mean_ij (z − z̄_j)²)², z̄_j the mean over images ·
     persistence ratio = K / Kc · top-3 share = the three largest shares in K · strength = K × top-3 share ·
@@ -197,7 +202,7 @@ def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: Indices) -> 
 
 
 def negative_energies(energy: Energies, left_out: Indices) -> tuple[Array, Array]:
-    """Compute the negative energy and that of z without some features.
+    """Compute the negative energies without some features. They are of h, and of y (`Energies`).
 
     Args:
         energy: (..., feature) sums of squares.
@@ -236,7 +241,7 @@ def unit_rows(h: npt.ArrayLike) -> Array:
 
 
 def relative_variance(h: npt.ArrayLike) -> float:
-    """Measure which share of the representations' energy varies between images.
+    """Measure the share of energy that varies between images.
 
     Σ_i |u_i − ū|² / Σ_i |u_i|² = 1 − |ū|², u_i = h_i / |h_i|, ū the mean over images.
 
@@ -259,7 +264,7 @@ def relative_variance(h: npt.ArrayLike) -> float:
 
 
 def effective_rank(h: npt.ArrayLike) -> float:
-    """Measure in how many directions the representations vary between images.
+    """Measure in how many directions representations vary.
 
     exp(−Σ_k p_k ln p_k), p_k = σ_k² / Σ σ², σ the singular values of the L2-normalised representations less their mean:
     of n images at most min(n − 1, feature). The effective rank of Roy and Vetterli 2007 ("The effective rank: a measure

@@ -1,4 +1,6 @@
-"""Confidence bounds: of statistics that are looked at more than once, of accuracies (`wilson`), of correlations
+"""Compute confidence bounds.
+
+They are of statistics that are looked at more than once, of accuracies (`wilson`), and of correlations
 (`correlation_bounds`).
 
 A run looks at the evidence at fixed numbers of images (`is_look`), so the batch size never decides where it stops.
@@ -30,12 +32,15 @@ CRITICAL = 2.3273  # P(a standard Brownian motion ever exceeds this times √n, 
 
 
 def is_look(n: int, first: int = FIRST_LOOK) -> bool:
-    """Tell whether a run looks at the evidence at `n` usable images: at the first look, then at multiples of 16."""
+    """Return whether a run looks at `n` images.
+
+    It looks at the evidence at the first look, then at multiples of 16 usable images.
+    """
     return n == first or (n > first and n % LOOK_EVERY == 0)
 
 
 def radius(n: int, influence_sd: float, alpha: float) -> float:
-    """Compute the half-width of an asymptotic confidence sequence for a mean, valid at every n at once.
+    """Compute the half-width of a mean's confidence sequence. It is asymptotic, and valid at every n at once.
 
     σ̂ · √( 2(nρ² + 1) / (n²ρ²) · log(√(nρ² + 1) / α) ), two-sided
     (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas 2021, "Time-uniform central limit theory and asymptotic
@@ -60,7 +65,7 @@ def radius(n: int, influence_sd: float, alpha: float) -> float:
 
 
 def depth(n: int, influence_sd: float, skewness: float, *, of_energies: bool = False) -> float:
-    """Compute how far a statistic's lower bound lies below its estimate, in a run that looks at fixed n.
+    """Compute the distance from estimate to lower bound. The run looks at fixed n.
 
     From the first look to the horizon σ̂/√n · (3/q)·(∛(1 + q·(z − q/6)) − 1) with z = CRITICAL · (1 + SMALL_SAMPLE/√n):
     a flat group-sequential boundary (Pocock 1977; the constant by recursive integration, Armitage, McPherson, Rowe
@@ -88,7 +93,7 @@ def depth(n: int, influence_sd: float, skewness: float, *, of_energies: bool = F
 
 
 def share_floor(count: int, n: int) -> float:
-    """Compute the lower bound of the rate of a Bernoulli sequence, in a run that looks at fixed n.
+    """Compute the lower bound of a Bernoulli rate. The run looks at fixed n.
 
     From the first look to the horizon the p with P(X ≥ count | n, p) = 1 − Φ(CRITICAL): one-sided Clopper–Pearson at
     the level of one look. At other n that of `share_bounds` at the rest of the error rate.
@@ -105,7 +110,7 @@ def share_floor(count: int, n: int) -> float:
 
 
 def share_bounds(count: int, n: int, alpha: float) -> tuple[float, float]:
-    """Compute an exact confidence sequence for the rate of a Bernoulli sequence, valid at every n at once.
+    """Compute a confidence sequence for a Bernoulli rate. It is exact, and valid at every n at once.
 
     All p with B(1 + s, 1 + n − s) / (p^s (1 − p)^(n − s)) ≤ 1/α, s = count: the likelihood ratio of the uniform
     mixture against p is a martingale of mean 1 under p, so it ever exceeds 1/α with probability α at most (Ville).
@@ -140,7 +145,7 @@ def share_bounds(count: int, n: int, alpha: float) -> tuple[float, float]:
 
 
 def _edge(inside: float, outside: float, is_beyond: Callable[[float], bool]) -> float:
-    """Find where an interval ends between a value in it and one beyond it: the wider side."""
+    """Find the end of an interval, rounded outwards. It lies between a value inside and one outside."""
     for _ in range(60):  # bisection: 2^-60 is below float precision
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if is_beyond(middle) else (middle, outside)
@@ -153,7 +158,7 @@ def grouped_jackknife_sd(whole: float, without: Array, sizes: Array) -> float:
 
 
 def grouped_jackknife(whole: float, without: Array, sizes: Array) -> tuple[float, float]:
-    """Compute √n times the delete-a-group jackknife standard error, and the skewness of the estimate.
+    """Compute a delete-a-group jackknife. It gives √n times the standard error, and the skewness of the estimate.
 
     Var = (1/g) Σ_j (p_j − θ_J)² / (h_j − 1), p_j = h_j·θ − (h_j − 1)·θ_(j), h_j = n/m_j,
     θ_J = g·θ − Σ_j (1 − m_j/n)·θ_(j) (Busing, Meijer, van der Leeden 1999,
@@ -190,7 +195,7 @@ class Accuracy(Frozen):
 
 
 def wilson(n_correct: int, n: int, confidence: float = CONFIDENCE) -> Accuracy:
-    """Compute the share of correct predictions with its Wilson score interval.
+    """Compute a share of correct predictions. It comes with its Wilson score interval.
 
     (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n), z the two-sided normal quantile (Wilson 1927; recommended for
     small n and p near 0 or 1 by Brown, Cai, DasGupta 2001). Equal to scipy.stats.binomtest(n_correct, n)
@@ -211,7 +216,7 @@ def wilson(n_correct: int, n: int, confidence: float = CONFIDENCE) -> Accuracy:
 
 
 def correlation_bounds(r: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Compute the interval of a Pearson correlation by Fisher's z: tanh(artanh r ± z/√(n − 3)) (Fisher 1921).
+    """Compute the interval of a Pearson correlation. By Fisher's z it is tanh(artanh r ± z/√(n − 3)) (Fisher 1921).
 
     Equal to scipy.stats.pearsonr(x, y).confidence_interval(confidence). Heavy tails make it too narrow around a strong
     correlation, not around 0 (for independent features the variance of r is about 1/n whatever their distribution).

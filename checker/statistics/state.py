@@ -1,4 +1,4 @@
-"""Add up batches of representations (`State`), and turn the sums into statistics with their bounds.
+"""Add up representations and compute their statistics. `State` has the sums; the statistics have bounds.
 
 A state takes memory O(groups · features) and one number per image. Two states merge in any order to the same up to
 rounding, so batches, workers and machines can be added up.
@@ -32,7 +32,7 @@ LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
 @dataclass
 class State:
-    """Sums over images; those of the jackknife are kept apart for each of `GROUPS` groups of images."""
+    """Sums over images. Those of the jackknife are separate for each of `GROUPS` groups of images."""
 
     n_features: int
     n_nonfinite: int = 0
@@ -54,7 +54,7 @@ class State:
 
     @property
     def n(self) -> int:
-        """Images measured so far (non-finite and constant ones are not)."""
+        """Count the images measured so far. Non-finite and constant ones are left out."""
         return int(self.sizes.sum())
 
 
@@ -70,7 +70,7 @@ class Measured(NamedTuple):
 
 
 def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
-    """Add a batch of representations to the state, in place.
+    """Add a batch of representations, in place.
 
     Args:
         state: the sums so far.
@@ -118,13 +118,16 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
 
 
 def _add_to_groups(sums: Array, groups: Counts, values: Array) -> None:
-    """sums[:, group] += values[:, image], image by image: (4, group, feature), (image,), (4, image, feature)."""
+    """Add the values of images to their groups.
+
+    That is sums[:, group] += values[:, image], image by image: (4, group, feature), (image,), (4, image, feature).
+    """
     for image, group in enumerate(groups):  # np.add.at takes nine times as long for rows
         sums[:, group] += values[:, image]
 
 
 def merge(a: State, b: State) -> State:
-    """Add two states over disjoint images; associative and commutative up to rounding.
+    """Add two states over disjoint images. It is associative and commutative up to rounding.
 
     Which images came first is not known of the sum. So its two-sidedness leaves out the features that are the strongest
     in all of its images, not those of a first look; unless one of the two is empty.
@@ -147,7 +150,7 @@ def merge(a: State, b: State) -> State:
 
 
 class Jackknife(NamedTuple):
-    """The statistics over all images, and over all images but those of one group, for each group that has images."""
+    """The statistics of all images and without each group. Only groups that have images count."""
 
     sums: Array
     """(4, feature) sums of z, z², z³, z⁴ over all images"""
@@ -167,7 +170,7 @@ class Jackknife(NamedTuple):
 
 
 def jackknife(state: State) -> Jackknife:
-    """Leave out each group of images in turn (`intervals.grouped_jackknife_sd` makes an SD of it).
+    """Leave out each group of images in turn. `intervals.grouped_jackknife` makes an SD of it.
 
     Args:
         state: sums over at least one image.
@@ -197,7 +200,7 @@ def _interval(estimate: float, low: float, high: float, floor: float, ceiling: f
 
 
 def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistics:
-    """Turn the state into the measured numbers with their bounds.
+    """Turn the state into measured numbers with bounds.
 
     Every bound holds at every number of images at once (`intervals.radius`; the frequency's exactly,
     `intervals.share_bounds`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group jackknife
@@ -237,7 +240,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         return _interval(estimate, estimate - low, estimate + high, 0.0, ceiling)
 
     def two_sided() -> Interval:
-        """The smallest of four shares: its bounds are the smallest of theirs."""
+        """Return the smallest of four shares. Its bounds are the smallest of theirs."""
         sides = []
         for share, *others in negative:
             sd, skewness = intervals.grouped_jackknife(float(share), np.array(others), sizes)
@@ -287,19 +290,22 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
 
 
 def _distinct_share(per_image: Array) -> float:
-    """Share of different values among at most `COMPARED` evenly spaced order statistics; per_image: sorted."""
+    """Return the share of different values.
+
+    At most `COMPARED` evenly spaced order statistics are compared; per_image: sorted.
+    """
     places = np.linspace(0, len(per_image) - 1, min(len(per_image), COMPARED)).round().astype(np.int64)
     values = per_image[places]
     return float(1 + (np.diff(values) > SAME_REPRESENTATION * values[1:]).sum()) / len(values)
 
 
 def _far(state: State, sums: Array) -> Array:
-    """(feature,) images in which each feature is beyond 4 SD on its usual side, that of its mean."""
+    """Count per feature the images beyond 4 SD. They are on the feature's usual side, that of its mean; (feature,)."""
     return np.where(sums[0] >= 0, state.far_above, state.far_below)
 
 
 def _frequency(state: State, sums: Array, strongest: int, levels: tuple[float, float], bounds: Bounds) -> Interval:
-    """How often the strongest feature is beyond 4 SD on its usual side."""
+    """Return how often the strongest feature is extreme. It is then beyond 4 SD on its usual side."""
     count, n = int(_far(state, sums)[strongest]), state.n
     if n < 2:
         return Interval(estimate=count / n, low=None, high=None)

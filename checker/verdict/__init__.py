@@ -1,4 +1,4 @@
-"""From evidence to a verdict, its reasons, and what the gate makes of them; pure.
+"""Turn evidence into a verdict, reasons, and an exit code. All of it is pure.
 
 Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors, thresholds.
 """

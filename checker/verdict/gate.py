@@ -1,4 +1,6 @@
-"""Turn a verdict into an exit code: what a pipeline lets through, and which rule decided. Pure.
+"""Turn a verdict into an exit code.
+
+Settings and waivers decide what a pipeline lets through, and the gate names the rule that decided. Pure.
 
 A waiver accepts one reason of one model for a time, in somebody's name. It never changes the verdict: the report still
 says WARN, and says who accepted it, why and until when. The notes next to a verdict, which name the choices and
@@ -45,7 +47,7 @@ class Waiver(Frozen):
 
 
 class Loosening(Frozen):
-    """A setting that can loosen the gate and has not its default value."""
+    """A changed setting that can loosen the gate."""
 
     setting: str
     value: str
@@ -84,7 +86,7 @@ def decide(
     loosening: Sequence[Loosening] = (),
     today: date,
 ) -> Gate:
-    """Decide the exit code: 0 for PASS, for WARN with every reason waived or accepted, and with fail_on "never".
+    """Decide the exit code. It is 0 for PASS, for WARN with every reason waived or accepted, and with fail_on "never".
 
     A reason of another kind beside the accepted one fails, though a waiver accepts it: the two are not added up.
 
@@ -121,7 +123,7 @@ def decide(
 
 
 def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
-    """Whether this gate can be the answer to a verdict: its exit code, its waivers and its rule belong together.
+    """Return whether a gate is consistent with a verdict. Its exit code, its waivers and its rule must belong together.
 
     Where waivers, fail_on and accept were set, which its rule says too, is the caller's to know.
 
@@ -158,7 +160,9 @@ SHOWN = 6  # inputs and outputs that were left out and are named
 
 
 def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
-    """Write a note for each choice or circumstance that the verdict rests on and that is no reason for WARN.
+    """Write the notes that a verdict rests on.
+
+    A note is about a choice or a circumstance that is not a reason for WARN.
 
     Args:
         evidence: what was measured.
@@ -202,12 +206,12 @@ def model_notes(
 
 
 def _head_note(evidence: Evidence) -> list[str]:
-    """Note that of a classifier the features were measured, not what its last layer makes of them."""
+    """Note that a classifier's features were measured. What its last layer makes of them was not."""
     return [HEAD_NOTE] if evidence.model.rule == "head_input" else []
 
 
 def _batch_note(evidence: Evidence) -> list[str]:
-    """Note that a verdict holds for batches of one image, where a model that scales over its batch was measured so."""
+    """Note that a verdict holds for single images. A model that scales over its batch was measured so."""
     together, fixed = evidence.model.batch_difference, evidence.model.fixed_scale_difference
     limit = limit_of(evidence)
     if fixed is None or fixed > limit or together is None or together <= limit:
@@ -226,7 +230,7 @@ def grey_note(preprocessing: PreprocessingFacts) -> list[str]:
 
 
 def _raw_note(model: ModelFacts, preprocessing: PreprocessingFacts) -> list[str]:
-    """Note that pixels reach the first layer unscaled, which some models are trained for and most are not."""
+    """Note that pixels reach the first layer unscaled. Some models are trained for that and most are not."""
     if preprocessing.source == "tensors" or not is_raw(expected(model, preprocessing)):
         return []
     return [
@@ -236,7 +240,7 @@ def _raw_note(model: ModelFacts, preprocessing: PreprocessingFacts) -> list[str]
 
 
 def image_notes(images: ImageFacts) -> list[str]:
-    """Note that the images are the bundled ones or have no name, and how many could not be used."""
+    """Note what is special about the images. They are the bundled ones or have no name, or some could not be used."""
     notes = [BUNDLED_NOTE] if images.bundled else []
     if images.given:
         notes.append(
@@ -247,12 +251,15 @@ def image_notes(images: ImageFacts) -> list[str]:
 
 
 def memory_note(name: str) -> list[str]:
-    """Note that the model was no file but what `name` says."""
+    """Note that the model was not a file. `name` describes what it was."""
     return [f"The model was handed over in Python ({name}), not as a file; no sidecar of it was looked for."]
 
 
 def skipped_note(n_skipped: int, n_read: int, skipped: Sequence[tuple[str, str]], name: str = "") -> list[str]:
-    """Note how many images of the set `name` were skipped, with the first three and why; no note where none was."""
+    """Note how many images of a set were skipped.
+
+    The first three are named with the reason; without any there is no note.
+    """
     first = "; ".join(f"{image}: {reason}" for image, reason in skipped[:3])
     of_set = f" of {name}" if name else ""
     return [f"{n_skipped} of {n_read} images{of_set} were skipped ({first})."] if n_skipped else []
@@ -264,7 +271,10 @@ def fallback_note(execution: Execution) -> list[str]:
 
 
 def execution_notes(execution: Execution) -> list[str]:
-    """Note why `--device auto` used the CPU, what a GPU run left there, and a lowered graph optimisation."""
+    """Note what is special about the execution.
+
+    `--device auto` used the CPU, a GPU run left nodes there, or the graph optimisation was lowered.
+    """
     notes = fallback_note(execution)
     if execution.heavy_on_cpu:
         heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
@@ -278,7 +288,7 @@ def execution_notes(execution: Execution) -> list[str]:
 
 
 def _profile_notes(profile: Profile) -> list[str]:
-    """Note in what a profile differs from the default one; no note on the default."""
+    """Note how a profile differs from the default one. The default itself gets no note."""
     default = profiles.load()
     if profile.digest == default.digest:
         return []

@@ -1,4 +1,4 @@
-"""Do the values that enter a model's first layer look like a photo's, as encoders are given them? Pure.
+"""Judge whether a first layer's values look like photos.
 
 docs/dev/decisions/preprocessing-probe.md has the table that the limits stand on.
 """
@@ -18,7 +18,7 @@ PHOTO_GREY = (121.5, 63.0)  # mean and SD of their luminance
 
 
 class Levels(NamedTuple):
-    """Mean and SD of each channel where a layer reads them."""
+    """The mean and SD of each channel. A layer reads these values."""
 
     mean: tuple[float, ...]
     sd: tuple[float, ...]
@@ -29,7 +29,7 @@ class Levels(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Means and SDs that a convention allows; both ends belong to it."""
+    """The means and SDs that a convention allows. Both ends belong to it."""
 
     mean: tuple[float, float]
     sd: tuple[float, float]
@@ -54,7 +54,7 @@ RAW_MEAN = 60.0  # bytes from which no mean was subtracted have 114 to 123
 
 
 def at_input(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
-    """Mean and SD of usual photos at the model's input, by the declared preprocessing."""
+    """Return the levels of usual photos at the input. They follow from the declared preprocessing."""
     given = preprocessing.preprocessing
     mean: tuple[float, ...] = PHOTO_MEAN
     sd: tuple[float, ...] = PHOTO_SD
@@ -66,17 +66,20 @@ def at_input(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
 
 
 def expected(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
-    """Mean and SD of usual photos where the model's first layer reads them, by the declared and the graph's own map."""
+    """Return the levels of usual photos at the first layer.
+
+    They follow from the declared preprocessing and the graph's own map.
+    """
     return behind(model.scaling, *at_input(model, preprocessing))
 
 
 def branches(model: ModelFacts) -> tuple[GraphScaling | None, ...]:
-    """What the graph does to its input: one map, or one a branch where branches differ."""
+    """Return the graph's maps of its input. It is one map, or one per branch where branches differ."""
     return (model.scaling, *model.other_scalings)
 
 
 def behind(scaling: GraphScaling | None, mean: Sequence[float], sd: Sequence[float]) -> Levels:
-    """Map mean and SD of the model's input to those behind the graph's own scaling.
+    """Map the input's levels through the graph's scaling.
 
     Where the record's channels are not the input's, the input itself is given.
     """
@@ -90,14 +93,14 @@ def behind(scaling: GraphScaling | None, mean: Sequence[float], sd: Sequence[flo
 
 
 def scaled_in_both(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphScaling | None) -> bool:
-    """Whether the preprocessing and the graph, by `scaling`, both change the values of pixels."""
+    """Return whether preprocessing and graph both scale pixels. The graph does it by `scaling`."""
     given = preprocessing.preprocessing
     plain = given.rescale == 1 and not any(given.mean) and set(given.std) == {1.0}
     return _scales(scaling) and model.input_type != "uint8" and not plain
 
 
 def usual(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphScaling | None) -> bool:
-    """Whether usual photos may become what a first layer behind `scaling` reads, each channel in the same range.
+    """Return whether a first layer may get usual photos. It reads what `scaling` gives, each channel in the same range.
 
     The preprocessing alone may be made for other images than photos. Where both scale, values about zero must be
     spread as a normalisation does; where both subtract a mean, the mean of photos must be about zero, or all be 0 to 1.
@@ -112,17 +115,17 @@ def usual(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphSc
 
 
 def possible(levels: Levels) -> bool:
-    """Whether any set of images may become this, dark, pale and flat ones too."""
+    """Return whether any images can have these levels. Dark, pale and flat ones count, too."""
     return _in_one((ANY_UNIT, ANY_BYTES), levels)
 
 
 def is_raw(levels: Levels) -> bool:
-    """Whether usual photos reach the first layer as 0–255, and no mean was subtracted."""
+    """Return whether the first layer gets raw pixels. They are usual photos as 0–255, and no mean was subtracted."""
     return _in_one((BYTES,), levels) and min(levels.mean) > RAW_MEAN
 
 
 def steps_text(scaling: GraphScaling) -> str:
-    """Write what a graph does to its input, as (x − mean) / std."""
+    """Write a graph's scaling as (x − mean) / std."""
     return f"(x − {_values(scaling.mean)}) / {_values(scaling.std)} ({', '.join(scaling.ops)})"
 
 
@@ -136,6 +139,6 @@ def _in_one(ranges: Sequence[Range], levels: Levels) -> bool:
 
 
 def _values(values: Sequence[float]) -> str:
-    """Write one value where all are written alike, else one a channel."""
+    """Write one value, or one per channel. One is enough where all are written alike."""
     texts = [number_text(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else " ".join(texts)

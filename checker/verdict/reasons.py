@@ -1,4 +1,4 @@
-"""The words of a verdict: what each reason id means, and what to do about it."""
+"""The texts of a verdict's reasons and next steps. They are listed by reason id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS: dict[Kind, str] = {
 
 
 class Rule(NamedTuple):
-    """What a reason id means and what to do about it."""
+    """The meaning of a reason and its next step."""
 
     kind: Kind
     title: str
@@ -392,6 +392,6 @@ RENAMED: dict[str, str] = {
 
 
 def below_reasons(profile: Profile) -> dict[Statistic, str]:
-    """By statistic that decides, the reason for WARN where it lies outside its limits."""
+    """Return the reason for WARN of each deciding statistic. It applies where the statistic lies outside its limits."""
     known = _BELOW_EARLIER if profile.is_earlier else _BELOW
     return {name: known[name] for name in profile.deciding}

@@ -1,4 +1,4 @@
-"""The rule that turns evidence and a threshold profile into a verdict: WARN unless everything speaks for PASS. Pure.
+"""Turn evidence and a profile into a verdict. It is WARN unless everything supports PASS. Pure.
 
 Reasons that are known before anything is measured come from one function, for the judge and for `inspect`.
 """
@@ -48,7 +48,7 @@ def describe(end: End) -> str:
 def foreseen(
     model: ModelFacts, preprocessing: PreprocessingFacts | None, n_features: int | None, profile: Profile
 ) -> Iterator[tuple[str, str]]:
-    """Yield the reasons for WARN that are known before anything is measured: (reason id, what was seen).
+    """Yield the reasons for WARN before any measurement. Each is (reason id, what was seen).
 
     `judge` gives each of them (but for `end_not_calibrated`, where `one_sided` says it), and PASS only without any.
 
@@ -89,7 +89,10 @@ def foreseen(
 
 
 def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> tuple[str, str] | None:
-    """Judge the whole map from pixels to the first layer by what it makes of usual photos; tensors come without one."""
+    """Judge the map from pixels to the first layer.
+
+    What it makes of usual photos counts; tensors come without a map.
+    """
     if preprocessing.source == "tensors":
         return None
     at_input = pixels.at_input(model, preprocessing)
@@ -122,7 +125,7 @@ MIN_RELATIVE_VARIANCE = 0.16  # 0.21 or more | ridge regressions 0.11 or less
 
 
 class Reason(Frozen):
-    """Why the verdict is WARN: a stable id and its kind, what was seen, what to do next."""
+    """A reason for WARN. It has a stable id, a kind, what was seen, and a next step."""
 
     id: str
     kind: Kind
@@ -131,7 +134,7 @@ class Reason(Frozen):
 
 
 class Verdict(Frozen):
-    """PASS, or WARN of a kind with every reason that applies."""
+    """PASS, or WARN with a kind and every reason."""
 
     verdict: Literal["PASS", "WARN"]
     kind: Kind | None
@@ -147,13 +150,13 @@ class Verdict(Frozen):
 
 
 def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
-    """Write a reason of this version by its id; next_step: instead of its rule's own."""
+    """Write a reason of this version by its id. next_step replaces the one of its rule."""
     rule = RULES[name]
     return Reason(id=name, kind=rule.kind, seen=seen, next_step=rule.next_step if next_step is None else next_step)
 
 
 def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
-    """Give PASS where there is no reason, else WARN; the reasons are sorted by kind, and the first kind is its own.
+    """Return PASS without reasons, else WARN. The reasons are sorted by kind, and the first kind is the verdict's.
 
     A reason that no run can mend brings its kind to the front. Two things come before it: too few images, unless the
     file alone gives that reason, and a tensor that was chosen, since the reason is about that tensor.
@@ -174,7 +177,7 @@ def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
 
 
 def outside(interval: Interval, limits: Limits) -> bool:
-    """Tell whether the whole interval lies outside the limits: no more images would bring it in."""
+    """Return whether the whole interval lies outside the limits. No more images would bring it in."""
     if interval.low is None or interval.high is None:
         return False
     return below(interval, limits) or interval.low > limits.maximum
@@ -186,14 +189,14 @@ def below(interval: Interval, limits: Limits) -> bool:
 
 
 def inside(interval: Interval, limits: Limits) -> bool:
-    """Tell whether the whole interval lies inside the limits: the only thing that counts for PASS."""
+    """Return whether the whole interval lies inside the limits. Only that counts for PASS."""
     if interval.low is None or interval.high is None:
         return False
     return limits.minimum < interval.low and interval.high < limits.maximum
 
 
 def decided(statistics: Statistics, profile: Profile) -> bool:
-    """Tell whether more images could not change what the statistics say: the rule that stops the run.
+    """Return whether more images can't change the statistics' answer. This rule stops the run.
 
     True once enough images were measured and either every interval lies inside its limits or one lies outside.
     (The caller checks that enough of them are varied.)
@@ -331,7 +334,10 @@ def _content(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def limit_of(e: Evidence) -> float:
-    """Give the relative difference below which two runs of the evidence's precision count as the same."""
+    """Return the tolerance for the evidence's precision.
+
+    Two runs with a smaller relative difference count as the same.
+    """
     return SAME_NUMBERS.get(e.execution.precision, SAME_NUMBERS["fp32"])
 
 
@@ -373,7 +379,10 @@ def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def _pixels(e: Evidence) -> Iterator[tuple[str, str]]:
-    """Judge what was measured at the input, where the map that was declared is no reason already."""
+    """Judge the pixels that were measured at the input.
+
+    Where the declared map is a reason already, nothing is added.
+    """
     if e.levels is None or scaled_oddly(e.model, e.preprocessing):
         return
     seen = [pixels.behind(scaling, e.levels.mean, e.levels.sd) for scaling in pixels.branches(e.model)]
