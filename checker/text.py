@@ -39,7 +39,7 @@ _ASCII_SIGNS = str.maketrans(
 
 PAGES: Final = {
     "calibration": "Calibrating thresholds",
-    "onnx-contract": "The ONNX contract",
+    "onnx-file": "Your ONNX file",
     "published": "Published robustness",
     "statistics": "What is measured",
 }

@@ -325,7 +325,7 @@ def load_torch(wanted: Wanted) -> Loaded:
     if not isinstance(fields, dict):
         raise CallError(
             f"{name}: preprocessing is not given; the module has no attribute `preprocessing`",
-            'give --preprocessing FILE (a JSON object, see the page "The ONNX contract")',
+            'give --preprocessing FILE (a JSON object, see the page "Your ONNX file")',
         )
     fields = checked_preprocessing(fields, name)
     digest = file_digest(path) if path else getattr(module, "weights_digest", "")

@@ -1,6 +1,6 @@
 """The ONNX contract: what a file says about itself, and how photos become its input.
 
-docs/onnx-contract.md is the same thing for people who write their own exporter. Needs no torch.
+docs/onnx-file.md is the same thing for people who write their own exporter. Needs no torch.
 """
 
 from __future__ import annotations

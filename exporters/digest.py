@@ -1,6 +1,6 @@
 """Digests of a graph with its weights, of a file and of a state dict.
 
-The checker computes the same `graph_digest` when it opens a file; docs/onnx-contract.md defines it. Needs no torch.
+The checker computes the same `graph_digest` when it opens a file; docs/onnx-file.md defines it. Needs no torch.
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if not texts:
         raise ExportError(
             f"{path}: contract is missing; to quantise it, robustcheck must know how photos become its input",
-            'export it with `robustcheck export`, or write the contract as the page "The ONNX contract" says',
+            'export it with `robustcheck export`, or write the contract as the page "Your ONNX file" says',
         )
     try:
         content = json.loads(texts[-1])
@@ -283,7 +283,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         if digest != stated_digest:  # the new file's contract would hide the change
             raise ExportError(
                 f"{path}: graph or weights are not those that its contract was written for; changed after the export",
-                "export the model again, or write a new contract (the page 'The ONNX contract' says how)",
+                "export the model again, or write a new contract (the page 'Your ONNX file' says how)",
             )
     return inliner.inline_local_functions(proto) if proto.functions else proto, content
 

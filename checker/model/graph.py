@@ -1,7 +1,7 @@
 """The graph that ONNX Runtime gets, and the digest of a graph with its weights.
 
 The graph is written when a session is made, so that an open model is in memory once. The digest is what a contract
-records of its file. `exporters/digest.py` computes the same when it writes a file; docs/onnx-contract.md defines it.
+records of its file. `exporters/digest.py` computes the same when it writes a file; docs/onnx-file.md defines it.
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_
 @pytest.mark.usefixtures("my_vision")
 def test_documented_examples_are_what_the_checker_reads() -> None:
     """The page's code runs: the digest is the checker's, and the checker reads the contracts that the page writes."""
-    page = (ROOT / "docs" / "onnx-contract.md").read_text(encoding="utf-8")
-    digest, after_a_change, by_hand = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    page = (ROOT / "docs" / "onnx-file.md").read_text(encoding="utf-8")
+    by_hand, digest, after_a_change = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     model = onnx_models.build(
         onnx_models.graph("flat = Flatten(image); representation = Add(flat, bias)"),
         [("representation", onnx.TensorProto.FLOAT, ("batch", 48))],
