@@ -1,4 +1,7 @@
-"""From an address to a model file of this machine: paths, URLs, the hub, MLflow's registry, or a model in memory."""
+"""Turn an address into a model file on this machine.
+
+An address is a path, a URL, a name on the hub or in MLflow's registry; a model in memory is taken as it is.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,7 @@ class LocalModel:
 
 
 def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
-    """Return the path or URL that a text names; bytes and messages stay.
+    """Return the path or URL of a text. Bytes and messages stay.
 
     Raises:
         TypeError: another type, which the message names.
@@ -95,7 +98,7 @@ def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
 
 
 def _refuse_unknown(text: str) -> None:
-    """Refuse a word that is not a file and starts with a scheme (`name:`) that is not read, or not here."""
+    """Refuse a word with an unknown scheme. A file of that name is not refused."""
     match = _SCHEME.match(text)
     if match is None or os.path.lexists(text) or match[1].lower() in SCHEMES:
         return
@@ -117,7 +120,7 @@ def _refuse_unknown(text: str) -> None:
 
 
 def _export_first(library: str, name: str) -> str:
-    """Return the commands that export a checkpoint and check its file."""
+    """Return the commands that export and check a checkpoint."""
     words = [name]
     if library in ("open_clip", "torchvision") and ":" not in name and "/" in name:  # NAME/WEIGHTS, no hf-hub:org/repo
         words = [name.partition("/")[0], "--weights", name.partition("/")[2]]
@@ -128,7 +131,7 @@ def _export_first(library: str, name: str) -> str:
 def on_this_machine(
     model: Place | bytes | onnx.ModelProto, *, preprocess: str | None = None, tell: Callable[[str], None] | None = None
 ) -> Iterator[LocalModel]:
-    """Yield the model as a file of this machine; a URL is copied into a private folder, removed at the end.
+    """Yield the model as a local file. A URL is copied into a private folder, which is removed at the end.
 
     So are bytes, and the serialised bytes of a ModelProto. They have no sidecar, and no weights of their own.
 
@@ -165,7 +168,7 @@ def on_this_machine(
 
 @contextlib.contextmanager
 def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) -> Iterator[None]:
-    """Put names in place of the paths of copies in errors; `hint_of` changes the hint first."""
+    """Replace the paths of copies in errors by names. `hint_of` changes the hint first."""
     try:
         yield
     except RobustcheckError as fault:
@@ -197,7 +200,7 @@ def _in_memory(model: bytes | onnx.ModelProto, folder: Path) -> Iterator[LocalMo
 
 @contextlib.contextmanager
 def _registered(url: Url, folder: Path, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
-    """Yield a model of MLflow's registry, or of a run, with all files next to it."""
+    """Yield a model of MLflow's registry, or of a run, with all its files."""
     if tell is not None:
         tell(f"fetching {url}")
     with registry.connected() as client:
@@ -242,7 +245,7 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: Callable[[str]
 
 
 def _in_repository(address: hub.Address, tell: Callable[[str], None] | None) -> tuple[RemoteFile, Origin]:
-    """Return the ONNX file that an address of the hub means, unread. Raises UsageError, StoreError."""
+    """Return the ONNX file of a hub address, unread. Raises UsageError, StoreError."""
     if tell is not None:
         tell(f"asking what {address} holds")
     repository = hub.open_repository(address)
@@ -279,7 +282,7 @@ def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence
 
 
 def _export_repository(library: str, address: hub.Address) -> str:
-    """Return the commands for a checkpoint of the hub; only timm loads another revision than main itself."""
+    """Return the export commands for a checkpoint on the hub. Only timm loads another revision than main itself."""
     schema, folder = ("", "./") if library == "transformers" else ("hf-hub:", "local-dir:")
     if address.revision is None:
         return _export_first(library, f"{schema}{address.repo}")
@@ -298,7 +301,7 @@ class _Download:
     left_bytes: int
 
     def run(self, *, is_described: bool) -> None:
-        """Fetch all files; no sidecar where the preprocessing is described already."""
+        """Fetch all files. Sidecars are left out where the preprocessing is described already."""
         file, path = self.file, self.path
         try:
             self._take(file, path)
@@ -361,7 +364,7 @@ class _Download:
             self._take_upward(file)
 
     def _names_in(self, folder: RemoteFile, target: Path) -> list[str]:
-        """List the files of a folder; an empty file in `target` represents each other model in it.
+        """List the files of a folder. An empty file in `target` represents each other model in it.
 
         Sidecars that name no model are refused where they lie next to several.
         """
@@ -382,7 +385,9 @@ class _Download:
                 self._take_sidecar(folder / name, target / name)
 
     def _take_upward(self, file: hub.HubFile) -> None:
-        """Fetch the nearest sidecars further up in a repository, where none nearer describes the pixels.
+        """Fetch the nearest sidecars from folders further up.
+
+        Nothing is fetched where a nearer one describes the pixels.
 
         Raises UsageError: models of other folders lie below such a sidecar.
         """
@@ -409,7 +414,9 @@ class _Download:
 
 
 def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], str]) -> str:
-    """Return the one encoder among ONNX files: not a text tower, and of several precisions the full one.
+    """Return the one image encoder among ONNX files.
+
+    Text towers are left out, and of several precisions the full one is taken.
 
     Of a CLIP that is split into towers, the image tower is meant. Files of other names, or of other folders, are other
     checkpoints; a folder `onnx` is its parent's.
@@ -443,6 +450,6 @@ def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], s
 
 
 def _checkpoint(path: str) -> tuple[PurePosixPath, str]:
-    """Return the folder of a file, and its name without its precision: forms of one checkpoint share both."""
+    """Return a file's folder and its name without precision. Forms of one checkpoint share both."""
     folder = PurePosixPath(path).parent
     return folder.parent if folder.name == HUB_FOLDER else folder, checkpoint_part(PurePosixPath(path))

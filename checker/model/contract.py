@@ -1,4 +1,4 @@
-"""The ONNX contract: what an export says about itself, in `metadata_props` under one key."""
+"""The ONNX contract: metadata by which an export describes itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Source(Frozen):
 
 
 class Parity(Frozen):
-    """Largest differences between eager mode and ONNX Runtime on real photos."""
+    """The largest differences between eager mode and ONNX Runtime. They are measured on real photos."""
 
     max_abs: float
     max_rel: float
@@ -63,7 +63,7 @@ class ZeroShot(Frozen):
 
 
 class Contract(Frozen):
-    """Schema 1 of the contract that exporters write and the checker reads."""
+    """Schema 1 of the contract. Exporters write it and the checker reads it."""
 
     schema_version: Literal[1]
     preprocessing: Preprocessing
@@ -94,7 +94,7 @@ class _Property(Protocol):
 
 
 def properties(entries: Iterable[_Property], where: str) -> dict[str, str]:
-    """A model's metadata properties by key; of other keys that stand twice the last counts, as everywhere.
+    """Return a model's metadata properties by key. Of keys that occur twice the last counts, as in other tools.
 
     Raises CannotAssessError: two contracts.
     """
@@ -109,7 +109,7 @@ def properties(entries: Iterable[_Property], where: str) -> dict[str, str]:
 
 
 def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
-    """Read the contract among a model's metadata properties; None when the model carries none.
+    """Read the contract from a model's metadata properties. None when the model has none.
 
     `where` names the file in messages.
 

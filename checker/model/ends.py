@@ -1,4 +1,6 @@
-"""Classify what a representation ends in (a linear layer, a norm, an activation), and pool it to one row per image.
+"""Classify the end of a representation, and pool it.
+
+Ends are a linear layer, a norm, an activation and others; pooling gives one row per image.
 
 A last linear layer that only turns the coordinates (PCA, truncated SVD, a rotation) is recognised: it was not learned.
 Pure.
@@ -69,7 +71,7 @@ JOIN_DEPTH = 2  # nested joins whose last linear layers count
 
 
 class _Facts(NamedTuple):
-    """What is known of every tensor that carries the image."""
+    """The known facts of every image tensor."""
 
     ends: dict[str, End]
     rectified: dict[str, str]
@@ -87,7 +89,7 @@ def ends_in(layers: Layers, tensor: str) -> End:
 
 
 def embedding_under(layers: Layers, tensor: str) -> End | None:
-    """Say how an embedding ends that `tensor` is but for its scale, its mean and what was picked from it.
+    """Return the end of the embedding below `tensor`. The two differ only in scale, mean, or picked entries.
 
     Pooling, factors and a batch norm change no more than that, and neither does whatever else reads that tensor alone;
     an activation and a layer norm do. None where no linear layer, and no sum of some, lies under the tensor so.
@@ -97,7 +99,7 @@ def embedding_under(layers: Layers, tensor: str) -> End | None:
 
 @lru_cache(maxsize=1)
 def _facts(layers: Layers) -> _Facts:
-    """Find the facts of every tensor from those of the tensors that its node reads, in one pass over the graph."""
+    """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
     facts = _Facts({}, {}, {})
     for tensor, names in layers.data.items():
         op, own = layers.ops[tensor], _end_of(layers, layers.producers[tensor], tensor)
@@ -116,7 +118,7 @@ def _facts(layers: Layers) -> _Facts:
 
 
 def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
-    """Say what a tensor ends in: `own` is the end of its node, `under` are those of its data inputs.
+    """Return the end of a tensor. `own` is the end of its node, `under` are those of its data inputs.
 
     source: the activation that the tensor is an affine function of; "" for none.
     """
@@ -133,7 +135,7 @@ def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
 
 
 def _embedding(layers: Layers, tensor: str, own: End | None, names: tuple[str, ...], facts: _Facts) -> End | None:
-    """Say which of the embeddings that a node reads is still there behind it."""
+    """Return the embedding that a node's output still is. None if there is not one."""
     op, of_statistic = layers.ops[tensor], layers.statistics.keys() & layers.producers[tensor].input
     is_layer_norm = own == AFTER_NORM and layers.ops.get(names[0]) == "Sub" and of_statistic
     if (own or INPUT).kind == "activation" or is_layer_norm or op in LAYER_NORMS:
@@ -183,7 +185,7 @@ def _rectified(layers: Layers, tensor: str, op: str, names: tuple[str, ...], own
 
 
 def last_linears(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
-    """Yield the linear layers that end `tensor`, with nothing between them but what `ends_in` looks through.
+    """Yield the linear layers that end `tensor`. Between them and it is only what `ends_in` looks through.
 
     Those of every branch that a concatenation or a sum joins count, nested `JOIN_DEPTH` times at most.
     """
@@ -207,7 +209,7 @@ def last_linears(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
 
 
 def writes_one_sign(node: onnx.NodeProto, zero_points: Mapping[str, bool]) -> bool:
-    """Whether a layer writes a quantised tensor that holds no negative values, or no positive ones.
+    """Whether a layer's quantised output holds one sign only.
 
     A quantiser takes a ReLU out and writes what comes before it so. A zero point that is not among the constants
     counts, too: it could be one.
@@ -227,19 +229,19 @@ def writes_one_sign(node: onnx.NodeProto, zero_points: Mapping[str, bool]) -> bo
 
 
 def _is_comparison(layers: Layers, condition: str) -> bool:
-    """Whether a condition is a comparison, be it turned round or cast."""
+    """Whether a condition is a comparison, possibly negated or cast."""
     while _maker(layers, condition) in ("Not", "Cast"):
         condition = layers.producers[condition].input[0]
     return _maker(layers, condition) in COMPARISON
 
 
 def _maker(layers: Layers, tensor: str) -> str:
-    """Name the op that makes `tensor`; "" for an input or a constant."""
+    """Return the op that makes `tensor`. "" for an input or a constant."""
     return "" if (node := layers.producers.get(tensor)) is None else node.op_type
 
 
 def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
-    """Say what `node` is as the end of one of its outputs; None to look through it."""
+    """Return the end that `node` is for one output. None to look through it."""
     op, names = layers.ops.get(tensor, node.op_type), layers.data.get(tensor, ())
     if op in LINEAR and op not in FUSED and op not in WRITTEN_ZERO_AT:
         return AFTER_LINEAR if len(names) == 1 else End("other", op)
@@ -271,7 +273,7 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
 
 
 def _rescales(layers: Layers, node: onnx.NodeProto) -> bool:
-    """Whether a dequantiser has scales of its own, one a feature, and not those of what was quantised before it."""
+    """Whether a dequantiser has its own scale per feature. The scales of what was quantised before it do not count."""
     if all(size == 1 for size in _fixed_shape(layers, node.input[1]) or ()):
         return False
     maker = layers.producers.get(node.input[0])
@@ -306,12 +308,12 @@ def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[
 
 
 def _fixed_shape(layers: Layers, tensor: str) -> tuple[int | None, ...] | None:
-    """Give the shape of a tensor that does not depend on the image: a constant, or what is computed from some."""
+    """Return the shape of a tensor that ignores the image. It is a constant, or computed from constants."""
     return layers.constants.get(tensor, layers.shapes.get(tensor))
 
 
 def _activation_name(layers: Layers, names: tuple[str, ...], source: str) -> str:
-    """Give the usual name of an activation that is made of several ops, by the op that makes its gate."""
+    """Return the usual name of a composed activation. The op that makes its gate decides."""
     ops = set()
     for name in names:
         for tensor in layers.elementwise.above(name):
@@ -332,7 +334,7 @@ ZERO_POINT_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulInteg
 
 
 def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, folder: Weights) -> bool | None:
-    """Whether a linear layer that ends `tensor` has features orthogonal to each other.
+    """Whether the last linear layer only turns coordinates. Its features are orthogonal to each other.
 
     Such a layer puts the mean direction of any representation on one axis, where it reads as a persistent outlier
     feature that the encoder does not have. Of several linear layers with nothing between them, and of those whose
@@ -352,7 +354,7 @@ def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, fold
 
 
 def mutually_orthogonal(weight: Array) -> bool:
-    """Whether the rows, or the columns, of a matrix are orthogonal to each other, far more so than random ones.
+    """Whether the rows or columns of a matrix are orthogonal. They must be far more so than random ones.
 
     RMS over pairs of the cosine, times √n for vectors of length n: 0 for a rotation, 1 for random vectors. Below
     `ORTHOGONAL` they count as orthogonal: rounding to 4 bits leaves a rotation there.
@@ -376,7 +378,7 @@ def mutually_orthogonal(weight: Array) -> bool:
 
 
 def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> Array | None:
-    """Read a layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature.
+    """Read a layer's weight as (rows, columns). Of a quantised one the scale is left out, which turns no feature.
 
     None of one that can't be read, or is several matrices, each for features of its own: to a factor for each feature.
     """
@@ -409,7 +411,7 @@ def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder
 
 
 def _keeps_axis(node: onnx.NodeProto) -> bool:
-    """Whether an Einsum leaves an axis of its weight that the other input has, too, as `bi,ij->bi` does."""
+    """Whether an Einsum keeps an axis of its weight. The other input has that axis, too, as in `bi,ij->bi`."""
     if node.op_type != "Einsum":
         return False
     terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
@@ -417,7 +419,7 @@ def _keeps_axis(node: onnx.NodeProto) -> bool:
 
 
 def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:
-    """Read a tensor that does not depend on the image: an initializer, or what the graph computes from some."""
+    """Read a tensor that does not depend on the image. It is an initializer, or computed from some."""
     plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
     maker = layers.producers.get(name)
     if plain is None and maker is not None and maker.op_type == "Constant":
@@ -426,7 +428,7 @@ def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights)
 
 
 def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> GenericArray | None:
-    """Unpack a weight of 4 or 8 bits: what the layer gives for each unit vector."""
+    """Unpack a weight of 4 or 8 bits. Each row is what the layer gives for a unit vector."""
     scales = constant(proto, layers, node.input[2], folder)
     size = integer(node, "K", 0)
     if scales is None or size < 1:
@@ -443,7 +445,7 @@ def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, fold
 def _computed(
     proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Weights
 ) -> GenericArray | None:
-    """Compute `name` from constants with ONNX Runtime, by the graph's nodes and `more` behind them."""
+    """Compute `name` from constants with ONNX Runtime. The graph's nodes are used, and `more` after them."""
     nodes, needed = needed_nodes([*proto.graph.node, *more], name)
     if not needed.isdisjoint(layers.image_tensors):
         return None
@@ -490,7 +492,9 @@ def choose_pool(
     *,
     where: str = "",
 ) -> Pooling:
-    """Choose the pooling that a tensor needs: none for (image, feature), a mean over space, class token, or mean.
+    """Choose the pooling that a tensor needs.
+
+    None for (image, feature), else a mean over space, the class token, or a mean over tokens.
 
     `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
     file in messages.
@@ -525,12 +529,12 @@ def choose_pool(
 
 
 def is_vector(shape: tuple[int | None, ...]) -> bool:
-    """Whether a shape, of an array or known of a tensor, is (image, feature), or so with further axes of length 1."""
+    """Whether a shape is (image, feature). Further axes of length 1 are allowed."""
     return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
 
 
 def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str, where: str) -> str:
-    """Translate what a user typed (an id of a pool, "cls" or "mean") to the id of a pool; `where` names the file.
+    """Return the pool that a user's word names. `where` names the file.
 
     Raises:
         UsageError: no such pool, or one that does not fit the tensor's axes.
@@ -550,7 +554,7 @@ def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str, wher
 
 
 def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
-    """Pool to (image, feature); means are taken in float64, selections keep the dtype.
+    """Pool to (image, feature). Means are taken in float64, selections keep the dtype.
 
     `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
     with features on `feature_axis`.
@@ -580,7 +584,7 @@ def show_shape(shape: tuple[int | None, ...] | None) -> str:
 
 
 def _channel_axis(layers: Layers, tensor: str) -> int | None:
-    """Find the axis of the features of a 4-D tensor by the layer that made it; None when that does not show."""
+    """Return the feature axis of a 4-D tensor. The layer that made it decides; None where that does not show."""
     while (node := layers.producers.get(tensor)) is not None:
         op = node.op_type
         if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
@@ -598,7 +602,7 @@ def _channel_axis(layers: Layers, tensor: str) -> int | None:
 
 
 def _has_class_token(layers: Layers) -> bool:
-    """Whether some Concat over tokens joins a learned tensor with the image's."""
+    """Whether a Concat over tokens adds a learned one."""
     for node in layers.producers.values():
         if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
             of_image = [name in layers.image_tensors for name in node.input]

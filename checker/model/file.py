@@ -1,4 +1,4 @@
-"""Read an ONNX file: its bytes become a checked model whose nodes are in order.
+"""Read an ONNX file into a checked, sorted model.
 
 Weights in external files are located and checked, but ONNX Runtime reads them.
 
@@ -61,7 +61,7 @@ TYPES = frozenset(TensorProto.DataType.values())
 
 
 def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
-    """Check a model and its inner graphs and functions; a negative size becomes an unknown one, in place.
+    """Check a model with its inner graphs and functions. A negative size becomes an unknown one, in place.
 
     ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
 
@@ -95,7 +95,7 @@ def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
 
 
 def check_dimensions(where: str, what: str, n: int) -> None:
-    """Refuse a tensor of many dimensions: their product is a number of as many digits as there is memory for.
+    """Refuse a tensor with too many dimensions. Their product is a number with as many digits as there is memory for.
 
     Raises:
         CannotAssessError.
@@ -105,7 +105,7 @@ def check_dimensions(where: str, what: str, n: int) -> None:
 
 
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graph, and those inside its nodes and functions."""
+    """Yield the graph and all graphs inside it. They are in nodes and functions."""
     yield proto.graph
     for part in (proto.graph, *proto.functions):
         yield from bodies(part.node)
@@ -135,7 +135,7 @@ def _check_nodes(where: str, nodes: Iterable[onnx.NodeProto], versions: dict[str
 
 @cache
 def _least_inputs(op: object, domain: object, version: int) -> int:
-    """How many inputs an operator needs; 0 for one that ONNX does not know.
+    """Return how many inputs an operator needs. 0 for one that ONNX does not know.
 
     version: of its domain; below 1, as where the model names none, the newest.
     """
@@ -190,7 +190,7 @@ class Content:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A parsed model file; `proto` holds neither weights of external files nor large ones."""
+    """A parsed model file. `proto` holds neither weights of external files nor large ones."""
 
     path: Path
     content: Bytes
@@ -208,7 +208,7 @@ class OnnxFile:
 
     @property
     def external_folder(self) -> Path | None:
-        """What ONNX Runtime must look in, a name of the folder beside the model; None without external data."""
+        """The folder in which ONNX Runtime finds external weights. None without external data."""
         return self.weights.folder
 
 
@@ -228,7 +228,7 @@ def read_content(path: str | Path) -> Content:
 
 
 def read_onnx(path: str | Path) -> OnnxFile:
-    """Parse an ONNX file and check that all its weights are there, without loading external ones.
+    """Parse an ONNX file and check its weights. External weights must exist and are not loaded.
 
     Raises:
         UsageError: no such file, or a folder.
@@ -265,7 +265,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
 
 
 def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
-    """Parse a model without its weights, and list the files of weights that it names, whether they are there or not.
+    """List the weight files that a model names. They need not exist, and weights are not parsed.
 
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
@@ -274,13 +274,16 @@ def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def may_be_model(path: Path) -> bool:
-    """Whether a file starts as a model does, with the field of the IR version; a large list or archive does not."""
+    """Whether a file starts as an ONNX model does.
+
+    It starts with the field of the IR version; a large list or archive does not.
+    """
     with path.open("rb") as file:
         return file.read(1) == b"\x08"
 
 
 def missing(path: Path) -> UsageError:
-    """Return the error of a model that is not there, with the nearest name or address."""
+    """Return the error for a model that does not exist. It contains the nearest name or address."""
     near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
     if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
         return UsageError(f"{path}: no such file", f"Did you mean hf://{repository[1]}?")
@@ -288,7 +291,7 @@ def missing(path: Path) -> UsageError:
 
 
 def _check_size(path: Path, size_bytes: int) -> None:
-    """Refuse a model that is larger than the caller allows, before it is read."""
+    """Refuse a model that is larger than allowed. It is not read before."""
     limit_bytes = max_model_bytes()
     if limit_bytes is not None and size_bytes > limit_bytes:
         raise CannotAssessError(
@@ -298,7 +301,7 @@ def _check_size(path: Path, size_bytes: int) -> None:
 
 
 def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
-    """Read or map a file; and its status when that began."""
+    """Read or map a file, and return its first status."""
     try:
         status = path.stat()
         size_bytes = status.st_size
@@ -337,7 +340,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
 
 
 def _mapped(file: BinaryIO, status: os.stat_result) -> mmap.mmap | None:
-    """Map the content of a large file; None for a small one, and where a write to it might not be seen.
+    """Map the content of a large file. None for a small one, and where a write to it might not be seen.
 
     status: of the open file, taken before.
     """
@@ -383,7 +386,7 @@ def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether a file starts as text; an ONNX protobuf starts with a control byte (0x08: field of the IR version)."""
+    """Whether a file starts as text. An ONNX protobuf starts with a control byte (0x08: field of the IR version)."""
     if any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
         return False
     try:
@@ -402,7 +405,7 @@ BEFORE = -1  # stands for what is there before the first node: inputs and weight
 
 
 def sort_model(proto: onnx.ModelProto, where: str) -> bool:
-    """Sort a model's graph, its functions and the graphs inside nodes, in place; say whether anything moved.
+    """Sort the nodes of a model, in place. Functions and the graphs inside nodes, too; returns whether anything moved.
 
     Args:
         proto: the model. where: its file, named in errors.
@@ -418,7 +421,7 @@ def sort_model(proto: onnx.ModelProto, where: str) -> bool:
 
 
 def sorted_nodes(nodes: Sequence[onnx.NodeProto], given: Mapping[str, str], where: str) -> list[onnx.NodeProto] | None:
-    """Give the nodes in an order in which each reads only what stands before it; None if they have one already.
+    """Return the nodes with producers before consumers. None if they have that order already.
 
     Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
     linear in the number of inputs. A node reads what the graphs inside it read from outside.
@@ -464,7 +467,10 @@ def sorted_nodes(nodes: Sequence[onnx.NodeProto], given: Mapping[str, str], wher
 
 
 def reads(node: onnx.NodeProto) -> Sequence[str]:
-    """Name what a node reads, and what the graphs inside it read from outside. An input that is left out is ""."""
+    """Return the tensors that a node reads.
+
+    Those that the graphs inside it read from outside are among them. An input that is left out is "".
+    """
     if node.op_type not in HOLDERS:
         names: Sequence[str] = node.input
         return names
@@ -480,7 +486,10 @@ def _outer_reads(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _sort_graph(nodes: MutableSequence[onnx.NodeProto], given: Mapping[str, str], where: str) -> bool:
-    """Sort the nodes of one graph in place, those of the graphs inside them first. `nodes` is a protobuf field."""
+    """Sort the nodes of one graph, in place.
+
+    Those of the graphs inside them come first. `nodes` is a protobuf field.
+    """
     moved = False
     kept = list(nodes)
     for node in kept:
@@ -500,7 +509,7 @@ def _weights(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _given(graph: onnx.GraphProto, where: str) -> dict[str, str]:
-    """Name the inputs and the weights of a graph, and say which each is; an input may have a weight as its default."""
+    """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
     given = dict.fromkeys((value.name for value in graph.input), "an input")
     for name in _weights(graph):
         if given.get(name) == "a weight":

@@ -1,4 +1,4 @@
-"""The graph that ONNX Runtime gets, and the digest of a graph with its weights.
+"""The graph for ONNX Runtime, and its digest. The digest is over a graph with its weights.
 
 The graph is written when a session is made, so that an open model is in memory once. The digest is what a contract
 records of its file. `exporters/digest.py` computes the same when it writes a file; docs/onnx-file.md defines it.
@@ -24,7 +24,7 @@ from .weights import CHUNK_BYTES, Weights, by_place, entries_of, needed_bytes, r
 
 @dataclass(frozen=True)
 class Graph:
-    """A model's graph as its author wrote it, and what is added behind it."""
+    """A model's original graph and what is added to it."""
 
     file: OnnxFile
     proto: onnx.ModelProto
@@ -35,7 +35,7 @@ class Graph:
     """nodes and outputs; empty where nothing is added"""
 
     def own(self) -> bytes:
-        """Write the graph without the addition: the file's own bytes, unless something had to be rewritten in them.
+        """Write the graph without the addition. These are the file's own bytes, unless something in them was rewritten.
 
         Raises:
             CannotAssessError: rewritten, it is over protobuf's 2 GiB.
@@ -49,7 +49,7 @@ class Graph:
         return content
 
     def whole(self) -> bytes:
-        """Write the graph with the addition, without writing the weights of a file again that was not rewritten.
+        """Write the graph with the addition. The weights of a file that was not rewritten are not written again.
 
         Protobuf merges messages that stand one behind the other: it appends repeated fields (nodes, outputs).
 
@@ -65,7 +65,7 @@ class Graph:
         return merged
 
     def mapped(self, *, whole: bool) -> bytes | None:
-        """Write the graph with its large weights named by their places in the model's file, for ONNX Runtime to map.
+        """Write the graph with weights named by their places. ONNX Runtime then maps them from the model's file.
 
         whole: with the addition. None where the file is not mapped itself, or other files hold weights, too.
         """
@@ -76,7 +76,7 @@ class Graph:
         return written
 
     def light(self) -> onnx.ModelProto:
-        """Copy the graph with the addition and without the large weights, to walk over or to change."""
+        """Copy the graph and the addition without large weights. The copy is for walks and changes."""
         proto = onnx.ModelProto(graph=self.addition)
         light = onnx.ModelProto()
         light.CopyFrom(self.proto)
@@ -84,7 +84,7 @@ class Graph:
         return light
 
     def changed(self, proto: onnx.ModelProto) -> Graph:
-        """Put another graph, made of `light`, in the place of this one and its addition."""
+        """Replace the graph and its addition by another. It was made of `light`."""
         return replace(self, proto=proto, rewritten=True, addition=onnx.GraphProto())
 
 
@@ -113,7 +113,9 @@ LEFT_OUT = {
 
 
 def graph_digest(proto: onnx.ModelProto, weights: Weights = NONE) -> str:
-    """Digest a model's nodes, attributes, inputs, outputs, opsets, functions and weights as sha256:….
+    """Return the digest of a graph with its weights.
+
+    It is sha256:… over nodes, attributes, inputs, outputs, opsets, functions and weights.
 
     The digest is over canonical JSON of the model: an object for each message with the fields that are set, without
     what no value depends on (names of nodes, metadata, doc strings, …). A tensor is [name, data type, dims, hex of the

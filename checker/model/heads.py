@@ -1,4 +1,4 @@
-"""Find the last linear layer before an output, through what may stand after a classifier's head. Pure."""
+"""Find the last linear layer before an output. The walk goes through what may follow a classifier's head. Pure."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Head:
 
 @dataclass(frozen=True)
 class Join:
-    """A node that joins several branches: the walk back can't go on in one of them."""
+    """A node that joins branches and ends a walk."""
 
     op: str
     branches: tuple[str, ...]
 
 
 class _Tail(NamedTuple):
-    """What stands between a tensor and the linear layer, or the join, that ends it."""
+    """The nodes between a tensor and its linear layer. A join may end it instead."""
 
     start: str
     """the tensor that the layer or the join makes"""
@@ -66,7 +66,7 @@ class _Tail(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What walks have found of a graph so far: each tensor is walked over once, however many branches lead to it."""
+    """The results of earlier walks over a graph. Each tensor is walked over once, however many branches lead to it."""
 
     tails: dict[str, _Tail | None]
     float_sides: dict[str, str]
@@ -78,7 +78,7 @@ class _Known(NamedTuple):
 
 
 def find_head(layers: Layers, output: str) -> Head | Join | None:
-    """Walk back from `output` to the last linear layer, through what may stand after a head.
+    """Walk back from `output` to the last linear layer.
 
     That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
     layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
@@ -97,7 +97,7 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
 
 
 def _is_linear(layers: Layers, tensor: str) -> bool:
-    """Whether a linear layer ends `tensor`: no further join stands before it."""
+    """Whether a linear layer ends `tensor`, with no join before."""
     tail = _tail(layers, tensor)
     return tail is not None and layers.producers[tail.start].op_type in LINEAR
 
@@ -143,12 +143,12 @@ def _longer(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
 
 
 def _is_look_up(layers: Layers, tensor: str) -> bool:
-    """Whether a tensor is taken from a table by an index that the image gives."""
+    """Whether the image picks a tensor from a table."""
     return layers.ops[tensor] == "Gather" and layers.producers[tensor].input[0] not in layers.image_tensors
 
 
 def _float_side(layers: Layers, tensor: str) -> str:
-    """Find the float tensor that `tensor` was quantised from; "" if there is none."""
+    """Return the float tensor that was quantised to `tensor`. "" if there is none."""
 
     def step(name: str) -> tuple[str, str]:
         quantised = layers.types.get(name) in BITS or layers.types.get(name) is None
@@ -161,7 +161,10 @@ def _float_side(layers: Layers, tensor: str) -> str:
 
 
 def _unit_length(layers: Layers, tensor: str) -> str:
-    """Find the tensor behind `tensor` that was divided by its L2 norm, but for reshapes, casts and factors; ""."""
+    """Return the tensor that was divided by its L2 norm.
+
+    Reshapes, casts and factors are looked through; "" if there is none.
+    """
 
     def step(name: str) -> tuple[str, str]:
         op, names = layers.ops.get(name, ""), layers.data.get(name, ())
@@ -173,7 +176,7 @@ def _unit_length(layers: Layers, tensor: str) -> str:
 
 
 def _root(layers: Layers, tensor: str) -> str:
-    """Find the last tensor under one that a linear layer, or a node that reads several tensors, gives."""
+    """Return the nearest tensor of a linear layer or join."""
 
     def step(name: str) -> tuple[str, str]:
         names = set(layers.data.get(name, ()))
@@ -185,7 +188,7 @@ def _root(layers: Layers, tensor: str) -> str:
 
 
 def _follow(known: dict[str, str], tensor: str, step: Callable[[str], tuple[str, str]]) -> str:
-    """Walk from tensor to tensor until one has a result or there is no next; all on the way have that result.
+    """Walk from tensor to tensor until one has a result. All on the way get that result.
 
     step: gives a tensor's (result, next tensor), "" for none.
     """
@@ -204,7 +207,7 @@ def _divides_by_norm(layers: Layers, tensor: str) -> bool:
 
 
 def _scales(layers: Layers, node: onnx.NodeProto, data: str, inner: _Tail) -> bool:
-    """Whether a node multiplies all features by one factor that does not depend on the image."""
+    """Whether a node multiplies all features by one factor. The factor does not depend on the image."""
     if layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger") and inner.crossed <= {"Cast"}:
         return False  # the scale of what was quantised
     others = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input

@@ -1,4 +1,4 @@
-"""Find the one image input of a graph: its name, layout, type and sizes, or say why there is none.
+"""Find the one image input of a graph. Its name, layout, type and sizes are read, or the error names why there is none.
 
 A graph with several inputs is cut down to the outputs that need the image alone. A whole CLIP takes pixel values and
 the tokens of texts; its image embedding needs only the pixels.
@@ -56,12 +56,12 @@ class ImageInput:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width (px); None where the file leaves one open."""
+        """Height and width (px). None where the file leaves one open."""
         return None if self.height is None or self.width is None else (self.height, self.width)
 
 
 def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
-    """Find the image input of a graph of which `keep_image_part` has kept one, and check that it takes photos.
+    """Find the image input of a graph. `keep_image_part` has kept one; it is checked that it takes photos.
 
     Raises:
         CannotAssessError: no input; a text encoder; no 4-D image input; neither 3 colour channels nor 1; another type.
@@ -98,18 +98,21 @@ def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: s
 
 
 def looks_like_image(value: onnx.ValueInfoProto) -> bool:
-    """Whether an input may take images: it has four axes and no type that holds tokens."""
+    """Whether an input may take images. It has four axes and no type that holds tokens."""
     return len(_shape(value) or ()) == 4 and _kind(value) not in INTEGERS
 
 
 def describe_input(value: onnx.ValueInfoProto) -> str:
-    """Write an input's name, type and shape for a message."""
+    """Return an input's name, type and shape as text."""
     kind = TensorProto.DataType.Name(_kind(value)).lower() if _kind(value) else "unknown"
     return f"{value.name} {kind} {show_shape(_shape(value))}"
 
 
 def _takes_tokens(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> bool:
-    """Whether an input is the tokens of texts: integers (text, position), by its name or looked up in a table."""
+    """Whether an input takes tokens of texts.
+
+    They are integers (text, position), by the input's name or looked up in a table.
+    """
     if _kind(value) not in INTEGERS or len(_shape(value) or ()) != 2:
         return False
     names = {value.name}
@@ -148,7 +151,7 @@ def _layout(graph: onnx.GraphProto, name: str, shape: tuple[int | None, ...]) ->
 
 
 def fed_as(facts: PreprocessingFacts, image: ImageInput, where: Path) -> PreprocessingFacts:
-    """Adapt a preprocessing to the number of channels that the model takes: one channel gets photos in grey.
+    """Adapt a preprocessing to the model's channels. One channel gets photos in grey.
 
     Mean and standard deviation of grey are one value, or three equal ones. Three different ones belong to colours:
     their means are taken where the preprocessing was assumed anyway, which is never a PASS, and they are refused where
@@ -185,7 +188,7 @@ SHOWN = 4  # outputs that a message names
 
 
 def keep_image_part(proto: onnx.ModelProto, where: str) -> tuple[str, ...]:
-    """Remove, in place, what the outputs that need only the image input don't need; name what was left out.
+    """Remove what image-only outputs do not need, in place. Returns the names of what was left out.
 
     Weights that a file lists as inputs (they are defaults) are no inputs here. A graph with one input, or without an
     image input, stays as it is.
@@ -218,7 +221,7 @@ def keep_image_part(proto: onnx.ModelProto, where: str) -> tuple[str, ...]:
 
 
 def _needs(graph: onnx.GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]:
-    """Name, for each output of a sorted graph, the inputs that it is computed from, be it only from their shapes."""
+    """Return the inputs that each output needs. The graph is sorted; an input needed only for its shape counts."""
     bits = {name: 1 << index for index, name in enumerate(inputs)}  # of each tensor, the set of its inputs as bits
     for node in graph.node:
         needed = 0
@@ -234,7 +237,7 @@ def _needs(graph: onnx.GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]
 
 
 def _keep(graph: onnx.GraphProto, outputs: Collection[str], without: AbstractSet[str]) -> None:
-    """Keep of a sorted graph what `outputs` need, but for the inputs `without`, which they don't."""
+    """Keep what `outputs` need of a sorted graph. The inputs `without` go; the outputs do not need them."""
     needed, nodes = set(outputs), []
     for node in reversed(graph.node):
         if needed.intersection(node.output):

@@ -1,4 +1,6 @@
-"""Index an ONNX graph for walks from a tensor back to the image: what carries it, by which ops. Pure.
+"""Index an ONNX graph for walks back to the image.
+
+The index knows which inputs carry the image, and by which ops. Pure.
 
 Constants that the graph computes and that are far larger than what the file holds are refused: ONNX Runtime computes
 them while it opens a session, and no signal reaches it there.
@@ -74,7 +76,9 @@ UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, Ten
 
 
 class ElementwiseTree:
-    """A forest over tensors: the parent of each is the nearest tensor that it is an elementwise function of.
+    """A forest of tensors by elementwise functions.
+
+    The parent of each is the nearest tensor that it is such a function of.
 
     `common` finds the tensor that several are all functions of (x for x·sigmoid(x)): their lowest common ancestor,
     in O(log depth) by skip pointers (Myers, "An applicative random-access stack", 1983).
@@ -86,7 +90,7 @@ class ElementwiseTree:
         self._skip: dict[str, str] = {}
 
     def add(self, tensor: str, parent: str) -> None:
-        """Hang `tensor`, which must not be in the forest yet, below `parent`."""
+        """Add `tensor` below `parent`. It must not be in the forest yet."""
         depth, skip = self._depth.get, self._skip.get
         over = skip(parent, parent)
         further = skip(over, over)
@@ -96,7 +100,7 @@ class ElementwiseTree:
         self._skip[tensor] = further if far else parent
 
     def common(self, tensors: tuple[str, ...]) -> str | None:
-        """Find the nearest tensor that all `tensors` are elementwise functions of, itself included; None if none."""
+        """Return the nearest common ancestor of `tensors`. A tensor is its own ancestor; None if there is none."""
         nearest = tensors[0]
         for other in tensors[1:]:
             a, b = nearest, other
@@ -117,11 +121,11 @@ class ElementwiseTree:
         return nearest
 
     def parent(self, tensor: str) -> str | None:
-        """The nearest tensor that `tensor` is an elementwise function of; None if there is none."""
+        """Return the parent of `tensor`. None if there is none."""
         return self._parent.get(tensor)
 
     def above(self, tensor: str) -> Iterator[str]:
-        """Yield `tensor` and, going back, every tensor that it is an elementwise function of."""
+        """Yield `tensor` and its ancestors, the nearest first."""
         yield tensor
         while (parent := self._parent.get(tensor)) is not None:
             yield parent
@@ -130,7 +134,7 @@ class ElementwiseTree:
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """A graph, indexed for walks from a tensor back to the image; made by `build_layers` in one pass.
+    """A graph, indexed for walks to the image. `build_layers` makes it in one pass.
 
     Every fact of a tensor follows from those of the tensors that its node reads, so a walk never branches twice.
     """
@@ -165,7 +169,7 @@ def build_layers(
     *,
     zeros: AbstractSet[str] = frozenset(),
 ) -> Layers:
-    """Index `graph` for walks back to the input `image`, in one pass over its nodes.
+    """Index `graph` for walks back to `image`. One pass over its nodes.
 
     Args:
         graph: with inferred shapes, its nodes in order (each behind those whose outputs it reads).
@@ -224,7 +228,7 @@ def build_layers(
 
 
 def _sums_squares(node: onnx.NodeProto) -> bool:
-    """Whether an Einsum sums the squares of a tensor, as `bi,bi->b` does."""
+    """Whether an Einsum sums squares, as `bi,bi->b` does."""
     terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
     factors = terms.split(",")
     same = len(factors) == 2 and factors[0] == factors[1] and len(set(node.input)) == 1
@@ -232,7 +236,7 @@ def _sums_squares(node: onnx.NodeProto) -> bool:
 
 
 def _constant_shape(attribute: onnx.AttributeProto) -> tuple[int, ...]:
-    """Give the shape of what a Constant makes, by the attribute that holds it: a tensor, a list, or one number."""
+    """Return the shape of a Constant's output. It follows from the attribute: a tensor, a list, or one number."""
     if attribute.name == "value":
         return tuple(attribute.t.dims)
     if attribute.name == "sparse_value":
@@ -244,7 +248,7 @@ def _constant_shape(attribute: onnx.AttributeProto) -> tuple[int, ...]:
 def _carriers(
     node: onnx.NodeProto, op: str, of_image: tuple[str, ...], reached: AbstractSet[str], statistics: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Take those of a node's inputs that carry the image, out of all that depend on it."""
+    """Return the inputs of a node that carry the image. They are some of those that depend on it."""
     if op in FIRST_INPUT_ONLY:
         return tuple(name for name in node.input[:1] if name in reached)
     if op == "Gather" and node.input[0] in of_image:
@@ -260,7 +264,7 @@ def is_quantised(kind: int) -> bool:
 
 
 def is_extreme(zero_point: onnx.TensorProto) -> bool:
-    """Whether all values are the lowest of their type, or all the highest; True for values in an external file.
+    """Whether all values are the type's lowest, or its highest. True for values in an external file.
 
     `zero_point` is of a quantised type; of a float only 0 is not extreme, the one value that ONNX allows.
     """
@@ -276,24 +280,27 @@ def is_extreme(zero_point: onnx.TensorProto) -> bool:
 
 
 def integer(node: onnx.NodeProto, name: str, default: int) -> int:
-    """Return an integer attribute of a node; `default` where it has none of this name."""
+    """Return an integer attribute of a node. `default` where it has none of this name."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
 def integers(node: onnx.NodeProto, name: str) -> list[int] | None:
-    """Return a list of integers that a node has as an attribute; None where it has none of this name."""
+    """Return an attribute of a node that is a list of integers. None where it has none of this name."""
     return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), None)
 
 
 def text_of(node: onnx.NodeProto, name: str) -> str:
-    """Return a text attribute of a node; "" where it has none of this name."""
+    """Return a text attribute of a node. "" where it has none of this name."""
     return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), "")
 
 
 def needed_nodes(
     nodes: Sequence[onnx.NodeProto], wanted: str, without: str | None = None
 ) -> tuple[list[onnx.NodeProto], set[str]]:
-    """List the sorted nodes that a tensor is computed by, and the names that they read; none that makes `without`."""
+    """Return the nodes that compute a tensor.
+
+    They are sorted; the names that they read come with them. None of them makes `without`.
+    """
     needed, found = {wanted}, list[onnx.NodeProto]()
     for node in reversed(nodes):
         if without not in node.output and not needed.isdisjoint(node.output):
@@ -303,7 +310,7 @@ def needed_nodes(
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs inside a node: the branches of If, the body of Loop and Scan."""
+    """Yield the graphs inside a node. These are the branches of If, and the body of Loop and Scan."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -311,7 +318,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield each node, followed by those of the graphs inside it."""
+    """Yield each node, and then the nodes inside it."""
     waiting = [iter(nodes)]
     while waiting:
         for node in waiting[-1]:
@@ -331,7 +338,7 @@ def bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 
 def node_inputs(node: onnx.NodeProto) -> list[str]:
-    """List the names that a node reads, those read inside its subgraphs included."""
+    """Return the names that a node reads. Those read inside its subgraphs are among them."""
     names = [name for name in node.input if name]
     for graph in subgraphs(node):
         for inner in nested_nodes(graph.node):
@@ -340,7 +347,7 @@ def node_inputs(node: onnx.NodeProto) -> list[str]:
 
 
 def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
-    """Name the inputs of a node that carry the image: `Layers.data` of its first output."""
+    """Return the inputs of a node that carry the image. This is `Layers.data` of its first output."""
     return layers.data.get(node.output[0], ())
 
 
@@ -349,8 +356,10 @@ TIMES = 16  # and for each value that the file holds: weights are cast, transpos
 
 
 def computed_constants(proto: onnx.ModelProto) -> frozenset[str]:
-    """Name what nodes compute and no input of the graph moves, in the graphs inside nodes too; the shape of a tensor is
-    such a constant, too. What a node with a graph inside gives is not among them.
+    """Return what nodes compute without any graph input.
+
+    Graphs inside nodes count, too; the shape of a tensor is such a constant. What a node with a graph inside gives is
+    not among them.
 
     proto: its nodes in order.
     """
@@ -368,7 +377,9 @@ def computed_constants(proto: onnx.ModelProto) -> frozenset[str]:
 
 
 def refuse_giants(proto: onnx.ModelProto, graph: onnx.GraphProto, where: str) -> None:
-    """Refuse a graph whose computed constants hold more than `FREE` values and `TIMES` those that the file holds.
+    """Refuse a graph that computes giant constants.
+
+    They hold more than `FREE` values and more than `TIMES` those that the file holds.
 
     Args:
         proto: the model.

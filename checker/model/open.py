@@ -1,4 +1,4 @@
-"""Open an ONNX model for the check: its image input, its representation, and the bytes for ONNX Runtime.
+"""Open an ONNX model for the check. This finds its image input, its representation, and the bytes for ONNX Runtime.
 
 Weights in external files are not touched: the graph gets one more output and ONNX Runtime reads the weights
 from their folder, so read-only folders, hard links and models over 2 GB work. Models that can't be checked are refused:
@@ -48,7 +48,7 @@ UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace
 
 
 def check_supported(proto: onnx.ModelProto, where: str) -> frozenset[str]:
-    """Refuse what the installed ONNX Runtime can't run, by names and versions, before it is loaded.
+    """Refuse what the installed ONNX Runtime cannot run. Names and versions decide, before it is loaded.
 
     Returns:
         The names of all operators of the graph, of those inside its nodes too.
@@ -86,7 +86,7 @@ def check_supported(proto: onnx.ModelProto, where: str) -> frozenset[str]:
 
 
 def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: tuple[str, ...], where: str) -> None:
-    """Refuse object detectors and models that predict for every pixel.
+    """Refuse object detectors and models that predict per pixel.
 
     operators: as `check_supported` gives them.
 
@@ -112,7 +112,7 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: tuple[str
 
 
 def _upsamples(layers: Layers) -> str:
-    """Name the op that makes what a linear layer gave larger; "" where none does."""
+    """Return the op that enlarges a linear layer's output. "" where none does."""
     deep: set[str] = set()
     found = ""
     for tensor, names in layers.data.items():
@@ -125,7 +125,7 @@ def _upsamples(layers: Layers) -> str:
 
 
 def _deepest_map(layers: Layers) -> str:
-    """Name the last of the feature maps with the most channels: of a detector, the end of its backbone as a rule."""
+    """Return the last of the widest feature maps. Of a detector this is mostly the end of its backbone."""
     maps = [
         (shape[1], name)
         for name in layers.data
@@ -137,7 +137,7 @@ def _deepest_map(layers: Layers) -> str:
 
 @lru_cache(maxsize=1)
 def supported_versions() -> tuple[int | None, int | None]:
-    """Ask the installed ONNX Runtime for the newest opset and IR version that it runs; None where it does not say.
+    """Return ONNX Runtime's newest opset and IR version. None where it does not tell.
 
     It has no function for this: its refusal of two absurd one-node models names both limits.
     """
@@ -163,7 +163,7 @@ def supported_versions() -> tuple[int | None, int | None]:
 
 @lru_cache(maxsize=1)
 def _operators() -> frozenset[tuple[str, str]]:
-    """List the (domain, name) of every operator that ONNX Runtime has; empty where it does not say."""
+    """Return the (domain, name) of every supported operator. Empty where ONNX Runtime does not tell."""
     schemas = getattr(ort_state, "get_all_operator_schema", None)
     return frozenset((schema.domain, schema.name) for schema in schemas()) if schemas else frozenset()
 
@@ -177,7 +177,7 @@ QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Q
 
 @dataclass(frozen=True)
 class Output:
-    """One output of the graph as the author wrote it."""
+    """One output of the author's graph."""
 
     name: str
     dtype: str
@@ -186,7 +186,7 @@ class Output:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model opened for the check; nothing of it has run."""
+    """A model opened for the check. Nothing of it has run."""
 
     path: Path
     digest: str
@@ -224,23 +224,26 @@ class ModelFile:
 
     @property
     def scaling(self) -> GraphScaling | None:
-        """The first of `scalings`; None where the graph does nothing to the values, or it can't be told."""
+        """The first of `scalings`. None where the graph does nothing to the values, or this is unknown."""
         return self.scalings[0] if self.scalings else None
 
     @property
     def watched(self) -> tuple[ExternalFile, ...]:
-        """The files that must not change any more: those of weights, and the model's own where it is mapped."""
+        """The files that must not change any more.
+
+        These are the files of weights, and the model's own where it is mapped.
+        """
         own = self.graph.file.mapped
         return self.external if own is None else (*self.external, own)
 
     @property
     def external_digests(self) -> dict[str, str]:
-        """Each external file's digest by the name the model gives it."""
+        """The digest of each external file, by its name."""
         return {file.location: file.digest for file in self.external}
 
 
 def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None = None) -> ModelFile:
-    """Open an ONNX image model and find its representation by rule, or take the user's tensor and pool.
+    """Open an ONNX image model and find its representation. A rule finds it, or the user named tensor and pool.
 
     Args:
         path: the file.
@@ -346,7 +349,7 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
-    """Infer the shapes of a graph; big weights stand in as inputs, so that no weight is copied."""
+    """Infer the shapes of a graph. Large weights become inputs meanwhile, so that no weight is copied."""
     light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     graph = light.graph
     graph.name = "shapes"
@@ -381,7 +384,10 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
 
 
 def _zero_vectors(proto: onnx.ModelProto) -> frozenset[str]:
-    """Name the vectors that hold zeros alone; those in external files, or larger than a bias is, do not count."""
+    """Return the names of vectors that hold zeros alone.
+
+    Those in external files, or larger than a bias is, do not count.
+    """
     vectors = (weight for weight in proto.graph.initializer if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR)
     inline = (weight for weight in vectors if weight.data_location != TensorProto.EXTERNAL)
     return frozenset(
@@ -390,7 +396,10 @@ def _zero_vectors(proto: onnx.ModelProto) -> frozenset[str]:
 
 
 def digest_of(file: OnnxFile) -> str:
-    """Digest a model as sha256:…: the file's own digest without external data, else one over all digests."""
+    """Return the digest of a model as sha256:….
+
+    It is the file's own without external data, else one over all digests.
+    """
     if not file.external:
         return file.model_digest
     text = "\n".join([file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)])
@@ -418,7 +427,10 @@ def _output(layers: Layers, name: str) -> Output:
 
 
 def _addition(proto: onnx.ModelProto, representation: Representation, layers: Layers) -> tuple[str, onnx.GraphProto]:
-    """Name the output to ask for, and give what must be added to the graph to have it; nothing if it is there."""
+    """Return the output to ask for, and its addition.
+
+    The addition is what the graph lacks for it; nothing if it is there.
+    """
     fetch, kind = representation.tensor, layers.types.get(representation.tensor)
     addition = onnx.GraphProto()
     if representation.dequantize:

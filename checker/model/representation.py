@@ -1,4 +1,4 @@
-"""Choose the tensor that is the representation, by rule, with the reason and the alternatives. Pure.
+"""Choose the tensor that is the representation, by rule. The reason and the alternatives come with it. Pure.
 
 What each output of the graph holds, class scores or an embedding, is decided here, too.
 """
@@ -46,7 +46,7 @@ class Role:
 
 
 def role_of(layers: Layers, output: str) -> Role:
-    """Tell what an output holds: by the layers that end it, then by its name, then by its last linear layer."""
+    """Return the role of an output. The layers that end it decide, then its name, then its last linear layer."""
     end, last = find_head(layers, output), ends_in(layers, output)
     head = end if isinstance(end, Head) else None
     activation = {last.op} if last.kind == "activation" else set()
@@ -84,7 +84,7 @@ def role_of(layers: Layers, output: str) -> Role:
 
 
 def heads_joined(layers: Layers, output: str) -> str:
-    """Say which tensors the linear layers read whose outputs are joined; "" where that is not what ends `output`."""
+    """Return the inputs of linear layers that are joined. "" where a join is not what ends `output`."""
     end = find_head(layers, output)
     heads = [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
     read = sorted({head.tensor for head in heads if isinstance(head, Head)})
@@ -92,7 +92,7 @@ def heads_joined(layers: Layers, output: str) -> str:
 
 
 def like_scores(layers: Layers, tensor: str) -> str:
-    """Say why the layers before `tensor` make class scores, whatever it is called; "" where they do not.
+    """Return why `tensor` holds class scores, by its layers. Its name does not count; "" where it does not.
 
     Logits on images of one category have few extreme classes in every image: only the graph tells them apart.
     """
@@ -120,12 +120,12 @@ def like_scores(layers: Layers, tensor: str) -> str:
 
 
 def has_class_width(head: Head) -> bool:
-    """Whether label sets have the head's width and embeddings hardly: a well-known count, or no multiple of 8."""
+    """Whether a head has the width of a label set. That is a well-known count, or not a multiple of 8."""
     return head.classes is not None and (head.classes in CLASS_COUNTS or head.classes % 8 != 0)
 
 
 def is_untrained_pooler(layers: Layers, output: str) -> bool:
-    """Whether an output is transformers' pooler of ViT, a layer that most checkpoints hold no weights for."""
+    """Whether an output is the ViT pooler of transformers. Most checkpoints hold no weights for that layer."""
     vector = EMBEDDING_NAME.search(output) is not None and len(layers.shapes.get(output, ())) == 2
     return vector and ends_in(layers, output) == End("activation", "Tanh")
 
@@ -172,13 +172,13 @@ class Representation:
 
     @property
     def assumed(self) -> bool:
-        """Whether something was assumed: no PASS can rest on it."""
+        """Whether something was assumed. No PASS can rest on it."""
         return self.tensor_assumed or self.pool_assumed
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The representation of a graph, and what the rule found beside it."""
+    """The representation of a graph, and the alternatives."""
 
     representation: Representation
     head: Head | None
@@ -195,7 +195,9 @@ def choose(
     tensor: str | None,
     pool: str | None,
 ) -> Choice:
-    """Choose the representation: the contract's, else a classifier's head input, else an encoder's output.
+    """Choose the representation of a graph.
+
+    It is the contract's, else a classifier's head input, else an encoder's output.
 
     `outputs` are the graph's output names, `where` names the file in messages; `tensor` and `pool` are the
     user's. Where the rule has no sure choice, one of its candidates is as good as a choice of its own. With any
@@ -240,7 +242,10 @@ def choose(
 
 
 def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate, ...]:
-    """List every output, the input of the last linear layer before it, and the branches that a node joins."""
+    """Return all candidates for the representation.
+
+    These are every output, the input of the last linear layer before it, and the branches that a node joins.
+    """
     candidates: dict[str, Candidate] = {}
 
     def add(tensor: str, rule: str, why: str) -> None:
@@ -357,7 +362,7 @@ def _users_choice(
     *,
     asks: bool,
 ) -> Choice:
-    """Take the tensor of `--tensor`, which is not the rule's `choice`.
+    """Return the choice that `--tensor` names. It is not the rule's `choice`.
 
     asks: the rule has no sure choice and listed its candidates: one of them is as good as a choice of its own.
     """

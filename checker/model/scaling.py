@@ -1,4 +1,7 @@
-"""Find the normalisation that a graph applies to its image input before the first layer. Pure."""
+"""Find the normalisation at the start of a graph.
+
+It is what the graph does to its image input before the first layer. Pure.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ FLOAT_TYPES = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFL
 
 @dataclass(frozen=True)
 class Scaled:
-    """A tensor of which each channel is factor · (a channel of the image input) + offset."""
+    """A tensor of scaled image channels. Each channel is factor · (a channel of the image input) + offset."""
 
     channels: tuple[int, ...]
     """of each of its channels: the input's"""
@@ -55,7 +58,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Step:
-    """One node on the way from the image to the first layer."""
+    """One node between the image and the first layer."""
 
     proto: onnx.ModelProto
     layers: Layers
@@ -63,7 +66,7 @@ class Step:
     known: Mapping[str, Scaled]
 
     def of(self, node: onnx.NodeProto) -> dict[str, Scaled]:
-        """What the node's outputs are; empty for a node that does more than scale channels."""
+        """Return the node's outputs as scaled channels. Empty for a node that does more than scale channels."""
         if node.op_type == "Split":
             return self._split(node)
         made = self._first(node)
@@ -109,7 +112,7 @@ class Step:
         return None
 
     def _source(self, name: str) -> str:
-        """Go back to the constant that `name` is a repeated or converted form of, by whatever shape or type."""
+        """Return the constant from which `name` was copied. It was repeated or converted, to whatever shape or type."""
         while (maker := self.layers.producers.get(name)) is not None and maker.op_type in COPIES:
             if maker.op_type != "Expand" and self.layers.types.get(name) not in FLOAT_TYPES:
                 return name  # whole numbers are other values
@@ -117,7 +120,7 @@ class Step:
         return name
 
     def _values(self, name: str, most: int = MOST_VALUES) -> Array | None:
-        """Read a constant of at most `most` finite numbers; None for anything else."""
+        """Return a constant of at most `most` finite numbers. None for anything else."""
         shape = self.layers.constants.get(name, self.layers.shapes.get(name))
         if name in self.layers.image_tensors or shape is None or None in shape:
             return None
@@ -129,7 +132,9 @@ class Step:
         return values.astype(np.float64)
 
     def _per_channel(self, name: str, x: Scaled) -> Array | None:
-        """Read a constant that holds one value, or one a channel along `x`'s axis of channels, as (channel,).
+        """Return a constant's values per channel, (channel,).
+
+        It holds one value, or one per channel along `x`'s axis of channels.
 
         It may be as large as the image, with the same value at every pixel of a channel.
         """
@@ -188,12 +193,12 @@ class Step:
         return x.mapped(node.op_type, 1.0, offset)
 
     def _chosen(self, node: onnx.NodeProto) -> Scaled | None:
-        """Take what a Where with a constant condition always takes."""
+        """Return what a Where with a constant condition takes."""
         condition = self._per_channel(node.input[0], Scaled((0,), np.ones(1), np.zeros(1), None, MOST_AXES))
         return None if condition is None else self.known.get(node.input[1 if condition[0] else 2])
 
     def _expanded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Follow an Expand that leaves the axes where they are; one grey channel may become several."""
+        """Follow an Expand that keeps the axes. One grey channel may become several."""
         length = self.layers.constants.get(node.input[1], self.layers.shapes.get(node.input[1]))
         if x.axis is None or length is None or len(length) != 1 or length[0] is None or length[0] > x.rank:
             return None
@@ -204,7 +209,7 @@ class Step:
         return None if size is None else x.taken("Expand", np.zeros(size, np.int64), x.axis, x.rank)
 
     def _padded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Follow a Pad that adds no channels: the pixels stay what they are."""
+        """Follow a Pad that adds no channels. The pixels stay what they are."""
         given = integers(node, "pads")  # before opset 11
         pads = np.array(given) if given is not None else self._values(node.input[1]) if len(node.input) > 1 else None
         named = len(node.input) > 3 and node.input[3]
@@ -215,7 +220,10 @@ class Step:
         return None if pads.reshape(2, -1)[:, of_channels].any() else x
 
     def _one_tap(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Read a convolution of which each output is one pixel of one input channel times a factor, and as many."""
+        """Follow a convolution that scales single pixels.
+
+        Each output is one pixel of one input channel times a factor, and there are as many.
+        """
         n, weight = len(x.channels), self._values(node.input[1])
         groups = integer(node, "group", 1)
         if x.axis != 1 or x.rank != 4 or weight is None or weight.ndim != 4 or groups not in (1, n):
@@ -234,7 +242,7 @@ class Step:
         return x.taken(node.op_type, places, x.axis, x.rank).mapped("", taps[np.arange(n), at], bias.ravel())
 
     def _moved(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Follow the axis of channels through a change of shape."""
+        """Follow the channel axis through a change of shape."""
         op = node.op_type
         if op == "Transpose":
             order = integers(node, "perm")
@@ -262,7 +270,7 @@ class Step:
         return replace(x, axis=left.index(x.axis) if x.axis in left else None, rank=rank)
 
     def _reshaped(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Find the channels behind a Reshape: an axis of their number, with as many values a channel after it."""
+        """Find the channel axis after a Reshape. It has their number, with as many values per channel after it."""
         before, after = self.layers.shapes.get(node.input[0]), self.layers.shapes.get(node.output[0])
         if x.axis is None or before is None or after is None or None in before[x.axis + 1 :]:
             return None
@@ -274,7 +282,7 @@ class Step:
         return None
 
     def _picked(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Take the channels that a Gather or a Slice picks; other axes may be cut as they like."""
+        """Follow a Gather or Slice of channels. Other axes may be cut in any way."""
         op = node.op_type
         if op == "Gather":
             axis = integer(node, "axis", 0) % x.rank
@@ -300,7 +308,7 @@ class Step:
         return x.taken(op, places, x.axis, x.rank) if len(places) else None
 
     def _joined(self, node: onnx.NodeProto) -> Scaled | None:
-        """Join channels; every branch must be scaled channels of the image."""
+        """Join channels. Every branch must be scaled channels of the image."""
         parts = [self.known.get(name) for name in node.input]
         some = [part for part in parts if part is not None]
         axis = integer(node, "axis", 1)
@@ -320,7 +328,7 @@ class Step:
         )
 
     def _split(self, node: onnx.NodeProto) -> dict[str, Scaled]:
-        """Take the channels apart, one an output; no other split is followed."""
+        """Split into one channel per output. No other split is followed."""
         x = self.known.get(node.input[0])
         axis = integer(node, "axis", 0)
         if x is None or axis % x.rank != x.axis or len(node.output) != len(x.channels):
@@ -336,7 +344,9 @@ SHAPE_ONLY = frozenset(("Shape", "Size"))
 def find_scalings(
     proto: onnx.ModelProto, layers: Layers, image: ImageInput, weights: Weights, tensor: str
 ) -> tuple[GraphScaling, ...]:
-    """Find the affine maps, channel by channel, from the image input to what the first layers before `tensor` read.
+    """Find the affine map of each image channel.
+
+    It leads from the image input to what the first layers before `tensor` read.
 
     Each is composed over everything on its way that acts on each channel alone: constants added, subtracted,
     multiplied, divided, one a channel or one for all, as large as the image too; BatchNormalization; a convolution

@@ -1,4 +1,4 @@
-"""Find the preprocessing of a model, and where each value came from.
+"""Find the preprocessing of a model and its source.
 
 Read are our own files, and those of open_clip, timm and transformers.
 """
@@ -47,7 +47,7 @@ _KNOWN: Final = re.compile(
 
 
 def sidecar_paths(model: Path) -> tuple[Path, ...]:
-    """List where a model's sidecar may lie, the first that is there counts: our own, then those of the libraries.
+    """Return the possible sidecars of a model. The first that exists counts: our own, then those of the libraries.
 
     Those of the libraries lie beside the model or, as on Hugging Face's hub, above a folder `onnx` that holds it.
     """
@@ -88,7 +88,7 @@ Parsed = tuple[dict[str, Any], dict[str, str]]  # fields of our record; those th
 def parse_config(
     path: Path, values: dict[str, Any], input_size: tuple[int, int] | None
 ) -> tuple[Preprocessing, dict[str, str]]:
-    """Read our record out of any known format, recognised by its keys (a user's FILE may have any name).
+    """Read our record from any known format. Keys decide on the format (a user's FILE may have any name).
 
     Args:
         path: the file, named in errors. values: its content.
@@ -138,7 +138,10 @@ def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
 
 
 def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
-    """Read open_clip's transform.PreprocessCfg as image_transform does; absent values are that class's defaults."""
+    """Read a configuration of open_clip.
+
+    It is read as image_transform reads transform.PreprocessCfg; absent values are that class's defaults.
+    """
     given = _section(path, values, "preprocess_cfg")
     defaults: dict[str, str] = {}
 
@@ -174,7 +177,9 @@ def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
 
 
 def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] | None) -> Parsed:
-    """Read timm's configuration as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
+    """Read a configuration of timm.
+
+    It is read as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
 
     Where the model's input has the size of `test_input_size`, timm's test size and crop are used.
     """
@@ -215,7 +220,10 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
 
 
 def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
-    """Read transformers' image processors: resize, centre crop, rescale, normalise; refuse other steps."""
+    """Read an image processor of transformers.
+
+    It may resize, crop at the centre, rescale, normalise; other steps are refused.
+    """
     is_flipped = values.get("do_flip_channel_order", _kind_of(values) == "MobileViT")  # else it is refused
     values = _plain_steps(path, values)
     for key, value in values.items():
@@ -252,13 +260,13 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
 
 
 def _kind_of(values: dict[str, Any]) -> str:
-    """The class of an image processor without its ending, such as CLIP; "" where the file names none."""
+    """Return the class of an image processor, shortened. An example is CLIP; "" where the file names none."""
     named = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
     return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", named)
 
 
 def _plain_steps(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Write what the class of an image processor does besides its keys as keys. Raises UsageError: another class."""
+    """Add the fixed steps of an image processor's class as keys. Raises UsageError: another class."""
     kind, values = _kind_of(values), dict(values)
     if kind and not _KINDS.fullmatch(kind):
         raise UsageError(f"{path}: image_processor_type is {kind}ImageProcessor; its steps are not known here")
@@ -316,7 +324,7 @@ def _section(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _edges(path: Path, field: str, value: Any) -> tuple[int, int]:
-    """Read an edge length or [height, width], px; the record checks its own limits later."""
+    """Read an edge length or [height, width], px. The record checks its own limits later."""
     edges = value if isinstance(value, list) else [value, value]
     if len(edges) == 2 and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
         return edges[0], edges[1]
@@ -371,7 +379,9 @@ def find_preprocessing(
     contract_preprocessing: Preprocessing | None,
     input_size: tuple[int, int] | None,
 ) -> PreprocessingFacts:
-    """Find the preprocessing of a model: from the option, else the contract, else a sidecar, else assumed.
+    """Find the preprocessing of a model.
+
+    It comes from the option, else the contract, else a sidecar, else it is assumed.
 
     Sidecars, the first that is there: `<model>.robustcheck.json`, `open_clip_config.json`,
     `preprocessor_config.json` (Hugging Face), `config.json` with `pretrained_cfg` (timm). For a model in a folder
@@ -405,18 +415,18 @@ def find_preprocessing(
 
 
 def models_below(folder: Path) -> list[Path]:
-    """List the ONNX files in a folder and in a folder `onnx` in it, sorted; the suffix may be in capitals."""
+    """Return the ONNX files in a folder and its `onnx`. They are sorted; the suffix may be in capitals."""
     folders = [each for each in (folder, folder / HUB_FOLDER) if each.is_dir()]
     return sorted(path for each in folders for path in each.iterdir() if path.suffix.lower() == ".onnx")
 
 
 def takes_no_image(model: PurePath) -> bool:
-    """Whether a file is, by its name, a part of a split checkpoint that takes no image, as a CLIP's text tower."""
+    """Whether a file's name is that of a text tower. Such parts of a split checkpoint take no image."""
     return checkpoint_part(model) in IMAGELESS_PARTS
 
 
 def says_pixels(sidecar: Path) -> bool:
-    """Whether a file named as a sidecar says what pixels are; transformers' config.json, of a model, does not.
+    """Whether a sidecar describes pixels. The config.json of a model in transformers does not.
 
     Raises UsageError: no JSON object.
     """
@@ -443,7 +453,7 @@ def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
 
 
 def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chosen:
-    """Read the first sidecar that is there; without one, assume ImageNet values at the model's input size."""
+    """Read the first sidecar that exists. Without one, ImageNet values at the model's input size are assumed."""
     own, *others = sidecar_paths(model_path)
     for path in (own, *others):
         if path.is_file():
@@ -466,7 +476,7 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
 
 
 def _check_neighbours(model_path: Path, sidecar: Path) -> None:
-    """Refuse a sidecar that names no model and lies beside several models, unless they are forms of one checkpoint."""
+    """Refuse a sidecar next to several models. It names none of them, and they are not forms of one checkpoint."""
     here, own_part = (model_path.parent.resolve(), model_path.name), checkpoint_part(model_path)
     others = [path for path in models_below(sidecar.parent) if (path.parent.resolve(), path.name) != here]
     foreign = [path for path in others if checkpoint_part(path) not in (own_part, *IMAGELESS_PARTS)]
@@ -481,7 +491,7 @@ def _check_neighbours(model_path: Path, sidecar: Path) -> None:
 
 
 def checkpoint_part(model: PurePath) -> str:
-    """Give the name of a model without what says its precision: files that share it are forms of one model."""
+    """Return a model's name without its precision. Files that share it are forms of one model."""
     return PRECISION.sub("", model.stem.casefold())
 
 

@@ -1,4 +1,4 @@
-"""The weights of a model: parsed without a copy, located in files, digested and watched for changes.
+"""The weights of a model: located, digested, watched. They are parsed without a copy.
 
 The protobuf library copies every byte that it parses. Here the fields of the file are walked over first, and the parser
 gets all but the raw data of large initializers, whose places in the content are remembered.
@@ -60,12 +60,12 @@ class ExternalFile:
 
     @classmethod
     def of_model(cls, path: Path, status: os.stat_result, digest: str) -> Self:
-        """The model's own file, of which the weights are mapped; `status`: of the open file, before it was digested."""
+        """Make the record of a model's own mapped file. `status` is that of the open file, before it was digested."""
         return cls(path.name, path, {path: _stamp_of(status)}, status.st_size, digest)
 
 
 class Held:
-    """A folder, held open for as long as this object lives, where the system can do that.
+    """A folder that this object keeps open. Only where the system can do that.
 
     Args:
         folder: it must be there.
@@ -90,7 +90,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 
 def settle(file: BinaryIO) -> None:
-    """Bring to the disk what was written to a file, so that the next write through any memory map is stamped.
+    """Write a file's pending changes to the disk. The next write through any memory map is then stamped.
 
     Raises OSError.
     """
@@ -98,7 +98,9 @@ def settle(file: BinaryIO) -> None:
 
 
 def aged_status(file: int | Path) -> os.stat_result:
-    """Return the status of a file or folder once its times are two clock ticks old, so that any later write shows.
+    """Return the status of a file or folder, once aged.
+
+    Its times are then two clock ticks old, so that any later write shows.
 
     Raises OSError, also where the file goes on changing for a second.
     """
@@ -111,7 +113,7 @@ def aged_status(file: int | Path) -> os.stat_result:
 
 
 def stamps_writes(status: os.stat_result) -> bool:
-    """Whether a file lies on a file system that is known to stamp each write after `settle`. False off Linux."""
+    """Whether a file system stamps each write after `settle`. False off Linux."""
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" if hasattr(os, "major") else ""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -123,7 +125,7 @@ def stamps_writes(status: os.stat_result) -> bool:
 
 
 def read_file(location: str, target: Path, folder: Path, held: Held) -> ExternalFile:
-    """Digest a file of weights: stamp, size and digest of one and the same, which later reads get, too.
+    """Return the record of a file of weights. Stamp, size and digest belong to one content, which later reads get, too.
 
     Args:
         location: as the model names it.
@@ -157,7 +159,9 @@ def _digest_of(file: BinaryIO) -> str:
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Give numbers of which one differs once a file was written, or another was put in its place. Raises OSError.
+    """Return numbers that change with every write.
+
+    They also change where another file was put in its place. Raises OSError.
 
     The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
     """
@@ -169,7 +173,7 @@ def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
 
 
 def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
-    """Refuse weights that were written or replaced since they were digested: nobody knows which ones have run.
+    """Refuse weights that changed since they were digested. Nobody knows which ones have run.
 
     ONNX Runtime reads them later than the digest does, and what it maps into memory changes with the file.
 
@@ -208,7 +212,7 @@ Places = Mapping[str, slice]
 
 @dataclass(frozen=True)
 class _Field:
-    """A field with a length: from `start` (its key) to `end` in the content, its value from `inner` on."""
+    """A field with a length. It is from `start` (its key) to `end` in the content, its value from `inner` on."""
 
     number: int
     start: int
@@ -217,7 +221,7 @@ class _Field:
 
 
 def parse_light(content: Bytes) -> tuple[onnx.ModelProto, Places]:
-    """Parse a model without the raw data of its large initializers, and give their places in `content`.
+    """Parse a model without its large weights. Their places in `content` come with it.
 
     Whatever the walk over the fields does not understand is parsed whole, with no places.
 
@@ -232,7 +236,7 @@ def parse_light(content: Bytes) -> tuple[onnx.ModelProto, Places]:
 
 
 def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.ModelProto:
-    """Copy a model with the raw data that `parse_light` left in `content`."""
+    """Copy a model with its large weights. `parse_light` left their data in `content`."""
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
     for tensor in whole.graph.initializer:
@@ -242,7 +246,7 @@ def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.Mode
 
 
 def by_place(proto: onnx.ModelProto, file: str, places: Places) -> onnx.ModelProto:
-    """Copy a model in which the large weights that `parse_light` left in a file are named by their places in it."""
+    """Copy a model with large weights named by place. `parse_light` left them in a file."""
     pointing = onnx.ModelProto()
     pointing.CopyFrom(proto)
     for tensor in pointing.graph.initializer:
@@ -255,13 +259,13 @@ def by_place(proto: onnx.ModelProto, file: str, places: Places) -> onnx.ModelPro
 
 
 def drop_pages(content: Bytes) -> None:
-    """Give back the memory that reading a mapped file has filled; what is read again comes from the file again."""
+    """Free the memory that a mapped file has filled. What is read again comes from the file again."""
     if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED)
 
 
 def _without_large(content: Bytes) -> tuple[bytes, Places]:
-    """Cut the raw data of large initializers out of a model. Raises IndexError, ValueError for what is no plain one."""
+    """Cut the data of large initializers out of a model. Raises IndexError, ValueError for what is no plain one."""
     graphs = [field for field in _fields(content, 0, len(content)) if field.number == GRAPH]
     if len(graphs) != 1:
         raise ValueError("protobuf would merge several graphs")
@@ -289,7 +293,7 @@ def _without_large(content: Bytes) -> tuple[bytes, Places]:
 
 
 def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
-    """Yield the fields of a message that have a length; raises IndexError or ValueError where one is cut off."""
+    """Yield the fields of a message that have a length. IndexError or ValueError where one is cut off."""
     while at < end:
         start = at
         key, at = _varint(content, at)
@@ -310,7 +314,7 @@ def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(content: Bytes, at: int) -> tuple[int, int]:
-    """Read a number of protobuf, seven bits a byte, the lowest first; give what stands behind it, too."""
+    """Read a number of protobuf, and the position after it. It has seven bits per byte, the lowest first."""
     value = shift = 0
     while shift < 70:  # ten bytes hold 64 bits; longer ones are refused by protobuf, too
         byte = content[at]
@@ -351,7 +355,7 @@ PACKED_BITS = {  # types of which a byte holds several values, where the install
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the values of weights lie that a parsed model does not hold."""
+    """The places of weights that a parsed model lacks."""
 
     held: Held | None
     """the folder of external files; None without external data"""
@@ -362,12 +366,15 @@ class Weights:
 
     @property
     def folder(self) -> Path | None:
-        """What external files are looked for in, a name of the folder that no renaming changes (`held.py`)."""
+        """The folder of external files, which no renaming changes. It is a name for it (`Held`)."""
         return None if self.held is None else self.held.path
 
 
 def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """List the tensors of a model that have values, the main graph's initializers first, functions and all included."""
+    """Return all tensors of a model that have values.
+
+    The main graph's initializers come first; functions are included.
+    """
     found = list(_graph_tensors(proto.graph))
     for function in proto.functions:
         for attributes in (function.attribute_proto, *(node.attribute for node in function.node)):
@@ -376,12 +383,12 @@ def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 
 def external_tensors(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
-    """List those of which the values lie in other files."""
+    """Return the tensors whose values lie in other files."""
     return [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def location_of(path: Path, tensor: onnx.TensorProto) -> str:
-    """Read the name of the file that holds a tensor's values, as the model gives it.
+    """Return the file name that a tensor's values have. It is written as the model has it.
 
     Raises:
         CannotAssessError: there is none, or it lies outside the model's folder; an entry is there twice or is no text.
@@ -408,7 +415,7 @@ def location_of(path: Path, tensor: onnx.TensorProto) -> str:
 
 
 def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
-    """Find the folder to give to ONNX Runtime, and each location's resolved file below it.
+    """Return the folder for ONNX Runtime, and the files. Each location has its resolved file below the folder.
 
     Raises:
         CannotAssessError: a file is missing, or lies outside the model's folder.
@@ -443,7 +450,9 @@ def _is_file(path: Path) -> bool:
 
 
 def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
-    """Refuse a tensor whose values do not lie whole in `target`, or are not as many as its shape needs.
+    """Refuse a tensor with too few or too many bytes.
+
+    Its values must lie whole in `target`, and be as many as its shape needs.
 
     Raises:
         CannotAssessError.
@@ -477,7 +486,7 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
 
 
 def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
-    """Refuse a tensor of the model's own file that has more or fewer values than its shape needs.
+    """Refuse an inline tensor of the wrong length. It must have as many values as its shape needs.
 
     Args:
         path: the model's file.
@@ -519,7 +528,10 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
 
 
 def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
-    """Let the tensors name resolved files, so that ONNX Runtime meets neither symlinks nor names of another folder."""
+    """Give the tensors the names of resolved files.
+
+    ONNX Runtime then meets neither symlinks nor names of another folder.
+    """
     for tensor in tensors:
         for entry in tensor.external_data:
             if entry.key == "location":
@@ -527,7 +539,7 @@ def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onn
 
 
 def values_of(tensor: onnx.TensorProto, weights: Weights) -> GenericArray:
-    """Read one weight's values; of an external file, or of the model's, only this weight's bytes.
+    """Read the values of one weight. Only this weight's bytes are read, of an external file or the model's.
 
     Args:
         tensor: an initializer of a file that `read_onnx` has checked.
@@ -554,7 +566,7 @@ def values_of(tensor: onnx.TensorProto, weights: Weights) -> GenericArray:
 
 
 def needed_bytes(tensor: onnx.TensorProto) -> int:
-    """Count the bytes of raw data that a shape and type need. Raises KeyError, TypeError for an unknown type."""
+    """Return the bytes that a shape and type need. Raises KeyError, TypeError for an unknown type."""
     bits: int = PACKED_BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     values: int = math.prod(tensor.dims)
     return (values * bits + 7) // 8
@@ -584,12 +596,12 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[on
 
 
 def entries_of(tensor: onnx.TensorProto) -> dict[str, str]:
-    """Give what a tensor says of its external data: location, offset, length."""
+    """Return location, offset and length of external data."""
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
 def _hub_blobs(folder: Path) -> Path | None:
-    """Find the blobs folder of a Hugging Face cache: <repo>/snapshots/<revision>/… links to <repo>/blobs/…."""
+    """Return the blobs folder of a Hugging Face cache. There <repo>/snapshots/<revision>/… links to <repo>/blobs/…."""
     for part in (folder, *folder.parents):
         if part.parent.name == "snapshots":
             return part.parent.parent / "blobs"
