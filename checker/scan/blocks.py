@@ -1,4 +1,4 @@
-"""Find the ends of a network's blocks on its graph by rule, and place the nodes that measure there. Pure.
+"""Find the ends of a network's blocks by rule. The nodes that measure are placed there. Pure.
 
 A residual block is an addition of two branches that part at one tensor, its source, when at least one of them holds a
 linear layer and the other is the source itself or a linear map, norm or pooling of it (the shortcut of a block that
@@ -62,7 +62,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Residual:
-    """An addition that may end a residual block; shapes decide."""
+    """An addition that may end a residual block. Shapes decide."""
 
     total: str
     """the sum"""
@@ -78,7 +78,7 @@ class Residual:
 
 
 class Ancestry:
-    """Which nodes lie upstream of which, for one tensor at the end.
+    """The upstream nodes of every tensor, for one end.
 
     Args:
         layers: of the graph.
@@ -99,16 +99,16 @@ class Ancestry:
         self.to_end = self.above(end)
 
     def reads(self, node: onnx.NodeProto) -> list[str]:
-        """Inputs of a node that are computed from the image."""
+        """Return the inputs of a node that need the image."""
         return [name for name in node.input if name in self.layers.image_tensors]
 
     def above(self, tensor: str) -> int:
-        """Bits of the nodes that `tensor` is computed by; 0 for the image."""
+        """Return the bits of the nodes that compute `tensor`. 0 for the image."""
         number = self._number.get(tensor)
         return 0 if number is None else self._above[number]
 
     def own(self, tensor: str) -> int:
-        """Bit of the node that makes `tensor`; 0 for the image."""
+        """Return the bit of the node that makes `tensor`. 0 for the image."""
         number = self._number.get(tensor)
         return 0 if number is None else 1 << number
 
@@ -125,7 +125,9 @@ class Ancestry:
 
 
 def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[Residual]:
-    """Additions that may end a residual block on the way to the tensor `end`, in order, by connections alone.
+    """Return additions that may end a residual block.
+
+    They lie on the way to the tensor `end`, in order; connections alone decide.
 
     Shapes are not looked at: `keep_residuals` does.
     """
@@ -161,7 +163,9 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
 
 
 def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -> list[Residual]:
-    """Those that end a block: both branches and the sum have one shape of 2 to 4 axes, and no other holds them.
+    """Return the additions that end a block.
+
+    Both branches and the sum have one shape of 2 to 4 axes, and no other holds them.
 
     An addition inside the branch of another one is none: relative positions added to attention scores, the inner sums
     of a Res2Net block.
@@ -176,7 +180,9 @@ def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -
 
 
 def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mapping[str, int]) -> list[Block]:
-    """Ends of the residual blocks, and what enters a block and is the end of no other, in the order of the graph.
+    """Return the ends of the residual blocks.
+
+    What enters a block and is the end of no other is among them; in the order of the graph.
 
     order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
     """
@@ -190,7 +196,7 @@ def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mappin
 
 
 def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[str]:
-    """Tensors that every path from the image to the tensor `end` leads through, in order, `end` left out."""
+    """Return the tensors on every path to `end`. Paths start at the image; in order, `end` left out."""
     ancestry = Ancestry(layers, nodes, end)
     members = list(ancestry.members(ancestry.to_end))
     last_read: dict[str, int] = {}
@@ -211,7 +217,9 @@ def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> 
 
 
 def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, Shape]) -> list[Block]:
-    """The last tensor before each change of width or resolution, where the stretch computes something new.
+    """Return the last tensor before each change of size.
+
+    Width or resolution changes, and the stretch computes something new.
 
     A stretch is a run of passages of one shape (2 to 4 axes); one without a linear layer or a concatenation (pooling,
     a reshape) is no stage.
@@ -231,7 +239,7 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
 
 
 def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
-    """Where two branches part, and the bits of the nodes in both; None when they are no shortcut and branch."""
+    """Return where two branches part, and their nodes as bits. None when they are no shortcut and branch."""
     best: tuple[int, str, int] | None = None
     for shortcut, main in ((a, b), (b, a)):
         for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
@@ -249,7 +257,7 @@ def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
 
 
 def _shortcut(layers: Layers, tensor: str) -> Iterable[str]:
-    """`tensor`, then what it is a linear map, norm or pooling of."""
+    """Yield `tensor`, then the sources of a shortcut. It is a linear map, norm or pooling of each."""
     yield tensor
     while (node := layers.producers.get(tensor)) is not None and node.op_type in SHORTCUT:
         names = data_inputs(layers, node)
@@ -267,7 +275,7 @@ def _same_values(layers: Layers, tensor: str) -> str:
 
 
 def _after(consumers: Mapping[str, Sequence[onnx.NodeProto]], total: str) -> str:
-    """The output of the activation that alone reads `total`, else `total`."""
+    """Return the output of the activation after `total`. It alone reads `total`; else `total`."""
     readers = consumers.get(total, ())
     if len(readers) == 1 and readers[0].op_type in ACTIVATION and "oftmax" not in readers[0].op_type:
         return str(readers[0].output[0])
@@ -306,7 +314,7 @@ def plan_scan(
     named: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
 ) -> Plan:
-    """Find the ends of a model's blocks, and how their axes read, from its graph and the shapes of one run.
+    """Find the ends of a model's blocks, and their axes. The graph and the shapes of one run decide.
 
     Args:
         model: from `open_model`.
@@ -370,7 +378,7 @@ def plan_scan(
 
 
 def measuring_model(model: ModelFile, plan: Plan) -> ModelFile:
-    """The model with the nodes that measure, to be asked for OUTPUT."""
+    """Return the model with the nodes that measure. Its output is OUTPUT."""
     proto = model.graph.light()
     add_scan(proto, plan.taps, model.precision == "fp64", model.opsets["ai.onnx"])
     return _with_output(model, proto)
@@ -393,13 +401,13 @@ def _check_named(layers: Layers, name: str, where: str) -> None:
 
 
 def _shapes(runner: Runner, tensors: Sequence[str], pixels: AnyArray) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Shapes in one run, and the number of images that it ran."""
+    """Return the shapes in one run, and its images."""
     (rows,) = runner.represent(pixels, whole=True)
     return dict(zip(tensors, read_shapes(rows[0], len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
 
 
 def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Tap | None:
-    """Find which axes of a tensor are images, places and features; None where that is unclear or features are too few.
+    """Return the axes of images, places and features. None where they are unclear or features are too few.
 
     batch, size: number of images, and their height and width (px).
     """
@@ -435,7 +443,10 @@ def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int, size: 
 
 
 def _read_last(layers: Layers, tensor: str) -> bool | None:
-    """Whether the features are on the last axis, by the layer that reads the tensor; None where it does not show."""
+    """Whether the features are on the last axis.
+
+    The layer that reads the tensor decides; None where it does not show.
+    """
     for node in layers.producers.values():
         if tensor in node.input[:1]:
             if node.op_type in ("LayerNormalization", "MatMul", "Gemm"):

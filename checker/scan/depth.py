@@ -1,4 +1,4 @@
-"""Outlier features of one tensor over many images, from the rows of numbers that the graph gives; pure.
+"""Compute outlier features of one tensor over images. The graph gives rows of numbers.
 
 What is kept are sums and counts: nothing grows with the number of images.
 """
@@ -24,7 +24,10 @@ NAMED = 16  # features or places named of one tensor; the numbers beside them co
 
 
 class PersistentFeature(Frozen):
-    """A feature with |z| > 6 in at least half of the measured rows (tokens or positions of all images)."""
+    """A feature that is extreme in most rows.
+
+    |z| > 6 in at least half of the measured rows (tokens or positions of all images).
+    """
 
     feature: int
     frequency: float
@@ -46,14 +49,17 @@ class Place(Frozen):
 
 
 class FixedOutlier(Place):
-    """The place of the largest |z|, where that is one place, beyond 6 SD, in at least half of the images."""
+    """The one place of the largest |z|. It is beyond 6 SD, in at least half of the images."""
 
     largest_z: float
     """SD, over all images"""
 
 
 class MassiveActivation(Place):
-    """|value| > 100 and at least 1000 × the median |value| of the image's tensor (Sun et al. 2024)."""
+    """A massive activation.
+
+    |value| > 100 and at least 1000 × the median |value| of the image's tensor (Sun et al. 2024). 2024).
+    """
 
     value: float
     """the largest in size, with its sign"""
@@ -62,7 +68,7 @@ class MassiveActivation(Place):
 
 
 class LayerStatistics(Frozen):
-    """What was measured of one tensor; z is a row of features standardised over the features."""
+    """The statistics of one tensor. z is a row of features standardised over the features."""
 
     n_images: int
     n_rows: int
@@ -258,7 +264,7 @@ class Depth:
 
 
 def place_text(tap: Tap, token: int) -> str:
-    """A measured token or cell in words; empty for a vector.
+    """Return a token or cell in words. Empty for a vector.
 
     >>> place_text(Tap("t", "map", 8, (16, 4)), 5)
     'rows 2–3, column 1'
@@ -288,7 +294,10 @@ def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFea
 
 
 def _kurtosis(values: Array, least_variance: float) -> Array:
-    """Activation kurtosis of (image, feature), 0 of a constant one: variance / mean² up to `least_variance`."""
+    """Return the activation kurtosis of (image, feature).
+
+    It is 0 of a constant one: variance / mean² up to `least_variance`.
+    """
     mean = values.mean(axis=1, keepdims=True)
     squares = (values - mean) ** 2
     variance = squares.mean(axis=1, keepdims=True)

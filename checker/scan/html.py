@@ -1,4 +1,4 @@
-"""`robustcheck scan` as an HTML page: frame, style and rules of a check's page, with the layers of a model; pure."""
+"""Write `robustcheck scan` as an HTML page. Frame, style and rules are those of a check's page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Profile(NamedTuple):
 
 
 def profile(layers: Sequence[Layer]) -> Profile | None:
-    """Draw the kurtosis of each layer from 0 up; None where no layer has one."""
+    """Draw the kurtosis of each layer from 0 up. None where no layer has one."""
     values = [layer.statistics.kurtosis for layer in layers]
     top = max((value for value in values if value is not None), default=0.0)
     if top <= 0:
@@ -73,7 +73,7 @@ def profile(layers: Sequence[Layer]) -> Profile | None:
 
 
 def render(report: ScanReport) -> str:
-    """Write one page that needs nothing but itself; it ends in a newline."""
+    """Write one self-contained page. It ends in a newline."""
     measured = [layer.statistics for layer in report.layers]
     return page.written(
         "scan.html.j2",

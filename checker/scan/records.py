@@ -1,4 +1,4 @@
-"""The records of a scan, its summary and its notes; pure."""
+"""The records of a scan, its summary and notes."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ class ScanReport(Frozen):
     """None where the caller asked for no time block"""
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Show one line in repr, str and rich."""
         n_images = self.images.n_read - self.images.n_skipped
         begins = None if self.begins is None else self.begins + 1
         return [("model", self.model.file), ("layers", len(self.layers)), ("begins", begins), ("images", n_images)]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: where outlier features begin, and a row a layer."""
+        """Show the report in a notebook. It has where outlier features begin, and one row per layer."""
         rows = [
             [
                 f"{index}. {layer.kind} {layer.tensor}",
@@ -103,7 +103,7 @@ class ScanReport(Frozen):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """A pandas data frame with a row a layer, in the order of the graph, numbered from 1.
+        """Return a pandas data frame, one row per layer. Layers are in the order of the graph, numbered from 1.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.
@@ -126,7 +126,7 @@ class ScanReport(Frozen):
         return notebook.frame(rows, "layer")
 
     def plot(self) -> Figure:
-        """Draw kurtosis and the share of the three strongest features over depth.
+        """Plot kurtosis and top-3 share over depth.
 
         Returns:
             A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.

@@ -1,4 +1,4 @@
-"""The scan: outlier features at the end of every block of a model, measured inside its own graph.
+"""Measure outlier features at the end of every block. They are measured inside the model's own graph.
 
 Information, not a verdict. Silent; progress goes to a callback.
 """
@@ -45,7 +45,7 @@ def scan(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> ScanReport:
-    """Measure outlier features at the end of every block of a model, and at its representation.
+    """Measure outlier features at the end of every block. The representation is measured, too.
 
     Args:
         model: path of the ONNX file.
@@ -173,7 +173,7 @@ def _stacked(items: Sequence[Prepared | Skipped], source: ImageSource) -> AnyArr
 
 
 def _difference_to(own: RunOutput, runner: Runner, pixels: AnyArray) -> float:
-    """Largest difference between the outputs of the model itself and of its measuring form, on the same images."""
+    """Return the largest difference to the model itself. Its measuring form gets the same images."""
     differences = [_difference(own.representation, runner.represent(pixels)[1])]
     if own.class_output is not None:
         again = runner.run(pixels).class_output
@@ -183,7 +183,7 @@ def _difference_to(own: RunOutput, runner: Runner, pixels: AnyArray) -> float:
 
 
 def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], saver: Saver | None) -> None:
-    """Run one batch and add its numbers to each block's, and its representations to the file."""
+    """Run one batch and add its numbers. They go to each block's, and its representations to the file."""
     *ends, n_numbers = np.cumsum([depth.tap.n_numbers for depth in depths])
     rows, representations = runner.represent(stack(batch))
     if saver is not None:
@@ -201,7 +201,10 @@ def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], sav
 
 
 def _difference(expected: AnyArray, actual: AnyArray) -> float:
-    """Largest difference relative to the root mean square, over images; 0 where equal, not finite values included."""
+    """Return the largest relative difference, over images.
+
+    It is relative to the root mean square; 0 where equal, not finite values included.
+    """
     left, right = expected.astype(np.float64), actual.astype(np.float64)
     if np.array_equal(left, right, equal_nan=True):
         return 0.0

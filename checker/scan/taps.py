@@ -1,4 +1,4 @@
-"""Statistics of tensors inside a graph, by nodes appended to it: only some numbers an image come out.
+"""Append nodes that compute statistics inside a graph. Only a few numbers per image come out.
 
 All numbers of an image are one row of one output. Values are cast to float32 first (float64 stays float64) and
 centred before they are squared: float16 overflows, and raw moments lose their digits to an offset.
@@ -30,7 +30,7 @@ MIN_RELATIVE_VARIANCE: dict[int, float] = {TensorProto.FLOAT: 1e-12, TensorProto
 
 @dataclass(frozen=True)
 class Tap:
-    """A tensor to be measured, and how its axes read.
+    """A tensor to measure, and its axes.
 
     form: vector (image, feature), tokens (image, token, feature), tokens_first (token, image, feature), map (image,
     feature, height, width) or map_last (image, height, width, feature).
@@ -68,7 +68,7 @@ class Tap:
 
     @property
     def median_step(self) -> int:
-        """Step between measured rows that the medians are taken over."""
+        """The step between rows that medians are taken over."""
         return -(-self.n_measured // MEDIAN_TOKENS)
 
     @property
@@ -78,7 +78,7 @@ class Tap:
 
     @property
     def fields(self) -> dict[str, int]:
-        """Name and length of the pieces of a row, in order."""
+        """Return name and length of a row's pieces, in order."""
         large, features = self.n_largest, self.features
         pieces = {
             "kurtosis": self.n_measured,  # of each measured token; 0 where constant
@@ -108,7 +108,7 @@ class Tap:
 
 
 def add_scan(proto: onnx.ModelProto, taps: Sequence[Tap], double: bool, opset: int) -> None:
-    """Append the nodes that measure `taps`, and one output, OUTPUT: (image, number), float32 or float64.
+    """Append the nodes that measure `taps`. There is one output, OUTPUT: (image, number), float32 or float64.
 
     A row holds the pieces of each tap's `fields`, tap after tap. double: whether the model computes in float64.
     """
@@ -128,7 +128,7 @@ def add_scan(proto: onnx.ModelProto, taps: Sequence[Tap], double: bool, opset: i
 
 
 def add_shapes(proto: onnx.ModelProto, tensors: Sequence[str], image: str, opset: int) -> None:
-    """Append one output, OUTPUT, that tells the shapes of `tensors`: (image, number), each row the same.
+    """Append one output with the shapes of `tensors`. It is OUTPUT: (image, number), each row the same.
 
     A row holds the number of axes of each tensor, then the axes of all. image: the input.
     """
@@ -150,7 +150,7 @@ def read_shapes(row: Sequence[float], n_tensors: int) -> list[tuple[int, ...]]:
 
 
 class _Writer:
-    """Appends nodes under one prefix, in the words of the graph's opset."""
+    """A writer of nodes under one prefix. It uses the graph's opset."""
 
     def __init__(self, proto: onnx.ModelProto, prefix: str, kind: int, opset: int) -> None:
         self.graph, self.prefix, self.kind, self.opset = proto.graph, prefix, kind, opset
@@ -161,7 +161,7 @@ class _Writer:
         return self._append(op, inputs, ("value",), attributes)[0]
 
     def top(self, tensor: str, k: int, **attributes: Any) -> tuple[str, str]:
-        """The k largest (largest=0: smallest) values along an axis, and where they are."""
+        """Return the k largest values along an axis. Their places come with them; largest=0 means the smallest."""
         values, indices = self._append("TopK", (tensor, self.constant([k])), ("values", "indices"), attributes)
         return values, indices
 
@@ -207,7 +207,7 @@ END = np.iinfo(np.int64).max  # to the end of an axis
 
 
 def _measure(graph: _Writer, tap: Tap) -> list[str]:
-    """Nodes for one tap; the pieces of its row, each (image, n), in the order of `fields`."""
+    """Append the nodes of one tap. Returns the pieces of its row, each (image, n), in the order of `fields`."""
     rows, size, highest, over_all, axis = _read(graph, tap)
     large, features = tap.n_largest, tap.features
     pieces: dict[str, str] = {}
@@ -307,7 +307,7 @@ def _columns(graph: _Writer, tensor: str, features: str, axis: int, n_positions:
 
 
 def _median(graph: _Writer, tensor: str, axis: int, n: int) -> str:
-    """Median along the last axis, of length n, which goes. As numpy.median."""
+    """Return the median along the last axis. The axis has length n and goes. As numpy.median."""
     upper, _ = graph.top(tensor, n // 2 + 1, axis=axis, sorted=0)
     if n % 2:
         return graph.reduce("ReduceMin", upper, [axis])

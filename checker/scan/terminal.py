@@ -1,4 +1,4 @@
-"""Show what `robustcheck scan` found: outlier features through depth, as a plot, a table and lists. Pure."""
+"""Show outlier features through depth. There are a plot, a table and lists. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FeatureList(NamedTuple):
 
 
 def features_through_depth(report: ScanReport) -> tuple[FeatureList, ...]:
-    """List features with their layers, tokens and positions: a list for each kind that there is."""
+    """List features with layers, tokens and positions. There is a list for each kind."""
     persistent: _ByName = defaultdict(list)
     of_class_token: _ByName = defaultdict(list)
     fixed: _ByName = defaultdict(list)
@@ -76,7 +76,7 @@ def _place(place: Place) -> str:
 
 
 def _layers_text(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
-    """Write the layers, the share of the rows or images, and the largest value."""
+    """Return layers, share of rows, and largest value."""
     numbers, shares, values = zip(*layers, strict=True)
     return f"{_layers(numbers)}, {_shares(shares)}" + largest.format(max(values, key=abs))
 
@@ -86,7 +86,7 @@ def _more(remark: str, count: int) -> str:
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """Write layer numbers with their runs joined: layers 3–10, 12."""
+    """Return layer numbers with runs joined: layers 3–10, 12."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -102,7 +102,7 @@ def _shares(shares: Sequence[float]) -> str:
 
 
 def persistent_text(measured: LayerStatistics, named: int = 3) -> str:
-    """Write the layer's persistent outlier features, the most frequent first; "–" where there is none."""
+    """Return the layer's persistent outlier features. The most frequent comes first; "–" where there is none."""
     if not measured.n_persistent:
         return "–"
     more = measured.n_persistent - named
@@ -116,7 +116,7 @@ NOTHING = "–"
 
 
 def render(report: ScanReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """Lay out the short report, or the whole, for the width of the console; where outlier features begin is last."""
+    """Render the short report, or the whole. It fits the width of the console; where outlier features begin is last."""
     pen = Pen(ascii_only)
     blocks = [_headline(pen, report), _Plot(pen, report.layers)]
     if verbose:
@@ -132,7 +132,7 @@ def render(report: ScanReport, *, ascii_only: bool = False, verbose: bool = Fals
 
 
 def one_line(report: ScanReport) -> str:
-    """Write where outlier features begin in one line, for `-q`."""
+    """Return where outlier features begin, in one line."""
     return f"{name_text(report.model.file, ascii_only=False)}: {report.summary}"
 
 
@@ -145,7 +145,7 @@ def _headline(pen: Pen, report: ScanReport) -> RenderableType:
 
 @dataclass(frozen=True)
 class _Plot:
-    """Bars of the kurtosis of each layer, with marks at layers that have persistent outlier features."""
+    """Bars of the kurtosis of each layer. Marks are at layers that have persistent outlier features."""
 
     pen: Pen
     layers: tuple[Layer, ...]
@@ -174,7 +174,7 @@ class _Plot:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table with one row for each layer, with tensor names where they fit."""
+    """A table with one row per layer. Tensor names are shown where they fit."""
 
     pen: Pen
     report: ScanReport
@@ -223,7 +223,7 @@ def _number(pen: Pen, value: float | None) -> Text:
 
 
 def _features_through_depth(pen: Pen, report: ScanReport) -> list[RenderableType]:
-    """List features with their layers, tokens and positions, a section for each kind that there is."""
+    """Render features with layers, tokens and positions. There is a section for each kind."""
     return [
         section(pen, each.title, each.remark, hanging((pen.say(name), pen.say(text)) for name, text in each.rows))
         for each in features_through_depth(report)

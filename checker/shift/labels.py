@@ -1,4 +1,4 @@
-"""From the label of an image (a folder's name, a manifest's cell) to the classes of a model's scores.
+"""Turn labels of images into classes of a model. A label is a folder's name or a manifest's cell.
 
 A class map says which class indices count as right for a label, and which classes compete for the prediction.
 """
@@ -51,7 +51,7 @@ class ClassMap(NamedTuple):
 
     @property
     def n_labels(self) -> int:
-        """How many labels there are: names of one class count once."""
+        """The number of labels. Names of one class count once."""
         return len(set(self.indices.values()))
 
 
@@ -65,7 +65,7 @@ class Scores:
 
 
 def labels_of(source: ImageSource) -> tuple[str, ...]:
-    """The label of every image of a set, in its order.
+    """Return the labels of a set, in its order.
 
     A folder (or glob): the first folder of the image's path below it, as torchvision's ImageFolder. A manifest: its
     column `label`. Raises UsageError for an image without a label and for a kind of image set that has none.
@@ -103,7 +103,7 @@ def class_map(
     shift: str | None = None,
     sorted_names: Sequence[str] = (),
 ) -> ClassMap:
-    """The class map of one image set, checked against all its labels.
+    """Return the class map of one image set. It is checked against all its labels.
 
     Args:
         spec: one of WORDS or a JSON file; None: by the labels themselves (synset ids, indices, the class names of the
@@ -190,7 +190,10 @@ def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
 
 
 def _built_in(label_set: str, scores: Scores, where: str) -> ClassMap:
-    """ImageNet-1k by synset id or index; of ImageNet-R and -A only their own 200 classes compete, as in timm."""
+    """Return a class map of ImageNet-1k.
+
+    Labels are synset ids or indices; of ImageNet-R and -A only their own 200 classes compete, as in timm.
+    """
     if scores.n_classes != IMAGENET_CLASSES:
         raise UsageError(
             f"{where}: number of classes is {scores.n_classes}; ImageNet's synset ids and indices are for "
@@ -209,7 +212,10 @@ def _built_in(label_set: str, scores: Scores, where: str) -> ClassMap:
 
 @cache
 def _table() -> tuple[tuple[str, frozenset[str]], ...]:
-    """Synset id and subsets of every class of ImageNet-1k in order (thresholds/data/imagenet_classes.csv)."""
+    """Return synset id and subsets of every ImageNet-1k class.
+
+    They are in order (thresholds/data/imagenet_classes.csv).
+    """
     with (DATA / "imagenet_classes.csv").open(encoding="utf-8", newline="") as file:
         return tuple(
             (row["synset"], frozenset(name for name in ("imagenet_r", "imagenet_a") if row[name]))
@@ -247,7 +253,10 @@ def _by_names(scores: Scores, where: str) -> ClassMap:
 
 
 def _from_file(spec: str, scores: Scores) -> ClassMap:
-    """`{label: index | synset | [...]}`, or `{"labels": {...}, "compete": "mapped" | "all"}`."""
+    """Read a class map from a JSON file.
+
+    It is `{label: index | synset | [...]}`, or `{"labels": {...}, "compete": "mapped" | "all"}`.
+    """
     path = Path(spec)
     if not path.is_file():
         near = difflib.get_close_matches(spec, WORDS, 1)
@@ -313,7 +322,9 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int,
 
 
 def is_correct(scores: AnyArray, right: Sequence[tuple[int, ...]], compete: Sequence[int]) -> Bools:
-    """Tell for each image whether the largest of its competing class scores is one of its right classes.
+    """Return whether each image is predicted right.
+
+    The largest of its competing class scores is one of its right classes.
 
     scores: (image, class), any real dtype, larger = more likely (logits or probabilities); infinities are fine.
     right: class indices that count as right, for each image, all among `compete`.

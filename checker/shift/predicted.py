@@ -1,4 +1,4 @@
-"""Predict accuracy without labels (ATC and DoC), and whether the predicted classes shifted. Pure.
+"""Predict accuracy without labels, by ATC and DoC. Whether the predicted classes shifted is tested, too. Pure.
 
 Predictions start from labelled in-distribution images and end at unlabelled target images. ATC's intervals are by
 bootstrap over the images of both sets. DoC has none: where its assumption fails they mean nothing, and they are narrow.
@@ -30,18 +30,18 @@ COSINES = "cosines of a zero-shot head"
 
 
 class ScoreKind(NamedTuple):
-    """What the class output holds, and how that is known."""
+    """The kind of a class output, and its evidence."""
 
     kind: Kind
     why: str
 
 
 class NoScoresError(ValueError):
-    """The class output is nothing that a prediction with a confidence can be read from; the text says why."""
+    """An output from which no confidence can be read. The text says why."""
 
 
 def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) -> ScoreKind:
-    """Tell logits from probabilities, by the operators at the end of the graph and by the numbers.
+    """Distinguish logits from probabilities. The operators at the end of the graph decide, then the numbers.
 
     scores: (image, class), finite, at least one image, all classes. crossed: operators between the last linear layer
     and the output (`Head.crossed`), empty where they are not known. cosine: whether the last layer gives cosines,
@@ -67,7 +67,7 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
 
 
 def as_logits(scores: AnyArray, kind: Kind) -> Array:
-    """Scores whose softmax are the model's probabilities: probabilities become their logarithms, others stay.
+    """Return logits. Probabilities become their logarithms, others stay.
 
     scores: (image, class). A probability of 0 counts as the smallest normal float32. Raises ValueError for values that
     are not finite, and for probabilities below 0 or a row of zeros.
@@ -83,7 +83,7 @@ def as_logits(scores: AnyArray, kind: Kind) -> Array:
 
 
 def log_softmax(logits: npt.ArrayLike) -> Array:
-    """Logarithms of the softmax over the last axis, in float64."""
+    """Return the log-softmax over the last axis, in float64."""
     values = np.asarray(logits, dtype=np.float64)
     shifted = values - values.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
@@ -91,7 +91,7 @@ def log_softmax(logits: npt.ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """What predicted accuracy needs of each image of a set; every array is (image,)."""
+    """The numbers that predictions need per image. Every array is (image,)."""
 
     confidence: Array
     """largest softmax probability"""
@@ -116,7 +116,7 @@ def describe(logits: Array, compete: Sequence[int]) -> ImageScores:
 
 
 def joined(parts: Sequence[ImageScores]) -> ImageScores:
-    """Images of several batches as one set, in order; at least one batch."""
+    """Join batches to one set, in order. There is at least one batch."""
     return ImageScores(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
@@ -142,7 +142,9 @@ class Threshold(NamedTuple):
 
 
 def atc_threshold(scores: npt.ArrayLike, correct: npt.ArrayLike) -> Threshold:
-    """The score below which as many labelled images lie as are predicted wrong (Garg et al. 2022, eq. 1).
+    """Return ATC's threshold.
+
+    As many labelled images score below it as are predicted wrong (Garg et al. 2022, eq. 1). 2022, eq. 1).
 
     t such that mean(scores < t) = mean(not correct): of n sorted scores, the one at place "number of wrong images".
     Where several images have the score t, no score has that property: then only a share of them counts as right, so
@@ -161,7 +163,9 @@ def atc_threshold(scores: npt.ArrayLike, correct: npt.ArrayLike) -> Threshold:
 
 
 def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
-    """Average thresholded confidence: the share of target images at or above the labelled images' threshold.
+    """Return the average thresholded confidence.
+
+    This is the share of target images at or above the labelled images' threshold.
 
     Of the images exactly at it, the share that `atc_threshold` gives counts.
 
@@ -176,7 +180,9 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
 
 
 def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
-    """Accuracy on labelled images less the fall of the mean confidence, kept within 0 to 1.
+    """Return DoC's prediction.
+
+    It is the accuracy on labelled images less the fall of the mean confidence, kept within 0 to 1.
 
     Difference of confidences (Guillory et al. 2021, "Predicting with confidence on unseen distributions"), taken as
     the difference of accuracies itself, which needs no other labelled shift: their DoC-feature without a regression,
@@ -187,7 +193,7 @@ def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
 
 
 def resampled(n: int, seed: tuple[int, ...], resamples: int = RESAMPLES) -> Iterator[Counts]:
-    """Bootstrap resamples of n images, as how often each is drawn: blocks of (resample, image), rows adding up to n.
+    """Draw bootstrap resamples of n images. They are counts of draws: blocks of (resample, image), rows adding up to n.
 
     seed: of NumPy's default generator; the same numbers give the same resamples.
     """
@@ -201,7 +207,7 @@ def resampled(n: int, seed: tuple[int, ...], resamples: int = RESAMPLES) -> Iter
 
 @dataclass(frozen=True)
 class Inside:
-    """The labelled images resampled: what every target is compared with, each array (resample,)."""
+    """The resampled labelled images. Every target is compared with them; each array is (resample,)."""
 
     scores: ImageScores
     correct: Bools
@@ -241,7 +247,10 @@ def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: i
 
 
 def _counted_below(counts: Counts) -> Counts:
-    """How many images each resample has before each place: (resample, image + 1), for counts of ordered images."""
+    """Count the images of each resample before each place.
+
+    The result is (resample, image + 1), for counts of ordered images.
+    """
     return np.concatenate([np.zeros((len(counts), 1), dtype=np.int64), np.cumsum(counts, axis=1)], axis=1)
 
 
@@ -252,7 +261,7 @@ def _at(rows: Counts, place: Indices) -> Counts:
 
 @dataclass(frozen=True)
 class Interval:
-    """A predicted accuracy with its interval, fractions; None where the method has none."""
+    """A predicted accuracy with its interval, as fractions. None where the method has none."""
 
     value: float
     low: float | None = None
@@ -260,7 +269,7 @@ class Interval:
 
 
 def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict[Method, Interval]:
-    """Predict the accuracy on target images by ATC (two scores) and DoC.
+    """Predict the accuracy on target images. Methods are ATC (two scores) and DoC.
 
     ATC's intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a
     share of 0 or 1 has no width, so they are never narrower than Wilson's for the share of the target images (ours).
@@ -309,7 +318,7 @@ class ClassShift:
 
 
 def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: tuple[int, ...]) -> ClassShift:
-    """Compare the classes predicted on two sets by a permutation test of their total variation distance.
+    """Test whether the predicted classes shifted. It is a permutation test of their total variation distance.
 
     Under mixing, the counts of the one set are multivariate hypergeometric. p is (1 + permutations at least as far) /
     (1 + PERMUTATIONS). A difference may be other classes (label shift), or the same ones taken for others.
@@ -357,7 +366,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Estimate(Frozen):
-    """The accuracy that one method predicts for one target set (fractions)."""
+    """One method's predicted accuracy for one target set."""
 
     method: Method
     accuracy: Share | None
@@ -374,7 +383,10 @@ class Estimate(Frozen):
 
     @model_validator(mode="after")
     def _has_all_or_says_why(self) -> Self:
-        """Refuse a number outside its interval, and neither or both of a number and a reason for none."""
+        """Refuse an estimate that contradicts itself.
+
+        The number lies in its interval, and there is either a number or a reason.
+        """
         if (self.accuracy is None) != bool(self.not_established):
             raise ValueError("a prediction has a number, or a reason why it is not established")
         if (self.low is None) != (self.high is None or self.accuracy is None):
@@ -385,7 +397,7 @@ class Estimate(Frozen):
 
 
 class PredictedClasses(Frozen):
-    """The classes predicted on a target set beside those predicted on the in-distribution set."""
+    """The classes predicted on two sets. One is the target set, one the in-distribution set."""
 
     n_classes: int
     """different classes predicted on the target"""
@@ -400,7 +412,7 @@ class PredictedClasses(Frozen):
 
 
 class Target(Frozen):
-    """An unlabelled image set and what is predicted for it."""
+    """An unlabelled image set and its predictions."""
 
     name: str
     source: str
@@ -438,14 +450,14 @@ class Predicted(Frozen):
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """Write a predicted accuracy with its interval, or that there is none."""
+    """Return a predicted accuracy with its interval as text. It may say that there is none."""
     if estimate.accuracy is None:
         return "not established"
     return " ".join([percent_text(estimate.accuracy), *([f"({bounds})"] if (bounds := bounds_text(estimate)) else [])])
 
 
 def bounds_text(estimate: Estimate) -> str:
-    """Write the interval of a predicted accuracy; empty where it has none."""
+    """Return the interval of a predicted accuracy as text. Empty where it has none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f}"

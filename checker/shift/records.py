@@ -16,7 +16,7 @@ Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing
 
 
 class Difference(Frozen):
-    """Accuracy on a shifted set minus accuracy on the in-distribution set (fractions)."""
+    """The difference of accuracies on two sets. It is shifted minus in-distribution (fractions)."""
 
     value: float
     low: float
@@ -136,7 +136,7 @@ class ShiftReport(Frozen):
     time: Time | None
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Show one line in repr, str and rich."""
         sets = (self.in_distribution, *(each.result for each in self.shifted))
         shown: list[tuple[str, object]] = [
             ("model", self.model.file),
@@ -149,7 +149,7 @@ class ShiftReport(Frozen):
         return shown
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: whether the accuracies agree with the verdict, and a row an image set."""
+        """Show the report in a notebook. It has the agreement with the verdict, and one row per image set."""
         inside = self.in_distribution
         rows = [
             [*_cells(inside), "in-distribution", ""],
@@ -181,7 +181,10 @@ def _points(value: Difference | Effective | None, scale: float = 1) -> str:
 
 
 def predicted_words(target: Target) -> str:
-    """The predicted accuracies of a target in a few words: their range over the methods, or that there is none."""
+    """Return a target's predicted accuracies in few words.
+
+    They are their range over the methods, or that there is none.
+    """
     values = [each.accuracy for each in target.estimates if each.accuracy is not None]
     if not values:
         return "not established"

@@ -1,6 +1,7 @@
-"""Effective robustness from measured accuracies, and whether it agrees with the verdict; pure.
+"""Compute effective robustness from measured accuracies. Whether it agrees with the verdict is decided here, too.
 
-Also the image sets with published accuracies: what each is called, and the classes and images that it has."""
+Also the image sets with published accuracies: what each is called, and the classes and images that it has.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +62,10 @@ MAX_HALF_WIDTH_PP = 2.0  # of an accuracy: about the scatter of the models that 
 
 
 def not_comparable(result: SetResult) -> str:
-    """Why the accuracy of a set is not the published kind: other labels, not all classes, too few images. Else ""."""
+    """Return why a set's accuracy is not comparable.
+
+    Its labels differ, classes are missing, or images are too few; else "". Else "".
+    """
     if result.shift is None:
         return f"{result.name} was not named as one of {', '.join(WORDS.values())}"
     word, classes = WORDS[result.shift], CLASSES[result.shift]
@@ -81,7 +85,10 @@ def not_comparable(result: SetResult) -> str:
 
 
 def comparable_accuracies(inner: SetResult, beside: Sequence[Shifted]) -> dict[str, float]:
-    """Accuracy (fraction) of every comparable set by what it is; empty where `inner` was not said to be ImageNet."""
+    """Return the accuracy of every comparable set, by kind.
+
+    They are fractions; empty where `inner` is not named as ImageNet.
+    """
     sets: Mapping[str, SetResult] = {
         result.shift: result
         for result in (inner, *(each.result for each in beside))
@@ -93,7 +100,7 @@ def comparable_accuracies(inner: SetResult, beside: Sequence[Shifted]) -> dict[s
 
 
 def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effective | None, str]:
-    """Effective robustness on a named shift, or why there is none.
+    """Return effective robustness on a named shift. If there is none, the reason.
 
     The interval takes both accuracies at their bounds, each at half the error rate: it holds for both together.
     """
@@ -122,8 +129,10 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
 
 
 def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) -> tuple[float, float]:
-    """ER with both accuracies at the bounds of intervals of confidence `each`: it falls with the one, rises with the
-    other."""
+    """Return the bounds of effective robustness.
+
+    Both accuracies are at the bounds of intervals of confidence `each`: it falls with the one, rises with the other.
+    """
     assert outside.shift is not None
     line = baselines_of(source)[outside.shift]
     x, y = (wilson(result.accuracy.n_correct, result.accuracy.n, each) for result in (inside, outside))
@@ -133,7 +142,7 @@ def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) 
 
 
 def difference(of: Accuracy, minus: Accuracy) -> Difference:
-    """Compute the difference of two accuracies with Newcombe's hybrid score interval for independent sets.
+    """Return the difference of two accuracies. It has Newcombe's hybrid score interval for independent sets.
 
     d − √((p₁−l₁)² + (u₂−p₂)²) to d + √((u₁−p₁)² + (p₂−l₂)²), l and u the Wilson bounds of each (Newcombe 1998,
     method 10). For versions of the same images it is too wide, never too narrow as long as they are not negatively
@@ -148,7 +157,10 @@ def difference(of: Accuracy, minus: Accuracy) -> Difference:
 def put_beside(
     inner: SetResult, inner_digests: Sequence[str], result: SetResult, digests: Sequence[str], baseline: str
 ) -> Shifted:
-    """A shifted set beside the in-distribution set `inner`; digests are of the images of each, in any order."""
+    """Compare a shifted set with the in-distribution set.
+
+    That is `inner`; digests are of the images of each, in any order.
+    """
     robustness, why = effective(inner, result, baseline)
     return Shifted(
         result=result,
@@ -160,7 +172,7 @@ def put_beside(
 
 
 def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> Agreement:
-    """Whether mean effective robustness agrees with the verdict: one-sided, as the indication is.
+    """Whether mean effective robustness agrees with the verdict. This is one-sided, as the indication is.
 
     Compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is surely
     above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one that is,

@@ -1,4 +1,4 @@
-"""Measure accuracy under a distribution shift on the user's labelled images, next to the verdict.
+"""Measure accuracy under a distribution shift. The user's labelled images are measured next to the verdict.
 
 One loop runs the model. Silent; progress goes to a callback. The notes of the report are written here, too.
 """
@@ -82,7 +82,7 @@ def notes_of(
 
 
 def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
-    """Write what a reader must know beside the predicted accuracies."""
+    """Return the notes on predicted accuracies."""
     notes = []
     if predicted.scores != "logits":
         notes.append(
@@ -133,7 +133,9 @@ def measure_shift(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> ShiftReport:
-    """Measure a classifier's top-1 accuracy on labelled sets and predict it on unlabelled ones, beside the verdict.
+    """Measure a classifier's top-1 accuracy under shift.
+
+    Labelled sets are measured, unlabelled ones predicted, next to the verdict.
 
     Args:
         model: ONNX file with class scores.

@@ -1,4 +1,4 @@
-"""Run the image sets of a `shift` call through a model: labelled ones become accuracies, and scores are passed on.
+"""Run the image sets of `shift` through a model. Labelled ones become accuracies, and scores are passed on.
 
 What a call names is read here: labelled image sets, class maps, and an earlier report of the model.
 """
@@ -44,7 +44,7 @@ class Spec(NamedTuple):
 
 
 def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Spec:
-    """`[NAME=]PATH` → name, path, and which known set the name means; without a name, the path's last part.
+    """Split `[NAME=]PATH` into name, path and known set. Without a name, it is the path's last part.
 
     A path that exists is a path, whatever signs it has. Raises UsageError for an empty path.
     """
@@ -63,7 +63,7 @@ def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Sp
 
 
 class Call(NamedTuple):
-    """The image sets of a call, and the class map of each labelled one by name ("" = of those without an own one)."""
+    """The image sets of a call, with their class maps. Maps are by name ("" = of those without an own one)."""
 
     inside: Spec
     shifted: list[Spec]
@@ -122,7 +122,7 @@ def parse_call(
 
 
 def same_place(spec: Spec) -> Place:
-    """The place of a set, one for all ways to write it."""
+    """Return one place for all spellings of a set."""
     return spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
 
 
@@ -135,7 +135,7 @@ def _refuse_same_place(specs: Sequence[Spec], hint: str) -> None:
 
 
 def judged_before(given: str | Path | Report, digest: str) -> Judged:
-    """The verdict in the report of an earlier check of the same model, or in its file.
+    """Return the verdict of an earlier check. It is in a report of the same model, or in its file.
 
     Raises as `report.read_one`, and UsageError for a report about a model with another digest.
     """
@@ -151,7 +151,7 @@ def judged_before(given: str | Path | Report, digest: str) -> Judged:
 
 
 def verdict_of(report: Report, where: str) -> Judged:
-    """The verdict of a check and what it rests on; `where` says in words where the report comes from."""
+    """Return the verdict of a check, with its basis. `where` says in words where the report comes from."""
     return Judged(
         verdict=report.verdict.verdict,
         reasons=tuple(reason.id for reason in report.verdict.reasons),
@@ -166,7 +166,7 @@ Scores = AnyArray
 
 
 class LabelledSet(NamedTuple):
-    """An image set with its class map, before the model has run on it."""
+    """A labelled image set that has not run yet."""
 
     spec: Spec
     source: ImageSource
@@ -175,12 +175,12 @@ class LabelledSet(NamedTuple):
 
     @property
     def right(self) -> list[tuple[int, ...]]:
-        """The classes that are right, for each image of the source."""
+        """The right classes of each image of the source."""
         return [self.map.indices[label] for label in self.labels]
 
 
 class UnlabelledSet(NamedTuple):
-    """A target set, before the model has run on it."""
+    """A target set that has not run yet."""
 
     spec: Spec
     source: ImageSource
@@ -206,7 +206,7 @@ def class_output(opened: ModelFile) -> str:
 
 
 def class_scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
-    """How many classes the model scores, asked of the model itself with one black image."""
+    """Return how many classes the model scores. The model runs on one black image."""
     opened = runner.model
     black = np.zeros((1, *preprocessing.size, 3), dtype=np.float32)
     output = runner.run(black).class_output
@@ -235,7 +235,7 @@ def measure_labelled(
     progress: Tell | None,
     collect: Callable[[Scores, Bools], None] | None = None,
 ) -> tuple[SetResult, list[str]]:
-    """Run one set through the model: its accuracy, and the digests of its images.
+    """Measure the accuracy on one labelled set. The digests of its images come with it.
 
     collect: is shown (image, class) scores, and whether each image was predicted right.
     """
@@ -280,7 +280,7 @@ def measure_labelled(
 def measure_unlabelled(
     runner: Runner, each: UnlabelledSet, inputs: Inputs, progress: Tell | None, collect: Callable[[Scores], None]
 ) -> ImagesRead:
-    """Run one set without labels through the model; collect is shown (image, class) scores."""
+    """Run one unlabelled set through the model. `collect` gets (image, class) scores."""
     read = ImagesRead()
     with measure.decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
         for batch in _batches(decoded, read, inputs, each, progress):

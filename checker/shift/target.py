@@ -1,4 +1,4 @@
-"""Accuracy without labels: what is predicted for unlabelled target sets, with what each prediction rests on."""
+"""Predict the accuracy on unlabelled target sets. Each prediction comes with what it rests on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from .sets import LabelledSet, UnlabelledSet, measure_unlabelled, not_numbers
 
 @dataclass
 class Collector:
-    """Adds up the class scores of one image set, batch by batch: three numbers per image."""
+    """The class scores of one image set, summed up. They come batch by batch: three numbers per image."""
 
     runner: Runner
     where: str
@@ -84,7 +84,7 @@ class Collector:
         self._parts.append(describe(logits, self.compete))
 
     def add_labelled(self, scores: AnyArray, correct: Bools) -> None:
-        """Take the scores of the next labelled images, and whether each is predicted right."""
+        """Add the scores of labelled images. Whether each is predicted right comes with them."""
         self.add(scores)
         self._correct.append(correct)
 
@@ -95,7 +95,7 @@ class Collector:
 
     @property
     def correct(self) -> Bools:
-        """Whether each labelled image taken so far is predicted right."""
+        """Whether each labelled image so far is predicted right."""
         return np.concatenate(self._correct)
 
 
@@ -198,7 +198,7 @@ def predict_targets(
 
 
 def _few(n_inside: int, n_images: int) -> str:
-    """Why too few images are there to predict an accuracy; empty where there are enough."""
+    """Return why the images are too few. Empty where there are enough to predict an accuracy."""
     for n, which in ((n_inside, "labelled in-distribution images"), (n_images, "usable target images")):
         if n < MIN_IMAGES:
             return f"{n} {which}; at least {MIN_IMAGES} are needed"
@@ -206,7 +206,7 @@ def _few(n_inside: int, n_images: int) -> str:
 
 
 def _estimates(inside: Inside, found: dict[Method, Interval], n_images: int) -> tuple[Estimate, ...]:
-    """Every method's estimate; one that rests on too little has no number, and says why."""
+    """Return every method's estimate. One that rests on too little has no number, and says why."""
     n_inside, n_correct = len(inside.correct), int(inside.correct.sum())
     too_few = _few(n_inside, n_images)
     one_sided = ""

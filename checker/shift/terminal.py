@@ -1,4 +1,4 @@
-"""What `robustcheck shift` shows: accuracies, effective robustness, agreement; and its entry of a suite file (pure)."""
+"""Show accuracies, effective robustness and agreement. The entry of a suite file is written here, too."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _COLOURS = {"agree": "green", "disagree": "red"}
 
 
 def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """Lay out the short report, or the whole, for the width of the console; the agreement with the verdict is last."""
+    """Render the short report, or the whole.
+
+    It fits the width of the console; the agreement with the verdict is last.
+    """
     pen = Pen(ascii_only)
     model = report.model
     blocks = [
@@ -45,7 +48,7 @@ def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = Fal
 
 
 def one_line(report: ShiftReport) -> str:
-    """Write whether the accuracies agree with the verdict in one line, for `-q`."""
+    """Return the agreement with the verdict in one line."""
     file = name_text(report.model.file, ascii_only=False)
     predicted = "".join(
         f"; predicted accuracy on {name_text(each.name, ascii_only=False)}: {predicted_words(each)}"
@@ -55,7 +58,9 @@ def one_line(report: ShiftReport) -> str:
 
 
 def suite_entry(report: ShiftReport, folder: Path) -> str:
-    """Write the model's entry of a suite file in `folder` (docs/calibration.md) with its accuracies, as TOML.
+    """Return the model's entry of a suite file, as TOML.
+
+    It has the accuracies; paths are relative to `folder` (docs/calibration.md).
 
     Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
     """
