@@ -1,4 +1,4 @@
-"""Did a candidate keep what its reference had? Both models run on the same images.
+"""Compare a candidate with its reference. Both models run on the same images.
 
 Comes in: two models. May import: measure, report and what is below them.
 """

@@ -1,4 +1,6 @@
-"""Last release's evidence in a file: what `robustcheck compare --baseline` takes for the reference, no model needed.
+"""The evidence of the last release in a file.
+
+`robustcheck compare --baseline` takes it for the reference, so that no model is needed.
 
 It holds numbers only: the evidence, each statistic with each group of images left out in turn (so that a
 comparison on the same images is paired), how often each outlier feature is far out and its values on the first images,
@@ -38,7 +40,7 @@ AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
 class StoredJackknife(Frozen):
-    """`StatisticJackknife` as the file holds it: None where a value could not be measured."""
+    """A `StatisticJackknife` as stored in the file. None where a value could not be measured."""
 
     whole: float | None
     without: tuple[float | None, ...]
@@ -69,7 +71,7 @@ class Baseline(Frozen):
     """sha256:… over the canonical JSON of all of it but this field"""
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Show one line in repr, str and rich."""
         return [("model", self.evidence.model.file), ("images", len(self.images)), ("digest", self.digest)]
 
     @model_validator(mode="after")
@@ -100,7 +102,7 @@ class Baseline(Frozen):
 
     @property
     def features(self) -> tuple[tuple[OutlierFeature, float], ...]:
-        """The outlier features, each with the share of the images beyond 4 SD on its usual side."""
+        """Return the outlier features. Each has the share of the images beyond 4 SD on its usual side."""
         return tuple(zip(carrying(self.evidence.statistics).features, self.frequencies, strict=True))
 
     @property
@@ -110,7 +112,7 @@ class Baseline(Frozen):
 
     @property
     def cosine_matrix(self) -> Array:
-        """(image, image) `cosines`, 1 on the diagonal, as `pairs.similarity_of` takes them."""
+        """Return `cosines` as (image, image). The diagonal is 1, as `pairs.similarity_of` takes them."""
         matrix = np.eye(self.n_cosine_images)
         matrix[np.triu_indices(self.n_cosine_images, 1)] = self.cosines
         return np.asarray(matrix + np.triu(matrix, 1).T, dtype=np.float64)
@@ -141,7 +143,7 @@ def _known(value: float) -> float | None:
 
 
 def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
-    """The baseline of a model that was measured on all its images.
+    """Make the baseline of a measured model. It was measured on all its images.
 
     Args:
         side: its sums.
@@ -171,12 +173,12 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
 
 
 def _sealed(baseline: Baseline) -> Baseline:
-    """The baseline with the digest of what it holds now."""
+    """Return the baseline with its current digest."""
     return baseline.model_copy(update={"digest": digest_of(baseline.model_dump(mode="json", exclude={"digest"}))})
 
 
 def to_json(baseline: Baseline) -> str:
-    """The baseline as the text of a file, with its digest."""
+    """Return the baseline as text, with its digest."""
     return as_json(baseline.model_dump(mode="json"))
 
 
@@ -233,14 +235,14 @@ def known(given: str | Path | Baseline) -> Baseline:
 
 
 def name_of(given: str | Path | Baseline | None) -> str:
-    """What reports call a baseline: its file, or the model that it is of; empty for none."""
+    """Return the name of a baseline in reports. It is its file, or the model that it is of; empty for none."""
     if isinstance(given, Baseline):
         return f"<baseline of {given.evidence.model.file}>"
     return "" if given is None else str(given)
 
 
 def staleness(baseline: Baseline, candidate: Evidence) -> tuple[str, ...]:
-    """Say in words how the baseline was measured differently from the candidate; empty if it was not."""
+    """Return how the baseline was measured differently. Compared with the candidate, in words; empty if it was not."""
     old = baseline.evidence
     out = []
     versions = old.statistics.statistic_version, candidate.statistics.statistic_version

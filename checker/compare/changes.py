@@ -1,4 +1,4 @@
-"""Difference and ratio of each statistic between two models, with confidence intervals; pure."""
+"""Compute how each statistic changed between two models. These are difference and ratio, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Keeps = Literal["kept", "shrank", "undecided", "not required"]
 
 
 class StatisticChange(Frozen):
-    """One statistic of both models, and what became of it."""
+    """One statistic of both models, and its change."""
 
     name: Statistic
     candidate: float | None
@@ -40,7 +40,10 @@ class StatisticChange(Frozen):
 
 
 class StatisticJackknife(NamedTuple):
-    """One statistic over all images, and with each jackknife group that is not empty left out in turn (group,)."""
+    """One statistic, and its jackknife values.
+
+    It is over all images, and with each group that is not empty left out in turn (group,).
+    """
 
     whole: float
     without: Array
@@ -48,7 +51,7 @@ class StatisticJackknife(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelJackknife:
-    """Every statistic of one model with each jackknife group left out in turn: all that `changes` needs."""
+    """Every statistic of one model, with jackknife values. This is all that `changes` needs."""
 
     n_features: int
     sizes: Array
@@ -62,7 +65,10 @@ class ModelJackknife:
 
 
 def required_by(profile: Profile) -> tuple[Statistic, ...]:
-    """The statistics of which the reference's value must be kept: what shows outlier features and decides a check."""
+    """Return the statistics whose value must be kept.
+
+    They show outlier features in the reference and decide a check.
+    """
     return tuple(name for name in KEEPS if name in profile.deciding)
 
 
@@ -152,7 +158,10 @@ def changes(
 
 
 def _keeps(ratio: Interval, difference: Interval, reference: float, tolerance: float) -> Keeps:
-    """By the ratio; where there is none (a frequency of 0 has no logarithm), by the difference."""
+    """Return whether a statistic was kept.
+
+    The ratio decides; where there is none (a frequency of 0 has no logarithm), the difference.
+    """
     if ratio.low is not None and ratio.low >= 1 - tolerance:
         return "kept"
     if ratio.high is not None and ratio.high < 1 - tolerance:
@@ -183,7 +192,7 @@ def _finite(value: float) -> float | None:
 
 
 def jackknife_of(side: Side) -> ModelJackknife:
-    """Compute the statistics over all images, as `state.statistics` does, and without each jackknife group."""
+    """Compute the statistics with and without each group. All images are as in `state.statistics`."""
     state = side.state
     groups = jackknife(state)
     strongest = int(groups.top[0])

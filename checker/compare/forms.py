@@ -1,4 +1,4 @@
-"""`robustcheck compare` in the forms for pipelines and people: JUnit, SARIF and Markdown; pure."""
+"""Write a comparison as JUnit, SARIF and Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .judge import Compared, CompareReport, statistic_row
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
-    """Write the comparison as JUnit, SARIF or Markdown; it ends in a newline."""
+    """Write the comparison as JUnit, SARIF or Markdown. It ends in a newline."""
     outcome = as_side(report, report.candidate)
     if form == "junit":
         return junit.render([outcome], options)
@@ -19,12 +19,12 @@ def render(form: str, report: CompareReport, options: FormOptions = FormOptions(
 
 
 def reference_name(report: CompareReport) -> str:
-    """Return the file that the candidate was compared with: the reference, or the baseline that stands for it."""
+    """Return the file that was compared with. It is the reference, or the baseline in its place."""
     return report.baseline or report.reference.evidence.model.file
 
 
 def as_side(report: CompareReport, side: Compared) -> Report:
-    """Return one side as the report of a check, with the comparison's verdict, notes and claim instead of its own."""
+    """Return one side as the report of a check. Verdict, notes and claim are those of the comparison."""
     return Report(
         tool_version=report.tool_version,
         verdict=report.verdict,

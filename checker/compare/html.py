@@ -1,4 +1,4 @@
-"""`robustcheck compare` as an HTML page: the frame, style and rules of a check's page, with what a pair has; pure."""
+"""Write `robustcheck compare` as an HTML page. Frame, style and rules are those of a check's page."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 
 
 def plain_text(report: CompareReport) -> str:
-    """Say in two sentences, to a reader who knows no statistic, what the verdict means and what to do."""
+    """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
     images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
     return f"{report.verdict.verdict}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
 
 
 def render(report: CompareReport) -> str:
-    """Write one page that needs nothing but itself; it ends in a newline."""
+    """Write one self-contained page. It ends in a newline."""
     candidate = as_side(report, report.candidate)
     return page.written(
         "compare.html.j2",

@@ -1,4 +1,6 @@
-"""Judge whether a candidate kept what made its reference pass: the report of a comparison, and its verdict. Pure.
+"""Judge whether a candidate kept its reference's outlier features.
+
+The report of a comparison and its verdict are made here. Pure.
 
 `run.py` runs both models; `pairs.py` adds up their representations and follows each outlier feature; `changes.py`
 computes the other numbers; `terminal.py` shows the report.
@@ -48,7 +50,7 @@ FATES: dict[Fate, tuple[str, str, Colour]] = {
 
 
 class StatisticRow(NamedTuple):
-    """One statistic of both models in words; "–" where a number is missing."""
+    """One statistic of both models in words. "–" where a number is missing."""
 
     name: str
     candidate: str
@@ -63,7 +65,7 @@ class StatisticRow(NamedTuple):
 
 
 class FeatureRow(NamedTuple):
-    """One outlier feature of the reference in words; "–" where a number is missing."""
+    """One outlier feature of the reference in words. "–" where a number is missing."""
 
     feature: str
     mean_z: str
@@ -91,7 +93,7 @@ def _range(interval: Interval) -> str:
 
 
 def feature_row(fate: FeatureFate) -> FeatureRow:
-    """Write one outlier feature of the reference, and what became of it."""
+    """Return one outlier feature and its fate in words."""
     at, z, share = "–", "–", "–"
     if fate.candidate_mean_z is not None:
         at, z = str(fate.index if fate.to is None else fate.to), f"{fate.candidate_mean_z:+z.1f}"
@@ -108,7 +110,7 @@ TOLERANCE = 0.2  # share of a statistic that may be lost: one checkpoint's K mov
 
 
 class Agreement(Frozen):
-    """On how many images both models predict the same class (Wilson score interval)."""
+    """The share of images with the same predicted class. It has a Wilson score interval."""
 
     n: int
     n_same: int
@@ -121,7 +123,7 @@ class Agreement(Frozen):
 
 
 class Compared(Frozen):
-    """One of the two models, as a check over these images would see it."""
+    """One of the two models. It is as a check over these images would show it."""
 
     evidence: Evidence
     verdict: Verdict

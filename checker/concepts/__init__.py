@@ -1,4 +1,4 @@
-"""Which concepts of a labelled set single directions of a representation tell, and what chance would give.
+"""Find concepts along single directions of a representation. Each is compared with what chance gives.
 
 Comes in: a model and a concept set. May import: measure, report and what is below them.
 """

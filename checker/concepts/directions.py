@@ -1,4 +1,6 @@
-"""Search the directions of a representation for concepts: average precision, chance, and the judgement. Pure.
+"""Search the directions of a representation for concepts.
+
+Average precision, chance and the judgement are computed here. Pure.
 
 h·v is looked at for v and for −v: the sign of a singular vector means nothing, so both signs are one direction.
 
@@ -44,7 +46,10 @@ class Directions:
     n: int
 
     def blocks(self, h: Floats) -> Iterator[tuple[int, Array]]:
-        """The scores h·v, some directions at a time: number of the first, (direction, image) float64."""
+        """Yield the scores h·v, some directions at a time.
+
+        Each block is the number of its first direction, and (direction, image) float64.
+        """
         for start in range(0, self.n, BLOCK):
             if self.vectors is None:
                 yield start, h[:, start : start + BLOCK].T.astype(np.float64)
@@ -55,7 +60,9 @@ class Directions:
 
 
 def of_head(weight: Array) -> Directions:
-    """Right singular vectors of a head's (class, feature) weight as it is, those with a singular value above rounding.
+    """Return the right singular vectors of a head.
+
+    Its (class, feature) weight is taken as it is; singular values above rounding count.
 
     The paper's directions (Crabbé et al., TMLR 2024, section on concepts). Neither the bias nor a mean over classes is
     taken out.
@@ -71,7 +78,7 @@ def of_features(n_features: int) -> Directions:
 
 
 def of_axes(h: Floats) -> Directions:
-    """Principal axes of (image, feature) representations, those with a variance above rounding.
+    """Return the principal axes of (image, feature) representations. Those with a variance above rounding count.
 
     They come from the images without their labels, so shuffled labels tell what chance gives along them, too.
     """
@@ -99,14 +106,14 @@ class Chance(NamedTuple):
 
 
 def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
-    """(shuffle, image) int32: which image gets the labels of each."""
+    """Return shuffles of the labels, (shuffle, image) int32. Each entry is the image that gets the labels."""
     rng = np.random.default_rng(seed)
     order = np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1))
     return rng.permuted(order, axis=1)
 
 
 def compare(best: Array, shuffled: Array) -> Chance:
-    """Compare the best AP of each concept with its shuffles, corrected over concepts.
+    """Compare each concept's best AP with its shuffles. The comparison is corrected over concepts.
 
     The labels as they are and the shuffles count alike: each is standardised by the mean and SD of the others, so that
     under chance alone all are exchangeable and the error rate is exact, whatever the images, directions and concepts.
@@ -125,7 +132,9 @@ def compare(best: Array, shuffled: Array) -> Chance:
 
 
 def _needed(t: Array, shuffled: Array) -> Array:
-    """The AP of each concept from which its p-value is at most `ERROR_RATE`, the other concepts as they are.
+    """Return the AP that each concept needs.
+
+    From there its p-value is at most `ERROR_RATE`, the other concepts as they are.
 
     By bisection: an AP counts among its own shuffles, so one far beyond them would lower the bar for others.
     t: (1 + shuffle, concept) the standardised APs, those of the labels as they are first.
@@ -152,7 +161,7 @@ def _needed(t: Array, shuffled: Array) -> Array:
 
 
 def _by_the_others(values: Array) -> Array:
-    """Each row standardised by mean and (biased) SD of the other rows, column by column.
+    """Standardise each row by the other rows. Mean and (biased) SD are taken column by column.
 
     Where the others do not vary it is 0 for what is equal to them and ±inf for what is not.
     """
@@ -215,7 +224,10 @@ def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tu
 
 
 def _of_sorted(counts: Counts) -> Array:
-    """AP of positives by the number of images with at least their score, rising along the last axis."""
+    """Return the AP of sorted positives.
+
+    Given is the number of images with at least their score, rising along the last axis.
+    """
     n = counts.shape[-1]
     differs = counts[..., 1:] != counts[..., :-1]
     ends = np.concatenate([differs, np.ones((*counts.shape[:-1], 1), bool)], axis=-1)  # of a run of equal scores
@@ -249,7 +261,7 @@ def search(
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Measured:
-    """Measure the AP along all directions, with the labels as they are and shuffled.
+    """Measure the AP along all directions. Labels are taken as they are and shuffled.
 
     Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
 

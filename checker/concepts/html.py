@@ -1,4 +1,4 @@
-"""`robustcheck concepts` as an HTML page: frame, style and rules of a check's page; pure."""
+"""Write `robustcheck concepts` as an HTML page. Frame, style and rules are those of a check's page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bar(NamedTuple):
 
 
 def histogram(counts: Sequence[int], edges: Sequence[float]) -> tuple[Bar, ...]:
-    """Draw counts from 0 up; bins lie from AP 0 to 1."""
+    """Draw counts from 0 up. Bins lie from AP 0 to 1."""
     top = max(counts) or 1
     step = WIDTH / len(counts)
     return tuple(
@@ -42,7 +42,7 @@ def histogram(counts: Sequence[int], edges: Sequence[float]) -> tuple[Bar, ...]:
 
 
 def render(report: ConceptsReport) -> str:
-    """Write one page that needs nothing but itself; it ends in a newline."""
+    """Write one self-contained page. It ends in a newline."""
     chance = report.chance
     return page.written(
         "concepts.html.j2",

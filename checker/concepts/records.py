@@ -82,7 +82,7 @@ class Told(Frozen):
 
 
 class DirectionFacts(Frozen):
-    """The directions that were looked at, each with both signs."""
+    """The directions that were searched, each with both signs."""
 
     of: Literal["head", "features", "axes"]
     source: str
@@ -136,7 +136,7 @@ class ConceptsModel(ModelRead):
 
 
 class ConceptsReport(Frozen):
-    """The concepts that single directions of a model's representation tell."""
+    """The concepts found along single directions of a representation."""
 
     claim: str = CLAIM
     schema_version: Literal[1] = 1
@@ -165,7 +165,7 @@ class ConceptsReport(Frozen):
     """None where the caller asked for no time block"""
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Show one line in repr, str and rich."""
         return [
             ("model", self.model.file),
             ("established", self.n_established),
@@ -175,7 +175,7 @@ class ConceptsReport(Frozen):
         ]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the claim, how many concepts, and a row a concept."""
+        """Show the report in a notebook. It has the claim, how many concepts, and one row per concept."""
         header = ["concept", "images", "best AP", "by chance (95 %)", "directions", "established"]
         rows = [
             [
@@ -193,7 +193,7 @@ class ConceptsReport(Frozen):
         return notebook.block(head, [self.claim, self.summary, *self.notes, self.limits], notebook.table(header, rows))
 
     def to_frame(self) -> pd.DataFrame:
-        """A pandas data frame with a row a judged concept.
+        """Return a pandas data frame, one row per judged concept.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""The concepts of a labelled set that single directions of a model's representation tell.
+"""Find the concepts of a labelled set along single directions.
 
 One pass over the images, then linear algebra. Information, not a verdict. Silent; progress goes to a callback.
 """
@@ -36,7 +36,7 @@ SHUFFLES = 200
 
 
 class _Chosen(NamedTuple):
-    """The directions of a call, before the images are read."""
+    """The directions of a call, before images are read."""
 
     of: str
     head: LinearHead | None
@@ -58,7 +58,7 @@ def concepts(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> ConceptsReport:
-    """Count the concepts that single directions of a representation tell, and compare with shuffled labels.
+    """Find concepts along single directions of a representation. They are counted and compared with shuffled labels.
 
     A concept is encoded where h·v or −h·v, for some direction v, has average precision 0.9 or more as a score for
     "this image has it" (Crabbé et al., TMLR 2024, eq. 5), and established where that is beyond chance as well.
@@ -181,7 +181,7 @@ def concepts(
 
 
 def _open(job: Job, found: ConceptSet, of: str | None, head: str | Path | None) -> tuple[Inputs, _Chosen]:
-    """Open the model, with the input of its head as the tensor where its head gives the directions."""
+    """Open the model for a call. Where its head gives the directions, the tensor is the input of the head."""
     inputs = measure.read_inputs(job, source=found.source)
     if of in ("features", "axes") or head is not None:
         return inputs, _Chosen(of or "head", None, "")
@@ -220,7 +220,7 @@ def _labels(collected: Collected, found: ConceptSet) -> Bools:
 
 
 def _width(runner: Runner, inputs: Inputs) -> int:
-    """The number of features, asked of the model itself with one black image."""
+    """Return the number of features. The model runs on one black image."""
     black = np.zeros((1, *inputs.preprocessing.preprocessing.size, 3), dtype=np.uint8)
     return int(runner.run(black).representation.shape[1])
 
@@ -276,7 +276,7 @@ def _set_notes(
     present: Bools,
     judged: Sequence[Concept],
 ) -> list[str]:
-    """Write what a reader must know of the directions and the concept set; present: (image, judged concept)."""
+    """Return the notes on directions and concept set. `present` is (image, judged concept)."""
     notes = [chosen.why] if chosen.why else []
     if looked_at.of != "head":
         notes.append("The paper counts concepts along right singular vectors of a head; these are other directions.")

@@ -1,4 +1,4 @@
-"""Read a concept set: its images, and the concepts of each, from folders, a manifest or a Broden-layout folder.
+"""Read a concept set: its images and their concepts. They come from folders, a manifest or a Broden-layout folder.
 
 Broden is the concept set of Network Dissection (Bau et al., CVPR 2017). Its index.csv names the images (below images/)
 and, in a column for each category of category.csv, their labels, several with `;`: numbers of label.csv that hold for
@@ -35,7 +35,7 @@ Row = tuple[int, dict[str, str]]
 
 @dataclass(frozen=True)
 class Index:
-    """The images of a folder and where their labels are."""
+    """The images of a folder, and their labels' places."""
 
     folder: Path
     rows: dict[str, Row]
@@ -87,7 +87,7 @@ class Index:
 
 
 def read(folder: Path, min_coverage: float = 0.0) -> Index:
-    """Read the tables of a folder; masks are read by `Index.concepts_of`.
+    """Read the tables of a folder. `Index.concepts_of` reads the masks.
 
     Args:
         folder: has the `TABLES` and images/.
@@ -125,7 +125,7 @@ def _labels(path: Path) -> dict[int, str]:
 
 
 def _table(path: Path, needed: list[str]) -> list[Row]:
-    """The rows of a CSV table with its columns; cells without blanks at their ends."""
+    """Return the rows of a CSV table by column. Blanks at the ends of cells are left out."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)
@@ -178,7 +178,7 @@ class ConceptSet:
 def open_concepts(
     spec: str | Path, *, seed: int = 0, max_images: int | None = None, min_coverage: float = 0.0
 ) -> ConceptSet:
-    """Open a concept set; images are read for their digests, not decoded.
+    """Open a concept set. Images are read for their digests, not decoded.
 
     Files with the same bytes are one image that has the concepts of all of them, however they are named.
 
@@ -238,7 +238,7 @@ def _layout(path: Path) -> Layout:
 
 
 def _folders(folder: Path, spec: str, seed: int) -> tuple[ImageSource, LabelsOf, set[str]]:
-    """Each folder on its own: one that links to another is a concept of its own."""
+    """Return the concept folders. A folder that links to another is a concept of its own."""
     try:
         inside = sorted(path for path in folder.iterdir() if not is_ignored(path.name))
     except OSError as fault:
@@ -290,7 +290,7 @@ def _manifest(path: Path, seed: int) -> tuple[ImageSource, LabelsOf, set[str]]:
 
 
 def _score(cell: object, where: str, hint: str) -> float:
-    """The score of a row: 1 where it has none."""
+    """Return the score of a row. It is 1 where the row has none."""
     if cell is None or cell == "":
         return 1.0
     try:
@@ -303,7 +303,9 @@ def _score(cell: object, where: str, hint: str) -> float:
 
 
 def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str, list[str]]]:
-    """Each image once: the first file of those with the same bytes, and the names of all of them by digest.
+    """Return each image once.
+
+    It is the first file of those with the same bytes; the names of all of them come by digest.
 
     A file that can't be read stays: it is skipped, with its reason, when it is its turn.
     """

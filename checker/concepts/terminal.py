@@ -1,4 +1,4 @@
-"""What `robustcheck concepts` shows: the claim, concepts beside chance, and the directions that tell them (pure)."""
+"""Show concepts next to chance, and their directions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLOT_ROWS = 3
 
 
 def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """Lay out the short report, or the whole, for the width of the console; how many are established is last."""
+    """Render the short report, or the whole. It fits the width of the console; how many are established is last."""
     pen = Pen(ascii_only)
     notes = noted(pen, report.notes)
     blocks = [
@@ -41,7 +41,7 @@ def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = 
 
 
 def one_line(report: ConceptsReport) -> str:
-    """Write how many concepts are established in one line, for `-q`."""
+    """Return how many concepts are established, in one line."""
     return (
         f"{name_text(report.model.file, ascii_only=False)}: {report.n_established} of {len(report.concepts)} concepts "
         f"established, {report.n_encoded} with AP ≥ {report.encoded_ap:g}; not an indicator of robustness"

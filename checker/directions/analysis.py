@@ -1,4 +1,4 @@
-"""From a head, representations and labelled sets to every number of the report; arrays in, records out, pure."""
+"""Compute every number of the report. Arrays go in (a head, representations, labelled sets), records come out."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Sets:
-    """The labelled sets as `shift` reports them, for effective robustness."""
+    """The labelled sets, for effective robustness. They are as `shift` reports them."""
 
     inner: SetResult | None = None
     shifted: tuple[SetResult, ...] = ()
@@ -60,7 +60,7 @@ class Sets:
 
 
 def correct(head: LinearHead, each: Labelled) -> int:
-    """How many images of a labelled set the whole head predicts right."""
+    """Count the labelled images that the head predicts right."""
     count = 0
 
     def piece(images: slice) -> None:
@@ -80,7 +80,7 @@ def analyse(
     sets: Sets | None = None,
     seed: int = 0,
 ) -> tuple[Analysis, Analysis, Outliers]:
-    """Measure the directions of a head on the representations of some images.
+    """Measure the directions of a head on some images.
 
     Args:
         head: two classes or more.
@@ -163,7 +163,7 @@ def _analysis(
 
 
 def _n_right(pruned: features.Pruned, each: Labelled, order: Indices, kept: Sequence[int]) -> dict[int, int]:
-    """How many images of a labelled set are predicted right, by the number of directions kept."""
+    """Count the labelled images predicted right, by directions kept."""
     counts = dict.fromkeys(kept, 0)
 
     def look(k: int, images: slice, scores: Array) -> None:
@@ -221,7 +221,7 @@ def _direction(directions: Directions, weights: Importance, index: int, named: I
 
 
 def _outliers(head: LinearHead, h: Floats, whole: Whole, found: features.OutlierFeatures) -> Outliers:
-    """Replace the outlier features by their mean and by zero."""
+    """Replace the outlier features by mean and by zero."""
     x = h.astype(np.float64)
     chosen = found.indices
     difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]

@@ -1,4 +1,4 @@
-"""The directions of a linear head, and how much each one weighs on some images; pure.
+"""Decompose a linear head into directions. How much each weighs on some images is computed, too.
 
 Directions are the right singular vectors of the head's weight matrix W (class, feature): W = U Σ Vᵀ. Source: Crabbé,
 Rodríguez, Shankar, Zappella, Blaas, "Interpreting CLIP: Insights on the Robustness to ImageNet Distribution Shifts",
@@ -22,7 +22,7 @@ TOP = (1, 3, 10)  # numbers of directions whose share of the importance is repor
 
 
 def in_pieces(n_images: int, n_columns: int, work: Callable[[slice], None], values: int = AT_ONCE) -> None:
-    """Call `work` for one piece of the images after the other: one image at least, `values` values of a table at most.
+    """Call `work` on the images piece by piece. A piece has at least one image, and at most `values` values of a table.
 
     n_columns: values of the table for each image.
     """
@@ -33,7 +33,7 @@ def in_pieces(n_images: int, n_columns: int, work: Callable[[slice], None], valu
 
 @dataclass(frozen=True)
 class Directions:
-    """The right singular vectors of W, or of W less its mean over classes."""
+    """The right singular vectors of a head. They are those of W, or of W less its mean over classes."""
 
     mean: Array
     """(feature,) what was taken from each class's weights: zeros, or their mean over classes"""
@@ -48,7 +48,7 @@ class Directions:
         return len(self.sigma)
 
     def columns(self, weight: Array) -> Array:
-        """(U Σ)ᵀ: the weights of each class in the coordinates of the directions, (direction, class).
+        """Return (U Σ)ᵀ, (direction, class). These are the weights of each class in the coordinates of the directions.
 
         weight: (class, feature) W as it was decomposed.
         """
@@ -68,7 +68,7 @@ class Directions:
 
 
 def decompose(weight: Array) -> tuple[Directions, Directions]:
-    """Find the singular values and right singular vectors of a head: of W, and of W less its mean over classes.
+    """Return the singular vectors and values of a head. They are those of W, and of W less its mean over classes.
 
     Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
     stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
@@ -94,7 +94,7 @@ def _directions(r: Array, mean: Array) -> Directions:
 
 
 class Estimate(NamedTuple):
-    """A number over images, with its normal 95 % interval."""
+    """A mean over images, with its normal 95 % interval."""
 
     value: float
     low: float
@@ -103,7 +103,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each direction weighs: σᵢ / Σσ × the mean over images of |cos(vᵢ, h)|."""
+    """The weight of each direction. It is σᵢ / Σσ × the mean over images of |cos(vᵢ, h)|."""
 
     values: Array
     """(direction,) in the order of the singular values"""
@@ -139,7 +139,10 @@ def importance(directions: Directions, projected: Array, norms: Array) -> Import
     order = np.argsort(-values, kind="stable")
 
     def estimate(value: float, gradient: Array, ceiling: float) -> Estimate:
-        """With the interval by the delta method; gradient: of the value, by each direction's importance."""
+        """Return a value with its delta-method interval.
+
+        `gradient` is that of the value, by each direction's importance.
+        """
         influence = absolute @ (scale * gradient)
         half = Z * influence.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
         return Estimate(value, max(value - half, 0.0), min(value + half, ceiling))

@@ -1,4 +1,4 @@
-"""Find the outlier features of a representation, and measure how much the head uses them and each direction. Pure.
+"""Find outlier features, and measure how the head uses them. Each direction's use is measured, too. Pure.
 
 The head of k directions is W V_k V_kᵀ h + b; the bias stays whole. Each image is projected once, and the directions are
 added in their order, so that a whole curve costs little more than one set of scores.
@@ -40,7 +40,7 @@ class OutlierFeatures:
 
 
 def outlier_features(h: Floats) -> OutlierFeatures:
-    """Find the features with |z| > 6 in at least half of the images.
+    """Return the persistent outlier features. They have |z| > 6 in at least half of the images.
 
     h: (image, feature), finite and not constant (`definitions.usable_rows`).
     """
@@ -54,7 +54,7 @@ def outlier_features(h: Floats) -> OutlierFeatures:
 
 
 def replaced(h: Array, features: Indices, values: npt.ArrayLike) -> Array:
-    """A copy of h in which some features have one value in every image.
+    """Copy h with some features at one value. It is the same in every image.
 
     h: (image, feature); values: one for each of `features`, or one for all.
     """
@@ -64,7 +64,9 @@ def replaced(h: Array, features: Indices, values: npt.ArrayLike) -> Array:
 
 
 def margin_share(given: Array, margins: Array) -> Interval:
-    """What features give of the margins: the sum over images of what they give over the sum of the margins.
+    """Return the features' share of the margins.
+
+    It is the sum over images of what they give over the sum of the margins.
 
     The interval is normal over images (delta method of a ratio of means).
 
@@ -93,7 +95,7 @@ STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all wh
 
 
 def n_kept(percent: int, n_directions: int) -> int:
-    """How many directions a percentage is: rounded up, so at least 1.
+    """Return the number of directions for a percentage. It is rounded up, so at least 1.
 
     >>> n_kept(2, 768), n_kept(2, 10)
     (16, 1)
@@ -102,14 +104,14 @@ def n_kept(percent: int, n_directions: int) -> int:
 
 
 def steps_of(n_directions: int) -> list[int]:
-    """The numbers of directions that are tried in search of `KEEPS`, falling, without all of them."""
+    """Return the numbers of directions to try. The search is for `KEEPS`; they fall, without all of them."""
     tried = {math.ceil(n_directions * step / STEPS) for step in range(1, STEPS + 1)}
     return sorted(tried - {n_directions}, reverse=True)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A head's scores with fewer directions, for one set of images."""
+    """A head's scores with fewer directions. They are for one set of images."""
 
     columns: Array
     """(direction, class) (U Σ)ᵀ"""
@@ -119,7 +121,7 @@ class Pruned:
     """(class,)"""
 
     def scores(self, order: Indices, kept: Sequence[int], look: Callable[[int, slice, Array], None]) -> None:
-        """Show the scores of each number of kept directions, a piece of the images at a time.
+        """Pass on the scores by number of directions. They come a piece of the images at a time.
 
         Args:
             order: (direction,) which direction is added first.
@@ -142,7 +144,7 @@ class Pruned:
 
 
 def predictions(pruned: Pruned, order: Indices, kept: Sequence[int]) -> dict[int, Indices]:
-    """The predicted class of each image, (image,), for each number of directions kept; of equal scores the first."""
+    """Return the predicted classes by directions kept. Each is (image,); of equal scores the first counts."""
     found = {k: np.empty(len(pruned.projected), dtype=np.intp) for k in kept}
 
     def look(k: int, images: slice, scores: Array) -> None:
@@ -153,7 +155,9 @@ def predictions(pruned: Pruned, order: Indices, kept: Sequence[int]) -> dict[int
 
 
 def fewest(same: Sequence[tuple[int, float]], n_directions: int, share: float) -> int:
-    """The fewest directions that keep a share of the predictions, and from which on every larger number tried does.
+    """Return the fewest directions that keep a share.
+
+    From there on every larger number tried keeps that share of the predictions, too.
 
     Args:
         same: number kept and share of the same predictions, in any order.
@@ -182,17 +186,23 @@ class Whole:
     """(class,) `without_copies`"""
 
     def agrees(self, found: Indices) -> Bools:
-        """(image,) whether a class is the predicted one, or one with the same weights and bias."""
+        """Return whether a class is the predicted one, (image,).
+
+        One with the same weights and bias counts as the same.
+        """
         return np.asarray(self.copies[found] == self.copies[self.first])
 
     @property
     def confident(self) -> Indices:
-        """The half of the images with the largest margins, the middle one included."""
+        """Return the half of the images with the largest margins. The middle one is included."""
         return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
 
 
 def without_copies(head: LinearHead) -> Indices:
-    """(class,) the first class with the same weights and bias: which of them has the larger score is rounding."""
+    """Return the first of each class's copies, (class,).
+
+    Copies have the same weights and bias, so that only rounding decides between their scores.
+    """
     firsts: dict[bytes, int] = {}
     rows = enumerate(zip(head.weight, head.bias, strict=True))
     return np.array([firsts.setdefault(blake2b(row.tobytes() + bias.tobytes()).digest(), i) for i, (row, bias) in rows])

@@ -1,4 +1,7 @@
-"""`robustcheck directions` as an HTML page: frame, style and rules of a check's page, with both curves; pure."""
+"""Write `robustcheck directions` as an HTML page.
+
+Frame, style and rules are those of a check's page; both curves are drawn.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def _joined(points: Sequence[tuple[float, float]]) -> tuple[Segment, ...]:
 
 
 def pruning_lines(analysis: Analysis) -> tuple[Line, ...]:
-    """Draw the share of the same predictions against the share of the directions kept, a line for each order."""
+    """Draw the share of the same predictions. It is over the share of the directions kept, one line per order."""
     lines = []
     for curve in analysis.curves:
         rising = curve.points[::-1]
@@ -74,7 +77,7 @@ def pruning_lines(analysis: Analysis) -> tuple[Line, ...]:
 
 
 def importance_line(name: str, shape: str, analysis: Analysis) -> Line:
-    """Draw how much of the importance the most important directions hold together."""
+    """Draw the cumulated importance of the directions. The most important come first."""
     held = np.cumsum(np.sort(analysis.importances)[::-1]) / np.sum(analysis.importances)
     held = np.minimum(np.concatenate([[0.0], held]), 1.0)
     at = np.unique(np.linspace(0, analysis.n_directions, SPECTRUM_POINTS).round().astype(int))
@@ -84,7 +87,7 @@ def importance_line(name: str, shape: str, analysis: Analysis) -> Line:
 
 
 def render(report: DirectionsReport) -> str:
-    """Write one page that needs nothing but itself; it ends in a newline."""
+    """Write one self-contained page. It ends in a newline."""
     spectrum = (
         importance_line("raw", "range", report.raw),
         importance_line("class mean removed", "threshold", report.centred),

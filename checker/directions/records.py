@@ -80,7 +80,7 @@ class Curve(Frozen):
 
 
 class Fewest(Frozen):
-    """The fewest directions, most important first, that keep a share of the predictions."""
+    """The fewest directions that keep a share of the predictions. The most important ones come first."""
 
     share: float
     directions: int
@@ -89,7 +89,7 @@ class Fewest(Frozen):
 
 
 class Analysis(Frozen):
-    """The directions of W, or of W less its mean over classes."""
+    """The analysed directions. They are those of W, or of W less its mean over classes."""
 
     n_directions: int
     singular_values: tuple[float, ...]
@@ -118,7 +118,7 @@ class HeadFeature(Frozen):
 
 
 class Replacement(Frozen):
-    """What happens when the features are set to one value in every image."""
+    """The effect of replacing features by one value. It is the same in every image."""
 
     value: Literal["mean over images", "zero"]
     changed: Accuracy
@@ -129,7 +129,7 @@ class Replacement(Frozen):
 
 
 class Outliers(Frozen):
-    """Outlier features of the representation, and whether the head uses them."""
+    """The outlier features, and how the head uses them."""
 
     persistent: bool
     """|z| > 6 in at least half of the images; where no feature is so, the one with most of the kurtosis stands here"""
@@ -153,7 +153,7 @@ class HeadModel(ModelRead):
 
 
 class DirectionsReport(Frozen):
-    """The privileged directions of a linear head, and what pruning does to its predictions."""
+    """The directions of a linear head, and pruning them."""
 
     schema_version: Literal[1] = 1
     tool: str = "robustcheck"
@@ -187,7 +187,7 @@ class DirectionsReport(Frozen):
     """None where the caller asked for no time block"""
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Show one line in repr, str and rich."""
         rank = self.raw.effective_rank.estimate
         return [
             ("model", self.model.file),
@@ -198,7 +198,10 @@ class DirectionsReport(Frozen):
         ]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the summary, and what is kept of the predictions with fewer directions."""
+        """Show the report in a notebook.
+
+        It has the summary, and what is kept of the predictions with fewer directions.
+        """
         header = ["directions kept", "share of importance", "same prediction", "interval", "confident images"]
         rows = [
             [
@@ -214,7 +217,7 @@ class DirectionsReport(Frozen):
         return notebook.block(title, [self.summary, *self.notes, self.claim], notebook.table(header, rows))
 
     def to_frame(self) -> pd.DataFrame:
-        """A pandas data frame with a row for each point of each curve.
+        """Return a pandas data frame, one row per curve point.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.
@@ -240,7 +243,7 @@ class DirectionsReport(Frozen):
 
 
 def spectrum_notes(raw: Analysis) -> list[str]:
-    """What the singular values say of how far single directions mean anything."""
+    """Return the notes on singular values. They tell how far single directions mean anything."""
     sigma = raw.singular_values
     rounding = SAME * sigma[0]
     rank = sum(value > rounding for value in sigma)

@@ -1,4 +1,4 @@
-"""Analyse the directions of a model's linear head: one pass over the images, then linear algebra.
+"""Analyse the directions of a model's linear head. One pass over the images, then linear algebra.
 
 Information, not a verdict. Labels of a labelled set become classes of the head, as in `shift`. Silent; progress goes to
 a callback.
@@ -35,7 +35,7 @@ from .records import Analysis, DirectionsReport, HeadModel, spectrum_notes, summ
 
 
 class LabelledSet(NamedTuple):
-    """A labelled set with its class map, before the model has run on it."""
+    """A labelled set with its class map, not yet run."""
 
     spec: sets.Spec
     source: ImageSource
@@ -46,7 +46,7 @@ class LabelledSet(NamedTuple):
 def parse_sets(
     labelled: str | Path | None, shifted: Sequence[str | Path], classes: Sequence[str]
 ) -> tuple[list[sets.Spec], dict[str, str]]:
-    """The sets that a call names, the in-distribution one first, and the class map of each (`shift.call.parse_call`).
+    """Return the sets of a call, with their class maps. The in-distribution one comes first (`shift.sets.parse_call`).
 
     Raises UsageError as that, and for shifted sets or class maps without an in-distribution set.
     """
@@ -70,7 +70,7 @@ def with_maps(
     head: LinearHead,
     opened: ModelFile,
 ) -> list[LabelledSet]:
-    """Open the labelled sets and understand their labels; the in-distribution set comes first."""
+    """Open the labelled sets and read their labels. The in-distribution set comes first."""
     names = opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
     known = labels.Scores(len(head.bias), names if len(names) == len(head.bias) else ())
     prepared: list[LabelledSet] = []
@@ -88,7 +88,7 @@ def with_maps(
 
 
 def put_labels(each: LabelledSet, collected: Collected) -> Labelled:
-    """Put the label of each usable image beside its representation; skipped images have none."""
+    """Return the label of each usable image. They are in the order of the representations; skipped images have none."""
     right, names = [], iter(collected.names)
     name = next(names, None)
     for entry, label in zip(each.source.entries, each.labels, strict=True):
@@ -99,7 +99,7 @@ def put_labels(each: LabelledSet, collected: Collected) -> Labelled:
 
 
 def result_of(each: LabelledSet, collected: Collected, labelled: Labelled, head: LinearHead) -> SetResult:
-    """Measure the accuracy of the whole head on a labelled set."""
+    """Measure the whole head's accuracy on a labelled set."""
     read = collected.read
     return SetResult(
         name=each.spec.name,
@@ -137,7 +137,9 @@ def directions(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> DirectionsReport:
-    """Measure which directions of a classifier's head weigh most, and what is left of its predictions without others.
+    """Measure the directions of a classifier's head.
+
+    Which weigh most, and what is left of the predictions without others?
 
     Args:
         model: path of the ONNX file: a classifier, or an encoder with `head`.
@@ -259,14 +261,14 @@ def _inspect(opened: ModelFile) -> str:
 
 
 def _runner(inputs: Inputs, *, photos: bool) -> Runner:
-    """Open a session for photos, which it preprocesses, or for tensors, which are preprocessed already."""
+    """Open a session for photos or for tensors. Photos are preprocessed by it, tensors are already."""
     run = inputs.job.options
     preprocessing = inputs.preprocessing.preprocessing if photos else None
     return Runner(inputs.models[0], run.device, preprocessing=preprocessing, batch_size=run.batch_size)
 
 
 def _width(runner: Runner, inputs: Inputs) -> int:
-    """How many features the representation has, asked of the model itself with the first usable image."""
+    """Return the number of features. The model runs on the first usable image."""
     items = measure.to_probe(measure.prepare_item(item, inputs) for item in inputs.source.items())
     usable = measure.usable(items)
     if not usable:

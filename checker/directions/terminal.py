@@ -1,4 +1,4 @@
-"""What `robustcheck directions` shows: what is left of the predictions with fewer directions, and why (pure)."""
+"""Show what fewer directions leave of the predictions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BAR = 4  # columns of a bar
 
 
 def render(report: DirectionsReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """Lay out the short report, or the whole, for the width of the console; the summary is last."""
+    """Render the short report, or the whole. It fits the width of the console; the summary is last."""
     pen = Pen(ascii_only)
     blocks: list[RenderableType] = [_headline(pen, report), _curve(pen, report.raw), _facts(pen, report)]
     if verbose:
@@ -59,7 +59,10 @@ def one_line(report: DirectionsReport) -> str:
 
 
 def outliers_text(outliers: Outliers) -> str:
-    """Say which features are replaced, and what becomes of the predictions, in whole sentences."""
+    """Return what replacing features does, in sentences.
+
+    The features are named, and what becomes of the predictions.
+    """
     shown = ", ".join(str(feature.index) for feature in outliers.features)
     more = outliers.n_features - len(outliers.features)
     which = f"Features with |z| > 6 in at least half of the images: {shown}" + (f" and {more} more." if more else ".")
@@ -109,7 +112,7 @@ def _facts(pen: Pen, report: DirectionsReport) -> RenderableType:
 
 @dataclass(frozen=True)
 class _Table:
-    """A row for each share of the directions; the other orders where they fit."""
+    """A table with one row per share of directions. The other orders are shown where they fit."""
 
     pen: Pen
     analysis: Analysis
@@ -145,7 +148,10 @@ class _Table:
 
 
 def _accuracies(pen: Pen, report: DirectionsReport) -> list[RenderableType]:
-    """Top-1 on each labelled set with fewer directions, most important first, and effective robustness."""
+    """Render top-1 on each labelled set.
+
+    It is with fewer directions, most important first, and with effective robustness.
+    """
     if report.in_distribution is None:
         return []
     results = [report.in_distribution, *(each.result for each in report.shifted)]
