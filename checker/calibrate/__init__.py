@@ -1,1 +1,1 @@
-"""A suite of models becomes a threshold profile; may import measure, report and what is below them."""
+"""Turn a suite of models into a threshold profile. May import measure, report and what is below them."""

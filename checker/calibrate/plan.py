@@ -1,4 +1,4 @@
-"""The plan of a calibration: what is to do for each model, sizes and time; and how it is shown."""
+"""Plan a calibration. What is to do for each model, sizes and time are found, and shown."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Plan:
 
 
 def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_images: int, digest: str) -> Plan:
-    """Make the plan of a calibration; nothing is downloaded, exported or measured.
+    """Make the plan of a calibration. Nothing is downloaded, exported or measured.
 
     Exporters count the sizes in a process of their own; times are estimated from rows measured on this device.
 
@@ -114,7 +114,7 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
 
 
 def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise EnvironmentFaultError once for all models whose library is not installed."""
+    """Raise EnvironmentFaultError where libraries are not installed. It is raised once for all models."""
     missing = [package for task in to_do if (package := sizes.get(task.member.id, {}).get("missing"))]
     if missing:
         packages = ", ".join(sorted(set(missing)))
@@ -126,13 +126,16 @@ def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]
 
 
 def device_name(device: str) -> str:
-    """The name, as evidence has it, of the device that `--device` selects; for auto the GPU, if there is one."""
+    """Return the name of the selected device. It is as evidence has it; for auto the GPU, if there is one."""
     gpus = list_gpus() if parse_device(device).is_gpu else ()
     return gpus[0].name if gpus else cpu_name()
 
 
 def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
-    """Seconds for an image and a byte of model, the median of the models measured on a device, and its origin."""
+    """Return seconds per image and byte of model.
+
+    It is the median of the models measured on a device, with its origin.
+    """
     one_each = {row.id: row for row in rows if row.execution.get("device") == device and row.wall_s > 0}
     rates = sorted(row.wall_s / row.n_images / row.size_bytes for row in one_each.values() if row.n_images)
     if not rates:
@@ -145,7 +148,7 @@ def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
 
 
 def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
-    """By id: what the exporters say of each model's size without loading it (`sizes` in exporters/run.py)."""
+    """Return each model's size by id. The exporters know it without loading (`sizes` in exporters/run.py)."""
     if not work:
         return {}
     asked = [[t.member.entry.source, t.member.entry.name, _tag(t)] for t in work]
@@ -168,7 +171,10 @@ def _tag(task: Task) -> str | None:
 
 
 def refuse_unknown(work: Sequence[Task]) -> None:
-    """Raise UsageError for the first model or tag that its library does not have, with the nearest names."""
+    """Raise UsageError for the first unknown model or tag.
+
+    Its library does not have it; the nearest names are given.
+    """
     for name, size in _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported]).items():
         if size.get("unknown"):
             message, _, hint = str(size["unknown"]).rpartition("; ")
@@ -186,7 +192,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
-    """Show what a calibration will do, model by model, and in all."""
+    """Render what a calibration will do. It is shown model by model, and in all."""
     pen = Pen(ascii_only)
     timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
     table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", *([">time"] if timed else []))

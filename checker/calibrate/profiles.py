@@ -1,4 +1,4 @@
-"""Shows profiles: a list, the page of one, the summary after a calibration (pure)."""
+"""Show profiles: a list, one, or a summary."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _BOUNDS = {
 
 
 def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "") -> RenderableType:
-    """Show a profile as a page: what it rests on, how often it is wrong, what it holds for, its limits."""
+    """Render a profile as a page.
+
+    It has what the profile rests on, how often it is wrong, what it holds for, its limits.
+    """
     pen = Pen(ascii_only)
     title = pen.facts([pen.name(profile.id, "bold"), pen.name(profile.digest, "dim"), pen.name(where)])
     sections: list[RenderableType] = [
@@ -55,7 +58,10 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
 
 
 def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
-    """Warn of a profile that was changed by hand, is not complete, or is looser than the default; a line each."""
+    """Return the warnings about a profile, one per line.
+
+    It was changed by hand, is not complete, or is looser than the default.
+    """
     out = []
     if why := profiles.WHY_LEFT.get(profile.id):
         out.append(pen.say(f"! no longer the default: {why}", "yellow"))
@@ -69,7 +75,7 @@ def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
 
 
 def checkpoint_counts(c: Calibration) -> str:
-    """Count the checkpoints and sets that a profile was fitted to."""
+    """Count the checkpoints and sets behind a profile."""
     return (
         f"{count_text(c.n_checkpoints, 'checkpoint')}: {c.n_with_checkpoints} with, {c.n_without_checkpoints} "
         f"without ({count_text(c.n_sets, 'set')})"
@@ -100,7 +106,7 @@ def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
-    """Show the thresholds, and the gap that each lies in."""
+    """Render the thresholds, with the gap of each."""
     table = columns(pen, "statistic", "=threshold", "=without", "=with")
     for name in profile.deciding:
         t = profile.thresholds[name]
@@ -116,7 +122,7 @@ def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
 
 
 def error_rates(profile: Profile, pen: Pen) -> RenderableType:
-    """List how often the profile is wrong on checkpoints that its fit left out, and where."""
+    """Render the errors on checkpoints that were left out. The fit left them out; how often and where it is wrong."""
     c = profile.calibration
     rates = [
         (
@@ -149,7 +155,7 @@ def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
 
 
 def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
-    """Show which kinds of training pass, and how near the nearest sets without the outlier features lie."""
+    """Render which kinds of training pass. How near the nearest sets without the outlier features lie is shown, too."""
     out: list[RenderableType] = []
     if c.by_training:
         rows = [
@@ -171,7 +177,7 @@ def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
 
 
 def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
-    """Show the tensors that the calibration compared, the chosen one in bold."""
+    """Render the compared tensors, the chosen one in bold."""
     table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">gap")
     for one in profile.calibration.tensors:
         chosen = one.tensor == profile.tensor
@@ -229,7 +235,7 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
 
 
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
-    """Show the short form after a calibration: thresholds and error rates."""
+    """Render the short form: thresholds and error rates."""
     pen = Pen(ascii_only)
     blocks: list[RenderableType] = [
         Group(*warnings_of(profile, pen), thresholds_section(profile, pen)),
@@ -241,7 +247,7 @@ def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableT
 
 
 def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
-    """A text for each cause, with the models that it failed: one missing package can fail every model of a suite."""
+    """Return one text per cause, with its failed models. One missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for name, fault in failed.items():
         names.setdefault(_cause(fault), []).append(name)

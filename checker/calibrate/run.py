@@ -1,4 +1,4 @@
-"""Exports and measures the models of a calibration, and keeps its results table.
+"""Export and measure the models of a calibration. The results table is kept here.
 
 Each export runs in a process of its own, so that this one never loads torch and survives an export that crashes or runs
 out of memory. Measuring runs in the engine's processes. What is done, and what was done, go to callbacks.
@@ -47,7 +47,7 @@ def measure(
     tell: Tell,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, RobustcheckError]:
-    """Export and measure every model that has no rows yet; its rows are added to the table as soon as it is measured.
+    """Export and measure every model without rows. Its rows are added to the table as soon as it is measured.
 
     Args:
         suite, work: the suite and its tasks.
@@ -110,7 +110,7 @@ def _run(jobs: tuple[Job, ...], settings: Settings) -> Iterator[Outcome]:
 
 
 def _export(folder: Path, task: Task) -> None:
-    """Export one model in a process of its own, into the cache.
+    """Export one model into the cache, in its own process.
 
     Raises UsageError, CannotAssessError, EnvironmentFaultError with the exporter's message and hint.
     """
@@ -161,7 +161,7 @@ def _export(folder: Path, task: Task) -> None:
 
 
 def _job(folder: Path, task: Task, settings: Settings) -> Job:
-    """The job that measures all tensors that the model's contract names; without a contract, the one found by rule."""
+    """Return the job that measures all contract tensors. Without a contract, the one found by rule."""
     entry = task.member.entry
     file = read_onnx(task.model)
     contract = parse_contract(properties(file.proto.metadata_props, str(task.model)), str(task.model))
@@ -175,7 +175,7 @@ def _job(folder: Path, task: Task, settings: Settings) -> Job:
 
 
 def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
-    """Read a results table and make the file ready for new rows.
+    """Read a results table and prepare it for new rows.
 
     An incomplete last line is cut off. A model and tensor has one row, so rows of the suite's models with another key,
     which were measured with other weights, images or versions, are moved into another table (`superseded`).
@@ -204,7 +204,7 @@ def superseded(path: Path) -> Path:
 
 
 def append(path: Path, rows: Sequence[Result]) -> None:
-    """Add rows to the table in one write; they are on the disk when this returns.
+    """Add rows to the table in one write. They are on the disk when this returns.
 
     Raises EnvironmentFaultError: no space, or no right to write.
     """
@@ -222,7 +222,7 @@ def append(path: Path, rows: Sequence[Result]) -> None:
 
 
 def done(task: Task, rows: Iterable[Result]) -> tuple[Result, ...]:
-    """The rows of a task, one for each tensor of its pass; none unless all are there with the task's key."""
+    """Return the rows of a task, one per tensor. There are none unless all have the task's key."""
     own = {row.tensor: row for row in rows if task.key and (row.id, row.key) == (task.member.id, task.key)}
     complete = own and all(set(row.tensors) <= set(own) for row in own.values())
     return tuple(own[tensor] for tensor in sorted(own)) if complete else ()
@@ -231,7 +231,7 @@ def done(task: Task, rows: Iterable[Result]) -> tuple[Result, ...]:
 def row_of(
     suite: Opened, task: Task, tensor: str, tensors: Sequence[str | None], evidence: Evidence, wall_s: float
 ) -> Result:
-    """Make a row of the results table from the evidence about one of the `tensors` that were measured together."""
+    """Make a row of the results table. The evidence is about one of the `tensors` that were measured together."""
     member, s, model = task.member, evidence.statistics, evidence.model
     intervals = {name: getattr(s, name) for name in STATISTICS}
     return Result(
@@ -283,7 +283,7 @@ def row_of(
 
 
 def labels_of(member: Member) -> dict[str, Any]:
-    """The fields of a row that come from the suite, not from the measurement."""
+    """Return a row's fields from the suite. The others come from the measurement."""
     pp = member.effective_robustness_pp
     return {
         "checkpoint": member.checkpoint,
@@ -295,7 +295,7 @@ def labels_of(member: Member) -> dict[str, Any]:
 
 
 def relabelled(rows: Iterable[Result], suite: Opened) -> tuple[Result, ...]:
-    """The rows of the suite's models, with the labels that the suite has now."""
+    """Return the rows with the suite's current labels."""
     members = {member.id: member for member in suite.members}
     return tuple(
         row.model_copy(update={**labels_of(members[row.id]), "suite": suite.suite.name, "suite_digest": suite.digest})

@@ -1,4 +1,4 @@
-"""The tasks of a calibration, one for each model of a suite, with the key that identifies its measurement.
+"""The tasks of a calibration, one per model. Each has the key that identifies its measurement.
 
 The key is a digest of everything that influences the numbers: weights, export, images, settings, versions.
 """
@@ -41,7 +41,7 @@ RECORD = "export.json"  # beside a cached export and written after it: without i
 
 @dataclass(frozen=True)
 class Settings:
-    """What a calibration measures with, and where exports are kept."""
+    """The settings of a calibration's measurements. Where exports are kept is among them."""
 
     options: Options
     cache: Path
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One model of the suite: its ONNX file, which may have to be exported first, and the key of its measurement."""
+    """One model of the suite, with its measurement's key. Its ONNX file may have to be exported first."""
 
     member: Member
     model: Path
@@ -71,12 +71,15 @@ class Task:
 
 
 def cache_folder() -> Path:
-    """The default folder of exports, from which a calibration that was killed goes on: in the user's cache folder."""
+    """Return the default folder of exports.
+
+    It is in the user's cache folder; a calibration that was killed goes on from it.
+    """
     return platformdirs.user_cache_path("robustcheck") / "exports"
 
 
 def check_labels(suite: Opened) -> None:
-    """Raise UsageError unless the suite has models of both labels: nothing could be fitted to one."""
+    """Raise UsageError unless the suite has both labels. Nothing could be fitted to one."""
     for label in ("present", "absent"):
         if not any(member.label == label for member in suite.members):
             raise UsageError(
@@ -98,7 +101,7 @@ def image_set(settings: Settings) -> tuple[str, int]:
 
 
 def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, ...]:
-    """The tasks of a suite; a model whose files can't be read becomes a task with a fault."""
+    """Return the tasks of a suite. A model whose files can't be read becomes a task with a fault."""
     measuring = {
         "images": images_digest,
         "seed": settings.options.seed,
@@ -132,7 +135,7 @@ def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any
 
 
 def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
-    """Everything that influences an export: its arguments, the files that it reads, the versions."""
+    """Return everything that influences an export. These are its arguments, the files that it reads, the versions."""
     assert entry.source is not None
     weights = weights_path(folder, entry)
     inputs: dict[str, Any] = {
@@ -154,7 +157,7 @@ def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
 
 
 def weights_path(folder: Path, entry: Entry) -> Path | None:
-    """The checkpoint file that an entry names, or None where its weights are a library's tag."""
+    """Return the checkpoint file of an entry. None where its weights are a library's tag."""
     if not entry.weights:
         return None
     path = folder / entry.weights
@@ -176,7 +179,7 @@ def _key(content: Mapping[str, Any]) -> str:
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
-    """The versions of this package, whichever distribution brought it, and of what else is installed."""
+    """Return the versions of this package and others. Whichever distribution brought it, and what else is installed."""
     versions = {"robustcheck-onnx": VERSION}
     for name in names:
         with suppress(metadata.PackageNotFoundError):  # one of the two ONNX Runtime wheels, or an exporter

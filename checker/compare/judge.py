@@ -167,7 +167,7 @@ class CompareReport(Judged, Frozen):
 
     @property
     def next_baseline(self) -> Baseline | None:
-        """The candidate's numbers, for `baseline=` of the next release; None in a report that was read from a file."""
+        """The candidate's numbers, for the next release's `baseline=`. None in a report that was read from a file."""
         return self._next_baseline
 
     def with_baseline(self, baseline: Baseline) -> CompareReport:
@@ -177,7 +177,7 @@ class CompareReport(Judged, Frozen):
         return report
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Show one line in repr, str and rich."""
         return [
             ("verdict", self.verdict.verdict),
             ("kind", self.kind),
@@ -187,7 +187,7 @@ class CompareReport(Judged, Frozen):
         ]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: verdict, kind, reasons, and what was kept of each statistic."""
+        """Show the report in a notebook. It has verdict, kind, reasons, and what was kept of each statistic."""
         rows = [
             [row.name, row.candidate, row.reference, row.bounds, row.word]
             for row in map(statistic_row, self.statistics)
@@ -198,7 +198,9 @@ class CompareReport(Judged, Frozen):
         return notebook.block(self._title(str), lines, table, verdict=self.verdict.verdict)
 
     def to_frame(self) -> pd.DataFrame:
-        """The statistics of both models as a pandas data frame, a row each, with the interval of their ratio.
+        """Return a pandas data frame, one row per statistic.
+
+        It has the numbers of both models and the interval of their ratio.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.
@@ -219,7 +221,9 @@ class CompareReport(Judged, Frozen):
         return notebook.frame(rows, "statistic")
 
     def plot(self) -> Figure:
-        """Draw both models: kurtosis of the images, what was kept of each statistic, the outlier features.
+        """Plot both models.
+
+        Shown are the kurtosis of the images, what was kept of each statistic, and the outlier features.
 
         Returns:
             A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
@@ -248,27 +252,27 @@ CLAIM = (
 
 
 class FirstBaseline(NoTruth, Frozen):
-    """The numbers of one model, for later releases: nothing was compared, so there is no verdict."""
+    """The numbers of one model, for later releases. Nothing was compared, so there is no verdict."""
 
     candidate: Compared
     next_baseline: Baseline
 
     @property
     def passed(self) -> NoReturn:
-        """Raise UsageError: one model alone is neither PASS nor WARN."""
+        """Raise UsageError. One model alone is neither PASS nor WARN."""
         raise UsageError(
             f"{self.candidate.evidence.model.file}: it was compared with nothing, so there is no verdict",
             "name its reference, or a baseline",
         )
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Show one line in repr, str and rich."""
         return self.candidate.evidence.__repr_args__()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A reference, and what comparing the candidate with it gave."""
+    """A reference, and the comparison with it."""
 
     reference: Compared
     statistics: tuple[StatisticChange, ...]
@@ -282,7 +286,7 @@ class Comparison:
 
 
 def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile: Profile) -> Verdict:
-    """PASS, or WARN with every reason that applies; never PASS where the candidate alone would be WARN.
+    """Return PASS, or WARN with every reason. It is never PASS where the candidate alone would be WARN.
 
     A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
     another width, or of another tensor rule, are shown and not compared: `not_comparable`. Where nothing but the
@@ -337,7 +341,9 @@ def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
 
 
 def _unrelated(similarity: Similarity | None, agreement: Agreement | None) -> Iterator[str]:
-    """Say in which ways the candidate has no more to do with the reference than a model made by itself.
+    """Return how the two models are unrelated.
+
+    The candidate then has no more to do with the reference than a model made by itself.
 
     Agreement at chance says something only where full agreement would have been told from chance.
     """
@@ -351,7 +357,7 @@ def _unrelated(similarity: Similarity | None, agreement: Agreement | None) -> It
 
 
 def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str, str]]:
-    """Yield the reasons that speak of what the reference had, each with what was seen."""
+    """Yield the reasons about what the reference had. Each comes with what was seen."""
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, name in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
         changed = [

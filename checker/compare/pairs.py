@@ -1,4 +1,4 @@
-"""Add up the representations of both models, and find what became of each outlier feature. Pure.
+"""Sum up the representations of both models. What became of each outlier feature follows from the sums. Pure.
 
 Sums in bounded memory; linear CKA and cosines between images. A feature was kept, moved, rotated, lost …
 """
@@ -31,7 +31,7 @@ KEPT_CKA = 0.7  # debiased CKA that a PASS needs; benchmarks/chimeras.py shows w
 
 @dataclass
 class Side:
-    """One model's sums over the images: `state.State`, and how often each feature is far out, by group.
+    """One model's sums over the images. They are `state.State`, and how often each feature is far out, by group.
 
     far: (2, group, feature) number of images with z > 4, with z < −4 (float64).
     rows: the first `KEPT_IMAGES` representations, each scaled to length √feature, float32; one array a batch.
@@ -51,19 +51,22 @@ class Side:
         return np.concatenate(self.rows or [np.zeros((0, width), np.float32)]).astype(np.float64)
 
     def mean_z(self, index: int) -> float:
-        """Return the mean of a feature's z over the images."""
+        """Return the mean z of a feature over images."""
         return float(self.state.powers[0, :, index].sum() / self.state.n)
 
     def usual_side(self, index: int) -> int:
-        """Return the side of a feature's mean z, 0 for plus and 1 for minus: the first axis of `far`."""
+        """Return the side of a feature's mean z. It is 0 for plus and 1 for minus: the first axis of `far`."""
         return int(self.mean_z(index) < 0)
 
     def share(self, index: int, where: int) -> float:
-        """Return the share of the images in which a feature is beyond 4 SD on one side."""
+        """Return how often a feature is far out.
+
+        It is the share of the images in which it is beyond 4 SD on one side.
+        """
         return float(self.far[where, :, index].sum() / self.state.n)
 
     def add(self, h: Array, keys: Counts) -> None:
-        """Add usable representations (image, feature) and the keys of their images."""
+        """Add usable representations (image, feature), with image keys."""
         sums.update(self.state, h, keys)
         if not len(h):
             return
@@ -77,7 +80,7 @@ class Side:
 
 @dataclass
 class Pair:
-    """Candidate and reference over the same images, and how often they predict the same class."""
+    """Candidate and reference over the same images. How often they predict the same class is counted, too."""
 
     candidate: Side
     reference: Side
@@ -88,7 +91,7 @@ class Pair:
 
 
 def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, keys: npt.ArrayLike) -> Bools:
-    """Add the representations of the same images, in place; tell which of them counted, (image,).
+    """Add the representations of the same images, in place. Returns which of them counted, (image,).
 
     A pair counts only where both can be measured; what can't is counted at its own model.
 
@@ -111,7 +114,7 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
 
 
 def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLike) -> None:
-    """Count the images of a batch on which both models have the same largest class score, in place.
+    """Count the images with the same predicted class, in place. Both models have the same largest class score on them.
 
     Args:
         pair: the counts so far.
@@ -127,7 +130,9 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
 
 
 def chance_agreement(pair: Pair) -> float:
-    """Compute the share of images on which independent predictions with these class frequencies would agree.
+    """Return the agreement by chance.
+
+    It is the share of images on which independent predictions with these class frequencies would agree.
 
     Σ_k p_k q_k with the shares of both models' predictions, as in Cohen's kappa (Cohen 1960, "A coefficient of
     agreement for nominal scales"); 0 without predictions.
@@ -147,14 +152,14 @@ def _top1(scores: npt.ArrayLike) -> Counts:
 
 
 def scaled(h: npt.ArrayLike) -> Array:
-    """Representations (image, feature) scaled to length √feature each: a rotation of h rotates them too."""
+    """Scale representations (image, feature) to length √feature. A rotation of h rotates them too."""
     x = np.asarray(h, dtype=np.float64)
     x = x / np.abs(x).max(axis=1, keepdims=True)  # safe from overflow in the squares
     return np.asarray(x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)), dtype=np.float64)
 
 
 class Similarity(Frozen):
-    """How alike two representations are as wholes: no rotation, no permutation, no width changes it."""
+    """The similarity of two whole representations. No rotation, no permutation, no width changes it."""
 
     n_images: int
     cka: float | None
@@ -167,12 +172,12 @@ class Similarity(Frozen):
     """share of the images whose nearest other image, by cosine, is the same in both; None for one or two images"""
 
     def is_below(self, limit: float) -> bool:
-        """Tell whether the debiased CKA was measured and is less than a limit."""
+        """Whether the measured debiased CKA is below a limit."""
         return self.cka_debiased is not None and self.cka_debiased < limit
 
     @property
     def text(self) -> str:
-        """Write the two numbers that tell a copy from a mixture."""
+        """Return CKA and same neighbours as text. These two numbers distinguish a copy from a mixture."""
         nearest = percent_text(self.same_nearest)
         cka = "–" if self.cka_debiased is None else bound_text(self.cka_debiased, UNRELATED_CKA, KEPT_CKA)
         return f"debiased CKA {cka}, same nearest neighbour in {nearest} of {self.n_images} images"
@@ -197,12 +202,15 @@ def similarity(x: Array, y: Array) -> Similarity:
 
 
 def cosines(x: Array) -> Array:
-    """(image, image) cosines between representations (image, feature) at the scale of `scaled`."""
+    """Return the cosines between representations, (image, image).
+
+    Given are (image, feature) at the scale of `scaled`.
+    """
     return np.asarray(x @ x.T / x.shape[1], dtype=np.float64)
 
 
 def similarity_of(k: Array, m: Array) -> Similarity:
-    """`similarity` from the cosines between the images, (image, image), of both: CKA needs nothing else."""
+    """Return the similarity from cosines, (image, image), of both. CKA needs nothing else."""
     kc, mc = (_centred(gram) for gram in (k, m))
     biased = _alignment(float((kc * mc).sum()), float((kc * kc).sum()), float((mc * mc).sum()), float((k * k).sum()))
     debiased = None
@@ -215,7 +223,7 @@ def similarity_of(k: Array, m: Array) -> Similarity:
 
 
 def same_nearest(k: Array, m: Array) -> float | None:
-    """Return the share of the images whose nearest other image is the same in both.
+    """Return the share of images with the same nearest image.
 
     Images within `TIED` of the most similar one are nearest together. Then the image counts by the share that both have
     of the images that are nearest in either: 1 in identical representations, about 0 where everything is tied.
@@ -234,7 +242,9 @@ def same_nearest(k: Array, m: Array) -> float | None:
 
 
 def cosine_change(x: Array, y: Array) -> float:
-    """Root mean square difference of the cosines between images in two representations; no rotation changes them.
+    """Return how much the cosines between images changed.
+
+    It is their root mean square difference in two representations; no rotation changes them.
 
     Args:
         x: (image, feature); y: (image, other); at the scale of `scaled`, of at least two images.
@@ -259,7 +269,7 @@ def _alignment(product: float, first: float, second: float, scale: float) -> flo
 
 
 def _hsic(k: Array, m: Array) -> float:
-    """n(n − 3) times Song et al.'s unbiased HSIC: the factor cancels."""
+    """Return n(n − 3) times the unbiased HSIC. It is that of Song et al.; the factor cancels."""
     n = len(k)
     k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
     rows = k.sum(axis=1), m.sum(axis=1)
@@ -309,21 +319,21 @@ class FeatureFate(Frozen):
 
 
 class Carrying(NamedTuple):
-    """The features that a model's indication rests on, and whether they are persistent outlier features."""
+    """The features that a model's indication rests on. They are persistent outlier features, or not."""
 
     features: tuple[OutlierFeature, ...]
     persistent: bool
 
 
 def carrying(statistics: Statistics) -> Carrying:
-    """The persistent outlier features, at most `LISTED`; without any, the strongest feature."""
+    """Return the persistent outlier features. They are at most `LISTED`; without any, the strongest feature."""
     if statistics.persistent:
         return Carrying(statistics.persistent[:LISTED], True)
     return Carrying(statistics.features[:1], False)
 
 
 def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureFate, ...]:
-    """Look for each outlier feature of the reference in the candidate.
+    """Find each outlier feature of the reference in the candidate.
 
     kept: the candidate's feature of the same index is beyond 4 SD, on the same side, in at least (1 − tolerance) of
     the share of images in which the reference's is, and correlates with it over the images (lower bound of r ≥
@@ -362,7 +372,10 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
     turned_only = len(x) > 1 and cosine_change(x, y) <= SAME_COSINES
 
     def stayed(index: int, where: int) -> bool:
-        """Whether the candidate's feature is what the reference has under the same index, and stands out there."""
+        """Whether a feature stayed at its index.
+
+        The candidate's feature is what the reference has there, and stands out.
+        """
         return (
             same_width
             and theirs.share(index, where) >= (1 - tolerance) * ours.share(index, where)
@@ -413,7 +426,7 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
 
 
 def correlated_fate(x: Array, y: Array) -> Fate:
-    """Tell by its correlation over the images what a feature is that stands out under the same index.
+    """Return the fate of a feature at the same index. It stands out there, and its correlation over the images decides.
 
     Args:
         x, y: (image,) of the candidate and of the reference, at the scale of `scaled`.
@@ -435,7 +448,9 @@ def fates_by_index(
     persistent: bool,
     tolerance: float,
 ) -> tuple[FeatureFate, ...]:
-    """`fates` against a reference of which only numbers are known: features are looked for under the same index alone.
+    """Return fates by index alone.
+
+    Of the reference only numbers are known, so features are looked for under the same index.
 
     Args:
         candidate: its sums; as wide as the reference.
@@ -474,13 +489,15 @@ def fates_by_index(
 
 
 def new_features(candidate: Statistics, reference_fates: tuple[FeatureFate, ...]) -> tuple[int, ...]:
-    """The candidate's persistent outlier features that none of the reference's features became."""
+    """Return the candidate's new persistent outlier features. None of the reference's features became them."""
     known = {fate.to for fate in reference_fates}
     return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in known)
 
 
 def correlations(x: Array, y: Array) -> Array:
-    """Pearson's r over images of every feature of x with every one of y; 0 where either does not vary.
+    """Return Pearson's r of every pair of features.
+
+    It is over images, of every feature of x with every one of y; 0 where either does not vary.
 
     Args:
         x: (image, feature); y: (image, other).
@@ -497,7 +514,7 @@ def correlations(x: Array, y: Array) -> Array:
 
 
 def direction_share(x: Array, y: Array) -> float | None:
-    """How much of a feature one direction of length 1 in another representation gives back.
+    """Return how much of a feature one direction gives back. The direction has length 1 in another representation.
 
     On one half of the images, the q with ‖q‖ ≤ 1 that minimises ‖y − x q‖² (least squares, with the multiplier of the
     bound found by bisection); on the other half, 1 − ‖y − x q‖² / ‖y‖², not centred: variance and mean. A rotation

@@ -1,4 +1,7 @@
-"""Run candidate and reference on the same images and compare them: one loop. Silent; progress goes to a callback."""
+"""Run candidate and reference on the same images.
+
+One loop runs both and compares them. Silent; progress goes to a callback. Silent; progress goes to a callback.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
 
 class CompareOptions(RunOptions, total=False):
-    """The keyword arguments of `compare` but the models; those of `RunOptions` are among them."""
+    """The keyword arguments of `compare` without models. Those of `RunOptions` are among them."""
 
     images: Images | None
     tolerance: float
@@ -79,7 +82,7 @@ def compare(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> CompareReport | FirstBaseline:
-    """Compare a candidate with its reference on all images, each with its own preprocessing.
+    """Compare a candidate with its reference. Both run on all images, each with its own preprocessing.
 
     Args:
         candidate: path of an ONNX file.
@@ -155,7 +158,7 @@ def with_numbers(
     progress: Tell | None = None,
     **options: Any,
 ) -> tuple[CompareReport | FirstBaseline, Baseline]:
-    """Compare in this process; return what was found and the candidate's numbers, which no report's JSON holds."""
+    """Compare in this process. The candidate's numbers come with the report, whose JSON does not hold them."""
     options |= {"baseline": baseline, "thresholds": thresholds, "isolate": False, "progress": progress}
     found: CompareReport | FirstBaseline = compare(candidate, reference, **options)
     assert found.next_baseline is not None
@@ -185,7 +188,7 @@ def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float
 def _against(
     side: Side, evidence: Evidence, digests: Sequence[str], known: Baseline, profile: Profile, tolerance: float
 ) -> Comparison:
-    """A model that was run, and the numbers of one that was run before."""
+    """A model that ran, and the numbers of an earlier one."""
     stale = baselines.staleness(known, evidence)
     ours, theirs = changes.jackknife_of(side), known.jackknife()
     same_width = ours.n_features == theirs.n_features
@@ -238,7 +241,7 @@ def _report(
 
 @dataclass(frozen=True)
 class _Both(Prepared):
-    """One image, ready for both models; counted as the candidate's."""
+    """One image, ready for both models. It is counted as the candidate's."""
 
     other: Prepared
     """for the reference"""
@@ -275,7 +278,7 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, Im
 def _add(
     first: Opened, second: Opened, batch: Sequence[_Both], pair: Pair | None, described: list[content.Rows]
 ) -> Pair:
-    """Run one batch through both models and add what comes out."""
+    """Run one batch through both models and add it."""
     ours = first.runners[0].run(stack(batch))
     theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
     if pair is None:
@@ -337,7 +340,7 @@ BASELINE_NOTE = "A baseline holds no predicted classes: whether both models pred
 
 
 def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_baseline: bool) -> tuple[str, ...]:
-    """What a reader must know beside the verdict: of both models, each sentence once."""
+    """Return the notes on both models, each once."""
     notes = [BASELINE_NOTE] if is_baseline else []
     if candidate.evidence.model.digest == reference.evidence.model.digest:
         notes.append("Candidate and reference are the same file, byte for byte.")

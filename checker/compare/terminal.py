@@ -1,4 +1,4 @@
-"""What `robustcheck compare` shows: verdict, statistics side by side, what became of outlier features (pure)."""
+"""Show verdict, statistics side by side, and outlier features."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ _COLOURS: dict[Colour, str] = {"pass": "green", "warn": "yellow", "muted": "dim"
 
 
 def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """Lay out the short report, or the whole, for the width of the console that prints it; the verdict comes last."""
+    """Render the short report, or the whole.
+
+    It fits the width of the console that prints it; the verdict comes last.
+    """
     pen = Pen(ascii_only)
     usual = {BUNDLED_NOTE, *fallback_note(report.candidate.evidence.execution)}
     said = [note for note in report.notes if verbose or note not in usual]
@@ -97,7 +100,7 @@ def _side(pen: Pen, side: Compared, *, verbose: bool) -> Text:
 
 @dataclass(frozen=True)
 class _Fitting:
-    """A renderable in two forms: the wide one where there is room for it, else the narrow one."""
+    """A renderable in a wide and a narrow form. The wide one is used where there is room for it."""
 
     wide: RenderableType
     narrow: RenderableType
