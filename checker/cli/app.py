@@ -29,8 +29,7 @@ VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess �
 INFORMATION = "Exit codes: 0 measured, which is no PASS · 2 usage · 3 could not measure · 4 environment."
 app = Verbs(
     name="robustcheck",
-    help="Deployment gate for vision encoders: looks for the outlier features that indicate robustness to "
-    "distribution shift, on in-distribution photos, in any ONNX file.\n\n"
+    help="Release gate for image encoders: checks an ONNX file for the outlier features of robust CLIP models.\n\n"
     "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`. A folder or file with the name of a command "
     "needs the long form, or `./NAME`.",
     epilog="Example: robustcheck model.onnx photos/\n\n"

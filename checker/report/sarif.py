@@ -65,7 +65,7 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
     driver = {
         "name": "robustcheck",
         "version": VERSION,
-        "shortDescription": {"text": "Deployment gate for vision encoders"},
+        "shortDescription": {"text": "Release gate for image encoders"},
         "fullDescription": {"text": CLAIM},
         "rules": rules,
         "notifications": rules[-1:],  # could not assess
