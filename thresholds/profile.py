@@ -128,7 +128,7 @@ class Chosen(Frozen):
 
 
 class Nearest(Frozen):
-    """The nearest set without the label, or trap. It comes with the statistic that turns it away."""
+    """A set without the label, or a trap. It comes with the statistic that turns it away."""
 
     set: str
     statistic: Statistic
@@ -172,7 +172,7 @@ class Trained(Frozen):
 
 
 class TensorFit(Frozen):
-    """How well one tensor separates the sets. It is compared with the one that the profile is for."""
+    """The separation of the sets by one tensor. It is compared with the one that the profile is for."""
 
     tensor: str
     n_with: int

@@ -1,1 +1,1 @@
-"""What a model file holds, and whether it can pass; may import measure, runtime and what is below them."""
+"""Inspect a model file: what it has, whether it can pass. May import measure, runtime and what is below them."""

@@ -1,4 +1,4 @@
-"""Finds what a check would measure in a model file, and whether it can pass; nothing of it runs."""
+"""Find what a check would measure in a file. Also find whether it can pass; nothing of it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LISTED = 8  # models of a folder that an error names
 
 
 class CanPass(Frozen):
-    """Whether a check of a file could end in PASS."""
+    """The answer whether a check could end in PASS."""
 
     answer: Literal["yes", "no", "unknown"]
     """yes: nothing that is known before measuring speaks against it, the numbers decide; no: whatever they are"""
@@ -36,7 +36,7 @@ class CanPass(Frozen):
 
 
 class Inspected(Frozen):
-    """What `inspect` found, in short; `robustcheck inspect -o json` has all of it."""
+    """The short result of `inspect`. `robustcheck inspect -o json` has all of it."""
 
     file: str
     digest: str
@@ -47,7 +47,7 @@ class Inspected(Frozen):
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model file as a check would read it; nothing of it has run."""
+    """A model file as a check would read it. Nothing of it has run."""
 
     model: ModelFile
     preprocessing: PreprocessingFacts | None
@@ -59,7 +59,7 @@ class Inspection:
 
 
 def find_model(place: Path) -> Path:
-    """Return the file, or the only ONNX file in a folder and its folder `onnx`.
+    """Return the file, or a folder's only ONNX file. The folder's folder `onnx` counts, too.
 
     Raises:
         UsageError: a folder with no model or several.
@@ -85,7 +85,7 @@ def find_model(place: Path) -> Path:
 def inspect_model(
     path: Path, profile: Profile, *, tensor: str | None = None, pool: str | None = None, preprocess: str | None = None
 ) -> Inspection:
-    """Open a model, find its preprocessing, and foresee whether it can pass.
+    """Open a model and foresee whether it can pass. Its preprocessing is found, too.
 
     Raises:
         UsageError, CannotAssessError: as `open_model`; for `preprocess` as `find_preprocessing`.
@@ -112,7 +112,7 @@ def inspect(
     thresholds: str | Path | Profile | None = None,
     limits: Limits = NO_LIMITS,
 ) -> Inspected:
-    """Look at what a check would measure in a file, and whether the file can pass; nothing is measured.
+    """Inspect what a check would measure in a file. Also find whether the file can pass; nothing is measured.
 
     Args:
         model: path of the ONNX file, or of a folder with one in it or in its folder onnx.
@@ -132,17 +132,17 @@ def inspect(
 
 
 def document_of(path: Path, profile: Profile, limits: Limits, **choices: str | Path | None) -> dict[str, Any]:
-    """Return `inspect_json` of a file that a child reads; choices: tensor, pool and preprocess."""
+    """Return a file's `inspect_json`, read by a child. choices: tensor, pool and preprocess."""
     return isolation.apart(inspected, str(path), limits)(path, profile, **choices)
 
 
 def inspected(path: Path, profile: Profile, **choices: Any) -> dict[str, Any]:
-    """Return `inspect_json` of a file that is read in this process."""
+    """Return a file's `inspect_json`, read in this process."""
     return inspect_json(inspect_model(path, profile, **choices))
 
 
 def inspect_json(found: Inspection) -> dict[str, Any]:
-    """Return what was found as the JSON values that every form shows."""
+    """Return an inspection as JSON values. Every form shows them."""
     model, chosen, preprocessing = found.model, found.model.representation, found.preprocessing
     others = (candidate for candidate in model.candidates if candidate.tensor != chosen.tensor)
     return {
@@ -172,7 +172,7 @@ def inspect_json(found: Inspection) -> dict[str, Any]:
 
 
 def unopened_json(path: Path, fault: RobustcheckError) -> dict[str, Any]:
-    """Return the same of a file that can't be opened: its error, and that it can't pass."""
+    """Return the JSON values of an unreadable file. They have its error, and that it can't pass."""
     seen = _without_file(path, fault)
     # the reason's id is of no verdict
     why = Reason(id="not_assessable", kind="not_established", seen=seen, next_step=fault.hint)
@@ -193,7 +193,7 @@ def _all(items: Iterable[object], *names: str) -> list[dict[str, Any]]:
 
 
 def _without_file(path: Path, fault: RobustcheckError) -> str:
-    """Return an error's message without the file's name, which is above it."""
+    """Return an error's message without the file's name. The name is above it."""
     return fault.message.removeprefix(f"{path}: ")
 
 
@@ -236,7 +236,7 @@ def _can_pass(
 
 
 def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str, *, own_choice: bool) -> str:
-    """Return what takes a reason away, where possible as a command."""
+    """Return the next step that removes a reason. It is a command where possible."""
     chosen = model.representation
     if name == "assumed_preprocessing":
         return f"`{check} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"

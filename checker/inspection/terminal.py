@@ -24,7 +24,7 @@ MENDED_BY_OPTIONS = (
 
 
 def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False) -> RenderableType:
-    """Lay out what would be measured of a model, and why.
+    """Lay out a model's measured tensor, and why. Nothing was measured yet.
 
     document: of `inspect_json` or `unopened_json`.
     """
@@ -86,7 +86,10 @@ def _blocks(pen: Pen, document: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _answer(pen: Pen, can_pass: CanPass) -> Group:
-    """Answer in one line; of several reasons, listed before it, with the one that is hardest to remove."""
+    """Write whether the file can pass, in one line.
+
+    Several reasons are listed before it; the line has the one that is hardest to remove.
+    """
     words = "yes: the thresholds are for models like this one; the numbers decide"
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:

@@ -1,4 +1,4 @@
-"""The check inside other tools: pytest and MLflow, which are imported only where they are used.
+"""Integrate the check into pytest and MLflow. Both are imported only where they are used.
 
 Comes in: a model or a report. May import: everything but cli.
 """

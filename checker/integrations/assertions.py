@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.text import printable
 
 
 class VerdictError(AssertionError):
-    """The verdict is WARN; the attribute `report` holds the report."""
+    """The verdict is WARN. The attribute `report` holds the report."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(warning_text(report))
@@ -22,7 +22,7 @@ class VerdictError(AssertionError):
 
 
 class AssertRobust(Protocol):
-    """What pytest's fixture `assert_robust` is, for annotations: `assert_robust`, with a line in pytest's summary."""
+    """The type of pytest's fixture `assert_robust`. It is `assert_robust`, with a line in pytest's summary."""
 
     def __call__(
         self,
@@ -32,7 +32,7 @@ class AssertRobust(Protocol):
         progress: Callable[[Progress], None] | None = None,
         **options: Unpack[CheckOptions],
     ) -> Report:
-        """Check a model and raise unless the verdict is PASS."""
+        """Check a model; raise unless it passes."""
         ...
 
 
@@ -43,7 +43,7 @@ def assert_robust(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[CheckOptions],
 ) -> Report:
-    """Check a model and raise unless the verdict is PASS, also under `python -O`.
+    """Check a model; raise unless it passes. That holds under `python -O`, too.
 
     Args:
         model: as in `check`.
@@ -67,7 +67,7 @@ def assert_robust(
 
 
 def warning_text(report: Report) -> str:
-    """The verdict with each reason and its next step, a paragraph each; names in it can forge no line."""
+    """Write the verdict, its reasons and next steps. Each is a paragraph; names in it can forge no line."""
     lines = [f"{report.evidence.model.file}: verdict is {report.verdict.verdict}; it must be PASS"]
     for reason in report.verdict.reasons:
         lines += [f"  {reason.id}: {reason.seen}", f"    next step: {reason.next_step}"]

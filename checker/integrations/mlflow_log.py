@@ -1,4 +1,6 @@
-"""Reports in MLflow (extra `mlflow`): log one to a run, and gate a registered model version by a verified PASS.
+"""Log reports to MLflow and gate model versions.
+
+A verified PASS opens the gate of a registered version (extra `mlflow`).
 
 A check never imports this. Only `log_report` and `gate_model_version` connect, to the tracking server that the caller
 names; MLflow's telemetry is switched off meanwhile.
@@ -33,7 +35,7 @@ def log_report(
     tracking_uri: str | None = None,
     html: str | Path | None = None,
 ) -> str:
-    """Log numbers as metrics, verdict and digests as tags, the report as artifacts.
+    """Log a report to a run. Numbers are metrics, verdict and digests tags, the report artifacts.
 
     The tag `robustcheck.verdict` is `none` until everything else is logged, so a run logged in part has no verdict.
 
@@ -83,7 +85,7 @@ def gate_model_version(
     tracking_uri: str | None = None,
     **verify_options: Unpack[VerifyOptions],
 ) -> Verification:
-    """Verify a report about a registered model; set the alias only for a PASS.
+    """Verify a registered model's report; gate its version. The alias is set only for a PASS.
 
     The registered ONNX file is fetched and verified, so that a PASS of another file counts for nothing. The version
     gets the tags `robustcheck.gate` (`closed` from the start, `open` at the very end), `.verdict`
@@ -143,7 +145,7 @@ def gate_model_version(
 
 
 def metrics_of(report: Report) -> dict[str, float]:
-    """Return the deciding statistics, with bounds and thresholds, that were measured."""
+    """Return the measured deciding statistics. They have bounds and thresholds."""
     metrics: dict[str, float] = {f"{FOLDER}.n_images": report.evidence.statistics.n_images}
     for statistic in report.profile.deciding:
         interval = getattr(report.evidence.statistics, statistic)
@@ -177,7 +179,7 @@ def _new_run(client: MlflowClient, experiment: str, report: Report) -> str:
 
 
 def _only_model(found: registry.Files, shown: str) -> Path:
-    """Return the one ONNX file of a registered version, or raise CannotAssessError."""
+    """Return the one ONNX file of a registered version. Raises CannotAssessError where there is not exactly one."""
     if len(found.models) != 1:
         names = ", ".join(path.rpartition("/")[2] for path in found.models[:5]) or "none"
         raise CannotAssessError(
@@ -188,7 +190,10 @@ def _only_model(found: registry.Files, shown: str) -> Path:
 
 
 def _take_aliases(client: MlflowClient, name: str, model_version: str, alias: str | None) -> None:
-    """Remove from one version the named alias and those that the gate gave it; other versions keep theirs."""
+    """Remove aliases from one version.
+
+    They are the named one and those that the gate gave it; other versions keep theirs.
+    """
     registered = client.get_model_version(name, model_version)
     for current in registered.aliases:
         tag = f"{FOLDER}.alias.{current}"

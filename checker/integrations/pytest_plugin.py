@@ -1,4 +1,4 @@
-"""The pytest plugin: a fixture that checks a model, and its verdicts in the summary. Imports nothing before that."""
+"""Provide pytest's fixture and a summary of verdicts. The fixture checks a model. Imports nothing before that."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use the fixture, before `-m` selects."""
+    """Mark the tests that use the fixture. It happens before `-m` selects."""
     for item in items:
         if "assert_robust" in getattr(item, "fixturenames", ()):
             item.add_marker("robustcheck")
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
-    """`assert_robust(model, images=..., ...)`: `robustcheck_onnx.assert_robust` with a line in the summary.
+    """Return `robustcheck_onnx.assert_robust` with a summary line. Call it as `assert_robust(model, images=..., ...)`.
 
     Without `images` those of `--robustcheck-images` are used, relative to where pytest was started.
     """
@@ -93,7 +93,7 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Write three lines, not a traceback, where `assert_robust` has no verdict; all of it with `--full-trace`."""
+    """Write three lines where `assert_robust` has no verdict. With `--full-trace` it is the traceback."""
     report = yield
     if "assert_robust" in getattr(item, "fixturenames", ()) and call.excinfo is not None:
         from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415

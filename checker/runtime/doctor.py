@@ -1,4 +1,7 @@
-"""Say why a device is or isn't there: facts about the environment, and a command to type for each fault."""
+"""Find out why a device is there or missing.
+
+The findings are facts about the environment, and a command to type for each fault.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Finding(Frozen):
 
 @dataclass(frozen=True)
 class Facts:
-    """An environment, not judged; versions are empty where a package is not installed."""
+    """The facts of an environment, not judged. Versions are empty where a package is not installed."""
 
     python: str
     asked: str
@@ -167,14 +170,20 @@ def _gpu(facts: Facts) -> Finding:
 
 
 def _flavour_to_keep(facts: Facts) -> str:
-    """The one for the hardware: CUDA's with an NVIDIA GPU, else the one for other hardware, else the smallest."""
+    """Return the flavour of ONNX Runtime for the hardware.
+
+    It is CUDA's with an NVIDIA GPU, else the one for other hardware, else the smallest.
+    """
     if facts.gpus:
         return WITH_CUDA
     return next((name for name in facts.wheels if name not in ("onnxruntime", "onnxruntime-gpu")), "onnxruntime")
 
 
 def _reinstall(facts: Facts, keep: str) -> str:
-    """Bring one flavour, and the distribution of ours that asks for it: the other would bring its own back."""
+    """Write the command that installs one flavour alone.
+
+    It also brings the distribution of ours that requires it: the other would bring its own back.
+    """
     flavour = keep.partition("[")[0]
     ours, other = next((name for name in OURS if name in facts.packages), ""), OURS[flavour == "onnxruntime"]
     note = ""
@@ -239,13 +248,13 @@ def _runtimes() -> dict[str, str]:
 
 
 def _major(number: str, wheel: str = "") -> int | None:
-    """Read the CUDA major of an NVIDIA wheel: in its name (…-cu13), else its own version."""
+    """Read the CUDA major of an NVIDIA wheel. It is in its name (…-cu13), else its own version."""
     match = re.search(r"-cu(\d+)$", wheel) or re.match(r"(\d+)", number)
     return int(match[1]) if match else None
 
 
 def _try_cuda() -> str:
-    """Try one addition on CUDA; say why it did not run, "" when it did."""
+    """Try one addition on CUDA. Returns why it did not run, "" when it did."""
     add = '<ir_version: 8, opset_import: ["" : 13]> probe (float[1] x) => (float[1] y) { y = Add(x, x) }'
     ort.set_default_logger_severity(ORT_FATAL)  # of libraries that are not there
     preload_cuda()

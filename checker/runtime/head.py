@@ -1,4 +1,4 @@
-"""Read a classifier's head as numbers: W and b of the last linear layer, from the model itself or from a file.
+"""Read a classifier's head as numbers. They are W and b of the last linear layer, from the model itself or from a file.
 
 The part of the graph between the input of the layer and the scores becomes a graph of its own. It takes float32,
 whatever the layer takes, and ends before a softmax: it computes W·h + b, so a run on unit vectors reads W, however the
@@ -47,7 +47,10 @@ FIXED_SCALES = frozenset(("QLinearMatMul", "QLinearConv", "QGemm"))
 
 @dataclass(frozen=True)
 class HeadPart:
-    """The part of a graph that turns a head's input into scores; its input is `INPUT`, its output `OUTPUT`, float32."""
+    """The part of a graph that computes scores.
+
+    Its input is the head's, named `INPUT`, its output `OUTPUT`, float32.
+    """
 
     graph: Graph
     shape: tuple[int, ...]
@@ -63,7 +66,7 @@ class HeadPart:
 
 
 def head_part(opened: ModelFile) -> HeadPart:
-    """Cut the head out of a model: from the input of the last linear layer to the scores before a softmax.
+    """Cut the head out of a model. It goes from the input of the last linear layer to the scores before a softmax.
 
     Raises:
         CannotAssessError: the model has no class scores that one linear layer gives, or they need more of the image
@@ -113,7 +116,7 @@ def head_part(opened: ModelFile) -> HeadPart:
 
 
 def _path(layers: Layers, output: str, where: str) -> list[str]:
-    """List the tensors from the layer's own output to the class output."""
+    """List the tensors from layer to class output. The first is the layer's own output."""
     path = [output]
     while layers.ops.get(path[-1]) not in LINEAR or len(layers.data[path[-1]]) != 1:
         names = layers.data.get(path[-1], ())
@@ -128,7 +131,7 @@ def _path(layers: Layers, output: str, where: str) -> list[str]:
 
 
 def _linear_end(layers: Layers, path: Sequence[str]) -> int:
-    """Find the last tensor of the path up to which all are linear functions of the layer's input."""
+    """Find the last linear tensor of the path. Up to it all are linear functions of the layer's input."""
     for index, name in enumerate(path[1:]):
         of_image = [each for each in layers.producers[name].input if each in layers.image_tensors]
         if layers.ops[name] not in AFTER or len(of_image) != 1:
@@ -137,13 +140,16 @@ def _linear_end(layers: Layers, path: Sequence[str]) -> int:
 
 
 def _is_probability(ops: Sequence[str]) -> bool:
-    """Whether operators behind the scores are a softmax or a sigmoid, the former perhaps as exp(x - max) / sum."""
+    """Return whether operators are a softmax or a sigmoid.
+
+    They come after the scores; a softmax may be exp(x - max) / sum.
+    """
     ops = [op for op in ops if op not in RESHAPE - {"LpNormalization"}]
     return (len(ops) == 1 and ops[0] in PROBABILITIES) or ops in (["Sub", "Exp", "Div"], ["Exp", "Div"])
 
 
 def _float_equal(node: onnx.NodeProto, layers: Layers) -> list[onnx.NodeProto]:
-    """Put down an operator that makes integers with fixed scales, or reads them, as the same on floats."""
+    """Return the same computation on floats. The operator writes or reads integers with fixed scales."""
     op, names, output = node.op_type, list(node.input), node.output[0]
     attributes = {
         attribute.name: helper.get_attribute_value(attribute)
@@ -177,7 +183,7 @@ def _float_equal(node: onnx.NodeProto, layers: Layers) -> list[onnx.NodeProto]:
 def _input_shape(
     layer: onnx.NodeProto, shape: tuple[int | None, ...] | None, n_features: int
 ) -> tuple[tuple[int, ...], int]:
-    """Give the shape of the layer's input without the image axis, and which axis has the features."""
+    """Return the input's shape and its feature axis. The shape is without the image axis."""
     is_map = "Conv" in layer.op_type
     sizes = [size or 1 for size in shape[1:]] if shape and len(shape) > 1 else [1, 1, 1] if is_map else [1]
     place = 0 if is_map else len(sizes) - 1
@@ -210,7 +216,9 @@ class LinearHead:
 
 
 def read_head(opened: ModelFile) -> LinearHead:
-    """Read the head of a model by running it on vectors: W·(c·eⱼ) + b for each feature j, and b for the zero vector.
+    """Read the head of a model by running it.
+
+    It runs on vectors: W·(c·eⱼ) + b for each feature j, and b for the zero vector.
 
     The weights may be held in any way; what is read is what ONNX Runtime computes with, to float32's (float16's)
     precision. It acts on the tensor `opened.head.tensor`; factors and biases behind the layer are in W and b. c grows
@@ -226,7 +234,10 @@ def read_head(opened: ModelFile) -> LinearHead:
     rows = opened.image_input.batch or ROWS
 
     def run(first: int, length: float) -> Array:
-        """Run length·eⱼ for `rows` features j from `first` on; features beyond the last stand for zero."""
+        """Run the head on length·eⱼ for some features.
+
+        These are `rows` features j from `first` on; those beyond the last are zero vectors.
+        """
         vectors = length * np.eye(rows, n_features, k=first, dtype=np.float32)
         aligned = vectors.reshape(
             rows, *(n_features if axis == part.feature_axis - 1 else 1 for axis in range(len(part.shape)))
@@ -265,7 +276,7 @@ def read_head(opened: ModelFile) -> LinearHead:
 
 
 def head_from_file(path: Path, n_features: int) -> LinearHead:
-    """Read a head from a file: .npy with one matrix, or .safetensors with `weight` and perhaps `bias`.
+    """Read a head from a file. It is .npy with one matrix, or .safetensors with `weight` and perhaps `bias`.
 
     Args:
         path: the file. The matrix is (class, feature), of floats; the bias (class,).
@@ -331,7 +342,7 @@ def _safetensors(path: Path) -> dict[str, GenericArray]:
 
 
 def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: GenericArray) -> float:
-    """Say how far W·h + b is from the model's own scores: 0 where it reproduces them.
+    """Return how far W·h + b is from the scores. They are the model's own; 0 where it reproduces them.
 
     What the scores are does not matter: W·h + b itself, or its softmax, logarithm of the softmax, or sigmoid. The one
     that comes nearest counts. The difference of probabilities is `relative_difference`. That of scores is relative to

@@ -1,4 +1,4 @@
-"""Run a model on photos: pixels in, representation (image, feature) out.
+"""Run a model on photos. Pixels go in, representations (image, feature) come out.
 
 Float pixels are scaled here, uint8 ones by a graph on the device: three quarters of the bytes need not go there.
 Quantisers that take their scale over the whole batch are found, and held fixed to see what else mixes the batch.
@@ -44,12 +44,14 @@ QUANTISER, MATMUL = "DynamicQuantizeLinear", "DynamicQuantizeMatMul"
 
 
 def scales_over_batch(model: onnx.ModelProto) -> bool:
-    """Whether a model has a quantiser that takes its scale over the whole batch; subgraphs do not count."""
+    """Return whether a quantiser scales over the batch. Subgraphs do not count."""
     return any(node.op_type in (QUANTISER, MATMUL) for node in model.graph.node)
 
 
 def with_scales(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
-    """Give a model in which each dynamic quantiser stands alone, its scale and zero point outputs; and their names.
+    """Make the scales of dynamic quantisers into outputs.
+
+    Each quantiser becomes a node without others; scale and zero point are outputs, whose names are returned.
 
     A DynamicQuantizeMatMul becomes the quantiser and the integer product that it is short for.
     """
@@ -67,7 +69,10 @@ def with_scales(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def with_fixed_scales(model: onnx.ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
-    """Write the model of `with_scales` with constants for its scales and zero points: no scale depends on the batch."""
+    """Write a model with constant scales and zero points.
+
+    It is the model of `with_scales`; then no scale depends on the batch.
+    """
     constants = dict(zip(names, values, strict=True))
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
@@ -88,7 +93,7 @@ def with_fixed_scales(model: onnx.ModelProto, names: Sequence[str], values: Sequ
 
 
 def _apart(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes that a DynamicQuantizeMatMul (A, B, B's scale[, B's zero point, bias]) is short for."""
+    """Yield the nodes that replace a DynamicQuantizeMatMul. Its inputs are A, B, B's scale[, B's zero point, bias]."""
     a, b, b_scale, b_zero, bias = [*node.input, "", ""][:5]
     name = f"{node.output[0]}_apart"
     quantised, scale, zero = (f"{name}_{part}" for part in ("a", "scale", "zero"))
@@ -108,7 +113,7 @@ OPSET, IR = 13, 7  # of these few operators; every ONNX Runtime that runs here k
 
 
 def input_graph(preprocessing: Preprocessing, image: ImageInput) -> bytes:
-    """Make an ONNX model that scales photos as `images.apply` does, in float32 and bit for bit.
+    """Make an ONNX model that scales photos. It does as `images.apply`, in float32 and bit for bit.
 
     Cast → · rescale → − mean → / std, in the layout and the type that the model takes. Its input `pixels` is (image,
     height, width, channel) uint8 from `images.apply_uint8`, in the preprocessing's colour order; its output `image` is
@@ -149,7 +154,7 @@ def input_graph(preprocessing: Preprocessing, image: ImageInput) -> bytes:
 
 
 def feed(pixels: AnyArray, model: ModelFile, *, scaled_on_device: bool) -> AnyArray:
-    """Give pixels the model's layout and type; leave uint8 ones as they are where they are scaled on the device.
+    """Give pixels the model's layout and type. uint8 ones stay as they are where they are scaled on the device.
 
     `pixels` is (image, height, width, channel). Returns the model's own layout, or that of `pixels`; float32 where the
     model takes bfloat16, which NumPy does not have.
@@ -190,7 +195,7 @@ def feed(pixels: AnyArray, model: ModelFile, *, scaled_on_device: bool) -> AnyAr
 
 
 def as_ort_value(values: AnyArray, image: ImageInput) -> ort.OrtValue:
-    """Put what `feed` gives into ONNX Runtime's own array, in the type that the model takes."""
+    """Put the result of `feed` into an OrtValue. It has the type that the model takes."""
     if image.dtype != BFLOAT16:
         return ort.OrtValue.ortvalue_from_numpy(values)
     rounded = values.astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)).view(np.uint16)
@@ -241,7 +246,10 @@ class RunOutput:
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """Whether asking for the representation changed what the model computes."""
+    """The effect of the added output on a model.
+
+    It shows whether asking for the representation changed what the model computes.
+    """
 
     unchanged: bool
     max_difference: float
@@ -251,7 +259,7 @@ class OutputCheck:
 
 
 class Runner:
-    """A model in an ONNX Runtime session (the only stateful object of the check).
+    """A model in an ONNX Runtime session. It is the only stateful object of the check.
 
     Args:
         model: from `open_model`.
@@ -297,7 +305,7 @@ class Runner:
         self._pass_images = MOST_IMAGES_ON_CPU if self.execution.providers[0] == CPU else MOST_IMAGES
 
     def _run_side_by_side(self, n_passes: int) -> None:
-        """Run as many passes at once from now on; a session that is opened later shares the cores that are left."""
+        """Run as many passes at once from now on. A session that is opened later shares the cores that are left."""
         self._n_passes = n_passes
         self._passes = ThreadPoolExecutor(n_passes, thread_name_prefix="run")
         self._threads = self._cores - n_passes + 1  # a pass counts its own thread
@@ -315,7 +323,7 @@ class Runner:
         return open_session(graph, self.model, self._device, level, threads=self._threads)
 
     def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
-        """Open the session that turns uint8 pixels into the model's input, on the device that the model got."""
+        """Open the session that scales uint8 pixels. It makes the model's input, on the device that the model got."""
         if not scales_finitely(preprocessing):
             raise CannotAssessError(
                 f"{self.model.path}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
@@ -328,11 +336,11 @@ class Runner:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The batch size that the model insists on, None for any."""
+        """Return the model's fixed batch size, None for any."""
         return self.model.image_input.batch
 
     def run(self, pixels: AnyArray) -> RunOutput:
-        """Compute the representation of images, and the class scores where the model has some.
+        """Compute representations and class scores of images. The scores are there where the model has some.
 
         `pixels` is (image, height, width, channel): uint8 as `preprocess.apply_uint8` gives it, for a model that takes
         uint8 or a runner that knows the preprocessing; else float32 as `preprocess.apply` gives it. A fixed batch is
@@ -354,7 +362,9 @@ class Runner:
         return RunOutput(_representation(outputs[0], self.model), scores)
 
     def represent(self, pixels: AnyArray, *, whole: bool = False) -> tuple[AnyArray, ...]:
-        """Compute the representations of images, one (image, feature) for each of `models`, in the same passes.
+        """Compute the representations of images.
+
+        There is one array (image, feature) for each of `models`, from the same passes.
 
         whole: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
         """
@@ -368,7 +378,7 @@ class Runner:
         ]
 
     def batch_invariances(self, pixels: AnyArray) -> tuple[float | None, ...]:
-        """Measure how far an image's representation depends on the others in its pass, for each of `models`.
+        """Measure how representations depend on the batch. There is one number for each of `models`.
 
         max |alone − together| / rms(alone) over the first images of `pixels`, which run each alone, together in order,
         and reversed in a pass of as many images as `represent` gives the model at once; where the batch is fixed, a
@@ -403,7 +413,9 @@ class Runner:
         return tuple(differences)
 
     def fixed_scale_invariances(self, pixels: AnyArray) -> tuple[float | None, ...]:
-        """Measure `batch_invariances` of the model with the scales held fixed that its quantisers take over the batch.
+        """Measure `batch_invariances` with fixed scales.
+
+        They are the scales that the model's quantisers compute over the batch.
 
         They are fixed at what they are for `pixels` together. What is left depends on the batch for another reason.
         None where the model has no such quantisers, where its batch is fixed, or where it does not run so.
@@ -427,7 +439,7 @@ class Runner:
             self._session = measured
 
     def output_unchanged(self, pixels: AnyArray) -> OutputCheck:
-        """Compare the model's own outputs with and without the added output, on one batch.
+        """Compare outputs with and without the added one. They are the model's own, on one batch.
 
         ONNX Runtime fuses layers, and an output in the middle forbids some fusions. When the outputs differ, the
         runner goes to lower graph optimisation until they agree, and keeps the last level either way.
@@ -452,7 +464,9 @@ class Runner:
     def _outputs(
         self, session: Any, sets: Sequence[AnyArray], names: list[str], *, whole: bool = False
     ) -> list[list[AnyArray]]:
-        """Compute named outputs for the images of each set; a pass has as many as the device, batch and memory allow.
+        """Compute named outputs for each set of images.
+
+        A pass has as many images as the device, batch and memory allow.
 
         whole: one pass for each set, but for a fixed batch.
         """
@@ -497,7 +511,7 @@ class Runner:
         return outputs
 
     def _by_image(self, batch: AnyArray, names: list[str], values: list[Any]) -> list[AnyArray]:
-        """Check that the first axis is the image, and drop the rows of images that filled up a fixed batch."""
+        """Check that the first axis is the image. Rows of images that filled up a fixed batch are dropped."""
         ran = self.fixed_batch or len(batch)
         for name, value in zip(names, values, strict=True):
             if np.ndim(value) == 0 or len(value) != ran:
@@ -509,7 +523,7 @@ class Runner:
         return [np.asarray(value)[: len(batch)] for value in values]
 
     def _run_session(self, session: Any, names: list[str], batches: Sequence[AnyArray]) -> list[list[Any] | Exception]:
-        """Call session.run for each batch in other threads; give what it raised where it failed.
+        """Call session.run for each batch in threads. Where it failed, the result is what it raised.
 
         Python sees a signal only between native calls, and a graph may loop: whatever interrupts the wait makes ONNX
         Runtime stop at the next node.
@@ -536,7 +550,7 @@ class Runner:
         return outcomes
 
     def _pass(self, session: Any, names: list[str], batch: AnyArray, options: ort.RunOptions) -> list[Any]:
-        """Run one forward pass; uint8 pixels are scaled on the device first and stay there."""
+        """Run one forward pass. uint8 pixels are scaled on the device first and stay there."""
         name, missing = self.model.image_input.name, (self.fixed_batch or len(batch)) - len(batch)
         if missing:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
@@ -570,7 +584,9 @@ def _representation(values: AnyArray, model: ModelFile) -> AnyArray:
 
 
 def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
-    """Compute max over images of max |expected − actual| / rms(expected); 0 for no image, 1e9 at most.
+    """Compute the largest relative difference over images.
+
+    It is max |expected − actual| / rms(expected) of an image; 0 for no image, 1e9 at most.
 
     Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.
     """

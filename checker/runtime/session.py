@@ -1,4 +1,4 @@
-"""Open an ONNX Runtime session on a device, describe it, and translate its errors.
+"""Open and describe ONNX Runtime sessions on a device. Their errors are translated.
 
 What `--device` names is read here: execution providers, their options, and why one is missing. The hardware (cores, and
 GPUs by NVIDIA's driver) is read without torch and CUDA.
@@ -70,7 +70,7 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is an NVIDIA GPU, or may be one."""
+        """Return whether it is or may be an NVIDIA GPU."""
         return self.provider in (CUDA, TENSORRT)
 
     @property
@@ -120,7 +120,7 @@ def parse_device(text: str) -> Device:
 
 
 def expects_accelerator(device: str) -> bool:
-    """Whether a session on a device should get something else than the CPU; only the session proves it.
+    """Return whether a session should avoid the CPU. Only the session proves that it does.
 
     Raises UsageError: no such device.
     """
@@ -129,7 +129,7 @@ def expects_accelerator(device: str) -> bool:
 
 
 def why_missing(provider: str) -> str:
-    """Say why a provider can't be there; "" where that does not show before a session is made."""
+    """Return why a provider can't be there. "" where that does not show before a session is made."""
     if provider not in ort.get_available_providers():
         package = next((package for each, package in PROVIDERS.values() if each == provider), "")
         install = f" (pip install {package})" if package else ""
@@ -174,7 +174,7 @@ class Gpu:
 
 
 def preload_cuda() -> None:
-    """Load CUDA and cuDNN from NVIDIA's Python packages, where this ONNX Runtime can."""
+    """Load CUDA and cuDNN from NVIDIA's Python packages. Not every ONNX Runtime can do that."""
     if hasattr(ort, "preload_dlls"):
         # it prints what it does not find; the session's providers are the proof, not its words
         with contextlib.redirect_stdout(io.StringIO()):
@@ -182,12 +182,12 @@ def preload_cuda() -> None:
 
 
 def cpu_threads() -> int:
-    """Count the cores that this process may use (a container's share, not the machine's)."""
+    """Count the cores that this process may use. They are a container's share, not the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """Name the processor, or its architecture where the system does not say."""
+    """Return the processor's name. It is the architecture where the system gives no name."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -196,7 +196,7 @@ def cpu_name() -> str:
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """List the GPUs that nvidia-smi knows; none where there is no driver, or it does not answer."""
+    """List the GPUs that nvidia-smi knows. There are none without a driver, or where it does not answer."""
     lines = ask_nvidia_smi(
         "--query-gpu=index,name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
     )
@@ -215,7 +215,7 @@ def parse_gpus(lines: str) -> tuple[Gpu, ...]:
 
 
 def gpu_name(index: int) -> str:
-    """Name the GPU of this number among those that this process may see, as the driver does."""
+    """Return the driver's name of a GPU. Its number counts the GPUs that this process may see."""
     visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
     if visible and index < len(visible) and visible[index].isdigit():
         index = int(visible[index])
@@ -223,7 +223,7 @@ def gpu_name(index: int) -> str:
 
 
 def ask_nvidia_smi(*arguments: str) -> str:
-    """Run nvidia-smi and give what it prints; "" where it is missing, fails or does not answer."""
+    """Run nvidia-smi and return its output. "" where it is missing, fails or does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
@@ -271,7 +271,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allo
 def open_session(
     graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int
 ) -> tuple[ort.InferenceSession, str]:
-    """Open a session on `device`, proved to be there; say why `auto` fell back to the CPU ("" if it did not).
+    """Open a session on `device`, proved to be there. Also returns why `auto` fell back to the CPU ("" if it did not).
 
     threads: cores it may use.
 
@@ -305,7 +305,7 @@ def open_session(
 def describe(
     session: ort.InferenceSession, model: ModelFile, device: str, level: str, reason: str, threads: int
 ) -> Execution:
-    """Describe a session by what it says itself; `threads` are those of all passes side by side."""
+    """Describe a session by its own facts. `threads` are those of all parallel passes."""
     obtained = tuple(session.get_providers())
     nodes: dict[str, int] | None = None
     heavy: dict[str, int] = {}
@@ -341,7 +341,10 @@ def _device_name(obtained: str, asked: Device) -> str:
 
 
 def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
-    """Say where a session keeps its tensors, as ONNX Runtime's binding names it: kind of device and its number."""
+    """Return where a session has its tensors.
+
+    It is as ONNX Runtime's binding names it: kind of device and its number.
+    """
     first = session.get_providers()[0]
     if first not in (CUDA, TENSORRT):  # it takes arrays from the processor's memory
         return "cpu", 0
@@ -349,7 +352,7 @@ def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
 
 
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
-    """Turn ONNX Runtime's exception into an error that names the file and the next step."""
+    """Turn ONNX Runtime's exception into our error. It names the file and the next step."""
     # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes
     message = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
     text = " ".join(re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())

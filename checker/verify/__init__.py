@@ -1,4 +1,4 @@
-"""Checks whether a report holds, signs its verdict, and checks such a signature.
+"""Check reports, sign verdicts, and check signatures.
 
 Comes in: a JSON report. May import: pipeline and what is below it.
 """

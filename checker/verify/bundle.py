@@ -1,4 +1,4 @@
-"""A Sigstore bundle with a DSSE envelope, made with a key and opened with it, by securesystemslib (extra `sign`).
+"""Make and open Sigstore bundles with a key. They have a DSSE envelope; securesystemslib does it (extra `sign`).
 
 The envelope, its signature and its check are securesystemslib's public interface. The bundle around it is the JSON form
 of Sigstore's v0.3 for a key: the envelope, the key's name, and no entry of a transparency log.
@@ -23,7 +23,7 @@ class SignatureError(ValueError):
 
 
 def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
-    """Sign a payload with a key; the bundle as a JSON document."""
+    """Sign a payload with a key. Returns the bundle as a JSON document."""
     from securesystemslib.dsse import Envelope  # noqa: PLC0415 # the extra
     from securesystemslib.signer import CryptoSigner, SSlibKey  # noqa: PLC0415
 
@@ -38,7 +38,7 @@ def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
 
 
 def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
-    """The payload of a bundle, checked to be signed by this key.
+    """Return a bundle's payload, signed by this key. The signature is checked.
 
     More is asked for than securesystemslib does: one signature, this kind of bundle and payload, no other field, the
     key's name, base64 in its one spelling.
@@ -71,20 +71,22 @@ def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
 
 
 def has_certificate(document: Any) -> bool:
-    """Whether a document looks like a bundle of an identity, not of a key."""
+    """Return whether a bundle is of an identity. It is then not of a key."""
     material = document.get("verificationMaterial") if isinstance(document, dict) else None
     return isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material)
 
 
 def key_id(key: EllipticCurvePublicKey) -> str:
-    """sha256 of the public key's PEM text, hexadecimal, as bundles name it."""
+    """Return the key's name in bundles. It is sha256 of the public key's PEM text, hexadecimal."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
 
     return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _parts(document: Any) -> tuple[str, str, bytes, bytes, set[str]]:
-    """Media type, payload type, payload, signature, and each name that the bundle gives the key.
+    """Return the parts of a bundle.
+
+    They are media type, payload type, payload, signature, and each name that the bundle gives the key.
 
     Raises ValueError, KeyError, TypeError, AttributeError: a field is missing, of another type, or one too many.
     """

@@ -1,4 +1,6 @@
-"""The checks of `verify`, one function each: content, signature, model, profile, verdict, images, second run.
+"""Check a report, one function per check.
+
+The checks are content, signature, model, profile, verdict, images, second run.
 
 Each gives a finding: agrees, differs, or not checked.
 
@@ -61,14 +63,17 @@ SHOWN: Final = 60  # characters of a value in a message
 
 
 def tolerance_of(second: Report, *, elsewhere: bool) -> float:
-    """The relative difference that measured numbers may have; of the second run's model, not of the report's word."""
+    """Return the relative difference that is allowed.
+
+    It depends on the second run's model, not on what the report claims.
+    """
     return OTHER_ENVIRONMENT_FACTOR * limit_of(second.evidence) if elsewhere else SAME_ENVIRONMENT
 
 
 def disagreements(
     first: Report, second: Report, tolerance: float = SAME_ENVIRONMENT, *, elsewhere: bool = False
 ) -> tuple[str, ...]:
-    """The differences between a report and a second run of it, in words; empty if there are none.
+    """List the differences between a report and a second run. They are in words; empty if there are none.
 
     A measured number may differ by tolerance · max(both, its threshold), or tolerance · max(both, 1) without one; all
     else must be the same.
@@ -97,7 +102,9 @@ def disagreements(
 
 
 def _compared(report: Report, *, on_ray: bool) -> dict[str, Any]:
-    """The JSON form of a report without what no second run can know, in a form that two honest runs share.
+    """Return a report's JSON form for comparison.
+
+    What no second run can know is left out, and two honest runs have the same form.
 
     on_ray: whether the first run was of an earlier version, spread over the workers of a cluster.
     """
@@ -124,7 +131,10 @@ def _last_part(source: str | None) -> str | None:
 
 
 def _leave_out_environment(report: Report, form: dict[str, Any], *, same_words: bool) -> None:
-    """Leave out of a form what another machine, version or place changes though the report is true."""
+    """Leave out of a form what the environment changes.
+
+    Another machine, version or place changes it though the report is true.
+    """
     evidence = form["evidence"]
     statistics, images = evidence["statistics"], evidence["images"]
     evidence["execution"] = evidence["execution"]["precision"]
@@ -146,7 +156,10 @@ def _leave_out_environment(report: Report, form: dict[str, Any], *, same_words: 
 
 
 def _walk(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile) -> Iterator[str]:
-    """Each difference of two JSON values, by its path; types count, too: true is not 1, and 1 is not 1.0."""
+    """Yield each difference of two JSON values.
+
+    It comes with its path; types count, too: true is not 1, and 1 is not 1.0.
+    """
     if type(theirs) is not type(ours):
         yield _said(path, theirs, ours)
     elif isinstance(theirs, Mapping):
@@ -171,7 +184,7 @@ def _walk(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile)
 
 
 def _scale(path: str, profile: Profile) -> float:
-    """The size below which the tolerance of a number is absolute: its threshold, else 1."""
+    """Return where a number's tolerance becomes absolute. It is below its threshold, else below 1."""
     statistic = path.removeprefix("evidence.statistics.").partition(".")[0]
     threshold = profile.thresholds.get(statistic) if statistic in STATISTICS else None
     return threshold.minimum if threshold else 1.0
@@ -194,7 +207,7 @@ def measure_again(
     device: str | None = None,
     progress: Tell | None = None,
 ) -> Report:
-    """Measure again with a report's settings and judge by its profile, in this process.
+    """Measure again with a report's settings. Its profile judges; all of it runs in this process.
 
     A report of an earlier version that was measured on Ray is measured on every image, as it was, in the same shards.
 
@@ -248,7 +261,7 @@ class Finding(Frozen):
 
 
 def has_witness(findings: Collection[Finding]) -> bool:
-    """Whether anything but the report itself vouches for its numbers."""
+    """Return whether something confirms a report's numbers. The report itself does not count."""
     return agreed(findings, "rerun", "signature")
 
 
@@ -266,12 +279,12 @@ def _differs(check: Any, seen: str) -> Finding:
 
 
 def unchecked(check: Any, seen: str) -> Finding:
-    """The finding of a check that was not made; `seen` says why."""
+    """Return the finding of an omitted check. `seen` is the reason."""
     return Finding(check=check, status="not checked", seen=seen)
 
 
 def model_digest(model: Path) -> str:
-    """The digest of a model's file, as reports hold it. Raises UsageError, CannotAssessError."""
+    """Return the digest of a model's file. Reports have the same. Raises UsageError, CannotAssessError."""
     if not model.is_file():
         raise UsageError(f"{model}: model file is missing or no file; it must be one", "ls -l MODEL.onnx")
     try:
@@ -286,7 +299,7 @@ def model_digest(model: Path) -> str:
 def report_of(
     reports: list[tuple[Report, dict[str, Any]]], digest: str, model: Path, report_file: Path
 ) -> tuple[Report, dict[str, Any]]:
-    """The report about the model with this digest; a single report whatever it is about.
+    """Return the report about the model with this digest. A single report is returned whatever it is about.
 
     Raises UsageError: several are about it. CannotAssessError: none is.
     """
@@ -320,7 +333,7 @@ def check_report(report: Report, faults: Mapping[str, str]) -> Finding:
 def check_signature(
     report: Report, model: Path, digest: str, signature: Path | None, signer: Path | Identity | None
 ) -> Finding:
-    """Check a signature of a report, of whose file `digest` is the sha256:…; both or none.
+    """Check a signature of a report. `digest` is the sha256:… of the report's file; both or none.
 
     It may name the model as the file is named here, or as the report names it: the digest decides.
 
@@ -342,7 +355,7 @@ def check_signature(
 
 
 def check_model(report: Report, model: Path, digest: str) -> Finding:
-    """Check that a report is about these very files of a model. digest: from `model_digest`."""
+    """Check that a report is about these model files. digest: from `model_digest`."""
     recorded = report.evidence.model
     if digest != recorded.file_digest:
         return _differs(
@@ -365,7 +378,10 @@ def check_model(report: Report, model: Path, digest: str) -> Finding:
 
 
 def check_origin(report: Report) -> Finding | None:
-    """The finding on where a model was fetched from, which no file can show; None where the report names nothing."""
+    """Return the finding on a model's origin.
+
+    It is where the model was fetched from, which no file can show; None where the report names nothing.
+    """
     origin = report.evidence.model.origin
     if origin is None:
         return None
@@ -373,7 +389,7 @@ def check_origin(report: Report) -> Finding | None:
 
 
 def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile | None) -> Finding:
-    """Check that a report was judged by an accepted profile; None = a packaged one no looser than the default."""
+    """Check that an accepted profile judged the report. None = a packaged one no looser than the default."""
     profile = report.profile
     if "profile" in faults:
         return _differs("profile", faults["profile"])
@@ -402,7 +418,7 @@ def check_verdict(report: Report, faults: Mapping[str, str]) -> Finding:
 
 
 def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Finding:
-    """Check that the images that the run read, the first ones of its seeded order, are the same. None is decoded."""
+    """Check that the run read the same images. They are the first ones of its seeded order. None is decoded."""
     recorded = report.evidence.images
     if recorded.given:
         return unchecked("images", f"{recorded.source}, handed over in Python, can't be opened again")
@@ -437,7 +453,7 @@ def check_rerun(
     *,
     elsewhere: bool,
 ) -> Finding:
-    """Measure again and check that the second run agrees; `elsewhere` as for `disagreements`."""
+    """Measure again and check that the runs agree. `elsewhere` as for `disagreements`."""
     second = measure_again(report, model, image_set, device=device, progress=progress)
     tolerance = tolerance_of(second, elsewhere=elsewhere)
     if different := disagreements(report, second, tolerance, elsewhere=elsewhere):

@@ -1,4 +1,4 @@
-"""Signs a verdict as an identity, not by a key, and checks such a signature, by Sigstore's client (extra `keyless`).
+"""Sign and check verdicts as an identity. There is no key; Sigstore's client does it (extra `keyless`).
 
 Whoever signs shows the token of an identity provider to a certificate authority, which certifies a key of one use for
 that identity; a public log keeps that it was used. Only this module of the tool opens connections to Sigstore, when a
@@ -44,7 +44,7 @@ class Identity(NamedTuple):
 
 
 class Signed(NamedTuple):
-    """A bundle that was made, and what is public from now on."""
+    """A signed bundle and what it made public."""
 
     text: str
     identity: Identity
@@ -52,7 +52,7 @@ class Signed(NamedTuple):
 
 
 def identity_of(name: str | None, issuer: str | None, trust_config: Path | None) -> Identity | None:
-    """The identity that the options of a verification name; None if they name none.
+    """Return the identity that a verification's options name. None if they name none.
 
     Raises UsageError where only one of name and issuer is given, or one is empty.
     """
@@ -74,7 +74,7 @@ def words_of(identity: Identity) -> str:
 
 
 def check_able(trust_config: Path | None) -> None:
-    """Refuse before a measurement what can't sign: no extra, offline, no token, one that is no longer valid.
+    """Refuse early what can't sign. There is no extra, no connection or no valid token; a measurement would be in vain.
 
     Raises as `sign`.
     """
@@ -92,7 +92,7 @@ def _ready(trust_config: Path | None) -> tuple[IdentityToken, ClientTrustConfig]
 
 
 def sign(statement: dict[str, Any], trust_config: Path | None) -> Signed:
-    """Sign an in-toto statement as the identity whose token is there; opens connections.
+    """Sign an in-toto statement as the token's identity. It opens connections.
 
     The bundle is verified by the code of `signed_payload` before it is handed out.
 
@@ -134,7 +134,7 @@ def sign(statement: dict[str, Any], trust_config: Path | None) -> Signed:
 
 
 def signed_payload(bundle: Path, identity: Identity) -> bytes:
-    """The payload of a bundle, checked to be signed by this identity, certified and logged by an instance of Sigstore.
+    """Return a bundle's payload, signed by this identity. An instance of Sigstore must have certified and logged it.
 
     Without `trust_config` the keys of Sigstore's public instance are brought up to date over the network first;
     offline, those of the last time, or of the package, count.
@@ -190,7 +190,10 @@ def _verified(bundle: Bundle, identity: Identity, trust: ClientTrustConfig) -> b
 
 
 def _named(certificate: Certificate) -> tuple[str, str]:
-    """The identity in a signing certificate, and who vouches for it."""
+    """Return the identity and issuer in a certificate.
+
+    The certificate is of a signature; the issuer confirms the identity.
+    """
     from cryptography import x509  # noqa: PLC0415 # the extra
 
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -281,7 +284,7 @@ def _trust(trust_config: Path | None) -> ClientTrustConfig:
 
 
 def _reason(fault: BaseException, secret: str = "") -> str:
-    """An error of another library in one line, without a secret."""
+    """Return another library's error without secrets. It is one line."""
     words = str(fault) or str(fault.__cause__ or "") or type(fault).__name__
     line = printable(" ".join(words.split()))
     return (line.replace(secret, "…") if secret else line)[:LONGEST_REASON]

@@ -1,4 +1,4 @@
-"""`verify`: all checks of a report, in order, and the exit code that follows.
+"""Run all checks of a report for `verify`. They run in order, and the exit code follows.
 
 The exit code is 0 only where every check that was made agrees and the verdict is PASS.
 """
@@ -41,7 +41,7 @@ from .keyless import Identity, identity_of
 
 
 class Verification(NoTruth, Frozen):
-    """What was verified about one report, and the exit code that follows."""
+    """The verification of one report. It has an exit code."""
 
     schema_version: Literal[1] = 1
     tool: str = "robustcheck"
@@ -66,7 +66,7 @@ class Verification(NoTruth, Frozen):
 
     @property
     def result(self) -> str:
-        """The result in words, such as VERIFIED or DOES NOT HOLD."""
+        """Return the result, such as VERIFIED or DOES NOT HOLD."""
         passed = self.verdict == "PASS"
         if self.exit_code == 0:
             return "VERIFIED" if passed else "VERIFIED, WARN waived"
@@ -82,15 +82,15 @@ class Verification(NoTruth, Frozen):
 
     @property
     def passed(self) -> bool:
-        """Whether everything agrees and the report lets a release through: exit code 0."""
+        """Return whether exit code is 0. Everything agrees then, and the report lets a release through."""
         return self.exit_code == 0
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Return the fields that repr, str and rich show. They fit a line; the record has more."""
         return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the result, what it rests on, and a row a check."""
+        """Return the HTML that a notebook shows. It has the result, what it rests on, and a row per check."""
         rows = [[each.check, each.status, each.seen] for each in self.findings]
         return notebook.block(
             f"{self.result} · exit code {self.exit_code}",

@@ -1,6 +1,7 @@
-"""Signs a verdict as an in-toto statement with a local key, and checks such a signature, offline (extra `sign`).
+"""Sign and check verdicts with a local key. They are in-toto statements; it works offline (extra `sign`).
 
-The key is an elliptic-curve key in a PEM file of the user; this module makes, keeps and sends none."""
+The key is an elliptic-curve key in a PEM file of the user; this module makes, keeps and sends none.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def check_key(key: Path) -> None:
 
 
 def statement(report: Report, report_digest: str, model: Path | None = None) -> dict[str, Any]:
-    """The in-toto statement about one report; the same report gives the same statement.
+    """Return the in-toto statement about one report. The same report gives the same statement.
 
     Its subjects are the model's file and each file of external weights, by name and sha256.
 
@@ -57,7 +58,10 @@ def statement(report: Report, report_digest: str, model: Path | None = None) -> 
 
 
 def differences(signed: bytes, expected: dict[str, Any]) -> tuple[str, ...]:
-    """The differences between a signed payload and the statement about a report, in words; empty if there are none."""
+    """List the differences from a report's statement.
+
+    The payload was signed; the differences are in words, empty if there are none.
+    """
     try:
         payload = json.loads(signed)
     except (ValueError, RecursionError):
@@ -114,7 +118,7 @@ def payload_of(statement: dict[str, Any]) -> bytes:
 
 
 def signed_payload(bundle: Path, public_key: Path) -> bytes:
-    """The payload of a bundle, checked to be signed by this key.
+    """Return a bundle's payload, signed by this key. The signature is checked.
 
     Raises:
         SignatureError: the file is no bundle with a statement, or this key has not signed it.
@@ -135,7 +139,10 @@ def signed_payload(bundle: Path, public_key: Path) -> bytes:
 
 
 def key_id(public_key: Path) -> str:
-    """sha256 of the public key's PEM text, hexadecimal, as bundles name it. Raises as `signed_payload`."""
+    """Return the key's name in bundles.
+
+    It is sha256 of the public key's PEM text, hexadecimal. Raises as `signed_payload`.
+    """
     _need_extra()
     return id_of(_public_key(public_key))
 

@@ -1,4 +1,7 @@
-"""What `robustcheck verify` shows: each check with its result, the proof of the numbers, and the exit code (pure)."""
+"""Lay out a verification for the terminal.
+
+It shows each check with its result, the proof of the numbers, and the exit code (pure).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def one_line(verification: Verification) -> str:
 
 
 def render(verification: Verification, *, ascii_only: bool = False) -> RenderableType:
-    """Lay out the verification for the width of the console that prints it; the result and exit code come last."""
+    """Lay out the verification for the console's width. The result and exit code come last."""
     pen = Pen(ascii_only)
     sign, colour = {0: ("✓", "green"), 1: ("▲", "yellow"), 3: ("✗", "red")}[verification.exit_code]
     table = columns(pen, "=check", "=result", "what was seen")
