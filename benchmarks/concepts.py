@@ -2,8 +2,8 @@
 
     python benchmarks/concepts.py [--images 400] [--shuffles 200]     (extra demo; two minutes on two cores)
 
-Prints the tables of docs/concepts.md. The images are drawings (drawn_concepts.py), so the numbers say how the verb
-works and what chance gives, not what the model knows of photos.
+Prints the tables of benchmarks/results/concepts.md. The images are drawings (drawn_concepts.py), so the numbers show
+how the command works and what chance gives, not what the model knows of photos.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Do directions differ with and without the indication? Prints the tables of docs/directions.md.
+"""Do directions differ with and without the indication? Prints the tables of benchmarks/results/directions.md.
 
     python benchmarks/directions_study.py EMBEDDINGS_DIR [SITE_DIR]
 

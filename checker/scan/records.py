@@ -33,7 +33,7 @@ class Layer(Frozen):
     """The end of one block, measured."""
 
     kind: str
-    """stem, stage, attention, mlp, convolution, named, or representation (see docs/scan.md)"""
+    """stem, stage, attention, mlp, convolution, named, or representation (see docs/questions.md)"""
     tensor: str
     form: str
     """vector, tokens, tokens_first, map (features before positions) or map_last"""
