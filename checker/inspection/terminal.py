@@ -24,7 +24,9 @@ MENDED_BY_OPTIONS = (
 
 
 def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False) -> RenderableType:
-    """Lay out a model's measured tensor, and why. Nothing was measured yet.
+    """Lay out an inspection for the terminal.
+
+    It shows what would be measured of a model, and why. Nothing was measured yet.
 
     document: of `inspect_json` or `unopened_json`.
     """

@@ -1,4 +1,4 @@
-"""The report: one record, and each form in which it is handed over; pure (thumbnails apart).
+"""The report: one record and all its forms. It is pure, thumbnails apart.
 
 Comes in: a `Report`, or what failed. May import: verdict, statistics, evidence, text, thresholds. One file a form.
 """

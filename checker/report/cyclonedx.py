@@ -1,4 +1,4 @@
-"""The CycloneDX form (JSON, version 1.6): each model as a component of type machine-learning-model; pure.
+"""Write the CycloneDX form (JSON, version 1.6). A model is a component of type machine-learning-model; pure.
 
 A component's hashes are those of files; the verdict and the digests of what it rests on are properties. Without a
 model card: its metrics are of a model's performance, which was not measured.
@@ -24,7 +24,7 @@ SERIALS: Final = uuid.UUID("5c3b9a4e-70a5-4c7e-9f0e-0d2f6c1f8a37")
 
 
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write the bill of materials; the same outcomes give the same bytes, so its serial number is made of the rest.
+    """Write the bill of materials. The same outcomes give the same bytes, so its serial number is made of the rest.
 
     A model without a verdict is a component with its error, and without hashes.
     """
@@ -86,7 +86,7 @@ def _hashes(digest: str) -> list[dict[str, str]]:
 
 
 def _properties(facts: Iterable[tuple[str, object]]) -> list[dict[str, str]]:
-    """Each fact that is known; a name may come again, as of several reasons."""
+    """List the facts that have a value. A name may come again, as of several reasons."""
     return [
         {"name": f"robustcheck:{name}", "value": printable(str(value))}
         for name, value in facts

@@ -1,4 +1,6 @@
-"""The facts that a report's numbers rest on: model, tensor, preprocessing, images, execution, thresholds; pure.
+"""The facts that a report's numbers rest on.
+
+They are of model, tensor, preprocessing, images, execution, thresholds; pure.
 
 The HTML page and the terminal lay out the same list: the page gives each fact a row, the terminal puts the short form
 of each fact of a block on one line.
@@ -27,7 +29,10 @@ _STOPPED = {  # why the run stopped, on the page and behind a count in the termi
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact: the page shows it where it has a value, the terminal where it has a short form or a caution."""
+    """One fact of a report.
+
+    The page shows it where it has a value, the terminal where it has a short form or a caution.
+    """
 
     label: str
     value: str
@@ -54,7 +59,7 @@ class Block:
 
 
 def blocks_of(report: Report) -> tuple[Block, ...]:
-    """Return all facts of a report in the page's order."""
+    """Return a report's facts in the page's order."""
     return (
         Block("Model", "model", _model(report)),
         Block("Representation", "tensor", *_tensor(report)),
@@ -87,7 +92,7 @@ def _model(report: Report) -> tuple[Fact, ...]:
 
 
 def _origin(origin: Origin) -> Fact:
-    """A commit is cut for the terminal, as git does."""
+    """Return where a model was fetched from. A commit is cut for the terminal, as git does."""
     revision = origin.revision[:12] if re.fullmatch("[0-9a-f]{40}", origin.revision) else origin.revision
     remark = f"{origin.revision}, {origin.file}"
     return Fact("Fetched from", origin.address, remark, "code", short=f"fetched at {revision}")
@@ -133,7 +138,10 @@ def _preprocessing(report: Report) -> tuple[Fact, ...]:
 
 
 def _entered(report: Report) -> tuple[Fact, ...]:
-    """What the graph does itself, and what was measured at its input."""
+    """Return the facts about the graph's input.
+
+    They are the graph's own scaling, and what was measured at its input.
+    """
     scaling, levels = report.evidence.model.scaling, report.evidence.levels
     inside = steps_text(scaling) if scaling else ""
     seen = f"mean {_values(levels.mean)}, SD {_values(levels.sd)}" if levels else ""
@@ -199,7 +207,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
 
 
 def speed_text(time: Time) -> str:
-    """Write images per second; empty where they were not measured."""
+    """Write images per second, empty where not measured."""
     return "" if time.images_per_s is None else f"{number_text(time.images_per_s)} images/s"
 
 

@@ -1,4 +1,4 @@
-"""The forms in which a check's outcome is handed over, by the names that `-o FORMAT` takes.
+"""Render outcomes in the forms of `-o`.
 
 Each form but the terminal's is a template of this package, or a module with one pure function
 `render(outcomes, options) -> str`; what it needs is imported when it is asked for.
@@ -55,7 +55,7 @@ class FormOptions:
 
 
 def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None = None) -> str:
-    """Write one document about all outcomes, in the order given; it ends in a newline.
+    """Write one document about all outcomes, in order. It ends in a newline.
 
     form: one of TEXTS. Each report gets the digest of what it holds now: a gate may have been added since it was made.
     Raises UsageError where the form holds one model only and there are several.
@@ -70,7 +70,7 @@ def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None =
 
 
 def one_model(form: str, models: int) -> None:
-    """Raise UsageError where a form holds one model only and there are several."""
+    """Refuse several models for a one-model form. Raises UsageError."""
     if form in ONE_MODEL and models != 1:
         raise UsageError(
             f"--output is {form} for {models} models; it holds one model only",
@@ -79,7 +79,7 @@ def one_model(form: str, models: int) -> None:
 
 
 def render_error(form: str, message: str, hint: str, exit_code: int, model: str = "") -> str:
-    """Write the document of a run that ended without a verdict: valid in its form, and never to be read as a PASS.
+    """Write the document of a run without a verdict. It is valid in its form, and never to be read as a PASS.
 
     form: one of NAMES. model: as it was given; empty where it is not known.
     """

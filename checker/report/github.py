@@ -1,4 +1,4 @@
-"""GitHub Actions: workflow commands that annotate files, and a step's summary; pure text."""
+"""Write annotations and a summary for GitHub Actions. Workflow commands annotate files; pure text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` 
 
 
 def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
-    """Write one command for each reason (warning; notice where it is waived) and each model without a verdict (error).
+    """Write one command per reason and per error.
+
+    It is a warning, a notice where the reason is waived, and an error for a model without a verdict.
 
     Notices also say what can loosen the gate, and that the photos were the bundled ones.
 
@@ -59,7 +61,9 @@ def _property(words: str) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], options: FormOptions, room: int = SUMMARY_BYTES) -> str:
-    """Write the Markdown report in fewer than `room` bytes of UTF-8: whole, or cut after a line and saying so.
+    """Write the Markdown report in limited size.
+
+    It has fewer than `room` bytes of UTF-8: all lines, or a part that ends with a note.
 
     Empty where not even that sentence fits.
     """

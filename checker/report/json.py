@@ -1,4 +1,4 @@
-"""The JSON form: the report's own fields, or a document with all of them for several models; pure."""
+"""Write the JSON form. It has the report's own fields, or those of several models in one document; pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .record import Failed, Outcome, to_json
 
 
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write one report as it is, several as `{"reports": [...]}` with an error document for each that failed."""
+    """Write one report, or several as `{"reports": [...]}`. A model that failed has an error document."""
     del options
     if len(outcomes) == 1:
         (outcome,) = outcomes
@@ -23,7 +23,7 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def documents(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Each outcome as it stands among several: a report's fields, or the model with its error."""
+    """Return the document of each outcome. It has a report's fields, or the model with its error."""
     return [
         {"model": o.model, "error": {"message": o.message, "hint": o.hint, "exit_code": o.exit_code}}
         if isinstance(o, Failed)

@@ -1,4 +1,4 @@
-"""The JUnit form: a test suite for each model, a test case for each check; pure.
+"""Write the JUnit form. A model is a test suite, a check a test case; pure.
 
 A reason for WARN is a failure, a waived one is skipped, a model that could not be assessed is an error.
 """
@@ -46,7 +46,7 @@ GROUPS = {
 
 
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write one document; the `time` of the case `assessed` is the wall clock of a model's whole check, in seconds."""
+    """Write one JUnit document. The `time` of the case `assessed` is the wall clock of a model's check, in seconds."""
     del options
     root = Element("testsuites", name="robustcheck")
     for name, outcome in zip(names_of(outcomes), outcomes, strict=True):
@@ -62,7 +62,10 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def _element(tag: str, text: str = "", **attributes: str) -> Element:
-    """Make an element; what does not print is escaped, so that nothing is in it that XML can't hold."""
+    """Make an XML element with printable text.
+
+    What does not print is escaped, so that nothing is in it that XML can't hold.
+    """
     element = Element(tag, {name: printable(value) for name, value in attributes.items()})
     element.text = "\n".join(map(printable, text.split("\n"))) or None
     return element
@@ -134,7 +137,7 @@ def _assessed(suite: Element, report: Report) -> None:
 
 
 def _statistics(suite: Element, report: Report, by_id: dict[str, Finding]) -> set[str]:
-    """Add a case for each statistic and return the ids of the reasons that these cases report."""
+    """Add a test case for each statistic. Returns the ids of the reasons that these cases report."""
     reported: set[str] = set()
     below = below_reasons(report.profile)
     for s in statistics_of(report):

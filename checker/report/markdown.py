@@ -1,4 +1,4 @@
-"""The Markdown form (CommonMark with GitHub's tables), for summaries, comments and release notes; pure."""
+"""Write the Markdown form. It is CommonMark with GitHub's tables, for summaries, comments and release notes; pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write a section for each outcome, before them a table where there are several, and last the claim's limits."""
+    """Write one section per outcome. Several have a table first; the claim's limits are last."""
     del options
     parts = [MARK]
     if len(outcomes) > 1:
@@ -58,7 +58,10 @@ def overview(outcomes: Sequence[Outcome]) -> str:
 
 
 def section(outcome: Outcome) -> str:
-    """Write the section of one outcome: verdict, gate, reasons and next steps, statistics, what was measured."""
+    """Write the section of one outcome.
+
+    It has verdict, gate, reasons and next steps, statistics, and what was measured.
+    """
     if isinstance(outcome, Failed):
         lines = [
             f"## {SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
@@ -84,13 +87,16 @@ def section(outcome: Outcome) -> str:
 
 
 def reasons(report: Report) -> list[str]:
-    """List each reason with what was seen, the next step and its waiver, as one block; no block where there is none."""
+    """List the reasons as one block.
+
+    They have what was seen, the next step and the waiver; without any there is no block.
+    """
     items = [_reason(finding) for finding in findings(report)]
     return ["\n".join(["### Reasons and next steps", "", *items])] if items else []
 
 
 def notes(sentences: Sequence[str]) -> list[str]:
-    """List the notes on a verdict as one block; no block where there is none."""
+    """List a verdict's notes as one block. Without any there is no block."""
     return ["\n".join(f"- Note: {text(note)}" for note in sentences)] if sentences else []
 
 
@@ -117,7 +123,7 @@ def _statistics(report: Report) -> str:
 
 
 def measured(report: Report) -> str:
-    """List model, tensor, images, profile and execution with all digests."""
+    """List what was measured, with all digests. It is model, tensor, images, profile and execution."""
     evidence, verdict = report.evidence, report.verdict
     model, images, run = evidence.model, evidence.images, evidence.execution
     count = f"{evidence.statistics.n_images} of {images.n_available} measured, {images.sanity.n_varied} varied"
@@ -137,7 +143,9 @@ def measured(report: Report) -> str:
 
 
 def text(words: str) -> str:
-    r"""Write words from anywhere as literal Markdown text on one line: no markup, no HTML, no link, no mention.
+    r"""Write words as literal Markdown text, on one line.
+
+    Words from anywhere can be no markup, no HTML, no link, no mention.
 
     >>> text("a|b <i> `c`")
     'a\\|b &lt;i&gt; \\`c\\`'
@@ -150,7 +158,7 @@ def text(words: str) -> str:
 
 
 def code(words: str) -> str:
-    """Write words from anywhere as a code span on one line; not for a table's cell, where a pipe would end it."""
+    """Write words as a code span, on one line. It is not for a table's cell, where a pipe would end it."""
     inside = printable(words)
     fence = "`" * (1 + max(map(len, re.findall(r"`+", inside)), default=0))
     pad = " " if inside.startswith("`") or inside.endswith("`") or not inside.strip() else ""
@@ -158,7 +166,7 @@ def code(words: str) -> str:
 
 
 def prose(words: str) -> str:
-    """Write a sentence of this tool; its code spans stay code spans."""
+    """Write a sentence of this tool. Its code spans stay code spans."""
     parts = printable(words).split("`")
     if len(parts) % 2 == 0:  # a lone backtick
         return text(words)
@@ -166,6 +174,6 @@ def prose(words: str) -> str:
 
 
 def _literal(part: str) -> str:
-    """Escape like `text`, but keep the blanks at both ends."""
+    """Escape like `text`, with the blanks at both ends."""
     core = part.strip()
     return part.replace(core, text(core), 1) if core else part

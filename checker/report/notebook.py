@@ -1,4 +1,6 @@
-"""Reports in a notebook: a short representation as HTML, and tables as data frames. pandas is imported when asked for.
+"""Show reports in a notebook.
+
+They have a short form as HTML, and tables as data frames. pandas is imported when asked for.
 
 Pure: rows and words come in. Everything is escaped; there is no script, no colour of the page and no outside address.
 """
@@ -44,7 +46,7 @@ def block(head: str, lines: Sequence[str], table: str = "", *, verdict: str = ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int = 1) -> str:
-    """Lay out a table; the first `n_text` columns are text, the others numbers. All of it is escaped."""
+    """Lay out a table with text columns first. They are `n_text`; the others are numbers. All of it is escaped."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         sides = ["left"] * n_text + ["right"] * (len(cells) - n_text)
@@ -59,7 +61,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int =
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """What a verdict means, and each reason with its kind and its next step."""
+    """Explain a verdict and its reasons. A reason has its kind and its next step."""
     return [meaning_text(verdict), *(text for reason in verdict.reasons for text in _reason(reason))]
 
 
@@ -73,7 +75,10 @@ def headline(verdict: Verdict, file: str, n_images: int) -> str:
 
 
 def check_html(verdict: Verdict, evidence: Evidence, profile: Profile, notes: Sequence[str]) -> str:
-    """A check: verdict, kind, reasons, the deciding statistics beside their thresholds, notes."""
+    """Write a check as HTML.
+
+    It has verdict, kind, reasons, the deciding statistics with their thresholds, and notes.
+    """
     rows = []
     for each in judged(evidence.statistics, profile):
         sign, word = CLEARS[each.clears]

@@ -1,4 +1,7 @@
-"""What several forms need from an outcome: findings with their waivers, the exit code, names and paths; pure."""
+"""Compute what several forms need of an outcome.
+
+It is findings with their waivers, the exit code, names and paths; pure.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ NOT_ASSESSED_HELP = (
 
 
 class Finding(NamedTuple):
-    """One reason for WARN, and what the gate made of it."""
+    """A reason for WARN with its waiver."""
 
     reason: Reason
     waiver: Waiver | None
@@ -35,13 +38,13 @@ class Finding(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The title of the reason; its id where this version does not know it."""
+        """Return the reason's title. It is its id where this version does not know it."""
         rule = RULES.get(self.reason.id)
         return rule.title if rule else self.reason.id
 
 
 def findings(report: Report) -> tuple[Finding, ...]:
-    """Return the report's reasons, in its order; the tuple is empty exactly if the verdict is PASS."""
+    """Return the report's reasons, in its order. The tuple is empty exactly if the verdict is PASS."""
     gate = report.gate
     waivers = {w.reason: w for w in gate.waived} if gate else {}
     expired = {w.reason: w for w in gate.expired if w.reason not in waivers} if gate else {}
@@ -49,25 +52,25 @@ def findings(report: Report) -> tuple[Finding, ...]:
 
 
 def finding_text(finding: Finding) -> str:
-    """Write what was seen, and the waivers in parentheses, on one line."""
+    """Write what was seen, with waivers, on one line. The waivers are in parentheses."""
     waivers = "".join(f" ({text})" for text in waiver_texts(finding))
     return printable(finding.reason.seen) + waivers
 
 
 def waiver_texts(finding: Finding) -> list[str]:
-    """Write the waiver that holds or the one that ended, one line each; empty where there is none."""
+    """Write the valid or the expired waiver. It takes one line; without one there is none."""
     texts = [waiver_text(finding.waiver)] if finding.waiver else []
     return texts + ([waiver_text(finding.expired, expired=True)] if finding.expired else [])
 
 
 def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
-    """Write on one line who accepted a reason, why, and until when."""
+    """Write who accepted a reason, why, until when. It takes one line."""
     state, until = ("a waiver", "expired on") if expired else ("waived", "until")
     return printable(f"{state} by {waiver.owner} {until} {waiver.expires.isoformat()}: {waiver.because}")
 
 
 def loosening_text(report: Report) -> str:
-    """Write what a file or a variable set that can loosen the gate, on one line; empty where nothing does."""
+    """Write which settings can loosen the gate. A file or a variable sets them; one line, empty where nothing does."""
     settings_by_source: dict[str, list[str]] = {}
     for each in report.gate.loosening if report.gate else ():
         if each.source == "command line":
@@ -78,7 +81,9 @@ def loosening_text(report: Report) -> str:
 
 
 def cautions(report: Report) -> list[str]:
-    """Write what a reader must know before the verdict, a line each: what can loosen it, and photos not the reader's.
+    """Write what comes before the verdict, one line each.
+
+    It is what can loosen the gate, and that photos are not the reader's.
 
     A report from Python has no gate, and says nothing of the first.
     """
@@ -86,7 +91,10 @@ def cautions(report: Report) -> list[str]:
 
 
 def exit_code_of(outcome: Outcome) -> int:
-    """Return the exit code of this outcome alone: its error's or gate's; without a gate 0 for PASS, 1 for WARN."""
+    """Return the exit code of this outcome alone.
+
+    It is its error's or gate's; without a gate 0 for PASS, 1 for WARN.
+    """
     if isinstance(outcome, Failed):
         return outcome.exit_code
     if outcome.gate is not None:
@@ -95,22 +103,25 @@ def exit_code_of(outcome: Outcome) -> int:
 
 
 def rank_of(outcome: Outcome) -> tuple[int, bool]:
-    """Return a key that sorts the worst first: by exit code, then a WARN that does not fail the run before a PASS."""
+    """Return a key that sorts the worst first.
+
+    It sorts by exit code, then a WARN that does not fail the run before a PASS.
+    """
     return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
 
 
 def rule_of(report: Report) -> str:
-    """Name the rule that decided the exit code, in one sentence."""
+    """Return the rule that decided the exit code. It is one sentence."""
     return printable(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")
 
 
 def model_of(outcome: Outcome) -> str:
-    """Return the model's path as it was given, unescaped; empty where the run ended before it was known."""
+    """Return the model's path as given, unescaped. It is empty where the run ended before it was known."""
     return outcome.model if isinstance(outcome, Failed) else outcome.evidence.model.file
 
 
 def names_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a distinct name for each outcome: the escaped path, with a number where the path comes again."""
+    """Return a distinct name for each outcome. It is the escaped path, with a number where the path comes again."""
     names: list[str] = []
     for outcome in outcomes:
         name = numbered = printable(model_of(outcome)) or "robustcheck"
@@ -123,7 +134,7 @@ def names_of(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def without_model(failed: Failed) -> str:
-    """Return the error's message without the model's path, for a table whose row names the model.
+    """Return the error's message without the model's path. It is for a table whose row names the model.
 
     >>> without_model(Failed(model="a.onnx", message="a.onnx: file is empty", hint="", exit_code=3))
     'file is empty'
@@ -132,12 +143,12 @@ def without_model(failed: Failed) -> str:
 
 
 def is_address(model: str) -> bool:
-    """Tell whether a model was given as `scheme://…` and not as a path."""
+    """Return whether a model is an address. It is then `scheme://…` and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model) is not None
 
 
 def path_in_repository(model: str, working_folder: str, root: str) -> str:
-    """Return the model's path relative to the repository, with forward slashes, as a pipeline names files.
+    """Return the model's path relative to the repository. It has forward slashes, as a pipeline names files.
 
     Args:
         model: as it was given; an address (`scheme://…`) stays as it is.
@@ -155,17 +166,17 @@ def path_in_repository(model: str, working_folder: str, root: str) -> str:
 
 
 def path_of(outcome: Outcome, options: FormOptions) -> str:
-    """Return the model's path as a pipeline names it (`path_in_repository`)."""
+    """Return the model's path for a pipeline (`path_in_repository`)."""
     return path_in_repository(model_of(outcome), options.working_folder, options.root)
 
 
 def fingerprint(path: str, rule: str) -> str:
-    """Return a digest that stays the same over runs for one model and reason, whatever was measured."""
+    """Return a lasting digest of model and reason. It is the same over runs, whatever was measured."""
     return hashlib.sha256(name_bytes(f"{path}\0{rule}")).hexdigest()
 
 
 def name_bytes(name: str) -> bytes:
-    r"""Return the bytes of a name as the file system has them, of lone surrogates (given by a program) too.
+    r"""Return a name's bytes in the file system. Lone surrogates (given by a program) have bytes, too.
 
     >>> name_bytes("\udcff"), name_bytes("\ud800")
     (b'\xff', b'\xed\xa0\x80')

@@ -1,4 +1,4 @@
-"""Pictures of results, drawn with matplotlib (the extra `plot`), which is imported when one is asked for.
+"""Draw results with matplotlib. It is the extra `plot`, imported when a picture is asked for.
 
 Numbers in, a figure out. Colours that are told apart with any colour vision, and each is also said in words.
 """
@@ -28,7 +28,7 @@ PANEL = (4.2, 3.6)  # inches
 
 
 class Neighbour(NamedTuple):
-    """One reference set in the plane of a check's picture."""
+    """One reference set in a check's picture."""
 
     kurtosis: float
     persistence_ratio: float
@@ -37,7 +37,9 @@ class Neighbour(NamedTuple):
 
 
 def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make an empty figure of panels side by side; a notebook shows it once, as the value of the cell.
+    """Make an empty figure of panels.
+
+    They are next to each other; a notebook shows the figure once, as the value of the cell.
 
     Raises:
         EnvironmentFaultError: matplotlib is not installed.
@@ -59,7 +61,7 @@ def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]
 
 
 def check_figure(title: str, statistics: Statistics, profile: Profile, suite: Sequence[Neighbour]) -> Figure:
-    """Draw a check: kurtosis of each image, evidence against thresholds, place in the reference suite.
+    """Draw a check. The panels are kurtosis of each image, evidence against thresholds, place in the reference suite.
 
     Args:
         title: verdict, model and images.
@@ -92,7 +94,7 @@ def _histogram(axes: Axes, statistics: Statistics, profile: Profile) -> None:
 
 
 def intervals(axes: Axes, rows: Sequence[tuple[str, Interval, float, bool]], label: str, line: float = 1.0) -> None:
-    """Draw intervals below each other, each in its own unit; on a logarithmic axis where they range far.
+    """Draw intervals below each other. Each has its own unit; the axis is logarithmic where they range far.
 
     Args:
         axes: where.
@@ -140,7 +142,7 @@ def _suite(axes: Axes, statistics: Statistics, suite: Sequence[Neighbour]) -> No
 
 
 def plain_logarithm(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Make an axis logarithmic, with numbers as people write them."""
+    """Make an axis logarithmic, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 # an extra
 
     axes.set(**{f"{which}scale": "log"})
@@ -162,7 +164,7 @@ class Point(NamedTuple):
 
 
 def depth_figure(title: str, layers: Sequence[Point]) -> Figure:
-    """Draw a scan: kurtosis, and the share of the three strongest features, over depth.
+    """Draw a scan over depth. It shows kurtosis, and the share of the three strongest features.
 
     Args:
         title: model and images.
@@ -206,7 +208,9 @@ class Pairs(NamedTuple):
 
 
 def pair_figure(title: str, candidate: Statistics, reference: Statistics, pairs: Pairs) -> Figure:
-    """Draw a comparison: kurtosis of the images in both, what was kept of each statistic, the outlier features of both.
+    """Draw a comparison.
+
+    The panels are kurtosis of the images in both, the ratio of each statistic, the outlier features of both.
 
     Args:
         title: verdict and models.

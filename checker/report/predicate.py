@@ -1,4 +1,4 @@
-"""The predicate form: what is attested of one model, for tools that sign; and the name of its kind. Pure.
+"""Write the predicate form and name its type. It attests one model, for tools that sign. Pure.
 
 It is the predicate of an in-toto statement alone: whoever signs adds the model's file as the subject, and the type.
 """
@@ -21,7 +21,7 @@ EARLIER: Final = "https://robustcheck-onnx.invalid/attestation/verdict-1"  # in 
 
 
 def type_under(home: str) -> str:
-    """The predicate type of a project that lives at `home`, the address of its repository; empty: nowhere yet.
+    """Return the predicate type of a project. `home` is the address of its repository; empty: nowhere yet.
 
     >>> type_under("https://example.org/robustcheck/")
     'https://example.org/robustcheck/attestation/verdict/v1'
@@ -42,7 +42,7 @@ HOME_NOTE: Final = (
 
 
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write the predicate about one model (`forms.render` refuses more), or the error of one without a verdict.
+    """Write the predicate about one model, or its error. `forms.render` refuses several.
 
     The digest in it is that of the document that `-o json=PATH` writes about this model alone in the same run.
     """
@@ -53,7 +53,9 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def predicate_of(report: Report, report_digest: str) -> dict[str, Any]:
-    """What is attested: the verdict, and the digests of all that it rests on; the same report gives the same predicate.
+    """Return what is attested.
+
+    It is the verdict, and the digests of all that it rests on; the same report gives the same predicate.
 
     Args:
         report: sealed.

@@ -1,4 +1,4 @@
-"""Reads reports from files, and says whether a report is as a check wrote it. The one place that does either."""
+"""Read reports and check whether they were edited. The one place that does either."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
 def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any]]]:
-    """The reports in a file, each with its JSON as it stands there: one report, or one for each of several models.
+    """Read the reports of a file. Each comes with its own JSON; it is one report, or one for each of several models.
 
     A report that was edited is read all the same: see `read_one` and `edits`.
 
@@ -53,7 +53,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
 
 
 def read_one(path: Path) -> Report:
-    """The report in a file that holds one, as a check wrote it.
+    """Read the report of a one-report file. It must be as a check wrote it.
 
     Raises as `read`, and:
         UsageError: the file holds several reports.
@@ -75,7 +75,7 @@ def read_one(path: Path) -> Report:
 
 
 def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
-    """What shows, without the model and the images, that a report was edited: by part (report, profile, verdict).
+    """Find the parts of a report that were edited. Model and images are not needed; parts are report, profile, verdict.
 
     Checked are its digest, the seal of its profile, and that its evidence gives its verdict. Another tool that computes
     a digest of its own passes; only a signature or a second run vouches for the numbers.
@@ -115,13 +115,13 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
 
 
 def ruling(verdict: Verdict) -> str:
-    """A verdict with the ids of its reasons, such as "WARN (rectified, too_few_images)"."""
+    """Write a verdict with the ids of its reasons. Example: "WARN (rectified, too_few_images)"."""
     reasons = ", ".join(reason.id for reason in verdict.reasons)
     return f"{verdict.verdict} ({reasons})" if reasons else verdict.verdict
 
 
 def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
-    """Where a JSON value is not what its record is in JSON, as its path; "" if nowhere. True is not 1, nor is 1 1.0.
+    """Find where a JSON value differs from its record. Returns the path; "" if nowhere. True is not 1, nor is 1 1.0.
 
     every_key: whether the value must have every key that the record has.
     """
@@ -173,6 +173,6 @@ def _no_constant(name: str) -> None:
 
 
 def _release(text: object) -> tuple[int, ...]:
-    """Return the numbers of a version; one that can't be read counts as newer than all."""
+    """Return the numbers of a version. One that can't be read counts as newer than all."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
     return tuple(map(int, (match.group(1) or match.group(2)).split("."))) if match else (10**9,)

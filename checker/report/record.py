@@ -1,7 +1,8 @@
-"""The report: one record with everything, from which every form is rendered, bound to its run by a digest.
+"""The report: one record with everything. Every form is rendered from it, and a digest binds it to its run.
 
 The digest shows that a document is whole and unchanged. It is no signature: whoever changes the content can compute a
-new one (docs/verify.md says what each check is worth)."""
+new one (docs/verify.md says what each check is worth).
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ class Placed(Frozen):
 
 
 class Time(Frozen):
-    """When and how fast: the only part of a report that differs between identical runs."""
+    """The time and speed of a run. Only this part of a report differs between identical runs."""
 
     started: str
     """UTC, ISO 8601"""
@@ -57,7 +58,7 @@ class Time(Frozen):
 
     @classmethod
     def until_now(cls, clock: Clock, n_images: int) -> Self:
-        """The time of a run that ends now and measured `n_images` images."""
+        """Return the time of a run that ends now. It measured `n_images` images."""
         wall_s = time.perf_counter() - clock.started_s
         rate = round(n_images / wall_s, 2) if wall_s > 0 else None
         return cls(started=clock.started.isoformat(timespec="seconds"), wall_s=round(wall_s, 3), images_per_s=rate)
@@ -73,7 +74,7 @@ class Clock:
 
 
 class ModelRead(Frozen):
-    """The model of a question, and the tensor that was read."""
+    """The model of a question, and its tensor."""
 
     file: str
     digest: str
@@ -87,7 +88,7 @@ class NoTruth:
     """A record that is neither true nor false."""
 
     def __bool__(self) -> NoReturn:
-        """Raise TypeError: `if report:` is wrong for "is there one?" and for "did it pass?" (docs/python-api.md)."""
+        """Raise TypeError. `if report:` is wrong for "is there one?" and for "did it pass?" (docs/python-api.md)."""
         raise TypeError("a report is neither true nor false; use report.passed, or `report is not None`")
 
 
@@ -104,17 +105,17 @@ class Judged(NoTruth):
 
     @property
     def kind(self) -> Kind | None:
-        """The kind of a WARN: not_established, not_applicable, absent or other_signal; None for PASS."""
+        """Return the kind of a WARN, None for PASS. It is not_established, not_applicable, absent or other_signal."""
         return self.verdict.kind
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
-        """The reasons of a WARN, the most important first; empty for PASS."""
+        """Return the reasons of a WARN, empty for PASS. The most important is first."""
         return self.verdict.reasons
 
 
 class Report(Judged, Frozen):
-    """Verdict, evidence, what it was judged by, and the limits of the claim."""
+    """The verdict, its evidence, profile and limits. The limits are those of the claim."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     tool: str = "robustcheck"
@@ -141,15 +142,15 @@ class Report(Judged, Frozen):
         return self._as("json")
 
     def to_html(self) -> str:
-        """Return the page, as `-o html`, without copies of the photos."""
+        """Return the page, as `-o html`. It has no copies of the photos."""
         return self._as("html")
 
     def to_junit(self) -> str:
-        """Return the JUnit document, as `-o junit`: a WARN is a failure."""
+        """Return the JUnit document, as `-o junit`. A WARN is a failure."""
         return self._as("junit")
 
     def save(self, path: str | Path) -> None:
-        """Write a document in the form of the file's suffix: .json, .html, .xml (JUnit), .md or .sarif.
+        """Write a document in the suffix's form. The suffix is .json, .html, .xml (JUnit), .md or .sarif.
 
         Raises:
             UsageError: another suffix. OSError: the file can't be written.
@@ -163,7 +164,7 @@ class Report(Judged, Frozen):
         return str(forms.render(form, [self]))
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record (`to_json` has it)."""
+        """Return the fields that repr, str and rich show. They fit a line; `to_json` has the record."""
         return [
             ("verdict", self.verdict.verdict),
             ("kind", self.kind),
@@ -172,13 +173,16 @@ class Report(Judged, Frozen):
         ]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: verdict, kind, reasons, and the deciding statistics beside their thresholds."""
+        """Return the HTML that a notebook shows.
+
+        It has verdict, kind, reasons, and the deciding statistics with their thresholds.
+        """
         from .notebook import check_html  # noqa: PLC0415 # no check needs it
 
         return check_html(self.verdict, self.evidence, self.profile, self.notes)
 
     def to_frame(self) -> pd.DataFrame:
-        """The measured statistics as a pandas data frame, a row each: estimate, interval, threshold where it decides.
+        """Return the measured statistics as a data frame. A row has estimate, interval, and threshold where it decides.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.
@@ -188,7 +192,10 @@ class Report(Judged, Frozen):
         return frame(check_rows(self.evidence, self.profile), "statistic")
 
     def plot(self) -> Figure:
-        """Draw the kurtosis of the images, the evidence against the thresholds, and the place in the reference suite.
+        """Draw the report.
+
+        The panels are the kurtosis of the images, the evidence against the thresholds, and the place in the reference
+        suite.
 
         Returns:
             A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
@@ -205,7 +212,7 @@ class Report(Judged, Frozen):
 
 
 class Failed(Frozen):
-    """A model that could not be assessed: there is no verdict."""
+    """A model that could not be assessed. It has no verdict."""
 
     model: str
     """its path as it was given"""
@@ -226,7 +233,7 @@ CLAIM = (
 
 
 def sealed(report: Report) -> Report:
-    """The report with the digest of what it holds now; one without a binding stays as it is."""
+    """Return the report with its content's digest. One without a binding stays as it is."""
     if report.binding is None:
         return report
     digest = result_digest_of(report.model_dump(mode="json"))
@@ -234,12 +241,15 @@ def sealed(report: Report) -> Report:
 
 
 def to_json(report: Frozen) -> str:
-    """The report as one JSON document: keys in a fixed order, numbers finite or null, ending in a newline."""
+    """Return the report as one JSON document.
+
+    Keys have a fixed order, numbers are finite or null, and a newline ends it.
+    """
     return as_json(report.model_dump(mode="json"))
 
 
 def json_schema() -> str:
-    """Return the JSON Schema of the report, which `docs/generate.py` writes."""
+    """Return the JSON Schema of the report. `docs/generate.py` writes it."""
     return (Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8")
 
 
@@ -249,7 +259,7 @@ def _without_defaults(schema: dict[str, Any]) -> None:
 
 
 class Settings(Options):
-    """The options of a run that can move its numbers, as they were given; None = not given.
+    """The given options that can move numbers. None = not given.
 
     The profile, the preprocessing and the gate's rule stand in the report themselves.
     """
@@ -279,7 +289,7 @@ class Settings(Options):
 
 
 class Binding(Frozen):
-    """How a report was made, and the digest that makes a change visible."""
+    """The settings, versions and digest of a report. The digest makes a change visible."""
 
     settings: Settings
     versions: dict[str, str]
@@ -289,7 +299,7 @@ class Binding(Frozen):
 
 
 def result_digest_of(report: Mapping[str, Any]) -> str:
-    """The result digest of a report in its JSON form, whatever it says of its own.
+    """Return the result digest of a report's JSON. The digest that it contains does not count.
 
     Not covered: `time` (when and how fast: the same run twice has the same digest) and the digest itself.
     Raises ValueError for a number that is not finite.

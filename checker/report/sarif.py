@@ -1,4 +1,4 @@
-"""The SARIF 2.1.0 form: one run, a rule for each reason id, a result for each reason of each model; pure."""
+"""Write the SARIF 2.1.0 form. It is one run, a rule per reason id, and a result per reason and model; pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -> str:
-    """Write the same under a category: an upload replaces what was uploaded under its category before, nothing else."""
+    """Write the SARIF document under a category.
+
+    An upload replaces what was uploaded under its category before, nothing else.
+    """
     names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
     results = [r for name, outcome in zip(names, outcomes, strict=False) for r in _results(outcome, options, name)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
@@ -81,7 +84,7 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
 
 
 def _rules() -> list[Node]:
-    """List all reasons of this version, whether they occur or not."""
+    """List all reasons of this version. Whether they occur does not matter."""
     known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
     known.append((NOT_ASSESSED, NOT_ASSESSED_TITLE, NOT_ASSESSED_HELP, "Do what the hint says, and run again."))
     return [
@@ -97,7 +100,7 @@ def _rules() -> list[Node]:
 
 
 def _results(outcome: Outcome, options: FormOptions, name: str) -> list[Node]:
-    """Write the results of one model; name: stands before each message, to tell several models apart."""
+    """Write the results of one model. name precedes each message, to distinguish several models."""
     if isinstance(outcome, Failed):
         return [_result(outcome, options, NOT_ASSESSED, "error", _error_text(outcome))]
     results = []
@@ -132,7 +135,7 @@ def _location(outcome: Outcome, options: FormOptions) -> Node:
 
 
 def _uri(path: str) -> str:
-    """Write the path as a reference by RFC 3986; bytes that are no text are quoted as bytes."""
+    """Write the path as a URI reference (RFC 3986). Bytes that are not text are quoted as bytes."""
     if is_address(path):
         escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
         quoted = quote(name_bytes(escaped), safe="/:?=&%#@+,;~")

@@ -1,4 +1,7 @@
-"""The file of a signed verdict beside its report: its name, and its removal. Light, for a run that ends early."""
+"""Name and remove the file of a signature.
+
+It is a signed verdict next to its report. Light, for a run that ends early.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ LARGEST_BYTES: Final = 1 << 20  # of a bundle file; usual ones have some KB
 
 
 def bundle_of(report: Path) -> Path:
-    """The file of a report's signature where no other is named."""
+    """Return the default file of a report's signature."""
     return report.with_suffix(".sigstore.json")
 
 
 def remove_verdict(bundle: Path) -> None:
-    """Remove a file that is a signed verdict; any other file stays.
+    """Remove a signed verdict's file. Any other file stays.
 
     Raises EnvironmentFaultError where it can't be removed.
     """
@@ -37,7 +40,7 @@ def remove_verdict(bundle: Path) -> None:
 
 
 def is_verdict(bundle: Path) -> bool:
-    """Whether a file is a signed verdict, whoever signed it. Raises OSError where it can't be read."""
+    """Return whether a file is a signed verdict. Anybody may have signed it. Raises OSError where it can't be read."""
     try:
         if not bundle.is_file() or bundle.stat().st_size > LARGEST_BYTES:
             return False

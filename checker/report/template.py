@@ -1,4 +1,4 @@
-"""The form that a template writes: Jinja2 in its sandbox. The user's gets the documents of the JSON form.
+"""Write the form of a Jinja2 template, sandboxed. The user's gets the documents of the JSON form.
 
 Whoever names a template trusts it with the words, not with more: it reads files of its own folder alone, and is
 rendered in a child process with limits (`render_apart`).
@@ -51,7 +51,7 @@ EXAMPLE: Final = "-o template=slack.json.j2=slack.json"
 
 
 def mark() -> str:
-    """The words by which a later run knows a template's text as one of ours.
+    """Return the words that mark our texts. By them a later run knows a template's text as one of ours.
 
     >>> mark().startswith("robustcheck "), mark().endswith(" report")
     (True, True)
@@ -60,7 +60,7 @@ def mark() -> str:
 
 
 def check(file: Path, *, into_file: bool) -> None:
-    """Refuse a template before anything is measured; nothing of it runs.
+    """Refuse a bad template before anything is measured. Nothing of it runs.
 
     into_file: whether its text goes to a file, which must hold `mark`.
 
@@ -84,7 +84,7 @@ def check(file: Path, *, into_file: bool) -> None:
 
 
 def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: bool) -> str:
-    """Write the text of a template; it ends in a newline.
+    """Write the text of a template. It ends in a newline.
 
     Args:
         documents: each report as the JSON form has it, or `{"model": …, "error": {…}}`. The template gets them as
@@ -120,7 +120,7 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
 
 
 def render_apart(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) -> str:
-    """Render outcomes in a child with limits of its own.
+    """Render outcomes in a child. It has limits of its own.
 
     Raises UsageError: as `render`, and where the template gives no text within TIMEOUT_S and MEMORY_BYTES.
     """
@@ -137,7 +137,7 @@ def render_apart(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) ->
 
 
 def packaged(form: str, outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write a form that is a template of this package; it may call the helpers of `_packaged`."""
+    """Write a form that is a packaged template. It may call the helpers of `_packaged`."""
     named = list(zip(names_of(outcomes), outcomes, strict=True))
     reports = [(name, outcome) for name, outcome in named if isinstance(outcome, Report)]
     template = _packaged().get_template(f"{form}{SUFFIX}")
@@ -163,7 +163,7 @@ def _labels(**labels: str) -> str:
 
 
 def _scalar(value: str | float | None) -> str:
-    """Write a YAML scalar: a JSON text without unprintable characters is one; a number always gets a point."""
+    """Write a YAML scalar. A JSON text without unprintable characters is one; a number always gets a point."""
     if isinstance(value, str):
         return json.dumps(printable(value), ensure_ascii=False)
     written = json.dumps(None if value is None else float(value), allow_nan=False)
@@ -172,7 +172,7 @@ def _scalar(value: str | float | None) -> str:
 
 
 class _OwnFolder(FileSystemLoader):
-    """Loads templates of one folder; none over a link that leads out of it."""
+    """A loader of one folder's templates. A link that leads out of it loads nothing."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -186,7 +186,10 @@ class _OwnFolder(FileSystemLoader):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """The sandbox, whose operators are not computed while a template is compiled."""
+    """The sandbox for templates.
+
+    Its operators are not computed while a template is compiled. No operators are computed while a template is compiled.
+    """
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
@@ -229,7 +232,7 @@ def _shown(value: Any) -> Any:
 
 
 def _line_of(fault: Exception, file: Path) -> int | None:
-    """The line of the template at which an error came; None if it is another file's."""
+    """Return the template's line of an error. None if it is another file's."""
     lines = [frame.lineno for frame in traceback.extract_tb(fault.__traceback__) if frame.filename == str(file)]
     return lines[-1] if lines else None
 

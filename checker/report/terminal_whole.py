@@ -1,4 +1,7 @@
-"""The whole report for people (`-v`): why it was decided so, what to do next, and all that it rests on; pure."""
+"""Lay out the full report for people (`-v`).
+
+It shows why it was decided so, what to do next, and all that it rests on; pure.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ MAX_FEATURES = 8  # rows
 
 
 def blocks(report: Report, pen: Pen) -> list[RenderableType]:
-    """Lay out everything that the report holds, part by part; the verdict is not among them: it comes last."""
+    """Lay out all parts of the report. The verdict is not among them: it comes last."""
     return [
         _model(report, pen),
         *reasons(pen, report.verdict.reasons, command_style="cyan"),
@@ -57,12 +60,12 @@ def _model(report: Report, pen: Pen) -> RenderableType:
 
 
 def _noted(report: Report, text: str) -> bool:
-    """Tell whether a note of the report holds this text."""
+    """Return whether a note contains this text."""
     return any(text in note for note in report.notes)
 
 
 def _gate(report: Report, pen: Pen) -> list[RenderableType]:
-    """Show exit code, rule and waivers; no block for a report from Python, which has no gate."""
+    """Show exit code, rule and waivers. A report from Python has no gate and no block."""
     gate = report.gate
     if gate is None:
         return []
@@ -212,7 +215,7 @@ def _fact(fact: Fact, pen: Pen) -> Text:
 
 
 def _fields(report: Report, pen: Pen) -> list[Text]:
-    """List every field of the preprocessing with the place that says it."""
+    """List every field of the preprocessing. It comes with its source."""
     p = report.evidence.preprocessing
     if p.source == "tensors":
         return []

@@ -120,7 +120,9 @@ def parse_device(text: str) -> Device:
 
 
 def expects_accelerator(device: str) -> bool:
-    """Return whether a session should avoid the CPU. Only the session proves that it does.
+    """Return whether a device should be an accelerator.
+
+    Only the session proves that it is. Only the session proves that it does.
 
     Raises UsageError: no such device.
     """

@@ -1,4 +1,6 @@
-"""The geometry of the HTML report's pictures: numbers in, coordinates out; pure. The templates draw them.
+"""Compute the geometry of the HTML report's pictures.
+
+Numbers come in, coordinates go out; pure. The templates draw them.
 
 Coordinates are SVG user units, x to the right and y downward.
 """
@@ -99,7 +101,9 @@ class Map(NamedTuple):
 
 
 def position(value: float, minimum: float) -> float:
-    """Return a value's place on the axis that all statistics share, 0 to 1: value / (value + threshold).
+    """Return a value's place on the shared axis.
+
+    It is 0 to 1, the same for all statistics: value / (value + threshold).
 
     0 is 0, the threshold is the middle, and there is room for any value. A value below 0 counts as 0.
 
@@ -111,7 +115,9 @@ def position(value: float, minimum: float) -> float:
 
 
 def ratio_position(value: float, reference: float) -> float:
-    """Return a value's place, 0 to 1, on an axis that is widest where it is near the reference's, which is the middle.
+    """Return a value's place on a ratio's axis.
+
+    It is 0 to 1; the reference's is the middle, and near it the axis is widest.
 
     >>> ratio_position(0.0, 1), ratio_position(0.8, 1), ratio_position(1.0, 1), ratio_position(1.25, 1)
     (0.0, 0.25, 0.5, 0.75)
@@ -123,7 +129,7 @@ def ratio_position(value: float, reference: float) -> float:
 
 
 def bar(interval: Interval, minimum: float, place: Place = position) -> Bar | None:
-    """Draw the interval as a bar; None where a bound is missing or the threshold is 0 (no ratio to it exists)."""
+    """Draw the interval as a bar. None where a bound is missing or the threshold is 0 (no ratio to it exists)."""
     if interval.low is None or interval.high is None or interval.estimate is None or minimum <= 0:
         return None
     low, high, estimate = (place(v, minimum) * BAR_WIDTH for v in (interval.low, interval.high, interval.estimate))
@@ -131,12 +137,12 @@ def bar(interval: Interval, minimum: float, place: Place = position) -> Bar | No
 
 
 def limits_at(limits: Sequence[float], minimum: float, place: Place = position) -> list[float]:
-    """Return the places of limits on the axis of the bars, without those that are 0 or infinite."""
+    """Return the places of limits on the axis. It is that of the bars; limits that are 0 or infinite are left out."""
     return [place(limit, minimum) * BAR_WIDTH for limit in limits if 0 < limit < math.inf]
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str, float]) -> Histogram | None:
-    """Draw the histogram of kurtosis per image; None where nothing was counted.
+    """Draw the histogram of kurtosis per image. None where nothing was counted.
 
     edges: one more than counts, rising. marks: words and the value that they stand at.
     """
@@ -168,14 +174,14 @@ def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str,
 
 
 def histogram_of(s: Statistics) -> Histogram | None:
-    """Draw the histogram of kurtosis per image with its mean and median; None where nothing was counted."""
+    """Draw the histogram of kurtosis with mean and median. None where nothing was counted."""
     marks = {"mean": s.kurtosis.estimate, "median": s.kurtosis_quantiles[2] if s.kurtosis_quantiles else None}
     measured = {word: value for word, value in marks.items() if value is not None}
     return histogram(s.histogram_edges, s.histogram_counts, measured)
 
 
 def round_values(low: float, high: float, about: int = 5) -> list[float]:
-    """Return round numbers from low to high, some `about` of them.
+    """Return about `about` round numbers from low to high.
 
     >>> round_values(21.0, 147.0)
     [40.0, 60.0, 80.0, 100.0, 120.0, 140.0]
@@ -190,7 +196,7 @@ def round_values(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def level(z: float) -> int:
-    """Return the shade of a z: how many of LEVELS its size is beyond.
+    """Return the shade of a z. It is the number of LEVELS that its size is beyond.
 
     >>> [level(z) for z in (0.2, -1.5, 6.0, -6.5)]
     [0, 1, 3, 4]
@@ -199,7 +205,7 @@ def level(z: float) -> int:
 
 
 def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> Map | None:
-    """Draw the map of the gallery's features over its images; None where there is none of either."""
+    """Draw the gallery's features over its images. None where there is none of either."""
     if gallery is None or not gallery.shown or not gallery.features:
         return None
     by_index = {f.index: f for f in features}

@@ -1,4 +1,4 @@
-"""The HTML form: one page that needs nothing but itself, for people who decide about a release; pure.
+"""Write the HTML form as one page. It needs no other file and is for people who decide about a release; pure.
 
 The templates read the report's own records, with the helpers named in `_environment`. No script, no font, no picture
 from elsewhere: a policy in the page forbids it. Pictures of numbers are inline SVG; photos come as `data:` URIs
@@ -40,7 +40,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write one page: a table of all models where there are several, then a part for each, the worst first."""
+    """Write one page about all models. Several have a table first, then a part each, the worst first."""
     reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
     galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
     return written(
@@ -54,7 +54,7 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def written(template: str, folder: Path | None = None, **values: object) -> str:
-    """Write a page from a template that extends base.html.j2: the page's frame, style and rules are this room's.
+    """Write a page from a template. It extends base.html.j2: the page's frame, style and rules are this room's.
 
     folder: another room's templates, looked at first. values: what the template reads; `title` and `versions` at least.
     """
@@ -72,7 +72,7 @@ def _title(outcomes: Sequence[Outcome]) -> str:
 
 
 def photo_of(image: SeenImage, options: FormOptions) -> str:
-    """Return the image's picture as a `data:` URI; empty for any other address, since the page loads nothing."""
+    """Return the image's picture as a `data:` URI. Empty for any other address, since the page loads nothing."""
     uri = options.thumbnails.get(image.digest, "")
     return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""
 
@@ -103,7 +103,7 @@ def _environment(folder: Path | None) -> Environment:
 
 
 def _written(value: object) -> object:
-    """Escape what a template writes: names can't steer the page, coordinates get two decimals, None is an error."""
+    """Escape what a template writes. Names can't steer the page, coordinates get two decimals, None is an error."""
     if value is None:
         raise ValueError("a template wrote None; it must ask first")
     if isinstance(value, float):

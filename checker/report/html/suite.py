@@ -1,4 +1,7 @@
-"""A model among the reference checkpoints: kurtosis against effective robustness, and remarks on it; pure."""
+"""Show a model among the reference checkpoints.
+
+The picture is kurtosis against effective robustness, with remarks; pure.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ NUMBER_ROOM, NUMBER_HEIGHT = 34.0, 14.0
 
 
 class PublishedCheckpoint(NamedTuple):
-    """A reference checkpoint whose kurtosis was measured and whose effective robustness is published."""
+    """A reference checkpoint with published effective robustness. Its kurtosis was measured."""
 
     number: int
     checkpoint: str
@@ -63,7 +66,10 @@ class Line(NamedTuple):
 
 
 class Scatter(NamedTuple):
-    """Kurtosis (logarithmic) against published effective robustness; below, the sets for which none is published."""
+    """A plot of kurtosis against published effective robustness.
+
+    Kurtosis is logarithmic. The sets for which none is published are below.
+    """
 
     width: float
     height: float
@@ -90,7 +96,7 @@ class Scatter(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """The picture, the checkpoints in it, and the remarks below it."""
+    """The picture, its checkpoints, and remarks below it."""
 
     chart: Scatter | None
     checkpoints: tuple[PublishedCheckpoint, ...]
@@ -98,7 +104,7 @@ class Suite(NamedTuple):
 
 
 def suite_of(report: Report) -> Suite:
-    """Place a report's model among the reference checkpoints of which effective robustness is published."""
+    """Place a report's model among the reference checkpoints. Their effective robustness is published."""
     checkpoints, others = _by_checkpoint(report.reference)
     own_pp = report.published.mean_pp if report.published else None
     limits = report.profile.thresholds.get("kurtosis")
@@ -108,7 +114,10 @@ def suite_of(report: Report) -> Suite:
 
 
 def _by_checkpoint(reference: Sequence[Placed]) -> tuple[tuple[PublishedCheckpoint, ...], tuple[Placed, ...]]:
-    """Group the reference sets by checkpoint where effective robustness is published, best first; return the others."""
+    """Group the reference sets by checkpoint, best first.
+
+    Sets without published effective robustness are returned apart.
+    """
     from robustcheck_onnx.thresholds import published as tables  # noqa: PLC0415 # takes NumPy; an error needs none
 
     rows = {(row.library, row.model, row.weights): row for row in tables.published()}
@@ -245,13 +254,16 @@ def scatter(
 
 
 def _line(number: int, dots: tuple[Dot, ...], others: Sequence[Dot]) -> Line:
-    """Draw a checkpoint's line, with its number on the side where no other checkpoint's dot is in the way."""
+    """Draw a checkpoint's line with its number.
+
+    The number is on the side where no other checkpoint's dot is in the way.
+    """
     left, right, y = dots[0].x, dots[-1].x, dots[0].y
     taken = any(0 <= other.x - right < NUMBER_ROOM and abs(other.y - y) < NUMBER_HEIGHT for other in others)
     return Line(y, left, right, number, dots, left - 10 if taken else right + 10, "end" if taken else "start")
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Return 1, 2, 5, 10, 20, … from low to high."""
+    """Return round numbers from low to high. They are 1, 2, 5, 10, 20, …."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]

@@ -1,4 +1,4 @@
-"""Small copies of calibration images for a report that people look at.
+"""Make small copies of photos for a report. People look at them.
 
 They are made after the verdict and do not change it: an image that fails has no thumbnail, and the report says why.
 """
@@ -32,7 +32,7 @@ CHANGED, GONE, TENSOR = (
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """The thumbnails that could be made, and why the others could not."""
+    """Thumbnails, and the reasons for the missing ones."""
 
     uris: dict[str, str] = field(default_factory=dict)
     """data: URI of a JPEG by the digest of its image"""
@@ -41,7 +41,7 @@ class Thumbnails:
 
 
 def wanted(outcomes: Iterable[Outcome]) -> tuple[SeenImage, ...]:
-    """Return the images that the reports show: those with the largest and the smallest kurtosis, each once."""
+    """Return the images that the reports show. They have the largest and the smallest kurtosis; an image comes once."""
     by_digest: dict[str, SeenImage] = {}
     for outcome in outcomes:
         if isinstance(outcome, Failed) or outcome.evidence.gallery is None:
@@ -58,7 +58,7 @@ def make(
     seed: int = 0,
     limit: int | None = None,
 ) -> Thumbnails:
-    """Make thumbnails of the images that the reports show, turned upright, without any metadata.
+    """Make thumbnails of the images in the reports. They are turned upright and have no metadata.
 
     The image set is opened as the check opened it. An image whose bytes have another digest now is left out.
 
@@ -89,7 +89,7 @@ def make(
 
 
 def _places(source: ImageSource, names: set[str]) -> dict[str, list[int]]:
-    """Return the indices of each name in the image set: several where a manifest has a row twice."""
+    """Return each name's indices in the image set. There are several where a manifest has a row twice."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(source.entries.names()):
         if name in names:
@@ -98,7 +98,7 @@ def _places(source: ImageSource, names: set[str]) -> dict[str, list[int]]:
 
 
 def _one(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:
-    """Return the data: URI of the image with that digest, or an empty one and why there is none."""
+    """Return the thumbnail of the image with a digest. It is a data: URI, or an empty one and the reason."""
     why = GONE
     for place in places:
         try:
