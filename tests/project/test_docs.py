@@ -87,6 +87,11 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
     assert "\n0 false PASS in all." in simulated
     draws = re.findall(r"^\| [^|]+ \| (\d+) \| 0 \|", simulated, re.MULTILINE)
     assert f"{sum(map(int, draws)):,} simulated negative runs" in flat
+    needed = (ROOT / "benchmarks" / "results" / "images-needed.md").read_text(encoding="utf-8")
+    ((decided, n),) = re.findall(r"\*\*(\d+) of (\d+)\*\* with those for looks", needed)
+    assert f"50 decide {decided} of the {n} sets with outlier features in 95 % of simulated runs" in flat
+    first, second, _ = sorted(map(int, re.findall(r"\w \d+ → (\d+)", needed)))
+    assert f"Two more need {first} and {second} in the mean" in flat
 
 
 @pytest.mark.long
