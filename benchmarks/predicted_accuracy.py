@@ -1,10 +1,11 @@
-"""Predicted against measured accuracy on two small tasks, without a shift and under 24 corruptions (docs/shift.md).
+"""Predicted against measured accuracy on two small tasks, without a shift and under 24 corruptions.
 
     python benchmarks/predicted_accuracy.py      # a minute on one core; needs scikit-learn
 
 Trains one small network per task: scikit-learn's digits, and textures that are made here. Labelled and target images
-are 300 each; each of the 24 corruptions is drawn four times, with other images. Writes the table of docs/shift.md;
-exits with 1 where the sentence that every report prints (`predictions.SEEN`) has other figures.
+are 300 each; each of the 24 corruptions is drawn four times, with other images. Writes the table of
+benchmarks/results/predicted-accuracy.md. Exits with 1 where the sentence that every report prints (`predictions.SEEN`)
+has other figures.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from robustcheck_onnx.checker.shift.predicted import (
     resample_inside,
 )
 
-PAGE = Path(__file__).parent.parent / "docs" / "shift.md"
+PAGE = Path(__file__).parent / "results" / "predicted-accuracy.md"
 START, END = "<!-- predicted -->\n", "<!-- end of predicted -->\n"
 N_IMAGES = 300
 SEVERITIES = (1, 2, 3)

@@ -1,7 +1,8 @@
-"""Predicted against measured accuracy on scripted shifts of 344 labelled pictures, by method (docs/shift.md).
+"""Predicted against measured accuracy on scripted shifts of 344 labelled pictures, by method.
 
     python benchmarks/predicted_stamps.py [OUT] [--background grey]     # ends by printing the tables
 
+Prints tables of benchmarks/results/predicted-accuracy.md.
 Needs Debian's package tuxpaint-stamps-default (304 stamps, labelled in stamps.csv) and the extra `demo`. Stamps have
 transparent backgrounds: they are put on white, or on grey. Half of the pictures, drawn by seed, is the labelled
 in-distribution set; the other half is the target, as it is and in the four versions of make_shifted.py.
