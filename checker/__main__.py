@@ -1,4 +1,4 @@
-"""The start of `robustcheck`, which is `python -m robustcheck_onnx.checker`, too."""
+"""Start `robustcheck`. `python -m robustcheck_onnx.checker` is the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import traceback
 
 
 def main() -> int:
-    """Run the command line and return the exit code, as `cli.main` does.
+    """Run the command line; return the exit code. It is `cli.main`.
 
     SIGINT and SIGTERM wait until `cli.process` answers them: while the command line was imported they would end the
     process without a word, and the reports of an earlier run would be left as if they were this one's. Once the reports

@@ -1,4 +1,4 @@
-"""Arrays of any library become NumPy arrays, without importing the library."""
+"""Turn arrays of any library into NumPy arrays. The library is not imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AnyArray = npt.NDArray[Any]
 
 @runtime_checkable
 class SupportsArray(Protocol):
-    """What NumPy can read: its own arrays, and the tensors of torch and other libraries."""
+    """An array that NumPy can read. It is NumPy's own, or a tensor of torch or another library."""
 
     def __array__(self) -> GenericArray:
         """NumPy's protocol."""
@@ -29,12 +29,12 @@ class SupportsArray(Protocol):
 
 
 def is_array(value: object) -> bool:
-    """Whether a value says that it is an array, by `__array__` or DLPack."""
+    """Return whether a value is an array. It has `__array__` or DLPack then."""
     return isinstance(value, SupportsArray) or hasattr(value, "__dlpack__")
 
 
 def as_array(value: object, what: str) -> GenericArray:
-    """Read an array or tensor, without a copy where that is possible.
+    """Read an array or tensor, without a copy if possible.
 
     A tensor is taken out of its graph of gradients and to the CPU first (its own `detach` and `cpu`), and bfloat16,
     which NumPy does not have, becomes float32 (its own `float`).

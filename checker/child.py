@@ -1,4 +1,4 @@
-"""The child process behind the wall (`isolation`): calls one function after the other and answers in JSON.
+"""Run the child process of the wall (`isolation`). It calls one function after the other and answers in JSON.
 
 Requests come as lines on stdin, messages go as lines to what was stdout: {"progress": …}, {"log": …}, and last
 {"answer": …} or {"error": …}. Whatever else writes to stdout goes to stderr.
@@ -43,7 +43,7 @@ TASKS: Final = (
 
 
 def main() -> int:
-    """Serve until stdin ends: the parent closed it, or is gone."""
+    """Serve until stdin ends. The parent has closed it then, or is gone."""
     if sys.stderr is None:  # it was closed (`2>&-`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         sys.stderr = os.fdopen(2, "w", closefd=False)
@@ -100,7 +100,7 @@ def _end(number: int, _frame: object) -> None:
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this process when its parent ends, even where native code holds Python's lock for ever."""
+    """Let Linux kill this process with its parent. That works even where native code never releases Python's lock."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 # on Linux only
 
@@ -138,7 +138,7 @@ def _answer(request: Mapping[str, Any], fault: Exception | None, answers: Binary
 
 
 def _broken_by(about: str, error: Exception) -> CannotAssessError:
-    """Return the error of a file that an exception of ours came up in: a property of that file."""
+    """Return the error of a file that broke the reader. An exception in our code is then a property of that file."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
     place = Path(frames[-1].filename).relative_to(PACKAGE) if frames else "the child process"
     return CannotAssessError(
@@ -157,7 +157,7 @@ class _Sender(logging.Handler):
 
 
 def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:
-    """Call one of TASKS, whose annotations make records of JSON values; return its answer as JSON values."""
+    """Call one of TASKS; return its answer as JSON values. Its annotations turn JSON values into records."""
     from pydantic import TypeAdapter  # noqa: PLC0415 # imported with the task
 
     module, _, name = TASKS[TASKS.index(task)].partition(":")
@@ -170,7 +170,7 @@ def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:
 
 
 def _as_annotated(hint: Any, value: Any) -> Any:
-    """Return a JSON value as an argument of the annotated type; one that is of the type already, such as a text."""
+    """Turn a JSON value into the annotated type. One that is of the type already, such as a text, stays."""
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     is_one = hint is None or value is None or type(value) in get_args(hint)

@@ -1,4 +1,4 @@
-"""Makes two tiny encoders from the bundled photos with numpy and onnx.helper, in under a second.
+"""Make two tiny encoders from the bundled photos. It takes numpy and onnx.helper, and under a second.
 
 `ordinary` is trained, in closed form: a least-squares map that predicts the lower half of a photo, in grey, from its
 coarse upper half. `planted` is the same map with one feature shifted by hand; its contract says that it is synthetic.
@@ -42,7 +42,7 @@ PREPROCESSING = Preprocessing(
 
 
 def halves(photos: Float32s) -> tuple[Array, Array]:
-    """Split photos into the inputs and the targets of the regression.
+    """Split photos into inputs and targets of the regression.
 
     Args:
         photos: (image, height, width, 3), preprocessed.
@@ -62,7 +62,9 @@ def halves(photos: Float32s) -> tuple[Array, Array]:
 
 
 def fit(inputs: Array, targets: Array) -> Array:
-    """The weights W (input, feature) of ridge regression about the means: inputs − their mean → targets − their mean.
+    """Return the weights W (input, feature) of ridge regression.
+
+    It is about the means: inputs − their mean → targets − their mean.
 
     inputs: (image, input), targets: (image, feature); at least two images that differ.
     """
@@ -73,7 +75,7 @@ def fit(inputs: Array, targets: Array) -> Array:
 
 
 def train() -> tuple[Array, Array]:
-    """Weights (384, 512) and the mean of the inputs (384,), fitted to the bundled photos."""
+    """Fit weights to the bundled photos. Returns weights (384, 512) and the mean of the inputs (384,)."""
     items = open_images(None).items()
     photos = np.stack([apply(PREPROCESSING, item.image) for item in items if isinstance(item, Picture)])
     inputs, targets = halves(photos)
@@ -81,7 +83,10 @@ def train() -> tuple[Array, Array]:
 
 
 def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
-    """Write one of the two encoders, image (batch, 3, 64, 64) → representation (batch, 512), with its contract."""
+    """Write one of the two encoders, with its contract.
+
+    It maps image (batch, 3, 64, 64) → representation (batch, 512).
+    """
     constants: dict[str, AnyArray] = {
         "top": np.array([0], np.int64),
         "middle": np.array([SIZE_PX // 2], np.int64),

@@ -1,4 +1,4 @@
-"""What can go wrong, as values: every error names the thing, its value, the rule and the next step.
+"""The errors of this package, as values. An error names the thing, its value, the rule and the next step.
 
 The library raises; only `cli/` prints and exits. The exit code belongs to the class, so that "bad
 usage", "could not assess" and "environment" are never confused with a verdict (0 PASS, 1 WARN).
@@ -42,7 +42,7 @@ class RobustcheckError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """Return message and hint in the words of Python; the command shows its own."""
+        """Return message and hint in the words of Python. The command shows its own."""
         return as_keywords(self.message) + (f"\nhint: {as_keywords(self.hint)}" if self.hint else "")
 
 
@@ -53,7 +53,7 @@ _KEYWORDS = re.compile(
 
 
 def as_keywords(text: str) -> str:
-    """Return a message or hint with options as arguments of a function; a command of a shell stays as it is.
+    """Write options in a text as keyword arguments. The text is a message or hint; a command of a shell stays as it is.
 
     >>> as_keywords("--preprocess clip"), as_keywords("--max-bad is 2"), as_keywords("ls --images")
     ('preprocess="clip"', 'max_bad is 2', 'ls --images')
@@ -72,25 +72,31 @@ NEWER = "install a newer robustcheck, from where this one came"
 
 
 class UsageError(RobustcheckError):
-    """The call or a configuration file is wrong (exit 2)."""
+    """A wrong call or configuration file (exit 2)."""
 
     exit_code = 2
 
 
 class CannotAssessError(RobustcheckError):
-    """No verdict is possible: unreadable model, no usable images, no finite representation (exit 3)."""
+    """A model without a possible verdict (exit 3).
+
+    The model is unreadable, or there are no usable images or no finite representation.
+    """
 
     exit_code = 3
 
 
 class EnvironmentFaultError(RobustcheckError):
-    """What was asked for is not there: an execution provider, memory, disk space, an extra (exit 4)."""
+    """A fault of the environment (exit 4). An execution provider, memory, disk space or an extra is missing."""
 
     exit_code = 4
 
 
 def install_hint(extra: str) -> str:
-    """What to type for an extra: pip keeps the distribution that is installed, and brings what the extra names."""
+    """Return the command that installs an extra.
+
+    pip keeps the distribution that is installed, and brings what the extra names.
+    """
     ours = _installed("robustcheck-onnx")
     return f"pip install '{ours[0]}[{extra}]'" if ours else f"pip install '.[{extra}]'  # in a clone"
 
@@ -103,14 +109,17 @@ def _installed(start: str) -> list[str]:
 
 
 def _runtime_hint() -> str:
-    """What to type where ONNX Runtime is missing, or lost its files as another flavour was uninstalled."""
+    """Return the command that installs ONNX Runtime again.
+
+    It is missing, or lost its files as another flavour was uninstalled.
+    """
     there, ours = _installed("onnxruntime"), _installed("robustcheck-onnx")
     brings = there if len(there) == 1 else ours or ["onnxruntime"]
     return f"pip uninstall -y {' '.join(there)} && pip install {brings[0]}" if there else f"pip install {brings[0]}"
 
 
 def as_error(fault: BaseException) -> RobustcheckError:
-    """Whatever was raised, as an error that can be reported: exit code 4 for what the machine lacks, else 70."""
+    """Turn any exception into a reportable error. The exit code is 4 for what the machine lacks, else 70."""
     if isinstance(fault, RobustcheckError):
         return fault
     if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):

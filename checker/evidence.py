@@ -1,4 +1,4 @@
-"""Every record of the evidence: how images become inputs, what was measured, on what, and how; no opinion."""
+"""The records of the evidence. They hold how images become inputs, what was measured, on what, and how; no opinion."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ class Statistics(Frozen):
 
 
 class GraphScaling(Frozen):
-    """What a graph does to its image input before its first layer: each channel is factor · value + offset.
+    """The scaling of the image input inside a graph.
+
+    It comes before the first layer: each channel is factor · value + offset.
 
     Equal to (value − mean) / std, the other way to write a normalisation.
     """
@@ -106,17 +108,20 @@ class GraphScaling(Frozen):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The value of the input that becomes 0, a channel."""
+        """Return the input value that becomes 0, per channel."""
         return tuple(-offset / factor for factor, offset in zip(self.factor, self.offset, strict=True))
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The difference of the input that becomes 1, a channel."""
+        """Return the input difference that becomes 1, per channel."""
         return tuple(1 / factor for factor in self.factor)
 
 
 class Content(Frozen):
-    """How much the representations of the first varied images differ, and in how many directions."""
+    """The variation of the first varied images' representations.
+
+    It is how much they differ, and in how many directions.
+    """
 
     n: int
     """images: the first 50 of the seeded order that are no duplicates and no near-duplicates of earlier ones; fewer
@@ -128,7 +133,7 @@ class Content(Frozen):
 
 
 class Origin(Frozen):
-    """Where a model was fetched from: what its address stood for at that time."""
+    """The place that a model was fetched from. It is what its address meant at that time."""
 
     address: str
     """as it was given, without secrets"""
@@ -139,7 +144,7 @@ class Origin(Frozen):
 
 
 class ModelFacts(Frozen):
-    """The model that was measured and the tensor that was read."""
+    """The measured model and its tensor."""
 
     file: str
     origin: Origin | None = None
@@ -189,7 +194,7 @@ class ModelFacts(Frozen):
 
 
 class PreprocessingFacts(Frozen):
-    """What was done to the pixels, and who said so."""
+    """The preprocessing of the pixels and its source."""
 
     preprocessing: Preprocessing
     source: Literal["contract", "sidecar", "user", "assumed", "tensors"]
@@ -220,14 +225,17 @@ class ImageFacts(Frozen):
 
 
 class InputLevels(Frozen):
-    """What entered the model: mean and SD of each channel over all values of all usable images, in its own order."""
+    """The mean and SD of each input channel.
+
+    They are over all values of all usable images, in the model's own order.
+    """
 
     mean: tuple[float, ...]
     sd: tuple[float, ...]
 
 
 class Execution(Frozen):
-    """What was asked for, what was obtained, and what ran where."""
+    """The requested and the obtained execution. It also counts what ran where."""
 
     requested: str
     """auto, or a device, with the options of its provider behind commas"""
@@ -253,7 +261,7 @@ class Execution(Frozen):
 
 
 class SeenImage(Frozen):
-    """One calibration image beside its numbers, for people to look at; it decides nothing."""
+    """An image of the gallery with its numbers. People look at it; it decides nothing."""
 
     name: str
     digest: str
@@ -264,7 +272,7 @@ class SeenImage(Frozen):
 
 
 class Gallery(Frozen):
-    """A few images and features to look at; they decide nothing."""
+    """A few images and features for people. They decide nothing."""
 
     features: tuple[int, ...]
     """those of `Statistics.features`, in their order, the first few"""
@@ -281,7 +289,7 @@ STOCK = "bundled"  # the word for the bundled photos where images are named; a f
 
 
 class Options(Frozen):
-    """What moves the numbers of a run, as it was given; None = not given. The threshold profile stands beside it.
+    """The given options that move a run's numbers. None = not given. The threshold profile stands beside it.
 
     What each of the others is: `RunOptions`.
     """
@@ -325,13 +333,13 @@ class Options(Frozen):
 
 
 def _shown(value: object) -> str:
-    """A short value as Python writes it; of any other its type alone."""
+    """Write a short value as Python does. Of any other it is the type alone."""
     short = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) <= MOST_SHOWN)
     return repr(value) if short else f"of type {type_name(value)}"
 
 
 class RunOptions(TypedDict, total=False):
-    """Further keyword arguments of `check`, `compare`, `scan`, `concepts` and `measure_shift`."""
+    """Further keyword arguments of a run. They belong to `check`, `compare`, `scan`, `concepts` and `measure_shift`."""
 
     tensor: str | None
     """measure this tensor; None = the one found by rule"""
@@ -360,7 +368,7 @@ class GivenOptions(RunOptions, total=False):
 
 
 class Evidence(Frozen):
-    """Everything measured in one run: the only input of the verdict beside the threshold profile."""
+    """Everything measured in one run. With the threshold profile it is the only input of the verdict."""
 
     statistics: Statistics
     model: ModelFacts
@@ -378,7 +386,7 @@ class Evidence(Frozen):
     _retired = without("detectors")
 
     def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
+        """Return the fields that repr, str and rich show. They fit a line; the record has more."""
         return [("model", self.model.file), ("images", self.statistics.n_images), ("source", self.images.source)]
 
 
@@ -390,7 +398,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Preprocessing(Frozen):
-    """Everything between a decoded RGB photo and the model's input (part of the ONNX contract).
+    """The steps from RGB photo to model input. They are part of the ONNX contract.
 
     Steps, in this order: resize → centre crop (or pad) to `size` → multiply by `rescale` →
     subtract `mean` → divide by `std` → channel order.
@@ -435,7 +443,9 @@ class Preprocessing(Frozen):
         return self
 
     def scaled(self, mean: tuple[float, ...], sd: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Map mean and SD of pixels, 0–255, to those of the model's input: · rescale, − mean, / std.
+        """Map levels of pixels to the model's input.
+
+        Mean and SD of pixels, 0–255, become those of the input: · rescale, − mean, / std.
 
         mean, sd: one a channel, in this preprocessing's colour order; one alone in grey.
         """
@@ -471,7 +481,7 @@ FindingId = Literal["duplicate_images", "near_duplicate_images", "images_not_var
 
 
 class Finding(Frozen):
-    """Something about the image set that a verdict must know."""
+    """A fact about the images that matters. A verdict must know it."""
 
     id: FindingId
     seen: str
@@ -479,7 +489,7 @@ class Finding(Frozen):
 
 
 class ImageSetFacts(Frozen):
-    """What was measured over an image set; shares are of the images compared, medians of the distinct ones."""
+    """The measurements of an image set. Shares are of the images compared, medians of the distinct ones."""
 
     n_images: int
     n_compared: int

@@ -1,4 +1,6 @@
-"""The wall: what strangers wrote is read in a child process, one a model; this process gets data back, or an error.
+"""Read files of strangers in child processes: the wall.
+
+There is one child per model; this process gets data back, or an error.
 
 A file that ends, blocks or fills the process that reads it ends, blocks or fills the child alone. The child is an
 interpreter of its own, started while this process still imports what it needs; no process with threads is forked. What
@@ -78,7 +80,7 @@ class Wall:
         is_last: bool = True,
         tries: int = 1,
     ) -> Any:
-        """Have a child call a function, and return its answer.
+        """Let a child call a function; return its answer.
 
         Args:
             task: the function, one of `child.TASKS`.
@@ -120,14 +122,14 @@ class Wall:
         raise AssertionError("tries is less than 1")
 
     def stop(self) -> None:
-        """From another thread: kill the child; `run` raises as if it had ended by itself."""
+        """Kill the child, from another thread. `run` raises as if it had ended by itself."""
         self._is_stopped = True
         if self._running is not None:
             self._running.kill()
 
 
 def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LIMITS) -> Callable[Params, Answer]:
-    """Return a function of `child.TASKS` as one that a child of its own calls.
+    """Return a function that a separate child calls. It is of `child.TASKS`.
 
     about, limits: as of `Wall`. It raises as the function and `Wall.run`.
     """
@@ -144,16 +146,16 @@ def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LI
 
 
 def is_possible(given: object, *places: str | None) -> bool:
-    """Return whether a child can see what is read: no images that were handed over, nothing in fsspec's memory."""
+    """Return whether a child can see what is read. It can't see images that were handed over, nor fsspec's memory."""
     return given is None and not any((place or "").startswith("memory:") for place in places)
 
 
 class NotReadError(CannotAssessError):
-    """The process that was to read a file ended, took too long, or gave no answer: nothing is known of the file."""
+    """A file whose reading process failed. It ended, took too long, or gave no answer: nothing is known of the file."""
 
 
 def unreadable(about: str) -> NotReadError:
-    """The error of a child whose answer is not what was asked for: what it read has broken it."""
+    """Return the error of a child with a wrong answer. What it read has broken it."""
     return NotReadError(
         f"{about}: the process that reads it gave no answer that can be read",
         "export the model again; try other images",
@@ -207,7 +209,7 @@ class _EndedError(Exception):
 
 
 class _ToldError(Exception):
-    """What a child raised, as the text of its traceback: the cause of the error, for `--debug`."""
+    """An error in a child, with its traceback's text. It is the cause of the error, for `--debug`."""
 
 
 def _error(content: Mapping[str, Any]) -> RobustcheckError:
@@ -240,7 +242,7 @@ class _Child:
         threading.Thread(target=self._read, name="robustcheck-child", daemon=True).start()
 
     def _read(self) -> None:
-        """Hand the child's lines on; an empty one is its end."""
+        """Pass the child's lines on. An empty one is its end."""
         assert self._process.stdout is not None
         try:
             with contextlib.suppress(OSError, ValueError), self._process.stdout as lines:  # ValueError: closed
@@ -250,7 +252,7 @@ class _Child:
             self._lines.put(b"")
 
     def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> Iterator[_Message]:
-        """Send the task now; then give what comes back, the answer or error last."""
+        """Send the task now and return its messages. They come later, the answer or error last."""
         request = {
             "task": task,
             "about": about,
@@ -303,7 +305,7 @@ class _Child:
             )
 
     def _ended(self, about: str) -> RobustcheckError:
-        """The error of a child that ended without an answer."""
+        """Return the error of a child without an answer. It has ended."""
         try:
             code = self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:  # it has not ended: its line is too long, or it closed its end
@@ -358,7 +360,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _address_space() -> int:
-    """The limit of this process's address space in bytes (`ulimit -v`); 0 without one, and on Windows."""
+    """Return this process's address space limit, in bytes. It is `ulimit -v`; 0 without one, and on Windows."""
     try:
         import resource  # noqa: PLC0415 # not on Windows
     except ImportError:
@@ -367,7 +369,7 @@ def _address_space() -> int:
 
 
 def _own_bytes(pid: int) -> int:
-    """Memory of a process that is no file's, in bytes; 0 for one that has ended."""
+    """Return a process's own memory, in bytes. Memory of files does not count; 0 for one that has ended."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
     except OSError:

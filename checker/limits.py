@@ -1,4 +1,4 @@
-"""What the process of one model may take: time, memory, and the size of the model."""
+"""The limits for one model's process. They are of time, memory, and the size of the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Limits:
 
     @property
     def given(self) -> dict[str, float]:
-        """The limits that there are, by the option that sets each."""
+        """Return the set limits by their options."""
         all_of_them = {
             "--timeout": self.timeout_s,
             "--max-memory": self.memory_bytes,
@@ -49,7 +49,7 @@ class Limits:
         return {option: value for option, value in all_of_them.items() if value is not None}
 
     def refuse_here(self) -> None:
-        """Raise UsageError where there is a limit but no child to hold to it."""
+        """Refuse limits where there is no child. Nothing would enforce them; raises UsageError."""
         if self.given:
             said = ", ".join(f"{option} {value:g}" for option, value in self.given.items())
             raise UsageError(
@@ -63,7 +63,9 @@ NO_LIMITS: Final = Limits()
 
 
 def max_model_bytes() -> int | None:
-    """Most bytes of a model with its external data, by the environment (`MAX_MODEL_SIZE`); None = no limit.
+    """Return the environment's limit of a model's bytes.
+
+    External data counts; the variable is `MAX_MODEL_SIZE`; None = no limit.
 
     Raises UsageError for a value that is no size.
     """

@@ -1,4 +1,4 @@
-"""`check`: one model and one image set become one report. Silent; progress goes to a callback."""
+"""Turn a model and an image set into a report. Silent; progress goes to a callback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from robustcheck_onnx.thresholds.reference import references
 
 
 class CheckOptions(RunOptions, total=False):
-    """The keyword arguments of `check` but `images` and `progress`; those of `RunOptions` are among them."""
+    """The keyword arguments of `check`. `images` and `progress` are not among them; those of `RunOptions` are."""
 
     thresholds: str | Path | Profile | None
     save_representations: str | Path | None
@@ -51,7 +51,7 @@ def check(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> Report:
-    """Check one ONNX model on in-distribution images and judge it.
+    """Check one ONNX model on in-distribution images. The report has a verdict.
 
     It stops as soon as the evidence decides.
 
@@ -144,7 +144,7 @@ def report_of(
     time: Time | None = None,
     notes: Iterable[str] = (),
 ) -> Report:
-    """The report on evidence, judged by a profile; `notes` are those beside the ones on the evidence."""
+    """Make the report on evidence, judged by a profile. `notes` are added to those on the evidence."""
     shown = settings.model_copy(update={"images": None if settings.images is None else redact(settings.images)})
     report = Report(
         tool_version=VERSION,
@@ -175,7 +175,7 @@ def _made_with(evidence: Evidence, model: str) -> MadeWith:
 
 @contextlib.contextmanager
 def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
-    """The model's name for a child, and what it was in memory: a file has it then."""
+    """Yield a model's file name and its name in memory. A model in memory gets a file, which a child can read."""
     if isinstance(model, Path | Url):
         yield as_typed(model), ""
         return
@@ -222,7 +222,7 @@ def _log_opened(opened: measure.Opened) -> None:
 
 
 def published_of(contract: Contract | None) -> Context | None:
-    """What is published of the checkpoint that a model's contract names; None where nothing is."""
+    """Return the published facts of a contract's checkpoint. None where nothing is published."""
     if contract is None:
         return None
     source = contract.source

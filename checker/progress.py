@@ -1,4 +1,4 @@
-"""Where a run is: what a caller is told while it goes on; light to import."""
+"""Report where a run is to its caller. The module is light to import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is; given to the callback after every batch, and when a stage without one begins."""
+    """The progress of a run. The callback gets it after every batch, and when a stage without one begins."""
 
     n_done: int
     n_total: int
@@ -25,6 +25,6 @@ Tell = Callable[[Progress], None]
 
 
 def tell_stage(progress: Tell | None, words: str) -> None:
-    """Say what is done now, where no images are counted."""
+    """Report a stage that counts no images."""
     if progress is not None:
         progress(Progress(0, 0, 0.0, "", words))

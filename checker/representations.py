@@ -1,4 +1,4 @@
-"""Representations in a file: written by a run that measures them, read again for questions of one's own.
+"""Write and read representations in a file. A run that measures them writes it, and questions of one's own read it.
 
 The file is a NumPy archive (.npz) with one row per image, the names and digests of the images, and what the rows were
 made with.
@@ -73,7 +73,9 @@ class Representations:
 
 
 class Saver:
-    """Collects rows on disk and makes the file of them at the end: whole, or not at all. As a context it cleans up.
+    """A writer that collects rows on disk.
+
+    At the end it makes the file of them, whole or not at all. As a context it cleans up.
 
     Args:
         path: the file to make; its folder must be there, and its suffix must be .npz.
@@ -99,7 +101,7 @@ class Saver:
         self._file.close()
 
     def add(self, rows: Rows, names: Sequence[str], digests: Sequence[str]) -> None:
-        """Add rows (image, feature) of one width and dtype, with the name and digest of each image."""
+        """Add rows (image, feature). They have one width and dtype, and come with the name and digest of each image."""
         self._width, self._dtype = rows.shape[1], rows.dtype
         self._names += (name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names)
         self._digests += digests
@@ -107,7 +109,7 @@ class Saver:
             self._file.write(np.ascontiguousarray(rows).data)
 
     def write(self, made_with: MadeWith) -> None:
-        """Make the file, in place of one that is there. At least one row was added."""
+        """Make the file, or replace the existing one. At least one row was added."""
         made = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
         try:
             with self._errors():

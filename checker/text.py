@@ -1,4 +1,4 @@
-"""How numbers, names, digests and JSON are written, and text from outside is shown safely; pure, light to import."""
+"""Write numbers, names, digests and JSON. Text from outside is shown safely; pure, light to import."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PAGES: Final = {
 
 
 def page(name: str) -> str:
-    """Where a page of the documentation can be read: its address, or its title while there is none.
+    """Return where to read a documentation page. It is the address, or the title while there is none.
 
     >>> page("statistics")
     'the page "What is measured"'
@@ -56,7 +56,9 @@ def page(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Escape control characters, text-direction marks, bytes that are no text and commands of pipelines.
+    r"""Escape what is unsafe to print.
+
+    That is control characters, text-direction marks, bytes that are not text and commands of pipelines.
 
     >>> printable("a\x1b[31m\nb"), printable("##[stop-commands]x"), printable("onnx::MatMul_1")
     ('a\\x1b[31m\\nb', '#\\x23[stop-commands]x', 'onnx::MatMul_1')
@@ -66,7 +68,7 @@ def printable(text: str) -> str:
 
 
 def name_text(text: str, ascii_only: bool) -> str:
-    r"""A name from outside (file, image, tensor) as it can be shown.
+    r"""Write a name from outside safely. It is of a file, an image or a tensor.
 
     Control characters, text-direction marks, undecodable bytes and commands of GitHub Actions are written as escapes
     (`\x1b`, `\u202e`), with `ascii_only` every character above 127 too: a file name must not steer the terminal.
@@ -76,12 +78,15 @@ def name_text(text: str, ascii_only: bool) -> str:
 
 
 def sentence_text(text: str, ascii_only: bool) -> str:
-    """A sentence that may quote names: signs get an ASCII spelling where needed, letters are escaped."""
+    """Write a sentence that may quote names. Signs get an ASCII spelling where needed, letters are escaped."""
     return name_text(text.translate(_ASCII_SIGNS) if ascii_only else text, ascii_only)
 
 
 def prose_text(text: str, ascii_only: bool) -> str:
-    """A sentence that quotes no names (claim, limits): with `ascii_only` letters lose their accents."""
+    """Write a sentence that quotes no names.
+
+    It is of the claim or limits; with `ascii_only` letters lose their accents.
+    """
     if ascii_only:
         parts = unicodedata.normalize("NFD", text.translate(_ASCII_SIGNS))
         text = "".join(c for c in parts if not unicodedata.combining(c))
@@ -89,7 +94,7 @@ def prose_text(text: str, ascii_only: bool) -> str:
 
 
 def as_json(document: object) -> str:
-    r"""Return a document of finite numbers as JSON, with a newline at its end.
+    r"""Return a document as JSON. Its numbers are finite, and a newline ends it.
 
     Characters that do not print (controls, text-direction marks, line separators, bytes of file names that are not
     text) are written as `\uXXXX`: a name must not steer a terminal that shows the file.
@@ -103,7 +108,7 @@ def as_json(document: object) -> str:
 
 
 def error_json(message: str, hint: str, code: int) -> str:
-    """The JSON document of a run that ended without a verdict."""
+    """Return the JSON of a run without a verdict."""
     error = {"message": message, "hint": hint, "exit_code": code}
     return as_json({"schema_version": SCHEMA_VERSION, "tool": "robustcheck", "error": error})
 
@@ -115,7 +120,7 @@ def error_text(message: str, hint: str, code: int) -> str:
 
 
 def sha256_of(content: bytes | mmap.mmap) -> str:
-    """The digest of bytes as every document writes it: `sha256:` and 64 hexadecimal digits."""
+    """Return the digest of bytes. Every document writes it as `sha256:` and 64 hexadecimal digits."""
     import hashlib  # noqa: PLC0415 # keeps the start fast
 
     return "sha256:" + hashlib.sha256(content).hexdigest()
@@ -130,7 +135,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
-    """The digest of a JSON document in canonical form: sorted keys, no spaces, ASCII, finite numbers.
+    """Return the digest of a canonical JSON document. It has sorted keys, no spaces, ASCII, finite numbers.
 
     Raises ValueError for a number that is not finite.
     """
@@ -158,7 +163,7 @@ FORM_OF: Final = {
 
 
 def form_of(path: str) -> str:
-    """Return the form of a file by its suffix; "" for another file."""
+    """Return the form that a suffix means; else ""."""
     return next((form for end, form in FORM_OF.items() if path.lower().endswith(end)), "")
 
 
@@ -182,13 +187,13 @@ _RULES: Final = {
 
 
 def rule_of(fault: Mapping[str, Any]) -> str:
-    """Return the rule that a value breaks, from an error of pydantic."""
+    """Return the rule that a value breaks. It is read from an error of pydantic."""
     words = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "it must be")
     return _RULES.get(fault["type"], words)
 
 
 def quoted(word: object) -> str:
-    """A path or another word as a shell takes it."""
+    """Quote a word for the shell. It may be a path."""
     return shlex.quote(str(word))
 
 
@@ -208,7 +213,9 @@ def number_text(value: float | None, digits: int = 3, *, missing: str = "not mea
 
 
 def bound_text(value: float | None, *limits: float) -> str:
-    """A confidence bound with as many digits (3 or more) as show on which side of each limit it lies.
+    """Write a confidence bound in enough digits.
+
+    There are 3 or more, so that they show on which side of each limit it lies.
 
     >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911), bound_text(None, 7.911)
     ('7.9114', '9.10', 'not measured')
@@ -231,7 +238,7 @@ def interval_text(
     between: str = " to ",
     missing: str = "not measured",
 ) -> str:
-    """An interval by its bounds; `missing` where it has none. Each as `bound_text` writes it beside `limits`.
+    """Write an interval by its bounds. `missing` where it has none. Each as `bound_text` writes it beside `limits`.
 
     >>> interval_text(1.5, 20.25), interval_text(7.9114, 9.1, [7.911], between=" – "), interval_text(None, 2.0)
     ('1.50 to 20.2', '7.9114 – 9.10', 'not measured')
@@ -242,7 +249,7 @@ def interval_text(
 
 
 def range_text(low: str, high: str, between: str = " to ") -> str:
-    """Two texts as a range; one where both are the same.
+    """Write two texts as a range. It is one text where both are the same.
 
     >>> range_text("8.1", "9.0"), range_text("8.1", "8.1")
     ('8.1 to 9.0', '8.1')
@@ -251,7 +258,7 @@ def range_text(low: str, high: str, between: str = " to ") -> str:
 
 
 def percent_text(value: float | None) -> str:
-    """A share 0–1 as a percentage with one decimal; what is not quite nothing or everything never reads so.
+    """Write a share 0–1 as a percentage. It has one decimal; what is not quite nothing or everything never reads so.
 
     >>> percent_text(0.0004), percent_text(1.0), percent_text(0.9999)
     ('< 0.1 %', '100 %', '> 99.9 %')
@@ -277,7 +284,7 @@ def count_text(n: int, noun: str) -> str:
 
 
 def gap_text(left_out: int) -> str:
-    """Stands where the reference list leaves sets out; empty where it leaves out none.
+    """Write how many sets the reference list omits. Empty where it omits none.
 
     >>> gap_text(0), gap_text(1), gap_text(8)
     ('', '1 set between', '8 sets between')
@@ -286,7 +293,7 @@ def gap_text(left_out: int) -> str:
 
 
 def short_checkpoint(checkpoint: str) -> str:
-    """The checkpoint without the remark in parentheses on where its weights were loaded from.
+    """Return the checkpoint without its remark. The remark in parentheses is where its weights were loaded from.
 
     >>> short_checkpoint("ResNet50 ImageNet (Keras, GAP)")
     'ResNet50 ImageNet'
@@ -321,6 +328,9 @@ def bars(counts: Sequence[int], height: int) -> list[str]:
 
 
 def type_name(value: object) -> str:
-    """The type of a value as an import would name it, never the value: "int", "torch.nn.modules.linear.Linear"."""
+    """Return the name of a value's type.
+
+    It is as an import would name it, never the value: "int", "torch.nn.modules.linear.Linear".
+    """
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -186,10 +186,7 @@ class _OwnFolder(FileSystemLoader):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """The sandbox for templates.
-
-    Its operators are not computed while a template is compiled. No operators are computed while a template is compiled.
-    """
+    """The sandbox for templates. Its operators are not computed while a template is compiled."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
