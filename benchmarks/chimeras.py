@@ -1,9 +1,10 @@
-"""Which candidates pass a comparison with a reference, with and without the limit on CKA (docs/compare.md).
+"""Which candidates pass a comparison with a reference, with and without the limit on CKA.
 
-    python benchmarks/chimeras.py EMBEDDINGS_DIR     # prints the table, some ten minutes on one core
+    python benchmarks/chimeras.py EMBEDDINGS_DIR     # some ten minutes on one core
 
-EMBEDDINGS_DIR holds one <set>.npz per set (entry x: (image, feature)). Rows that occur twice count once. The references
-are the sets that pass against themselves. A chimera has the outlier features, and is not a copy.
+Prints the table of benchmarks/results/chimeras.md. EMBEDDINGS_DIR holds one <set>.npz per set (entry x: (image,
+feature)). Rows that occur twice count once. The references are the sets that pass against themselves. A
+chimera has the outlier features, and is not a copy.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ KEPT_IMAGES = 1024  # rows kept for similarity and matching, the first of the se
 # and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
 # that were not made from each other have 0.07 to 0.86 on the same images: this finds what shares next to nothing.
 UNRELATED_CKA = 0.1
-KEPT_CKA = 0.7  # debiased CKA that a PASS needs; benchmarks/chimeras.py shows what has more and less (docs/compare.md)
+KEPT_CKA = 0.7  # debiased CKA that a PASS needs; benchmarks/results/chimeras.md shows what has more and less
 
 
 @dataclass
