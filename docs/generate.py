@@ -25,7 +25,7 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
-from robustcheck_onnx.checker.cli.options import HARMLESS, POWERS
+from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, POWERS, ROWS
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.shift import ShiftReport
@@ -208,11 +208,11 @@ def _inline(text: str) -> str:
 
 def settings() -> str:
     """Every key of a settings file with its type, default and variable; the keys of a waiver."""
-    described = config.Settings.model_json_schema(by_alias=True)["properties"]
+    described = config.FILE.model_json_schema(by_alias=True)["properties"]
     lines = ["# Keys of settings", "", "What a key does, and which layer counts: [settings](../configuration.md).", ""]
     lines += [row("key", "type", "default", "variable", "what it is"), row(*["---"] * 5)]
-    for key, name in config.FIELDS.items():
-        about, variable = config.Settings.model_fields[name], config.PREFIX + name.upper()
+    for key, name in FIELDS.items():
+        about, variable = ROWS[name], config.PREFIX + name.upper()
         default = "–" if about.default in (None, ()) else f"`{json.dumps(about.default)}`"
         kind = "list of waivers" if key == "waivers" else _type(described[key]).removesuffix(" or null")
         lines.append(
@@ -221,7 +221,7 @@ def settings() -> str:
                 kind,
                 default,
                 f"`{variable}`" if variable in config.VARIABLES else "–",
-                about.description or "",
+                about.about,
             )
         )
     lines += ["", "## Keys of a waiver", "", row("key", "type", "required"), row("---", "---", "---")]

@@ -29,42 +29,41 @@ _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
 """how a log of ours starts: `check_run` writes this line first"""
 
 
-def folder_of(resolved: Resolved, key: str, *, strict: bool) -> Path | None:
+def folder_of(resolved: Resolved, key: str) -> Path | None:
     """The folder that the outputs or the log must stay in: the settings file's, where that file names them.
 
-    With `strict`, where a variable names them, the current folder.
+    With --strict, where a variable names them, the current folder.
     """
     if key in resolved.in_file and resolved.file is not None:
         return Path(resolved.file).parent
-    return Path() if strict and key in resolved.sources and key not in resolved.typed else None
+    return Path() if resolved.settings.strict and key in resolved.sources and key not in resolved.typed else None
 
 
-def check_outputs(resolved: Resolved, outputs: Iterable[str], *, strict: bool) -> None:
+def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
     """Refuse places for documents, each FORM[=PATH], before anything is opened. Raises UsageError."""
     from robustcheck_onnx.checker.storage.places import parse_place, redact
     from robustcheck_onnx.checker.storage.write import is_ours
 
-    folder = folder_of(resolved, "output", strict=strict)
+    folder = folder_of(resolved, "output")
     for text in outputs:
         form, _, path = split(text)
         if path in ("", "-"):
             continue
         what, again = f"output is {form}={redact(path)}", f"-o {form}={quoted(redact(path))}"
-        _check(resolved, what, again, path, folder, strict=strict)
+        _refuse_unsafe(resolved, what, again, path, folder)
         if folder is not None and Path(path).exists() and not is_ours(parse_place(path)):
             raise _not_ours(resolved, what, "no report of robustcheck", again)
 
 
-def check_bundles(resolved: Resolved, bundles: Iterable[Path], *, strict: bool) -> None:
+def check_bundles(resolved: Resolved, bundles: Iterable[Path]) -> None:
     """Refuse places of signatures, as `check_outputs`; their names follow from those of the reports."""
     from robustcheck_onnx.checker.report.signature_file import is_verdict
 
     is_named = bool({"output", "sign"} & resolved.in_file)
     for bundle in bundles:
         what, again = f"signature is {bundle}", "-o json=report.json --sign KEY"
-        _check(
-            resolved, what, again, str(bundle), folder_of(resolved, "output", strict=strict), strict=strict or is_named
-        )
+        folder = folder_of(resolved, "output")
+        _refuse_unsafe(resolved, what, again, str(bundle), folder, no_link=is_named)
         if is_named and bundle.exists() and not is_verdict(bundle):
             raise _not_ours(resolved, what, "no signature of robustcheck", again)
 
@@ -96,25 +95,27 @@ def files_of_representations(
     return files
 
 
-def check_log(resolved: Resolved, *, strict: bool) -> None:
+def check_log(resolved: Resolved) -> None:
     """Refuse the place of the log, as `check_outputs`."""
     name = resolved.settings.log_file
     if name is None:
         return
     what, again = f"log-file is {name}", f"--log-file {quoted(name)}"
-    folder = folder_of(resolved, "log-file", strict=strict)
-    _check(resolved, what, again, name, folder, strict=strict)
+    folder = folder_of(resolved, "log-file")
+    _refuse_unsafe(resolved, what, again, name, folder)
     if folder is not None and Path(name).exists() and not _is_log(Path(name)):
         raise _not_ours(resolved, what, "no log of robustcheck", again)
 
 
-def _check(resolved: Resolved, what: str, again: str, path: str, folder: Path | None, *, strict: bool) -> None:
+def _refuse_unsafe(
+    resolved: Resolved, what: str, again: str, path: str, folder: Path | None, *, no_link: bool = False
+) -> None:
     if folder is not None and not is_inside(path, folder):
         raise UsageError(
             f"{_where(resolved)}: {what}; what a settings file names must lie in its folder, and no link may lead out",
             f"{again}  # the command line may name any place",
         )
-    if folder is None and strict and follows_link(path):
+    if folder is None and (no_link or resolved.settings.strict) and follows_link(path):
         raise UsageError(
             f"{what}, which follows a link; one of a checkout may lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",

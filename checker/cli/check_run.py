@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
 
     from .check_places import Signature
-    from .settings import Resolved, Settings
+    from .options import Settings
+    from .settings import Resolved
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,6 @@ def run(
     words: Sequence[str],
     invocation: Invocation,
     wall: Wall,
-    save_representations: str | None,
-    *,
-    strict: bool,
-    debug: bool,
 ) -> int:
     """Check the models that the words name and deliver the reports; the exit code of the worst.
 
@@ -65,19 +62,17 @@ def run(
 
     invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     wall: has the child processes that read models and images.
-    save_representations: as the option says, {model} included.
-    strict: the settings were looked at already (`strict.refuse`).
     """
     from .models import check_all, expand, refuse_missing, stem, worst
 
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
-    folder = check_places.folder_of(resolved, "output", strict=strict)
+    folder = check_places.folder_of(resolved, "output")
     typed = documents_of(settings.output, invocation.line.stems())
-    invocation.documents = settings_file.safe_documents(typed, folder, strict=strict)
+    invocation.documents = settings_file.safe_documents(typed, folder, strict=settings.strict)
     models = expand(words)
     filled = documents_of(settings.output, [stem(model) for model in models])
-    invocation.documents = settings_file.safe_documents(filled, folder, strict=strict)
+    invocation.documents = settings_file.safe_documents(filled, folder, strict=settings.strict)
 
     # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker.report import Failed, one_model
@@ -90,12 +85,12 @@ def run(
     several = len(models) > 1
     reads = _files_read(resolved, models)
     reads += map(Path, check_places.template_files(resolved))
-    destinations = _destinations(resolved, models, reads, strict=strict)
+    destinations = _destinations(resolved, models, reads)
     check_places.check_templates(destinations.all())
-    saved = check_places.files_of_representations(save_representations, models, reads, destinations.all())
+    saved = check_places.files_of_representations(settings.save_representations, models, reads, destinations.all())
     signatures = check_places.plan_signatures(settings.sign, destinations.shared, destinations.own, reads)
-    check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
-    check_places.check_log(resolved, strict=strict)
+    check_places.check_bundles(resolved, [each.bundle for each in signatures])
+    check_places.check_log(resolved)
     for form, _ in destinations.shared:
         one_model(form, len(models))
     refuse_missing(models)
@@ -116,7 +111,7 @@ def run(
             wall.run("images.source:count_images", asked, int, about=about, is_last=False)
 
         def failed(model: str, fault: Exception) -> Failed:
-            if debug:
+            if settings.debug:
                 process.write_traceback(fault)
             code, message, hint = process.explain(fault, invocation.line)
             message = message or f"{redact(model)}: the check ended without a message; a verdict is needed"
@@ -196,7 +191,7 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     return reads
 
 
-def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place], *, strict: bool) -> Destinations:
+def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place]) -> Destinations:
     """Where the documents of `-o` go. Raises as `destinations_of`, `models.fill` and `check_outputs`."""
     from robustcheck_onnx.checker.report import forms
 
@@ -209,7 +204,7 @@ def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Pla
         own = PLACEHOLDER in path
         outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
         about += models if own else [""]
-    check_places.check_outputs(resolved, outputs, strict=strict)
+    check_places.check_outputs(resolved, outputs)
     destinations = Destinations([], {model: [] for model in models})
     for destination, model in zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True):
         (destinations.own[model] if model else destinations.shared).append(destination)

@@ -70,7 +70,7 @@ class CommandLine:
         outputs: Sequence[str] = self.options.get("output", ())
         if not outputs and self.verb == DEFAULT_VERB and "isolated" not in self.options:
             with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
-                outputs = settings_file.outputs(os.environ, self.options.get("config_file", (None,))[-1])
+                outputs = settings_file.outputs(os.environ, self.options.get("config", (None,))[-1])
         documents = settings_file.safe_documents(
             documents_of(outputs, self.stems()), None, strict="strict" in self.options
         )

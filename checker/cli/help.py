@@ -28,8 +28,8 @@ INDENT = "  "
 ALL = "--help-all"
 SHORT = {
     "check": (
-        *("images", "max_images", "preprocess", "tensor", "device", "fail_on", "waivers_file"),
-        *("batch_size", "output", "quiet", "verbose", "config_file", "strict"),
+        *("images", "max_images", "preprocess", "tensor", "device", "fail_on", "waivers"),
+        *("batch_size", "output", "quiet", "verbose", "config", "strict"),
     )
 }
 """by verb: the options that `--help` shows; `--help-all` shows the others, too"""

@@ -1,21 +1,27 @@
-"""The options that several verbs share: type, name, help, metavar, and what each can do to the gate.
+"""The table of options: each option of a check once, with all that is made from it; and what verbs share beside it.
 
-A verb writes `seed: Seed = 0`, so the default stays with the verb. An option of one verb is defined in its module.
-Every module of verbs imports this one, so it imports nothing heavy."""
+A row gives type, default, help, metavar, panel, and what the option can do to the gate, which decides whether a
+settings file may set it. Made from it: typer's parameters (`parameter`), the record of settings, the keys of a file and
+its variables, what `--strict` refuses, the file that `init` writes, and the reference page. Every module of verbs
+imports this one, so it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
 from robustcheck_onnx.checker.errors import UsageError
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.evidence import GivenOptions
+    from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.limits import Limits
+    from robustcheck_onnx.checker.verdict import Waiver
 
 
 OPTIONS = "Options"
@@ -23,59 +29,58 @@ IMAGES, MODEL, VERDICT, OUTPUT, SPEED, LIMITS, CI = "Images", "Model", "Verdict"
 OPTION_PANELS = (OPTIONS, IMAGES, MODEL, VERDICT, OUTPUT, SPEED, LIMITS, CI)
 FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
 VERB_PANELS = (FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP)
-
-
-Power = Literal["loosens", "hands over", "harmless"]
-
-
-class Rule(NamedTuple):
-    """What a setting can do to the gate."""
-
-    power: Power
-    """loosens: it can let a model through that the defaults stop. hands over: it has a key vouch.
-    Both are refused by `--strict`. harmless: it moves no verdict"""
-    why: str
-
-
-LOOSENS: Final = "loosens"
-HANDS_OVER: Final = "hands over"
-HARMLESS: Final = "harmless"
-POWERS: Final[Mapping[str, Rule]] = {
-    "images": Rule(LOOSENS, "photos can be chosen that flatter a model"),
-    "max-images": Rule(LOOSENS, "fewer images show less"),
-    "max-bad": Rule(LOOSENS, "more images may be left out; a smaller share than the default loosens nothing"),
-    "seed": Rule(LOOSENS, "other images come first"),
-    "preprocess": Rule(LOOSENS, "the model gets other pixels than its file says"),
-    "tensor": Rule(LOOSENS, "another tensor is measured"),
-    "pool": Rule(LOOSENS, "another representation is measured"),
-    "device": Rule(LOOSENS, "another provider than cpu and cuda may compute less exactly"),
-    "provider-option": Rule(LOOSENS, "the provider may compute less exactly, in half precision for example"),
-    "batch-size": Rule(LOOSENS, "a model is tried with other numbers of images at once; with 1, alone"),
-    "thresholds": Rule(LOOSENS, "another profile judges"),
-    "fail-on": Rule(LOOSENS, "WARN exits with 0"),
-    "accept": Rule(LOOSENS, "a kind of WARN exits with 0"),
-    "output": Rule(
-        HARMLESS, "a file's outputs stay in its folder, in place of nothing but our own reports; none is a template"
-    ),
-    "sign": Rule(HANDS_OVER, "a key vouches for the verdict"),
-    "quiet": Rule(HARMLESS, "less is shown"),
-    "verbose": Rule(HARMLESS, "more is shown"),
-    "no-thumbnails": Rule(HARMLESS, "less is shown"),
-    "no-time": Rule(HARMLESS, "less is shown"),
-    "color": Rule(HARMLESS, "the same is shown"),
-    "log-file": Rule(HARMLESS, "a file's log stays in its folder, behind nothing but our own log"),
-    "no-ci": Rule(HARMLESS, "less is shown"),
-    "timeout": Rule(HARMLESS, "a run can only end earlier, as an error"),
-    "max-memory": Rule(HARMLESS, "a run can only end earlier, as an error"),
-    "max-model-size": Rule(HARMLESS, "a run can only end earlier, as an error"),
-    "waivers": Rule(LOOSENS, "a WARN exits with 0"),
-}
-"""by key: every setting"""
-
-
 FORMATS = ("terminal", "json")
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
 TIMEOUT_S = 7200.0  # of one model, unless another is given
+Power = Literal["loosens", "hands over", "harmless", "only typed"]
+"""loosens: it can let a model through that the defaults stop. hands over: it has a key vouch. Both are refused by
+`--strict`. harmless: it moves no verdict. only typed: no settings file may set it"""
+LOOSENS: Final = "loosens"
+HANDS_OVER: Final = "hands over"
+HARMLESS: Final = "harmless"
+ONLY_TYPED: Final = "only typed"
+
+
+class Row(NamedTuple):
+    """One option."""
+
+    default: Any
+    help: str
+    metavar: str | None
+    """the name of its value; None for a flag"""
+    panel: str
+    power: Power
+    """what it can do to the gate"""
+    why: str
+    """why it can do that; of one that is only typed, what to do instead"""
+    names: tuple[str, ...]
+    """as they are typed; none: the one that typer makes of the field's name"""
+    about: str
+    """its line in the file of `init`"""
+    example: object
+    """its value there; None: the default"""
+    pattern: str | None
+    """of its value in a file"""
+    more: dict[str, Any]
+    """for typer.Option"""
+
+
+def row(
+    default: Any,
+    help: str,
+    metavar: str | None,
+    panel: str,
+    power: Power,
+    why: str,
+    *names: str,
+    about: str | None = None,
+    example: object = None,
+    pattern: str | None = None,
+    **more: Any,
+) -> Any:
+    """Return a field of the table."""
+    made = Row(default, help, metavar, panel, power, why, names, about or help, example, pattern, more)
+    return field(default=default, metadata={"row": made})
 
 
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
@@ -88,14 +93,6 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
             f"{option} is {value!r}; it must be one of {', '.join(valid)}",
             f"{option} {near[0] if near else valid[0]}",
         )
-
-
-def run_options(ctx: typer.Context) -> GivenOptions:
-    """Take what moves the numbers of a run out of the options that a verb was called with. Raises as `device_of`."""
-    from robustcheck_onnx.checker.evidence import Options
-
-    given = {name: value for name, value in ctx.params.items() if name in Options.model_fields}
-    return cast("GivenOptions", given | {"device": device_of(given["device"], ctx.params["provider_option"] or ())})
 
 
 def device_of(device: str, options: Sequence[str]) -> str:
@@ -127,17 +124,6 @@ def limits_of(
     return Limits(timeout_s or None, memory_bytes, model_bytes)
 
 
-SaveRepresentations = Annotated[
-    str | None,
-    typer.Option(
-        help="Also write the measured representations to this file (.npz). "
-        "robustcheck_onnx.load_representations reads it.",
-        metavar="FILE",
-        rich_help_panel=OUTPUT,
-    ),
-]
-
-
 def _size(text: str) -> int:
     """A number of bytes, such as 8GiB or 500MB, read as settings files are."""
     from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -148,109 +134,258 @@ def _size(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size; write it as 8GiB or 500MB") from fault
 
 
-def _only(option: str, *valid: str) -> Callable[[str], str]:
+def completing(forms: Callable[[], Sequence[str]] = lambda: FORMATS) -> Callable[[str], list[str]]:
+    """What a shell offers for a word of `-o`: the forms that it may become."""
+    return lambda incomplete: [form for form in forms() if form.startswith(incomplete)]
+
+
+def _only(option: str, *valid: str) -> Callable[[str | None], str | None]:
     """The callback of an option that takes only these words; it raises UsageError."""
 
-    def checked(value: str) -> str:
-        one_of(option, value, valid)
+    def checked(value: str | None) -> str | None:
+        if value is not None:
+            one_of(option, value, valid)
         return value
 
     return checked
 
 
-# What is measured:
+def _forms() -> Sequence[str]:
+    from robustcheck_onnx.checker.report import forms
+
+    return forms.OUTPUTS
+
+
+# fmt: off
+@dataclass(frozen=True)
+class Settings:
+    """The options of a check."""
+
+    images: str | None = row(
+        None, "In-distribution photos: a folder, a quoted glob, a list (.txt), a manifest (.csv, .jsonl), .tar "
+        "shards, .parquet, preprocessed tensors (.npy, .npz), or the word bundled. Default: the bundled photos, "
+        "which are not yours.", "PATH", IMAGES, LOOSENS, "photos can be chosen that flatter a model",
+        about="In-distribution photos, or bundled. Default: the bundled photos.", example="photos/",
+    )
+    max_images: int | None = row(
+        None, "Stop after this many images.", "N", IMAGES, LOOSENS, "fewer images show less",
+        about="Stop after this many images. Default: all.", example=500, min=1,
+    )
+    max_bad: float = row(
+        0.01, "Largest share of images that may be unusable, such as 0.01.", "SHARE", IMAGES, LOOSENS,
+        "more images may be left out; a smaller share than the default loosens nothing",
+        about="Largest share of images that may be unusable.", min=0, max=1,
+    )
+    seed: int = row(
+        0, "Images are taken in a random order; another number gives another order.", "N", IMAGES, LOOSENS,
+        "other images come first",
+    )
+    preprocess: str | None = row(
+        None, "How pixels become inputs: clip, imagenet, or a JSON file. Overrides what the model's file or a "
+        "file beside it says.", "WHAT", MODEL, LOOSENS, "the model gets other pixels than its file says",
+        about="clip, imagenet or a JSON file. Default: what the model or a sidecar says.", example="clip",
+    )
+    tensor: str | None = row(
+        None, "Measure this tensor of the graph instead of the one found by rule.", "NAME", MODEL, LOOSENS,
+        "another tensor is measured", about="Tensor to measure. Default: the one found by rule.",
+        example="image_embedding",
+    )
+    pool: str | None = row(
+        None, "How a map or tokens become one vector: none, cls, mean, token_cls, token_mean or spatial_mean.", "POOL",
+        MODEL, LOOSENS, "another representation is measured", about="How to pool it. Default: by rule.", example="none",
+    )
+    device: str = row(
+        "auto",
+        "auto, cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime, such as "
+        "openvino. auto takes an NVIDIA GPU if there is one that works.", "DEVICE", SPEED, LOOSENS,
+        "another provider than cpu and cuda may compute less exactly",
+        about="auto, cpu, cuda, cuda:N, tensorrt or another execution provider.", pattern="^[^,]*$",
+    )
+    provider_option: tuple[str, ...] = row(
+        (), "An option of that execution provider, as ONNX Runtime names it. May be given several times.", "KEY=VALUE",
+        SPEED, LOOSENS, "the provider may compute less exactly, in half precision for example",
+        about="KEY=VALUE: options of that provider. Default: none.", example=("use_tf32=1",),
+    )
+    batch_size: int = row(
+        32, "Images that the model gets at once, 1 to 32.", "N", SPEED, LOOSENS,
+        "a model is tried with other numbers of images at once; with 1, alone",
+        about="Images that the model gets at once.", min=1, max=32,
+    )
+    thresholds: str | None = row(
+        None, "Judge by this threshold profile. Default: the packaged one.", "PROFILE", VERDICT, LOOSENS,
+        "another profile judges", about="A threshold profile. Default: the packaged one.", example="default",
+    )
+    fail_on: Literal["warn", "never"] = row(
+        "warn", "warn: a WARN exits with 1. never: every verdict exits with 0; an error never does.", "WHEN", VERDICT,
+        LOOSENS, "WARN exits with 0", about="warn: WARN exits with 1. never: a verdict exits with 0.",
+    )
+    accept: Literal["not_applicable"] | None = row(
+        None, "not_applicable: a WARN exits with 0 where every reason is of that kind (the thresholds do not hold "
+        "for this model). No other kind can be accepted.", "KIND", VERDICT, LOOSENS, "a kind of WARN exits with 0",
+        about="not_applicable: WARN exits with 0 where every reason is of that kind.", example="not_applicable",
+    )
+    output: tuple[str, ...] = row(
+        (), "A file, in the form of its suffix: .json, .html, .xml (JUnit), .md, .sarif or .txt. Or a form: "
+        "terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, gitlab, predicate, cyclonedx, or "
+        "template=FILE.j2; with =PATH into a file. May be repeated. {model} in a path: one file per model. The "
+        "terminal report goes to stdout unless another form does. --json is -o json.", "FORMAT[=PATH]", OUTPUT,
+        HARMLESS,
+        "a file's outputs stay in its folder, in place of nothing but our own reports; none is a template",
+        "--output", "-o", about="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.",
+        example=("terminal", "json=report.json"), autocompletion=completing(_forms),
+    )
+    sign: str | None = row(
+        None, "Sign the report of -o json=PATH with this private key (PEM); the signature is written beside it, "
+        "with .sigstore.json at the end (extra `sign`). A WARN is signed as a WARN.", "KEY", OUTPUT, HANDS_OVER,
+        "a key vouches for the verdict", about="Private key that signs the JSON report; see --sign. Default: none.",
+        example="key.pem",
+    )
+    save_representations: str | None = row(
+        None, "Also write the measured representations to this file (.npz). "
+        "robustcheck_onnx.load_representations reads it.", "FILE", OUTPUT, ONLY_TYPED, "it is for the command line",
+    )
+    quiet: int = row(
+        0, "One line a model instead of the report, and no progress. -qq: nothing.", None, OUTPUT, HARMLESS,
+        "less is shown", "--quiet", "-q", about="1: one line a model. 2: nothing on stdout.", count=True, max=2,
+    )
+    verbose: int = row(
+        0, "The whole report of every model. -vv: also the log, on stderr.", None, OUTPUT, HARMLESS, "more is shown",
+        "--verbose", "-v", about="1: the whole report. 2: also the log.", count=True, max=2,
+    )
+    log_file: str | None = row(
+        None, "Append to this file what is done, and when.", "FILE", OUTPUT, HARMLESS,
+        "a file's log stays in its folder, behind nothing but our own log",
+        about="Append to this file what is done, and when. Default: none.", example="robustcheck.log",
+    )
+    no_thumbnails: bool = row(
+        False, "html: names instead of small copies of your photos, which everyone who gets the page can see.", None,
+        OUTPUT, HARMLESS, "less is shown", about="html: no small copies of calibration photos.",
+    )
+    no_time: bool = row(
+        False, "Leave out how long it took, so that two reports can be compared.", None, OUTPUT, HARMLESS,
+        "less is shown", about="Leave out how long it took.",
+    )
+    color: Literal["auto", "always", "never"] = row(
+        "auto", "auto, always or never. auto: on a terminal, unless NO_COLOR is set.", "WHEN", OUTPUT, HARMLESS,
+        "the same is shown", about="auto, always or never.",
+    )
+    debug: bool = row(
+        False, "Show a traceback with an error.", None, OUTPUT, ONLY_TYPED, "it is for the command line"
+    )
+    no_ci: bool = row(
+        False, "On GitHub Actions: no annotations, and no summary of the step.", None, CI, HARMLESS, "less is shown",
+        about="No annotations for the CI system that runs the check.",
+    )
+    timeout: float | None = row(
+        None, "Longest time that one model may take; 0: no limit. Default: two hours.", "SECONDS", LIMITS, HARMLESS,
+        "a run can only end earlier, as an error",
+        about="Seconds that one model may take; 0: no limit. Default: 7200.", example=600, min=0,
+    )
+    max_memory: int | None = row(
+        None, "Most memory that the process of one model may take, such as 8GiB (Linux). Default: no limit.", "SIZE",
+        LIMITS, HARMLESS, "a run can only end earlier, as an error",
+        about="Memory that one model may take, as 8GiB. Default: no limit.", example="8GiB", parser=_size,
+    )
+    max_model_size: int | None = row(
+        None, "Largest size of a model with its external data, such as 2GiB. Default: no limit.", "SIZE", LIMITS,
+        HARMLESS, "a run can only end earlier, as an error",
+        about="Largest size of a model with its external data, as 2GiB. Default: no limit.", example="2GiB",
+        parser=_size,
+    )
+    config: str | None = row(
+        None, "Read settings from this file. Default: the nearest robustcheck.toml, or pyproject.toml with "
+        "[tool.robustcheck], in this folder or one above.", "FILE", CI, ONLY_TYPED, "it is for the command line",
+    )
+    isolated: bool = row(
+        False, "Read no settings file and no ROBUSTCHECK_… variables.", None, CI, ONLY_TYPED,
+        "it is for the command line",
+    )
+    strict: bool = row(
+        False, "For a pipeline that checks what it does not trust: only the command line may loosen the gate, no "
+        "settings file and no variable. Needs --images, and -- before the models.", None, CI, ONLY_TYPED,
+        "it is for the command line, which says whom it trusts",
+    )
+    show_settings: bool = row(
+        False, "Show each setting, its value and where it comes from; check nothing.", None, CI, ONLY_TYPED,
+        "it is for the command line",
+    )
+    offline: bool = row(  # `process.run` reads it
+        False, "Refuse to open connections, as ROBUSTCHECK_OFFLINE=1 does.", None, CI, ONLY_TYPED,
+        "set the variable ROBUSTCHECK_OFFLINE=1",
+    )
+    waivers: tuple[Waiver, ...] = row(
+        (), "Read the waivers from this file, and none from a settings file.", "FILE", VERDICT, LOOSENS,
+        "a WARN exits with 0", about="Accepted reasons for WARN; in a file only.",
+    )
+
+    # fmt: on
+    @property
+    def options(self) -> Options:
+        """Those that move the numbers, beside the profile. Raises as `device_of`."""
+        from robustcheck_onnx.checker.evidence import Options
+
+        values = {name: getattr(self, name) for name in Options.model_fields}
+        return Options(**values | {"device": device_of(self.device, self.provider_option)})
+
+    @property
+    def limits(self) -> Limits:
+        """What one model may take. Raises as `Limits`."""
+        return limits_of(self.timeout, self.max_memory, self.max_model_size)
+
+
+def key_of(name: str) -> str:
+    """Return the key of a field in a settings file: its option without the dashes."""
+    return name.replace("_", "-")
+
+
+ROWS: Final[Mapping[str, Row]] = {each.name: each.metadata["row"] for each in fields(Settings)}
+"""by field"""
+FIELDS: Final = {key_of(name): name for name, each in ROWS.items() if each.power != ONLY_TYPED}
+"""by key of a settings file, which is the option without its dashes"""
+POWERS: Final = {key: ROWS[name] for key, name in FIELDS.items()}
+"""by key: what each setting can do to the gate (`power`), and why"""
+TYPES: Final = get_type_hints(Settings, localns={"Waiver": object})
+
+
+def words_of(hint: Any) -> tuple[str, ...]:
+    """Return the words that a type allows; none for any other type than Literal, or Literal and None."""
+    literal = next((each for each in (hint, *get_args(hint)) if get_origin(each) is Literal), None)
+    return get_args(literal)
+
+
+def parameter(name: str, **changed: Any) -> inspect.Parameter:
+    """Return an option of the table as typer takes it. changed: what a verb has otherwise."""
+    made, hint = ROWS[name]._replace(**{k: changed.pop(k) for k in list(changed) if k in Row._fields}), TYPES[name]
+    option = f"--{key_of(name)}"
+    more = {**made.more, **changed}
+    if words := words_of(hint):
+        more["callback"] = _only(option, *words)
+        hint = str if hint is not None and get_origin(hint) is Literal else str | None
+    elif get_origin(hint) is tuple:
+        hint = str | None if name == "waivers" else list[str] | None
+    names = made.names or ((option,) if hint is bool else ())
+    info = typer.Option(*names, help=made.help, metavar=made.metavar, rich_help_panel=made.panel, **more)
+    default = None if made.default == () else made.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info])
+
+
+# What no check has:
 
 Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False, readable=False)]
-Tensor = Annotated[
-    str | None,
-    typer.Option(
-        help="Measure this tensor of the graph instead of the one found by rule.",
-        metavar="NAME",
-        rich_help_panel=MODEL,
-    ),
-]
-Pool = Annotated[
-    str | None,
-    typer.Option(
-        help="How a map or tokens become one vector: none, cls, mean, token_cls, token_mean or spatial_mean.",
-        metavar="POOL",
-        rich_help_panel=MODEL,
-    ),
-]
-PreprocessOption = Annotated[
-    str | None,
-    typer.Option(
-        help="How pixels become inputs: clip, imagenet, or a JSON file. Overrides what the model's file or a "
-        "file beside it says.",
-        metavar="WHAT",
-        rich_help_panel=MODEL,
-    ),
-]
-Images = Annotated[
-    str | None,
-    typer.Option(
-        help="In-distribution photos, as for a check. Default: the bundled photos.",
-        metavar="PATH",
-        rich_help_panel=IMAGES,
-    ),
-]
-_MAX_IMAGES = typer.Option(min=1, help="Stop after this many images.", metavar="N", rich_help_panel=IMAGES)
-MaxImages = Annotated[int, _MAX_IMAGES]
-MaxImagesOrAll = Annotated[int | None, _MAX_IMAGES]
-MaxImagesOfEach = Annotated[
-    int | None,
-    typer.Option(min=1, help="Stop after this many images of each set.", metavar="N", rich_help_panel=IMAGES),
-]
-MaxBad = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        help="Largest share of images that may be unusable, such as 0.01.",
-        metavar="SHARE",
-        rich_help_panel=IMAGES,
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        help="Images are taken in a random order; another number gives another order.",
-        metavar="N",
-        rich_help_panel=IMAGES,
-    ),
-]
-
-# How it is measured:
-
-Device = Annotated[
-    str,
-    typer.Option(
-        help="auto, cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime, such "
-        "as openvino. auto takes an NVIDIA GPU if there is one that works.",
-        metavar="DEVICE",
-        rich_help_panel=SPEED,
-    ),
-]
-ProviderOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="An option of that execution provider, as ONNX Runtime names it. May be given several times.",
-        metavar="KEY=VALUE",
-        rich_help_panel=SPEED,
-    ),
-]
-BatchSize = Annotated[
-    int,
-    typer.Option(
-        min=1, max=32, help="Images that the model gets at once, 1 to 32.", metavar="N", rich_help_panel=SPEED
-    ),
-]
 RayAddress = Annotated[
     str | None,
     typer.Option(
         help="HOST:PORT of a running Ray cluster, or auto. Default: a cluster on this machine.",
         metavar="ADDRESS",
         rich_help_panel=SPEED,
+    ),
+]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        help="Published models that effective robustness is measured against: timm or testbed.",
+        metavar="NAME",
+        rich_help_panel=VERDICT,
     ),
 ]
 
@@ -300,14 +435,6 @@ Signature = Annotated[
     ),
 ]
 
-# What is shown:
-
-
-def completing(forms: Callable[[], Sequence[str]] = lambda: FORMATS) -> Callable[[str], list[str]]:
-    """What a shell offers for a word of `-o`: the forms that it may become."""
-    return lambda incomplete: [form for form in forms() if form.startswith(incomplete)]
-
-
 Output = Annotated[  # on stdout
     str,
     typer.Option(
@@ -329,86 +456,5 @@ Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
         metavar="FORMAT[=PATH]",
         autocompletion=completing(),
         rich_help_panel=OUTPUT,
-    ),
-]
-Quiet = Annotated[
-    int,
-    typer.Option(
-        "--quiet",
-        "-q",
-        count=True,
-        max=2,
-        help="One line a model instead of the report, and no progress. -qq: nothing.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, max=1, help="The whole report.", rich_help_panel=OUTPUT)
-]
-NoTime = Annotated[
-    bool,
-    typer.Option(
-        "--no-time", help="Leave out how long it took, so that two reports can be compared.", rich_help_panel=OUTPUT
-    ),
-]
-Color = Annotated[
-    str,
-    typer.Option(
-        help="auto, always or never. auto: on a terminal, unless NO_COLOR is set.",
-        metavar="WHEN",
-        callback=_only("--color", "auto", "always", "never"),
-        rich_help_panel=OUTPUT,
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.", rich_help_panel=OUTPUT)]
-
-# What it may take:
-
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        help="Longest time that one model may take; 0: no limit. Default: two hours.",
-        metavar="SECONDS",
-        rich_help_panel=LIMITS,
-    ),
-]
-TimeoutIfAsked = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        help="Longest time that the measurement of one model may take. Default: no limit.",
-        metavar="SECONDS",
-        rich_help_panel=LIMITS,
-    ),
-]
-MaxMemory = Annotated[
-    int | None,
-    typer.Option(
-        parser=_size,
-        help="Most memory that the process of one model may take, such as 8GiB (Linux). Default: no limit.",
-        metavar="SIZE",
-        rich_help_panel=LIMITS,
-    ),
-]
-MaxModelSize = Annotated[
-    int | None,
-    typer.Option(
-        parser=_size,
-        help="Largest size of a model with its external data, such as 2GiB. Default: no limit.",
-        metavar="SIZE",
-        rich_help_panel=LIMITS,
-    ),
-]
-Offline = Annotated[  # `process.run` reads it
-    bool,
-    typer.Option("--offline", help="Refuse to open connections, as ROBUSTCHECK_OFFLINE=1 does.", rich_help_panel=CI),
-]
-Baseline = Annotated[
-    str,
-    typer.Option(
-        help="Published models that effective robustness is measured against: timm or testbed.",
-        metavar="NAME",
-        rich_help_panel=VERDICT,
     ),
 ]

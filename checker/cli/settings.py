@@ -9,24 +9,24 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Optional, get_args, get_origin
 
-from pydantic import ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import to_jsonable_python
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import STOCK, Options
-from robustcheck_onnx.checker.limits import Limits
+from robustcheck_onnx.checker.evidence import STOCK
 from robustcheck_onnx.checker.storage.places import redact_text
 from robustcheck_onnx.checker.text import rule_of
-from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Loosening, Waiver
+from robustcheck_onnx.checker.verdict import RULES, Loosening, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
 from . import vocabulary
 from .command_line import CommandLine
-from .options import HARMLESS, LOOSENS, POWERS, device_of, limits_of
+from .options import FIELDS, HARMLESS, LOOSENS, ONLY_TYPED, POWERS, ROWS, TYPES, Settings, key_of, words_of
 from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
 PREFIX = "ROBUSTCHECK_"
@@ -40,93 +40,33 @@ OTHER_VARIABLES = (
 )
 """Variables that set no setting of a check; any other unknown one that starts with PREFIX is an error."""
 DEFAULT, COMMAND_LINE = "default", "command line"
-NOT_SETTINGS = {
-    "config": "it is for the command line",
-    "isolated": "it is for the command line",
-    "show-settings": "it is for the command line",
-    "debug": "it is for the command line",
-    "strict": "it is for the command line, which says whom it trusts",
-    "save-representations": "it is for the command line",
-    "export": "it is for the command line",
-    "log": "it is for the command line",
-    "alias": "it is for the command line",
-    "offline": "set the variable ROBUSTCHECK_OFFLINE=1",
-    "models": "models are named on the command line",
-}
-"""Options that can't stand in a file, with what to do instead."""
-PRESENTATION = (
-    *("output", "sign", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-thumbnails"),
-    *("timeout", "max-memory", "max-model-size"),
-)
-"""Settings that change neither a number nor a verdict's exit code; the report names all others."""
 EXACT_DEVICES = ("auto", "cpu", "cuda")  # TF32 is off there; TensorRT may take it
+NOT_SETTINGS = {key_of(name): row.why for name, row in ROWS.items() if row.power == ONLY_TYPED}
+NOT_SETTINGS["models"] = "models are named on the command line"
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+
+class _Table(Frozen):
+    """The base of what a settings file may hold: a key is the option's name without its dashes."""
+
+    model_config = ConfigDict(alias_generator=key_of)
 
 
-def _key(name: str) -> str:
-    """The name of a setting in a file: its option without the dashes."""
-    return name.replace("_", "-")
+def _in_file(name: str) -> Any:
+    """Return the type and default of an option in a settings file."""
+    row, hint = ROWS[name], TYPES[name]
+    if name == "waivers":
+        return tuple[Waiver, ...], Field((), description=row.about)
+    (kind, *nothing) = [hint] if words_of(hint) or get_origin(hint) is tuple else get_args(hint) or [hint]
+    low, high = row.more.get("min", 0 if "count" in row.more else None), row.more.get("max")
+    kind = ByteSize if "parser" in row.more else Annotated[kind, Field(ge=low, le=high, pattern=row.pattern)]
+    return Optional[kind] if nothing else kind, Field(row.default, description=row.about)  # noqa: UP045 # of a value
 
 
-class Settings(Frozen):
-    """The settings of a check; a key is the option's name. The description is the line that `init` writes."""
-
-    model_config = ConfigDict(alias_generator=_key)
-
-    images: str | None = Field(None, description="In-distribution photos, or bundled. Default: the bundled photos.")
-    max_images: Positive | None = Field(None, description="Stop after this many images. Default: all.")
-    max_bad: Share = Field(0.01, description="Largest share of images that may be unusable.")
-    seed: int = Field(0, description="Images are taken in a random order; another number gives another order.")
-    preprocess: str | None = Field(
-        None, description="clip, imagenet or a JSON file. Default: what the model or a sidecar says."
-    )
-    tensor: str | None = Field(None, description="Tensor to measure. Default: the one found by rule.")
-    pool: str | None = Field(None, description="How to pool it. Default: by rule.")
-    device: Annotated[str, Field(pattern="^[^,]*$")] = Field(
-        "auto", description="auto, cpu, cuda, cuda:N, tensorrt or another execution provider."
-    )
-    provider_option: tuple[str, ...] = Field((), description="KEY=VALUE: options of that provider. Default: none.")
-    batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images that the model gets at once.")
-    thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
-    fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
-    accept: Accept | None = Field(
-        None, description="not_applicable: WARN exits with 0 where every reason is of that kind."
-    )
-    output: tuple[str, ...] = Field((), description="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.")
-    sign: str | None = Field(None, description="Private key that signs the JSON report; see --sign. Default: none.")
-    quiet: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: one line a model. 2: nothing on stdout.")
-    verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: the whole report. 2: also the log.")
-    no_thumbnails: bool = Field(False, description="html: no small copies of calibration photos.")
-    no_time: bool = Field(False, description="Leave out how long it took.")
-    color: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never.")
-    log_file: str | None = Field(None, description="Append to this file what is done, and when. Default: none.")
-    no_ci: bool = Field(False, description="No annotations for the CI system that runs the check.")
-    timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="Seconds that one model may take; 0: no limit. Default: 7200."
-    )
-    max_memory: ByteSize | None = Field(None, description="Memory that one model may take, as 8GiB. Default: no limit.")
-    max_model_size: ByteSize | None = Field(
-        None, description="Largest size of a model with its external data, as 2GiB. Default: no limit."
-    )
-    waivers: tuple[Waiver, ...] = Field((), description="Accepted reasons for WARN; in a file only.")
-
-    @property
-    def options(self) -> Options:
-        """Those that move the numbers, beside the profile."""
-        values = {name: getattr(self, name) for name in Options.model_fields}
-        return Options(**values | {"device": device_of(self.device, self.provider_option)})
-
-    @property
-    def limits(self) -> Limits:
-        """What one model may take. Raises as `Limits`."""
-        return limits_of(self.timeout, self.max_memory, self.max_model_size)
-
-
-FIELDS = {_key(name): name for name in Settings.model_fields}
-VARIABLES = {PREFIX + name.upper(): _key(name) for name in Settings.model_fields if name != "waivers"}
+_FIELDS: Any = {name: _in_file(name) for name in FIELDS.values()}
+FILE: Final[type[BaseModel]] = create_model("Settings", __base__=_Table, **_FIELDS)
+"""What a settings file or the environment may set, to check it"""
+VARIABLES = {PREFIX + name.upper(): key for key, name in FIELDS.items() if name != "waivers"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +95,7 @@ class Resolved:
         first = {each.setting for each in self.loosening()}
         facts_by_source: dict[str, list[str]] = {}
         for key, source in self.sources.items():
-            if key in PRESENTATION or key in self.typed or key in first:
+            if POWERS[key].power != LOOSENS or key in self.typed or key in first:
                 continue
             where = source if key in self.in_file else "the environment"
             facts_by_source.setdefault(where, []).append(f"{key} {self.shown(key)}")
@@ -176,7 +116,7 @@ class Resolved:
         """
         if key == "device":
             return self.settings.device.partition(":")[0].lower() not in EXACT_DEVICES
-        value, default = getattr(self.settings, FIELDS[key]), Settings.model_fields[FIELDS[key]].default
+        value, default = getattr(self.settings, FIELDS[key]), POWERS[key].default
         return bool(value > default if key == "max-bad" else value != default)
 
     def shown(self, key: str) -> str:
@@ -207,7 +147,7 @@ def resolve(
     Raises:
         UsageError: a file or variable is wrong; EnvironmentFaultError: a file can't be read.
     """
-    settings, sources = Settings.model_validate({}), dict[str, str]()
+    settings, sources = Settings(), dict[str, str]()
     used: Path | None = None
     in_file = frozenset[str]()
     if isolated and file is not None:
@@ -218,25 +158,25 @@ def resolve(
         if used is not None:
             layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
             layer = _rebased(layer, used.parent)
-            settings = settings.model_copy(update=layer)
-            sources |= {_key(name): str(used) for name in layer}
+            settings = replace(settings, **layer)
+            sources |= {key_of(name): str(used) for name in layer}
             in_file = frozenset(layer) - frozenset(from_environment)
-        settings = settings.model_copy(update=from_environment)
-        sources |= {_key(name): PREFIX + name.upper() for name in from_environment}
+        settings = replace(settings, **from_environment)
+        sources |= {key_of(name): PREFIX + name.upper() for name in from_environment}
     # not validated again: typer has checked these, and a path that is no valid text must stay as it is
-    settings = settings.model_copy(update=dict(given))
-    sources |= {_key(name): COMMAND_LINE for name in given}
+    settings = replace(settings, **given)
+    sources |= {key_of(name): COMMAND_LINE for name in given}
     typed = frozenset(given)
     if waivers_file is not None:
-        settings = settings.model_copy(update={"waivers": _waivers_of(waivers_file)})
+        settings = replace(settings, waivers=_waivers_of(waivers_file))
         sources["waivers"], typed = waivers_file, typed | {"waivers"}
     ordered = {key: sources[key] for key in FIELDS if key in sources}
     return Resolved(
         settings,
         ordered,
         None if used is None else str(used),
-        typed=frozenset(map(_key, typed)),
-        in_file=frozenset(map(_key, in_file - typed)),
+        typed=frozenset(map(key_of, typed)),
+        in_file=frozenset(map(key_of, in_file - typed)),
     )
 
 
@@ -277,7 +217,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
 def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
     """Check what the file or the environment sets; the values by field. Raises UsageError with key and nearest name."""
     try:
-        layer = Settings.model_validate({key: _frozen(value) for key, value in values.items()}, strict=strict)
+        layer: Any = FILE.model_validate({key: _frozen(value) for key, value in values.items()}, strict=strict)
     except ValidationError as fault:
         raise _explained(fault, where) from fault
     for number, waiver in enumerate(layer.waivers, 1):
@@ -363,39 +303,19 @@ def value_text(key: str, value: object) -> str:
         return "; ".join(_in_short(entry) if isinstance(entry, dict) else str(entry) for entry in value)
     if value not in (None, []):
         return str(value)
-    about = Settings.model_fields[FIELDS[key]].description or ""
-    _, _, instead = about.partition("Default: ")
+    _, _, instead = POWERS[key].about.partition("Default: ")
     return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
 
 
 def settings_json(resolved: Resolved) -> dict[str, Any]:
     """Every setting with its value and source, as a JSON document."""
-    values = resolved.settings.model_dump(mode="json", by_alias=True)
+    values = {key: to_jsonable_python(getattr(resolved.settings, name)) for key, name in FIELDS.items()}
     for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
         values[key] = (
             list(map(redact_text, values[key])) if key == "output" else values[key] and redact_text(values[key])
         )
     settings = {key: {"value": value, "source": resolved.source(key)} for key, value in values.items()}
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
-
-
-EXAMPLES: dict[str, object] = {
-    "timeout": 600,
-    "max-memory": "8GiB",
-    "max-model-size": "2GiB",
-    "images": "photos/",
-    "max-images": 500,
-    "preprocess": "clip",
-    "tensor": "image_embedding",
-    "pool": "none",
-    "thresholds": "default",
-    "provider-option": ("use_tf32=1",),
-    "accept": "not_applicable",
-    "output": ("terminal", "json=report.json"),
-    "sign": "key.pem",
-    "log-file": "robustcheck.log",
-}
-"""What `init` writes for settings without a default value."""
 
 
 def template() -> str:
@@ -409,9 +329,8 @@ def template() -> str:
     for key, name in FIELDS.items():
         if name == "waivers":
             continue
-        about = Settings.model_fields[name]
-        value = EXAMPLES.get(key, about.default)
-        lines += ["", f"# {about.description}", f"#{key} = {as_toml(value)}"]
+        row = ROWS[name]
+        lines += ["", f"# {row.about}", f"#{key} = {as_toml(row.default if row.example is None else row.example)}"]
     return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.cli import settings
+from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict import RENAMED
@@ -66,7 +66,7 @@ def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(monkeypatc
     say(lines, "../robustcheck.toml")
     found = settings.resolve({}, {})
     assert found.file == "../robustcheck.toml"
-    assert found.settings.model_dump(include={"images", "thresholds", "preprocess", "output"}) == {
+    assert {name: getattr(found.settings, name) for name in ("images", "thresholds", "preprocess", "output")} == {
         "images": "/abs",
         "thresholds": "default",
         "preprocess": "../p.json",
@@ -90,15 +90,11 @@ def test_a_named_file_counts_alone() -> None:
             settings.resolve({}, {}, file=name, isolated=isolated)
 
 
-def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
-    options = inspect.signature(check.check).parameters
-    not_set = {"ctx", "models", "config_file", "isolated", "show_settings", "debug", "offline"}
-    not_set |= {"strict", "waivers_file", "save_representations", "export", "log", "alias"}
-    fields = set(settings.Settings.model_fields) - {"waivers"}
-    assert set(options) - not_set == fields
-    for name in fields:
-        default = settings.Settings.model_fields[name].default
-        assert options[name].default == (None if default == () else default), name
+def test_every_option_of_a_check_is_a_setting_or_is_only_typed() -> None:
+    assert set(inspect.signature(check.check).parameters) - {"ctx", "models"} == set(options.ROWS)
+    only_typed = {"config", "isolated", "show_settings", "debug", "offline", "strict", "save_representations"}
+    assert set(options.ROWS) - set(options.FIELDS.values()) == only_typed
+    assert set(settings.FILE.model_fields) == set(options.FIELDS.values())
 
 
 # ------------------------------------------------------------------------------------------------- faults
@@ -183,11 +179,11 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
     assert tomllib.loads(settings.template()) == {}
     text = re.sub(r"^#(?! )", "", settings.template(), flags=re.MULTILINE)
     document = tomllib.loads(text)
-    assert set(document) == set(settings.FIELDS)
+    assert set(document) == set(options.FIELDS)
     say(text)
     assert set(settings.resolve({}, {}).sources.values()) == {"robustcheck.toml"}
-    for key, name in settings.FIELDS.items():
-        default = settings.Settings.model_fields[name].default
+    for key, name in options.FIELDS.items():
+        default = options.ROWS[name].default
         if default not in (None, ()):
             assert document[key] == default, key
 
@@ -223,7 +219,7 @@ def test_show_settings_names_sources_and_checks_nothing(run: Run) -> None:
         "max-images": (5, "command line"),
         "max-bad": (0.01, "default"),
     }
-    assert set(document["settings"]) == set(settings.FIELDS)
+    assert set(document["settings"]) == set(options.FIELDS)
     # exit code 0 beside a model would read as PASS
     refused = run("check model.onnx --show-settings")
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -234,7 +230,7 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
     say(f'pool = "none"\noutput = ["terminal", "json=r.json"]\nno-ci = true\nquiet = 2\n{VALID}{models}')
     wide = run("check --show-settings", COLUMNS="200").stdout
     rows = {line.split()[0]: re.split(r"\s{2,}", line.strip())[1:] for line in wide.splitlines()[1:-1]}
-    assert set(rows) == set(settings.FIELDS)  # a row is a line
+    assert set(rows) == set(options.FIELDS)  # a row is a line
     assert {key: row[0] for key, row in rows.items() if row[1] == "robustcheck.toml"} == {
         "pool": "none",
         "output": "terminal; json=r.json",
@@ -316,12 +312,12 @@ def test_the_table_of_the_docs_is_the_model() -> None:
     page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     table, _ = page.split("## Keys of a waiver")
     rows = re.findall(r"^\| `([a-z-]+)` \| .*? \| `?([^|]*?)`? \| (?:–|`(.*?)`) \| (.*) \|$", table, re.MULTILINE)
-    assert [key for key, *_ in rows] == list(settings.FIELDS)
+    assert [key for key, *_ in rows] == list(options.FIELDS)
     for key, default, variable, about in rows:
         assert variable == ("" if key == "waivers" else f"ROBUSTCHECK_{key.upper().replace('-', '_')}")
-        info = settings.Settings.model_fields[settings.FIELDS[key]]
+        info = options.POWERS[key]
         want = "–" if info.default in (None, ()) else settings.as_toml(info.default)
-        assert (default, about) == (want, info.description), key
+        assert (default, about) == (want, info.about), key
 
 
 def test_settings_whose_output_is_no_list_end_as_ever(run: Run) -> None:

@@ -71,7 +71,6 @@ def refused(environment: dict[str, str] | None = None, given: dict[str, Any] | N
 
 
 def test_every_setting_is_classified_and_tried_here() -> None:
-    assert set(options.POWERS) == set(settings.FIELDS)
     refused_ones = {key for key, rule in options.POWERS.items() if rule.power != options.HARMLESS}
     assert {*OTHER, "waivers"} == refused_ones
     assert set(HARMLESS) == set(options.POWERS) - refused_ones
@@ -88,7 +87,7 @@ def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> 
         assert refused({variable: typed}, given) == f"{variable}: {key} is {typed}; {rule}\n{hint}"
         say(f"{key} = {value}\n")
         assert refused(None, given) == f"robustcheck.toml: {key} is {typed}; {rule}\n{hint}"
-        field = settings.FIELDS[key]
+        field = options.FIELDS[key]
         named = getattr(settings.resolve({}, {}).settings, field)
         assert refused(None, given | {field: named}) == refused(isolated=True) == ""
 
@@ -135,7 +134,7 @@ def test_strict_is_no_setting_and_of_the_verb_that_reads_settings_alone() -> Non
         questions.directions,
         verify.verify,
     ):
-        assert not {"strict", "config_file"} & set(inspect.signature(verb).parameters)
+        assert not {"strict", "config"} & set(inspect.signature(verb).parameters)
 
 
 def test_no_hint_leaves_the_photos_out() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli.verbs import look_up
+from robustcheck_onnx.checker.cli import app
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
@@ -173,7 +173,7 @@ def test_every_reason_can_be_explained_in_lines_that_fit(
     for columns, width in (("80", 80), ("200", 100), ("0", 40)):
         monkeypatch.setenv("COLUMNS", columns)
         for name, rule in RULES.items():
-            assert look_up.explain(name) == 0
+            assert app.main(["explain", name]) == 0
             title, *lines = capsys.readouterr().out.splitlines()
             assert title == f"{name}: {rule.title} ({rule.kind})"
             assert " ".join(filter(None, lines)) == f"{rule.explanation} Next step: {rule.next_step}"

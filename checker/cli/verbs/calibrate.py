@@ -12,30 +12,10 @@ import typer
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import page, printable
 
-from ..options import (
-    MODEL,
-    OUTPUT,
-    SPEED,
-    VERDICT,
-    BatchSize,
-    Color,
-    Debug,
-    Device,
-    Images,
-    MaxBad,
-    MaxImagesOrAll,
-    MaxMemory,
-    Output,
-    ProviderOption,
-    RayAddress,
-    Seed,
-    TimeoutIfAsked,
-    limits_of,
-    one_of,
-    run_options,
-)
+from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, limits_of, one_of
 from ..output import ascii_only, check_target, console_for, print_report
 from ..progress import progress_line
+from ..question import AS_FOR_A_CHECK, Call, takes
 from . import look_up
 
 if TYPE_CHECKING:
@@ -48,8 +28,14 @@ if TYPE_CHECKING:
 TENSORS = ("auto", "representation", "pooled")
 
 
+@takes(
+    *("images", "max_images", "max_bad", "seed", "device", "provider_option", "batch_size", "color", "timeout"),
+    *("max_memory", "debug"),
+    images=AS_FOR_A_CHECK,
+    timeout={"help": "Longest time that the measurement of one model may take. Default: no limit."},
+)
 def calibrate(
-    ctx: typer.Context,
+    call: Call,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +44,6 @@ def calibrate(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    images: Images = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="The profile to write.", metavar="PROFILE.json", rich_help_panel=OUTPUT),
@@ -130,8 +115,6 @@ def calibrate(
         ),
     ] = None,
     ray_address: RayAddress = None,
-    device: Device = "auto",
-    provider_option: ProviderOption = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -140,22 +123,13 @@ def calibrate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    max_images: MaxImagesOrAll = None,
-    max_bad: MaxBad = 0.01,
-    seed: Seed = 0,
-    batch_size: BatchSize = 32,
     output: Output = "terminal",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
-    color: Color = "auto",
-    timeout: TimeoutIfAsked = None,
-    max_memory: MaxMemory = None,
-    debug: Debug = False,
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from robustcheck_onnx.checker.calibrate import tasks
     from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
     from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
-    from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.measure import tell_stage
     from robustcheck_onnx.checker.storage.write import write_whole
     from robustcheck_onnx.thresholds import reference
@@ -171,7 +145,7 @@ def calibrate(
         assert out is not None
         made = default_profile(reference.table_text())
         write_whole(out, to_json(made))
-        return _finish(made, {}, out, output, color)
+        return _finish(made, {}, out, output, call.given.color)
     name = profile_id or (out.stem if out else "plan")
     look_up.check_id(name)
     opened = None if suite is None else _opened(suite)
@@ -181,19 +155,19 @@ def calibrate(
         _refuse_failed(failed, out, Path(from_evidence[0]), allow_missing)
         made = _fitted(used, name, tensor, failed, opened)
         write_whole(out, to_json(made))
-        return _finish(made, failed, out, output, color)
+        return _finish(made, failed, out, output, call.given.color)
     assert opened is not None
     settings = tasks.Settings(
-        options=Options.of(run_options(ctx)),
+        options=call.given.options,
         cache=cache or tasks.cache_folder(),
         engine=engine,
         workers=workers,
         address=ray_address,
-        limits=limits_of(timeout, max_memory, None, is_long=True),
+        limits=limits_of(call.given.timeout, call.given.max_memory, None, is_long=True),
     )
     table = results or (out.with_suffix(".results.jsonl") if out else None)
     if plan:
-        return _plan(opened, settings, table, output, color)
+        return _plan(opened, settings, table, output, call.given.color)
     assert out is not None
     assert table is not None
     tasks.check_labels(opened)
@@ -212,7 +186,7 @@ def calibrate(
     _refuse_failed(failed, out, table, allow_missing)
     made = _fitted(used, name, tensor, failed, opened)
     write_whole(out, to_json(made))
-    return _finish(made, failed, out, output, color)
+    return _finish(made, failed, out, output, call.given.color)
 
 
 def _check_call(suite: str | None, tables: list[str] | None, reference: bool, plan: bool, out: Path | None) -> None:

@@ -9,9 +9,9 @@ import typer
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 
-from ..options import Color, Debug
 from ..output import ascii_only, console_for
 from ..progress import progress_line
+from ..question import Call, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,7 +32,9 @@ MEANS = {
 }
 
 
+@takes("color", "debug")
 def demo(
+    call: Call,
     keep: Annotated[
         Path | None,
         typer.Option(
@@ -41,8 +43,6 @@ def demo(
             show_default=False,
         ),
     ] = None,
-    color: Color = "auto",
-    debug: Debug = False,
 ) -> int:
     """Make two tiny models, check both, and say what the verdicts mean.
 
@@ -57,7 +57,7 @@ def demo(
 
     if keep is not None:
         _check_folder(keep, NAMES)
-    console = console_for(color)
+    console = console_for(call.given.color)
     pen = Pen(ascii_only(console))
     with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
         models = [Path(folder) / f"{name}.onnx" for name in NAMES]

@@ -10,11 +10,14 @@ import typer
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from ..options import IMAGES, MODEL, OUTPUT, Debug
+from ..options import IMAGES, MODEL, OUTPUT
 from ..progress import progress_line
+from ..question import Call, takes
 
 
+@takes("debug")
 def export(
+    call: Call,
     source: Annotated[
         str,
         typer.Argument(help="open_clip, timm, torchvision, transformers, torch, or onnx.", metavar="SOURCE"),
@@ -101,7 +104,6 @@ def export(
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
-    debug: Debug = False,
 ) -> int:
     """Write a model as ONNX, and prove that it equals the original.
 

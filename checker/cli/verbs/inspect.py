@@ -9,24 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import (
-    VERDICT,
-    Color,
-    Debug,
-    MaxMemory,
-    MaxModelSize,
-    Output,
-    Pool,
-    PreprocessOption,
-    Tensor,
-    Timeout,
-    limits_of,
-)
+from ..options import Output
 from ..output import print_report
+from ..question import Call, takes
 
 
+@takes(
+    *("tensor", "pool", "preprocess", "thresholds", "color", "timeout", "max_memory", "max_model_size", "debug"),
+    thresholds={"help": "The threshold profile that the file would have to pass. Default: the packaged one."},
+)
 def inspect(
-    ctx: typer.Context,
+    call: Call,
     model: Annotated[
         Path,
         typer.Argument(
@@ -36,23 +29,7 @@ def inspect(
             readable=False,
         ),
     ],
-    tensor: Tensor = None,
-    pool: Pool = None,
-    preprocess: PreprocessOption = None,
-    thresholds: Annotated[
-        str | None,
-        typer.Option(
-            help="The threshold profile that the file would have to pass. Default: the packaged one.",
-            metavar="PROFILE",
-            rich_help_panel=VERDICT,
-        ),
-    ] = None,
     output: Output = "terminal",
-    color: Color = "auto",
-    timeout: Timeout = None,
-    max_memory: MaxMemory = None,
-    max_model_size: MaxModelSize = None,
-    debug: Debug = False,
 ) -> int:
     """Show what a check would measure in a file, and if it can pass.
 
@@ -65,34 +42,37 @@ def inspect(
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict import load_profile
 
-    profile = load_profile(None if thresholds is None else Path(thresholds))
+    given = call.given
+    profile = load_profile(None if given.thresholds is None else Path(given.thresholds))
+    chosen = {"tensor": given.tensor, "pool": given.pool, "preprocess": given.preprocess}
     path = find_model(model)
-    limits = limits_of(timeout, max_memory, max_model_size)
+    limits = given.limits
 
     def show(document: dict[str, Any]) -> None:
         if output == "json":
             sys.stdout.write(as_json(document))
         else:
-            print_report(partial(terminal.render_inspect, document), color)
+            print_report(partial(terminal.render_inspect, document), call.given.color)
 
     try:
-        found = document_of(path, profile, limits, tensor=tensor, pool=pool, preprocess=preprocess)
+        found = document_of(path, profile, limits, **chosen)
     except NotReadError:
         raise  # that says nothing about the file
     except (UsageError, CannotAssessError) as fault:
-        if isinstance(fault, UsageError) and ((tensor, pool, preprocess) != (None,) * 3 or not path.is_file()):
+        is_own = all(value is None for value in chosen.values())
+        if isinstance(fault, UsageError) and not (is_own and path.is_file()):
             raise  # a fault of the call says nothing about the file
-        ctx.obj.documents = []  # the error's own document
+        call.invocation.documents = []  # the error's own document
         show(unopened_json(path, fault))
         raise
     show(found)
     return 0
 
 
+@takes("color", "debug")
 def doctor(
+    call: Call,
     output: Output = "terminal",
-    color: Color = "auto",
-    debug: Debug = False,
 ) -> int:
     """Show what models can run on here, and how to fix what is broken."""
     import json
@@ -105,5 +85,5 @@ def doctor(
     if output == "json":
         sys.stdout.write(json.dumps(doctor_terminal.doctor_json(findings), indent=2) + "\n")
     else:
-        print_report(partial(doctor_terminal.render_doctor, findings), color)
+        print_report(partial(doctor_terminal.render_doctor, findings), call.given.color)
     return 4 if any(finding.status == "fail" for finding in findings) else 0

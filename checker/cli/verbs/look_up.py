@@ -13,8 +13,9 @@ from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from robustcheck_onnx.checker.text import quoted
 
 from ..help import Verbs
-from ..options import Color, Debug, Output
+from ..options import Output
 from ..output import check_target, console_for, print_report
+from ..question import Call, takes
 
 if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
@@ -57,7 +58,9 @@ def _topics(incomplete: str) -> list[str]:
     return [topic for topic in (*RULES, *KINDS, *TOPICS) if topic.startswith(incomplete)]
 
 
+@takes("debug")
 def explain(
+    call: Call,
     topic: Annotated[
         str,
         typer.Argument(
@@ -68,7 +71,6 @@ def explain(
         ),
     ] = "reasons",
     output: Output = "terminal",
-    debug: Debug = False,
 ) -> int:
     """Explain reasons for WARN, exit codes, preprocessing, the report."""
     import difflib
@@ -153,11 +155,11 @@ Named = Annotated[str, typer.Argument(help="A profile file, or the name of a pac
 
 
 @profiles.verb("list", examples=("robustcheck profiles list mine.json",))
+@takes("color", "debug")
 def list_profiles(
+    call: Call,
     files: Annotated[list[str] | None, typer.Argument(help="Further profile files.", metavar="PROFILE…")] = None,
     output: Output = "terminal",
-    color: Color = "auto",
-    debug: Debug = False,
 ) -> int:
     """List the packaged profiles, and files."""
     from robustcheck_onnx.checker.calibrate.profiles import render_list
@@ -182,12 +184,13 @@ def list_profiles(
         ]
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck", "profiles": rows}))
     else:
-        print_report(partial(render_list, profiles_by_name), color)
+        print_report(partial(render_list, profiles_by_name), call.given.color)
     return 0
 
 
 @profiles.verb(examples=("robustcheck profiles show default",))
-def show(name: Named = "default", output: Output = "terminal", color: Color = "auto", debug: Debug = False) -> int:
+@takes("color", "debug")
+def show(call: Call, name: Named = "default", output: Output = "terminal") -> int:
     """Show what a profile rests on, how often it is wrong, and what it holds for."""
     from robustcheck_onnx.checker.calibrate.profiles import render_profile
     from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
@@ -197,7 +200,7 @@ def show(name: Named = "default", output: Output = "terminal", color: Color = "a
         sys.stdout.write(to_json(loaded))
     else:
         where = "packaged" if name in PACKAGED else name
-        print_report(partial(render_profile, loaded, where=where), color)
+        print_report(partial(render_profile, loaded, where=where), call.given.color)
     return 0
 
 
@@ -229,10 +232,11 @@ def _loaded(spec: str) -> Profile:
         ) from fault
 
 
+@takes("debug")
 def init(
+    call: Call,
     path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE")] = Path("robustcheck.toml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    debug: Debug = False,
 ) -> int:
     """Write a settings file with every setting, its default and meaning."""
     import os

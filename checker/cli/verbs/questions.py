@@ -7,33 +7,23 @@ from typing import Annotated
 
 import typer
 
-from ..options import (
-    IMAGES,
-    MODEL,
-    OUTPUT,
-    VERDICT,
-    Baseline,
-    Images,
-    MaxImages,
-    MaxImagesOfEach,
-    MaxImagesOrAll,
-    Model,
-    SaveRepresentations,
-    one_of,
-)
+from ..options import IMAGES, MODEL, OUTPUT, VERDICT, Baseline, Model, one_of
 from ..output import check_extra
-from ..question import Call, question
+from ..question import AS_FOR_A_CHECK, Question, question
+
+OF_EACH = {"help": "Stop after this many images of each set."}
 
 
 @question(
     "compare",
     forms=("terminal", "json", "junit", "markdown", "sarif", "html"),
     without=("tensor", "pool"),
-    images=(Images, None),
-    max_images=(MaxImages, 1000),
+    images=AS_FOR_A_CHECK,
+    max_images={"default": 1000},
+    thresholds={},
 )
 def compare(
-    call: Call,
+    call: Question,
     candidate: Annotated[
         Path, typer.Argument(help="The ONNX file to release.", metavar="CANDIDATE.onnx", show_default=False)
     ],
@@ -65,14 +55,6 @@ def compare(
             rich_help_panel=VERDICT,
         ),
     ] = 0.2,
-    thresholds: Annotated[
-        Path | None,
-        typer.Option(
-            help="Judge by this threshold profile. Default: the packaged one.",
-            metavar="PROFILE",
-            rich_help_panel=VERDICT,
-        ),
-    ] = None,
 ) -> int:
     """Compare a model with the one that it was made from: PASS or WARN.
 
@@ -91,8 +73,9 @@ def compare(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
         )
-    if reference is None and baseline is None and call.outputs:
+    if reference is None and baseline is None and call.given.output:
         raise UsageError("nothing is compared, so there is no report for --output", "leave out --output")
+    thresholds = None if call.given.thresholds is None else Path(call.given.thresholds)
     call.reads(candidate, reference, baseline, thresholds)
     if write_baseline is not None:
         models = [candidate, *([reference] if reference else [])]
@@ -110,9 +93,9 @@ def compare(
     return 0 if result.verdict.verdict == "PASS" else 1
 
 
-@question("scan", images=(Images, None), max_images=(MaxImages, 64))
+@question("scan", images=AS_FOR_A_CHECK, max_images={"default": 64}, save_representations={})
 def scan(
-    call: Call,
+    call: Question,
     model: Model,
     block: Annotated[
         list[str] | None,
@@ -122,7 +105,6 @@ def scan(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    save_representations: SaveRepresentations = None,
 ) -> int:
     """Show outlier features block by block through the depth of a model.
 
@@ -131,17 +113,17 @@ def scan(
     from robustcheck_onnx.checker.scan import run
 
     call.reads(model)
-    if save_representations is not None:
-        check_extra("--save-representations", Path(save_representations), [model], call.destinations, "rows.npz")
+    if (saved := call.given.save_representations) is not None:
+        check_extra("--save-representations", Path(saved), [model], call.destinations, "rows.npz")
     with call.measuring(model) as options:
-        result = run.scan(model, blocks=block or (), save_representations=save_representations, **options)
+        result = run.scan(model, blocks=block or (), save_representations=saved, **options)
     call.answer(result)
     return 0
 
 
-@question("shift", forms=("terminal", "json"), without=("tensor", "pool"), max_images=(MaxImagesOfEach, None))
+@question("shift", forms=("terminal", "json"), without=("tensor", "pool"), max_images=OF_EACH)
 def shift(
-    call: Call,
+    call: Question,
     model: Model,
     inside: Annotated[
         str,
@@ -258,9 +240,9 @@ def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tu
     return (shifted, targets + more) if targets else (shifted + more, targets)
 
 
-@question("concepts", max_images=(MaxImagesOrAll, None))
+@question("concepts", max_images={})
 def concepts(
-    call: Call,
+    call: Question,
     model: Model,
     concept_set: Annotated[
         str,
@@ -339,9 +321,9 @@ def concepts(
     return 0
 
 
-@question("directions", images=(Images, None), max_images=(MaxImagesOfEach, 300))
+@question("directions", images=AS_FOR_A_CHECK, max_images={**OF_EACH, "default": 300})
 def directions(
-    call: Call,
+    call: Question,
     model: Model,
     inside: Annotated[
         str | None,

@@ -12,8 +12,9 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
 from ..help import Verbs
-from ..options import Debug, Elsewhere, PublicKey, ReportFile, ReportImages, Rerun, Signature
+from ..options import Elsewhere, PublicKey, ReportFile, ReportImages, Rerun, Signature
 from ..progress import progress_line
+from ..question import Call, takes
 
 mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")
 Server = Annotated[
@@ -22,13 +23,14 @@ Server = Annotated[
 
 
 @mlflow.verb(examples=("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000",))
+@takes("debug")
 def log(
+    call: Call,
     report: ReportFile,
     run_id: Annotated[str | None, typer.Option(help="Log to this run instead of a new one.", metavar="ID")] = None,
     experiment: Annotated[str, typer.Option(help="Experiment of a new run.", metavar="NAME")] = "robustcheck",
     html: Annotated[Path | None, typer.Option(help="A report in HTML, kept with the others.", metavar="FILE")] = None,
     tracking_uri: Server = None,
-    debug: Debug = False,
 ) -> int:
     """Log a report: metrics, tags and files.
 
@@ -53,7 +55,9 @@ def log(
     "PASS, bundled photos, or a synthetic model · 2 usage · 3 closed: the report is not about this file · 4 the server "
     "does not answer.",
 )
+@takes("debug")
 def gate(
+    call: Call,
     name: Annotated[str, typer.Argument(help="Name in the model registry.", metavar="NAME", show_default=False)],
     version: Annotated[str, typer.Argument(help="Its version.", metavar="VERSION", show_default=False)],
     report: ReportFile,
@@ -66,7 +70,6 @@ def gate(
     public_key: PublicKey = None,
     signature: Signature = None,
     tracking_uri: Server = None,
-    debug: Debug = False,
 ) -> int:
     """Let a registered version through only if its report holds and says PASS.
 

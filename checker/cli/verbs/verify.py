@@ -17,29 +17,23 @@ from ..options import (
     OUTPUT,
     SPEED,
     VERDICT,
-    Color,
-    Debug,
     Elsewhere,
-    MaxMemory,
-    MaxModelSize,
     Model,
-    Offline,
     Outputs,
     PublicKey,
-    Quiet,
     ReportFile,
     ReportImages,
     Rerun,
     Signature,
-    Timeout,
-    limits_of,
 )
 from ..output import Destination, check_target, deliver, destinations_of, measuring
+from ..question import Call, takes
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.verify import Verification
 
 
+SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
 Thresholds = Annotated[
     Path | None,
     typer.Option(
@@ -81,7 +75,9 @@ TrustConfig = Annotated[
 ]
 
 
+@takes(*SHARED)
 def verify(
+    call: Call,
     report: ReportFile,
     model: Model,
     images: ReportImages = None,
@@ -111,13 +107,6 @@ def verify(
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
     output: Outputs = None,
-    quiet: Quiet = 0,
-    color: Color = "auto",
-    timeout: Timeout = None,
-    max_memory: MaxMemory = None,
-    max_model_size: MaxModelSize = None,
-    offline: Offline = False,
-    debug: Debug = False,
 ) -> int:
     """Check that a report is whole, about this model and these images.
 
@@ -127,7 +116,6 @@ def verify(
 
     from robustcheck_onnx.checker.verify import bundle_of, verify
 
-    del offline
     if report.suffix.lower() == ".onnx":
         again = f"robustcheck verify {quoted(model)} {quoted(report)}"
         raise UsageError(f"{report}: REPORT.json comes before MODEL.onnx", again)
@@ -135,7 +123,7 @@ def verify(
     destinations = destinations_of(output or [], reads)
     if verify_signature or public_key is not None or certificate_identity is not None:
         signature = signature or bundle_of(report)
-    with measuring(destinations, model, quiet) as progress:
+    with measuring(destinations, model, call.given.quiet) as progress:
         result = verify(
             report,
             model,
@@ -151,14 +139,16 @@ def verify(
             trust_config=trust_config,
             accept_waivers=accept_waivers,
             today=datetime.now(UTC).date(),
-            limits=limits_of(timeout, max_memory, max_model_size),
+            limits=call.given.limits,
             progress=progress,
         )
-    _show(result, destinations, color, quiet=quiet)
+    _show(result, destinations, call)
     return result.exit_code
 
 
+@takes(*SHARED)
 def sign(
+    call: Call,
     report: ReportFile,
     model: Model,
     key: Annotated[
@@ -195,13 +185,6 @@ def sign(
     thresholds: Thresholds = None,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
-    quiet: Quiet = 0,
-    color: Color = "auto",
-    timeout: Timeout = None,
-    max_memory: MaxMemory = None,
-    max_model_size: MaxModelSize = None,
-    offline: Offline = False,
-    debug: Debug = False,
 ) -> int:
     """Measure a report's numbers again, then sign its verdict.
 
@@ -218,7 +201,6 @@ def sign(
     from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about, signature, verify
     from robustcheck_onnx.checker.verify import keyless as by_identity
 
-    del offline
     if (key is None) != keyless:
         raise UsageError(
             "--key and --keyless exclude each other, and one is needed; a signature is by a key or by an identity",
@@ -234,7 +216,7 @@ def sign(
     else:
         by_identity.check_able(trust_config)
     digest = file_digest(report) if report.is_file() else ""
-    with measuring([], model, quiet) as progress:
+    with measuring([], model, call.given.quiet) as progress:
         result = verify(
             report,
             model,
@@ -243,10 +225,10 @@ def sign(
             elsewhere=elsewhere,
             device=device,
             today=datetime.now(UTC).date(),
-            limits=limits_of(timeout, max_memory, max_model_size),
+            limits=call.given.limits,
             progress=progress,
         )
-    _show(result, [], color, quiet=quiet)
+    _show(result, [], call)
     measured = any(finding.check == "rerun" and finding.status == "agrees" for finding in result.findings)
     if result.exit_code == 3 or not measured:
         return max(result.exit_code, 1)
@@ -268,14 +250,14 @@ def sign(
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     write_whole(bundle, content)
-    say_home(quiet)
-    if quiet < 2:
+    say_home(call.given.quiet)
+    if call.given.quiet < 2:
         for line in (f"wrote {bundle}: {about.verdict.verdict} attested for {model}", *said):
             typer.echo(printable(line))
     return result.exit_code
 
 
-def _show(result: Verification, destinations: Sequence[Destination], color: str, *, quiet: int) -> None:
+def _show(result: Verification, destinations: Sequence[Destination], call: Call) -> None:
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verify import terminal
 
@@ -283,7 +265,7 @@ def _show(result: Verification, destinations: Sequence[Destination], color: str,
         destinations,
         lambda _form: as_json(result.model_dump(mode="json")),
         partial(terminal.render, result),
-        color,
-        quiet=quiet,
+        call.given.color,
+        quiet=call.given.quiet,
         line=terminal.one_line(result),
     )
