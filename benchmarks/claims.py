@@ -2,8 +2,8 @@
 
 python benchmarks/claims.py
 
-Prints the two tables of docs/calibration.md. The labels come from the sources: the kind of training, and published
-accuracies. A set is judged by its estimates, by thresholds that were fitted without its checkpoint.
+Prints the two tables of benchmarks/results/claims.md. The labels come from the sources: the kind of training, and
+published accuracies. A set is judged by its estimates, by thresholds that were fitted without its checkpoint.
 """
 
 from __future__ import annotations

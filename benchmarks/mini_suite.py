@@ -1,4 +1,4 @@
-"""A small mixed suite that needs no hub: what a calibration does, shown end to end (docs/calibration.md).
+"""A small mixed suite that needs no hub: what a calibration does, shown end to end (benchmarks/results/mini-suite.md).
 
     python benchmarks/mini_suite.py FOLDER [EMBEDDINGS_DIR]
     robustcheck calibrate --suite FOLDER/suite.toml --images FOLDER/photos --out FOLDER/mini.json

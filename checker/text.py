@@ -38,7 +38,7 @@ _ASCII_SIGNS = str.maketrans(
 
 
 PAGES: Final = {
-    "calibration": "Calibrating thresholds",
+    "calibration": "Calibrate your thresholds",
     "onnx-file": "Your ONNX file",
     "published": "Published robustness",
     "statistics": "What is measured",

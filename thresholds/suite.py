@@ -156,7 +156,7 @@ def open_suite(spec: str | Path) -> Opened:
     except UnicodeDecodeError as fault:
         raise SuiteError(f"{path}: suite is not UTF-8 text; it must be a TOML file") from fault
     except (ValueError, RecursionError) as fault:
-        raise SuiteError(f'{path}: suite is not TOML ({fault}); see the page "Calibrating thresholds"') from fault
+        raise SuiteError(f'{path}: suite is not TOML ({fault}); see the page "Calibrate your thresholds"') from fault
     version = raw.get("schema_version")
     if not is_version(version, SCHEMA_VERSION):
         rule = f"this robustcheck reads {SCHEMA_VERSION}"
@@ -305,4 +305,4 @@ def _told(path: Path, fault: ValidationError) -> tuple[str, str]:
         known = ", ".join(owner.model_fields)
         rule = f"the closest is {near[0]}" if near else f"known are {known}"
         return f"{path}: key {place} is unknown; {rule}", near[0] if near else ""
-    return f"{path}: {place or 'suite'}: {first['msg']}", 'the page "Calibrating thresholds" shows every key'
+    return f"{path}: {place or 'suite'}: {first['msg']}", 'the page "Calibrate your thresholds" shows every key'
