@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .help import Verbs
-from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND
+from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import importing_native, run
 from .verbs import (
     calibrate,
@@ -53,7 +53,7 @@ def _version(value: bool) -> None:
 def _group(
     version: Annotated[
         bool,
-        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
+        option("Show the version.", None, None, "--version", "-V", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
     pass

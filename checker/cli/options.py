@@ -41,6 +41,16 @@ HARMLESS: Final = "harmless"
 ONLY_TYPED: Final = "only typed"
 
 
+def option(help: str, metavar: str | None = None, panel: str | None = None, *names: str, **more: Any) -> Any:
+    """Return an option as typer has it."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **more)
+
+
+def argument(help: str, metavar: str, *, show_default: bool = False, **more: Any) -> Any:
+    """Return an argument as typer has it."""
+    return typer.Argument(help=help, metavar=metavar, show_default=show_default, **more)
+
+
 class Row(NamedTuple):
     """One option."""
 
@@ -156,10 +166,11 @@ def _forms() -> Sequence[str]:
     return forms.OUTPUTS
 
 
-# fmt: off
 @dataclass(frozen=True)
 class Settings:
     """The options of a check."""
+
+    # fmt: off
 
     images: str | None = row(
         None, "In-distribution photos: a folder, a quoted glob, a list (.txt), a manifest (.csv, .jsonl), .tar "
@@ -318,7 +329,9 @@ class Settings:
         "a WARN exits with 0", about="Accepted reasons for WARN; in a file only.",
     )
 
+
     # fmt: on
+
     @property
     def options(self) -> Options:
         """Those that move the numbers, beside the profile. Raises as `device_of`."""
@@ -356,105 +369,89 @@ def words_of(hint: Any) -> tuple[str, ...]:
 def parameter(name: str, **changed: Any) -> inspect.Parameter:
     """Return an option of the table as typer takes it. changed: what a verb has otherwise."""
     made, hint = ROWS[name]._replace(**{k: changed.pop(k) for k in list(changed) if k in Row._fields}), TYPES[name]
-    option = f"--{key_of(name)}"
+    typed = f"--{key_of(name)}"
     more = {**made.more, **changed}
     if words := words_of(hint):
-        more["callback"] = _only(option, *words)
+        more["callback"] = _only(typed, *words)
         hint = str if hint is not None and get_origin(hint) is Literal else str | None
     elif get_origin(hint) is tuple:
         hint = str | None if name == "waivers" else list[str] | None
-    names = made.names or ((option,) if hint is bool else ())
-    info = typer.Option(*names, help=made.help, metavar=made.metavar, rich_help_panel=made.panel, **more)
+    names = made.names or ((typed,) if hint is bool else ())
+    info = option(made.help, made.metavar, made.panel, *names, **more)
     default = None if made.default == () else made.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info])
 
 
 # What no check has:
 
-Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False, readable=False)]
+Model = Annotated[Path, argument("The ONNX file.", "MODEL.onnx", readable=False)]
 RayAddress = Annotated[
     str | None,
-    typer.Option(
-        help="HOST:PORT of a running Ray cluster, or auto. Default: a cluster on this machine.",
-        metavar="ADDRESS",
-        rich_help_panel=SPEED,
-    ),
+    option("HOST:PORT of a running Ray cluster, or auto. Default: a cluster on this machine.", "ADDRESS", SPEED),
 ]
 Baseline = Annotated[
     str,
-    typer.Option(
-        help="Published models that effective robustness is measured against: timm or testbed.",
-        metavar="NAME",
-        rich_help_panel=VERDICT,
-    ),
+    option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT),
 ]
 
 # A report that is read:
 
-ReportFile = Annotated[
-    Path, typer.Argument(help="The report of a check, from `-o json=PATH`.", metavar="REPORT.json", show_default=False)
-]
+ReportFile = Annotated[Path, argument("The report of a check, from `-o json=PATH`.", "REPORT.json")]
 ReportImages = Annotated[
     str | None,
-    typer.Option(
-        help="Where the images of the check are; not needed for the bundled photos.",
-        metavar="PATH",
-        rich_help_panel=IMAGES,
-    ),
+    option("Where the images of the check are; not needed for the bundled photos.", "PATH", IMAGES),
 ]
 Rerun = Annotated[
     bool | None,
-    typer.Option(
-        "--rerun/--no-rerun",
-        help="Measure again with the report's settings; every statistic must agree. Default: where the images can be "
+    option(
+        "Measure again with the report's settings; every statistic must agree. Default: where the images can be "
         "read. With --no-rerun and no signature a PASS rests on the report alone.",
+        None,
+        VERDICT,
+        "--rerun/--no-rerun",
         show_default=False,
-        rich_help_panel=VERDICT,
     ),
 ]
 Elsewhere = Annotated[
     bool,
-    typer.Option(
+    option(
+        "The report is from another machine or by other versions: a rerun may differ by as much.",
+        None,
+        VERDICT,
         "--elsewhere",
-        help="The report is from another machine or by other versions: a rerun may differ by as much.",
-        rich_help_panel=VERDICT,
     ),
 ]
 PublicKey = Annotated[
     Path | None,
-    typer.Option(
-        help="PEM file of the key that you trust; needs a signature.", metavar="FILE", rich_help_panel=VERDICT
-    ),
+    option("PEM file of the key that you trust; needs a signature.", "FILE", VERDICT),
 ]
 Signature = Annotated[
     Path | None,
-    typer.Option(
-        help="The signature that `robustcheck sign` or `check --sign` wrote. Default: REPORT.sigstore.json.",
-        metavar="FILE",
-        rich_help_panel=VERDICT,
+    option(
+        "The signature that `robustcheck sign` or `check --sign` wrote. Default: REPORT.sigstore.json.", "FILE", VERDICT
     ),
 ]
 
 Output = Annotated[  # on stdout
     str,
-    typer.Option(
+    option(
+        "terminal or json.",
+        "FORMAT",
+        OUTPUT,
         "--output",
         "-o",
-        help="terminal or json.",
-        metavar="FORMAT",
         callback=_only("--output", *FORMATS),
         autocompletion=completing(),
-        rich_help_panel=OUTPUT,
     ),
 ]
 Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
     list[str] | None,
-    typer.Option(
+    option(
+        "terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
+        "FORMAT[=PATH]",
+        OUTPUT,
         "--output",
         "-o",
-        help="terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
-        metavar="FORMAT[=PATH]",
         autocompletion=completing(),
-        rich_help_panel=OUTPUT,
     ),
 ]

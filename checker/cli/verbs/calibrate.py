@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import page, printable
 
-from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, limits_of, one_of
+from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, limits_of, one_of, option
 from ..output import ascii_only, check_target, console_for, print_report
 from ..progress import progress_line
 from ..question import AS_FOR_A_CHECK, Call, takes
@@ -38,93 +36,64 @@ def calibrate(
     call: Call,
     suite: Annotated[
         str | None,
-        typer.Option(
-            help="The models: a suite file (TOML), or paper, the packaged one.",
-            metavar="SUITE",
-            rich_help_panel=MODEL,
-        ),
+        option("The models: a suite file (TOML), or paper, the packaged one.", "SUITE", MODEL),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The profile to write.", metavar="PROFILE.json", rich_help_panel=OUTPUT),
+        option("The profile to write.", "PROFILE.json", OUTPUT, "--out"),
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(
-            help="Keep what was measured in this table; later runs continue from it. Default: OUT with .results.jsonl.",
-            metavar="TABLE.jsonl",
-            rich_help_panel=OUTPUT,
+        option(
+            "Keep what was measured in this table; later runs continue from it. Default: OUT with .results.jsonl.",
+            "TABLE.jsonl",
+            OUTPUT,
         ),
     ] = None,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Show what would be done and how large it is; do nothing.", rich_help_panel=OUTPUT),
+        option("Show what would be done and how large it is; do nothing.", None, OUTPUT, "--plan"),
     ] = False,
     from_evidence: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Fit to a table of results, without any model. May be given several times.",
-            metavar="TABLE.jsonl",
-            rich_help_panel=MODEL,
-        ),
+        option("Fit to a table of results, without any model. May be given several times.", "TABLE.jsonl", MODEL),
     ] = None,
     from_reference: Annotated[
         bool,
-        typer.Option(
-            "--from-reference",
-            help="Write the default profile again, from the packaged reference table.",
-            rich_help_panel=MODEL,
-        ),
+        option("Write the default profile again, from the packaged reference table.", None, MODEL, "--from-reference"),
     ] = False,
     tensor: Annotated[
         str,
-        typer.Option(
-            help="What to fit to: representation, pooled, or auto (the one that separates robust models from others "
+        option(
+            "What to fit to: representation, pooled, or auto (the one that separates robust models from others "
             "better).",
-            metavar="TENSOR",
-            rich_help_panel=MODEL,
+            "TENSOR",
+            MODEL,
         ),
     ] = "auto",
     profile_id: Annotated[
         str,
-        typer.Option("--id", help="The profile's id. Default: the name of OUT.", metavar="ID", rich_help_panel=OUTPUT),
+        option("The profile's id. Default: the name of OUT.", "ID", OUTPUT, "--id"),
     ] = "",
     allow_missing: Annotated[
         bool,
-        typer.Option(
-            "--allow-missing",
-            help="Write a profile even if models failed; it says which.",
-            rich_help_panel=VERDICT,
-        ),
+        option("Write a profile even if models failed; it says which.", None, VERDICT, "--allow-missing"),
     ] = False,
     engine: Annotated[
         str,
-        typer.Option(
-            help="local: processes of this machine. ray: a Ray cluster (extra `ray`).",
-            metavar="ENGINE",
-            rich_help_panel=SPEED,
-        ),
+        option("local: processes of this machine. ray: a Ray cluster (extra `ray`).", "ENGINE", SPEED),
     ] = "local",
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Worker processes. Default: 1; with ray, one for each device.",
-            metavar="N",
-            rich_help_panel=SPEED,
-        ),
+        option("Worker processes. Default: 1; with ray, one for each device.", "N", SPEED, min=1),
     ] = None,
     ray_address: RayAddress = None,
     cache: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for exported models. Default: robustcheck/exports in your cache folder.",
-            metavar="FOLDER",
-            rich_help_panel=OUTPUT,
-        ),
+        option("Folder for exported models. Default: robustcheck/exports in your cache folder.", "FOLDER", OUTPUT),
     ] = None,
     output: Output = "terminal",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
+    quiet: Annotated[bool, option("No progress.", None, OUTPUT, "--quiet", "-q")] = False,
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from robustcheck_onnx.checker.calibrate import tasks

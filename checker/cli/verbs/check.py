@@ -8,11 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from robustcheck_onnx.checker.errors import UsageError
 
-from ..options import ROWS, one_of
+from ..options import ROWS, argument, one_of
 from ..output import ascii_only, console_for
 from ..question import Call, takes
 
@@ -25,11 +23,10 @@ def check(
     call: Call,
     models: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
+        argument(
+            "ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
             "models:/name/3 and others. The last place may be the photos, as for --images.",
-            metavar="MODEL.onnx...",
-            show_default=False,
+            "MODEL.onnx...",
         ),
     ] = None,
 ) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 
+from ..options import option
 from ..output import ascii_only, console_for
 from ..progress import progress_line
 from ..question import Call, takes
@@ -37,11 +36,7 @@ def demo(
     call: Call,
     keep: Annotated[
         Path | None,
-        typer.Option(
-            help="Keep the two ONNX files in this folder. Default: they are deleted.",
-            metavar="FOLDER",
-            show_default=False,
-        ),
+        option("Keep the two ONNX files in this folder. Default: they are deleted.", "FOLDER", show_default=False),
     ] = None,
 ) -> int:
     """Make two tiny models, check both, and say what the verdicts mean.

@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from robustcheck_onnx.checker.errors import UsageError
 
-from ..options import IMAGES, MODEL, OUTPUT
+from ..options import IMAGES, MODEL, OUTPUT, argument, option
 from ..progress import progress_line
 from ..question import Call, takes
 
@@ -20,90 +18,79 @@ def export(
     call: Call,
     source: Annotated[
         str,
-        typer.Argument(help="open_clip, timm, torchvision, transformers, torch, or onnx.", metavar="SOURCE"),
+        argument("open_clip, timm, torchvision, transformers, torch, or onnx.", "SOURCE", show_default=True),
     ],
     name: Annotated[
         str,
-        typer.Argument(
-            help="The model's name in that library. torch: package.module:factory. onnx: an fp32 file with a contract, "
+        argument(
+            "The model's name in that library. torch: package.module:factory. onnx: an fp32 file with a contract, "
             "to be quantised.",
-            metavar="NAME",
+            "NAME",
+            show_default=True,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="The ONNX file to write.", metavar="MODEL.onnx", rich_help_panel=OUTPUT),
+        option("The ONNX file to write.", "MODEL.onnx", OUTPUT, "--out", "-o"),
     ],
     weights: Annotated[
         str | None,
-        typer.Option(
-            help="The library's name of the pretrained weights, or a checkpoint file.",
-            metavar="NAME",
-            rich_help_panel=MODEL,
-        ),
+        option("The library's name of the pretrained weights, or a checkpoint file.", "NAME", MODEL),
     ] = None,
     precision: Annotated[
         str,
-        typer.Option(help="fp32, fp16, int8-dynamic or int8-qdq.", metavar="PRECISION", rich_help_panel=MODEL),
+        option("fp32, fp16, int8-dynamic or int8-qdq.", "PRECISION", MODEL),
     ] = "fp32",
     random_weights: Annotated[
         bool,
-        typer.Option("--random-weights", help="Allow an untrained model; the file says so.", rich_help_panel=MODEL),
+        option("Allow an untrained model; the file says so.", None, MODEL, "--random-weights"),
     ] = False,
     preprocessing: Annotated[
         Path | None,
-        typer.Option(
-            help="torch: JSON file that says how pixels become inputs.", metavar="FILE", rich_help_panel=MODEL
-        ),
+        option("torch: JSON file that says how pixels become inputs.", "FILE", MODEL),
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="torch: name of the last linear layer, such as fc.", metavar="LAYER", rich_help_panel=MODEL),
+        option("torch: name of the last linear layer, such as fc.", "LAYER", MODEL),
     ] = None,
     zero_shot: Annotated[
         str | None,
-        typer.Option(
-            help="open_clip, transformers CLIP: add a classifier's head of these class names, one a line (or the word "
+        option(
+            "open_clip, transformers CLIP: add a classifier's head of these class names, one a line (or the word "
             "imagenet). The measured representation stays the same.",
-            metavar="CLASSES.txt",
-            rich_help_panel=MODEL,
+            "CLASSES.txt",
+            MODEL,
         ),
     ] = None,
     templates: Annotated[
         str | None,
-        typer.Option(
-            help="Prompts of --zero-shot, one a line with {}, or the word openai. Default: a photo of a {}.",
-            metavar="FILE",
-            rich_help_panel=MODEL,
+        option(
+            "Prompts of --zero-shot, one a line with {}, or the word openai. Default: a photo of a {}.", "FILE", MODEL
         ),
     ] = None,
     matched_to: Annotated[
         str | None,
-        typer.Option(
-            help="The encoder whose vectors the model was trained to give (distillation, feature matching), or none. "
+        option(
+            "The encoder whose vectors the model was trained to give (distillation, feature matching), or none. "
             "The file says so; a check of a matched model is WARN.",
-            metavar="NAME",
-            rich_help_panel=MODEL,
+            "NAME",
+            MODEL,
         ),
     ] = None,
     parity_images: Annotated[
         str | None,
-        typer.Option(
-            help="Photos on which the file is compared with the original. Default: the bundled ones.",
-            metavar="PATH",
-            rich_help_panel=IMAGES,
-        ),
+        option("Photos on which the file is compared with the original. Default: the bundled ones.", "PATH", IMAGES),
     ] = None,
     calibration_images: Annotated[
         str | None,
-        typer.Option(
-            help="int8-qdq: in-distribution photos that give the ranges of activations, at most 128; those that the "
+        option(
+            "int8-qdq: in-distribution photos that give the ranges of activations, at most 128; those that the "
             "file is compared on are left out. Default: the bundled ones.",
-            metavar="PATH",
-            rich_help_panel=IMAGES,
+            "PATH",
+            IMAGES,
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
+    quiet: Annotated[bool, option("No progress.", None, OUTPUT, "--quiet", "-q")] = False,
 ) -> int:
     """Write a model as ONNX, and prove that it equals the original.
 

@@ -7,9 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from ..options import Output
+from ..options import Output, argument
 from ..output import print_report
 from ..question import Call, takes
 
@@ -22,12 +20,7 @@ def inspect(
     call: Call,
     model: Annotated[
         Path,
-        typer.Argument(
-            help="The ONNX file, or a folder with one in it or in its folder onnx.",
-            metavar="MODEL.onnx",
-            show_default=False,
-            readable=False,
-        ),
+        argument("The ONNX file, or a folder with one in it or in its folder onnx.", "MODEL.onnx", readable=False),
     ],
     output: Output = "terminal",
 ) -> int:

@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from robustcheck_onnx.checker.text import quoted
 
 from ..help import Verbs
-from ..options import Output
+from ..options import Output, argument, option
 from ..output import check_target, console_for, print_report
 from ..question import Call, takes
 
@@ -63,11 +61,12 @@ def explain(
     call: Call,
     topic: Annotated[
         str,
-        typer.Argument(
-            help="A reason for WARN, a kind of reasons, reasons (all), exit-codes, preprocessing (an example of it), "
+        argument(
+            "A reason for WARN, a kind of reasons, reasons (all), exit-codes, preprocessing (an example of it), "
             "or schema (of the JSON report).",
-            metavar="TOPIC",
+            "TOPIC",
             autocompletion=_topics,
+            show_default=True,
         ),
     ] = "reasons",
     output: Output = "terminal",
@@ -151,14 +150,14 @@ def _wrapped(text: str) -> list[str]:
 
 
 profiles = Verbs(name="profiles", help="List and show threshold profiles.")
-Named = Annotated[str, typer.Argument(help="A profile file, or the name of a packaged one.", metavar="PROFILE")]
+Named = Annotated[str, argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True)]
 
 
 @profiles.verb("list", examples=("robustcheck profiles list mine.json",))
 @takes("color", "debug")
 def list_profiles(
     call: Call,
-    files: Annotated[list[str] | None, typer.Argument(help="Further profile files.", metavar="PROFILE…")] = None,
+    files: Annotated[list[str] | None, argument("Further profile files.", "PROFILE…", show_default=True)] = None,
     output: Output = "terminal",
 ) -> int:
     """List the packaged profiles, and files."""
@@ -235,8 +234,8 @@ def _loaded(spec: str) -> Profile:
 @takes("debug")
 def init(
     call: Call,
-    path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE")] = Path("robustcheck.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    path: Annotated[Path, argument("The file to write.", "FILE", show_default=True)] = Path("robustcheck.toml"),
+    force: Annotated[bool, option("Replace a file that is there.", None, None, "--force")] = False,
 ) -> int:
     """Write a settings file with every setting, its default and meaning."""
     import os

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from ..options import IMAGES, MODEL, OUTPUT, VERDICT, Baseline, Model, one_of
+from ..options import IMAGES, MODEL, OUTPUT, VERDICT, Baseline, Model, argument, one_of, option
 from ..output import check_extra
 from ..question import AS_FOR_A_CHECK, Question, question
 
@@ -24,35 +22,25 @@ OF_EACH = {"help": "Stop after this many images of each set."}
 )
 def compare(
     call: Question,
-    candidate: Annotated[
-        Path, typer.Argument(help="The ONNX file to release.", metavar="CANDIDATE.onnx", show_default=False)
-    ],
+    candidate: Annotated[Path, argument("The ONNX file to release.", "CANDIDATE.onnx")],
     reference: Annotated[
         Path | None,
-        typer.Argument(help="The model that it was made from.", metavar="REFERENCE.onnx", show_default=False),
+        argument("The model that it was made from.", "REFERENCE.onnx"),
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option(
-            help="Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.",
-            metavar="FILE",
-            rich_help_panel=VERDICT,
+        option(
+            "Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.", "FILE", VERDICT
         ),
     ] = None,
     write_baseline: Annotated[
         Path | None,
-        typer.Option(
-            help="Write the candidate's numbers, to compare later releases with; needs no reference.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-        ),
+        option("Write the candidate's numbers, to compare later releases with; needs no reference.", "FILE", OUTPUT),
     ] = None,
     tolerance: Annotated[
         float,
-        typer.Option(
-            help="Largest share of each statistic of the reference that may be lost, from 0 to below 1.",
-            metavar="SHARE",
-            rich_help_panel=VERDICT,
+        option(
+            "Largest share of each statistic of the reference that may be lost, from 0 to below 1.", "SHARE", VERDICT
         ),
     ] = 0.2,
 ) -> int:
@@ -99,10 +87,10 @@ def scan(
     model: Model,
     block: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Measure this tensor instead of the ends of blocks found by rule. May be given several times.",
-            metavar="TENSOR",
-            rich_help_panel=MODEL,
+        option(
+            "Measure this tensor instead of the ends of blocks found by rule. May be given several times.",
+            "TENSOR",
+            MODEL,
         ),
     ] = None,
 ) -> int:
@@ -127,62 +115,57 @@ def shift(
     model: Model,
     inside: Annotated[
         str,
-        typer.Option(
-            "--in",
-            help="In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
+        option(
+            "In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
             "column label. imagenet=PATH says that it is ImageNet.",
-            metavar="[NAME=]PATH",
-            rich_help_panel=IMAGES,
+            "[NAME=]PATH",
+            IMAGES,
+            "--in",
         ),
     ],
     shifted: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A shifted set, with labels too. v2=, sketch=, r=, a= and objectnet= name the known ones. May be "
+        option(
+            "A shifted set, with labels too. v2=, sketch=, r=, a= and objectnet= name the known ones. May be "
             "given several times.",
-            metavar="[NAME=]PATH",
-            rich_help_panel=IMAGES,
+            "[NAME=]PATH",
+            IMAGES,
         ),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A set without labels: accuracy on it is predicted from the model's scores. May be given several "
-            "times.",
-            metavar="[NAME=]PATH",
-            rich_help_panel=IMAGES,
+        option(
+            "A set without labels: accuracy on it is predicted from the model's scores. May be given several times.",
+            "[NAME=]PATH",
+            IMAGES,
         ),
     ] = None,
     more: Annotated[
         list[str] | None,
-        typer.Argument(help="Further sets of the one kind that is given.", metavar="[NAME=]PATH…", show_default=False),
+        argument("Further sets of the one kind that is given.", "[NAME=]PATH…"),
     ] = None,
     classes: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
+        option(
+            "What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
             "folders in order), or a JSON file that maps labels to class indices. With NAME= for one set only. "
             "Default: synset ids, indices and class names are recognised.",
-            metavar="[NAME=]MAP",
-            rich_help_panel=IMAGES,
+            "[NAME=]MAP",
+            IMAGES,
         ),
     ] = None,
     baseline: Baseline = "timm",
     report: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON report of a check of this model. Default: the check runs on the images of --in.",
-            metavar="REPORT.json",
-            rich_help_panel=VERDICT,
+        option(
+            "JSON report of a check of this model. Default: the check runs on the images of --in.",
+            "REPORT.json",
+            VERDICT,
         ),
     ] = None,
     suite_entry: Annotated[
         Path | None,
-        typer.Option(
-            help="Also write the accuracies as a model of a suite file (TOML).",
-            metavar="ENTRY.toml",
-            rich_help_panel=OUTPUT,
-        ),
+        option("Also write the accuracies as a model of a suite file (TOML).", "ENTRY.toml", OUTPUT),
     ] = None,
 ) -> int:
     """Measure accuracy on shifted images, or predict it without labels.
@@ -246,55 +229,38 @@ def concepts(
     model: Model,
     concept_set: Annotated[
         str,
-        typer.Option(
-            "--concepts",
-            help="A folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and "
+        option(
+            "A folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and "
             "concept (and perhaps score), or a Broden-layout folder.",
-            metavar="SET",
-            rich_help_panel=IMAGES,
+            "SET",
+            IMAGES,
+            "--concepts",
         ),
     ],
     of: Annotated[
         str | None,
-        typer.Option(
-            help="Directions: head (right singular vectors of its weight), features, or axes (principal axes of these "
+        option(
+            "Directions: head (right singular vectors of its weight), features, or axes (principal axes of these "
             "images). Default: head where there is one, else axes.",
-            metavar="WHAT",
-            rich_help_panel=MODEL,
+            "WHAT",
+            MODEL,
         ),
     ] = None,
     head: Annotated[
         Path | None,
-        typer.Option(
-            help="Take the head from a file: .npy or .safetensors with its weight, (class, feature).",
-            metavar="FILE",
-            rich_help_panel=MODEL,
-        ),
+        option("Take the head from a file: .npy or .safetensors with its weight, (class, feature).", "FILE", MODEL),
     ] = None,
     min_positives: Annotated[
         int,
-        typer.Option(
-            min=2,
-            help="Judge a concept that at least so many images have, and as many do not.",
-            metavar="N",
-            rich_help_panel=IMAGES,
-        ),
+        option("Judge a concept that at least so many images have, and as many do not.", "N", IMAGES, min=2),
     ] = 10,
     min_coverage: Annotated[
         float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of a Broden mask from which a concept is present; 0: any pixel.",
-            metavar="SHARE",
-            rich_help_panel=IMAGES,
-        ),
+        option("Share of a Broden mask from which a concept is present; 0: any pixel.", "SHARE", IMAGES, min=0, max=1),
     ] = 0.0,
     shuffles: Annotated[
         int,
-        typer.Option(
-            min=19, help="How often labels are shuffled to see what chance gives.", metavar="N", rich_help_panel=IMAGES
-        ),
+        option("How often labels are shuffled to see what chance gives.", "N", IMAGES, min=19),
     ] = 200,
 ) -> int:
     """Count the concepts that single directions tell, beside chance.
@@ -327,34 +293,32 @@ def directions(
     model: Model,
     inside: Annotated[
         str | None,
-        typer.Option(
-            "--in",
-            help="Images with labels, as of `robustcheck shift`: accuracy is measured, too. Without --images, "
+        option(
+            "Images with labels, as of `robustcheck shift`: accuracy is measured, too. Without --images, "
             "everything is measured on them.",
-            metavar="[NAME=]PATH",
-            rich_help_panel=IMAGES,
+            "[NAME=]PATH",
+            IMAGES,
+            "--in",
         ),
     ] = None,
     shifted: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A shifted set with labels, as of `robustcheck shift`. May be given several times.",
-            metavar="[NAME=]PATH",
-            rich_help_panel=IMAGES,
+        option(
+            "A shifted set with labels, as of `robustcheck shift`. May be given several times.", "[NAME=]PATH", IMAGES
         ),
     ] = None,
     classes: Annotated[
         list[str] | None,
-        typer.Option(help="What labels mean, as of `robustcheck shift`.", metavar="[NAME=]MAP", rich_help_panel=IMAGES),
+        option("What labels mean, as of `robustcheck shift`.", "[NAME=]MAP", IMAGES),
     ] = None,
     baseline: Baseline = "timm",
     head: Annotated[
         Path | None,
-        typer.Option(
-            help="Weights of a linear head on the representation, instead of the model's own: .npy (class, feature), "
+        option(
+            "Weights of a linear head on the representation, instead of the model's own: .npy (class, feature), "
             "or .safetensors with weight and bias. --tensor and --pool may only be given with it.",
-            metavar="FILE",
-            rich_help_panel=MODEL,
+            "FILE",
+            MODEL,
         ),
     ] = None,
 ) -> int:

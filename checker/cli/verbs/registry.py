@@ -6,20 +6,16 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
 from ..help import Verbs
-from ..options import Elsewhere, PublicKey, ReportFile, ReportImages, Rerun, Signature
+from ..options import Elsewhere, PublicKey, ReportFile, ReportImages, Rerun, Signature, argument, option
 from ..progress import progress_line
 from ..question import Call, takes
 
 mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")
-Server = Annotated[
-    str | None, typer.Option(help="The tracking server. Default: MLFLOW_TRACKING_URI.", metavar="ADDRESS")
-]
+Server = Annotated[str | None, option("The tracking server. Default: MLFLOW_TRACKING_URI.", "ADDRESS")]
 
 
 @mlflow.verb(examples=("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000",))
@@ -27,9 +23,9 @@ Server = Annotated[
 def log(
     call: Call,
     report: ReportFile,
-    run_id: Annotated[str | None, typer.Option(help="Log to this run instead of a new one.", metavar="ID")] = None,
-    experiment: Annotated[str, typer.Option(help="Experiment of a new run.", metavar="NAME")] = "robustcheck",
-    html: Annotated[Path | None, typer.Option(help="A report in HTML, kept with the others.", metavar="FILE")] = None,
+    run_id: Annotated[str | None, option("Log to this run instead of a new one.", "ID")] = None,
+    experiment: Annotated[str, option("Experiment of a new run.", "NAME")] = "robustcheck",
+    html: Annotated[Path | None, option("A report in HTML, kept with the others.", "FILE")] = None,
     tracking_uri: Server = None,
 ) -> int:
     """Log a report: metrics, tags and files.
@@ -58,12 +54,10 @@ def log(
 @takes("debug")
 def gate(
     call: Call,
-    name: Annotated[str, typer.Argument(help="Name in the model registry.", metavar="NAME", show_default=False)],
-    version: Annotated[str, typer.Argument(help="Its version.", metavar="VERSION", show_default=False)],
+    name: Annotated[str, argument("Name in the model registry.", "NAME")],
+    version: Annotated[str, argument("Its version.", "VERSION")],
     report: ReportFile,
-    alias: Annotated[
-        str | None, typer.Option(help="Give this alias to the version if the gate is open.", metavar="NAME")
-    ] = None,
+    alias: Annotated[str | None, option("Give this alias to the version if the gate is open.", "NAME")] = None,
     images: ReportImages = None,
     rerun: Rerun = None,
     elsewhere: Elsewhere = False,

@@ -25,6 +25,7 @@ from ..options import (
     ReportImages,
     Rerun,
     Signature,
+    option,
 )
 from ..output import Destination, check_target, deliver, destinations_of, measuring
 from ..question import Call, takes
@@ -36,42 +37,33 @@ if TYPE_CHECKING:
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
 Thresholds = Annotated[
     Path | None,
-    typer.Option(
-        help="The threshold profile that you accept. Default: the packaged one of the report's id, unless that "
+    option(
+        "The threshold profile that you accept. Default: the packaged one of the report's id, unless that "
         "is looser than the newest.",
-        metavar="PROFILE",
-        rich_help_panel=VERDICT,
+        "PROFILE",
+        VERDICT,
     ),
 ]
 RerunDevice = Annotated[
     str | None,
-    typer.Option(help="Device of the rerun. Default: the one of the report.", metavar="DEVICE", rich_help_panel=SPEED),
+    option("Device of the rerun. Default: the one of the report.", "DEVICE", SPEED),
 ]
 CertificateIdentity = Annotated[
     str | None,
-    typer.Option(
-        help="Who must have signed, in place of a key: the mail address or URI in the certificate, as it stands there; "
+    option(
+        "Who must have signed, in place of a key: the mail address or URI in the certificate, as it stands there; "
         "needs --certificate-oidc-issuer (extra `keyless`).",
-        metavar="NAME",
-        rich_help_panel=VERDICT,
+        "NAME",
+        VERDICT,
     ),
 ]
 CertificateIssuer = Annotated[
     str | None,
-    typer.Option(
-        "--certificate-oidc-issuer",
-        help="URL of the identity provider that must vouch for that name.",
-        metavar="URL",
-        rich_help_panel=VERDICT,
-    ),
+    option("URL of the identity provider that must vouch for that name.", "URL", VERDICT, "--certificate-oidc-issuer"),
 ]
 TrustConfig = Annotated[
     Path | None,
-    typer.Option(
-        help="Client trust config of another Sigstore instance than the public one.",
-        metavar="FILE",
-        rich_help_panel=VERDICT,
-    ),
+    option("Client trust config of another Sigstore instance than the public one.", "FILE", VERDICT),
 ]
 
 
@@ -85,10 +77,11 @@ def verify(
     thresholds: Thresholds = None,
     verify_signature: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Check the report's signature; needs --public-key (extra `sign`) or --certificate-identity.",
+            None,
+            VERDICT,
             "--verify-signature",
-            help="Check the report's signature; needs --public-key (extra `sign`) or --certificate-identity.",
-            rich_help_panel=VERDICT,
         ),
     ] = False,
     public_key: PublicKey = None,
@@ -98,11 +91,7 @@ def verify(
     signature: Signature = None,
     accept_waivers: Annotated[
         bool,
-        typer.Option(
-            "--accept-waivers",
-            help="Let the report's waivers count, where they hold today.",
-            rich_help_panel=VERDICT,
-        ),
+        option("Let the report's waivers count, where they hold today.", None, VERDICT, "--accept-waivers"),
     ] = False,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
@@ -153,33 +142,28 @@ def sign(
     model: Model,
     key: Annotated[
         Path | None,
-        typer.Option(
-            help="PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
+        option(
+            "PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
             "one is read from ROBUSTCHECK_KEY_PASSWORD.",
-            metavar="FILE",
+            "FILE",
+            VERDICT,
             show_default=False,
-            rich_help_panel=VERDICT,
         ),
     ] = None,
     keyless: Annotated[
         bool,
-        typer.Option(
-            "--keyless",
-            help="Sign as an identity in place of a key, by the token in SIGSTORE_ID_TOKEN or of this CI job. Opens "
+        option(
+            "Sign as an identity in place of a key, by the token in SIGSTORE_ID_TOKEN or of this CI job. Opens "
             "connections to Sigstore, whose log keeps the identity public for ever (extra `keyless`).",
-            rich_help_panel=VERDICT,
+            None,
+            VERDICT,
+            "--keyless",
         ),
     ] = False,
     trust_config: TrustConfig = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="The file to write. Default: REPORT.sigstore.json.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-        ),
+        option("The file to write. Default: REPORT.sigstore.json.", "FILE", OUTPUT, "--out", "-o"),
     ] = None,
     images: ReportImages = None,
     thresholds: Thresholds = None,
