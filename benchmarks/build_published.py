@@ -2,7 +2,7 @@
 
 python benchmarks/build_published.py OPEN_CLIP.csv TIMM.csv TESTBED.csv
 
-The three tables hold, per model, the accuracies named in docs/published.md and a column `source`
+The three tables hold, per model, the accuracies named in docs/data.md and a column `source`
 (repository@commit:path). Values are copied as they stand. Needs the extra `export`: which names of other libraries
 mean the same weights is read from open_clip's and torchvision's own tables of downloads.
 """

@@ -18,8 +18,9 @@ IF_SO = (
 TEXT = """# Does PASS predict robustness?
 
 Written by `python benchmarks/predict.py` from the [reference table](../../docs/data.md), the
-[published accuracies](../../docs/published.md) and the profile `{profile}`. ER is effective robustness: accuracy on a
-shift beyond what models trained on ImageNet alone have at the same ImageNet accuracy; mean over V2, Sketch, R
+[published accuracies](../../docs/data.md#published-robustness) and the profile `{profile}`. ER is effective
+robustness: accuracy on a shift beyond what
+models trained on ImageNet alone have at the same ImageNet accuracy; mean over V2, Sketch, R
 and A, in percentage points. As in the [suite of the paper](../../docs/calibration.md), a checkpoint is *robust*
 from {from_pp:+.0f} and *not robust* below {below_pp:+.0f}.
 

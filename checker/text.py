@@ -39,8 +39,8 @@ _ASCII_SIGNS = str.maketrans(
 
 PAGES: Final = {
     "calibration": "Calibrate your thresholds",
+    "data": "Data, sources and licences",
     "onnx-file": "Your ONNX file",
-    "published": "Published robustness",
     "statistics": "What is measured",
 }
 """Title of each page of the documentation that a message names."""

@@ -1,6 +1,6 @@
 """Published accuracies and effective robustness of known models. They are context, not evidence.
 
-Columns and sources: docs/published.md. Nothing here was measured by robustcheck, and nothing here decides a verdict.
+Columns and sources: docs/data.md. Nothing here was measured by robustcheck, and nothing here decides a verdict.
 
 Taori et al. 2020, "Measuring Robustness to Natural Distribution Shifts in Image Classification": on logit axes the
 accuracies of models trained on ImageNet alone lie close to a line; what a model has above that line is its effective

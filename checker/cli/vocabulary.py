@@ -18,7 +18,7 @@ _CONFIDENCE: Final = "leave it out: ATC and DoC take the model's own confidences
 REMOVED_VERBS: Final[Mapping[str, str]] = {
     "cache": "nothing is kept between checks; the folder robustcheck in your cache folder can be deleted",
     "help": "robustcheck --help, or robustcheck COMMAND --help",
-    "reference": f"read the tables of {page('published')}",
+    "reference": f"read the tables of {page('data')}",
     "schema": "read report.schema.json in the folder checker/report of the installed package, or on the site",
     "version": "robustcheck --version; robustcheck doctor -o json for the packages it measures with",
     "profiles diff": "compare the output of robustcheck profiles show PROFILE -o json",

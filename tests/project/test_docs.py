@@ -75,7 +75,7 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
     assert f"passes (at most {every}, 95 % confidence), of the {two_sided_n} two-sided ones none ({two_sided})" in flat
     assert f"of the {linear_n} of these that end in a linear layer none ({linear}), of {published_n} with" in flat
     assert f"effective robustness below +10 points none ({published})" in flat
-    page = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     for n, points, clip in (
         ("94", "34.9", "zero_shot_clip | open_clip"),
         ("37", "12.6", "imagenet_finetuned_clip | timm"),

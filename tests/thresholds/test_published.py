@@ -15,7 +15,7 @@ from robustcheck_onnx.thresholds.reference import references
 from support import ROOT
 from support.scripts import load
 
-DOCS = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
 def rows(library: str) -> list[published.Published]:
