@@ -224,7 +224,7 @@ def changes(x: Array) -> dict[str, tuple[Array, str, frozenset[str], str, str]]:
             "WARN",
             frozenset({"statistic_shrank"}),
             "",
-            "kurtosis falls by more than 20 %",
+            "strength falls by more than 20 %",
         ),
         "outlier features × 1.5": (larger, "PASS", none, "PASS", "stronger is no loss"),
         "rotated": (
