@@ -1,4 +1,4 @@
-"""The command line: the only code that prints, exits, imports typer or knows exporters.
+"""The command line. Only this code prints, exits, imports typer or knows exporters.
 
 Comes in: the words after `robustcheck`. May import: everything. A verb is a function in `verbs/`.
 """

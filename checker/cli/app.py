@@ -152,5 +152,5 @@ app.verb(panel=SET_UP, examples=("robustcheck init",))(look_up.init)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return the exit code, as `process.run` does."""
+    """Run the command line; return the exit code. It is `process.run`."""
     return run(app, sys.argv[1:] if argv is None else argv)

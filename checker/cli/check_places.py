@@ -1,5 +1,4 @@
-"""What a check writes beside its reports and where: refused first where a settings file may not name it; signatures;
-templates."""
+"""Check where a run writes, and sign its reports. Places are refused first where a settings file may not name them."""
 
 from __future__ import annotations
 
@@ -30,7 +29,9 @@ _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
 
 
 def folder_of(resolved: Resolved, key: str) -> Path | None:
-    """The folder that the outputs or the log must stay in: the settings file's, where that file names them.
+    """Return the folder that outputs must stay in.
+
+    It holds for the log, too: it is the settings file's, where that file names them.
 
     With --strict, where a variable names them, the current folder.
     """
@@ -40,7 +41,7 @@ def folder_of(resolved: Resolved, key: str) -> Path | None:
 
 
 def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
-    """Refuse places for documents, each FORM[=PATH], before anything is opened. Raises UsageError."""
+    """Refuse places for documents before anything is opened. Each is FORM[=PATH]. Raises UsageError."""
     from robustcheck_onnx.checker.storage.places import parse_place, redact
     from robustcheck_onnx.checker.storage.write import is_ours
 
@@ -56,7 +57,7 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
 
 
 def check_bundles(resolved: Resolved, bundles: Iterable[Path]) -> None:
-    """Refuse places of signatures, as `check_outputs`; their names follow from those of the reports."""
+    """Refuse places of signatures, as `check_outputs`. Their names follow from those of the reports."""
     from robustcheck_onnx.checker.report.signature_file import is_verdict
 
     is_named = bool({"output", "sign"} & resolved.in_file)
@@ -71,7 +72,9 @@ def check_bundles(resolved: Resolved, bundles: Iterable[Path]) -> None:
 def files_of_representations(
     path: str | None, models: Sequence[str], reads: Sequence[Place], destinations: Sequence[Destination]
 ) -> dict[str, str]:
-    """The file of `--save-representations` for each model, checked before anything is opened; empty where none is.
+    """Return the file of `--save-representations` per model.
+
+    It is checked before anything is opened; empty where none is set.
 
     Raises as `models.fill`, `output.check_extra` and `representations.checked_path`; UsageError for one file and
     several models.
@@ -145,7 +148,7 @@ def _is_log(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature that a run will write: of the report about a model, into the file `bundle`."""
+    """A signature that a run will write. It is of the report about a model, into the file `bundle`."""
 
     model: str
     report: Path
@@ -155,7 +158,7 @@ class Signature:
 def plan_signatures(
     key: str | None, shared: Sequence[Destination], own: Mapping[str, Sequence[Destination]], reads: Sequence[Place]
 ) -> list[Signature]:
-    """The signatures that a run will write: one for each JSON report in a file; none without a key.
+    """Plan the signatures that a run will write. There is one per JSON report in a file; none without a key.
 
     Args:
         key: the private key's file.
@@ -209,7 +212,9 @@ def plan_signatures(
 
 @contextlib.contextmanager
 def signatures_removed_on_error(signatures: Sequence[Signature]) -> Iterator[None]:
-    """Remove the signatures of an earlier run before the block, and those of this run if an error or a signal ends it.
+    """Remove earlier signatures, and new ones after an error.
+
+    The former go before the block, those of this run if an error or a signal ends it.
 
     Raises EnvironmentFaultError where an earlier one can't be removed.
     """
@@ -238,7 +243,7 @@ def sign_reports(
     options: FormOptions,
     quiet: int = 0,
 ) -> dict[Path, str]:
-    """The text of each signature, by its file; none for a model without a verdict.
+    """Return the text of each signature, by file. A model without a verdict has none.
 
     Args:
         key: the private key's file.
@@ -269,7 +274,7 @@ def sign_reports(
 
 
 def say_home(quiet: int) -> None:
-    """Say on stderr that nobody has decided yet where the project lives, by which the kind of statement is named."""
+    """Note on stderr that the project has no address yet. The kind of statement is named by it."""
     from robustcheck_onnx.checker.report.predicate import HOME_NOTE
 
     if HOME_NOTE and quiet < 2:

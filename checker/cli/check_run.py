@@ -1,4 +1,4 @@
-"""A check once its settings are known: one model or several, their reports and log, the exit code."""
+"""Run a check whose settings are known. It is of one model or several, with reports, log, and exit code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(
     invocation: Invocation,
     wall: Wall,
 ) -> int:
-    """Check the models that the words name and deliver the reports; the exit code of the worst.
+    """Check the named models and deliver reports. Returns the exit code of the worst.
 
     Of one model, an error ends the run. Of several, a model that can't be assessed gets its error on stderr and counts,
     and the next one is checked; only what is wrong with the call itself ends the run, before anything is measured.
@@ -133,7 +133,7 @@ def run(
 
 
 def _refuse_earlier_reasons(resolved: Resolved, profile: Profile) -> None:
-    """Raise UsageError for a waiver of a reason that the profile can't give: it would wait in vain."""
+    """Refuse waivers of reasons that the profile can't give. They would wait in vain; raises UsageError."""
     from robustcheck_onnx.checker.verdict import RENAMED
 
     if profile.is_earlier:
@@ -148,7 +148,7 @@ def _refuse_earlier_reasons(resolved: Resolved, profile: Profile) -> None:
 
 
 def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, saved: str | None, is_last: bool) -> Report:
-    """Check one model, and let the gate decide on its exit code."""
+    """Check one model. The gate decides on its exit code."""
     from datetime import UTC, datetime
 
     from robustcheck_onnx.checker.isolation import LOG
@@ -178,7 +178,7 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, save
 
 
 def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
-    """What the run reads: no report may replace one of these files. Raises as `storage.parse_place`."""
+    """Return the files that the run reads. No report may replace one of them. Raises as `storage.parse_place`."""
     from robustcheck_onnx.checker.storage.places import parse_place
 
     settings = resolved.settings
@@ -220,7 +220,7 @@ def _deliver(
     saved: Mapping[str, str],
     wall: Wall,
 ) -> None:
-    """Write every report and signature; all at the end, so that a run that ends early leaves no part of them."""
+    """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
     from rich.console import Group
     from rich.text import Text
 
@@ -293,7 +293,7 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
 
 
 def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
-    """What the forms of this run need beside the outcomes: thumbnails, if one is HTML."""
+    """Return what forms need besides outcomes. It is thumbnails, if one is HTML."""
     from robustcheck_onnx.checker.report import Failed, FormOptions
     from robustcheck_onnx.checker.storage.places import redact
 
@@ -326,7 +326,7 @@ class _LogLines(logging.Formatter):
 
 @contextlib.contextmanager
 def log_written(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
-    """Write the package's log to stderr (-vv) and to a file while the block runs."""
+    """Write the package's log while the block runs. It goes to stderr (-vv) and to a file."""
     from robustcheck_onnx.checker.isolation import LOG
 
     handlers: list[logging.Handler] = []

@@ -1,6 +1,9 @@
-"""What was typed, read once before typer parses it: known even where typer refuses it, and where a signal ends the run.
+"""Read the command line before typer parses it.
 
-Which words are options, and which of them take a value, is what the verb itself declares."""
+It is known even where typer refuses it, and where a signal ends the run.
+
+Which words are options, and which of them take a value, is what the verb itself declares.
+"""
 
 from __future__ import annotations
 
@@ -45,25 +48,25 @@ class CommandLine:
 
     @property
     def verb(self) -> str:
-        """The verb, or the group that it belongs to; "" where nothing was typed."""
+        """Return the verb, or its group. "" where nothing was typed."""
         return self.words[0] if self.words else ""
 
     @property
     def only_informs(self) -> bool:
-        """Whether the call looks something up and judges nothing: `explain`, or the help of a verb."""
+        """Return whether the call judges nothing. It looks something up: `explain`, or the help of a verb."""
         helps = (("--help",), ("-h",), ("--help-all",))
         help_alone = self.words[1:] in helps or self.words in helps
         return help_alone or self.verb in LOOK_UPS
 
     @property
     def model(self) -> str:
-        """The first argument that is named like a model, without keys of a URL; "" where none is."""
+        """Return the first argument named like a model. It is without keys of a URL; "" where there is none."""
         from robustcheck_onnx.checker.storage.places import redact  # keeps `--help` fast
 
         return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
 
     def documents(self) -> list[tuple[str, str]]:
-        """Each `-o FORM[=PATH]` as (form, path), path "" for stdout, without paths that hold `{model}`.
+        """Return each `-o FORM[=PATH]` as (form, path). Path "" is stdout; paths that hold `{model}` are left out.
 
         Of a check without `-o`: those that its settings file or the environment gives, if they can be read.
         """
@@ -77,7 +80,10 @@ class CommandLine:
         return [each for each in documents if each[0] == "json"] if self.verb in ONLY_JSON else documents
 
     def stems(self) -> list[str]:
-        """What `{model}` may stand for: the stems of the models that were typed, as far as they can be found."""
+        """Return the stems that can replace `{model}`.
+
+        They are of the models that were typed, as far as they can be found.
+        """
         from . import models  # keeps `--help` fast
 
         stems: list[str] = []
@@ -89,7 +95,7 @@ class CommandLine:
 
 @dataclass
 class Invocation:
-    """One call of the command: what was typed, and where its verb says that its documents go.
+    """One call of the command. It has what was typed, and the places where its verb puts documents.
 
     Made before the verb runs, which gets it as `typer.Context.obj`; read when an error ends the run.
     """
@@ -104,7 +110,7 @@ class Invocation:
 
 
 def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str, str]]:
-    """Each FORM[=PATH] as (form, path), path "" for stdout, each once.
+    """Return each FORM[=PATH] as (form, path), without repeats. Path "" is stdout.
 
     stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
     """
@@ -118,7 +124,7 @@ def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str
 
 
 def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
-    """Read a command line that starts with its verb; where there is no such verb, as one of a check.
+    """Read a command line that starts with its verb. Where there is no such verb, it is read as one of a check.
 
     An option's value may follow as the next word or after `=`, short options may stand together (`-qo json`), and `--`
     ends the options. `--json` becomes `-o json`.

@@ -1,7 +1,8 @@
-"""Help: examples first, options in panels, and nothing that a reader does not need.
+"""Show help with examples first. Options are in panels, and nothing is there that a reader does not need.
 
 Typer's own help shows a type for every option, flags included, and examples last. `Verbs` is a typer app whose verbs
-show this help instead. Imports nothing heavy."""
+show this help instead. Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ SHORT = {
 
 
 class Verbs(typer.Typer):
-    """A typer app, or a group of verbs in one, that shows this module's help."""
+    """A typer app with this module's help. It may also be a group of verbs in one."""
 
     def __init__(self, *, name: str, help: str, **settings: Any) -> None:  # typer's word
         super().__init__(
@@ -96,7 +97,7 @@ class Panel(NamedTuple):
 
 
 def show(command: AnyCommand, ctx: Context) -> None:
-    """Print the help of a verb or a group, as wide as the terminal, `WIDEST` columns at most."""
+    """Print the help of a verb or group. It is as wide as the terminal, `WIDEST` columns at most."""
     from .output import ascii_only, console_for
 
     console = console_for()
@@ -106,7 +107,7 @@ def show(command: AnyCommand, ctx: Context) -> None:
 
 
 def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
-    """The lines of a help text; only a long word is wider than `width`."""
+    """Return the lines of a help text. Only a long word is wider than `width`."""
     from rich.text import Text
 
     made = [Text(f"Usage: {usage(command, ctx)}", "bold"), Text()]
@@ -129,7 +130,7 @@ def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
 
 
 def usage(command: AnyCommand, ctx: Context) -> str:
-    """How a verb is called: its path, `[OPTIONS]`, its arguments."""
+    """Return the usage of a verb. It is its path, `[OPTIONS]`, its arguments."""
     arguments = [
         name if argument.required else f"[{name}]"
         for argument in command.get_params(ctx)
@@ -141,7 +142,7 @@ def usage(command: AnyCommand, ctx: Context) -> str:
 
 
 def folded(example: str, width: int) -> list[str]:
-    """A command line in lines that a shell takes for one; it breaks before options only."""
+    """Fold a command line for the shell. A shell takes the lines for one; it breaks before options only."""
     words = example.replace(" -", "\0-").split("\0")
     made = [f"{INDENT}{words[0]}"]
     for word in words[1:]:
@@ -154,7 +155,7 @@ def folded(example: str, width: int) -> list[str]:
 
 
 def panels(command: AnyCommand, ctx: Context) -> list[list[Panel]]:
-    """The panels of a verb (arguments and options), or of a group (verbs; options); none is empty.
+    """Return the panels of a verb or group. They are arguments and options, or verbs and options; none is empty.
 
     Names of the panels in one list stand in one column.
     """
@@ -189,7 +190,7 @@ def summary(command: AnyCommand) -> str:
 
 
 def about(param: TyperArgument | TyperOption) -> str:
-    """The help of an argument or option, with its default where it has one."""
+    """Return the help of an argument or option. It has the default where there is one."""
     text = " ".join((param.help or "").split())
     if ALL in param.opts:
         return f"Show this help; {ALL}: every option."
@@ -216,14 +217,14 @@ def _option(param: TyperOption) -> str:
 
 
 def value_of(param: Parameter) -> str:
-    """What follows an option's name: nothing for a flag, else a blank and the name of its value."""
+    """Return what follows an option's name. It is nothing for a flag, else a blank and the name of its value."""
     if not isinstance(param, TyperOption) or param.is_flag or param.count:
         return ""
     return f" {param.metavar or (param.name or '').upper()}"
 
 
 def _table(rows: Iterable[Row], column: int, width: int) -> list[Text]:
-    """Names and texts in two columns; after a name that is too long its text starts on the next line."""
+    """Lay out names and texts in two columns. After a name that is too long its text starts on the next line."""
     from rich.text import Text
 
     start = len(INDENT) + column

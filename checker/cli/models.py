@@ -1,4 +1,7 @@
-"""Several models in one call: which ones, in which order, their reports' paths, and the exit code of all."""
+"""Handle several models in one call.
+
+The module finds which ones, their order, their reports' paths, and the exit code of all.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ _ADDRESS = re.compile(r"(models|runs):/[^/]")
 
 
 def expand(words: Sequence[str]) -> list[str]:
-    """The models that the words name: a file itself, a folder all .onnx files below it, a glob what it matches.
+    """Return the models that words name.
+
+    A word is a file itself, a folder with all .onnx files below it, or a glob with what it matches.
 
     A folder that a glob matches may hold no model. The models come in the order of the words, those of one word sorted,
     each file once. The name of a file is that file, even with `*` or `[` in it. The name of no file stays in the list:
@@ -35,7 +40,7 @@ def expand(words: Sequence[str]) -> list[str]:
 
 
 def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
-    """Split the image set off the places that were typed: `robustcheck model.onnx photos/`.
+    """Split the image set off the typed places. Example: `robustcheck model.onnx photos/`.
 
     It is the last place, with images and no ONNX file. `--strict` takes photos from `--images` alone.
 
@@ -71,7 +76,7 @@ def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> t
 
 
 def _holds(word: str) -> set[str]:
-    """Return whether a place that was typed holds images, models or both; an empty folder counts as a model."""
+    """Return whether a typed place has images or models. It may have both; an empty folder counts as a model."""
     if not is_address(word) and os.path.isdir(word):  # noqa: PTH112 # a Path would change the word
         images = any(name.lower().endswith(places.SET_SUFFIXES) for name in places.folder_files(Path(word)))
         return {"models"} if not images else {"images", "models"} if any(_below(word)) else {"images"}
@@ -81,12 +86,12 @@ def _holds(word: str) -> set[str]:
 
 
 def is_address(word: str) -> bool:
-    """Whether a word is a URL, or an address such as `models:/name/3`, and no file."""
+    """Return whether a word is an address. It is a URL, or one such as `models:/name/3`, and not a file."""
     return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
 
 
 def refuse_missing(models: Sequence[str]) -> None:
-    """Raise UsageError for a model that is not there, before another one is measured."""
+    """Refuse a missing model before others are measured. Raises UsageError."""
     for model in models:
         if not is_address(model) and not os.path.lexists(model):
             from robustcheck_onnx.checker.model import (  # not where the files are there: ONNX Runtime
@@ -99,7 +104,7 @@ def refuse_missing(models: Sequence[str]) -> None:
 
 
 def _resolved(path: str) -> str:
-    """The path with its folder resolved; a link to a file stays, since it has sidecars of its own."""
+    """Return the path with its folder resolved. A link to a file stays, since it has sidecars of its own."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 # a Path would change the name
 
@@ -136,7 +141,10 @@ def _unreadable(fault: OSError) -> UsageError:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """All .onnx files below a folder, links to folders followed once. Raises UsageError for an unreadable folder."""
+    """Yield all .onnx files below a folder.
+
+    Links to folders are followed once. Raises UsageError for an unreadable folder.
+    """
     for top, folders, names in places.walk([folder], _unreadable):
         folders.sort()
         yield from (str(Path(top) / name) for name in names if name.lower().endswith(SUFFIX))
@@ -145,7 +153,7 @@ def _below(folder: str) -> Iterator[str]:
 def check_all(
     models: Sequence[str], check: Callable[[str], Report], failure: Callable[[str, Exception], Failed]
 ) -> list[Outcome]:
-    """Check one model after the other; a model that fails becomes an outcome, too, and the next one is checked.
+    """Check one model after the other. A model that fails becomes an outcome, too, and the next one is checked.
 
     check: checks one model. failure: makes an outcome of what it raises. A signal, which is no Exception, ends the run.
     """
@@ -159,14 +167,14 @@ def check_all(
 
 
 def worst(outcomes: Sequence[Outcome]) -> int:
-    """The exit code of all outcomes together: the largest one. Raises ValueError for no outcome, which is no PASS."""
+    """Return the largest exit code of all outcomes. Raises ValueError for no outcome, which is not a PASS."""
     if not outcomes:
         raise ValueError("no model was checked")
     return max(map(exit_code_of, outcomes))
 
 
 def stem(model: str) -> str:
-    """Return what replaces `{model}` in a report's path: the name of the model's file without its suffix.
+    """Return what replaces `{model}` in a report's path. It is the name of the model's file without its suffix.
 
     Of an address it is what names the model: `repo@v1`, `encoder-3`. Of a name of dots alone it is `model`: `..` would
     lead out of the folder.
@@ -186,7 +194,7 @@ def _stem(model: str) -> str:
 
 
 def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str]:
-    """A file's path for each model, with `{model}` replaced; `option` names it.
+    """Fill in `{model}` in a path, per model. `option` names the path in errors.
 
     Raises UsageError where two models would share one file, also on a file system that ignores case.
     """

@@ -1,6 +1,7 @@
-"""Where results go: the destinations of `-o`, checked before the work starts; consoles.
+"""Write results where `-o` puts them. The destinations are checked before the work starts; consoles are here, too.
 
-Every module of verbs imports this one, so it imports nothing heavy at the top."""
+Every module of verbs imports this one, so it imports nothing heavy at the top.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Destination(NamedTuple):
-    """One document that a run writes: its form, such as json, and where it goes, None for stdout."""
+    """A document that a run writes. It has a form, such as json, and a place, None for stdout."""
 
     form: str
     path: Place | None
@@ -72,7 +73,7 @@ def destinations_of(
 def check_target(
     place: Place, reads: Iterable[Place] = (), what: str = "report path", option: str = "-o json="
 ) -> None:
-    """Check before the work starts that a report can be written to a place.
+    """Check early that a place can get a report. That is before the work starts.
 
     A report must not replace a file that the run reads, nor the weights and sidecars beside a model that it reads, nor
     any image or ONNX file. Devices, pipes and links are fine.
@@ -123,7 +124,10 @@ def check_target(
 
 
 def _is_document(path: Path) -> bool:
-    """Whether a file is a report or a signature of this tool, so that no model has to be read to know what it is."""
+    """Return whether a file is this tool's document.
+
+    It is a report or a signature; no model has to be read to know that.
+    """
     from robustcheck_onnx.checker.report.signature_file import is_verdict
     from robustcheck_onnx.checker.storage.write import is_ours
 
@@ -131,14 +135,14 @@ def _is_document(path: Path) -> bool:
 
 
 def _is_image_or_model(path: Path) -> bool:
-    """Whether the path is a file with the suffix of an image or a model, and no document of this tool."""
+    """Return whether a path is an image or model. It is a file with such a suffix, and not a document of this tool."""
     from robustcheck_onnx.checker.storage.places import SUFFIXES  # needed only where a report replaces a file
 
     return path.is_file() and not _is_document(path) and path.suffix.lower() in {*SUFFIXES, ".onnx"}
 
 
 def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
-    """The weights and sidecars of the models among `reads`; none where `path` is no file that could be one of them."""
+    """Return the weights and sidecars of models among `reads`. None where `path` can't be one of them."""
     if not path.is_file() or _is_document(path):
         return
     from robustcheck_onnx.checker.model import (  # needed only where a report replaces a file
@@ -157,7 +161,7 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
 
 
 def check_url(url: Url, reads: Iterable[Place]) -> None:
-    """Check before the work starts that a report can be put under a URL; no connection is made.
+    """Check early that a URL can get a report. That is before the work starts; no connection is made.
 
     reads: what the run reads; a report must not replace one of them.
     Raises UsageError (a web server, a file that is read), EnvironmentFaultError (a package is missing).
@@ -179,7 +183,7 @@ def check_url(url: Url, reads: Iterable[Place]) -> None:
 def check_extra(
     option: str, path: Path, reads: Sequence[Place], destinations: Sequence[Destination], example: str
 ) -> None:
-    """Check the path of a file that a verb writes beside its reports, before the work starts.
+    """Check early the path of a further file. A verb writes it with its reports; the work has not started.
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
@@ -193,7 +197,7 @@ UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "
 
 
 def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
-    """Replace the documents of an earlier run by one that says "not finished": a process that is killed can't.
+    """Replace earlier documents by one that says "not finished". A process that is killed can't do it.
 
     Called when the work starts. A file that is not there, or that is no document of this tool, stays as it is. Before
     the first document, the signatures beside all of them go: whenever a kill comes, none stands beside an error.
@@ -217,7 +221,7 @@ def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
 
 
 def remove_signature(form: str, report: Place) -> None:
-    """Remove the signed verdict beside a report that is replaced, or would be if it were there; none is in a store.
+    """Remove a replaced report's signed verdict. The report may also be missing; in a store there is none.
 
     Raises EnvironmentFaultError where it can't be removed.
     """
@@ -231,7 +235,10 @@ def remove_signature(form: str, report: Place) -> None:
 
 
 def error_document(form: str, message: str, hint: str, code: int, model: str) -> str:
-    """The error as a document in a report's form; "" for an unknown form; plain text where the form can't be made."""
+    """Return the error in a report's form.
+
+    It is "" for an unknown form, and plain text where the form can't be made.
+    """
     if template_of(form) is not None:  # it may be the template that is at fault
         return error_text(message, hint, code)
     if form == "json":  # needs nothing that a broken installation may lack
@@ -245,7 +252,7 @@ def error_document(form: str, message: str, hint: str, code: int, model: str) ->
 
 
 class UndeliveredError(EnvironmentFaultError):
-    """Documents that could not be made or written, each for a fault of its own; the others hold the result.
+    """Documents that could not be made or written. Each has a fault of its own; the others hold the result.
 
     A reader of stdout that went away gets no message.
     """
@@ -257,12 +264,12 @@ class UndeliveredError(EnvironmentFaultError):
 
 
 def is_broken_pipe(fault: BaseException) -> bool:
-    """Whether the reader of stdout went away; rich makes SystemExit of that."""
+    """Return whether stdout's reader went away. Rich makes SystemExit of that."""
     return isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError)
 
 
 def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
-    """Write each document that goes to a file; a fault takes one document only, and goes to `faults`."""
+    """Write each document that goes to a file. A fault takes one document only, and goes to `faults`."""
     from robustcheck_onnx.checker.storage.write import write_whole
 
     for destination, text in texts.items():
@@ -283,7 +290,9 @@ def deliver(
     line: str,
     faults: Mapping[Destination, BaseException] | None = None,
 ) -> None:
-    """Write a verb's result to every destination, files first; the terminal report goes to stdout if nothing else does.
+    """Write a verb's result to every destination.
+
+    Files come first; the terminal report goes to stdout if nothing else does.
 
     text: gives the result as a document of the form that it is called with; not called for `terminal`.
     render: gives the terminal report; called with `ascii_only`.
@@ -313,13 +322,13 @@ def deliver(
 
 
 def print_report(render: Callable[..., RenderableType], color: str) -> None:
-    """Write a report to stdout; `render` is called with `ascii_only`."""
+    """Write a report to stdout. `render` is called with `ascii_only`."""
     console = console_for(color)
     console.print(render(ascii_only=ascii_only(console)))
 
 
 def plain(report: RenderableType) -> str:
-    """A report as text for a file: 100 columns, no colour."""
+    """Return a report as text for a file. It has 100 columns and no colour."""
     import io
 
     from rich.console import Console
@@ -355,7 +364,10 @@ def ascii_only(console: Console) -> bool:
 
 @contextlib.contextmanager
 def measuring(destinations: Sequence[Destination], model: Path, quiet: int) -> Iterator[Line | None]:
-    """Mark a verb's documents as unfinished, then show its progress as `progress_line` does, while the block runs."""
+    """Show a verb's progress while the block runs.
+
+    Its documents are marked as unfinished first; progress is as in `progress_line`.
+    """
     mark_unfinished(destinations, str(model))
     with progress_line(quiet, str(model)) as progress:
         yield progress

@@ -1,4 +1,4 @@
-"""The process around the command line: streams, signals, the run of a verb, and the end of a run.
+"""Run a verb as a process. The module has streams, signals, the run of a verb, and its end.
 
 The end is an exit code, the error on stderr, error documents in place of reports, and GitHub's annotations.
 """
@@ -44,7 +44,7 @@ class Terminated(BaseException):
 
 
 def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
-    """The exit code, message and hint for whatever ended a run; no URL in them shows a key."""
+    """Return the exit code, message and hint of an end. Whatever ended the run, no URL in them shows a key."""
     from robustcheck_onnx.checker.storage.places import redact_text
 
     code, message, hint = _explain(fault, line)
@@ -79,7 +79,7 @@ def say(message: str, hint: str) -> None:
 
 
 def write_traceback(fault: BaseException) -> None:
-    """Write a fault's traceback to stderr, for --debug; no URL in it shows a key."""
+    """Write a fault's traceback to stderr, for --debug. No URL in it shows a key."""
     from robustcheck_onnx.checker.storage.places import redact_text
 
     text = redact_text("".join(traceback.format_exception(fault)))
@@ -87,7 +87,9 @@ def write_traceback(fault: BaseException) -> None:
 
 
 def leave_documents(invocation: Invocation, message: str, hint: str, code: int) -> None:
-    """Put an error document wherever a report was to go, in its form: no report of an earlier run stands for this one.
+    """Replace each report by an error document.
+
+    It has the report's form, so that no report of an earlier run passes for this one's.
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
@@ -122,7 +124,9 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
 
 def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True) -> None:
-    """On GitHub Actions, annotate the models and append to the step summary; elsewhere do nothing.
+    """Annotate models and write the summary on GitHub Actions.
+
+    The summary is appended to the step's; elsewhere nothing happens.
 
     Annotations go to stdout unless a document goes there; then to stderr, which GitHub reads as well. A summary
     that can't be written gives a note on stderr and changes no exit code.
@@ -161,7 +165,7 @@ KEYBOARD_INTERRUPT = 130  # what typer returns for one
 
 
 def run(app: typer.Typer, words: list[str]) -> int:
-    """Run a command line and return the exit code (see `EXIT_CODES`); never raises, never returns 1 but for WARN.
+    """Run a command line; return the exit code (see `EXIT_CODES`). It never raises, and never returns 1 but for WARN.
 
     An error that ends the run is written wherever a report was to go, too (`process.leave_documents`). A verdict that
     can't be delivered is none: the exit code is 4, never 0. Only a reader of stdout that went away (`| head`) gets no
@@ -240,7 +244,9 @@ def _run(app: typer.Typer, words: list[str]) -> int:
 
 
 def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
-    """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the app is a check.
+    """Insert `check` where no verb is typed.
+
+    `MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the app is a check.
 
     verbs: the names of commands and of groups of commands.
     Raises UsageError where the first word is almost a verb, and no file, or where something follows `--version`.
@@ -254,7 +260,7 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
 
 
 def _end(fault: BaseException, invocation: Invocation) -> int:
-    """Say what ended the run, in words and in documents, and return its exit code."""
+    """Report what ended the run; return its exit code. Words and documents report it."""
     code, message, hint = explain(fault, invocation.line)
     faults = fault.faults if isinstance(fault, UndeliveredError) else {}
     if faults:  # the other documents hold the result
@@ -275,7 +281,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
 
 
 def importing_native(verb: Callable[P, int]) -> Callable[P, int]:
-    """The verb, with onnx and onnxruntime imported first, while signals wait.
+    """Return the verb with native packages imported first. They are onnx and onnxruntime; signals wait.
 
     A signal during their import would abort the process (nanobind), and the reports of an earlier run would stand. What
     can't be imported is an error where it is needed.
@@ -297,7 +303,7 @@ def importing_native(verb: Callable[P, int]) -> Callable[P, int]:
 
 
 def _mend_streams() -> None:
-    """Make stdout raise where it can't write all, and stderr exist.
+    """Repair stdout and stderr. stdout must raise where it can't write all, and stderr must exist.
 
     An unbuffered stdout (PYTHONUNBUFFERED, usual in containers) writes a part to a full disk and drops the rest; a
     closed one (`>&-`) is None. Names that are no valid text are written escaped.
@@ -319,9 +325,10 @@ def _mend_streams() -> None:
 
 
 class _Stop:
-    """Handles SIGINT and SIGTERM: raises at the first one, and has later ones ignored.
+    """A handler of SIGINT and SIGTERM. It raises at the first one, and lets later ones be ignored.
 
-    `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
+    `timeout` and shells send a signal twice, and the second must not disturb the cleaning up.
+    """
 
     def __init__(self) -> None:
         self.came: type[Interrupted | Terminated] | None = None
@@ -334,7 +341,7 @@ class _Stop:
         raise self.came
 
     def reason(self, fault: BaseException) -> BaseException:
-        """Return the signal, if one came, else the fault: a compiled module turns a signal into an error of its own."""
+        """Return the signal if one came, else the fault. A compiled module turns a signal into an error of its own."""
         return fault if self.came is None or isinstance(fault, self.came) else self.came()
 
 

@@ -1,6 +1,7 @@
-"""What a run is doing, on stderr: a line that moves on a terminal, else a plain line every ten seconds.
+"""Show on stderr what a run does. It is a line that moves on a terminal, else a plain line every ten seconds.
 
-Every module of verbs may import this one, so it imports nothing heavy at the top."""
+Every module of verbs may import this one, so it imports nothing heavy at the top.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +26,13 @@ STARTING = "starting"
 
 
 class Line(Protocol):
-    """What shows progress: call it with a `Progress`, or tell it a stage in words."""
+    """A display of progress. Call it with a `Progress`, or give it a stage in words."""
 
     def __call__(self, now: Progress) -> None:
         """Show where the run is."""
 
     def stage(self, words: str) -> None:
-        """Show what is done now, where no images are counted."""
+        """Show a stage that counts no images."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _Shown:
 
 @contextlib.contextmanager
 def progress_line(quiet: int, name: str = "") -> Iterator[Line | None]:
-    """Show on stderr what is done while the block runs: stages, images, rate, and how close the decision is.
+    """Show progress on stderr while the block runs. It has stages, images, rate, and how close the decision is.
 
     On a terminal a line that moves and goes away at the end. Elsewhere, as in the log of a pipeline, a plain line at
     most every `EVERY_S` seconds, also while a stage takes long; a run that is shorter than that says nothing.
@@ -149,7 +150,7 @@ def _plain(stream: TextIO, name: str) -> Iterator[Line]:
 
 
 def plain_line(now: _Shown, name: str, seconds: float) -> str:
-    """One line of a log: the model, how long it has run, and what it does."""
+    """Return one line of a log. It has the model, how long it has run, and what it does."""
     count = f"{now.n_done} of {now.n_total} images" if now.n_total else ""
     parts = [f"{f'{name}: ' if name else ''}{seconds:.0f} s: {now.words}", count, now.rate, now.interval]
     return printable(", ".join(filter(None, parts)))

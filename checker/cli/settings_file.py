@@ -1,4 +1,4 @@
-"""The file of a check's settings: where it is, what it holds, and where what it names may be written.
+"""Find and read the file of a check's settings. The module also limits where the file may write.
 
 `settings` says what its keys mean. Imports only Python's own library: it is needed even where a signal has ended the
 import of everything else.
@@ -20,7 +20,7 @@ _END: Final = ".j2="
 
 
 def split(text: str) -> tuple[str, str, str]:
-    """FORM[=PATH] as (form, equals sign, path); the form of a template holds the template's file, too.
+    """Split FORM[=PATH] into form, equals sign and path. The form of a template holds the template's file, too.
 
     A path alone has the form of its suffix.
 
@@ -39,7 +39,7 @@ def split(text: str) -> tuple[str, str, str]:
 
 
 def template_of(form: str) -> str | None:
-    """The template's file in a form that `split` gave; None for any other form."""
+    """Return the template's file of a form. `split` gave the form; None for any other form."""
     name, _, file = form.partition("=")
     return file if name == TEMPLATE else None
 
@@ -49,7 +49,7 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://", re.DOTALL)
 
 
 def is_inside(path: str, folder: str | Path) -> bool:
-    """Whether a file lies below a folder when every link on the way is followed; False for a URL."""
+    """Return whether a file lies below a folder. Every link on the way is followed; False for a URL."""
     if _URL.match(path):
         return False
     try:
@@ -61,7 +61,10 @@ def is_inside(path: str, folder: str | Path) -> bool:
 
 
 def follows_link(path: str) -> bool:
-    """Whether a file is a link, or a path below the current folder leads out of it over one; False for a URL."""
+    """Return whether a path follows a link.
+
+    The file is a link, or a path below the current folder leads out of it over one; False for a URL.
+    """
     path = re.sub(r"^(?:file|local):/+", "/", path, flags=re.IGNORECASE)
     if _URL.match(path) or path.startswith("/dev/"):  # /dev/stdout is a link, and nobody's but the system's
         return False
@@ -72,7 +75,9 @@ def follows_link(path: str) -> bool:
 
 
 def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *, strict: bool) -> list[tuple[str, str]]:
-    """Those of the documents, (form, path) with path "" for stdout, that a run may write; the others are never touched.
+    """Return the documents that a run may write.
+
+    They are (form, path) with path "" for stdout; the others are never touched.
 
     folder: of the settings file, where that names them.
     """
@@ -89,7 +94,7 @@ OUTPUT = "ROBUSTCHECK_OUTPUT"  # environment variable: the setting `output`
 
 
 def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]:
-    """The value of `output` in the environment or a file, whatever else is wrong there; of a file, what it may name.
+    """Read `output` of the environment or a file. Other faults there do not matter; of a file it is what it may name.
 
     Args:
         environment: the variables.
@@ -110,13 +115,16 @@ def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]
 
 
 def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:
-    """The file of --config, else of ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder."""
+    """Return the settings file.
+
+    It is of --config, else of ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder.
+    """
     named = file if file is not None else environment.get(CONFIG) or None
     return Path(named) if named is not None else find(Path.cwd())
 
 
 def rebased(path: str, folder: Path) -> str:
-    """A path that stands in a file, joined to the file's folder; a URL stays."""
+    """Join a file's path to the file's folder. A URL stays."""
     return path if "://" in path else str(folder / path)
 
 
@@ -127,7 +135,9 @@ def rebased_outputs(outputs: Iterable[str], folder: Path) -> tuple[str, ...]:
 
 
 def find(folder: Path) -> Path | None:
-    """The nearest file of settings from a folder upward, as a path relative to the folder; None where there is none.
+    """Find the nearest settings file upward from a folder.
+
+    It is a path relative to the folder; None where there is none.
 
     robustcheck.toml counts before pyproject.toml beside it; a pyproject.toml without [tool.robustcheck] is skipped.
     """
@@ -141,7 +151,7 @@ def find(folder: Path) -> Path | None:
 
 
 def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
-    """The settings in a file; None for a pyproject.toml without a table of them, unless `required`."""
+    """Read the settings in a file. None for a pyproject.toml without a table of them, unless `required`."""
     look = f"ls -ld {path}"
     if not path.exists():
         raise UsageError(f"{path}: file of settings is missing; no such file", "robustcheck init")

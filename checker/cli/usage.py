@@ -1,4 +1,4 @@
-"""Messages and hints for a command line that typer refuses; and shell completion."""
+"""Explain a command line that typer refuses. The module has messages, hints, and shell completion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GROUP_OPTIONS = ("--help", "-h", "--help-all", *VERSION_OPTIONS, "--install-comp
 
 
 def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
-    """The message and the hint for a command line that typer refuses."""
+    """Return message and hint for a refused command line. Typer refuses it."""
     context = getattr(fault, "ctx", None)
     command = context.command_path if context is not None else f"robustcheck {line.verb}".strip()
     look = f"{command} --help"
@@ -71,7 +71,7 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
 
 
 def _described(param: Any) -> str:
-    """Return an option with its value and what its help says."""
+    """Return an option with its value and help."""
     return f"{max(param.opts, key=len)}{help.value_of(param)}: {help.about(param)}"
 
 
@@ -80,7 +80,7 @@ def _command(*words: str) -> str:
 
 
 def _no_option(option: str, known: list[str], line: CommandLine, look: str) -> tuple[str, str]:
-    """Message and hint for an option that the verb does not have."""
+    """Return message and hint for an unknown option. The verb does not have it."""
     if option in vocabulary.REMOVED_OPTIONS:
         return f"option {option} was removed", vocabulary.REMOVED_OPTIONS[option]
     ours = nearest(option, known, vocabulary.OTHER_OPTIONS)
@@ -102,7 +102,7 @@ def _no_option(option: str, known: list[str], line: CommandLine, look: str) -> t
 
 
 def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> tuple[str, str]:
-    """Message and hint where a group's verb is missing or unknown."""
+    """Return message and hint for a group's verb. It is missing or unknown."""
     verbs = sorted(group.commands)
     unknown = re.match(r"No such command '(.*?)'", text)
     if not unknown:
@@ -118,7 +118,10 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
 
 
 def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
-    """Raise UsageError if the first word can only be a verb, and is none: mistyped, removed, or of another tool."""
+    """Refuse a first word that is an unknown verb.
+
+    It can only be a verb, and is mistyped, removed, or of another tool.
+    """
     word = words[0]
     if word.startswith("-") or set("./*?[") & set(word) or os.path.lexists(word):
         return
@@ -133,13 +136,15 @@ def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
 
 
 def refuse_twice(line: CommandLine) -> None:
-    """Raise UsageError for an option that takes one value and was given several."""
+    """Refuse several values for a one-value option. Raises UsageError."""
     if line.twice:
         raise UsageError(f"{line.twice} is given twice; it takes one value", f"keep one {line.twice}")
 
 
 def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:
-    """A hint where a verb without arguments is also a folder that holds models, which may have been meant; else "".
+    """Return a hint where a verb is also a folder.
+
+    The verb has no arguments, and the folder holds models, which may have been meant; else "".
 
     Only the first 100 folders below it are looked at: a verb must not wait for a large disk.
     """
@@ -157,7 +162,9 @@ COMPLETION_OPTIONS = ("--show-completion", "--install-completion")
 
 
 def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
-    """Do what `--show-completion SHELL` or `--install-completion SHELL` asks for; False for any other command line.
+    """Show or install shell completion.
+
+    The words are `--show-completion SHELL` or `--install-completion SHELL`; False for any other command line.
 
     Without a SHELL typer itself finds out which one runs the command; a SHELL that follows it would not look at.
     Raises UsageError: no such shell, or more words.
@@ -180,7 +187,10 @@ def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
 
 
 def unknown_shell(option: str) -> UsageError:
-    """The error where typer does not know the shell that runs the command (typer would exit with 1)."""
+    """Return the error for an unknown shell.
+
+    It runs the command, and typer, which does not know it, would exit with 1.
+    """
     return UsageError(
         f"{option}: the shell that runs this is not known; completion is for {', '.join(SHELLS)}",
         f"robustcheck {option} bash",
@@ -188,7 +198,7 @@ def unknown_shell(option: str) -> UsageError:
 
 
 def nothing_judged() -> UsageError:
-    """The error where `--strict` would end with 0 though no model was checked: for `--help`, which is no PASS."""
+    """The error where `--strict` would end with 0 though no model was checked: for `--help`, which is not a PASS."""
     return UsageError(
         "--strict: no model was checked; with it exit code 0 is a verdict's alone, and help is shown without it",
         "robustcheck check --help",
@@ -196,7 +206,7 @@ def nothing_judged() -> UsageError:
 
 
 def complete_as_check(environment: MutableMapping[str, str], verbs: Sequence[str]) -> None:
-    """Insert `check` into the line that a shell wants completed, if its first word is a model.
+    """Insert `check` into a line to complete. A shell wants it completed, and its first word is a model.
 
     environment: changed in place; completion scripts set COMP_WORDS and COMP_CWORD, or _TYPER_COMPLETE_ARGS.
     A first word that is still being typed may become a verb, so the line stays.

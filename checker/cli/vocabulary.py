@@ -1,4 +1,4 @@
-"""Words that are no longer, or were never, those of this command: earlier versions', and other tools'."""
+"""The words that this command does not know. They are earlier versions', and other tools'."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ REMOVED_VARIABLES: Final[Mapping[str, str]] = {
 
 
 def refuse_removed(kind: str, word: str, lines: Mapping[str, str]) -> None:
-    """Raise UsageError if a word is in a table of removed words.
+    """Refuse a removed word. It is in a table of them; raises UsageError.
 
     kind: what the word is, with the place where it was read, such as "robustcheck.toml: key".
     """
@@ -125,6 +125,9 @@ OTHER_VERBS: Final = _by_word(
 
 
 def nearest(word: str, known: Mapping[str, object] | list[str], synonyms: Mapping[str, str]) -> str | None:
-    """Return what a word means here, else the word that is spelled almost like it, else None."""
+    """Return the word that a typed one means.
+
+    It is what the word means here, else the word that is spelled almost like it, else None.
+    """
     near = get_close_matches(word.lower(), known, 1, 0.75)
     return synonyms.get(word.lower(), near[0] if near else None)
