@@ -20,8 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, get_type_hints
@@ -106,11 +105,11 @@ class Wall:
             if self._is_stopped:
                 child.kill()
             with contextlib.closing(child):
-                messages = child.ask(task, sent, about=about, limits=self.limits)
+                child.ask(task, sent, about=about, limits=self.limits)
                 if not is_last:
                     self._waiting = _Child()
                 try:
-                    found = _answer(messages, tell)
+                    found = child.answer(tell)
                 except _EndedError as ended:
                     if left == 0 or self._is_stopped:
                         raise ended.error from None
@@ -162,44 +161,6 @@ def unreadable(about: str) -> NotReadError:
     )
 
 
-def _answer(messages: Iterable[_Message], tell: Tell | None) -> Any:
-    for message in messages:
-        if isinstance(message, Progress):
-            if tell is not None:
-                tell(message)
-        elif isinstance(message, _Log):
-            LOG.log(message.level, "%s", message.text)
-        elif isinstance(message, RobustcheckError):
-            raise message
-        else:
-            return message.value
-    raise AssertionError("a child's messages end with an answer or an error")
-
-
-@dataclass(frozen=True)
-class _Log:
-    level: int
-    text: str
-
-
-@dataclass(frozen=True)
-class _Answered:
-    value: Any
-
-
-_Message = Progress | _Log | RobustcheckError | _Answered
-
-
-def _message(line: bytes) -> _Message:
-    """What a line of a child says. Raises ValueError, TypeError, KeyError, AttributeError, RecursionError: nothing."""
-    ((kind, content),) = dict(json.loads(line)).items()
-    if kind == "answer":
-        return _Answered(content)
-    if kind == "error":
-        return _error(content)
-    return Progress(**content) if kind == "progress" else _Log(int(content["level"]), str(content["text"]))
-
-
 class _EndedError(Exception):
     """A child ended without an answer."""
 
@@ -223,7 +184,7 @@ class _Child:
     """A process that waits for one task."""
 
     def __init__(self) -> None:
-        self._limits = NO_LIMITS
+        self._about, self._limits, self._started_s = "", NO_LIMITS, 0.0
         self._busy = False
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
@@ -251,8 +212,8 @@ class _Child:
         finally:
             self._lines.put(b"")
 
-    def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> Iterator[_Message]:
-        """Send the task now and return its messages. They come later, the answer or error last."""
+    def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> None:
+        """Send the task now; `answer` waits for what comes back."""
         request = {
             "task": task,
             "about": about,
@@ -263,34 +224,49 @@ class _Child:
         }
         assert self._process.stdin is not None
         self._busy = True
-        self._limits = limits
+        self._about, self._limits, self._started_s = about, limits, time.monotonic()
         with contextlib.suppress(OSError):  # it has ended already: that shows where its answer is awaited
             self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
             self._process.stdin.flush()
-        return self._messages(about, time.monotonic())
 
-    def _messages(self, about: str, started_s: float) -> Iterator[_Message]:
+    def answer(self, tell: Tell | None) -> Any:
+        """Return the answer, or raise the child's error; pass its progress and its log on before that."""
         while True:
+            line, now, error = self._line(), None, None
             try:
-                line = self._lines.get(timeout=LOOK_S)
-            except queue.Empty:
-                line = None
-            self._look(about, started_s)
-            if line is None:
-                continue
-            if not line.endswith(b"\n"):
-                raise _EndedError(self._ended(about))
-            try:
-                message = _message(line)
+                ((kind, content),) = dict(json.loads(line)).items()
+                if kind == "progress":
+                    now = Progress(**content)
+                elif kind == "error":
+                    error = _error(content)
+                elif kind != "answer":
+                    LOG.log(int(content["level"]), "%s", str(content["text"]))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
-                raise unreadable(about) from fault
-            self._busy = not isinstance(message, _Answered | RobustcheckError)
-            yield message
+                raise unreadable(self._about) from fault
+            self._busy = kind not in ("answer", "error")
+            if error is not None:
+                raise error
+            if kind == "answer":
+                return content
+            if now is not None and tell is not None:
+                tell(now)
 
-    def _look(self, about: str, started_s: float) -> None:
+    def _line(self) -> bytes:
+        """Return the child's next line. Raises _EndedError where it has ended, and as `_look`."""
+        while True:
+            line = None
+            with contextlib.suppress(queue.Empty):
+                line = self._lines.get(timeout=LOOK_S)
+            self._look()
+            if line is not None and not line.endswith(b"\n"):
+                raise _EndedError(self._ended())
+            if line is not None:
+                return line
+
+    def _look(self) -> None:
         """End a child that is beyond a limit."""
-        timeout_s, memory_bytes = self._limits.timeout_s, self._limits.memory_bytes
-        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+        about, timeout_s, memory_bytes = self._about, self._limits.timeout_s, self._limits.memory_bytes
+        if timeout_s is not None and time.monotonic() - self._started_s > timeout_s:
             self._process.kill()
             raise NotReadError(
                 f"{about}: reading and measuring it took longer than {timeout_s:g} s, its limit of time (--timeout)",
@@ -304,8 +280,9 @@ class _Child:
                 "--batch-size 1, or a larger --max-memory: before it reads anything, the process takes some 50 MiB",
             )
 
-    def _ended(self, about: str) -> RobustcheckError:
+    def _ended(self) -> RobustcheckError:
         """Return the error of a child without an answer. It has ended."""
+        about = self._about
         try:
             code = self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:  # it has not ended: its line is too long, or it closed its end
@@ -313,7 +290,8 @@ class _Child:
             return unreadable(about)
         if code == -9:  # SIGKILL, which Windows does not have
             return EnvironmentFaultError(
-                f"{about}: the process that read it was killed; too little memory does that", "free -h; --batch-size 1"
+                f"{about}: the process that read it was killed; too little memory does that",
+                "free -h; --batch-size 1",
             )
         if limit := _address_space():  # a library that gets no memory ends as it likes
             return EnvironmentFaultError(

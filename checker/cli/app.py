@@ -17,12 +17,11 @@ from .verbs import (
     calibrate,
     check,
     demo,
+    evidence,
     export,
     inspect,
     look_up,
     questions,
-    registry,
-    verify,
 )
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
@@ -93,7 +92,7 @@ app.verb(
     codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS · 1 it agrees, but the verdict is WARN, "
     "or nothing but the report supports it · 2 usage, or a report that is incomplete or of a newer robustcheck · 3 "
     "something differs: the report does not hold · 4 environment.",
-)(importing_native(verify.verify))
+)(importing_native(evidence.verify))
 app.verb(
     panel=FIRST,
     examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes"),
@@ -146,8 +145,8 @@ app.verb(
         "robustcheck sign report.json model.onnx --keyless",
     ),
     codes="Exit codes: as for robustcheck verify.",
-)(verify.sign)
-app.add_typer(registry.mlflow, rich_help_panel=EVIDENCE)
+)(evidence.sign)
+app.add_typer(evidence.mlflow, rich_help_panel=EVIDENCE)
 app.verb(panel=SET_UP, examples=("robustcheck init",))(look_up.init)
 
 

@@ -17,9 +17,11 @@ import typer
 
 from .command_line import Invocation
 from .options import ROWS, Settings, completing, parameter
-from .output import deliver, destinations_of, measuring
+from .output import deliver, destinations_of, measuring, print_report
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from robustcheck_onnx.checker.storage.places import Place
 
 QUESTION: Final = (
@@ -47,6 +49,13 @@ class Call:
     def options(self) -> dict[str, Any]:
         """What moves the numbers of a run, as keyword arguments: of the options that the verb has."""
         return {name: value for name, value in self.given.options.given.items() if name in self._names}
+
+    def show(self, form: str, text: Callable[[], str], render: Callable[..., RenderableType]) -> None:
+        """Write a document to stdout: `text` for json, else what `render` gives."""
+        if form == "json":
+            sys.stdout.write(text())
+        else:
+            print_report(render, self.given.color)
 
 
 def _is_typed(ctx: typer.Context, name: str) -> bool:

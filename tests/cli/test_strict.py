@@ -11,7 +11,7 @@ from typing import Any
 from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
-from robustcheck_onnx.checker.cli.verbs import check, questions, verify
+from robustcheck_onnx.checker.cli.verbs import check, evidence, questions
 from robustcheck_onnx.checker.errors import UsageError
 from support import ROOT
 from support.bad_input import Run
@@ -132,7 +132,7 @@ def test_strict_is_no_setting_and_of_the_verb_that_reads_settings_alone() -> Non
         questions.shift,
         questions.concepts,
         questions.directions,
-        verify.verify,
+        evidence.verify,
     ):
         assert not {"strict", "config"} & set(inspect.signature(verb).parameters)
 

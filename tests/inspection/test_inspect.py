@@ -14,7 +14,7 @@ from onnx import TensorProto
 from rich.console import Console, RenderableType
 
 from robustcheck_onnx.checker.cli import main
-from robustcheck_onnx.checker.cli.doctor_terminal import doctor_json, render_doctor
+from robustcheck_onnx.checker.cli.verbs.inspect import doctor_json, render_doctor
 from robustcheck_onnx.checker.inspection.run import Inspection, inspect_json, inspect_model
 from robustcheck_onnx.checker.inspection.terminal import render_inspect
 from robustcheck_onnx.checker.runtime.doctor import Finding

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_260,
-    "nodes": 315_060,
-    "files": 205,
+    "code lines": 32_230,
+    "nodes": 314_950,
+    "files": 203,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "code lines of the tests": 25_840,

@@ -11,7 +11,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.text import page, printable
 
 from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, limits_of, one_of, option
-from ..output import ascii_only, check_target, console_for, print_report
+from ..output import ascii_only, check_target, console_for
 from ..progress import progress_line
 from ..question import AS_FOR_A_CHECK, Call, takes
 from . import look_up
@@ -136,7 +136,7 @@ def calibrate(
     )
     table = results or (out.with_suffix(".results.jsonl") if out else None)
     if plan:
-        return _plan(opened, settings, table, output, call.given.color)
+        return _plan(opened, settings, table, output, call)
     assert out is not None
     assert table is not None
     tasks.check_labels(opened)
@@ -186,7 +186,7 @@ def _write_line(text: str) -> None:
     sys.stderr.flush()
 
 
-def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, color: str) -> int:
+def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, call: Call) -> int:
     from robustcheck_onnx.checker.calibrate import tasks
     from robustcheck_onnx.checker.calibrate.plan import plan, plan_json, render_plan
     from robustcheck_onnx.checker.text import as_json
@@ -201,10 +201,7 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
         except results.ResultsError as fault:
             raise UsageError(str(fault), fault.hint) from fault
     made = plan(work, rows, settings, n_images, digest)
-    if output == "json":
-        sys.stdout.write(as_json(plan_json(made)))
-    else:
-        print_report(partial(render_plan, made), color)
+    call.show(output, lambda: as_json(plan_json(made)), partial(render_plan, made))
     return 0
 
 

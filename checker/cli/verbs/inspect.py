@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..options import Output, argument
-from ..output import print_report
 from ..question import Call, takes
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from robustcheck_onnx.checker.runtime import Finding
+
+DOCTOR_SCHEMA = "robustcheck.doctor/1"
+_SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "red")}
 
 
 @takes(
@@ -42,10 +49,7 @@ def inspect(
     limits = given.limits
 
     def show(document: dict[str, Any]) -> None:
-        if output == "json":
-            sys.stdout.write(as_json(document))
-        else:
-            print_report(partial(terminal.render_inspect, document), call.given.color)
+        call.show(output, partial(as_json, document), partial(terminal.render_inspect, document))
 
     try:
         found = document_of(path, profile, limits, **chosen)
@@ -68,15 +72,34 @@ def doctor(
     output: Output = "terminal",
 ) -> int:
     """Show what models can run on here, and how to fix what is broken."""
-    import json
-
     from robustcheck_onnx.checker.runtime import doctor as diagnosis
-
-    from .. import doctor_terminal
+    from robustcheck_onnx.checker.text import as_json
 
     findings = diagnosis.diagnose()
-    if output == "json":
-        sys.stdout.write(json.dumps(doctor_terminal.doctor_json(findings), indent=2) + "\n")
-    else:
-        print_report(partial(doctor_terminal.render_doctor, findings), call.given.color)
+    call.show(output, partial(as_json, doctor_json(findings)), partial(render_doctor, findings))
     return 4 if any(finding.status == "fail" for finding in findings) else 0
+
+
+def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> RenderableType:
+    """Return findings about the environment as text, with what to type and how many are faults."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from robustcheck_onnx.checker.report import Pen, Trimmed, hanging, line
+
+    pen = Pen(ascii_only)
+    rows: list[tuple[Text, Text]] = []
+    for finding in findings:
+        sign, colour = _SIGNS[finding.status]
+        what = line(pen.say(finding.check, "bold"), pen.say(f"  {finding.detail}"))
+        rows.append((pen.say(f"{sign} {finding.status}", colour), what))
+        if finding.fix:
+            rows.append((Text(), line(pen.say("type: ", "dim"), pen.name(finding.fix, "cyan"))))
+    counts = {status: sum(finding.status == status for finding in findings) for status in _SIGNS}
+    summary = ", ".join(f"{number} {status}" for status, number in counts.items())
+    return Trimmed(Group(pen.say("Environment", "bold"), hanging(rows), Text(), pen.say(summary)))
+
+
+def doctor_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the findings as JSON values."""
+    return {"schema": DOCTOR_SCHEMA, "findings": [finding.model_dump(mode="json") for finding in findings]}

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.text import quoted
 
 from ..help import Verbs
 from ..options import Output, argument, option
-from ..output import check_target, console_for, print_report
+from ..output import check_target, console_for
 from ..question import Call, takes
 
 if TYPE_CHECKING:
@@ -167,23 +167,21 @@ def list_profiles(
 
     packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
     profiles_by_name = [(spec, _loaded(spec)) for spec in [*reversed(packaged.values()), *(files or [])]]
-    if output == "json":
-        rows = [
-            {
-                "profile": name,
-                "id": p.id,
-                "digest": p.digest,
-                "tensor": p.tensor,
-                "with": p.calibration.n_with_checkpoints,
-                "without": p.calibration.n_without_checkpoints,
-                "false_pass_upper": p.calibration.false_pass_upper,
-                "edited": p.edited,
-            }
-            for name, p in profiles_by_name
-        ]
-        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck", "profiles": rows}))
-    else:
-        print_report(partial(render_list, profiles_by_name), call.given.color)
+    rows = [
+        {
+            "profile": name,
+            "id": p.id,
+            "digest": p.digest,
+            "tensor": p.tensor,
+            "with": p.calibration.n_with_checkpoints,
+            "without": p.calibration.n_without_checkpoints,
+            "false_pass_upper": p.calibration.false_pass_upper,
+            "edited": p.edited,
+        }
+        for name, p in profiles_by_name
+    ]
+    document = {"schema_version": 1, "tool": "robustcheck", "profiles": rows}
+    call.show(output, partial(as_json, document), partial(render_list, profiles_by_name))
     return 0
 
 
@@ -195,11 +193,8 @@ def show(call: Call, name: Named = "default", output: Output = "terminal") -> in
     from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
 
     loaded = _loaded(name)
-    if output == "json":
-        sys.stdout.write(to_json(loaded))
-    else:
-        where = "packaged" if name in PACKAGED else name
-        print_report(partial(render_profile, loaded, where=where), call.given.color)
+    where = "packaged" if name in PACKAGED else name
+    call.show(output, partial(to_json, loaded), partial(render_profile, loaded, where=where))
     return 0
 
 
