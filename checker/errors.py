@@ -102,7 +102,7 @@ def install_hint(extra: str) -> str:
 
 
 def _installed(start: str) -> list[str]:
-    """The distributions whose names start so, sorted."""
+    """Return the distributions with such names, sorted. The names start so."""
     from importlib.metadata import distributions  # noqa: PLC0415 # slow to import, rarely needed
 
     return sorted({name for each in distributions() if (name := each.name or "").startswith(start)})

@@ -30,7 +30,7 @@ NOT_MEASURED = Interval(estimate=None, low=None, high=None)  # in records of ver
 
 
 class OutlierFeature(Frozen):
-    """One feature that carries much of the activation kurtosis."""
+    """A feature with much of the activation kurtosis."""
 
     index: int
     share: float
@@ -86,7 +86,7 @@ class Statistics(Frozen):
 
     @property
     def persistent(self) -> tuple[OutlierFeature, ...]:
-        """The persistent outlier features."""
+        """Return the persistent outlier features."""
         return tuple(f for f in self.features if f.persistent)
 
 
@@ -312,7 +312,7 @@ class Options(Frozen):
 
     @classmethod
     def of(cls, given: GivenOptions, **defaults: Any) -> Self:
-        """The record of keyword arguments; a path becomes text.
+        """Make the record of keyword arguments. A path becomes text.
 
         Raises TypeError for a name that is no option, UsageError for a value that is none.
         """
@@ -328,7 +328,7 @@ class Options(Frozen):
 
     @property
     def given(self) -> GivenOptions:
-        """The same as keyword arguments."""
+        """Return the same as keyword arguments."""
         return cast(GivenOptions, {name: getattr(self, name) for name in Options.model_fields})
 
 
@@ -339,7 +339,7 @@ def _shown(value: object) -> str:
 
 
 class RunOptions(TypedDict, total=False):
-    """Further keyword arguments of a run. They belong to `check`, `compare`, `scan`, `concepts` and `measure_shift`."""
+    """The keyword arguments of a run. They belong to `check`, `compare`, `scan`, `concepts` and `measure_shift`."""
 
     tensor: str | None
     """measure this tensor; None = the one found by rule"""
@@ -362,13 +362,13 @@ class RunOptions(TypedDict, total=False):
 
 
 class GivenOptions(RunOptions, total=False):
-    """All of `Options` as keyword arguments."""
+    """The keyword arguments for all of `Options`."""
 
     images: str | Path | None
 
 
 class Evidence(Frozen):
-    """Everything measured in one run. With the threshold profile it is the only input of the verdict."""
+    """The evidence of one run: everything measured. With the threshold profile it is the only input of the verdict."""
 
     statistics: Statistics
     model: ModelFacts

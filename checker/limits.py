@@ -16,7 +16,7 @@ MAX_MODEL_SIZE: Final = "ROBUSTCHECK_MAX_MODEL_SIZE"
 
 @dataclass(frozen=True)
 class Limits:
-    """What one child may take; None = no limit.
+    """The limits of one child; None = no limit.
 
     Raises UsageError for a limit that is not a positive number.
     """

@@ -190,7 +190,7 @@ def _measured(
     given: ImageSource | None,
     saver: Saver | None,
 ) -> tuple[Evidence, Context | None]:
-    """Evidence and published context."""
+    """Return evidence and published context."""
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(job, source=given)
@@ -209,7 +209,7 @@ def _measured(
 
 
 def _save(saver: Saver, rows: npt.NDArray[Any], images: Sequence[Prepared]) -> None:
-    """Hand one batch of representations to the file."""
+    """Add one batch of representations to the file."""
     saver.add(rows, [image.name for image in images], [image.digest for image in images])
 
 

@@ -30,7 +30,7 @@ Rows = npt.NDArray[np.floating[Any]]
 
 
 class MadeWith(Frozen):
-    """What representations in a file were made with."""
+    """The record of how representations were made."""
 
     schema_version: Literal[1] = 1
     tool: Literal["robustcheck"] = "robustcheck"
@@ -49,7 +49,7 @@ class MadeWith(Frozen):
 
 @dataclass(frozen=True)
 class Representations:
-    """Representations of images, read from a file. NumPy takes them as an array, and so does `measure`."""
+    """The representations of images, read from a file. NumPy takes them as an array, and so does `measure`."""
 
     values: Rows
     """(image, feature) float32 or float64, as the model gave them: finite and not constant"""
@@ -60,11 +60,11 @@ class Representations:
     made_with: MadeWith
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """The values, for NumPy."""
+        """Return the values, for NumPy."""
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
-        """How many images."""
+        """Count the images."""
         return len(self.values)
 
     def __repr__(self) -> str:
@@ -135,7 +135,7 @@ class Saver:
 
 
 def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
-    """A `Saver`, or none where there is no path."""
+    """Return a `Saver`, or none without a path."""
     return contextlib.nullcontext() if path is None else Saver(path)
 
 

@@ -114,7 +114,7 @@ def error_json(message: str, hint: str, code: int) -> str:
 
 
 def error_text(message: str, hint: str, code: int) -> str:
-    """The same for people."""
+    """Return the text of a run without a verdict."""
     lines = [f"robustcheck: no verdict (exit code {code})", f"error: {message}", f"hint: {hint}" if hint else ""]
     return "".join(f"{line}\n" for line in lines if line).encode("utf-8", "backslashreplace").decode()
 
@@ -127,7 +127,10 @@ def sha256_of(content: bytes | mmap.mmap) -> str:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values. Raises ValueError for a key twice: readers differ in the value they take."""
+    """Return the object of these keys and values.
+
+    Raises ValueError for a key twice: readers differ in the value they take.
+    """
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError("a key stands in it twice")
@@ -144,7 +147,7 @@ def digest_of(document: Mapping[str, Any]) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """`sha256:` and the first 12 hexadecimal digits, for people."""
+    """Return `sha256:` and the first 12 digits. They are hexadecimal, for people."""
     algorithm, _, value = digest.partition(":")
     return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
 
@@ -198,7 +201,7 @@ def quoted(word: object) -> str:
 
 
 def number_text(value: float | None, digits: int = 3, *, missing: str = "not measured") -> str:
-    """A number with `digits` significant digits; `missing` for None. Powers of ten only below 0.0001.
+    """Write a number with `digits` significant digits. `missing` stands for None. Powers of ten only below 0.0001.
 
     >>> number_text(84.65), number_text(1234.5), number_text(0.0), number_text(None)
     ('84.7', '1234', '0', 'not measured')
@@ -275,7 +278,7 @@ def percent_text(value: float | None) -> str:
 
 
 def count_text(n: int, noun: str) -> str:
-    """A count with its noun.
+    """Write a count with its noun.
 
     >>> count_text(1, "image"), count_text(2, "image")
     ('1 image', '2 images')
@@ -302,7 +305,7 @@ def short_checkpoint(checkpoint: str) -> str:
 
 
 def short_provider(provider: str) -> str:
-    """An execution provider without the words that all have.
+    """Return an execution provider's distinct words.
 
     >>> short_provider("CUDAExecutionProvider")
     'CUDA'
@@ -311,7 +314,7 @@ def short_provider(provider: str) -> str:
 
 
 def bars(counts: Sequence[int], height: int) -> list[str]:
-    """Vertical bars in block characters, top row first.
+    """Draw vertical bars in block characters. The top row is first.
 
     The largest count fills all rows; a count that is not zero shows at least an eighth of a row.
 

@@ -28,7 +28,7 @@ Indices = npt.NDArray[np.intp]
 
 
 class Scale(NamedTuple):
-    """How a threshold of one statistic is placed."""
+    """The placement rule of one statistic's threshold."""
 
     nothing: float = 0.0
     """what Gaussian features give"""
@@ -57,12 +57,12 @@ class Placed(NamedTuple):
 
     @property
     def threshold(self) -> Threshold:
-        """The record of a profile."""
+        """Return the record for a profile."""
         return Threshold(**self._asdict())
 
 
 class Fit(NamedTuple):
-    """Thresholds and their judgement of the fitted sets."""
+    """The thresholds and their judgement of the fitted sets."""
 
     placed: dict[str, Placed]
     missed: tuple[str, ...]
@@ -73,7 +73,7 @@ class Fit(NamedTuple):
 
     @property
     def minimums(self) -> dict[str, float]:
-        """The thresholds alone."""
+        """Return the thresholds alone."""
         return {name: one.minimum for name, one in self.placed.items()}
 
 
@@ -105,7 +105,7 @@ def models(table: Sequence[Reference]) -> list[str]:
 
 
 class Sets(NamedTuple):
-    """Rows of a table with their estimates. These are an array (set, statistic)."""
+    """The rows of a table with their estimates. These are an array (set, statistic)."""
 
     rows: tuple[Reference, ...]
     names: tuple[str, ...]
@@ -127,17 +127,17 @@ class Sets(NamedTuple):
         return self._replace(rows=tuple(self.rows[i] for i in np.flatnonzero(wanted)), values=self.values[wanted])
 
     def which(self, is_so: Callable[[Reference], bool]) -> Mask:
-        """(set,) bool: of which rows it is so."""
+        """Return which rows satisfy a condition, (set,) bool."""
         return np.array([is_so(row) for row in self.rows], dtype=bool)
 
     @property
     def present(self) -> Mask:
-        """(set,) bool: evidence, with the label."""
+        """Return which sets have evidence and label, (set,) bool."""
         return self.which(lambda row: not row.excluded and row.expected == "present")
 
     @property
     def without(self) -> Mask:
-        """(set,) bool: evidence without the label, or a trap."""
+        """Return which sets must not pass, (set,) bool. They have evidence and no label, or are a trap."""
         return self.which(lambda row: row.trap or (not row.excluded and row.expected == "absent"))
 
     def passing(self, minimums: Mapping[Any, float]) -> Mask:
@@ -234,7 +234,7 @@ def _that_pass_together(sets: Sets, present: Indices, absent: Indices, scales: M
 
 
 class Judged(NamedTuple):
-    """What fits decide about sets that they left out."""
+    """The decisions of fits about left-out sets."""
 
     false_pass: tuple[str, ...]
     """sets without the label, and traps made of left-out sets"""

@@ -46,7 +46,7 @@ _POSITIONS = {GAP_POSITION: "2/3", WIDER[0]: "5/6", WIDER[1]: "11/12"}
 
 
 class CannotFitError(ValueError):
-    """Measured rows to which no thresholds can be fitted. The message gives the reason, in one line."""
+    """The error for rows that no thresholds fit. The message gives the reason, in one line."""
 
 
 def fitted_profile(
@@ -190,7 +190,7 @@ def with_traps(table: Sequence[Reference]) -> Sets:
 
 
 def thresholds_of(sets: Sets, rule: Rule) -> dict[Statistic, Threshold]:
-    """The records of the thresholds that a fit places."""
+    """Return the records of a fit's thresholds."""
     placed = fit(sets, rule).placed
     return {name: placed[name].threshold for name in DECIDING}
 

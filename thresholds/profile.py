@@ -190,7 +190,7 @@ class TensorFit(Frozen):
 
 
 class Calibration(Frozen):
-    """What the thresholds rest on."""
+    """The basis of the thresholds."""
 
     command: str
     """what regenerates the profile"""
@@ -265,7 +265,7 @@ class Calibration(Frozen):
 
 
 class Profile(Frozen):
-    """Thresholds for `judge`. They hold only for the statistic version, tensors and widths named here."""
+    """The thresholds for `judge`. They hold only for the statistic version, tensors and widths named here."""
 
     schema_version: int = SCHEMA_VERSION
     id: str
@@ -295,7 +295,7 @@ class Profile(Frozen):
 
     @property
     def deciding(self) -> tuple[Statistic, ...]:
-        """The statistics that decide, in the order of `STATISTICS`."""
+        """Return the deciding statistics, in order of `STATISTICS`."""
         return tuple(name for name in STATISTICS if name in self.thresholds)
 
     @property
@@ -328,12 +328,12 @@ def digest_of(profile: Profile) -> str:
 
 
 def seal(profile: Profile) -> Profile:
-    """The profile with its digest filled in."""
+    """Return the profile with its digest."""
     return profile.model_copy(update={"digest": digest_of(profile)})
 
 
 def to_json(profile: Profile) -> str:
-    """The profile as the text of a file."""
+    """Return the profile as a file's text."""
     return json.dumps(profile.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -409,7 +409,7 @@ def wrong_statistics(profile: Profile) -> str:
 
 @cache
 def packaged() -> tuple[Profile, ...]:
-    """The profiles that ship with the package."""
+    """Return the profiles of the package."""
     return tuple(load(path) for path in dict.fromkeys(PACKAGED.values()))
 
 

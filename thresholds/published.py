@@ -60,7 +60,7 @@ class EffectiveRobustness(NamedTuple):
 
 
 def logit(accuracy: ArrayLike) -> Values:
-    """log(p / (1 − p)) of accuracies as fractions.
+    """Compute log(p / (1 − p)) of accuracies as fractions.
 
     Equal to scipy.special.logit.
     accuracy: any shape, each in (0, 1). Returns float64 of the same shape.
@@ -74,7 +74,7 @@ def logit(accuracy: ArrayLike) -> Values:
 
 
 def sigmoid(x: ArrayLike) -> Values:
-    """1 / (1 + exp(−x)), the inverse of logit.
+    """Compute 1 / (1 + exp(−x)), the inverse of logit.
 
     Equal to scipy.special.expit. x: any shape, finite. Returns float64 in [0, 1]; large x gives exactly 0 or 1.
 

@@ -60,7 +60,7 @@ def table_text(name: str = TABLE) -> str:
 
 
 def table_digest(text: str) -> str:
-    """`sha256:` over the table's text."""
+    """Return the `sha256:` digest of the table's text."""
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -67,7 +67,7 @@ class Measured(Frozen):
 
 
 class Result(Frozen):
-    """One row: a model's tensor on an image set."""
+    """A row: one model's tensor on an image set."""
 
     schema_version: Literal[1] = 1
     id: str
@@ -138,7 +138,7 @@ class Result(Frozen):
 
 
 def rounded(value: float | None) -> float | None:
-    """A number to the digits that a table holds.
+    """Round a number to a table's digits.
 
     >>> rounded(17.0312345678), rounded(None)
     (17.0312, None)
@@ -267,7 +267,7 @@ def excluded(row: Result) -> str:
 
 
 def as_references(rows: Iterable[Result]) -> tuple[Reference, ...]:
-    """The rows as sets that thresholds are fitted to.
+    """Return the rows as sets for fitting thresholds.
 
     A set that can't take part has the reason in `excluded`, and 0 for what could not be measured.
     """

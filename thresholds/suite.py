@@ -101,7 +101,7 @@ class Entry(Frozen):
 
 
 class Suite(Frozen):
-    """Schema 1 of a suite file."""
+    """The schema 1 of a suite file."""
 
     schema_version: Literal[1]
     name: str = Field(min_length=1)
@@ -175,7 +175,7 @@ def open_suite(spec: str | Path) -> Opened:
 
 
 def id_of(entry: Entry) -> str:
-    """The entry's id, or what stands for it."""
+    """Return the entry's id, or a default one."""
     if entry.id:
         return entry.id
     if entry.model is not None:
@@ -185,7 +185,7 @@ def id_of(entry: Entry) -> str:
 
 
 def label_from(mean_pp: float, rule: LabelRule) -> Label:
-    """The label that follows from mean effective robustness.
+    """Return the label for a mean effective robustness.
 
     >>> [label_from(pp, LabelRule()) for pp in (34.9, 12.6, 0.1)]
     ['present', 'unlabelled', 'absent']

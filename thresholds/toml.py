@@ -14,7 +14,7 @@ MOST_BITS = 63  # of an integer, beside its sign: TOML asks for no more
 
 
 def read(content: bytes) -> dict[str, Any]:
-    """The document in a TOML file.
+    """Read the document in a TOML file.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.

@@ -282,7 +282,7 @@ def say_home(quiet: int) -> None:
 
 
 def template_files(resolved: Resolved) -> list[str]:
-    """The templates that the settings name.
+    """Return the templates that the settings name.
 
     Raises UsageError: a settings file or a variable names one, or one is a URL, or `template` stands alone.
     """

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Destinations:
-    """Where the documents of a check go."""
+    """The destinations of a check's documents."""
 
     shared: list[Destination]
     """of documents about all models"""
@@ -45,7 +45,7 @@ class Destinations:
     """by model: of documents about it alone"""
 
     def all(self) -> list[Destination]:
-        """Every destination, the shared ones first."""
+        """Return every destination, the shared ones first."""
         return [*self.shared, *(each for some in self.own.values() for each in some)]
 
 
@@ -192,7 +192,7 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
 
 
 def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place]) -> Destinations:
-    """Where the documents of `-o` go. Raises as `destinations_of`, `models.fill` and `check_outputs`."""
+    """Return where the documents of `-o` go. Raises as `destinations_of`, `models.fill` and `check_outputs`."""
     from robustcheck_onnx.checker.report import forms
 
     from .models import fill
@@ -282,7 +282,7 @@ def _deliver(
 
 
 def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> RenderableType:
-    """The terminal report about one model, or its error."""
+    """Return the terminal report about one model, or its error."""
     from rich.text import Text
 
     from robustcheck_onnx.checker.report import Failed, terminal
@@ -312,7 +312,7 @@ def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequen
 
 
 class _LogLines(logging.Formatter):
-    """Formats a record as one line, in UTC. A file's name can forge no line, and no URL shows a key."""
+    """A formatter of log records in UTC, one line each. A file's name can forge no line, and no URL shows a key."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"

@@ -95,7 +95,7 @@ class CommandLine:
 
 @dataclass
 class Invocation:
-    """One call of the command. It has what was typed, and the places where its verb puts documents.
+    """A call of the command. It has what was typed, and the places where its verb puts documents.
 
     Made before the verb runs, which gets it as `typer.Context.obj`; read when an error ends the run.
     """

@@ -185,7 +185,7 @@ def panels(command: AnyCommand, ctx: Context) -> list[list[Panel]]:
 
 
 def summary(command: AnyCommand) -> str:
-    """The first paragraph of a verb's help."""
+    """Return the first paragraph of a verb's help."""
     return " ".join((command.help or "").split("\n\n")[0].split())
 
 

@@ -1,4 +1,6 @@
-"""The table of options: each option of a check once, with all that is made from it; and what verbs share beside it.
+"""The table of options of a check.
+
+An option is stated once, and all is made from it; options that verbs share are here, too.
 
 A row gives type, default, help, metavar, panel, and what the option can do to the gate, which decides whether a
 settings file may set it. Made from it: typer's parameters (`parameter`), the record of settings, the keys of a file and
@@ -52,7 +54,7 @@ def argument(help: str, metavar: str, *, show_default: bool = False, **more: Any
 
 
 class Row(NamedTuple):
-    """One option."""
+    """An option of the table."""
 
     default: Any
     help: str
@@ -94,7 +96,7 @@ def row(
 
 
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
-    """Raise UsageError with the closest choice unless the value is one of the valid ones."""
+    """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
         import difflib
 
@@ -106,7 +108,7 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
 
 
 def device_of(device: str, options: Sequence[str]) -> str:
-    """The device with the options of its provider behind it, as the record of a run has it.
+    """Return the device with its provider's options. The record of a run has it so.
 
     Raises UsageError for an option that is not KEY=VALUE.
     """
@@ -123,7 +125,9 @@ def device_of(device: str, options: Sequence[str]) -> str:
 def limits_of(
     timeout_s: float | None, memory_bytes: int | None, model_bytes: int | None, *, is_long: bool = False
 ) -> Limits:
-    """The limits of each child process, from `--timeout`, `--max-memory` and `--max-model-size`. Raises as `Limits`.
+    """Return the limits of each child process.
+
+    They are of `--timeout`, `--max-memory` and `--max-model-size`. Raises as `Limits`.
 
     is_long: a run that is meant to take long; it has no limit of time by default.
     """
@@ -135,7 +139,7 @@ def limits_of(
 
 
 def _size(text: str) -> int:
-    """A number of bytes, such as 8GiB or 500MB, read as settings files are."""
+    """Read a number of bytes. It is 8GiB or 500MB, as in settings files."""
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
     try:
@@ -145,12 +149,12 @@ def _size(text: str) -> int:
 
 
 def completing(forms: Callable[[], Sequence[str]] = lambda: FORMATS) -> Callable[[str], list[str]]:
-    """What a shell offers for a word of `-o`: the forms that it may become."""
+    """Return the completion of `-o` for shells. It offers the forms that a word may become."""
     return lambda incomplete: [form for form in forms() if form.startswith(incomplete)]
 
 
 def _only(option: str, *valid: str) -> Callable[[str | None], str | None]:
-    """The callback of an option that takes only these words; it raises UsageError."""
+    """Return the callback of an option with fixed words. It raises UsageError for another word."""
 
     def checked(value: str | None) -> str | None:
         if value is not None:
@@ -334,7 +338,7 @@ class Settings:
 
     @property
     def options(self) -> Options:
-        """Those that move the numbers, beside the profile. Raises as `device_of`."""
+        """Return the options that move the numbers. The profile is not among them. Raises as `device_of`."""
         from robustcheck_onnx.checker.evidence import Options
 
         values = {name: getattr(self, name) for name in Options.model_fields}
@@ -342,12 +346,12 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        """What one model may take. Raises as `Limits`."""
+        """Return the limits for one model. Raises as `Limits`."""
         return limits_of(self.timeout, self.max_memory, self.max_model_size)
 
 
 def key_of(name: str) -> str:
-    """Return the key of a field in a settings file: its option without the dashes."""
+    """Return a field's key in a settings file. It is its option without the dashes."""
     return name.replace("_", "-")
 
 
@@ -361,7 +365,7 @@ TYPES: Final = get_type_hints(Settings, localns={"Waiver": object})
 
 
 def words_of(hint: Any) -> tuple[str, ...]:
-    """Return the words that a type allows; none for any other type than Literal, or Literal and None."""
+    """Return the words that a type allows. There are none for any other type than Literal, or Literal and None."""
     literal = next((each for each in (hint, *get_args(hint)) if get_origin(each) is Literal), None)
     return get_args(literal)
 

@@ -38,7 +38,7 @@ class Destination(NamedTuple):
 def destinations_of(
     outputs: Iterable[str], reads: Sequence[Place], formats: Sequence[str] = FORMATS
 ) -> list[Destination]:
-    """The destination of each `-o FORMAT[=PATH]`.
+    """Return the destination of each `-o FORMAT[=PATH]`.
 
     reads: what the run reads; a report must not replace one of these files.
     Raises UsageError (no such format, no path after the equals sign, one file or stdout named twice, a path that no
@@ -252,7 +252,7 @@ def error_document(form: str, message: str, hint: str, code: int, model: str) ->
 
 
 class UndeliveredError(EnvironmentFaultError):
-    """Documents that could not be made or written. Each has a fault of its own; the others hold the result.
+    """The error for documents that were not written. Each has a fault of its own; the others hold the result.
 
     A reader of stdout that went away gets no message.
     """
@@ -339,7 +339,7 @@ def plain(report: RenderableType) -> str:
 
 
 def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
-    """A rich console for stdout or stderr. Its width is the terminal's; without a terminal COLUMNS, else 120."""
+    """Return a rich console for stdout or stderr. Its width is the terminal's; without a terminal COLUMNS, else 120."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -357,7 +357,7 @@ def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
 
 
 def ascii_only(console: Console) -> bool:
-    """Whether the console's encoding can't show characters beyond ASCII."""
+    """Return whether the console shows only ASCII."""
     encoding = (console.file.encoding or "ascii") if hasattr(console.file, "encoding") else "utf-8"
     return not encoding.lower().replace("-", "").startswith("utf")
 

@@ -36,11 +36,11 @@ FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
 
 
 class Interrupted(BaseException):
-    """SIGINT came. No KeyboardInterrupt: typer would turn that into an exit code."""
+    """The interruption by SIGINT. It is not a KeyboardInterrupt, which typer would turn into an exit code."""
 
 
 class Terminated(BaseException):
-    """SIGTERM came. Raised so that the run unwinds and removes its temporary files."""
+    """The termination by SIGTERM. It is raised so that the run unwinds and removes its temporary files."""
 
 
 def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:

@@ -37,7 +37,7 @@ class Line(Protocol):
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a line says."""
+    """The words of a progress line."""
 
     words: str
     n_done: int = 0
@@ -47,7 +47,7 @@ class _Shown:
 
     @classmethod
     def of(cls, now: Progress) -> _Shown:
-        """What to say of a run's progress."""
+        """Return the words for a run's progress."""
         rate = f"{now.images_per_s:.1f} images/s" if now.images_per_s else ""
         return cls(now.stage or "measuring", now.n_done, now.n_total, rate, now.interval)
 
@@ -118,7 +118,7 @@ def _moving(stream: TextIO) -> Iterator[Line]:
 
 
 class _Latest:
-    """Keeps what was told last, and since when."""
+    """The last reported progress, and since when."""
 
     def __init__(self) -> None:
         self.shown = _Shown(STARTING)

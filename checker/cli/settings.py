@@ -1,4 +1,6 @@
-"""The settings of a check: what the command line, the environment and a file set, which counts, and as text.
+"""Resolve the settings of a check.
+
+They are of the command line, the environment and a file; the module finds which count, and writes them.
 
 The command line counts before the environment, that before the file, and that before the default. An unknown key, a
 value of a wrong type and an unreadable file end the run: a gate must not run with other settings than were written.
@@ -47,13 +49,13 @@ LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
 
 class _Table(Frozen):
-    """The base of what a settings file may hold: a key is the option's name without its dashes."""
+    """The base of a settings file's table. A key is the option's name without its dashes."""
 
     model_config = ConfigDict(alias_generator=key_of)
 
 
 def _in_file(name: str) -> Any:
-    """Return the type and default of an option in a settings file."""
+    """Return an option's type and default in settings files."""
     row, hint = ROWS[name], TYPES[name]
     if name == "waivers":
         return tuple[Waiver, ...], Field((), description=row.about)
@@ -84,11 +86,13 @@ class Resolved:
     """keys whose value is that of the settings file"""
 
     def source(self, key: str) -> str:
-        """Where a setting came from."""
+        """Return where a setting came from."""
         return self.sources.get(key, DEFAULT)
 
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the report: what a file or the environment set that can change numbers or the exit code.
+        """Write the settings that can change a result.
+
+        They are sentences for the report, of what a file or the environment set; numbers or the exit code can change.
 
         What can loosen the gate is no note: the report says it first (`Gate.loosening`).
         """
@@ -102,7 +106,10 @@ class Resolved:
         return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in facts_by_source.items())
 
     def loosening(self) -> tuple[Loosening, ...]:
-        """What can loosen the gate, and who says it; that the command line names photos is what a gate asks for."""
+        """Return the settings that can loosen the gate.
+
+        Each has its source; photos named on the command line do not count, since a gate asks for them.
+        """
         return tuple(
             Loosening(setting=key, value=self.shown(key), source=source)
             for key, source in self.sources.items()
@@ -110,7 +117,9 @@ class Resolved:
         )
 
     def is_other(self, key: str) -> bool:
-        """Whether a setting has another value than its default that can do what its rule says.
+        """Return whether a setting differs effectively from its default.
+
+        Its value must be able to do what its rule says.
 
         Of the share of unusable images that is a larger one, of the device none of EXACT_DEVICES.
         """
@@ -120,7 +129,7 @@ class Resolved:
         return bool(value > default if key == "max-bad" else value != default)
 
     def shown(self, key: str) -> str:
-        """A setting's value in a few words, without secrets."""
+        """Write a setting's value without secrets. It takes a few words."""
         value = getattr(self.settings, FIELDS[key])
         if key == "waivers":
             return f"{len(value)} in all"
@@ -181,7 +190,7 @@ def resolve(
 
 
 def _waivers_of(file: str) -> tuple[Waiver, ...]:
-    """The waivers of a file that holds nothing else. Raises as `resolve`."""
+    """Read the waivers of a file of waivers. It holds nothing else. Raises as `resolve`."""
     table = read_table(Path(file), required=True) or {}
     if others := sorted(table.keys() - {"waivers"}):
         raise UsageError(f"{file}: key is {others[0]}; a file of --waivers holds waivers alone", f"--config {file}")
@@ -190,7 +199,7 @@ def _waivers_of(file: str) -> tuple[Waiver, ...]:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What the environment's variables set, by field; an empty variable counts as not set."""
+    """Return the settings of environment variables, by field. An empty variable counts as not set."""
     values: dict[str, Any] = {}
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
         text = environment[variable]
@@ -215,7 +224,10 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
-    """Check what the file or the environment sets; the values by field. Raises UsageError with key and nearest name."""
+    """Check the settings of a file or the environment.
+
+    Returns the values by field. Raises UsageError with key and nearest name.
+    """
     try:
         layer: Any = FILE.model_validate({key: _frozen(value) for key, value in values.items()}, strict=strict)
     except ValidationError as fault:
@@ -226,7 +238,7 @@ def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, 
 
 
 def _frozen(value: object) -> object:
-    """A TOML value with tuples in place of its lists."""
+    """Return a TOML value with tuples for lists."""
     if isinstance(value, list):
         return tuple(_frozen(item) for item in value)
     if isinstance(value, dict):
@@ -235,7 +247,7 @@ def _frozen(value: object) -> object:
 
 
 def _explained(fault: ValidationError, where: str) -> UsageError:
-    """The first fault as an error with a hint."""
+    """Return the first fault as an error with a hint."""
     first = fault.errors(include_url=False)[0]
     keys, kind, value = list(first["loc"]), first["type"], first["input"]
     known = list(FIELDS)
@@ -278,7 +290,7 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 
 
 def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The settings of a file with its relative paths joined to its folder."""
+    """Join a file's relative paths to its folder. They are in its settings."""
     names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet"), "images": (STOCK,)}
     joined: dict[str, Any] = {
         name: rebased(layer[name], folder)
@@ -296,7 +308,7 @@ def _in_short(waiver: dict[str, Any]) -> str:
 
 
 def value_text(key: str, value: object) -> str:
-    """A setting's value as text; for one that is not set, what happens instead."""
+    """Write a setting's value. For one that is not set, it is what happens instead."""
     if isinstance(value, bool):
         return str(value).lower()  # as it is written in a file
     if isinstance(value, list) and value:
@@ -308,7 +320,7 @@ def value_text(key: str, value: object) -> str:
 
 
 def settings_json(resolved: Resolved) -> dict[str, Any]:
-    """Every setting with its value and source, as a JSON document."""
+    """Return every setting as a JSON document. It has value and source."""
     values = {key: to_jsonable_python(getattr(resolved.settings, name)) for key, name in FIELDS.items()}
     for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
         values[key] = (
@@ -319,7 +331,7 @@ def settings_json(resolved: Resolved) -> dict[str, Any]:
 
 
 def template() -> str:
-    """A commented robustcheck.toml: every key with its default or an example, and one line about it."""
+    """Write a commented robustcheck.toml. It has every key with its default or an example, and one line about it."""
     lines = [
         "# Settings of `robustcheck check`. To change one, remove the # in front of its name. The command line and",
         "# variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
@@ -347,7 +359,7 @@ WAIVER_TEMPLATE = """
 
 
 def as_toml(value: object) -> str:
-    """A value as TOML writes it."""
+    """Write a value as TOML does."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -396,7 +408,7 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
 
 
 def _typed_again(resolved: Resolved, key: str) -> str:
-    """The option that says the same on the command line."""
+    """Write a setting as options of the command line."""
     if key == "waivers":
         return "--waivers FILE"
     value = getattr(resolved.settings, key.replace("-", "_"))

@@ -129,7 +129,7 @@ def rebased(path: str, folder: Path) -> str:
 
 
 def rebased_outputs(outputs: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """`rebased` for the path in each FORM[=PATH]."""
+    """Rebase the path in each FORM[=PATH]."""
     parts = [split(text) for text in outputs]
     return tuple(form + sign + (rebased(path, folder) if path not in ("", "-") else path) for form, sign, path in parts)
 

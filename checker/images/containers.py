@@ -122,7 +122,7 @@ def file_entries(folder: File, names: Sequence[str]) -> Entries:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Files:
-    """Image files by name. A name is relative to a folder, absolute, or a URL."""
+    """The image files of a folder, by name. A name is relative to a folder, absolute, or a URL."""
 
     folder: File
     names: Sequence[str]
@@ -164,7 +164,7 @@ class Files:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rows:
-    """Line and column of each row of a list. The error of a row without its file names them."""
+    """The line and column of each row of a list. The error of a row without its file names them."""
 
     path: File
     numbers: array[int]

@@ -234,7 +234,7 @@ def _check_row(folder: File, value: str, what: str) -> None:
 
 
 def _show(path: File, row: int) -> str:
-    """The command that shows one row of a file."""
+    """Return the command that shows one row."""
     return f"sed -n {row}p {quoted(path)}"
 
 

@@ -81,7 +81,7 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> Float32s:
 
 
 def scales_finitely(preprocessing: Preprocessing) -> bool:
-    """Whether `apply` gives finite values for every pixel, 0–255."""
+    """Return whether `apply` gives finite values. It must for every pixel, 0–255."""
     levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels(preprocessing), axis=1)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return bool(np.isfinite(_scale(preprocessing, levels)).all())

@@ -83,7 +83,7 @@ class Sketch:
 
 
 def digest_of_pixels(image: Image.Image) -> int:
-    """64 bits of an image's decoded pixels and size."""
+    """Return 64 bits of an image's digest. It is of its decoded pixels and size."""
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes())  # processors have instructions for this one
     return int.from_bytes(digest.digest()[:8], "big")
 
@@ -165,7 +165,7 @@ def _mean_or_none(*values: float | None) -> float | None:
 
 
 class ImageSetState:
-    """Sketches of an image set. States merge, and the same images in any order and split give the same facts.
+    """The sketches of an image set. States merge, and the same images in any order and split give the same facts.
 
     Of more than CAPACITY different images only those with the smallest digests are stored, each with the number of
     times it was seen; so memory does not grow.

@@ -100,7 +100,7 @@ class ImageSource:
     """whether Python handed the images over as objects (`open_given`)"""
 
     def __len__(self) -> int:
-        """Number of images after `limit`."""
+        """Return the number of images after `limit`."""
         return len(self.entries)
 
     def load(self, index: int) -> Item:
@@ -143,7 +143,7 @@ class ImageSource:
 
     @property
     def named(self) -> str:
-        """Where the images come from, for people."""
+        """Return where the images come from, for people."""
         return self.spec or "bundled photos"
 
     @cached_property
@@ -155,7 +155,7 @@ class ImageSource:
         return digest.hexdigest()
 
     def items(self) -> Iterator[Item]:
-        """All images in order, one at a time."""
+        """Yield all images in order, one at a time."""
         return map(self.load, range(len(self.entries)))
 
 
@@ -427,7 +427,7 @@ def check_bad(
 
 
 class Digests(Sequence[str]):
-    """Digests ("sha256:…") in the order they were added. They take 32 bytes each; strings would take four times that.
+    """The digests ("sha256:…") in the order of addition. They take 32 bytes each; strings would take four times that.
 
     Raises ValueError for anything that is no sha256 with its prefix.
     """
@@ -444,7 +444,7 @@ class Digests(Sequence[str]):
         self._content += bytes.fromhex(digest.removeprefix(_PREFIX))
 
     def sorted(self) -> Iterator[str]:
-        """All of them, smallest first."""
+        """Yield all of them, smallest first."""
         words = np.frombuffer(self._content, ">u8").reshape(-1, _BYTES // 8)
         for index in np.lexsort(words.T[::-1]):  # its last key is the first to sort by
             yield self[int(index)]

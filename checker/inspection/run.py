@@ -205,7 +205,7 @@ def _can_pass(
     *,
     own_choice: bool,
 ) -> CanPass:
-    """Foresee by the verdict's own rule.
+    """Foresee whether a file can pass. The verdict's own rule decides.
 
     own_choice: neither `--tensor` nor `--pool` was given.
     """

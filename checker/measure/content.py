@@ -24,7 +24,7 @@ KEPT: Final = DESCRIBED  # no more images have a sketch
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One described image with a usable representation."""
+    """A described image with a usable representation."""
 
     sketch: Sketch
     u: Float32s
@@ -36,7 +36,7 @@ Rows = tuple[Row, ...]
 
 
 def rows_of(h: npt.ArrayLike, sketches: Sequence[Sketch | int | None]) -> Rows:
-    """What is kept of one batch.
+    """Select the described rows of one batch.
 
     Args:
         h: (image, feature) usable representations, finite and not constant; any float dtype.

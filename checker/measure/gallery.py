@@ -25,7 +25,7 @@ DECIMALS: Final = 3  # of z in the report: far finer than a colour or a bar show
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One usable image."""
+    """A usable image."""
 
     name: str
     digest: str

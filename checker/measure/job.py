@@ -44,7 +44,7 @@ that a lost worker costs little and an opened model, not its loading, is what ta
 
 @dataclass(frozen=True)
 class Job:
-    """One model on one image set."""
+    """A model and an image set to measure."""
 
     model: Path
     options: Options = field(default_factory=Options)
@@ -53,13 +53,13 @@ class Job:
 
     @property
     def tensors(self) -> tuple[str | None, ...]:
-        """The tensors that are measured, in this order."""
+        """Return the measured tensors, in this order."""
         return (self.options.tensor,) if self.named is None else self.named
 
 
 @dataclass
 class ImagesRead:
-    """What a run has read of its image set."""
+    """The images that a run has read."""
 
     sanity: ImageSetState = field(default_factory=ImageSetState)
     digests: Digests = field(default_factory=Digests)
@@ -72,7 +72,7 @@ class ImagesRead:
 
     @property
     def n_read(self) -> int:
-        """Images tried, usable or not."""
+        """Count the images tried, usable or not."""
         return self.n_usable + len(self.skipped)
 
     def add(self, image: Prepared) -> None:
@@ -103,7 +103,7 @@ class ImagesRead:
         check_bad(self.n_read, len(self.skipped), max_bad, self.skipped, source.named, sampled=sampled)
 
     def facts(self, source: ImageSource) -> ImageFacts:
-        """The record for the evidence. Its entries are not looked at."""
+        """Return the record for the evidence. The source's entries are not read. Its entries are not looked at."""
         return ImageFacts(
             source=source.named,
             bundled=source.kind == "bundled",
@@ -141,7 +141,7 @@ def named_skips(skipped: Sequence[Skipped]) -> tuple[tuple[str, str], ...]:
 
 @dataclass
 class Measurement:
-    """What images add up to."""
+    """The sums over a run's images."""
 
     states: list[sums.State | None]
     """one a tensor, in the job's order; None before the first image"""
@@ -153,7 +153,7 @@ class Measurement:
 
 
 def nothing_yet(n_tensors: int) -> Measurement:
-    """The measurement of no image."""
+    """Return the measurement of no image."""
     return Measurement([None] * n_tensors, [gallery.Rows()] * n_tensors, [()] * n_tensors)
 
 
@@ -212,7 +212,7 @@ class Facts:
 def conclude(
     job: Job, facts: Facts, measurement: Measurement, profile: Profile, *, decided: bool = False
 ) -> tuple[Evidence, ...]:
-    """The evidence, one record a tensor.
+    """Conclude the evidence, one record per tensor.
 
     Args:
         job: what was asked for.
@@ -262,7 +262,7 @@ TRIES: Final = 3  # times a job or shard is begun whose worker process ends with
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job."""
+    """The outcome of one job."""
 
     job: Job
     evidence: tuple[Evidence, ...]
@@ -282,7 +282,7 @@ def died(job: Job) -> CannotAssessError:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that computes here."""
+    """Return the versions of everything that computes here."""
     import onnxruntime  # noqa: PLC0415 # two distributions hold this package: only it knows its version
 
     installed = {name: version(name) for name in ("numpy", "onnx", "Pillow")}

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.text import quoted
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, ready for the model."""
+    """An image that is ready for the model."""
 
     name: str
     digest: str
@@ -70,7 +70,7 @@ def prepare(
 
 
 def stack(images_: Sequence[Prepared]) -> GenericArray:
-    """Pixels of one batch, (image, height, width, 3).
+    """Stack a batch's pixels, (image, height, width, 3).
 
     Raises TypeError for photos among tensors: their bytes would pass for values that are scaled already.
     """

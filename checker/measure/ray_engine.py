@@ -123,7 +123,7 @@ def unreachable(address: str | None, why: str) -> EnvironmentFaultError:
 
 
 def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
-    """(CPUs, GPUs) of each node that is alive."""
+    """Return (CPUs, GPUs) of each live node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
 
@@ -224,7 +224,7 @@ class Worker:
         self._facts: Facts | None = None
 
     def hello(self) -> str:
-        """The version of the code that measures here."""
+        """Return the version of the measuring code."""
         return VERSION
 
     def begin(self, number: int, job: Job) -> Facts | RobustcheckError:
@@ -235,7 +235,7 @@ class Worker:
             return as_error(fault)
 
     def shard(self, number: int, job: Job, index: int) -> tuple[Facts, Measurement] | RobustcheckError:
-        """One shard, and what it was measured under."""
+        """Measure one shard. Returns its facts and measurement, or the error."""
         try:
             opened, facts = self._open(number, job)
             return facts, measure.measure_shard(opened, index)
@@ -335,7 +335,7 @@ def _keep_handler() -> None:
 
 @contextlib.contextmanager
 def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: threading.Event) -> Iterator[list[Any]]:
-    """The actors, all there."""
+    """Yield the actors, after all have answered."""
     wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)
     n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
     # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
@@ -352,7 +352,7 @@ def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: th
 def _measure_all(
     ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, stop: threading.Event
 ) -> Iterator[Outcome]:
-    """The outcomes."""
+    """Measure all jobs and yield their outcomes."""
     courses = [_Course(i, job, nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
     at: dict[int, _Course] = {}  # the job whose model a worker holds
     idle = list(range(len(actors)))

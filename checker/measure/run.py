@@ -96,7 +96,7 @@ def open_job(job: Job, *, threads: int | None = None, source: ImageSource | None
 
 
 def read_inputs(job: Job, *, source: ImageSource | None = None) -> Inputs:
-    """Everything of `open_job` but the sessions.
+    """Read everything of `open_job` but the sessions.
 
     Args:
         job: what to open.
@@ -161,7 +161,7 @@ def to_probe(decoded: Iterable[Prepared | Skipped]) -> list[Prepared | Skipped]:
 
 
 def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
-    """Those that can be run."""
+    """Return the images that can be run."""
     return [item for item in items if isinstance(item, Prepared)]
 
 
@@ -314,7 +314,7 @@ def measure_images(opened: Opened, source: ImageSource | None = None) -> Measure
 
 
 def prepare_item(item: Item, inputs: Inputs) -> Prepared | Skipped:
-    """`prepare` one image as the job says."""
+    """Prepare one image as the job says."""
     return prepare(item, inputs.models[0], inputs.preprocessing.preprocessing, inputs.described)
 
 
@@ -363,7 +363,7 @@ def key_of(digest: str) -> int:
 
 
 def model_read(opened: ModelFile) -> dict[str, Any]:
-    """Fields of a `ModelRead`."""
+    """Return the fields of a `ModelRead`."""
     chosen, said = opened.representation, opened.contract and opened.contract.source
     source = f"{said.library} {said.name} ({said.weights})" if said else ""
     return {

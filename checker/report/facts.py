@@ -29,7 +29,7 @@ _STOPPED = {  # why the run stopped, on the page and behind a count in the termi
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact of a report.
+    """A fact of a report.
 
     The page shows it where it has a value, the terminal where it has a short form or a caution.
     """

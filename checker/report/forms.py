@@ -42,7 +42,7 @@ def _repository() -> str:
 
 @dataclass(frozen=True)
 class FormOptions:
-    """What a form may need beside the outcomes."""
+    """The options that a form may need."""
 
     thumbnails: Mapping[str, str] = field(default_factory=dict)
     """data: URIs of calibration images by their digest (html)"""

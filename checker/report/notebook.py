@@ -70,7 +70,7 @@ def _reason(reason: Reason) -> list[str]:
 
 
 def headline(verdict: Verdict, file: str, n_images: int) -> str:
-    """Verdict, kind, model and images in a line."""
+    """Write verdict, kind, model and images in a line."""
     return f"{SIGNS[verdict.verdict]} {verdict_text(verdict)} · {file} · {count_text(n_images, 'image')}"
 
 
@@ -92,7 +92,7 @@ def check_html(verdict: Verdict, evidence: Evidence, profile: Profile, notes: Se
 
 
 def check_rows(evidence: Evidence, profile: Profile) -> list[Row]:
-    """The measured statistics of a check, a row each."""
+    """Return a check's measured statistics, a row each."""
     rows: list[Row] = []
     for name in STATISTICS:
         interval = getattr(evidence.statistics, name)

@@ -28,7 +28,7 @@ PANEL = (4.2, 3.6)  # inches
 
 
 class Neighbour(NamedTuple):
-    """One reference set in a check's picture."""
+    """A reference set in a check's picture."""
 
     kurtosis: float
     persistence_ratio: float
@@ -153,7 +153,7 @@ def plain_logarithm(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 class Point(NamedTuple):
-    """One layer of a scan."""
+    """A layer of a scan."""
 
     kurtosis: float | None
     error: float | None
@@ -197,7 +197,7 @@ def depth_figure(title: str, layers: Sequence[Point]) -> Figure:
 
 
 class Pairs(NamedTuple):
-    """What a comparison's picture shows beside both statistics."""
+    """The compared numbers in a comparison's picture."""
 
     ratios: Sequence[tuple[str, Interval, bool]]
     """statistic, candidate / reference, and whether it is kept or need not be"""

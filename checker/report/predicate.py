@@ -76,5 +76,5 @@ def predicate_of(report: Report, report_digest: str) -> dict[str, Any]:
 
 
 def sha256_set(digest: str) -> dict[str, str]:
-    """A digest as in-toto writes it, from `sha256:…`."""
+    """Write a `sha256:…` digest as in-toto does."""
     return {"sha256": digest.removeprefix("sha256:")}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Placed(Frozen):
-    """One row of the reference table beside this model."""
+    """A row of the reference table."""
 
     checkpoint: str
     group: str
@@ -42,7 +42,7 @@ class Placed(Frozen):
 
     @property
     def strength(self) -> float:
-        """The kurtosis that its three strongest features make up."""
+        """Return the kurtosis of the three strongest features."""
         return self.kurtosis * self.top3_share
 
 
@@ -66,7 +66,7 @@ class Time(Frozen):
 
 @dataclass(frozen=True)
 class Clock:
-    """When a run began."""
+    """The time when a run began."""
 
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     started_s: float = field(default_factory=time.perf_counter)
@@ -93,14 +93,14 @@ class NoTruth:
 
 
 class Judged(NoTruth):
-    """What every record with a verdict answers."""
+    """The base of every record with a verdict."""
 
     if TYPE_CHECKING:
         verdict: Verdict
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is PASS."""
+        """Return whether the verdict is PASS."""
         return self.verdict.passed
 
     @property
@@ -284,7 +284,7 @@ class Settings(Options):
 
     @property
     def options(self) -> Options:
-        """The options alone."""
+        """Return the options alone."""
         return Options.of(self.given)
 
 

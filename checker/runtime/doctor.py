@@ -44,7 +44,7 @@ GPU_INSTALL = f"pip install '{WITH_CUDA}'"
 
 
 class Finding(Frozen):
-    """One fact about the environment, judged."""
+    """A judged fact about the environment."""
 
     check: str
     status: Literal["ok", "warn", "fail"]

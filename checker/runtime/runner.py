@@ -236,7 +236,7 @@ order of sums and, quantised, for one step of rounding; a wrong fusion is off by
 
 @dataclass(frozen=True)
 class RunOutput:
-    """What a model made of some images."""
+    """A model's outputs for some images."""
 
     representation: AnyArray
     """(image, feature) float32 or float64, values as the model gives them: not checked for finiteness"""

@@ -75,7 +75,7 @@ class Device:
 
     @property
     def providers(self) -> list[str | tuple[str, dict[str, str]]]:
-        """What a session is asked for, in this order."""
+        """Return the providers to ask for, in order."""
         if self.provider == CPU:
             return [CPU]
         wanted = [(self.provider, self.options)]
@@ -156,7 +156,7 @@ def _name_of(provider: str) -> str:
 
 
 def _known() -> dict[str, str]:
-    """Every name of a device, with its provider."""
+    """Return every name of a device, with its provider."""
     of_package = {_name_of(provider): provider for provider in _available()}
     return {"auto": CUDA} | {name: provider for name, (provider, _) in PROVIDERS.items()} | of_package
 
@@ -166,7 +166,7 @@ TIMEOUT_S = 10  # a driver that is being reset can hang nvidia-smi
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU."""
+    """A GPU."""
 
     index: int
     name: str

@@ -121,7 +121,7 @@ class Accumulator:
 
 
 def _rows(batch: SupportsArray) -> npt.NDArray[np.float64]:
-    """(image, feature), checked."""
+    """Return checked rows (image, feature)."""
     array = as_array(batch, WHAT)
     if array.dtype.kind not in "fiu":
         raise UsageError(f"{WHAT}: dtype is {array.dtype}; they must be real numbers")

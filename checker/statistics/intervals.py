@@ -136,7 +136,7 @@ def share_bounds(count: int, n: int, alpha: float) -> tuple[float, float]:
     mixture = math.lgamma(1 + count) + math.lgamma(1 + n - count) - math.lgamma(2 + n)
 
     def beyond(p: float) -> bool:
-        """Whether the martingale exceeds 1/α at p."""
+        """Return whether the martingale exceeds 1/α at p."""
         log_likelihood = (count * math.log(p) if count else 0.0) + ((n - count) * math.log1p(-p) if n > count else 0.0)
         return mixture - log_likelihood > -math.log(alpha)
 
@@ -185,7 +185,7 @@ def grouped_jackknife(whole: float, without: Array, sizes: Array) -> tuple[float
 
 
 class Accuracy(Frozen):
-    """Top-1 accuracy with its Wilson score interval."""
+    """The top-1 accuracy with its Wilson score interval."""
 
     n: int
     n_correct: int

@@ -32,7 +32,7 @@ LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
 @dataclass
 class State:
-    """Sums over images. Those of the jackknife are separate for each of `GROUPS` groups of images."""
+    """The sums over images. Those of the jackknife are separate for each of `GROUPS` groups of images."""
 
     n_features: int
     n_nonfinite: int = 0
@@ -59,7 +59,7 @@ class State:
 
 
 class Measured(NamedTuple):
-    """What `update` computed for each image of a batch."""
+    """The numbers of each image of a batch. `update` computed them."""
 
     usable: Bools
     """(image,) whether the image is finite and not constant"""

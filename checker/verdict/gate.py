@@ -34,7 +34,7 @@ _PLACE = "<PLACE>"  # stands in a rule where a settings file, variable or the co
 
 
 class Waiver(Frozen):
-    """One accepted reason."""
+    """An accepted reason."""
 
     reason: str = Field(min_length=1)
     """id of the reason for WARN"""
@@ -57,7 +57,7 @@ class Loosening(Frozen):
 
 
 class Gate(Frozen):
-    """Which rule turned the verdict into an exit code."""
+    """The exit code with the rule that decided it."""
 
     exit_code: Literal[0, 1]
     fail_on: FailOn

@@ -35,7 +35,7 @@ class Range(NamedTuple):
     sd: tuple[float, float]
 
     def holds(self, mean: float, sd: float) -> bool:
-        """Whether a channel lies in it."""
+        """Return whether a channel lies in it."""
         return self.mean[0] <= mean <= self.mean[1] and self.sd[0] <= sd <= self.sd[1]
 
 

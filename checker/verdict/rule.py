@@ -134,7 +134,7 @@ class Reason(Frozen):
 
 
 class Verdict(Frozen):
-    """PASS, or WARN with a kind and every reason."""
+    """A verdict: PASS, or WARN with kind and reasons. The reasons are all that apply."""
 
     verdict: Literal["PASS", "WARN"]
     kind: Kind | None
@@ -145,7 +145,7 @@ class Verdict(Frozen):
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is PASS."""
+        """Return whether the verdict is PASS."""
         return self.verdict == "PASS"
 
 
@@ -264,7 +264,7 @@ def _earlier(
     limits: Mapping[Statistic, Limits],
     out: Sequence[Statistic],
 ) -> Iterator[tuple[str, str]]:
-    """The reasons of the profiles before `default-3`."""
+    """Yield the reasons of profiles before `default-3`."""
 
     def too_low(*names: Statistic) -> str:
         low = [n for n in names if n in out and below(intervals[n], limits[n])]

@@ -252,7 +252,7 @@ Status = Literal["agrees", "differs", "not checked"]
 
 
 class Finding(Frozen):
-    """One check."""
+    """The finding of one check."""
 
     check: Literal["report", "signature", "model", "origin", "profile", "verdict", "images", "rerun"]
     status: Status
@@ -266,7 +266,7 @@ def has_witness(findings: Collection[Finding]) -> bool:
 
 
 def agreed(findings: Collection[Finding], *checks: str) -> bool:
-    """Whether any of these checks agrees."""
+    """Return whether any of these checks agrees."""
     return any(finding.check in checks and finding.status == "agrees" for finding in findings)
 
 

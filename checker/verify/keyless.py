@@ -33,7 +33,7 @@ NAMES = "--certificate-identity release@example.org --certificate-oidc-issuer ht
 
 
 class Identity(NamedTuple):
-    """Who must have signed."""
+    """The identity that must have signed."""
 
     name: str
     """as in the certificate: a mail address, or the URI of a workflow"""
@@ -68,7 +68,7 @@ def identity_of(name: str | None, issuer: str | None, trust_config: Path | None)
 
 
 def words_of(identity: Identity) -> str:
-    """Who signed, and on whose word that rests."""
+    """Write who signed, and who confirms it."""
     instance = f"the instance of {identity.trust_config}" if identity.trust_config else "Sigstore's public instance"
     return f"{identity.name}, says {identity.issuer}, by {instance}"
 
@@ -172,7 +172,10 @@ def _bundle(content: bytes) -> Bundle:
 
 
 def _verified(bundle: Bundle, identity: Identity, trust: ClientTrustConfig) -> bytes:
-    """The payload, if certificate, log and identity hold. Raises SignatureError, whose message continues a sentence."""
+    """Return the payload of a valid bundle.
+
+    Certificate, log and identity must hold. Raises SignatureError, whose message continues a sentence.
+    """
     from sigstore.verify import Verifier  # noqa: PLC0415 # the extra
     from sigstore.verify.policy import Identity as Policy  # noqa: PLC0415
 

@@ -76,7 +76,7 @@ class Verification(NoTruth, Frozen):
 
     @property
     def says(self) -> str:
-        """What the report says: its verdict with the reasons."""
+        """Return the report's verdict with the reasons."""
         reasons = f" ({', '.join(self.reasons)})" if self.reasons else ""
         return f"{self.report} says {self.verdict}{reasons}"
 
@@ -266,7 +266,10 @@ def verify(
 
 
 def _signer(signature: Path | None, public_key: Path | None, identity: Identity | None) -> Path | Identity | None:
-    """Who must have signed. Raises UsageError: two are named, or a signature without its signer, or the other way."""
+    """Return the key or identity that must have signed.
+
+    Raises UsageError: two are named, or a signature without its signer, or the other way.
+    """
     if public_key is not None and identity is not None:
         raise UsageError(
             "--public-key and --certificate-identity exclude each other; a signature is by a key or by an identity",
@@ -287,7 +290,7 @@ def _path(given: str | Path | None) -> Path | None:
 
 
 def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Report:
-    """The report about a model that a file holds. isolate: read both in a child process. Raises as `verify`."""
+    """Read a file's report about a model. isolate: read both in a child process. Raises as `verify`."""
     if isolate:
         return isolation.apart(report_about, str(model))(report_file, model)
     return report_of(read(report_file), model_digest(model), model, report_file)[0]

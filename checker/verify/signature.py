@@ -105,7 +105,7 @@ def sign(statement: dict[str, Any], key: Path) -> str:
 
 
 def payload_of(statement: dict[str, Any]) -> bytes:
-    """The bytes of a statement that are signed. Raises UsageError: a file name in it is no text."""
+    """Return the bytes of a statement to sign. Raises UsageError: a file name in it is no text."""
     try:
         return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as fault:
@@ -163,7 +163,7 @@ def _password() -> bytes | None:
 
 
 def content_of(path: Path, what: str, hint: str) -> bytes:
-    """The content of a small file. what: names it in errors. Raises UsageError: missing, not readable, too large."""
+    """Read a small file. what: names it in errors. Raises UsageError: missing, not readable, too large."""
     try:
         if not path.is_file():  # a folder, a pipe, a device: nothing to wait for
             raise UsageError(f"{path}: {what} is missing or no file; it must be one", hint)

@@ -1,4 +1,4 @@
-"""The verb `check`, the default command: PASS, or WARN with reasons."""
+"""The verb `check`, which is the default."""
 
 from __future__ import annotations
 

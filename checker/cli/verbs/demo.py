@@ -1,4 +1,4 @@
-"""The verb `demo`: makes two tiny encoders, checks both and explains the verdicts."""
+"""The verb `demo`. It makes two tiny encoders, checks both and explains the verdicts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def demo(
 
 
 def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
-    """Raise UsageError unless the folder can be made or is one without files of these names."""
+    """Refuse a folder that can't get the models.
+
+    It can be made, or it is one without files of these names; else it raises UsageError.
+    """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
     for name in names:
@@ -110,7 +113,10 @@ def _copy(models: list[Path], folder: Path) -> None:
 
 
 def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
-    """An excerpt of a report: what the encoder is, verdict, reasons, the deciding statistics with their thresholds."""
+    """Return an excerpt of a report.
+
+    It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
+    """
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -148,7 +154,7 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
 
 
 def _next(keep: Path | None, pen: Pen) -> RenderableType:
-    """The commands to type next."""
+    """Return the commands to type next."""
     from rich.table import Table
 
     from robustcheck_onnx.checker.report import section

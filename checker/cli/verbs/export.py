@@ -1,4 +1,4 @@
-"""The verb `export`: writes an ONNX file with its contract (preprocessing, tensors, source)."""
+"""The verb `export`. It writes an ONNX file with its contract (preprocessing, tensors, source)."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def export(
 
 
 def _photo_files(what: str, spec: str | None, limit: int) -> list[Path]:
-    """Paths of image files for an exporter."""
+    """Return image files for an exporter."""
     from robustcheck_onnx.checker.images.source import open_images
 
     entries = open_images(spec, limit=limit).entries

@@ -1,4 +1,4 @@
-"""The verbs that ask a question of one model: `compare`, `scan`, `shift`, `concepts`, `directions`."""
+"""The verbs that ask a question of one model. They are `compare`, `scan`, `shift`, `concepts`, `directions`."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def shift(
 
 
 def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tuple[list[str], list[str]]:
-    """Add the words that follow an option's first set to the sets of that option.
+    """Add an option's following words to its sets. They follow the option's first set.
 
     Raises UsageError where both options are given: which of them the words follow is not known here.
     """

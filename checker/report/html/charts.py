@@ -41,7 +41,7 @@ class Bar(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One bin of the histogram."""
+    """A bin of the histogram."""
 
     x: float
     y: float
@@ -51,7 +51,7 @@ class Column(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Bars, the axis below them, and marks above them."""
+    """The bars, the axis below, and the marks above."""
 
     width: float
     height: float
@@ -67,7 +67,7 @@ class Histogram(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One feature on one image."""
+    """A feature on an image."""
 
     x: float
     level: int
@@ -78,7 +78,7 @@ class Cell(NamedTuple):
 
 
 class MapRow(NamedTuple):
-    """One feature on the images shown."""
+    """A feature on the images shown."""
 
     y: float
     label: str
@@ -89,7 +89,7 @@ class MapRow(NamedTuple):
 
 
 class Map(NamedTuple):
-    """Features times images."""
+    """A map of features over images."""
 
     width: float
     height: float

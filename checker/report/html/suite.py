@@ -33,12 +33,12 @@ class PublishedCheckpoint(NamedTuple):
 
     @property
     def pp(self) -> str:
-        """Effective robustness as text."""
+        """Return effective robustness as text."""
         return f"{self.mean_pp:+.1f}"
 
     @property
     def k(self) -> str:
-        """The kurtosis of its sets as text."""
+        """Return the kurtosis of its sets as text."""
         return range_text(number_text(self.kurtosis[0]), number_text(self.kurtosis[-1]))
 
 
@@ -52,7 +52,7 @@ class Dot(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One checkpoint: its image sets on one height."""
+    """A checkpoint with its image sets on one height."""
 
     y: float
     left: float

@@ -32,7 +32,7 @@ CHANGED, GONE, TENSOR = (
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Thumbnails, and the reasons for the missing ones."""
+    """The thumbnails, and the reasons for missing ones."""
 
     uris: dict[str, str] = field(default_factory=dict)
     """data: URI of a JPEG by the digest of its image"""
