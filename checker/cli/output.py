@@ -324,7 +324,7 @@ def deliver(
 def print_report(render: Callable[..., RenderableType], color: str) -> None:
     """Write a report to stdout. `render` is called with `ascii_only`."""
     console = console_for(color)
-    console.print(render(ascii_only=ascii_only(console)))
+    console.print(render(ascii_only=ascii_only(console)), crop=False)
 
 
 def plain(report: RenderableType) -> str:
@@ -334,7 +334,7 @@ def plain(report: RenderableType) -> str:
     from rich.console import Console
 
     buffer = io.StringIO()
-    Console(file=buffer, width=100, no_color=True).print(report)
+    Console(file=buffer, width=100, no_color=True).print(report, crop=False)
     return buffer.getvalue()
 
 

@@ -55,7 +55,7 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
     ),
     "absent": (
         "On the {images}, this model does not show the outlier features that robust CLIP encoders show.",
-        "It may be robust all the same: measure its accuracy on shifted images before you decide.",
+        "It may be robust all the same.",
     ),
     "other_signal": (
         "On the {images}, this model shows the outlier features that robust CLIP encoders show; another signal warns.",
@@ -80,7 +80,16 @@ def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
         if verdict.reasons[0].id in ("one_sided", "rectified", "end_not_calibrated"):
             negative = "" if verdict.reasons[0].id == "end_not_calibrated" else ", and few or none of them are negative"
             why = f"Its features are {describe(end)}{negative}; there is no threshold for such models"
-    return f"{verdict.verdict}: {' '.join(_PLAIN[verdict.kind])}".replace("{images}", images).replace("{why}", why)
+    text = " ".join(_PLAIN[verdict.kind])
+    if hopeless(verdict):
+        text = _PLAIN["not_established"][0] + f" More photos will not make it pass: its features are {describe(end)}."
+    return f"{verdict.verdict}: {text}".replace("{images}", images).replace("{why}", why)
+
+
+def hopeless(verdict: Verdict) -> bool:
+    """Tell whether the photos are too few, and more of them would not make the model pass."""
+    ids = [each.id for each in verdict.reasons]
+    return ids[:1] == ["too_few_images"] and "end_not_calibrated" in ids
 
 
 def verdict_text(verdict: Verdict) -> str:

@@ -61,6 +61,10 @@ class Pen:
         """Write a name from outside, exactly."""
         return Text(name_text(name, self.ascii_only), style, overflow="fold")
 
+    def command(self, command: str, style: str = "cyan") -> Text:
+        """Write a command to copy: one line, however narrow the console is."""
+        return Text(name_text(command, self.ascii_only), style, no_wrap=True, overflow="ignore")
+
     def facts(self, items: list[Text]) -> Text:
         """Join facts in one line, with dots between; leave empty ones out."""
         return self.say(" · ").join(item for item in items if item)
@@ -74,7 +78,8 @@ class Trimmed:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Rich's protocol."""
-        for segments in console.render_lines(self.body, options, pad=False):
+        # not `render_lines`, which cuts what is wider than the console: a command
+        for segments in Segment.split_lines(console.render(self.body, options)):
             yield from reversed(list(_without_trailing_blanks(segments)))
             yield Segment.line()
 
@@ -248,8 +253,6 @@ class ShortReasons:
 
     pen: Pen
     reasons: tuple[Reason, ...]
-    steps: bool = True
-    """whether to say what to do first"""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Rich's protocol."""
@@ -260,11 +263,10 @@ class ShortReasons:
         if left_out:
             ids = ", ".join(reason.id for reason in left_out[:NAMED]) + ", …" * (len(left_out) > NAMED)
             yield line(self.pen.say("✗ ", "yellow"), self.pen.say(f"and {len(left_out)} more: {ids}"))
-        if shown and self.steps:
+        if shown:
             step = self.pen.say(f"→ {shown[0].next_step}")
             step.highlight_regex(r"`[^`]*`", "cyan")
             yield step
-        if shown:
             yield self.pen.say(f"-v shows all; robustcheck explain {shown[0].id} tells more", "dim")
 
     def _line(self, reason: Reason, width: int) -> Text:

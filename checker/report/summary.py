@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import VERSION, number_text, printable
+from robustcheck_onnx.checker.text import VERSION, printable
 
 from . import terminal
-from .layout import COLOURS, Pen, Ruled, ShortReasons, Trimmed, columns, hanging, spaced
+from .layout import COLOURS, Pen, Ruled, Trimmed, columns, hanging, spaced
 from .outcome import cautions, rank_of, without_model
 from .record import Failed, Outcome, Report
-from .words import SIGNS, verdict_text
+from .words import SIGNS, plain_text, verdict_text
 
 
 def one_line(outcome: Outcome) -> str:
@@ -45,7 +45,7 @@ def render(
     """
     pen = Pen(ascii_only)
     rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: rank_of(pair[1]))
-    table = columns(pen, "=verdict", "model", ">kurtosis", ">images", ">seconds")
+    table = columns(pen, "=verdict", "model", ">images", ">seconds")
     for model, outcome in rows:
         table.add_row(*_row(model, outcome, pen))
     details = [_details(model, outcome, pen) for model, outcome in rows if not _passed(outcome)]
@@ -73,24 +73,20 @@ def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
     if isinstance(outcome, Failed):
         hint = [pen.say(f"hint: {outcome.hint}", "dim")] if outcome.hint else []
         return Group(pen.name(model, "bold"), hanging([(pen.say("✗", "red"), pen.say(without_model(outcome)))]), *hint)
-    return Group(
-        pen.name(model, "bold"),
-        *terminal.loosened(outcome, pen),
-        ShortReasons(pen, outcome.verdict.reasons, steps=False),
-    )
+    plain = plain_text(outcome.verdict, outcome.evidence.statistics.n_images, outcome.evidence.model.ends_in)
+    ids = terminal.reason_ids(pen, outcome.verdict)
+    return Group(pen.name(model, "bold"), *terminal.loosened(outcome, pen), pen.say(plain), *ids)
 
 
 def _row(model: str, outcome: Outcome, pen: Pen) -> tuple[Text, ...]:
     none = pen.say("–", "dim")
     if isinstance(outcome, Failed):
-        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), none, none, none
-    images, kurtosis = outcome.evidence.images, outcome.evidence.statistics.kurtosis.estimate
-    verdict, time = outcome.verdict, outcome.time
+        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), none, none
+    images, verdict, time = outcome.evidence.images, outcome.verdict, outcome.time
     words = f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{terminal.passed_by(outcome)}"
     return (
         pen.say(words, COLOURS[verdict.verdict]),
         pen.name(model),
-        none if kurtosis is None else pen.say(number_text(kurtosis)),
         pen.say(str(images.n_read - images.n_skipped)),
         none if time is None else pen.say(f"{time.wall_s:.1f}"),
     )

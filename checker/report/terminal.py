@@ -1,26 +1,31 @@
-"""The report for people: at most 20 lines at 80 columns, or the whole (`-v`); the verdict is the last line of both.
+"""The report for people: at most 16 lines at 80 columns, or the whole (`-v`); the verdict is the last line of both.
 
 Pure: a report comes in, a rich renderable goes out; nothing is printed here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import name_text, quoted
-from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.text import count_text, name_text, quoted
+from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, Verdict, fallback_note
 
 from . import terminal_whole, words
-from .layout import Pen, ShortReasons, Trimmed, columns, line, notes, spaced, verdict_line
+from .layout import Pen, Trimmed, columns, line, notes, spaced, verdict_line
 from .outcome import exit_code_of, loosening_text, waiver_text
 from .record import Report
 
-LIMITS = "An indication, not a proof. It says nothing of accuracy: check that first."
-"""stands in every short report of a PASS"""
+LISTED = 6  # reasons that a short report names
+PASSED_STEP = (
+    "Check its accuracy, too; hold each later file against this one: "
+    "`robustcheck compare NEW.onnx MODEL --images PHOTOS`"
+)
+BUNDLED_STEP = "Check again on photos of the kind that your model will see: `robustcheck MODEL --images DIR`"
 
 
 def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
@@ -38,7 +43,8 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
     blocks = terminal_whole.blocks(report, pen) if verbose else _short(report, pen)
     exit_code = None if report.gate is None else report.gate.exit_code
     last = verdict_line(pen, report.verdict, exit_code, passed_by(report))
-    return Trimmed(Group(_first(report, pen), *settings_line(report, pen), spaced([*blocks, last])))
+    body = [spaced([*blocks, last])] if verbose else [spaced(blocks), last]
+    return Trimmed(Group(_first(report, pen), *settings_line(report, pen), *body))
 
 
 def one_line(report: Report) -> str:
@@ -66,20 +72,51 @@ def _first(report: Report, pen: Pen) -> Text:
 
 def _short(report: Report, pen: Pen) -> list[RenderableType]:
     verdict = report.verdict
-    usual = {BUNDLED_NOTE, HEAD_NOTE, *fallback_note(report.evidence.execution)}
-    said = [note for note in report.notes if note not in usual]
-    model = report.evidence.model
-    plain = words.plain_text(verdict, report.evidence.statistics.n_images, model.ends_in)
-    answer = [pen.say(plain, "bold")]
-    for step in verdict.reasons[0].next_step.split(". ") if verdict.reasons else ():
-        answer.append(pen.say(f"→ {step.replace('MODEL', quoted(model.file)).removesuffix('.')}"))
-        answer[-1].highlight_regex(r"`[^`]*`", "cyan")
-    below: RenderableType = ShortReasons(pen, verdict.reasons, steps=False)
+    usual = {BUNDLED_NOTE, *fallback_note(report.evidence.execution), *([] if verdict.passed else [HEAD_NOTE])}
+    remarks = [note for note in report.notes if note not in usual]
+    plain = words.plain_text(verdict, report.evidence.statistics.n_images, report.evidence.model.ends_in)
+    answer = [*loosened(report, pen), pen.say(plain, "bold"), *_next_step(report, pen)]
+    table = [_what(report, pen), *(notes(pen, remarks) if verdict.passed else []), _evidence(report, pen)]
+    return [Group(*answer), Group(*table, *reason_ids(pen, verdict, 0 if verdict.passed else len(remarks)))]
+
+
+def _next_step(report: Report, pen: Pen) -> list[Text]:
+    """Write what to do next: a line of words, and a command that works as it is printed."""
+    verdict, images = report.verdict, report.evidence.images
     if verdict.passed:
-        head = [pen.prose(HEAD_NOTE)] if HEAD_NOTE in report.notes else []
-        below = Group(*head, pen.prose(LIMITS))
-    measured = Group(_what(report, pen), *notes(pen, said), _evidence(report, pen))
-    return [Group(*loosened(report, pen), *answer), Group(measured, below)]
+        step = BUNDLED_STEP if images.bundled else PASSED_STEP
+    else:
+        final = [each for each in verdict.reasons if each.id == "end_not_calibrated" and words.hopeless(verdict)]
+        step = (final or verdict.reasons)[0].next_step
+    prose, command = step_of(step)
+    command = command or f"robustcheck explain {verdict.reasons[0].id}"
+    photos = "" if images.bundled else f" --images {quoted(images.source)}"
+    for placeholder, value in ((" --images PHOTOS", photos), ("MODEL", quoted(report.evidence.model.file))):
+        command = command.replace(placeholder, value)
+    return [pen.say(f"→ {prose}"), pen.command(f"  {command}")]
+
+
+def step_of(text: str) -> tuple[str, str]:
+    """Split a next step into its first words and the command that follows them; without one, its first sentence.
+
+    >>> step_of("Look at it: `robustcheck inspect MODEL -v`. Or not.")
+    ('Look at it:', 'robustcheck inspect MODEL -v')
+    >>> step_of("Export it again. Or not.")
+    ('Export it again.', '')
+    """
+    found = re.match(r"(.*?:) `(robustcheck [^`]*)`", text)
+    return (found[1], found[2]) if found else (text.partition(". ")[0].removesuffix(".") + ".", "")
+
+
+def reason_ids(pen: Pen, verdict: Verdict, n_notes: int = 0) -> list[Text]:
+    """List the reasons for WARN by their ids; no line where there is none."""
+    if not verdict.reasons:
+        return []
+    ids = ", ".join(each.id for each in verdict.reasons[:LISTED])
+    more = len(verdict.reasons) - LISTED
+    notes = f" and {count_text(n_notes, 'note')}" if n_notes else ""
+    text = f"✗ {ids}{f' and {more} more' if more > 0 else ''}"
+    return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
 
 
 def settings_line(report: Report, pen: Pen) -> list[Text]:
@@ -104,7 +141,11 @@ def _what(report: Report, pen: Pen) -> Text:
     model, images = report.evidence.model, report.evidence.images
     count = f"{report.evidence.statistics.n_images} of {images.n_available} images"
     where = ON_BUNDLED.removeprefix("on ") if images.bundled else ""
-    what = [pen.name(model.file, "bold"), pen.say("synthetic" if model.synthetic else "", "yellow"), pen.say(count)]
+    what = [
+        pen.name(model.file, "bold"),
+        pen.say("synthetic" if model.synthetic and not report.verdict.passed else "", "yellow"),
+        pen.say(count),
+    ]
     source = pen.say(where, "yellow") if where else pen.name(images.source)
     return pen.facts([*what, source, line(pen.say("tensor "), pen.name(model.tensor))])
 

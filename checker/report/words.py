@@ -19,7 +19,18 @@ from robustcheck_onnx.checker.text import number_text, percent_text
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
-from .judged import CLEARS, SIGNS, Clears, JudgedStatistic, clears, judged, meaning_text, plain_text, verdict_text
+from .judged import (
+    CLEARS,
+    SIGNS,
+    Clears,
+    JudgedStatistic,
+    clears,
+    hopeless,
+    judged,
+    meaning_text,
+    plain_text,
+    verdict_text,
+)
 from .record import Placed, Report
 
 __all__ = [
@@ -33,6 +44,7 @@ __all__ = [
     "confidence_text",
     "context_of",
     "group_text",
+    "hopeless",
     "max_median_text",
     "meaning_text",
     "notable_features",

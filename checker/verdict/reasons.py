@@ -26,8 +26,8 @@ class Rule(NamedTuple):
 
 
 _EVALUATE = (
-    "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
-    "distribution, or compare it with the checkpoint it was finetuned from."
+    "Compare it with its original, or measure accuracy on labelled shifted photos: "
+    "`robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`."
 )
 _EARLIER = "In a report by a profile before `default-3`. "
 _MEASURE_SHIFT = (
@@ -97,7 +97,7 @@ RULES: dict[str, Rule] = {
     "not_measurable": Rule(
         "not_established",
         "a deciding statistic could not be measured",
-        "Give more and different images; if that does not help, look at the model's output for a constant or broken "
+        "Give more and different images. If that does not help, look at the model's output for a constant or broken "
         "tensor.",
         "A statistic or its bound does not exist for these representations: fewer than two images, identical "
         "representations, or three features or fewer.",
@@ -105,20 +105,20 @@ RULES: dict[str, Rule] = {
     "too_few_images": Rule(
         "not_established",
         "too few varied images",
-        "Give more varied in-distribution photos with `--images DIR`.",
+        "Give more varied photos (`--images DIR`); a first look, at the bundled ones: `robustcheck MODEL`.",
         "Statistics over few or one-sided images have passed plainly non-robust models (13 product photos of bags, "
         "20 of shoes). Duplicates and near-duplicates do not count.",
     ),
     "duplicate_images": Rule(
         "not_established",
         "duplicate images",
-        "Remove the duplicates from the calibration images.",
+        "Remove the duplicates from the photos.",
         "The same picture counted twice makes the confidence intervals too narrow.",
     ),
     "near_duplicate_images": Rule(
         "not_established",
         "near-duplicate images",
-        "Remove near-duplicates (video frames, crops, re-encodings) from the calibration images.",
+        "Remove near-duplicates (video frames, crops, re-encodings) from the photos.",
         "Pictures that are almost the same make the confidence intervals too narrow.",
     ),
     "images_not_varied": Rule(
@@ -131,7 +131,7 @@ RULES: dict[str, Rule] = {
     "images_not_photo_like": Rule(
         "not_established",
         "images do not look like photos",
-        "Use in-distribution photos; noise and synthetic textures fake outlier features.",
+        "Use in-distribution photos. Noise and synthetic textures fake outlier features.",
         "Noise images and synthetic textures made a supervised network show persistent outlier features that it "
         "does not have on photos.",
     ),
@@ -157,7 +157,7 @@ RULES: dict[str, Rule] = {
     "constant_feature": Rule(
         "not_established",
         "an outlier feature is a constant",
-        "Check the export: a feature that never changes is a constant in the graph, not something the model computes.",
+        "Check the export. A feature that never changes is a constant in the graph, not something the model computes.",
         "The strongest feature has the same raw value in every image. A bad export (a NaN guard, a missing norm, "
         "padding) makes such a feature; outlier features of real encoders vary by 4 % and more on photos.",
     ),
@@ -201,22 +201,23 @@ RULES: dict[str, Rule] = {
     "assumed_preprocessing": Rule(
         "not_established",
         "preprocessing was assumed",
-        "Say what it is: `--preprocess clip|imagenet|FILE`, or put the library's configuration beside the model.",
+        "Name what the model was trained with (clip, imagenet or a JSON file): "
+        "`robustcheck MODEL --images PHOTOS --preprocess imagenet`. Or put the library's configuration next to it.",
         "An ONNX file does not say how pixels become inputs. With the wrong mean, size or colour order the model "
         "sees out-of-distribution inputs, and those fake outlier features.",
     ),
     "preprocessing_against_contract": Rule(
         "not_established",
         "preprocessing is not the contract's",
-        "Leave out `--preprocess`, or export the model again with the right preprocessing.",
+        "Leave out `--preprocess`: `robustcheck MODEL --images PHOTOS`. Or export the model again with the right one.",
         "The file says how its model wants its pixels, and another preprocessing was forced on it. Out-of-distribution "
         "inputs fake outlier features.",
     ),
     "normalised_twice": Rule(
         "not_established",
         "pixels are normalised twice",
-        "Leave the normalisation to one of the two: `--preprocess FILE` without what the graph does itself, or export "
-        "the model without it.",
+        "Normalise in one of the two only. Give `--preprocess FILE` without what the graph does itself, or export the "
+        "model without it.",
         "Both the preprocessing and the graph scale the pixels (a mean, a standard deviation or a factor such as "
         "1/255 stands before the graph's first layer), and together they make of ordinary photos values that no "
         "family of encoders is given. Out-of-distribution inputs fake outlier features. Two steps that add up to one "
@@ -225,8 +226,8 @@ RULES: dict[str, Rule] = {
     "unusual_pixels": Rule(
         "not_established",
         "pixels are scaled as for no known encoder",
-        "Look at `rescale`, `mean` and `std` (`robustcheck inspect MODEL`), or at the tensors that were given; common "
-        "faults are a factor of 255 and a forgotten mean.",
+        "Look at `rescale`, `mean` and `std`: `robustcheck inspect MODEL -v`. Where tensors were given, look at these. "
+        "Common faults are a factor of 255 and a forgotten mean.",
         "Encoders get photos in 0 to 1, normalised to about zero mean and a standard deviation of 0.5 to 2, or in 0 "
         "to 255 with or without their mean. The first layer of this model gets neither. Out-of-distribution inputs "
         "fake outlier features.",
@@ -234,13 +235,13 @@ RULES: dict[str, Rule] = {
     "assumed_tensor": Rule(
         "not_established",
         "the representation was assumed",
-        "Look at `robustcheck inspect MODEL` and name the tensor with `--tensor NAME`.",
+        "Name the tensor that you deploy (`--tensor NAME`). The file has these: `robustcheck inspect MODEL -v`.",
         "The graph does not tell whether it is an encoder or a classifier, so the tensor that was read is a guess.",
     ),
     "tensor_not_calibrated": Rule(
         "not_applicable",
         "no threshold for this tensor",
-        "Measure the representation (leave out `--tensor`/`--pool`), or use a profile calibrated on this tensor.",
+        "Measure the representation: leave out `--tensor` and `--pool`. Or use a profile calibrated on this tensor.",
         "A threshold holds only for the kind of tensor it was calibrated on: a projection or a rotation changes the "
         "kurtosis.",
     ),
@@ -294,7 +295,7 @@ RULES: dict[str, Rule] = {
         "other_signal",
         "a statistic shrank against the reference",
         "Release the reference, or find the step that caused it (finetuning, pruning, quantisation) by comparing the "
-        "model after each; where the loss is intended, `--tolerance` says how much may be lost.",
+        "model after each. Where the loss is intended, `--tolerance` says how much may be lost.",
         "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
         "statistic that shows the outlier features and that the profile asks for. They are weaker than in the "
         "reference on the same images.",

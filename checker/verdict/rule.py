@@ -50,7 +50,7 @@ def foreseen(
 ) -> Iterator[tuple[str, str]]:
     """Yield the reasons for WARN before any measurement. Each is (reason id, what was seen).
 
-    `judge` gives each of them (but for `end_not_calibrated`, where `one_sided` says it), and PASS only without any.
+    `judge` gives each of them (but for `end_not_calibrated`, where enough images show it), and PASS only without any.
 
     Args:
         model: the tensor that is read and what it ends in; differences need not be measured.
@@ -158,12 +158,13 @@ def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
 def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
     """Return PASS without reasons, else WARN. The reasons are sorted by kind, and the first kind is the verdict's.
 
-    A reason that no run can mend brings its kind to the front. Two things come before it: too few images, unless the
-    file alone gives that reason, and a tensor that was chosen, since the reason is about that tensor.
+    A reason that no run can mend brings its kind to the front. Two things come before it: too few images, where the
+    images show that reason, too, and a tensor that was chosen, since the reason is about that tensor.
     """
     found = tuple(reasons)
     ids = {each.id for each in found}
-    measured = {"one_sided", "rectified"} if "too_few_images" in ids else set()
+    one_sided = {"one_sided", "rectified"}
+    measured = {*one_sided, "end_not_calibrated"} if "too_few_images" in ids and ids & one_sided else set()
     final = "tensor_not_calibrated" not in ids and bool(ids & {*NOT_MENDABLE} - measured)
     order = sorted(KINDS, key=lambda kind: not (final and kind == "not_applicable"))
     found = tuple(sorted(found, key=lambda each: (order.index(each.kind), each.id != "too_few_images")))
@@ -287,10 +288,15 @@ def _earlier(
         yield "low_kurtosis", _too_low("kurtosis", intervals["kurtosis"], limits["kurtosis"])
 
 
+def _too_few(e: Evidence, profile: Profile) -> bool:
+    """Tell whether fewer varied images were measured than the profile asks for."""
+    return min(e.images.sanity.n_varied, e.statistics.n_images) < profile.min_images
+
+
 def _sufficient(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
     sanity, s = e.images.sanity, e.statistics
     enough = min(sanity.n_varied, s.n_images)
-    if enough < profile.min_images:
+    if _too_few(e, profile):
         yield (
             "too_few_images",
             f"{enough} varied images were measured; at least {profile.min_images} are needed",
@@ -314,7 +320,7 @@ def _sufficient(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
 
 def _content(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
     content = e.content
-    if content is None or min(e.images.sanity.n_varied, e.statistics.n_images) < profile.min_images:
+    if content is None or _too_few(e, profile):
         return  # said already: `unchecked`, `too_few_images`
     if content.n < CONTENT_IMAGES:
         yield "too_few_images", f"the content was measured on {content.n} varied images; it needs {CONTENT_IMAGES}"
@@ -401,7 +407,8 @@ def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
         )
     sign: Statistic = "negative_energy" if profile.is_earlier else "two_sidedness"
     rectified = outside(getattr(s, sign), profile.limits_of(sign))
-    reported = rectified and model.ends_in.kind in ("activation", "pool")
+    # few images may only look one-sided: what the file shows stands then, too
+    reported = rectified and model.ends_in.kind in ("activation", "pool") and not _too_few(e, profile)
     for reason, seen in foreseen(model, e.preprocessing, s.n_features, profile):
         if reason != "end_not_calibrated" or not reported:
             yield reason, seen

@@ -378,7 +378,7 @@ MADE = {"pass": passing, "warn": warning, "undecided": undecided}
 
 def terminal_text(shown: Report, width: int = 100, **options: bool) -> str:
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(render(shown, **options))
+    Console(file=file, width=width, color_system=None).print(render(shown, **options), crop=False)
     return file.getvalue()
 
 
