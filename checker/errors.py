@@ -64,10 +64,14 @@ def as_keywords(text: str) -> str:
         shown = value if value is None or value[0].isdecimal() or value.isupper() else f'"{value}"'
         return f"{name}={shown}" if value else name
 
-    return text if text.startswith(_COMMANDS) else _KEYWORDS.sub(keyword, text)
+    return text if text.startswith(COMMANDS) else _KEYWORDS.sub(keyword, text)
 
 
-_COMMANDS = ("robustcheck ", "ls ", "find ", "python ", "pip ", "git ")
+COMMANDS = (
+    *("robustcheck ", "ls ", "find ", "python ", "pip ", "git ", "mkdir ", "tar ", "gunzip ", "cat ", "head ", "df "),
+    *("curl ", "sed ", "unset ", "mlflow ", "ray "),
+)
+"""how a hint starts that is a command to type"""
 NEWER = "install a newer robustcheck, from where this one came"
 
 

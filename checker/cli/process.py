@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from robustcheck_onnx.checker.errors import RobustcheckError, UsageError, as_error
+from robustcheck_onnx.checker.errors import COMMANDS, RobustcheckError, UsageError, as_error
 from robustcheck_onnx.checker.text import printable
 
 from . import usage
@@ -70,12 +70,31 @@ def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     return error.exit_code, error.message, error.hint
 
 
-def say(message: str, hint: str) -> None:
-    """Write message and hint to stderr, one line each; an empty one is left out."""
-    for label, text in (("error", " ".join(message.split())), ("hint", hint)):
+def say(message: str, hint: str, *, colour: bool = True) -> None:
+    """Write message and hint to stderr, a line each.
+
+    An empty one is left out. On a terminal they wrap between words, the labels have a colour, and a command that does
+    not fit has its own line.
+    """
+    on_terminal = sys.stderr.isatty()
+    colour = colour and on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    for label, code, text in (("error:", 31, " ".join(message.split())), ("hint:", 36, hint)):
         if text:
-            sys.stderr.write(f"{label}: {printable(text)}\n")
+            shown = _fitted(f"{label} {printable(text)}") if on_terminal else f"{label} {printable(text)}"
+            sys.stderr.write(shown.replace(label, f"\x1b[{code}m{label}\x1b[0m", 1) + "\n" if colour else f"{shown}\n")
     sys.stderr.flush()
+
+
+def _fitted(text: str) -> str:
+    """Break a labelled text between words to the width of the terminal; a command comes whole after its label."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    label, _, words = text.partition(" ")
+    if words.startswith(COMMANDS):
+        return text if len(text) <= width else f"{label}\n{words}"
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def write_traceback(fault: BaseException) -> None:
@@ -275,7 +294,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     if "debug" in invocation.line.options:
         write_traceback(fault)
     if message:
-        _say(message, hint)
+        _say(message, hint, colour="never" not in (invocation.line.options.get("color") or ()))
         leave_documents(invocation, message, hint, code)
     return code
 
@@ -345,9 +364,9 @@ class _Stop:
         return fault if self.came is None or isinstance(fault, self.came) else self.came()
 
 
-def _say(message: str, hint: str) -> None:
+def _say(message: str, hint: str, *, colour: bool = True) -> None:
     """`say`; a full disk behind stderr must not change the exit code, now or when Python ends."""
     try:
-        say(message, hint)
+        say(message, hint, colour=colour)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

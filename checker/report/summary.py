@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.text import VERSION, printable
 
 from . import terminal
@@ -71,7 +72,8 @@ def _passed(outcome: Outcome) -> bool:
 def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
     """Name a model, and why it is no PASS."""
     if isinstance(outcome, Failed):
-        hint = [pen.say(f"hint: {outcome.hint}", "dim")] if outcome.hint else []
+        write = pen.command if outcome.hint.startswith(COMMANDS) else pen.say
+        hint = [write(f"hint: {outcome.hint}", "dim")] if outcome.hint else []
         return Group(pen.name(model, "bold"), hanging([(pen.say("✗", "red"), pen.say(without_model(outcome)))]), *hint)
     plain = plain_text(outcome.verdict, outcome.evidence.statistics.n_images, outcome.evidence.model.ends_in)
     ids = terminal.reason_ids(pen, outcome.verdict)

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustcheck_onnx.checker.cli import progress
+from robustcheck_onnx.checker.cli import process, progress
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.thresholds import profile
 from support.measuring import never_narrow
-from support.terminal import OnATerminal, stages_of
+from support.terminal import OnATerminal, Terminal, stages_of
 
 MEASURED = Progress(64, 80, 12.34, "kurtosis 1–2 against 3")
 
@@ -129,3 +129,21 @@ def test_other_verbs_show_their_work(on_a_terminal: OnATerminal) -> None:
         code, lines, _ = on_a_terminal(f"{call} --images photos")
         assert code in ({0, 3} if "scan" in call else {0})  # this model has no blocks
         assert set(stages_of(lines)) >= set(stages.split(", "))
+
+
+def test_on_a_terminal_errors_wrap_between_words_have_a_colour_and_commands_are_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    path, command = "a/" * 20 + "b.onnx", "robustcheck a-model.onnx --images photos"
+    for colourless, red, cyan, end in (("", "\x1b[31m", "\x1b[36m", "\x1b[0m"), ("1", "", "", "")):
+        monkeypatch.setenv("NO_COLOR", colourless)
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        process.say(f"{path}: the model is bad; mend it", command)
+        process.say("", "leave out the option that is wrong")
+        assert stream.getvalue().splitlines() == [
+            *(f"{red}error:{end}", f"{path}:", "the model is bad; mend it", f"{cyan}hint:{end}", command),
+            *(f"{cyan}hint:{end} leave out the option", "that is wrong"),
+        ]
