@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_230,
-    "nodes": 314_950,
+    "code lines": 32_284,
+    "nodes": 315_690,
     "files": 203,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "code lines of the tests": 25_840,
-    "nodes of the tests": 290_000,
+    "nodes of the tests": 290_234,
 }
 
 
