@@ -89,13 +89,14 @@ def test_of_something_else():
 def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytester, capsys: Capture) -> None:
     (pytester.path / "model.onnx").symlink_to(lookup_pass[0])
     (pytester.path / "photos").symlink_to(lookup_pass[1])
-    text = (ROOT / "docs/integrations.md").read_text(encoding="utf-8")
-    progress, assertion, fixture = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("python-api.md", "ci.md")]
+    *_, progress, assertion, fixture = re.findall(r"```python\n(.*?)```", "".join(pages), re.DOTALL)
+    seen = r"opening the model and the images\n(?s:.*)\d+ of 80 images, \d+ per second; (?s:.*)\nPASS estimate="
     for example, said in (
-        (progress, r"opening the model and the images\n(?s:.*)\d+ of 80 images, \d+ a second; (?s:.*)\nPASS estimate="),
+        (progress, seen),
         (assertion, r"(?s:.*)too_few_images: "),
     ):
-        exec(compile(example, "integrations.md", "exec"), {})
+        exec(compile(example, "python-api.md", "exec"), {})
         assert re.match(said, capsys.readouterr().out)
     pytester.makepyfile(fixture)
     assert pytester.runpytest_inprocess("--robustcheck-images", "photos/").ret == 0
@@ -108,7 +109,7 @@ def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytes
 def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: Place, tmp_path: Path) -> None:
     """The manifest's own entry, files and types, run by pre-commit in a repository (from the environment at hand)."""
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-    (example,) = re.findall(r"- id: robustcheck\n +args: (\[.*\])", (ROOT / "docs" / "integrations.md").read_text())
+    (example,) = re.findall(r"- id: robustcheck\n +args: (\[.*\])", (ROOT / "docs/ci.md").read_text())
     args = yaml.safe_load(example.replace("photos/", str(lookup_pass[1])))
     hook |= {"language": "system", "entry": str(BIN / hook["entry"])}
     shutil.copy(lookup_pass[0], tmp_path / "one.onnx")

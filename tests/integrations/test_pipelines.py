@@ -57,7 +57,7 @@ def test_images_are_pinned_hold_no_model_and_do_not_run_as_root() -> None:
 def calls(model: str, images: str) -> list[tuple[str, dict[str, str]]]:
     """The scripts of GitLab's job and of Jenkins's stage, which its page shows, too, with what they are given."""
     (jenkins,) = re.findall(r"^ *sh '([^'\n]*)'$", (CI / "Jenkinsfile").read_text(), re.MULTILINE)
-    assert f" sh '{jenkins}'\n" in (ROOT / "docs/howto/jenkins.md").read_text()
+    assert f" sh '{jenkins}'\n" in (ROOT / "docs/ci.md").read_text()
     return [
         (GITLAB["script"][0], {"RC_MODEL": model, "RC_IMAGES": images}),
         (jenkins, {"MODEL": model, "IMAGES": images}),

@@ -83,7 +83,7 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
         assert f"| {clip} | {n} | +{points} |" in page
         assert points in flat
     assert "(medians of 94 and 37 [published" in flat
-    simulated = (ROOT / "benchmarks" / "results" / "operating-characteristic.md").read_text(encoding="utf-8")
+    simulated = (ROOT / "benchmarks/results/operating-characteristic.md").read_text(encoding="utf-8")
     assert "\n0 false PASS in all." in simulated
     draws = re.findall(r"^\| [^|]+ \| (\d+) \| 0 \|", simulated, re.MULTILINE)
     assert f"{sum(map(int, draws)):,} simulated negative runs" in flat
@@ -182,9 +182,9 @@ def test_every_reason_can_be_explained_in_lines_that_fit(
 
 def test_the_architecture_has_every_room_and_the_picture_of_its_source() -> None:
     """GitHub draws the source; the site, which loads nothing from other machines, shows the picture."""
-    page = (ROOT / "docs" / "dev" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/dev/architecture.md").read_text(encoding="utf-8")
     source = page.split("```mermaid\n")[1].split("\n```")[0]
-    picture = (ROOT / "docs" / "dev" / "architecture.svg").read_text(encoding="utf-8")
+    picture = (ROOT / "docs/dev/architecture.svg").read_text(encoding="utf-8")
     assert hashlib.sha256(source.encode()).hexdigest() in picture
     rooms = sorted(path.parent.name for path in (ROOT / "checker").glob("*/__init__.py"))
     assert [room for room in rooms if f"| `{room}/` |" not in page] == []
@@ -194,7 +194,7 @@ def test_the_architecture_has_every_room_and_the_picture_of_its_source() -> None
 
 
 def test_the_threat_model_names_tests_that_there_are() -> None:
-    page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
     named = re.findall(r"`(tests/[\w/.]+)`", page)
     assert len(named) >= 15
     assert [name for name in named if not (ROOT / name).exists()] == []

@@ -45,7 +45,7 @@ def test_the_citation_names_the_version_of_the_package() -> None:
     names = ", ".join(author["family-names"] for author in paper["authors"])
     said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f'{names}, "{paper["title"]}", TMLR {paper["year"]}, arXiv 2310.13040' in said
-    page = (ROOT / "docs" / "howto" / "github.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
     assert ("OWNER/robustcheck" in page) == (not HOME)  # a placeholder only while the project has no home
 
 
