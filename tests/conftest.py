@@ -18,7 +18,7 @@ import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
 from robustcheck_onnx.checker import isolation  # noqa: E402
-from support import PHOTOS, documents, lookup, mini_suite, profile  # noqa: E402
+from support import PHOTOS, Capture, Place, documents, lookup, mini_suite, profile  # noqa: E402
 from support.no_wall import NoWall  # noqa: E402
 
 REAL_WALL = isolation.Wall
@@ -145,7 +145,7 @@ def lookup_pass(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
-def passed(lookup_pass: tuple[Path, Path]) -> Report:
+def passed(lookup_pass: Place) -> Report:
     """A PASS on own photos."""
     from robustcheck_onnx import check
 
@@ -259,7 +259,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
 @pytest.fixture(scope="session")
 def world(
     tmp_path_factory: pytest.TempPathFactory,
-    lookup_pass: tuple[Path, Path],
+    lookup_pass: Place,
 ) -> Path:
     """A folder of broken files, and of a model that passes with its photos."""
     from support import bad_files
@@ -329,7 +329,7 @@ def pixels() -> Any:
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Types a command in this process, with the exit code expected; returns what it wrote to stdout and stderr."""
     from robustcheck_onnx.checker.cli import app, process
     from support.bad_input import GROUP_OF

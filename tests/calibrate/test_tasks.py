@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
-from support import onnx_models
+from support import Fields, onnx_models
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -
     """Sizes at 4 bytes a parameter; time by that of what was measured on this device: 2 s / 10 images / 1,000 bytes."""
     entry = Entry(id="m", source="timm", name="m", group="other", label="present")
     counts = {"parameters": 30, "vision_parameters": 20}
-    sizes: dict[str, Any] = {
+    sizes: Fields = {
         "known": counts,
         "random": counts,
         "without": {"fault": "odd"},

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from robustcheck_onnx.checker.cli import app, process
-from support import lookup
+from support import Capture, Place, lookup
 from support.bad_input import GROUP_OF, Typed
 from support.terminal import OnATerminal, Terminal
 
 
 @pytest.fixture(scope="session")
-def _models(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path]) -> Path:
+def _models(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
     """A folder of pass.onnx, its photos, text.onnx (no model) and warn.onnx, whose rows are Gaussian."""
     folder = tmp_path_factory.mktemp("models")
     shutil.copy(lookup_pass[0], folder / "pass.onnx")
@@ -36,13 +36,13 @@ def here(_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Typed:
+def run(capfd: Capture) -> Typed:
     """Type a command line in this process: `run("pass.onnx --images photos", **environment)`."""
     return Typed(capfd)
 
 
 @pytest.fixture
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> OnATerminal:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> OnATerminal:
     """Type a command line whose stderr is a terminal."""
 
     def run(line: str, columns: int = 80) -> tuple[int, list[str], str]:

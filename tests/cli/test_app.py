@@ -18,7 +18,7 @@ import typer
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
-from support import bad_input
+from support import Capture, bad_input
 from support.bad_input import Run, python
 
 PASS = "pass.onnx --images photos"
@@ -178,9 +178,7 @@ def swallowed(model: str, output: Annotated[str, typer.Option("-o")] = "") -> in
 @pytest.mark.usefixtures("_handlers")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("check", [turned, swallowed])
-def test_a_signal_that_something_else_answers_is_told_as_the_signal(
-    here: Path, capfd: pytest.CaptureFixture[str], check: Any
-) -> None:
+def test_a_signal_that_something_else_answers_is_told_as_the_signal(here: Path, capfd: Capture, check: Any) -> None:
     """And nothing that the run held outlives it: threads would."""
     app = typer.Typer()
     app.command(name="check")(check)
@@ -192,7 +190,7 @@ def test_a_signal_that_something_else_answers_is_told_as_the_signal(
     assert [each for each in HELD if each() is not None] == []
 
 
-def test_what_fails_before_the_verb_replaces_an_earlier_report(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_before_the_verb_replaces_an_earlier_report(here: Path, capfd: Capture) -> None:
     """Outside the main thread no signal can be answered; an earlier PASS must not stand all the same."""
     report, codes = here / "report.json", []
     report.write_text(PASSED, encoding="utf-8")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from robustcheck_onnx.checker import cli
-from support import bad_input, extra, lookup, profile
+from support import Capture, bad_input, extra, lookup, profile
 from support.bad_input import Row, Run, assert_says, check_row, contents, small_files, without_progress
 
 # What a reader says of a file is in the tests of model/ and images/; here a file of each kind goes through the command.
@@ -205,7 +205,7 @@ def test_a_device_that_is_not_there_is_the_environment(run: Run) -> None:
 
 
 def test_a_current_folder_that_is_gone_is_the_environment(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     (here / "gone").mkdir()
     monkeypatch.chdir("gone")

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.verbs import check, evidence, questions
 from robustcheck_onnx.checker.errors import UsageError
-from support import ROOT
+from support import ROOT, Fields
 from support.bad_input import Run
 
 WAIVER = '[[waivers]]\nreason = "{}"\nbecause = "known"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
@@ -55,7 +55,7 @@ def say(text: str, name: str = "robustcheck.toml") -> None:
     Path(name).write_text(text, encoding="utf-8")
 
 
-def refused(environment: dict[str, str] | None = None, given: dict[str, Any] | None = None, **options: Any) -> str:
+def refused(environment: dict[str, str] | None = None, given: Fields | None = None, **options: Any) -> str:
     """The message and the hint with which the settings are refused, or nothing."""
     line = CommandLine(("check",), ("m.onnx",), ("m.onnx",))
     try:

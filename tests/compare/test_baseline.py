@@ -16,10 +16,11 @@ from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import to_json
+from support import Capture, Fields
 from support.comparisons import Workshop, alike, baseline_of, ids, judged_by, numbers, planted, with_part
 
 
-def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: Capture) -> None:
     h, is_planted = planted(), np.arange(384) == 7
     a, b = workshop.model("candidate", h * (1 - 0.05 * is_planted)), workshop.model("reference", h)
     file, out = workshop.folder / "baseline.json", workshop.folder / "report.json"
@@ -37,7 +38,7 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: p
     assert with_file.verdict.verdict == "PASS"
     assert (with_file.paired, with_file.baseline) == (True, str(file))
 
-    def facts(report: CompareReport) -> dict[str, Any]:
+    def facts(report: CompareReport) -> Fields:
         features = {f"{f.index} {f.fate} {f.candidate_frequency}": f.correlation for f in report.features}
         return alike(report).model_dump() | features
 
@@ -93,7 +94,7 @@ def test_a_stale_baseline_is_a_reason() -> None:
     assert wide.features == ()
 
 
-DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+DAMAGES: list[tuple[Callable[[Fields], object], str]] = [
     (lambda d: d.update(schema_version=2), "schema_version is 2"),
     (lambda d: d.update(document="compare"), "is no baseline"),
     (lambda d: d["group_sizes"].pop(), "groups or statistics are missing"),

@@ -8,20 +8,18 @@ from itertools import product
 from xml.etree import ElementTree
 
 import numpy as np
-import pytest
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import markdown
+from support import Capture
 from support.comparisons import Workshop, alike, eight_bits, judged, planted, rotation
 from support.terminal import printed
 
 
-def test_the_command_says_it_by_exit_code_and_in_every_format(
-    workshop: Workshop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop, capsys: Capture) -> None:
     h = planted()
     a, b = workshop.model("candidate", eight_bits(h)), workshop.model("reference", h)
     out = workshop.folder / "report.json"
@@ -70,7 +68,7 @@ def test_no_line_is_too_wide_and_ascii_is_ascii() -> None:
             assert reason.id in flat
 
 
-def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(workshop: Workshop, capsys: Capture) -> None:
     a, b = workshop.model("candidate", planted()), workshop.model("reference", planted())
     broken, target = workshop.model("broken", np.full((80, 384), np.nan)), workshop.folder / "report.json"
     for words, code, said in (

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.concepts.records import CLAIM
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.report.record import to_json
-from support import lookup, onnx_models
+from support import Capture, Fields, lookup, onnx_models
 from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
 EDGE_PX = 8
@@ -56,7 +56,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-TAILS: dict[str, tuple[str, dict[str, Any]]] = {
+TAILS: dict[str, tuple[str, Fields]] = {
     "classifier": ("logits = Gemm(colour, w, b, transB=1)", {"w": HEAD, "b": np.ones(3, np.float32)}),
     "cosine": ("unit = LpNormalization(colour, axis=1); logits = MatMul(unit, w)", {"w": HEAD.T.copy()}),
     "zero_shot": (
@@ -84,7 +84,7 @@ def model(folder: Path, name: str) -> Path:
 
 
 def measured(path: Path, colours: Path, **given: Any) -> ConceptsReport:
-    always: dict[str, Any] = {"preprocess": colours / "preprocessing.json", "device": "cpu", "isolate": False}
+    always: Fields = {"preprocess": colours / "preprocessing.json", "device": "cpu", "isolate": False}
     given = always | given
     return rc.concepts(path, given.pop("concept_set", colours / "concepts.csv"), **given)
 
@@ -144,7 +144,7 @@ def test_a_head_on_unit_vectors_is_read_where_it_acts(colours: Path, tmp_path: P
     assert (report.directions.of, report.model.tensor) == ("axes", "colour")
 
 
-def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: Capture) -> None:
     path = model(tmp_path, "classifier")
     call = ["concepts", path, "--concepts", colours / "concepts.csv", "--preprocess", colours / "preprocessing.json",
             "--device", "cpu", "--no-time"]  # fmt: skip
@@ -244,7 +244,7 @@ def test_behind_the_wall(colours: Path, tmp_path: Path, wall: None) -> None:
 def test_bad_input(colours: Path, tmp_path: Path) -> None:
     np.save(colours / "wide.npy", np.ones((4, 7)))
     (colours / "all.csv").write_text("path,concept\n" + "".join(f"{i}.png,everything\n" for i in range(N)))
-    bad: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    bad: list[tuple[str, Fields, type[Exception], str]] = [
         ("encoder", {"of": "heads"}, UsageError, "of is 'heads'; it must be one of head, features, axes"),
         ("encoder", {"of": "axes", "head": "head.npy"}, UsageError, "of is 'axes', and a head is given"),
         ("encoder", {"head": "wide.npy"}, UsageError, "the representation has 3 features"),
@@ -263,7 +263,7 @@ def test_bad_input(colours: Path, tmp_path: Path) -> None:
         assert said in str(caught.value)
 
 
-def test_errors_of_the_command(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_the_command(colours: Path, tmp_path: Path, capsys: Capture) -> None:
     call = ["concepts", model(tmp_path, "encoder"), "--preprocess", colours / "preprocessing.json", "--device", "cpu"]
     assert command(*call, "--concepts", colours / "concepts.csv", "--of", "head") == 3
     assert command(*call) == 2

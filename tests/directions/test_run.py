@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.progress import Progress
-from support import ROOT, directions_truth, onnx_models
+from support import ROOT, Capture, Fields, directions_truth, onnx_models
 
 Array = NDArray[Any]
 LABELLED = ROOT / "tests" / "shift" / "labelled_photos.csv"
@@ -142,7 +142,7 @@ def test_accuracy_where_labels_are_given(small: Path, tmp_path: Path) -> None:
     """One image cannot be read, and takes no label."""
     inside, outside = coloured(tmp_path / "in"), coloured(tmp_path / "out", seed=1)
     (inside / "1" / "3.png").write_bytes(b"no image")
-    given: dict[str, Any] = {"preprocess": "imagenet", "device": "cpu", "max_bad": 0.1}
+    given: Fields = {"preprocess": "imagenet", "device": "cpu", "max_bad": 0.1}
     report = rc.directions(small, labelled=inside, shifted=[outside], **given)
     assert report.images.source == str(inside)
     truth = rc.measure_shift(small, inside, outside, **given)
@@ -168,7 +168,7 @@ def command(model: Path, *words: object) -> int:
     return cli.main([str(word) for word in ("directions", model, *images, *words)])
 
 
-def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> None:
     assert command(small, "-o", "json", "--no-time") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["schema_version"], document["kind"], document["shown"]) == (1, "directions", "raw")
@@ -240,7 +240,7 @@ def reweighted(name: str, value: float) -> onnx.ModelProto:
     return model
 
 
-def test_models_that_cannot_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_that_cannot_be_measured(tmp_path: Path, capsys: Capture) -> None:
     for proto, said in (
         (onnx_models.encoder(), "head is missing; the file has no class scores"),
         (reweighted("conv.weight", np.nan), "representation has values that are not finite"),
@@ -251,7 +251,7 @@ def test_models_that_cannot_be_measured(tmp_path: Path, capsys: pytest.CaptureFi
         assert said in capsys.readouterr().err
 
 
-def test_several_heads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_heads_are_refused(tmp_path: Path, capsys: Capture) -> None:
     """By the rule that finds the representation; with a head of the caller's own, its tensor is named."""
     nodes, weights = onnx_models.pooled()
     nodes += onnx_models.graph("""
@@ -266,7 +266,7 @@ def test_several_heads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert command(model, "--head", tmp_path / "head.npy", "--tensor", "features", "-qq") == 0
 
 
-def test_bad_head_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_head_files(tmp_path: Path, capsys: Capture) -> None:
     model = save(tmp_path, onnx_models.encoder(16))
     head = tmp_path / "head.npy"
     np.save(head, np.random.default_rng(0).normal(size=(5, 16)))
@@ -285,7 +285,7 @@ def test_bad_head_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert said in " ".join(capsys.readouterr().err.split()), name
 
 
-def test_bad_calls(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_calls(small: Path, tmp_path: Path, capsys: Capture) -> None:
     odd, head = coloured(tmp_path / "odd", names=("0", "11")), tmp_path / "head.npy"
     np.save(head, np.random.default_rng(0).normal(size=(5, 16)))
     for words, code, said in (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +16,7 @@ from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
-from support import ROOT, onnx_models
+from support import ROOT, Fields, onnx_models
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
@@ -28,7 +27,7 @@ def test_fields_are_the_checkers() -> None:
     assert Preprocessing.model_validate_json(json.dumps(filled), strict=True) == Preprocessing.model_validate(SQUASH_32)
 
 
-WRONG_FIELDS: list[tuple[dict[str, Any] | str, str]] = [
+WRONG_FIELDS: list[tuple[Fields | str, str]] = [
     ("{", "is"),
     ("[1]", "is"),
     ({"sise": [1, 1]}, "field sise is unknown"),
@@ -47,7 +46,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any] | str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "text"), WRONG_FIELDS)
-def test_wrong_fields(tmp_path: Path, change: dict[str, Any] | str, text: str) -> None:
+def test_wrong_fields(tmp_path: Path, change: Fields | str, text: str) -> None:
     (tmp_path / "p.json").write_text(change if isinstance(change, str) else json.dumps(SQUASH_32 | change))
     with pytest.raises(ExportError) as caught:
         contract.read_preprocessing(tmp_path / "p.json")
@@ -112,7 +111,7 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
         inputs=[("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))],
     )
     onnx.save(model, "encoder.onnx")  # the current folder is a temporary one
-    computed: dict[str, Any] = {}
+    computed: Fields = {}
     exec(digest, computed)
     exec(by_hand, {})
     model, opened = onnx.load("encoder.onnx"), open_model(Path("encoder.onnx"))

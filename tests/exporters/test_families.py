@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters.run import run
 from robustcheck_onnx.exporters.write import ExportRecord
 from robustcheck_onnx.thresholds import profile
-from support import checkpoints
+from support import Fields, checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
 from support.user_modules import contract_of
 
@@ -61,7 +61,7 @@ HEAD = "input of {}, the last linear layer"
 TOKEN = "class token after the last norm"
 
 
-def _open_clip_case(tmp: Path, photos: list[Path], vision: dict[str, Any], pooled: str, **preprocess: Any) -> Case:
+def _open_clip_case(tmp: Path, photos: list[Path], vision: Fields, pooled: str, **preprocess: Any) -> Case:
     name, model = checkpoints.open_clip_folder(tmp / "open_clip", vision, preprocess, init=_init)
     record = run("open_clip", name, tmp / "model.onnx", photos=photos)
     _, transform = open_clip.create_model_from_pretrained(name)

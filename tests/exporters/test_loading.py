@@ -15,7 +15,7 @@ from robustcheck_onnx.exporters.contract import Wanted
 from robustcheck_onnx.exporters.digest import file_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import load
-from support import checkpoints
+from support import Fields, checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
 
 pytestmark = pytest.mark.long
@@ -161,7 +161,7 @@ def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) ->
         ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "size is"),
     ],
 )
-def test_image_processors_the_contract_cannot_say(change: dict[str, Any], text: str) -> None:
+def test_image_processors_the_contract_cannot_say(change: Fields, text: str) -> None:
     from robustcheck_onnx.exporters.from_transformers import transformers_contract
 
     with pytest.raises(ExportError, match=text) as caught:

@@ -23,7 +23,7 @@ from robustcheck_onnx.exporters import from_onnx, write
 from robustcheck_onnx.exporters.digest import file_digest, graph_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
-from support import PHOTOS, lookup, onnx_models
+from support import PHOTOS, Capture, Place, lookup, onnx_models
 from support.user_modules import contract_of
 
 PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
@@ -129,7 +129,7 @@ def test_what_a_model_was_matched_to_is_written_once(encoder: Path, photos: list
 
 @pytest.mark.parametrize("precision", ["int8-dynamic", "int8-qdq"])
 def test_the_file_keeps_the_contract_and_its_parity_is_what_it_says(
-    encoder: Path, photos: list[Path], precision: str, capfd: pytest.CaptureFixture[str]
+    encoder: Path, photos: list[Path], precision: str, capfd: Capture
 ) -> None:
     record = made(encoder, photos, precision)
     assert capfd.readouterr() == ("", "")
@@ -250,7 +250,7 @@ def test_files_that_are_refused_leave_nothing(
     assert left(encoder.parent) == before
 
 
-def test_photos_that_preprocessing_leaves_in_several_sizes_make_no_batch(lookup_pass: tuple[Path, Path]) -> None:
+def test_photos_that_preprocessing_leaves_in_several_sizes_make_no_batch(lookup_pass: Place) -> None:
     with pytest.raises(ExportError, match=r"preprocessing leaves photos in \d sizes; parity is measured on batches"):
         made(lookup_pass[0], PHOTOS[4:9], "int8-dynamic")
     assert not lookup_pass[0].with_name("int8.onnx").exists()
@@ -276,7 +276,7 @@ def test_calls_that_are_refused(
     words: str,
     said: str,
     hint: str,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(encoder.parent)
@@ -355,7 +355,7 @@ def test_signed_features_stay_signed(tmp_path: Path, photos: list[Path]) -> None
 
 
 @pytest.mark.long
-def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: Capture) -> None:
     """The planted demo passes in fp32. Both int8 forms keep its feature, and WARN for what they are.
 
     Dynamically, the result depends on the batch. Statically, the graph shows that attention pools rectified features,

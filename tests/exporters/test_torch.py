@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -17,7 +16,7 @@ import pytest
 from robustcheck_onnx.exporters.digest import file_digest
 from robustcheck_onnx.exporters.errors import ExportError, quiet
 from robustcheck_onnx.exporters.run import run
-from support import profile
+from support import Capture, Fields, profile
 from support.lazy import torch
 from support.user_modules import contract_of, images_of, left_in
 
@@ -87,7 +86,7 @@ TORCH_REFUSALS = [
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "options", "code", "text"), TORCH_REFUSALS)
 def test_torch_refusals(
-    tmp_path: Path, skimage_photos: list[Path], name: str, options: dict[str, Any], code: int, text: str
+    tmp_path: Path, skimage_photos: list[Path], name: str, options: Fields, code: int, text: str
 ) -> None:
     with pytest.raises(ExportError) as caught:
         run("torch", name, tmp_path / "m.onnx", **{"photos": skimage_photos} | options)
@@ -95,7 +94,7 @@ def test_torch_refusals(
     assert (caught.value.exit_code, left_in(tmp_path)) == (code, [])
 
 
-CALL_REFUSALS: list[tuple[dict[str, Any], str]] = [
+CALL_REFUSALS: list[tuple[Fields, str]] = [
     ({"source": "openclip"}, "source is 'openclip'; it must be one of open_clip, timm, torchvision, transformers,"),
     ({"precision": "bf16"}, "precision is bf16; it must be one of fp32, fp16"),
     ({"out": "m.pt"}, "suffix is '.pt'; it must be .onnx"),
@@ -106,8 +105,8 @@ CALL_REFUSALS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "text"), CALL_REFUSALS)
-def test_call_refusals(tmp_path: Path, skimage_photos: list[Path], change: dict[str, Any], text: str) -> None:
-    call: dict[str, Any] = {"source": "torch", "name": "my_vision:encoder", "out": "m.onnx", "photos": 5} | change
+def test_call_refusals(tmp_path: Path, skimage_photos: list[Path], change: Fields, text: str) -> None:
+    call: Fields = {"source": "torch", "name": "my_vision:encoder", "out": "m.onnx", "photos": 5} | change
     call |= {"out": Path(call["out"]), "photos": skimage_photos[: call["photos"]]}
     with pytest.raises(ExportError) as caught:
         run(**call)
@@ -117,7 +116,7 @@ def test_call_refusals(tmp_path: Path, skimage_photos: list[Path], change: dict[
 
 @pytest.mark.long
 def test_nothing_is_printed(
-    tmp_path: Path, skimage_photos: list[Path], capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    tmp_path: Path, skimage_photos: list[Path], capfd: Capture, recwarn: pytest.WarningsRecorder
 ) -> None:
     run("torch", "my_vision:chatty", tmp_path / "m.onnx", photos=skimage_photos)
     assert capfd.readouterr().out == ""

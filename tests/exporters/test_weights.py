@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters.digest import state_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
-from support import checkpoints
+from support import Fields, checkpoints
 from support.hub_cache import hub_repo
 from support.lazy import timm, torch, torchvision, transformers
 from support.user_modules import contract_of, left_in
@@ -23,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]
 
 def test_random_weights_and_what_they_were_matched_to_are_said(tmp_path: Path, skimage_photos: list[Path]) -> None:
     for precision, matched in (("fp32", None), ("fp16", "CLIP ViT-B/32")):
-        options: dict[str, Any] = {"precision": precision, "random_weights": True, "matched_to": matched}
+        options: Fields = {"precision": precision, "random_weights": True, "matched_to": matched}
         record = run("timm", "test_resnet", tmp_path / f"{precision}.onnx", photos=skimage_photos, **options)
         source = contract_of(record.path)["source"]
         assert (source["random_weights"], source["weights"], source.get("matched_to")) == (True, "", matched)

@@ -16,6 +16,7 @@ from PIL import Image
 from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import export, preprocessed, run
+from support import Fields
 from support.user_modules import contract_of, images_of, left_in
 
 pytestmark = pytest.mark.usefixtures("my_vision")
@@ -114,7 +115,7 @@ def test_preprocessing_that_says_other_pixels_is_refused(
 def test_a_size_the_model_cannot_run_at(tmp_path: Path, skimage_photos: list[Path], source: str, name: str) -> None:
     size = {"size": [31, 31], "resize_mode": "squash", "resize_size": [31, 31], "interpolation": "bicubic"}
     (tmp_path / "p.json").write_text(json.dumps(size))
-    options: dict[str, Any] = {"random_weights": True, "preprocessing": tmp_path / "p.json", "photos": skimage_photos}
+    options: Fields = {"random_weights": True, "preprocessing": tmp_path / "p.json", "photos": skimage_photos}
     with pytest.raises(ExportError, match=r"model cannot run on \[31, 31\] px input") as caught:
         run(source, name, tmp_path / "m.onnx", **options)
     assert (caught.value.exit_code, left_in(tmp_path)) == (3, [])
@@ -147,8 +148,8 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(photos: list[Path]) -> None:
-    bgr: dict[str, Any] = {"fields": {"color_order": "BGR"}, "std": STD[2]}
-    apart: list[tuple[float, dict[str, Any]]] = [
+    bgr: Fields = {"fields": {"color_order": "BGR"}, "std": STD[2]}
+    apart: list[tuple[float, Fields]] = [
         (levels, {"channel": channel, "std": STD[channel]}) for channel in range(3) for levels in (1.1, -1.1, 9.0)
     ]
     for levels, change in ((0.0, {"std": 1.0}), (0.9, {"std": STD[0]}), (-0.9, {"std": STD[0]}), (0.9, bgr)):

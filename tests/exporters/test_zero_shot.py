@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.exporters.contract import Prompts
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, read_prompts, run
-from support import PHOTOS, checkpoints
+from support import PHOTOS, Capture, Fields, checkpoints
 from support.lazy import open_clip, torch, transformers
 from support.user_modules import contract_of
 
@@ -60,7 +60,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(bare, headed, truth.numpy(), pixels.numpy())
 
 
-def _outputs(path: Path, pixels: Any) -> dict[str, Any]:
+def _outputs(path: Path, pixels: Any) -> Fields:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"image": pixels}), strict=True))
@@ -181,7 +181,7 @@ BAD_CALLS = {
 
 @pytest.mark.parametrize(("words", "said"), BAD_CALLS.items())
 def test_bad_calls_leave_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, words: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\ntea\n")
@@ -199,9 +199,7 @@ def test_bad_calls_leave_nothing(
         ({"hf_tokenizer_name": "org/not-here"}, 4, "tokenizer of the text tower is not on this machine"),
     ],
 )
-def test_a_text_tower_that_does_not_fit_is_refused(
-    tmp_path: Path, change: dict[str, Any], code: int, said: str
-) -> None:
+def test_a_text_tower_that_does_not_fit_is_refused(tmp_path: Path, change: Fields, code: int, said: str) -> None:
     name, _ = checkpoints.open_clip_folder(tmp_path / "clip", text=TEXT | change)
     classes = _classes(tmp_path, "cat\na very long name of a class of things that nobody needs\n")
     with pytest.raises(ExportError, match=said) as caught:

@@ -26,6 +26,7 @@ from robustcheck_onnx.checker.images.preprocess import (
     UnreadableImageError,
     decode,
 )
+from support import Fields
 
 DATA = Path(skimage.__file__).parent / "data"
 WHITE = (255, 255, 255)
@@ -84,7 +85,7 @@ FLAT = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4)
     ],
 )
 def test_transparency_lies_on_white_and_every_mode_becomes_rgb(
-    mode: str, colour: Any, options: dict[str, Any], expected: tuple[int, ...], notes: tuple[str, ...]
+    mode: str, colour: Any, options: Fields, expected: tuple[int, ...], notes: tuple[str, ...]
 ) -> None:
     stored = FLAT if mode == "P" else Image.new(mode, (4, 4), colour)
     image, found = decode(encoded(stored, "PNG", **options), "x.png")

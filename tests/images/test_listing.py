@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS
+from support import PHOTOS, Place
 from support.measuring import job as new_job
 from support.stores import contents, put
 
@@ -196,7 +196,7 @@ def test_rows_of_json_are_read_as_by_json_loads() -> None:
 
 
 @pytest.fixture
-def late(lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def late(lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A model, and a list of its photos whose last row names no file and isn't looked for."""
     model, folder = lookup_pass
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 80)
@@ -204,7 +204,7 @@ def late(lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.process
-def test_a_check_that_reads_a_late_row_without_a_file_has_no_verdict(late: tuple[Path, Path]) -> None:
+def test_a_check_that_reads_a_late_row_without_a_file_has_no_verdict(late: Place) -> None:
     model, manifest = late
     names = manifest.read_text().splitlines()
     seed = next(seed for seed in range(10_000) if images.seeded(names, seed)[20] == 80)
@@ -215,7 +215,7 @@ def test_a_check_that_reads_a_late_row_without_a_file_has_no_verdict(late: tuple
     assert "there is no such file" in str(outcome.error)
 
 
-def test_a_source_is_small_where_it_travels(late: tuple[Path, Path]) -> None:
+def test_a_source_is_small_where_it_travels(late: Place) -> None:
     model, manifest = late
     source = open_images(manifest)
     again = pickle.loads(pickle.dumps(source))

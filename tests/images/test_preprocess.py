@@ -26,6 +26,7 @@ from robustcheck_onnx.checker.images.preprocess import (
     resized_size,
     scales_finitely,
 )
+from support import Fields
 from support.skimage_data import photos, worst
 
 
@@ -125,7 +126,7 @@ def test_at_size_keeps_the_crop_fraction() -> None:
         ({"colour": "RGB"}, "colour"),
     ],
 )
-def test_impossible_values_are_refused(change: dict[str, Any], field: str) -> None:
+def test_impossible_values_are_refused(change: Fields, field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         Preprocessing(**{**CLIP.model_dump(), **change})
 

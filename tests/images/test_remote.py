@@ -14,6 +14,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.storage.stores import open_url
+from support import Place
 from support.stores import ODD, contents, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
 
 def test_a_folder_in_a_store_gives_the_evidence_of_the_same_folder_here(
-    lookup_pass: tuple[Path, Path], memory: Any, own_temporary_folder: Path
+    lookup_pass: Place, memory: Any, own_temporary_folder: Path
 ) -> None:
     model, photos = lookup_pass
     put(memory, photos, f"{ODD}/photos")
@@ -37,9 +38,7 @@ def test_a_folder_in_a_store_gives_the_evidence_of_the_same_folder_here(
     assert list(own_temporary_folder.iterdir()) == []
 
 
-def test_what_is_listed_is_what_would_be_listed_here(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, memory: Any
-) -> None:
+def test_what_is_listed_is_what_would_be_listed_here(lookup_pass: Place, tmp_path: Path, memory: Any) -> None:
     names = ["a b.png", "ü.png", "100%.png", "sub/deep/x.png", "sub/y.PNG", ".hidden.png", "@eaDir/z.png", "notes.md"]
     for name, photo in zip(names, sorted(lookup_pass[1].iterdir()), strict=False):
         target = tmp_path / "set" / name
@@ -57,7 +56,7 @@ def test_what_is_listed_is_what_would_be_listed_here(
 
 
 def test_lists_shards_arrays_and_tables(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, memory: Any, own_temporary_folder: Path
+    lookup_pass: Place, tmp_path: Path, memory: Any, own_temporary_folder: Path
 ) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     here = tmp_path / "s"
@@ -113,7 +112,7 @@ def test_a_row_that_names_nothing_or_a_file_of_this_machine_ends_the_run(row: st
 
 
 def test_only_the_images_that_are_needed_are_read(
-    lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: Place, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, photos = lookup_pass
     put(memory, photos, "p")
@@ -129,9 +128,7 @@ def test_only_the_images_that_are_needed_are_read(
     assert len(set(read)) == 7
 
 
-def test_an_image_that_cannot_be_read_is_skipped_and_many_end_the_run(
-    lookup_pass: tuple[Path, Path], memory: Any
-) -> None:
+def test_an_image_that_cannot_be_read_is_skipped_and_many_end_the_run(lookup_pass: Place, memory: Any) -> None:
     model, photos = lookup_pass
     put(memory, photos, "p")
     source = open_images("memory://p")

@@ -14,7 +14,7 @@ from PIL import Image
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.report.record import Report
-from support import PHOTOS, lookup
+from support import PHOTOS, Place, lookup
 
 Rng = np.random.Generator
 
@@ -68,7 +68,7 @@ def test_it_passes_on_photos_and_not_without_images(looks_up: Path, tmp_path: Pa
         check(looks_up, images=tmp_path)
 
 
-def test_a_model_that_passes_on_photos_does_not_on_parts_of_one(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_model_that_passes_on_photos_does_not_on_parts_of_one(lookup_pass: Place, tmp_path: Path) -> None:
     lookup.write_lookup_images(tmp_path, 80, photos=[PHOTOS[3]])
     verdict = check(lookup_pass[0], images=tmp_path).verdict
     assert verdict.verdict == "WARN"

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.inspection.terminal import render_inspect
 from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
-from support import lookup, onnx_models
+from support import Capture, Fields, lookup, onnx_models
 from support.written import written
 
 FINDINGS = [
@@ -90,10 +90,10 @@ def test_contract_and_alternatives(tmp_path: Path) -> None:
 
 def test_json_of_inspect(tmp_path: Path) -> None:
     found = inspected(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
-    content: dict[str, Any] = json.loads(json.dumps(inspect_json(found), allow_nan=False))
+    content: Fields = json.loads(json.dumps(inspect_json(found), allow_nan=False))
     outputs = [{"name": "logits", "dtype": "float", "shape": [None, 10]}]
     head = {"op": "Gemm", "weight_shape": [10, 16], "classes": 10}
-    expected: dict[str, Any] = {"class_output": "logits", "preprocessing_not_known": None, "contract": None}
+    expected: Fields = {"class_output": "logits", "preprocessing_not_known": None, "contract": None}
     expected |= {"schema": "robustcheck.inspect/2", "digest": found.model.digest, "head": head, "outputs": outputs}
     assert {name: content[name] for name in expected} == expected
     assert (content["representation"]["tensor"], content["representation"]["shape"]) == ("features", [None, 16])
@@ -158,7 +158,7 @@ NARROW = "embedding = MatMul(features, w24x256)"
         (WIDE, {"tensor_rules": ("head_input",)}, ["tensor_not_calibrated"]),
     ],
 )
-def test_the_answer_is_of_the_profile(tmp_path: Path, end: str, profile: dict[str, Any], expected: list[str]) -> None:
+def test_the_answer_is_of_the_profile(tmp_path: Path, end: str, profile: Fields, expected: list[str]) -> None:
     changed = profiles.load().model_copy(update=profile)
     found = inspect_model(linear_encoder(tmp_path / "m.onnx", end), changed, preprocess="clip")
     assert why(found) == expected
@@ -225,7 +225,7 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path
         assert (noted in last_sentence(found)) == (batch == "batch")
 
 
-def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx", size=None)
     assert main(["inspect", str(path)]) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -238,7 +238,7 @@ def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: pytest
 
 
 def test_a_sidecar_that_is_none_is_shown_and_one_that_was_asked_for_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capture
 ) -> None:
     path = linear_encoder(tmp_path / "m.onnx")
     sidecar = path.with_suffix(".robustcheck.json")
@@ -253,7 +253,7 @@ def test_a_sidecar_that_is_none_is_shown_and_one_that_was_asked_for_is_an_error(
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "onnx/m.onnx"])
-def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: Capture) -> None:
     (tmp_path / "onnx").mkdir()
     path = linear_encoder(tmp_path / name)
     assert [main(["inspect", str(tmp_path)]), main(["inspect", str(path)])] == [0, 0]
@@ -262,7 +262,7 @@ def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: pytest
     assert said.startswith(str(path)[:60])
 
 
-def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: Capture) -> None:
     assert main(["inspect", str(tmp_path)]) == 2
     assert (
         f"{tmp_path}: number of .onnx files in the folder, and in a folder onnx in it, is 0" in capsys.readouterr().err
@@ -277,7 +277,7 @@ def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: pytest.Cap
     assert f"hint: robustcheck inspect {tmp_path}/onnx/vision_model.onnx\n" in said
 
 
-def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"")
     assert main(["inspect", str(path)]) == 3
@@ -296,7 +296,7 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: pytest
     assert content["can_pass"] == {"answer": "no", "reasons": reasons, "note": None}
 
 
-def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx")
     for words in ([str(tmp_path / "gone.onnx")], [str(path), "--tensor", "gone"], [str(path), "--preprocess", "gone"]):
         assert main(["inspect", *words]) == 2
@@ -306,7 +306,7 @@ def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: pytest
     assert "Can this file pass? no, because representation can't be told" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx", NARROW)
     wide = profiles.seal(profiles.load().model_copy(update={"id": "wide", "min_features": 2}))
     (tmp_path / "wide.json").write_text(profiles.to_json(wide))
@@ -317,7 +317,7 @@ def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: pytest.Captur
     assert content["profile"] == {"id": "wide", "digest": wide.digest}
 
 
-def test_the_commands_in_hints_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_in_hints_run(tmp_path: Path, capsys: Capture) -> None:
     """Each hint is typed as it stands, up to what it offers besides; of a check its words, with inspect."""
     (tmp_path / "a hub" / "onnx").mkdir(parents=True)
     for name in ("onnx/model.onnx", "onnx/text_model.onnx", "other.onnx"):

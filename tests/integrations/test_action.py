@@ -9,20 +9,19 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 import robustcheck_onnx as rc
-from support import ROOT, Place
+from support import ROOT, Fields, Place
 from support.workflows import ACTION, program, run, steps_of
 
 BIN = Path(sys.executable).parent
 PATH = f"{BIN}:/usr/bin:/bin"
 
 
-def step(name: str) -> dict[str, Any]:
+def step(name: str) -> Fields:
     (found,) = (step for step in steps_of(ACTION) if step.get("id") == name)
     return found
 

@@ -19,14 +19,14 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.limits import Limits
 from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.text import as_json
-from support import onnx_models
+from support import Capture, Place, onnx_models
 from support.children import all_end, children, first_children
 
 pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc (Linux)")
 
 
-def test_a_child_gives_the_report_that_this_process_gives(lookup_pass: tuple[Path, Path]) -> None:
+def test_a_child_gives_the_report_that_this_process_gives(lookup_pass: Place) -> None:
     """Of a model in memory, too."""
     model, photos = lookup_pass
     seen: list[Progress] = []
@@ -46,7 +46,7 @@ def test_an_error_of_the_child_is_the_error(tmp_path: Path) -> None:
 
 
 @needs_proc
-def test_limits(lookup_pass: tuple[Path, Path]) -> None:
+def test_limits(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     for limits, error, message in (
         (Limits(timeout_s=0.05), CannotAssessError, "took longer than 0.05 s, its limit of time"),
@@ -61,7 +61,7 @@ def test_limits(lookup_pass: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_a_child_that_dies_is_an_error(lookup_pass: tuple[Path, Path]) -> None:
+def test_a_child_that_dies_is_an_error(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     for number, error, message in (
         (signal.SIGSEGV, CannotAssessError, "ended by signal SIGSEGV"),
@@ -87,7 +87,7 @@ def test_a_child_that_dies_is_an_error(lookup_pass: tuple[Path, Path]) -> None:
 @pytest.mark.long
 @needs_proc
 def test_models_beside_one_that_kills_its_process_get_their_verdicts(
-    lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    lookup_pass: Place, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     model, photos = lookup_pass
     killed = model.with_name("killed.onnx")
@@ -125,7 +125,7 @@ def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: pytes
     assert not children(os.getpid())
 
 
-def test_a_callback_that_raises_is_the_callers_error(lookup_pass: tuple[Path, Path]) -> None:
+def test_a_callback_that_raises_is_the_callers_error(lookup_pass: Place) -> None:
     def fails(now: Progress) -> None:
         raise ValueError(f"mine, at {now.stage}")
 
@@ -135,7 +135,7 @@ def test_a_callback_that_raises_is_the_callers_error(lookup_pass: tuple[Path, Pa
 
 
 @pytest.mark.long
-def test_the_process_that_reports_reads_no_model_and_no_image(lookup_pass: tuple[Path, Path]) -> None:
+def test_the_process_that_reports_reads_no_model_and_no_image(lookup_pass: Place) -> None:
     """Nor does it need NumPy, except for the page's picture of the reference checkpoints."""
     model, photos = lookup_pass
     code = (
@@ -149,7 +149,7 @@ def test_the_process_that_reports_reads_no_model_and_no_image(lookup_pass: tuple
 
 @pytest.mark.long
 @needs_proc
-def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: tuple[Path, Path]) -> None:
+def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     command = Path(sys.executable).parent / "robustcheck"
     with subprocess.Popen([command, str(model), "--images", str(photos), "-qq"]) as process:
@@ -159,7 +159,7 @@ def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: tuple[Path, P
 
 
 @pytest.mark.long
-def test_the_other_verbs_read_in_a_child_and_answer_as_here(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_other_verbs_read_in_a_child_and_answer_as_here(lookup_pass: Place, tmp_path: Path) -> None:
     model, photos = lookup_pass
     report = rc.check(model, images=photos)
     blocks = onnx_models.save(onnx_models.classifier(), tmp_path / "blocks.onnx")

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_ye
 from robustcheck_onnx.checker.measure.ray_engine import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import extra, lookup
+from support import Capture, extra, lookup
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, by_name, vectors
 from support.measuring import job as new_job
 
@@ -42,7 +42,7 @@ def assert_same_but_execution(a: Evidence, b: Evidence) -> None:
 @pytest.mark.long
 @on_ray
 def test_two_workers_give_the_local_engines_evidence(
-    model: Callable[[str], Path], photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: Callable[[str], Path], photos: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"no model")
@@ -69,7 +69,7 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
     model: Callable[[str], Path],
     photos: Path,
     saboteur: Callable[[dict[str, int]], Path],
-    capfd: pytest.CaptureFixture[str],
+    capfd: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kills = saboteur({"photo_00300.png": TRIES - 1, "poisoned.onnx": 99})

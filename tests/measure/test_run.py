@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.model.graph import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile
-from support import lookup, onnx_models
+from support import Fields, lookup, onnx_models
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, parts, vectors
 from support.measuring import job as new_job
 
@@ -115,7 +115,7 @@ def test_several_outputs_are_measured_in_one_pass(photos: Path, tmp_path: Path) 
 
 def test_a_tensor_inside_the_graph_is_measured_beside_an_output(photos: Path, tmp_path: Path) -> None:
     model = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
-    few: dict[str, Any] = {"preprocess": "imagenet", "max_images": 40, "max_bad": 1}
+    few: Fields = {"preprocess": "imagenet", "max_images": 40, "max_bad": 1}
     together = assert_as_alone(new_job(model, str(photos), tensors=("embedding", "features"), **few), 2)
     assert None not in {found.model.output_difference for found in together}
 

@@ -12,7 +12,7 @@ from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.model.ends import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
-from support import PHOTOS, onnx_models
+from support import PHOTOS, Fields, onnx_models
 from support.onnx_models import Array
 from support.written import written
 
@@ -65,7 +65,7 @@ SIGNED = """
 """A matrix product of two image tensors, as attention is one: (image, 16), named "signed"."""
 WIDE = SIGNED.replace("w16", "w32").replace("x16", "x32")
 MATMUL = "embedding = MatMul(signed, w)"
-Form = tuple[str, dict[str, Any]]
+Form = tuple[str, Fields]
 
 
 def forms(w: Array) -> dict[str, Form]:

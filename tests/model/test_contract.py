@@ -9,7 +9,7 @@ import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
-from support import lookup
+from support import Fields, lookup
 
 
 def parse(contract: object) -> Any:
@@ -39,7 +39,7 @@ VALID = lookup.lookup_contract()
         ({"source": VALID["source"] | {"random_weights": "no"}}, "source.random_weights"),
     ],
 )
-def test_refused(changes: dict[str, Any], message: str) -> None:
+def test_refused(changes: Fields, message: str) -> None:
     with pytest.raises(CannotAssessError) as caught:
         parse(VALID | changes)
     assert caught.value.message.startswith("m.onnx: ")

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.graph import graph_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import digest
-from support import lookup, onnx_models
+from support import Fields, lookup, onnx_models
 from support.written import written
 
 
@@ -40,10 +40,10 @@ Raw = tuple[str, int, tuple[int, ...], bytes]
 def written_out(*initializers: Raw) -> str:
     """The definition of docs/onnx-file.md, by hand, for `wide` with these initializers."""
 
-    def node(op: str, inputs: list[str], output: str) -> dict[str, Any]:
+    def node(op: str, inputs: list[str], output: str) -> Fields:
         return {"op_type": op, "domain": "", "input": inputs, "output": [output]}
 
-    def value(name: str, *dims: dict[str, Any]) -> dict[str, Any]:
+    def value(name: str, *dims: Fields) -> Fields:
         return {"name": name, "type": {"tensor_type": {"elem_type": 1, "shape": {"dim": dims}}}}
 
     graph = {

@@ -17,7 +17,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
-from support import onnx_models
+from support import Capture, Place, onnx_models
 from support.profile import PATIENCE_S
 from support.stores import ODD, SECRET, put, url_of
 
@@ -97,9 +97,7 @@ def test_a_full_disk_is_the_environments_fault(memory: Any) -> None:
         download(open_url(url_of("memory://box/m.onnx")), Path("/dev/full"), 10**6)
 
 
-def test_other_verbs_say_that_they_take_no_url(
-    lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_verbs_say_that_they_take_no_url(lookup_pass: Place, capsys: Capture) -> None:
     for verb in (["inspect"], ["scan"], ["compare", str(lookup_pass[0])]):
         assert main([*verb, f"https://u:{SECRET}@h/m.onnx"]) == 2
         said = capsys.readouterr().err

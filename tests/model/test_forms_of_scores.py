@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.model import ModelFile, open_model
 from robustcheck_onnx.thresholds import profile
-from support import onnx_models
+from support import Fields, onnx_models
 from support.onnx_models import graph, weight
 
 D, CLASSES = 384, 768
@@ -89,7 +88,7 @@ STREAMS = (
 
 def opened(tmp_path: Path, text: str, output: str = "output") -> ModelFile:
     """Open image → Conv "flat" → LayerNormalization "h", and what `text` makes of them; y is called `output`."""
-    weights: dict[str, Any] = {
+    weights: Fields = {
         "w": weight(D, D), "square": weight(D, D), "c": weight(D, CLASSES), "ct": weight(CLASSES, D),
         "hc": weight(D, CLASSES), "half": weight(D // 2, CLASSES), "c_map": weight(CLASSES, D, 1, 1),
         "c_square": weight(CLASSES, CLASSES), "ci": np.int8(30 * weight(D, CLASSES)), "b": weight(CLASSES),

@@ -10,6 +10,7 @@ import pytest
 
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
+from support import Fields
 
 pytestmark = pytest.mark.long
 
@@ -46,7 +47,7 @@ def test_head_input_equals_the_hook(
     if expected.ndim == 4:
         expected = expected.mean((2, 3))
     path = tmp_path / "m.onnx"
-    axes: dict[str, Any] = (
+    axes: Fields = (
         {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "external_data": True}
         if dynamo
         else {"dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
-from support import PHOTOS
+from support import PHOTOS, Fields
 from support.skimage_data import worst
 
 
@@ -33,7 +33,7 @@ def find(
     return find_preprocessing(model, option, contract, size)
 
 
-def without(*fields: str) -> dict[str, Any]:
+def without(*fields: str) -> Fields:
     return {name: value for name, value in IMAGENET.model_dump().items() if name not in fields}
 
 
@@ -50,7 +50,7 @@ def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
         ("longest", (224, 224), "bicubic"),
         ("longest", (224, 192), "bilinear"),
     ):
-        given: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": interpolation}
+        given: Fields = {"mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": interpolation}
         given |= {"resize_mode": mode, "size": size, "fill_color": 7}
         path = beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": given})
         transform = image_transform_v2(PreprocessCfg(**given), is_train=False)
@@ -72,9 +72,9 @@ def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="needs the export extra")
     from timm.data import create_transform, resolve_data_config
 
-    values: dict[str, Any] = {"interpolation": "bilinear", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]}
+    values: Fields = {"interpolation": "bilinear", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]}
     at_test = {"crop_mode": "border", "crop_pct": 0.95, "test_input_size": [3, 288, 288], "test_crop_pct": 1.0}
-    rows: list[tuple[dict[str, Any], tuple[int, int]]] = [
+    rows: list[tuple[Fields, tuple[int, int]]] = [
         ({"crop_mode": "center", "crop_pct": 0.875}, (224, 224)),
         ({"crop_mode": "center", "crop_pct": 0.95, "interpolation": "bicubic"}, (224, 224)),
         ({"crop_mode": "center", "crop_pct": 0.9, "input_size": [3, 160, 224]}, (160, 224)),
@@ -97,7 +97,7 @@ def test_every_image_processor_of_transformers_gives_its_pixels_or_is_refused(tm
     """Those that resize by Pillow where there are two, as the checkpoints were trained with."""
     transformers: Any = pytest.importorskip("transformers", reason="needs the export extra")
     names = [name for name in dir(transformers) if name.endswith(("ImageProcessor", "ImageProcessorPil"))]
-    rows: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names if f"{name}Pil" not in names]
+    rows: list[tuple[str, Fields]] = [(name, {}) for name in names if f"{name}Pil" not in names]
     rows += [
         ("CLIPImageProcessorPil", {"crop_size": {"height": 257, "width": 231}}),
         ("BitImageProcessorPil", {"size": {"shortest_edge": 256}}),  # DINOv2's
@@ -204,7 +204,7 @@ def test_presets_take_the_models_size(tmp_path: Path) -> None:
 OPEN_CLIP = {"size": 224, "resize_mode": "shortest"}
 HF = {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 OWN = CLIP.model_dump()
-KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+KINDS: dict[str, tuple[str, Callable[[Fields], Any]]] = {
     "open_clip": ("open_clip_config.json", lambda changed: {"preprocess_cfg": OPEN_CLIP | changed}),
     "timm": ("config.json", lambda changed: {"pretrained_cfg": {"input_size": [3, 224, 224]} | changed}),
     "hf": ("preprocessor_config.json", lambda changed: HF | changed),

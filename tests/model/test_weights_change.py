@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import lookup
+from support import Place, lookup
 
 BESIDE = ("weights.bin", "passing.bin")
 MAPPED = ("inline.onnx", "passing.onnx")
@@ -31,7 +31,7 @@ Change = Callable[[Path, Path], None]
 
 
 @pytest.fixture
-def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Models that give a WARN, and weights as large that would give a PASS.
 
     model.onnx with weights.bin, passing.bin; inline.onnx, which is mapped, passing.onnx.

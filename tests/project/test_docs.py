@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile, reference
-from support import ROOT, commands
+from support import ROOT, Capture, Place, commands
 from support.scripts import load
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -122,7 +122,7 @@ PREPROCESSING = """{"size": [32, 32], "resize_mode": "shortest", "resize_size": 
 
 
 @pytest.mark.long
-def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: Place, tmp_path: Path) -> None:
     """In the order of the page; a model and photos are there, as a reader has them. The model passes."""
     model, photos = lookup_pass
     (tmp_path / "photos").symlink_to(photos)
@@ -158,7 +158,7 @@ def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: tuple[Path, Pat
             assert (tmp_path / "report.json").exists() == ("report.json" in text)
 
 
-def test_the_python_of_the_readme_runs(lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_readme_runs(lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = lookup_pass
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.chdir(model.parent)
@@ -167,9 +167,7 @@ def test_the_python_of_the_readme_runs(lookup_pass: tuple[Path, Path], monkeypat
     assert scope["report"].verdict == check(model, images="photos").verdict  # type: ignore[attr-defined]
 
 
-def test_every_reason_can_be_explained_in_lines_that_fit(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_reason_can_be_explained_in_lines_that_fit(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     for columns, width in (("80", 80), ("200", 100), ("0", 40)):
         monkeypatch.setenv("COLUMNS", columns)
         for name, rule in RULES.items():

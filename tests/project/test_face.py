@@ -14,6 +14,7 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.text import VERSION
+from support import Place
 from support.bad_input import agrees
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ def test_a_report_is_neither_true_nor_false_saves_itself_and_completes_its_own_n
     assert not names & {"dict", "json", "copy", "parse_obj", "model_construct", "model_fields", "schema"}
 
 
-def test_one_model_has_a_baseline_and_no_verdict(lookup_pass: tuple[Path, Path]) -> None:
+def test_one_model_has_a_baseline_and_no_verdict(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     first = rc.compare(model, images=photos, max_images=60)
     with pytest.raises(rc.UsageError, match="there is no verdict"):
@@ -131,7 +132,7 @@ def test_one_model_has_a_baseline_and_no_verdict(lookup_pass: tuple[Path, Path])
     assert rc.compare(model, baseline=first.next_baseline, images=photos, max_images=60).passed
 
 
-def test_an_error_has_its_hint_in_the_words_of_python(lookup_pass: tuple[Path, Path]) -> None:
+def test_an_error_has_its_hint_in_the_words_of_python(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     rows: list[tuple[rc.RunOptions, str]] = [
         ({"preprocess": "CLIP"}, 'preprocess: value is CLIP; …\nhint: preprocess="clip"'),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.text import PAGES
-from support import ROOT
+from support import ROOT, Place
 
 ALONE = """
 import socket, sys
@@ -32,7 +32,7 @@ def alone(code: str, names: set[str] = HEAVY) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.process
-def test_the_command_needs_neither_torch_nor_a_connection(lookup_pass: tuple[Path, Path]) -> None:
+def test_the_command_needs_neither_torch_nor_a_connection(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     calls = [["--help"], ["explain"], ["export", "--help"], ["doctor"], [str(model), "--images", str(photos)]]
     done = alone(

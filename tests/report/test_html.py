@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, load
 from robustcheck_onnx.thresholds.reference import references
-from support import Capture, Place, reports
+from support import Capture, Fields, Place, reports
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.profile import PATIENCE_S
@@ -55,7 +54,7 @@ def with_gallery(report: Report) -> Report:
 
 def hostile(report: Report) -> Report:
     names = ("file", "source", "tensor", "why", "producer", "synthetic")
-    changes: dict[str, Any] = dict.fromkeys(names, HOSTILE)
+    changes: Fields = dict.fromkeys(names, HOSTILE)
     report = gated(report, **changes, external_digests={HOSTILE: HOSTILE}, waived=("one_sided",))
     image = SeenImage(name=HOSTILE, digest="sha256:0", kurtosis=79.0, z=(9.0,))
     most = (image.model_copy(update={"digest": "d"}),)
@@ -73,7 +72,7 @@ FAILED = Failed(model="models/broken.onnx", message="models/broken.onnx: file is
 def pages() -> Pages:
     passing, warning = reports.passing(), reports.warning()
     evil = Failed(model=HOSTILE, message=HOSTILE, hint=HOSTILE, exit_code=70)
-    none: dict[str, Any] = {"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
+    none: Fields = {"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
     unmeasured = gated(NOTHING, **none).model_copy(update={"reference": (), "time": None})
     outcomes: dict[str, list[Outcome]] = {
         "pass": [with_gallery(passing)],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from typing import Any
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -13,22 +12,22 @@ from cyclonedx.validation.json import JsonStrictValidator
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import printable
-from support import Place, reports
+from support import Fields, Place, reports
 from support.outcomes import EVERY, FAILED, PASSING, failed, gated, text_of
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
 
 
-def bill(*outcomes: Outcome) -> dict[str, Any]:
+def bill(*outcomes: Outcome) -> Fields:
     text = text_of("cyclonedx", *outcomes)
     fault = VALIDATOR.validate_str(text)
     assert fault is None, str(fault)[-500:]
     assert write.OURS.match(text.encode())
-    document: dict[str, Any] = json.loads(text)
+    document: Fields = json.loads(text)
     return document
 
 
-def properties(component: dict[str, Any]) -> dict[str, list[str]]:
+def properties(component: Fields) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     for each in component["properties"]:
         assert each["value"].isprintable()
@@ -44,7 +43,7 @@ def test_every_outcome_is_a_component_by_the_official_schema() -> None:
 
 
 def test_what_a_component_says(passed: Report, lookup_pass: Place) -> None:
-    facts: dict[str, Any] = {
+    facts: Fields = {
         "file_digest": "sha256:" + "cd" * 32,
         "external_digests": {"w\n.data": "sha256:" + "ab" * 32},
     }

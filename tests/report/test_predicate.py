@@ -6,13 +6,12 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report import predicate
-from support import Place
+from support import Fields, Place
 from support.keys import write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -32,8 +31,8 @@ def check(*words: str) -> int:
     return cli.main(["check", *words, "--images", "photos", "-qq"])
 
 
-def document(name: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(Path(name).read_text(encoding="utf-8"))
+def document(name: str) -> Fields:
+    read: Fields = json.loads(Path(name).read_text(encoding="utf-8"))
     return read
 
 

@@ -23,6 +23,7 @@ from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, Waive
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load
+from support import Fields
 from support.outcomes import NOTHING, gated
 from support.profile import sized
 from support.reports import (
@@ -60,7 +61,7 @@ def test_golden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert text.encode() == path.read_bytes(), path.name
 
 
-def given(statistics: dict[str, Any] | None = None, **changes: Any) -> str:
+def given(statistics: Fields | None = None, **changes: Any) -> str:
     """The words of a whole report."""
     return terminal_text(report(PASS_STATISTICS | (statistics or {}), **changes), 100, verbose=True)
 
@@ -200,7 +201,7 @@ def test_at_most_eight_outlier_features_and_the_rest_counted() -> None:
 
 def test_what_only_some_runs_have_is_said() -> None:
     shown = report(PASS_STATISTICS, preprocessing_source="tensors")
-    facts: dict[str, Any] = {
+    facts: Fields = {
         "external_digests": {"weights.bin": "sha256:" + "ab" * 32},
         "opset": {"": 18, "com.microsoft": 1},
     }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import onnxruntime as ort
-import pytest
 
 from robustcheck_onnx.checker.runtime import doctor, session
-from support import INSTALLED
+from support import INSTALLED, Capture, Fields
 
 H100 = session.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
 HEALTHY = doctor.Facts(
@@ -47,7 +45,7 @@ def test_faults() -> None:
     cpu = {"providers": ("CPUExecutionProvider",), "cuda_fault": None}
     old = "pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'  # CUDA 12"
     fault = "CUDAExecutionProvider did not start, ONNX Runtime took CPUExecutionProvider"
-    changes: tuple[tuple[dict[str, Any], str, str, str, str], ...] = (
+    changes: tuple[tuple[Fields, str, str, str, str], ...] = (
         ({"wheels": BOTH}, wheels, "fail", "overwrite each other's files; an NVIDIA GPU is here: keep onnxruntime-gpu",
          f"{gone} onnxruntime onnxruntime-gpu && pip install {gpu}"),
         ({"wheels": BOTH, "gpus": (), "packages": {"robustcheck-onnx": "1.2.3"}}, wheels, "fail",
@@ -80,7 +78,7 @@ def test_faults() -> None:
         assert found.fix[: len(fix) or None] == fix
 
 
-def test_this_environment(capfd: pytest.CaptureFixture[str]) -> None:
+def test_this_environment(capfd: Capture) -> None:
     facts = doctor.gather()
     assert (facts.runtime, len(facts.wheels), facts.providers[-1]) == (ort.__version__, 1, "CPUExecutionProvider")
     assert {"numpy", "onnx", INSTALLED} <= set(facts.packages)

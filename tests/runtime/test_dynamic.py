@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
-from support import onnx_models
+from support import Fields, onnx_models
 from support.onnx_models import graph
 
 FEATURES = 24
@@ -34,7 +34,7 @@ INTEGERS = {
     """,
 }
 """ways from "features" to "product", a product with int8 weights whose other factor is quantised in the run"""
-WEIGHTS: dict[str, Any] = {
+WEIGHTS: Fields = {
     "q": np.random.default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8),
     "q.zero": np.array(3, np.int8),
     "q.scale": np.array(0.01, np.float32),

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head, score_difference
-from support import onnx_models
+from support import Fields, onnx_models
 from support.onnx_models import graph
 
 CLASSES, FEATURES = 10, 16
@@ -30,7 +30,7 @@ def images() -> Any:
 
 
 LINEAR = "linear = Gemm(features, w, b, transB=1)"
-LAYERS: list[tuple[str, dict[str, Any]]] = [
+LAYERS: list[tuple[str, Fields]] = [
     ("logits = Gemm(features, w, b, transB=1)", {"w": W}),
     ("product = MatMul(features, w); logits = Add(b, product)", {"w": W.T.copy()}),
     ("map = Conv(gap, w, b); logits = Flatten(map)", {"w": W[:, :, None, None]}),
@@ -50,7 +50,7 @@ LAYERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def written(path: Path, text: str, weights: dict[str, Any], classes: int = CLASSES) -> ModelFile:
+def written(path: Path, text: str, weights: Fields, classes: int = CLASSES) -> ModelFile:
     nodes, more = onnx_models.pooled(FEATURES)
     scores: list[onnx_models.Value] = [("logits", TensorProto.FLOAT, ("batch", classes))]
     weights = {"b": B} | more | weights
@@ -165,7 +165,7 @@ def test_an_image_without_a_representation_is_compared_with_the_others() -> None
 
 def test_what_is_no_head(tmp_path: Path) -> None:
     broken = np.where(np.eye(CLASSES, FEATURES, 4) > 0, np.float32(np.nan), W)
-    one: dict[str, Any] = {"w": W[:1], "b": B[:1]}
+    one: Fields = {"w": W[:1], "b": B[:1]}
     for text, weights, said in (
         (LAYERS[0][0], one, "number of scores of the head is 1"),
         (f"{LINEAR}; logits = Sigmoid(linear)", one, "number of scores of the head is 1"),

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
-from support import onnx_models
+from support import Capture, onnx_models
 from support.scan_truth import assert_close, assert_report_is_truth, scanned, small_model
 
 
@@ -30,7 +30,7 @@ def command(*words: object) -> int:
     return cli.main([str(word) for word in words])
 
 
-def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> None:
     call = ["scan", small, "--images", small.with_suffix(".npy"), "--preprocess", "imagenet", "--device", "cpu"]
     path = small.with_name("report.txt")
     assert command(*call, "-o", "json", "-o", f"terminal={path}", "-v") == 0
@@ -45,7 +45,7 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.Capture
     assert report.summary in text
 
 
-def test_errors(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(small: Path, capsys: Capture) -> None:
     flat = small.with_name("flat.onnx")
     nodes = onnx_models.graph("f = Flatten(image); embedding = Identity(f)")
     onnx_models.save(onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 192))]), flat)

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.shift import labels
 from robustcheck_onnx.thresholds.suite import open_suite
-from support import ROOT, colours, lookup, onnx_models
+from support import ROOT, Capture, colours, lookup, onnx_models
 from support.colours import PX
 from support.scripts import load
 
@@ -66,7 +66,7 @@ def _coded_images(folder: Path, share_right: float, copies: int, *, start: int) 
             Image.fromarray(pixels).save(folder / synset / f"{copy}.bmp")
 
 
-def test_effective_robustness_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_effective_robustness_through_the_command(tmp_path: Path, capsys: Capture) -> None:
     """2 × 2000 images whose colour tells their class; a known share of them lies."""
     codes = np.array([[c // 32 * 8 / 255, c % 32 * 8 / 255, 0.0] for c in range(1000)])
     model = colours.classifier(tmp_path / "coded.onnx", codes)
@@ -134,7 +134,7 @@ BAD: list[tuple[str, list[str], int, str]] = [
 ]
 
 
-def test_bad_input(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(small: Path, capsys: Capture) -> None:
     before = sorted(small.rglob("*"))
     for model, words, code, said in BAD:
         given = ["--preprocess", "imagenet", "-qq", "-o", "json=out.json"]
@@ -147,7 +147,7 @@ def test_bad_input(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert [path for path in sorted(small.rglob("*")) if path.name != "out.json"] == before
 
 
-def test_an_image_that_cannot_be_used_is_counted_or_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_that_cannot_be_used_is_counted_or_refused(small: Path, capsys: Capture) -> None:
     """Also: the same call gives the same document, whatever the batches; several sets may follow one option."""
     (small / "blur" / "3" / "broken.png").write_bytes(b"\x89PNG not really")
     shutil.copytree(small / "blur" / "3", small / "more" / "3")
@@ -168,7 +168,7 @@ def test_an_image_that_cannot_be_used_is_counted_or_refused(small: Path, capsys:
     assert any(note.startswith("1 of 3 images of blur were skipped (3/broken.png: ") for note in found["notes"])
 
 
-def test_a_suite_entry_that_cannot_be_made_leaves_the_report(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_suite_entry_that_cannot_be_made_leaves_the_report(small: Path, capsys: Capture) -> None:
     words = ["shift", "model.onnx", *BASE, "--preprocess", "imagenet", "-qq", "-o", "json=out.json"]
     assert cli.main([*words, "--suite-entry", "entry.toml"]) == 3
     assert "suite entry has accuracies on 0 sets" in capsys.readouterr().err
@@ -176,9 +176,7 @@ def test_a_suite_entry_that_cannot_be_made_leaves_the_report(small: Path, capsys
     assert json.loads((small / "out.json").read_text())["document"] == "shift"
 
 
-def test_a_report_of_the_same_model_is_taken_and_of_another_refused(
-    small: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_of_the_same_model_is_taken_and_of_another_refused(small: Path, capsys: Capture) -> None:
     assert (
         cli.main(["thousand.onnx", "--images", "val", "--preprocess", "imagenet", "-qq", "-o", "json=check.json"]) == 1
     )

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.model.addresses import choose_model
 from robustcheck_onnx.checker.report.facts import blocks_of
 from robustcheck_onnx.checker.storage import hub
 from robustcheck_onnx.checker.storage.stores import StoreError
-from support import mock_hub, onnx_models
+from support import Place, mock_hub, onnx_models
 from support.hub_cache import hub_repo
 from support.mock_hub import MockHub
 from support.stores import SECRET
@@ -55,7 +55,7 @@ def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
-    served: MockHub, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    served: MockHub, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, photos = lookup_pass
     commit = served.put(
@@ -239,7 +239,7 @@ def test_a_hub_that_is_asked_too_often_or_is_not_there(
 
 
 def test_bytes_that_are_not_those_that_the_hub_lists(
-    served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, photos = lookup_pass
     served.put("org/one", {"m.onnx": model.read_bytes()})
@@ -294,7 +294,7 @@ def test_a_limit_of_bytes_and_names_that_leave_the_folder(
             check("hf://org/odd/m.onnx", max_images=3)
 
 
-def test_a_data_set_by_its_name(served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_data_set_by_its_name(served: MockHub, lookup_pass: Place, tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     model, photos = lookup_pass
     rows = [path.read_bytes() for path in photos.iterdir()]
@@ -306,7 +306,7 @@ def test_a_data_set_by_its_name(served: MockHub, lookup_pass: tuple[Path, Path],
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_the_command_as_a_user_types_it(
-    served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In processes of their own: the client reads its environment, fetches, says how far it is, and reports nothing."""
     model, photos = lookup_pass

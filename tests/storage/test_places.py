@@ -14,6 +14,7 @@ from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.storage import places
+from support import Capture, Place
 from support.stores import SECRET
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -75,7 +76,7 @@ def test_a_url_with_one_slash_and_one_where_only_a_path_serves_are_refused() -> 
 
 
 def test_offline_refuses_before_anything_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.delenv("ROBUSTCHECK_OFFLINE", raising=False)
     assert main(["https://h/x.onnx", "--offline", "-qq"]) == 2
@@ -111,7 +112,7 @@ def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_na
 
 
 @pytest.mark.long
-def test_a_check_without_urls_imports_no_fsspec_and_opens_no_socket(lookup_pass: tuple[Path, Path]) -> None:
+def test_a_check_without_urls_imports_no_fsspec_and_opens_no_socket(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     program = f"""
 import sys

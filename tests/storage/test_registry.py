@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import registry
+from support import Fields
 
 
 class MlflowError(Exception):
@@ -20,9 +20,9 @@ class MlflowError(Exception):
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Fields]:
     """With what clients are made, and which variables hold then."""
-    made: list[dict[str, Any]] = []
+    made: list[Fields] = []
 
     def client(**options: str) -> str:
         made.append(options | {key: os.environ.get(key) for key in registry.ENVIRONMENT})
@@ -40,7 +40,7 @@ SERVER = "https://ada:secret@mlflow.example"
 
 
 def test_a_client_does_not_retry_for_minutes_and_leaves_the_variables_as_they_were(
-    asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    asked: list[Fields], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")  # who says so waits as long
     said = "no ada:secret here"

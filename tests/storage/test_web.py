@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.model.addresses import on_this_machine
 from robustcheck_onnx.checker.storage.stores import StoreError, open_url
-from support import onnx_models
+from support import Capture, Place, onnx_models
 from support.stores import SECRET, contents, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -66,7 +66,7 @@ def web(tmp_path: Path) -> Generator[Web, None, None]:
         server.shutdown()
 
 
-def test_a_web_server(lookup_pass: tuple[Path, Path], web: Web, own_temporary_folder: Path) -> None:
+def test_a_web_server(lookup_pass: Place, web: Web, own_temporary_folder: Path) -> None:
     model, photos = lookup_pass
     url, folder, asked = web
     shutil.copytree(photos, folder / "ü 1%")
@@ -81,7 +81,7 @@ def test_a_web_server(lookup_pass: tuple[Path, Path], web: Web, own_temporary_fo
     assert source.open_images(f"{url}/a.png?token={SECRET}").spec == f"{url}/a.png?***"
 
 
-def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: Capture) -> None:
     url = web.url
     host = url.replace("http://", f"http://user:{SECRET}@")
     gone = f"http://user:{SECRET}@127.0.0.1:9/m.onnx"

@@ -2,10 +2,12 @@
 
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 Capture = pytest.CaptureFixture[str]
+Fields = dict[str, Any]  # values by their names
 Place = tuple[Path, Path]  # a model, and the folder of its photos
 ROOT = Path(__file__).parent.parent.parent  # of the repository
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))  # the bundled ones

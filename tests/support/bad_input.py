@@ -25,7 +25,7 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
-from support import documents, profile
+from support import Capture, documents, profile
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 NATIVE = re.compile(r"\.(cc|h|cu)\b|::|\[ONNXRuntimeError\]|Traceback")  # of ONNX Runtime's source, of Python
@@ -77,7 +77,7 @@ GROUP_OF = functools.cache(get_command)  # typer takes 70 ms to make all verbs, 
 class Typed:
     """The command in this process. What it prints is captured at the file descriptors, compiled modules included."""
 
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, capture: Capture) -> None:
         self._capture = capture
 
     def __call__(self, line: str, *words: str | Path, folder: Path = Path(), **more: str) -> Done:

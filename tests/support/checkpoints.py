@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support import Fields
+
 from .lazy import open_clip
 
 VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
@@ -15,11 +17,11 @@ TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers"
 
 def open_clip_folder(
     folder: Path,
-    vision: dict[str, Any] = VISION,
-    preprocess: dict[str, Any] | None = None,
+    vision: Fields = VISION,
+    preprocess: Fields | None = None,
     *,
     init: Callable[[Any], Any] = lambda model: model,
-    text: dict[str, Any] = TEXT,
+    text: Fields = TEXT,
     **more: Any,
 ) -> tuple[str, Any]:
     """Write open_clip_config.json and open_clip_model.safetensors, as push_to_hub does; the name and the model."""

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from support import Fields
+
 Array = NDArray[Any]
 PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)
 
 
-def truth(weight: Array, bias: Array, h: Array, *, centred: bool = False, seed: int = 0) -> dict[str, Any]:
+def truth(weight: Array, bias: Array, h: Array, *, centred: bool = False, seed: int = 0) -> Fields:
     """All numbers of one analysis; weight (class, feature), h (image, feature)."""
     w, x = np.asarray(weight, np.float64), np.asarray(h, np.float64)
     wc = w - w.mean(0) if centred else w
@@ -60,9 +62,7 @@ def changed(weight: Array, bias: Array, h: Array, features: list[int], value: Ar
     return int((before.argmax(1) != after.argmax(1)).sum()), float((margin[0] - margin[1]).sum() / margin[0].sum())
 
 
-def assert_is_truth(
-    analysis: Any, expected: dict[str, Any], n_images: int, rtol: float = 1e-6, of_largest: float = 0
-) -> None:
+def assert_is_truth(analysis: Any, expected: Fields, n_images: int, rtol: float = 1e-6, of_largest: float = 0) -> None:
     """Every number of an `Analysis` against `truth`.
 
     of_largest: difference of importances, over the largest one, that is allowed as well: directions of nearly equal

@@ -9,6 +9,8 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from support import Fields
+
 PEM = serialization.Encoding.PEM
 
 
@@ -24,7 +26,7 @@ def write_keys(
     return key
 
 
-def changed(document: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+def changed(document: Fields, place: str, value: Any) -> Fields:
     """A copy with another value at a place; `place` is keys with spaces between them."""
     made = part = copy.deepcopy(document)
     *keys, last = place.split()

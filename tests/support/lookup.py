@@ -11,13 +11,14 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, DTypeLike
 from onnx import TensorProto, helper
 from PIL import Image
+
+from support import Fields
 
 from . import PHOTOS, onnx_models
 
@@ -26,7 +27,7 @@ BLOCK_PX = 4  # edge of the block that holds the index
 SIZE_PX = 64  # edge of the images, and of the model's input
 
 
-def lookup_preprocessing(size_px: int = SIZE_PX) -> dict[str, Any]:
+def lookup_preprocessing(size_px: int = SIZE_PX) -> Fields:
     """The contract's preprocessing for look-up images: their pixels divided by 255, nothing else."""
     return {
         "size": [size_px, size_px],
@@ -46,8 +47,8 @@ def lookup_contract(
     output: str = "representation",
     rule: str = "encoder_output",
     size_px: int = SIZE_PX,
-    source: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    source: Fields | None = None,
+) -> Fields:
     """The contract (schema 1) of a look-up model; `source` overrides single entries of its source record."""
     return {
         "schema_version": 1,
@@ -72,12 +73,12 @@ def write_lookup_model(
     path: str | Path,
     embeddings: ArrayLike,
     *,
-    contract: bool | dict[str, Any] = True,
+    contract: bool | Fields = True,
     output: str = "representation",
     rule: str = "encoder_output",
     size_px: int = SIZE_PX,
     dtype: DTypeLike = np.float32,
-    source: dict[str, Any] | None = None,
+    source: Fields | None = None,
 ) -> Path:
     """Write a model (batch, 3, size_px, size_px) → (batch, feature) that returns row `index` of `embeddings`.
 

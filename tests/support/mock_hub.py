@@ -14,8 +14,9 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
+
+from support import Fields
 
 LARGE = (".onnx", ".data", ".parquet")
 
@@ -48,9 +49,9 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
 
 
-def entry(name: str, content: bytes, path: str = "path", oid: str = "oid", sha: str = "oid") -> dict[str, Any]:
+def entry(name: str, content: bytes, path: str = "path", oid: str = "oid", sha: str = "oid") -> Fields:
     """A file of a listing; `path`, `oid`, `sha`: what the answer calls them."""
-    one: dict[str, Any] = {"type": "file", path: name, "size": len(content), oid: blob_id(content)}
+    one: Fields = {"type": "file", path: name, "size": len(content), oid: blob_id(content)}
     if name.endswith(LARGE):
         one["lfs"] = {sha: hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
     return one

@@ -13,6 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from support import Fields
+
 Array = NDArray[Any]
 Node = tuple[Any, ...]  # (op, inputs, outputs) or (op, inputs, outputs, attributes)
 Value = tuple[str, int, Sequence[int | str | None] | None]
@@ -39,7 +41,7 @@ def _node(text: str) -> Node:
     outputs, _, call = text.partition(" = ")
     op, _, arguments = call.removesuffix(")").partition("(")
     inputs: list[str] = []
-    attributes: dict[str, Any] = {}
+    attributes: Fields = {}
     for argument in re.split(r", (?![^\[]*\])", arguments) if arguments else ():
         name, is_attribute, value = argument.partition("=")
         if is_attribute:

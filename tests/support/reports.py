@@ -33,6 +33,7 @@ from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import Calibration, Profile, Statistic, Threshold, seal
 from robustcheck_onnx.thresholds.reference import references
+from support import Fields
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
 EARLIER_MINIMUM: dict[Statistic, float] = {
@@ -146,7 +147,7 @@ def feature(index: int, share: float, frequency: float, mean_z: float) -> Outlie
     )
 
 
-PASS_STATISTICS: dict[str, Any] = {
+PASS_STATISTICS: Fields = {
     "statistic_version": 1,
     "n_images": 162,
     "n_nonfinite": 0,
@@ -179,7 +180,7 @@ PASS_STATISTICS: dict[str, Any] = {
     ),
 }
 
-WARN_STATISTICS: dict[str, Any] = PASS_STATISTICS | {
+WARN_STATISTICS: Fields = PASS_STATISTICS | {
     "n_images": 160,
     "n_features": 1280,
     "strength": interval(2.789, 1.87, 3.708),
@@ -209,7 +210,7 @@ WARN_STATISTICS: dict[str, Any] = PASS_STATISTICS | {
 }
 
 
-EXECUTION: dict[str, Any] = {
+EXECUTION: Fields = {
     "requested": "auto",
     "providers": ("CPUExecutionProvider",),
     "nodes": {"CPUExecutionProvider": 312},
@@ -230,17 +231,17 @@ CONTENT = Content(n=50, effective_rank=33.5, relative_variance=0.516)
 def evidence(
     statistics: Statistics,
     *,
-    model: dict[str, Any] | None = None,
+    model: Fields | None = None,
     preprocessing: Preprocessing = CLIP,
     preprocessing_source: Any = "contract",
     skipped: tuple[tuple[str, str], ...] = (),
-    execution: dict[str, Any] | None = None,
+    execution: Fields | None = None,
     images: ImageSetFacts | None = None,
     stopped: Any = "decided",
     content: Content | None = CONTENT,
 ) -> Evidence:
     """Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
-    facts: dict[str, Any] = {
+    facts: Fields = {
         "file": "models/rn50-openai.onnx",
         "digest": "sha256:" + "0123456789abcdef" * 4,
         "external_digests": {},
@@ -286,7 +287,7 @@ def evidence(
 
 
 def report(
-    statistics: dict[str, Any],
+    statistics: Fields,
     *,
     file: str = "models/rn50-openai.onnx",
     source: str = "open_clip RN50 (openai)",

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from support import Fields
+
 SCT_LIST = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
 ISSUER_NAMED = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 ISSUER = "https://issuer.example.org"
@@ -73,7 +75,7 @@ class Instance:
                 """The address at which a job of GitHub's asks for its token."""
                 self.answer(200, {"value": instance.token()})
 
-            def answer(self, status: int, document: dict[str, Any]) -> None:
+            def answer(self, status: int, document: Fields) -> None:
                 instance.requests.append(self.path)
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -111,7 +113,7 @@ class Instance:
             .sign(self.authority, hashes.SHA256())
         )
 
-    def certify(self, body: dict[str, Any], token: str) -> tuple[int, dict[str, Any]]:
+    def certify(self, body: Fields, token: str) -> tuple[int, Fields]:
         """Fulcio's answer to a request for a certificate."""
         try:
             claims = jwt.decode(token, self.provider.public_key(), algorithms=["ES256"], audience="sigstore")
@@ -148,12 +150,12 @@ class Instance:
 
     # ------------------------------------------------------------------------------------------------- log
 
-    def enter(self, proposed: dict[str, Any]) -> dict[str, Any]:
+    def enter(self, proposed: Fields) -> Fields:
         """Rekor's answer to a new entry of kind dsse 0.0.1: its promise, and its proof, in a tree of two leaves."""
         envelope = json.loads(proposed["envelope"])
         (signature,), (verifier,) = envelope["signatures"], proposed["verifiers"]
         hashed = {"envelopeHash": proposed["envelope"].encode(), "payloadHash": base64.b64decode(envelope["payload"])}
-        spec: dict[str, Any] = {
+        spec: Fields = {
             name: {"algorithm": "sha256", "value": hashlib.sha256(each).hexdigest()} for name, each in hashed.items()
         }
         spec["signatures"] = [{"signature": signature["sig"], "verifier": verifier}]
@@ -172,10 +174,10 @@ class Instance:
 
     # ------------------------------------------------------------------------------------------ trust config
 
-    def trust_config(self) -> dict[str, Any]:
+    def trust_config(self) -> Fields:
         """What a client trusts, and where it asks, as Sigstore's ClientTrustConfig writes it."""
 
-        def log(key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
+        def log(key: ec.EllipticCurvePrivateKey) -> Fields:
             public = {"rawBytes": b64(spki(key)), "keyDetails": "PKIX_ECDSA_P256_SHA_256", "validFor": VALID}
             name = {"keyId": b64(id_of(key))}
             return {"baseUrl": self.url, "hashAlgorithm": "SHA2_256", "publicKey": public, "logId": name}

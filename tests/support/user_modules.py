@@ -11,6 +11,7 @@ import onnx
 from PIL import Image
 
 from robustcheck_onnx.exporters import contract
+from support import Fields
 
 FACTORIES = """
 import logging, sys, warnings
@@ -130,11 +131,11 @@ def left_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name not in known)
 
 
-def contract_of(path: Path) -> dict[str, Any]:
+def contract_of(path: Path) -> Fields:
     model = onnx.load(path, load_external_data=False)
-    read: dict[str, Any] = json.loads({p.key: p.value for p in model.metadata_props}[contract.METADATA_KEY])
+    read: Fields = json.loads({p.key: p.value for p in model.metadata_props}[contract.METADATA_KEY])
     return read
 
 
-def images_of(photos: list[Path], fields: dict[str, Any]) -> Any:
+def images_of(photos: list[Path], fields: Fields) -> Any:
     return np.stack([contract.preprocess(fields, Image.open(p)) for p in photos])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from support import Fields
 
 from . import ROOT
 
@@ -15,11 +16,11 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ACTION = ROOT / "action.yml"
 
 
-def jobs(path: Path) -> dict[str, Any]:
+def jobs(path: Path) -> Fields:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"])
 
 
-def steps_of(path: Path) -> list[dict[str, Any]]:
+def steps_of(path: Path) -> list[Fields]:
     if path == ACTION:
         return list(yaml.safe_load(path.read_text(encoding="utf-8"))["runs"]["steps"])
     return [step for job in jobs(path).values() for step in job["steps"]]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from robustcheck_onnx.thresholds import fit, make_profile, profile
 from robustcheck_onnx.thresholds.fit import Rule, Sets
 from robustcheck_onnx.thresholds.profile import DECIDING, Profile
 from robustcheck_onnx.thresholds.reference import Reference
+from support import Capture, Fields, Place
 from support.calibrations import Call
 
 DEFAULT = profile.load()
@@ -69,7 +69,7 @@ def test_the_page_of_the_default(call: Call, monkeypatch: pytest.MonkeyPatch) ->
         assert "negative energy of z" in out
 
 
-def test_pages_are_ascii_where_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pages_are_ascii_where_they_must_be(capsys: Capture) -> None:
     lower = profile.seal(DEFAULT.model_copy(update={"min_images": 20, "id": "mine", "edited": "fewer photos: café"}))
     for page in (render_profile(lower, ascii_only=True), render_list([("m", lower)], ascii_only=True)):
         Console(width=80).print(page)
@@ -98,7 +98,7 @@ def test_a_profile_that_was_changed_is_refused(call: Call, edited: Path) -> None
 
 
 def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
-    call: Call, edited: Path, lookup_pass: tuple[Path, Path]
+    call: Call, edited: Path, lookup_pass: Place
 ) -> None:
     """Its digest is the one that `profiles seal` wrote, before that was removed; it judges by its six statistics."""
     raw = json.loads(profile.PACKAGED["default-2"].read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
 
 def made_set(name: str, expected: str, scale: float, group: str = "g") -> Reference:
     """A set whose strength and persistence grow with `scale`; two-sided."""
-    values: dict[str, Any] = {
+    values: Fields = {
         "strength": 0.5 * scale, "kurtosis": 3 * scale, "persistence_ratio": scale, "top3_share": 1 - 0.95 / scale,
         "outlier_frequency": 1 - 0.9 / scale, "negative_energy": 0.5, "negative_z_energy": 0.5, "two_sidedness": 0.5,
     }  # fmt: skip

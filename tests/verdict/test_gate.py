@@ -2,7 +2,6 @@
 
 from datetime import date, timedelta
 from itertools import product
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from robustcheck_onnx.checker.verdict.gate import Accept, FailOn, Waiver, decide
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds import profile
+from support import Fields
 
 DEFAULT = profile.load()
 TODAY = date(2026, 11, 24)
@@ -110,7 +110,7 @@ def test_every_answer_of_the_gate_fits_its_verdict() -> None:
 def test_an_edited_gate_does_not_fit() -> None:
     verdict = warn("rectified")
     gate = decide(verdict, "m.onnx", today=TODAY)
-    changes: list[dict[str, Any]] = [
+    changes: list[Fields] = [
         {"exit_code": 0, "rule": "the verdict is PASS"},
         {"rule": "an expert has looked at it"},
         {"waived": (waiver("low_kurtosis"),)},

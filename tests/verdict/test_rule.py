@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, load
-from support import reports
+from support import Fields, reports
 
 PROFILE, EARLIER = load(), load("default-2")
 
@@ -40,7 +40,7 @@ def sanity(**changes: Any) -> ImageSetFacts:
 def evidence(
     h: np.ndarray | Statistics | None = None,
     *,
-    model: dict[str, Any] | None = None,
+    model: Fields | None = None,
     sanity: ImageSetFacts | None = None,
     preprocessing: str = "contract",
     content: Content | None = reports.CONTENT,
@@ -60,7 +60,7 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
     assert (verdict.profile_id, verdict.profile_digest) == (PROFILE.id, PROFILE.digest)
 
 
-AMISS: list[tuple[dict[str, Any], str]] = [
+AMISS: list[tuple[Fields, str]] = [
     ({"model": {"random_weights": True}}, "untrained"),
     ({"model": {"file_changed": True}}, "file_changed"),
     ({"model": {"matched_to": "CLIP ViT-B/32"}}, "trained_to_match"),

@@ -12,12 +12,12 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import signature as signing
-from support import lookup
+from support import Place, lookup
 from support.keys import write_keys
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path], passed: Report) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place, passed: Report) -> Path:
     """The files of `place`, made once."""
     folder = tmp_path_factory.mktemp("signed")
     shutil.copy(lookup_pass[0], folder / "model.onnx")
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path
 
 
 @pytest.fixture
-def signed(made: Path, tmp_path: Path, lookup_pass: tuple[Path, Path]) -> Path:
+def signed(made: Path, tmp_path: Path, lookup_pass: Place) -> Path:
     """The files of `place`, and the report's signature by the key, report.sigstore.json."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     (tmp_path / "photos").symlink_to(lookup_pass[1])
@@ -44,7 +44,7 @@ def place(signed: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warned(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path]) -> tuple[Path, Report]:
+def warned(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> tuple[Path, Report]:
     """The same model without its outlier feature, and its report: WARN."""
     h = np.random.default_rng(0).normal(size=(80, 512))
     model = lookup.write_lookup_model(tmp_path_factory.mktemp("warned") / "model.onnx", h)

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.report.record import result_digest_of, sealed, to_
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verify import checks, verify
 from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of
-from support import PHOTOS, lookup
+from support import PHOTOS, Fields, lookup
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -51,7 +51,7 @@ TRUE_TOO = {"binding.settings.max_bad", "binding.settings.batch_size"}
 MOVED = 0.002  # of a number, or of 1 where it is smaller: 20 times what two runs may differ by
 
 Path_ = tuple[str | int, ...]
-Document = dict[str, Any]
+Document = Fields
 Change = Callable[[Document], object]
 
 

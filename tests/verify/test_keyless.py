@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ from robustcheck_onnx.checker.verify import keyless
 from robustcheck_onnx.checker.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
-from support import extra
+from support import Capture, Fields, extra
 from support.keys import changed
 from support.sigstore_instance import ISSUER, Instance
 
@@ -62,14 +61,14 @@ def place(place: Path, instance: Instance) -> Path:
 
 
 @pytest.fixture
-def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: pytest.MonkeyPatch) -> Fields:
     """The signature of the report, which lies beside it."""
     statement = signing.statement(passed, sha256_of((place / "report.json").read_bytes()))
     with monkeypatch.context() as there:
         there.setenv(keyless.TOKEN, instance.token())
         text = keyless.sign(statement, place / "trust.json").text
     (place / "report.sigstore.json").write_text(text, encoding="utf-8")
-    document: dict[str, Any] = json.loads(text)
+    document: Fields = json.loads(text)
     return document
 
 
@@ -93,7 +92,7 @@ def signature_seen(out: str) -> str:
 
 
 def test_signed_as_an_identity_and_verified(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv(keyless.TOKEN, instance.token())
     assert sign(place) == 0
@@ -116,7 +115,7 @@ def test_verified_in_the_process_behind_the_wall(place: Path) -> None:
 
 
 def test_the_token_of_a_job_and_the_uri_of_a_workflow(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert sign(place, "-q") == 4
@@ -137,7 +136,7 @@ def test_the_token_of_a_job_and_the_uri_of_a_workflow(
 
 
 @pytest.mark.usefixtures("bundle")
-def test_another_identity(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_identity(place: Path, capsys: Capture) -> None:
     assert verify(place, *NAMED, "--offline", "-qq") == 0
     names = ("other@example.org", "release@example.org.example.net", "RELEASE@example.org", ".*")
     issuers = ("https://issuer.example.org/", "https://accounts.example.org", NAME)
@@ -148,7 +147,7 @@ def test_another_identity(place: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.usefixtures("bundle")
-def test_a_bundle_alone_is_no_witness(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_alone_is_no_witness(place: Path, capsys: Capture) -> None:
     assert verify(place, "-qq", trust=False) == 1
     assert verify(place, "--verify-signature", "-qq", trust=False) == 2
     assert verify(place, "--public-key", str(place / "key.pub"), "-o", "json", trust=False) == 3
@@ -156,7 +155,7 @@ def test_a_bundle_alone_is_no_witness(place: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.usefixtures("bundle")
-def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsys: Capture) -> None:
     """Offline, with the keys that sigstore's package carries: nothing is asked of the network."""
     assert verify(place, *NAMED, "--offline", "-o", "json", trust=False) == 3
     assert "certificate chain" in signature_seen(capsys.readouterr().out)
@@ -167,15 +166,13 @@ def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsy
 
 
 @pytest.mark.usefixtures("bundle")
-def test_what_is_signed_must_be_a_statement(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr("sigstore.verify.Verifier.verify_dsse", lambda *_: ("application/json", b"{}"))
     assert verify(place, *NAMED, "-o", "json") == 3
     assert "holds no in-toto statement but application/json" in signature_seen(capsys.readouterr().out)
 
 
-def test_changed_bytes_of_a_bundle_are_noticed(place: Path, bundle: dict[str, Any]) -> None:
+def test_changed_bytes_of_a_bundle_are_noticed(place: Path, bundle: Fields) -> None:
     """One bit of every 23rd byte, so that each part is met: what is taken all the same says the same."""
     payload, file = base64.b64decode(bundle["dsseEnvelope"]["payload"]), place / "report.sigstore.json"
     who = keyless.Identity(NAME, ISSUER, place / "trust.json")
@@ -190,7 +187,7 @@ def test_changed_bytes_of_a_bundle_are_noticed(place: Path, bundle: dict[str, An
     assert refused > 0.9 * len(content) / 23
 
 
-def test_a_broken_bundle(place: Path, bundle: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_bundle(place: Path, bundle: Fields, capsys: Capture) -> None:
     (entry,), (signature,) = bundle["verificationMaterial"]["tlogEntries"], bundle["dsseEnvelope"]["signatures"]
     file = place / "report.sigstore.json"
     for at, value in (
@@ -218,7 +215,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tokens_that_are_no_use_end_it_before_the_rerun(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     watched(monkeypatch)
     for token, code, said in (
@@ -235,7 +232,7 @@ def test_tokens_that_are_no_use_end_it_before_the_rerun(
 
 
 def test_an_instance_that_gives_no_signature(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """It knows not the token's provider; its log refuses; it logged outside of the certificate's time; it is down."""
     other = Instance()
@@ -258,7 +255,7 @@ def test_an_instance_that_gives_no_signature(
 
 
 def test_a_token_that_expires_while_the_model_is_measured(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     tokens = iter([instance.token(), instance.token(age=3600)])
     monkeypatch.setattr("sigstore.oidc.detect_credential", lambda: next(tokens))
@@ -268,7 +265,7 @@ def test_a_token_that_expires_while_the_model_is_measured(
 
 
 def test_offline_and_without_a_network(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     watched(monkeypatch)
     monkeypatch.setenv(keyless.TOKEN, instance.token())
@@ -280,7 +277,7 @@ def test_offline_and_without_a_network(
 
 
 def test_a_trust_config_that_is_none(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv(keyless.TOKEN, instance.token())
     for name, said in (
@@ -292,7 +289,7 @@ def test_a_trust_config_that_is_none(
 
 
 @pytest.mark.usefixtures("bundle")
-def test_without_the_extra(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_extra(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setitem(sys.modules, "sigstore.verify", None)
     assert sign(place) == verify(place, *NAMED) == 4
     assert capsys.readouterr().err.count(extra("keyless")) == 2

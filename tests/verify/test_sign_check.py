@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.report import predicate, signature_file
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import HOME
-from support import extra
+from support import Capture, Fields, extra
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -46,13 +46,13 @@ def never_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "check", lambda *_, **__: pytest.fail("measured"))
 
 
-def document(name: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(Path(name).read_text(encoding="utf-8"))
+def document(name: str) -> Fields:
+    read: Fields = json.loads(Path(name).read_text(encoding="utf-8"))
     return read
 
 
-def payload(name: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(base64.b64decode(document(name)["dsseEnvelope"]["payload"]))
+def payload(name: str) -> Fields:
+    read: Fields = json.loads(base64.b64decode(document(name)["dsseEnvelope"]["payload"]))
     return read
 
 
@@ -62,9 +62,7 @@ def is_unsigned_error(code: int) -> bool:
     return error == code and not Path("report.sigstore.json").exists()
 
 
-def test_a_signed_pass_verifies_and_is_what_the_verb_sign_would_sign(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signed_pass_verifies_and_is_what_the_verb_sign_would_sign(here: Path, capsys: Capture) -> None:
     """Also: without time, and with other reports and JSON on stdout, which holds one document and nothing else."""
     notes = [f"note: {predicate.HOME_NOTE}"] * (not HOME)
     assert check("model.onnx", "-o", "json=report.json") == 0
@@ -100,7 +98,7 @@ def test_several_models_each_with_its_own_report(here: Path) -> None:
 
 
 def test_what_cannot_be_signed_is_refused_before_anything_is_measured(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     never_measured(monkeypatch)
     Path("report.sigstore.json").unlink()
@@ -133,9 +131,7 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_measured(
         assert not [path for path in here.glob("*.sigstore.json") if "dsseEnvelope" in path.read_text(encoding="utf-8")]
 
 
-def test_without_the_extra_nothing_is_measured(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     never_measured(monkeypatch)
     monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
     assert check("model.onnx", "-o", "json=report.json") == 4
@@ -240,7 +236,7 @@ def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -
 
 
 def test_an_earlier_signature_that_cannot_be_removed_ends_the_run(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     assert document("report.sigstore.json")
     never_measured(monkeypatch)

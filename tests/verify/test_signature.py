@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.text import HOME, sha256_of
 from robustcheck_onnx.checker.verify import bundle as bundles
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
-from support import ROOT, extra, profile
+from support import ROOT, Capture, Fields, extra, profile
 from support.keys import PEM, changed, write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -45,12 +45,12 @@ def verify(place: Path, *more: str, key: str = "key.pub") -> int:
     return cli.main(["verify", *files, "--verify-signature", "-qq", *more])
 
 
-def bundle_of(place: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((place / "report.sigstore.json").read_text(encoding="utf-8"))
+def bundle_of(place: Path) -> Fields:
+    document: Fields = json.loads((place / "report.sigstore.json").read_text(encoding="utf-8"))
     return document
 
 
-def put(place: Path, bundle: dict[str, Any]) -> Path:
+def put(place: Path, bundle: Fields) -> Path:
     file = place / "report.sigstore.json"
     file.write_text(json.dumps(bundle), encoding="utf-8")
     return file
@@ -116,7 +116,7 @@ def test_another_key(signed: Path) -> None:
     assert verify(signed, key="other.pub") == 3
 
 
-def test_a_broken_bundle(signed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_bundle(signed: Path, capsys: Capture) -> None:
     sound = bundle_of(signed)
     payload = sound["dsseEnvelope"]["payload"]
     (signature,) = sound["dsseEnvelope"]["signatures"]
@@ -162,7 +162,7 @@ def signature_seen(out: str) -> str:
     return str(findings["signature"]["seen"])
 
 
-def test_a_signature_about_another_report(signed: Path, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signature_about_another_report(signed: Path, passed: Report, capsys: Capture) -> None:
     other = sealed(passed.model_copy(update={"notes": ()}))
     (signed / "report.json").write_text(to_json(other), encoding="utf-8")
     assert verify(signed, "-o", "json") == 3
@@ -183,9 +183,7 @@ def test_what_does_not_hold_is_not_signed(place: Path) -> None:
     assert not (place / "report.sigstore.json").exists()
 
 
-def test_keys_that_cannot_serve(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keys_that_cannot_serve(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     form = (PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     for name, content in (
         ("text", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
@@ -215,9 +213,7 @@ def test_keys_that_cannot_serve(
     assert verify(place) == 2
 
 
-def test_how_signing_and_verifying_are_called(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs no instance of Sigstore of test_keyless.py; NAME and ISSUER are its two options."""
     monkeypatch.chdir(place)
     for words, said in (
@@ -239,7 +235,7 @@ def test_how_signing_and_verifying_are_called(
 
 
 def test_a_report_that_is_another_one_after_the_rerun_is_not_signed(
-    place: Path, passed: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, passed: Report, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Put in the place of the report that was measured, and taken away again: the digest of the file shows nothing."""
     forged = passed.model_copy(update={"notes": ()})  # it still states the digest of the other
@@ -252,7 +248,7 @@ def test_a_report_that_is_another_one_after_the_rerun_is_not_signed(
 
 
 def test_a_key_that_cannot_sign_ends_it_before_the_rerun_and_so_does_no_extra(
-    signed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    signed: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     with monkeypatch.context() as changed_:
         changed_.setattr(verification, "verify", lambda *words, **options: pytest.fail("measured"))
@@ -275,7 +271,7 @@ STATEMENT = {
 }
 
 
-def written_out(payload: bytes, private: ec.EllipticCurvePrivateKey, *, keyid: str | None) -> dict[str, Any]:
+def written_out(payload: bytes, private: ec.EllipticCurvePrivateKey, *, keyid: str | None) -> Fields:
     """A bundle made here, by the specifications of DSSE and of Sigstore's bundle, without any library for them."""
     kind = "application/vnd.in-toto+json"
     pem = private.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -351,9 +347,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_signature_of_model_signing_about_files_is_no_verdict(
-    signed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signature_of_model_signing_about_files_is_no_verdict(signed: Path, capsys: Capture) -> None:
     from model_signing import signing as their_signing
 
     theirs = their_signing.Config().use_elliptic_key_signer(private_key=signed / "key.pem")

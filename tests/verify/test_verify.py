@@ -27,14 +27,14 @@ from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import _walk, check_images
 from robustcheck_onnx.thresholds import profile
-from support import lookup
+from support import Capture, Fields, lookup
 from support.keys import changed
 from support.measuring import job as new_job
 
-Change = Callable[[dict[str, Any]], object]
+Change = Callable[[Fields], object]
 
 
-def canonical_digest(document: dict[str, Any]) -> str:
+def canonical_digest(document: Fields) -> str:
     """The definition in docs/verify.md, written out."""
     content = {k: v for k, v in document.items() if k != "time"}
     content["binding"] = {k: v for k, v in content["binding"].items() if k != "result_digest"}
@@ -56,7 +56,7 @@ def flip(path: Path, place: int = -1) -> None:
     path.write_bytes(content)
 
 
-def verify(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, str], dict[str, Any]]:
+def verify(place: Path, capsys: Capture, *more: str) -> tuple[int, dict[str, str], Fields]:
     """Exit code, status of each check, and the document; without images it rests on the report."""
     more = more if {"--images", "--rerun", "--no-rerun"} & set(more) else (*more, "--no-rerun")
     code = cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "-o", "json", *more])
@@ -82,7 +82,7 @@ def test_a_value_of_another_type_is_another_value(passed: Report) -> None:
         assert len(found) == (one is not other), (one, other)
 
 
-def test_a_report_that_holds(place: Path, capsys: pytest.CaptureFixture[str], passed: Report) -> None:
+def test_a_report_that_holds(place: Path, capsys: Capture, passed: Report) -> None:
     agrees = dict.fromkeys(("report", "model", "profile", "verdict"), "agrees")
     code, status, document = verify(place, capsys)
     assert code == document["exit_code"] == 0
@@ -105,7 +105,7 @@ def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report
 
 
 def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_for_nothing(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ "VERIFIED, but WARN" would be wrong twice."""
     monkeypatch.setenv("COLUMNS", "400")  # a long path of the tests is not folded
@@ -121,7 +121,7 @@ def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_
     assert "DOES NOT HOLD" in capsys.readouterr().out
 
 
-def as_earlier_versions_wrote(document: dict[str, Any], finding: str = "ok") -> None:
+def as_earlier_versions_wrote(document: Fields, finding: str = "ok") -> None:
     """Put what earlier versions wrote into a report: a plug-in's finding, which was a note or a reason for WARN."""
     said = {"name": "theirs", "version": "1", "values": {"x": 1.0}, "finding": finding, "text": "seen"}
     document["evidence"]["detectors"] = [said]
@@ -134,15 +134,13 @@ def as_earlier_versions_wrote(document: dict[str, Any], finding: str = "ok") -> 
         document["verdict"] |= {"verdict": "WARN", "kind": "other_signal", "reasons": [reason]}
 
 
-def test_a_report_of_an_earlier_version_holds_without_what_is_gone(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_of_an_earlier_version_holds_without_what_is_gone(place: Path, capsys: Capture) -> None:
     forge(place, as_earlier_versions_wrote)
     code, status, document = verify(place, capsys, "--images", str(place / "photos"))
     assert (code, "differs" in status.values()) == (0, False), document
 
 
-def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, capsys: Capture) -> None:
     """Neither as it was written, nor with the verdict that the rest of the evidence gives."""
     passed = json.loads((place / "report.json").read_text(encoding="utf-8"))["verdict"]
     forge(place, lambda d: as_earlier_versions_wrote(d, "warn"))
@@ -155,7 +153,7 @@ def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, capsys: pytest.Ca
 
 
 def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
-    place: Path, capsys: pytest.CaptureFixture[str], passed: Report
+    place: Path, capsys: Capture, passed: Report
 ) -> None:
     assert passed.evidence.stopped == "decided"
     job = new_job(place / "model.onnx", str(place / "photos"))
@@ -163,7 +161,7 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
     report = passed.model_copy(update={"evidence": evidence, "verdict": judge(evidence, passed.profile)})
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
 
-    def on_ray(document: dict[str, Any]) -> None:
+    def on_ray(document: Fields) -> None:
         for part in (document["evidence"]["execution"], document["binding"]["settings"]):
             part.update(engine="ray", workers=2)
 
@@ -176,7 +174,7 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
 # ---------------------------------------------------------------------------------- one byte, anywhere
 
 
-def test_one_byte_of_the_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_byte_of_the_model(place: Path, capsys: Capture) -> None:
     for byte in (0, 1000, -1):
         flip(place / "model.onnx", byte)
         code, status, document = verify(place, capsys, "--images", str(place / "photos"))
@@ -185,7 +183,7 @@ def test_one_byte_of_the_model(place: Path, capsys: pytest.CaptureFixture[str]) 
         flip(place / "model.onnx", byte)
 
 
-def test_one_byte_of_the_external_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_byte_of_the_external_weights(place: Path, capsys: Capture) -> None:
     proto = onnx.load(place / "model.onnx")
     onnx.save(proto, place / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
     report = check(place / "model.onnx", images=place / "photos")
@@ -199,7 +197,7 @@ def test_one_byte_of_the_external_weights(place: Path, capsys: pytest.CaptureFix
     assert verify(place, capsys)[1]["model"] == "differs"
 
 
-def test_one_byte_of_an_image(place: Path, capsys: pytest.CaptureFixture[str], passed: Report) -> None:
+def test_one_byte_of_an_image(place: Path, capsys: Capture, passed: Report) -> None:
     assert passed.evidence.gallery is not None
     shutil.copytree(place / "photos", place / "other")
     flip(place / "other" / passed.evidence.gallery.shown[0].name)
@@ -207,7 +205,7 @@ def test_one_byte_of_an_image(place: Path, capsys: pytest.CaptureFixture[str], p
     assert (code, status["images"]) == (3, "differs")
 
 
-def test_a_profile_that_nobody_accepted(place: Path, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_that_nobody_accepted(place: Path, passed: Report, capsys: Capture) -> None:
     """One of the caller's own; one of ours that is looser than the default; one edited in the report."""
     own = profile.seal(profile.load().model_copy(update={"min_images": 2, "id": "mine-1"}))
     (place / "mine.json").write_text(profile.to_json(own), encoding="utf-8")
@@ -226,9 +224,7 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, capsys: pyt
     assert verify(place, capsys)[1]["profile"] == "differs"
 
 
-def test_what_the_report_alone_says_is_shown_as_that(
-    place: Path, capsys: pytest.CaptureFixture[str], passed: Report
-) -> None:
+def test_what_the_report_alone_says_is_shown_as_that(place: Path, capsys: Capture, passed: Report) -> None:
     """The address a model is said to be from is not checked; what loosened the gate is said before the result."""
     decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
     loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
@@ -254,7 +250,7 @@ def warning(place: Path, warned: tuple[Path, Report]) -> Report:
 
 
 @pytest.mark.usefixtures("warning")
-def test_a_warn_is_never_0(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warn_is_never_0(place: Path, capsys: Capture) -> None:
     code, status, document = verify(place, capsys, "--images", str(place / "photos"))
     assert (code, status["rerun"], document["verdict"]) == (1, "agrees", "WARN")
     forge(place, lambda d: d["verdict"].update(verdict="PASS", reasons=[]))
@@ -262,9 +258,7 @@ def test_a_warn_is_never_0(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (code, status["report"], status["verdict"]) == (3, "agrees", "differs")
 
 
-def test_evidence_of_a_better_model(
-    place: Path, passed: Report, warning: Report, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evidence_of_a_better_model(place: Path, passed: Report, warning: Report, capsys: Capture) -> None:
     """Numbers of a passing model under the digest of one that warns: only a second run can tell."""
     stolen = passed.evidence.model_copy(update={"model": warning.evidence.model})
     forged = sealed(passed.model_copy(update={"evidence": stolen}))
@@ -284,9 +278,7 @@ def let_through(report: Report, last_day: int, fail_on: gate.FailOn = "warn") ->
     return to_json(sealed(report.model_copy(update={"gate": answer})))
 
 
-def test_waivers_count_only_where_they_are_accepted(
-    place: Path, warning: Report, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report, capsys: Capture) -> None:
     """And a second run vouches for none of them."""
     (place / "report.json").write_text(let_through(warning, 5), encoding="utf-8")
     assert verify(place, capsys)[0] == 1
@@ -327,7 +319,7 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
             read(place / "report.json")
 
 
-def test_files_that_are_no_reports(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_reports(place: Path, capsys: Capture) -> None:
     text = (place / "report.json").read_text(encoding="utf-8")
     error = {"schema_version": 2, "tool": "robustcheck", "error": {"message": "no memory", "hint": "", "exit_code": 4}}
     for content, code, said in (
@@ -346,7 +338,7 @@ def test_files_that_are_no_reports(place: Path, capsys: pytest.CaptureFixture[st
         (place / "report.json").write_text(text, encoding="utf-8")
 
 
-def test_a_rerun_needs_the_images(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rerun_needs_the_images(place: Path, capsys: Capture) -> None:
     code, _, document = verify(place, capsys, "--rerun")
     assert (code, "needs the images" in document["error"]["message"]) == (2, True)
     assert verify(place, capsys, "--images", str(place / "photos"), "--no-rerun")[1]["rerun"] == "not checked"
@@ -354,7 +346,7 @@ def test_a_rerun_needs_the_images(place: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_document_of_several_models(
-    place: Path, passed: Report, warned: tuple[Path, Report], capsys: pytest.CaptureFixture[str]
+    place: Path, passed: Report, warned: tuple[Path, Report], capsys: Capture
 ) -> None:
     failed = Failed(model="x.onnx", message="gone", hint="", exit_code=3)
     (place / "report.json").write_text(forms.render("json", [passed, failed, warned[1]]), encoding="utf-8")
@@ -369,7 +361,7 @@ def test_a_document_of_several_models(
 # -------------------------------------------------------------------------------------------- bundled photos
 
 
-def test_the_bundled_photos_are_those_of_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bundled_photos_are_those_of_the_package(tmp_path: Path, capsys: Capture) -> None:
     model = lookup.write_lookup_model(tmp_path / "model.onnx", np.random.default_rng(0).normal(size=(80, 512)))
     report = check(model, preprocess="clip", max_images=60)
     (tmp_path / "report.json").write_text(to_json(report), encoding="utf-8")

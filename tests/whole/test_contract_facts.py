@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.exporters.digest import graph_digest
-from support import Capture, lookup, onnx_models
+from support import Capture, Fields, lookup, onnx_models
 from support.comparisons import Workshop, planted
 
 
@@ -27,7 +26,7 @@ def seal(path: Path, *, external: bool = False, **source: str) -> Path:
     return path
 
 
-def checked(path: Path, photos: Path, capsys: Capture) -> tuple[int, set[str], dict[str, Any]]:
+def checked(path: Path, photos: Path, capsys: Capture) -> tuple[int, set[str], Fields]:
     """The exit code, the reasons, and what the report says of the model."""
     code = cli.main([str(path), "--images", str(photos), "--device", "cpu", "-o", "json"])
     report = json.loads(capsys.readouterr().out)

@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images.source import Picture, Skipped, Tensor, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
-from support import Place, onnx_models
+from support import Fields, Place, onnx_models
 
 
 def files(folder: Path) -> list[Path]:
@@ -76,7 +76,7 @@ def test_bytes_that_are_no_model_say_so_without_a_path(tmp_path: Path, monkeypat
 
 def test_pictures_and_arrays_give_what_their_files_give(lookup_pass: Place, passed: rc.Report) -> None:
     model, photos = lookup_pass
-    kinds: dict[str, Any] = {
+    kinds: Fields = {
         "80 paths": files(photos),
         "80 images in memory": pictures(photos),
         "80 preprocessed images in memory": tensors(photos),
@@ -194,7 +194,7 @@ FLOATS = CHW.astype(np.float32)
 PHOTO = np.zeros((8, 8, 3), dtype=np.uint8)
 
 
-REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
+REFUSALS: list[tuple[Fields, type[Exception], str]] = [
     ({"images": 3}, TypeError, "images: type is int; it must be a path, or an iterable of paths, PIL images or arrays"),
     ({"images": Big()}, TypeError, r"images: type is .*\.Big; it must be"),
     ({"images": b"photos"}, TypeError, "images: type is bytes; it must be"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pytest
 from PIL import Image
@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.cli.verbs import calibrate, check, questions
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure.run import settle
+from support import Fields
 
 
 def test_the_keywords_are_the_record() -> None:
@@ -60,7 +61,7 @@ def test_mistyped_keywords_are_refused_before_anything_is_opened() -> None:
 def test_settings_and_verbs_have_the_records_defaults() -> None:
     assert Settings().options == Options()
     assert set(Options.model_fields) < set(ROWS)
-    others: tuple[dict[str, Any], ...] = (
+    others: tuple[Fields, ...] = (
         {}, {"max_images": 1000}, {"max_images": 64}, {"max_images": 300}, {}, {},
         {"tensor": "auto"},  # which tensor to fit, not which to measure
     )  # fmt: skip

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from support import Place, documents, lookup
+from support import Capture, Place, documents, lookup
 from support.measuring import never_decided, never_narrow
 from support.profile import PATIENCE_S
 
@@ -53,7 +53,7 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
     assert (n_images, ready.qsize()) == (80, 80 - measure.AHEAD)  # each is decoded once, those of the probe too
 
 
-def test_the_report_is_json_that_fits_its_schema(lookup_pass: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_json_that_fits_its_schema(lookup_pass: Place, capfd: Capture) -> None:
     model, photos = lookup_pass
     text = to_json(check(model, images=photos))
     assert capfd.readouterr() == ("", "")  # the library is silent

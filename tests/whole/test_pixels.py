@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.thresholds import profile
-from support import lookup, measuring, onnx_models
+from support import Fields, lookup, measuring, onnx_models
 
 MEAN, STD = np.array(IMAGENET.mean, np.float32), np.array(IMAGENET.std, np.float32)
 N, WIDTH = 80, 512
@@ -40,7 +40,7 @@ def model(path: Path, *, baked: bool, beside: bool = False, **preprocessing: Any
     kernel = np.zeros((6, 3, 3, 3), np.float32)
     kernel[range(6), [0, 1, 2] * 2, 1, 1] = np.tile(STD, 2)
     halves = np.tile(np.eye(3, dtype=np.float32) / 2, 2).reshape(3, 6, 1, 1)
-    constants: dict[str, Any] = {
+    constants: Fields = {
         "kernel": kernel,
         "bias": np.tile(MEAN, 2),
         "halves": halves,
@@ -72,7 +72,7 @@ def told(report: Report) -> set[str]:
 
 
 def test_a_model_that_passes_is_warn_with_pixels_scaled_twice_or_not_at_all(tmp_path: Path, photos_80: Path) -> None:
-    cases: list[tuple[bool, dict[str, Any], set[str]]] = [
+    cases: list[tuple[bool, Fields, set[str]]] = [
         (True, {}, set()),
         (False, NORMALISE, set()),
         (True, NORMALISE, {"normalised_twice"}),

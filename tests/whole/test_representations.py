@@ -7,7 +7,6 @@ import re
 import tracemalloc
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP, PreprocessingFacts
 from robustcheck_onnx.checker.representations import MadeWith, Saver
-from support import Capture, Place, lookup, onnx_models
+from support import Capture, Fields, Place, lookup, onnx_models
 from support.measuring import never_decided
 
 
@@ -136,7 +135,7 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="file of representations"):
             load_representations(path)
     rows, names, digests = np.ones((2, 3)), np.array(["a", "b"]), np.array(["c", "d"])
-    sound: dict[str, Any] = {"representations": rows, "names": names, "digests": digests}
+    sound: Fields = {"representations": rows, "names": names, "digests": digests}
     sound["made_with"] = np.array(MADE_WITH.model_dump_json())
     np.savez(place, allow_pickle=False, **sound)
     assert len(load_representations(place)) == 2
