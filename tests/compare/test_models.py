@@ -10,7 +10,7 @@ import onnx
 import pytest
 from scipy import stats
 
-from support import ROOT, lookup
+from support import ROOT, Fields, lookup
 from support.comparisons import (
     Workshop,
     alike,
@@ -118,13 +118,10 @@ def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Wo
     contract = lookup.lookup_contract(rule="head_input")
     contract["tensors"]["logits"] = {"meaning": "class scores", "rule": "logits"}
     paths = []
+    then: Fields = {"then": "logits = MatMul(representation, head)"}
+    then["outputs"] = [("logits", onnx.TensorProto.FLOAT, ("batch", 10))]
     for name, features in (("permuted", order), ("reference", np.arange(384))):
-        paths.append(workshop.model(name, h[:, features], contract=contract))
-        model = onnx.load(paths[-1])
-        model.graph.initializer.append(onnx.numpy_helper.from_array(head[features], "head"))
-        model.graph.node.append(onnx.helper.make_node("MatMul", ["representation", "head"], ["logits"]))
-        model.graph.output.append(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 10]))
-        onnx.save(model, paths[-1])
+        paths.append(workshop.model(name, h[:, features], contract=contract, head=head[features], **then))
     report = workshop.run(paths[0], paths[1])
     assert (report.verdict.verdict, [f.fate for f in report.features]) == ("PASS", ["moved"])
     assert report.agreement is not None

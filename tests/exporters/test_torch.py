@@ -89,7 +89,7 @@ def test_torch_refusals(
     tmp_path: Path, skimage_photos: list[Path], name: str, options: Fields, code: int, text: str
 ) -> None:
     with pytest.raises(ExportError) as caught:
-        run("torch", name, tmp_path / "m.onnx", **{"photos": skimage_photos} | options)
+        run("torch", name, tmp_path / "m.onnx", **(Fields(photos=skimage_photos) | options))
     assert text in caught.value.message
     assert (caught.value.exit_code, left_in(tmp_path)) == (code, [])
 

@@ -1,6 +1,5 @@
 """Measurements that merge: shards against a single run, several tensors in one pass."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,11 @@ def measured(job: Job) -> tuple[Evidence, ...]:
 
 def two_tensors(path: Path, h: np.ndarray) -> Path:
     """Two outputs, the vectors and a part of them, as exports have `representation` and `pooled`."""
-    model = onnx.load(lookup.write_lookup_model(path, h, size_px=SIZE_PX))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(20), "some"))
-    model.graph.node.append(onnx.helper.make_node("Gather", ["representation", "some"], ["pooled"], axis=1))
-    model.graph.output.append(onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, ["batch", 20]))
-    contract = json.loads(model.metadata_props[0].value)
+    contract = lookup.lookup_contract(size_px=SIZE_PX)
     contract["tensors"]["pooled"] = {"meaning": "a part", "rule": "pooled"}
-    model.metadata_props[0].value = json.dumps(contract)
-    onnx.save(model, path)
-    return path
+    pooled = ("pooled", onnx.TensorProto.FLOAT, ("batch", 20))
+    then = f"pooled = Gather(representation, {[*range(20)]}, axis=1)"
+    return lookup.write_lookup_model(path, h, size_px=SIZE_PX, contract=contract, then=then, outputs=[pooled])
 
 
 BY_ORDER: Any = {"statistics": {"two_sidedness"}}

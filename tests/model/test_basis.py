@@ -12,7 +12,7 @@ from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.model.ends import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
-from support import PHOTOS, Fields, onnx_models
+from support import Fields, lookup, onnx_models
 from support.onnx_models import Array
 from support.written import written
 
@@ -238,49 +238,24 @@ def test_what_is_no_matrix_is_no_linear_layer(opened: Any, text: str, end: str) 
     assert str(opened(written(text, before=SIGNED)).representation.ends_in) == end
 
 
-def with_projection(source: Path, target: Path, weight: np.ndarray) -> Path:
-    """A stranger's encoder: the classifier's representation, a linear layer on it, and no contract."""
-    proto = onnx.load(source)
-    del proto.metadata_props[:], proto.graph.output[:]
-    proto.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), "projection"))
-    proto.graph.node.append(onnx.helper.make_node("MatMul", ["representation", "projection"], ["embedding"]))
-    value = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["batch", weight.shape[1]])
-    proto.graph.output.append(value)
-    onnx.save(proto, target)
-    return target
-
-
-@pytest.mark.long
-def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(
-    efficientnet_lite0: Path, tmp_path: Path
-) -> None:
-    """Supervised features, projected so that their mean direction is one feature: every statistic clears."""
-    import onnxruntime as ort
-
-    from robustcheck_onnx.checker.evidence import Preprocessing
-    from robustcheck_onnx.checker.images.preprocess import apply
-    from robustcheck_onnx.exporters import demo
-
-    preprocessing = Preprocessing.model_validate(demo.EFFICIENTNET_LITE0_PREPROCESSING)
-    from PIL import Image
-
-    session = ort.InferenceSession(str(efficientnet_lite0), providers=["CPUExecutionProvider"])
-    pixels = np.stack([apply(preprocessing, Image.open(path).convert("RGB")) for path in PHOTOS[:24]])
-    (h,) = session.run(["representation"], {session.get_inputs()[0].name: pixels.transpose(0, 3, 1, 2)})
-    mean = h.mean(axis=0, dtype=np.float64)
-    mean /= np.linalg.norm(mean)
-    free = np.random.default_rng(0).normal(size=(1280, 511)) / np.sqrt(1280)
-    given_file = tmp_path / "preprocess.json"
-    given_file.write_text(preprocessing.model_dump_json(), encoding="utf-8")
-    for name, rest in (("orthogonal", np.linalg.qr(np.column_stack([mean, free]))[0][:, 1:]), ("free", free)):
-        weight = np.column_stack([mean, rest - np.outer(mean, mean @ rest)])
-        model = with_projection(efficientnet_lite0, tmp_path / f"{name}.onnx", weight)
-        report = check(model, preprocess=str(given_file))
+def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(tmp_path: Path, photos_80: Path) -> None:
+    """Rectified features, projected so that their mean direction is one feature: every statistic clears."""
+    random = np.random.default_rng(0)
+    h = np.maximum(random.normal(size=(80, 1280)), 0)
+    mean = h.mean(axis=0) / np.linalg.norm(h.mean(axis=0))
+    free = random.normal(size=(1280, 511)) / np.sqrt(1280)
+    path = tmp_path / "m.onnx"
+    for rest in (np.linalg.qr(np.column_stack([mean, free]))[0][:, 1:], free):
+        lookup.write_lookup_model(
+            path,
+            h,
+            then="rectified = Clip(rows, 0.0); representation = MatMul(rectified, w)",
+            outputs=[("representation", onnx.TensorProto.FLOAT, ("batch", 512))],
+            w=np.column_stack([mean, rest - np.outer(mean, mean @ rest)]).astype(np.float32),
+        )
+        report = check(path, images=photos_80)
         statistics = report.evidence.statistics
         assert str(report.evidence.model.ends_in) == "linear_of:Clip"
         assert [f.index for f in statistics.persistent] == [0]  # the numbers alone would pass
-        assert all(
-            getattr(statistics, name).low > report.profile.thresholds[name].minimum
-            for name in report.profile.thresholds
-        )
+        assert all(getattr(statistics, name).low > limit.minimum for name, limit in report.profile.thresholds.items())
         assert {r.id for r in report.verdict.reasons} == {"end_not_calibrated"}

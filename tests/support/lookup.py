@@ -11,16 +11,16 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from support import Fields
-
-from . import PHOTOS, onnx_models
+from . import PHOTOS, Fields, onnx_models
+from .written import constants_of
 
 CONTRACT_KEY = "robustcheck.contract"
 BLOCK_PX = 4  # edge of the block that holds the index
@@ -69,6 +69,22 @@ def lookup_contract(
     }
 
 
+def passing_rows(n: int = 80, d: int = 512, shortest: float = 0.5) -> NDArray[np.float64]:
+    """Signed rows of lengths that differ, with one persistent outlier feature: they pass."""
+    random = np.random.default_rng(3)
+    h = random.normal(size=(n, d)) + random.normal(0, 0.5, d)
+    h[:, 7] += 20
+    return np.asarray(h * random.uniform(shortest, 2, (n, 1)))
+
+
+LOOK_UP = """
+    block = Slice({image}, [0,0], [{px},{px}], [2,3]); rgb = ReduceMean(block, [2,3], keepdims=0)
+    digits = Mul(rgb, 255.0); whole = Round(digits); weighted = Mul(whole, places)
+    number = ReduceSum(weighted, [1], keepdims=0); integer = Cast(number, to=INT64); index = Mod(integer, {n})
+    {rows} = Gather(embeddings, index, axis=0)
+"""
+
+
 def write_lookup_model(
     path: str | Path,
     embeddings: ArrayLike,
@@ -79,33 +95,30 @@ def write_lookup_model(
     size_px: int = SIZE_PX,
     dtype: DTypeLike = np.float32,
     source: Fields | None = None,
+    before: str = "",
+    then: str = "",
+    outputs: Sequence[onnx_models.Value] = (),
+    **weights: Any,
 ) -> Path:
     """Write a model (batch, 3, size_px, size_px) → (batch, feature) that returns row `index` of `embeddings`.
 
     An index beyond the last row wraps around. `contract` True writes `lookup_contract(...)`, False none,
-    and a dict is written as it is.
+    and a dict is written as it is. `before` are nodes as of `written`, of which the last gives the pixels; `then` are
+    nodes behind the rows, which are called "rows" where one of them writes `output`; `outputs` are others than it.
     """
     matrix = np.asarray(embeddings, dtype=dtype)
-    constants = {
-        "ends": np.array([BLOCK_PX, BLOCK_PX]),
-        "places": np.array([1, 256, 65536], np.float32),
-        "rows": np.array(len(matrix)),
-        "embeddings": matrix,
-        "starts": np.zeros(2, np.int64),
-        "space": np.array([2, 3]),
-        "colour": np.array([1]),
-        "levels": np.array(255, np.float32),
-    }
-    nodes = onnx_models.graph("""
-        block = Slice(image, starts, ends, space); rgb = ReduceMean(block, space, keepdims=0)
-        digits = Mul(rgb, levels); whole = Round(digits); weighted = Mul(whole, places)
-        number = ReduceSum(weighted, colour, keepdims=0); integer = Cast(number, to=INT64); index = Mod(integer, rows)
-    """)
-    nodes.append(("Gather", ["embeddings", "index"], [output], {"axis": 0}))
+    first, last = onnx_models.graph(before), onnx_models.graph(then)
+    image = first[-1][2][0] if first else "image"
+    rows = "rows" if any(output in node[2] for node in last) else output
+    text = LOOK_UP.format(image=image, px=BLOCK_PX, n=len(matrix), rows=rows)
+    nodes = [*first, *onnx_models.graph(text), *last]
+    given = {name: np.asarray(value) for name, value in weights.items()}
+    given |= {"places": np.array([1, 256, 65536], np.float32), "embeddings": matrix}
+    given |= constants_of(nodes, {"image", *given})
     element = helper.np_dtype_to_tensor_dtype(matrix.dtype)
-    image = ("image", TensorProto.FLOAT, ("batch", 3, size_px, size_px))
-    outputs = [(output, element, ("batch", matrix.shape[1]))]
-    model = onnx_models.build(nodes, outputs, constants, inputs=[image])
+    pixels = ("image", TensorProto.FLOAT, ("batch", 3, size_px, size_px))
+    made = [*([] if outputs and rows != output else [(output, element, ("batch", matrix.shape[1]))]), *outputs]
+    model = onnx_models.build(nodes, made, given, inputs=[pixels])
     if contract is True:
         contract = lookup_contract(output=output, rule=rule, size_px=size_px, source=source)
     if contract:

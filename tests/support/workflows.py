@@ -8,9 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from support import Fields
-
-from . import ROOT
+from . import ROOT, Fields
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ACTION = ROOT / "action.yml"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .onnx_models import IMAGE, Array, Value, build, graph, weight
+from .onnx_models import IMAGE, Array, Node, Value, build, graph, weight
 
 POOLED = """
     conv = Conv(image, w16x3x3x3, kernel_shape=[3, 3]); relu = Relu(conv)
@@ -25,6 +25,16 @@ def constant(value: Any) -> Array:
     """An array; numbers with a point are float32."""
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def constants_of(nodes: Sequence[Node], there: set[str]) -> dict[str, Array]:
+    """The constants that nodes read by their values, or as random weights: what is neither there nor written by one."""
+    read = {name for node in nodes for name in node[1] if name}
+    found = {}
+    for name in sorted(read - there - {name for node in nodes for name in node[2]}):
+        shape = re.fullmatch(r"w(\d+(?:x\d+)*)", name)
+        found[name] = weight(*map(int, shape[1].split("x"))) if shape else constant(ast.literal_eval(name))
+    return found
 
 
 def written(
@@ -43,10 +53,7 @@ def written(
     """
     nodes = graph(before + "\n" + text)
     given = {name: constant(value) for name, value in weights.items()}
-    there = {*given, *(value[0] for value in inputs), *(name for node in nodes for name in node[2])}
-    for name in sorted({name for node in nodes for name in node[1] if name} - there):
-        shape = re.fullmatch(r"w(\d+(?:x\d+)*)", name)
-        given[name] = weight(*map(int, shape[1].split("x"))) if shape else constant(ast.literal_eval(name))
+    given |= constants_of(nodes, {*given, *(value[0] for value in inputs)})
     domains = {node[0].rpartition(":")[0] for node in nodes} - {""}
     return build(
         nodes, outputs or nodes[-1][2][-1:], given, inputs=inputs, opset=opset, domains=sorted(domains), props=props

@@ -17,7 +17,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from robustcheck_onnx import check
@@ -59,11 +58,8 @@ Change = Callable[[Document], object]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a planted outlier feature, 64 photos, and the report as the command makes it: PASS."""
     folder = tmp_path_factory.mktemp("every")
-    rng = np.random.default_rng(3)
-    h = rng.normal(size=(64, 400)) + rng.normal(0, 0.5, 400)
-    h[:, 7] += 20
     lookup.write_lookup_images(folder / "photos", 64, photos=PHOTOS)
-    lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (64, 1)))
+    lookup.write_lookup_model(folder / "model.onnx", lookup.passing_rows(64, 400))
     report = check(folder / "model.onnx", images=folder / "photos")
     gated = report.model_copy(update={"gate": gate.decide(report.verdict, "model.onnx", today=date(2026, 1, 1))})
     (folder / "r.json").write_text(to_json(sealed(gated)), encoding="utf-8")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from robustcheck_onnx import check
@@ -16,42 +15,32 @@ from robustcheck_onnx.checker.measure import Job, measure_all
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Place, lookup, onnx_models
+from support import Capture, Place, lookup
 
 HOLDS = "The verdict holds for batches of one image:"
 D = 512
 
 
-def quantised_behind(path: Path, end: str = "representation = Identity(product)") -> None:
-    """Send the rows of a look-up model through a product that quantises them in the run, then the end's nodes."""
-    model = onnx.load(path)
-    model.graph.node[-1].output[:] = ["looked_up"]
-    weight = 100 * np.eye(D) + 60 * np.roll(np.eye(D), 1, axis=1)  # features that are not orthogonal
-    weights = {"w": weight.astype(np.int8), "w.scale": np.float32(0.01), "first": np.array([0])}
-    text = """
-        a, a.scale, a.zero = DynamicQuantizeLinear(looked_up)
-        integers = MatMulInteger(a, w, a.zero); float = Cast(integers, to=FLOAT)
-        scale = Mul(a.scale, w.scale); product = Mul(float, scale)
-    """
-    more = onnx_models.build(onnx_models.graph(text + end), [], {name: np.asarray(w) for name, w in weights.items()})
-    model.graph.node.extend(more.graph.node)
-    model.graph.initializer.extend(more.graph.initializer)
-    onnx.save(model, path)
+PRODUCT = """
+    a, a.scale, a.zero = DynamicQuantizeLinear(rows); integers = MatMulInteger(a, w, a.zero)
+    float = Cast(integers, to=FLOAT); scale = Mul(a.scale, 0.01); product = Mul(float, scale)
+"""
+"""it quantises the rows in the run"""
+WEIGHT = 100 * np.eye(D) + 60 * np.roll(np.eye(D), 1, axis=1)  # features that are not orthogonal
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
     """Rows with one persistent outlier feature, whose norms differ by a factor of ten."""
-    rng = np.random.default_rng(3)
-    h = rng.normal(size=(80, D)) + rng.normal(0, 0.5, D)
-    h[:, 7] += 20
     folder = tmp_path_factory.mktemp("dynamic")
     (folder / "photos").symlink_to(lookup_pass[1])
-    rows = h * rng.uniform(0.2, 2, (80, 1))
-    quantised_behind(lookup.write_lookup_model(folder / "model.onnx", rows))
-    # alone, an image keeps all of itself
-    mixed = "mean = ReduceMean(product, first); twice = Add(product, product); representation = Sub(twice, mean)"
-    quantised_behind(lookup.write_lookup_model(folder / "mixed.onnx", rows), mixed)
+    rows = lookup.passing_rows(shortest=0.2)
+    for name, end in (
+        ("model", "representation = Identity(product)"),
+        # alone, an image keeps all of itself
+        ("mixed", "mean = ReduceMean(product, [0]); twice = Add(product, product); representation = Sub(twice, mean)"),
+    ):
+        lookup.write_lookup_model(folder / f"{name}.onnx", rows, then=PRODUCT + end, w=WEIGHT.astype(np.int8))
     return folder
 
 

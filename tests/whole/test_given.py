@@ -219,7 +219,7 @@ REFUSALS: list[tuple[Fields, type[Exception], str]] = [
 def test_what_is_not_taken_is_one_short_sentence(lookup_pass: Place) -> None:
     for given, error, said in REFUSALS:
         with pytest.raises(error, match=said) as caught:
-            rc.check(**{"model": lookup_pass[0]} | given)
+            rc.check(**(Fields(model=lookup_pass[0]) | given))
         assert len(str(caught.value)) < 300
         assert "\n" not in str(caught.value).partition("\nhint: ")[0]
 
