@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.storage.places import walk
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, onnx_models
 from support.bad_input import Run
+from support.written import written
 
 DIGITS = "9" * 5000  # more than Python makes an integer of
 DEEP = "[" * 100_000
@@ -107,9 +108,8 @@ def test_models(refused: Refused) -> None:
 
 
 def test_no_feature_at_all(refused: Refused) -> None:
-    nodes = onnx_models.graph("flat = Flatten(image); none = Slice(flat, a, a, b)")
-    bounds = {"a": np.array([0]), "b": np.array([1])}
-    onnx.save(onnx_models.build(nodes, [("none", TensorProto.FLOAT, ("n", 0))], bounds), "bad.onnx")
+    text = "flat = Flatten(image); none = Slice(flat, [0], [0], [1])"
+    onnx.save(written(text, ("none", TensorProto.FLOAT, ("n", 0)), before=""), "bad.onnx")
     code, error = refused(model="bad.onnx --tensor none")
     assert (code, "shape of none is (1, 0); it must have features" in error) == (3, True), error
 

@@ -24,6 +24,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.report.record import to_json
 from support import Capture, Fields, lookup, onnx_models
 from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
+from support.written import written
 
 EDGE_PX = 8
 # rows: red against blue, green against both, all alike: right singular vectors of HEAD, singular values 6, 4, 2
@@ -73,14 +74,16 @@ TAILS: dict[str, tuple[str, Fields]] = {
 def model(folder: Path, name: str) -> Path:
     """A model that sees mean colours; of `zero_shot` the contract names the output before its length becomes 1."""
     text, weights = TAILS[name]
-    nodes = onnx_models.graph(f"pool = GlobalAveragePool(image); colour = Flatten(pool); {text}")
-    outputs, props = [nodes[-1][2][0]], {}
+    outputs, props = [text.rpartition("; ")[2].partition(" = ")[0]], {}
     if name == "zero_shot":
         contract = lookup.lookup_contract(size_px=EDGE_PX)
         contract["tensors"]["logits"] = {"meaning": "cosines", "rule": "logits"}
         outputs, props = ["representation", "logits"], {lookup.CONTRACT_KEY: json.dumps(contract)}
     values = [(output, TensorProto.FLOAT, ("batch", 3)) for output in outputs]
-    return onnx_models.save(onnx_models.build(nodes, values, weights, props=props), folder / f"{name}.onnx")
+    proto = written(
+        text, *values, before="pool = GlobalAveragePool(image); colour = Flatten(pool)", props=props, **weights
+    )
+    return onnx_models.save(proto, folder / f"{name}.onnx")
 
 
 def measured(path: Path, colours: Path, **given: Any) -> ConceptsReport:

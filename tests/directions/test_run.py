@@ -26,6 +26,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.progress import Progress
 from support import ROOT, Capture, Fields, directions_truth, onnx_models
+from support.written import written
 
 Array = NDArray[Any]
 LABELLED = ROOT / "tests" / "shift" / "labelled_photos.csv"
@@ -253,12 +254,8 @@ def test_models_that_cannot_be_measured(tmp_path: Path, capsys: Capture) -> None
 
 def test_several_heads_are_refused(tmp_path: Path, capsys: Capture) -> None:
     """By the rule that finds the representation; with a head of the caller's own, its tensor is named."""
-    nodes, weights = onnx_models.pooled()
-    nodes += onnx_models.graph("""
-        one = Gemm(features, a); bent = Sigmoid(features); two = Gemm(bent, b); logits = Add(one, two)
-    """)
-    weights |= {"a": onnx_models.weight(16, 10), "b": onnx_models.weight(16, 10)}
-    joined = onnx_models.build(nodes, [("logits", TensorProto.FLOAT, ("batch", 10))], weights)
+    text = "one = Gemm(features, w16x10); bent = Sigmoid(features); two = Gemm(bent, w16x10); logits = Add(one, two)"
+    joined = written(text, ("logits", TensorProto.FLOAT, ("batch", 10)))
     model = save(tmp_path, joined)
     assert command(model) == 2
     assert "no single linear layer ends it: 2 heads are joined, which read bent, features" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
-from support import ROOT, Fields, onnx_models
+from support import ROOT, Fields
+from support.written import written
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
@@ -104,12 +105,8 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
     """The page's code runs: the digest is the checker's, and the checker reads the contracts that the page writes."""
     page = (ROOT / "docs" / "onnx-file.md").read_text(encoding="utf-8")
     by_hand, digest, after_a_change = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    model = onnx_models.build(
-        onnx_models.graph("flat = Flatten(image); representation = Add(flat, bias)"),
-        [("representation", onnx.TensorProto.FLOAT, ("batch", 48))],
-        {"bias": np.arange(48, dtype=np.float32)},
-        inputs=[("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))],
-    )
+    image, output = ("image", 1, ("batch", 3, 4, 4)), ("representation", 1, ("batch", 48))
+    model = written("flat = Flatten(image); representation = Add(flat, w48)", output, before="", inputs=[image])
     onnx.save(model, "encoder.onnx")  # the current folder is a temporary one
     computed: Fields = {}
     exec(digest, computed)

@@ -25,6 +25,7 @@ from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, Capture, Place, lookup, onnx_models
 from support.user_modules import contract_of
+from support.written import written
 
 PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
 PREPROCESSING |= {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
@@ -208,8 +209,8 @@ def spoilt(what: str, encoder: Path) -> None:
         weight = model.graph.initializer[-1]
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
     elif what == "no layers":
-        nodes = onnx_models.graph("relu = Relu(image); gap = GlobalAveragePool(relu); representation = Flatten(gap)")
-        model = with_contract(onnx_models.build(nodes, ["representation"]))
+        text = "relu = Relu(image); gap = GlobalAveragePool(relu); representation = Flatten(gap)"
+        model = with_contract(written(text, before=""))
     elif what == "ruined":
         # a weight that meets only zeros sets the one scale of the matrix: all others are rounded away
         for weight, value in zip(model.graph.initializer, (0, 1e6), strict=True):
@@ -338,15 +339,12 @@ def test_a_relu_that_the_quantiser_took_out_is_still_seen(
 
 def test_signed_features_stay_signed(tmp_path: Path, photos: list[Path]) -> None:
     """Attention between ReLU and the last layer: the representation is no function of the rectified features alone."""
-    nodes, weights = onnx_models.pooled()
-    nodes += onnx_models.graph("""
-        mixed = MatMul(features, mix); column = Unsqueeze(mixed, last); row = Unsqueeze(features, middle)
-        outer = MatMul(column, row); signed = ReduceMean(outer, last, keepdims=0); representation = MatMul(signed, w)
+    model = written("""
+        mixed = MatMul(features, w16x16); column = Unsqueeze(mixed, [2]); row = Unsqueeze(features, [1])
+        outer = MatMul(column, row); signed = ReduceMean(outer, [2], keepdims=0)
+        representation = MatMul(signed, w16x12)
     """)
-    weights |= {"mix": onnx_models.weight(16, 16), "w": onnx_models.weight(16, 12)}
-    weights |= {"last": np.array([2]), "middle": np.array([1])}
-    model = with_contract(onnx_models.build(nodes, ["representation"], weights))
-    path = onnx_models.save(model, tmp_path / "signed.onnx")
+    path = onnx_models.save(with_contract(model), tmp_path / "signed.onnx")
     record = made(path, photos, "int8-qdq")
     assert str(open_model(record.path).representation.ends_in) == "linear"
 

@@ -14,6 +14,7 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.runtime import Runner, read_head
 from support import onnx_models
+from support.written import written
 
 CLASSES, FEATURES = 10, 16
 
@@ -45,7 +46,6 @@ def test_an_encoder_has_no_scores(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    broken = np.full((FEATURES, FEATURES), np.nan, np.float32)
-    model = onnx_models.on_features("embedding = MatMul(features, projection)", projection=broken)
+    model = written("embedding = Mul(features, nan)", nan=np.nan)
     with pytest.raises(CannotAssessError, match="representation has values that are not finite"):
         collected(onnx_models.save(model, tmp_path / "nan.onnx"))

@@ -9,8 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import UsageError
-from support import onnx_models
-from support.onnx_models import graph, weight
+from support.written import written
 
 ML = "ai.onnx.ml"
 NAMES = ["ant", "bee", "cat"]
@@ -24,13 +23,12 @@ TYPES = {
 }
 
 
-def classifier(*outputs: str, before: str = "s = Gemm(features, w, b)") -> onnx.ModelProto:
-    nodes, weights = onnx_models.pooled()
-    nodes += graph(f"""
+def classifier(*outputs: str, before: str = "s = Gemm(features, w16x3, w3)") -> onnx.ModelProto:
+    proto = written(f"""
         {before}; p = Softmax(s, axis=1); best = ArgMax(p, axis=1, keepdims=0)
         label = {ML}:LabelEncoder(best, classes_strings={NAMES}); loss = {ML}:ZipMap(p, classlabels_strings={NAMES})
     """)
-    proto = onnx_models.build(nodes, [], weights | {"w": weight(16, 3), "b": weight(3)}, domains=[ML])
+    del proto.graph.output[:]
     proto.graph.output.extend(helper.make_value_info(name, TYPES[name]) for name in outputs)
     return proto
 
@@ -53,11 +51,11 @@ def test_no_hint_names_a_label(opened: Any) -> None:
 
 def test_of_a_map_and_its_mean_the_mean_is_read(opened: Any) -> None:
     """So transformers' ResNetModel ends; further axes of length 1 change nothing."""
-    nodes, weights = onnx_models.pooled()
-    nodes = nodes[:2] + graph("pooler_output = GlobalAveragePool(relu); last_hidden_state = Identity(relu)")
     outputs = [
         ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 6, 6)),
         ("pooler_output", TensorProto.FLOAT, ("batch", 16, 1, 1)),
     ]
-    found = opened(onnx_models.build(nodes, outputs, weights)).representation
+    found = opened(
+        written("pooler_output = Identity(gap); last_hidden_state = Identity(relu)", *outputs)
+    ).representation
     assert (found.tensor, found.pool, str(found.ends_in)) == ("pooler_output", "none", "activation:Relu")

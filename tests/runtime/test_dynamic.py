@@ -12,7 +12,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
 from support import Fields, onnx_models
-from support.onnx_models import graph
+from support.written import POOLED, written
 
 FEATURES = 24
 
@@ -26,31 +26,27 @@ def pixels() -> Any:
 
 
 INTEGERS = {
-    "fused": "product = com.microsoft:DynamicQuantizeMatMul(features, q, q.scale, q.zero, bias)",
+    "fused": "product = com.microsoft:DynamicQuantizeMatMul(features, q, 0.01, zero, bias)",
     "apart": """
-        a, a.scale, a.zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, q, a.zero, q.zero)
-        float = Cast(whole, to=FLOAT); scale = Mul(a.scale, q.scale); unbiased = Mul(float, scale)
+        a, a.scale, a.zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, q, a.zero, zero)
+        float = Cast(whole, to=FLOAT); scale = Mul(a.scale, 0.01); unbiased = Mul(float, scale)
         product = Add(unbiased, bias)
     """,
 }
 """ways from "features" to "product", a product with int8 weights whose other factor is quantised in the run"""
 WEIGHTS: Fields = {
     "q": np.random.default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8),
-    "q.zero": np.array(3, np.int8),
-    "q.scale": np.array(0.01, np.float32),
+    "zero": np.array(3, np.int8),
     "bias": np.linspace(-1, 1, FEATURES).astype(np.float32),
-    "gain": np.ones(FEATURES, np.float32),
-    "shift": np.zeros(FEATURES, np.float32),
-    "first": np.array([0]),
 }
+GAIN, SHIFT = [1.0] * FEATURES, [0.0] * FEATURES
 
 
 def runner(path: Path, form: str, end: str = "embedding = Identity(product)", *, batch: int | str = "batch") -> Runner:
     """A quantised encoder, then nodes from "product" to "embedding"."""
-    nodes, weights = onnx_models.pooled(FEATURES)
-    nodes += graph(INTEGERS[form]) + graph(end)
-    inputs = [("image", TensorProto.FLOAT, (batch, 3, 8, 8))]
-    model = onnx_models.build(nodes, ["embedding"], weights | WEIGHTS, inputs=inputs, domains=["com.microsoft"])
+    image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
+    text = POOLED.replace("w16", "w24") + INTEGERS[form] + "\n" + end
+    model = written(text, "embedding", before="", inputs=[image], **WEIGHTS)
     return Runner(open_model(onnx_models.save(model, path)), "cpu", batch_size=1)
 
 
@@ -68,8 +64,8 @@ def test_nothing_is_left_of_dynamic_quantisers_alone(tmp_path: Path, pixels: Any
 @pytest.mark.parametrize(
     "end",
     [
-        "mean = ReduceMean(product, first); embedding = Sub(product, mean)",
-        "embedding, running, spread = BatchNormalization(product, gain, shift, shift, gain, training_mode=1)",
+        "mean = ReduceMean(product, [0]); embedding = Sub(product, mean)",
+        f"embedding, mean, spread = BatchNormalization(product, {GAIN}, {SHIFT}, {SHIFT}, {GAIN}, training_mode=1)",
     ],
 )
 def test_what_else_mixes_the_batch_is_left(tmp_path: Path, pixels: Any, end: str) -> None:

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
 from support.measuring import never_decided
+from support.written import written
 
 FLOAT, BFLOAT16 = TensorProto.FLOAT, TensorProto.BFLOAT16
 GREY = CLIP.model_copy(update={"size": (8, 8), "resize_size": (8, 8), "color_order": "grey", "mean": (0.5,) * 3,
@@ -30,18 +31,13 @@ PHOTO = Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 17, 3), dt
 
 def encoder(channels: int, *, kind: int = FLOAT, weight: NDArray[Any] | None = None) -> onnx.ModelProto:
     """An encoder without an activation at its end, for one channel or three, that computes in float32."""
+    text = f"""
+        x = Cast(image, to=FLOAT); conv = Conv(x, w); tanh = Tanh(conv); gap = GlobalAveragePool(tanh)
+        features = Flatten(gap); wide = MatMul(features, w24x16); embedding = Cast(wide, to={kind})
+    """
     first = onnx_models.weight(24, channels, 3, 3) if weight is None else weight
-    nodes = onnx_models.graph(f"""
-        x = Cast(image, to=FLOAT); conv = Conv(x, conv.weight); tanh = Tanh(conv); gap = GlobalAveragePool(tanh)
-        features = Flatten(gap); wide = MatMul(features, proj); embedding = Cast(wide, to={kind})
-    """)
-    built: onnx.ModelProto = onnx_models.build(
-        nodes,
-        [("embedding", kind, ("batch", 16))],
-        {"conv.weight": first, "proj": onnx_models.weight(24, 16)},
-        inputs=[("image", kind, ("batch", channels, 8, 8))],
-    )
-    return built
+    image, embedding = ("image", kind, ("batch", channels, 8, 8)), ("embedding", kind, ("batch", 16))
+    return written(text, embedding, before="", inputs=[image], w=first)
 
 
 def sidecar(path: Path, **changes: Any) -> Path:

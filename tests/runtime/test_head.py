@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head, score_difference
 from support import Fields, onnx_models
-from support.onnx_models import graph
+from support.written import written as support_written
 
 CLASSES, FEATURES = 10, 16
 W = onnx_models.weight(CLASSES, FEATURES)
@@ -37,24 +37,21 @@ LAYERS: list[tuple[str, Fields]] = [
     ("logits = Gemm(features, w, b, alpha=0.5, beta=2.0)", {"w": W.T * 2, "b": B / 2}),
     ("map = Conv(relu, w, b); mean = GlobalAveragePool(map); logits = Flatten(mean)", {"w": W[:, :, None, None]}),
     (  # a zero-shot head with a temperature; its weights are computed from others
-        "turned = Transpose(w, perm=[1, 0]); cosines = MatMul(features, turned); scaled = Mul(cosines, four)\n"
+        "turned = Transpose(w, perm=[1, 0]); cosines = MatMul(features, turned); scaled = Mul(cosines, 4.0)\n"
         "logits = Add(scaled, b)",
-        {"w": W / 4, "four": np.array(4, np.float32)},
+        {"w": W / 4},
     ),
     (f"{LINEAR}; logits = Softmax(linear, axis=-1)", {"w": W}),
     (  # a softmax of single operators
-        f"{LINEAR}; largest = ReduceMax(linear, axis, keepdims=1); below = Sub(linear, largest); e = Exp(below)\n"
-        "sum = ReduceSum(e, axis, keepdims=1); logits = Div(e, sum)",
-        {"w": W, "axis": np.array([1])},
+        f"{LINEAR}; largest = ReduceMax(linear, [1], keepdims=1); below = Sub(linear, largest); e = Exp(below)\n"
+        "sum = ReduceSum(e, [1], keepdims=1); logits = Div(e, sum)",
+        {"w": W},
     ),
 ]
 
 
 def written(path: Path, text: str, weights: Fields, classes: int = CLASSES) -> ModelFile:
-    nodes, more = onnx_models.pooled(FEATURES)
-    scores: list[onnx_models.Value] = [("logits", TensorProto.FLOAT, ("batch", classes))]
-    weights = {"b": B} | more | weights
-    model = onnx_models.build(nodes + graph(text), scores, weights, domains=["com.microsoft"])
+    model = support_written(text, ("logits", TensorProto.FLOAT, ("batch", classes)), **{"b": B, **weights})
     return open_model(onnx_models.save(model, path))
 
 
@@ -111,11 +108,8 @@ def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, images: Any
 
 
 def test_a_fixed_batch(tmp_path: Path) -> None:
-    nodes, weights = onnx_models.pooled(FEATURES)
-    nodes += graph("flat = Gemm(features, w, b, transB=1); logits = Reshape(flat, shape)")
-    weights |= {"w": W, "b": B, "shape": np.array([4, CLASSES])}
-    shapes: list[onnx_models.Value] = [("image", 1, (4, 3, 8, 8)), ("logits", 1, (4, CLASSES))]
-    model = onnx_models.build(nodes, shapes[1:], weights, inputs=shapes[:1])
+    text = f"flat = Gemm(features, w, b, transB=1); logits = Reshape(flat, [4,{CLASSES}])"
+    model = support_written(text, ("logits", 1, (4, CLASSES)), inputs=[("image", 1, (4, 3, 8, 8))], w=W, b=B)
     assert_near(read_head(open_model(onnx_models.save(model, tmp_path / "fixed.onnx"))))
 
 
@@ -144,14 +138,14 @@ def test_a_class_that_a_bias_shuts_out_hides_nothing(tmp_path: Path, images: Any
     ("between", "same"),
     [
         ("x = Identity(linear)", True),
-        ("n = ReduceMax(linear, axis, keepdims=1); x = Sub(linear, n)", False),
+        ("n = ReduceMax(linear, [1], keepdims=1); x = Sub(linear, n)", False),
         ("n = ReduceL2(features, keepdims=1); x = Mul(linear, n)", False),
-        ("n = ReduceL2(linear, axis, keepdims=1); y = Div(linear, n); x = Mul(y, c)", False),
+        ("n = ReduceL2(linear, [1], keepdims=1); y = Div(linear, n); x = Mul(y, 30000.0)", False),
     ],
 )  # fmt: skip
 def test_saturated_probabilities_excuse_nothing(tmp_path: Path, images: Any, between: str, same: bool) -> None:
     """All probabilities are 0 or 1: only the largest score can be told."""
-    weights = {"w": 3e4 * W, "axis": np.array([1]), "c": np.array(3e4, np.float32)}
+    weights = {"w": 3e4 * W}
     model = written(tmp_path / "saturated.onnx", f"{LINEAR}; {between}; logits = Softmax(x, axis=-1)", weights)
     assert (apart(model, images) < 1e-4) == same
 

@@ -15,6 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.runtime.session import translate
 from support import onnx_models, profile
+from support.written import written
 
 Pixels = NDArray[Any]
 
@@ -64,9 +65,7 @@ def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: pytest.
 def test_memory_that_passes_side_by_side_take_is_no_error(
     runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
 ) -> None:
-    nodes, weights = onnx_models.pooled()
-    inputs = [("image", 1, (2, 3, 8, 8))]
-    model = runner(onnx_models.build(nodes, ["features"], weights, inputs=inputs), threads=3)
+    model = runner(written("", inputs=[("image", 1, (2, 3, 8, 8))]), threads=3)
     expected = model.run(pixels).representation
     real, inside, met = Runner._pass, threading.Semaphore(1), threading.Event()
 
@@ -89,8 +88,7 @@ def test_short_memory_never_makes_company_of_an_image_alone(
     runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
 ) -> None:
     """A model that mixes its batch would seem not to, were its company cut into single images."""
-    text = "mean = ReduceMean(features, first); embedding = Sub(features, mean)"
-    model = onnx_models.on_features(text, first=np.array([0]))
+    model = written("mean = ReduceMean(features, [0]); embedding = Sub(features, mean)")
     for most in (4, 2, 1):
         run = runner(model)
         with monkeypatch.context() as patch:

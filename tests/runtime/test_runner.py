@@ -18,10 +18,10 @@ from robustcheck_onnx.checker.model.graph import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 from support import onnx_models
-from support.onnx_models import graph
+from support.written import POOLED, written
 
 Pixels = NDArray[Any]
-FIRST = np.array([0])
+WEIGHT, HALF = onnx_models.weight(16, 3, 3, 3), TensorProto.FLOAT16
 
 
 def features_by_hand(pixels: Pixels, weight: Pixels) -> Pixels:
@@ -45,23 +45,19 @@ def test_representation_and_class_output(runner: Any, pixels: Pixels) -> None:
 
 
 def test_fixed_batch_loses_and_adds_no_image(runner: Any, pixels: Pixels) -> None:
-    nodes, weights = onnx_models.pooled()
-    expected = features_by_hand(pixels, weights["conv.weight"])
+    expected = features_by_hand(pixels, WEIGHT)
     for batch in (1, 2, 5, 8):
-        inputs = [("image", TensorProto.FLOAT, (batch, 3, 8, 8))]
-        fixed = runner(onnx_models.build(nodes, ["features"], weights, inputs=inputs))
+        fixed = runner(written("", inputs=[("image", TensorProto.FLOAT, (batch, 3, 8, 8))]))
         assert fixed.fixed_batch == batch
         np.testing.assert_allclose(fixed.run(pixels).representation, expected, rtol=1e-5, atol=1e-6)
         assert fixed.batch_invariances(pixels)[0] < 1e-5
 
 
 def test_nhwc_uint8(runner: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    nodes = graph("float = Cast(pixels, to=FLOAT); image = Transpose(float, perm=[0, 3, 1, 2])") + nodes
-    inputs = [("pixels", TensorProto.UINT8, (None, "h", "w", "c"))]
-    run = runner(onnx_models.build(nodes, ["features"], weights, inputs=inputs))
+    text = "float = Cast(pixels, to=FLOAT); image = Transpose(float, perm=[0, 3, 1, 2])"
+    run = runner(written(text + POOLED, before="", inputs=[("pixels", TensorProto.UINT8, (None, "h", "w", "c"))]))
     photo = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    expected = features_by_hand(photo, weights["conv.weight"])
+    expected = features_by_hand(photo, WEIGHT)
     for pixels in (photo, photo.astype(np.float32)):
         np.testing.assert_allclose(run.run(pixels).representation, expected, rtol=1e-4)
     with pytest.raises(UsageError, match="input type is uint8; preprocessing must keep whole numbers"):
@@ -69,24 +65,21 @@ def test_nhwc_uint8(runner: Any) -> None:
 
 
 def test_float16(runner: Any, pixels: Pixels) -> None:
-    nodes, weights = onnx_models.pooled()
-    half = {"conv.weight": weights["conv.weight"].astype(np.float16)}
-    inputs = [("image", TensorProto.FLOAT16, ("batch", 3, 8, 8))]
-    run = runner(onnx_models.build(nodes, [("features", TensorProto.FLOAT16, ("batch", 16))], half, inputs=inputs))
+    image, features = (("image", HALF, ("batch", 3, 8, 8)), ("features", HALF, ("batch", 16)))
+    run = runner(written("", features, inputs=[image], w16x3x3x3=WEIGHT.astype(np.float16)))
     output = run.run(pixels).representation
     assert (run.execution.precision, output.dtype) == ("fp16", np.float32)
-    np.testing.assert_allclose(output, features_by_hand(pixels, weights["conv.weight"]), atol=0.02)
+    np.testing.assert_allclose(output, features_by_hand(pixels, WEIGHT), atol=0.02)
 
 
 def test_what_depends_on_its_batch_is_caught(runner: Any, pixels: Pixels) -> None:
     """The last: even numbers of images get another result; 1 and 5, which are tried together, do not."""
     even = """
-        shape = Shape(features); images = Gather(shape, first); odd = Mod(images, two); is_odd = Cast(odd, to=FLOAT)
-        shift = Mul(is_odd, seven); embedding = Add(features, shift)
+        shape = Shape(features); images = Gather(shape, [0]); odd = Mod(images, [2]); is_odd = Cast(odd, to=FLOAT)
+        shift = Mul(is_odd, [7.0]); embedding = Add(features, shift)
     """
-    numbers = {"first": FIRST, "two": np.array([2]), "seven": np.array([7], np.float32)}
-    for text in ("mean = ReduceMean(features, first); embedding = Sub(features, mean)", even):
-        model = onnx_models.on_features(text, **numbers)
+    for text in ("mean = ReduceMean(features, [0]); embedding = Sub(features, mean)", even):
+        model = written(text)
         assert runner(model).batch_invariances(pixels)[0] > 0.1
     # no pass has company: five together are odd as well
     assert runner(model, batch_size=1).batch_invariances(pixels)[0] < 1e-5
@@ -95,10 +88,10 @@ def test_what_depends_on_its_batch_is_caught(runner: Any, pixels: Pixels) -> Non
 def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Pixels) -> None:
     """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
     text = """
-        shape = Shape(features); images = Gather(shape, first); n = Cast(images, to=FLOAT); freedom = Sub(n, one)
+        shape = Shape(features); images = Gather(shape, [0]); n = Cast(images, to=FLOAT); freedom = Sub(n, 1.0)
         factor = Div(freedom, freedom); embedding = Mul(features, factor)
     """
-    run = runner(onnx_models.on_features(text, first=FIRST, one=np.array(1, np.float32)))
+    run = runner(written(text))
     assert np.isnan(run.run(pixels[:1]).representation).all()
     assert np.isfinite(run.run(pixels[:4]).representation).all()  # one pass
     assert run.batch_invariances(pixels)[0] == 1e9
@@ -142,7 +135,7 @@ def test_refused_pixels(runner: Any, pixels: Pixels) -> None:
     ):
         with pytest.raises(kind, match=said):
             run.run(wrong)
-    model = onnx_models.on_features("embedding = ReduceMean(features, first)", first=FIRST)
+    model = written("embedding = ReduceMean(features, [0])")
     with pytest.raises(CannotAssessError, match=r"output 'embedding' has shape \(1, 16\) for 4 images"):
         runner(model).run(pixels)
 

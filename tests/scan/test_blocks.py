@@ -12,11 +12,16 @@ from robustcheck_onnx.checker.scan.blocks import (
     residual_blocks,
     stage_blocks,
 )
-from support import onnx_models
+from support.written import written
 
 
-def blocks_of(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], end: str) -> list[tuple[str, str]]:
+def proto_of(text: str) -> onnx.ModelProto:
+    return written(text, before="", w=[1.0], table=[1.0])
+
+
+def blocks_of(text: str, end: str, **shapes: tuple[int, ...]) -> list[tuple[str, str]]:
     """(tensor, kind) by the residual rule; shapes not named are (2, 16, 4, 4)."""
+    proto = proto_of(text)
     layers = build_layers(proto.graph, "image", {w.name: tuple(w.dims) for w in proto.graph.initializer})
     nodes = list(proto.graph.node)
     known = {name: shapes.get(name, (2, 16, 4, 4)) for node in nodes for name in node.output}
@@ -26,9 +31,8 @@ def blocks_of(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], end: s
 
 
 def test_residual_blocks_by_rule() -> None:
-    w = {name: onnx_models.weight(1) for name in ("w", "bias")}
     stem = "c0 = Conv(image, w); x0 = Relu(c0)\n"
-    resnet = onnx_models.graph(
+    resnet = (
         stem
         + """
         a1 = Conv(x0, w); a2 = Relu(a1); a3 = Conv(a2, w); s1 = Add(a3, x0); x1 = Relu(s1)
@@ -37,10 +41,10 @@ def test_residual_blocks_by_rule() -> None:
         s2 = Add(b3, d1); x2 = Relu(s2); end = GlobalAveragePool(x2)
     """
     )  # its second block changes the width: both branches start with a layer
-    found = blocks_of(onnx_models.build(resnet, ["end"], w), {}, "end")
+    found = blocks_of(resnet, "end")
     assert found == [("x0", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
-    mobile = onnx_models.graph(
+    mobile = (
         stem
         + """
         p0 = Conv(x0, w); p1 = Clip(p0); y0 = Conv(p1, w)
@@ -49,14 +53,13 @@ def test_residual_blocks_by_rule() -> None:
         t0 = Conv(y2, w); y3 = Add(y2, t0)
     """
     )  # p and r are not residual
-    found = blocks_of(onnx_models.build(mobile, ["y3"], w), {}, "y3")
+    found = blocks_of(mobile, "y3")
     assert found == [("y0", "stem"), ("y1", "convolution"), ("y2", "stage"), ("y3", "convolution")]
 
 
 def test_additions_that_end_no_block() -> None:
     """Not the position embedding, RoPE, MViT's position in the scores, biases and tanh GELU; layer scale is passed."""
-    w = {name: onnx_models.weight(1) for name in ("w", "table")}
-    nodes = onnx_models.graph("""
+    text = """
         c = Conv(image, w); x = Add(c, table)
         n = LayerNormalization(x, w); q = MatMul(n, w)
         q1 = Mul(q, w); q2 = Neg(q); q3 = Mul(q2, table); q4 = Add(q1, q3)
@@ -65,48 +68,40 @@ def test_additions_that_end_no_block() -> None:
         m = LayerNormalization(x1, w); h = MatMul(m, w)
         h2 = Mul(h, h); h3 = Mul(h2, h); h4 = Mul(h3, w); h5 = Add(h, h4); h6 = Tanh(h5); g = Mul(h6, h)
         g1 = MatMul(g, w); g2 = Mul(g1, w); x2 = Add(x1, g2)
-    """)
-    proto = onnx_models.build(nodes, ["x2"], w)
-    assert blocks_of(proto, {}, "x2") == [("x", "stem"), ("x1", "attention"), ("x2", "mlp")]
+    """
+    assert blocks_of(text, "x2") == [("x", "stem"), ("x1", "attention"), ("x2", "mlp")]
     # a sum that broadcasts is none; the next one is still there
-    found = blocks_of(proto, {"g2": (2, 16, 1, 1)}, "x2")
+    found = blocks_of(text, "x2", g2=(2, 16, 1, 1))
     assert ("x2", "mlp") not in found
     assert ("x1", "attention") in found
     # what does not lead to the representation does not count
-    assert blocks_of(proto, {}, "x1") == [("x", "stem"), ("x1", "attention")]
+    assert blocks_of(text, "x1") == [("x", "stem"), ("x1", "attention")]
 
 
 def test_an_optimised_graph_has_its_sums_in_fused_norms() -> None:
-    w = {"w": onnx_models.weight(1)}
-    nodes = [
-        *onnx_models.graph("x = Conv(image, w); n = LayerNormalization(x, w); o = MatMul(n, w)"),
-        ("com.microsoft:SkipLayerNormalization", ["x", "o", "w"], ["n1", "", "", "x1"]),
-        ("MatMul", ["n1", "w"], ["h"]),
-        ("com.microsoft:SkipLayerNormalization", ["x1", "h", "w"], ["n2", "", "", "x2"]),
-        ("MatMul", ["n2", "w"], ["end"]),
-    ]
-    proto = onnx_models.build(nodes, ["end"], w, domains=["com.microsoft"])
-    assert blocks_of(proto, {}, "end") == [("x", "stem"), ("x1", "mlp"), ("x2", "mlp")]
+    text = """
+        x = Conv(image, w); n = LayerNormalization(x, w); o = MatMul(n, w)
+        n1, , , x1 = com.microsoft:SkipLayerNormalization(x, o, w); h = MatMul(n1, w)
+        n2, , , x2 = com.microsoft:SkipLayerNormalization(x1, h, w); end = MatMul(n2, w)
+    """
+    assert blocks_of(text, "end") == [("x", "stem"), ("x1", "mlp"), ("x2", "mlp")]
 
 
 def test_a_quantised_end_is_the_same_end() -> None:
-    w = {"w": onnx_models.weight(1), "s": onnx_models.weight(1)}
-    nodes = onnx_models.graph("""
+    text = """
         x = Conv(image, w); a = Conv(x, w); x1 = Add(x, a)
-        q = QuantizeLinear(x1, s); d = DequantizeLinear(q, s); b = Conv(d, w); x2 = Add(d, b)
-    """)
-    found = blocks_of(onnx_models.build(nodes, ["x2"], w), {}, "x2")
+        q = QuantizeLinear(x1, 1.0); d = DequantizeLinear(q, 1.0); b = Conv(d, w); x2 = Add(d, b)
+    """
+    found = blocks_of(text, "x2")
     assert found == [("x", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
 
 def test_without_residual_blocks_layers_are_cut_where_shapes_change() -> None:
     """Of two branches that are joined nothing inside is a passage."""
-    w = {"w": onnx_models.weight(1)}
-    nodes = onnx_models.graph("""
+    proto = proto_of("""
         a = Conv(image, w); b = Relu(a); c = MaxPool(b, kernel_shape=[2, 2]); d = Conv(c, w); e = Relu(d)
         f1 = Conv(e, w); f2 = Conv(e, w); g = Concat(f1, f2, axis=1); h = GlobalAveragePool(g); end = Flatten(h)
     """)
-    proto = onnx_models.build(nodes, ["end"], w)
     layers = build_layers(proto.graph, "image", {"w": (1,)})
     passages = find_passages(layers, list(proto.graph.node), "end")
     assert passages == list("abcdegh")

@@ -19,6 +19,7 @@ from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
 from support import Capture, onnx_models
 from support.scan_truth import assert_close, assert_report_is_truth, scanned, small_model
+from support.written import written
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> No
 
 def test_errors(small: Path, capsys: Capture) -> None:
     flat = small.with_name("flat.onnx")
-    nodes = onnx_models.graph("f = Flatten(image); embedding = Identity(f)")
-    onnx_models.save(onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 192))]), flat)
+    embedding = ("embedding", TensorProto.FLOAT, ("batch", 192))
+    onnx_models.save(written("f = Flatten(image); embedding = Identity(f)", embedding, before=""), flat)
     given = ["--images", small.with_suffix(".npy"), "--preprocess", "imagenet", "--device", "cpu"]
     for words, code, said in (
         ([flat], 3, "number of blocks found is 0"),
@@ -110,18 +111,15 @@ def test_the_rows_that_fill_a_fixed_batch_count_for_nothing(small: Path) -> None
 
 def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
     """Tokens before images are turned round; windows, and rows that are no images, are left out and counted."""
-    w = {"w": onnx_models.weight(16, 3, 2, 2), "v": onnx_models.weight(16, 16)}
-    shapes = {"tokens": [0, 16, -1], "rows": [-1, 16], "windows": [0, -1, 2, 16], "back": [-1, 16, 16], "axes": [1, 2]}
-    w |= {name: np.array(shape, dtype=np.int64) for name, shape in shapes.items()}
-    nodes = onnx_models.graph("""
-        c = Conv(image, w, kernel_shape=[2, 2], strides=[2, 2]); flat = Reshape(c, tokens)
-        first = Transpose(flat, perm=[2, 0, 1]); a = MatMul(first, v); x1 = Add(first, a)
-        x1t = Transpose(x1, perm=[1, 0, 2]); r = Reshape(x1t, rows); b = MatMul(r, v); x2 = Add(r, b)
-        r2 = Reshape(x2, back); win = Reshape(r2, windows); d = MatMul(win, v); x3 = Add(win, d)
-        embedding = ReduceMean(x3, axes, keepdims=0)
-    """)  # first: (token, image, feature)
+    text = """
+        c = Conv(image, w16x3x2x2, kernel_shape=[2, 2], strides=[2, 2]); flat = Reshape(c, [0,16,-1])
+        first = Transpose(flat, perm=[2, 0, 1]); a = MatMul(first, w16x16); x1 = Add(first, a)
+        x1t = Transpose(x1, perm=[1, 0, 2]); r = Reshape(x1t, [-1,16]); b = MatMul(r, w16x16); x2 = Add(r, b)
+        r2 = Reshape(x2, [-1,16,16]); win = Reshape(r2, [0,-1,2,16]); d = MatMul(win, w16x16); x3 = Add(win, d)
+        embedding = ReduceMean(x3, [1,2], keepdims=0)
+    """  # first: (token, image, feature)
     path = tmp_path / "axes.onnx"
-    onnx_models.save(onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w), path)
+    onnx_models.save(written(text, ("embedding", TensorProto.FLOAT, ("batch", 16)), before=""), path)
     np.save(path.with_suffix(".npy"), np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32))
     report, feed = scanned(path, batch_size=3)
     forms = {layer.tensor: layer.form for layer in report.layers}

@@ -13,16 +13,16 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.scan import taps
 from robustcheck_onnx.checker.scan.depth import Depth, LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
-from support import onnx_models
 from support.scan_truth import Array, assert_close, assert_is_truth
+from support.written import written
 
 
 def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FLOAT) -> LayerStatistics:
     """Statistics of given values, through the appended nodes."""
     batch = 1 if tap.form == "tokens_first" else 0
     dims = ["batch" if axis == batch else n for axis, n in enumerate(values.shape)]
-    nodes = onnx_models.graph("t = Identity(x)")
-    proto = onnx_models.build(nodes, [("t", kind, dims)], inputs=[("x", kind, dims)], opset=opset, ir_version=8)
+    proto = written("t = Identity(x)", ("t", kind, dims), before="", inputs=[("x", kind, dims)], opset=opset)
+    proto.ir_version = 8
     taps.add_scan(proto, [tap], kind == TensorProto.DOUBLE, opset)
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -90,12 +90,6 @@ def pooled(features: int = 16) -> tuple[list[Node], dict[str, Array]]:
     return nodes, {"conv.weight": weight(features, 3, 3, 3)}
 
 
-def on_features(text: str, **weights: Any) -> onnx.ModelProto:
-    """`pooled`, and nodes as for `graph` from "features" to "embedding"."""
-    nodes, more = pooled()
-    return build(nodes + graph(text), ["embedding"], more | weights)
-
-
 def classifier(classes: int = 10, *, output: str = "logits", bias: bool = True, features: int = 16) -> onnx.ModelProto:
     """`pooled` and a Gemm on "features"."""
     nodes, weights = pooled(features)
