@@ -23,16 +23,6 @@ from support.calibrations import Call
 DEFAULT = profile.load()
 
 
-@pytest.fixture
-def edited(tmp_path: Path) -> Path:
-    """The default profile with a lower threshold, as a text editor leaves it."""
-    raw = json.loads(profile.to_json(DEFAULT))
-    raw["thresholds"]["strength"]["minimum"] = 3.0
-    path = tmp_path / "edited.json"
-    path.write_text(json.dumps(raw), encoding="utf-8")
-    return path
-
-
 # --------------------------------------------------------------------------------------------------- the command
 
 
@@ -90,15 +80,13 @@ def test_list_names_the_packaged_ones_and_files(call: Call, tmp_path: Path) -> N
     assert "≤ 7.4 %" in call("profiles", "list")[0]
 
 
-def test_a_profile_that_was_changed_is_refused(call: Call, edited: Path) -> None:
-    _, err = call("profiles", "show", edited, code=2)
-    assert "digest does not match the content; the profile was changed after it was sealed" in err
+def test_a_name_that_is_none_has_its_nearest(call: Call) -> None:
     _, err = call("profiles", "show", "defualt", code=2)
     assert "hint: robustcheck profiles show default" in err
 
 
 def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
-    call: Call, edited: Path, lookup_pass: Place
+    call: Call, tmp_path: Path, lookup_pass: Place
 ) -> None:
     """Its digest is the one that `profiles seal` wrote, before that was removed; it judges by its six statistics."""
     raw = json.loads(profile.PACKAGED["default-2"].read_text(encoding="utf-8"))
@@ -110,6 +98,7 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
         "limits": [said, *raw["limits"]],
         "digest": "sha256:79e8836858890ec20f0ba883f7e0274b2b0357c1cbdc56d904cd3f613d79c80e",
     }
+    edited = tmp_path / "edited.json"
     edited.write_text(json.dumps(raw), encoding="utf-8")
     model, photos = lookup_pass
     report = check(model, images=photos, thresholds=edited)

@@ -40,8 +40,15 @@ def test_the_baselines_are_scipys_over_the_rows_as_they_ship() -> None:
         residual = pairs[:, 1] - scipy.special.expit(truth.slope * x + truth.intercept)
         line = published.baselines()[shift]
         np.testing.assert_allclose(
-            [line.a, line.b, line.r2, line.residual_sd_pp, line.low, line.high],
-            [truth.slope, truth.intercept, truth.rvalue**2, 100 * residual.std(), *np.sort(pairs[:, 0])[[0, -1]]],
+            [line.a, line.b, line.r2, line.residual_sd_pp, line.n, line.low, line.high],
+            [
+                truth.slope,
+                truth.intercept,
+                truth.rvalue**2,
+                100 * residual.std(),
+                len(x),
+                *np.sort(pairs[:, 0])[[0, -1]],
+            ],
             rtol=1e-9,
         )
 
