@@ -17,8 +17,8 @@ BUDGET = {
     "files": 203,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
-    "code lines of the tests": 25_840,
-    "nodes of the tests": 290_234,
+    "code lines of the tests": 25_730,
+    "nodes of the tests": 286_400,
 }
 
 
