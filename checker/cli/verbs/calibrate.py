@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,52 +99,67 @@ def calibrate(
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from robustcheck_onnx.checker.calibrate import tasks
-    from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
-    from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
-    from robustcheck_onnx.checker.measure import tell_stage
     from robustcheck_onnx.checker.storage.write import write_whole
     from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.calibrate import default_profile
     from robustcheck_onnx.thresholds.profile import to_json
+    from robustcheck_onnx.thresholds.suite import open_suite
 
     one_of("--tensor", tensor, TENSORS)
     one_of("--engine", engine, ("local", "ray"))
     _check_call(suite, from_evidence, from_reference, plan, out)
     if out is not None:
         check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
+    failed: dict[str, RobustcheckError] = {}
     if from_reference:
+        profile = default_profile(reference.table_text())
+    else:
+        name = profile_id or (out.stem if out else "plan")
+        look_up.check_id(name)
+        with _usage_errors(f"{page('calibration')} shows a suite file"):
+            opened = None if suite is None else open_suite(suite)
+        if from_evidence:
+            table, (rows, failed) = Path(from_evidence[0]), _measured_before(from_evidence, opened)
+        else:
+            assert opened is not None
+            settings = tasks.Settings(
+                options=call.given.options,
+                cache=cache or tasks.cache_folder(),
+                engine=engine,
+                workers=workers,
+                address=ray_address,
+                limits=limits_of(call.given.timeout, call.given.max_memory, None, is_long=True),
+            )
+            if plan:
+                return _plan(opened, settings, results or (out and _table_beside(out)), output, call)
+            assert out is not None
+            table = results or _table_beside(out)
+            tasks.check_labels(opened)
+            if table.resolve() == out.resolve():
+                raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
+            check_target(table, [Path(suite or "")])
+            rows, failed = _measured(opened, settings, table, quiet)
         assert out is not None
-        made = default_profile(reference.table_text())
-        write_whole(out, to_json(made))
-        return _finish(made, {}, out, output, call.given.color)
-    name = profile_id or (out.stem if out else "plan")
-    look_up.check_id(name)
-    opened = None if suite is None else _opened(suite)
-    if from_evidence:
-        assert out is not None
-        used, failed = _measured_before(from_evidence, opened)
-        _refuse_failed(failed, out, Path(from_evidence[0]), allow_missing)
-        made = _fitted(used, name, tensor, failed, opened)
-        write_whole(out, to_json(made))
-        return _finish(made, failed, out, output, call.given.color)
-    assert opened is not None
-    settings = tasks.Settings(
-        options=call.given.options,
-        cache=cache or tasks.cache_folder(),
-        engine=engine,
-        workers=workers,
-        address=ray_address,
-        limits=limits_of(call.given.timeout, call.given.max_memory, None, is_long=True),
-    )
-    table = results or (out.with_suffix(".results.jsonl") if out else None)
-    if plan:
-        return _plan(opened, settings, table, output, call)
+        _refuse_failed(failed, out, table, allow_missing)
+        profile = _fitted(rows, name, tensor, failed, opened)
     assert out is not None
-    assert table is not None
-    tasks.check_labels(opened)
-    if table.resolve() == out.resolve():
-        raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
-    check_target(table, [Path(suite or "")])
+    write_whole(out, to_json(profile))
+    return _finish(profile, failed, out, output, call.given.color)
+
+
+def _table_beside(out: Path) -> Path:
+    return out.with_suffix(".results.jsonl")
+
+
+def _measured(
+    opened: Opened, settings: Settings, table: Path, quiet: bool
+) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
+    """Measure a suite; return the rows of its models, and the errors of those that failed."""
+    from robustcheck_onnx.checker.calibrate import tasks
+    from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
+    from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
+    from robustcheck_onnx.checker.measure import tell_stage
+
     with progress_line(quiet, opened.suite.name) as progress:
         tell_stage(progress, "reading images and models")
         digest, _ = tasks.image_set(settings)
@@ -151,11 +168,7 @@ def calibrate(
         rows = open_table(table, work)
         tell = (lambda _line: None) if quiet else _write_line
         failed = measure(opened, work, rows, settings, table, tell, progress)
-    used = relabelled([row for task in work for row in done(task, rows)], opened)
-    _refuse_failed(failed, out, table, allow_missing)
-    made = _fitted(used, name, tensor, failed, opened)
-    write_whole(out, to_json(made))
-    return _finish(made, failed, out, output, call.given.color)
+    return relabelled([row for task in work for row in done(task, rows)], opened), failed
 
 
 def _check_call(suite: str | None, tables: list[str] | None, reference: bool, plan: bool, out: Path | None) -> None:
@@ -171,13 +184,16 @@ def _check_call(suite: str | None, tables: list[str] | None, reference: bool, pl
         raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
 
 
-def _opened(spec: str) -> Opened:
-    from robustcheck_onnx.thresholds.suite import SuiteError, open_suite
+@contextlib.contextmanager
+def _usage_errors(hint: str = "") -> Iterator[None]:
+    """Raise UsageError for a suite or table that can't be used; `hint` where the fault has none."""
+    from robustcheck_onnx.thresholds.results import ResultsError
+    from robustcheck_onnx.thresholds.suite import SuiteError
 
     try:
-        return open_suite(spec)
-    except SuiteError as fault:
-        raise UsageError(str(fault), fault.hint or f"{page('calibration')} shows a suite file") from fault
+        yield
+    except (ResultsError, SuiteError) as fault:
+        raise UsageError(str(fault), fault.hint or hint) from fault
 
 
 def _write_line(text: str) -> None:
@@ -196,10 +212,8 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
     work = tasks.tasks(opened, settings, digest)
     rows: list[Result] = []
     if table is not None and table.exists():
-        try:
+        with _usage_errors():
             rows = results.read(table)
-        except results.ResultsError as fault:
-            raise UsageError(str(fault), fault.hint) from fault
     made = plan(work, rows, settings, n_images, digest)
     call.show(output, lambda: as_json(plan_json(made)), partial(render_plan, made))
     return 0
@@ -213,10 +227,8 @@ def _measured_before(
     from robustcheck_onnx.checker.calibrate.tasks import check_labels
     from robustcheck_onnx.thresholds import results
 
-    try:
+    with _usage_errors("robustcheck calibrate --help"):
         rows = results.joined([(Path(table), results.read(Path(table))) for table in tables])
-    except results.ResultsError as fault:
-        raise UsageError(str(fault), fault.hint or "robustcheck calibrate --help") from fault
     if opened is None:
         return rows, {}
     check_labels(opened)
@@ -233,19 +245,18 @@ def _fitted(
     rows: tuple[Result, ...], name: str, tensor: str, failed: dict[str, RobustcheckError], opened: Opened | None
 ) -> Profile:
     from robustcheck_onnx.thresholds.make_profile import CannotFitError, fitted_profile
-    from robustcheck_onnx.thresholds.results import ResultsError, joined
+    from robustcheck_onnx.thresholds.results import joined
 
     try:
-        return fitted_profile(
-            joined([(Path("results"), rows)]),
-            id=name,
-            tensor=tensor,
-            missing={key: fault.message for key, fault in failed.items()},
-            labels=" ".join(opened.suite.labels.meaning.split()) if opened else "",
-            suite_known=opened is not None,
-        )
-    except ResultsError as fault:
-        raise UsageError(str(fault), fault.hint) from fault
+        with _usage_errors():
+            return fitted_profile(
+                joined([(Path("results"), rows)]),
+                id=name,
+                tensor=tensor,
+                missing={key: fault.message for key, fault in failed.items()},
+                labels=" ".join(opened.suite.labels.meaning.split()) if opened else "",
+                suite_known=opened is not None,
+            )
     except CannotFitError as fault:
         raise CannotAssessError(
             f"{name}: {fault}", "add models with and without published robustness to the suite, or more images"
