@@ -156,13 +156,14 @@ class Signature:
 
 
 def plan_signatures(
-    key: str | None, shared: Sequence[Destination], own: Mapping[str, Sequence[Destination]], reads: Sequence[Place]
+    key: str | None, destinations: Sequence[Destination], models: Sequence[str], reads: Sequence[Place]
 ) -> list[Signature]:
     """Plan the signatures that a run will write. There is one per JSON report in a file; none without a key.
 
     Args:
         key: the private key's file.
-        shared, own: destinations of the documents about all models, and by model of those about it alone.
+        destinations: of the documents.
+        models: those that are checked.
         reads: files that the run reads; no signature may replace one of them.
 
     Raises:
@@ -176,14 +177,11 @@ def plan_signatures(
     from robustcheck_onnx.checker.storage.places import Url
 
     again = f"--sign {quoted(key)}"
-    models = list(own)
-    reports = [(models[0], each) for each in shared]
-    reports += [(model, each) for model, some in own.items() for each in some]
     signatures: list[Signature] = []
-    for model, (form, report) in reports:
+    for form, report, model in destinations:
         if form != "json" or report is None:
             continue
-        if len(models) > 1 and (form, report) in shared:
+        if len(models) > 1 and not model:
             raise UsageError(
                 f"--output is json={report} for {len(models)} models; a signature is about one",
                 f"-o 'json={{model}}.json' {again}",
@@ -193,13 +191,13 @@ def plan_signatures(
                 f"--output is json={report}; a report that is signed must go to a file of this machine",
                 f"-o json=report.json {again}",
             )
-        signatures.append(Signature(model, report, bundle_of(report)))
+        signatures.append(Signature(model or models[0], report, bundle_of(report)))
     if not signatures:
         raise UsageError(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
     written = [each.bundle.resolve() for each in signatures]
-    written += [report.resolve() for _, (_, report) in reports if isinstance(report, Path)]
+    written += [each.path.resolve() for each in destinations if isinstance(each.path, Path)]
     for each in signatures:
         check_target(each.bundle, reads)
         if written.count(each.bundle.resolve()) > 1:
@@ -307,7 +305,7 @@ def template_files(resolved: Resolved) -> list[str]:
 
 def check_templates(destinations: Iterable[Destination]) -> None:
     """Refuse templates before anything is measured. Raises as `template.check`."""
-    for form, path in destinations:
+    for form, path, _ in destinations:
         if (file := template_of(form)) is not None:
             from robustcheck_onnx.checker.report import template
 

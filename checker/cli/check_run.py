@@ -7,7 +7,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,20 +32,6 @@ if TYPE_CHECKING:
     from .check_places import Signature
     from .options import Settings
     from .settings import Resolved
-
-
-@dataclass(frozen=True)
-class Destinations:
-    """The destinations of a check's documents."""
-
-    shared: list[Destination]
-    """of documents about all models"""
-    own: dict[str, list[Destination]]
-    """by model: of documents about it alone"""
-
-    def all(self) -> list[Destination]:
-        """Return every destination, the shared ones first."""
-        return [*self.shared, *(each for some in self.own.values() for each in some)]
 
 
 def run(
@@ -86,19 +71,17 @@ def run(
     reads = _files_read(resolved, models)
     reads += map(Path, check_places.template_files(resolved))
     destinations = _destinations(resolved, models, reads)
-    check_places.check_templates(destinations.all())
-    saved = check_places.files_of_representations(settings.save_representations, models, reads, destinations.all())
-    signatures = check_places.plan_signatures(settings.sign, destinations.shared, destinations.own, reads)
+    check_places.check_templates(destinations)
+    saved = check_places.files_of_representations(settings.save_representations, models, reads, destinations)
+    signatures = check_places.plan_signatures(settings.sign, destinations, models, reads)
     check_places.check_bundles(resolved, [each.bundle for each in signatures])
     check_places.check_log(resolved)
-    for form, _ in destinations.shared:
-        one_model(form, len(models))
+    for each in destinations:
+        one_model(each.form, 1 if each.model else len(models))
     refuse_missing(models)
     with check_places.signatures_removed_on_error(signatures), log_written(settings, reads):
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
-        mark_unfinished(destinations.shared, "" if several else models[0])
-        for model, own in destinations.own.items():
-            mark_unfinished(own, model)
+        mark_unfinished(destinations, "" if several else models[0])
         if settings.sign is not None:  # its import takes long: the documents are marked by now
             from robustcheck_onnx.checker.verify import check_key
 
@@ -118,7 +101,7 @@ def run(
             process.say(message, hint)
             return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
 
-        in_html = any(form == "html" for form, _ in destinations.all())
+        in_html = any(each.form == "html" for each in destinations)
 
         def check(model: str) -> Report:
             is_last = model == models[-1] and not in_html
@@ -191,7 +174,7 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     return reads
 
 
-def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place]) -> Destinations:
+def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place]) -> list[Destination]:
     """Return where the documents of `-o` go. Raises as `destinations_of`, `models.fill` and `check_outputs`."""
     from robustcheck_onnx.checker.report import forms
 
@@ -205,17 +188,15 @@ def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Pla
         outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
         about += models if own else [""]
     check_places.check_outputs(resolved, outputs)
-    destinations = Destinations([], {model: [] for model in models})
-    for destination, model in zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True):
-        (destinations.own[model] if model else destinations.shared).append(destination)
-    return destinations
+    destinations = zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True)
+    return sorted((each._replace(model=model) for each, model in destinations), key=lambda each: each.model != "")
 
 
 def _deliver(
     settings: Settings,
     models: Sequence[str],
     outcomes: Sequence[Outcome],
-    destinations: Destinations,
+    destinations: Sequence[Destination],
     signatures: Sequence[Signature],
     saved: Mapping[str, str],
     wall: Wall,
@@ -233,11 +214,11 @@ def _deliver(
 
     by_model = dict(zip(models, outcomes, strict=True))
     measured = [model for model, outcome in by_model.items() if not isinstance(outcome, Failed)]
-    options = _form_options(settings, outcomes, [form for form, _ in destinations.all()], wall)
+    options = _form_options(settings, outcomes, [each.form for each in destinations], wall)
     faults: dict[Destination, BaseException] = {}
 
     def vouched() -> list[Signature]:
-        failed = {path for _, path in faults}
+        failed = {each.path for each in faults}
         return [each for each in signatures if each.model in measured and each.report not in failed]
 
     def terminal(*, ascii_only: bool) -> RenderableType:
@@ -246,7 +227,7 @@ def _deliver(
         if len(outcomes) == 1:
             written = [Text(printable(each)) for each in beside]
             return Group(*written, _full(outcomes[0], settings, ascii_only))
-        files = [f"{each.form}: {each.path}" for each in destinations.all() if each.path and each not in faults]
+        files = [f"{each.form}: {each.path}" for each in destinations if each.path and each not in faults]
         table = summary.render(
             outcomes,
             models=list(map(redact, models)),
@@ -266,17 +247,15 @@ def _deliver(
             return plain(terminal(ascii_only=False) if some is outcomes else _full(some[0], settings))
         return forms.render(form, some, options)
 
-    about: list[tuple[Destination, Sequence[Outcome]]]
-    about = [(each, [by_model[model]]) for model, own in destinations.own.items() for each in own]
-    about += [(each, outcomes) for each in destinations.shared]
-    write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about}, faults)
+    about = {each: [by_model[each.model]] if each.model else outcomes for each in destinations}
+    write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
     for bundle, content in check_places.sign_reports(
         settings.sign, vouched(), by_model, options, settings.quiet
     ).items():
         write_whole(bundle, content)
-    process.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
+    process.announce(outcomes, destinations, enabled=not settings.no_ci)
     lines = "\n".join(summary.one_line(outcome) for outcome in outcomes)
-    on_stdout = [each for each in destinations.shared if each.path is None]
+    on_stdout = [each for each in destinations if each.path is None]
     text = partial(rendered, outcomes)
     deliver(on_stdout, text, terminal, settings.color, quiet=settings.quiet, line=lines, faults=faults)
 

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 
 class Destination(NamedTuple):
-    """A document that a run writes. It has a form, such as json, and a place, None for stdout."""
+    """One document that a run writes."""
 
     form: str
+    """such as json"""
     path: Place | None
+    """None: stdout"""
+    model: str = ""
+    """the one that it is about; empty for all of the run"""
 
 
 def destinations_of(
@@ -61,7 +65,7 @@ def destinations_of(
             )
         if place is not None:
             check_target(place, reads)
-        if any(place == other for _, other in destinations):
+        if any(place == other.path for other in destinations):
             raise UsageError(
                 f"--output names {redact(path) or 'stdout'} twice; only one document fits there",
                 "-o json=report.json",
@@ -188,7 +192,7 @@ def check_extra(
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
     check_target(path, reads, f"path of {option}", f"{option} ")
-    if any(isinstance(report, Path) and report.resolve() == path.resolve() for _, report in destinations):
+    if path.resolve() in [each.path.resolve() for each in destinations if isinstance(each.path, Path)]:
         raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
 
 
@@ -208,16 +212,15 @@ def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.storage.write import is_ours, replace_with_error
 
-    for form, path in destinations:
-        if path is not None and is_ours(path):
-            remove_signature(form, path)
-    for form, path in destinations:
-        if path is not None and is_ours(path):
-            try:
-                replace_with_error(path, error_document(form, *UNFINISHED, redact(model)))
-            except EnvironmentFaultError:
-                if is_ours(path):  # else there is no room, and the earlier document is gone at least
-                    raise
+    ours = [(form, path, about) for form, path, about in destinations if path is not None and is_ours(path)]
+    for form, path, _ in ours:
+        remove_signature(form, path)
+    for form, path, about in ours:
+        try:
+            replace_with_error(path, error_document(form, *UNFINISHED, redact(about or model)))
+        except EnvironmentFaultError:
+            if is_ours(path):  # else there is no room, and the earlier document is gone at least
+                raise
 
 
 def remove_signature(form: str, report: Place) -> None:

@@ -160,7 +160,7 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
     from robustcheck_onnx.checker.report import SUMMARY_BYTES, forms, github
 
     options = forms.FormOptions()
-    document_on_stdout = any(path is None and form != "terminal" for form, path in destinations)
+    document_on_stdout = any(each.path is None and each.form != "terminal" for each in destinations)
     stream = sys.stderr if document_on_stdout else sys.stdout
     for line in github.commands(outcomes, options):
         stream.write(line + "\n")
@@ -285,7 +285,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     if faults:  # the other documents hold the result
         from robustcheck_onnx.checker.storage.places import as_typed
 
-        invocation.documents = [(form, as_typed(path) if path else "") for form, path in faults]
+        invocation.documents = [(each.form, as_typed(each.path) if each.path else "") for each in faults]
     seen = [each for each in (fault, *faults.values()) if not isinstance(each, RobustcheckError)]
     if any(isinstance(each, OSError | SystemExit) for each in seen):
         # stdout itself may be the fault: nothing more goes there
