@@ -49,7 +49,7 @@ FLAGS: Final = ("-I",) if sys.flags.isolated else ("-P", "-E") if sys.flags.igno
 
 
 class Wall:
-    """Children for some tasks, one for each. As a context: whatever still runs at its end is ended."""
+    """The child processes for some tasks, one for each. As a context: whatever still runs at its end is ended."""
 
     def __init__(self, limits: Limits = NO_LIMITS) -> None:
         """Start the first child. limits: of each child, for each task."""

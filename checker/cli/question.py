@@ -1,4 +1,7 @@
-"""What verbs share: options of the table, added to a verb's own, and the delivery of a question's answer."""
+"""Share options and delivery between verbs.
+
+Options of the table are added to a verb's own, and a question's answer is delivered.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ Verb = Callable[..., int]
 
 
 class Call:
-    """One call of a verb."""
+    """A call of a verb."""
 
     def __init__(self, ctx: typer.Context, given: Settings) -> None:
         self.given = given
@@ -47,11 +50,14 @@ class Call:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What moves the numbers of a run, as keyword arguments: of the options that the verb has."""
+        """Return the options that move a run's numbers.
+
+        They are keyword arguments, of the options that the verb has.
+        """
         return {name: value for name, value in self.given.options.given.items() if name in self._names}
 
     def show(self, form: str, text: Callable[[], str], render: Callable[..., RenderableType]) -> None:
-        """Write a document to stdout: `text` for json, else what `render` gives."""
+        """Write a document to stdout. It is `text` for json, else what `render` gives."""
         if form == "json":
             sys.stdout.write(text())
         else:
@@ -64,7 +70,7 @@ def _is_typed(ctx: typer.Context, name: str) -> bool:
 
 
 class Question(Call):
-    """One call of a verb that asks a question, and where its documents go."""
+    """A call of a verb that asks a question. It knows where its documents go."""
 
     def __init__(self, ctx: typer.Context, given: Settings, *, room: str, forms: tuple[str, ...]) -> None:
         super().__init__(ctx, given)
@@ -84,13 +90,13 @@ class Question(Call):
 
     @contextmanager
     def measuring(self, model: Path) -> Iterator[dict[str, Any]]:
-        """Yield the keyword arguments that every question takes, while its progress is shown."""
+        """Show progress; yield the keyword arguments of every question."""
         limits = self.given.limits
         with measuring(self.destinations, model, self.given.quiet) as progress:
             yield {**self.options, "limits": limits, "progress": progress}
 
     def answer(self, result: Any) -> None:
-        """Deliver a result in each form that was asked for."""
+        """Deliver a result in each requested form."""
         given = self.given
         result = result.model_copy(update={"time": None}) if given.no_time else result
         deliver(
@@ -104,7 +110,7 @@ class Question(Call):
 
 
 def written(room: str, result: Any, form: str) -> str:
-    """The result that a room (its module) gave, in a form other than terminal; it ends in a newline."""
+    """Write a room's result in another form than terminal. The room is a module; the text ends in a newline."""
     from robustcheck_onnx.checker.report.record import to_json
 
     if form == "json":
@@ -117,7 +123,7 @@ def written(room: str, result: Any, form: str) -> str:
 def takes(
     *names: str, call: Callable[[typer.Context, Settings], Call] = Call, **changed: Mapping[str, Any]
 ) -> Callable[[Verb], Verb]:
-    """Give a verb options of the table; its function gets a `Call` with them, then what it declares itself.
+    """Give a verb options of the table. Its function gets a `Call` with them, then what it declares itself.
 
     Args:
         names: of the options, in the order of help.
@@ -157,7 +163,7 @@ def question(
     without: tuple[str, ...] = (),
     **changed: Mapping[str, Any],
 ) -> Callable[[Verb], Verb]:
-    """Make a verb of a function, whose result the modules of a room of `checker` show.
+    """Make a verb of a function. The modules of a room of `checker` show its result.
 
     Args:
         room: its name.

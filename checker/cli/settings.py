@@ -144,7 +144,7 @@ def resolve(
     isolated: bool = False,
     waivers_file: str | None = None,
 ) -> Resolved:
-    """Put defaults, file, environment and command line over each other.
+    """Merge defaults, file, environment and command line. Later ones override earlier ones.
 
     Args:
         given: what the command line sets, by field; typer has checked it.

@@ -60,7 +60,7 @@ class ScanModel(ModelRead):
 
 
 class ScanReport(Frozen):
-    """Outlier features through the depth of a model."""
+    """The outlier features through the depth of a model."""
 
     schema_version: Literal[1] = 1
     tool: str = "robustcheck"

@@ -1,4 +1,4 @@
-"""The verb `calibrate`: fits thresholds to a suite of models, or to what was measured of them before."""
+"""The verb `calibrate`. It fits thresholds to a suite of models, or to what was measured of them before."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _usage_errors(hint: str = "") -> Iterator[None]:
 
 
 def _write_line(text: str) -> None:
-    """Write a line to stderr; the line of progress stays below it."""
+    """Write a line to stderr. The line of progress stays below it."""
     sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
@@ -222,7 +222,10 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
 def _measured_before(
     tables: list[str], opened: Opened | None
 ) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
-    """The rows of results tables; of a suite those of its models, with its labels, an error for each without one."""
+    """Return the rows of results tables.
+
+    Of a suite they are those of its models, with its labels; a model without a row has an error.
+    """
     from robustcheck_onnx.checker.calibrate.run import relabelled
     from robustcheck_onnx.checker.calibrate.tasks import check_labels
     from robustcheck_onnx.thresholds import results
@@ -264,7 +267,7 @@ def _fitted(
 
 
 def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
-    """Raise if models failed, so that no profile is written; with `allow_missing`, list them on stderr instead."""
+    """Refuse to write a profile where models failed. With `allow_missing`, they are listed on stderr instead."""
     from robustcheck_onnx.checker.calibrate.profiles import causes
 
     if not failed:

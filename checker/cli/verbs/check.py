@@ -70,7 +70,7 @@ def check(
 
 
 def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
-    """Write each setting, its value and its source to stdout."""
+    """Write each setting with value and source to stdout."""
     from rich.console import Group
 
     from robustcheck_onnx.checker.report import Pen, Trimmed, columns

@@ -39,7 +39,7 @@ def demo(
         option("Keep the two ONNX files in this folder. Default: they are deleted.", "FOLDER", show_default=False),
     ] = None,
 ) -> int:
-    """Make two tiny models, check both, and say what the verdicts mean.
+    """Make two tiny models, check both, and explain the verdicts.
 
     The exit code is no verdict: 0 when the demo showed what it should (WARN, and PASS of a synthetic model), 70 if not.
     """
@@ -91,7 +91,7 @@ def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def _copy(models: list[Path], folder: Path) -> None:
-    """Copy the models into a folder; each appears there complete. Raises EnvironmentFaultError."""
+    """Copy the models into a folder. Each appears there complete. Raises EnvironmentFaultError."""
     import shutil
 
     from robustcheck_onnx.checker.text import quoted

@@ -1,4 +1,4 @@
-"""The verbs about a report: `verify`, `sign`, and the group `mlflow`."""
+"""The verbs about a report. They are `verify`, `sign`, and the group `mlflow`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def verify(
     device: RerunDevice = None,
     output: Outputs = None,
 ) -> int:
-    """Check that a report is whole, about this model and these images.
+    """Check that a report is intact and belongs to model and images.
 
     For a release. What was not checked is listed as such.
     """
@@ -310,7 +310,7 @@ def gate(
     signature: Signature = None,
     tracking_uri: Server = None,
 ) -> int:
-    """Let a registered version through only if its report holds and says PASS.
+    """Let a registered version through only for a verified PASS.
 
     The alias is set with exit code 0 only. Otherwise this version loses it, and every alias of an earlier call.
     """

@@ -1,4 +1,4 @@
-"""The verbs `inspect` (what a model file holds) and `doctor` (what the environment can do)."""
+"""The verbs `inspect` and `doctor`. They show what a model file holds and what the environment can do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def inspect(
     ],
     output: Output = "terminal",
 ) -> int:
-    """Show what a check would measure in a file, and if it can pass.
+    """Show what a check would measure, and whether it can pass.
 
     Tensor, head, preprocessing, opset and sizes, each with where it comes from.
     """
@@ -71,7 +71,7 @@ def doctor(
     call: Call,
     output: Output = "terminal",
 ) -> int:
-    """Show what models can run on here, and how to fix what is broken."""
+    """Show what models can run on here, and how to fix faults."""
     from robustcheck_onnx.checker.runtime import doctor as diagnosis
     from robustcheck_onnx.checker.text import as_json
 
@@ -81,7 +81,7 @@ def doctor(
 
 
 def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> RenderableType:
-    """Return findings about the environment as text, with what to type and how many are faults."""
+    """Lay out findings about the environment. Each has what to type, and the last line counts the faults."""
     from rich.console import Group
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""The verbs that look something up or set it up: `explain`, `profiles`, `init`."""
+"""The verbs `explain`, `profiles` and `init`. They look something up or set it up."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ The preprocessing files of open_clip, timm and transformers are read as well.
 
 
 def _topics(incomplete: str) -> list[str]:
-    """What a shell offers for a topic."""
+    """Return the topics that a shell offers."""
     from robustcheck_onnx.checker.verdict import KINDS, RULES
 
     return [topic for topic in (*RULES, *KINDS, *TOPICS) if topic.startswith(incomplete)]
@@ -103,7 +103,7 @@ def explain(
 
 
 def _as_document(topic: str) -> dict[str, Any]:
-    """What `explain` says of a topic, for JSON."""
+    """Return a topic's explanation as JSON values."""
     from robustcheck_onnx.checker.verdict import KINDS, RULES
 
     if topic == "exit-codes":
@@ -121,7 +121,7 @@ def _as_document(topic: str) -> dict[str, Any]:
 
 
 def _reason(name: str) -> list[str]:
-    """One reason: title, kind, explanation and next step."""
+    """Write one reason. It has title, kind, explanation and next step."""
     from robustcheck_onnx.checker.verdict import RULES
 
     rule = RULES[name]
@@ -130,7 +130,7 @@ def _reason(name: str) -> list[str]:
 
 
 def _reasons(topic: str) -> list[str]:
-    """The reasons of a kind, or of every kind in the order in which they count."""
+    """List the reasons of a kind, or of every kind. The order is that in which they count."""
     from robustcheck_onnx.checker.verdict import KINDS, RULES
 
     column = max(map(len, RULES))
@@ -188,7 +188,7 @@ def list_profiles(
 @profiles.verb(examples=("robustcheck profiles show default",))
 @takes("color", "debug")
 def show(call: Call, name: Named = "default", output: Output = "terminal") -> int:
-    """Show what a profile rests on, how often it is wrong, and what it holds for."""
+    """Show a profile's basis, its error rates, and what it holds for."""
     from robustcheck_onnx.checker.calibrate.profiles import render_profile
     from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
 
@@ -207,7 +207,7 @@ def check_id(name: str) -> None:
 
 
 def _loaded(spec: str) -> Profile:
-    """The profile of a file or of a packaged name. Raises UsageError."""
+    """Load the profile of a file or packaged name. Raises UsageError."""
     import difflib
 
     from robustcheck_onnx.thresholds import profile

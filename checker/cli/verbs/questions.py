@@ -44,7 +44,7 @@ def compare(
         ),
     ] = 0.2,
 ) -> int:
-    """Compare a model with the one that it was made from: PASS or WARN.
+    """Compare a model with its original: PASS or WARN.
 
     For finetuned, pruned, quantised or converted models. Without a reference --write-baseline alone gives no verdict: 0
     is not a PASS. PASS when the candidate passes the check by itself and has
@@ -263,7 +263,7 @@ def concepts(
         option("How often labels are shuffled to see what chance gives.", "N", IMAGES, min=19),
     ] = 200,
 ) -> int:
-    """Count the concepts that single directions tell, beside chance.
+    """Find concepts that single directions detect, compared with chance.
 
     A direction of the representation tells a concept where it ranks the images that have it before the others. The
     number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 when it was
