@@ -103,7 +103,7 @@ def smallest_sd(s: Statistics) -> float:
 
 
 def over_subsets(h: np.ndarray) -> Range:
-    """Over random subsets of 50 rows; of a set that is no larger, over itself."""
+    """Over random subsets of 50 rows; of a set that is not a larger, over itself."""
     rng = np.random.default_rng(0)
     n = min(len(h), CONTENT_IMAGES)
     found = [held(h[rng.choice(len(h), n, replace=False)]) for _ in range(SUBSETS if len(h) > n else 1)]
@@ -349,7 +349,7 @@ that of a real encoder, so each limit finds what the other does not.
 Beside stands what the same procedure makes of two older limits. They stay as they are: every untaught aligner is
 stopped by the relative variance already, higher limits would stop real sets, and for the relative SD there is no room
 at all. The price of a limit is the published sets with the indication that fall below it in some subset. 28-pixel
-tissue (`physicist_b16_pathmnist`) and drawings (`michaengeser_b32_drawings`) are no photos, and were left out above.
+tissue (`physicist_b16_pathmnist`) and drawings (`michaengeser_b32_drawings`) are not photos, and were left out above.
 
 {limits}
 

@@ -4,7 +4,7 @@
 
 Writes FOLDER/images/*.png and FOLDER/concepts.csv (path, concept), which `robustcheck concepts --concepts` takes.
 Every image has a background colour, perhaps a texture over it, and perhaps a shape or an object; the three are drawn
-independently, so no concept stands for another. Drawings: what a model tells in them is no measure of photos.
+independently, so no concept stands for another. Drawings: what a model tells in them is not a measure of photos.
 """
 
 from __future__ import annotations

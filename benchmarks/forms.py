@@ -69,7 +69,7 @@ class Row:
     reasons: tuple[str, ...] = ()
     message: str = ""
     planted_z: float | None = None
-    """where the planted feature lies, SD; None where it is no persistent outlier feature of the width that is right"""
+    """where the planted feature lies, SD. None where it is not a persistent outlier feature of the right width"""
     seconds: float = 0.0
 
     @property

@@ -2,7 +2,7 @@
 
 `python benchmarks/jpeg.py` prints a table for the bundled photos (progressive, small) and one each for baseline JPEGs
 of real photographs, as large as ImageNet's and as they are. simplejpeg, imagecodecs, kornia-rs and ajpegli are compared
-where they are installed; they are no dependency. Times are CPU times of one thread.
+where they are installed; they are not dependencies. Times are CPU times of one thread.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def is_about(bundle: Path, report: Path) -> bool:
     try:
         payload = signing.signed_payload(bundle, Path("../key.pub"))
         about = signing.statement(report_about(report, Path(MODEL)), sha256_of(report.read_bytes()))
-    except Exception as fault:  # noqa: BLE001 # whatever is wrong with it: it is no signature of the report
+    except Exception as fault:  # noqa: BLE001 # whatever is wrong with it: it is not a signature of the report
         sys.stderr.write(f"{bundle}: {fault}\n")
         return False
     return not signing.differences(payload, about)

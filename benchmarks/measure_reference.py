@@ -3,7 +3,7 @@
 python benchmarks/measure_reference.py EMBEDDINGS_DIR
 
 EMBEDDINGS_DIR holds one <set>.npz a set (entry x: (image, feature)). reference_sources.csv says what each set is: kind
-of training, checkpoint, what ends the representation, why it is no evidence, source. The vectors are not part of the
+of training, checkpoint, what ends the representation, why it is not evidence, source. The vectors are not part of the
 project (most source repositories carry no licence); the statistics are, with the source of each.
 """
 

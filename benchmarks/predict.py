@@ -158,7 +158,7 @@ def _verdicts(known: Sequence[Checkpoint]) -> str:
 
 
 def _lost(known: Sequence[Checkpoint]) -> str:
-    """Checkpoints with a published row all of whose sets are no evidence."""
+    """Checkpoints with a published row all of whose sets are not evidence."""
     out = {row.model: row.excluded for row in references() if row.set in published.MEASURED and row.excluded}
     counted = {one.name for one in known}
     return "; ".join(f"{name} ({why})" for name, why in out.items() if name not in counted) or "none"

@@ -33,7 +33,7 @@ CLIP's".
 ## Checkpoints with a published ER
 {n_known} checkpoints, {n_sets} sets. A range is over a checkpoint's sets, each on other photos. Energies are the
 smaller of the shares on either side, as the limits see them. The thresholds were fitted to these very sets: that their
-verdicts agree with the table is no finding. Verdicts are by point estimates and by the statistics alone; a
+verdicts agree with the table is not a finding. Verdicts are by point estimates and by the statistics alone; a
 [check](../../docs/statistics.md) needs bounds beyond the thresholds, and more.
 
 {table}
@@ -58,7 +58,7 @@ thresholds.
 {correlations}
 
 - **Among zero-shot encoders {ranking} outlier features ranks ER**: K has r = {k_told}. With {n_zero_shot} checkpoints
-  only an r of {least:.2f} or more is told from none. A higher K is no sign of a more robust model.{guards}
+  only an r of {least:.2f} or more is told from none. A higher K is not a sign of a more robust model.{guards}
 - **Over all kinds the association is mostly between groups**: every robust checkpoint here is a zero-shot encoder, and
   no other one is. Which of the two a model is says as much about its label as any statistic can.
 - The photos differ by checkpoint, and K with them: by a factor of {factor:.1f} for {widest}.

@@ -226,7 +226,7 @@ def changes(x: Array) -> dict[str, tuple[Array, str, frozenset[str], str, str]]:
             "",
             "strength falls by more than 20 %",
         ),
-        "outlier features × 1.5": (larger, "PASS", none, "PASS", "stronger is no loss"),
+        "outlier features × 1.5": (larger, "PASS", none, "PASS", "stronger is not a loss"),
         "rotated": (
             x @ turn,
             "WARN",

@@ -114,7 +114,7 @@ def _fault(ended: Any) -> dict[str, Any]:
 
 
 def failed(record: dict[str, Any]) -> bool:
-    """Whether a record is one that must not be: a hang, a crash, a wrong tensor, an exit code that is no answer."""
+    """Whether a record is one that must not be: a hang, a crash, a wrong tensor, an exit code that is not an answer."""
     answered = record.get("check_code", 0) in (0, 1) or record.get("refused") == record.get("check_code")
     return record["outcome"] in ("hang", "crash", "wrong tensor") or not answered
 

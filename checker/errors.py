@@ -11,7 +11,7 @@ import re
 from typing import ClassVar
 
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
-"""Errors of the operating system that are no fault of the call: disk, quota or file table full, no rights."""
+"""Errors of the operating system that are not the call's fault: disk, quota or file table full, no rights."""
 
 EXIT_CODES = {
     0: "PASS: the indication is present",

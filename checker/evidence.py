@@ -124,7 +124,7 @@ class Content(Frozen):
     """
 
     n: int
-    """images: the first 50 of the seeded order that are no duplicates and no near-duplicates of earlier ones; fewer
+    """images: the first 50 of the seeded order that are neither duplicates nor near-duplicates of earlier ones; fewer
     where there are fewer"""
     effective_rank: float
     """directions in which the L2-normalised representations vary: 1 to n − 1; 0 = they do not"""
@@ -220,8 +220,8 @@ class ImageFacts(Frozen):
     seed: int
     sanity: ImageSetFacts
     given: bool = False
-    """whether Python handed them over as objects (a list of paths, pictures, arrays): then `source` is no name that can
-    be opened again"""
+    """whether Python handed them over as objects (a list of paths, pictures, arrays): then `source` is not a name that
+    can be opened again"""
 
 
 class InputLevels(Frozen):
@@ -314,7 +314,7 @@ class Options(Frozen):
     def of(cls, given: GivenOptions, **defaults: Any) -> Self:
         """Make the record of keyword arguments. A path becomes text.
 
-        Raises TypeError for a name that is no option, UsageError for a value that is none.
+        Raises TypeError for a name that is not an option, UsageError for a value that is none.
         """
         if unknown := given.keys() - cls.model_fields.keys():
             raise TypeError(f"unexpected keyword argument {min(unknown)!r}; options are {', '.join(cls.model_fields)}")

@@ -4,7 +4,7 @@ There is one child per model; this process gets data back, or an error.
 
 A file that ends, blocks or fills the process that reads it ends, blocks or fills the child alone. The child is an
 interpreter of its own, started while this process still imports what it needs; no process with threads is forked. What
-comes back is JSON. The wall is no sandbox: the child may do what the user may.
+comes back is JSON. The wall is not a sandbox: the child may do what the user may.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOG.addHandler(logging.NullHandler())
 
 LOOK_S: Final = 0.05  # between two looks at a child's memory and time
 GRACE_S: Final = 10.0  # for a child that is to end
-ANSWER_BYTES: Final = 1 << 26  # a longer line of a child is no answer
+ANSWER_BYTES: Final = 1 << 26  # a longer line of a child is not an answer
 START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from robustcheck_onnx.checker.child import main; sys.exit(main())"

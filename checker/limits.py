@@ -67,7 +67,7 @@ def max_model_bytes() -> int | None:
 
     External data counts; the variable is `MAX_MODEL_SIZE`; None = no limit.
 
-    Raises UsageError for a value that is no size.
+    Raises UsageError for a value that is not a size.
     """
     text = os.environ.get(MAX_MODEL_SIZE, "")
     if text.isdecimal() or not text:

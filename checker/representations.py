@@ -185,7 +185,7 @@ def load_representations(path: str | Path) -> Representations:
         if values.ndim != 2 or values.dtype.kind != "f" or not len(values) == len(names) == len(digests):
             raise ValueError(f"{len(names)} names and {len(digests)} digests for an array of shape {values.shape}")
         if not all(isinstance(each, str) for each in (*names, *digests)):
-            raise ValueError("a name or digest is no text")
+            raise ValueError("a name or digest is not text")
         if not np.isfinite(values).all():
             raise ValueError("a value is not finite")
     except (OSError, *_DAMAGE) as fault:

@@ -255,7 +255,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     except OSError as error:
         raise MissingError(f"{path}: ONNX file is unreadable ({error.strerror or error})", f"ls -l {path}") from error
     except Exception as error:  # protobuf's DecodeError is one of several
-        raise ExportError(f"{path}: file is no ONNX model ({first_line(error)})", hint) from error
+        raise ExportError(f"{path}: file is not an ONNX model ({first_line(error)})", hint) from error
     if not proto.graph.input or not proto.graph.output:
         raise ExportError(f"{path}: graph has no input or no output; it must have both", hint)
     texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]

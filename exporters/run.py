@@ -186,7 +186,7 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
 def _lines(path: str, option: str, what: str) -> tuple[str, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # a name with a null byte, bytes that are no UTF-8
+    except (OSError, ValueError) as error:  # a name with a null byte, bytes that are not UTF-8
         reason = error.strerror if isinstance(error, OSError) else error
         raise CallError(
             f"{option} is {path!r}: file is not readable ({reason}); it must be {what}", f"ls -l {shlex.quote(path)}"

@@ -76,7 +76,7 @@ def weights_file(weights: str | None) -> Path | None:
     """Return the path when `weights` is a file or looks like one, None for a tag.
 
     Raises:
-        ExportError: it looks like a path but there is no such file (exit 4); it is no checkpoint (exit 3).
+        ExportError: it looks like a path but there is no such file (exit 4); it is not a checkpoint (exit 3).
     """
     if not weights:
         return None

@@ -50,7 +50,7 @@ def _is_short(config: pytest.Config) -> bool:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Hold `make test` to its budget, which is no clock: nothing heavy is imported, few tests start a process."""
+    """Hold `make test` to its budget, which is not a clock: nothing heavy is imported, few tests start a process."""
     if not _is_short(session.config):
         return
     if heavy := sorted(_imported()):

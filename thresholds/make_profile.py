@@ -241,7 +241,7 @@ def _limits(
     if made:
         out.append(
             f"{len(made)} of its models were made by hand or replay measured vectors: it shows how a calibration "
-            "works, and is no ground for a release"
+            "works, and is not a ground for a release"
         )
     if missing:
         out.append(f"It is not complete: {len(missing)} models of its suite were not measured.")

@@ -253,7 +253,7 @@ class Calibration(Frozen):
     bootstrap_failed: int = 0
     """resamples without any threshold: one side was missing, or the two overlapped"""
     n_traps: int = 0
-    """simulated and derived sets that must not pass, and sets that are no evidence"""
+    """simulated and derived sets that must not pass, and sets that are not evidence"""
     choice: tuple[Chosen, ...] = ()
     """subsets of the statistics under which the sets lie apart, the best first; empty: they were not chosen here"""
     nearest: tuple[Nearest, ...] = ()

@@ -44,7 +44,7 @@ class Reference(NamedTuple):
     expected: str
     """present | absent: whether the set shows the indication (`indication.py`); verdict expected PASS | WARN"""
     excluded: str
-    """why the set is no evidence for a rate; empty if it is"""
+    """why the set is not evidence for a rate; empty if it is"""
     source: str
     training: str = ""
     """image_text, supervised, self_supervised or identity, as the source says; empty where it was not asked"""

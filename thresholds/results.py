@@ -156,7 +156,7 @@ def read(path: Path) -> list[Result]:
     """Read the rows of one table, in order. A torn last line is left out.
 
     Raises:
-        ResultsError: not readable, a line that is no row, or of a newer schema.
+        ResultsError: not readable, a line that is not a row, or of a newer schema.
     """
     try:
         text = path.read_text(encoding="utf-8")

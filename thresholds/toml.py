@@ -18,7 +18,7 @@ def read(content: bytes) -> dict[str, Any]:
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
-        ValueError: it is no TOML (tomllib.TOMLDecodeError), too large, or has a larger integer than TOML's.
+        ValueError: it is not TOML (tomllib.TOMLDecodeError), too large, or has a larger integer than TOML's.
         RecursionError: it is nested too deeply.
     """
     if len(content) > MOST_BYTES:

@@ -194,7 +194,7 @@ def _named_embedding(folder: Path) -> None:
 
 
 def _zero_shot() -> Iterator[Form]:
-    why = "cosines to texts are no embedding: what they read is measured, or it is assumed"
+    why = "cosines to texts are not an embedding: what they read is measured, or it is assumed"
     for classes in (768, CLASSES):
         texts = _texts(classes)
         for name in ("logits_per_image", "logits", "output"):

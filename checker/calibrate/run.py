@@ -180,7 +180,7 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
     An incomplete last line is cut off. A model and tensor has one row, so rows of the suite's models with another key,
     which were measured with other weights, images or versions, are moved into another table (`superseded`).
 
-    Raises UsageError: the file is no results table. EnvironmentFaultError: it can't be written.
+    Raises UsageError: the file is not a results table. EnvironmentFaultError: it can't be written.
     """
     if not path.exists():
         return []

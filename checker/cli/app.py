@@ -25,7 +25,7 @@ from .verbs import (
 )
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
-INFORMATION = "Exit codes: 0 measured, which is no PASS · 2 usage · 3 could not measure · 4 environment."
+INFORMATION = "Exit codes: 0 measured, which is not a PASS · 2 usage · 3 could not measure · 4 environment."
 app = Verbs(
     name="robustcheck",
     help="Release gate for image encoders: checks an ONNX file for the outlier features of robust CLIP models.\n\n"

@@ -53,7 +53,7 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
         what, again = f"output is {form}={redact(path)}", f"-o {form}={quoted(redact(path))}"
         _refuse_unsafe(resolved, what, again, path, folder)
         if folder is not None and Path(path).exists() and not is_ours(parse_place(path)):
-            raise _not_ours(resolved, what, "no report of robustcheck", again)
+            raise _not_ours(resolved, what, "not a report of robustcheck", again)
 
 
 def check_bundles(resolved: Resolved, bundles: Iterable[Path]) -> None:
@@ -66,7 +66,7 @@ def check_bundles(resolved: Resolved, bundles: Iterable[Path]) -> None:
         folder = folder_of(resolved, "output")
         _refuse_unsafe(resolved, what, again, str(bundle), folder, no_link=is_named)
         if is_named and bundle.exists() and not is_verdict(bundle):
-            raise _not_ours(resolved, what, "no signature of robustcheck", again)
+            raise _not_ours(resolved, what, "not a signature of robustcheck", again)
 
 
 def files_of_representations(
@@ -107,7 +107,7 @@ def check_log(resolved: Resolved) -> None:
     folder = folder_of(resolved, "log-file")
     _refuse_unsafe(resolved, what, again, name, folder)
     if folder is not None and Path(name).exists() and not _is_log(Path(name)):
-        raise _not_ours(resolved, what, "no log of robustcheck", again)
+        raise _not_ours(resolved, what, "not a log of robustcheck", again)
 
 
 def _refuse_unsafe(

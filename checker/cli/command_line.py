@@ -38,7 +38,7 @@ class CommandLine:
     words: tuple[str, ...] = ()
     """all of it, without the program's name; the verb is the first one"""
     arguments: tuple[str, ...] = ()
-    """what follows the verb and is no option; the first one after a group is its verb"""
+    """what follows the verb and is not an option; the first one after a group is its verb"""
     behind_dashes: tuple[str, ...] = ()
     """those of the arguments that follow `--`, which ends the options"""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

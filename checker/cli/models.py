@@ -155,7 +155,7 @@ def check_all(
 ) -> list[Outcome]:
     """Check one model after the other. A model that fails becomes an outcome, too, and the next one is checked.
 
-    check: checks one model. failure: makes an outcome of what it raises. A signal, which is no Exception, ends the run.
+    check: checks one model. failure: makes an outcome of what it raises. A signal is not an Exception and ends the run.
     """
     outcomes: list[Outcome] = []
     for model in models:

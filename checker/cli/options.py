@@ -145,7 +145,7 @@ def _size(text: str) -> int:
     try:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError as fault:
-        raise typer.BadParameter(f"{text!r} is no size; write it as 8GiB or 500MB") from fault
+        raise typer.BadParameter(f"{text!r} is not a size; write it as 8GiB or 500MB") from fault
 
 
 def completing(forms: Callable[[], Sequence[str]] = lambda: FORMATS) -> Callable[[str], list[str]]:

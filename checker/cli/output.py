@@ -203,7 +203,7 @@ UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "
 def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
     """Replace earlier documents by one that says "not finished". A process that is killed can't do it.
 
-    Called when the work starts. A file that is not there, or that is no document of this tool, stays as it is. Before
+    Called when the work starts. A file that is missing, or not a document of this tool, stays as it is. Before
     the first document, the signatures beside all of them go: whenever a kill comes, none stands beside an error.
 
     model: what the documents are about, as it was typed; empty for several.

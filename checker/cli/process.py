@@ -190,8 +190,8 @@ def run(app: typer.Typer, words: list[str]) -> int:
     can't be delivered is none: the exit code is 4, never 0. Only a reader of stdout that went away (`| head`) gets no
     message.
 
-    app: with the verb `check`. words: those after the program's name; a first word that is no verb, group or option of
-    the app is a model to check.
+    app: with the verb `check`. words: those after the program's name. A first word that is not a verb, group or option
+    of the app is a model to check.
     """
     if not {"--offline", "--strict"} & set(words):
         return _run(app, words)
@@ -325,7 +325,7 @@ def _mend_streams() -> None:
     """Repair stdout and stderr. stdout must raise where it can't write all, and stderr must exist.
 
     An unbuffered stdout (PYTHONUNBUFFERED, usual in containers) writes a part to a full disk and drops the rest; a
-    closed one (`>&-`) is None. Names that are no valid text are written escaped.
+    closed one (`>&-`) is None. Names that are not valid text are written escaped.
     """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # lives as long as the process

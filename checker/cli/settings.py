@@ -94,7 +94,7 @@ class Resolved:
 
         They are sentences for the report, of what a file or the environment set; numbers or the exit code can change.
 
-        What can loosen the gate is no note: the report says it first (`Gate.loosening`).
+        What can loosen the gate is not a note: the report says it first (`Gate.loosening`).
         """
         first = {each.setting for each in self.loosening()}
         facts_by_source: dict[str, list[str]] = {}
@@ -172,7 +172,7 @@ def resolve(
             in_file = frozenset(layer) - frozenset(from_environment)
         settings = replace(settings, **from_environment)
         sources |= {key_of(name): PREFIX + name.upper() for name in from_environment}
-    # not validated again: typer has checked these, and a path that is no valid text must stay as it is
+    # not validated again: typer has checked these, and a path that is not a valid text must stay as it is
     settings = replace(settings, **given)
     sources |= {key_of(name): COMMAND_LINE for name in given}
     typed = frozenset(given)
@@ -263,7 +263,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if kind == "extra_forbidden":
         vocabulary.refuse_removed(f"{where}: key", key, vocabulary.REMOVED_KEYS)
         if key in NOT_SETTINGS and known == list(FIELDS):
-            return UsageError(f"{where}: key is {key}; it is no setting: {NOT_SETTINGS[key]}", LOOK)
+            return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
         near = difflib.get_close_matches(key, known, 1)
         rule = f"the closest is {near[0]}" if near else f"keys are {', '.join(known)}"
         return UsageError(f"{where}: key is {key}; {rule}", LOOK)

@@ -100,7 +100,7 @@ def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]
         environment: the variables.
         file: of --config; None = as `find_named`.
 
-    Raises what reading the file raises; TypeError, AttributeError where `output` is no list of texts.
+    Raises what reading the file raises; TypeError, AttributeError where `output` is not a list of texts.
     """
     if listed := environment.get(OUTPUT):
         return tuple(part.strip() for part in listed.split(","))
@@ -156,7 +156,7 @@ def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
     if not path.exists():
         raise UsageError(f"{path}: file of settings is missing; no such file", "robustcheck init")
     if not path.is_file():
-        raise UsageError(f"{path}: file of settings is no regular file; it must be a TOML file", look)
+        raise UsageError(f"{path}: file of settings is not a regular file; it must be a TOML file", look)
     try:
         content = path.read_bytes()
     except OSError as fault:
@@ -171,7 +171,7 @@ def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
         line = content[: fault.start].count(b"\n") + 1
         raise UsageError(f"{path}: line {line} is not UTF-8; TOML is", f"file {path}") from fault
     except ValueError as fault:
-        raise UsageError(f"{path}: file is no TOML ({fault}); it must be", f"cat -A {path}") from fault
+        raise UsageError(f"{path}: file is not TOML ({fault}); it must be", f"cat -A {path}") from fault
     except RecursionError as fault:
         raise UsageError(f"{path}: file is nested too deeply; it must be plain TOML", f"cat {path}") from fault
     if path.name != SHARED_FILE:

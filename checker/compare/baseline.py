@@ -195,7 +195,7 @@ def read(path: Path) -> Baseline:
     except (ValueError, RecursionError) as fault:
         raise UsageError(f"{path}: baseline is not JSON ({fault}); it must be one document", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("document") != "baseline":
-        raise UsageError(f"{path}: file is no baseline; `--write-baseline` writes one", AGAIN)
+        raise UsageError(f"{path}: file is not a baseline; `--write-baseline` writes one", AGAIN)
     if not is_version(raw.get("schema_version"), SCHEMA_VERSION):
         raise UsageError(
             f"{path}: schema_version is {raw.get('schema_version')!r}; this robustcheck reads {SCHEMA_VERSION}",

@@ -86,7 +86,7 @@ def changes(
     Paired: the delete-a-group jackknife (`intervals.grouped_jackknife_sd`) of the difference, and of the difference of
     the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
     intervals are those of `intervals.radius`: they hold at every number of images at once, so running again with more
-    images is no cheating. `alpha` is shared by the required statistics (Bonferroni).
+    images is not cheating. `alpha` is shared by the required statistics (Bonferroni).
 
     The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
     only the reference has (Agresti and Min 2005 add half an image to each of the four cells): "in every image" of both

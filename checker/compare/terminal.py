@@ -39,7 +39,7 @@ from .pairs import KEPT_CKA, FeatureFate
 _MEANING = {
     "PASS": "The candidate has kept what made the reference pass, on the images that were given.",
     "WARN": "It was not established, on the images that were given, that the candidate has kept what made the "
-    "reference pass. That is no evidence of fragility.",
+    "reference pass. That is not evidence of fragility.",
 }
 _COLOURS: dict[Colour, str] = {"pass": "green", "warn": "yellow", "muted": "dim"}
 

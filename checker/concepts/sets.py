@@ -60,7 +60,7 @@ class Index:
                 found = {int(part)} if NUMBER.fullmatch(part) else self._in_mask(part, where)
                 if unknown := found - self.labels.keys():
                     raise UsageError(
-                        f"{where}; {min(unknown)} is no number of label.csv",
+                        f"{where}; {min(unknown)} is not a number of label.csv",
                         f"head -3 {quoted(self.folder / 'label.csv')}",
                     )
                 numbers |= found

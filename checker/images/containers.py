@@ -199,7 +199,7 @@ def read_remote(file: RemoteFile) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file of a set. Raises UnreadableImageError where it is no regular file, or too large."""
+    """Read a file of a set. Raises UnreadableImageError where it is not a regular file, or too large."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
         raise UnreadableImageError("not a regular file")
@@ -353,7 +353,7 @@ def tensor_entries(path: File) -> list[Entry]:
     for key, block in sorted(arrays.items()):
         where = f"{path}: array {key}" if key else f"{path}: array"
         if not isinstance(block, np.ndarray):  # numpy gives the bytes of a member that is none
-            raise CannotAssessError(f"{path}: member {key:.200} is no array; all must be", hint)
+            raise CannotAssessError(f"{path}: member {key:.200} is not an array; all must be", hint)
         if block.ndim != 4 or block.shape[1] not in (1, 3) or 0 in block.shape:
             raise UsageError(
                 f"{where}: shape is {block.shape}; it must be (batch, 1 or 3 channels, height, width)",
@@ -559,7 +559,7 @@ def _cell(value: Any, folder: File) -> bytes:
         content, where = value.get("bytes"), value.get("path")
         if content is None and where:
             if not isinstance(where, str) or "\0" in where:
-                raise UnreadableImageError("the row's path is no text that a file may be named")
+                raise UnreadableImageError("the row's path is not text that a file may be named")
             if PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
                 raise UnreadableImageError(f"path {where} leaves the data set's folder")
             file = folder / str(where)

@@ -44,7 +44,7 @@ MIN_KURTOSIS_SPREAD: Final = 0.18  # photo sets: .30 or more | one texture gener
 MIN_FOR_SPREAD: Final = 20  # images; from fewer the spread is too uncertain (relative error about 25 %)
 MAX_STEP_DISTANCE: Final = 28  # of 112 steps between neighbours of a thumbnail that go up in one image only
 MIN_LAYOUT_CORRELATION: Final = 0.93  # of two thumbnails, in any of 8 orientations; with the steps: 7 % of 579 stamps
-MAX_DUPLICATE_SHARE: Final = 0.05  # a stray copy is no harm; more is another set than it seems
+MAX_DUPLICATE_SHARE: Final = 0.05  # a stray copy does no harm; more is another set than it seems
 MAX_NEAR_DUPLICATE_SHARE: Final = 0.2  # photo sets: .06 or less | small crops of one photo .7 or more
 MIN_VARIED_SHARE: Final = 0.5  # photo sets: .93 or more | crops of one photo fall below as they get more
 

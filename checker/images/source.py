@@ -408,7 +408,7 @@ def check_bad(
     n_read: images tried, good and bad. limit: largest share of bad ones, 0 to 1. examples, where: for the message.
     sampled: whether only a part of the set was read; the share allowed then rounds up to a whole image, or one bad
     image among the first 64 would condemn a set that has far less than `limit` of them.
-    Raises CannotAssessError when nothing is usable or n_bad > limit · n_read; UsageError where limit is no share.
+    Raises CannotAssessError when nothing is usable or n_bad > limit · n_read; UsageError where limit is not a share.
     """
     if not 0 <= limit <= 1:  # NaN too: every comparison with it would let all pass
         raise UsageError(f"share of images that may be unusable is {limit:g}; it must be 0 to 1", "--max-bad 0.01")
@@ -429,7 +429,7 @@ def check_bad(
 class Digests(Sequence[str]):
     """The digests ("sha256:…") in the order of addition. They take 32 bytes each; strings would take four times that.
 
-    Raises ValueError for anything that is no sha256 with its prefix.
+    Raises ValueError for anything that is not a sha256 with its prefix.
     """
 
     def __init__(self, digests: Iterable[str] = ()) -> None:

@@ -90,7 +90,8 @@ def gate_model_version(
     The registered ONNX file is fetched and verified, so that a PASS of another file counts for nothing. The version
     gets the tags `robustcheck.gate` (`closed` from the start, `open` at the very end), `.verdict`
     (`none` where the report does not hold or nothing vouches for its PASS), `.reasons`, `.rule` and `.result_digest`.
-    An answer that is no verified PASS, or an error, takes from this version the alias that is named and those that an
+    An answer that is not a verified PASS, or an error, takes
+    from this version the alias that is named and those that an
     earlier call gave it (tags `robustcheck.alias.NAME`); other versions and other aliases stay as they are.
 
     Args:

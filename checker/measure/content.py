@@ -40,7 +40,7 @@ def rows_of(h: npt.ArrayLike, sketches: Sequence[Sketch | int | None]) -> Rows:
 
     Args:
         h: (image, feature) usable representations, finite and not constant; any float dtype.
-        sketches: of the same images; what is no whole sketch is left out.
+        sketches: of the same images; what is not a whole sketch is left out.
     """
     described = [(index, sketch) for index, sketch in enumerate(sketches) if isinstance(sketch, Sketch)]
     u = unit_rows(np.asarray(h)[[index for index, _ in described]]) if described else ()

@@ -114,7 +114,7 @@ def _refuse_unknown(text: str) -> None:
         raise UsageError(f"{shown}: scheme {scheme} is not read; the file must be fetched first", f"{OTHERS[scheme]} …")
     hint = f"{near}:{name}" if near else "hf://org/repo, models:/name/1"
     raise UsageError(
-        f"{shown}: no such file, and {scheme} is no scheme; an address starts with {', '.join(SCHEMES)}",
+        f"{shown}: no such file, and {scheme} is not a scheme; an address starts with {', '.join(SCHEMES)}",
         _export_first(near, name) if near in LIBRARIES else hint,
     )
 

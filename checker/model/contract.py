@@ -114,7 +114,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     `where` names the file in messages.
 
     Raises:
-        CannotAssessError: the contract is of a newer schema, is no JSON object, or breaks the schema. It is
+        CannotAssessError: the contract is of a newer schema, is not a JSON object, or breaks the schema. It is
             never ignored: preprocessing and tensor would silently change their meaning.
     """
     if CONTRACT_KEY not in metadata:
@@ -150,7 +150,8 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
         )
     if isinstance(version, bool | float):  # equal to 1, to pydantic, too
         raise CannotAssessError(
-            f"{where}: contract breaks schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is no version)",
+            f"{where}: contract breaks schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not "
+            "a version)",
             hint,
         )
     try:

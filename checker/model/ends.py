@@ -290,7 +290,7 @@ def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[
     if op not in SCALING:
         return None
     if op == "Div" and node.input[0] not in names:
-        return End("other", op)  # c/x is no factor
+        return End("other", op)  # c/x is not a factor
     if by := {layers.statistics[name] for name in node.input if name not in names and name in layers.statistics}:
         sizes = layers.shapes.get(names[0], ())[1:]
         # (x − mean)/sd, or x/rms; over positions, each feature by its own norm
@@ -345,7 +345,7 @@ def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, fold
         folder: where weights lie (`OnnxFile.weights`); only these layers' are read.
 
     Returns:
-        None where a weight could not be read (it is computed from the image, or is no matrix) and no other one is.
+        None where a weight could not be read (it is computed from the image, or is not a matrix) and no other one is.
     """
     weights = [_weight(proto, layers, node, folder) for node in last_linears(layers, tensor)]
     if any(weight is not None and mutually_orthogonal(weight) for weight in weights):
@@ -393,7 +393,7 @@ def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder
     groups = integer(node, "group", 1)
     if values is not None and values.ndim == 4 and "Conv" in node.op_type and groups == 1:
         values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
-    if values is None or values.dtype.kind in "OSU":  # text is no weight
+    if values is None or values.dtype.kind in "OSU":  # text is not a weight
         return None
     if groups != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
         return None

@@ -66,7 +66,7 @@ def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
     ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
 
     Raises:
-        CannotAssessError: a name that is no UTF-8, two inputs of one name, a type that ONNX does not know, a node
+        CannotAssessError: a name that is not UTF-8, two inputs of one name, a type that ONNX does not know, a node
             with fewer inputs than its operator needs.
     """
     versions = {entry.domain: entry.version for entry in proto.opset_import}
@@ -85,7 +85,7 @@ def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
         for value in values:
             _check_type(where, value)
     for word in names:
-        if not isinstance(word, str):  # protobuf gives bytes where a name is no UTF-8
+        if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
             raise CannotAssessError(f"{where}: name in the graph is {word!r:.80}; names must be UTF-8 text", AGAIN)
     twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
     if twice:
@@ -374,7 +374,7 @@ def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
         proto, places = parse_light(content)
     except DecodeError as error:
         raise CannotAssessError(
-            f"{path}: model file is no complete ONNX protobuf ({len(content)} bytes); truncated or damaged",
+            f"{path}: model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged",
             "download or export it again",
         ) from error
     if not proto.opset_import:

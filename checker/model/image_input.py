@@ -190,7 +190,7 @@ SHOWN = 4  # outputs that a message names
 def keep_image_part(proto: onnx.ModelProto, where: str) -> tuple[str, ...]:
     """Remove what image-only outputs do not need, in place. Returns the names of what was left out.
 
-    Weights that a file lists as inputs (they are defaults) are no inputs here. A graph with one input, or without an
+    Weights that a file lists as inputs (they are defaults) are not inputs here. A graph with one input, or without an
     image input, stays as it is.
 
     Args:

@@ -318,7 +318,7 @@ def _by_rule(
     if role.is_class is None and role.head is not None:
         if not {"Gather", "Slice", "Transpose"} & role.head.crossed:
             return _head_input(layers, where, role, candidates)
-        # that layer works on tokens, of which one is taken later: its input is no vector for each image
+        # that layer works on tokens, of which one is taken later: its input is not a vector for each image
         why = f"output; assumed, since it could be class scores or an embedding: {role.why}"
         representation = replace(_represent(layers, where, role.output, "encoder_output", why), tensor_assumed=True)
         return Choice(representation, None, None, candidates)

@@ -352,7 +352,7 @@ def find_scalings(
     multiplied, divided, one a channel or one for all, as large as the image too; BatchNormalization; a convolution
     whose outputs are one pixel of one channel each; casts, quantiser pairs, resizes, pads; channels picked, turned
     round and joined. So torchvision's `transform_input` (Gather, Mul, Add, Concat), which turns ImageNet's
-    normalisation into 0.5/0.5, is no second normalisation but a part of one map, and whoever judges looks at what
+    normalisation into 0.5/0.5, is not a second normalisation but a part of one map, and whoever judges looks at what
     comes out. A first layer is whatever else reads the result: a convolution of many outputs is never taken for a
     normalisation, whatever its weights are.
 
@@ -375,7 +375,7 @@ def find_scalings(
         of_type = node.op_type == "CastLike" and node.input[0] not in known
         if not read or of_type or node.op_type in SHAPE_ONLY:
             continue
-        with np.errstate(all="ignore"):  # what is not finite in the end is no scaling
+        with np.errstate(all="ignore"):  # what is not finite in the end is not a scaling
             made = Step(proto, layers, weights, known).of(node)
         known |= made
         if not made:

@@ -265,7 +265,7 @@ def drop_pages(content: Bytes) -> None:
 
 
 def _without_large(content: Bytes) -> tuple[bytes, Places]:
-    """Cut the data of large initializers out of a model. Raises IndexError, ValueError for what is no plain one."""
+    """Cut the data of large initializers out of a model. Raises IndexError, ValueError for what is not a plain one."""
     graphs = [field for field in _fields(content, 0, len(content)) if field.number == GRAPH]
     if len(graphs) != 1:
         raise ValueError("protobuf would merge several graphs")
@@ -391,7 +391,7 @@ def location_of(path: Path, tensor: onnx.TensorProto) -> str:
     """Return the file name that a tensor's values have. It is written as the model has it.
 
     Raises:
-        CannotAssessError: there is none, or it lies outside the model's folder; an entry is there twice or is no text.
+        CannotAssessError: there is none, or it lies outside the model's folder; an entry is there twice or is not text.
     """
     words = [word for entry in tensor.external_data for word in (entry.key, entry.value)]
     odd = next((word for word in words if not isinstance(word, str)), None)  # protobuf gives bytes for no UTF-8

@@ -21,7 +21,7 @@ from .record import Failed, Outcome, Report, sealed
 TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "gitlab", "predicate", "cyclonedx")
 NAMES = ("terminal", *TEXTS)
 OUTPUTS = (*NAMES, "template")
-"""what `-o` of a check takes: a template is named with its file, and is no form of `render`"""
+"""what `-o` of a check takes: a template is named with its file, and is not a form of `render`"""
 PACKAGED = ("gitlab", "modelcard", "openmetrics")
 """forms that are templates of this package"""
 ONE_MODEL = ("modelcard", "predicate")

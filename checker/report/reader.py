@@ -36,9 +36,9 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
     except OSError as fault:
         raise UsageError(f"{path}: report is not readable ({fault.strerror}); it must be a file", AGAIN) from fault
     except (ValueError, RecursionError) as fault:
-        raise UsageError(f"{path}: report is no whole JSON document ({fault}); write it again", AGAIN) from fault
+        raise UsageError(f"{path}: report is not a whole JSON document ({fault}); write it again", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("tool") != "robustcheck":
-        raise UsageError(f"{path}: file is no report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
+        raise UsageError(f"{path}: file is not a report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
     if not is_version(stated := raw.get("schema_version"), SCHEMA_VERSION):
         hint = AGAIN if stated == 1 else NEWER
         raise UsageError(f"{path}: schema_version is {stated!r}; this robustcheck reads {SCHEMA_VERSION}", hint)
@@ -145,7 +145,7 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
 
 def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
     if not isinstance(raw, dict) or "document" in raw or "verdict" not in raw:
-        raise UsageError(f"{path}: document is no report of a check; `-o json=PATH` of a check writes one", AGAIN)
+        raise UsageError(f"{path}: document is not a report of a check; `-o json=PATH` of a check writes one", AGAIN)
     theirs, ours = raw.get("tool_version"), VERSION
     if _release(theirs) > _release(ours):
         raise UsageError(
@@ -169,7 +169,7 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _release(text: object) -> tuple[int, ...]:

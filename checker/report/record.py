@@ -1,7 +1,7 @@
 """The report: one record with everything. Every form is rendered from it, and a digest binds it to its run.
 
-The digest shows that a document is whole and unchanged. It is no signature: whoever changes the content can compute a
-new one (docs/verify.md says what each check is worth).
+The digest shows that a document is whole and unchanged. It is not a signature: whoever changes the content can compute
+a new one (docs/verify.md says what each check is worth).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Report(Judged, Frozen):
     gate: Gate | None = None
     """what the command made of the verdict; None from Python"""
     notes: tuple[str, ...]
-    """what a reader must know that is no reason for WARN: bundled photos, a synthetic model, a fallback to the CPU"""
+    """what a reader must know besides the reasons for WARN: bundled photos, a synthetic model, a fallback to the CPU"""
     evidence: Evidence
     profile: Profile
     published: Context | None = None

@@ -70,7 +70,7 @@ def _passed(outcome: Outcome) -> bool:
 
 
 def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
-    """Name a model, and why it is no PASS."""
+    """Name a model, and why it is not a PASS."""
     if isinstance(outcome, Failed):
         write = pen.command if outcome.hint.startswith(COMMANDS) else pen.say
         hint = [write(f"hint: {outcome.hint}", "dim")] if outcome.hint else []

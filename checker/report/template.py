@@ -217,7 +217,7 @@ def _source(file: Path) -> str:
     try:
         return source.decode("utf-8")
     except UnicodeDecodeError as fault:
-        raise _error(file, "it is no UTF-8") from fault
+        raise _error(file, "it is not UTF-8") from fault
 
 
 def _shown(value: Any) -> Any:

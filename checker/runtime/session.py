@@ -355,7 +355,7 @@ def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
 
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
     """Turn ONNX Runtime's exception into our error. It names the file and the next step."""
-    # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes
+    # a name in the model that is not text makes the message a UnicodeDecodeError, which holds its bytes
     message = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
     text = " ".join(re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())
     path = quoted(model.path)

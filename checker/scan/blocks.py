@@ -222,7 +222,7 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
     Width or resolution changes, and the stretch computes something new.
 
     A stretch is a run of passages of one shape (2 to 4 axes); one without a linear layer or a concatenation (pooling,
-    a reshape) is no stage.
+    a reshape) is not a stage.
     """
     blocks: list[Block] = []
     stretch: list[str] = []
@@ -239,7 +239,7 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
 
 
 def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
-    """Return where two branches part, and their nodes as bits. None when they are no shortcut and branch."""
+    """Return where two branches part, and their nodes as bits. None when they are not a shortcut and a branch."""
     best: tuple[int, str, int] | None = None
     for shortcut, main in ((a, b), (b, a)):
         for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
@@ -416,7 +416,7 @@ def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int, size: 
     form = "vector" if len(shape) == 2 else "tokens"
     if shape[0] != batch:
         if len(shape) != 3 or shape[1] != batch:
-            return None  # rows are no images: windows, images and tokens in one axis
+            return None  # rows are not images: windows, images and tokens in one axis
         form, shape = "tokens_first", (shape[1], shape[0], shape[2])
     pooling = choose_pool(layers, tensor, shape)
     if len(shape) == 4:

@@ -53,7 +53,7 @@ class ScanModel(ModelRead):
     rule: str
     """how blocks were found: residual, stages or named"""
     n_left_out: int
-    """ends of blocks that could not be read, such as rows that are no images"""
+    """ends of blocks that could not be read, such as rows that are not images"""
     output_difference: float
     """largest relative difference of representation and class scores with and without the appended nodes"""
     output_unchanged: bool

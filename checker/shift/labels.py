@@ -120,7 +120,7 @@ def class_map(
     """
     if spec is None and shift == "objectnet":
         raise UsageError(
-            f"{where}: class map is missing; ObjectNet's folders are no ImageNet classes",
+            f"{where}: class map is missing; ObjectNet's folders are not ImageNet classes",
             "--classes objectnet=MAP.json, a JSON object: folder → list of ImageNet class indices",
         )
     if spec is None and shift in ("imagenet_r", "imagenet_a"):
@@ -328,7 +328,7 @@ def is_correct(scores: AnyArray, right: Sequence[tuple[int, ...]], compete: Sequ
 
     scores: (image, class), any real dtype, larger = more likely (logits or probabilities); infinities are fine.
     right: class indices that count as right, for each image, all among `compete`.
-    A tie between a right and a wrong class is wrong: equal scores are no prediction. Returns (image,) bool.
+    A tie between a right and a wrong class is wrong: equal scores are not a prediction. Returns (image,) bool.
     Raises ValueError for a NaN among the competing scores.
 
     >>> is_correct(np.array([[0.1, 0.9, 2.0]]), [(1,)], (0, 1)).tolist()

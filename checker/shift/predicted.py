@@ -63,7 +63,7 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
         raise NoScoresError(f"it ends in Softmax, but a row adds up to {sums[np.abs(sums - 1).argmax()]:.3g}")
     if positive and values.max() <= 1 and not cosine:
         raise NoScoresError("its values are between 0 and 1 and no row adds up to 1, as after a sigmoid")
-    return ScoreKind("logits", COSINES if cosine else "its rows are no probabilities")
+    return ScoreKind("logits", COSINES if cosine else "its rows are not probabilities")
 
 
 def as_logits(scores: AnyArray, kind: Kind) -> Array:

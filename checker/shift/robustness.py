@@ -223,7 +223,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     if above:
         return result(
             "no contradiction",
-            f"{what}: above them. That is no contradiction: WARN says that the indication is absent or was not "
+            f"{what}: above them. That is not a contradiction: WARN says that the indication is absent or was not "
             "established",
         )
     return result("agree", f"{what}: not above them, and the verdict is WARN")

@@ -110,7 +110,7 @@ def parse_call(
         name, value = (named[1], named[2]) if named else ("", text)
         if name and name not in names:
             raise UsageError(
-                f"--classes is {text!r}; {name} is no image set of this call ({', '.join(names)})",
+                f"--classes is {text!r}; {name} is not an image set of this call ({', '.join(names)})",
                 f"--classes {first.name}={quoted(value)}",
             )
         if name in maps:

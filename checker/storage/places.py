@@ -34,7 +34,15 @@ _CHAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 _IN_TEXT: Final = re.compile(
     r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]])"
 )
-_ADDRESSES: Final = ("hf", *REGISTRY, "abfs", "abfss", "az", "wasb", "wasbs")  # where what stands before @ is no secret
+_ADDRESSES: Final = (
+    "hf",
+    *REGISTRY,
+    "abfs",
+    "abfss",
+    "az",
+    "wasb",
+    "wasbs",
+)  # where what stands before @ is not a secret
 SUFFIXES: Final = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",

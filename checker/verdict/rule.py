@@ -55,7 +55,7 @@ def foreseen(
     Args:
         model: the tensor that is read and what it ends in; differences need not be measured.
         preprocessing: None where it is not known.
-        n_features: of the representation; None where the graph leaves it open, which is no reason.
+        n_features: of the representation; None where the graph leaves it open, which is not a reason.
         profile: what the thresholds hold for.
     """
     if model.random_weights:

@@ -54,7 +54,7 @@ def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
     try:
         media, kind, payload, signed, named = _parts(document)
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise SignatureError("is no whole Sigstore bundle with a DSSE envelope and one signature by a key") from fault
+        raise SignatureError("is not a whole Sigstore bundle with one DSSE envelope signed by one key") from fault
     if media != MEDIA_TYPE:
         raise SignatureError(f"is a bundle of another kind, {media}")
     if kind != PAYLOAD_TYPE:

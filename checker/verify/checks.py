@@ -403,7 +403,7 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
         return _agrees("profile", f"{profile.id}, the one that was named ({short_digest(profile.digest)}…)")
     known = {packaged.id: packaged.digest for packaged in profiles.packaged()}
     if known.get(profile.id) != profile.digest:
-        return _differs("profile", f"{profile.id} is no packaged profile; name the one you accept with --thresholds")
+        return _differs("profile", f"{profile.id} is not a packaged profile; name the one you accept with --thresholds")
     if looser := profiles.looser_than(profile, profiles.load()):
         return _differs(
             "profile",

@@ -140,7 +140,7 @@ def signed_payload(bundle: Path, identity: Identity) -> bytes:
     offline, those of the last time, or of the package, count.
 
     Raises:
-        SignatureError: the file is no bundle with a statement, or this identity has not signed it.
+        SignatureError: the file is not a bundle with a statement, or this identity has not signed it.
         UsageError: a file is not readable, or no trust config.
         EnvironmentFaultError: the extra `keyless` is missing, or the keys of the public instance can't be had.
     """
@@ -159,7 +159,7 @@ def _bundle(content: bytes) -> Bundle:
     try:
         document = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError) as fault:
-        raise SignatureError("is no JSON") from fault
+        raise SignatureError("is not JSON") from fault
     material = document.get("verificationMaterial") if isinstance(document, dict) else None
     if isinstance(material, dict) and "publicKey" in material:
         raise SignatureError("was signed by a key, not by an identity; --public-key checks it")
@@ -168,7 +168,7 @@ def _bundle(content: bytes) -> Bundle:
     except MemoryError:
         raise
     except Exception as fault:  # a broken certificate raises errors of several libraries
-        raise SignatureError("is no whole Sigstore bundle with a certificate and an entry of a log") from fault
+        raise SignatureError("is not a whole Sigstore bundle with a certificate and an entry of a log") from fault
 
 
 def _verified(bundle: Bundle, identity: Identity, trust: ClientTrustConfig) -> bytes:

@@ -168,7 +168,7 @@ def verify(
         progress: of the rerun.
 
     Raises:
-        UsageError, CannotAssessError, EnvironmentFaultError: nothing can be verified. What does not agree is no error
+        UsageError, CannotAssessError, EnvironmentFaultError: nothing can be verified. Disagreement is not an error
             but a finding.
     """
     identity = identity_of(certificate_identity, certificate_oidc_issuer, _path(trust_config))

@@ -65,9 +65,9 @@ def differences(signed: bytes, expected: dict[str, Any]) -> tuple[str, ...]:
     try:
         payload = json.loads(signed)
     except (ValueError, RecursionError):
-        return ("it is no JSON",)
+        return ("it is not JSON",)
     if not isinstance(payload, dict):
-        return ("it is no statement",)
+        return ("it is not a statement",)
     if payload.get("predicateType") in KNOWN_TYPES:  # one of before HOME was set, or of an earlier version
         expected = expected | {"predicateType": payload["predicateType"]}
     out = [
@@ -96,7 +96,7 @@ def sign(statement: dict[str, Any], key: Path) -> str:
 
     Raises:
         UsageError: the key file is not readable, no PEM, encrypted without its password, or on another curve; or a
-            file that the statement is about has a name that is no text.
+            file that the statement is about has a name that is not text.
         EnvironmentFaultError: the extra `sign` is missing.
     """
     _need_extra()
@@ -105,14 +105,14 @@ def sign(statement: dict[str, Any], key: Path) -> str:
 
 
 def payload_of(statement: dict[str, Any]) -> bytes:
-    """Return the bytes of a statement to sign. Raises UsageError: a file name in it is no text."""
+    """Return the bytes of a statement to sign. Raises UsageError: a file name in it is not text."""
     try:
         return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as fault:
         names = [subject["name"] for subject in statement["subject"]]
         name = next((each for each in names if not each.isprintable()), names[0])
         raise UsageError(
-            f"{name!r}: file name is no text; in-toto names what a statement is about in UTF-8",
+            f"{name!r}: file name is not text; in-toto names what a statement is about in UTF-8",
             "rename the file and check it again",
         ) from fault
 
@@ -121,8 +121,8 @@ def signed_payload(bundle: Path, public_key: Path) -> bytes:
     """Return a bundle's payload, signed by this key. The signature is checked.
 
     Raises:
-        SignatureError: the file is no bundle with a statement, or this key has not signed it.
-        UsageError: a file is not readable; the key is no PEM or on another curve.
+        SignatureError: the file is not a bundle with a statement, or this key has not signed it.
+        UsageError: a file is not readable; the key is not a PEM or on another curve.
         EnvironmentFaultError: the extra `sign` is missing.
     """
     _need_extra()
@@ -131,7 +131,7 @@ def signed_payload(bundle: Path, public_key: Path) -> bytes:
     try:
         document = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError) as fault:
-        raise SignatureError(f"{bundle} is no JSON") from fault
+        raise SignatureError(f"{bundle} is not JSON") from fault
     try:
         return opened(document, key)
     except SignatureError as fault:

@@ -107,7 +107,7 @@ def test_a_settings_file_replaces_nothing_that_is_not_ours(run: Run) -> None:
         assert (done.returncode, done.stderr.splitlines()) == (
             2,
             [
-                "error: robustcheck.toml: output is html=page.html; the file that is there is no report of "
+                "error: robustcheck.toml: output is html=page.html; the file that is there is not a report of "
                 "robustcheck, and a settings file replaces no other",
                 "hint: -o html=page.html  # the command line may replace it",
             ],
@@ -167,7 +167,7 @@ def test_a_log_that_a_settings_file_names(above: Path, run: Run) -> None:
     link("r.json", "../.bashrc")
     Path("start.sh").write_text(SECRET, encoding="utf-8")
     Path("empty.py").touch()
-    stranger = "the file that is there is no log of robustcheck"
+    stranger = "the file that is there is not a log of robustcheck"
     for path, rule in {"../new": LEAVES, "r.json": LEAVES, "start.sh": stranger, "empty.py": stranger}.items():
         say(f'log-file = "{path}"')
         done = run(f"{CHECK} -o junit=r.xml -- pass.onnx")
@@ -200,7 +200,7 @@ def test_a_signature_beside_a_report_that_a_settings_file_names(above: Path, run
     refused(call, LEAVES)
     bundle.unlink()
     bundle.write_text("mine", encoding="utf-8")
-    refused(call, "the file that is there is no signature of robustcheck")
+    refused(call, "the file that is there is not a signature of robustcheck")
     assert bundle.read_text(encoding="utf-8") == "mine"
     bundle.unlink()
     for _ in range(2):  # the second time it is ours

@@ -179,8 +179,8 @@ def test_tar_files(refused: Refused) -> None:
 
 HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999999,3,8,8), }".ljust(117) + b"\n"
 ARRAYS: list[tuple[dict[str, bytes], int, str]] = [
-    ({"a.txt": b"hello"}, 3, "member a.txt is no array; all must be"),
-    ({"a.npy": b"hello"}, 3, "member a is no array; all must be"),
+    ({"a.txt": b"hello"}, 3, "member a.txt is not an array; all must be"),
+    ({"a.npy": b"hello"}, 3, "member a is not an array; all must be"),
     ({"a.npy": b"\x93NUMPY\x01\x00\x76\x00" + HUGE}, 3, "file is not a plain array (Python int too large"),
     ({}, 3, "number of usable images is 0"),
 ]
@@ -196,7 +196,7 @@ def test_arrays(refused: Refused) -> None:
 
 
 def test_arrow_paths(refused: Refused) -> None:
-    """Neither NUL, nor integers, nor bytes that are no UTF-8, nor a type that Arrow can't turn into Python."""
+    """Neither NUL, nor integers, nor bytes that are not UTF-8, nor a type that Arrow can't turn into Python."""
     pa = pytest.importorskip("pyarrow", reason="the extra data is not installed")
     offsets = pa.py_buffer(np.array([0, 3, 6], np.int32).tobytes())
     no_text = pa.Array.from_buffers(pa.utf8(), 2, [None, offsets, pa.py_buffer(b"\xff\xfea\xff\xfeb")])
@@ -234,7 +234,7 @@ TEXTS: list[tuple[str, str, str, str]] = [
     (PROFILE, "json", SEALED.replace('m": 4.762', f'm": {DIGITS[:400]}'), "Input should be a valid number"),
     (PROFILE, "json", SEALED.replace("default-3", "\\ud800"), "digest does not match the content"),
     (PROFILE, "json", DEEP, "nested too deeply"),
-    (CONFIG, "toml", f"seed = {DIGITS}\n", "is no TOML (Exceeds the limit (4300 digits)"),
+    (CONFIG, "toml", f"seed = {DIGITS}\n", "is not TOML (Exceeds the limit (4300 digits)"),
     (CONFIG, "toml", f"seed = 0x{'f' * 5000}\n", "an integer has 20000 bits; TOML's have 63 and a sign"),
     (CONFIG, "toml", "a." * 50_000 + "b = 1\n", "line 1 has more than 500 dots"),
     (CONFIG, "toml", "# " + "x" * (1 << 20) + "\n", "it has 1048579 bytes, more than 1048576"),

@@ -106,7 +106,7 @@ def _world(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def typed_again(typed: str, hint: str) -> str:
-    """The command line after a hint; "" where it is no command of ours."""
+    """The command line after a hint; "" where it is not a command of ours."""
     if command := re.fullmatch(r"robustcheck (.*)|Did you mean (.*)\?", hint):
         return command[1] or command[2]
     if not re.match(r"-[^:]*$|--device cuda:0", hint):

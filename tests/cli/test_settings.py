@@ -116,7 +116,7 @@ FILES = {
     f"{VALID}model = 'x'": "waiver 2: key is model; the closest is models",
     f"{VALID}models = []": "waiver 2: models is []; it must name models",
     VALID.replace("expires = 2999-12-31\n", ""): "waiver 1: expires is missing",
-    "seed = 1\npool == 2": "file is no TOML (Invalid value (at line 2, column 7))",
+    "seed = 1\npool == 2": "file is not TOML (Invalid value (at line 2, column 7))",
     "a = " + "[" * 5000: "robustcheck.toml: file is nested too deeply",
     "seed = 1\n# \udcff\n": "line 2 is not UTF-8",
 }
@@ -149,7 +149,7 @@ def test_what_is_wrong_in_a_file_or_in_the_environment() -> None:
 def test_what_is_no_file() -> None:
     file = Path("robustcheck.toml")
     file.mkdir()
-    assert "no regular file" in fault_of()
+    assert "not a regular file" in fault_of()
     file.rmdir()
     file.symlink_to("absent")
     assert "is missing" in fault_of()

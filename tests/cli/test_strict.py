@@ -122,7 +122,7 @@ def test_what_loosens_nothing_may_stand_in_a_file() -> None:
 
 def test_strict_is_no_setting_and_of_the_verb_that_reads_settings_alone() -> None:
     say("strict = false\n")
-    assert "key is strict; it is no setting: it is for the command line" in refused()
+    assert "key is strict; it is not a setting: it is for the command line" in refused()
     say("")
     assert "variable ROBUSTCHECK_STRICT is not known" in refused({"ROBUSTCHECK_STRICT": "0"})
     assert "strict" in inspect.signature(check.check).parameters

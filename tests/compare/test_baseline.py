@@ -96,7 +96,7 @@ def test_a_stale_baseline_is_a_reason() -> None:
 
 DAMAGES: list[tuple[Callable[[Fields], object], str]] = [
     (lambda d: d.update(schema_version=2), "schema_version is 2"),
-    (lambda d: d.update(document="compare"), "is no baseline"),
+    (lambda d: d.update(document="compare"), "is not a baseline"),
     (lambda d: d["group_sizes"].pop(), "groups or statistics are missing"),
     (lambda d: d["images"].pop(), "the images are not those of the evidence"),
     (lambda d: d["left_out"]["kurtosis"]["without"].pop(), "not one value for each group"),

@@ -142,7 +142,7 @@ def test_classes_in_another_order_agree_by_chance() -> None:
     p, q = (np.bincount(rows, minlength=10) / 80 for rows in (truth_rows, 9 - truth_rows))
     np.testing.assert_allclose(numbers(other.agreement.chance), p @ q, atol=1e-12)
     assert f"by chance it would be {100 * (p @ q):.1f} %" in other.verdict.reasons[0].seen
-    # where both predict one class for everything, agreement says nothing, and is no reason
+    # where both predict one class for everything, agreement says nothing, and is not a reason
     one = logits + 1e4 * np.eye(10)[0]
     alike_by_chance = judged(h, h, logits=(one, one), rule="head_input")
     assert alike_by_chance.agreement is not None

@@ -120,7 +120,7 @@ BROKEN = (
     ("index.csv", "", "set/photo_0.png,train,16,16,10,10,,,,\n", "row 14: image is 'set/photo_0.png'"),
     ("index.csv", "set/photo_0.png", "../photo_0.png", "another image below images/"),
     ("index.csv", "set/photo_1_object.png", "/photo_1.png", "a PNG below images/"),
-    ("index.csv", ",300,301;302", ",300,301;77", "row 2: texture is 77; 77 is no number of label.csv"),
+    ("index.csv", ",300,301;302", ",300,301;77", "row 2: texture is 77; 77 is not a number of label.csv"),
 )
 """Of a table the text that is replaced (all of it; its end where the text is empty), by what, and what is said"""
 
@@ -142,7 +142,7 @@ def test_broken_broden_folders(tmp_path: Path) -> None:
         assert_refused(said)
         (folder / name).write_text(text)
     broden.mask(folder / MASK, {999: 4})
-    assert_refused("999 is no number of label.csv")
+    assert_refused("999 is not a number of label.csv")
     Image.new("L", (10, 10), 1).save(folder / MASK)
     assert_refused("a PNG with red, green and blue (greyscale)")
     (folder / MASK).unlink()

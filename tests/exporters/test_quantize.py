@@ -228,7 +228,7 @@ def spoilt(what: str, encoder: Path) -> None:
     ("what", "code", "said"),
     [
         ("missing", 2, "ONNX file is missing"),
-        ("no model", 3, "file is no ONNX model"),
+        ("no model", 3, "file is not an ONNX model"),
         ("no contract", 3, "contract is missing; to quantise it, robustcheck must know how photos become its input"),
         ("contract no JSON", 3, "contract is damaged (JSONDecodeError"),
         ("true contract", 3, "contract breaks schema 1"),
@@ -338,7 +338,7 @@ def test_a_relu_that_the_quantiser_took_out_is_still_seen(
 
 
 def test_signed_features_stay_signed(tmp_path: Path, photos: list[Path]) -> None:
-    """Attention between ReLU and the last layer: the representation is no function of the rectified features alone."""
+    """Attention between ReLU and the last layer: the representation is not a function of the rectified features alone."""
     model = written("""
         mixed = MatMul(features, w16x16); column = Unsqueeze(mixed, [2]); row = Unsqueeze(features, [1])
         outer = MatMul(column, row); signed = ReduceMean(outer, [2], keepdims=0)

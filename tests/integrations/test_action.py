@@ -138,14 +138,14 @@ def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: Place, 
         assert (done.returncode, outputs["verdict"], outputs["exit-code"]) == (2, "NONE", "2"), inputs
         assert said in done.stderr
     assert not (tmp_path / "pwned").exists()
-    assert own.read_bytes() == lookup_pass[0].read_bytes()  # a slip is no order to delete the model
+    assert own.read_bytes() == lookup_pass[0].read_bytes()  # a slip is not an order to delete the model
     done, outputs = check(tmp_path, MODEL="m.onnx", REPORT="r.json\nverdict=PASS")
     assert (done.returncode, outputs) == (2, {})  # a path of two lines forges no output
 
 
 @pytest.mark.long
 def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path) -> None:
-    """A command that ends without writing: what lay there before must not speak for it, nor what is no report."""
+    """A command that ends without writing: what lay there before must not speak for it, nor what is not a report."""
     stub = tmp_path / "bin" / "robustcheck"
     for mark in ('"schema_version": 1, "tool": "robustcheck", ', ""):
         for ends, code in ((0, 70), (1, 1), (127, 127)):  # 127: robustcheck is not installed

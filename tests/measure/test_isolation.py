@@ -76,7 +76,7 @@ def test_a_child_that_dies_is_an_error(lookup_pass: Place) -> None:
         with pytest.raises(error, match=message):
             rc.check(model, images=photos, progress=strike)
     before = resource.getrlimit(resource.RLIMIT_AS)
-    try:  # under `ulimit -v` it is no property of the file
+    try:  # under `ulimit -v` it is not a property of the file
         resource.setrlimit(resource.RLIMIT_AS, (1 << 40, before[1]))
         with pytest.raises(EnvironmentFaultError, match=r"address space is limited to 1,048,576 MiB \(ulimit -v\)"):
             rc.check(model, images=photos, progress=partial(strike, number=signal.SIGSEGV))

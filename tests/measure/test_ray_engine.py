@@ -168,7 +168,7 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: py
         closed = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(EnvironmentFaultError, match=f"{closed}; cluster can't be used: .*refused"):
             run([], profile.load(), engine="ray", address=closed)
-        other.listen()  # something that is no cluster: it takes the connection and says nothing
+        other.listen()  # something that is not a cluster: it takes the connection and says nothing
         monkeypatch.setattr(ray_engine, "REACH_S", 3)
         with pytest.raises(EnvironmentFaultError, match="no answer within 3 s"):
             run([], profile.load(), engine="ray", address=closed)

@@ -42,13 +42,13 @@ def test_not_a_model(tmp_path: Path) -> None:
     whole: bytes = onnx_models.classifier().SerializeToString()
     for content, message in (
         (b"", "model file is empty (0 bytes)"),
-        (b"# a note\nthis is no model\n", "model file is text"),
+        (b"# a note\nthis is not a model\n", "model file is text"),
         ("ein Blatt Text — é".encode(), "model file is text"),
         (b"PK\x03\x04\x00\x00", "model file is a zip archive (PyTorch checkpoints"),
         (b"\x80\x02\x8a\x0al\xfc", "model file is a Python pickle"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{}", "model file is a safetensors file"),
         (b"\x00\x00\x00\x00TFL3", "model file is a TensorFlow Lite model"),
-        (b"\xff\xff\xff\xff\xff", "model file is no complete ONNX protobuf (5 bytes)"),
+        (b"\xff\xff\xff\xff\xff", "model file is not a complete ONNX protobuf (5 bytes)"),
         (whole[: len(whole) // 2], "truncated"),
         (whole[:-1], "truncated"),
         (onnx_models.build([], ["image"]).SerializeToString(), "graph has 0 nodes"),

@@ -109,7 +109,7 @@ def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple
                 parse_light(content)
             continue
         proto, places = parse_light(content)
-        # serialised, since values that are no number differ from themselves
+        # serialised, since values that are not a number differ from themselves
         assert restore(proto, content, places).SerializeToString() == expected.SerializeToString()
 
 

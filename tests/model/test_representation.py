@@ -384,7 +384,7 @@ ENDS = [
         "linear",
     ),
     ("both = Concat(signed, features, axis=1); e = MatMul(both, w32x16)", "linear_of:Relu"),
-    (  # a residual sum under the layer: one branch is no function of an activation
+    (  # a residual sum under the layer: one branch is not a function of an activation
         "a = MatMul(features, w16x16); sum = Add(a, signed); e = MatMul(sum, w16x16)",
         "linear",
     ),

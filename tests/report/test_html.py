@@ -112,7 +112,7 @@ def test_hostile_names_stay_text(pages: Pages) -> None:
     assert [e.text for e in root.all("h2") if "alert(1)" in e.text] == [shown, shown]
     (thumbnail,) = [e for e in root.all("li") if e.parent and e.parent.attributes.get("class") == "thumbs"]
     assert re.match("no preview.*" + re.escape(shown), thumbnail.text, re.DOTALL)
-    assert not list(thumbnail.all("img"))  # an address is no picture
+    assert not list(thumbnail.all("img"))  # an address is not a picture
 
 
 # -------------------------------------------------------------------------------------------------------- contrast

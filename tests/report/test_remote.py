@@ -29,7 +29,7 @@ def test_reports_are_put_into_stores(call: list[str], memory: Any, tmp_path: Pat
     content = memory.cat_file(f"/{ODD}/r.json")
     assert json.loads(content)["verdict"]["verdict"] == "PASS"
     assert content == (tmp_path / "f.json").read_bytes() == (tmp_path / "p.json").read_bytes()
-    # a run that fails leaves an error, but never in place of what is no report
+    # a run that fails leaves an error, but never in place of what is not a report
     memory.pipe_file("/notes.json", b"{}")
     assert (
         main([str(tmp_path / "gone.onnx"), "-o", f"json=memory://{ODD}/r.json", "-o", "json=memory://notes.json"]) == 2
@@ -43,7 +43,7 @@ def test_a_store_holds_no_earlier_pass_while_a_check_runs(
 ) -> None:
     """Who is killed leaves what stands there; who is stopped by a signal does not wait for a store."""
     memory.pipe_file("/r.json", text.error_json("stands for an earlier PASS", "", 3).encode())
-    memory.pipe_file("/notes.json", b"{}")  # what is no report stays until there is a result
+    memory.pipe_file("/notes.json", b"{}")  # what is not a report stays until there is a result
     monkeypatch.setattr(pipeline, "check", Mock(side_effect=KeyboardInterrupt))
     outputs = [word for name in ("r", "new", "notes") for word in ("-o", f"json=memory://{name}.json")]
     assert main([*call, *outputs]) == 130

@@ -77,7 +77,7 @@ def test_sarif_an_error_is_told_twice_and_names_are_references(sarif: Sarif) -> 
         ("/opt/a b.onnx", "file:///opt/a%20b.onnx"),
         ("s3://b/a b%20c%.onnx", "s3://b/a%20b%20c%25.onnx"),
         ("https://[::1]:9/[m].onnx", "https://[::1]:9/%5Bm%5D.onnx"),
-        ("m\udcff.onnx", "sub/m%FF.onnx"),  # a byte that is no UTF-8, as the file system gives it
+        ("m\udcff.onnx", "sub/m%FF.onnx"),  # a byte that is not UTF-8, as the file system gives it
         ("m\ud800\udcff.onnx", "sub/m%ED%A0%80%ED%B3%BF.onnx"),  # half a character, as a program can give it
     ):
         (result,) = sarif(failed(model=model))["results"]

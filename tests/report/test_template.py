@@ -124,7 +124,7 @@ def test_faults_with_their_line(written: Written, tmp_path: Path) -> None:
         ("..j2", "it is missing or no file"),
         ("secret.txt", "its name must end in .j2"),
         (".j2", "its name must end in .j2"),
-        ("latin.j2", "it is no UTF-8"),
+        ("latin.j2", "it is not UTF-8"),
     ):
         assert said in fault_of(tmp_path / name), name
 

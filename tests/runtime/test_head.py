@@ -114,7 +114,7 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
 
 
 def test_scores_that_are_no_linear_function_are_not_reproduced(tmp_path: Path, images: Any) -> None:
-    """A bias that dwarfs all scores is no excuse: an activation inside the head's operator, and one class shut out."""
+    """A bias that dwarfs all scores is not an excuse. The operator has an activation, and a class is shut out."""
     leaky = "activation='LeakyRelu', activation_alpha=0.1"
     shut_out = np.where(np.arange(CLASSES) == 4, np.float32(-1e9), B)
     for text, bias in (

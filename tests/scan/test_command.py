@@ -110,7 +110,7 @@ def test_the_rows_that_fill_a_fixed_batch_count_for_nothing(small: Path) -> None
 
 
 def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
-    """Tokens before images are turned round; windows, and rows that are no images, are left out and counted."""
+    """Tokens before images are turned round; windows, and rows that are not images, are left out and counted."""
     text = """
         c = Conv(image, w16x3x2x2, kernel_shape=[2, 2], strides=[2, 2]); flat = Reshape(c, [0,16,-1])
         first = Transpose(flat, perm=[2, 0, 1]); a = MatMul(first, w16x16); x1 = Add(first, a)

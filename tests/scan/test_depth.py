@@ -138,7 +138,7 @@ def test_a_value_that_is_no_number_is_seen_at_positions_that_are_not_measured() 
 
 
 def test_of_two_places_with_the_same_largest_value_none_is_made_up() -> None:
-    """Features 5 and 50 at tokens 3 and 1: (5, 1) is no place of an outlier."""
+    """Features 5 and 50 at tokens 3 and 1: (5, 1) is not a place of an outlier."""
     values = np.zeros((4, 4, 64), np.float32)
     values[:, 3, 5] = values[:, 1, 50] = 9
     found = measure(values + np.float32(0.5), Tap("t", "tokens", 64, (4,)))

@@ -60,7 +60,7 @@ def test_every_layer_has_a_row_and_a_bar_in_proportion(report: ScanReport) -> No
     np.testing.assert_allclose([bar.height for bar in chart.bars], html.ROOM * values / values.max())
     assert all(bar.y + bar.height == pytest.approx(html.BASE) for bar in chart.bars)
     assert chart.top == number_text(float(values.max()))
-    text = words(root)  # it is no verdict
+    text = words(root)  # it is not a verdict
     assert [each in text for each in (report.summary, report.limits, "PASS", "WARN")] == [True, True, False, False]
 
 

@@ -86,7 +86,7 @@ def test_planted_outliers_are_found_at_their_depth(scan: tuple[ScanReport, Path,
     assert fixed is not None
     assert (fixed.feature, fixed.where) == (21, "class token")
     assert [f.feature for f in layers[3].statistics.class_token_persistent] == [21]
-    assert layers[3].statistics.n_persistent == 0  # one token of 17 is no persistent feature
+    assert layers[3].statistics.n_persistent == 0  # one token of 17 is not a persistent feature
 
 
 def test_the_terminal_report(scan: tuple[ScanReport, Path, Any]) -> None:

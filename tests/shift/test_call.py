@@ -40,7 +40,7 @@ def test_bad_calls() -> None:
         ("a", ["x=./a"], [], "image set is given twice"),
         ("a/x", ["b/x"], [], "name of 2 image sets is 'x'"),
         ("a", ["v2=b", "imagenet-v2=c"], [], "set of 2 image sets is 'imagenetv2'"),
-        ("a", ["b"], ["c=map.json"], "c is no image set of this call"),
+        ("a", ["b"], ["c=map.json"], "c is not an image set of this call"),
         ("a", ["b"], ["x.json", "y.json"], "names a map for all sets twice"),
         ("a", [" "], [], "must be a labelled image set"),
         ("a", [], [], "--shifted is missing"),

@@ -37,18 +37,18 @@ def test_a_bundle_of_a_key_is_told_from_one_of_an_identity(read: list[bytes]) ->
     for material, said in (
         ({"publicKey": {"hint": "x"}}, "was signed by a key, not by an identity; --public-key checks it"),
         ({"publicKey": {}, "certificate": {}}, "was signed by a key, not by an identity"),
-        ({}, "is no whole Sigstore bundle"),
-        ("publicKey", "is no whole Sigstore bundle"),
-        (None, "is no whole Sigstore bundle"),
+        ({}, "is not a whole Sigstore bundle"),
+        ("publicKey", "is not a whole Sigstore bundle"),
+        (None, "is not a whole Sigstore bundle"),
     ):
         with pytest.raises(SignatureError, match=said):
             keyless._bundle(json.dumps({"verificationMaterial": material}).encode())
     for text, said in (
-        ("{", "is no JSON"),
-        ('{"a": 1, "a": 2}', "is no JSON"),
-        (100_000 * "[", "is no JSON"),
-        ("[1]", "is no whole Sigstore bundle"),
-        ("{}", "is no whole Sigstore bundle"),
+        ("{", "is not JSON"),
+        ('{"a": 1, "a": 2}', "is not JSON"),
+        (100_000 * "[", "is not JSON"),
+        ("[1]", "is not a whole Sigstore bundle"),
+        ("{}", "is not a whole Sigstore bundle"),
     ):
         with pytest.raises(SignatureError, match=said):
             keyless._bundle(text.encode())

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process'
 
 @pytest.fixture
 def here(signed: Path, warned: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: `signed`, with warn.onnx and text.onnx, which is no model."""
+    """The current folder: `signed`, with warn.onnx and text.onnx, which is not a model."""
     shutil.copy(warned[0], signed / "warn.onnx")
     (signed / "text.onnx").write_text("no model", encoding="utf-8")
     monkeypatch.chdir(signed)

@@ -341,7 +341,7 @@ def test_the_signed_form_says_exactly_what_the_statement_says(tmp_path: Path) ->
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     write_keys(tmp_path)
     subject = [{"name": "m\udcff.onnx", "digest": {"sha256": "ab" * 32}}]
-    with pytest.raises(UsageError, match=r"'m\\udcff.onnx': file name is no text; in-toto names .* UTF-8") as fault:
+    with pytest.raises(UsageError, match=r"'m\\udcff.onnx': file name is not text; in-toto names .* UTF-8") as fault:
         signing.sign(STATEMENT | {"subject": subject}, tmp_path / "key.pem")
     assert fault.value.hint == "rename the file and check it again"
 

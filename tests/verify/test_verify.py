@@ -304,8 +304,8 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
         ("schema_version", 3, "schema_version is 3"),
         ("tool_version", "99.0", "tool_version is 99.0"),
         ("tool_version", "unknown", "tool_version is unknown"),
-        ("tool", "other", "no report of robustcheck"),
-        ("document", "compare", "no report of a check"),
+        ("tool", "other", "not a report of robustcheck"),
+        ("document", "compare", "not a report of a check"),
         ("more", 1, "wrong more"),
         ("binding", None, "no binding"),
         ("profile thresholds", {}, "its profile: thresholds are of nothing"),
@@ -323,8 +323,8 @@ def test_files_that_are_no_reports(place: Path, capsys: Capture) -> None:
     text = (place / "report.json").read_text(encoding="utf-8")
     error = {"schema_version": 2, "tool": "robustcheck", "error": {"message": "no memory", "hint": "", "exit_code": 4}}
     for content, code, said in (
-        (text[: len(text) // 2], 2, "no whole JSON"),
-        ("[1]", 2, "no report"),
+        (text[: len(text) // 2], 2, "not a whole JSON"),
+        ("[1]", 2, "not a report"),
         (text.replace('"tool": "robustcheck",', '"tool": "robustcheck", "tool": "robustcheck",', 1), 2, "twice"),
         (text.replace('"alpha": 0.05', '"alpha": NaN'), 2, "NaN"),
         (json.dumps(error), 3, "no memory"),

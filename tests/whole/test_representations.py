@@ -142,7 +142,7 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     for name, value, said in (
         ("representations", rows[0, :2], r"2 names and 2 digests for an array of shape \(2,\)"),
         ("digests", np.array(["c", "d", "e"]), "2 names and 3 digests"),
-        ("names", np.array([1, 2]), "is no text"),
+        ("names", np.array([1, 2]), "is not text"),
         ("names", np.array([{}, {}], dtype=object), "file of representations"),  # pickled
         ("representations", np.array([[1.0], [np.nan]]), "not finite"),
         ("made_with", np.array("[" * 100_000), "not readable"),

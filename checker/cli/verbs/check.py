@@ -37,7 +37,7 @@ def check(
     given = call.given
     if given.show_settings and models:
         raise UsageError(
-            f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is no PASS",
+            f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is not a PASS",
             "robustcheck check --show-settings",
         )
     if given.show_settings and given.strict:

@@ -41,7 +41,7 @@ def demo(
 ) -> int:
     """Make two tiny models, check both, and explain the verdicts.
 
-    The exit code is no verdict: 0 when the demo showed what it should (WARN, and PASS of a synthetic model), 70 if not.
+    The exit code is not a verdict. It is 0 when the demo showed what it should (WARN, and a synthetic PASS), else 70.
     """
     import tempfile
 
