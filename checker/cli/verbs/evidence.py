@@ -275,7 +275,7 @@ def log(
 ) -> int:
     """Log a report: metrics, tags and files.
 
-    The exit code is no verdict: 0 means that it is logged, also a WARN.
+    The exit code is not a verdict: 0 means that it is logged, also a WARN.
     """
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report
     from robustcheck_onnx.checker.report import read_one
