@@ -338,7 +338,7 @@ def test_a_relu_that_the_quantiser_took_out_is_still_seen(
 
 
 def test_signed_features_stay_signed(tmp_path: Path, photos: list[Path]) -> None:
-    """Attention between ReLU and the last layer: the representation is not a function of the rectified features alone."""
+    """With attention before the last layer, the representation is not a function of rectified features alone."""
     model = written("""
         mixed = MatMul(features, w16x16); column = Unsqueeze(mixed, [2]); row = Unsqueeze(features, [1])
         outer = MatMul(column, row); signed = ReduceMean(outer, [2], keepdims=0)
