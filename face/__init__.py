@@ -1,4 +1,6 @@
-"""Looks for outlier features in a vision encoder, an ONNX file: an indication of robustness to distribution shift.
+"""Look for outlier features in a vision encoder.
+
+The encoder is an ONNX file. Outlier features are an indication of robustness to distribution shift.
 
 import robustcheck_onnx as rc
 

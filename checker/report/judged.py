@@ -1,4 +1,7 @@
-"""A verdict, and each statistic beside its threshold, in words and signs; knows no report, which may use it."""
+"""A verdict and its statistics, in words and signs.
+
+Each statistic is compared with its threshold; no report is known here, and reports may use it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ _MEANING: dict[Kind | None, str] = {
 
 
 def meaning_text(verdict: Verdict) -> str:
-    """Say in a sentence or two what a verdict means."""
+    """Explain a verdict in a sentence or two."""
     return _MEANING[verdict.kind]
 
 
@@ -65,7 +68,7 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 
 
 def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
-    """Say in a few sentences, to a reader who knows no statistic, what a verdict means.
+    """Explain a verdict to a reader without statistics. It takes a few sentences.
 
     Args:
         verdict: of the check.
@@ -87,18 +90,18 @@ def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
 
 
 def hopeless(verdict: Verdict) -> bool:
-    """Tell whether the photos are too few, and more of them would not make the model pass."""
+    """Return whether more photos would not help. The photos are too few, and the model would not pass with more."""
     ids = [each.id for each in verdict.reasons]
     return ids[:1] == ["too_few_images"] and "end_not_calibrated" in ids
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """Write the verdict with its kind, such as "WARN · absent"."""
+    """Write the verdict with its kind. Example: "WARN · absent"."""
     return f"{verdict.verdict} · {verdict.kind}" if verdict.kind else verdict.verdict
 
 
 def clears(interval: Interval, limits: Limits) -> Clears:
-    """Tell on which side of the threshold the interval lies, by the verdict's own comparisons."""
+    """Return on which side of the threshold the interval lies. The verdict's own comparisons decide."""
     if interval.low is None or interval.high is None:
         return "not measured"
     if inside(interval, limits):
@@ -107,7 +110,7 @@ def clears(interval: Interval, limits: Limits) -> Clears:
 
 
 class JudgedStatistic(NamedTuple):
-    """One of the deciding statistics beside its threshold."""
+    """A deciding statistic with its threshold."""
 
     id: Statistic
     interval: Interval
@@ -116,26 +119,26 @@ class JudgedStatistic(NamedTuple):
 
     @property
     def minimum(self) -> float:
-        """The threshold that the interval must lie above."""
+        """Return the threshold for the interval. It must lie above."""
         return self.limits.minimum
 
     @property
     def name(self) -> str:
-        """The statistic in words."""
+        """Return the statistic in words."""
         return NAMES[self.id]
 
     @property
     def value(self) -> str:
-        """The estimate; a dash where it could not be measured."""
+        """Write the estimate, or a dash. The dash is for one that could not be measured."""
         return number_text(self.interval.estimate, missing="–")
 
     @property
     def clears(self) -> Clears:
-        """On which side of the threshold the interval lies."""
+        """Return on which side of the threshold the interval lies."""
         return clears(self.interval, self.limits)
 
     def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
-        """Write the interval, with as many digits as show on which side of the threshold each bound lies."""
+        """Write the interval in enough digits. They show on which side of the threshold each bound lies."""
         return interval_text(self.interval.low, self.interval.high, self.limits, between=between, missing=missing)
 
 

@@ -1,4 +1,4 @@
-"""Building blocks of the terminal report: text in the characters the output can show, headings, tables.
+"""The building blocks of the terminal report. They are text in the characters the output can show, headings, tables.
 
 Only bold, dim and the eight basic colours are used, never white, black or a background, and no colour carries
 a meaning alone, so that it reads the same on dark, light and colourless output.
@@ -45,12 +45,12 @@ COLOURS = {"PASS": "green", "WARN": "yellow"}
 
 @dataclass(frozen=True)
 class Pen:
-    """Writes Text, never markup, in the characters that the output can show."""
+    """A writer of Text, never markup. It uses the characters that the output can show."""
 
     ascii_only: bool
 
     def say(self, sentence: str, style: str = "") -> Text:
-        """Write a sentence or word of the report's own, which may quote names."""
+        """Write words of the report's own. They may quote names."""
         return Text(sentence_text(sentence, self.ascii_only), style, overflow="fold")
 
     def prose(self, sentence: str, style: str = "") -> Text:
@@ -62,22 +62,22 @@ class Pen:
         return Text(name_text(name, self.ascii_only), style, overflow="fold")
 
     def command(self, command: str, style: str = "cyan") -> Text:
-        """Write a command to copy: one line, however narrow the console is."""
+        """Write a command to copy, on one line. The console may be narrower."""
         return Text(name_text(command, self.ascii_only), style, no_wrap=True, overflow="ignore")
 
     def facts(self, items: list[Text]) -> Text:
-        """Join facts in one line, with dots between; leave empty ones out."""
+        """Join facts in one line, with dots between. Empty ones are left out."""
         return self.say(" · ").join(item for item in items if item)
 
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A renderable whose lines lose the blanks that tables leave at the end."""
+    """A renderable without blanks at line ends. Tables leave them there."""
 
     body: RenderableType
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich's protocol."""
+        """Implement rich's protocol."""
         # not `render_lines`, which cuts what is wider than the console: a command
         for segments in Segment.split_lines(console.render(self.body, options)):
             yield from reversed(list(_without_trailing_blanks(segments)))
@@ -95,12 +95,15 @@ def _without_trailing_blanks(segments: list[Segment]) -> Iterator[Segment]:
 
 @dataclass(frozen=True)
 class Flow:
-    """Blocks side by side as far as their widths allow, then the next row, with a blank line between."""
+    """A row of blocks that wraps.
+
+    As many are next to each other as their widths allow, then comes the next row, with a blank line between.
+    """
 
     blocks: tuple[RenderableType, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich's protocol."""
+        """Implement rich's protocol."""
         rows: list[list[RenderableType]] = []
         free = -1
         for block in self.blocks:
@@ -119,12 +122,12 @@ class Flow:
 
 
 def line(*pieces: Text) -> Text:
-    """Join pieces, each in its own style (`+` would spread the first one's style over all)."""
+    """Join pieces, each in its own style. `+` would spread the first one's style over all."""
     return Text(overflow="fold").join(pieces)
 
 
 def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
-    """Put a heading with a remark beside it over what stands indented below."""
+    """Put a heading with a remark over indented text."""
     return Group(
         line(pen.say(title, "bold"), pen.say(f"  {remark}" if remark else "", "dim")),
         *(Padding(block, (0, 0, 0, INDENT)) for block in body),
@@ -132,7 +135,7 @@ def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
 
 
 def noted(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
-    """List notes under a heading; nothing where there is none."""
+    """List notes under a heading. Without notes there is nothing."""
     return [section(pen, "Notes", "", bullets(pen, sentences))] if sentences else []
 
 
@@ -146,7 +149,7 @@ def headline(
     first: Sequence[Text],
     runtime: str = "",
 ) -> list[Text]:
-    """Name a question, its model, and how it was asked; `first`: what stands before that."""
+    """Name a question, its model, and its settings. `first` precedes the settings."""
     facts = [
         *first,
         pen.name(short_digest(model.digest)),
@@ -158,7 +161,7 @@ def headline(
 
 
 def columns(pen: Pen, *headers: str) -> Table:
-    """Make a table without lines; a header with `>` is right-justified, with `>` or `=` its column never wraps."""
+    """Make a table without lines. A header with `>` is right-justified, with `>` or `=` its column never wraps."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for header in headers:
         table.add_column(
@@ -176,7 +179,7 @@ def spaced(blocks: Iterable[RenderableType]) -> Group:
 
 
 def hanging(rows: Iterable[tuple[Text, Text]]) -> Table:
-    """Lay out rows of a mark or label and a text that wraps beside it."""
+    """Lay out rows of a label and wrapping text. The label may be a mark."""
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold", ratio=1)
@@ -186,7 +189,7 @@ def hanging(rows: Iterable[tuple[Text, Text]]) -> Table:
 
 
 def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Table:
-    """Lay out rows of a dim label and a text; leave rows without a text out."""
+    """Lay out rows of a dim label and text. Rows without a text are left out."""
     return hanging((pen.say(label, "dim"), pen.say(text)) for label, text in rows if text)
 
 
@@ -196,12 +199,14 @@ def bullets(pen: Pen, sentences: Iterable[str]) -> Table:
 
 
 def notes(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
-    """List the notes on a verdict as one block; no block where there is none."""
+    """List a verdict's notes as one block. Without any there is no block."""
     return [hanging((pen.say("note", "bold"), pen.say(note)) for note in sentences)] if sentences else []
 
 
 def verdict_line(pen: Pen, verdict: Verdict, exit_code: int | None, remark: str = "") -> Ruled:
-    """Draw a rule over the whole width with the verdict, its kind and the exit code in it; the last line of a report.
+    """Draw the last line of a report.
+
+    It is a rule over the full width, with the verdict, its kind and the exit code in it.
 
     exit_code: None for a report from Python, which has none.
     """
@@ -211,14 +216,14 @@ def verdict_line(pen: Pen, verdict: Verdict, exit_code: int | None, remark: str 
 
 @dataclass(frozen=True)
 class Ruled:
-    """A line of words in a rule over the whole width; where they fill the line, the words alone, which wrap."""
+    """A line of words in a rule. It has the full width; where the words fill the line, they are alone and wrap."""
 
     pen: Pen
     words: str
     colour: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich's protocol."""
+        """Implement rich's protocol."""
         pen = self.pen
         title = line(pen.say("━━ ", self.colour), pen.say(self.words, f"bold {self.colour}"))
         rule = Rule(title, characters=sentence_text("━", pen.ascii_only), style=self.colour, align="left")
@@ -226,7 +231,9 @@ class Ruled:
 
 
 def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") -> list[RenderableType]:
-    """Explain each reason for WARN, what was seen and what to do next, as one block; no block where there is none.
+    """Explain the reasons for WARN as one block.
+
+    Each has what was seen and what to do next; without any there is no block.
 
     command_style: of what stands between backticks in a next step.
     """
@@ -249,13 +256,13 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
 
 @dataclass(frozen=True)
 class ShortReasons:
-    """The reasons for WARN in a line each, by kind, and what to do first."""
+    """The reasons for WARN, one line each. They are sorted by kind, and what to do first follows."""
 
     pen: Pen
     reasons: tuple[Reason, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich's protocol."""
+        """Implement rich's protocol."""
         n = len(self.reasons)
         shown, left_out = (self.reasons, ()) if n <= MAX_REASONS else (self.reasons[:3], self.reasons[3:])
         for reason in shown:
@@ -270,7 +277,7 @@ class ShortReasons:
             yield self.pen.say(f"-v shows all; robustcheck explain {shown[0].id} tells more", "dim")
 
     def _line(self, reason: Reason, width: int) -> Text:
-        """Write what was seen where it fits and does not repeat the table above, else the reason's title."""
+        """Write what was seen, else the reason's title. What was seen must fit and not repeat the table above."""
         rule = RULES.get(reason.id)
         repeats = reason.id in IN_THE_TABLE or cell_len(f"✗ {reason.id}  {reason.seen}") > width
         said = rule.title if rule and repeats else reason.seen
@@ -280,7 +287,7 @@ class ShortReasons:
 def bar_chart(
     pen: Pen, counts: Sequence[int], height: int, *, top: str, ends: tuple[str, str], width: int = 1, marks: str = ""
 ) -> list[Text]:
-    """Draw vertical bars with both axes; returns the lines from the top down.
+    """Draw vertical bars with both axes. Returns the lines from the top down.
 
     Args:
         pen: writes in the characters that the output can show.

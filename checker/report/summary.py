@@ -1,5 +1,6 @@
-"""The summary of several models: a line each, the worst first, then each WARN's reasons. Pure: outcomes in, a rich
-renderable out.
+"""Summarise several models, one line each.
+
+The worst is first, then come each WARN's reasons. Pure: outcomes in, a rich renderable out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .words import SIGNS, plain_text, verdict_text
 
 
 def one_line(outcome: Outcome) -> str:
-    """Write an outcome in one line, for `-q`: verdict, model, reasons; or the error."""
+    """Write an outcome in one line, for `-q`. It has verdict, model, reasons, or the error."""
     if isinstance(outcome, Failed):
         return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
     return terminal.one_line(outcome)
@@ -35,7 +36,9 @@ def render(
     places: Sequence[str] = (),
     ascii_only: bool = False,
 ) -> RenderableType:
-    """Lay out the table, what is behind each WARN and error, where reports went, and last the exit code.
+    """Lay out the table, reasons, places and exit code.
+
+    Reasons are of each WARN and error, places where reports went, and the exit code is last.
 
     Args:
         outcomes: in the order of the call; those of one rank stay in it.
@@ -60,7 +63,7 @@ def render(
 
 
 def _cautions(outcomes: Sequence[Outcome], pen: Pen) -> list[Text]:
-    """Say once what holds for all models: what can loosen the gate, and photos that are not the reader's."""
+    """Write once what holds for all models. It is what can loosen the gate, and that photos are not the reader's."""
     texts = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
     return [pen.say(f"! {text}", "yellow") for text in texts]
 

@@ -1,4 +1,6 @@
-"""The report for people: at most 16 lines at 80 columns, or the whole (`-v`); the verdict is the last line of both.
+"""Lay out the report for people.
+
+It has at most 16 lines at 80 columns, or all (`-v`); the verdict is the last line of both.
 
 Pure: a report comes in, a rich renderable goes out; nothing is printed here.
 """
@@ -29,7 +31,7 @@ BUNDLED_STEP = "Check again on photos of the kind that your model will see: `rob
 
 
 def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """Lay out the report for a terminal or a text file, in the width of the console that prints it.
+    """Lay out the report for a terminal or file. It has the width of the console that prints it.
 
     Args:
         report: what to show.
@@ -48,7 +50,7 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
 
 
 def one_line(report: Report) -> str:
-    """Write the verdict in one line, for `-q` and logs: "WARN · absent model.onnx: too_weak"."""
+    """Write the verdict in one line. It is for `-q` and logs: "WARN · absent model.onnx: too_weak"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.evidence.model.file, ascii_only=False)
     photos = f" ({ON_BUNDLED})" if report.evidence.images.bundled else ""
@@ -56,7 +58,7 @@ def one_line(report: Report) -> str:
 
 
 def passed_by(report: Report) -> str:
-    """Write what is added to a WARN that does not fail the run: " (waived)", " (accepted)" or " (let through)"."""
+    """Write why a WARN does not fail the run. It is " (waived)", " (accepted)" or " (let through)"."""
     if report.verdict.passed or exit_code_of(report) != 0 or report.gate is None:
         return ""
     waived = {waiver.reason for waiver in report.gate.waived}
@@ -66,7 +68,7 @@ def passed_by(report: Report) -> str:
 
 
 def _first(report: Report, pen: Pen) -> Text:
-    """Write the line that every report starts with: it tells our own files from others."""
+    """Write the first line of every report. It distinguishes our own files from others."""
     return pen.say(f"robustcheck {report.tool_version}", "dim")
 
 
@@ -120,13 +122,13 @@ def reason_ids(pen: Pen, verdict: Verdict, n_notes: int = 0) -> list[Text]:
 
 
 def settings_line(report: Report, pen: Pen) -> list[Text]:
-    """Say which settings can loosen the gate, and who says so; no line where none does."""
+    """Write which settings can loosen the gate. Their source is named; without any there is no line."""
     text = loosening_text(report)
     return [pen.say(f"! {text}", "yellow")] if text else []
 
 
 def loosened(report: Report, pen: Pen) -> Iterator[Text]:
-    """Say first what lets a WARN through, and what no longer does."""
+    """Write first what lets a WARN through. What no longer does is named, too."""
     gate = report.gate
     if gate is None:
         return
@@ -137,7 +139,7 @@ def loosened(report: Report, pen: Pen) -> Iterator[Text]:
 
 
 def _what(report: Report, pen: Pen) -> Text:
-    """Name the model, the images and the tensor that was measured, in a line."""
+    """Name the model, images and measured tensor, in a line."""
     model, images = report.evidence.model, report.evidence.images
     count = f"{report.evidence.statistics.n_images} of {images.n_available} images"
     where = ON_BUNDLED.removeprefix("on ") if images.bundled else ""

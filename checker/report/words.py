@@ -1,4 +1,7 @@
-"""Words and numbers that several forms of a report share: verdict, statistics, reference list, preprocessing; pure."""
+"""The words and numbers that several forms share.
+
+They are of verdict, statistics, reference list, preprocessing; pure.
+"""
 
 from __future__ import annotations
 
@@ -77,14 +80,14 @@ def statistics_of(report: Report) -> list[JudgedStatistic]:
 
 
 def context_of(report: Report) -> tuple[tuple[str, str], ...]:
-    """Return the statistics that do not decide under this profile, name and value in words."""
+    """Return the statistics that do not decide. They have name and value in words; the profile says which decide."""
     evidence = report.evidence.statistics
     others = [name for name in STATISTICS if name not in report.profile.thresholds]
     return tuple((NAMES[name], number_text(getattr(evidence, name).estimate, missing="–")) for name in others)
 
 
 def confidence_text(report: Report) -> str:
-    """Write what the error rate of the bounds covers; in simulations those of the energies do not reach it."""
+    """Write what the error rate of the bounds covers. In simulations those of the energies do not reach it."""
     statistics = report.evidence.statistics
     confidence = f"{100 * (1 - statistics.alpha):g} %"
     less = "; less for the energies" if report.profile.is_earlier else ""
@@ -94,18 +97,21 @@ def confidence_text(report: Report) -> str:
 
 
 def strength_of(statistics: Statistics) -> float | None:
-    """Return the strength, of a report by an earlier version too; None where it could not be measured."""
+    """Return the strength, None where not measured. The report may be by an earlier version."""
     k, share = statistics.kurtosis.estimate, statistics.top3_share.estimate
     return None if k is None or share is None else k * share
 
 
 def notable_features(statistics: Statistics) -> list[OutlierFeature]:
-    """Return the strongest three, which make up the strength, and all that are extreme in half of the images."""
+    """Return the strongest three and the persistent features.
+
+    The three make up the strength; persistent ones are extreme in half of the images.
+    """
     return [f for rank, f in enumerate(statistics.features) if f.persistent or rank < TOP_FEATURES]
 
 
 def rank_text(content: Content | None) -> str:
-    """Write the effective rank with the number of images that it is of at most."""
+    """Write the effective rank and its maximum. That is the number of images."""
     return "not measured" if content is None else f"{number_text(content.effective_rank)} of {content.n}"
 
 
@@ -115,14 +121,14 @@ def variance_text(content: Content | None) -> str:
 
 
 def max_median_text(statistics: Statistics) -> str:
-    """Write the max-median ratio; "infinite" where it was measured and a median is 0."""
+    """Write the max-median ratio. It is "infinite" where it was measured and a median is 0."""
     if statistics.max_median_ratio is None and statistics.rms_kurtosis is not None:
         return "infinite"
     return number_text(statistics.max_median_ratio)
 
 
 class ReferenceLine(NamedTuple):
-    """One line of the reference list; `reference` None = the model that was measured."""
+    """A line of the reference list. `reference` None = the model that was measured."""
 
     rank: int
     reference: Placed | None
@@ -133,7 +139,7 @@ class ReferenceLine(NamedTuple):
 def reference_lines(
     references: Sequence[Placed], strength: float, everything: bool = False
 ) -> tuple[ReferenceLine, ...]:
-    """Rank the model among the reference sets by strength, and list its neighbours and both ends.
+    """Rank the model among the reference sets by strength. The list has its neighbours and both ends.
 
     Args:
         references: in any order.
@@ -156,7 +162,9 @@ def reference_lines(
 
 
 def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
-    """Return the checkpoint whose activation kurtosis differs most between its image sets: name, least, most.
+    """Return the checkpoint whose kurtosis differs most between sets.
+
+    It is activation kurtosis, with name, least, most; the sets are of images.
 
     Only sets that show the indication count: of the others the table holds logits beside representations.
     None when no checkpoint stands in the table twice.
@@ -176,7 +184,7 @@ def group_text(group: str) -> str:
 
 
 def preprocessing_text(p: Preprocessing) -> str:
-    """Write the steps from decoded photo to model input in one line; px are width×height."""
+    """Write the preprocessing in one line. It goes from decoded photo to model input; px are width×height."""
     height, width = p.resize_size
     if p.resize_mode == "none":
         resize = "no resize"
