@@ -64,7 +64,7 @@ def halves(photos: Float32s) -> tuple[Array, Array]:
 def fit(inputs: Array, targets: Array) -> Array:
     """Return the weights W (input, feature) of ridge regression.
 
-    It is about the means: inputs − their mean → targets − their mean.
+    It maps inputs − their mean → targets − their mean.
 
     inputs: (image, input), targets: (image, feature); at least two images that differ.
     """

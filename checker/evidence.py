@@ -227,7 +227,7 @@ class ImageFacts(Frozen):
 class InputLevels(Frozen):
     """The mean and SD of each input channel.
 
-    They are over all values of all usable images, in the model's own order.
+    All values of all usable images count; channels have the model's own order.
     """
 
     mean: tuple[float, ...]

@@ -128,7 +128,7 @@ class Wall:
 
 
 def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LIMITS) -> Callable[Params, Answer]:
-    """Return a function that a separate child calls. It is of `child.TASKS`.
+    """Return a function that a separate child calls. `child.TASKS` lists it.
 
     about, limits: as of `Wall`. It raises as the function and `Wall.run`.
     """

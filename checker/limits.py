@@ -1,4 +1,4 @@
-"""The limits for one model's process. They are of time, memory, and the size of the model."""
+"""The limits for one model's process. Time, memory, and the size of the model are limited."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def printable(text: str) -> str:
 
 
 def name_text(text: str, ascii_only: bool) -> str:
-    r"""Write a name from outside safely. It is of a file, an image or a tensor.
+    r"""Write a name from outside safely. A file, an image or a tensor has it.
 
     Control characters, text-direction marks, undecodable bytes and commands of GitHub Actions are written as escapes
     (`\x1b`, `\u202e`), with `ascii_only` every character above 127 too: a file name must not steer the terminal.
@@ -85,7 +85,7 @@ def sentence_text(text: str, ascii_only: bool) -> str:
 def prose_text(text: str, ascii_only: bool) -> str:
     """Write a sentence that quotes no names.
 
-    It is of the claim or limits; with `ascii_only` letters lose their accents.
+    The claim and limits are such; with `ascii_only` letters lose their accents.
     """
     if ascii_only:
         parts = unicodedata.normalize("NFD", text.translate(_ASCII_SIGNS))
@@ -333,7 +333,7 @@ def bars(counts: Sequence[int], height: int) -> list[str]:
 def type_name(value: object) -> str:
     """Return the name of a value's type.
 
-    It is as an import would name it, never the value: "int", "torch.nn.modules.linear.Linear".
+    An import would use that name: "int", "torch.nn.modules.linear.Linear". The value never appears.
     """
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

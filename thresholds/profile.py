@@ -314,7 +314,7 @@ ADDED = {"bounds", "n_traps", "choice", "nearest", "rates", "by_training", "move
 
 
 def digest_of(profile: Profile) -> str:
-    """Return the profile's `sha256:` digest. It is over the canonical JSON without the digest.
+    """Return the profile's `sha256:` digest. The canonical JSON without the digest is hashed.
 
     Fields that later versions added are left out while they have their default, so that older seals hold.
     """

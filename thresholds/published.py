@@ -89,7 +89,7 @@ def sigmoid(x: ArrayLike) -> Values:
 def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
     """Fit a baseline to models without effective robustness.
 
-    It is by least squares on logit axes over their accuracies.
+    It minimises squares on logit axes.
 
     logit(acc_shift) = a · logit(acc_in) + b (Taori et al. 2020); equal to scipy.stats.linregress on logits.
     acc_in, acc_shift: (model,), fractions in (0, 1): accuracy on ImageNet and on the shift.
@@ -134,7 +134,7 @@ def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
 def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Baseline) -> EffectiveRobustness:
     """Return the shift accuracy above the baseline.
 
-    It is in percentage points; 0 = as models trained on ImageNet alone.
+    The unit is percentage points; 0 = as models trained on ImageNet alone.
 
     100 · (acc_shift − sigmoid(a · logit(acc_in) + b)) (Taori et al. 2020).
     acc_in: (model,) or one number, fractions in (0, 1). acc_shift: of the same shape, fractions in [0, 1]: a shift on
@@ -234,7 +234,7 @@ class Published(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """The mean effective robustness over a group's models. It is in percentage points."""
+    """The mean effective robustness over a group's models, percentage points."""
 
     n: int
     median: float

@@ -23,7 +23,7 @@ TWO_SIDED = 1 / 3  # a set below it is one-sided
 
 
 class Reference(NamedTuple):
-    """The statistics of one set of representations. It is of a checkpoint on some images."""
+    """The statistics of one set of representations. A checkpoint made them of some images."""
 
     set: str
     group: str

@@ -72,7 +72,7 @@ class LabelRule(Frozen):
 
 
 class Entry(Frozen):
-    """A model of a suite. It is to be exported, or is an ONNX file; what is known of it is recorded."""
+    """A model of a suite. It names an export or an ONNX file, and what is known of it."""
 
     id: str = ""
     """unique; without it, made of source, name and weights, or of the model's file name"""
@@ -238,7 +238,7 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
 def _known(where: str, entry: Entry) -> tuple[float | None, bool]:
     """Return an entry's mean effective robustness.
 
-    It is of its own accuracies or else of its published row; the flag marks an extrapolation.
+    The entry's own accuracies count, else its published row; the flag marks an extrapolation.
     """
     row = None if entry.published is None else published_row(where, entry.published)
     if entry.accuracies is not None:

@@ -148,7 +148,7 @@ def _is_log(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature that a run will write. It is of the report about a model, into the file `bundle`."""
+    """A signature that a run will write. It signs the report about a model, in the file `bundle`."""
 
     model: str
     report: Path

@@ -1,4 +1,4 @@
-"""Run a check whose settings are known. It is of one model or several, with reports, log, and exit code."""
+"""Run a check whose settings are known. One model or several get reports, a log, and an exit code."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class CommandLine:
     def stems(self) -> list[str]:
         """Return the stems that can replace `{model}`.
 
-        They are of the models that were typed, as far as they can be found.
+        The typed models have them, as far as they can be found.
         """
         from . import models  # keeps `--help` fast
 

@@ -127,7 +127,7 @@ def limits_of(
 ) -> Limits:
     """Return the limits of each child process.
 
-    They are of `--timeout`, `--max-memory` and `--max-model-size`. Raises as `Limits`.
+    `--timeout`, `--max-memory` and `--max-model-size` set them. Raises as `Limits`.
 
     is_long: a run that is meant to take long; it has no limit of time by default.
     """

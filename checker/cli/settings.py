@@ -1,6 +1,6 @@
 """Resolve the settings of a check.
 
-They are of the command line, the environment and a file; the module finds which count, and writes them.
+The command line, the environment and a file set them; the module finds which count, and writes them.
 
 The command line counts before the environment, that before the file, and that before the default. An unknown key, a
 value of a wrong type and an unreadable file end the run: a gate must not run with other settings than were written.
@@ -290,7 +290,7 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 
 
 def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Join a file's relative paths to its folder. They are in its settings."""
+    """Join relative paths in a file's settings to its folder."""
     names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet"), "images": (STOCK,)}
     joined: dict[str, Any] = {
         name: rebased(layer[name], folder)

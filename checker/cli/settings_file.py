@@ -117,7 +117,7 @@ def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]
 def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:
     """Return the settings file.
 
-    It is of --config, else of ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder.
+    --config names it, else ROBUSTCHECK_CONFIG, else it is the nearest one upward from the current folder.
     """
     named = file if file is not None else environment.get(CONFIG) or None
     return Path(named) if named is not None else find(Path.cwd())

@@ -60,7 +60,7 @@ REMOVED_VARIABLES: Final[Mapping[str, str]] = {
 
 
 def refuse_removed(kind: str, word: str, lines: Mapping[str, str]) -> None:
-    """Refuse a removed word. It is in a table of them; raises UsageError.
+    """Refuse a removed word. A table lists them; raises UsageError.
 
     kind: what the word is, with the place where it was read, such as "robustcheck.toml: key".
     """

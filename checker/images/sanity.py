@@ -83,7 +83,7 @@ class Sketch:
 
 
 def digest_of_pixels(image: Image.Image) -> int:
-    """Return 64 bits of an image's digest. It is of its decoded pixels and size."""
+    """Return 64 bits of the digest of decoded pixels. The image's size counts, too."""
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes())  # processors have instructions for this one
     return int.from_bytes(digest.digest()[:8], "big")
 

@@ -148,7 +148,7 @@ class ImageSource:
 
     @cached_property
     def names_digest(self) -> str:
-        """Return sha256, hexadecimal, of the names. They are in their order, each ended by a zero byte."""
+        """Return sha256, hexadecimal, of the ordered names. A zero byte ends each name."""
         digest = hashlib.sha256()
         for names in self.entries.names_in_chunks():
             digest.update("\0".join([*names, ""]).encode("utf-8", "surrogateescape"))

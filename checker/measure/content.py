@@ -54,7 +54,7 @@ def merge(a: Rows, b: Rows) -> Rows:
 
 
 def first_varied(rows: Rows) -> Rows:
-    """Return the first `CONTENT_IMAGES` varied rows. They are not duplicates or near-duplicates of earlier ones."""
+    """Return the first `CONTENT_IMAGES` varied rows. Duplicates and near-duplicates of earlier ones are left out."""
     return tuple(rows[place] for place in varied([row.sketch for row in rows], CONTENT_IMAGES))
 
 

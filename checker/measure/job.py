@@ -158,7 +158,7 @@ def nothing_yet(n_tensors: int) -> Measurement:
 
 
 def merge(a: Measurement, b: Measurement) -> Measurement:
-    """Add two measurements over disjoint images. They are of the same tensors, `a`'s images before `b`'s.
+    """Add two measurements over disjoint images. Both have the same tensors; `a`'s images come before `b`'s.
 
     Associative up to rounding; the digests come in the order of a single run where shards are merged in theirs.
 

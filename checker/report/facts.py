@@ -1,6 +1,6 @@
 """The facts that a report's numbers rest on.
 
-They are of model, tensor, preprocessing, images, execution, thresholds; pure.
+There are facts on model, tensor, preprocessing, images, execution, thresholds; pure.
 
 The HTML page and the terminal lay out the same list: the page gives each fact a row, the terminal puts the short form
 of each fact of a block on one line.

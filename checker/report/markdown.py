@@ -158,7 +158,7 @@ def text(words: str) -> str:
 
 
 def code(words: str) -> str:
-    """Write words as a code span, on one line. It is not for a table's cell, where a pipe would end it."""
+    """Write words as a code span, on one line. In a table's cell a pipe would end it."""
     inside = printable(words)
     fence = "`" * (1 + max(map(len, re.findall(r"`+", inside)), default=0))
     pad = " " if inside.startswith("`") or inside.endswith("`") or not inside.strip() else ""

@@ -134,7 +134,7 @@ def names_of(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def without_model(failed: Failed) -> str:
-    """Return the error's message without the model's path. It is for a table whose row names the model.
+    """Return the error's message without the model's path. In a table the row already names the model.
 
     >>> without_model(Failed(model="a.onnx", message="a.onnx: file is empty", hint="", exit_code=3))
     'file is empty'

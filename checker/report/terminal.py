@@ -50,7 +50,7 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
 
 
 def one_line(report: Report) -> str:
-    """Write the verdict in one line. It is for `-q` and logs: "WARN · absent model.onnx: too_weak"."""
+    """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.evidence.model.file, ascii_only=False)
     photos = f" ({ON_BUNDLED})" if report.evidence.images.bundled else ""

@@ -1,6 +1,6 @@
 """The words and numbers that several forms share.
 
-They are of verdict, statistics, reference list, preprocessing; pure.
+They describe verdict, statistics, reference list, and preprocessing; pure.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def _runtimes() -> dict[str, str]:
 
 
 def _major(number: str, wheel: str = "") -> int | None:
-    """Read the CUDA major of an NVIDIA wheel. It is in its name (…-cu13), else its own version."""
+    """Read the CUDA major of an NVIDIA wheel. The name contains it (…-cu13), else the version is read."""
     match = re.search(r"-cu(\d+)$", wheel) or re.match(r"(\d+)", number)
     return int(match[1]) if match else None
 

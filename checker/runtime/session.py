@@ -345,7 +345,7 @@ def _device_name(obtained: str, asked: Device) -> str:
 def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
     """Return where a session has its tensors.
 
-    It is as ONNX Runtime's binding names it: kind of device and its number.
+    ONNX Runtime's binding names a kind of device and its number.
     """
     first = session.get_providers()[0]
     if first not in (CUDA, TENSORRT):  # it takes arrays from the processor's memory

@@ -47,7 +47,7 @@ def measure(representations: SupportsArray) -> Statistics:
 
 
 class Accumulator:
-    """The statistics of representations, added batch by batch. It is for a training or evaluation loop.
+    """The statistics of representations, added batch by batch. A training or evaluation loop can call it.
 
     It keeps sums, 8 kB a feature, and 8 bytes an image; it can be pickled.
 

@@ -129,7 +129,7 @@ def top_features(sum_z4: Array) -> Indices:
 class Energies(NamedTuple):
     """The sums of squares and of negative squares.
 
-    They are over images, each (..., feature); y is z less each image's median.
+    Images are summed up, (..., feature) remains; y is z less each image's median.
     """
 
     h: Array
@@ -202,7 +202,7 @@ def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: Indices) -> 
 
 
 def negative_energies(energy: Energies, left_out: Indices) -> tuple[Array, Array]:
-    """Compute the negative energies without some features. They are of h, and of y (`Energies`).
+    """Compute the negative energies without some features. One is computed from h, one from y (`Energies`).
 
     Args:
         energy: (..., feature) sums of squares.

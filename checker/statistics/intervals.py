@@ -1,6 +1,6 @@
 """Compute confidence bounds.
 
-They are of statistics that are looked at more than once, of accuracies (`wilson`), and of correlations
+There are bounds for statistics that are looked at more than once, for accuracies (`wilson`), and for correlations
 (`correlation_bounds`).
 
 A run looks at the evidence at fixed numbers of images (`is_look`), so the batch size never decides where it stops.

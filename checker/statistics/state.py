@@ -300,7 +300,7 @@ def _distinct_share(per_image: Array) -> float:
 
 
 def _far(state: State, sums: Array) -> Array:
-    """Count per feature the images beyond 4 SD. They are on the feature's usual side, that of its mean; (feature,)."""
+    """Count per feature the images beyond 4 SD, (feature,). Only the feature's usual side counts, that of its mean."""
     return np.where(sums[0] >= 0, state.far_above, state.far_below)
 
 

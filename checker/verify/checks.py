@@ -73,7 +73,7 @@ def tolerance_of(second: Report, *, elsewhere: bool) -> float:
 def disagreements(
     first: Report, second: Report, tolerance: float = SAME_ENVIRONMENT, *, elsewhere: bool = False
 ) -> tuple[str, ...]:
-    """List the differences between a report and a second run. They are in words; empty if there are none.
+    """List the differences between a report and a second run. Each is in words; empty if there are none.
 
     A measured number may differ by tolerance · max(both, its threshold), or tolerance · max(both, 1) without one; all
     else must be the same.
