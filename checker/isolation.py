@@ -281,7 +281,7 @@ class _Child:
             )
 
     def _ended(self) -> RobustcheckError:
-        """Return the error of a child without an answer. It has ended."""
+        """Return the error of a child that ended without answer."""
         about = self._about
         try:
             code = self._process.wait(GRACE_S)

@@ -51,9 +51,9 @@ def check(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> Report:
-    """Check one ONNX model on in-distribution images. The report has a verdict.
+    """Check one ONNX model on in-distribution images and judge it.
 
-    It stops as soon as the evidence decides.
+    The run stops as soon as the evidence decides.
 
     Args:
         model: path or URL of the ONNX file; or the model itself, as `bytes` or `onnx.ModelProto`. Then no sidecar is

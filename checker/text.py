@@ -147,7 +147,7 @@ def digest_of(document: Mapping[str, Any]) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """Return `sha256:` and the first 12 digits. They are hexadecimal, for people."""
+    """Return `sha256:` and the first 12 hexadecimal digits. People read them."""
     algorithm, _, value = digest.partition(":")
     return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
 

@@ -149,7 +149,7 @@ class Moved(Frozen):
 
 
 class Rate(Frozen):
-    """The rate of false PASS in one population. It is among checkpoints without the label."""
+    """The rate of false PASS in one population. Only checkpoints without the label count."""
 
     of: str
     n: int

@@ -31,7 +31,7 @@ _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
 def folder_of(resolved: Resolved, key: str) -> Path | None:
     """Return the folder that outputs must stay in.
 
-    It holds for the log, too: it is the settings file's, where that file names them.
+    The log must, too. It is the settings file's folder, where that file names them.
 
     With --strict, where a variable names them, the current folder.
     """

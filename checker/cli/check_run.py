@@ -272,7 +272,7 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
 
 
 def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
-    """Return what forms need besides outcomes. It is thumbnails, if one is HTML."""
+    """Return what forms need besides outcomes. An HTML form needs thumbnails."""
     from robustcheck_onnx.checker.report import Failed, FormOptions
     from robustcheck_onnx.checker.storage.places import redact
 

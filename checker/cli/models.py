@@ -40,7 +40,7 @@ def expand(words: Sequence[str]) -> list[str]:
 
 
 def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
-    """Split the image set off the typed places. Example: `robustcheck model.onnx photos/`.
+    """Split the image set off the typed places: `robustcheck model.onnx photos/`.
 
     It is the last place, with images and no ONNX file. `--strict` takes photos from `--images` alone.
 

@@ -92,7 +92,7 @@ class Resolved:
     def notes(self) -> tuple[str, ...]:
         """Write the settings that can change a result.
 
-        They are sentences for the report, of what a file or the environment set; numbers or the exit code can change.
+        A file or the environment set them, and numbers or the exit code can change. The report shows the sentences.
 
         What can loosen the gate is not a note: the report says it first (`Gate.loosening`).
         """

@@ -187,9 +187,8 @@ def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
 
 
 def unknown_shell(option: str) -> UsageError:
-    """Return the error for an unknown shell.
-
-    It runs the command, and typer, which does not know it, would exit with 1.
+    """Return the error for an unknown shell. The shell runs the command, and typer, which does not know it, would exit
+    with 1.
     """
     return UsageError(
         f"{option}: the shell that runs this is not known; completion is for {', '.join(SHELLS)}",

@@ -178,7 +178,7 @@ class LevelSums:
     squares: tuple[float, ...] = ()
 
     def __add__(self, other: LevelSums) -> LevelSums:
-        """Return the sums over both. They must have as many channels."""
+        """Return the sums over both. Both must have as many channels."""
         if not self.n_values or not other.n_values:
             return self if self.n_values else other
         return LevelSums(

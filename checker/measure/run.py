@@ -358,7 +358,7 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
 
 
 def key_of(digest: str) -> int:
-    """Return the last 32 bits of a digest. It is hexadecimal; they fix an image's jackknife group (`state.update`)."""
+    """Return the last 32 bits of a hexadecimal digest. They fix an image's jackknife group (`state.update`)."""
     return int(digest[-8:], 16)
 
 

@@ -119,7 +119,7 @@ class JudgedStatistic(NamedTuple):
 
     @property
     def minimum(self) -> float:
-        """Return the threshold for the interval. It must lie above."""
+        """Return the threshold that the interval must exceed."""
         return self.limits.minimum
 
     @property

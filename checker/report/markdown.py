@@ -123,7 +123,7 @@ def _statistics(report: Report) -> str:
 
 
 def measured(report: Report) -> str:
-    """List what was measured, with all digests. It is model, tensor, images, profile and execution."""
+    """List what was measured, with all digests. The list has model, tensor, images, profile and execution."""
     evidence, verdict = report.evidence, report.verdict
     model, images, run = evidence.model, evidence.images, evidence.execution
     count = f"{evidence.statistics.n_images} of {images.n_available} measured, {images.sanity.n_varied} varied"

@@ -1,6 +1,5 @@
-"""Compute what several forms need of an outcome.
-
-It is findings with their waivers, the exit code, names and paths; pure.
+"""Compute what several forms need of an outcome. They need findings with their waivers, the exit code, names and paths;
+pure.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ def loosening_text(report: Report) -> str:
 def cautions(report: Report) -> list[str]:
     """Write what comes before the verdict, one line each.
 
-    It is what can loosen the gate, and that photos are not the reader's.
+    Reported are what can loosen the gate, and photos that are not the reader's.
 
     A report from Python has no gate, and says nothing of the first.
     """

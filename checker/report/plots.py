@@ -1,4 +1,4 @@
-"""Draw results with matplotlib. It is the extra `plot`, imported when a picture is asked for.
+"""Draw results with matplotlib. The extra `plot` brings it; it is imported when a picture is asked for.
 
 Numbers in, a figure out. Colours that are told apart with any colour vision, and each is also said in words.
 """

@@ -63,7 +63,10 @@ def render(
 
 
 def _cautions(outcomes: Sequence[Outcome], pen: Pen) -> list[Text]:
-    """Write once what holds for all models. It is what can loosen the gate, and that photos are not the reader's."""
+    """Write once what holds for all models.
+
+    Reported are what can loosen the gate, and photos that are not the reader's.
+    """
     texts = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
     return [pen.say(f"! {text}", "yellow") for text in texts]
 

@@ -80,7 +80,7 @@ def statistics_of(report: Report) -> list[JudgedStatistic]:
 
 
 def context_of(report: Report) -> tuple[tuple[str, str], ...]:
-    """Return the statistics that do not decide. They have name and value in words; the profile says which decide."""
+    """Return the statistics that do not decide. Each has a name and a value in words; the profile sets which decide."""
     evidence = report.evidence.statistics
     others = [name for name in STATISTICS if name not in report.profile.thresholds]
     return tuple((NAMES[name], number_text(getattr(evidence, name).estimate, missing="–")) for name in others)
@@ -164,7 +164,7 @@ def reference_lines(
 def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
     """Return the checkpoint whose kurtosis differs most between sets.
 
-    It is activation kurtosis, with name, least, most; the sets are of images.
+    Returns its name, least and most activation kurtosis over its image sets.
 
     Only sets that show the indication count: of the others the table holds logits beside representations.
     None when no checkpoint stands in the table twice.

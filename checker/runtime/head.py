@@ -342,7 +342,7 @@ def _safetensors(path: Path) -> dict[str, GenericArray]:
 
 
 def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: GenericArray) -> float:
-    """Return how far W·h + b is from the scores. They are the model's own; 0 where it reproduces them.
+    """Return how far W·h + b is from the scores. The scores are the model's own; 0 where the head reproduces them.
 
     What the scores are does not matter: W·h + b itself, or its softmax, logarithm of the softmax, or sigmoid. The one
     that comes nearest counts. The difference of probabilities is `relative_difference`. That of scores is relative to

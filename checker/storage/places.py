@@ -94,7 +94,7 @@ class Url:
 
     @property
     def is_http(self) -> bool:
-        """Return whether a web server has the file. It can't list its files."""
+        """Return whether a web server has the file. Web servers can't list files."""
         return self.protocol in HTTP
 
     def __str__(self) -> str:

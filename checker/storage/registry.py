@@ -196,7 +196,8 @@ def _safe(text: str, server: str = "") -> str:
 
 @contextlib.contextmanager
 def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
-    """Yield a client with errors of this package. They have no passwords, and it does not retry for minutes.
+    """Yield a client with errors of this package. Errors contain no passwords, and the client does not retry for
+    minutes.
 
     Raises UsageError: no server is named, or it says that something is not there; EnvironmentFaultError: the extra is
     missing, the server can't be reached or refuses.

@@ -50,7 +50,7 @@ def is_ours(place: Place) -> bool:
 
 
 def write_whole(place: Place, text: str) -> None:
-    """Write a file whole or not at all. It is another name in the same folder, then a rename.
+    """Write a file whole or not at all. A file of another name in the same folder is renamed at the end.
 
     A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
     file in its place. A URL's store gets the text in one request.

@@ -335,7 +335,7 @@ def check_signature(
 ) -> Finding:
     """Check a signature of a report. `digest` is the sha256:… of the report's file; both or none.
 
-    It may name the model as the file is named here, or as the report names it: the digest decides.
+    The signature may name the model as the file is named here, or as the report names it: the digest decides.
 
     signer: the file of the public key that must have signed, or the identity.
     """
@@ -380,7 +380,7 @@ def check_model(report: Report, model: Path, digest: str) -> Finding:
 def check_origin(report: Report) -> Finding | None:
     """Return the finding on a model's origin.
 
-    It is where the model was fetched from, which no file can show; None where the report names nothing.
+    No file can show where a model was fetched from; None where the report names nothing.
     """
     origin = report.evidence.model.origin
     if origin is None:

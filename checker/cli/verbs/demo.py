@@ -76,9 +76,8 @@ def demo(
 
 
 def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
-    """Refuse a folder that can't get the models.
-
-    It can be made, or it is one without files of these names; else it raises UsageError.
+    """Refuse a folder that can't get the models. Allowed are a new one and one without files of these names. Raises
+    UsageError.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")

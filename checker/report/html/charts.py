@@ -137,7 +137,7 @@ def bar(interval: Interval, minimum: float, place: Place = position) -> Bar | No
 
 
 def limits_at(limits: Sequence[float], minimum: float, place: Place = position) -> list[float]:
-    """Return the places of limits on the axis. It is that of the bars; limits that are 0 or infinite are left out."""
+    """Return the places of limits on the axis. Bars share the axis; limits that are 0 or infinite are left out."""
     return [place(limit, minimum) * BAR_WIDTH for limit in limits if 0 < limit < math.inf]
 
 
