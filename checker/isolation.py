@@ -213,7 +213,7 @@ class _Child:
             self._lines.put(b"")
 
     def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> None:
-        """Send the task now; `answer` waits for what comes back."""
+        """Send the task now. `answer` waits for what comes back."""
         request = {
             "task": task,
             "about": about,
@@ -230,7 +230,7 @@ class _Child:
             self._process.stdin.flush()
 
     def answer(self, tell: Tell | None) -> Any:
-        """Return the answer, or raise the child's error; pass its progress and its log on before that."""
+        """Return the answer, or raise the child's error. Its progress and its log are passed on before that."""
         while True:
             line, now, error = self._line(), None, None
             try:

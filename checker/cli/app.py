@@ -1,7 +1,8 @@
-"""The typer app: every verb with its example and exit codes. A verb is a function in `verbs/`.
+"""Define the typer app. It has every verb with its example and exit codes. A verb is a function in `verbs/`.
 
 Results go to stdout, everything else to stderr. Modules import what is heavy inside functions, so that `--help` starts
-fast."""
+fast.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
 
 
 def say(message: str, hint: str, *, colour: bool = True) -> None:
-    """Write message and hint to stderr, a line each.
+    """Write message and hint to stderr, each on a line.
 
     An empty one is left out. On a terminal they wrap between words, the labels have a colour, and a command that does
     not fit has its own line.
@@ -86,7 +86,10 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
 
 
 def _fitted(text: str) -> str:
-    """Break a labelled text between words to the width of the terminal; a command comes whole after its label."""
+    """Break a labelled text to the terminal's width.
+
+    It breaks between words; a command comes complete after its label.
+    """
     import shutil
     import textwrap
 
@@ -365,7 +368,10 @@ class _Stop:
 
 
 def _say(message: str, hint: str, *, colour: bool = True) -> None:
-    """`say`; a full disk behind stderr must not change the exit code, now or when Python ends."""
+    """Write message and hint, whatever stderr does.
+
+    A full disk must not change the exit code, now or when Python ends.
+    """
     try:
         say(message, hint, colour=colour)
     except OSError:

@@ -197,7 +197,10 @@ def unknown_shell(option: str) -> UsageError:
 
 
 def nothing_judged() -> UsageError:
-    """The error where `--strict` would end with 0 though no model was checked: for `--help`, which is not a PASS."""
+    """Return the error where `--strict` judged nothing.
+
+    It would end with 0 though no model was checked, as for `--help`, which is not a PASS.
+    """
     return UsageError(
         "--strict: no model was checked; with it exit code 0 is a verdict's alone, and help is shown without it",
         "robustcheck check --help",

@@ -154,7 +154,7 @@ def _table_beside(out: Path) -> Path:
 def _measured(
     opened: Opened, settings: Settings, table: Path, quiet: bool
 ) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
-    """Measure a suite; return the rows of its models, and the errors of those that failed."""
+    """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     from robustcheck_onnx.checker.calibrate import tasks
     from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
     from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
@@ -186,7 +186,7 @@ def _check_call(suite: str | None, tables: list[str] | None, reference: bool, pl
 
 @contextlib.contextmanager
 def _usage_errors(hint: str = "") -> Iterator[None]:
-    """Raise UsageError for a suite or table that can't be used; `hint` where the fault has none."""
+    """Turn a bad suite or table into UsageError. `hint` is for a fault that has none."""
     from robustcheck_onnx.thresholds.results import ResultsError
     from robustcheck_onnx.thresholds.suite import SuiteError
 
