@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import FormOptions, Outcome
     from robustcheck_onnx.checker.storage.places import Place
 
+    from .options import Settings
     from .settings import Resolved
 
 
@@ -35,9 +37,9 @@ def folder_of(resolved: Resolved, key: str) -> Path | None:
 
     With --strict, where a variable names them, the current folder.
     """
-    if key in resolved.in_file and resolved.file is not None:
+    if resolved.file is not None and resolved.is_from("file", key):
         return Path(resolved.file).parent
-    return Path() if resolved.settings.strict and key in resolved.sources and key not in resolved.typed else None
+    return Path() if resolved.settings.strict and resolved.is_from("variable", key) else None
 
 
 def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
@@ -45,28 +47,23 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
     from robustcheck_onnx.checker.storage.places import parse_place, redact
     from robustcheck_onnx.checker.storage.write import is_ours
 
-    folder = folder_of(resolved, "output")
     for text in outputs:
         form, _, path = split(text)
-        if path in ("", "-"):
-            continue
-        what, again = f"output is {form}={redact(path)}", f"-o {form}={quoted(redact(path))}"
-        _refuse_unsafe(resolved, what, again, path, folder)
-        if folder is not None and Path(path).exists() and not is_ours(parse_place(path)):
-            raise _not_ours(resolved, what, "not a report of robustcheck", again)
+        if path not in ("", "-"):
+            what, again = f"output is {form}={redact(path)}", f"-o {form}={quoted(redact(path))}"
+            ours = partial(is_ours, parse_place(path))
+            _refuse_unsafe(resolved, "output", what, again, path, ours, "not a report of robustcheck")
 
 
 def check_bundles(resolved: Resolved, bundles: Iterable[Path]) -> None:
     """Refuse places of signatures, as `check_outputs`. Their names follow from those of the reports."""
     from robustcheck_onnx.checker.report.signature_file import is_verdict
 
-    is_named = bool({"output", "sign"} & resolved.in_file)
+    is_named = resolved.is_from("file", "output", "sign")
     for bundle in bundles:
-        what, again = f"signature is {bundle}", "-o json=report.json --sign KEY"
-        folder = folder_of(resolved, "output")
-        _refuse_unsafe(resolved, what, again, str(bundle), folder, no_link=is_named)
-        if is_named and bundle.exists() and not is_verdict(bundle):
-            raise _not_ours(resolved, what, "not a signature of robustcheck", again)
+        ours, kind = partial(is_verdict, bundle), "not a signature of robustcheck"
+        words = (f"signature is {bundle}", "-o json=report.json --sign KEY", str(bundle))
+        _refuse_unsafe(resolved, "output", *words, ours, kind, is_named=is_named)
 
 
 def files_of_representations(
@@ -101,39 +98,43 @@ def files_of_representations(
 def check_log(resolved: Resolved) -> None:
     """Refuse the place of the log, as `check_outputs`."""
     name = resolved.settings.log_file
-    if name is None:
-        return
-    what, again = f"log-file is {name}", f"--log-file {quoted(name)}"
-    folder = folder_of(resolved, "log-file")
-    _refuse_unsafe(resolved, what, again, name, folder)
-    if folder is not None and Path(name).exists() and not _is_log(Path(name)):
-        raise _not_ours(resolved, what, "not a log of robustcheck", again)
+    if name is not None:
+        what, again = f"log-file is {name}", f"--log-file {quoted(name)}"
+        ours = partial(_is_log, Path(name))
+        _refuse_unsafe(resolved, "log-file", what, again, name, ours, "not a log of robustcheck")
 
 
 def _refuse_unsafe(
-    resolved: Resolved, what: str, again: str, path: str, folder: Path | None, *, no_link: bool = False
+    resolved: Resolved,
+    key: str,
+    what: str,
+    again: str,
+    path: str,
+    is_ours: Callable[[], bool],
+    kind: str,
+    *,
+    is_named: bool | None = None,
 ) -> None:
+    """Refuse a place that a settings file may not name, and what a run must not replace there.
+
+    is_named: whether a settings file names the place; None: where it names the setting `key`.
+    """
+    folder, where = folder_of(resolved, key), resolved.file or "environment"
     if folder is not None and not is_inside(path, folder):
         raise UsageError(
-            f"{_where(resolved)}: {what}; what a settings file names must lie in its folder, and no link may lead out",
+            f"{where}: {what}; what a settings file names must lie in its folder, and no link may lead out",
             f"{again}  # the command line may name any place",
         )
-    if folder is None and (no_link or resolved.settings.strict) and follows_link(path):
+    if folder is None and (is_named or resolved.settings.strict) and follows_link(path):
         raise UsageError(
             f"{what}, which follows a link; one of a checkout may lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",
         )
-
-
-def _where(resolved: Resolved) -> str:
-    return resolved.file or "environment"
-
-
-def _not_ours(resolved: Resolved, what: str, kind: str, again: str) -> UsageError:
-    return UsageError(
-        f"{_where(resolved)}: {what}; the file that is there is {kind}, and a settings file replaces no other",
-        f"{again}  # the command line may replace it",
-    )
+    if (folder is not None if is_named is None else is_named) and Path(path).exists() and not is_ours():
+        raise UsageError(
+            f"{where}: {what}; the file that is there is {kind}, and a settings file replaces no other",
+            f"{again}  # the command line may replace it",
+        )
 
 
 def _is_log(path: Path) -> bool:
@@ -235,40 +236,34 @@ def signatures_removed_on_error(signatures: Sequence[Signature]) -> Iterator[Non
 
 
 def sign_reports(
-    key: str | None,
-    signatures: Sequence[Signature],
-    outcomes: Mapping[str, Outcome],
-    options: FormOptions,
-    quiet: int = 0,
-) -> dict[Path, str]:
-    """Return the text of each signature, by file. A model without a verdict has none.
+    settings: Settings, signatures: Sequence[Signature], outcomes: Mapping[str, Outcome], options: FormOptions
+) -> None:
+    """Write the signature of each report. A model without a verdict has none.
 
     Args:
-        key: the private key's file.
+        settings: `sign` is the private key's file.
         signatures: from `plan_signatures`.
         outcomes: by model.
         options: what the reports are rendered with.
-        quiet: 2: no note on stderr.
 
     Raises as `signature.sign`.
     """
-    if not signatures:
-        return {}
     from robustcheck_onnx.checker.report import Report, forms, sealed
+    from robustcheck_onnx.checker.storage.write import write_whole
     from robustcheck_onnx.checker.text import sha256_of
-    from robustcheck_onnx.checker.verify import signature
 
     texts: dict[Path, str] = {}
     for each in signatures:
         outcome = outcomes[each.model]
-        if not isinstance(outcome, Report):
-            continue
-        assert key is not None
-        digest = sha256_of(forms.render("json", [outcome], options).encode())
-        texts[each.bundle] = signature.sign(signature.statement(sealed(outcome), digest), Path(key))
+        if isinstance(outcome, Report) and settings.sign is not None:
+            from robustcheck_onnx.checker.verify import signature
+
+            digest = sha256_of(forms.render("json", [outcome], options).encode())
+            texts[each.bundle] = signature.sign(signature.statement(sealed(outcome), digest), Path(settings.sign))
     if texts:
-        say_home(quiet)
-    return texts
+        say_home(settings.quiet)
+    for bundle, text in texts.items():
+        write_whole(bundle, text)
 
 
 def say_home(quiet: int) -> None:
@@ -290,7 +285,7 @@ def template_files(resolved: Resolved) -> list[str]:
             raise UsageError(
                 "--output is template; it needs the template's file", "-o template=slack.json.j2=slack.json"
             )
-        if "output" not in resolved.typed:
+        if not resolved.is_from("typed", "output"):
             raise UsageError(
                 f"{resolved.source('output')}: output is template={file}; a template writes what it likes, so only the "
                 "command line may name one",

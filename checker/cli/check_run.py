@@ -166,7 +166,7 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
 
     settings = resolved.settings
     names = [resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
-    names += [resolved.source("waivers")] if "waivers" in resolved.typed else []
+    names += [resolved.source("waivers")] if resolved.is_from("typed", "waivers") else []
     reads = [parse_place(name) for name in names if name]
     for model in models:
         with contextlib.suppress(UsageError):  # a URL that is refused: this model's own error, when its turn comes
@@ -207,7 +207,6 @@ def _deliver(
 
     from robustcheck_onnx.checker.report import Failed, forms, summary
     from robustcheck_onnx.checker.storage.places import redact
-    from robustcheck_onnx.checker.storage.write import write_whole
 
     from . import process
     from .models import worst
@@ -249,10 +248,7 @@ def _deliver(
 
     about = {each: [by_model[each.model]] if each.model else outcomes for each in destinations}
     write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
-    for bundle, content in check_places.sign_reports(
-        settings.sign, vouched(), by_model, options, settings.quiet
-    ).items():
-        write_whole(bundle, content)
+    check_places.sign_reports(settings, vouched(), by_model, options)
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
     lines = "\n".join(summary.one_line(outcome) for outcome in outcomes)
     on_stdout = [each for each in destinations if each.path is None]

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Optional, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
@@ -71,23 +71,34 @@ FILE: Final[type[BaseModel]] = create_model("Settings", __base__=_Table, **_FIEL
 VARIABLES = {PREFIX + name.upper(): key for key, name in FIELDS.items() if name != "waivers"}
 
 
+class Source(NamedTuple):
+    """The place where a setting was set."""
+
+    layer: Literal["default", "file", "variable", "typed"]
+    name: str
+    """DEFAULT, COMMAND_LINE, a variable's name, or the file"""
+
+
+UNSET: Final = Source("default", DEFAULT)
+
+
 @dataclass(frozen=True)
 class Resolved:
     """The settings that hold, and the source of each."""
 
     settings: Settings
-    sources: Mapping[str, str] = field(default_factory=dict)
-    """by key: DEFAULT, COMMAND_LINE, a variable's name, or the file"""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """by key, of what is set; `waivers` of a file that the command line names is typed"""
     file: str | None = None
     """the file that was used, as it can be typed"""
-    typed: frozenset[str] = frozenset()
-    """keys that the command line says, `waivers` of a file that it names among them"""
-    in_file: frozenset[str] = frozenset()
-    """keys whose value is that of the settings file"""
 
     def source(self, key: str) -> str:
         """Return where a setting came from."""
-        return self.sources.get(key, DEFAULT)
+        return self.sources.get(key, UNSET).name
+
+    def is_from(self, layer: str, *keys: str) -> bool:
+        """Return whether one of these settings has its value from a layer."""
+        return any(self.sources.get(key, UNSET).layer == layer for key in keys)
 
     def notes(self) -> tuple[str, ...]:
         """Write the settings that can change a result.
@@ -99,9 +110,9 @@ class Resolved:
         first = {each.setting for each in self.loosening()}
         facts_by_source: dict[str, list[str]] = {}
         for key, source in self.sources.items():
-            if POWERS[key].power != LOOSENS or key in self.typed or key in first:
+            if POWERS[key].power != LOOSENS or source.layer == "typed" or key in first:
                 continue
-            where = source if key in self.in_file else "the environment"
+            where = source.name if source.layer == "file" else "the environment"
             facts_by_source.setdefault(where, []).append(f"{key} {self.shown(key)}")
         return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in facts_by_source.items())
 
@@ -111,9 +122,9 @@ class Resolved:
         Each has its source; photos named on the command line do not count, since a gate asks for them.
         """
         return tuple(
-            Loosening(setting=key, value=self.shown(key), source=source)
+            Loosening(setting=key, value=self.shown(key), source=source.name)
             for key, source in self.sources.items()
-            if POWERS[key].power == LOOSENS and self.is_other(key) and not (key == "images" and key in self.typed)
+            if POWERS[key].power == LOOSENS and self.is_other(key) and (key, source.layer) != ("images", "typed")
         )
 
     def is_other(self, key: str) -> bool:
@@ -156,37 +167,27 @@ def resolve(
     Raises:
         UsageError: a file or variable is wrong; EnvironmentFaultError: a file can't be read.
     """
-    settings, sources = Settings(), dict[str, str]()
-    used: Path | None = None
-    in_file = frozenset[str]()
     if isolated and file is not None:
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
-    if not isolated:
-        from_environment = _environment(environment)
-        used = find_named(environment, file)
-        if used is not None:
-            layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
-            layer = _rebased(layer, used.parent)
-            settings = replace(settings, **layer)
-            sources |= {key_of(name): str(used) for name in layer}
-            in_file = frozenset(layer) - frozenset(from_environment)
-        settings = replace(settings, **from_environment)
-        sources |= {key_of(name): PREFIX + name.upper() for name in from_environment}
+    settings, sources = Settings(), dict[str, Source]()
+
+    def put(layer: Literal["file", "variable", "typed"], values: Mapping[str, Any], name: str = "") -> None:
+        nonlocal settings
+        settings = replace(settings, **values)
+        sources.update({key_of(field): Source(layer, name or PREFIX + field.upper()) for field in values})
+
+    from_environment = {} if isolated else _environment(environment)
+    used = None if isolated else find_named(environment, file)
+    if used is not None:
+        layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
+        put("file", _rebased(layer, used.parent), str(used))
+    put("variable", from_environment)
     # not validated again: typer has checked these, and a path that is not a valid text must stay as it is
-    settings = replace(settings, **given)
-    sources |= {key_of(name): COMMAND_LINE for name in given}
-    typed = frozenset(given)
+    put("typed", given, COMMAND_LINE)
     if waivers_file is not None:
-        settings = replace(settings, waivers=_waivers_of(waivers_file))
-        sources["waivers"], typed = waivers_file, typed | {"waivers"}
+        put("typed", {"waivers": _waivers_of(waivers_file)}, waivers_file)
     ordered = {key: sources[key] for key in FIELDS if key in sources}
-    return Resolved(
-        settings,
-        ordered,
-        None if used is None else str(used),
-        typed=frozenset(map(key_of, typed)),
-        in_file=frozenset(map(key_of, in_file - typed)),
-    )
+    return Resolved(settings, ordered, None if used is None else str(used))
 
 
 def _waivers_of(file: str) -> tuple[Waiver, ...]:
@@ -390,8 +391,8 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
         )
     said = [
         key
-        for key in resolved.sources
-        if POWERS[key].power != HARMLESS and key not in resolved.typed and resolved.is_other(key)
+        for key, source in resolved.sources.items()
+        if POWERS[key].power != HARMLESS and source.layer != "typed" and resolved.is_other(key)
     ]
     if said:
         facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in said)

@@ -181,7 +181,7 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
     document = tomllib.loads(text)
     assert set(document) == set(options.FIELDS)
     say(text)
-    assert set(settings.resolve({}, {}).sources.values()) == {"robustcheck.toml"}
+    assert {source.name for source in settings.resolve({}, {}).sources.values()} == {"robustcheck.toml"}
     for key, name in options.FIELDS.items():
         default = options.ROWS[name].default
         if default not in (None, ()):
