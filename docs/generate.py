@@ -1,11 +1,12 @@
-"""Write docs/reference/: commands, settings, reasons, exit codes and the schema of the report, from the code.
+"""Write the parts of docs/ that come from the code: commands, settings, reasons, exit codes, the reports' schema.
 
     python docs/generate.py [FOLDER]
 
 Without FOLDER also the schema in the package, and README's links and [project.urls] of pyproject.toml, from the
 constant that says where the project lives (HOME in checker/text.py).
 
-Tests compare the pages in the repository with what this makes, so a page that is not current fails there.
+A page that people write has such a part below the line MADE. Tests compare the pages of the repository with what this
+makes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import typer
-from json_schema import SCHEMA_ID, json_schema
+from json_schema import json_schema
 from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -28,15 +29,14 @@ from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, POWERS, ROWS
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
-from robustcheck_onnx.checker.shift import ShiftReport
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
 
 NAME = "robustcheck"
 SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"
-REFERENCE = Path(__file__).parent / "reference"
-README = REFERENCE.parents[1] / "README.md"
-PYPROJECT = REFERENCE.parents[1] / "pyproject.toml"
+DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+PYPROJECT = DOCS.parent / "pyproject.toml"
 MADE = "<!-- made by `python docs/generate.py`; not to be edited by hand -->\n"
 MEANING = {
     0: "the only code that lets a release through",
@@ -51,17 +51,16 @@ MEANING = {
 
 
 def pages() -> dict[str, str]:
-    """Every page by its file's name."""
-    made = {
-        "cli.md": commands(),
-        "exit-codes.md": exit_codes(),
-        "reasons.md": reasons(),
-        "report-schema.md": schema(),
-        "settings.md": settings(),
-        "shift-schema.md": shift_schema(),
+    """Return every page by its place in docs/."""
+    made = {"reference/cli.md": commands(), "reports.md": exit_codes(), "settings.md": settings(), "warn.md": reasons()}
+    return {name: _head(name) + MADE + text.rstrip() + "\n" for name, text in made.items()} | {
+        "reference/report-schema.json": json_schema()
     }
-    marked = {name: f"{MADE}{text.rstrip()}\n" for name, text in made.items()}
-    return {**marked, "report-schema.json": json_schema()}
+
+
+def _head(name: str) -> str:
+    """Return what people wrote of a page."""
+    return (DOCS / name).read_text(encoding="utf-8").partition(MADE)[0]
 
 
 def row(*cells: str) -> str:
@@ -95,121 +94,57 @@ def _summaries(group: TyperGroup) -> Iterator[tuple[str, str]]:
 
 
 def exit_codes() -> str:
-    """The table of exit codes."""
+    """Return the table of exit codes."""
     lines = [
-        "# Exit codes",
         "",
-        "Fail closed: only 0 lets a release through. `robustcheck explain exit-codes` prints this.",
+        "## Exit codes",
+        "Only 0 lets a release through. `robustcheck explain exit-codes` prints this table.",
         "",
     ]
     lines += [row("code", "meaning", ""), row("---", "---", "---")]
     lines += [row(str(code), text, MEANING[code]) for code, text in EXIT_CODES.items()]
     lines += [
         "",
-        "Of many models the largest code counts. `--fail-on never` and [waivers](../configuration.md#waivers) make",
-        "a WARN exit with 0, and the report says so; they change no error. `scan`, `shift`, `concepts`, `directions`,",
-        "`inspect`, `reference` and `demo` give no verdict: their 0 is no PASS.",
+        "With several models the largest code counts. `--fail-on never` and [waivers](settings.md#waivers) set the",
+        "code of a WARN to 0, and the report shows it; they change no error. `scan`, `shift`, `concepts`,",
+        "`directions`, `inspect`, `reference` and `demo` give no verdict: their 0 is not a PASS.",
     ]
     return "\n".join(lines)
 
 
 def reasons() -> str:
-    """Every reason for WARN: what it means and what to do."""
-    lines = [
-        "# Reasons for WARN",
-        "",
-        "Ids are stable once released. `robustcheck explain REASON` prints the same words.",
-        "",
-    ]
-    lines += [row("kind", "what it says"), row("---", "---")]
-    lines += [row(f"`{kind}`", words) for kind, words in KINDS.items()]
-    lines += ["", row("reason", "kind", "title"), row("---", "---", "---")]
-    lines += [row(f"[`{name}`](#{name})", rule.kind, rule.title) for name, rule in RULES.items()]
-    for name, rule in RULES.items():
+    """Return every reason for WARN: what it means and what to do."""
+    lines = ["", "## All reasons", "The names are stable once released.", ""]
+    lines += [row("reason", "kind", "title"), row("---", "---", "---")]
+    rules = sorted(RULES.items(), key=lambda rule: [*KINDS].index(rule[1].kind))
+    lines += [row(f"[`{name}`](#{name})", rule.kind, rule.title) for name, rule in rules]
+    for name, rule in rules:
         words = f"**{rule.title}** ({rule.kind}). {rule.explanation}"
-        lines += ["", f"## {name}", "", words, "", f"Next step: {rule.next_step}"]
+        lines += ["", f"### {name}", "", words, "", f"Next step: {rule.next_step}"]
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------- schema, settings
-
-
-def schema() -> str:
-    """The records of the JSON report."""
-    document = report.Report.model_json_schema(mode="serialization")
-    lines = ["# Schema of the JSON report", ""]
-    lines += [
-        f"The JSON Schema is [a file](report-schema.json) (`{SCHEMA_ID}`,",
-        "a name, nothing is fetched); the package holds it as `checker/report/report.schema.json`, and",
-        "`robustcheck explain schema` prints it. It is one of all JSON documents of robustcheck (`oneOf`): a report,",
-        "several, an error, and what the other commands write. This page is about a report.",
-        "",
-        "Numbers are finite or null. Keys that are not listed do not occur. With `-o json` an error is one document",
-        "too: `error` with message, hint and exit code; of several models it is one with a list, `reports`: a report,",
-        "or `model` and `error`, for each.",
-        "",
-    ]
-    return "\n".join([*lines, *_records({"Report": document, **document["$defs"]})])
-
-
-def shift_schema() -> str:
-    """The records of the JSON document of `shift`."""
-    document = ShiftReport.model_json_schema(mode="serialization")
-    lines = ["# Schema of `shift`'s JSON document", ""]
-    lines += [
-        "What `robustcheck shift … -o json` writes. Accuracies are fractions; `predicted` is null where no target"
-    ]
-    lines += ["was given.", ""]
-    return "\n".join([*lines, *_records({"ShiftReport": document, **document["$defs"]})])
-
-
-def _records(records: dict[str, Any]) -> list[str]:
-    """Records of JSON Schema, each with its fields."""
-    lines = []
-    for name, record in records.items():
-        lines += [f"## {name}", "", _inline(record.get("description", "")), ""]
-        if "properties" not in record:
-            lines += [_type(record), ""]
-            continue
-        required = record.get("required", [])
-        lines += [row("field", "type", "required"), row("---", "---", "---")]
-        for field, kind in record["properties"].items():
-            lines.append(row(f"`{field}`", _type(kind), "yes" if field in required or "const" in kind else "–"))
-        lines.append("")
-    return lines
+# ------------------------------------------------------------------------------------------------- settings
 
 
 def _type(kind: dict[str, Any]) -> str:
-    """A type of JSON Schema in words."""
-    if "$ref" in kind:
-        name = kind["$ref"].rsplit("/", 1)[-1]
-        return f"[{name}](#{name.lower()})"
+    """Return a type of JSON Schema in words."""
     if "anyOf" in kind:
         return " or ".join(_type(one) for one in kind["anyOf"])
     if "const" in kind:
         return f"`{json.dumps(kind['const'])}`"
     if "enum" in kind:
         return " or ".join(f"`{json.dumps(one)}`" for one in kind["enum"])
-    if kind.get("type") == "array":
-        if "prefixItems" in kind:
-            return "[" + ", ".join(_type(one) for one in kind["prefixItems"]) + "]"
-        return f"list of {_type(kind['items'])}" if "items" in kind else "list"
-    if kind.get("type") == "object":
-        inside = kind.get("additionalProperties")
-        return f"object of {_type(inside)}" if isinstance(inside, dict) and inside else "object"
+    if kind["type"] == "array":
+        return f"list of {_type(kind['items'])}"
     limits = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
-    said = [f"{sign} {kind[key]:g}" for key, sign in limits.items() if key in kind]
-    return " ".join([kind.get("type", "anything"), *said])
-
-
-def _inline(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join([kind["type"], *(f"{sign} {kind[key]:g}" for key, sign in limits.items() if key in kind)])
 
 
 def settings() -> str:
-    """Every key of a settings file with its type, default and variable; the keys of a waiver."""
+    """Return every key of a settings file with its type, default and variable, and the keys of a waiver."""
     described = config.FILE.model_json_schema(by_alias=True)["properties"]
-    lines = ["# Keys of settings", "", "What a key does, and which layer counts: [settings](../configuration.md).", ""]
+    lines = ["", "## All keys"]
     lines += [row("key", "type", "default", "variable", "what it is"), row(*["---"] * 5)]
     for key, name in FIELDS.items():
         about, variable = ROWS[name], config.PREFIX + name.upper()
@@ -229,11 +164,13 @@ def settings() -> str:
         kind = "list of text" if get_args(about.annotation) else getattr(about.annotation, "__name__", "text")
         lines.append(row(f"`{key}`", {"str": "text"}.get(kind, kind), "yes" if about.is_required() else "no"))
     lines += ["", "## What each key can do to the gate", ""]
-    lines += ["`--strict` takes what loosens the gate or hands the check over from the command line alone. Reports say"]
-    lines += ["first what loosens it, and who says so.", ""]
+    lines += [
+        "With `--strict` only the command line can set what loosens the gate or hands the check over. A report starts"
+    ]
+    lines += ["with what loosens it, and where that was set.", ""]
     lines += [row("key", "what it can do", "how", "with `--strict`"), row(*["---"] * 4)]
     for key, rule in POWERS.items():
-        allowed = "as ever" if rule.power == HARMLESS else "command line only"
+        allowed = "anywhere" if rule.power == HARMLESS else "command line only"
         lines.append(row(f"`{key}`", rule.power, rule.why, allowed))
     return "\n".join(lines)
 
@@ -273,7 +210,7 @@ def with_urls(pyproject: str, home: str) -> str:
 
 def write(folder: Path) -> None:
     """Write every page that is not current."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "reference").mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         page = folder / name
         if not page.exists() or page.read_text(encoding="utf-8") != text:
@@ -281,7 +218,7 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE)
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS)
     if len(sys.argv) == 1:
         SCHEMA_FILE.write_text(json_schema(), encoding="utf-8")
         README.write_text(linked(README.read_text(encoding="utf-8"), HOME), encoding="utf-8")
