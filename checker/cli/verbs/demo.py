@@ -71,7 +71,7 @@ def demo(
                 )
         if keep is not None:
             _copy(models, keep)
-    console.print(Trimmed(_next(keep, pen)))
+    console.print(_next(keep, pen), crop=False)
     return 0
 
 
@@ -154,17 +154,16 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
 
 def _next(keep: Path | None, pen: Pen) -> RenderableType:
     """Return the commands to type next."""
-    from rich.table import Table
+    from rich.console import Group
 
     from robustcheck_onnx.checker.report import section
     from robustcheck_onnx.checker.text import quoted
 
     again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    for command, what in (
-        ("robustcheck model.onnx --images photos/", "your model on your photos"),
-        ("robustcheck explain too_weak", "what a reason means"),
-        (again, "these two as files, for a full report" if keep is None else "the full report"),
-    ):
-        grid.add_row(pen.name(command), pen.prose(what, "dim"))
-    return section(pen, "Next", "", grid)
+    steps = (
+        ("Check your model on your photos:", "robustcheck model.onnx --images photos/"),
+        ("Read what a reason means:", "robustcheck explain too_weak"),
+        ("Keep these two files for a full report:" if keep is None else "See the full report:", again),
+    )
+    parts = (part for what, typed in steps for part in (pen.prose(f"  {what}"), pen.command(f"    {typed}")))
+    return Group(section(pen, "Next", ""), *parts)
