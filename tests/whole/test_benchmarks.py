@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile
 from support import ROOT
 
@@ -25,5 +26,5 @@ def test_the_page_of_stability_has_the_statistics_that_decide() -> None:
     page = (ROOT / "benchmarks" / "results" / "stability.md").read_text(encoding="utf-8")
     heads = re.findall(r"^\| precision \|.*$", page, re.MULTILINE)
     (judged_by,) = re.findall(r"CPU provider; profile\n(\S+)\.\n", page)
-    deciding = [name.replace("_", " ") for name in profile.load(judged_by).deciding]
+    deciding = [NAMES[name] for name in profile.load(judged_by).deciding]
     assert [[cell.strip() for cell in head.strip("|").split("|")][5:-2] for head in heads] == 6 * [deciding]
