@@ -19,12 +19,13 @@ from robustcheck_onnx.checker.text import error_json, error_text
 
 from . import vocabulary
 from .options import FORMATS, one_of
-from .progress import Line, progress_line
+from .progress import progress_line
 from .settings_file import split, template_of
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from robustcheck_onnx.checker.progress import Tell
     from robustcheck_onnx.checker.storage.places import Place, Url
 
 
@@ -366,7 +367,7 @@ def ascii_only(console: Console) -> bool:
 
 
 @contextlib.contextmanager
-def measuring(destinations: Sequence[Destination], model: Path, quiet: int) -> Iterator[Line | None]:
+def measuring(destinations: Sequence[Destination], model: Path, quiet: int) -> Iterator[Tell | None]:
     """Show a verb's progress while the block runs.
 
     Its documents are marked as unfinished first; progress is as in `progress_line`.

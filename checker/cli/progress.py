@@ -1,4 +1,4 @@
-"""Show on stderr what a run does. It is a line that moves on a terminal, else a plain line every ten seconds.
+"""Show on stderr what a run is doing. It is a line that moves on a terminal, else a plain line every ten seconds.
 
 Every module of verbs may import this one, so it imports nothing heavy at the top.
 """
@@ -9,51 +9,24 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TextIO
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO
 
 from robustcheck_onnx.checker.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from robustcheck_onnx.checker.progress import Progress
+    from robustcheck_onnx.checker.progress import Progress, Tell
 
 EVERY_S = 10.0  # seconds between two plain lines, and before the first one
 WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
 STARTING = "starting"
 
 
-class Line(Protocol):
-    """A display of progress. Call it with a `Progress`, or give it a stage in words."""
-
-    def __call__(self, now: Progress) -> None:
-        """Show where the run is."""
-
-    def stage(self, words: str) -> None:
-        """Show a stage that counts no images."""
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """The words of a progress line."""
-
-    words: str
-    n_done: int = 0
-    n_total: int = 0
-    rate: str = ""
-    interval: str = ""
-
-    @classmethod
-    def of(cls, now: Progress) -> _Shown:
-        """Return the words for a run's progress."""
-        rate = f"{now.images_per_s:.1f} images/s" if now.images_per_s else ""
-        return cls(now.stage or "measuring", now.n_done, now.n_total, rate, now.interval)
-
-
 @contextlib.contextmanager
-def progress_line(quiet: int, name: str = "") -> Iterator[Line | None]:
+def progress_line(quiet: int, name: str = "") -> Iterator[Tell | None]:
     """Show progress on stderr while the block runs. It has stages, images, rate, and how close the decision is.
 
     On a terminal a line that moves and goes away at the end. Elsewhere, as in the log of a pipeline, a plain line at
@@ -63,29 +36,21 @@ def progress_line(quiet: int, name: str = "") -> Iterator[Line | None]:
     """
     if quiet:
         yield None
-    elif sys.stderr.isatty():
-        with _moving(sys.stderr) as line:
-            yield line
     else:
-        with _plain(sys.stderr, name) as line:
-            yield line
+        with _moving(sys.stderr) if sys.stderr.isatty() else _plain(sys.stderr, name) as tell:
+            yield tell
 
 
-class _Moving:
-    """A line of a terminal."""
+def _stage(now: Progress) -> str:
+    return now.stage or "measuring"
 
-    def __init__(self, show: Callable[[_Shown], None]) -> None:
-        self._show = show
 
-    def __call__(self, now: Progress) -> None:
-        self._show(_Shown.of(now))
-
-    def stage(self, words: str) -> None:
-        self._show(_Shown(words))
+def _rate(now: Progress) -> str:
+    return f"{now.images_per_s:.1f} images/s" if now.images_per_s else ""
 
 
 @contextlib.contextmanager
-def _moving(stream: TextIO) -> Iterator[Line]:
+def _moving(stream: TextIO) -> Iterator[Tell]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -99,58 +64,46 @@ def _moving(stream: TextIO) -> Iterator[Line]:
     with Bars(*columns, TextColumn("{task.fields[interval]}"), console=console, transient=True) as bars:
         task = bars.add_task(STARTING, total=None, count="", rate="", interval="")
 
-        def show(now: _Shown) -> None:
-            count = f"{now.n_done}/{now.n_total}" if now.n_total else ""
-            words = printable(now.words)
+        def show(now: Progress) -> None:
+            words = printable(_stage(now))
             is_new = words != bars.tasks[task].description
             bars.update(
                 task,
                 description=words,
                 total=now.n_total or None,
                 completed=now.n_done,
-                count=count,
-                rate=now.rate,
+                count=f"{now.n_done}/{now.n_total}" if now.n_total else "",
+                rate=_rate(now),
                 interval=now.interval,
                 refresh=is_new,  # however short the stage is
             )
 
-        yield _Moving(show)
-
-
-class _Latest:
-    """The last reported progress, and since when."""
-
-    def __init__(self) -> None:
-        self.shown = _Shown(STARTING)
-
-    def __call__(self, now: Progress) -> None:
-        self.shown = _Shown.of(now)
-
-    def stage(self, words: str) -> None:
-        self.shown = _Shown(words)
+        yield show
 
 
 @contextlib.contextmanager
-def _plain(stream: TextIO, name: str) -> Iterator[Line]:
-    latest, ended, clock = _Latest(), threading.Event(), time.monotonic()
+def _plain(stream: TextIO, name: str) -> Iterator[Tell]:
+    from robustcheck_onnx.checker.progress import Progress
+
+    latest, ended, clock = deque([Progress(0, 0, 0.0, "", STARTING)], maxlen=1), threading.Event(), time.monotonic()
 
     def speak() -> None:
         with contextlib.suppress(OSError, ValueError):  # stderr is full or closed: the run itself goes on
             while not ended.wait(EVERY_S):
-                stream.write(f"{plain_line(latest.shown, name, time.monotonic() - clock)}\n")
+                stream.write(f"{plain_line(latest[0], name, time.monotonic() - clock)}\n")
                 stream.flush()
 
     speaker = threading.Thread(target=speak, name="robustcheck-progress", daemon=True)
     speaker.start()
     try:
-        yield latest
+        yield latest.append
     finally:
         ended.set()
         speaker.join()
 
 
-def plain_line(now: _Shown, name: str, seconds: float) -> str:
+def plain_line(now: Progress, name: str, seconds: float) -> str:
     """Return one line of a log. It has the model, how long it has run, and what it does."""
     count = f"{now.n_done} of {now.n_total} images" if now.n_total else ""
-    parts = [f"{f'{name}: ' if name else ''}{seconds:.0f} s: {now.words}", count, now.rate, now.interval]
+    parts = [f"{f'{name}: ' if name else ''}{seconds:.0f} s: {_stage(now)}", count, _rate(now), now.interval]
     return printable(", ".join(filter(None, parts)))

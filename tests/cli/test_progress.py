@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from robustcheck_onnx.checker.cli import process, progress
-from robustcheck_onnx.checker.measure import Progress
+from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
 from support.measuring import never_narrow
 from support.terminal import OnATerminal, Terminal, stages_of
@@ -63,7 +63,7 @@ def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: pytest.Monkey
         assert line is not None
         monkeypatch.setattr(sys, "stderr", io.StringIO())  # as an exporter does while a library works
         assert log.getvalue() == ""  # a short run says nothing
-        line.stage("opening the model")
+        tell_stage(line, "opening the model")
         clock.passes()
         clock.passes()  # a stage that takes long
         line(MEASURED)
@@ -88,14 +88,14 @@ def test_a_full_stderr_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stderr", full)
         with progress.progress_line(0) as line:
             assert line is not None
-            line.stage("opening")
+            tell_stage(line, "opening")
             failed.wait()
         monkeypatch.undo()
         full.close = lambda: None  # type: ignore[method-assign] # what waits in its buffer can't be written either
 
 
 def test_a_name_forges_no_line() -> None:
-    shown = progress._Shown("opening")
+    shown = Progress(0, 0, 0.0, "", "opening")
     assert progress.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,7 @@ def export(
 
     The file says how pixels become inputs, and which tensor is what.
     """
-    from robustcheck_onnx.exporters.errors import ignore_progress
+    from robustcheck_onnx.checker.progress import tell_stage
     from robustcheck_onnx.exporters.from_onnx import CALIBRATION_PHOTOS
     from robustcheck_onnx.exporters.run import run
     from robustcheck_onnx.exporters.write import BATCHES, PHOTOS
@@ -119,7 +120,7 @@ def export(
             matched_to=matched_to,
             photos=photos,
             calibration=calibration,
-            tell=ignore_progress if progress is None else progress.stage,
+            tell=partial(tell_stage, progress),
         )
     parity = record.parity
     if record.calibrated_on:
