@@ -164,8 +164,8 @@ def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:
     function = getattr(import_module(IMPORTED_FROM + module), name)
     hints = get_type_hints(function)
     own = {"isolate": False, "progress": tell}
-    given = {key: _as_annotated(hints.get(key), value) for key, value in arguments.items()}
-    answer = function(**given, **{key: value for key, value in own.items() if key in hints})
+    values = {key: _as_annotated(hints.get(key), value) for key, value in arguments.items()}
+    answer = function(**values, **{key: value for key, value in own.items() if key in hints})
     return TypeAdapter(hints["return"]).dump_python(answer, mode="json")
 
 

@@ -91,8 +91,8 @@ def row(
     **more: Any,
 ) -> Any:
     """Return a field of the table."""
-    made = Row(default, help, metavar, panel, power, why, names, about or help, example, pattern, more)
-    return field(default=default, metadata={"row": made})
+    entry = Row(default, help, metavar, panel, power, why, names, about or help, example, pattern, more)
+    return field(default=default, metadata={"row": entry})
 
 
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
@@ -372,17 +372,17 @@ def words_of(hint: Any) -> tuple[str, ...]:
 
 def parameter(name: str, **changed: Any) -> inspect.Parameter:
     """Return an option of the table as typer takes it. changed: what a verb has otherwise."""
-    made, hint = ROWS[name]._replace(**{k: changed.pop(k) for k in list(changed) if k in Row._fields}), TYPES[name]
+    entry, hint = ROWS[name]._replace(**{k: changed.pop(k) for k in list(changed) if k in Row._fields}), TYPES[name]
     typed = f"--{key_of(name)}"
-    more = {**made.more, **changed}
+    more = {**entry.more, **changed}
     if words := words_of(hint):
         more["callback"] = _only(typed, *words)
         hint = str if hint is not None and get_origin(hint) is Literal else str | None
     elif get_origin(hint) is tuple:
         hint = str | None if name == "waivers" else list[str] | None
-    names = made.names or ((typed,) if hint is bool else ())
-    info = option(made.help, made.metavar, made.panel, *names, **more)
-    default = None if made.default == () else made.default
+    names = entry.names or ((typed,) if hint is bool else ())
+    info = option(entry.help, entry.metavar, entry.panel, *names, **more)
+    default = None if entry.default == () else entry.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info])
 
 
@@ -445,17 +445,6 @@ Output = Annotated[  # on stdout
         "--output",
         "-o",
         callback=_only("--output", *FORMATS),
-        autocompletion=completing(),
-    ),
-]
-Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
-    list[str] | None,
-    option(
-        "terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
-        "FORMAT[=PATH]",
-        OUTPUT,
-        "--output",
-        "-o",
         autocompletion=completing(),
     ),
 ]

@@ -342,16 +342,14 @@ def plain(report: RenderableType) -> str:
     return buffer.getvalue()
 
 
-def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
-    """Return a rich console for stdout or stderr. Its width is the terminal's; without a terminal COLUMNS, else 120."""
+def console_for(color: str = "auto") -> Console:
+    """Return a rich console for stdout. Its width is the terminal's; without a terminal COLUMNS, else 120."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    piped = not stream.isatty()
+    piped = not sys.stdout.isatty()
     # rich would fall back to 80 columns, too few for paths and digests
     width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else (120 if piped else None)
     return Console(
-        stderr=stderr,
         width=width,
         highlight=False,
         soft_wrap=False,

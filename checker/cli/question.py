@@ -40,8 +40,8 @@ Verb = Callable[..., int]
 class Call:
     """A call of a verb."""
 
-    def __init__(self, ctx: typer.Context, given: Settings) -> None:
-        self.given = given
+    def __init__(self, ctx: typer.Context, settings: Settings) -> None:
+        self.settings = settings
         """the options of the table; those that the verb does not have are at their defaults"""
         self.typed = {n: _frozen(v) for n, v in ctx.params.items() if n in ROWS and _is_typed(ctx, n)}
         """those that were typed"""
@@ -54,14 +54,14 @@ class Call:
 
         They are keyword arguments, of the options that the verb has.
         """
-        return {name: value for name, value in self.given.options.given.items() if name in self._names}
+        return {name: value for name, value in self.settings.options.given.items() if name in self._names}
 
     def show(self, form: str, text: Callable[[], str], render: Callable[..., RenderableType]) -> None:
         """Write a document to stdout. It is `text` for json, else what `render` gives."""
         if form == "json":
             sys.stdout.write(text())
         else:
-            print_report(render, self.given.color)
+            print_report(render, self.settings.color)
 
 
 def _is_typed(ctx: typer.Context, name: str) -> bool:
@@ -72,39 +72,40 @@ def _is_typed(ctx: typer.Context, name: str) -> bool:
 class Question(Call):
     """A call of a verb that asks a question. It knows where its documents go."""
 
-    def __init__(self, ctx: typer.Context, given: Settings, *, room: str, forms: tuple[str, ...]) -> None:
-        super().__init__(ctx, given)
+    def __init__(self, ctx: typer.Context, settings: Settings, *, room: str, forms: tuple[str, ...]) -> None:
+        super().__init__(ctx, settings)
         self._room = f"robustcheck_onnx.checker.{room}"
         self._forms = forms
         self.terminal = import_module(f"{self._room}.terminal")
 
     def say(self, line: str) -> None:
         """Write a line to stdout unless --quiet was given."""
-        if not self.given.quiet:
+        if not self.settings.quiet:
             sys.stdout.write(f"{line}\n")
 
     def reads(self, *places: Place | None) -> None:
         """Note what the verb reads: no document may replace it."""
         known = [place for place in places if place is not None]
-        self.destinations = destinations_of(self.given.output, known, self._forms)
+        self.destinations = destinations_of(self.settings.output, known, self._forms)
 
     @contextmanager
     def measuring(self, model: Path) -> Iterator[dict[str, Any]]:
         """Show progress; yield the keyword arguments of every question."""
-        limits = self.given.limits
-        with measuring(self.destinations, model, self.given.quiet) as progress:
+        limits = self.settings.limits
+        with measuring(self.destinations, model, self.settings.quiet) as progress:
             yield {**self.options, "limits": limits, "progress": progress}
 
     def answer(self, result: Any) -> None:
         """Deliver a result in each requested form."""
-        given = self.given
-        result = result.model_copy(update={"time": None}) if given.no_time else result
+        settings = self.settings
+        shown = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}
+        result = result.model_copy(update={"time": None}) if settings.no_time else result
         deliver(
             self.destinations,
             partial(written, self._room, result),
-            partial(self.terminal.render, result, verbose=given.verbose > 0),
-            given.color,
-            quiet=given.quiet,
+            partial(self.terminal.render, result, **shown),
+            settings.color,
+            quiet=settings.quiet,
             line=self.terminal.one_line(result),
         )
 
@@ -140,8 +141,8 @@ def takes(
         @functools.wraps(function)
         def verb(ctx: typer.Context, **values: Any) -> int:
             shared = {name: values.pop(name) for name in ordered}
-            given = {n: v if v is not None else getattr(Settings, n) for n, v in shared.items() if n != "waivers"}
-            return function(call(ctx, replace(Settings(), **{n: _frozen(v) for n, v in given.items()})), **values)
+            typed = {n: _frozen(v) for n, v in shared.items() if v is not None and n != "waivers"}
+            return function(call(ctx, replace(Settings(), **typed)), **values)
 
         context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         parameters = [context, *(each.replace(annotation=hints[each.name]) for each in own), *added]

@@ -123,12 +123,12 @@ def calibrate(
         else:
             assert opened is not None
             settings = tasks.Settings(
-                options=call.given.options,
+                options=call.settings.options,
                 cache=cache or tasks.cache_folder(),
                 engine=engine,
                 workers=workers,
                 address=ray_address,
-                limits=limits_of(call.given.timeout, call.given.max_memory, None, is_long=True),
+                limits=limits_of(call.settings.timeout, call.settings.max_memory, None, is_long=True),
             )
             if plan:
                 return _plan(opened, settings, results or (out and _table_beside(out)), output, call)
@@ -144,7 +144,7 @@ def calibrate(
         profile = _fitted(rows, name, tensor, failed, opened)
     assert out is not None
     write_whole(out, to_json(profile))
-    return _finish(profile, failed, out, output, call.given.color)
+    return _finish(profile, failed, out, output, call.settings.color)
 
 
 def _table_beside(out: Path) -> Path:

@@ -34,20 +34,20 @@ def check(
     from robustcheck_onnx.checker import isolation
     from robustcheck_onnx.checker.limits import MAX_MODEL_SIZE
 
-    given = call.given
-    if given.show_settings and models:
+    line = call.settings
+    if line.show_settings and models:
         raise UsageError(
             f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is not a PASS",
             "robustcheck check --show-settings",
         )
-    if given.show_settings and given.strict:
+    if line.show_settings and line.strict:
         raise UsageError(
             "--show-settings is given with --strict, with which exit code 0 is a verdict's alone; it checks no model",
             "robustcheck check --show-settings",
         )
-    if not models and not given.show_settings:
+    if not models and not line.show_settings:
         raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
-    if given.isolated:
+    if line.isolated:
         os.environ.pop(MAX_MODEL_SIZE, None)  # the child would heed it
     with isolation.Wall() if models else contextlib.nullcontext() as wall:
         from .. import (
@@ -58,13 +58,13 @@ def check(
 
         typed = call.typed
         if models:
-            models, place = places.split_images(models, images_typed=given.images is not None, strict=given.strict)
+            models, place = places.split_images(models, images_typed=line.images is not None, strict=line.strict)
             typed |= {"images": place} if place else {}
         named = typed.pop("waivers", None)
-        resolved = settings.resolve(typed, os.environ, file=given.config, isolated=given.isolated, waivers_file=named)
+        resolved = settings.resolve(typed, os.environ, file=line.config, isolated=line.isolated, waivers_file=named)
         if wall is None:
-            return _show_settings(resolved, given.output[-1:])
-        if given.strict:
+            return _show_settings(resolved, line.output[-1:])
+        if line.strict:
             settings.refuse_loosening(resolved, call.invocation.line)
         return check_run.run(resolved, models or [], call.invocation, wall)
 

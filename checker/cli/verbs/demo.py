@@ -52,7 +52,7 @@ def demo(
 
     if keep is not None:
         _check_folder(keep, NAMES)
-    console = console_for(call.given.color)
+    console = console_for(call.settings.color)
     pen = Pen(ascii_only(console))
     with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
         models = [Path(folder) / f"{name}.onnx" for name in NAMES]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,29 +15,27 @@ from robustcheck_onnx.checker.text import printable, quoted
 from ..check_places import say_home
 from ..help import Verbs
 from ..options import (
+    FORMATS,
     OUTPUT,
     SPEED,
     VERDICT,
     Elsewhere,
     Model,
-    Outputs,
     PublicKey,
     ReportFile,
     ReportImages,
     Rerun,
     Signature,
     argument,
+    completing,
     option,
 )
-from ..output import Destination, check_target, deliver, destinations_of, measuring
+from ..output import check_target, measuring
 from ..progress import progress_line
-from ..question import Call, takes
-
-if TYPE_CHECKING:
-    from robustcheck_onnx.checker.verify import Verification
-
+from ..question import Call, Question, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
+VERIFY = partial(Question, room="verify", forms=FORMATS)
 Thresholds = Annotated[
     Path | None,
     option(
@@ -71,9 +68,16 @@ TrustConfig = Annotated[
 ]
 
 
-@takes(*SHARED)
+@takes(
+    *("output", *SHARED),
+    call=VERIFY,
+    output={
+        "help": "terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
+        "autocompletion": completing(),
+    },
+)
 def verify(
-    call: Call,
+    call: Question,
     report: ReportFile,
     model: Model,
     images: ReportImages = None,
@@ -99,7 +103,6 @@ def verify(
     ] = False,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
-    output: Outputs = None,
 ) -> int:
     """Check that a report is intact and belongs to model and images.
 
@@ -112,11 +115,10 @@ def verify(
     if report.suffix.lower() == ".onnx":
         again = f"robustcheck verify {quoted(model)} {quoted(report)}"
         raise UsageError(f"{report}: REPORT.json comes before MODEL.onnx", again)
-    reads = [path for path in (report, model, thresholds, public_key, signature, trust_config) if path is not None]
-    destinations = destinations_of(output or [], reads)
+    call.reads(report, model, thresholds, public_key, signature, trust_config)
     if verify_signature or public_key is not None or certificate_identity is not None:
         signature = signature or bundle_of(report)
-    with measuring(destinations, model, call.given.quiet) as progress:
+    with measuring(call.destinations, model, call.settings.quiet) as progress:
         result = verify(
             report,
             model,
@@ -132,16 +134,16 @@ def verify(
             trust_config=trust_config,
             accept_waivers=accept_waivers,
             today=datetime.now(UTC).date(),
-            limits=call.given.limits,
+            limits=call.settings.limits,
             progress=progress,
         )
-    _show(result, destinations, call)
+    call.answer(result)
     return result.exit_code
 
 
-@takes(*SHARED)
+@takes(*SHARED, call=VERIFY)
 def sign(
-    call: Call,
+    call: Question,
     report: ReportFile,
     model: Model,
     key: Annotated[
@@ -204,7 +206,8 @@ def sign(
     else:
         by_identity.check_able(trust_config)
     digest = file_digest(report) if report.is_file() else ""
-    with measuring([], model, call.given.quiet) as progress:
+    call.reads()
+    with measuring(call.destinations, model, call.settings.quiet) as progress:
         result = verify(
             report,
             model,
@@ -213,10 +216,10 @@ def sign(
             elsewhere=elsewhere,
             device=device,
             today=datetime.now(UTC).date(),
-            limits=call.given.limits,
+            limits=call.settings.limits,
             progress=progress,
         )
-    _show(result, [], call)
+    call.answer(result)
     measured = any(finding.check == "rerun" and finding.status == "agrees" for finding in result.findings)
     if result.exit_code == 3 or not measured:
         return max(result.exit_code, 1)
@@ -238,25 +241,11 @@ def sign(
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     write_whole(bundle, content)
-    say_home(call.given.quiet)
-    if call.given.quiet < 2:
+    say_home(call.settings.quiet)
+    if call.settings.quiet < 2:
         for line in (f"wrote {bundle}: {about.verdict.verdict} attested for {model}", *said):
             typer.echo(printable(line))
     return result.exit_code
-
-
-def _show(result: Verification, destinations: Sequence[Destination], call: Call) -> None:
-    from robustcheck_onnx.checker.text import as_json
-    from robustcheck_onnx.checker.verify import terminal
-
-    deliver(
-        destinations,
-        lambda _form: as_json(result.model_dump(mode="json")),
-        partial(terminal.render, result),
-        call.given.color,
-        quiet=call.given.quiet,
-        line=terminal.one_line(result),
-    )
 
 
 mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")

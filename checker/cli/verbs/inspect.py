@@ -42,11 +42,11 @@ def inspect(
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict import load_profile
 
-    given = call.given
-    profile = load_profile(None if given.thresholds is None else Path(given.thresholds))
-    chosen = {"tensor": given.tensor, "pool": given.pool, "preprocess": given.preprocess}
+    settings = call.settings
+    profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
+    chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
     path = find_model(model)
-    limits = given.limits
+    limits = settings.limits
 
     def show(document: dict[str, Any]) -> None:
         call.show(output, partial(as_json, document), partial(terminal.render_inspect, document))

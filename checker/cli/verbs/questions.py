@@ -61,9 +61,9 @@ def compare(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
         )
-    if reference is None and baseline is None and call.given.output:
+    if reference is None and baseline is None and call.settings.output:
         raise UsageError("nothing is compared, so there is no report for --output", "leave out --output")
-    thresholds = None if call.given.thresholds is None else Path(call.given.thresholds)
+    thresholds = None if call.settings.thresholds is None else Path(call.settings.thresholds)
     call.reads(candidate, reference, baseline, thresholds)
     if write_baseline is not None:
         models = [candidate, *([reference] if reference else [])]
@@ -101,7 +101,7 @@ def scan(
     from robustcheck_onnx.checker.scan import run
 
     call.reads(model)
-    if (saved := call.given.save_representations) is not None:
+    if (saved := call.settings.save_representations) is not None:
         check_extra("--save-representations", Path(saved), [model], call.destinations, "rows.npz")
     with call.measuring(model) as options:
         result = run.scan(model, blocks=block or (), save_representations=saved, **options)
