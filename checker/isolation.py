@@ -110,9 +110,9 @@ class Wall:
                     self._waiting = _Child()
                 try:
                     found = child.answer(tell)
-                except _EndedError as ended:
-                    if left == 0 or self._is_stopped:
-                        raise ended.error from None
+                except RobustcheckError:
+                    if not child.has_ended or left == 0 or self._is_stopped:
+                        raise
                     continue
             try:
                 return TypeAdapter(answer).validate_python(found)
@@ -161,14 +161,6 @@ def unreadable(about: str) -> NotReadError:
     )
 
 
-class _EndedError(Exception):
-    """A child ended without an answer."""
-
-    def __init__(self, error: RobustcheckError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 class _ToldError(Exception):
     """An error in a child, with its traceback's text. It is the cause of the error, for `--debug`."""
 
@@ -186,6 +178,7 @@ class _Child:
     def __init__(self) -> None:
         self._about, self._limits, self._started_s = "", NO_LIMITS, 0.0
         self._busy = False
+        self.has_ended = False
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
             with _signals_wait():  # the child inherits that, until it answers them itself
@@ -252,14 +245,15 @@ class _Child:
                 tell(now)
 
     def _line(self) -> bytes:
-        """Return the child's next line. Raises _EndedError where it has ended, and as `_look`."""
+        """Return the child's next line. Raises where it has ended, and as `_look`."""
         while True:
             line = None
             with contextlib.suppress(queue.Empty):
                 line = self._lines.get(timeout=LOOK_S)
             self._look()
             if line is not None and not line.endswith(b"\n"):
-                raise _EndedError(self._ended())
+                self.has_ended = True
+                raise self._ended()
             if line is not None:
                 return line
 

@@ -122,22 +122,6 @@ def device_of(device: str, options: Sequence[str]) -> str:
     return ",".join((device, *options))
 
 
-def limits_of(
-    timeout_s: float | None, memory_bytes: int | None, model_bytes: int | None, *, is_long: bool = False
-) -> Limits:
-    """Return the limits of each child process.
-
-    `--timeout`, `--max-memory` and `--max-model-size` set them. Raises as `Limits`.
-
-    is_long: a run that is meant to take long; it has no limit of time by default.
-    """
-    from robustcheck_onnx.checker.limits import Limits
-
-    if timeout_s is None:
-        timeout_s = None if is_long else TIMEOUT_S
-    return Limits(timeout_s or None, memory_bytes, model_bytes)
-
-
 def _size(text: str) -> int:
     """Read a number of bytes. It is 8GiB or 500MB, as in settings files."""
     from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -346,8 +330,11 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        """Return the limits for one model. Raises as `Limits`."""
-        return limits_of(self.timeout, self.max_memory, self.max_model_size)
+        """Return what one model may take. Raises as `Limits`."""
+        from robustcheck_onnx.checker.limits import Limits
+
+        timeout_s = TIMEOUT_S if self.timeout is None else self.timeout
+        return Limits(timeout_s or None, self.max_memory, self.max_model_size)
 
 
 def key_of(name: str) -> str:

@@ -320,14 +320,17 @@ def value_text(key: str, value: object) -> str:
     return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
 
 
+def _without_keys(value: Any) -> Any:
+    """Return a JSON value whose URLs show no key."""
+    if isinstance(value, list):
+        return [_without_keys(each) for each in value]
+    return redact_text(value) if isinstance(value, str) else value
+
+
 def settings_json(resolved: Resolved) -> dict[str, Any]:
     """Return every setting as a JSON document. It has value and source."""
     values = {key: to_jsonable_python(getattr(resolved.settings, name)) for key, name in FIELDS.items()}
-    for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
-        values[key] = (
-            list(map(redact_text, values[key])) if key == "output" else values[key] and redact_text(values[key])
-        )
-    settings = {key: {"value": value, "source": resolved.source(key)} for key, value in values.items()}
+    settings = {key: {"value": _without_keys(value), "source": resolved.source(key)} for key, value in values.items()}
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
 
 

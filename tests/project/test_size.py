@@ -13,7 +13,7 @@ PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
     "code lines": 32_220,
-    "nodes": 315_050,
+    "nodes": 314_980,
     "files": 203,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import page, printable
 
-from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, limits_of, one_of, option
+from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, one_of, option
 from ..output import ascii_only, check_target, console_for
 from ..progress import progress_line
 from ..question import AS_FOR_A_CHECK, Call, takes
@@ -128,7 +129,7 @@ def calibrate(
                 engine=engine,
                 workers=workers,
                 address=ray_address,
-                limits=limits_of(call.settings.timeout, call.settings.max_memory, None, is_long=True),
+                limits=replace(call.settings, timeout=call.settings.timeout or 0).limits,  # by default it may take long
             )
             if plan:
                 return _plan(opened, settings, results or (out and _table_beside(out)), output, call)
