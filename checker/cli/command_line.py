@@ -22,7 +22,7 @@ from .options import PLACEHOLDER
 DEFAULT_VERB = "check"
 ONLY_JSON = (
     *("explain", "scan", "shift", "concepts", "directions", "inspect", "doctor"),
-    *("calibrate", "profiles", "verify", "mlflow", "cache"),
+    *("calibrate", "profiles", "verify", "mlflow"),
 )
 """Verbs whose only document is JSON."""
 
