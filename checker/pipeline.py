@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy.typing as npt
 from onnx import ModelProto
 
 from robustcheck_onnx.checker import isolation, measure
@@ -18,7 +17,7 @@ from robustcheck_onnx.checker.images.listing import parse_image_set
 from robustcheck_onnx.checker.images.source import Images, ImageSource
 from robustcheck_onnx.checker.isolation import LOG
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Job, Prepared, Progress, Tell
+from robustcheck_onnx.checker.measure import Job, Progress, Tell
 from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, parse_model
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
@@ -128,11 +127,10 @@ def check_stored(
 
     from_memory: bytes or ModelProto, where the file holds what was given so.
     """
-    content = Path(model).read_bytes() if from_memory else b""
-    given: Model = model
-    if from_memory:
-        given = content if from_memory == "bytes" else ModelProto.FromString(content)
-    return check(given, thresholds=thresholds, isolate=False, progress=progress, **options)
+    source: Model = Path(model).read_bytes() if from_memory else model
+    if from_memory and from_memory != "bytes":
+        source = ModelProto.FromString(source)
+    return check(source, thresholds=thresholds, isolate=False, progress=progress, **options)
 
 
 def report_of(
@@ -202,15 +200,10 @@ def _measured(
         measure.tell_stage(progress, "trying the model on a few images")
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)
-        watch = None if saver is None else partial(_save, saver)
+        watch = None if saver is None else saver.add
         total, is_decided = measure.until_decided(opened, profile, itertools.chain(first, decoded), progress, watch)
     (evidence,) = measure.conclude(job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
-
-
-def _save(saver: Saver, rows: npt.NDArray[Any], images: Sequence[Prepared]) -> None:
-    """Add one batch of representations to the file."""
-    saver.add(rows, [image.name for image in images], [image.digest for image in images])
 
 
 def _log_opened(opened: measure.Opened) -> None:

@@ -100,11 +100,11 @@ class Saver:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, rows: Rows, names: Sequence[str], digests: Sequence[str]) -> None:
-        """Add rows (image, feature). They have one width and dtype, and come with the name and digest of each image."""
+    def add(self, rows: Rows, images: Sequence[Any]) -> None:
+        """Add rows (image, feature) of one width and dtype, and the images, each with `name` and `digest`."""
         self._width, self._dtype = rows.shape[1], rows.dtype
-        self._names += (name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names)
-        self._digests += digests
+        self._names += (image.name.encode("utf-8", "backslashreplace").decode("utf-8") for image in images)
+        self._digests += (image.digest for image in images)
         with self._errors():
             self._file.write(np.ascontiguousarray(rows).data)
 

@@ -189,7 +189,7 @@ def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], sav
     if saver is not None:
         usable = usable_rows(representations).usable
         images = [image for image, is_usable in zip(batch, usable, strict=True) if is_usable]
-        saver.add(representations[usable], [image.name for image in images], [image.digest for image in images])
+        saver.add(representations[usable], images)
     if rows.shape[1] != n_numbers:
         raise CannotAssessError(
             f"{runner.model.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned from "

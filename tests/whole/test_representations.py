@@ -7,6 +7,7 @@ import re
 import tracemalloc
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -77,7 +78,7 @@ def test_memory_is_flat_while_a_file_is_written(tmp_path: Path) -> None:
     try:
         with Saver(path) as saver:
             for _ in range(80):
-                saver.add(rows, ["a"] * 256, ["b"] * 256)
+                saver.add(rows, [SimpleNamespace(name="a", digest="b")] * 256)
             assert list(tmp_path.iterdir()) == []  # no file that a kill would leave
             saver.write(MADE_WITH)
         assert tracemalloc.get_traced_memory()[1] < 40 << 20  # of 80 MiB
