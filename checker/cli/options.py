@@ -4,8 +4,8 @@ An option is stated once, and all is made from it; options that verbs share are 
 
 A row gives type, default, help, metavar, panel, and what the option can do to the gate, which decides whether a
 settings file may set it. Made from it: typer's parameters (`parameter`), the record of settings, the keys of a file and
-its variables, what `--strict` refuses, the file that `init` writes, and the reference page. Every module of verbs
-imports this one, so it imports nothing heavy.
+its variables, what `--strict` refuses, the file that `init` writes, and the table in docs/settings.md. Every module of
+verbs imports this one, so it imports nothing heavy.
 """
 
 from __future__ import annotations
