@@ -1,4 +1,4 @@
-"""Loads classifiers and encoders from timm, from torchvision and from the user's own torch code."""
+"""Load classifiers and encoders. They come from timm, torchvision, or the user's own torch code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ AS_PUBLISHED = {name: {"init_weights": False, "transform_input": True} for name 
 
 
 def load_timm(wanted: Wanted) -> Loaded:
-    """Load a timm classifier (representation = input of its last linear layer, and logits) or encoder.
+    """Load a timm classifier or encoder.
+
+    A classifier's representation is the input of its last linear layer; its logits come with it.
 
     A classifier with heads on several stages becomes an encoder: the representation is the joint input of its heads.
 
@@ -109,7 +111,7 @@ def load_timm(wanted: Wanted) -> Loaded:
 
 
 def check_timm(name: str, tag: str | None = None) -> None:
-    """Raise with the closest names when timm has no such model or tag (exit 2)."""
+    """Refuse a model or tag that timm lacks. The error has the closest names (exit 2)."""
     import timm
 
     name = f"{name}.{tag}" if tag and "." not in name else name
@@ -133,7 +135,7 @@ def shell_timm(name: str) -> nn.Module:
 
 
 def timm_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return timm's data config in the contract's fields: resize to floor(size / crop_pct), then crop.
+    """Return timm's data config as contract fields. Photos are resized to floor(size / crop_pct), then cropped.
 
     crop_mode center → shortest edge, squash → both edges, border → longest edge and padding with the mean.
     """
@@ -202,7 +204,7 @@ def _timm_outputs(model: Any, name: str) -> tuple[nn.Module, Outputs]:
 
 
 def load_torchvision(wanted: Wanted) -> Loaded:
-    """Load a torchvision classifier; the representation is the input of its last linear layer.
+    """Load a torchvision classifier. The representation is the input of its last linear layer.
 
     Args:
         wanted: its name is a classification model of torchvision.models.list_models(), its weights an entry such as
@@ -248,7 +250,7 @@ def load_torchvision(wanted: Wanted) -> Loaded:
 
 
 def check_torchvision(name: str, tag: str | None = None) -> None:
-    """Raise with the closest names when torchvision has no such classifier or weights (exit 2)."""
+    """Refuse a classifier or weights that torchvision lacks. The error has the closest names (exit 2)."""
     import torchvision
 
     refuse_name(
@@ -287,7 +289,7 @@ def torchvision_contract(transform: Any, name: str) -> dict[str, Any]:
 
 
 def _hash_prefix(entry: Any) -> str:
-    """Return the first digits of the file's SHA-256 that torchvision puts in its file names."""
+    """Return the digits of SHA-256 in a file name. torchvision puts the first ones there."""
     return str(entry.url).rsplit("-", 1)[-1].partition(".")[0]
 
 
@@ -415,7 +417,7 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
 
 @contextlib.contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Put the current folder last on the import path, so that it shadows nothing that is installed."""
+    """Put the current folder last on the import path. It shadows nothing that is installed."""
     working_folder = str(Path.cwd())
     sys.path.append(working_folder)
     try:

@@ -1,4 +1,4 @@
-"""The ONNX contract: what a file says about itself, and how photos become its input.
+"""The ONNX contract that an export writes. It describes the file, and how photos become its input.
 
 docs/onnx-file.md is the same thing for people who write their own exporter. Needs no torch.
 """
@@ -58,7 +58,7 @@ PREPROCESSING_FIELDS = ("size", "resize_mode", "resize_size", "interpolation", *
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output of the graph: name, meaning, and the rule that chose it."""
+    """One output of the graph. It has a name, a meaning, and the rule that chose it."""
 
     name: str
     meaning: str
@@ -170,7 +170,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def without_folders(name: str) -> str:
-    """Return a model name for a published file: of a local folder only its last part.
+    """Return a model name for a published file. Of a local folder it is only the last part.
 
     >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
     ('local-dir:clip', 'hf-hub:org/repo')
@@ -213,7 +213,7 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
 
 
 def _checks(fields: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
-    """Yield field, whether it is right and what is wrong; make its numbers plain."""
+    """Yield field, whether it is right, and the fault. Its numbers become plain."""
 
     def rule(name: str, is_right: bool, words: str) -> tuple[str, bool, str]:
         return name, is_right, f"{fields[name]!r}; it must be {words}"

@@ -1,4 +1,4 @@
-"""Digests of a graph with its weights, of a file and of a state dict.
+"""Digest a graph, a file, or a state dict. A graph is digested with its weights.
 
 The checker computes the same `graph_digest` when it opens a file; docs/onnx-file.md defines it. Needs no torch.
 """
@@ -81,7 +81,10 @@ def _value(value: Any, folder: Path) -> Any:
 
 
 def _tensor(tensor: onnx.TensorProto, folder: Path) -> list[Any]:
-    """Return [name, data type, dims, hex of the SHA-256 of the raw little-endian bytes]."""
+    """Return the fields of a tensor's digest.
+
+    They are [name, data type, dims, hex of the SHA-256 of the raw little-endian bytes].
+    """
     import onnx
 
     digest = hashlib.sha256()

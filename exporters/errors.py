@@ -27,7 +27,7 @@ class ExportError(Exception):
 
 
 class CallError(ExportError):
-    """The call is wrong: a name, an option or a file of words (exit 2)."""
+    """A mistake in the call (exit 2). It is in a name, an option or a file of words."""
 
     exit_code = 2
 

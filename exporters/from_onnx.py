@@ -1,4 +1,4 @@
-"""Makes the fp16 or int8 form of an fp32 file with ONNX Runtime. Needs no torch and no model library."""
+"""Make the fp16 or int8 form of an fp32 file. ONNX Runtime does it. Needs no torch and no model library."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def quantise_file(
     matched_to: str | None = None,
     tell: Callable[[str], None] = ignore_progress,
 ) -> write.ExportRecord:
-    """Write the fp16 or int8 form of an fp32 file with its contract.
+    """Write the fp16 or int8 form of a file. It is an fp32 file with its contract.
 
     Parity is measured against the fp32 file, run photo by photo on ONNX Runtime's CPU provider.
 
@@ -115,7 +115,7 @@ def quantise_file(
 
 
 def calibration_photos(precision: str, given: Sequence[Path], parity_photos: Sequence[Path]) -> list[Path]:
-    """Return the photos that ranges are taken from, without those of the parity check.
+    """Return the photos for quantisation ranges. Those of the parity check are left out.
 
     Args:
         precision: one of contract.PRECISIONS; only int8-qdq is calibrated.
@@ -147,7 +147,7 @@ def calibration_photos(precision: str, given: Sequence[Path], parity_photos: Seq
 def quantise(
     draft: Path, precision: str, photos: Sequence[Path], transform: Transform, *, name: str
 ) -> onnx.ModelProto:
-    """Replace an fp32 file, alone with its weights in a folder, by its int8 form; return the graph.
+    """Replace an fp32 file by its int8 form. It is alone with its weights in a folder; returns the graph.
 
     int8-dynamic: int8 weights, one scale a tensor; activations are scaled in every run, over the whole batch. Depthwise
     convolutions and those on the image stay float: with one scale for all their channels they lose most (measured on
@@ -208,7 +208,7 @@ def quantise(
 
 
 def halve(draft: Path, *, name: str) -> onnx.ModelProto:
-    """Replace an fp32 file, alone with its weights in a folder, by its fp16 form; return the graph.
+    """Replace an fp32 file by its fp16 form. It is alone with its weights in a folder; returns the graph.
 
     Weights and arithmetic are float16; inputs, outputs and operators that ONNX Runtime's converter leaves alone stay
     float32. Weights next to the file stay there.
@@ -295,7 +295,7 @@ def _external(proto: onnx.ModelProto) -> set[str]:
 
 
 def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
-    """Refuse to write over the file that is read, or over its weights."""
+    """Refuse to write over the file or its weights."""
     read = [path, *(path.parent / location for location in _external(proto))]
     for written in (out, out.with_name(out.name + ".data")):
         if any(
@@ -344,7 +344,7 @@ def _references(
 
 
 def _copy(path: Path, proto: onnx.ModelProto, draft: Path) -> None:
-    """Write the graph to `draft`, with its weights next to it where they are too big."""
+    """Write the graph to `draft`. Its weights lie next to it where they are too big."""
     import onnx
     from onnx.external_data_helper import load_external_data_for_model
 
@@ -355,7 +355,7 @@ def _copy(path: Path, proto: onnx.ModelProto, draft: Path) -> None:
 
 
 def _delicate(proto: onnx.ModelProto) -> list[str]:
-    """Return the names of the convolutions that one scale for all channels would ruin."""
+    """Return the convolutions that one scale would ruin. It is one scale for all channels."""
     images = {value.name for value in proto.graph.input}
     return [
         node.name
@@ -366,7 +366,7 @@ def _delicate(proto: onnx.ModelProto) -> list[str]:
 
 
 def _reader(photos: Sequence[Path], transform: Transform, input_name: str) -> Any:
-    """Return the photos one by one, as ONNX Runtime's calibration asks for them."""
+    """Return the photos one by one. ONNX Runtime's calibration asks for them so."""
     from onnxruntime.quantization import CalibrationDataReader
 
     def feeds() -> Iterator[dict[str, NDArray[np.float32]]]:

@@ -1,4 +1,4 @@
-"""Loads an open_clip vision encoder: a published model, hf-hub: and local-dir: names, or a checkpoint file."""
+"""Load an open_clip vision encoder. It is a published model, an hf-hub: or local-dir: name, or a checkpoint file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class ResNetTower(nn.Module):
 
 
 def load_open_clip(wanted: Wanted) -> Loaded:
-    """Load the image tower of an open_clip model; the representation is the projected image embedding.
+    """Load the image tower of an open_clip model. The representation is the projected image embedding.
 
     Args:
         wanted: its name is one of open_clip.list_models(), "hf-hub:org/repo" or "local-dir:path"; the last two
@@ -143,7 +143,7 @@ def load_open_clip(wanted: Wanted) -> Loaded:
 
 
 def check_open_clip(name: str, tag: str | None) -> None:
-    """Raise with the closest names when open_clip has no such model or tag (exit 2)."""
+    """Refuse a model or tag that open_clip lacks. The error has the closest names (exit 2)."""
     rule = f"open_clip {open_clip.__version__}; it must be in open_clip.list_models()"
     refuse_name(name, open_clip.list_models(), name, rule)
     if tag and not open_clip.is_pretrained_cfg(name, tag):
@@ -180,7 +180,7 @@ def open_clip_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def published_open_clip(name: str) -> dict[str, dict[str, Any]]:
-    """Return the preprocessing of each published tag; the size is the tower's own."""
+    """Return the preprocessing of each published tag. The size is the tower's own."""
     default = merge_preprocess_dict(PreprocessCfg(), {})
     found = {}
     for tag in open_clip.list_pretrained_tags_by_model(name):
@@ -224,7 +224,7 @@ def _projection(visual: TimmModel) -> str:
 
 
 def _trunk_head(visual: TimmModel) -> str | None:
-    """Return the name of the trunk's own linear head when that is the projection (timm_proj '')."""
+    """Return the trunk's own head if it projects. Its name is dotted (timm_proj '')."""
     head = visual.trunk.get_classifier()
     if len(visual.head) or not isinstance(head, nn.Linear):
         return None
@@ -232,7 +232,7 @@ def _trunk_head(visual: TimmModel) -> str | None:
 
 
 def _text_tower(model: Any, name: str) -> Callable[[list[str]], Tensor]:
-    """Return the library's own tokenizer and text tower as one function texts → (text, feature)."""
+    """Return tokenizer and text tower as one function. They are the library's own: texts → (text, feature)."""
     tokens = tokenizer(name, lambda: open_clip.get_tokenizer(name))
     simple = isinstance(tokens, open_clip.SimpleTokenizer)
     vocabulary = getattr(getattr(model, "text", model), "vocab_size", None)

@@ -1,4 +1,4 @@
-"""Loads a transformers vision model (CLIP, SigLIP, DINOv2, ViT) from the hub, its cache or a folder."""
+"""Load a vision model of transformers. CLIP, SigLIP, DINOv2 or ViT, from the hub, its cache or a folder."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FAMILIES = {
 
 
 class Encoder(nn.Module):
-    """A transformers model with a function (model, image) → tuple of (batch, feature)."""
+    """A transformers model with its output function. That is (model, image) → tuple of (batch, feature)."""
 
     def __init__(self, model: nn.Module, read: Callable[[Any, Tensor], Rows]) -> None:
         super().__init__()
@@ -201,7 +201,10 @@ def _model(model_class: Any, config: Any, wanted: Wanted, **options: Any) -> Any
 
 
 def _text_tower(model: Any, name: str) -> Callable[[list[str]], Tensor]:
-    """Return the tokenizer and text tower of a whole CLIP model as one function texts → (text, feature)."""
+    """Return tokenizer and text tower as one function.
+
+    They are those of a whole CLIP model: texts → (text, feature).
+    """
     tokens_of = tokenizer(name, lambda: transformers.AutoTokenizer.from_pretrained(name))
     text = model.config.text_config
     if len(tokens_of) != text.vocab_size:  # without its files transformers makes an empty tokenizer, and says nothing

@@ -53,7 +53,7 @@ def run(
     calibration: Sequence[Path] = (),
     tell: Callable[[str], None] = ignore_progress,
 ) -> write.ExportRecord:
-    """Load a model from its own library and write it as an ONNX file with the contract.
+    """Load a model and write it as ONNX. Its own library loads it; the file has the contract.
 
     Args:
         source: one of SOURCES.
@@ -136,7 +136,7 @@ def load(source: str, wanted: Wanted) -> Loaded:
 
 
 def _library(source: str, verb: str) -> Any:
-    """Return the function that does `verb` with a source's library; ImportError without the library."""
+    """Return the function for `verb` of a source's library. ImportError without the library."""
     importlib.import_module(source)
     place = f"from_{source}" if source in WITH_TEXT_TOWER else "classifiers"
     return getattr(importlib.import_module(f"robustcheck_onnx.exporters.{place}"), f"{verb}_{source}")
@@ -211,7 +211,7 @@ def export(
     calibration: Sequence[Path] = (),
     tell: Callable[[str], None] = ignore_progress,
 ) -> write.ExportRecord:
-    """Export a loaded model to ONNX, prove that ONNX Runtime agrees with it, and only then show the file.
+    """Export a loaded model to ONNX, and prove it. Only a file that agrees in ONNX Runtime is put in place.
 
     The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
     float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
@@ -267,7 +267,7 @@ def export(
 
 
 def preprocessed(loaded: Loaded, photos: Sequence[Path]) -> write.Array:
-    """Apply the library's transform to the first photos; refuse a contract that gives other pixels."""
+    """Apply the library's transform to the first photos. A contract that gives other pixels is refused."""
     arrays = []
     for path in photos[: write.PHOTOS]:
         image = contract.open_photo(path, *write.PARITY_PHOTO)
@@ -292,7 +292,7 @@ def preprocessed(loaded: Loaded, photos: Sequence[Path]) -> write.Array:
 
 
 def _references(loaded: Loaded, images: write.Array, name: str) -> dict[str, write.Array]:
-    """Run the eager float32 model photo by photo: an independent result for every image."""
+    """Run the eager float32 model photo by photo. The results are independent of batches."""
     import torch
 
     from .wrappers import run_eager
@@ -341,7 +341,7 @@ def _traced(loaded: Loaded, images: write.Array, precision: str) -> torch.onnx.O
 
 
 def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.ModelProto:
-    """Save the graph, with its weights next to it when they are too big, and return it."""
+    """Save and return the graph. Its weights lie next to it when they are too big."""
     import onnx
 
     tensors = program.model.graph.initializers.values()
@@ -410,7 +410,7 @@ def _size(source: str, name: str, tag: str | None) -> dict[str, Any]:
 
 @functools.cache
 def _counted(source: str, name: str) -> tuple[int, int]:
-    """Return the number of all parameters, and of those of the vision encoder."""
+    """Return the number of parameters, in all and in the encoder. The encoder is that of images."""
     import torch
 
     with quiet(), torch.device("meta"):

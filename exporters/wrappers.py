@@ -1,4 +1,4 @@
-"""What loaders share: weights that fit exactly, and torch modules that return the representation."""
+"""Wrap torch modules and load weights strictly. This is what loaders share."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def loaded(
 
 
 def weights_file(weights: str | None) -> Path | None:
-    """Return the path when `weights` is a file or looks like one, None for a tag.
+    """Return the path of `weights`, None for a tag. It is a file or looks like one.
 
     Raises:
         ExportError: it looks like a path but there is no such file (exit 4); it is not a checkpoint (exit 3).
@@ -99,12 +99,12 @@ def weights_file(weights: str | None) -> Path | None:
 
 
 def random_weights_error(name: str, hint: str) -> CallError:
-    """Return the error for a model that would be exported with random weights."""
+    """Return the error against exporting random weights."""
     return CallError(f"{name}: weights are not given; random weights are refused", hint)
 
 
 def refuse_name(name: str, known: Sequence[str], asked: str, rule: str, hint: str = "") -> None:
-    """Raise with the closest names unless a library has a model (exit 2).
+    """Refuse a model that a library lacks. The error has the closest names (exit 2).
 
     Args:
         asked: the name as the caller wrote it. rule: what the library has. hint: for a name that is close to none.
@@ -124,7 +124,7 @@ def unknown_tag(name: str, tag: str, known: Sequence[str]) -> CallError:
 
 
 def from_hub(repo: str, otherwise: str = "give the checkpoint with --weights FILE") -> str:
-    """Return the hint for a repository of the hub that can't be reached."""
+    """Return the hint for an unreachable hub repository."""
     return (
         f"run `hf download {repo}` where there is a network and copy models--{repo.replace('/', '--')} into "
         f"$HF_HOME/hub here, or {otherwise}"
@@ -133,7 +133,7 @@ def from_hub(repo: str, otherwise: str = "give the checkpoint with --weights FIL
 
 @contextlib.contextmanager
 def loading(name: str, place: str, *, is_quoted: bool = True) -> Iterator[tuple[Messages, list[Any]]]:
-    """Load a model quietly, with seeded random weights and errors of our own.
+    """Load a model quietly. Random weights are seeded, and errors are our own.
 
     Yields what the library said, and the (missing_keys, unexpected_keys) of every load_state_dict: libraries
     load some models with strict=False and only log what stayed random. This is the one place where that can be
@@ -198,7 +198,7 @@ def refuse_partial(name: str, missing: Iterable[str], unexpected: Iterable[str] 
 
 
 def load_strictly(module: nn.Module, path: Path, name: str) -> None:
-    """Load a checkpoint file into a module; every key and every shape must fit.
+    """Load a checkpoint file into a module. Every key and every shape must fit.
 
     Raises:
         ExportError: missing or unexpected keys, or another shape (exit 3).
@@ -214,7 +214,7 @@ def load_strictly(module: nn.Module, path: Path, name: str) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state dict of a .safetensors file or a torch checkpoint, without unpickling code.
+    """Return a checkpoint's state dict. It is a .safetensors file or a torch checkpoint; no code is unpickled.
 
     Raises:
         ExportError: the file cannot be read, or holds no state dict (exit 3).
@@ -312,7 +312,7 @@ class Projected(nn.Module):
 
 
 class Named(nn.Module):
-    """A module that returns a tensor, or the named tensors of a dict."""
+    """A module that returns a tensor or dict entries. The entries are named tensors."""
 
     def __init__(self, module: nn.Module, names: Sequence[str] = ()) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ class Named(nn.Module):
         self.names = names
 
     def forward(self, image: Tensor) -> Rows:
-        """Return the outputs in the order of `names`; without names the only output."""
+        """Return the outputs in the order of `names`. Without names it is the only output."""
         output = self.module(image)
         return tuple(output[name] for name in self.names) if self.names else (output,)
 
@@ -338,7 +338,7 @@ class HalfPrecision(nn.Module):
 
 
 class ZeroShot(nn.Module):
-    """An image tower with a text head: forward(image) returns its outputs and the class logits.
+    """An image tower with a text head. forward(image) returns its outputs and the class logits.
 
     logits = representation / ‖representation‖ · weightᵀ + bias; weight (class, feature) holds the logit scale.
     The representation itself stays as the tower gives it.
@@ -400,7 +400,7 @@ def text_head(prompts: Prompts, embed: Callable[[list[str]], Tensor], logit_scal
 
 
 def tokenizer(name: str, make: Callable[[], T]) -> T:
-    """Return a tokenizer; the error for one that is not on this machine is ours (exit 4)."""
+    """Return a tokenizer. The error for one that is not on this machine is ours (exit 4)."""
     with quiet() as messages:
         try:
             return make()
@@ -414,7 +414,7 @@ def tokenizer(name: str, make: Callable[[], T]) -> T:
 
 
 def refuse_long(texts: Sequence[str], lengths: Iterable[int], limit: int, name: str) -> None:
-    """Raise when a prompt has more tokens than the text tower reads: tokenizers cut the rest off."""
+    """Refuse a prompt with too many tokens. The text tower reads fewer, and tokenizers cut the rest off."""
     for text, length in zip(texts, lengths, strict=True):
         if length > limit:
             raise CallError(
@@ -462,7 +462,7 @@ def find_head(model: nn.Module, size: Sequence[int]) -> str:
 
 
 def require_same(wrapper: nn.Module, model: nn.Module, size: Sequence[int], name: str) -> None:
-    """Raise unless the wrapper's first output is what the library's own forward pass returns.
+    """Raise unless the wrapper's first output is the library's. It is what the library's own forward pass returns.
 
     Guards wrappers that spell out a library's forward pass to reach a tensor inside it; checked on two
     random images, relative to the largest value (1e-4: float32 in another order).
@@ -479,7 +479,7 @@ def require_same(wrapper: nn.Module, model: nn.Module, size: Sequence[int], name
 
 
 def run_eager(module: nn.Module, image: Tensor, name: str) -> Any:
-    """Run a module in inference mode; the error for model code that raises is ours."""
+    """Run a module in inference mode. The error for model code that raises is ours."""
     try:
         with torch.no_grad():
             return module.eval()(image)

@@ -1,4 +1,4 @@
-"""Puts an exported file in place once ONNX Runtime agrees with the original. Needs no torch."""
+"""Put an exported file in place once it is proved. ONNX Runtime must agree with the original. Needs no torch."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def deliver(
     calibrated_on: int,
     tell: Callable[[str], None],
 ) -> ExportRecord:
-    """Draw a file in a folder of its own, prove parity, add the contract, and move it to its place.
+    """Write a draft, prove it, and move it into place. The contract is added after the proof.
 
     Args:
         path: an existing file is replaced; more than 2 GB of weights go to `path` + ".data".
@@ -166,7 +166,7 @@ def deliver(
 
 
 def _put_in_place(draft: Path, path: Path) -> int:
-    """Move a file after its weights, so that it finds them; return their size."""
+    """Move a file after its weights. So it finds them; returns their size."""
     weights, place = draft.with_name(draft.name + ".data"), path.with_name(path.name + ".data")
     has_weights = weights.exists()
     size = draft.stat().st_size + (weights.stat().st_size if has_weights else 0)
@@ -184,7 +184,7 @@ def _put_in_place(draft: Path, path: Path) -> int:
 def measure(
     path: Path, photos: Array, references: Mapping[str, Array], *, precision: str, input_name: str
 ) -> Agreement:
-    """Compare the file with the original at every batch size, on ONNX Runtime's CPU provider.
+    """Compare the file with the original. It runs at every batch size, on ONNX Runtime's CPU provider.
 
     Args:
         path: ONNX file.

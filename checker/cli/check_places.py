@@ -115,7 +115,7 @@ def _refuse_unsafe(
     *,
     is_named: bool | None = None,
 ) -> None:
-    """Refuse a place that a settings file may not name, and what a run must not replace there.
+    """Refuse an unsafe place for an output. A settings file may not name it, or a run must not replace what is there.
 
     is_named: whether a settings file names the place; None: where it names the setting `key`.
     """

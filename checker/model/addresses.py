@@ -200,7 +200,7 @@ def _in_memory(model: bytes | onnx.ModelProto, folder: Path) -> Iterator[LocalMo
 
 @contextlib.contextmanager
 def _registered(url: Url, folder: Path, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
-    """Yield a model of MLflow's registry, or of a run, with all its files."""
+    """Yield a registered model with all its files. It is in MLflow's registry, or in a run."""
     if tell is not None:
         tell(f"fetching {url}")
     with registry.connected() as client:

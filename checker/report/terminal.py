@@ -83,7 +83,7 @@ def _short(report: Report, pen: Pen) -> list[RenderableType]:
 
 
 def _next_step(report: Report, pen: Pen) -> list[Text]:
-    """Write what to do next: a line of words, and a command that works as it is printed."""
+    """Write the next step in words and a command. The command works as it is printed."""
     verdict, images = report.verdict, report.evidence.images
     if verdict.passed:
         step = BUNDLED_STEP if images.bundled else PASSED_STEP
@@ -99,7 +99,7 @@ def _next_step(report: Report, pen: Pen) -> list[Text]:
 
 
 def step_of(text: str) -> tuple[str, str]:
-    """Split a next step into its first words and the command that follows them; without one, its first sentence.
+    """Split a next step into words and command. Without a command, it is the first sentence.
 
     >>> step_of("Look at it: `robustcheck inspect MODEL -v`. Or not.")
     ('Look at it:', 'robustcheck inspect MODEL -v')
@@ -111,7 +111,7 @@ def step_of(text: str) -> tuple[str, str]:
 
 
 def reason_ids(pen: Pen, verdict: Verdict, n_notes: int = 0) -> list[Text]:
-    """List the reasons for WARN by their ids; no line where there is none."""
+    """Write the ids of the reasons for WARN. There is no line where there is none."""
     if not verdict.reasons:
         return []
     ids = ", ".join(each.id for each in verdict.reasons[:LISTED])
