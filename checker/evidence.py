@@ -289,7 +289,7 @@ STOCK = "bundled"  # the word for the bundled photos where images are named; a f
 
 
 class Options(Frozen):
-    """The given options that move a run's numbers. None = not given. The threshold profile stands beside it.
+    """The given options that move a run's numbers. None = not given. The threshold profile is next to it.
 
     What each of the others is: `RunOptions`.
     """
@@ -349,7 +349,7 @@ class RunOptions(TypedDict, total=False):
     """clip, imagenet or a JSON file; None = the file's contract, else a sidecar, else assumed (WARN)"""
     device: str
     """auto (the default), cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime,
-    such as openvino. Options of the provider stand behind commas: cuda,use_tf32=1"""
+    such as openvino. Options of the provider follow commas: cuda,use_tf32=1"""
     seed: int
     """fixes the order in which images are taken; 0 unless it is given"""
     max_images: int | None

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 VERSION: Final = "0.1.0"
-"""the package's, and the only place where it stands: pyproject.toml reads it here"""
+"""the package's, and the only place where it is written: pyproject.toml reads it here"""
 SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
 HOME: Final = ""
 """where the project lives, such as https://github.com/OWNER/robustcheck; empty until that is decided.
@@ -133,7 +133,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("a key stands in it twice")
+        raise ValueError("a key occurs in it twice")
     return content
 
 
@@ -241,7 +241,7 @@ def interval_text(
     between: str = " to ",
     missing: str = "not measured",
 ) -> str:
-    """Write an interval by its bounds. `missing` where it has none. Each as `bound_text` writes it beside `limits`.
+    """Write an interval by its bounds. `missing` where it has none. Each as `bound_text` writes it next to `limits`.
 
     >>> interval_text(1.5, 20.25), interval_text(7.9114, 9.1, [7.911], between=" – "), interval_text(None, 2.0)
     ('1.50 to 20.2', '7.9114 – 9.10', 'not measured')

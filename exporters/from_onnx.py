@@ -137,7 +137,7 @@ def calibration_photos(precision: str, given: Sequence[Path], parity_photos: Seq
     left = [photo for photo in given if photo.resolve() not in taken]
     if len(left) < FEWEST_CALIBRATION_PHOTOS:
         raise CallError(
-            f"number of calibration photos is {len(left)} beside the {len(taken)} of the parity check; "
+            f"number of calibration photos is {len(left)} next to the {len(taken)} of the parity check; "
             f"int8-qdq needs at least {FEWEST_CALIBRATION_PHOTOS}",
             "--calibration-images FOLDER",
         )

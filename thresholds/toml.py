@@ -10,7 +10,7 @@ from typing import Any
 
 MOST_BYTES = 1 << 20  # a file of settings has some KB
 MOST_DOTS = 500  # in a line: the time of a dotted key grows with the square of its length
-MOST_BITS = 63  # of an integer, beside its sign: TOML asks for no more
+MOST_BITS = 63  # of an integer, next to its sign: TOML asks for no more
 
 
 def read(content: bytes) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _export(folder: Path, task: Task) -> None:
     if entry.head:
         call += ["--head", entry.head]
     command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", *call]
-    # the user's own code (source torch) is found beside the suite
+    # the user's own code (source torch) is found next to the suite
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             _, stderr = process.communicate()

@@ -36,7 +36,7 @@ EXPORTERS = {  # source → distributions whose versions decide what is exported
 }
 EVERY_EXPORT = ("torch", "onnx", "onnxscript")
 MEASURING = ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
-RECORD = "export.json"  # beside a cached export and written after it: without it the export is not complete
+RECORD = "export.json"  # next to a cached export and written after it: without it the export is not complete
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def run(
         one_model(each.form, 1 if each.model else len(models))
     refuse_missing(models)
     with check_places.signatures_removed_on_error(signatures), log_written(settings, reads):
-        # the old signatures are gone by now: a kill leaves none beside a document that it is not about
+        # the old signatures are gone by now: a kill leaves none next to a document that it is not about
         mark_unfinished(destinations, "" if several else models[0])
         if settings.sign is not None:  # its import takes long: the documents are marked by now
             from robustcheck_onnx.checker.verify import check_key

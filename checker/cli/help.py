@@ -157,7 +157,7 @@ def folded(example: str, width: int) -> list[str]:
 def panels(command: AnyCommand, ctx: Context) -> list[list[Panel]]:
     """Return the panels of a verb or group. They are arguments and options, or verbs and options; none is empty.
 
-    Names of the panels in one list stand in one column.
+    Names of the panels in one list are in one column.
     """
     arguments: list[Row] = []
     line = getattr(ctx.find_root().obj, "line", None)

@@ -181,7 +181,7 @@ class Settings:
     )
     preprocess: str | None = row(
         None, "How pixels become inputs: clip, imagenet, or a JSON file. Overrides what the model's file or a "
-        "file beside it says.", "WHAT", MODEL, LOOSENS, "the model gets other pixels than its file says",
+        "file next to it says.", "WHAT", MODEL, LOOSENS, "the model gets other pixels than its file says",
         about="clip, imagenet or a JSON file. Default: what the model or a sidecar says.", example="clip",
     )
     tensor: str | None = row(
@@ -234,7 +234,7 @@ class Settings:
         example=("terminal", "json=report.json"), autocompletion=completing(_forms),
     )
     sign: str | None = row(
-        None, "Sign the report of -o json=PATH with this private key (PEM); the signature is written beside it, "
+        None, "Sign the report of -o json=PATH with this private key (PEM); the signature is written next to it, "
         "with .sigstore.json at the end (extra `sign`). A WARN is signed as a WARN.", "KEY", OUTPUT, HANDS_OVER,
         "a key vouches for the verdict", about="Private key that signs the JSON report; see --sign. Default: none.",
         example="key.pem",

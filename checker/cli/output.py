@@ -80,7 +80,7 @@ def check_target(
 ) -> None:
     """Check early that a place can get a report. That is before the work starts.
 
-    A report must not replace a file that the run reads, nor the weights and sidecars beside a model that it reads, nor
+    A report must not replace a file that the run reads, nor the weights and sidecars next to a model that it reads, nor
     any image or ONNX file. Devices, pipes and links are fine.
 
     reads: what the run reads. what, option: name the place in errors, and write it in hints.
@@ -161,7 +161,7 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
             if read.is_file() and may_be_model(read):
                 yield from sidecar_paths(read)
                 for name in external_locations(read)[1]:
-                    # a model reached through a link may keep its weights beside the target
+                    # a model reached through a link may keep its weights next to the target
                     yield from (folder / name for folder in (read.parent, read.resolve().parent))
 
 
@@ -205,7 +205,7 @@ def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
     """Replace earlier documents by one that says "not finished". A process that is killed can't do it.
 
     Called when the work starts. A file that is missing, or not a document of this tool, stays as it is. Before
-    the first document, the signatures beside all of them go: whenever a kill comes, none stands beside an error.
+    the first document, the signatures next to all of them go: whenever a kill comes, none is next to an error.
 
     model: what the documents are about, as it was typed; empty for several.
     Raises EnvironmentFaultError where an earlier document or signature would stay.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.progress import Progress, Tell
 
 EVERY_S = 10.0  # seconds between two plain lines, and before the first one
-WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
+WITH_BAR = 110  # columns from which a bar and the time left fit next to the words
 STARTING = "starting"
 
 

@@ -139,7 +139,7 @@ def find(folder: Path) -> Path | None:
 
     It is a path relative to the folder; None where there is none.
 
-    robustcheck.toml counts before pyproject.toml beside it; a pyproject.toml without [tool.robustcheck] is skipped.
+    robustcheck.toml counts before pyproject.toml next to it; a pyproject.toml without [tool.robustcheck] is skipped.
     """
     for level, parent in enumerate((folder, *folder.parents)):
         relative = Path(*[".."] * level)

@@ -83,7 +83,7 @@ def _concepts(pen: Pen, report: ConceptsReport, n_shown: int) -> RenderableType:
         "below; needed: what is beyond chance, corrected over concepts; directions: those that tell it",
         "dim",
     )
-    return section(pen, "Concepts", "beside what shuffled labels give", table, *rest, Text(), legend)
+    return section(pen, "Concepts", "next to what shuffled labels give", table, *rest, Text(), legend)
 
 
 def _found(pen: Pen, concept: Concept) -> Text:

@@ -132,7 +132,7 @@ class Outliers(Frozen):
     """The outlier features, and how the head uses them."""
 
     persistent: bool
-    """|z| > 6 in at least half of the images; where no feature is so, the one with most of the kurtosis stands here"""
+    """|z| > 6 in at least half of the images; without any, the one with most of the kurtosis"""
     n_features: int
     """how many are replaced"""
     features: tuple[HeadFeature, ...]

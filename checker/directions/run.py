@@ -287,7 +287,7 @@ def _notes(
     labelled: Sequence[SetResult],
     runner: Runner,
 ) -> tuple[str, ...]:
-    """Write what a reader must know beside the numbers."""
+    """Write what a reader must know next to the numbers."""
     source = opened.contract.source if opened.contract else None
     notes = model_notes(
         source.synthetic if source else "",

@@ -30,7 +30,7 @@ from robustcheck_onnx.checker.text import (
 
 from .records import Analysis, DirectionsReport, Outliers
 
-WIDE = 100  # columns from which the other orders stand beside the order by importance
+WIDE = 100  # columns from which the other orders are next to the order by importance
 PLOT_ROWS = 4
 BAR = 4  # columns of a bar
 

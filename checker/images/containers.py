@@ -201,7 +201,7 @@ def read_remote(file: RemoteFile) -> bytes:
 def read_file(path: Path) -> bytes:
     """Read a file of a set. Raises UnreadableImageError where it is not a regular file, or too large."""
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever
         raise UnreadableImageError("not a regular file")
     if status.st_size > MAX_FILE_BYTES:
         raise UnreadableImageError(f"file of {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
@@ -287,7 +287,7 @@ def _tar_members(path: File) -> list[tarfile.TarInfo]:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             members, before = [], -1
             for member in archive:
-                if archive.offset <= before:  # a negative size: some Pythons would read the same header for ever
+                if archive.offset <= before:  # a negative size: some Pythons would read the same header forever
                     raise tarfile.ReadError(f"size of member {member.name!r:.80} is {member.size}")
                 members.append(member)
                 before = archive.offset

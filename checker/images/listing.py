@@ -337,7 +337,7 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
         if file.suffix == "":
             raise UsageError(
                 f"{spec}: image set is a folder of a web server, which can't list it; it must be a file",
-                "name a list (.txt) of the images, which may lie beside it",
+                "name a list (.txt) of the images, which may lie next to it",
             )
         return _of_file(spec, file)
     try:

@@ -236,7 +236,7 @@ _ORIENTATION: Final = 0x0112  # EXIF tag
 _WIDE_MODES: Final = ("I;16", "I;16B", "I;16L", "I;16N")
 _LFS: Final = b"version https://git-lfs"  # first bytes of a Git LFS pointer
 _HEADER_LOCK: Final = threading.Lock()  # warnings.catch_warnings is not thread-safe before Python 3.14
-_PICTURE_LOCK: Final = threading.Lock()  # Pillow loads on first use, and one image may stand twice in a set
+_PICTURE_LOCK: Final = threading.Lock()  # Pillow loads on first use, and one image may occur twice in a set
 
 # What Pillow's decoders raise on damaged files (Pillow's own fuzz tests list the same kinds).
 _DAMAGE: Final = (

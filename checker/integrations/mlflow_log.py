@@ -88,7 +88,7 @@ def gate_model_version(
     """Verify a registered model's report; gate its version. The alias is set only for a PASS.
 
     The registered ONNX file is fetched and verified, so that a PASS of another file counts for nothing. The version
-    gets the tags `robustcheck.gate` (`closed` from the start, `open` at the very end), `.verdict`
+    gets the tags `robustcheck.gate` (`closed` from the start, `open` at the end), `.verdict`
     (`none` where the report does not hold or nothing vouches for its PASS), `.reasons`, `.rule` and `.result_digest`.
     An answer that is not a verified PASS, or an error, takes
     from this version the alias that is named and those that an

@@ -70,7 +70,7 @@ def collect(
         inputs: the job.
         source: another image set; None = the job's.
         progress: called after every batch.
-        label: what the progress says beside the numbers.
+        label: what the progress says next to the numbers.
 
     Raises:
         CannotAssessError: too many unusable images (`ImagesRead.check_usable`), values that are not finite.

@@ -263,7 +263,7 @@ def batches(
         n_images: images in all, for the progress.
         first_look: images at the first look.
         progress: called after every batch; before the first one is through, after every image.
-        label: what the progress says beside the numbers.
+        label: what the progress says next to the numbers.
     """
     clock, is_first = time.perf_counter(), True
 

@@ -149,7 +149,7 @@ def on_this_machine(
 
     Raises:
         UsageError: no such file behind a URL.
-        CannotAssessError: files of weights outside the model's folder or beside a signed URL; otherwise as `read_onnx`.
+        CannotAssessError: weights outside the model's folder or next to a signed URL; otherwise as `read_onnx`.
         EnvironmentFaultError: fsspec or a package is missing, the store can't be reached, no space.
     """
     if isinstance(model, Path):
@@ -407,7 +407,7 @@ class _Download:
                 ]
                 if others and says_pixels(target):
                     raise UsageError(
-                        f"{sidecar}: sidecar lies beside {len(others) + 1} models, or above them ({file.path}, "
+                        f"{sidecar}: sidecar lies next to {len(others) + 1} models, or above them ({file.path}, "
                         f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
                         f"robustcheck {quoted(file)} --preprocess FILE  # a copy of it, if it is this model's",
                     )

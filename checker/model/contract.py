@@ -102,7 +102,7 @@ def properties(entries: Iterable[_Property], where: str) -> dict[str, str]:
     n_contracts = sum(key == CONTRACT_KEY for key, _ in pairs)
     if n_contracts > 1:
         raise CannotAssessError(
-            f"{where}: number of contracts is {n_contracts}; metadata {CONTRACT_KEY} must stand in a file once",
+            f"{where}: number of contracts is {n_contracts}; metadata {CONTRACT_KEY} must occur in a file once",
             "export the model again with `robustcheck export`",
         )
     return dict(pairs)
@@ -134,7 +134,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
         ) from error
     except ValueError as error:
         raise CannotAssessError(
-            f"{where}: contract is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must stand in it once",
+            f"{where}: contract is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must occur in it once",
             hint,
         ) from error
     if not isinstance(raw, dict):

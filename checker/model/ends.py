@@ -248,7 +248,7 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
     if op in WRITTEN_ZERO_AT and names and writes_one_sign(node, layers.zero_points):
         maker = layers.producers.get(node.input[0])
         before = None if maker is None else _end_of(layers, maker, node.input[0])
-        # the image itself has no negative pixels; an activation that still stands before it is the end, by its own name
+        # the image itself has no negative pixels; an activation that still comes before it is the end, by its own name
         look_through = maker is None or (before is not None and before.kind == "activation")
         return None if op == "QuantizeLinear" and look_through else End("activation", op)
     if op == "Gather" and node.input[0] not in layers.image_tensors:

@@ -311,7 +311,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
                 f"{path}: model is a folder; one .onnx file is needed",
                 f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos",
             )
-        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, /dev/zero never end
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever, /dev/zero never end
             raise UsageError(f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
         _check_size(path, size_bytes)
         if size_bytes > PROTOBUF_LIMIT_BYTES:

@@ -15,10 +15,12 @@ from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, SCALING, WEIGHT_AT, Lay
 AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
                                         "Log", "Sum", "Mean", "Concat", "LabelEncoder", "ArrayFeatureExtractor",
                                         "ZipMap"}  # fmt: skip
-GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
-SCALE = "scale"  # stands among crossed ops for a factor that all outputs share: the temperature of cosine scores
-UNIT = "LpNormalization"  # stands among crossed ops for a division by a norm of what is divided, however it is written
-COSINE = "cosine"  # stands among crossed ops for a division by the norm of another tensor
+GATE = "gate"  # is written among crossed ops for an activation made of several, such as x·sigmoid(x)
+SCALE = "scale"  # is written among crossed ops for a factor that all outputs share: the temperature of cosine scores
+UNIT = (
+    "LpNormalization"  # is written among crossed ops for a division by a norm of what is divided, however it is written
+)
+COSINE = "cosine"  # is written among crossed ops for a division by the norm of another tensor
 QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
 _BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}

@@ -68,17 +68,17 @@ def role_of(layers: Layers, output: str) -> Role:
         scores = like_scores(layers, output)
         return Role(output, False, scores or "no linear layer ends it", None, bool(scores))
     if SCALE in head.crossed:
-        return Role(output, None, f"a factor stands behind its last linear layer ({head.op})", head)
+        return Role(output, None, f"a factor follows its last linear layer ({head.op})", head)
     if has_class_width(head) and head.writes_bias:
         return Role(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
     if embedding_under(layers, head.tensor) is not None:
         return Role(output, None, f"what its last linear layer ({head.op}) reads could be an embedding itself", head)
     if UNIT in head.crossed and last == AFTER_LINEAR and not has_class_width(head):
-        return Role(output, False, f"an L2 norm stands behind its last linear layer ({head.op})", head)
+        return Role(output, False, f"an L2 norm follows its last linear layer ({head.op})", head)
     if head.classes and not has_class_width(head) and not head.has_bias:
         return Role(output, False, f"a projection without bias to {head.classes} features ends it", head)
     if not has_class_width(head) and ACTIVATED & head.crossed:
-        return Role(output, False, f"an activation stands behind its last linear layer ({head.op})", None)
+        return Role(output, False, f"an activation follows its last linear layer ({head.op})", None)
     last_layer = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
     return Role(output, None, f"its last linear layer has {last_layer}", head)
 
@@ -115,7 +115,7 @@ def like_scores(layers: Layers, tensor: str) -> str:
     if has_class_width(head) and head.writes_bias:
         return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
     if SCALE in head.crossed:
-        return "a factor stands behind its last linear layer, as behind a zero-shot head"
+        return "a factor follows its last linear layer, as behind a zero-shot head"
     return ""
 
 
@@ -131,7 +131,7 @@ def is_untrained_pooler(layers: Layers, output: str) -> bool:
 
 
 SHOWN = 12  # names that a message lists
-# what a contract may call a tensor beside its representation; by any other rule there is that one
+# what a contract may call a tensor next to its representation; by any other rule there is that one
 BESIDE = frozenset(("pooled", "logits"))
 FLOATS = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)

@@ -49,7 +49,7 @@ _KNOWN: Final = re.compile(
 def sidecar_paths(model: Path) -> tuple[Path, ...]:
     """Return the possible sidecars of a model. The first that exists counts: our own, then those of the libraries.
 
-    Those of the libraries lie beside the model or, as on Hugging Face's hub, above a folder `onnx` that holds it.
+    Those of the libraries lie next to the model or, as on Hugging Face's hub, above a folder `onnx` that holds it.
     """
     folders = [model.parent]
     if model.parent.absolute().name == HUB_FOLDER:
@@ -388,7 +388,7 @@ def find_preprocessing(
     `onnx`, as on Hugging Face's hub, then the same three names in the folder above.
 
     Args:
-        model_path: the model; sidecars lie beside it, or above its folder `onnx`.
+        model_path: the model; sidecars lie next to it, or above its folder `onnx`.
         option: `clip`, `imagenet`, or the path of a JSON file with our fields or in one of the sidecar formats.
         contract_preprocessing: what the model's contract says; None without a contract.
         input_size: height and width (px) of the model's input; None where it leaves them open. Presets and the
@@ -470,7 +470,7 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
         raise UsageError(
             f"{model_path}: no option or sidecar says the preprocessing, and the input size is dynamic; one is needed",
             f"robustcheck {quoted(model_path)} --preprocess clip (or imagenet, or a JSON file), "
-            f"or write {own.name} beside it",
+            f"or write {own.name} next to it",
         )
     return at_size(IMAGENET, input_size), "assumed", "assumed: ImageNet values", {"size": "model input"}
 
@@ -483,7 +483,7 @@ def _check_neighbours(model_path: Path, sidecar: Path) -> None:
     split = {own_part, *map(checkpoint_part, foreign)} == WHOLE_AND_IMAGE_TOWER
     if foreign and not (split and TEXT_TOWER in map(checkpoint_part, others)):
         raise UsageError(
-            f"{sidecar}: sidecar lies beside {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "
+            f"{sidecar}: sidecar lies next to {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "
             "it must be clear whose preprocessing it is",
             shlex.join(["robustcheck", str(model_path), "--preprocess", str(sidecar)])
             + f", or copy it to {quoted(model_path.with_suffix(OWN_SUFFIX))}",

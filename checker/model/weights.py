@@ -48,7 +48,7 @@ CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
 
 @dataclass(frozen=True)
 class ExternalFile:
-    """One file of weights beside the model."""
+    """One file of weights next to the model."""
 
     location: str
     """as the model names it"""
@@ -422,7 +422,7 @@ def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[
     """
     if not locations:
         return None, {}
-    # a model reached through a link (current.onnx -> store/v3.onnx) keeps its weights beside the target
+    # a model reached through a link (current.onnx -> store/v3.onnx) keeps its weights next to the target
     folders = [path.parent, path.resolve().parent]
     folder = next((f for f in folders if all(_is_file(f / name) for name in locations)), folders[0])
     for name in locations:
@@ -610,6 +610,6 @@ def _hub_blobs(folder: Path) -> Path | None:
 
 def _outside_folder(path: Path, location: str) -> CannotAssessError:
     return CannotAssessError(
-        f"{path}: external data path {location!r} leaves the model's folder; weights must lie beside it",
+        f"{path}: external data path {location!r} leaves the model's folder; weights must lie next to it",
         f"copy the weights file into {path.parent} and save the model with its plain name",
     )

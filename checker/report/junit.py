@@ -26,7 +26,7 @@ from .outcome import (
 from .record import Failed, Outcome, Report
 from .words import statistics_of
 
-# What a check looks at beside the deciding statistics, by what it asks; each reason is a test case of its own, so that
+# What a check looks at next to the deciding statistics, by what it asks; each reason is a test case of its own, so that
 # a pipeline's history shows when it came and went.
 GROUPS = {
     "comparable": (

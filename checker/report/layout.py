@@ -235,7 +235,7 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
 
     Each has what was seen and what to do next; without any there is no block.
 
-    command_style: of what stands between backticks in a next step.
+    command_style: of what is between backticks in a next step.
     """
     rows: list[tuple[Text, Text]] = []
     first_with: dict[str, str] = {}  # next step → the first reason that names it
@@ -293,8 +293,8 @@ def bar_chart(
         pen: writes in the characters that the output can show.
         counts: one for each bar, not negative.
         height: rows of the largest bar.
-        top: what stands beside the largest bar's top; 0 stands beside the axis.
-        ends: what stands below the first and the last bar.
+        top: what is next to the largest bar's top; 0 is next to the axis.
+        ends: what is below the first and the last bar.
         width: columns of a bar.
         marks: a line of signs below the axis, as wide as all bars; empty for none.
     """

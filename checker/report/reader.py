@@ -29,7 +29,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
-        CannotAssessError: the document holds only errors; with `whole`, also where it holds an error beside reports.
+        CannotAssessError: the document holds only errors; with `whole`, also where it holds an error next to reports.
     """
     try:
         raw = json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=_no_constant)

@@ -261,7 +261,7 @@ def _without_defaults(schema: dict[str, Any]) -> None:
 class Settings(Options):
     """The given options that can move numbers. None = not given.
 
-    The profile, the preprocessing and the gate's rule stand in the report themselves.
+    The profile, the preprocessing and the gate's rule are in the report themselves.
     """
 
     # a report states all of them: a second run must start from no default that nobody wrote down

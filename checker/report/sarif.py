@@ -36,7 +36,7 @@ Node = dict[str, Any]
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one run. A model that could not be assessed is a notification and a result of level error.
 
-    The result beside the notification is there because code-scanning services read results only: without it, a run
+    The result next to the notification is there because code-scanning services read results only: without it, a run
     that failed would close all findings of the model, which reads as a PASS.
     """
     return document(outcomes, options, "robustcheck/")

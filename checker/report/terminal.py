@@ -153,7 +153,7 @@ def _what(report: Report, pen: Pen) -> Text:
 
 
 def _evidence(report: Report, pen: Pen) -> Table:
-    """Lay out the deciding statistics beside their thresholds."""
+    """Lay out the deciding statistics next to their thresholds."""
     table = columns(pen, "statistic", ">value", "=interval", "=must be", "ok?")
     for s in words.statistics_of(report):
         sign, word = words.CLEARS[s.clears]

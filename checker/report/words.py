@@ -62,7 +62,7 @@ __all__ = [
     "widest_kurtosis",
 ]
 
-NEIGHBOURS = 4  # reference sets listed around the model, beside the two ends of the table
+NEIGHBOURS = 4  # reference sets listed around the model, next to the two ends of the table
 
 _GROUPS = {
     "zero_shot_clip": "zero-shot CLIP",
@@ -166,8 +166,8 @@ def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | 
 
     Returns its name, least and most activation kurtosis over its image sets.
 
-    Only sets that show the indication count: of the others the table holds logits beside representations.
-    None when no checkpoint stands in the table twice.
+    Only sets that show the indication count: of the others the table holds logits next to representations.
+    None when no checkpoint is in the table twice.
     """
     shows = sorted((r for r in references if r.shows_outlier_features), key=lambda r: r.checkpoint)
     ranges = []

@@ -40,7 +40,7 @@ INPUT, OUTPUT = "robustcheck_head_input", "robustcheck_head_output"  # no model 
 AFTER = (RESHAPE - {"DynamicQuantizeLinear", "LpNormalization"}) | frozenset(
     ("Add", "Sub", "Mul", "Div", "QLinearAdd", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum")
 )
-"""What may stand behind a linear layer and leaves W·h + b what it is: a linear function of h, but for rounding."""
+"""What may follow a linear layer and leaves W·h + b what it is: a linear function of h, but for rounding."""
 PROBABILITIES = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "QLinearSoftmax", "QLinearSigmoid"))
 FIXED_SCALES = frozenset(("QLinearMatMul", "QLinearConv", "QGemm"))
 
@@ -62,7 +62,7 @@ class HeadPart:
     scores: str
     """the tensor whose values the part gives, as the model names it"""
     gives_probabilities: bool
-    """whether nothing but a softmax or a sigmoid stands between these scores and the class output"""
+    """whether nothing but a softmax or a sigmoid is between these scores and the class output"""
 
 
 def head_part(opened: ModelFile) -> HeadPart:
@@ -87,7 +87,7 @@ def head_part(opened: ModelFile) -> HeadPart:
     in_integers = layer.op_type in FIXED_SCALES
     start = layers.data[path[0]][0]
     if layers.types.get(start, TensorProto.FLOAT) not in FLOATS and not in_integers:
-        start = head.tensor  # a dynamic quantiser stands between
+        start = head.tensor  # a dynamic quantiser is between
     end = _linear_end(layers, path)
     is_bent = text_of(layer, "activation")  # FusedGemm, …
     gives_probabilities = not is_bent and _is_probability([layers.ops[name] for name in path[end + 1 :]])
@@ -222,7 +222,7 @@ def read_head(opened: ModelFile) -> LinearHead:
 
     The weights may be held in any way; what is read is what ONNX Runtime computes with, to float32's (float16's)
     precision. It acts on the tensor `opened.head.tensor`; factors and biases behind the layer are in W and b. c grows
-    with the largest bias: beside a bias of -1e9, which shuts a class out, W·(256·eⱼ) would be rounded away.
+    with the largest bias: next to a bias of -1e9, which shuts a class out, W·(256·eⱼ) would be rounded away.
 
     Raises:
         CannotAssessError: as `model.head_part`; ONNX Runtime can't run that part; a weight is not finite; one class.
@@ -347,7 +347,7 @@ def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: G
     What the scores are does not matter: W·h + b itself, or its softmax, logarithm of the softmax, or sigmoid. The one
     that comes nearest counts. The difference of probabilities is `relative_difference`. That of scores is relative to
     the root mean square of all W·h, without the bias, so that no large bias hides a wrong W; of a class whose score is
-    further below the image's largest one, relative to that distance (float32 keeps no digit of W·h beside a
+    further below the image's largest one, relative to that distance (float32 keeps no digit of W·h next to a
     bias of -1e9). Probabilities near 0 and 1 tell little of the scores behind them: they count only where the graph
     says that they are a softmax or a sigmoid of W·h + b, `LinearHead.gives_probabilities`.
 

@@ -45,7 +45,7 @@ PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
 """Devices by name: the provider, and the package that has it. Other providers of the installed ONNX Runtime go by their
 own name, in small letters and without "ExecutionProvider"."""
 REMOTE: Final = frozenset(("AzureExecutionProvider",))  # sends what it is given to another machine
-PLACE_OPTION: Final = {"openvino": "device_type"}  # what stands behind the colon; a GPU's number everywhere else
+PLACE_OPTION: Final = {"openvino": "device_type"}  # what follows the colon; a GPU's number everywhere else
 DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {
     # the default, EXHAUSTIVE, picks convolution kernels by timing them: another pick, another sum
     CUDA: {"device_id": "0", "cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"},
@@ -88,7 +88,7 @@ def parse_device(text: str) -> Device:
     """Read NAME[:PLACE][,KEY=VALUE…]: auto, cpu, cuda, cuda:1, openvino:GPU, "cuda,use_tf32=1".
 
     Raises:
-        UsageError: no such device; something behind a colon where none can stand; options of the CPU or of `auto`.
+        UsageError: no such device; something after a colon where nothing can follow; options of the CPU or of `auto`.
     """
     match = _DEVICE.fullmatch(text)
     name = match["name"].lower() if match else ""
@@ -114,7 +114,7 @@ def parse_device(text: str) -> Device:
         return Device(provider=provider, is_auto=name == "auto", options=dict(DEFAULTS.get(provider, {})))
     key = PLACE_OPTION.get(name, "device_id")
     if place and key == "device_id" and not place.isdecimal():
-        raise UsageError(f"--device is {text!r}; behind the colon stands a device's number", f"--device {name}:0")
+        raise UsageError(f"--device is {text!r}; a device's number follows the colon", f"--device {name}:0")
     options = {**DEFAULTS.get(provider, {}), **({key: place} if place else {}), **given}
     return Device(provider=provider, place=place, options=options)
 
@@ -257,7 +257,7 @@ RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model r
     RuntimeError,
     ValueError,
 )
-# Places in ONNX Runtime's own source, and the C++ functions and conditions that failed there. A node's name stands in
+# Places in ONNX Runtime's own source, and the C++ functions and conditions that failed there. A node's name is in
 # the message, too, and may look like a hundred such places: a pattern reads on once from each word, and no more.
 SOURCE_NOISE = (
     re.compile(r"(?<!\S)(?=\S+?\.(?:cc|h|cu|cuh))\S++ (?:(?!\.(?:cc|h|cu)\b).)*? was (?:false|true)\. ?"),

@@ -20,7 +20,7 @@ from .taps import MIN_RELATIVE_VARIANCE, Tap
 MASSIVE_VALUE = 100.0  # Sun et al. 2024, "Massive Activations in LLMs"
 MASSIVE_RATIO = 1000.0  # × the median |value| of the hidden state; the same
 OUTLIER_VARIANCE = 36.0  # z² of 6 SD
-NAMED = 16  # features or places named of one tensor; the numbers beside them count all
+NAMED = 16  # features or places named of one tensor; the numbers next to them count all
 
 
 class PersistentFeature(Frozen):

@@ -183,7 +183,7 @@ def notes_of_scan(
     images: ImageFacts,
     execution: Execution,
 ) -> tuple[str, ...]:
-    """What a reader must know beside the numbers."""
+    """What a reader must know next to the numbers."""
     source = model.contract.source if model.contract else None
     notes = model_notes(
         source.synthetic if source else "",

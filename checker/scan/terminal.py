@@ -110,7 +110,7 @@ def persistent_text(measured: LayerStatistics, named: int = 3) -> str:
     return f"{first} + {more} more" if more > 0 else first
 
 
-WIDE = 110  # columns from which tensor names stand in the table
+WIDE = 110  # columns from which tensor names are in the table
 PLOT_ROWS = 4
 NOTHING = "–"
 

@@ -59,7 +59,7 @@ class Effective(Frozen):
 
 
 class Shifted(Frozen):
-    """A shifted set beside the in-distribution set."""
+    """A shifted set next to the in-distribution set."""
 
     result: SetResult
     difference: Difference

@@ -48,7 +48,7 @@ def notes_of(
     opened: ModelFile,
     execution: Execution,
 ) -> tuple[str, ...]:
-    """Write what a reader must know beside the accuracies."""
+    """Write what a reader must know next to the accuracies."""
     source = opened.contract.source if opened.contract else None
     notes = model_notes(
         source.synthetic if source else "",

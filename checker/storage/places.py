@@ -42,7 +42,7 @@ _ADDRESSES: Final = (
     "az",
     "wasb",
     "wasbs",
-)  # where what stands before @ is not a secret
+)  # where what comes before @ is not a secret
 SUFFIXES: Final = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",

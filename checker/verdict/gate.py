@@ -30,7 +30,7 @@ from .rule import Verdict, limit_of
 
 FailOn = Literal["warn", "never"]
 Accept = Literal["not_applicable"]
-_PLACE = "<PLACE>"  # stands in a rule where a settings file, variable or the command line would be named
+_PLACE = "<PLACE>"  # is written in a rule where a settings file, variable or the command line would be named
 
 
 class Waiver(Frozen):
@@ -88,7 +88,7 @@ def decide(
 ) -> Gate:
     """Decide the exit code. It is 0 for PASS, for WARN with every reason waived or accepted, and with fail_on "never".
 
-    A reason of another kind beside the accepted one fails, though a waiver accepts it: the two are not added up.
+    A reason of another kind next to the accepted one fails, though a waiver accepts it: the two are not added up.
 
     waived_in, fail_on_from, accept_from: where waivers, fail_on and accept were set, for the rule's sentence.
     loosening: told as it is; it decides nothing here.

@@ -1,6 +1,6 @@
 """Judge whether a first layer's values look like photos.
 
-docs/dev/decisions/preprocessing-probe.md has the table that the limits stand on.
+docs/dev/decisions/preprocessing-probe.md has the table that the limits rest on.
 """
 
 from __future__ import annotations

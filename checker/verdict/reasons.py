@@ -8,7 +8,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS, Profile, Statistic
 
 Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {
-    "not_established": "the run can be mended: images, preprocessing, export, profile",
+    "not_established": "the run can be repaired: images, preprocessing, export, profile",
     "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
     "absent": "the run was sound, and the indication is not there",
     "other_signal": "another signal than the check's own: a comparison with a reference",
@@ -219,7 +219,7 @@ RULES: dict[str, Rule] = {
         "Normalise in one of the two only. Give `--preprocess FILE` without what the graph does itself, or export the "
         "model without it.",
         "Both the preprocessing and the graph scale the pixels (a mean, a standard deviation or a factor such as "
-        "1/255 stands before the graph's first layer), and together they make of ordinary photos values that no "
+        "1/255 comes before the graph's first layer), and together they make of ordinary photos values that no "
         "family of encoders is given. Out-of-distribution inputs fake outlier features. Two steps that add up to one "
         "sound normalisation do not give this reason.",
     ),
@@ -272,7 +272,7 @@ RULES: dict[str, Rule] = {
         "an image's representation depends on its batch",
         "Export the model in eval mode. A dynamically quantised one (int8-dynamic): `--batch-size 1` gives the verdict "
         "for batches of one image; quantise statically (int8-qdq) for batches of any size.",
-        "The representation of an image changed with the images beside it, as it does for a model exported in "
+        "The representation of an image changed with the images next to it, as it does for a model exported in "
         "training mode (batch statistics), and for one whose quantisers take their scale over the whole batch. Its "
         "numbers are not a property of the model. Where every image ran alone, the scales saw no other image: the "
         "verdict then holds for batches of one image, and a note says so, unless something else mixes the batch.",

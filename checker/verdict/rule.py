@@ -158,7 +158,7 @@ def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
 def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
     """Return PASS without reasons, else WARN. The reasons are sorted by kind, and the first kind is the verdict's.
 
-    A reason that no run can mend brings its kind to the front. Two things come before it: too few images, where the
+    A reason that no run can repair brings its kind to the front. Two things come before it: too few images, where the
     images show that reason, too, and a tensor that was chosen, since the reason is about that tensor.
     """
     found = tuple(reasons)

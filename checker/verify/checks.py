@@ -110,7 +110,7 @@ def _compared(report: Report, *, on_ray: bool) -> dict[str, Any]:
     """
     form = report.model_dump(mode="json")
     evidence, settings = form["evidence"], form["binding"]["settings"]
-    for name in ("time", "gate", "verdict"):  # of the verdict its ruling counts here; `edits` judges the evidence anew
+    for name in ("time", "gate", "verdict"):  # of the verdict its ruling counts here; `edits` judges the evidence again
         del form[name]
     del form["binding"]["result_digest"], evidence["model"]["file"], evidence["model"]["origin"]
     own = memory_note(report.evidence.model.file)  # the second run has a file
@@ -374,7 +374,7 @@ def check_model(report: Report, model: Path, digest: str) -> Finding:
             f"{model} with its weights has {short_digest(digest_of(file))}…, not {short_digest(recorded.digest)}…",
         )
     files = f" and {len(external)} file{'s' * (len(external) > 1)} of weights" if external else ""
-    return _agrees("model", f"{model}{files}: the very bytes that were measured ({short_digest(digest)}…)")
+    return _agrees("model", f"{model}{files}: exactly the bytes that were measured ({short_digest(digest)}…)")
 
 
 def check_origin(report: Report) -> Finding | None:
@@ -414,7 +414,7 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
 
 def check_verdict(report: Report, faults: Mapping[str, str]) -> Finding:
     """Check that a report's evidence gives its verdict."""
-    return _unless_edited("verdict", faults, f"its evidence, judged anew, gives {ruling(report.verdict)}")
+    return _unless_edited("verdict", faults, f"its evidence, judged again, gives {ruling(report.verdict)}")
 
 
 def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Finding:
@@ -440,7 +440,7 @@ def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Fin
     if None in digests or digest_of_set(d for d in digests if d is not None) != recorded.digest:
         return _differs("images", f"{where}: not the {recorded.n_read} images that were measured")
     return _agrees(
-        "images", f"{where}: the very {len(digests)} images that were measured ({short_digest(recorded.digest)}…)"
+        "images", f"{where}: exactly the {len(digests)} images that were measured ({short_digest(recorded.digest)}…)"
     )
 
 

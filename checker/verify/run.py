@@ -152,12 +152,12 @@ def verify(
         device: for the rerun; None = the one that the report's run was asked for.
         signature: the bundle that `sign` wrote; needs `public_key` or an identity.
         public_key: the key that you trust; needs `signature`.
-        certificate_identity: who must have signed, in place of a key: the very name in the certificate; needs
+        certificate_identity: who must have signed, in place of a key: the exact name in the certificate; needs
             `signature` and `certificate_oidc_issuer`.
         certificate_oidc_issuer: URL of the identity provider that must vouch for that name.
         trust_config: client trust config of the Sigstore instance; None = the public one, whose keys are brought up to
             date over the network, unless ROBUSTCHECK_OFFLINE forbids it.
-        accept_waivers: let waivers count that stand in the report and hold today; a signature must vouch for them, or
+        accept_waivers: let waivers count that are in the report and hold today; a signature must vouch for them, or
             `rerun` be False.
         elsewhere: let a rerun agree with a report of another machine, version, or name of the image set: those are not
             compared, and numbers may differ by more (docs/verify.md). So it is with a signature that holds, or where

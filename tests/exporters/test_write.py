@@ -169,6 +169,6 @@ def test_photos_for_a_precision_that_takes_none_are_refused_before_anything_runs
     out, model = tmp_path / "m.onnx", loaded(levels=0.0, std=1.0)
     with pytest.raises(ExportError, match=r"calibration photos is 2; only int8-qdq uses them, .* precision is fp16"):
         export(model, out, precision="fp16", photos=photos, calibration=photos[:2])
-    with pytest.raises(ExportError, match="number of calibration photos is 1 beside the 5 of the parity check"):
+    with pytest.raises(ExportError, match="number of calibration photos is 1 next to the 5 of the parity check"):
         export(model, out, precision="int8-qdq", photos=photos, calibration=photos)
     assert not out.exists()

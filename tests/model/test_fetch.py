@@ -57,7 +57,7 @@ def test_weights_and_sidecars_come_with_the_model(
     assert there.statistics == here.statistics
     assert list(own_temporary_folder.iterdir()) == []
     memory.pipe_file(f"/{ODD}/other.ONNX", b"")  # whose sidecar is it now?
-    refused(UsageError, url, f"^memory://{ODD}/open_clip_config.json.* lies beside 2 models")
+    refused(UsageError, url, f"^memory://{ODD}/open_clip_config.json.* lies next to 2 models")
     memory.rm(f"/{ODD}/{weights}")
     refused(CannotAssessError, url, "is missing", preprocess="clip")
 
@@ -71,7 +71,7 @@ def test_a_hubs_layout_has_its_sidecar_above(memory: Any, refused: Callable[...,
     assert ("mean", "0.5, 0.5, 0.5", "../open_clip_config.json") in preprocessing.fields
     memory.pipe_file("/hub/other.onnx", model)
     for name in ("onnx/model.onnx", "other.onnx"):  # whose folder `onnx` holds the others
-        refused(UsageError, f"memory://hub/{name}", r"^memory://hub/open_clip_config\.json: .*lies beside 3 models")
+        refused(UsageError, f"memory://hub/{name}", r"^memory://hub/open_clip_config\.json: .*lies next to 3 models")
 
 
 def test_models_that_cannot_be_had(

@@ -300,7 +300,7 @@ def repository(folder: Path, *names: str) -> None:
 def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_path: Path, other: str) -> None:
     repository(tmp_path, "a.onnx", other)
     model, sidecar = tmp_path / "a.onnx", tmp_path / "preprocessor_config.json"
-    with pytest.raises(UsageError, match=rf"lies beside 2 models \(a\.onnx, {Path(other).name}, …\)") as caught:
+    with pytest.raises(UsageError, match=rf"lies next to 2 models \(a\.onnx, {Path(other).name}, …\)") as caught:
         find(model)
     own = tmp_path / "a.robustcheck.json"
     assert caught.value.hint == f"robustcheck {model} --preprocess {sidecar}, or copy it to {own}"

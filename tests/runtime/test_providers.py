@@ -46,7 +46,7 @@ def test_what_is_no_device() -> None:
     for text, said, hint in (
         ("cudaa", "must be auto, cpu, cuda, cuda:N or tensorrt", "--device cuda"),
         ("openvno", "must be auto", "--device openvino"),
-        ("cuda:x", "behind the colon stands a device's number", "--device cuda:0"),
+        ("cuda:x", "a device's number follows the colon", "--device cuda:0"),
         ("cuda:", "must be auto", "--device cuda"),
         ("cpu:1", "cpu has no number and no options", "--device cpu, or --device cuda"),
         ("auto,use_tf32=1", "auto has no number and no options", "--device auto, or --device cuda"),

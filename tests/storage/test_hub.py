@@ -96,7 +96,7 @@ def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
     served.put("org/deep", files | {"other.onnx": b"z"})  # whose sidecar is it now?
     for prepare in (lambda _: None, go_offline):  # the cache holds the one model, and knows of the other
         prepare(monkeypatch)
-        with pytest.raises(UsageError, match="lies beside 2 models"):
+        with pytest.raises(UsageError, match="lies next to 2 models"):
             check("hf://org/deep/onnx/fp/m.onnx", max_images=3)
     snapshot = hub_repo(tmp_path, "org/hand")  # fetched by other means: nobody kept the listing
     for name, content in files.items():

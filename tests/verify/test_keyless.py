@@ -62,7 +62,7 @@ def place(place: Path, instance: Instance) -> Path:
 
 @pytest.fixture
 def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: pytest.MonkeyPatch) -> Fields:
-    """The signature of the report, which lies beside it."""
+    """The signature of the report, which lies next to it."""
     statement = signing.statement(passed, sha256_of((place / "report.json").read_bytes()))
     with monkeypatch.context() as there:
         there.setenv(keyless.TOKEN, instance.token())

@@ -57,7 +57,7 @@ def payload(name: str) -> Fields:
 
 
 def is_unsigned_error(code: int) -> bool:
-    """Whether report.json tells of this error, and no signature lies beside it."""
+    """Whether report.json tells of this error, and no signature lies next to it."""
     error: int = document("report.json")["error"]["exit_code"]
     return error == code and not Path("report.sigstore.json").exists()
 

@@ -52,7 +52,7 @@ RerunDevice = Annotated[
 CertificateIdentity = Annotated[
     str | None,
     option(
-        "Who must have signed, in place of a key: the mail address or URI in the certificate, as it stands there; "
+        "Who must have signed, in place of a key: the mail address or URI in the certificate, exactly as it is there; "
         "needs --certificate-oidc-issuer (extra `keyless`).",
         "NAME",
         VERDICT,
@@ -160,7 +160,7 @@ def sign(
         bool,
         option(
             "Sign as an identity in place of a key, by the token in SIGSTORE_ID_TOKEN or of this CI job. Opens "
-            "connections to Sigstore, whose log keeps the identity public for ever (extra `keyless`).",
+            "connections to Sigstore, whose log keeps the identity public forever (extra `keyless`).",
             None,
             VERDICT,
             "--keyless",

@@ -59,7 +59,7 @@ class Histogram(NamedTuple):
     columns: tuple[Column, ...]
     ticks: tuple[Tick, ...]
     marks: tuple[Tick, ...]
-    """the lowest first; words stand beside their line, above the next lower one, so that no line goes through them"""
+    """the lowest first; words are next to their line, above the next lower one, so that no line goes through them"""
     anchor: str
     """the words' text-anchor: start (right of the line) or end"""
     top: int

@@ -17,7 +17,7 @@ from ..words import group_text, widest_kurtosis
 from .charts import Tick, round_values
 
 NUMBER_ROOM, NUMBER_HEIGHT = 34.0, 14.0
-"""what a checkpoint's number takes beside its dot"""
+"""what a checkpoint's number takes next to its dot"""
 
 
 class PublishedCheckpoint(NamedTuple):
