@@ -276,7 +276,7 @@ def test_nothing_known_and_dynamic_size(tmp_path: Path) -> None:
         find(tmp_path / "m.onnx", size=None)
     assert caught.value.hint == (
         f"robustcheck {tmp_path}/m.onnx --preprocess clip (or imagenet, or a JSON file), or write m.robustcheck.json "
-        "beside it"
+        "next to it"
     )
 
 

@@ -118,7 +118,7 @@ def test_a_model_configuration_that_says_no_pixels_hides_no_sidecar_above_it(ser
 def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, encoder: bytes) -> None:
     files = {"open_clip_config.json": SIDECAR, "vit/model.onnx": encoder, "resnet/model.ONNX": encoder}
     served.put("org/two", files)
-    with pytest.raises(UsageError, match=r"beside 2 models, or above them \(vit/model.onnx, resnet/model.ONNX\)"):
+    with pytest.raises(UsageError, match=r"next to 2 models, or above them \(vit/model.onnx, resnet/model.ONNX\)"):
         check("hf://org/two/vit/model.onnx", max_images=3)
     del files["resnet/model.ONNX"]
     served.put("org/two", files | {"text/text_model.onnx": b"x"})
