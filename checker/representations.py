@@ -101,7 +101,10 @@ class Saver:
         self._file.close()
 
     def add(self, rows: Rows, images: Sequence[Any]) -> None:
-        """Add rows (image, feature) of one width and dtype, and the images, each with `name` and `digest`."""
+        """Add rows (image, feature) and their images.
+
+        Rows have one width and dtype; each image has `name` and `digest`.
+        """
         self._width, self._dtype = rows.shape[1], rows.dtype
         self._names += (image.name.encode("utf-8", "backslashreplace").decode("utf-8") for image in images)
         self._digests += (image.digest for image in images)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_210,
+    "code lines": 32_250,
     "nodes": 314_900,
     "files": 203,
     "code lines of the longest file": 450,
