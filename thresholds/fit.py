@@ -36,7 +36,7 @@ class Scale(NamedTuple):
     least_gap: float = 0.0
     """the statistic turns nobody away by less"""
     most: float = math.inf
-    """a threshold is no higher: what is the strongest that 50 images can show must clear it"""
+    """the highest threshold; the strongest that 50 images can show must clear it"""
 
 
 SCALES: dict[str, Scale] = {

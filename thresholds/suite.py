@@ -143,7 +143,7 @@ def open_suite(spec: str | Path) -> Opened:
     Raises:
         SuiteError: not readable, not TOML, of a newer schema, with an unknown key (the nearest one is named), an
             entry that is neither a file nor an export, two entries with one id, an unknown group, an accuracy that is
-            no fraction, a published row that does not exist, a label that contradicts the accuracies or can't be told.
+            not a fraction, a published row that does not exist, a label that contradicts the accuracies.
     """
     path = PACKAGED.get(str(spec), Path(spec))
     try:

@@ -90,7 +90,7 @@ def changes(
 
     The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
     only the reference has (Agresti and Min 2005 add half an image to each of the four cells): "in every image" of both
-    is no certainty.
+    is not certain.
 
     Args:
         candidate, reference: over the same images if `paired`, over any images else: then the squares of the two

@@ -118,8 +118,8 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
 
     Args:
         pair: the counts so far.
-        candidate, reference: (image, class) scores of equal width. A tie for the largest score, or a NaN, is no
-            prediction and agrees with nothing.
+        candidate, reference: (image, class) scores of equal width. A tie for the largest score, or a NaN, is not
+            a prediction and agrees with nothing.
     """
     a, b = _top1(candidate), _top1(reference)
     pair.n_predicted += len(a)

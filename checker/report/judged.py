@@ -30,7 +30,7 @@ _MEANING: dict[Kind | None, str] = {
     "not_established": "It was not established whether the indication of robustness to natural distribution shifts is "
     "there. Do the next steps, and check again.",
     "not_applicable": "The thresholds do not hold for this model, so the check says nothing of its robustness. That is "
-    "no evidence of fragility.",
+    "not evidence of fragility.",
     "absent": "The indication of robustness to natural distribution shifts is absent on the images that were given. "
     "That is not evidence of fragility.",
     "other_signal": "The indication of robustness to natural distribution shifts is present on the images that were "
