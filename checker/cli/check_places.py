@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
-"""how a log of ours starts: `check_run` writes this line first"""
+"""how a log of ours starts: `log_written` writes this line first"""
 
 
 def folder_of(resolved: Resolved, key: str) -> Path | None:
