@@ -28,7 +28,7 @@ from .isolation import LOG
 from .isolation import PACKAGE as IMPORTED_FROM
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.progress import Progress, Tell
+    from robustcheck_onnx.checker.isolation import Progress, Tell
 
 INTERNAL = RobustcheckError.exit_code
 PACKAGE = Path(__file__).parent

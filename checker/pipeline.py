@@ -15,8 +15,7 @@ from robustcheck_onnx.checker import isolation, measure
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images.listing import parse_image_set
 from robustcheck_onnx.checker.images.source import Images, ImageSource
-from robustcheck_onnx.checker.isolation import LOG
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Progress, Tell
 from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, parse_model
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed

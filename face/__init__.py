@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.integrations.assertions import assert_robust as assert_robust
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
-    from robustcheck_onnx.checker.limits import Limits as Limits
+    from robustcheck_onnx.checker.isolation import Limits as Limits
     from robustcheck_onnx.checker.measure import Progress as Progress
     from robustcheck_onnx.checker.model import Model as Model
     from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
@@ -94,7 +94,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "Inspected": "inspection.run",
     "Interval": "evidence",
     "judge": "verdict",
-    "Limits": "limits",
+    "Limits": "isolation",
     "load_representations": "representations",
     "log_report": "integrations.mlflow_log",
     "measure": "statistics",

@@ -43,7 +43,7 @@ ROOMS: Final = {  # where the code stands, and the folders of tests to ask
     "directions": (("checker/directions/*.py",), ("directions",)),
     "verify": (("checker/verify/*.py",), ("verify",)),
     "calibrate": (("checker/calibrate/*.py",), ("calibrate", "thresholds")),
-    "wall": (tuple(f"checker/{n}.py" for n in ("isolation", "child", "limits")), ("measure",)),
+    "wall": (tuple(f"checker/{n}.py" for n in ("isolation", "child")), ("measure",)),
 }
 LAST: Final = ("project/test_doctests.py", "cli", "whole")  # of every room
 GOING: Final = re.compile(  # files, functions and lines that are about to be deleted

@@ -20,7 +20,7 @@ import platformdirs
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images.source import digest_of_set, open_images
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.model import file_digest, read_onnx
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.checker.text import VERSION

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.errors import UsageError
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import Options
-    from robustcheck_onnx.checker.limits import Limits
+    from robustcheck_onnx.checker.isolation import Limits
     from robustcheck_onnx.checker.verdict import Waiver
 
 
@@ -331,7 +331,7 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """Return what one model may take. Raises as `Limits`."""
-        from robustcheck_onnx.checker.limits import Limits
+        from robustcheck_onnx.checker.isolation import Limits
 
         timeout_s = TIMEOUT_S if self.timeout is None else self.timeout
         return Limits(timeout_s or None, self.max_memory, self.max_model_size)

@@ -25,7 +25,7 @@ from .settings_file import split, template_of
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from robustcheck_onnx.checker.progress import Tell
+    from robustcheck_onnx.checker.isolation import Tell
     from robustcheck_onnx.checker.storage.places import Place, Url
 
 

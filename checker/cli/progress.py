@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.text import printable
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from robustcheck_onnx.checker.progress import Progress, Tell
+    from robustcheck_onnx.checker.isolation import Progress, Tell
 
 EVERY_S = 10.0  # seconds between two plain lines, and before the first one
 WITH_BAR = 110  # columns from which a bar and the time left fit next to the words
@@ -83,7 +83,7 @@ def _moving(stream: TextIO) -> Iterator[Tell]:
 
 @contextlib.contextmanager
 def _plain(stream: TextIO, name: str) -> Iterator[Tell]:
-    from robustcheck_onnx.checker.progress import Progress
+    from robustcheck_onnx.checker.isolation import Progress
 
     latest, ended, clock = deque([Progress(0, 0, 0.0, "", STARTING)], maxlen=1), threading.Event(), time.monotonic()
 

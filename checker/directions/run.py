@@ -14,7 +14,7 @@ from robustcheck_onnx.checker import isolation, measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import ImageFacts, Options, RunOptions
 from robustcheck_onnx.checker.images.source import Images, ImageSource, Skipped, check_bad, digest_of_set, open_images
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Collected, Inputs, Job, Progress
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time

@@ -5,7 +5,7 @@ Comes in: a `Job`. May import: runtime, verdict (when to stop), and what is belo
 
 from __future__ import annotations
 
-from robustcheck_onnx.checker.progress import Progress, Tell, tell_stage
+from robustcheck_onnx.checker.isolation import Progress, Tell, tell_stage
 
 from . import content
 from .collect import Collected, collect, difference_of_head, read_head_input

@@ -9,8 +9,8 @@ import numpy as np
 from robustcheck_onnx.checker.arrays import Float32s, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import ImageSource
+from robustcheck_onnx.checker.isolation import Tell
 from robustcheck_onnx.checker.model import ModelFile
-from robustcheck_onnx.checker.progress import Tell
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, LinearHead, Runner, score_difference
 from robustcheck_onnx.checker.text import quoted
 

@@ -31,9 +31,8 @@ from robustcheck_onnx.checker.evidence import (
 from robustcheck_onnx.checker.images.containers import Entries
 from robustcheck_onnx.checker.images.sanity import DESCRIBED
 from robustcheck_onnx.checker.images.source import Images, ImageSource, Item, Skipped, open_given, open_images, prefetch
-from robustcheck_onnx.checker.isolation import LOG
+from robustcheck_onnx.checker.isolation import LOG, Progress, Tell
 from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
-from robustcheck_onnx.checker.progress import Progress, Tell
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums

@@ -15,7 +15,7 @@ from typing import Final
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError, as_error
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.runtime import cpu_threads
 from robustcheck_onnx.thresholds.profile import Profile
 

@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.limits import max_model_bytes
+from robustcheck_onnx.checker.isolation import max_model_bytes
 from robustcheck_onnx.checker.storage.places import local_path, nearest_path
 from robustcheck_onnx.checker.text import quoted, sha256_of
 

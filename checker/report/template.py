@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.limits import STATUS, Limits
+from robustcheck_onnx.checker.isolation import STATUS, Limits
 from robustcheck_onnx.checker.text import VERSION, as_json, printable
 
 from .forms import FormOptions

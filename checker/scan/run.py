@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.images.source import Images, ImageSource, Skipped, check_bad
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, Tell, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving

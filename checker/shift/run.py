@@ -13,7 +13,7 @@ from robustcheck_onnx.checker import isolation, measure, pipeline
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Execution, Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Progress
 from robustcheck_onnx.checker.model import Contract, ModelFile
 from robustcheck_onnx.checker.report import Clock, Report, Time

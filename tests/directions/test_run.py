@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.directions import terminal
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.progress import Progress
+from robustcheck_onnx.checker.isolation import Progress
 from support import ROOT, Capture, Fields, directions_truth, onnx_models
 from support.written import written
 

@@ -16,8 +16,7 @@ import pytest
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker import cli, isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.limits import Limits
-from robustcheck_onnx.checker.progress import Progress
+from robustcheck_onnx.checker.isolation import Limits, Progress
 from robustcheck_onnx.checker.text import as_json
 from support import Capture, Place, onnx_models
 from support.children import all_end, children, first_children

@@ -13,8 +13,11 @@ import pytest
 
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.isolation import Wall  # before a fixture puts NoWall in its place
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import (
+    NO_LIMITS,
+    Limits,
+    Wall,  # before a fixture puts NoWall in its place
+)
 
 MIB = 1 << 20
 

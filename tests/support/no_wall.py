@@ -12,8 +12,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from robustcheck_onnx.checker import child
-from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.progress import Progress, Tell
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
 
 
 class NoWall:

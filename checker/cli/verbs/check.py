@@ -60,7 +60,7 @@ def check(
 ) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
     from robustcheck_onnx.checker import isolation
-    from robustcheck_onnx.checker.limits import MAX_MODEL_SIZE
+    from robustcheck_onnx.checker.isolation import MAX_MODEL_SIZE
 
     line = call.settings
     if line.show_settings and models:

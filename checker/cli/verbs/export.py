@@ -97,7 +97,7 @@ def export(
 
     The file says how pixels become inputs, and which tensor is what.
     """
-    from robustcheck_onnx.checker.progress import tell_stage
+    from robustcheck_onnx.checker.isolation import tell_stage
     from robustcheck_onnx.exporters.from_onnx import CALIBRATION_PHOTOS
     from robustcheck_onnx.exporters.run import run
     from robustcheck_onnx.exporters.write import BATCHES, PHOTOS
