@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import Judged, NoTruth, Time, notebook, plots
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
-from robustcheck_onnx.checker.verdict import NAMES, Verdict, reason, verdict_for
+from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -55,7 +55,6 @@ class StatisticRow(NamedTuple):
     name: str
     candidate: str
     reference: str
-    difference: str
     bounds: str
     """of the ratio"""
     ratio: Interval
@@ -83,8 +82,8 @@ class FeatureRow(NamedTuple):
 def statistic_row(change: StatisticChange) -> StatisticRow:
     """Write one statistic of both models."""
     candidate, reference = (number_text(value, missing="–") for value in (change.candidate, change.reference))
-    difference, ratio = (_range(interval) for interval in (change.difference, change.ratio))
-    return StatisticRow(NAMES[change.name], candidate, reference, difference, ratio, change.ratio, *KEEPS[change.keeps])
+    bounds = _range(change.ratio)
+    return StatisticRow(NAMES[change.name], candidate, reference, bounds, change.ratio, *KEEPS[change.keeps])
 
 
 def _range(interval: Interval) -> str:
@@ -242,6 +241,36 @@ class CompareReport(Judged, Frozen):
     def _title(self, shown: Callable[[str], str]) -> str:
         ours, theirs = self.candidate.evidence.model.file, self.reference.evidence.model.file
         return notebook.headline(self.verdict, f"{shown(ours)} against {shown(theirs)}", self.n_images)
+
+
+_PLAIN: dict[Kind | None, tuple[str, str]] = {
+    None: (
+        "On the {images}, the candidate has kept the outlier features that made its reference pass.",
+        "They are a sign of robustness to natural distribution shifts, not a proof; no accuracy was measured.",
+    ),
+    "not_established": (
+        "The comparison came to no result: something about the run or the reference stands in the way.",
+        "Do the next steps below and compare again.",
+    ),
+    "not_applicable": (
+        "The comparison cannot judge these two models: the thresholds do not hold for them, or they are too different.",
+        "That says nothing of how robust the candidate is; measure its accuracy on shifted images to find out.",
+    ),
+    "absent": (
+        "On the {images}, the candidate does not show the outlier features that robust CLIP encoders show.",
+        "If its reference shows them, they were lost: look at how the candidate was made before you release it.",
+    ),
+    "other_signal": (
+        "On the {images}, the candidate differs from its reference in what made the reference pass.",
+        "Read the reasons below, and look at how the candidate was made before you release it.",
+    ),
+}
+
+
+def plain_text(report: CompareReport) -> str:
+    """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
+    images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
+    return f"{report.verdict.verdict}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
 
 
 CLAIM = (

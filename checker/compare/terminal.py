@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -33,14 +34,10 @@ from robustcheck_onnx.checker.text import (
 )
 from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, ON_BUNDLED, fallback_note
 
-from .judge import Colour, Compared, CompareReport, feature_row, statistic_row
+from .changes import StatisticChange
+from .judge import Colour, Compared, CompareReport, feature_row, plain_text, statistic_row
 from .pairs import KEPT_CKA, FeatureFate
 
-_MEANING = {
-    "PASS": "The candidate has kept what made the reference pass, on the images that were given.",
-    "WARN": "It was not established, on the images that were given, that the candidate has kept what made the "
-    "reference pass. That is not evidence of fragility.",
-}
 _COLOURS: dict[Colour, str] = {"pass": "green", "warn": "yellow", "muted": "dim"}
 
 
@@ -53,22 +50,27 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
     usual = {BUNDLED_NOTE, *fallback_note(report.candidate.evidence.execution)}
     said = [note for note in report.notes if verbose or note not in usual]
     sides = hanging([(pen.say(f"{name} ", "dim"), _side(pen, side, verbose=verbose)) for name, side in _sides(report)])
-    meaning = pen.prose(_MEANING[report.verdict.verdict])
+    answer = pen.say(plain_text(report), "bold")
     if verbose:
         blocks = [
-            Group(sides, meaning),
+            answer,
+            sides,
             *reasons(pen, report.verdict.reasons),
             *notes(pen, said),
-            _statistics(pen, report),
+            _statistics(pen, report, report.statistics),
             _features(pen, report),
             _whole(pen, report),
             _measured(pen, report),
             pen.prose(report.claim, "dim"),
         ]
     else:
-        below = ShortReasons(pen, report.verdict.reasons) if report.verdict.reasons else meaning
+        deciding = [each for each in report.statistics if each.keeps != "not required"]
         whole = [pen.say(f"as a whole: {report.similarity.text}")] if report.similarity else []
-        blocks = [Group(sides, *notes(pen, said)), Group(_statistics(pen, report), *whole), below]
+        found = report.verdict.reasons
+        if report.verdict.kind == "absent":  # what was lost comes before what a check of the candidate alone says
+            found = tuple(sorted(found, key=lambda each: each.kind != "other_signal"))
+        below = [ShortReasons(pen, found)] if found else []
+        blocks = [answer, Group(sides, *notes(pen, said)), Group(_statistics(pen, report, deciding), *whole), *below]
     last = verdict_line(pen, report.verdict, 0 if report.passed else 1)
     photos = [pen.say(f"! {ON_BUNDLED}", "yellow")] if report.candidate.evidence.images.bundled else []
     return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), *photos, spaced([*blocks, last])))
@@ -111,31 +113,16 @@ class _Fitting:
         yield self.wide if fits else self.narrow
 
 
-def _table(pen: Pen, report: CompareReport, headers: tuple[str, ...], *, differences: bool) -> RenderableType:
-    table = columns(pen, *headers)
-    for row in map(statistic_row, report.statistics):
+def _statistics(pen: Pen, report: CompareReport, changes: Sequence[StatisticChange]) -> RenderableType:
+    table = columns(pen, "statistic", ">candidate", ">reference", "ratio", "=kept?")
+    for row in map(statistic_row, changes):
         table.add_row(
             pen.say(row.name),
             pen.say(row.candidate, "bold"),
             pen.say(row.reference),
-            *([pen.say(row.difference)] if differences else []),
             pen.say(row.bounds),
             pen.say(f"{row.sign} {row.word}".strip(), _COLOURS[row.colour]),
         )
-    return table
-
-
-def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
-    table = _Fitting(
-        _table(
-            pen,
-            report,
-            ("statistic", ">candidate", ">reference", "=difference", "=ratio", "=kept?"),
-            differences=True,
-        ),
-        # differences are in the JSON too
-        _table(pen, report, ("statistic", ">new", ">old", "ratio", "=kept?"), differences=False),
-    )
     least = 100 * (1 - report.tolerance)
     remark = (
         f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "

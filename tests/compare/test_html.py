@@ -6,7 +6,7 @@ import pytest
 
 from robustcheck_onnx.checker import verdict as verdicts
 from robustcheck_onnx.checker.compare import html
-from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.compare.judge import CompareReport, plain_text
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import NAMES, RULES
 from support.comparisons import judged, planted, rotation, with_part
@@ -67,7 +67,7 @@ def test_every_number_of_the_tables_is_the_reports() -> None:
 def test_two_sentences_say_what_the_verdict_means(kept: CompareReport) -> None:
     for kind in (None, *verdicts.KINDS):
         found = [verdicts.reason(next(name for name, rule in RULES.items() if rule.kind == kind), "")] if kind else []
-        said = html.plain_text(kept.model_copy(update={"verdict": verdicts.verdict_for(found, kept.profile)}))
+        said = plain_text(kept.model_copy(update={"verdict": verdicts.verdict_for(found, kept.profile)}))
         assert said.count(". ") == 1
         assert said.endswith(".")
         assert ("has kept" in said) == (kind is None)

@@ -6,6 +6,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
+from robustcheck_onnx.checker.compare.judge import plain_text
 from robustcheck_onnx.checker.text import number_text
 from support.comparisons import alike, judged, planted, with_part
 from support.terminal import printed
@@ -33,7 +34,10 @@ def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told() -> None:
     n = report.n_images
     heading = f"Statistics  {n} images, paired; 80 % must be kept, 95 % confidence together"
     assert heading in printed(terminal.render(report)).splitlines()
-    assert f"as a whole: {alike(report).text}" in printed(terminal.render(report)).splitlines()
+    shown = printed(terminal.render(report))
+    assert plain_text(report) in " ".join(shown.split())
+    assert f"as a whole: {alike(report).text}" in shown.splitlines()
+    assert "statistic_shrank" in shown.split("✗ ")[-len(report.verdict.reasons)]  # what was lost comes first
     (seen,) = [reason.seen for reason in report.verdict.reasons if reason.id == "statistic_shrank"]
     assert seen.startswith("at least 80 % of the reference's value must be kept: ")
     assert "not measured" not in seen

@@ -152,7 +152,7 @@ def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: Place, tmp_path
             expected = {
                 "export": "wrote ",
                 "inspect": "Can this file pass? ",
-                "compare": "kept what made the reference pass",
+                "compare": "has kept the outlier",
             }
             assert expected.get(verb, "✓ PASS") in output
             assert (tmp_path / "report.json").exists() == ("report.json" in text)
