@@ -307,7 +307,7 @@ class Options(Frozen):
 
     @field_validator("images")
     @classmethod
-    def _word_for_the_bundled_photos(cls, images: str | None) -> str | None:
+    def _normalise_bundled(cls, images: str | None) -> str | None:
         return None if images == STOCK else images
 
     @classmethod

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.images.source import Images, ImageSource
 from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Progress, Tell
 from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, parse_model
-from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
+from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact
 from robustcheck_onnx.checker.text import VERSION
@@ -193,7 +193,7 @@ def _measured(
     inputs = measure.read_inputs(job, source=given)
     with measure.decode(inputs, stops=measure.likely_stops(profile)) as decoded:
         measure.tell_stage(progress, "loading the model")
-        first = measure.to_probe(decoded)  # the next ones are decoded while the session opens
+        first = measure.take_probe(decoded)  # the next ones are decoded while the session opens
         opened = measure.open_sessions(inputs)
         _log_opened(opened)
         measure.tell_stage(progress, "trying the model on a few images")
@@ -228,10 +228,10 @@ def published_of(contract: Contract | None) -> Context | None:
     )
 
 
-def _reference() -> tuple[Placed, ...]:
+def _reference() -> tuple[ReferenceRow, ...]:
     rows = sorted((row for row in references() if not row.excluded), key=lambda row: -row.kurtosis)
     return tuple(
-        Placed(
+        ReferenceRow(
             checkpoint=row.checkpoint,
             group=row.group,
             images=row.set,

@@ -46,7 +46,7 @@ SCALES: dict[str, Scale] = {
 }
 
 
-class Placed(NamedTuple):
+class ReferenceRow(NamedTuple):
     """A threshold and the gap around it."""
 
     minimum: float
@@ -64,7 +64,7 @@ class Placed(NamedTuple):
 class Fit(NamedTuple):
     """The thresholds and their judgement of the fitted sets."""
 
-    placed: dict[str, Placed]
+    placed: dict[str, ReferenceRow]
     missed: tuple[str, ...]
     """sets with the label that do not pass"""
     nearest: tuple[tuple[str, str, float], ...]
@@ -182,7 +182,7 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
             highest = given[values[given].argmax()]
             low, of = float(values[highest]), sets.rows[highest].set
         top = float(values[high])
-        placed[name] = Placed(_between(low, top, scales[name], rule.position), low, of, top, sets.rows[high].set)
+        placed[name] = ReferenceRow(_between(low, top, scales[name], rule.position), low, of, top, sets.rows[high].set)
     passed = sets.passing({name: one.minimum for name, one in placed.items()})
     missed = tuple(sorted(row.set for row in sets.keep(sets.present & ~passed).rows))
     order = np.argsort(factor, kind="stable")

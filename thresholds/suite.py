@@ -166,7 +166,7 @@ def open_suite(spec: str | Path) -> Opened:
     try:
         suite = Suite.model_validate(raw)
     except ValidationError as fault:
-        raise SuiteError(*_told(path, fault)) from fault
+        raise SuiteError(*_message_of(path, fault)) from fault
     members = tuple(_member(path, entry, suite.labels) for entry in suite.models)
     ids = [member.id for member in members]
     if double := sorted({i for i in ids if ids.count(i) > 1}):
@@ -289,7 +289,7 @@ def _choice(where: str, what: str, value: str, valid: tuple[str, ...]) -> tuple[
     )
 
 
-def _told(path: Path, fault: ValidationError) -> tuple[str, str]:
+def _message_of(path: Path, fault: ValidationError) -> tuple[str, str]:
     """Describe the first fault of a suite file.
 
     It is one line and a hint; an unknown key comes with the nearest one.

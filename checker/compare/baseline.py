@@ -28,7 +28,7 @@ from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
-from .pairs import KEPT_IMAGES, Side, carrying, cosines
+from .pairs import KEPT_IMAGES, Side, cosines, decisive_features
 
 SCHEMA_VERSION = 1
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
@@ -60,7 +60,7 @@ class Baseline(Frozen):
     """images of each jackknife group, in the order of the groups"""
     left_out: dict[Statistic, StoredJackknife]
     frequencies: tuple[float, ...]
-    """of the features in `fates.carrying`: share of the images beyond 4 SD on the usual side"""
+    """of the features in `pairs.decisive_features`: share of the images beyond 4 SD on the usual side"""
     values: tuple[tuple[float, ...], ...]
     """(image, feature) of the same features, each image's representation scaled to length √feature: of the first
     `pairs.KEPT_IMAGES` usable images, rounded to four decimals"""
@@ -85,7 +85,7 @@ class Baseline(Frozen):
             raise ValueError("groups hold another number of images than the evidence")
         if digest_of_set(self.images) != self.evidence.images.digest:
             raise ValueError("the images are not those of the evidence")
-        if len(self.frequencies) != len(carrying(self.evidence.statistics).features):
+        if len(self.frequencies) != len(decisive_features(self.evidence.statistics).features):
             raise ValueError("features and frequencies differ in number")
         if len(self.values) != min(sum(self.group_sizes), KEPT_IMAGES):
             raise ValueError("values are of another number of images")
@@ -103,7 +103,7 @@ class Baseline(Frozen):
     @property
     def features(self) -> tuple[tuple[OutlierFeature, float], ...]:
         """Return the outlier features. Each has the share of the images beyond 4 SD on its usual side."""
-        return tuple(zip(carrying(self.evidence.statistics).features, self.frequencies, strict=True))
+        return tuple(zip(decisive_features(self.evidence.statistics).features, self.frequencies, strict=True))
 
     @property
     def rows(self) -> Array:
@@ -151,7 +151,7 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
         digests: of the images, in the order of the run.
     """
     model = jackknife_of(side)
-    indices = [f.index for f in carrying(evidence.statistics).features]
+    indices = [f.index for f in decisive_features(evidence.statistics).features]
     rows = side.kept_rows
     first = rows[:COSINE_IMAGES]
     between = np.clip(cosines(first), -1.0, 1.0)[np.triu_indices(len(first), 1)]

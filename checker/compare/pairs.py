@@ -318,18 +318,18 @@ class FeatureFate(Frozen):
     "rotated" rests on `Similarity.cosine_change` too"""
 
 
-class Carrying(NamedTuple):
+class DecisiveFeatures(NamedTuple):
     """The features that a model's indication rests on. They are persistent outlier features, or not."""
 
     features: tuple[OutlierFeature, ...]
     persistent: bool
 
 
-def carrying(statistics: Statistics) -> Carrying:
+def decisive_features(statistics: Statistics) -> DecisiveFeatures:
     """Return the persistent outlier features. They are at most `LISTED`; without any, the strongest feature."""
     if statistics.persistent:
-        return Carrying(statistics.persistent[:LISTED], True)
-    return Carrying(statistics.features[:1], False)
+        return DecisiveFeatures(statistics.persistent[:LISTED], True)
+    return DecisiveFeatures(statistics.features[:1], False)
 
 
 def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureFate, ...]:
@@ -355,7 +355,7 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
     ours, theirs = pair.candidate, pair.reference
     same_width = ours.state.n_features == theirs.state.n_features
     x, y = ours.kept_rows, theirs.kept_rows
-    features, persistent = carrying(reference)
+    features, persistent = decisive_features(reference)
     enough = len(x) >= FEW_IMAGES
     r = correlations(x, y[:, [f.index for f in features]]) if enough else None
 

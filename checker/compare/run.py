@@ -169,7 +169,7 @@ def _compared(evidence: Evidence, profile: Profile) -> Compared:
     return Compared(
         evidence=evidence,
         verdict=judge(evidence, profile),
-        carrying=tuple(f.index for f in pairs.carrying(evidence.statistics).features),
+        carrying=tuple(f.index for f in pairs.decisive_features(evidence.statistics).features),
     )
 
 
@@ -200,7 +200,7 @@ def _against(
     same_rows = paired and tuple(digests) == known.images
     if not stale and not same_rows:
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
-    persistent = pairs.carrying(known.evidence.statistics).persistent
+    persistent = pairs.decisive_features(known.evidence.statistics).persistent
     return Comparison(
         _compared(known.evidence, profile),
         statistics=changes.changes(ours, theirs, changes.required_by(profile), profile.alpha, tolerance, paired=paired),

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.arrays import Array, Bools, Floats
 from robustcheck_onnx.checker.text import count_text
 
-from .records import ENCODED_AP, Along, ChanceFacts, Concept, DirectionFacts, NotJudged, Told
+from .records import ENCODED_AP, ChanceFacts, Concept, DirectionConcepts, DirectionFacts, DirectionScore, NotJudged
 
 Of = Literal["head", "features", "axes"]
 OF: tuple[Of, ...] = ("head", "features", "axes")
@@ -341,7 +341,8 @@ def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tu
                 chance=tuple(quantiles[:, index].tolist()),
                 n_directions=n_telling,
                 best=tuple(
-                    Along(direction=int(d), sign=1 if measured.along[index, d] else -1, ap=float(ap[d])) for d in order
+                    DirectionScore(direction=int(d), sign=1 if measured.along[index, d] else -1, ap=float(ap[d]))
+                    for d in order
                 ),
             )
         )
@@ -356,7 +357,9 @@ def directions_told(measured: Measured, names: Sequence[str], directions: Direct
         told = np.flatnonzero(beyond[:, index])
         order = told[np.argsort(-measured.ap[told, index], kind="stable")].tolist()
         strength = None if directions.strengths is None else float(directions.strengths[index])
-        telling.append(Told(direction=index, strength=strength, concepts=tuple(names[each] for each in order)))
+        telling.append(
+            DirectionConcepts(direction=index, strength=strength, concepts=tuple(names[each] for each in order))
+        )
     telling.sort(key=lambda each: (-len(each.concepts), each.direction))
     return DirectionFacts(
         of=directions.of,

@@ -28,7 +28,7 @@ LIMITS = (
 )
 
 
-class Along(Frozen):
+class DirectionScore(Frozen):
     """A direction that tells a concept."""
 
     direction: int
@@ -59,7 +59,7 @@ class Concept(Frozen):
     """median, 95 % and largest of the best AP over all shuffles"""
     n_directions: int
     """directions that tell it: AP ≥ 0.9 and beyond chance"""
-    best: tuple[Along, ...]
+    best: tuple[DirectionScore, ...]
     """the first few directions by AP, whether they reach 0.9 or not"""
 
 
@@ -71,7 +71,7 @@ class NotJudged(Frozen):
     reason: str
 
 
-class Told(Frozen):
+class DirectionConcepts(Frozen):
     """A direction that tells at least one established concept."""
 
     direction: int
@@ -92,7 +92,7 @@ class DirectionFacts(Frozen):
     """that tell at least one established concept"""
     n_polysemantic: int
     """that tell two or more"""
-    telling: tuple[Told, ...]
+    telling: tuple[DirectionConcepts, ...]
     """most concepts first"""
 
 

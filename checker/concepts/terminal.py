@@ -28,7 +28,7 @@ def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = 
     if verbose:
         blocks += [
             _chance(pen, report),
-            *_told(pen, report),
+            *_directions(pen, report),
             *_not_judged(pen, report),
             *notes,
             section(pen, "Limits", "", pen.prose(report.limits)),
@@ -109,7 +109,7 @@ def _chance(pen: Pen, report: ConceptsReport) -> RenderableType:
     return section(pen, "Chance", remark, *charts, Text(), pen.prose(chance.correction + ".", "dim"))
 
 
-def _told(pen: Pen, report: ConceptsReport) -> list[RenderableType]:
+def _directions(pen: Pen, report: ConceptsReport) -> list[RenderableType]:
     facts = report.directions
     if not facts.telling:
         return []

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.statistics import wilson
 
 from . import features
 from .decompose import TOP, Directions, Estimate, Importance, Z, decompose, importance, in_pieces
-from .features import Whole, predicted, whole_head
+from .features import Predictions, predict_whole, predicted
 from .records import (
     SAME,
     Analysis,
@@ -98,7 +98,7 @@ def analyse(
     raw, centred = decompose(head.weight)
     if not centred.sigma[0] > SAME * raw.sigma[0]:
         raise SameWeightsError
-    whole, found = whole_head(head, h), features.outlier_features(h)
+    whole, found = predict_whole(head, h), features.outlier_features(h)
     norms = np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))
     known = Sets() if sets is None else sets
     of_raw, of_centred = (
@@ -113,7 +113,7 @@ def _analysis(
     directions: Directions,
     h: Floats,
     norms: Array,
-    whole: Whole,
+    whole: Predictions,
     named: Indices,
     labelled: Sequence[Labelled],
     sets: Sets,
@@ -179,7 +179,7 @@ def _point(
     weights: Importance,
     order: Indices,
     agree: Bools,
-    whole: Whole,
+    whole: Predictions,
     right: dict[str, int],
     n_images: dict[str, int],
     sets: Sets,
@@ -220,7 +220,7 @@ def _direction(directions: Directions, weights: Importance, index: int, named: I
     )
 
 
-def _outliers(head: LinearHead, h: Floats, whole: Whole, found: features.OutlierFeatures) -> Outliers:
+def _outliers(head: LinearHead, h: Floats, whole: Predictions, found: features.OutlierFeatures) -> Outliers:
     """Replace the outlier features by mean and by zero."""
     x = h.astype(np.float64)
     chosen = found.indices

@@ -173,7 +173,7 @@ def fewest(same: Sequence[tuple[int, float]], n_directions: int, share: float) -
 
 
 @dataclass(frozen=True)
-class Whole:
+class Predictions:
     """What the whole head makes of some images."""
 
     first: Indices
@@ -219,7 +219,7 @@ def predicted(head: LinearHead, h: Floats) -> Indices:
     return first
 
 
-def whole_head(head: LinearHead, h: Floats) -> Whole:
+def predict_whole(head: LinearHead, h: Floats) -> Predictions:
     """Predict with the whole head.
 
     h: (image, feature).
@@ -237,4 +237,4 @@ def whole_head(head: LinearHead, h: Floats) -> Whole:
         margins[images] = best - scores[rows, second[images]]
 
     in_pieces(n, len(head.bias), piece)
-    return Whole(first, second, margins, without_copies(head))
+    return Predictions(first, second, margins, without_copies(head))

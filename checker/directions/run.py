@@ -269,7 +269,7 @@ def _runner(inputs: Inputs, *, photos: bool) -> Runner:
 
 def _width(runner: Runner, inputs: Inputs) -> int:
     """Return the number of features. The model runs on the first usable image."""
-    items = measure.to_probe(measure.prepare_item(item, inputs) for item in inputs.source.items())
+    items = measure.take_probe(measure.prepare_item(item, inputs) for item in inputs.source.items())
     usable = measure.usable(items)
     if not usable:
         skipped = [item for item in items if isinstance(item, Skipped)]

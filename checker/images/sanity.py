@@ -253,11 +253,11 @@ def varied(sketches: Sequence[Sketch], limit: int | None = None) -> list[int]:
     Returns:
         Their places, rising.
     """
-    return list(_varied(tuple(sketches), limit))
+    return list(_varied_cached(tuple(sketches), limit))
 
 
 @lru_cache(maxsize=4)
-def _varied(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int, ...]:
+def _varied_cached(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int, ...]:
     """Cache `varied`. A run that stops early asks again for images that it has already compared."""
     if not sketches:
         return ()

@@ -36,7 +36,7 @@ from .run import (
     probe,
     read_inputs,
     settle,
-    to_probe,
+    take_probe,
     until_decided,
     usable,
 )

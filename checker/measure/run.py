@@ -149,7 +149,7 @@ def _own_outputs(models: Sequence[ModelFile]) -> bool:
     return all(not model.added_output for model in models)
 
 
-def to_probe(decoded: Iterable[Prepared | Skipped]) -> list[Prepared | Skipped]:
+def take_probe(decoded: Iterable[Prepared | Skipped]) -> list[Prepared | Skipped]:
     """Take images until `PROBE_IMAGES` are usable. All are taken if they are fewer."""
     first: list[Prepared | Skipped] = []
     for item in decoded:
@@ -173,10 +173,10 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
 
     Args:
         opened: the job.
-        first: `to_probe` of the job's images; None = decoded here.
+        first: `take_probe` of the job's images; None = decoded here.
     """
     if first is None:
-        first = to_probe(prepare_item(item, opened) for item in opened.source.items())
+        first = take_probe(prepare_item(item, opened) for item in opened.source.items())
     images = usable(first)
     batch: list[float | None] = [None] * len(opened.models)
     fixed = list(batch)

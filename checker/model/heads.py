@@ -123,11 +123,11 @@ def _tail(layers: Layers, tensor: str) -> _Tail | None:
         tensor = source
     tail = known[tensor]
     for crossed, source in reversed(path):
-        tail = known[crossed] = None if tail is None else _longer(layers, tail, crossed, source)
+        tail = known[crossed] = None if tail is None else _extend(layers, tail, crossed, source)
     return tail
 
 
-def _longer(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
+def _extend(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
     """Put the node that makes `tensor` behind a tail."""
     op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
     more = {op, GATE} if several else {op}

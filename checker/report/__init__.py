@@ -39,7 +39,7 @@ from .record import (
     ModelRead,
     NoTruth,
     Outcome,
-    Placed,
+    ReferenceRow,
     Report,
     Settings,
     Time,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Placed(Frozen):
+class ReferenceRow(Frozen):
     """A row of the reference table."""
 
     checkpoint: str
@@ -129,7 +129,7 @@ class Report(Judged, Frozen):
     profile: Profile
     published: Context | None = None
     """published effective robustness of the checkpoint that the file's contract names: context, it decides nothing"""
-    reference: tuple[Placed, ...]
+    reference: tuple[ReferenceRow, ...]
     """the reference sets, largest kurtosis first"""
     claim: str
     time: Time | None

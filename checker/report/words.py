@@ -34,7 +34,7 @@ from .judged import (
     plain_text,
     verdict_text,
 )
-from .record import Placed, Report
+from .record import ReferenceRow, Report
 
 __all__ = [
     "CLEARS",
@@ -131,13 +131,13 @@ class ReferenceLine(NamedTuple):
     """A line of the reference list. `reference` None = the model that was measured."""
 
     rank: int
-    reference: Placed | None
+    reference: ReferenceRow | None
     left_out: int = 0
     """sets between the line before and this one that are not listed"""
 
 
 def reference_lines(
-    references: Sequence[Placed], strength: float, everything: bool = False
+    references: Sequence[ReferenceRow], strength: float, everything: bool = False
 ) -> tuple[ReferenceLine, ...]:
     """Rank the model among the reference sets by strength. The list has its neighbours and both ends.
 
@@ -161,7 +161,7 @@ def reference_lines(
     )
 
 
-def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
+def widest_kurtosis(references: Sequence[ReferenceRow]) -> tuple[str, float, float] | None:
     """Return the checkpoint whose kurtosis differs most between sets.
 
     Returns its name, least and most activation kurtosis over its image sets.

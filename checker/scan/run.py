@@ -90,7 +90,7 @@ def _scan(
     read = ImagesRead()
     with measure.decode(inputs) as decoded:
         measure.tell_stage(progress, "finding the blocks")
-        first = measure.to_probe(decoded)  # the next ones are decoded while the sessions open
+        first = measure.take_probe(decoded)  # the next ones are decoded while the sessions open
         probe = _stacked(first, inputs.source)
         plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
         own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)

@@ -10,7 +10,7 @@ import pytest
 
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, Preprocessing
 from robustcheck_onnx.checker.report import words
-from robustcheck_onnx.checker.report.record import Placed
+from robustcheck_onnx.checker.report.record import ReferenceRow
 from robustcheck_onnx.checker.text import (
     BLOCKS,
     bars,
@@ -27,9 +27,9 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.thresholds.profile import Limits
 
 
-def row(strength: float, k: float = 20.0, checkpoint: str = "c", shows: bool = True) -> Placed:
+def row(strength: float, k: float = 20.0, checkpoint: str = "c", shows: bool = True) -> ReferenceRow:
     of = {"checkpoint": checkpoint, "group": "supervised", "images": "i", "source": "s", "persistence_ratio": 1.0}
-    return Placed(**of, kurtosis=k, top3_share=strength / k, shows_outlier_features=shows)  # type: ignore[arg-type]
+    return ReferenceRow(**of, kurtosis=k, top3_share=strength / k, shows_outlier_features=shows)  # type: ignore[arg-type]
 
 
 def test_numbers_have_three_significant_digits() -> None:

@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.report.record import CLAIM, Placed, Report, Time
+from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
 from robustcheck_onnx.checker.report.terminal import render
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
@@ -70,10 +70,10 @@ LIMITS = (
 )
 
 
-def reference_rows() -> tuple[Placed, ...]:
+def reference_rows() -> tuple[ReferenceRow, ...]:
     rows = [line.split("|") for line in REFERENCE_ROWS.splitlines()]
     return tuple(
-        Placed(
+        ReferenceRow(
             checkpoint=checkpoint,
             group=group,
             images="300 images",
@@ -294,7 +294,7 @@ def report(
     synthetic: str = "",
     notes: tuple[str, ...] = (),
     findings: tuple[Finding, ...] = (),
-    reference: tuple[Placed, ...] | None = None,
+    reference: tuple[ReferenceRow, ...] | None = None,
     with_profile: Profile | None = None,
     time: Time | None = None,
     **changes: Any,
@@ -383,9 +383,9 @@ def terminal_text(shown: Report, width: int = 100, **options: bool) -> str:
     return file.getvalue()
 
 
-def placed_references() -> tuple[Placed, ...]:
+def placed_references() -> tuple[ReferenceRow, ...]:
     return tuple(
-        Placed(
+        ReferenceRow(
             checkpoint=row.checkpoint,
             group=row.group,
             images=row.set,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.text import count_text, number_text, range_text, short_checkpoint
 
-from ..record import Placed, Report
+from ..record import ReferenceRow, Report
 from ..words import group_text, widest_kurtosis
 from .charts import Tick, round_values
 
@@ -113,7 +113,9 @@ def suite_of(report: Report) -> Suite:
     return Suite(chart, checkpoints, _remarks(report, checkpoints, others))
 
 
-def _by_checkpoint(reference: Sequence[Placed]) -> tuple[tuple[PublishedCheckpoint, ...], tuple[Placed, ...]]:
+def _by_checkpoint(
+    reference: Sequence[ReferenceRow],
+) -> tuple[tuple[PublishedCheckpoint, ...], tuple[ReferenceRow, ...]]:
     """Group the reference sets by checkpoint, best first.
 
     Sets without published effective robustness are returned apart.
@@ -121,7 +123,7 @@ def _by_checkpoint(reference: Sequence[Placed]) -> tuple[tuple[PublishedCheckpoi
     from robustcheck_onnx.thresholds import published as tables  # noqa: PLC0415 # takes NumPy; an error needs none
 
     rows = {(row.library, row.model, row.weights): row for row in tables.published()}
-    sets: dict[tuple[str, str, str], list[Placed]] = {}
+    sets: dict[tuple[str, str, str], list[ReferenceRow]] = {}
     others = []
     for one in reference:
         key = tables.MEASURED.get(one.images)
@@ -148,7 +150,9 @@ def _by_checkpoint(reference: Sequence[Placed]) -> tuple[tuple[PublishedCheckpoi
     return checkpoints, tuple(others)
 
 
-def _remarks(report: Report, checkpoints: Sequence[PublishedCheckpoint], others: Sequence[Placed]) -> tuple[str, ...]:
+def _remarks(
+    report: Report, checkpoints: Sequence[PublishedCheckpoint], others: Sequence[ReferenceRow]
+) -> tuple[str, ...]:
     remarks = []
     if checkpoints:
         groups = sorted({row.group for row in checkpoints})
@@ -178,7 +182,7 @@ def _remarks(report: Report, checkpoints: Sequence[PublishedCheckpoint], others:
 
 def scatter(
     published: Sequence[PublishedCheckpoint],
-    unpublished: Sequence[Placed],
+    unpublished: Sequence[ReferenceRow],
     own: Interval,
     threshold: float | None,
     own_pp: float | None,
