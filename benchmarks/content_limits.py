@@ -103,7 +103,7 @@ def smallest_sd(s: Statistics) -> float:
 
 
 def over_subsets(h: np.ndarray) -> Range:
-    """Over random subsets of 50 rows; of a set that is not a larger, over itself."""
+    """Over random subsets of 50 rows; of a set that is not larger, over itself."""
     rng = np.random.default_rng(0)
     n = min(len(h), CONTENT_IMAGES)
     found = [held(h[rng.choice(len(h), n, replace=False)]) for _ in range(SUBSETS if len(h) > n else 1)]

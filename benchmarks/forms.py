@@ -3,7 +3,8 @@
 python benchmarks/forms.py [--only PATTERN] [--keep FOLDER] [--no-page]
 
 Exit code 1 if any form ends otherwise than is right for it. --only: the forms whose name the regular expression finds;
-no page is written then. --keep: the files stay in FOLDER. Needs the extra `export` and the group `bench`.
+only their rows of the page are written then. --keep: the files stay in FOLDER. Needs the extra `export` and the group
+`bench`.
 """
 
 from __future__ import annotations
@@ -199,6 +200,18 @@ def write(table: list[Row]) -> None:
     (results / "forms.json").write_text(text + "\n", encoding="utf-8")
 
 
+def write_rows(table: list[Row]) -> None:
+    """Put the rows of some forms into the tables of the page; the counts stay, so no verdict may have changed."""
+    made = {line((row.form.name,)).rstrip(): row for row in table}
+    page = PAGE.read_text(encoding="utf-8").splitlines(keepends=True)
+    for index, old in enumerate(page):
+        row = next((row for start, row in made.items() if old.startswith(start)), None)
+        if row is not None:
+            page[index] = line(row.cells)
+            assert f"| {row.verdict} |" in old, f"{row.form.name}: the verdict has changed; make the whole page"
+    PAGE.write_text("".join(page), encoding="utf-8")
+
+
 def main(only: str, keep: Path | None, *, page: bool) -> int:
     """Make, check, print and write; 1 if any form is not as it should be."""
     chosen = [(kind, form) for kind, module in KINDS.items() for form in module.forms()]
@@ -211,8 +224,8 @@ def main(only: str, keep: Path | None, *, page: bool) -> int:
         for row in rows([(kind, form) for kind, form in chosen if re.search(only, form.name)], folder):
             table.append(row)
             print(f"{'✗' if row.wrong else ' '} {' | '.join(row.cells)} | z {row.planted_z}", flush=True)
-    if page and not only:
-        write(table)
+    if page:
+        (write_rows if only else write)(table)
     wrong = [f"{row.form.name}: {row.wrong}" for row in table if row.wrong]
     print(f"{len(table)} forms; not as they should be: {len(wrong)}", *wrong, sep="\n  ")
     return 1 if wrong else 0
