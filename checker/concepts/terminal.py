@@ -36,7 +36,7 @@ def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = 
     else:
         left_out = len(report.not_judged)
         few = f"{count_text(left_out, 'concept')} not judged. " if left_out else ""
-        blocks += [*notes, pen.say(f"{few}Information, not a verdict. -v shows all, and limits.", "dim")]
+        blocks += [*notes, pen.say(f"{few}-v shows all, and limits.", "dim")]
     return Trimmed(spaced([*blocks, pen.say(report.summary, "bold")]))
 
 

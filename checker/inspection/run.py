@@ -224,7 +224,7 @@ def _can_pass(
             f"the graph does not say how many features `{facts.tensor}` has; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}"
         )
-        why = reason("width_not_calibrated", seen, f"`{check}` measures it")
+        why = reason("width_not_calibrated", seen, f"Measure it: `{check}`.")
         return CanPass(answer="unknown", reasons=(why,))
     if not reasons and model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = (
@@ -239,12 +239,13 @@ def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str, *, ow
     """Return the next step that removes a reason. It is a command where possible."""
     chosen = model.representation
     if name == "assumed_preprocessing":
-        return f"`{check} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"
+        return f"Name what it was trained with (clip, imagenet or a JSON file): `{check} --preprocess clip`."
     if name == "assumed_tensor":
         tensor = f" --tensor {quoted(chosen.tensor)}" if chosen.tensor_assumed else ""
-        return f"`{check}{tensor}{f' --pool {chosen.pool}' if chosen.pool_assumed else ''}`, if that is what you deploy"
+        pool = f" --pool {chosen.pool}" if chosen.pool_assumed else ""
+        return f"If that is what you deploy, say so: `{check}{tensor}{pool}`."
     if name in ("tensor_not_calibrated", "preprocessing_against_contract") and not own_choice:
-        return f"`robustcheck inspect {quoted(model.path)}`, without --tensor and --pool"
+        return f"Look at what a check would read: `robustcheck inspect {quoted(model.path)}`."
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
-        return "Export it in another way: no profile can hold for a model that ends like this."
+        return "Export it in another way. No profile can hold for a model that ends like this."
     return RULES[name].next_step

@@ -11,7 +11,18 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.model import show_shape
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, reasons, section, spaced
+from robustcheck_onnx.checker.report import (
+    Pen,
+    Trimmed,
+    columns,
+    hanging,
+    line,
+    reason_ids,
+    reasons,
+    section,
+    spaced,
+    step_lines,
+)
 from robustcheck_onnx.checker.verdict import steps_text
 
 from .run import CanPass
@@ -23,19 +34,34 @@ MENDED_BY_OPTIONS = (
 )
 
 
-def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False) -> RenderableType:
-    """Lay out an inspection for the terminal.
+def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """Lay out an inspection for the terminal: whether the file can pass, then what would be measured.
 
-    It shows what would be measured of a model, and why. Nothing was measured yet.
+    Nothing was measured yet.
 
     document: of `inspect_json` or `unopened_json`.
+    verbose: everything that the document holds, and each reason in words.
     """
-    pen = Pen(ascii_only)
-    blocks = _blocks(pen, document) if "representation" in document else []
-    parts: list[RenderableType] = [pen.name(document["file"], "bold")]
-    for block in blocks:
-        parts += [Text(), block]
-    return Trimmed(Group(*parts, Text(), _answer(pen, CanPass.model_validate(document["can_pass"]))))
+    pen, can_pass = Pen(ascii_only), CanPass.model_validate(document["can_pass"])
+    head = [pen.name(document["file"], "bold"), *_answer(pen, can_pass, document)]
+    if "representation" not in document:
+        return Trimmed(Group(*head))
+    if verbose:
+        return Trimmed(spaced([Group(*head), *_blocks(pen, document), *reasons(pen, can_pass.reasons)]))
+    rest = reason_ids(pen, can_pass.reasons) or [pen.say("-v shows all", "dim")]
+    return Trimmed(spaced([Group(*head), Group(_short(pen, document), *rest)]))
+
+
+def _short(pen: Pen, document: Mapping[str, Any]) -> RenderableType:
+    """Lay out the few facts that decide."""
+    chosen, image, values = (document[key] for key in ("representation", "image_input", "preprocessing"))
+    where = f"from {', '.join(dict.fromkeys(row['source'] for row in values or ()))}"
+    where = where if values else f"not known: {document['preprocessing_not_known']}"
+    return _rows(pen, {
+        "tensor": f"{chosen['tensor']} {show_shape(chosen['shape'])}, {chosen['rule']}, ends in {chosen['ends_in']}",
+        "why": chosen["why"],
+        "preprocessing": f"{image['height'] or '?'} by {image['width'] or '?'} px, {where}",
+    })  # fmt: skip
 
 
 def _blocks(pen: Pen, document: Mapping[str, Any]) -> list[RenderableType]:
@@ -87,21 +113,16 @@ def _blocks(pen: Pen, document: Mapping[str, Any]) -> list[RenderableType]:
     ]  # fmt: skip
 
 
-def _answer(pen: Pen, can_pass: CanPass) -> Group:
-    """Write whether the file can pass, in one line.
-
-    Several reasons are listed before it; the line has the one that is hardest to remove.
-    """
-    words = "yes: the thresholds are for models like this one; the numbers decide"
+def _answer(pen: Pen, can_pass: CanPass, document: Mapping[str, Any]) -> list[Text]:
+    """Write whether the file can pass, and what to do about the reason that is hardest to remove."""
+    words, step = "yes: the thresholds are for models like this one; the numbers decide", ""
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:
         reason = min(can_pass.reasons, key=lambda each: each.id in MENDED_BY_OPTIONS)
-        words = f"{can_pass.answer}, because {reason.seen}"
-        if step := reason.next_step:
-            # a sentence of the rule, else a command
-            words += f"; what helps: {step[0].lower() + step[1:].rstrip('.') if step[0].isupper() else step}"
-    several = reasons(pen, can_pass.reasons) if len(can_pass.reasons) > 1 else []
-    return spaced([*several, line(pen.say("Can this file pass? ", "bold"), pen.say(words))])
+        words, step = f"{can_pass.answer}, because {reason.seen}", reason.next_step
+    answer = line(pen.say("Can this file pass? ", "bold"), pen.say(words))
+    scores = document.get("class_output") is not None
+    return [answer, *(step_lines(pen, step, document["file"], scores=scores) if step else [])]
 
 
 def _rows(pen: Pen, rows: dict[str, str]) -> Table:

@@ -46,4 +46,5 @@ from .record import (
     json_schema,
     sealed,
 )
+from .terminal import reason_ids, step_lines
 from .words import SIGNS, meaning_text, verdict_text

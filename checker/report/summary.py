@@ -82,7 +82,7 @@ def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
         hint = [write(f"hint: {outcome.hint}", "dim")] if outcome.hint else []
         return Group(pen.name(model, "bold"), hanging([(pen.say("✗", "red"), pen.say(without_model(outcome)))]), *hint)
     plain = plain_text(outcome.verdict, outcome.evidence.statistics.n_images, outcome.evidence.model.ends_in)
-    ids = terminal.reason_ids(pen, outcome.verdict)
+    ids = terminal.reason_ids(pen, outcome.verdict.reasons)
     return Group(pen.name(model, "bold"), *terminal.loosened(outcome, pen), pen.say(plain), *ids)
 
 

@@ -8,14 +8,15 @@ Pure: a report comes in, a rich renderable goes out; nothing is printed here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.text import count_text, name_text, quoted
-from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, Verdict, fallback_note
+from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, Reason, fallback_note
 
 from . import terminal_whole, words
 from .layout import Pen, Trimmed, columns, line, notes, spaced, verdict_line
@@ -27,6 +28,7 @@ PASSED_STEP = (
     "Check its accuracy, too; hold each later file against this one: "
     "`robustcheck compare NEW.onnx MODEL --images PHOTOS`"
 )
+WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To waive it: `robustcheck init`"
 BUNDLED_STEP = "Check again on photos of the kind that your model will see: `robustcheck MODEL --images DIR`"
 
 
@@ -79,23 +81,42 @@ def _short(report: Report, pen: Pen) -> list[RenderableType]:
     plain = words.plain_text(verdict, report.evidence.statistics.n_images, report.evidence.model.ends_in)
     answer = [*loosened(report, pen), pen.say(plain, "bold"), *_next_step(report, pen)]
     table = [_what(report, pen), *(notes(pen, remarks) if verdict.passed else []), _evidence(report, pen)]
-    return [Group(*answer), Group(*table, *reason_ids(pen, verdict, 0 if verdict.passed else len(remarks)))]
+    return [Group(*answer), Group(*table, *reason_ids(pen, verdict.reasons, len(remarks)))]
 
 
 def _next_step(report: Report, pen: Pen) -> list[Text]:
     """Write the next step in words and a command. The command works as it is printed."""
     verdict, images = report.verdict, report.evidence.images
+    explain = ""
     if verdict.passed:
         step = BUNDLED_STEP if images.bundled else PASSED_STEP
     else:
         final = [each for each in verdict.reasons if each.id == "end_not_calibrated" and words.hopeless(verdict)]
-        step = (final or verdict.reasons)[0].next_step
-    prose, command = step_of(step)
-    command = command or f"robustcheck explain {verdict.reasons[0].id}"
+        first = (final or verdict.reasons)[0]
+        step, explain = first.next_step, f"robustcheck explain {first.id}"
     photos = "" if images.bundled else f" --images {quoted(images.source)}"
-    for placeholder, value in ((" --images PHOTOS", photos), ("MODEL", quoted(report.evidence.model.file))):
-        command = command.replace(placeholder, value)
-    return [pen.say(f"→ {prose}"), pen.command(f"  {command}")]
+    scores = report.evidence.model.rule != "encoder_output"
+    return step_lines(pen, step, report.evidence.model.file, photos, explain, scores=scores)
+
+
+def step_lines(pen: Pen, step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> list[Text]:
+    """Write a next step as a line of words and a command that works as it is printed.
+
+    Args:
+        pen: writes in the characters that the output can show.
+        step: of a reason, or the hint of an error.
+        model: for MODEL in the command.
+        photos: the option that names the photos, for a command that has it.
+        explain: the command of a step that has none.
+        scores: whether the model gives class scores, which its accuracy is measured by.
+    """
+    if "robustcheck shift" in step and not scores:
+        step = WITHOUT_SCORES
+    if step.startswith(COMMANDS):
+        return [line(pen.say("→ "), pen.command(step))]
+    prose, command = step_of(step)
+    command = command.replace(" --images PHOTOS", photos).replace("MODEL", quoted(model)) or explain
+    return [pen.say(f"→ {prose}"), *([pen.command(f"  {command}")] if command else [])]
 
 
 def step_of(text: str) -> tuple[str, str]:
@@ -107,15 +128,16 @@ def step_of(text: str) -> tuple[str, str]:
     ('Export it again.', '')
     """
     found = re.match(r"(.*?:) `(robustcheck [^`]*)`", text)
-    return (found[1], found[2]) if found else (text.partition(". ")[0].removesuffix(".") + ".", "")
+    first, stop, _ = text.partition(". ")
+    return (found[1], found[2]) if found else (first + stop.strip(), "")
 
 
-def reason_ids(pen: Pen, verdict: Verdict, n_notes: int = 0) -> list[Text]:
+def reason_ids(pen: Pen, reasons: Sequence[Reason], n_notes: int = 0) -> list[Text]:
     """Write the ids of the reasons for WARN. There is no line where there is none."""
-    if not verdict.reasons:
+    if not reasons:
         return []
-    ids = ", ".join(each.id for each in verdict.reasons[:LISTED])
-    more = len(verdict.reasons) - LISTED
+    ids = ", ".join(each.id for each in reasons[:LISTED])
+    more = len(reasons) - LISTED
     notes = f" and {count_text(n_notes, 'note')}" if n_notes else ""
     text = f"✗ {ids}{f' and {more} more' if more > 0 else ''}"
     return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]

@@ -25,7 +25,7 @@ _COLOURS = {"agree": "green", "disagree": "red"}
 def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
     """Render the short report, or the whole.
 
-    It fits the width of the console; the agreement with the verdict is last.
+    It fits the width of the console; the accuracies in a line are last.
     """
     pen = Pen(ascii_only)
     model = report.model
@@ -43,8 +43,21 @@ def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = Fal
         *noted(pen, report.notes),
         *([pen.prose(report.claim, "dim")] if verbose else []),
         _agreement(pen, report),
+        pen.say(_answer(report), "bold"),
     ]
     return Trimmed(spaced(blocks))
+
+
+def _answer(report: ShiftReport) -> str:
+    """Write each accuracy, measured or predicted, in one line."""
+    inside = report.in_distribution
+    parts = [f"{percent_text(inside.accuracy.value)} on {inside.name}"]
+    for each in report.shifted:
+        accuracy, points = each.result.accuracy.value, 100 * each.difference.value
+        parts.append(f"{percent_text(accuracy)} on {each.result.name} ({points:+.1f} points)")
+    for target in report.predicted.targets if report.predicted else ():
+        parts.append(f"predicted on {target.name}: {predicted_words(target)}")
+    return f"Accuracy: {', '.join(parts)}."
 
 
 def one_line(report: ShiftReport) -> str:

@@ -37,7 +37,8 @@ def render(verification: Verification, *, ascii_only: bool = False) -> Renderabl
             Text(),
             Padding(table, (0, 0, 0, INDENT)),
             Text(),
-            pen.say(verification.rests_on),
+            # where it does not hold, or nothing vouches for it, the rule and the last line say so
+            *([pen.say(verification.rests_on)] if verification.result.startswith("VERIFIED") else []),
             pen.say(verification.rule),
             Text(),
             Ruled(pen, f"{sign} {verification.result} · exit code {verification.exit_code}", colour),

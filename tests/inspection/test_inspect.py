@@ -33,9 +33,9 @@ FINDINGS = [
 
 def shown(renderable: RenderableType, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
-    console.print(renderable)
+    console.print(renderable, crop=False)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    assert all(len(line) <= width for line in text.splitlines())
+    assert all(len(line) <= width or line.startswith(("  robustcheck ", "  pip ")) for line in text.splitlines())
     return text
 
 
@@ -47,10 +47,11 @@ def why(found: Inspection) -> list[str]:
     return [reason.id for reason in found.can_pass.reasons]
 
 
-def last_sentence(found: Inspection, width: int = 80) -> str:
-    """The answer, without the breaks of the layout."""
-    *_, answer = shown(render_inspect(inspect_json(found)), width).rpartition("Can this file pass? ")
-    return " ".join(answer.split())
+def answer(found: Inspection, width: int = 80) -> str:
+    """The answer, without the breaks of the layout; it comes first."""
+    text = shown(render_inspect(inspect_json(found)), width)
+    assert len(text.splitlines()) <= 12
+    return " ".join(text.partition("\n\n")[0].partition("Can this file pass? ")[2].split())
 
 
 def squeezed(text: str) -> str:
@@ -66,7 +67,7 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path) -> None:
     model = found.model
     digests = [model.digest, model.model_digest, *model.external_digests.values()]
     for width in (80, 120):
-        text = squeezed(shown(render_inspect(inspect_json(found)), width))
+        text = squeezed(shown(render_inspect(inspect_json(found), verbose=True), width))
         for part in (
             *(str(path), *digests, f"{model.size_bytes} bytes", "tensor features", model.representation.why),
             *("head_input, assumed: the graph does not say", "activation:Relu", "set one with --tensor NAME"),
@@ -80,7 +81,7 @@ def test_contract_and_alternatives(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(4), source={"random_weights": True})
     found = inspected(path)
     assert "untrained" in why(found)
-    text = squeezed(shown(render_inspect(inspect_json(found)), 120))
+    text = squeezed(shown(render_inspect(inspect_json(found), verbose=True), 120))
     assert squeezed("schema 1; lookup lookup embedding matrix, random weights, synthetic:") in text
     assert squeezed("Head none found") in text
     assert squeezed("before pooling") not in text  # nothing is pooled
@@ -111,8 +112,9 @@ def test_json_of_inspect(tmp_path: Path) -> None:
 def test_doctor() -> None:
     text = shown(render_doctor(FINDINGS), 80)
     assert "✗ fail CUDA" in text
-    assert "type: pip install 'onnxruntime-gpu[cuda,cudnn]'" in text
-    assert "1 ok, 0 warn, 1 fail" in text
+    assert f"\n  {FINDINGS[1].fix}\n" in shown(render_doctor(FINDINGS), 40)
+    assert text.endswith("\n1 thing must be fixed: type what is shown, then robustcheck doctor.\n")
+    assert shown(render_doctor(FINDINGS[:1]), 80).endswith("\nChecks run here; nothing is to be fixed.\n")
     assert shown(render_doctor(FINDINGS, ascii_only=True), 80).isascii()
     assert doctor_json(FINDINGS)["findings"][1]["fix"] == FINDINGS[1].fix
 
@@ -145,28 +147,27 @@ def linear_encoder(
 def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
     found = inspected(linear_encoder(tmp_path / "m.onnx"), preprocess="clip")
     assert (found.can_pass.answer, found.can_pass.reasons) == ("yes", ())
-    assert last_sentence(found) == "yes: the thresholds are for models like this one; the numbers decide"
+    assert answer(found) == "yes: the thresholds are for models like this one; the numbers decide"
 
 
-def test_one_reason_stands_in_the_last_line_with_what_would(tmp_path: Path) -> None:
+def test_a_reason_stands_in_the_answer_with_what_helps(tmp_path: Path) -> None:
     path = linear_encoder(tmp_path / "m.onnx")
-    assert last_sentence(inspected(path), 1000) == (
-        "no, because neither the file, a sidecar nor an option says how to preprocess; what helps: "
-        f"`robustcheck {path} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"
+    assert answer(inspected(path), 1000) == (
+        "no, because neither the file, a sidecar nor an option says how to preprocess → Name what it was trained with "
+        f"(clip, imagenet or a JSON file): robustcheck {path} --preprocess clip"
     )
-    assert "Reasons and next steps" not in shown(render_inspect(inspect_json(inspected(path))), 80)
 
 
-def test_of_several_reasons_the_last_line_names_the_one_that_no_option_mends(tmp_path: Path) -> None:
+def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(512, output="output"), tmp_path / "m.onnx")
     found = inspected(path)
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
-    assert last_sentence(found) == (
-        "no, because `features` is the output of an activation (Relu); what helps: measure accuracy on labelled photos "
-        "instead: `robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`. To release it without that, waive "
-        "each reason (`robustcheck init`)"
+    assert answer(found) == (
+        "no, because `features` is the output of an activation (Relu) → Measure it on its own task, or compare it with "
+        "its original. To waive it: robustcheck init"
     )
-    assert found.can_pass.reasons[1].next_step == f"`robustcheck {path} --tensor features`, if that is what you deploy"
+    named = f"If that is what you deploy, say so: `robustcheck {path} --tensor features`."
+    assert found.can_pass.reasons[1].next_step == named
     confirmed = inspected(path, tensor="features", preprocess="clip")  # what the steps say takes these reasons away
     assert why(confirmed) == ["end_not_calibrated", "width_not_calibrated"]
 
@@ -181,9 +182,9 @@ def test_a_width_that_the_graph_leaves_open_is_not_known(tmp_path: Path) -> None
     found = inspected(path, preprocess="clip")
     assert found.model.representation.shape == (None, None)
     assert (found.can_pass.answer, why(found)) == ("unknown", ["width_not_calibrated"])
-    assert last_sentence(found, 1000) == (
+    assert answer(found, 1000) == (
         "unknown, because the graph does not say how many features `embedding` has; profile default-3 holds for 384 to "
-        f"2048; what helps: `robustcheck {path}` measures it"
+        f"2048 → Measure it: robustcheck {path}"
     )
 
 
@@ -198,17 +199,16 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path
         found = inspected(path, preprocess="clip")
         assert found.can_pass.answer == "yes"
         noted = f"`robustcheck {path} --batch-size 1` gives a verdict for batches of one image"
-        assert (noted in last_sentence(found)) == (batch == "batch")
+        assert (noted in answer(found)) == (batch == "batch")
 
 
 def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx", size=None)
     assert main(["inspect", str(path)]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "size ? by ? px (height by width)" in text
     said = "no option or sidecar says the preprocessing, and the input size is dynamic; one is needed"
-    assert f"Preprocessing not known: {said}" in text
-    assert f"Can this file pass? no, because {said}; what helps: robustcheck {path} --preprocess clip (or" in text
+    assert f"preprocessing ? by ? px, not known: {said}" in text
+    assert f"Can this file pass? no, because {said} → robustcheck {path} --preprocess clip (or" in text
     assert main(["inspect", str(path), "--preprocess", "clip"]) == 0
     assert "Can this file pass? yes" in capsys.readouterr().out
 
@@ -260,8 +260,8 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: Captur
     shown = capsys.readouterr()
     assert f"error: {path}: model file is empty" in shown.err
     assert " ".join(shown.out.split()) == (
-        f"{path} Can this file pass? no, because model file is empty (0 bytes); an ONNX protobuf is needed; "
-        "what helps: download or export it again"
+        f"{path} Can this file pass? no, because model file is empty (0 bytes); an ONNX protobuf is needed "
+        "→ download or export it again"
     )
     assert main(["inspect", str(path), "-o", "json"]) == 3
     content = json.loads(capsys.readouterr().out)

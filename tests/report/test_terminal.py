@@ -232,10 +232,13 @@ def test_one_line() -> None:
     assert one_line(undecided()) == "WARN · not_established models/vit-b-32-laion2b.onnx: undecided"
 
 
-def shown_for(*names: str) -> Report:
-    """The WARN of MADE with these reasons."""
+def shown_for(*names: str, rule: str = "head_input") -> Report:
+    """The WARN of MADE with these reasons, of a tensor that this rule found."""
+    shown = warning()
+    model = shown.evidence.model.model_copy(update={"rule": rule})
     verdict = verdict_for((reason(name, f"{name} was seen") for name in names), load())
-    return warning().model_copy(update={"verdict": verdict})
+    evidence = shown.evidence.model_copy(update={"model": model})
+    return shown.model_copy(update={"verdict": verdict, "evidence": evidence})
 
 
 def test_the_short_report_is_16_lines_at_most() -> None:
@@ -261,6 +264,11 @@ def test_reasons_are_sorted_by_kind_and_the_first_step_is_of_the_verdicts_kind()
     assert f"✗ {', '.join(reversed(names))}  -v explains them\n" in short
     assert f"→ {step_of(RULES['too_few_images'].next_step)[0]}\n" in short
     assert re.findall(r"^  +(not_established|not_applicable|absent): ", whole, re.MULTILINE) == [*KINDS][:3]
+
+
+def test_a_model_without_class_scores_is_not_sent_to_measure_its_accuracy() -> None:
+    assert "\n  robustcheck shift models" in terminal_text(shown_for("one_sided"))
+    assert "\n  robustcheck init\n" in terminal_text(shown_for("one_sided", rule="encoder_output"))
 
 
 def test_of_too_few_photos_it_is_said_that_more_will_not_make_the_model_pass() -> None:

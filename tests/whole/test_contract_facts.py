@@ -75,5 +75,5 @@ def test_a_model_trained_to_match_vectors_is_warn(workshop: Workshop, capsys: Ca
     for matched_to, expected in (("none", (0, set[str]())), ("CLIP ViT-B/32", (1, {"trained_to_match"}))):
         code, reasons, facts = checked(seal(path, matched_to=matched_to), workshop.photos, capsys)
         assert ((code, reasons), facts["matched_to"]) == (expected, matched_to)
-    assert cli.main(["inspect", str(path)]) == 0
+    assert cli.main(["inspect", str(path), "-v"]) == 0
     assert "trained to match: CLIP ViT-B/32" in " ".join(capsys.readouterr().out.split())

@@ -20,7 +20,9 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 
 
 @takes(
-    *("tensor", "pool", "preprocess", "thresholds", "color", "timeout", "max_memory", "max_model_size", "debug"),
+    *("tensor", "pool", "preprocess", "thresholds", "verbose", "color"),
+    *("timeout", "max_memory", "max_model_size", "debug"),
+    verbose={"max": 1, "help": "Everything that the file holds, each value with where it comes from."},
     thresholds={"help": "The threshold profile that the file would have to pass. Default: the packaged one."},
 )
 def inspect(
@@ -31,10 +33,7 @@ def inspect(
     ],
     output: Output = "terminal",
 ) -> int:
-    """Show what a check would measure, and whether it can pass.
-
-    Tensor, head, preprocessing, opset and sizes, each with where it comes from.
-    """
+    """Show whether a file can pass, and what a check would measure."""
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
     from robustcheck_onnx.checker.inspection import terminal
     from robustcheck_onnx.checker.inspection.run import document_of, find_model, unopened_json
@@ -49,7 +48,9 @@ def inspect(
     limits = settings.limits
 
     def show(document: dict[str, Any]) -> None:
-        call.show(output, partial(as_json, document), partial(terminal.render_inspect, document))
+        call.show(
+            output, partial(as_json, document), partial(terminal.render_inspect, document, verbose=bool(given.verbose))
+        )
 
     try:
         found = document_of(path, profile, limits, **chosen)
@@ -81,23 +82,29 @@ def doctor(
 
 
 def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> RenderableType:
-    """Lay out findings about the environment. Each has what to type, and the last line counts the faults."""
+    """Lay out findings about the environment. Each has what to type, and the last line answers."""
     from rich.console import Group
     from rich.text import Text
 
     from robustcheck_onnx.checker.report import Pen, Trimmed, hanging, line
+    from robustcheck_onnx.checker.text import count_text
 
     pen = Pen(ascii_only)
-    rows: list[tuple[Text, Text]] = []
+    blocks: list[RenderableType] = []
     for finding in findings:
         sign, colour = _SIGNS[finding.status]
         what = line(pen.say(finding.check, "bold"), pen.say(f"  {finding.detail}"))
-        rows.append((pen.say(f"{sign} {finding.status}", colour), what))
+        blocks.append(hanging([(pen.say(f"{sign} {finding.status:<4}", colour), what)]))
         if finding.fix:
-            rows.append((Text(), line(pen.say("type: ", "dim"), pen.name(finding.fix, "cyan"))))
-    counts = {status: sum(finding.status == status for finding in findings) for status in _SIGNS}
-    summary = ", ".join(f"{number} {status}" for status, number in counts.items())
-    return Trimmed(Group(pen.say("Environment", "bold"), hanging(rows), Text(), pen.say(summary)))
+            blocks.append(pen.command(f"  {finding.fix}"))
+    worst = min((finding.status for finding in findings), key=("fail", "warn", "ok").index, default="ok")
+    n_worst = sum(finding.status == worst for finding in findings)
+    answer = {
+        "ok": "Checks run here; nothing is to be fixed.",
+        "warn": f"Checks run here, with {count_text(n_worst, 'warning')}.",
+        "fail": f"{count_text(n_worst, 'thing')} must be fixed: type what is shown, then robustcheck doctor.",
+    }[worst]
+    return Trimmed(Group(*blocks, Text(), pen.say(answer, "bold")))
 
 
 def doctor_json(findings: Sequence[Finding]) -> dict[str, Any]:
