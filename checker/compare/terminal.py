@@ -12,12 +12,12 @@ from rich.text import Text
 from robustcheck_onnx.checker.report import (
     COLOURS,
     Pen,
-    ShortReasons,
     Trimmed,
     columns,
     hanging,
     labelled,
     notes,
+    reason_ids,
     reasons,
     section,
     spaced,
@@ -69,8 +69,13 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
         found = report.verdict.reasons
         if report.verdict.kind == "absent":  # what was lost comes before what a check of the candidate alone says
             found = tuple(sorted(found, key=lambda each: each.kind != "other_signal"))
-        below = [ShortReasons(pen, found)] if found else []
-        blocks = [answer, Group(sides, *notes(pen, said)), Group(_statistics(pen, report, deciding), *whole), *below]
+        steps = [
+            text
+            for each in found[:1]
+            for text in (pen.say(f"→ {each.next_step}"), pen.command(f"  robustcheck explain {each.id}"))
+        ]
+        table = Group(_statistics(pen, report, deciding), *whole, *reason_ids(pen, found))
+        blocks = [Group(answer, *steps), Group(sides, *notes(pen, said)), table]
     last = verdict_line(pen, report.verdict, 0 if report.passed else 1)
     photos = [pen.say(f"! {ON_BUNDLED}", "yellow")] if report.candidate.evidence.images.bundled else []
     return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), *photos, spaced([*blocks, last])))

@@ -12,7 +12,6 @@ from .layout import (
     INDENT,
     Pen,
     Ruled,
-    ShortReasons,
     Trimmed,
     bar_chart,
     bullets,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -28,17 +27,13 @@ from robustcheck_onnx.checker.text import (
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import KINDS, RENAMED, RULES, Reason, Verdict
+from robustcheck_onnx.checker.verdict import KINDS, RULES, Reason, Verdict
 
 from .record import ModelRead, Time
 from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
-MAX_REASONS = 4  # in a line each; of more the first three, and the ids of some others
-NAMED = 3  # of the others
-IN_THE_TABLE = frozenset(("too_weak", "not_persistent", "one_sided", *RENAMED, "undecided", "not_measurable"))
-"""reasons whose numbers the table shows"""
 COLOURS = {"PASS": "green", "WARN": "yellow"}
 """Colour of each verdict."""
 
@@ -252,36 +247,6 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
         rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
     remark = "`robustcheck explain REASON` tells more"
     return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
-
-
-@dataclass(frozen=True)
-class ShortReasons:
-    """The reasons for WARN, one line each. They are sorted by kind, and what to do first follows."""
-
-    pen: Pen
-    reasons: tuple[Reason, ...]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Implement rich's protocol."""
-        n = len(self.reasons)
-        shown, left_out = (self.reasons, ()) if n <= MAX_REASONS else (self.reasons[:3], self.reasons[3:])
-        for reason in shown:
-            yield self._line(reason, options.max_width)
-        if left_out:
-            ids = ", ".join(reason.id for reason in left_out[:NAMED]) + ", …" * (len(left_out) > NAMED)
-            yield line(self.pen.say("✗ ", "yellow"), self.pen.say(f"and {len(left_out)} more: {ids}"))
-        if shown:
-            step = self.pen.say(f"→ {shown[0].next_step}")
-            step.highlight_regex(r"`[^`]*`", "cyan")
-            yield step
-            yield self.pen.say(f"-v shows all; robustcheck explain {shown[0].id} tells more", "dim")
-
-    def _line(self, reason: Reason, width: int) -> Text:
-        """Write what was seen, else the reason's title. What was seen must fit and not repeat the table above."""
-        rule = RULES.get(reason.id)
-        repeats = reason.id in IN_THE_TABLE or cell_len(f"✗ {reason.id}  {reason.seen}") > width
-        said = rule.title if rule and repeats else reason.seen
-        return line(self.pen.say("✗ ", "yellow"), self.pen.say(f"{reason.id}  ", "bold"), self.pen.say(said))
 
 
 def bar_chart(

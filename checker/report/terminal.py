@@ -85,18 +85,17 @@ def _short(report: Report, pen: Pen) -> list[RenderableType]:
 
 
 def _next_step(report: Report, pen: Pen) -> list[Text]:
-    """Write the next step in words and a command. The command works as it is printed."""
-    verdict, images = report.verdict, report.evidence.images
-    explain = ""
+    """Write what to do next."""
+    verdict, explain = report.verdict, ""
     if verdict.passed:
-        step = BUNDLED_STEP if images.bundled else PASSED_STEP
+        step = BUNDLED_STEP if report.evidence.images.bundled else PASSED_STEP
     else:
         final = [each for each in verdict.reasons if each.id == "end_not_calibrated" and words.hopeless(verdict)]
         first = (final or verdict.reasons)[0]
         step, explain = first.next_step, f"robustcheck explain {first.id}"
+    model, images = report.evidence.model, report.evidence.images
     photos = "" if images.bundled else f" --images {quoted(images.source)}"
-    scores = report.evidence.model.rule != "encoder_output"
-    return step_lines(pen, step, report.evidence.model.file, photos, explain, scores=scores)
+    return step_lines(pen, step, model.file, photos, explain, scores=model.rule != "encoder_output")
 
 
 def step_lines(pen: Pen, step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> list[Text]:
