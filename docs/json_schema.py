@@ -116,6 +116,12 @@ class ExitCodes(Ours):
     exit_codes: dict[str, str]
 
 
+class Words(Ours):
+    """What a word of a report means (`explain WORD`)."""
+
+    words: dict[str, str]
+
+
 class PreprocessingExample(Ours):
     """An example of a preprocessing file (`explain preprocessing`)."""
 
@@ -172,7 +178,7 @@ CalibrationPlan = create_model(
 )
 CHECKS = (Report, Reports, Error, CompareReport, Verification)
 QUESTIONS = (ScanReport, ShiftReport, ConceptsReport, DirectionsReport, Inspection, Environment, SettingsShown)
-LOOK_UPS = (ExplainedAlone, Reasons, ExitCodes, PreprocessingExample, Profiles, CalibrationPlan, Calibrated)
+LOOK_UPS = (ExplainedAlone, Reasons, ExitCodes, Words, PreprocessingExample, Profiles, CalibrationPlan, Calibrated)
 DOCUMENTS = (*CHECKS, *QUESTIONS, *LOOK_UPS)
 
 

@@ -99,7 +99,7 @@ def inspect_model(
         if preprocess is not None:
             raise
         fault = error
-    can_pass = _can_pass(model, preprocessing, fault, profile, own_choice=(tensor, pool) == (None, None))
+    can_pass = _can_pass(model, preprocessing, fault, profile)
     return Inspection(model, preprocessing, "" if fault is None else _without_file(path, fault), profile, can_pass)
 
 
@@ -202,13 +202,8 @@ def _can_pass(
     preprocessing: PreprocessingFacts | None,
     fault: UsageError | None,
     profile: Profile,
-    *,
-    own_choice: bool,
 ) -> CanPass:
-    """Foresee whether a file can pass. The verdict's own rule decides.
-
-    own_choice: neither `--tensor` nor `--pool` was given.
-    """
+    """Foresee whether a file can pass. The verdict's own rule decides."""
     facts, chosen = model_facts(model), model.representation
     n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
     check = f"robustcheck {quoted(model.path)}"
@@ -217,8 +212,7 @@ def _can_pass(
         if name == "assumed_preprocessing" and fault is not None:
             reasons.append(reason(name, _without_file(model.path, fault), fault.hint))
         else:
-            next_step = _next_step(name, model, facts, check, own_choice=own_choice)
-            reasons.append(reason(name, seen, next_step))
+            reasons.append(reason(name, seen, _next_step(name, model, facts, check)))
     if not reasons and n_features is None:
         seen = (
             f"the graph does not say how many features `{facts.tensor}` has; profile {profile.id} holds for "
@@ -235,17 +229,13 @@ def _can_pass(
     return CanPass(answer="no" if reasons else "yes", reasons=tuple(reasons))
 
 
-def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str, *, own_choice: bool) -> str:
+def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str) -> str:
     """Return the next step that removes a reason. It is a command where possible."""
     chosen = model.representation
-    if name == "assumed_preprocessing":
-        return f"Name what it was trained with (clip, imagenet or a JSON file): `{check} --preprocess clip`."
     if name == "assumed_tensor":
         tensor = f" --tensor {quoted(chosen.tensor)}" if chosen.tensor_assumed else ""
         pool = f" --pool {chosen.pool}" if chosen.pool_assumed else ""
         return f"If that is what you deploy, say so: `{check}{tensor}{pool}`."
-    if name in ("tensor_not_calibrated", "preprocessing_against_contract") and not own_choice:
-        return f"Look at what a check would read: `robustcheck inspect {quoted(model.path)}`."
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
         return "Export it in another way. No profile can hold for a model that ends like this."
     return RULES[name].next_step

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from robustcheck_onnx.checker import demo
+from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.cli.verbs.demo import _check_folder
 from robustcheck_onnx.checker.errors import UsageError
 from support import bad_input
@@ -42,6 +43,11 @@ def test_one_warns_and_the_synthetic_one_passes(kept: tuple[Done, Path]) -> None
     assert "feature 92 shifted by -15 standard deviations" in planted
     assert "robustcheck model.onnx --images photos/" in planted
     assert sorted(path.name for path in folder.iterdir()) == ["ordinary.onnx", "planted.onnx"]
+
+
+def test_quietly_it_is_a_line_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [main(["demo", "-q"]), main(["demo", "-q", "--help"])] == [0, 0]
+    assert capsys.readouterr().out.startswith("ordinary encoder: WARN · absent\nplanted encoder: PASS\nUsage: ")
 
 
 def test_the_graphs_compute_what_they_say(kept: tuple[Done, Path]) -> None:

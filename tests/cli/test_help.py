@@ -15,7 +15,8 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict import KINDS, RULES
+from robustcheck_onnx.checker.verdict import KINDS, NAMES, RULES
+from robustcheck_onnx.thresholds.profile import DEFINITIONS
 from support import ROOT, commands
 from support.bad_input import Run
 
@@ -138,6 +139,22 @@ def test_reasons_as_json(printed: Callable[[str], str]) -> None:
     assert {reason["kind"] for reason in absent} == {"absent"}
     assert json.loads(printed("explain exit-codes -o json"))["exit_codes"]["0"] == EXIT_CODES[0]
     assert {"$ref": "#/$defs/Report"} in json.loads(printed("explain schema"))["oneOf"]
+
+
+def test_every_word_of_a_report_is_explained_in_the_words_of_the_reports(printed: Callable[[str], str]) -> None:
+    for word, text in (
+        *((str(code), text) for code, text in EXIT_CODES.items()),
+        *((NAMES[name], text) for name, text in DEFINITIONS.items()),
+        *((kind.replace("_", " "), text) for kind, text in KINDS.items()),
+        *(
+            ("WARN", KINDS["absent"]),
+            ("Exit code 3", EXIT_CODES[3]),
+            ("pass", "It is mostly the mean"),
+            ("kurtosis", ""),
+        ),
+        *(("ok?", "straddles"), ("must be", "the whole interval".capitalize()), ("interval", "bounds")),
+    ):
+        assert text in " ".join(printed(f"explain '{word}'").split()), word
 
 
 def test_reasons_are_listed_by_kind(printed: Callable[[str], str]) -> None:

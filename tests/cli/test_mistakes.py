@@ -51,8 +51,8 @@ pass.onnx photos --device CUDAExecutionProvider  =>  2  =>  --device cuda
 pass.onnx photos --device gpu  =>  2  =>  --device cuda
 pass.onnx photos --device 0  =>  2  =>  --device cuda:0
 pass.onnx photos --size 224  =>  2  =>  robustcheck explain preprocessing
-explain strength  =>  2  =>  robustcheck explain too_weak
-explain persistence  =>  2  =>  robustcheck explain not_persistent
+explain strenght  =>  2  =>  robustcheck explain strength
+explain persistance  =>  2  =>  robustcheck explain persistence
 explain two-sidedness  =>  2  =>  robustcheck explain one_sided
 pass.onnx photos --layer representation  =>  2  =>  robustcheck check pass.onnx photos --tensor representation
 pass.onnx photos --limit 60  =>  2  =>  robustcheck check pass.onnx photos --max-images 60

@@ -153,8 +153,8 @@ def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
 def test_a_reason_stands_in_the_answer_with_what_helps(tmp_path: Path) -> None:
     path = linear_encoder(tmp_path / "m.onnx")
     assert answer(inspected(path), 1000) == (
-        "no, because neither the file, a sidecar nor an option says how to preprocess → Name what it was trained with "
-        f"(clip, imagenet or a JSON file): robustcheck {path} --preprocess clip"
+        "no, because neither the file, a sidecar nor an option says how to preprocess → Name what the model was "
+        f"trained with (clip, imagenet or a JSON file): robustcheck {path} --preprocess imagenet"
     )
 
 

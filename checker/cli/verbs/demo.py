@@ -31,7 +31,7 @@ MEANS = {
 }
 
 
-@takes("color", "debug")
+@takes("quiet", "color", "debug")
 def demo(
     call: Call,
     keep: Annotated[
@@ -48,7 +48,7 @@ def demo(
     from robustcheck_onnx.checker import pipeline
     from robustcheck_onnx.checker.demo import NAMES, train, write
     from robustcheck_onnx.checker.measure import tell_stage
-    from robustcheck_onnx.checker.report import Pen, Trimmed
+    from robustcheck_onnx.checker.report import Pen, Trimmed, verdict_text
 
     if keep is not None:
         _check_folder(keep, NAMES)
@@ -56,14 +56,16 @@ def demo(
     pen = Pen(ascii_only(console))
     with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
         models = [Path(folder) / f"{name}.onnx" for name in NAMES]
-        with progress_line(0) as progress:
+        with progress_line(call.given.quiet) as progress:
             tell_stage(progress, "making two tiny encoders from the bundled photos")
             weights, mean = train()
             for name, model in zip(NAMES, models, strict=True):
                 write(model, name, weights, mean)
             reports = [pipeline.check(model, device="cpu", isolate=False, progress=progress) for model in models]
         for name, report in zip(NAMES, reports, strict=True):
-            console.print(Trimmed(_excerpt(name, report, pen)))
+            if call.given.quiet < 2:
+                line = pen.say(f"{name} encoder: {verdict_text(report.verdict)}")
+                console.print(line if call.given.quiet else Trimmed(_excerpt(name, report, pen)))
             if report.verdict.verdict != EXPECTED[name]:
                 raise RobustcheckError(
                     f"demo: verdict on the {name} encoder is {report.verdict.verdict}; it must be {EXPECTED[name]}",
@@ -71,7 +73,8 @@ def demo(
                 )
         if keep is not None:
             _copy(models, keep)
-    console.print(_next(keep, pen), crop=False)
+    if not call.given.quiet:
+        console.print(_next(keep, pen), crop=False)
     return 0
 
 

@@ -49,11 +49,41 @@ The preprocessing files of open_clip, timm and transformers are read as well.
 """
 
 
+WORDS = {
+    "outlier feature": "one of a few coordinates of the representation that are extreme in every image.",
+    "tensor": "what is measured: one vector per image, the representation. `robustcheck inspect MODEL` shows it.",
+    "interval": "where the value lies, by bounds that hold however often the run looks.",
+    "must be": "the threshold. The whole interval must lie on this side of it.",
+    "ok": "yes: the whole interval clears the threshold. no: none of it does. straddles: the threshold is in it. "
+    "unknown: it was not measured.",
+    "synthetic": "somebody planted features in the model by hand, as its contract says.",
+}
+"""words of a report that no other text defines"""
+
+
+def _words() -> dict[str, str]:
+    """Return what each word of a report means, beside reasons and kinds."""
+    from robustcheck_onnx.checker.report import CLAIM
+    from robustcheck_onnx.checker.verdict import KINDS, NAMES
+    from robustcheck_onnx.thresholds.profile import DEFINITIONS
+
+    statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
+    kinds = "; ".join(f"{kind} ({text})" for kind, text in KINDS.items())
+    verdicts = {"PASS": f"{EXIT_CODES[0]}. {CLAIM}", "WARN": f"{EXIT_CODES[1]}. Its kinds: {kinds}."}
+    shown = {word: text.removeprefix(f"{word}: ") for word, text in verdicts.items()}
+    return statistics | {str(code): f"{text}." for code, text in EXIT_CODES.items()} | shown | WORDS
+
+
 def _topics(incomplete: str) -> list[str]:
     """Return the topics that a shell offers."""
     from robustcheck_onnx.checker.verdict import KINDS, RULES
 
-    return [topic for topic in (*RULES, *KINDS, *TOPICS) if topic.startswith(incomplete)]
+    return [topic for topic in (*RULES, *KINDS, *TOPICS, *_words()) if topic.startswith(incomplete)]
+
+
+def _plain(topic: str) -> str:
+    """Return a topic without the marks in which its spellings differ."""
+    return topic.lower().replace("_", " ").replace("-", " ").removeprefix("exit code ").strip(" ?")
 
 
 @takes("debug")
@@ -62,8 +92,8 @@ def explain(
     topic: Annotated[
         str,
         argument(
-            "A reason for WARN, a kind of reasons, reasons (all), exit-codes, preprocessing (an example of it), "
-            "or schema (of the JSON report).",
+            "A word of a report: a reason, a kind, a statistic, an exit code. Or reasons (all), exit-codes, "
+            "preprocessing (an example of it), schema (of the JSON report).",
             "TOPIC",
             autocompletion=_topics,
             show_default=True,
@@ -77,21 +107,22 @@ def explain(
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict import RULES
 
-    known = _topics("")
-    if topic not in known:
-        # the explanation of a deciding statistic's reason begins with the statistic's name
-        near = [name for name in RULES if RULES[name].explanation.startswith(f"{topic.capitalize()}:")]
-        near += [*difflib.get_close_matches(topic, known, 1), "reasons"]
+    known, words = {_plain(name): name for name in _topics("")}, _words()
+    if _plain(topic) not in known:
+        near = [*difflib.get_close_matches(_plain(topic), known, 1), "reasons"]
         raise UsageError(
-            f"topic is {topic!r}; it must be a reason, a kind of reasons, or {', '.join(TOPICS)}",
-            f"robustcheck explain {near[0]}",
+            f"topic is {topic!r}; it must be a word of a report, or {', '.join(TOPICS)}",
+            f"robustcheck explain {quoted(known[near[0]])}",
         )
+    topic = known[_plain(topic)]
     if topic == "schema":
         from robustcheck_onnx.checker.report import json_schema
 
         sys.stdout.write(json_schema())
     elif output == "json":
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | _as_document(topic)))
+    elif topic in words:
+        sys.stdout.write("\n".join(_wrapped(f"{topic}: {words[topic]}")) + "\n")
     elif topic == "exit-codes":
         codes = "".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items())
         sys.stdout.write(f"{codes}      Only 0 lets a release through.\n")
@@ -108,6 +139,8 @@ def _as_document(topic: str) -> dict[str, Any]:
 
     if topic == "exit-codes":
         return {"exit_codes": {str(code): text for code, text in EXIT_CODES.items()}}
+    if text := _words().get(topic):
+        return {"words": {topic: text}}
     if topic == "preprocessing":
         from robustcheck_onnx.checker.evidence import CLIP
 
