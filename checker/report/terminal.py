@@ -47,8 +47,9 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
     blocks = terminal_whole.blocks(report, pen) if verbose else _short(report, pen)
     exit_code = None if report.gate is None else report.gate.exit_code
     last = verdict_line(pen, report.verdict, exit_code, passed_by(report))
+    first = pen.say(f"robustcheck {report.tool_version}", "dim")  # distinguishes our own files from others
     body = [spaced([*blocks, last])] if verbose else [spaced(blocks), last]
-    return Trimmed(Group(_first(report, pen), *settings_line(report, pen), *body))
+    return Trimmed(Group(first, *settings_line(report, pen), *body))
 
 
 def one_line(report: Report) -> str:
@@ -67,11 +68,6 @@ def passed_by(report: Report) -> str:
     if all(reason.id in waived for reason in report.verdict.reasons):
         return " (waived)"
     return " (accepted)" if all(r.kind == report.gate.accept for r in report.verdict.reasons) else " (let through)"
-
-
-def _first(report: Report, pen: Pen) -> Text:
-    """Write the first line of every report. It distinguishes our own files from others."""
-    return pen.say(f"robustcheck {report.tool_version}", "dim")
 
 
 def _short(report: Report, pen: Pen) -> list[RenderableType]:

@@ -114,7 +114,7 @@ def test_doctor() -> None:
     assert "✗ fail CUDA" in text
     assert f"\n  {FINDINGS[1].fix}\n" in shown(render_doctor(FINDINGS), 40)
     assert text.endswith("\n1 thing must be fixed: type what is shown, then robustcheck doctor.\n")
-    assert shown(render_doctor(FINDINGS[:1]), 80).endswith("\nChecks run here; nothing is to be fixed.\n")
+    assert shown(render_doctor(FINDINGS[:1]), 80).endswith("\nChecks run here; nothing must be fixed.\n")
     assert shown(render_doctor(FINDINGS, ascii_only=True), 80).isascii()
     assert doctor_json(FINDINGS)["findings"][1]["fix"] == FINDINGS[1].fix
 

@@ -49,7 +49,9 @@ def inspect(
 
     def show(document: dict[str, Any]) -> None:
         call.show(
-            output, partial(as_json, document), partial(terminal.render_inspect, document, verbose=bool(given.verbose))
+            output,
+            partial(as_json, document),
+            partial(terminal.render_inspect, document, verbose=bool(call.given.verbose)),
         )
 
     try:
@@ -97,13 +99,9 @@ def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> R
         blocks.append(hanging([(pen.say(f"{sign} {finding.status:<4}", colour), what)]))
         if finding.fix:
             blocks.append(pen.command(f"  {finding.fix}"))
-    worst = min((finding.status for finding in findings), key=("fail", "warn", "ok").index, default="ok")
-    n_worst = sum(finding.status == worst for finding in findings)
-    answer = {
-        "ok": "Checks run here; nothing is to be fixed.",
-        "warn": f"Checks run here, with {count_text(n_worst, 'warning')}.",
-        "fail": f"{count_text(n_worst, 'thing')} must be fixed: type what is shown, then robustcheck doctor.",
-    }[worst]
+    n_failed = sum(finding.status == "fail" for finding in findings)
+    broken = f"{count_text(n_failed, 'thing')} must be fixed: type what is shown, then robustcheck doctor."
+    answer = broken if n_failed else "Checks run here; nothing must be fixed."
     return Trimmed(Group(*blocks, Text(), pen.say(answer, "bold")))
 
 

@@ -69,9 +69,8 @@ def _words() -> dict[str, str]:
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
     kinds = "; ".join(f"{kind} ({text})" for kind, text in KINDS.items())
-    verdicts = {"PASS": f"{EXIT_CODES[0]}. {CLAIM}", "WARN": f"{EXIT_CODES[1]}. Its kinds: {kinds}."}
-    shown = {word: text.removeprefix(f"{word}: ") for word, text in verdicts.items()}
-    return statistics | {str(code): f"{text}." for code, text in EXIT_CODES.items()} | shown | WORDS
+    verdicts = {"PASS": CLAIM, "WARN": f"{CLAIM} The kinds of WARN: {kinds}."}
+    return statistics | {str(code): f"{text}." for code, text in EXIT_CODES.items()} | verdicts | WORDS
 
 
 def _topics(incomplete: str) -> list[str]:
