@@ -53,7 +53,7 @@ pass.onnx photos --device 0  =>  2  =>  --device cuda:0
 pass.onnx photos --size 224  =>  2  =>  robustcheck explain preprocessing
 explain strenght  =>  2  =>  robustcheck explain strength
 explain persistance  =>  2  =>  robustcheck explain persistence
-explain two-sidedness  =>  2  =>  robustcheck explain one_sided
+explain two-sidednes  =>  2  =>  robustcheck explain two-sidedness
 pass.onnx photos --layer representation  =>  2  =>  robustcheck check pass.onnx photos --tensor representation
 pass.onnx photos --limit 60  =>  2  =>  robustcheck check pass.onnx photos --max-images 60
 pass.onnx photos --batch 8  =>  2  =>  robustcheck check pass.onnx photos --batch-size 8

@@ -56,16 +56,16 @@ def demo(
     pen = Pen(ascii_only(console))
     with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
         models = [Path(folder) / f"{name}.onnx" for name in NAMES]
-        with progress_line(call.given.quiet) as progress:
+        with progress_line(call.settings.quiet) as progress:
             tell_stage(progress, "making two tiny encoders from the bundled photos")
             weights, mean = train()
             for name, model in zip(NAMES, models, strict=True):
                 write(model, name, weights, mean)
             reports = [pipeline.check(model, device="cpu", isolate=False, progress=progress) for model in models]
         for name, report in zip(NAMES, reports, strict=True):
-            if call.given.quiet < 2:
+            if call.settings.quiet < 2:
                 line = pen.say(f"{name} encoder: {verdict_text(report.verdict)}")
-                console.print(line if call.given.quiet else Trimmed(_excerpt(name, report, pen)))
+                console.print(line if call.settings.quiet else Trimmed(_excerpt(name, report, pen)))
             if report.verdict.verdict != EXPECTED[name]:
                 raise RobustcheckError(
                     f"demo: verdict on the {name} encoder is {report.verdict.verdict}; it must be {EXPECTED[name]}",
@@ -73,7 +73,7 @@ def demo(
                 )
         if keep is not None:
             _copy(models, keep)
-    if not call.given.quiet:
+    if not call.settings.quiet:
         console.print(_next(keep, pen), crop=False)
     return 0
 

@@ -51,7 +51,7 @@ def inspect(
         call.show(
             output,
             partial(as_json, document),
-            partial(terminal.render_inspect, document, verbose=bool(call.given.verbose)),
+            partial(terminal.render_inspect, document, verbose=bool(settings.verbose)),
         )
 
     try:
