@@ -35,7 +35,7 @@ MENDED_BY_OPTIONS = (
 
 
 def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """Lay out an inspection for the terminal: whether the file can pass, then what would be measured.
+    """Lay out an inspection for the terminal. The answer comes first.
 
     Nothing was measured yet.
 
@@ -114,7 +114,7 @@ def _blocks(pen: Pen, document: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _answer(pen: Pen, can_pass: CanPass, document: Mapping[str, Any]) -> list[Text]:
-    """Write whether the file can pass, and what to do about the reason that is hardest to remove."""
+    """Write whether the file can pass. The next step is of the reason that is hardest to remove."""
     words, step = "yes: the thresholds are for models like this one; the numbers decide", ""
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:

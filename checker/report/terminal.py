@@ -95,7 +95,7 @@ def _next_step(report: Report, pen: Pen) -> list[Text]:
 
 
 def step_lines(pen: Pen, step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> list[Text]:
-    """Write a next step as a line of words and a command that works as it is printed.
+    """Write a next step in words and a command. The command works as it is printed.
 
     Args:
         pen: writes in the characters that the output can show.

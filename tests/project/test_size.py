@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_200,
-    "nodes": 314_850,
+    "code lines": 32_238,
+    "nodes": 315_215,
     "files": 200,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,
     "code lines of the tests": 25_730,
-    "nodes of the tests": 286_400,
+    "nodes of the tests": 286_631,
 }
 
 
