@@ -27,10 +27,12 @@ from typer.main import get_command
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, POWERS, ROWS
+from robustcheck_onnx.checker.cli.verbs import look_up
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.text import HOME
-from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
+from robustcheck_onnx.checker.verdict import KINDS, NAMES, RULES, Waiver
+from robustcheck_onnx.thresholds.profile import DECIDING
 
 NAME = "robustcheck"
 SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"
@@ -53,6 +55,7 @@ MEANING = {
 def pages() -> dict[str, str]:
     """Return every page by its place in docs/."""
     made = {"reference/cli.md": commands(), "reports.md": exit_codes(), "settings.md": settings(), "warn.md": reasons()}
+    made["glossary.md"] = glossary()
     return {name: _head(name) + MADE + text.rstrip() + "\n" for name, text in made.items()} | {
         "reference/report-schema.json": json_schema()
     }
@@ -122,6 +125,22 @@ def reasons() -> str:
         words = f"**{rule.title}** ({rule.kind}). {rule.explanation}"
         lines += ["", f"### {name}", "", words, "", f"Next step: {rule.next_step}"]
     return "\n".join(lines)
+
+
+def glossary() -> str:
+    """Write the words that a user needs, as `explain` prints them."""
+    words = look_up._words()
+    verdicts = dict(f"{text}.".split(": ") for text in (EXIT_CODES[0], EXIT_CODES[1]))
+    terms = verdicts | {
+        word: words[word] for word in [*look_up.WORDS, *(NAMES[name] for name in (*DECIDING, "kurtosis"))]
+    }
+    assert len(terms) <= 25
+    rows = [row(f"**{word}**", text[0].upper() + text[1:]) for word, text in sorted(terms.items(), key=_as_sorted)]
+    return "\n".join(["", row("word", "meaning"), row("---", "---"), *rows])
+
+
+def _as_sorted(term: tuple[str, str]) -> str:
+    return term[0].casefold()
 
 
 # ------------------------------------------------------------------------------------------------- settings

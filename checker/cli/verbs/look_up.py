@@ -51,18 +51,26 @@ The preprocessing files of open_clip, timm and transformers are read as well.
 
 WORDS = {
     "outlier feature": "one of a few coordinates of the representation that are extreme in every image.",
+    "indication": "the outlier features of robust CLIP encoders: strong, persistent and two-sided.",
+    "representation": "the vector of an image that a linear head reads.",
     "tensor": "what is measured: one vector per image, the representation. `robustcheck inspect MODEL` shows it.",
     "interval": "where the value lies, by bounds that hold however often the run looks.",
     "must be": "the threshold. The whole interval must lie on this side of it.",
-    "ok": "yes: the whole interval clears the threshold. no: none of it does. straddles: the threshold is in it. "
-    "unknown: it was not measured.",
+    "ok": "whether the interval clears the threshold: yes, no, straddles (it is in it), unknown (not measured).",
+    "waiver": "an entry of the settings that accepts a reason until a given day.",
+    "profile": "a file with the thresholds of PASS and the models that they were fitted to.",
+    "contract": "a text inside an ONNX file that describes its preprocessing and names the representation.",
     "synthetic": "somebody planted features in the model by hand, as its contract says.",
+    "student": "a model that was trained to give the vectors of another encoder.",
+    "baseline": "a file with the numbers of a model, for comparisons without the model.",
+    "shift": "a difference between the images in use and those of the training, like sketches instead of photos.",
+    "effective robustness": "accuracy on a shift beyond that of ImageNet models with the same ImageNet accuracy.",
 }
-"""words of a report that no other text defines"""
+"""words of reports and pages that no other text defines"""
 
 
 def _words() -> dict[str, str]:
-    """Return what each word of a report means, beside reasons and kinds."""
+    """Return what each word of a report means, without reasons and kinds."""
     from robustcheck_onnx.checker.report import CLAIM
     from robustcheck_onnx.checker.verdict import KINDS, NAMES
     from robustcheck_onnx.thresholds.profile import DEFINITIONS
@@ -104,7 +112,6 @@ def explain(
     import difflib
 
     from robustcheck_onnx.checker.text import as_json
-    from robustcheck_onnx.checker.verdict import RULES
 
     known, words = {_plain(name): name for name in _topics("")}, _words()
     if _plain(topic) not in known:
@@ -128,7 +135,7 @@ def explain(
     elif topic == "preprocessing":
         sys.stdout.write(PREPROCESSING)
     else:
-        sys.stdout.write("\n".join(_reason(topic) if topic in RULES else _reasons(topic)) + "\n")
+        sys.stdout.write("\n".join(_reasons(topic)) + "\n")
     return 0
 
 
@@ -152,21 +159,14 @@ def _as_document(topic: str) -> dict[str, Any]:
     return {"kinds": {kind: words for kind, words in KINDS.items() if topic in (kind, "reasons")}, "reasons": reasons}
 
 
-def _reason(name: str) -> list[str]:
-    """Write one reason. It has title, kind, explanation and next step."""
-    from robustcheck_onnx.checker.verdict import RULES
-
-    rule = RULES[name]
-    lines = [f"{name}: {rule.title} ({rule.kind})", "", *_wrapped(rule.explanation), ""]
-    return lines + _wrapped(f"Next step: {rule.next_step}")
-
-
 def _reasons(topic: str) -> list[str]:
-    """List the reasons of a kind, or of every kind. The order is that in which they count."""
+    """Explain one reason, or list those of a kind."""
     from robustcheck_onnx.checker.verdict import KINDS, RULES
 
-    column = max(map(len, RULES))
-    lines: list[str] = []
+    if one := RULES.get(topic):
+        lines = [f"{topic}: {one.title} ({one.kind})", "", *_wrapped(one.explanation), ""]
+        return lines + _wrapped(f"Next step: {one.next_step}")
+    column, lines = max(map(len, RULES)), []
     for kind, words in KINDS.items():
         if topic in (kind, "reasons"):
             lines += _wrapped(f"{kind}: {words}")
@@ -246,16 +246,12 @@ def _loaded(spec: str) -> Profile:
 
     try:
         return profile.load(spec)
-    except profile.ProfileError as fault:
-        near = difflib.get_close_matches(spec, profile.PACKAGED, 1)
-        exists = spec in profile.PACKAGED or Path(spec).exists()
-        raise UsageError(
-            str(fault), f"robustcheck profiles show {near[0]}" if near and not exists else "robustcheck profiles list"
-        ) from fault
-    except RecursionError as fault:
-        raise UsageError(
-            f"{spec}: threshold profile is nested too deeply; it must be a sealed profile", "robustcheck profiles list"
-        ) from fault
+    except (profile.ProfileError, RecursionError) as fault:
+        deep = f"{spec}: threshold profile is nested too deeply; it must be a sealed profile"
+        other = "" if spec in profile.PACKAGED or Path(spec).exists() else spec
+        near = difflib.get_close_matches(other, profile.PACKAGED, 1)
+        hint = f"robustcheck profiles show {near[0]}" if near else "robustcheck profiles list"
+        raise UsageError(deep if isinstance(fault, RecursionError) else str(fault), hint) from fault
 
 
 @takes("debug")
