@@ -18,7 +18,7 @@ import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
 from robustcheck_onnx.checker import isolation  # noqa: E402
-from support import PHOTOS, Capture, Place, documents, lookup, mini_suite, profile  # noqa: E402
+from support import PHOTOS, Capture, Patch, Place, documents, lookup, mini_suite, normal, profile  # noqa: E402
 from support.no_wall import NoWall  # noqa: E402
 
 REAL_WALL = isolation.Wall
@@ -111,7 +111,7 @@ def _no_wall() -> Iterator[None]:
 
     The fixture `wall` puts the child process back; so does every test that types the command in a process of its own.
     """
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setattr(isolation, "Wall", NoWall)
         yield
 
@@ -121,13 +121,13 @@ def _documents() -> Iterator[None]:
     """Hold each JSON document that a command writes against the schema."""
     from robustcheck_onnx.checker.cli import app
 
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setattr(app, "main", documents.validating(app.main))
         yield
 
 
 @pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> None:
+def wall(monkeypatch: Patch) -> None:
     """Read models in a child process, as users do."""
     monkeypatch.setattr(isolation, "Wall", REAL_WALL)
 
@@ -191,7 +191,7 @@ def skimage_photos() -> list[Path]:
 
 
 @pytest.fixture
-def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def my_vision(tmp_path: Path, monkeypatch: Patch) -> str:
     """A user's own module in the current folder, which is the test's own one."""
     from support.user_modules import FACTORIES
 
@@ -228,7 +228,7 @@ def memory() -> Iterator[Any]:
 
 
 @pytest.fixture
-def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_temporary_folder(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Downloads go to a folder that each test can look into."""
     folder = tmp_path / "downloads"
     folder.mkdir()
@@ -284,7 +284,7 @@ sys.addaudithook(strike)
 
 
 @pytest.fixture
-def saboteur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], Path]:
+def saboteur(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, int]], Path]:
     """`saboteur({name: times})`: Python processes started from now on are killed when they open a file of that name.
 
     Returns the folder that holds one file a kill.
@@ -321,11 +321,11 @@ def runner(tmp_path: Path) -> Any:
 @pytest.fixture
 def pixels() -> Any:
     """Five preprocessed images of 8 × 8, (image, height, width, 3) float32."""
-    return np.random.default_rng(1).normal(size=(5, 8, 8, 3)).astype(np.float32)
+    return normal(5, 8, 8, 3, seed=1).astype(np.float32)
 
 
 @pytest.fixture
-def call(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(capfd: Capture, monkeypatch: Patch) -> Call:
     """Types a command in this process, with the exit code expected; returns what it wrote to stdout and stderr."""
     from robustcheck_onnx.checker.cli import app, process
     from support.bad_input import GROUP_OF

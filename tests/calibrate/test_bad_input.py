@@ -1,7 +1,5 @@
 """`robustcheck calibrate` with wrong options, suites, tables and rows: it says so, and writes no profile."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 from robustcheck_onnx.checker.calibrate.profiles import causes
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
+from support import but
 from support.calibrations import Calibrated, Call, rows
 
 SUITE = 'schema_version = 1\nname = "x"\n[[models]]\nmodel = "a.onnx"\ngroup = "other"\nlabel = "{}"\n'
@@ -61,7 +60,7 @@ def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, call
     first = json.loads(results.to_line(some[0]))
 
     def odd(**change: Any) -> str:
-        return text + results.to_line(some[0].model_copy(update={"id": "other", **change}))
+        return text + results.to_line(but(some[0], id="other", **change))
 
     def measured(name: str, **change: float) -> str:
         statistics = first["statistics"]
@@ -102,5 +101,5 @@ def test_one_model_measured_twice(calibrated: Calibrated, tmp_path: Path, call: 
     fit = ("calibrate", "--from-evidence", calibrated.table, "--from-evidence", table, "--out", tmp_path / "p.json")
     table.write_text(results.to_line(one), encoding="utf-8")
     call(*fit)
-    table.write_text(results.to_line(one.model_copy(update={"n_features": 7})), encoding="utf-8")
+    table.write_text(results.to_line(but(one, n_features=7)), encoding="utf-8")
     assert f"{one.id}, representation: row differs from the one in" in call(*fit, code=2)[1]

@@ -1,7 +1,5 @@
 """`robustcheck calibrate`: measured once, kept through kills."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Rows of a results table: which take part in a fit, which tensor wins, and what does not matter to it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,12 @@ from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.make_profile import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.suite import Entry, Member
+from support import but
 from support.calibrations import N_MODELS, Calibrated, rows
 
 
 def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
-    row = rows(calibrated.table)[0].model_copy(update={"label": "present"})
+    row = but(rows(calibrated.table)[0], label="present")
     assert results.ALIKE_SPREAD == ALIKE_SPREAD
     assert results.excluded(row) == ""
     unknown = row.statistics | {"strength": results.Measured(estimate=None, low=None, high=None)}
@@ -31,7 +30,7 @@ def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
         ({"label": "unlabelled"}, "unlabelled"),
     ):
         assert results.excluded(row.model_copy(update=change)) == why
-    assert results.excluded(row.model_copy(update={"label": "absent", "context": {"spread": 0.1}})) == ""
+    assert results.excluded(but(row, label="absent", context={"spread": 0.1})) == ""
 
 
 def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrated) -> None:
@@ -44,7 +43,7 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
             for name in ("strength", "kurtosis")
         }
         change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation")}
-        pooled.append(row.model_copy(update={**change, "statistics": {**row.statistics, **sharper}}))
+        pooled.append(but(row, **change, statistics={**row.statistics, **sharper}))
     assert len(rows_of([*some, *pooled], "pooled")) == N_MODELS
     fitted = fitted_profile([*some, *pooled], id="both")
     assert (fitted.tensor, fitted.tensor_rules, fitted.ends) == ("pooled", ("pooled",), (End("normalisation"),))
@@ -58,7 +57,7 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
 
 def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibrated) -> None:
     some = rows(calibrated.table)
-    later = [row.model_copy(update={"date": "2030-01-01", "wall_s": 99.0, "execution": {}}) for row in some]
+    later = [but(row, date="2030-01-01", wall_s=99.0, execution={}) for row in some]
     assert results.digest_of(later) == results.digest_of(reversed(some))
     assert results.digest_of(some[1:]) != results.digest_of(some)
     assert fitted_profile(later, id="x").calibration.date == "2030-01-01"

@@ -1,7 +1,5 @@
 """`robustcheck calibrate` with real and exported models: published embeddings, a hub's cache, the user's own code."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

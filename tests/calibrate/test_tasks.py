@@ -1,7 +1,5 @@
 """The tasks of a calibration: their keys, when one is done, what is planned, and what an export is called with."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,8 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
-from support import Fields, onnx_models
+from support import Fields, Patch, but
+from support.onnx_models import encoder
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def suite(tmp_path: Path) -> Opened:
     """A suite of two ready models, each with its preprocessing."""
     text = 'schema_version = 1\nname = "x"\n'
     for name, width in (("a", 16), ("b", 24)):
-        onnx.save(onnx_models.encoder(width), tmp_path / f"{name}.onnx")
+        onnx.save(encoder(width), tmp_path / f"{name}.onnx")
         (tmp_path / f"{name}.json").write_text("{}")
         text += f'[[models]]\nmodel = "{name}.onnx"\npreprocessing = "{name}.json"\ngroup = "other"\n'
         text += 'label = "present"\n'
@@ -38,7 +37,7 @@ def keys(suite: Opened, images: str = "sha256:images", **options: Any) -> list[s
     return [task.key for task in tasks.tasks(suite, settings, images)]
 
 
-def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: Patch) -> None:
     seen = [keys(suite), keys(suite, seed=1), keys(suite, max_bad=0.5), keys(suite, device="cpu")]
     seen.append(keys(suite, "sha256:others"))
     for name, other in (("STATISTIC_VERSION", STATISTIC_VERSION + 1), ("versions_of", lambda _: {"onnxruntime": "0"})):
@@ -49,7 +48,7 @@ def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch
     assert keys(suite, batch_size=1) == seen[0]
     (suite.folder / "a.json").write_text("{ }")
     assert [one == other for one, other in zip(keys(suite), seen[0], strict=True)] == [False, True]
-    onnx.save(onnx_models.encoder(features=8), suite.folder / "b.onnx")
+    onnx.save(encoder(features=8), suite.folder / "b.onnx")
     assert not {*keys(suite)} & {*seen[0]}
 
 
@@ -68,7 +67,7 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
     assert run.done(replace(task, key=""), [row("representation", key="")]) == ()
 
 
-def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     """Sizes at 4 bytes a parameter; time by that of what was measured on this device: 2 s / 10 images / 1,000 bytes."""
     entry = Entry(id="m", source="timm", name="m", group="other", label="present")
     counts = {"parameters": 30, "vision_parameters": 20}
@@ -80,7 +79,7 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -
     }
 
     def task(id: str) -> tasks.Task:
-        named = entry.model_copy(update={"id": id, "random_weights": id == "random"})
+        named = but(entry, id=id, random_weights=id == "random")
         return tasks.Task(Member(id, id, named, "present", None, False), Path("none.onnx"), {}, "k")
 
     ready = suite.folder / "a.onnx"
@@ -122,7 +121,7 @@ EXPORTS = (
 )
 
 
-def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkeypatch: Patch) -> None:
     started = MagicMock()
     process = started.return_value.__enter__.return_value
     process.communicate.return_value, process.returncode = (None, ""), 0

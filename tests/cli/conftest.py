@@ -1,17 +1,14 @@
 """The command line in this process, which most tests of it need, and the folder it is typed in."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.cli import app, process
-from support import Capture, Place, lookup
+from robustcheck_onnx.checker.cli import process
+from support import Capture, Patch, Place, lookup, normal, robustcheck
 from support.bad_input import GROUP_OF, Typed
 from support.terminal import OnATerminal, Terminal
 
@@ -23,12 +20,12 @@ def _models(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Pat
     shutil.copy(lookup_pass[0], folder / "pass.onnx")
     (folder / "photos").symlink_to(lookup_pass[1])
     (folder / "text.onnx").write_text("no model", encoding="utf-8")
-    lookup.write_lookup_model(folder / "warn.onnx", np.random.default_rng(3).normal(size=(80, 512)))
+    lookup.write_lookup_model(folder / "warn.onnx", normal(80, 512, seed=3))
     return folder
 
 
 @pytest.fixture(autouse=True)
-def here(_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(_models: Path, tmp_path: Path, monkeypatch: Patch) -> Path:
     """The current folder, with the models and the photos; the command line of an app is made once a run."""
     monkeypatch.setattr(process, "get_command", GROUP_OF)
     monkeypatch.chdir(shutil.copytree(_models, tmp_path / "here", symlinks=True))
@@ -42,7 +39,7 @@ def run(capfd: Capture) -> Typed:
 
 
 @pytest.fixture
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> OnATerminal:
+def on_a_terminal(monkeypatch: Patch, capsys: Capture) -> OnATerminal:
     """Type a command line whose stderr is a terminal."""
 
     def run(line: str, columns: int = 80) -> tuple[int, list[str], str]:
@@ -51,7 +48,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> OnATermin
             patch.setattr(sys, "stderr", terminal)
             patch.setenv("TERM", "xterm")
             patch.setenv("COLUMNS", str(columns))
-            code = app.main(shlex.split(line))
+            code = robustcheck(*shlex.split(line))
         return code, terminal.lines(), capsys.readouterr().out
 
     return run

@@ -1,7 +1,5 @@
 """The command's good behaviour: streams, formats, widths, colour, encoding; signals, and how it starts."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -16,9 +14,8 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
-from support import Capture, bad_input
+from support import Capture, bad_input, read_json, robustcheck
 from support.bad_input import Run, python
 
 PASS = "pass.onnx --images photos"
@@ -68,7 +65,7 @@ def test_a_locale_without_utf_8_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> N
     for words, said in ((PASS, "PASS"), ("--help", "0 PASS | 1 WARN | 2 usage")):
         raw = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-        assert cli.main(words.split()) == 0
+        assert robustcheck(*words.split()) == 0
         shown = raw.getvalue().decode("ascii")
         assert ("\\" in shown, said in shown, max(map(len, shown.splitlines())) <= 80) == (False, True, True)
 
@@ -124,7 +121,7 @@ def test_a_signal_at_the_start_leaves_no_earlier_pass(here: Path) -> None:
         done = python(START.format(number=int(number), moment=moment), *words.split())
         assert done.returncode == 128 + number, (moment, done.stderr)
         assert done.stderr.startswith(f"error: {'interrupted' if number == signal.SIGINT else 'terminated'}")
-        document = json.loads((here / "report.json").read_text(encoding="utf-8"))
+        document = read_json(here / "report.json")
         assert (document["error"]["exit_code"], "verdict" in document) == (128 + number, False)
 
 
@@ -186,7 +183,7 @@ def test_a_signal_that_something_else_answers_is_told_as_the_signal(here: Path, 
     assert process.run(app, ["model.onnx", "-o", "json=report.json"]) == 143
     said = "error: terminated (SIGTERM); there is no verdict, and nothing half-written is left"
     assert said in capfd.readouterr().err
-    assert json.loads((here / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 143
+    assert read_json(here / "report.json")["error"]["exit_code"] == 143
     assert [each for each in HELD if each() is not None] == []
 
 
@@ -194,11 +191,11 @@ def test_what_fails_before_the_verb_replaces_an_earlier_report(here: Path, capfd
     """Outside the main thread no signal can be answered; an earlier PASS must not stand all the same."""
     report, codes = here / "report.json", []
     report.write_text(PASSED, encoding="utf-8")
-    thread = threading.Thread(target=lambda: codes.append(cli.main(["m.onnx", "-o", "json=report.json"])))
+    thread = threading.Thread(target=lambda: codes.append(robustcheck("m.onnx", "-o", "json=report.json")))
     thread.start()
     thread.join()
     assert (codes, "internal error" in capfd.readouterr().err) == ([70], True)
-    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 70
+    assert read_json(report)["error"]["exit_code"] == 70
 
 
 # ---------------------------------------------------------------------------------------------------- starts

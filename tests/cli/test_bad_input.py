@@ -1,7 +1,5 @@
 """Bad input: one clear error, the right exit code, nothing half-written. A table of calls, typed in this process."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -13,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import cli
-from support import Capture, bad_input, extra, lookup, profile
+from support import Capture, Patch, bad_input, extra, lookup, profile, read_json, robustcheck
 from support.bad_input import Row, Run, assert_says, check_row, contents, small_files, without_progress
 
 # What a reader says of a file is in the tests of model/ and images/; here a file of each kind goes through the command.
@@ -204,19 +201,17 @@ def test_a_device_that_is_not_there_is_the_environment(run: Run) -> None:
         assert done.stdout == ""
 
 
-def test_a_current_folder_that_is_gone_is_the_environment(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_a_current_folder_that_is_gone_is_the_environment(here: Path, monkeypatch: Patch, capsys: Capture) -> None:
     (here / "gone").mkdir()
     monkeypatch.chdir("gone")
     (here / "gone").rmdir()
     for words in ("check m.onnx --images a", "shift m.onnx --in a --shifted b"):
-        assert cli.main(words.split()) == 4
+        assert robustcheck(*words.split()) == 4
         assert "current folder: it is not there (" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_the_environment(run: Run) -> None:
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setitem(sys.modules, "open_clip", None)
         done = run("export open_clip x -o m.onnx")
     said = "open_clip: package open_clip is not importable (…); exporting needs it"
@@ -252,7 +247,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, run: Run) -> None:
         assert_says(done, 4, said, f"df -h {tmp_path}")
         assert done.stdout == "[]\n"  # GitLab's PASS: the form that has room is delivered
         if form == "json":  # the error document is small enough
-            assert json.loads((tmp_path / "report").read_text(encoding="utf-8"))["error"]["exit_code"] == 4
+            assert read_json(tmp_path / "report")["error"]["exit_code"] == 4
             (tmp_path / "report").unlink()
         assert contents(tmp_path) == before
 

@@ -1,7 +1,5 @@
 """What only a process of its own can show: closed streams, full devices, rights, memory that ends, signals."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -1,7 +1,5 @@
 """The reading of a command line before typer: verb, arguments, options, and where documents go."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

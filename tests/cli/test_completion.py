@@ -1,7 +1,5 @@
 """Shell completion: the scripts, what bash makes of them, and that no check ever ends with 0 because of them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

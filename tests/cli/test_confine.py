@@ -1,8 +1,5 @@
 """What a settings file names stays in its folder, follows no link out of it, and replaces nothing but our own files."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from robustcheck_onnx.checker.cli import settings_file
 from robustcheck_onnx.checker.cli.settings_file import outputs
 from robustcheck_onnx.checker.report import forms
+from support import read_json
 from support.bad_input import Run
 
 SECRET = "export PATH=/usr/bin\n"
@@ -135,7 +133,7 @@ def test_a_link_within_the_folder_is_followed(run: Run) -> None:
     say('output = ["json=r.json"]')
     assert run(f"{CHECK} -- pass.onnx").returncode == 0
     assert Path("r.json").is_symlink()
-    assert json.loads(Path("real.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
+    assert read_json("real.json")["verdict"]["verdict"] == "PASS"
 
 
 def test_the_command_line_names_any_place(above: Path, run: Run) -> None:

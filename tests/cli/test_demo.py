@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from numpy.testing import assert_allclose
 
 from robustcheck_onnx.checker import demo
-from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.cli.verbs.demo import _check_folder
 from robustcheck_onnx.checker.errors import UsageError
-from support import bad_input
+from support import Patch, bad_input, normal, robustcheck
 from support.bad_input import Done, Run
 from support.terminal import OnATerminal, stages_of
 
@@ -20,7 +20,7 @@ TRAIN = functools.cache(demo.train)
 
 
 @pytest.fixture(autouse=True)
-def _trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _trained_once(monkeypatch: Patch) -> None:
     """Train the encoder once, which gives the same weights each time."""
     monkeypatch.setattr(demo, "train", TRAIN)
 
@@ -46,7 +46,7 @@ def test_one_warns_and_the_synthetic_one_passes(kept: tuple[Done, Path]) -> None
 
 
 def test_quietly_it_is_a_line_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [main(["demo", "-q"]), main(["demo", "-q", "--help"])] == [0, 0]
+    assert [robustcheck("demo", "-q"), robustcheck("demo", "-q", "--help")] == [0, 0]
     assert capsys.readouterr().out.startswith("ordinary encoder: WARN · absent\nplanted encoder: PASS\nUsage: ")
 
 
@@ -54,7 +54,7 @@ def test_the_graphs_compute_what_they_say(kept: tuple[Done, Path]) -> None:
     """Against scikit-image's block averages and the formula in numpy."""
     from skimage.measure import block_reduce
 
-    photos = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
+    photos = normal(3, 64, 64, 3).astype(np.float32)
     outputs = [
         ort.InferenceSession(kept[1] / f"{name}.onnx").run(None, {"image": photos.transpose(0, 3, 1, 2)})[0]
         for name in demo.NAMES
@@ -62,14 +62,14 @@ def test_the_graphs_compute_what_they_say(kept: tuple[Done, Path]) -> None:
     weights, mean = demo.train()
     coarse = block_reduce(photos[:, :32], (1, 4, 4, 1), np.mean).transpose(0, 3, 1, 2).reshape(3, -1)
     expected = (coarse - mean) @ weights
-    np.testing.assert_allclose(outputs[0], expected, rtol=1e-4, atol=1e-4)
+    assert_allclose(outputs[0], expected, rtol=1e-4, atol=1e-4)
     planted = expected.copy()
     planted[:, 92] -= 15 * expected.std(axis=1)
-    np.testing.assert_allclose(outputs[1], planted, rtol=1e-4, atol=1e-4)
+    assert_allclose(outputs[1], planted, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_left_without_keep_and_the_work_is_shown(
-    here: Path, monkeypatch: pytest.MonkeyPatch, on_a_terminal: OnATerminal
+    here: Path, monkeypatch: Patch, on_a_terminal: OnATerminal
 ) -> None:
     before = sorted(here.iterdir())
     monkeypatch.setattr(tempfile, "tempdir", str(here))
@@ -79,7 +79,7 @@ def test_nothing_is_left_without_keep_and_the_work_is_shown(
     assert stages_of(shown)[:3] == stages
 
 
-def test_what_is_not_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_kept(run: Run, monkeypatch: Patch) -> None:
     Path("mine").mkdir()
     Path("mine/planted.onnx").write_text("mine")
     before = sorted(Path().rglob("*"))

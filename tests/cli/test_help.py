@@ -1,7 +1,5 @@
 """Help: every verb shows an example; every example, in help and in the pages, is a command line that is understood."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Files made to break a reader end with exit code 2 or 3 and one clear error, through the command; never with 70."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -19,8 +17,9 @@ from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.storage.places import walk
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, lookup, onnx_models
+from support import PHOTOS, lookup
 from support.bad_input import Run
+from support.onnx_models import classifier
 from support.written import written
 
 DIGITS = "9" * 5000  # more than Python makes an integer of
@@ -32,7 +31,7 @@ Refused = Callable[..., tuple[int, str]]
 @pytest.fixture(autouse=True)
 def _sound(here: Path) -> None:
     """model.onnx, which is sound, and three photos, in the current folder."""
-    onnx.save(onnx_models.classifier(), "model.onnx")
+    onnx.save(classifier(), "model.onnx")
     (here / "photos").unlink()
     (here / "photos").mkdir()
     for photo in PHOTOS[:3]:
@@ -61,7 +60,7 @@ def refused(run: Run) -> Refused:
 
 def with_weight(fields: str) -> bytes:
     """The model with these fields merged into its first weight; with external data, what it holds itself is gone."""
-    model = onnx_models.classifier()
+    model = classifier()
     if "external_data" in fields:
         model.graph.initializer[0].ClearField("raw_data")
         fields += "data_location: EXTERNAL"
@@ -71,7 +70,7 @@ def with_weight(fields: str) -> bytes:
 
 def chain(length: int) -> bytes:
     """The model with a call of a function that calls another one, and so on."""
-    model = onnx_models.classifier()
+    model = classifier()
     model.graph.node.append(helper.make_node("f0", ["logits"], ["more"], domain="f"))
     for i in range(length):
         text = f'<domain: "f", opset_import: ["" : 18, "f" : 1]> f{i} (x) => (y) {{ y = f.f{i + 1}(x) }}'
@@ -125,7 +124,7 @@ CONTRACTS: list[tuple[bytes, str]] = [
 
 def test_contracts(refused: Refused) -> None:
     for contract, said in CONTRACTS:
-        model = onnx_models.classifier()
+        model = classifier()
         helper.set_model_props(model, {lookup.CONTRACT_KEY: "@" * len(contract)})
         Path("bad.onnx").write_bytes(model.SerializeToString().replace(b"@" * len(contract), contract))
         code, error = refused(model="bad.onnx")

@@ -4,9 +4,6 @@ Every way in which a run can end inside this process, times every form; whole pr
 are in test_app.py, test_models.py and benchmarks/kills.py.
 """
 
-from __future__ import annotations
-
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 
 from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.report import forms
+from support import read_json
 from support.bad_input import Run
 
 FORMS = [form for form in forms.NAMES if form != "terminal"]
@@ -25,7 +23,7 @@ PASS = re.compile(rb'"verdict": "PASS"|"PASS"|\xe2\x9c\x93 PASS|is PASS|^robustc
 
 def code_in(path: str) -> int:
     """The exit code in an error document, which holds no verdict."""
-    document = json.loads(Path(path).read_text(encoding="utf-8"))
+    document = read_json(path)
     assert "verdict" not in document
     return int(document["error"]["exit_code"])
 

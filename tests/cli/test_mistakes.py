@@ -1,7 +1,5 @@
 """What people type who don't know the command, with exit code and hint. Each hint typed again leads on."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

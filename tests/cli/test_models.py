@@ -1,7 +1,5 @@
 """Several models in one call: which ones, what they come to together, and where reports go."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -19,7 +17,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import summary
 from robustcheck_onnx.checker.report.outcome import exit_code_of
 from robustcheck_onnx.checker.report.record import Failed, Report
-from support import profile
+from support import Patch, profile, read_json
 from support.bad_input import Run, listening
 
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
@@ -29,7 +27,7 @@ PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
 
 
 @pytest.fixture
-def touch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def touch(tmp_path: Path, monkeypatch: Patch) -> Callable[[str], None]:
     """Makes the files of these names, in a current folder that is empty otherwise."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -84,7 +82,7 @@ def test_no_model_is_an_error_never_an_empty_pass(touch: Callable[[str], None]) 
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
-    touch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    touch: Callable[[str], None], monkeypatch: Patch
 ) -> None:
     """`glob` passes it by without a word; root reads every folder, so the system's refusal is played."""
     touch("m/a.onnx m/closed/b.onnx")
@@ -191,7 +189,7 @@ def test_what_is_wrong_with_the_call_ends_it_before_anything(run: Run) -> None:
         done = run(f"pass.onnx warn.onnx -o json=old.json {words}")
         assert (done.returncode, done.stdout, done.stderr.count("error:")) == (2, "", 1), words
         assert message in done.stderr
-        assert json.loads(Path("old.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+        assert read_json("old.json")["error"]["exit_code"] == 2
 
 
 @pytest.mark.process
@@ -209,7 +207,7 @@ def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
     assert (process.returncode, out, said in err) == (130, "", True), err
     assert sorted(path.name for path in here.glob("*.json")) == ["all.json", "pass.json", "warn.json"]
     for path in here.glob("*.json"):  # no verdict, that of the first model neither
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         assert (set(document), document["error"]["exit_code"]) == ({"schema_version", "tool", "error"}, 130)
 
 

@@ -1,7 +1,5 @@
 """Work is never silent: stages and numbers on a terminal, a plain line from time to time elsewhere, nothing with -q."""
 
-from __future__ import annotations
-
 import io
 import json
 import queue
@@ -16,6 +14,7 @@ import pytest
 from robustcheck_onnx.checker.cli import process, progress
 from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
+from support import Patch
 from support.measuring import never_narrow
 from support.terminal import OnATerminal, Terminal, stages_of
 
@@ -48,7 +47,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: Patch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
     fakes = {"Event": lambda: clock, "Thread": threading.Thread}
@@ -56,7 +55,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch, clock: Clock) -> None:
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
     with progress.progress_line(0, "m.onnx") as line:
@@ -75,7 +74,7 @@ def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: pytest.Monkey
     ]
 
 
-def test_a_full_stderr_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.001)
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         failed, write = threading.Event(), full.write
@@ -132,7 +131,7 @@ def test_other_verbs_show_their_work(on_a_terminal: OnATerminal) -> None:
 
 
 def test_on_a_terminal_errors_wrap_between_words_have_a_colour_and_commands_are_whole(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setenv("TERM", "xterm")

@@ -1,7 +1,5 @@
 """Each word that earlier versions had is answered with what to do instead, as CHANGELOG says."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from robustcheck_onnx.checker.cli import vocabulary

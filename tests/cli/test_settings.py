@@ -1,7 +1,5 @@
 """Settings: which layer counts, what is refused, waivers, and that a loosened gate says so."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os
@@ -15,7 +13,7 @@ from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict import RENAMED
-from support import ROOT
+from support import ROOT, read_json
 from support.bad_input import Run
 
 WAIVERS = """
@@ -258,7 +256,7 @@ def test_waivers_open_the_gate_until_they_expire(run: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert "▲ WARN · absent (waived) · exit code 0" in done.stdout
     assert "! too_weak: waived by vision@example.org until 2999-01-01: as above" in done.stdout
-    report = json.loads(Path("r.json").read_text(encoding="utf-8"))
+    report = read_json("r.json")
     assert (report["verdict"]["verdict"], report["gate"]["exit_code"]) == ("WARN", 0)
     assert "waived in robustcheck.toml" in report["gate"]["rule"]
     assert report["gate"]["loosening"] == [{"setting": "waivers", "value": "2 in all", "source": "robustcheck.toml"}]

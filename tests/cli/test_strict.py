@@ -1,7 +1,5 @@
 """`--strict`: nothing but the command line loosens the gate, no name is an option, and 0 is a verdict's alone."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re
@@ -13,7 +11,7 @@ from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.verbs import check, evidence, questions
 from robustcheck_onnx.checker.errors import UsageError
-from support import ROOT, Fields
+from support import ROOT, Fields, read_json
 from support.bad_input import Run
 
 WAIVER = '[[waivers]]\nreason = "{}"\nbecause = "known"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
@@ -187,7 +185,7 @@ def test_a_gate_names_its_photos(here: Path, run: Run) -> None:
     assert done.returncode == 2
     assert "error: --images is missing; with --strict a gate names its photos" in done.stderr
     assert "hint: --images photos/" in done.stderr
-    assert json.loads(Path("r.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+    assert read_json("r.json")["error"]["exit_code"] == 2
     assert run(f"{STRICT} -qq -- pass.onnx").returncode == 0
     demo.write(here / "planted.onnx", "planted", *demo.train())
     done = run("check --strict --images bundled -o json -- planted.onnx")
@@ -202,7 +200,7 @@ def test_a_name_that_reads_as_help_is_no_pass(run: Run) -> None:
         assert run(f"{STRICT} {word}").returncode == 2
         done = run(f"{STRICT} -o json=r.json -- {word}")
         assert (done.returncode, f"error: {word}: no such file" in done.stderr) == (2, True)
-        assert json.loads(Path("r.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+        assert read_json("r.json")["error"]["exit_code"] == 2
 
 
 def test_a_name_before_the_dashes_is_refused(run: Run) -> None:
@@ -223,7 +221,7 @@ def test_the_report_says_who_loosens(run: Run) -> None:
     done = run(f"{STRICT} --max-images 60 --fail-on never -o terminal -o json=r.json -- warn.onnx")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1] == "! --fail-on is never (command line): WARN does not fail this run"
-    told = json.loads(Path("r.json").read_text(encoding="utf-8"))["gate"]["loosening"]
+    told = read_json("r.json")["gate"]["loosening"]
     assert [each["setting"] for each in told] == ["max-images", "fail-on"]
     say('images = "photos"\nfail-on = "never"\ndevice = "cpu"\n')
     done = run("warn.onnx -o terminal -o json=r.json", ROBUSTCHECK_SEED="3", COLUMNS="120")
@@ -231,5 +229,5 @@ def test_the_report_says_who_loosens(run: Run) -> None:
     assert done.stdout.splitlines()[1] == (
         "! can loosen the gate: images photos, fail-on never (robustcheck.toml); seed 3 (ROBUSTCHECK_SEED)"
     )
-    notes = json.loads(Path("r.json").read_text(encoding="utf-8"))["notes"]
+    notes = read_json("r.json")["notes"]
     assert [n for n in notes if n.startswith("settings from")] == ["settings from robustcheck.toml: device cpu"]

@@ -1,23 +1,19 @@
 """Comparisons with a baseline file in place of a reference model: the same numbers; changed, stale and damaged ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from robustcheck_onnx.checker import text
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import to_json
-from support import Capture, Fields
-from support.comparisons import Workshop, alike, baseline_of, ids, judged_by, numbers, planted, with_part
+from support import Capture, Fields, but, robustcheck
+from support.comparisons import Workshop, alike, baseline_of, ids, judged_by, numbers, planted
 
 
 def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: Capture) -> None:
@@ -27,7 +23,7 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: C
 
     def compared(*words: object) -> int:
         given = ["--images", workshop.photos, "--device", "cpu"]
-        return cli.main([str(word) for word in ("compare", *words, *given)])
+        return robustcheck("compare", *words, *given)
 
     assert compared(b, "--write-baseline", file, "-qq") == 0
     assert compared(a, "--baseline", file, "-o", f"json={out}") == 0
@@ -82,13 +78,10 @@ def test_a_stale_baseline_is_a_reason() -> None:
     assert not other_images.paired
     assert other_images.statistics[0].ratio.low is not None
 
-    def against(part: str, **values: Any) -> CompareReport:
-        return judged_by(with_part(known, part, **values), h[:70])
-
-    old = against("statistics", statistic_version=1)
+    old = judged_by(but(known, evidence__statistics__statistic_version=1), h[:70])
     assert {"stale_baseline", "reference_without_indication"} <= ids(old)
     assert all(s.ratio.estimate is None for s in old.statistics)
-    assert ids(against("model", rule="head_input")) == {"not_comparable"}
+    assert ids(judged_by(but(known, evidence__model__rule="head_input"), h[:70])) == {"not_comparable"}
     wide = judged_by(known, planted(70, d=400))
     assert ids(wide) == {"not_comparable", "unrelated"}  # other values, too: CKA needs no equal width
     assert wide.features == ()
@@ -149,4 +142,4 @@ def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
     assert report.baseline == f"<baseline of {b}>"
     assert CompareReport.model_validate_json(to_json(report)).next_baseline is None
     with pytest.raises(UsageError, match=r"^baseline: digest does not match the content"):
-        workshop.run(a, None, baseline=made.model_copy(update={"frequencies": (0.1,)}))
+        workshop.run(a, None, baseline=but(made, frequencies=(0.1,)))

@@ -1,7 +1,5 @@
 """robustcheck compare as a command: exit codes, documents, the terminal report, bad input."""
 
-from __future__ import annotations
-
 import json
 import re
 from itertools import product
@@ -9,12 +7,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import markdown
-from support import Capture
+from support import Capture, read_json, robustcheck
 from support.comparisons import Workshop, alike, eight_bits, judged, planted, rotation
 from support.terminal import printed
 
@@ -23,16 +20,16 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop
     h = planted()
     a, b = workshop.model("candidate", eight_bits(h)), workshop.model("reference", h)
     out = workshop.folder / "report.json"
-    call = ["compare", str(a), str(b), "--images", str(workshop.photos), "--device", "cpu", "--no-time"]
-    assert cli.main([*call, "-o", f"json={out}"]) == 0
+    call = ["compare", a, b, "--images", workshop.photos, "--device", "cpu", "--no-time"]
+    assert robustcheck(*call, "-o", f"json={out}") == 0
     assert "✓ PASS" in capsys.readouterr().out
     first = out.read_text(encoding="utf-8")
     report = CompareReport.model_validate_json(first)
     assert (report.document, report.verdict.verdict, report.time) == ("compare", "PASS", None)
-    assert cli.main([*call, "-o", "json"]) == 0
+    assert robustcheck(*call, "-o", "json") == 0
     assert capsys.readouterr().out == first
     workshop.model("candidate", h @ rotation(384))
-    assert cli.main([*call, "-q"]) == 1
+    assert robustcheck(*call, "-q") == 1
     assert re.fullmatch(rf"WARN · \w+ {re.escape(str(a))}: [\w, ]+\n", capsys.readouterr().out)
 
 
@@ -83,8 +80,8 @@ def test_bad_input(workshop: Workshop, capsys: Capture) -> None:
         ([broken, b], 3, "broken.onnx: number of finite, not constant representations is 0 of 80"),
     ):
         given = [*words, "--images", workshop.photos, "--device", "cpu", "-o", f"json={target}"]
-        assert cli.main(["compare", *map(str, given)]) == code, words
+        assert robustcheck("compare", *given) == code, words
         streams = capsys.readouterr()
         assert said in streams.err
         assert streams.out == ""
-    assert json.loads(target.read_text(encoding="utf-8"))["error"]["exit_code"] == 3
+    assert read_json(target)["error"]["exit_code"] == 3

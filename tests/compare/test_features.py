@@ -1,10 +1,10 @@
 """What became of each outlier feature: kept, moved, rotated away, lost, new."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.random import default_rng
+from numpy.testing import assert_allclose
 from scipy import optimize, stats
 
 from robustcheck_onnx.checker.compare import pairs
@@ -20,7 +20,7 @@ def fates_of(candidate: Array, reference: Array) -> dict[int, pairs.FeatureFate]
 
 def test_features_are_found_where_a_permutation_put_them() -> None:
     h = planted(features=(7, 30, 200))
-    order = np.random.default_rng(0).permutation(h.shape[1])
+    order = default_rng(0).permutation(h.shape[1])
     for sign in (1.0, -1.0):
         found = fates_of(sign * h[:, order], h)
         assert {i: (f.fate, f.to) for i, f in found.items()} == {
@@ -64,7 +64,7 @@ def test_a_rotation_is_told_from_a_loss() -> None:
 
 
 def test_the_direction_is_the_constrained_minimum() -> None:
-    rng = np.random.default_rng(11)
+    rng = default_rng(11)
     x = rng.normal(size=(400, 6))
     y = x @ np.array([2.0, -1.0, 0.5, 0, 0, 0]) + 0.1 * rng.normal(size=400)
     fit, held = slice(0, None, 2), slice(1, None, 2)
@@ -75,8 +75,8 @@ def test_the_direction_is_the_constrained_minimum() -> None:
         tol=1e-12,
     )
     truth = 1 - ((y[held] - x[held] @ best.x) ** 2).sum() / (y[held] ** 2).sum()
-    np.testing.assert_allclose(numbers(pairs.direction_share(x, y)), truth, atol=1e-5)
-    np.testing.assert_allclose(numbers(pairs.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
+    assert_allclose(numbers(pairs.direction_share(x, y)), truth, atol=1e-5)
+    assert_allclose(numbers(pairs.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
     assert pairs.direction_share(x[:10], y[:10]) is None
 
 
@@ -88,7 +88,7 @@ def test_kept_needs_the_correlation_that_scipy_bounds(share: float, seed: int, n
     truth = stats.pearsonr(x, y)
     low, high = truth.confidence_interval(0.95)
     limit = pairs.KEPT_CORRELATION
-    np.testing.assert_allclose(numbers(found.correlation), truth.statistic, atol=1e-5)
+    assert_allclose(numbers(found.correlation), truth.statistic, atol=1e-5)
     if min(abs(low - limit), abs(high - limit)) > 1e-4:  # the rows are kept in float32
         assert found.fate == ("kept" if low > limit else "uncorrelated" if high < limit else "undecided")
     assert found.to == 7

@@ -1,7 +1,5 @@
 """The HTML page of a comparison: the rules of a check's page, true to the numbers, hostile names stay text."""
 
-from __future__ import annotations
-
 import pytest
 
 from robustcheck_onnx.checker import verdict as verdicts
@@ -9,7 +7,8 @@ from robustcheck_onnx.checker.compare import html
 from robustcheck_onnx.checker.compare.judge import CompareReport, plain_text
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import NAMES, RULES
-from support.comparisons import judged, planted, rotation, with_part
+from support import but
+from support.comparisons import judged, planted, rotation
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
@@ -67,15 +66,17 @@ def test_every_number_of_the_tables_is_the_reports() -> None:
 def test_two_sentences_say_what_the_verdict_means(kept: CompareReport) -> None:
     for kind in (None, *verdicts.KINDS):
         found = [verdicts.reason(next(name for name, rule in RULES.items() if rule.kind == kind), "")] if kind else []
-        said = plain_text(kept.model_copy(update={"verdict": verdicts.verdict_for(found, kept.profile)}))
+        said = plain_text(but(kept, verdict=verdicts.verdict_for(found, kept.profile)))
         assert said.count(". ") == 1
         assert said.endswith(".")
         assert ("has kept" in said) == (kind is None)
 
 
 def test_hostile_names_stay_text(kept: CompareReport) -> None:
-    candidate = with_part(kept.candidate, "model", file=HOSTILE, source=HOSTILE)
-    page = page_of(kept.model_copy(update={"candidate": candidate, "baseline": HOSTILE, "notes": (HOSTILE,)}))
+    names = dict.fromkeys(
+        ("candidate__evidence__model__file", "candidate__evidence__model__source", "baseline"), HOSTILE
+    )
+    page = page_of(but(kept, **names, notes=(HOSTILE,)))
     assert "<script" not in page
     assert "\x1b" not in page
     assert "{{ 7 * 7 }}" in page
@@ -83,9 +84,7 @@ def test_hostile_names_stay_text(kept: CompareReport) -> None:
 
 
 def test_nothing_that_may_be_missing_is_written(kept: CompareReport) -> None:
-    bare = kept.model_copy(
-        update={"similarity": None, "agreement": None, "features": (), "paired": False, "time": None}
-    )
+    bare = but(kept, similarity=None, agreement=None, features=(), paired=False, time=None)
     text = words(parse(page_of(bare)))
     assert "Not compared: the baseline's images" in text
     assert "not in pairs" in text

@@ -1,13 +1,10 @@
 """When two models are unrelated, and when a baseline was measured otherwise."""
 
-from __future__ import annotations
-
 from scipy import stats
 
 from robustcheck_onnx.checker.compare.baseline import Baseline, staleness
 from robustcheck_onnx.checker.compare.judge import Agreement, _unrelated
-from support import reports
-from support.comparisons import with_part
+from support import Fields, but, reports
 
 
 def test_agreement_is_chance_where_its_lower_bound_is() -> None:
@@ -27,24 +24,24 @@ def test_agreement_is_chance_where_its_lower_bound_is() -> None:
 
 
 def test_every_way_in_which_a_baseline_was_measured_otherwise_is_told() -> None:
-    same = reports.passing()
-    now = same.evidence
+    now = reports.passing().evidence
     n, version = now.statistics.n_images, now.statistics.statistic_version
-    other_pixels = now.preprocessing.preprocessing.model_copy(update={"resize_mode": "squash", "color_order": "BGR"})
-    for then, told in (
-        (same, ()),
-        (with_part(same, "statistics", n_images=n - 1), ("the baseline has another number of usable representations",)),
+    other_pixels = but(now.preprocessing.preprocessing, resize_mode="squash", color_order="BGR")
+    rows: list[tuple[Fields, tuple[str, ...]]] = [
+        ({}, ()),
+        ({"statistics__n_images": n - 1}, ("the baseline has another number of usable representations",)),
         (
-            with_part(same, "statistics", statistic_version=version + 1),
+            {"statistics__statistic_version": version + 1},
             (f"the baseline has statistic version {version + 1}, this robustcheck {version}",),
         ),
         (
-            with_part(with_part(same, "images", digest="sha256:0", n_read=70, source="old"), "statistics", n_images=70),
+            {"images__digest": "sha256:0", "images__n_read": 70, "images__source": "old", "statistics__n_images": 70},
             ("the baseline was measured on other images (70 of old)",),
         ),
         (
-            with_part(same, "preprocessing", preprocessing=other_pixels),
+            {"preprocessing__preprocessing": other_pixels},
             ("the baseline was preprocessed otherwise (resize_mode, color_order)",),
         ),
-    ):
-        assert staleness(Baseline.model_construct(evidence=then.evidence), now) == told
+    ]
+    for then, told in rows:
+        assert staleness(Baseline.model_construct(evidence=but(now, **then)), now) == told

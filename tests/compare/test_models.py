@@ -1,16 +1,16 @@
 """Comparisons of whole models: what was kept passes, what was not is said; precisions, opsets, real embeddings."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from numpy.random import default_rng
+from numpy.testing import assert_allclose
 from scipy import stats
 
-from support import ROOT, Fields, lookup
+from support import ROOT, Fields, lookup, normal
 from support.comparisons import (
     Workshop,
     alike,
@@ -31,7 +31,7 @@ SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "d
 def test_the_same_file_passes(workshop: Workshop) -> None:
     same = workshop.compare(planted(), planted())
     assert (same.verdict.verdict, same.n_images) == ("PASS", 80)
-    np.testing.assert_allclose(numbers(alike(same).cka, alike(same).cosine_change), [1.0, 0.0], atol=1e-9)
+    assert_allclose(numbers(alike(same).cka, alike(same).cosine_change), [1.0, 0.0], atol=1e-9)
     assert any("same file" in note for note in same.notes)
 
 
@@ -55,7 +55,7 @@ def test_what_was_not_kept_is_said() -> None:
 
 def test_a_chimera_never_passes_and_a_copy_does() -> None:
     """Of a chimera only the outlier features, or half of each vector, are the image's own."""
-    draw, is_outlier = np.random.default_rng(5), np.isin(np.arange(384), (7, 50))
+    draw, is_outlier = default_rng(5), np.isin(np.arange(384), (7, 50))
     h = 0.5 * planted(100, features=(7, 50), seed=5)
     h += ~is_outlier * (draw.normal(size=(100, 16)) @ draw.normal(0, 0.15, (16, 384)))
     noise, known = h.std(axis=0) * draw.normal(size=h.shape), baseline_of(h)
@@ -92,7 +92,7 @@ def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns() -> None:
 
 
 def test_a_reference_without_the_indication_is_said_to_be_that() -> None:
-    h = np.random.default_rng(0).normal(size=(80, 384))
+    h = normal(80, 384)
     assert ids(judged(h, h)) >= {"reference_without_indication", "too_weak"}
     better = judged(planted(), h)
     assert ids(better) == {"reference_without_indication"}
@@ -113,8 +113,8 @@ def test_a_candidate_that_warns_alone_never_passes() -> None:
 
 def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Workshop) -> None:
     """A permutation that the head in the same file takes along changes nothing that anyone reads."""
-    h, order = planted(), np.random.default_rng(1).permutation(384)
-    head = (np.random.default_rng(2).normal(size=(384, 10)) * (np.arange(384) != 7)[:, None]).astype(np.float32)
+    h, order = planted(), default_rng(1).permutation(384)
+    head = (normal(384, 10, seed=2) * (np.arange(384) != 7)[:, None]).astype(np.float32)
     contract = lookup.lookup_contract(rule="head_input")
     contract["tensors"]["logits"] = {"meaning": "class scores", "rule": "logits"}
     paths = []
@@ -127,20 +127,20 @@ def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Wo
     assert report.agreement is not None
     assert (report.agreement.n, report.agreement.n_same) == (80, 80)
     truth = stats.binomtest(80, 80).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(numbers(report.agreement.low, report.agreement.high), truth, atol=1e-12)
+    assert_allclose(numbers(report.agreement.low, report.agreement.high), truth, atol=1e-12)
     against = workshop.run(paths[0], None, baseline=workshop.baseline(paths[0]))
     assert any("holds no predicted classes" in note for note in against.notes)
 
 
 def test_classes_in_another_order_agree_by_chance() -> None:
-    h, logits = planted(), np.random.default_rng(2).normal(size=(80, 10))
+    h, logits = planted(), normal(80, 10, seed=2)
     other = judged(h, h, logits=(logits[:, ::-1], logits), rule="head_input")
     truth_rows = logits.argmax(1)
     assert other.agreement is not None
     assert other.agreement.n_same == int((truth_rows == 9 - truth_rows).sum()) == 0
     assert ids(other) == {"unrelated"}  # the features are kept
     p, q = (np.bincount(rows, minlength=10) / 80 for rows in (truth_rows, 9 - truth_rows))
-    np.testing.assert_allclose(numbers(other.agreement.chance), p @ q, atol=1e-12)
+    assert_allclose(numbers(other.agreement.chance), p @ q, atol=1e-12)
     assert f"by chance it would be {100 * (p @ q):.1f} %" in other.verdict.reasons[0].seen
     # where both predict one class for everything, agreement says nothing, and is not a reason
     one = logits + 1e4 * np.eye(10)[0]
@@ -171,7 +171,7 @@ def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
 @pytest.mark.parametrize("name", ["ik_clip_l14_openai", "imas_imagenet_b32", "mahlet_openclip_l14_laion2b"])
 def test_real_clip_embeddings(name: str) -> None:
     x = np.load(SHARED / f"{name}.npz", allow_pickle=False)["x"][:80].astype(np.float64)
-    d, draw = x.shape[1], np.random.default_rng(1)
+    d, draw = x.shape[1], default_rng(1)
     top = list(judged(x, x).reference.carrying)
     of_top = np.isin(np.arange(d), top)
     mixed = judged((x + np.roll(x, 40, axis=0)) / 2, x)  # neighbours can be of one class

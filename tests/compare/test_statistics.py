@@ -1,11 +1,11 @@
 """The numbers of a comparison against independent truths: CKA, paired statistics, their intervals."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
+from numpy.testing import assert_allclose
 from scipy import spatial, stats
 
 from robustcheck_onnx.checker.compare import changes, pairs
@@ -25,26 +25,26 @@ def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, changes.StatisticCh
 
 
 def test_cka_is_kornblith_s_in_the_form_over_features() -> None:
-    rng = np.random.default_rng(2)
+    rng = default_rng(2)
     x = rng.normal(size=(50, 12)) + 3
     y = np.tanh(x @ rng.normal(size=(12, 30))) + rng.normal(size=(50, 30))
     a, b = x - x.mean(0), y - y.mean(0)
     truth = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
     found = pairs.similarity(x, y)
-    np.testing.assert_allclose(numbers(found.cka), truth, rtol=1e-12)
+    assert_allclose(numbers(found.cka), truth, rtol=1e-12)
     assert found.n_images == 50
 
 
 def test_cka_does_not_see_rotation_scale_or_offset_and_is_1_for_the_same() -> None:
     x = planted(60)
-    for other in (x, 3 * x @ rotation(x.shape[1]) + 2.0, x[:, np.random.default_rng(0).permutation(x.shape[1])]):
+    for other in (x, 3 * x @ rotation(x.shape[1]) + 2.0, x[:, default_rng(0).permutation(x.shape[1])]):
         found = pairs.similarity(x, other)
-        np.testing.assert_allclose(numbers(found.cka, found.cka_debiased), 1.0, atol=1e-9)
+        assert_allclose(numbers(found.cka, found.cka_debiased), 1.0, atol=1e-9)
     assert pairs.similarity(np.ones((8, 4)), x[:8]).cka is None
 
 
 def test_unrelated_representations_are_alike_only_to_the_biased_form() -> None:
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     found = [pairs.similarity(rng.normal(size=(60, 512)), rng.normal(size=(60, 512))) for _ in range(20)]
     assert min(f.cka or 0 for f in found) > 0.8
     # unbiased: the mean over repetitions is 0
@@ -55,15 +55,15 @@ def test_unrelated_representations_are_alike_only_to_the_biased_form() -> None:
 
 def test_hsic_is_the_mean_over_ordered_quadruples() -> None:
     """Song et al. 2012: the U-statistic K12 (L12 + L34 − 2 L13), by brute force."""
-    rng = np.random.default_rng(4)
+    rng = default_rng(4)
     x, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2))
     k, m = x @ x.T, y @ y.T
     terms = [k[a, b] * (m[a, b] + m[c, d] - 2 * m[a, c]) for a, b, c, d in itertools.permutations(range(7), 4)]
-    np.testing.assert_allclose(pairs._hsic(k, m) / (7 * 4), np.mean(terms), rtol=1e-10)
+    assert_allclose(pairs._hsic(k, m) / (7 * 4), np.mean(terms), rtol=1e-10)
 
 
 def test_the_nearest_neighbour_is_that_of_a_search_tree() -> None:
-    rng = np.random.default_rng(12)
+    rng = default_rng(12)
     x = rng.normal(size=(70, 6)) + 1
     y = x + rng.normal(0, 0.3, x.shape)
     nearest = []
@@ -92,15 +92,13 @@ def test_statistics_are_those_of_the_check() -> None:
     ours, theirs = (state.statistics(side.state, ALPHA) for side in (pair.candidate, pair.reference))
     for name, change in changed(pair).items():
         x, y = getattr(ours, name).estimate, getattr(theirs, name).estimate
-        np.testing.assert_allclose(numbers(change.candidate, change.reference), [x, y], rtol=1e-12)
-        np.testing.assert_allclose(
-            numbers(change.difference.estimate, change.ratio.estimate), [x - y, x / y], rtol=1e-9
-        )
+        assert_allclose(numbers(change.candidate, change.reference), [x, y], rtol=1e-12)
+        assert_allclose(numbers(change.difference.estimate, change.ratio.estimate), [x - y, x / y], rtol=1e-9)
 
 
 def test_the_paired_spread_is_the_bootstrap_s() -> None:
     """Resampling images, both models alike, gives the spread of the log ratio that the jackknife claims."""
-    rng = np.random.default_rng(7)
+    rng = default_rng(7)
     b = planted(120, 64, seed=8, strength=7)
     a = b * (1 - 0.3 * (np.arange(64) == 7)) + 0.5 * rng.normal(size=b.shape)
     pair = paired(a, b, keys=np.arange(120))
@@ -111,7 +109,7 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
     x, y = (stats.kurtosis(h, axis=1, fisher=False) for h in (a, b))
     draws = rng.integers(0, 120, (4000, 120))
     spread = np.log(x[draws].mean(1) / y[draws].mean(1)).std() * np.sqrt(120)
-    np.testing.assert_allclose(claimed, spread, rtol=0.1)
+    assert_allclose(claimed, spread, rtol=0.1)
     # not paired it would be much wider
     apart = changes.changes(*sides(pair), changes.KEEPS, ALPHA, 0.2, paired=False)[0]
     assert apart.ratio.low is not None
@@ -128,7 +126,7 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
         a[:, 3] *= 0.9
         return a, b
 
-    rng = np.random.default_rng(9)
+    rng = default_rng(9)
     large = changed(paired(*draw(rng, 40_000)))
     truth = {name: large[name].ratio.estimate for name in changes.KEEPS}
     missed, draws = 0, profile.sized(100, 300)
@@ -176,9 +174,9 @@ def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> N
     assert (pair.candidate.state.n_nonfinite, pair.candidate.state.n_constant) == (1, 0)
     assert (pair.reference.state.n_nonfinite, pair.reference.state.n_constant) == (1, 1)
     left = [i for i in range(20) if i not in (3, 5, 6)]
-    np.testing.assert_allclose(pair.candidate.kept_rows, pairs.scaled(a[left]), rtol=1e-6)
+    assert_allclose(pair.candidate.kept_rows, pairs.scaled(a[left]), rtol=1e-6)
     clean = paired(a[left], b[left], np.array(left))
-    np.testing.assert_allclose(pair.reference.state.powers, clean.reference.state.powers)
+    assert_allclose(pair.reference.state.powers, clean.reference.state.powers)
 
 
 def test_a_tie_or_a_nan_agrees_with_nothing() -> None:

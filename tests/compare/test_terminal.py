@@ -1,14 +1,13 @@
 """What a comparison says in words, and whether its headings fit 80 columns."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import plain_text
 from robustcheck_onnx.checker.text import number_text
-from support.comparisons import alike, judged, planted, with_part
+from support import but
+from support.comparisons import alike, judged, planted
 from support.terminal import printed
 
 
@@ -16,7 +15,7 @@ def test_photos_that_are_not_the_readers_are_said_first() -> None:
     measured = judged(planted(), planted())
     said = "on the bundled photos, not yours"
     for bundled in (True, False):
-        report = measured.model_copy(update={"candidate": with_part(measured.candidate, "images", bundled=bundled)})
+        report = but(measured, candidate__evidence__images__bundled=bundled)
         for verbose in (False, True):
             shown = printed(terminal.render(report, verbose=verbose))
             assert (shown.splitlines()[1] == f"! {said}") is bundled

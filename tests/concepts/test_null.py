@@ -1,21 +1,20 @@
 """What chance gives: the error rate on pure noise, the correction against a plain script, sets too small to tell."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pytest
+from numpy.random import default_rng
 
 from robustcheck_onnx.checker.concepts import directions
 from robustcheck_onnx.checker.concepts.directions import Measured, of_features, search
-from support import profile
+from support import normal, profile
 
 Array = npt.NDArray[np.float64]
 
 
 def noise(seed: int, n: int, d: int, counts: list[int], n_shuffles: int = 99, *, times: int = 1) -> Measured:
     """Representations and labels that have nothing to do with each other; each label so many times."""
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     positives = [rng.permutation(n)[:count] for count in counts] * times
     return search(rng.normal(size=(n, d)), of_features(d), positives, n_shuffles=n_shuffles, seed=seed)
 
@@ -46,7 +45,7 @@ def by_hand(best: Array, shuffled: Array) -> list[float]:
 def test_p_values_and_needed_are_those_of_a_plain_script() -> None:
     """What is needed is where the p-value of a plain script falls to 0.05, were it the AP of that concept."""
     for n_shuffles, n_concepts in ((19, 1), (19, 4), (39, 4), (200, 1), (200, 4)):
-        rng = np.random.default_rng(n_shuffles)
+        rng = default_rng(n_shuffles)
         for _ in range(profile.sized(2, 5)):
             best, shuffled = rng.beta(5, 3, n_concepts), rng.beta(4, 8, (n_shuffles, n_concepts))
             chance = directions.compare(best, shuffled)
@@ -64,7 +63,7 @@ def test_one_strong_direction_does_not_lower_the_bar_for_the_others() -> None:
     """A concept that direction 0 tells perfectly: 49 directions of noise are beyond chance in 5 % of the sets."""
     runs, wrong = profile.sized(100, 300), 0
     for seed in range(runs):
-        h = np.random.default_rng(seed).normal(size=(60, 50))
+        h = normal(60, 50, seed=seed)
         h[:20, 0] += 20
         measured = search(h, of_features(50), [np.arange(20)], n_shuffles=39, seed=seed)
         assert measured.ap[0, 0] == 1.0

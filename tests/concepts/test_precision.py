@@ -1,7 +1,5 @@
 """Average precision along many directions, against the definition step by step and closed forms."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pytest

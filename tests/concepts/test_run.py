@@ -1,7 +1,5 @@
 """robustcheck concepts from a model's file to its forms: planted colours, real vectors, heads, bad input, the wall."""
 
-from __future__ import annotations
-
 import io
 import json
 from dataclasses import replace
@@ -16,13 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.concepts import ConceptsReport, html, terminal
 from robustcheck_onnx.checker.concepts.records import CLAIM
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.report.record import to_json
-from support import Capture, Fields, lookup, onnx_models
+from support import Capture, Fields, but, lookup, onnx_models, robustcheck
 from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.written import written
 
@@ -98,7 +95,7 @@ def classified(colours: Path) -> ConceptsReport:
 
 
 def command(*words: object) -> int:
-    return cli.main([str(word) for word in words])
+    return robustcheck(*words)
 
 
 def test_planted_colours_are_told_along_the_heads_own_vector(classified: ConceptsReport) -> None:
@@ -119,9 +116,7 @@ def test_planted_colours_are_told_along_the_heads_own_vector(classified: Concept
 def test_heads_from_files_features_and_axes(colours: Path, tmp_path: Path, classified: ConceptsReport) -> None:
     path = model(tmp_path, "encoder")
     by_file = measured(path, colours, head=colours / "head.npy")
-    assert by_file.directions == classified.directions.model_copy(
-        update={"source": "right singular vectors of the weight of head.npy"}
-    )
+    assert by_file.directions == but(classified.directions, source="right singular vectors of the weight of head.npy")
     features = measured(path, colours, of="features", min_positives=3)
     assert (features.directions.n, features.n_established) == (3, 0)  # no channel alone is red against blue
     assert {each.name for each in features.not_judged} == {"any"}
@@ -196,8 +191,8 @@ def test_a_notebook_shows_the_claim_and_a_row_a_concept_and_hostile_names_stay_t
     told = {each.name: each.established for each in classified.concepts}
     assert classified.to_frame()["established"].to_dict() == told
     hostile = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
-    concepts = tuple(each.model_copy(update={"name": hostile}) for each in classified.concepts)
-    report = classified.model_copy(update={"concepts": concepts})
+    concepts = tuple(but(each, name=hostile) for each in classified.concepts)
+    report = but(classified, concepts=concepts)
     page = html.render(report)
     assert "<script>" not in page + report._repr_html_()
     assert "49" not in words(parse(page)).split()
@@ -207,7 +202,7 @@ def test_a_notebook_shows_the_claim_and_a_row_a_concept_and_hostile_names_stay_t
 def test_the_same_seed_gives_the_same_document(colours: Path, tmp_path: Path) -> None:
     path = model(tmp_path, "classifier")
     once, again, other = (
-        to_json(measured(path, colours, seed=seed, batch_size=size).model_copy(update={"time": None}))
+        to_json(but(measured(path, colours, seed=seed, batch_size=size), time=None))
         for seed, size in ((0, 32), (0, 7), (1, 32))
     )
     assert once == again
@@ -239,7 +234,7 @@ def test_behind_the_wall(colours: Path, tmp_path: Path, wall: None) -> None:
     path = model(tmp_path, "classifier")
     told: list[rc.Progress] = []
     inside = measured(path, colours, isolate=True, progress=told.append)
-    assert inside.model_copy(update={"time": None}) == measured(path, colours).model_copy(update={"time": None})
+    assert but(inside, time=None) == but(measured(path, colours), time=None)
     ranking = "ranking the images along each direction"
     assert {each.stage for each in told} >= {"loading the model", ranking, f"{ranking}, 3 of 3 done"}
 

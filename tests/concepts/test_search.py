@@ -1,60 +1,60 @@
 """Directions, and planted concepts found along them."""
 
-from __future__ import annotations
-
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from numpy.testing import assert_allclose, assert_array_equal
 
 from robustcheck_onnx.checker.concepts import directions
 from robustcheck_onnx.checker.concepts.directions import average_precisions, rank, search
+from support import Patch
 
 
 def test_right_singular_vectors_of_a_head() -> None:
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     q = np.linalg.qr(rng.normal(size=(8, 8)))[0]
     weight = np.linalg.qr(rng.normal(size=(5, 5)))[0] @ np.diag([5.0, 4, 3, 2, 1]) @ q[:5]
     found = directions.of_head(weight)
     assert (found.of, found.n) == ("head", 5)
     assert found.vectors is not None
     assert found.strengths is not None
-    np.testing.assert_allclose(found.strengths, [5, 4, 3, 2, 1])
-    np.testing.assert_allclose(np.abs(np.einsum("fd,df->d", found.vectors, q[:5])), 1)
+    assert_allclose(found.strengths, [5, 4, 3, 2, 1])
+    assert_allclose(np.abs(np.einsum("fd,df->d", found.vectors, q[:5])), 1)
     # rows that repeat each other give no direction of their own
     assert directions.of_head(np.vstack([weight, weight])).n == 5
     assert directions.of_head(np.zeros((3, 8))).n == 0
 
 
 def test_principal_axes_and_features() -> None:
-    rng = np.random.default_rng(1)
+    rng = default_rng(1)
     h = (rng.normal(size=(60, 4)) * [9, 5, 2, 1] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 7).astype(np.float32)
     found = directions.of_axes(h)
     _, values, rows = np.linalg.svd(h - h.mean(axis=0), full_matrices=False)
     assert found.vectors is not None
     assert found.strengths is not None
-    np.testing.assert_allclose(found.strengths, values / np.sqrt(60), rtol=1e-4)
-    np.testing.assert_allclose(np.abs(np.einsum("fd,df->d", found.vectors, rows)), 1, rtol=1e-4)
+    assert_allclose(found.strengths, values / np.sqrt(60), rtol=1e-4)
+    assert_allclose(np.abs(np.einsum("fd,df->d", found.vectors, rows)), 1, rtol=1e-4)
     assert directions.of_axes(h[:3]).n == 2  # three images lie in a plane
     assert directions.of_axes(np.ones((5, 4), np.float32)).n == 0
     (first,) = directions.of_features(4).blocks(h)
-    np.testing.assert_array_equal(first[1], h.T.astype(np.float64))
+    assert_array_equal(first[1], h.T.astype(np.float64))
 
 
-def test_scores_of_all_blocks_are_the_projections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_all_blocks_are_the_projections(monkeypatch: Patch) -> None:
     monkeypatch.setattr(directions, "BLOCK", 3)
     monkeypatch.setattr(directions, "ROWS", 4)
-    rng = np.random.default_rng(2)
+    rng = default_rng(2)
     h, weight = rng.normal(size=(10, 8)).astype(np.float32), rng.normal(size=(7, 8))
     found = directions.of_head(weight)
     blocks = list(found.blocks(h))
     assert [start for start, _ in blocks] == [0, 3, 6]
     assert found.vectors is not None
-    np.testing.assert_allclose(np.vstack([scores for _, scores in blocks]), (h.astype(float) @ found.vectors).T)
+    assert_allclose(np.vstack([scores for _, scores in blocks]), (h.astype(float) @ found.vectors).T)
 
 
-def test_planted_concepts_are_found_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_concepts_are_found_where_they_are(monkeypatch: Patch) -> None:
     """Two concepts along feature 3 (one against it), one along 5, one nowhere; in blocks of a few numbers."""
     monkeypatch.setattr("robustcheck_onnx.checker.concepts.directions.AT_ONCE", 100)
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     h = rng.normal(size=(120, 70))
     names = ["high", "low", "other", "nothing"]
     positives = [np.arange(20), np.arange(30, 55), rng.permutation(120)[:15], rng.permutation(120)[:40]]
@@ -76,11 +76,11 @@ def test_planted_concepts_are_found_where_they_are(monkeypatch: pytest.MonkeyPat
     assert (told.n, told.n_telling, told.n_polysemantic) == (70, 2, 1)
     # the same numbers without blocks
     along, against = average_precisions(rank(h.T.copy()), positives[3][np.newaxis])
-    np.testing.assert_array_equal(measured.ap[3], np.maximum(along, against)[:, 0])
+    assert_array_equal(measured.ap[3], np.maximum(along, against)[:, 0])
 
 
 def test_histograms_count_every_concept_and_shuffle() -> None:
-    rng = np.random.default_rng(5)
+    rng = default_rng(5)
     measured = search(rng.normal(size=(40, 3)), directions.of_features(3), [np.arange(10)] * 2, n_shuffles=19, seed=7)
     facts = directions.chance_facts(measured, 7)
     assert (sum(facts.shuffled), sum(facts.measured), facts.shuffles, facts.seed) == (38, 2, 19, 7)

@@ -1,7 +1,5 @@
 """Concept sets: folders, manifests, Broden's layout; each image once; what can't be read is said."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

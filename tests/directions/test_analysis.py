@@ -1,11 +1,10 @@
 """The numbers of a head's directions: an independent NumPy script, closed forms, and the bootstrap."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.directions.analysis import Labelled, Sets, analyse
@@ -14,7 +13,7 @@ from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import Accuracy, wilson
 from robustcheck_onnx.thresholds.published import IMAGENET
-from support import directions_truth
+from support import but, directions_truth
 
 Array = NDArray[Any]
 
@@ -67,9 +66,9 @@ def test_the_importance_of_a_head_with_known_directions() -> None:
     s = np.array([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
     c = np.array([[0.0, 0, 3, 0, 0, 4], [0, 0, 0, 0, 0, -2]])
     raw, _, _ = analyse(head_of(np.diag(s) @ q.T), c @ q.T)
-    np.testing.assert_allclose(raw.singular_values, s)
+    assert_allclose(raw.singular_values, s)
     expected = s / 21 * np.array([0, 0, 0.6, 0, 0, 1.8]) / 2
-    np.testing.assert_allclose(raw.importances, expected, atol=1e-15)
+    assert_allclose(raw.importances, expected, atol=1e-15)
     p = expected[expected > 1e-9]
     assert raw.participation_ratio.estimate == pytest.approx(p.sum() ** 2 / (p**2).sum())
     assert [each.index for each in raw.leading[:2]] == [2, 5]
@@ -182,7 +181,7 @@ def test_effective_robustness_is_shifts_own() -> None:
     raw, _, _ = analyse(head_of(weight), h["v2"][:100], labelled=labelled, sets=Sets(inside[0], (inside[1],)))
     first = raw.curves[0].points[0]  # all three directions
     assert first.kept == 3
-    inner, outer = (each.model_copy(update={"accuracy": first.accuracy[each.name]}) for each in inside)
+    inner, outer = (but(each, accuracy=first.accuracy[each.name]) for each in inside)
     expected, why = robustness.effective(inner, outer, "timm")
     assert why == ""
     assert first.effective_robustness == {"v2": expected}

@@ -1,7 +1,5 @@
 """The HTML page of a head's directions: the rules of a check's page, every number of both curves, hostile names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.directions import html
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.text import percent_text
-from support import onnx_models
+from support import but, normal, onnx_models
 from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
@@ -20,7 +18,7 @@ HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("directions")
-    np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float32))
+    np.save(folder / "images.npy", normal(60, 3, 8, 8).astype(np.float32))
     return onnx_models.save(onnx_models.classifier(12), folder / "model.onnx")
 
 
@@ -72,14 +70,13 @@ def test_the_curves_are_in_proportion(report: DirectionsReport) -> None:
 
 
 def test_hostile_names_stay_text(report: DirectionsReport) -> None:
-    model = report.model.model_copy(update={"file": HOSTILE, "source": HOSTILE, "tensor": HOSTILE, "head": HOSTILE})
-    page = page_of(report.model_copy(update={"model": model, "notes": (HOSTILE,), "time": None}))
+    names = dict.fromkeys(("model__file", "model__source", "model__tensor", "model__head"), HOSTILE)
+    page = page_of(but(report, **names, notes=(HOSTILE,), time=None))
     assert "<script" not in page
     assert "\x1b" not in page
     assert "{{ 7 * 7 }}" in page
 
 
 def test_the_page_says_where_the_head_is_not_the_models_own(report: DirectionsReport) -> None:
-    model = report.model.model_copy(update={"score_difference": None})
-    page = page_of(report.model_copy(update={"model": model}))
+    page = page_of(but(report, model__score_difference=None))
     assert "not compared: the head is not the model's own" in words(parse(page))

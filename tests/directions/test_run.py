@@ -1,7 +1,5 @@
 """robustcheck directions as a whole: real and made heads against an independent script, documents, and bad input."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -13,19 +11,20 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.random import default_rng
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from rich.console import Console
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.directions import terminal
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import Progress
-from support import ROOT, Capture, Fields, directions_truth, onnx_models
+from support import ROOT, Capture, Fields, but, directions_truth, levels, normal, onnx_models, robustcheck
+from support.onnx_models import classifier, encoder
 from support.written import written
 
 Array = NDArray[Any]
@@ -49,7 +48,7 @@ def run_model(path: Path, feed: Array, tensor: str) -> Array:
 def save(folder: Path, model: onnx.ModelProto, name: str = "model.onnx") -> Path:
     """The model, and beside it 60 random images as tensors."""
     onnx_models.save(model, folder / name)
-    np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(N, 3, 8, 8)).astype(np.float32))
+    np.save(folder / "images.npy", normal(N, 3, 8, 8).astype(np.float32))
     return folder / name
 
 
@@ -60,7 +59,7 @@ def measured(model: Path, **options: Any) -> DirectionsReport:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    return save(tmp_path, onnx_models.classifier(CLASSES))
+    return save(tmp_path, classifier(CLASSES))
 
 
 def in_seeded_order(model: Path) -> Array:
@@ -79,7 +78,7 @@ def test_a_classifier_is_measured_as_an_independent_script_does(small: Path) -> 
     for found, centred in ((report.raw, False), (report.centred, True)):
         directions_truth.assert_is_truth(found, directions_truth.truth(weight, bias, h, centred=centred), N)
     assert report.n_images == N
-    made = np.random.default_rng(3).normal(size=(5, FEATURES))
+    made = normal(5, FEATURES, seed=3)
     np.save(small.with_name("head.npy"), made)
     report = measured(small, seed=0, head=small.with_name("head.npy"), tensor="features")
     assert (report.model.head, report.model.score_difference) == ("head.npy", None)
@@ -88,7 +87,7 @@ def test_a_classifier_is_measured_as_an_independent_script_does(small: Path) -> 
 
 def ending(op: str, **attributes: Any) -> onnx.ModelProto:
     """The classifier with an operator behind its last layer."""
-    model = onnx_models.classifier(CLASSES)
+    model = classifier(CLASSES)
     (node,) = [node for node in model.graph.node if node.op_type == "Gemm"]
     node.output[0] = "linear"
     model.graph.node.append(helper.make_node(op, ["linear"], ["logits"], **attributes))
@@ -131,7 +130,7 @@ def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path:
 
 def coloured(folder: Path, *, names: tuple[str, ...] = ("0", "1", "2"), n: int = 20, seed: int = 0) -> Path:
     """Images in folders that are class indices."""
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     for name in names:
         (folder / name).mkdir(parents=True)
         for i in range(n):
@@ -155,7 +154,7 @@ def test_accuracy_where_labels_are_given(small: Path, tmp_path: Path) -> None:
         assert point.effective_robustness == {}
     assert report.raw.curves[0].points[0].kept == 9  # 90 % of 10 directions
     assert "in: 3 of 10 classes have images." in report.notes
-    pixels = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    pixels = levels(12, 8, 8, 3, seed=1)
     apart = rc.directions(small, images=list(pixels), labelled=inside, **given)
     assert (apart.n_images, apart.in_distribution) == (12, report.in_distribution)
     assert any("Only 12 images" in note for note in apart.notes)
@@ -166,7 +165,7 @@ def test_accuracy_where_labels_are_given(small: Path, tmp_path: Path) -> None:
 
 def command(model: Path, *words: object) -> int:
     images = ["--images", model.with_name("images.npy"), "--preprocess", "imagenet", "--device", "cpu"]
-    return cli.main([str(word) for word in ("directions", model, *images, *words)])
+    return robustcheck("directions", model, *images, *words)
 
 
 def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> None:
@@ -174,7 +173,7 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> No
     document = json.loads(capsys.readouterr().out)
     assert (document["schema_version"], document["kind"], document["shown"]) == (1, "directions", "raw")
     report = DirectionsReport.model_validate(document)
-    assert report == measured(small).model_copy(update={"time": None})
+    assert report == but(measured(small), time=None)
     assert report.model_dump(mode="json") == document
     assert command(small, "-q", "-o", f"terminal={small.with_name('r.txt')}", "-v") == 0
     assert capsys.readouterr().out == f"{small}: {report.summary}\n"
@@ -223,7 +222,7 @@ def test_progress_and_a_child_behind_the_wall(small: Path, wall: None) -> None:
     seen: list[Progress] = []
     through = measured(small, progress=seen.append)
     here = measured(small, isolate=False)
-    assert through.model_copy(update={"time": None}) == here.model_copy(update={"time": None})
+    assert but(through, time=None) == but(here, time=None)
     assert {"opening the model and the images", "loading the model", "decomposing the head"} <= {
         now.stage for now in seen
     }
@@ -235,7 +234,7 @@ def test_progress_and_a_child_behind_the_wall(small: Path, wall: None) -> None:
 
 def reweighted(name: str, value: float) -> onnx.ModelProto:
     """The classifier with one number in the place of a weight's values."""
-    model = onnx_models.classifier(CLASSES)
+    model = classifier(CLASSES)
     weight = next(each for each in model.graph.initializer if each.name == name)
     weight.CopyFrom(numpy_helper.from_array(np.full(tuple(weight.dims), value, np.float32), name))
     return model
@@ -243,7 +242,7 @@ def reweighted(name: str, value: float) -> onnx.ModelProto:
 
 def test_models_that_cannot_be_measured(tmp_path: Path, capsys: Capture) -> None:
     for proto, said in (
-        (onnx_models.encoder(), "head is missing; the file has no class scores"),
+        (encoder(), "head is missing; the file has no class scores"),
         (reweighted("conv.weight", np.nan), "representation has values that are not finite"),
         (reweighted("fc.weight", np.inf), "weights of the head are not all finite"),
         (reweighted("fc.weight", 1.0), "are the same for all classes; a prediction must depend on the image"),
@@ -259,14 +258,14 @@ def test_several_heads_are_refused(tmp_path: Path, capsys: Capture) -> None:
     model = save(tmp_path, joined)
     assert command(model) == 2
     assert "no single linear layer ends it: 2 heads are joined, which read bent, features" in capsys.readouterr().err
-    np.save(tmp_path / "head.npy", np.random.default_rng(0).normal(size=(5, 16)))
+    np.save(tmp_path / "head.npy", normal(5, 16))
     assert command(model, "--head", tmp_path / "head.npy", "--tensor", "features", "-qq") == 0
 
 
 def test_bad_head_files(tmp_path: Path, capsys: Capture) -> None:
-    model = save(tmp_path, onnx_models.encoder(16))
+    model = save(tmp_path, encoder(16))
     head = tmp_path / "head.npy"
-    np.save(head, np.random.default_rng(0).normal(size=(5, 16)))
+    np.save(head, normal(5, 16))
     assert command(model, "--head", head, "-qq") == 0
     (tmp_path / "head.txt").write_text("1 2 3")
     (tmp_path / "torn.npy").write_bytes(head.read_bytes()[:90])
@@ -284,7 +283,7 @@ def test_bad_head_files(tmp_path: Path, capsys: Capture) -> None:
 
 def test_bad_calls(small: Path, tmp_path: Path, capsys: Capture) -> None:
     odd, head = coloured(tmp_path / "odd", names=("0", "11")), tmp_path / "head.npy"
-    np.save(head, np.random.default_rng(0).normal(size=(5, 16)))
+    np.save(head, normal(5, 16))
     for words, code, said in (
         (["--shifted", odd], 2, "--shifted is given without --in"),
         (["--classes", "sorted"], 2, "--classes is given without --in"),
@@ -302,7 +301,7 @@ def test_bad_calls(small: Path, tmp_path: Path, capsys: Capture) -> None:
 
 def test_images_without_a_direction_are_left_out(tmp_path: Path) -> None:
     """A black image of a rectified classifier without a bias: all features are zero."""
-    model = save(tmp_path, onnx_models.classifier(CLASSES, bias=False))
+    model = save(tmp_path, classifier(CLASSES, bias=False))
     images = np.load(tmp_path / "images.npy")
     images[3] = 0
     np.save(tmp_path / "images.npy", images)
@@ -317,7 +316,7 @@ def test_notes_say_where_single_directions_mean_little(tmp_path: Path, small: Pa
         report = measured(small, head=tmp_path / "head.npy", tensor="features")
         return [note for note in report.notes if "direction" in note and "Only" not in note]
 
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     assert notes(rng.normal(size=(8, 16))) == []
     of_rank_3 = rng.normal(size=(8, 3)) @ rng.normal(size=(3, 16))
     assert notes(of_rank_3) == ["5 of 8 directions weigh nothing: the head's matrix has rank 3."]

@@ -1,7 +1,5 @@
 """The contract: its fields, what is wrong with them, the checker's pixels, the page's examples. Without torch."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.testing import assert_allclose
 from PIL import Image
 
 from robustcheck_onnx.checker.evidence import Preprocessing
@@ -77,14 +76,14 @@ def test_pixels_are_the_checkers(
     for path in skimage_photos:
         image = Image.open(path).convert("RGB")
         expected = apply(theirs, image).transpose(2, 0, 1)
-        np.testing.assert_allclose(contract.preprocess(fields, image), expected, atol=1e-5)
+        assert_allclose(contract.preprocess(fields, image), expected, atol=1e-5)
 
 
 def test_grey_levels_apart() -> None:
     fields = contract.checked_preprocessing(SQUASH_32 | {"std": [0.5, 0.5, 0.5]}, "x")
     zero, one = np.zeros((2, 3, 2, 2), np.float32)
     one[1, 0, 0] = 2 / 255 / 0.5  # two grey levels after dividing by std
-    np.testing.assert_allclose(contract.grey_levels_apart(fields, zero, one), 2.0, rtol=1e-5)
+    assert_allclose(contract.grey_levels_apart(fields, zero, one), 2.0, rtol=1e-5)
     assert contract.grey_levels_apart(fields, zero, one[:, :1]) == np.inf
 
 

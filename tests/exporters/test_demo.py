@@ -1,12 +1,11 @@
 """The demo's two models: real EfficientNet-Lite0 weights, and one planted outlier feature."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from numpy.testing import assert_allclose
 
 from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.digest import file_digest
@@ -33,8 +32,8 @@ def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
     weight /= weight.sum(axis=1, keepdims=True)
     mixed = np.einsum("bfp,bp->bf", positions, weight) @ model.matrix.numpy()
     shift = (planted - mixed) / mixed.std(axis=1, keepdims=True)
-    np.testing.assert_allclose(shift[:, demo.PLANTED_FEATURE], 15, rtol=1e-4)
-    np.testing.assert_allclose(np.delete(shift, demo.PLANTED_FEATURE, axis=1), 0, atol=1e-5)
+    assert_allclose(shift[:, demo.PLANTED_FEATURE], 15, rtol=1e-4)
+    assert_allclose(np.delete(shift, demo.PLANTED_FEATURE, axis=1), 0, atol=1e-5)
     assert (mixed < 0).mean() > 0.3
     assert "feature 92 is shifted by 15 standard deviations" in model.synthetic
 
@@ -58,8 +57,8 @@ def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path])
     session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
     representation, logits = session.run(["representation", "logits"], {"image": images})
     with torch.no_grad():
-        np.testing.assert_allclose(logits, truth(torch.from_numpy(images)).numpy(), atol=1e-3)
+        assert_allclose(logits, truth(torch.from_numpy(images)).numpy(), atol=1e-3)
         pooled = truth.extract_features(torch.from_numpy(images)).mean((2, 3)).numpy()
-    np.testing.assert_allclose(representation, pooled, atol=1e-4)
+    assert_allclose(representation, pooled, atol=1e-4)
     # the network recognises what is on the photos: ImageNet classes 281–285 are cats, 967 is espresso
     assert (logits[1].argmax() in range(281, 286), logits[2].argmax() in (504, 967, 968)) == (True, True)

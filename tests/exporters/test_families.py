@@ -1,7 +1,5 @@
 """Each architecture family's smallest member, from a local checkpoint in the library's own format to ONNX."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What the loaders decide before anything is exported: preprocessing, projections, heads, activations."""
 
-from __future__ import annotations
-
 import json
 import random
 import re
@@ -15,7 +13,7 @@ from robustcheck_onnx.exporters.contract import Wanted
 from robustcheck_onnx.exporters.digest import file_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import load
-from support import Fields, checkpoints
+from support import Fields, Patch, checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
 
 pytestmark = pytest.mark.long
@@ -26,7 +24,7 @@ CLIP_32 = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32],
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Any]:
+def checkpoint(tmp_path: Path, monkeypatch: Patch) -> tuple[Path, Any]:
     """A model that open_clip knows by name, and its checkpoint file."""
     from open_clip import factory
 
@@ -62,9 +60,7 @@ def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_open_clip_tag_decides_the_activation(
-    checkpoint: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, quick: bool
-) -> None:
+def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monkeypatch: Patch, quick: bool) -> None:
     """A tag trained with QuickGELU under a plain name gets it: open_clip would only warn and go on."""
     from open_clip import pretrained
 

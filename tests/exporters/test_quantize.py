@@ -1,7 +1,5 @@
 """int8 exports: what the file holds, on which photos its ranges rest, what is refused, and what the gate says of it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +10,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from onnx import numpy_helper
 from PIL import Image
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.graph import graph_digest as checked_digest
 from robustcheck_onnx.checker.model.open import open_model
@@ -23,7 +21,7 @@ from robustcheck_onnx.exporters import from_onnx, write
 from robustcheck_onnx.exporters.digest import file_digest, graph_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
-from support import PHOTOS, Capture, Place, lookup, onnx_models
+from support import PHOTOS, Capture, Patch, Place, lookup, onnx_models, robustcheck
 from support.user_modules import contract_of
 from support.written import written
 
@@ -110,8 +108,8 @@ def test_the_file_holds_the_digest_of_its_own_graph_and_a_changed_file_is_not_qu
 @pytest.mark.usefixtures("capsys")
 def test_what_a_model_was_matched_to_is_written_once(encoder: Path, photos: list[Path]) -> None:
     out, matched = encoder.with_name("int8.onnx"), "CLIP ViT-B/32"
-    words = ["export", "onnx", str(encoder), "--precision", "int8-dynamic", "-o", str(out)]
-    assert cli.main([*words, "--parity-images", str(photos[0].parent), "--matched-to", matched]) == 0
+    words = ["export", "onnx", encoder, "--precision", "int8-dynamic", "-o", out]
+    assert robustcheck(*words, "--parity-images", photos[0].parent, "--matched-to", matched) == 0
     assert contract_of(out)["source"]["matched_to"] == matched
     source = lookup.lookup_contract(source={"matched_to": matched})["source"]
     onnx.save(with_contract(onnx.load(encoder), source=source), encoder)
@@ -147,7 +145,7 @@ def test_the_file_keeps_the_contract_and_its_parity_is_what_it_says(
         norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(truth[:n], axis=1)
         angles.append(((rows * truth[:n]).sum(axis=1) / norms).min())
     assert max(apart) > 0
-    np.testing.assert_allclose([record.parity.max_abs, record.parity.min_cosine], [max(apart), min(angles)], rtol=1e-5)
+    assert_allclose([record.parity.max_abs, record.parity.min_cosine], [max(apart), min(angles)], rtol=1e-5)
     assert after["parity"]["min_cosine"] == record.parity.min_cosine
     assert (open_model(record.path).precision, after["precision"]) == ("int8", precision)
 
@@ -162,23 +160,21 @@ def test_ranges_are_those_of_the_calibration_photos_and_none_of_the_parity_photo
     values = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
     first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "image")
     span, wider = (max(seen.max(), 0) - min(seen.min(), 0) for seen in (pixels(photos[5:]), pixels(photos)))
-    np.testing.assert_allclose(values[first.input[1]], span / 255, rtol=1e-5)
+    assert_allclose(values[first.input[1]], span / 255, rtol=1e-5)
     assert wider > 1.3 * span
     kernels = next(node for node in graph.node if getattr(values.get(node.input[0]), "shape", ()) == (24, 3, 3, 3))
     whole = onnx_models.weight(24, 3, 3, 3)  # one scale for each of the convolution's channels
-    np.testing.assert_allclose(values[kernels.input[1]], np.abs(whole).max(axis=(1, 2, 3)) / 127, rtol=1e-5)
+    assert_allclose(values[kernels.input[1]], np.abs(whole).max(axis=(1, 2, 3)) / 127, rtol=1e-5)
 
 
-def test_weights_beside_the_file_stay_beside_it(
-    encoder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_beside_the_file_stay_beside_it(encoder: Path, photos: list[Path], monkeypatch: Patch) -> None:
     one_file = made(encoder, photos, "int8-qdq")
     assert left(encoder.parent) == ["fp32.onnx", "int8.onnx"]
     rows = represent(one_file.path, pixels(photos[:5]))
     monkeypatch.setattr(write, "INLINE_LIMIT_BYTES", 100)  # stands for 2 GB
     beside = made(encoder, photos, "int8-qdq")
     assert left(encoder.parent) == ["fp32.onnx", "int8.onnx", "int8.onnx.data"]
-    np.testing.assert_array_equal(represent(beside.path, pixels(photos[:5])), rows)
+    assert_array_equal(represent(beside.path, pixels(photos[:5])), rows)
 
 
 def test_a_source_with_weights_beside_it(encoder: Path, photos: list[Path]) -> None:
@@ -278,7 +274,7 @@ def test_calls_that_are_refused(
     said: str,
     hint: str,
     capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     monkeypatch.chdir(encoder.parent)
     for name, n in (("FEW", 10), ("BROKEN", 20)):
@@ -286,7 +282,7 @@ def test_calls_that_are_refused(
     Path("BROKEN/00.png").write_bytes(photos[0].read_bytes()[:60])
     before = left(encoder.parent), encoder.read_bytes()
     assert (
-        cli.main(["export", "onnx", "fp32.onnx", *["-o", "int8.onnx"][: 2 * ("-o" not in words)], *words.split()]) == 2
+        robustcheck("export", "onnx", "fp32.onnx", *["-o", "int8.onnx"][: 2 * ("-o" not in words)], *words.split()) == 2
     )
     streams = capsys.readouterr()
     assert streams.out == ""
@@ -359,20 +355,20 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
     Dynamically, the result depends on the batch. Statically, the graph shows that attention pools rectified features,
     which the fp32 graph does not: the pooled tokens have no negative values.
     """
-    folder = str(PHOTOS[0].parent)
+    folder = PHOTOS[0].parent
     for precision, words, reason in (
         ("int8-qdq", ["--calibration-images", folder], "end_not_calibrated"),
         ("int8-dynamic", [], "batch_dependent"),
     ):
-        out = str(tmp_path / f"{precision}.onnx")
-        assert cli.main(["export", "onnx", str(planted_outlier), "--precision", precision, *words, "-o", out]) == 0
+        out = tmp_path / f"{precision}.onnx"
+        assert robustcheck("export", "onnx", planted_outlier, "--precision", precision, *words, "-o", out) == 0
         assert f"{precision}, outputs representation" in capsys.readouterr().out
-        call = ["compare", out, str(planted_outlier), "--max-images", "50", "--device", "cpu", "-o", "json", "-qq"]
-        assert cli.main(call) == 1
+        call = ["compare", out, planted_outlier, "--max-images", "50", "--device", "cpu", "-o", "json", "-qq"]
+        assert robustcheck(*call) == 1
         report = json.loads(capsys.readouterr().out)
         assert [entry["id"] for entry in report["verdict"]["reasons"]] == [reason]
         assert [(feature["index"], feature["fate"]) for feature in report["features"]] == [(92, "kept")]
         assert report["reference"]["verdict"]["verdict"] == "PASS"
     # one image at a time, the dynamic form has a verdict, which says what it holds for
-    assert cli.main([*call, "--batch-size", "1"]) == 0
+    assert robustcheck(*call, "--batch-size", "1") == 0
     assert "Of the candidate: The verdict holds for batches of one image" in capsys.readouterr().out

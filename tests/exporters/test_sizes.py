@@ -1,7 +1,5 @@
 """The answers about sizes: each name counted once, each fault with its own name; the libraries are stood in for."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

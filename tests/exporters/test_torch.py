@@ -1,7 +1,5 @@
 """Exports of the user's own torch code: what is read of it, refusals, nothing left behind, nothing printed."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import subprocess
@@ -9,9 +7,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 import pytest
+from numpy.testing import assert_allclose
 
 from robustcheck_onnx.exporters.digest import file_digest
 from robustcheck_onnx.exporters.errors import ExportError, quiet
@@ -60,8 +58,8 @@ def test_head_names_the_representation(
     before, logits = session.run(["representation", "logits"], {"image": images})
     with torch.no_grad():
         truth = network.eval()[:-1](torch.from_numpy(images))
-        np.testing.assert_allclose(before, truth.numpy(), atol=1e-5)
-        np.testing.assert_allclose(logits, network[-1](truth).numpy(), atol=1e-5)
+        assert_allclose(before, truth.numpy(), atol=1e-5)
+        assert_allclose(logits, network[-1](truth).numpy(), atol=1e-5)
 
 
 TORCH_REFUSALS = [

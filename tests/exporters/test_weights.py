@@ -1,7 +1,5 @@
 """Which weights an export takes: names and tags, partial checkpoints, a hub's cache; never random ones unsaid."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

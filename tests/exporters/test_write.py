@@ -1,7 +1,5 @@
 """Parity with the source model, what is refused before, and the files that are written: all or nothing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.random import default_rng
+from numpy.testing import assert_allclose
 from PIL import Image
 
 from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import export, preprocessed, run
-from support import Fields
+from support import Fields, Patch
 from support.user_modules import contract_of, images_of, left_in
 
 pytestmark = pytest.mark.usefixtures("my_vision")
@@ -27,7 +27,7 @@ def test_agreement_against_closed_forms() -> None:
     b = np.array([[3, 4, 5], [0, 0, 0]], np.float32)
     for other, expected in ((b, (5, 5 / np.sqrt(25 / 3), 25 / (5 * np.sqrt(50)))), (a, (0, 0, 1))):
         seen = write.agreement(a, other)
-        np.testing.assert_allclose((seen.max_abs, seen.max_rel, seen.min_cosine), expected)
+        assert_allclose((seen.max_abs, seen.max_rel, seen.min_cosine), expected)
     assert write.agreement(a[1:], b[:1]).max_rel == np.inf
     for wrong in (np.zeros((2, 4)), np.full((2, 3), np.nan)):
         with pytest.raises(ValueError, match=r"shapes are|not finite"):
@@ -36,7 +36,7 @@ def test_agreement_against_closed_forms() -> None:
 
 def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
     """A feature at 100 SD would make a difference of one SD elsewhere look like 1 % of the maximum."""
-    a = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
+    a = default_rng(0).standard_normal((4, 512)).astype(np.float32)
     a[:, 7] = 100
     b = a.copy()
     b[:, 8] += 1
@@ -52,7 +52,7 @@ def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
     ],
 )
 def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(
-    tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch, factory: str, code: int, said: str
+    tmp_path: Path, skimage_photos: list[Path], monkeypatch: Patch, factory: str, code: int, said: str
 ) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
@@ -67,9 +67,7 @@ def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(
 
 
 @pytest.mark.long
-def test_weights_beside_a_big_model(
-    tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_beside_a_big_model(tmp_path: Path, skimage_photos: list[Path], monkeypatch: Patch) -> None:
     monkeypatch.setattr(write, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
     record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
     assert left_in(tmp_path) == ["m.onnx", "m.onnx.data"]
@@ -92,13 +90,13 @@ def test_half_precision(tmp_path: Path, skimage_photos: list[Path]) -> None:
     kinds = {t.data_type for t in onnx.load(out).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 in kinds, onnx.TensorProto.FLOAT in kinds) == (True, False)
     assert rows[1].dtype == np.float32
-    np.testing.assert_allclose(rows[1], rows[0], rtol=0, atol=2e-2 * np.abs(rows[0]).max())
+    assert_allclose(rows[1], rows[0], rtol=0, atol=2e-2 * np.abs(rows[0]).max())
     assert not np.array_equal(rows[0], rows[1])
 
 
 @pytest.mark.long
 def test_preprocessing_that_says_other_pixels_is_refused(
-    tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, skimage_photos: list[Path], monkeypatch: Patch
 ) -> None:
     """The contract must reproduce the library's own transform, whatever a loader believes about it."""
     from robustcheck_onnx.exporters import classifiers
@@ -140,7 +138,7 @@ def loaded(**change: Any) -> Any:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
-    random = np.random.default_rng(4)
+    random = default_rng(4)
     paths = [tmp_path / f"{i}.png" for i in range(write.PHOTOS + 1)]
     for path in paths:
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(path)

@@ -1,22 +1,19 @@
 """Zero-shot classifiers: the text head against the libraries' own computation, and an unchanged representation."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnxruntime as ort
 import pytest
+from numpy.testing import assert_allclose
 from PIL import Image
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.exporters.contract import Prompts
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, read_prompts, run
-from support import PHOTOS, Capture, Fields, checkpoints
+from support import PHOTOS, Capture, Fields, checkpoints, robustcheck
 from support.lazy import open_clip, torch, transformers
 from support.user_modules import contract_of
 
@@ -70,10 +67,10 @@ def _outputs(path: Path, pixels: Any) -> Fields:
 def test_logits_are_open_clips_own_and_the_representation_is_the_same_with_a_head(clip: Exported) -> None:
     bare, headed = (_outputs(model.path, clip.pixels) for model in (clip.bare, clip.headed))
     assert clip.truth.std(axis=1).min() > 0.1  # the classes differ, so that a wrong head would show
-    np.testing.assert_allclose(headed.pop("logits"), clip.truth, atol=1e-4)
+    assert_allclose(headed.pop("logits"), clip.truth, atol=1e-4)
     assert list(headed) == list(bare)
     for name, rows in bare.items():
-        np.testing.assert_allclose(headed[name], rows, rtol=0, atol=1e-6)
+        assert_allclose(headed[name], rows, rtol=0, atol=1e-6)
 
 
 @pytest.mark.long
@@ -126,7 +123,7 @@ def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> Non
     assert truth.std(axis=1).min() > 1e-3
     outputs = _outputs(call[2], pixels.numpy())
     assert list(outputs) == ["representation", "pooled", "logits"]
-    np.testing.assert_allclose(outputs["logits"], truth, atol=1e-4)
+    assert_allclose(outputs["logits"], truth, atol=1e-4)
     assert contract_of(call[2])["zero_shot"]["templates"] == list(DEFAULT_TEMPLATES)
 
 
@@ -139,7 +136,7 @@ def test_the_head_is_the_normalised_mean_times_the_scale() -> None:
     vectors = {"a x": [3.0, 0.0], "b x": [0.0, 5.0], "a y": [-2.0, 0.0], "b y": [-7.0, 0.0]}
     prompts = Prompts(("x", "y"), ("a {}", "b {}"))
     head = text_head(prompts, lambda texts: torch.tensor([vectors[t] for t in texts]), scale, "m")
-    np.testing.assert_allclose(head.numpy(), [[10 / 2**0.5, 10 / 2**0.5], [-10.0, 0.0]], rtol=1e-6)
+    assert_allclose(head.numpy(), [[10 / 2**0.5, 10 / 2**0.5], [-10.0, 0.0]], rtol=1e-6)
     with pytest.raises(ExportError, match="zero or not finite"):
         text_head(prompts, lambda texts: torch.zeros(len(texts), 2), scale, "m")
 
@@ -185,7 +182,7 @@ def test_bad_calls_leave_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\ntea\n")
-    assert cli.main(["export", *words.split(), "-o", "model.onnx"]) == 2
+    assert robustcheck("export", *words.split(), "-o", "model.onnx") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()
 

@@ -1,7 +1,5 @@
 """Changes sound files at random, by a seed: protobufs field by field, everything else byte by byte."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Iterator

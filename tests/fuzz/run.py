@@ -5,8 +5,6 @@ is seen; a line a kind says how many were read, refused, and what broke. What br
 anew. Exit code 1 if anything broke.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import signal

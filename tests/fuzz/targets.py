@@ -3,8 +3,6 @@
 A call may return or raise an error of this package. Anything else is a finding.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import random

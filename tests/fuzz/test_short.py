@@ -1,7 +1,5 @@
 """Seeds of the fuzz harness for each kind of input, always the same; `make fuzz MINUTES=60` goes on for as long."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

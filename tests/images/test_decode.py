@@ -1,7 +1,5 @@
 """Decoding: the right pixels, or a named reason; every handled case leaves a note."""
 
-from __future__ import annotations
-
 import io
 import struct
 import warnings
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from robustcheck_onnx.checker.images.preprocess import (
@@ -45,13 +44,13 @@ def test_a_plain_photo_has_no_notes_and_pillows_pixels() -> None:
     data = (DATA / "rocket.jpg").read_bytes()
     image, notes = decode(data, "rocket.jpg")
     assert (image.mode, notes) == ("RGB", ())
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(DATA / "rocket.jpg")))
+    assert_array_equal(np.asarray(image), np.asarray(Image.open(DATA / "rocket.jpg")))
 
 
 def test_sixteen_bits_are_rescaled_not_clipped() -> None:
     for stored, image_format in ((WIDE, "PNG"), (WIDE.astype(">u2"), "TIFF")):
         image, notes = decode(encoded(Image.fromarray(stored), image_format), f"x.{image_format}")
-        np.testing.assert_array_equal(np.asarray(image)[..., 1], np.round(WIDE / 257).astype(np.uint8))
+        assert_array_equal(np.asarray(image)[..., 1], np.round(WIDE / 257).astype(np.uint8))
         assert notes == (SIXTEEN_BIT, GREY)
 
 
@@ -59,7 +58,7 @@ def test_sixteen_bit_rgb_png_keeps_its_high_byte() -> None:
     wide = np.stack([WIDE] * 3, axis=-1)
     raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
     image, _ = decode(rgb_png(16, 16, raw), "x.png")
-    np.testing.assert_array_equal(np.asarray(image), wide >> 8)
+    assert_array_equal(np.asarray(image), wide >> 8)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -94,7 +93,7 @@ def test_transparency_lies_on_white_and_every_mode_becomes_rgb(
 
 def test_cmyk_is_not_inverted() -> None:
     image, notes = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95), "x.jpg")
-    np.testing.assert_allclose(np.asarray(image), np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=5)
+    assert_allclose(np.asarray(image), np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=5)
     assert notes == (CMYK,)
 
 
@@ -120,7 +119,7 @@ def test_every_exif_orientation_is_applied() -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         image, notes = decode(encoded(Image.fromarray(stored), "PNG", exif=exif), "x.png")
-        np.testing.assert_array_equal(np.asarray(image), expected, err_msg=str(orientation))
+        assert_array_equal(np.asarray(image), expected, err_msg=str(orientation))
         assert notes == ((EXIF,) if 2 <= orientation <= 8 else ())
 
 

@@ -1,7 +1,5 @@
 """Parts of one photo are recognised by their keypoints, different photos are not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A million rows: the order that it always had, entries made when asked for, files of late rows looked for late."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import itertools
@@ -17,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+from numpy.random import default_rng
 from PIL import Image
 
 from robustcheck_onnx import check
@@ -32,7 +30,7 @@ from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, Place
+from support import PHOTOS, Patch, Place
 from support.measuring import job as new_job
 from support.stores import contents, put
 
@@ -58,7 +56,7 @@ def test_order_is_the_definition() -> None:
             assert images.seeded(some, seed).tolist() == order_by_definition(some, seed)
 
 
-def test_digests_that_begin_alike_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_that_begin_alike_are_told_apart(monkeypatch: Patch) -> None:
     real = hashlib.sha256
 
     def weak(data: bytes) -> SimpleNamespace:
@@ -81,7 +79,7 @@ def test_entries_are_a_sequence_that_makes_each_when_asked() -> None:
         made.append(place)
         return Entry(str(place), lambda: b"", row=place)
 
-    order = np.random.default_rng(0).permutation(500)
+    order = default_rng(0).permutation(500)
     entries = Entries.listed([str(place) for place in range(500)], make).take(order)
     assert list(entries[10:490:7].names()) == [str(place) for place in order[10:490:7]]
     assert (len(entries), made) == (500, [])
@@ -124,7 +122,7 @@ def test_every_row_comes_once_with_its_file(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "row", "column"), [("csv", 14, "path"), ("jsonl", 13, "image")])
 def test_a_late_row_without_a_file_is_told_when_read_never_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, row: int, column: str
+    tmp_path: Path, monkeypatch: Patch, kind: str, row: int, column: str
 ) -> None:
     names = photos(tmp_path, 12)
     manifest = write(tmp_path / f"m.{kind}", [*names, "gone.png", "dir"])
@@ -151,7 +149,7 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(
         list(prefetch(source, lambda item: item))
 
 
-def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monkeypatch: Patch) -> None:
     names = photos(tmp_path, 12)
     asked: list[str] = []
     is_file = os.path.isfile
@@ -196,7 +194,7 @@ def test_rows_of_json_are_read_as_by_json_loads() -> None:
 
 
 @pytest.fixture
-def late(lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def late(lookup_pass: Place, tmp_path: Path, monkeypatch: Patch) -> tuple[Path, Path]:
     """A model, and a list of its photos whose last row names no file and isn't looked for."""
     model, folder = lookup_pass
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 80)
@@ -228,7 +226,7 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
 
 
 @pytest.mark.long
-def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: Patch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 1)
     names = photos(tmp_path, 1) + [f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(50_000)]

@@ -1,7 +1,5 @@
 """The bundled photos: attributed one by one, small, varied, and photos."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from PIL import Image

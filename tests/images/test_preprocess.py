@@ -1,7 +1,5 @@
 """Our pixels against the source libraries' own transforms, on real photos."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 
@@ -10,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from numpy.random import default_rng
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.images.preprocess import (
     resized_size,
     scales_finitely,
 )
-from support import Fields
+from support import Fields, but, levels
 from support.skimage_data import photos, worst
 
 
@@ -47,7 +47,7 @@ def by_pillow(mode: str, image: Image.Image) -> NDArray[np.float32]:
 @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
 def test_pixels_by_pillow(mode: Any) -> None:
     """What the libraries below do, without them."""
-    ours = CLIP.model_copy(update={"resize_mode": mode, "crop": "none" if mode == "squash" else "center"})
+    ours = but(CLIP, resize_mode=mode, crop="none" if mode == "squash" else "center")
     mean, std = np.array(CLIP.mean, np.float32), np.array(CLIP.std, np.float32)
     assert worst(ours, lambda image: ((by_pillow(mode, image) / 255 - mean) / std).transpose(2, 0, 1)) < 1e-3
 
@@ -58,7 +58,7 @@ def test_presets_are_the_libraries_transforms() -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from torchvision.models import ResNet18_Weights, Swin_T_Weights
 
-    swin = IMAGENET.model_copy(update={"resize_size": (232, 232), "interpolation": "bicubic"})
+    swin = but(IMAGENET, resize_size=(232, 232), interpolation="bicubic")
     for ours, theirs in (
         (CLIP, image_transform_v2(PreprocessCfg(), is_train=False)),
         (IMAGENET, ResNet18_Weights.IMAGENET1K_V1.transforms()),
@@ -68,7 +68,7 @@ def test_presets_are_the_libraries_transforms() -> None:
 
 
 def test_sizes_that_are_refused() -> None:
-    plain = CLIP.model_copy(update={"resize_mode": "none", "crop": "none"})
+    plain = but(CLIP, resize_mode="none", crop="none")
     for fields, image, said in (
         (plain, photos()[0], r"size is 451×300 px; .* must be 224×224 px"),
         # a strip that would fill the memory
@@ -93,7 +93,7 @@ def test_sizes_that_are_refused() -> None:
     ],
 )
 def test_sizes_by_hand(mode: Any, height: int, width: int, image: tuple[int, int], expected: tuple[int, int]) -> None:
-    fields = CLIP.model_copy(update={"resize_mode": mode, "resize_size": (height, width)})
+    fields = but(CLIP, resize_mode=mode, resize_size=(height, width))
     assert resized_size(fields, *image) == expected
 
 
@@ -131,23 +131,23 @@ def test_impossible_values_are_refused(change: Fields, field: str) -> None:
         Preprocessing(**{**CLIP.model_dump(), **change})
 
 
-@pytest.mark.parametrize("record", [CLIP, IMAGENET, CLIP.model_copy(update={"color_order": "BGR"})])
+@pytest.mark.parametrize("record", [CLIP, IMAGENET, but(CLIP, color_order="BGR")])
 def test_as_photo_is_the_inverse_after_the_crop(record: Preprocessing) -> None:
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
-    rgb = record.model_copy(update={"color_order": "RGB"})
-    np.testing.assert_array_equal(np.asarray(as_photo(record, apply(record, photo))), apply_uint8(rgb, photo))
+    photo = Image.fromarray(levels(300, 260, 3))
+    rgb = but(record, color_order="RGB")
+    assert_array_equal(np.asarray(as_photo(record, apply(record, photo))), apply_uint8(rgb, photo))
 
 
 def test_bgr_reverses_channels_and_keeps_mean_in_rgb() -> None:
-    bgr = CLIP.model_copy(update={"color_order": "BGR"})
+    bgr = but(CLIP, color_order="BGR")
     for make in (apply, apply_uint8):
-        np.testing.assert_array_equal(make(bgr, photos()[0]), make(CLIP, photos()[0])[..., ::-1])
+        assert_array_equal(make(bgr, photos()[0]), make(CLIP, photos()[0])[..., ::-1])
 
 
 def assert_numpys(found: LevelSums, pixels: NDArray[Any]) -> None:
     values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
-    np.testing.assert_allclose(found.sums, values.sum(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(found.squares, (values**2).sum(axis=0), rtol=1e-12)
+    assert_allclose(found.sums, values.sum(axis=0), rtol=1e-12)
+    assert_allclose(found.squares, (values**2).sum(axis=0), rtol=1e-12)
     assert found.mean == pytest.approx(values.mean(axis=0))
     assert found.sd == pytest.approx(values.std(axis=0), abs=1e-5)
 
@@ -165,7 +165,7 @@ def test_no_sum_overflows() -> None:
 
 
 def test_images_add_up_in_any_order() -> None:
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     photos = [rng.integers(0, 256, (edge, 8, 3), dtype=np.uint8) for edge in (4, 8, 16)]
     one, two, three = map(level_sums, photos)
     assert one + (two + three) == (three + one) + two
@@ -177,6 +177,6 @@ def test_images_add_up_in_any_order() -> None:
 
 
 def test_float_values_are_summed_up_as_they_are() -> None:
-    values = np.random.default_rng(0).normal(-2, 5, (20, 30, 3)).astype(np.float32)
+    values = default_rng(0).normal(-2, 5, (20, 30, 3)).astype(np.float32)
     assert_numpys(level_sums(values), values)
     assert not np.isfinite(level_sums(np.full((2, 2, 3), 1e200)).squares).any()

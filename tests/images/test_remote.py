@@ -1,7 +1,5 @@
 """Images behind URLs: the same evidence as from here, whatever form the set has."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from pathlib import Path
@@ -14,7 +12,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.storage.stores import open_url
-from support import Place
+from support import Patch, Place, normal
 from support.stores import ODD, contents, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -70,7 +68,7 @@ def test_lists_shards_arrays_and_tables(
     with tarfile.open(here / "0.tar", "w") as archive:
         for path in paths:
             archive.add(path, path.name)
-    np.save(here / "x.npy", np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32))
+    np.save(here / "x.npy", normal(4, 3, 8, 8).astype(np.float32))
     table = pa.table({"image": [{"bytes": path.read_bytes(), "path": None} for path in paths]})
     pq.write_table(table, here / "t.parquet", row_group_size=2)
     with pa.OSFile(str(here / "t.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
@@ -111,9 +109,7 @@ def test_a_row_that_names_nothing_or_a_file_of_this_machine_ends_the_run(row: st
         list(open_images("memory://box/list.txt").items())
 
 
-def test_only_the_images_that_are_needed_are_read(
-    lookup_pass: Place, memory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_images_that_are_needed_are_read(lookup_pass: Place, memory: Any, monkeypatch: Patch) -> None:
     model, photos = lookup_pass
     put(memory, photos, "p")
     read: list[str] = []
@@ -156,7 +152,7 @@ def test_readers_read_what_the_file_holds(memory: Any) -> None:
             assert reader.read(length) == other.read(length)
 
 
-def test_a_row_of_a_list_names_no_url_with_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_a_list_names_no_url_with_strict(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "list.csv").write_text("path\nhttp://169.254.169.254/latest.jpg\n")
     monkeypatch.setenv("ROBUSTCHECK_LOCAL_ROWS", "1")
     with pytest.raises(

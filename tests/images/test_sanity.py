@@ -1,7 +1,5 @@
 """Image-set sanity: photos stay unflagged, synthetic and repeated images do not; counts merge exactly."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +9,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.random import default_rng
 from PIL import Image, ImageEnhance, ImageFilter
 
 from robustcheck_onnx.checker.images import keypoints
@@ -128,7 +127,7 @@ SYNTHETIC: dict[str, Callable[[Generator], Image.Image]] = {
     [pytest.param(kind, marks=[pytest.mark.long] * ("JPEG" in kind or "textured" in kind)) for kind in SYNTHETIC],
 )
 def test_synthetic_images_are_not_photo_like(kind: str) -> None:
-    random = np.random.default_rng(11)
+    random = default_rng(11)
     assert "images_not_photo_like" in findings([SYNTHETIC[kind](random) for _ in range(30)])
 
 
@@ -162,7 +161,7 @@ def wide_parts(wholes: list[Image.Image], n: int, random: Generator) -> list[Ima
 
 @pytest.mark.parametrize("names", [["coffee.png"], pytest.param(PHOTOS[:5:2], marks=pytest.mark.long)])
 def test_wide_parts_of_few_photos_are_not_varied(names: list[str]) -> None:
-    parts = wide_parts([photo(name) for name in names], 64, np.random.default_rng(5))
+    parts = wide_parts([photo(name) for name in names], 64, default_rng(5))
     facts = ImageSetState(map(describe, parts)).facts()
     assert facts.n_duplicates == 0
     assert len(names) <= facts.n_varied <= 20  # measured: 16 or fewer; a check needs 50
@@ -207,7 +206,7 @@ def test_statistics_agree_with_scipy() -> None:
 
 def test_channel_correlation_is_the_mean_of_all_three_pairs() -> None:
     """By NumPy, over all neighbours: every second pixel is background, so that no two of them touch."""
-    random = np.random.default_rng(8)
+    random = default_rng(8)
     red, blue = random.integers(60, 250, (2, 64, 64))
     pixels = np.stack([red, (2 * red + blue) // 3, blue], axis=2).astype(np.uint8)
     pixels[(np.add.outer(np.arange(64), np.arange(64)) % 2) == 0] = 0
@@ -271,7 +270,7 @@ def test_varied_images_are_found_in_the_order_given_and_what_comes_later_changes
 
 
 def test_half_noise_is_noticed() -> None:
-    random = np.random.default_rng(0)
+    random = default_rng(0)
     assert "images_not_photo_like" in findings(tiles() + [white_noise(random) for _ in range(30)])
 
 

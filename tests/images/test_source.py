@@ -1,7 +1,5 @@
 """Image sources: what counts as an image, in which order, and one clear error for everything else."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -30,7 +28,7 @@ from robustcheck_onnx.checker.images.source import (
     open_images,
     prefetch,
 )
-from support import extra
+from support import Patch, extra, normal
 from support.profile import PATIENCE_S
 
 
@@ -70,7 +68,7 @@ def test_folder_is_recursive_and_leaves_out_what_is_no_image(tmp_path: Path) -> 
         assert getattr(item, "digest", "") == "sha256:" + hashlib.sha256(png(level(item))).hexdigest()
 
 
-def test_order_depends_on_names_and_seed_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_depends_on_names_and_seed_only(tmp_path: Path, monkeypatch: Patch) -> None:
     names = [f"{i:03d}.png" for i in range(50)]
     fill(tmp_path / "one", names)
     fill(tmp_path / "two", names[::-1])
@@ -188,7 +186,7 @@ def save(tmp_path: Path) -> Callable[..., None]:
     return lambda name, **columns: parquet.write_table(pyarrow.table(columns), tmp_path / name, row_group_size=3)
 
 
-def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) -> None:
     monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
     for file, levels in enumerate((range(10), range(10, 20))):
         cells: list[Any] = [{"bytes": png(i), "path": f"{i}.png"} if file else png(i) for i in levels]
@@ -225,7 +223,7 @@ def test_arrow_data_set_of_hugging_face(tmp_path: Path) -> None:
     assert sorted(level(item) for item in open_images(tmp_path).items()) == [0, 1, 2, 3, 4]
 
 
-def test_data_sets_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     for module in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -244,7 +242,7 @@ def test_bad_parquet(tmp_path: Path, save: Callable[..., None]) -> None:
 
 
 def test_npy_and_npz(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(4, 3, 6, 5)).astype(np.float32)
+    values = normal(4, 3, 6, 5).astype(np.float32)
     values[2, 0, 0, 0] = np.nan
     np.save(tmp_path / "x.npy", values)
     np.savez(tmp_path / "x.npz", a=values[:1].astype(np.float64), b=values[1:2].astype(np.float16))
@@ -273,7 +271,7 @@ def test_bad_arrays(tmp_path: Path) -> None:
         open_images(tmp_path / "x.npz")
 
 
-def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: Patch) -> None:
     fill(tmp_path, ["mixed/a.png", "mixed/s.tar", "gz/s.tar.gz"])
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -302,7 +300,7 @@ def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: pytest.
 class Rights:
     """The system's answers about folders, played: root, whom no permission stops, may run the tests."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: Patch) -> None:
         self.unlisted: set[str] = set()
         """folders without r: their names can't be had"""
         self.closed: set[str] = set()
@@ -324,9 +322,7 @@ class Rights:
 
 
 @pytest.mark.parametrize("pattern", ["*/b.png", "**/*.png", "*/deep/*.png", "closed/*.png"])
-def test_a_glob_passes_by_no_folder_that_it_has_to_enter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
-) -> None:
+def test_a_glob_passes_by_no_folder_that_it_has_to_enter(tmp_path: Path, monkeypatch: Patch, pattern: str) -> None:
     fill(tmp_path, ["a.png", "open/b.png", "open/deep/c.png", "closed/b.png", "closed/deep/c.png"])
     monkeypatch.chdir(tmp_path)
     assert len(open_images(pattern)) > 0
@@ -338,7 +334,7 @@ def test_a_glob_passes_by_no_folder_that_it_has_to_enter(
     assert caught.value.hint == f"ls -ld {tmp_path}/closed"
 
 
-def test_a_glob_needs_no_folder_that_it_does_not_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_glob_needs_no_folder_that_it_does_not_enter(tmp_path: Path, monkeypatch: Patch) -> None:
     fill(tmp_path, ["a.png", "home/photos/b.png", "x/photos/c.png", "x/other/d.png", "x/@eaDir/e.png", "x/.h/f.png"])
     rights = Rights(monkeypatch)
     rights.unlisted.add("home")  # only its owner may list it, but everyone may pass through

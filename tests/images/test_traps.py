@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from PIL import Image
 
 from robustcheck_onnx import check
@@ -33,7 +34,7 @@ TRAPS: dict[str, tuple[Callable[[Rng, int], Image.Image], int, str]] = {
 @pytest.fixture(scope="module")
 def looks_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that passes, whichever of its rows the pixels of an image choose."""
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     h = rng.normal(size=(3000, 512)) + rng.normal(0, 0.5, 512)
     h[:, 7] += 20
     h *= rng.uniform(0.5, 2, (3000, 1))
@@ -44,7 +45,7 @@ def looks_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report_on(model: Path, trap: str, folder: Path) -> tuple[Report, set[str]]:
     make, n, reason = TRAPS[trap]
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     for i in range(n):
         make(rng, i).save(folder / f"{i:03}.png")
     report = check(model, images=folder)

@@ -1,7 +1,5 @@
 """What `inspect` and `doctor` show: everything, uncut, at 80 and 120 columns, and as JSON; can the file pass?"""
 
-from __future__ import annotations
-
 import io
 import json
 import shlex
@@ -13,14 +11,14 @@ import pytest
 from onnx import TensorProto
 from rich.console import Console, RenderableType
 
-from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.cli.verbs.inspect import doctor_json, render_doctor
 from robustcheck_onnx.checker.inspection.run import Inspection, inspect_json, inspect_model
 from robustcheck_onnx.checker.inspection.terminal import render_inspect
 from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
-from support import Capture, Fields, lookup, onnx_models
+from support import Capture, Fields, but, lookup, robustcheck
+from support.onnx_models import classifier, encoder, save, weight
 from support.written import written
 
 FINDINGS = [
@@ -62,7 +60,7 @@ def squeezed(text: str) -> str:
 def test_everything_is_there_and_nothing_is_cut(tmp_path: Path) -> None:
     folder = tmp_path / ("a-long-folder-name-" * 6)
     folder.mkdir()
-    path = onnx_models.save(onnx_models.classifier(512, output="output"), folder / "m.onnx", external=True)
+    path = save(classifier(512, output="output"), folder / "m.onnx", external=True)
     found = inspected(path)
     model = found.model
     digests = [model.digest, model.model_digest, *model.external_digests.values()]
@@ -85,14 +83,14 @@ def test_contract_and_alternatives(tmp_path: Path) -> None:
     assert squeezed("schema 1; lookup lookup embedding matrix, random weights, synthetic:") in text
     assert squeezed("Head none found") in text
     assert squeezed("before pooling") not in text  # nothing is pooled
-    path = onnx_models.save(onnx_models.encoder(), tmp_path / "e.onnx")
+    path = save(encoder(), tmp_path / "e.onnx")
     words = "input of the last linear layer (MatMul) before embedding"
     row = {"tensor": "features", "op": "Flatten", "rule": "pooled", "why": words}
     assert inspect_json(inspected(path))["alternatives"] == [row]
 
 
 def test_json_of_inspect(tmp_path: Path) -> None:
-    found = inspected(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
+    found = inspected(save(classifier(), tmp_path / "m.onnx"))
     content: Fields = json.loads(json.dumps(inspect_json(found), allow_nan=False))
     outputs = [{"name": "logits", "dtype": "float", "shape": [None, 10]}]
     head = {"op": "Gemm", "weight_shape": [10, 16], "classes": 10}
@@ -120,7 +118,7 @@ def test_doctor() -> None:
 
 
 def test_ascii(tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.classifier(), tmp_path / "modèle.onnx")
+    path = save(classifier(), tmp_path / "modèle.onnx")
     text = shown(render_inspect(inspect_json(inspected(path)), ascii_only=True), 120)
     assert text.isascii()
     assert "mod\\xe8le.onnx" in text
@@ -141,7 +139,7 @@ def linear_encoder(
 ) -> Path:
     """Write a signed network that a projection ends."""
     image = ("image", TensorProto.FLOAT, (batch, 3, size, size))
-    return onnx_models.save(written(end, before=BEFORE, inputs=[image], **weights), path)
+    return save(written(end, before=BEFORE, inputs=[image], **weights), path)
 
 
 def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
@@ -159,7 +157,7 @@ def test_a_reason_stands_in_the_answer_with_what_helps(tmp_path: Path) -> None:
 
 
 def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends(tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.classifier(512, output="output"), tmp_path / "m.onnx")
+    path = save(classifier(512, output="output"), tmp_path / "m.onnx")
     found = inspected(path)
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
@@ -193,7 +191,7 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path
         a, scale, zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, proj, zero)
         float = Cast(whole, to=FLOAT); embedding = Mul(float, scale)
     """
-    proj = (20 * onnx_models.weight(24, 512)).astype(np.int8)
+    proj = (20 * weight(24, 512)).astype(np.int8)
     for batch in ("batch", 1):
         path = linear_encoder(tmp_path / "m.onnx", end, batch=batch, proj=proj)
         found = inspected(path, preprocess="clip")
@@ -204,12 +202,12 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path
 
 def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx", size=None)
-    assert main(["inspect", str(path)]) == 0
+    assert robustcheck("inspect", path) == 0
     text = " ".join(capsys.readouterr().out.split())
     said = "no option or sidecar says the preprocessing, and the input size is dynamic; one is needed"
     assert f"preprocessing ? by ? px, not known: {said}" in text
     assert f"Can this file pass? no, because {said} → robustcheck {path} --preprocess clip (or" in text
-    assert main(["inspect", str(path), "--preprocess", "clip"]) == 0
+    assert robustcheck("inspect", path, "--preprocess", "clip") == 0
     assert "Can this file pass? yes" in capsys.readouterr().out
 
 
@@ -219,34 +217,34 @@ def test_a_sidecar_that_is_none_is_shown_and_one_that_was_asked_for_is_an_error(
     path = linear_encoder(tmp_path / "m.onnx")
     sidecar = path.with_suffix(".robustcheck.json")
     sidecar.write_text("[1]")
-    assert main(["inspect", str(path), "-o", "json"]) == 0
+    assert robustcheck("inspect", path, "-o", "json") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["preprocessing"] is None
     assert content["preprocessing_not_known"] == f"{sidecar}: content is a JSON list; it must be an object"
     assert content["can_pass"]["answer"] == "no"
     assert content["can_pass"]["reasons"][0]["id"] == "assumed_preprocessing"
-    assert main(["inspect", str(path), "--preprocess", str(sidecar)]) == 2
+    assert robustcheck("inspect", path, "--preprocess", sidecar) == 2
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "onnx/m.onnx"])
 def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: Capture) -> None:
     (tmp_path / "onnx").mkdir()
     path = linear_encoder(tmp_path / name)
-    assert [main(["inspect", str(tmp_path)]), main(["inspect", str(path)])] == [0, 0]
+    assert [robustcheck("inspect", tmp_path), robustcheck("inspect", path)] == [0, 0]
     said = capsys.readouterr().out
     assert said == 2 * said[: len(said) // 2]
     assert said.startswith(str(path)[:60])
 
 
 def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["inspect", str(tmp_path)]) == 2
+    assert robustcheck("inspect", tmp_path) == 2
     assert (
         f"{tmp_path}: number of .onnx files in the folder, and in a folder onnx in it, is 0" in capsys.readouterr().err
     )
     (tmp_path / "onnx").mkdir()
     for name in ("text_model", "vision_model", "vision_model_fp16"):
         linear_encoder(tmp_path / "onnx" / f"{name}.onnx")
-    assert main(["inspect", str(tmp_path)]) == 2
+    assert robustcheck("inspect", tmp_path) == 2
     said = capsys.readouterr().err
     listed = "onnx/text_model.onnx, onnx/vision_model.onnx, onnx/vision_model_fp16.onnx"
     assert f"{tmp_path}: number of models in the folder is 3 ({listed}); inspect takes one" in said
@@ -256,14 +254,14 @@ def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: Capture) -
 def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"")
-    assert main(["inspect", str(path)]) == 3
+    assert robustcheck("inspect", path) == 3
     shown = capsys.readouterr()
     assert f"error: {path}: model file is empty" in shown.err
     assert " ".join(shown.out.split()) == (
         f"{path} Can this file pass? no, because model file is empty (0 bytes); an ONNX protobuf is needed "
         "→ download or export it again"
     )
-    assert main(["inspect", str(path), "-o", "json"]) == 3
+    assert robustcheck("inspect", path, "-o", "json") == 3
     content = json.loads(capsys.readouterr().out)
     assert content["error"]["exit_code"] == 3
     said = "model file is empty (0 bytes); an ONNX protobuf is needed"
@@ -274,21 +272,21 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: Captur
 
 def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx")
-    for words in ([str(tmp_path / "gone.onnx")], [str(path), "--tensor", "gone"], [str(path), "--preprocess", "gone"]):
-        assert main(["inspect", *words]) == 2
+    for words in ([tmp_path / "gone.onnx"], [path, "--tensor", "gone"], [path, "--preprocess", "gone"]):
+        assert robustcheck("inspect", *words) == 2
         assert capsys.readouterr().out == ""
     two = written("left = Conv(image, w24x3x3x3); right = Conv(image, w24x3x3x3)", "left", "right")
-    assert main(["inspect", str(onnx_models.save(two, path))]) == 2  # the file's own fault: nothing was asked for
+    assert robustcheck("inspect", save(two, path)) == 2  # the file's own fault: nothing was asked for
     assert "Can this file pass? no, because representation can't be told" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx", "embedding = MatMul(features, w24x256)")
     assert why(inspected(path, preprocess="clip")) == ["width_not_calibrated"]
-    wide = profiles.seal(profiles.load().model_copy(update={"id": "wide", "min_features": 2}))
+    wide = profiles.seal(but(profiles.load(), id="wide", min_features=2))
     (tmp_path / "wide.json").write_text(profiles.to_json(wide))
-    profile = ["--thresholds", str(tmp_path / "wide.json")]
-    assert main(["inspect", str(path), "--preprocess", "clip", "-o", "json", *profile]) == 0
+    profile = ["--thresholds", tmp_path / "wide.json"]
+    assert robustcheck("inspect", path, "--preprocess", "clip", "-o", "json", *profile) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["can_pass"]["answer"] == "yes"
     assert content["profile"] == {"id": "wide", "digest": wide.digest}
@@ -303,7 +301,7 @@ def test_the_commands_in_hints_run(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "a hub" / "open_clip_config.json").write_text(config)
 
     def typed(call: list[str], code: int) -> list[str]:
-        assert main(call) == code
+        assert robustcheck(*call) == code
         text = " ".join(capsys.readouterr().err.split()).partition("hint: ")[2]
         return shlex.split(text.partition(", or ")[0].partition(" (or ")[0])[1:]
 
@@ -312,6 +310,6 @@ def test_the_commands_in_hints_run(tmp_path: Path, capsys: Capture) -> None:
     for given in (sidecar, "clip"):
         check = typed(["check", model], 2)
         assert check == [model, "--preprocess", given]
-        assert main(["inspect", *check]) == 0
+        assert robustcheck("inspect", *check) == 0
         assert "Can this file pass? yes" in capsys.readouterr().out
         Path(sidecar).unlink(missing_ok=True)  # then nothing says the preprocessing, and the size is open

@@ -1,7 +1,5 @@
 """What a gate may let through: a model that does not call itself synthetic, and its PASS on own photos."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """action.yml: what it declares, and its steps run by bash as GitHub runs them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -14,7 +12,7 @@ import pytest
 import yaml
 
 import robustcheck_onnx as rc
-from support import ROOT, Fields, Place
+from support import ROOT, Fields, Place, read_json
 from support.workflows import ACTION, program, run, steps_of
 
 BIN = Path(sys.executable).parent
@@ -237,7 +235,7 @@ def test_a_gate_has_one_comment_and_changes_it_and_nobody_elses(tmp_path: Path) 
         ("changed", "second", {}),
     ):
         assert comment(tmp_path, gh, text, **others) == (0, f"comment {said}\n")
-    marks, texts = zip(*(each["body"].split("\n", 1) for each in json.loads(state.read_text())), strict=True)
+    marks, texts = zip(*(each["body"].split("\n", 1) for each in read_json(state)), strict=True)
     assert texts == ("second", "of another model", "of another job")
     assert not (tmp_path / "pwned").exists()
     theirs = [  # somebody who copies the mark, and somebody who quotes it further down
@@ -246,7 +244,7 @@ def test_a_gate_has_one_comment_and_changes_it_and_nobody_elses(tmp_path: Path) 
     ]
     state.write_text(json.dumps(theirs))
     assert comment(tmp_path, gh, "line of twenty signs\n" * 4000) == (0, "comment added\n")
-    *before, ours = json.loads(state.read_text())
+    *before, ours = read_json(state)
     assert before == theirs
     assert 65_000 < len(ours["body"]) <= 65_536
     assert re.search("line of twenty signs\n\n[*]The rest is cut: .* The JSON report is whole.[*]\n$", ours["body"])

@@ -16,7 +16,6 @@ from unittest.mock import Mock
 import pytest
 
 from robustcheck_onnx import Report, check
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
@@ -24,7 +23,7 @@ from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict import ON_BUNDLED
 from robustcheck_onnx.checker.verify import verify
-from support import Capture, Place, extra
+from support import Capture, Patch, Place, but, extra, read_json, robustcheck
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +40,7 @@ def warned(lookup_pass: Place) -> Report:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store(tmp_path: Path, monkeypatch: Patch) -> str:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.chdir(tmp_path)
@@ -81,7 +80,7 @@ def mlflow(store: str, capsys: Capture) -> Typed:
 
     def typed(*words: object) -> tuple[int, str]:
         capsys.readouterr()
-        code = cli.main(["mlflow", *map(str, words), "--tracking-uri", store])
+        code = robustcheck("mlflow", *words, "--tracking-uri", store)
         return code, "".join(capsys.readouterr())
 
     return typed
@@ -183,7 +182,7 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
 @real
 def test_no_alias_moves_for_a_synthetic_model_or_on_bundled_photos(
     passed: Report, mlflow: Typed, client: MlflowClient, register: Register, synthetic: Path, lookup_pass: Place,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: Patch,
 ) -> None:  # fmt: skip
     version = register(synthetic)
     report = write(check(synthetic, images=lookup_pass[1]), tmp_path / "r.json")
@@ -195,7 +194,7 @@ def test_no_alias_moves_for_a_synthetic_model_or_on_bundled_photos(
         assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"
         found = verify(report, synthetic, rerun=False)
         assert (found.verdict, found.exit_code) == ("PASS", 0)
-        bundled = found.model_copy(update={"unfit": ON_BUNDLED})
+        bundled = but(found, unfit=ON_BUNDLED)
         monkeypatch.setattr(mlflow_log, "verify", Mock(return_value=bundled))
 
 
@@ -218,11 +217,11 @@ def test_the_command_gates_and_logs(
 
 @real
 def test_a_server_that_is_down_is_the_environments_fault_and_no_error_shows_its_password(
-    passed: Report, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    passed: Report, tmp_path: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-0123")
     words = ["mlflow", "log", str(write(passed, tmp_path / "r.json"))]
-    assert cli.main([*words, "--tracking-uri", "http://user:pass-word@127.0.0.1:9"]) == 4
+    assert robustcheck(*words, "--tracking-uri", "http://user:pass-word@127.0.0.1:9") == 4
     said = capsys.readouterr().err
     assert ("http://***@127.0.0.1:9: MLflow's server" in said, "pass-word" in said) == (True, False)
     assert registry._safe("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
@@ -232,21 +231,21 @@ def test_a_server_that_is_down_is_the_environments_fault_and_no_error_shows_its_
 
 
 @pytest.fixture
-def server_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def server_named(store: str, monkeypatch: Patch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
 
 
 def test_a_server_must_be_named_and_its_package_installed(
-    passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    passed: Report, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     words = ["mlflow", "log", str(write(passed, tmp_path / "r.json"))]
-    assert cli.main(words) == 2
+    assert robustcheck(*words) == 2
     assert "tracking server is not named" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    assert cli.main([*words, "--tracking-uri", "http://127.0.0.1:9"]) == 4
+    assert robustcheck(*words, "--tracking-uri", "http://127.0.0.1:9") == 4
     assert extra("mlflow") in capsys.readouterr().err
 
 
@@ -266,14 +265,14 @@ def test_a_registered_model_is_checked(
         ("models:/encoder@champion", "encoder@champion", f"version {version}"),
         (f"runs:/{trained}/m", f"{trained}-m", f"run {trained}"),
     ):
-        assert cli.main([address, *words]) == 0
-        origin = json.loads((tmp_path / f"{name}.json").read_text())["evidence"]["model"]["origin"]
+        assert robustcheck(address, *words) == 0
+        origin = read_json(tmp_path / f"{name}.json")["evidence"]["model"]["origin"]
         assert (origin["address"], origin["revision"]) == (address, revision)
     assert client.get_model_version("encoder", version).tags == {}  # nothing is written back
 
     # an error names the address, not the copy
     (tmp_path / "registered" / "model.onnx").write_bytes(b"\x08\x07" * 9)
-    assert cli.main([f"models:/encoder/{version}", *words]) == 3
+    assert robustcheck(f"models:/encoder/{version}", *words) == 3
     said = capsys.readouterr().err
     assert f"models:/encoder/{version}" in said
     assert str(tmp_path / "robustcheck-") not in said
@@ -290,7 +289,7 @@ def test_what_is_no_registered_model(register: Register, lookup_pass: Place, cap
         ("runs:/nothing/m", "must be models:/NAME/VERSION"),
         ("models:/encoder@champion", "champion not found"),
     ):
-        assert cli.main([model, "--images", str(lookup_pass[1])]) == 2
+        assert robustcheck(model, "--images", lookup_pass[1]) == 2
         assert said in capsys.readouterr().err
 
 
@@ -298,7 +297,7 @@ def test_what_is_no_registered_model(register: Register, lookup_pass: Place, cap
 @pytest.mark.usefixtures("server_named")
 def test_a_version_of_several_files(
     passed: Report, mlflow: Typed, register: Register, lookup_pass: Place, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:  # fmt: skip
     model, photos = lookup_pass
     shutil.copy(model, tmp_path / "other.onnx")
@@ -343,9 +342,7 @@ def test_an_answer_about_another_version_or_place_is_refused() -> None:
 
 @real
 @pytest.mark.usefixtures("server_named")
-def test_a_registry_on_another_server_names_no_folder_of_this_machine(
-    lookup_pass: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_registry_on_another_server_names_no_folder_of_this_machine(lookup_pass: Place, monkeypatch: Patch) -> None:
     """Runs lie in a folder of one's own; the registry is a server on the loopback interface."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx import Report
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report.record import to_json
-from support import Capture, Place, profile
+from support import Capture, Place, profile, robustcheck
 
 pytestmark = [
     pytest.mark.long,
@@ -59,10 +58,10 @@ def test_a_report_is_logged_and_gates_its_model_version(
     version = str(client.create_model_version("encoder", f"{trained.artifact_uri}/model", trained.run_id).version)
     report = tmp_path / "r.json"
     report.write_text(to_json(passed), encoding="utf-8")
-    assert cli.main(["mlflow", "log", str(report)]) == 0
+    assert robustcheck("mlflow", "log", report) == 0
     logged = capsys.readouterr().out.split()[-1]
     assert len(client.list_artifacts(logged, "robustcheck")) == 2
     photos = ["--images", str(lookup_pass[1])]
-    assert cli.main(["mlflow", "gate", "encoder", version, str(report), "--alias", "champion", *photos]) == 0
+    assert robustcheck("mlflow", "gate", "encoder", version, report, "--alias", "champion", *photos) == 0
     assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "open"
     assert client.get_registered_model("encoder").aliases == {"champion": version}

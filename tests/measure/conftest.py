@@ -1,7 +1,5 @@
 """Photos of two shards."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What a child answers when an exception of ours comes up while it reads a file."""
 
-from __future__ import annotations
-
 import io
 import json
 from importlib import import_module
@@ -12,9 +10,10 @@ import pytest
 
 from robustcheck_onnx.checker import child, text
 from robustcheck_onnx.checker.errors import UsageError
+from support import Patch
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, task: Any) -> Any:
+def answer(monkeypatch: Patch, task: Any) -> Any:
     """The error that a task ends in."""
     monkeypatch.setattr(child, "call", task)
     answers = io.BytesIO()
@@ -22,7 +21,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, task: Any) -> Any:
     return json.loads(answers.getvalue())["error"]
 
 
-def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: Patch) -> None:
     error = answer(monkeypatch, lambda *_: text.once(None))  # type: ignore[arg-type] # raises in the package
     assert "text.py" in error.pop("traceback")
     assert error == {
@@ -32,7 +31,7 @@ def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: pytest.Monk
     }
 
 
-def test_an_error_of_the_call_and_too_little_memory_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_call_and_too_little_memory_are_none(monkeypatch: Patch) -> None:
     error = answer(monkeypatch, Mock(side_effect=UsageError("pool is x", "--pool cls")))
     assert (error["exit_code"], error["message"], error["hint"]) == (2, "pool is x", "--pool cls")
     assert answer(monkeypatch, Mock(side_effect=MemoryError()))["exit_code"] == 4

@@ -1,7 +1,5 @@
 """One pass that keeps every representation and all scores, against the runner and the weights themselves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.runtime import Runner, read_head
-from support import onnx_models
+from support.onnx_models import classifier, encoder, save
 from support.written import written
 
 CLASSES, FEATURES = 10, 16
@@ -27,7 +25,7 @@ def collected(path: Path, **options: Any) -> tuple[measure.Inputs, measure.Colle
 
 
 def test_rows_are_those_of_the_images_in_their_order(tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.classifier(), tmp_path / "model.onnx")
+    path = save(classifier(), tmp_path / "model.onnx")
     inputs, found, told = collected(path, batch_size=4)
     assert found.representations.shape == (11, FEATURES)
     assert found.names == tuple(inputs.source.entries.names())
@@ -40,7 +38,7 @@ def test_rows_are_those_of_the_images_in_their_order(tmp_path: Path) -> None:
 
 
 def test_an_encoder_has_no_scores(tmp_path: Path) -> None:
-    _, found, _ = collected(onnx_models.save(onnx_models.encoder(), tmp_path / "encoder.onnx"))
+    _, found, _ = collected(save(encoder(), tmp_path / "encoder.onnx"))
     assert found.scores is None
     assert found.representations.shape == (11, FEATURES)
 
@@ -48,4 +46,4 @@ def test_an_encoder_has_no_scores(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     model = written("embedding = Mul(features, nan)", nan=np.nan)
     with pytest.raises(CannotAssessError, match="representation has values that are not finite"):
-        collected(onnx_models.save(model, tmp_path / "nan.onnx"))
+        collected(save(model, tmp_path / "nan.onnx"))

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.measure import content
 from robustcheck_onnx.checker.measure.content import KEPT, Row, merge, record, rows_of
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, lookup
+from support import PHOTOS, but, lookup, normal
 from support.measuring import never_decided
 
 N_IMAGES, WIDTH = 96, 512
@@ -92,7 +92,7 @@ def test_it_is_measured_on_the_first_fifty_different_photos(report: Report, fold
 
 def test_neither_batches_nor_an_early_stop_change_it(report: Report, model: Path, folder: Path) -> None:
     """Nor does a profile that asks for fewer images: a run goes on until there are fifty."""
-    early = profile.seal(profile.load().model_copy(update={"id": "early", "min_images": 20}))
+    early = profile.seal(but(profile.load(), id="early", min_images=20))
     for thresholds, n in ((never_decided(), N_IMAGES + 16), (profile.load(), 64), (early, None)):
         found = check(model, images=folder / "photos", thresholds=thresholds, batch_size=32 if n == 64 else 7).evidence
         assert report.evidence.content is not None
@@ -115,7 +115,7 @@ def test_a_representation_that_is_not_finite_is_left_out(folder: Path, tmp_path:
 
 def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:
     sketch = describe(Image.open(PHOTOS[0]).convert("RGB"))
-    h = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float16)
+    h = normal(3, 8).astype(np.float16)
     rows = rows_of(h, [sketch, 12345, None])
     assert len(rows) == 1
     np.testing.assert_allclose(rows[0].u, h[0] / np.linalg.norm(h[0].astype(float)), rtol=1e-3)
@@ -124,6 +124,6 @@ def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:
     assert merge(many[:3], many[3:]) == many[:KEPT]
     assert rows_of(h, [None] * 3) == ()
     assert record(()) is None
-    copies = rows_of(np.random.default_rng(0).normal(size=(60, 8)), [sketch] * 60)
+    copies = rows_of(normal(60, 8), [sketch] * 60)
     assert record(copies) == Content(n=1, effective_rank=0.0, relative_variance=0.0)
     assert not content.is_complete(copies)

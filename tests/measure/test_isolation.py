@@ -1,7 +1,5 @@
 """The wall: what a child process does to a check, and what it can't do. Real children, real models, real signals."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal
@@ -15,11 +13,11 @@ import onnx
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker import cli, isolation
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.isolation import Limits, Progress
 from robustcheck_onnx.checker.text import as_json
-from support import Capture, Place, onnx_models
+from support import Capture, Patch, Place, onnx_models, robustcheck
 from support.children import all_end, children, first_children
 
 pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
@@ -87,7 +85,7 @@ def test_a_child_that_dies_is_an_error(lookup_pass: Place) -> None:
 @pytest.mark.long
 @needs_proc
 def test_models_beside_one_that_kills_its_process_get_their_verdicts(
-    lookup_pass: Place, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+    lookup_pass: Place, monkeypatch: Patch, capfd: Capture
 ) -> None:
     model, photos = lookup_pass
     killed = model.with_name("killed.onnx")
@@ -100,13 +98,13 @@ def test_models_beside_one_that_kills_its_process_get_their_verdicts(
         return run(*words, **others)
 
     monkeypatch.setattr(isolation.Wall, "run", strike)
-    assert cli.main([str(killed), str(model), "--images", str(photos), "-q"]) == 3
+    assert robustcheck(killed, model, "--images", photos, "-q") == 3
     out, err = capfd.readouterr()
     assert out.splitlines()[1] == f"PASS {model}"
     assert "ended by signal SIGSEGV" in err
 
 
-def test_a_child_that_answers_nonsense_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_answers_nonsense_is_an_error(monkeypatch: Patch) -> None:
     nonsense = ("", "no JSON", '{"answer": 1, "error": 2}', '{"progress": {"n": 1}}', '{"answer": {"verdict": "PASS"}}')
     for line in nonsense:
         start = f"import sys; sys.stdin.readline(); print({line!r})"
@@ -115,7 +113,7 @@ def test_a_child_that_answers_nonsense_is_an_error(monkeypatch: pytest.MonkeyPat
             rc.check("m.onnx")
 
 
-def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: Patch) -> None:
     start = "import sys, time; sys.stdin.readline(); sys.stdout.write('x' * 5000); sys.stdout.flush(); time.sleep(60)"
     monkeypatch.setattr(isolation, "START", start)
     monkeypatch.setattr(isolation, "ANSWER_BYTES", 1000)

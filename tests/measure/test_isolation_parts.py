@@ -1,7 +1,5 @@
 """Parts of the wall that need no child: what is its own memory, how one is ended, when the next is started."""
 
-from __future__ import annotations
-
 import io
 import mmap
 import os

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
@@ -20,7 +19,7 @@ from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_ye
 from robustcheck_onnx.checker.measure.ray_engine import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import Capture, extra, lookup
+from support import Capture, Patch, extra, lookup, normal
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, by_name, vectors
 from support.measuring import job as new_job
 
@@ -70,7 +69,7 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
     photos: Path,
     saboteur: Callable[[dict[str, int]], Path],
     capfd: Capture,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     kills = saboteur({"photo_00300.png": TRIES - 1, "poisoned.onnx": 99})
     jobs = [new_job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
@@ -102,7 +101,7 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
         assert isinstance(found, Outcome)
         return found.error
 
-    few, other = tmp_path / "few", np.random.default_rng(9).normal(size=(20, 48))
+    few, other = tmp_path / "few", normal(20, 48, seed=9)
     few.mkdir()
     for path in photos.iterdir():
         (few / path.name).symlink_to(path)
@@ -147,7 +146,7 @@ def test_no_more_shards_are_given_out_than_may_wait_for_an_earlier_one() -> None
     assert given_out() == [4, 5]
 
 
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(monkeypatch: Patch) -> None:
     with monkeypatch.context() as gone:
         gone.setitem(sys.modules, "ray", None)
         gone.setattr(os, "environ", dict(os.environ))  # which holds settings of Ray from then on
@@ -159,7 +158,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.long
 @on_ray
-def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
     """It is tried without the code of the current folder."""
     (tmp_path / "ray.py").write_text("open('imported', 'w').close()")
     monkeypatch.chdir(tmp_path)
@@ -210,7 +209,7 @@ list(ray_engine._run(ray, [], None, 1, None))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
 
 
-def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: Patch) -> None:
     """It raises bare Exceptions, too; and it starts in an empty folder, from which its workers import."""
     seen = []
 

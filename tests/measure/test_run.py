@@ -17,9 +17,10 @@ from robustcheck_onnx.checker.model.graph import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile
-from support import Fields, lookup, onnx_models
+from support import Fields, lookup
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, parts, vectors
 from support.measuring import job as new_job
+from support.onnx_models import classifier, encoder, save
 
 
 def measured(job: Job) -> tuple[Evidence, ...]:
@@ -71,8 +72,8 @@ def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path
 
 def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's own outputs are made to differ, so that graph optimisation is lowered."""
-    onnx.save(onnx_models.classifier(), tmp_path / "m.onnx")
-    other = onnx_models.classifier()
+    onnx.save(classifier(), tmp_path / "m.onnx")
+    other = classifier()
     bias = onnx.numpy_helper.from_array(np.full(10, 9, np.float32), "fc.bias")
     next(w for w in other.graph.initializer if w.name == "fc.bias").CopyFrom(bias)
     with_output = open_model(tmp_path / "m.onnx").graph.whole()
@@ -109,7 +110,7 @@ def test_several_outputs_are_measured_in_one_pass(photos: Path, tmp_path: Path) 
 
 
 def test_a_tensor_inside_the_graph_is_measured_beside_an_output(photos: Path, tmp_path: Path) -> None:
-    model = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
+    model = save(encoder(), tmp_path / "m.onnx")
     few: Fields = {"preprocess": "imagenet", "max_images": 40, "max_bad": 1}
     together = assert_as_alone(new_job(model, str(photos), tensors=("embedding", "features"), **few), 2)
     assert None not in {found.model.output_difference for found in together}

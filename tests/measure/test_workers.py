@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from robustcheck_onnx import check
@@ -13,7 +12,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.measure.job import TRIES
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, lookup
+from support import PHOTOS, but, lookup, normal
 from support.children import all_end, first_children
 from support.measuring import by_name, never_decided
 from support.measuring import job as new_job
@@ -33,7 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(tmp_path: Path) -> Callable[[str], Path]:
     """A look-up model of that name."""
-    h = np.random.default_rng(1).normal(size=(N_PHOTOS, 32))
+    h = normal(N_PHOTOS, 32, seed=1)
     return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", h)
 
 
@@ -48,7 +47,7 @@ def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, 
         direct = check(job.model, images=photos, seed=job.options.seed, thresholds=never_decided()).evidence
         threads = {"threads": max(1, direct.execution.threads // 2)}
         execution = direct.execution.model_copy(update=threads)
-        assert evidence == direct.model_copy(update={"execution": execution})
+        assert evidence == but(direct, execution=execution)
         assert outcome.error is None
     error = found["none"].error
     assert isinstance(error, UsageError)  # class, words and hint survive the process

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.random import default_rng
 from onnx import numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.model.ends import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
-from support import Fields, lookup, onnx_models
+from support import Fields, lookup, normal, onnx_models
 from support.onnx_models import Array
 from support.written import written
 
@@ -20,7 +21,7 @@ from support.written import written
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """Orthonormal columns (or rows, where there are fewer)."""
     size = max(rows, columns)
-    basis: np.ndarray = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0][:rows, :columns]
+    basis: np.ndarray = np.linalg.qr(normal(size, size, seed=seed))[0][:rows, :columns]
     return basis
 
 
@@ -29,7 +30,7 @@ def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: in
     basis = rotation(rows, columns)
     assert mutually_orthogonal(basis)
     assert mutually_orthogonal(basis.T)
-    scales = np.random.default_rng(1).lognormal(0, 1, columns)
+    scales = default_rng(1).lognormal(0, 1, columns)
     assert mutually_orthogonal(basis * scales) == (columns <= rows)  # a PCA that whitens; 512 of 320 can't be
     assert mutually_orthogonal(basis.astype(np.float16).astype(np.float64))
     padded = basis.copy()
@@ -37,9 +38,9 @@ def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: in
     assert mutually_orthogonal(padded)
     for levels in (127, 7):  # 8 and 4 bits, one scale
         assert mutually_orthogonal(np.round(basis / (np.abs(basis).max() / levels)))
-    noise = np.random.default_rng(3).normal(size=basis.shape) / np.sqrt(max(basis.shape))
+    noise = normal(*basis.shape, seed=3) / np.sqrt(max(basis.shape))
     assert mutually_orthogonal(basis + 0.2 * noise)
-    assert not mutually_orthogonal(np.random.default_rng(2).normal(size=(rows, columns)))
+    assert not mutually_orthogonal(normal(rows, columns, seed=2))
 
 
 @pytest.mark.long
@@ -240,7 +241,7 @@ def test_what_is_no_matrix_is_no_linear_layer(opened: Any, text: str, end: str) 
 
 def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(tmp_path: Path, photos_80: Path) -> None:
     """Rectified features, projected so that their mean direction is one feature: every statistic clears."""
-    random = np.random.default_rng(0)
+    random = default_rng(0)
     h = np.maximum(random.normal(size=(80, 1280)), 0)
     mean = h.mean(axis=0) / np.linalg.norm(h.mean(axis=0))
     free = random.normal(size=(1280, 511)) / np.sqrt(1280)

@@ -1,7 +1,5 @@
 """The contract in the metadata: read, or refused with the reason."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The digest of a file's graph and weights: the same on both sides of the contract; all that counts is in it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
@@ -21,7 +19,8 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.graph import graph_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import digest
-from support import Fields, lookup, onnx_models
+from support import Fields, lookup
+from support.onnx_models import save
 from support.written import written
 
 
@@ -84,15 +83,15 @@ def test_every_way_to_store_the_values_gives_the_digest_of_the_definition(tmp_pa
     model = noted()
     truth = written_out(*raw_of(model))
     paths = [
-        onnx_models.save(model, tmp_path / "inline.onnx"),
-        onnx_models.save(noted(), tmp_path / "beside.onnx", external=True),
+        save(model, tmp_path / "inline.onnx"),
+        save(noted(), tmp_path / "beside.onnx", external=True),
     ]
     typed = noted()
     for weight in typed.graph.initializer:
         values = numpy_helper.to_array(weight).ravel()
         weight.ClearField("raw_data")
         weight.float_data.extend(values.tolist())
-    paths.append(onnx_models.save(typed, tmp_path / "typed.onnx"))
+    paths.append(save(typed, tmp_path / "typed.onnx"))
     assert len(read_onnx(paths[0]).weights.places) == 1  # the large one was never parsed
     for path in paths:
         assert (of_file(path), of_exporter(path)) == (truth, truth), path.name
@@ -183,7 +182,7 @@ def changes(message: Any, said: bool = True) -> Iterator[tuple[str, bool]]:
 
 def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts(tmp_path: Path) -> None:
     model = everything()
-    path = onnx_models.save(model, tmp_path / "m.onnx")
+    path = save(model, tmp_path / "m.onnx")
     before = graph_digest(model)
     assert of_file(path) == of_exporter(path) == before
     digests = {before}
@@ -212,7 +211,7 @@ def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
     bare = noted()
     floats = raw_of(bare)
     bare.graph.initializer.extend(kept)
-    path = onnx_models.save(bare, tmp_path / "m.onnx")
+    path = save(bare, tmp_path / "m.onnx")
     bf16 = (np.array([1.5, -2.0], np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
     words = b"".join(len(word).to_bytes(8, "little") + word for word in (b"cat", b"dog"))
     truth = written_out(
@@ -233,7 +232,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path, by
         model = noted()
         raws = [weight.raw_data for weight in model.graph.initializer]
         helper.set_model_props(model, {lookup.CONTRACT_KEY: json.dumps(contract)})
-        path = onnx_models.save(model, folder / f"{external}.onnx", external=external)
+        path = save(model, folder / f"{external}.onnx", external=external)
         data = path.with_name("True.onnx.data") if external else path
         content = data.read_bytes()
         places = [at for raw in raws for at in range(content.index(raw), content.index(raw) + len(raw))]
@@ -256,4 +255,4 @@ def test_any_changed_bit_of_a_weight_is_seen(
 def test_a_contract_without_the_digest_says_nothing(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8, 400))
     assert open_model(path).file_changed is None
-    assert open_model(onnx_models.save(noted(), tmp_path / "bare.onnx")).file_changed is None
+    assert open_model(save(noted(), tmp_path / "bare.onnx")).file_changed is None

@@ -1,7 +1,5 @@
 """Models behind URLs: weights and sidecars come along, nothing is left on the disk."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -14,10 +12,10 @@ import onnx
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
-from support import Capture, Place, onnx_models
+from support import Capture, Place, robustcheck
+from support.onnx_models import encoder, save
 from support.profile import PATIENCE_S
 from support.stores import ODD, SECRET, put, url_of
 
@@ -46,7 +44,7 @@ def test_weights_and_sidecars_come_with_the_model(
 ) -> None:
     folder, weights = tmp_path / "m", "weights/ü 100%.bin"
     (folder / "weights").mkdir(parents=True)
-    onnx.save(onnx_models.encoder(), folder / "m.onnx", save_as_external_data=True, location=weights, size_threshold=0)
+    onnx.save(encoder(), folder / "m.onnx", save_as_external_data=True, location=weights, size_threshold=0)
     (folder / "config.json").write_text('{"architectures": ["X"]}')
     (folder / "open_clip_config.json").write_text(CLIP)
     put(memory, folder, ODD)
@@ -63,7 +61,7 @@ def test_weights_and_sidecars_come_with_the_model(
 
 
 def test_a_hubs_layout_has_its_sidecar_above(memory: Any, refused: Callable[..., None]) -> None:
-    model = onnx_models.encoder().SerializeToString()
+    model = encoder().SerializeToString()
     memory.pipe_file("/hub/open_clip_config.json", CLIP.encode())
     for name in ("onnx/model.onnx", "onnx/model_fp16.onnx"):
         memory.pipe_file(f"/hub/{name}", model)
@@ -81,7 +79,7 @@ def test_models_that_cannot_be_had(
     refused(UsageError, "memory://box/gone.onnx", "missing")
     refused(UsageError, "memory://box", "missing")
     refused(CannotAssessError, "memory://box/m.onnx", r"^memory://box/m\.onnx: opset_import is missing")
-    content = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True).read_bytes()
+    content = save(encoder(), tmp_path / "m.onnx", external=True).read_bytes()
     memory.pipe_file("/box/m.onnx", content.replace(b"m.onnx.data", b"../box/data"))
     memory.pipe_file("/box/data", b"0" * 100_000)
     refused(CannotAssessError, "memory://box/m.onnx", r"^memory://box/m\.onnx: .*leaves the model's folder")
@@ -99,7 +97,7 @@ def test_a_full_disk_is_the_environments_fault(memory: Any) -> None:
 
 def test_other_verbs_say_that_they_take_no_url(lookup_pass: Place, capsys: Capture) -> None:
     for verb in (["inspect"], ["scan"], ["compare", str(lookup_pass[0])]):
-        assert main([*verb, f"https://u:{SECRET}@h/m.onnx"]) == 2
+        assert robustcheck(*verb, f"https://u:{SECRET}@h/m.onnx") == 2
         said = capsys.readouterr().err
         assert "https://***@h/m.onnx: model is a URL" in said
         assert SECRET not in said

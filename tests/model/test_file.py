@@ -1,7 +1,5 @@
 """Reading a model file: every broken one is a clear error, every honest layout is read."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.weights import LFS_MARK
-from support import onnx_models
+from support.onnx_models import build, classifier, save
 
 
 def fails(path: Path, message: str, kind: type[RobustcheckError] = CannotAssessError) -> str:
@@ -29,7 +27,7 @@ def fails(path: Path, message: str, kind: type[RobustcheckError] = CannotAssessE
 def model(tmp_path: Path) -> Path:
     """m/m.onnx with its weights in m.onnx.data."""
     (tmp_path / "m").mkdir()
-    return onnx_models.save(onnx_models.classifier(), tmp_path / "m" / "m.onnx", external=True)
+    return save(classifier(), tmp_path / "m" / "m.onnx", external=True)
 
 
 def test_missing_and_folder_are_usage_errors(tmp_path: Path) -> None:
@@ -39,7 +37,7 @@ def test_missing_and_folder_are_usage_errors(tmp_path: Path) -> None:
 
 def test_not_a_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    whole: bytes = onnx_models.classifier().SerializeToString()
+    whole: bytes = classifier().SerializeToString()
     for content, message in (
         (b"", "model file is empty (0 bytes)"),
         (b"# a note\nthis is not a model\n", "model file is text"),
@@ -51,7 +49,7 @@ def test_not_a_model(tmp_path: Path) -> None:
         (b"\xff\xff\xff\xff\xff", "model file is not a complete ONNX protobuf (5 bytes)"),
         (whole[: len(whole) // 2], "truncated"),
         (whole[:-1], "truncated"),
-        (onnx_models.build([], ["image"]).SerializeToString(), "graph has 0 nodes"),
+        (build([], ["image"]).SerializeToString(), "graph has 0 nodes"),
     ):
         path.write_bytes(content)
         fails(path, message)
@@ -108,7 +106,7 @@ def hub_cache(root: Path, blob_of_data: str) -> Path:
     snapshot, blobs = root / "models--x/snapshots/abc/onnx", root / "models--x/blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
-    path = onnx_models.save(onnx_models.classifier(), snapshot / "model.onnx", external=True)
+    path = save(classifier(), snapshot / "model.onnx", external=True)
     (root / blob_of_data).parent.mkdir(exist_ok=True, parents=True)
     for link, blob in ((path, blobs / "b0"), (snapshot / "model.onnx.data", root / blob_of_data)):
         link.rename(blob)

@@ -1,7 +1,5 @@
 """Scores of an embedding, norms and residual streams in many algebraic forms: none of them can pass as an embedding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,8 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.model import ModelFile, open_model
 from robustcheck_onnx.thresholds import profile
-from support import Fields, onnx_models
-from support.onnx_models import graph, weight
+from support import Fields
+from support.onnx_models import build, graph, save, weight
 
 D, CLASSES = 384, 768
 PROJECTED = "x = MatMul(h, w)\n"  # x is the embedding, h the output of a layer norm
@@ -101,8 +99,8 @@ def opened(tmp_path: Path, text: str, output: str = "output") -> ModelFile:
     nodes = graph(start + text.replace("y = ", f"{output} = "))
     read = {name for node in nodes for name in node[1]}
     held = {name: np.asarray(value) for name, value in weights.items() if name in read}
-    proto = onnx_models.build(nodes, [(output, TensorProto.FLOAT, None)], held)
-    return open_model(onnx_models.save(proto, tmp_path / "m.onnx"))
+    proto = build(nodes, [(output, TensorProto.FLOAT, None)], held)
+    return open_model(save(proto, tmp_path / "m.onnx"))
 
 
 def can_pass(model: ModelFile) -> bool:

@@ -1,7 +1,5 @@
 """Files with several inputs: what needs the image alone is opened, and the rest is named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import onnx_models
-from support.onnx_models import Value
+from support.onnx_models import Value, save
 from support.written import POOLED, written
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -48,7 +45,7 @@ def test_of_a_whole_clip_the_image_encoder_is_opened(tmp_path: Path) -> None:
     model = clip()
     for name in ("features", "words"):
         model.graph.value_info.append(helper.make_tensor_value_info(name, FLOAT, None))
-    path = onnx_models.save(model, tmp_path / "m.onnx", external=True)
+    path = save(model, tmp_path / "m.onnx", external=True)
     found = open_model(path)
     assert (found.image_input.name, [output.name for output in found.outputs]) == ("pixel_values", ["image_embeds"])
     assert (found.representation.tensor, found.representation.rule) == ("image_embeds", "encoder_output")
@@ -58,7 +55,7 @@ def test_of_a_whole_clip_the_image_encoder_is_opened(tmp_path: Path) -> None:
     of_image = ["pixel_values", "w16x16", "w16x3x3x3", "features"]
     assert [each.name for each in (*graph.input, *graph.initializer, *graph.value_info)] == of_image
     assert found.size_bytes == path.stat().st_size + (tmp_path / "m.onnx.data").stat().st_size
-    alone = open_model(onnx_models.save(written("", before=TOWER, inputs=[IMAGE]), tmp_path / "alone.onnx"))
+    alone = open_model(save(written("", before=TOWER, inputs=[IMAGE]), tmp_path / "alone.onnx"))
     assert alone.left_out == ()
     pixels = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
     ours, theirs = (Runner(each, "cpu").run(pixels).representation for each in (found, alone))
@@ -66,7 +63,7 @@ def test_of_a_whole_clip_the_image_encoder_is_opened(tmp_path: Path) -> None:
 
 
 def test_the_report_says_what_was_left_out(tmp_path: Path) -> None:
-    report = check(onnx_models.save(clip(), tmp_path / "m.onnx"), preprocess="imagenet", max_images=3)
+    report = check(save(clip(), tmp_path / "m.onnx"), preprocess="imagenet", max_images=3)
     assert report.evidence.model.left_out == LEFT_OUT
     assert (
         "The file has several inputs; what needs the image alone was measured. Left out: input input_ids, input "

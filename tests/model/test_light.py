@@ -1,7 +1,5 @@
 """Files are parsed without a copy of their large weights: the same model, the same bytes, the same refusals."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from onnx import TensorProto, numpy_helper
 
 from robustcheck_onnx.checker.model import weights
@@ -20,7 +19,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.weights import Weights, parse_light, restore, values_of
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import onnx_models
+from support.onnx_models import classifier, encoder, save
 from support.written import written
 
 PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
@@ -34,7 +33,7 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.encoder(FEATURES), tmp_path / "m.onnx")
+    path = save(encoder(FEATURES), tmp_path / "m.onnx")
     file = read_onnx(path)
     whole = onnx.load(path)
     sizes = {tensor.name: len(tensor.raw_data) for tensor in file.proto.graph.initializer}
@@ -44,7 +43,7 @@ def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
     }
     assert restore(file.proto, file.content, file.weights.places) == whole
     for tensor, expected in zip(file.proto.graph.initializer, whole.graph.initializer, strict=True):
-        np.testing.assert_array_equal(values_of(tensor, file.weights), numpy_helper.to_array(expected))
+        assert_array_equal(values_of(tensor, file.weights), numpy_helper.to_array(expected))
 
 
 def test_a_small_weight_with_a_long_text_is_parsed_with_its_values(opened: Any) -> None:
@@ -55,7 +54,7 @@ def test_a_small_weight_with_a_long_text_is_parsed_with_its_values(opened: Any) 
 
 
 def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.classifier(FEATURES), tmp_path / "m.onnx")
+    path = save(classifier(FEATURES), tmp_path / "m.onnx")
     opened = open_model(path)
     assert opened.graph.own() == path.read_bytes()
     assert opened.graph.whole()[: path.stat().st_size] == path.read_bytes()
@@ -65,17 +64,17 @@ def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path:
 
 @pytest.mark.parametrize("external", [False, True])
 def test_what_was_rewritten_has_its_weights_again(tmp_path: Path, external: bool) -> None:
-    model = onnx_models.encoder(FEATURES)
-    expected = Runner(open_model(onnx_models.save(model, tmp_path / "a.onnx")), "cpu").run(PIXELS)
+    model = encoder(FEATURES)
+    expected = Runner(open_model(save(model, tmp_path / "a.onnx")), "cpu").run(PIXELS)
     model.graph.node.insert(0, model.graph.node.pop())
-    found = open_model(onnx_models.save(model, tmp_path / "b.onnx", external=external))
+    found = open_model(save(model, tmp_path / "b.onnx", external=external))
     assert bool(found.graph.file.weights.places) is not external
-    np.testing.assert_array_equal(Runner(found, "cpu").run(PIXELS).representation, expected.representation)
+    assert_array_equal(Runner(found, "cpu").run(PIXELS).representation, expected.representation)
 
 
 def test_weights_left_inside_a_file_with_external_data_are_written_too(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    model = onnx_models.encoder(FEATURES)
+    model = encoder(FEATURES)
     onnx.external_data_helper.convert_model_to_external_data(model, location="m.data", size_threshold=50_000_000)
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], "m.data")
     onnx.save(model, path)
@@ -85,7 +84,7 @@ def test_weights_left_inside_a_file_with_external_data_are_written_too(tmp_path:
 
 
 def model_bytes() -> bytes:
-    model = onnx_models.encoder(FEATURES, output="embedding")
+    model = encoder(FEATURES, output="embedding")
     model.doc_string = "d" * 300
     content: bytes = model.SerializeToString()
     return content
@@ -147,10 +146,10 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 def test_an_open_model_is_in_memory_once(tmp_path: Path) -> None:
     peaks = []
     for rows in (24, 60_000):
-        model = onnx_models.encoder()
+        model = encoder()
         weight = numpy_helper.from_array(np.zeros((rows, 512), np.float32), "unused")
         model.graph.initializer.append(weight)
-        path = onnx_models.save(model, tmp_path / f"{rows}.onnx")
+        path = save(model, tmp_path / f"{rows}.onnx")
         done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
         peaks.append(1024 * int(done.stdout))
     assert peaks[1] - peaks[0] < 1.5 * 60_000 * 512 * 4

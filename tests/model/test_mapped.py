@@ -1,7 +1,5 @@
 """A large model file is mapped, and ONNX Runtime maps its weights: same numbers, and no change of the file unseen."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -15,19 +13,20 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.graph import graph_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import onnx_models
+from support import Patch
+from support.onnx_models import classifier, encoder, save, weight
 from support.written import written
 
 PIXELS = np.random.default_rng(0).random((5, 8, 8, 3), dtype=np.float32)
 
 
 @pytest.fixture(autouse=True)
-def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_is_large(monkeypatch: Patch) -> None:
     monkeypatch.setattr(weights, "LARGE_BYTES", 1000)
 
 
 @pytest.fixture
-def mapping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def mapping(monkeypatch: Patch, tmp_path: Path) -> None:
     """Map every file."""
     if not weights.stamps_writes(tmp_path.stat()):
         pytest.skip("the temporary folder is on no file system whose stamps can be trusted: nothing is mapped there")
@@ -35,20 +34,20 @@ def mapping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def models() -> dict[str, onnx.ModelProto]:
-    shuffled = onnx_models.encoder(512)
+    shuffled = encoder(512)
     shuffled.graph.node.insert(0, shuffled.graph.node.pop())
-    turn = onnx_models.weight(16, 512).astype(np.float16)
+    turn = weight(16, 512).astype(np.float16)
     half = written("wide = Cast(turn, to=FLOAT); out = MatMul(features, wide)", turn=turn)
-    return {"float": onnx_models.encoder(512), "another order": shuffled, "float16 weight": half}
+    return {"float": encoder(512), "another order": shuffled, "float16 weight": half}
 
 
 @pytest.mark.parametrize("kind", models())
-def test_mapped_weights_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_mapped_weights_give_the_same_bits(tmp_path: Path, monkeypatch: Patch, kind: str) -> None:
     """At whatever byte they begin: protobuf aligns nothing."""
     model = models()[kind]
     for shift in range(4):
         model.graph.doc_string = "d" * shift
-        path = onnx_models.save(model, tmp_path / "m.onnx")
+        path = save(model, tmp_path / "m.onnx")
         copied = open_model(path)
         assert copied.graph.mapped(whole=True) is None
         expected = Runner(copied, "cpu").run(PIXELS)
@@ -64,15 +63,13 @@ def test_mapped_weights_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_output_is_compared_with_that_of_the_mapped_graph_without_it(tmp_path: Path, mapping: None) -> None:
     """Both sessions of the probe are opened from the mapped file."""
-    runner = Runner(open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")), "cpu")
+    runner = Runner(open_model(save(classifier(), tmp_path / "m.onnx")), "cpu")
     assert runner.model.added_output
     assert runner.output_unchanged(PIXELS).max_difference < 1e-6
 
 
-def test_where_writes_are_not_stamped_a_file_is_copied(
-    tmp_path: Path, mapping: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, status = onnx_models.save(onnx_models.encoder(512), tmp_path / "m.onnx"), tmp_path.stat()
+def test_where_writes_are_not_stamped_a_file_is_copied(tmp_path: Path, mapping: None, monkeypatch: Patch) -> None:
+    path, status = save(encoder(512), tmp_path / "m.onnx"), tmp_path.stat()
     assert open_model(path).graph.mapped(whole=True) is not None
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     (tmp_path / "mounts").write_text(f"1 0 {device} / /tmp rw - tmpfs tmpfs rw\n1 0 0:1 / / rw - ext4 x rw\n")

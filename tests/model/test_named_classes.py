@@ -1,7 +1,5 @@
 """Classifiers that name the class (LabelEncoder, ZipMap), as Custom Vision writes them; a map beside its mean."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import onnx

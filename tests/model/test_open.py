@@ -1,7 +1,5 @@
 """Opening models: layouts, facts, quantised files, digests."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +11,8 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import onnx_models
+from support import normal
+from support.onnx_models import classifier, save
 from support.written import written
 
 
@@ -34,10 +33,10 @@ def test_layouts(opened: Any, shape: Any, text: str, layout: str) -> None:
 
 
 def test_identity_of_a_model(tmp_path: Path) -> None:
-    inline = open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "a.onnx"))
+    inline = open_model(save(classifier(), tmp_path / "a.onnx"))
     assert inline.digest == inline.model_digest
     assert inline.external_digests == {}
-    path = onnx_models.save(onnx_models.classifier(), tmp_path / "b.onnx", external=True)
+    path = save(classifier(), tmp_path / "b.onnx", external=True)
     data = tmp_path / "b.onnx.data"
     first = open_model(path)
     assert first.model_digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
@@ -52,7 +51,7 @@ def test_identity_of_a_model(tmp_path: Path) -> None:
 
 
 def test_facts(opened: Any) -> None:
-    model = opened(onnx_models.classifier())
+    model = opened(classifier())
     assert (model.opsets, model.ir_version, model.precision) == ({"ai.onnx": 18}, 9, "fp32")
     assert [(each.name, each.dtype, each.shape) for each in model.outputs] == [("logits", "float", (None, 10))]
 
@@ -60,9 +59,9 @@ def test_facts(opened: Any) -> None:
 @pytest.mark.parametrize("kind", ["dynamic", "QDQ", "QOperator"])
 def test_quantised_classifiers(tmp_path: Path, kind: str) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization", reason="needs onnxruntime.quantization")
-    source = onnx_models.save(onnx_models.classifier(), tmp_path / "float.onnx")
+    source = save(classifier(), tmp_path / "float.onnx")
     path = tmp_path / "int8.onnx"
-    images = np.random.default_rng(3).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    images = normal(16, 3, 8, 8, seed=3).astype(np.float32)
     if kind == "dynamic":
         quantization.quantize_dynamic(source, path, op_types_to_quantize=["Gemm", "MatMul"])
     else:

@@ -1,7 +1,5 @@
 """What is wrong with a model is told with its name and a next step: an error of ours, never a death of the process."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import open_model, weights
 from robustcheck_onnx.checker.model.open import supported_versions
 from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
-from support import onnx_models
-from support.onnx_models import Value
+from support.onnx_models import Value, build, classifier, graph, save
 from support.written import written
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -58,12 +55,12 @@ WEIGHTS: list[tuple[Tensor, str]] = [
 def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
     monkeypatch.setattr(weights, "LARGE_BYTES", large_bytes)
     for change, message in WEIGHTS:
-        model = onnx_models.classifier(bias=False)
+        model = classifier(bias=False)
         change(model.graph.initializer[1])
         refused(model, f"weight 'fc.weight' {message}", tmp_path)
     # a constant does not get the values of a large weight of its name
     constant = TensorProto(name="fc.weight", data_type=FLOAT, dims=[10, 16])
-    model = onnx_models.classifier(bias=False)
+    model = classifier(bias=False)
     model.graph.node.append(helper.make_node("Constant", [], ["other"], value=constant))
     refused(model, "weight 'fc.weight' has 0 values; its shape [10, 16] and type float need 160", tmp_path)
 
@@ -111,11 +108,11 @@ CHANGES: list[tuple[Model, str]] = [
 
 
 def test_models_that_are_not_well_formed(tmp_path: Path) -> None:
-    content: bytes = onnx_models.classifier().SerializeToString()
+    content: bytes = classifier().SerializeToString()
     said = "name in the graph is b'log\\xffts'; names must be UTF-8 text"
     refused(content.replace(b"logits", b"log\xffts"), said, tmp_path)
     for change, message in CHANGES:
-        model = onnx_models.classifier()
+        model = classifier()
         change(model)
         refused(model, message, tmp_path)
 
@@ -150,7 +147,7 @@ def test_graphs_that_have_no_representation(tmp_path: Path) -> None:
     ):
         refused(model, message, tmp_path)
     # the user may still look at a tensor of the backbone
-    assert open_model(onnx_models.save(up, tmp_path / "m.onnx"), tensor="features").representation.rule == "user"
+    assert open_model(save(up, tmp_path / "m.onnx"), tensor="features").representation.rule == "user"
 
 
 HEAD = '<ir_version: 9, opset_import: ["" : 18, "my" : 1]>'
@@ -176,7 +173,7 @@ def test_functions_that_can_not_be_opened_up(tmp_path: Path, functions: list[str
 
 
 def test_what_looks_wrong_and_is_not(opened: Any) -> None:
-    model = onnx_models.classifier()
+    model = classifier()
     for dimension, size in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (-1, -(2**63)), strict=True):
         dimension.dim_value = size  # a negative size is an unknown one
     for weight in model.graph.initializer:  # as files of IR version 3 have it
@@ -190,5 +187,5 @@ def test_what_looks_wrong_and_is_not(opened: Any) -> None:
 def test_the_limits_of_the_runtime_are_allowed() -> None:
     assert OPSET is not None
     assert IR_VERSION is not None
-    model = onnx_models.build(onnx_models.graph("y = Identity(image)"), ["y"], opset=OPSET, ir_version=IR_VERSION)
+    model = build(graph("y = Identity(image)"), ["y"], opset=OPSET, ir_version=IR_VERSION)
     ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

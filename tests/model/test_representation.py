@@ -1,7 +1,5 @@
 """Every rule for finding the representation, on tiny graphs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
 from robustcheck_onnx.checker.model.ends import apply_pool
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from support import lookup, onnx_models
+from support import lookup
+from support.onnx_models import classifier, weight
 from support.written import SIGNED, written
 
 
@@ -42,7 +41,7 @@ def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
 def test_classifier_or_encoder(
     opened: Any, output: str, classes: int, bias: bool, expected: tuple[str, str, str, bool]
 ) -> None:
-    model = opened(onnx_models.classifier(classes, output=output, bias=bias))
+    model = opened(classifier(classes, output=output, bias=bias))
     assert chosen(model) == expected
     if expected[1] == "head_input":
         assert model.head.op == "Gemm"
@@ -101,24 +100,24 @@ def test_contract_naming_no_output(tmp_path: Path) -> None:
 
 
 def test_tensor_and_rule_ids(opened: Any) -> None:
-    assert chosen(opened(onnx_models.classifier(), tensor="features"))[1] == "head_input"
-    assert chosen(opened(onnx_models.classifier(), tensor="logits"))[1] == "logits"
-    assert chosen(opened(onnx_models.classifier(), tensor="relu")) == ("relu", "user", "spatial_mean", False)
-    assert chosen(opened(onnx_models.classifier(), tensor="gap", pool="mean"))[2] == "spatial_mean"
+    assert chosen(opened(classifier(), tensor="features"))[1] == "head_input"
+    assert chosen(opened(classifier(), tensor="logits"))[1] == "logits"
+    assert chosen(opened(classifier(), tensor="relu")) == ("relu", "user", "spatial_mean", False)
+    assert chosen(opened(classifier(), tensor="gap", pool="mean"))[2] == "spatial_mean"
     with pytest.raises(UsageError) as caught:
-        opened(onnx_models.classifier(), tensor="feature")
+        opened(classifier(), tensor="feature")
     assert "--tensor is 'feature'; no tensor of that name" in caught.value.message
     assert "features" in caught.value.hint
     with pytest.raises(UsageError, match="no tensor of that name is computed from the image"):
-        opened(onnx_models.classifier(), tensor="fc.weight")
+        opened(classifier(), tensor="fc.weight")
 
 
 def test_pool_by_the_user(opened: Any) -> None:
     with pytest.raises(UsageError, match=r"^pool is 'max'; it must be cls, mean or none"):
-        opened(onnx_models.classifier(), pool="max")
+        opened(classifier(), pool="max")
     with pytest.raises(UsageError, match=r"pool is 'cls'; tensor 'features' of shape \(\?, 16\) has other axes"):
-        opened(onnx_models.classifier(), pool="cls")
-    assert chosen(opened(onnx_models.classifier(), pool="none"))[1:3] == ("head_input", "none")
+        opened(classifier(), pool="cls")
+    assert chosen(opened(classifier(), pool="none"))[1:3] == ("head_input", "none")
 
 
 PATCHES = """
@@ -263,7 +262,7 @@ def test_projection_of_tokens_is_no_class_head(opened: Any) -> None:
 
 
 def test_assumed_head_input_is_settled_by_the_user(opened: Any) -> None:
-    model = onnx_models.classifier(512, output="output")
+    model = classifier(512, output="output")
     assert chosen(opened(model)) == ("features", "head_input", "none", True)
     assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
     # the rule is not sure, and the graph offers the other reading, too: a biased projection
@@ -278,7 +277,7 @@ def test_a_bias_of_zeros_is_none(opened: Any, text: str) -> None:
     """timm's loaders write one behind CLIP's projection."""
     found = chosen(opened(written(text, b=np.zeros(512, np.float32))))
     assert found == ("output0", "encoder_output", "none", False)
-    assert chosen(opened(written(text, b=onnx_models.weight(512)))) == ("features", "head_input", "none", True)
+    assert chosen(opened(written(text, b=weight(512)))) == ("features", "head_input", "none", True)
 
 
 def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: Any) -> None:

@@ -1,12 +1,10 @@
 """The rule against torch: the tensor that a forward hook sees at the last linear layer of real architectures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
@@ -61,7 +59,7 @@ def test_head_input_equals_the_hook(
     assert (found.rule, found.assumed, str(found.ends_in), model.head.classes) == ("head_input", False, ends, 1000)
     run = Runner(model, "cpu")
     pixels = batch.numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(run.run(pixels).representation, expected.numpy(), rtol=1e-3, atol=1e-4)
+    assert_allclose(run.run(pixels).representation, expected.numpy(), rtol=1e-3, atol=1e-4)
     assert run.output_unchanged(pixels).max_difference < 1e-4
     (difference,) = run.batch_invariances(pixels)
     assert difference is not None

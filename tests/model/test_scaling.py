@@ -1,7 +1,5 @@
 """What a graph does to its image input before the first layer, against what ONNX Runtime computes."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -11,6 +9,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.random import default_rng
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.evidence import GraphScaling
@@ -19,8 +18,8 @@ from robustcheck_onnx.checker.model.layers import build_layers
 from robustcheck_onnx.checker.model.open import with_shapes
 from robustcheck_onnx.checker.model.scaling import find_scalings
 from robustcheck_onnx.checker.model.weights import Weights, parse_light
-from support import Fields, onnx_models
-from support.onnx_models import Array, Value
+from support import Fields
+from support.onnx_models import IMAGE, Array, Value, graph
 from support.written import written
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -56,10 +55,10 @@ NORMALISED = "centred = Sub(start, mean); x = Div(centred, std)"
 BRANCHED = NORMALISED.replace("start", "image")
 
 
-def with_layer(text: str, last: str = "x", image: Value = onnx_models.IMAGE, **weights: Any) -> onnx.ModelProto:
+def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any) -> onnx.ModelProto:
     """Nodes on "image", `CONSTANTS` and `weights`, and a convolution of 16 outputs that reads the last."""
     layer = f"\nconv = Conv({last}, w16x3x3x3, kernel_shape=[3, 3]); gap = GlobalAveragePool(conv); out = Flatten(gap)"
-    nodes = {name for node in onnx_models.graph(text) for name in node[1]}
+    nodes = {name for node in graph(text) for name in node[1]}
     constants = {name: value for name, value in (CONSTANTS | weights).items() if name in nodes}
     return written(text + layer, before="", inputs=[image], **constants)
 
@@ -103,11 +102,11 @@ def assert_maps(model: onnx.ModelProto, tensor: str, image: Array) -> GraphScali
 
 
 def photo(shape: tuple[int, ...] = (2, 3, 8, 8)) -> Array:
-    return np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+    return default_rng(0).uniform(0, 1, shape).astype(np.float32)
 
 
 PHOTO = photo()
-PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
+PIXELS = default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
 
 
 def test_a_normalisation_in_the_graph_is_read() -> None:

@@ -1,7 +1,5 @@
 """What must not pass: factors a feature, look-ups of numbers, class scores by another name or confirmed by a user."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +9,14 @@ from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.model import open_model
-from support import onnx_models
+from support.onnx_models import save, weight
 from support.written import written
 
 BEFORE = """
     map = Conv(image, w384x3x8x8, kernel_shape=[8, 8]); flat = Flatten(map); h = LayerNormalization(flat, gain)
 """
 LINEAR = BEFORE + "z = MatMul(h, w384x512)\n"
-FACTOR = onnx_models.weight(512)
+FACTOR = weight(512)
 
 
 PLACES = ("[2,3]", "[1]", "[1,2,3]")
@@ -33,7 +31,7 @@ def opened(folder: Path, text: str, *, batch: int | str = "batch", before: str =
     image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
     weights = {name: options.pop(name) for name in {*options} - {"tensor"}}
     model = written(text, before=before, inputs=[image], gain=np.ones(384, np.float32), **weights)
-    return open_model(onnx_models.save(model, folder / "m.onnx"), **options)
+    return open_model(save(model, folder / "m.onnx"), **options)
 
 
 def end_of(folder: Path, text: str, **options: Any) -> str:
@@ -91,7 +89,7 @@ def test_a_factor_a_feature_that_is_computed_is_one(tmp_path: Path, op: str) -> 
 )
 def test_ends(tmp_path: Path, text: str, end: str) -> None:
     weights = {"scales": np.abs(FACTOR), "zero8": np.array(0, np.int8), "zero_u8": np.array(0, np.uint8)}
-    weights["wq"] = (onnx_models.weight(384, 512) * 30).astype(np.int8)
+    weights["wq"] = (weight(384, 512) * 30).astype(np.int8)
     before = LINEAR + "places = Conv(image, w512x3x3x3, kernel_shape=[3, 3])\n"
     assert end_of(tmp_path, text, before=before, **weights) == end
 
@@ -103,7 +101,7 @@ def test_what_is_inside_an_if_is_seen(tmp_path: Path, op: str, end: str) -> None
     model = written("r = If(True); embedding = MatMul(r, w384x512)", before=BEFORE, gain=np.ones(384, np.float32))
     node = next(node for node in model.graph.node if node.op_type == "If")
     node.attribute.extend(helper.make_attribute(name, branch) for name in ("then_branch", "else_branch"))
-    assert str(open_model(onnx_models.save(model, tmp_path / "m.onnx")).representation.ends_in) == end
+    assert str(open_model(save(model, tmp_path / "m.onnx")).representation.ends_in) == end
 
 
 @pytest.mark.parametrize(
@@ -126,7 +124,7 @@ def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None
     names = [f"out{i}" for i in range(50)]
     text = "; ".join(f"{name} = Identity(features)" for name in names)
     with pytest.raises(UsageError) as caught:
-        open_model(onnx_models.save(written(text, *names, names[0]), tmp_path / "m.onnx"))
+        open_model(save(written(text, *names, names[0]), tmp_path / "m.onnx"))
     assert "out11 and 38 more could each be the representation" in caught.value.message
 
 

@@ -1,7 +1,5 @@
 """Sidecars: the libraries' files give the libraries' pixels; a bad value names file, field and rule."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
-from support import PHOTOS, Fields
+from support import PHOTOS, Fields, but
 from support.skimage_data import worst
 
 
@@ -162,14 +160,14 @@ def test_old_integer_sizes_mean_what_the_processor_says(tmp_path: Path) -> None:
     old = {"crop_size": 224, "do_center_crop": True, "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3}
     old |= {"image_mean": list(CLIP.mean), "image_std": list(CLIP.std), "size": 224}
     found = find(beside(tmp_path, "preprocessor_config.json", old)).preprocessing
-    assert found == CLIP.model_copy(update={"crop_rounding": "floor"})
+    assert found == but(CLIP, crop_rounding="floor")
     square = {**old, "feature_extractor_type": "ViTFeatureExtractor", "do_center_crop": False}
     found = find(beside(tmp_path, "preprocessor_config.json", square)).preprocessing
     assert (found.resize_mode, found.crop) == ("squash", "none")
 
 
 def test_own_sidecar_comes_first_and_takes_both_shapes(tmp_path: Path) -> None:
-    own = CLIP.model_copy(update={"color_order": "BGR", "rescale": 1.0})
+    own = but(CLIP, color_order="BGR", rescale=1.0)
     beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224}})
     for content in (own.model_dump(), {"preprocessing": own.model_dump()}):
         found = find(beside(tmp_path, "model.robustcheck.json", content))

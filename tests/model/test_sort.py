@@ -1,7 +1,5 @@
 """Graphs whose nodes stand in any order: sorted as a plain reference sorts them, or refused with the tensor's name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Walks over random graphs give what the plain recursive definitions give; deep and wide graphs take linear time."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Weights that change while a model runs: nobody knows which ones were measured, so there is no verdict."""
 
-from __future__ import annotations
-
 import hashlib
 import mmap
 import os
@@ -23,7 +21,7 @@ from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import Place, lookup
+from support import Patch, Place, lookup, normal
 
 BESIDE = ("weights.bin", "passing.bin")
 MAPPED = ("inline.onnx", "passing.onnx")
@@ -31,14 +29,14 @@ Change = Callable[[Path, Path], None]
 
 
 @pytest.fixture
-def place(tmp_path: Path, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, lookup_pass: Place, monkeypatch: Patch) -> Path:
     """Models that give a WARN, and weights as large that would give a PASS.
 
     model.onnx with weights.bin, passing.bin; inline.onnx, which is mapped, passing.onnx.
     """
     monkeypatch.setattr(weights, "LARGE_BYTES", 1000)
     monkeypatch.setattr(files, "MAPPED_BYTES", 10_000)
-    lookup.write_lookup_model(tmp_path / "inline.onnx", np.random.default_rng(3).normal(size=(80, 512)))
+    lookup.write_lookup_model(tmp_path / "inline.onnx", normal(80, 512, seed=3))
     shutil.copy(lookup_pass[0], tmp_path / "passing.onnx")
     for source, beside in zip(MAPPED[::-1], BESIDE[::-1], strict=True):
         options: Any = {"save_as_external_data": True, "location": "new.bin", "size_threshold": 1024}
@@ -135,7 +133,7 @@ def test_a_write_through_a_map_that_was_written_through_before_is_seen(place: Pa
         refused(path, path, "loading the model", lambda: theirs.__setitem__(slice(1000, 2000), content))
 
 
-def test_a_file_that_changes_while_it_is_opened_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_opened_is_refused(place: Path, monkeypatch: Patch) -> None:
     """Without a run, too: what `inspect` says is of the bytes that were digested."""
     read_content = files.read_content
 
@@ -152,9 +150,7 @@ def test_a_file_that_changes_while_it_is_opened_is_refused(place: Path, monkeypa
 # -------------------------------------------------------------------------------------- the folder is exchanged
 
 
-def around_sessions(
-    monkeypatch: pytest.MonkeyPatch, before: Callable[[], None], after: Callable[[], None] = lambda: None
-) -> None:
+def around_sessions(monkeypatch: Patch, before: Callable[[], None], after: Callable[[], None] = lambda: None) -> None:
     """Do something before ONNX Runtime reads the weights, and after."""
     real = measure.open_sessions
 
@@ -184,7 +180,7 @@ def test_a_folder_that_is_exchanged_during_the_run_gives_no_verdict(folders: tup
 
 @pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="only Linux names an open folder")
 def test_a_folder_that_is_exchanged_while_onnx_runtime_reads_it_and_put_back_is_measured_as_it_was_digested(
-    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    folders: tuple[Path, Path], monkeypatch: Patch
 ) -> None:
     """No stamp differs afterwards: it was a PASS under the digest of weights that give a WARN."""
     exchanged: list[int] = []
@@ -203,7 +199,7 @@ def test_a_folder_that_is_exchanged_while_onnx_runtime_reads_it_and_put_back_is_
 
 @pytest.mark.parametrize("back", [False, True])
 def test_a_folder_between_the_models_and_the_weights_is_watched(
-    place: Path, folders: tuple[Path, Path], back: bool, monkeypatch: pytest.MonkeyPatch
+    place: Path, folders: tuple[Path, Path], back: bool, monkeypatch: Patch
 ) -> None:
     point(place / "model.onnx", location="release/weights.bin")
     assert check(place / "model.onnx", images=place / "photos").verdict.verdict == "WARN"
@@ -244,7 +240,7 @@ def test_every_run_of_a_model_looks(place: Path) -> None:
     assert not np.array_equal(again, before)
 
 
-def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, monkeypatch: Patch) -> None:
     """A second write within one tick of the first leaves the same times: on ramfs it went unseen."""
     file = tmp_path / "w.bin"
     file.write_bytes(b"a")

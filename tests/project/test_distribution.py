@@ -1,8 +1,5 @@
 """What is published: version, licences, commands, the sdist, and the same code with the small ONNX Runtime."""
 
-from __future__ import annotations
-
-import json
 import re
 import subprocess
 import sys
@@ -21,7 +18,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
-from support import INSTALLED, ROOT, onnx_models
+from support import INSTALLED, ROOT, Patch, onnx_models, read_json
 from support.scripts import load
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -79,7 +76,7 @@ def test_the_licences_are_the_codes_and_the_photos() -> None:
     photos = {row.split(" | ")[2] for row in table.splitlines() if re.match(r"\| \S+\.jpg \|", row)}
     assert "public domain" in photos
     names = {name if name != "public domain" else "LicenseRef-Public-Domain" for name in photos}
-    sources = json.loads((ROOT / "thresholds" / "data" / "published_sources.json").read_text(encoding="utf-8"))
+    sources = read_json(ROOT / "thresholds" / "data" / "published_sources.json")
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for name, table in sources.items():
         _, told, rest = notice.partition(f"published_{name}.csv")
@@ -149,7 +146,7 @@ def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(small:
     assert documents[0] == documents[1]
 
 
-def test_hints_name_the_distribution_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hints_name_the_distribution_that_is_installed(monkeypatch: Patch) -> None:
     """An ONNX Runtime that lost files to another is installed anew: pip would call it complete."""
     gone = "pip uninstall -y onnxruntime"
     for installed, runtimes_there, repair in (
@@ -164,7 +161,7 @@ def test_hints_name_the_distribution_that_is_installed(monkeypatch: pytest.Monke
         assert checker_errors.as_error(ImportError(name="onnxruntime.capi")).hint == repair
 
 
-def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(monkeypatch: Patch) -> None:
     proto = onnx_models.classifier()
     proto.opset_import[0].version = 99
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])

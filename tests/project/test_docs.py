@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli import app
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile, reference
-from support import ROOT, Capture, Place, commands
+from support import ROOT, Capture, Patch, Place, commands, robustcheck
 from support.scripts import load
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +30,7 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target.replace("\n", " ")).exists(), (page.name, target)
 
 
-def test_links_and_urls_are_made_from_the_projects_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_and_urls_are_made_from_the_projects_home(monkeypatch: Patch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")  # scripts there import each other
     made_by = load("docs/generate")
     ours = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -158,7 +157,7 @@ def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: Place, tmp_path
             assert (tmp_path / "report.json").exists() == ("report.json" in text)
 
 
-def test_the_python_of_the_readme_runs(lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_readme_runs(lookup_pass: Place, monkeypatch: Patch) -> None:
     model, _ = lookup_pass
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.chdir(model.parent)
@@ -167,11 +166,11 @@ def test_the_python_of_the_readme_runs(lookup_pass: Place, monkeypatch: pytest.M
     assert scope["report"].verdict == check(model, images="photos").verdict  # type: ignore[attr-defined]
 
 
-def test_every_reason_can_be_explained_in_lines_that_fit(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_reason_can_be_explained_in_lines_that_fit(capsys: Capture, monkeypatch: Patch) -> None:
     for columns, width in (("80", 80), ("200", 100), ("0", 40)):
         monkeypatch.setenv("COLUMNS", columns)
         for name, rule in RULES.items():
-            assert app.main(["explain", name]) == 0
+            assert robustcheck("explain", name) == 0
             title, *lines = capsys.readouterr().out.splitlines()
             assert title == f"{name}: {rule.title} ({rule.kind})"
             assert " ".join(filter(None, lines)) == f"{rule.explanation} Next step: {rule.next_step}"

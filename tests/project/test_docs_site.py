@@ -1,7 +1,5 @@
 """The documentation as a site: it builds, links lead somewhere, no other machine is needed, pages are current."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

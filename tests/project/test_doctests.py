@@ -3,8 +3,6 @@
 pytest's own `--doctest-modules` would import the folders under other names (`checker`), and torch into every run.
 """
 
-from __future__ import annotations
-
 import doctest
 from importlib import import_module
 

@@ -1,7 +1,5 @@
 """The budget of the code's size: it goes down, and rises only with a line in CHANGELOG that says what for."""
 
-from __future__ import annotations
-
 import ast
 import functools
 from pathlib import Path
@@ -18,8 +16,8 @@ BUDGET = {
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,
-    "code lines of the tests": 25_730,
-    "nodes of the tests": 286_631,
+    "code lines of the tests": 25_530,
+    "nodes of the tests": 283_300,
 }
 
 

@@ -1,7 +1,5 @@
 """The tutorial: every command is run, in order, and what the page shows is what it printed."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """Public signatures say what they take and give; `user.py` beside this file shows mypy how they are used."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from typing import get_type_hints

@@ -1,7 +1,5 @@
 """What the workflows of .github/ promise; how they are written is read by zizmor and actionlint in `make lint`."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What can loosen the gate, and photos that are not the reader's, stand first in every form that has a place."""
 
-from __future__ import annotations
-
 import io
 
 from rich.console import Console
@@ -11,6 +9,7 @@ from robustcheck_onnx.checker.report.outcome import cautions
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import RULES, Gate, Loosening
+from support import but
 from support.outcomes import PASSING, WARNING
 from support.reports import terminal_text
 
@@ -29,7 +28,7 @@ def loose(report: Report) -> Report:
             Loosening(setting="waivers", value="2 in all", source="robustcheck.toml"),
         ),
     )
-    return report.model_copy(update={"gate": gate})
+    return but(report, gate=gate)
 
 
 LOOSE, LOOSE_PASS = loose(WARNING), loose(PASSING)

@@ -1,7 +1,5 @@
 """What CI services read: GitLab's code quality, GitHub's commands and summary."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

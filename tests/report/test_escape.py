@@ -1,7 +1,5 @@
 """Names that would be commands of a pipeline: no form of the report lets GitHub's runner take one for its own."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path
@@ -10,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.report import forms, github
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Place, reports
+from support import Capture, Place, but, reports, robustcheck
 from support.keys import write_keys
 from support.outcomes import PLACE, failed, gated
 from support.profile import sized
@@ -83,16 +80,16 @@ def test_no_verb_shows_a_name_raw(
     write_keys(tmp_path)
     name = "m\x1b[31m\n##[set-output name=verdict;]PASS.onnx"
     Path(name).symlink_to(lookup_pass[0])
-    edited = profile.seal(profile.load().model_copy(update={"id": "mine-1", "edited": name}))
+    edited = profile.seal(but(profile.load(), id="mine-1", edited=name))
     Path("edited.json").write_text(profile.to_json(edited))
-    images = ["--images", str(lookup_pass[1])]
+    images = ["--images", lookup_pass[1]]
     for code, call in (
         (2, ["check", f"no {name}", name, "--debug", *images, "-qq"]),
         (0, ["profiles", "show", "edited.json"]),
         (0, ["check", name, *images, "-o", "json=r.json", "-qq"]),
         (0, ["sign", "r.json", name, "--key", "key.pem", *images]),
     ):
-        assert cli.main(call) == code, call
+        assert robustcheck(*call) == code, call
         said = "".join(capsys.readouterr())
         assert said.replace("\n", "").isprintable(), call
         assert commands_in(said) == [], call

@@ -1,7 +1,5 @@
 """What every form of the report keeps to: known as ours, errors told, paths, names, any words."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -3,8 +3,6 @@
 That no earlier PASS stays where a run ends in its process is in cli/test_left_documents.py.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +14,7 @@ import pytest
 
 from robustcheck_onnx.checker.report import forms, junit, markdown
 from robustcheck_onnx.checker.text import error_json
-from support import Capture, Place, onnx_models
+from support import Capture, Patch, Place, onnx_models, read_json
 from support.bad_input import Done, Typed, small_files
 from support.keys import write_keys
 
@@ -25,7 +23,7 @@ STRANGER = "a file of somebody else\n"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> Run:
+def run(tmp_path: Path, monkeypatch: Patch, capfd: Capture) -> Run:
     """Runs the command in this process, in the test's folder, with these variables of GitHub's runner."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
@@ -33,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> Run:
 
 
 def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
-    lookup_pass: Place, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: Place, tmp_path: Path, run: Run, monkeypatch: Patch
 ) -> None:
     """What a killed process leaves is what stood there when the work was under way."""
     model, photos = lookup_pass
@@ -41,7 +39,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
     seen: list[int] = []
 
     def left() -> int:
-        return int(json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"])
+        return int(read_json(place)["error"]["exit_code"])
 
     def work(*_: object, **__: object) -> None:
         seen.append(left())
@@ -98,7 +96,7 @@ def test_an_error_is_one_document_on_stdout_and_no_pass_in_a_file(lookup_pass: P
 
 
 def test_a_form_that_fails_takes_neither_the_verdict_nor_another_form_with_it(
-    lookup_pass: Place, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: Place, tmp_path: Path, run: Run, monkeypatch: Patch
 ) -> None:
     def broken(*_: object) -> str:
         raise TypeError("no such argument")

@@ -3,8 +3,6 @@
 The reports are those of tests/support/reports.py (made up), the galleries are made here.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import shutil
@@ -13,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 
 from robustcheck_onnx.checker import verdict as verdicts
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.html import charts
@@ -29,7 +27,7 @@ from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, load
 from robustcheck_onnx.thresholds.reference import references
-from support import Capture, Fields, Place, reports
+from support import Capture, Fields, Place, but, reports, robustcheck
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.profile import PATIENCE_S
@@ -42,14 +40,13 @@ HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e\udcff{{ 7 * 7 }}"
 
 def with_gallery(report: Report) -> Report:
     features = report.evidence.statistics.features
-    drawn = np.random.default_rng(1).normal([f.mean_z for f in features], 1.0, (6, len(features)))
+    drawn = default_rng(1).normal([f.mean_z for f in features], 1.0, (6, len(features)))
     rows = tuple(
         SeenImage(name=f"photo {i}.jpg", digest=f"sha256:{i}", kurtosis=70.0 + i, z=tuple(z))
         for i, z in enumerate(drawn.tolist())
     )
     kept = Gallery(features=tuple(f.index for f in features), shown=rows, most=rows[:1], least=rows[1:2])
-    report = gated(report)
-    return report.model_copy(update={"evidence": report.evidence.model_copy(update={"gallery": kept})})
+    return but(gated(report), evidence__gallery=kept)
 
 
 def hostile(report: Report) -> Report:
@@ -57,12 +54,10 @@ def hostile(report: Report) -> Report:
     changes: Fields = dict.fromkeys(names, HOSTILE)
     report = gated(report, **changes, external_digests={HOSTILE: HOSTILE}, waived=("one_sided",))
     image = SeenImage(name=HOSTILE, digest="sha256:0", kurtosis=79.0, z=(9.0,))
-    most = (image.model_copy(update={"digest": "d"}),)
+    most = (but(image, digest="d"),)
     kept = Gallery(features=(526,), shown=(image,), most=most, least=())
-    skipped = {"source": HOSTILE, "n_skipped": 1, "skipped": ((HOSTILE, HOSTILE),)}
-    images = report.evidence.images.model_copy(update=skipped)
-    evidence = report.evidence.model_copy(update={"images": images, "gallery": kept})
-    return report.model_copy(update={"evidence": evidence, "notes": (HOSTILE,)})
+    images = but(report.evidence.images, source=HOSTILE, n_skipped=1, skipped=((HOSTILE, HOSTILE),))
+    return but(report, evidence__images=images, evidence__gallery=kept, notes=(HOSTILE,))
 
 
 FAILED = Failed(model="models/broken.onnx", message="models/broken.onnx: file is empty", hint="ls -l", exit_code=3)
@@ -73,7 +68,7 @@ def pages() -> Pages:
     passing, warning = reports.passing(), reports.warning()
     evil = Failed(model=HOSTILE, message=HOSTILE, hint=HOSTILE, exit_code=70)
     none: Fields = {"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
-    unmeasured = gated(NOTHING, **none).model_copy(update={"reference": (), "time": None})
+    unmeasured = but(gated(NOTHING, **none), reference=(), time=None)
     outcomes: dict[str, list[Outcome]] = {
         "pass": [with_gallery(passing)],
         "warn": [with_gallery(warning)],
@@ -183,7 +178,7 @@ def of_kinds(*kinds: Kind) -> Report:
     report = reports.report(reports.WARN_STATISTICS, synthetic="one feature planted")
     by_kind = {rule.kind: name for name, rule in reversed(RULES.items())}
     found = [verdicts.reason(by_kind[kind], f"seen of {kind}") for kind in kinds]
-    return report.model_copy(update={"verdict": verdicts.verdict_for(found, report.profile)})
+    return but(report, verdict=verdicts.verdict_for(found, report.profile))
 
 
 def test_two_sentences_of_plain_english_stand_above_the_numbers() -> None:
@@ -239,7 +234,7 @@ def test_several_models_have_a_table_first_with_the_worst_first_as_in_the_termin
 
 def test_a_bar_lies_right_of_the_middle_exactly_if_it_clears_its_threshold() -> None:
     middle = charts.BAR_WIDTH / 2
-    for low, width, minimum in np.random.default_rng(0).uniform(0.01, 30, (200, 3)):
+    for low, width, minimum in default_rng(0).uniform(0.01, 30, (200, 3)):
         bar = charts.bar(Interval(estimate=low + width / 2, low=low, high=low + width), minimum)
         assert bar is not None
         assert (bar.low > middle, bar.high < middle) == (low > minimum, low + width < minimum)
@@ -262,7 +257,7 @@ def test_the_axis_of_ratios_is_widest_around_one() -> None:
 
 
 def test_every_bound_of_a_wrong_pass_is_shown() -> None:
-    report = reports.passing().model_copy(update={"profile": load()})
+    report = but(reports.passing(), profile=load())
     text = words(parse(forms.render("html", [report])))
     for rate in report.profile.calibration.rates:
         assert f"{rate.of}{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}" in text
@@ -320,7 +315,7 @@ def test_the_map_counts_what_lies_beyond_four_sd() -> None:
 def test_every_reference_set_is_placed_once_and_only_published_numbers_are_points() -> None:
     from robustcheck_onnx.checker.pipeline import _reference
 
-    suite = suite_of(reports.passing().model_copy(update={"reference": _reference()}))
+    suite = suite_of(but(reports.passing(), reference=_reference()))
     sets = [row for row in references() if not row.excluded]
     chart = suite.chart
     assert chart is not None
@@ -344,13 +339,13 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
 
 def test_the_command_writes_a_page_with_or_without_photos(lookup_pass: Place, tmp_path: Path, capsys: Capture) -> None:
     model, photos = lookup_pass
-    arguments = [str(model), "--images", str(photos), "-qq", "-o"]
-    assert cli.main([*arguments, f"html={tmp_path / 'a.html'}"]) == 0
+    arguments = [model, "--images", photos, "-qq", "-o"]
+    assert robustcheck(*arguments, f"html={tmp_path / 'a.html'}") == 0
     root = parse((tmp_path / "a.html").read_text(encoding="utf-8"))
     names = {e.attributes["alt"].removeprefix("Calibration photo ") for e in root.all("img")}
     assert len(names) == 10
     assert "everyone who gets the file can see them" in words(root)
-    assert cli.main([*arguments, "html", "--no-thumbnails"]) == 0
+    assert robustcheck(*arguments, "html", "--no-thumbnails") == 0
     bare = parse(capsys.readouterr().out)
     assert not list(bare.all("img"))
     assert "It holds no photos" in words(bare)

@@ -1,7 +1,5 @@
 """The form for inventories of models: CycloneDX by its official schema."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import uuid
@@ -12,7 +10,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import printable
-from support import Fields, Place, reports
+from support import Fields, Place, but, reports
 from support.outcomes import EVERY, FAILED, PASSING, failed, gated, text_of
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
@@ -78,9 +76,7 @@ def test_an_error_is_no_verdict() -> None:
 def test_the_same_report_gives_the_same_bytes_and_another_one_another_serial_number() -> None:
     assert text_of("cyclonedx", PASSING) == text_of("cyclonedx", PASSING)
     times = [f"2026-01-02T0{hour}:04:05+00:00" for hour in (3, 4)]
-    first, later = (
-        PASSING.model_copy(update={"time": Time(started=each, wall_s=1.0, images_per_s=2.0)}) for each in times
-    )
+    first, later = (but(PASSING, time=Time(started=each, wall_s=1.0, images_per_s=2.0)) for each in times)
     serials = {bill(each)["serialNumber"] for each in (*EVERY, first)}
     assert {uuid.UUID(each).version for each in serials} == {5}
     assert len(serials) == len(EVERY) + 1

@@ -1,7 +1,5 @@
 """JUnit: a case for each check, failures and skips for reasons and waivers, errors as errors."""
 
-from __future__ import annotations
-
 import itertools
 from xml.etree import ElementTree
 
@@ -11,7 +9,7 @@ from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import DECIDING
-from support import reports
+from support import but, reports
 from support.form_readers import junit
 from support.outcomes import (
     ALL_WAIVED,
@@ -42,7 +40,7 @@ def test_junit_pass_has_no_failure_and_a_case_for_each_check() -> None:
 
 def test_junit_says_how_long_a_check_took_in_milliseconds() -> None:
     time = Time(started="2026-01-02T03:04:05+00:00", wall_s=1.23456, images_per_s=None)
-    for told, report in (("1.235", PASSING.model_copy(update={"time": time})), ("0.0", PASSING)):
+    for told, report in (("1.235", but(PASSING, time=time)), ("0.0", PASSING)):
         root = junit(report)
         times = {case.attrib["name"]: case.attrib["time"] for case in root.iter("testcase")}
         assert (times.pop("assessed"), set(times.values())) == (told, {"0.0"})
@@ -95,8 +93,7 @@ def test_junit_tells_every_reason_that_there_is() -> None:
     """Also those of verdicts that no list of the form knows."""
     for ids in [list(RULES), ["a_new_reason"]]:
         reasons = tuple(Reason(id=i, kind="absent", seen="seen", next_step="do") for i in ids)
-        verdict = PASSING.verdict.model_copy(update={"verdict": "WARN", "reasons": reasons})
-        report = PASSING.model_copy(update={"verdict": verdict, "gate": None})
+        report = but(PASSING, verdict__verdict="WARN", verdict__reasons=reasons, gate=None)
         assert {text.split()[1] for text in outcomes_of(junit(report)).values()} == set(ids)
 
 

@@ -1,7 +1,5 @@
 """Markdown: names as they are, none of them runs, tables with their cells, what a reader needs."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 

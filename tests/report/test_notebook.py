@@ -16,8 +16,9 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report.words import statistics_of
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import Place, extra, lookup, onnx_models, reports
+from support import Place, but, extra, levels, lookup, normal, reports
 from support.comparisons import Workshop, planted
+from support.onnx_models import classifier, encoder, save
 from support.outcomes import gated
 from support.pages import Element, parse
 
@@ -40,8 +41,8 @@ def told_of(result: Any) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory) -> rc.ScanReport:
     """Two layers, on random tensors."""
-    model = onnx_models.save(onnx_models.encoder(), tmp_path_factory.mktemp("scanned") / "small.onnx")
-    pixels = np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32)
+    model = save(encoder(), tmp_path_factory.mktemp("scanned") / "small.onnx")
+    pixels = normal(9, 3, 8, 8).astype(np.float32)
     return rc.scan(model, images=pixels, preprocess="imagenet", device="cpu")
 
 
@@ -57,12 +58,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory, photos_80: Path) -> rc.Co
 def shifted(tmp_path_factory: pytest.TempPathFactory) -> rc.ShiftReport:
     """Ten classes, of which two occur, and 16 images in each set."""
     folder = tmp_path_factory.mktemp("shifted")
-    noise = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), dtype=np.uint8)
+    noise = levels(32, 8, 8, 3)
     for i, pixels in enumerate(noise):
         place = folder / ("val", "blur")[i % 2] / str(3 * (i % 4 // 2))
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(place / f"{i}.png")
-    onnx_models.save(onnx_models.classifier(10), folder / "classes.onnx")
+    save(classifier(10), folder / "classes.onnx")
     return rc.measure_shift(folder / "classes.onnx", folder / "val", folder / "blur", preprocess="imagenet")
 
 
@@ -96,7 +97,7 @@ def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
     model, photos = lookup_pass
     written = tmp_path / "report.json"
     written.write_text(passed.model_dump_json(), encoding="utf-8")
-    other = onnx_models.save(onnx_models.encoder(), tmp_path / "other.onnx")
+    other = save(encoder(), tmp_path / "other.onnx")
     found = rc.verify(written, model, images=photos)
     line, page = told_of(found)
     assert line == f"Verification(result='VERIFIED', exit_code=0, report='{written}', model='{model}')"
@@ -136,8 +137,8 @@ def test_a_shift(shifted: rc.ShiftReport) -> None:
     change = [100 * each for each in (first.difference.value, first.difference.low, first.difference.high)]
     assert "\n{:+.1f} ({:+.1f} to {:+.1f})\n–\n".format(*change) in page
     beyond = Effective(points=3.25, low=1, high=5.5, expected=0.5, extrapolated=False, baseline="timm")
-    changed = first.model_copy(update={"effective_robustness": beyond})
-    assert "+3.2 (+1.0 to +5.5)" in told_of(shifted.model_copy(update={"shifted": (changed,)}))[1]
+    changed = but(first, effective_robustness=beyond)
+    assert "+3.2 (+1.0 to +5.5)" in told_of(but(shifted, shifted=(changed,)))[1]
 
 
 def test_data_frames(scanned: rc.ScanReport, compared: rc.CompareReport) -> None:

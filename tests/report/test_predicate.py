@@ -1,7 +1,5 @@
 """`-o predicate`: what another signer attests is what our own signature says of the same run."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -9,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report import predicate
-from support import Fields, Place
+from support import Place, read_json, robustcheck
 from support.keys import write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -28,12 +25,7 @@ def here(tmp_path: Path, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def check(*words: str) -> int:
-    return cli.main(["check", *words, "--images", "photos", "-qq"])
-
-
-def document(name: str) -> Fields:
-    read: Fields = json.loads(Path(name).read_text(encoding="utf-8"))
-    return read
+    return robustcheck("check", *words, "--images", "photos", "-qq")
 
 
 def sha256(name: str) -> str:
@@ -43,8 +35,8 @@ def sha256(name: str) -> str:
 def test_it_is_the_predicate_that_we_sign_ourselves() -> None:
     words = ("-o", "json=report.json", "-o", "predicate=predicate.json", "--sign", "key.pem")
     assert check("pass.onnx", *words) == 0
-    made, report = document("predicate.json"), document("report.json")
-    payload = json.loads(base64.b64decode(document("report.sigstore.json")["dsseEnvelope"]["payload"]))
+    made, report = read_json("predicate.json"), read_json("report.json")
+    payload = json.loads(base64.b64decode(read_json("report.sigstore.json")["dsseEnvelope"]["payload"]))
     assert made == payload["predicate"]
     assert payload["predicateType"] == predicate.PREDICATE_TYPE
     assert (made["verdict"], made["reasons"]) == ("PASS", [])
@@ -56,8 +48,8 @@ def test_it_is_the_predicate_that_we_sign_ourselves() -> None:
 def test_several_models_have_one_each() -> None:
     words = ("-o", "json={model}.json", "-o", "predicate={model}.predicate.json", "--no-time")
     assert check("pass.onnx", "text.onnx", *words) == 3
-    made = document("pass.predicate.json")
+    made = read_json("pass.predicate.json")
     assert (made["report"]["digest"]["sha256"], made["time"]) == (sha256("pass.json"), None)
-    failed = document("text.predicate.json")
+    failed = read_json("text.predicate.json")
     assert failed["error"]["exit_code"] == 3
     assert "verdict" not in failed

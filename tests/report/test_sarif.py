@@ -1,7 +1,5 @@
 """SARIF by OASIS's schema: results, fingerprints, errors told twice."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from importlib import resources

@@ -1,7 +1,5 @@
 """The table of several models: whole reason ids, a name said once, what is left out on a narrow screen."""
 
-from __future__ import annotations
-
 import io
 import re
 from datetime import date
@@ -12,7 +10,7 @@ from rich.console import Console
 from robustcheck_onnx.checker.report import summary
 from robustcheck_onnx.checker.report.record import Failed, Outcome
 from robustcheck_onnx.checker.verdict.gate import decide
-from support import reports
+from support import but, reports
 
 LONGEST = "assumed_preprocessing"
 NAMES = ["a.onnx", "models/" + 12 * "unbroken_" + ".onnx", "broken.onnx"]
@@ -23,8 +21,7 @@ def outcomes() -> list[Outcome]:
     failed = Failed(model="broken.onnx", message="broken.onnx: file is empty", hint="ls", exit_code=3)
     warning = reports.warning()
     reasons = sorted(warning.verdict.reasons, key=lambda reason: reason.id != LONGEST)
-    verdict = warning.verdict.model_copy(update={"reasons": tuple(reasons)})
-    return [reports.passing(), warning.model_copy(update={"verdict": verdict}), failed]
+    return [reports.passing(), but(warning, verdict__reasons=tuple(reasons)), failed]
 
 
 def table(outcomes: list[Outcome], width: int) -> list[str]:
@@ -58,7 +55,7 @@ def test_the_table_then_the_reasons_by_model_and_last_the_exit_code(outcomes: li
 def test_what_lets_a_warn_through_is_said_with_its_model(outcomes: list[Outcome]) -> None:
     passing, warning, failed = outcomes
     gate = decide(reports.warning().verdict, "w.onnx", fail_on="never", today=date(2026, 1, 1))
-    lines = table([passing, warning.model_copy(update={"gate": gate}), failed], 120)
+    lines = table([passing, but(warning, gate=gate), failed], 120)
     assert any(line.startswith("▲ WARN · not_applicable (let through)") for line in lines)
     assert "! --fail-on is never (command line): WARN does not fail this run" in lines
     order = re.findall("^[✗▲✓] (\\w+)", "\n".join(lines[: lines.index("")]), re.MULTILINE)

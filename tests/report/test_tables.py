@@ -1,7 +1,5 @@
 """Forms that are templates of this package: GitLab's list, OpenMetrics, the model card, and what their parsers read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

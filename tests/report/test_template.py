@@ -1,7 +1,5 @@
 """Templates of the user: what they get, what they can't do, and that none changes what a run says."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -11,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.report.record import Outcome
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import printable
-from support import ROOT, Capture, Place
+from support import ROOT, Capture, Patch, Place, read_json, robustcheck
 from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, WARNING, failed, gated
 from support.profile import PATIENCE_S
 from support.reports import warning
@@ -29,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("capsys")
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+def written(tmp_path: Path, monkeypatch: Patch) -> Written:
     """Writes a template into the test's folder, the current one."""
     monkeypatch.chdir(tmp_path)
 
@@ -138,7 +135,7 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Written) -> None:
 
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
-def test_the_child_process_bounds_time_and_memory(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_process_bounds_time_and_memory(written: Written, monkeypatch: Patch) -> None:
     monkeypatch.setattr(template, "MEMORY_BYTES", 1 << 29)
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     for source, timeout_s, fault in (
@@ -159,7 +156,7 @@ def run(written: Written, lookup_pass: Place) -> Run:
     for name, link in zip(("m.onnx", "photos"), lookup_pass, strict=True):
         Path(name).symlink_to(link)
     written("{{ mark }} {{ report.verdict.verdict }}", "t.j2")
-    return lambda *words: cli.main(["check", "m.onnx", "--images", "photos", "-qq", *words])
+    return lambda *words: robustcheck("check", "m.onnx", "--images", "photos", "-qq", *words)
 
 
 def test_the_exit_code_is_the_verdicts_whatever_a_template_says(run: Run, written: Written, capsys: Capture) -> None:
@@ -178,7 +175,7 @@ def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(run: Run, written
     assert run("-o", "json=r.json", "-o", "template=t.j2=out.txt") == 0
     assert run("-o", "json=r.json", "-o", "template=broken.j2=out.txt") == 4
     assert "broken.j2: line 2 of the template: 'dict object' has no attribute 'nothing'" in capsys.readouterr().err
-    assert json.loads(Path("r.json").read_text())["verdict"]["verdict"] == "PASS"
+    assert read_json("r.json")["verdict"]["verdict"] == "PASS"
     assert Path("out.txt").read_text().startswith("robustcheck: no verdict (exit code 4)\n")
     Path("m.onnx").unlink()
     written("no model", "m.onnx")
@@ -200,7 +197,7 @@ def test_how_it_is_named(run: Run, capsys: Capture) -> None:
         assert run("-o", output, *["-o", "template=t.j2"][: 2 * output.startswith("json")]) == 2, output
         assert said in capsys.readouterr().err
         assert {path: path.read_bytes() for path in before} == before, output
-    assert cli.main(["scan", "m.onnx", "--images", "photos", "-o", "template=t.j2"]) == 2
+    assert robustcheck("scan", "m.onnx", "--images", "photos", "-o", "template=t.j2") == 2
     assert "--output is 'template'; it must be one of" in capsys.readouterr().err
     # only the command line names one
     settings = Path("robustcheck.toml")

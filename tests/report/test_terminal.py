@@ -4,8 +4,6 @@ The reports shown are made up (support/reports.py).
 UPDATE_GOLDEN=1 writes the golden files anew.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -23,7 +21,7 @@ from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, Waive
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load
-from support import Fields
+from support import Fields, but
 from support.outcomes import NOTHING, gated
 from support.profile import sized
 from support.reports import (
@@ -101,7 +99,7 @@ def test_what_lets_a_warn_through_comes_first_and_the_exit_code_last() -> None:
     waived = f"! every reason for WARN is waived ({', '.join(sorted(ids))})"
     for day, first, last in ((1, [waived], "(waived) · exit code 0 "), (3, expired, "· exit code 1 ")):
         gate = decide(warning().verdict, "m.onnx", today=date(2026, 1, day), waivers=waivers)
-        lines = terminal_text(warning().model_copy(update={"gate": gate}), 140).splitlines()
+        lines = terminal_text(but(warning(), gate=gate), 140).splitlines()
         assert lines[1 : 1 + len(first)] == first
         assert lines[-1].startswith(f"━━ ▲ WARN · not_applicable {last}")
     assert terminal_text(gated(passing())).splitlines()[-1].startswith("━━ ✓ PASS · exit code 0 ")
@@ -110,15 +108,14 @@ def test_what_lets_a_warn_through_comes_first_and_the_exit_code_last() -> None:
 def test_every_reason_is_shown_with_what_was_seen_and_the_next_step() -> None:
     reasons = [reason(i, f"seen of {i}") for i in RULES]
     unknown = Reason(id="from_a_newer_version", kind="absent", seen="seen of the unknown one", next_step="Look it up.")
-    shown = warning()
-    verdict = shown.verdict.model_copy(update={"reasons": (*reasons, unknown)})
+    shown = but(warning(), verdict__reasons=(*reasons, unknown))
     told, first = [f"✗ from_a_newer_version {unknown.seen} → Look it up."], dict[str, str]()
     for each in reasons:
         owner = first.setdefault(each.next_step, each.id)
         step = each.next_step if owner == each.id else f"The same as for {owner}."
         told.append(f"✗ {RULES[each.id].title} {each.id} {each.seen} → {step}")
     for width in (60, 100, 140):
-        text = words_of(terminal_text(shown.model_copy(update={"verdict": verdict}), width, verbose=True))
+        text = words_of(terminal_text(shown, width, verbose=True))
         assert not [each for each in told if each not in text]
         assert text.count("The same as for") == len(reasons) - len(first) > 0
 
@@ -234,11 +231,8 @@ def test_one_line() -> None:
 
 def shown_for(*names: str, rule: str = "head_input") -> Report:
     """The WARN of MADE with these reasons, of a tensor that this rule found."""
-    shown = warning()
-    model = shown.evidence.model.model_copy(update={"rule": rule})
     verdict = verdict_for((reason(name, f"{name} was seen") for name in names), load())
-    evidence = shown.evidence.model_copy(update={"model": model})
-    return shown.model_copy(update={"verdict": verdict, "evidence": evidence})
+    return but(warning(), verdict=verdict, evidence__model__rule=rule)
 
 
 def test_the_short_report_is_16_lines_at_most() -> None:
@@ -286,6 +280,6 @@ def test_a_pass_says_once_what_it_is_not_and_of_a_classifier_that_its_head_was_n
     assert (text.count("not a proof"), text.count("nothing of accuracy")) == (1, 1)
     assert " compare NEW.onnx models/rn50-openai.onnx --images " in text
     assert HEAD_NOTE not in text
-    text = words_of(terminal_text(passing().model_copy(update={"notes": (HEAD_NOTE, BUNDLED_NOTE)}), 80))
+    text = words_of(terminal_text(but(passing(), notes=(HEAD_NOTE, BUNDLED_NOTE)), 80))
     assert HEAD_NOTE in text
     assert BUNDLED_NOTE not in text

@@ -1,7 +1,5 @@
 """The pure parts of the terminal report: numbers, spelling, bars, places."""
 
-from __future__ import annotations
-
 import random
 from functools import partial
 from typing import Any
@@ -25,6 +23,7 @@ from robustcheck_onnx.checker.text import (
     short_provider,
 )
 from robustcheck_onnx.thresholds.profile import Limits
+from support import but
 
 
 def row(strength: float, k: float = 20.0, checkpoint: str = "c", shows: bool = True) -> ReferenceRow:
@@ -140,7 +139,7 @@ def test_preprocessing_in_one_line() -> None:
     for preprocessing, text in (
         (IMAGENET, "224×224 px: shortest edge 256 px, bilinear, centre crop, ImageNet mean and SD"),
         (
-            CLIP.model_copy(update={"color_order": "BGR", "mean": (0.5, 0.5, 0.5), "std": (0.1, 0.2, 0.3)}),
+            but(CLIP, color_order="BGR", mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3)),
             "224×224 px: shortest edge 224 px, bicubic, centre crop, mean 0.5, SD 0.1 0.2 0.3, BGR",
         ),
         (given((300, 200), "longest"), "200×300 px: within 200×300 px, lanczos, centre crop, pixels × 1, mean 0, SD 1"),

@@ -1,7 +1,5 @@
 """Thumbnails: the right pixels, upright, without metadata; an image that changed or fails has none."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """The doctor: judged facts, with the command that mends each fault; and this environment as it is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import onnxruntime as ort

@@ -1,17 +1,17 @@
 """Models that take scales over the batch: what is left of their batch dependence once the scales are held fixed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
-from support import Fields, onnx_models
+from support import Fields
+from support.onnx_models import encoder, save
 from support.written import POOLED, written
 
 FEATURES = 24
@@ -20,7 +20,7 @@ FEATURES = 24
 @pytest.fixture
 def pixels() -> Any:
     """Images whose contrast differs by a factor of 256, so that each would have a scale of its own."""
-    rng = np.random.default_rng(5)
+    rng = default_rng(5)
     contrast = np.array([1, 4, 16, 64, 256], np.float32).reshape(-1, 1, 1, 1) / 256
     return rng.normal(size=(5, 8, 8, 3)).astype(np.float32) * contrast
 
@@ -35,7 +35,7 @@ INTEGERS = {
 }
 """ways from "features" to "product", a product with int8 weights whose other factor is quantised in the run"""
 WEIGHTS: Fields = {
-    "q": np.random.default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8),
+    "q": default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8),
     "zero": np.array(3, np.int8),
     "bias": np.linspace(-1, 1, FEATURES).astype(np.float32),
 }
@@ -47,7 +47,7 @@ def runner(path: Path, form: str, end: str = "embedding = Identity(product)", *,
     image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
     text = POOLED.replace("w16", "w24") + INTEGERS[form] + "\n" + end
     model = written(text, "embedding", before="", inputs=[image], **WEIGHTS)
-    return Runner(open_model(onnx_models.save(model, path)), "cpu", batch_size=1)
+    return Runner(open_model(save(model, path)), "cpu", batch_size=1)
 
 
 @pytest.mark.parametrize("form", INTEGERS)
@@ -74,7 +74,7 @@ def test_what_else_mixes_the_batch_is_left(tmp_path: Path, pixels: Any, end: str
 
 
 def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(tmp_path: Path, pixels: Any) -> None:
-    plain = Runner(open_model(onnx_models.save(onnx_models.encoder(), tmp_path / "p.onnx")), "cpu")
+    plain = Runner(open_model(save(encoder(), tmp_path / "p.onnx")), "cpu")
     assert not scales_over_batch(plain.model.graph.proto)
     assert plain.fixed_scale_invariances(pixels) == (None,)
     assert runner(tmp_path / "m.onnx", "apart", batch=4).fixed_scale_invariances(pixels) == (None,)

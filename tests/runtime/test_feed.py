@@ -1,7 +1,5 @@
 """Scaling in the graph: bit for bit what NumPy and the libraries' own transforms make of the same photos."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,12 +18,12 @@ from robustcheck_onnx.checker.measure import prepared
 from robustcheck_onnx.checker.model.image_input import ImageInput
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import IMAGE, PIXELS, Runner, input_graph
-from support import onnx_models, skimage_data
+from support import but, onnx_models, skimage_data
 
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
-TFLITE = IMAGENET.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3, "color_order": "BGR"})
-BGR = IMAGENET.model_copy(update={"color_order": "BGR"})
-GREY = CLIP.model_copy(update={"color_order": "grey", "mean": (0.5,) * 3, "std": (0.25,) * 3})
+TFLITE = but(IMAGENET, rescale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3, color_order="BGR")
+BGR = but(IMAGENET, color_order="BGR")
+GREY = but(CLIP, color_order="grey", mean=(0.5,) * 3, std=(0.25,) * 3)
 PHOTOS = ("chelsea.png", "rocket.jpg", "coffee.png")
 
 

@@ -1,8 +1,5 @@
 """`make gpu-check` on a machine without a GPU."""
 
-from __future__ import annotations
-
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT
+from support import ROOT, read_json
 
 
 @pytest.mark.long
@@ -22,5 +19,5 @@ def test_it_runs_to_its_end_on_a_cpu(tmp_path: Path) -> None:
         script, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = {row["what"]: row for row in json.loads((tmp_path / "gpu-check.json").read_text())["rows"]}
+    rows = {row["what"]: row for row in read_json(tmp_path / "gpu-check.json")["rows"]}
     assert rows["CPU: tensors in memory"]["ours"] > 0

@@ -1,7 +1,5 @@
 """Models that take one channel, or bfloat16: fed with the luminance, or rounded; measured as their plain equals."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
@@ -19,14 +18,14 @@ from robustcheck_onnx.checker.evidence import CLIP, Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import onnx_models
+from support import but, levels, onnx_models
 from support.measuring import never_decided
+from support.onnx_models import save
 from support.written import written
 
 FLOAT, BFLOAT16 = TensorProto.FLOAT, TensorProto.BFLOAT16
-GREY = CLIP.model_copy(update={"size": (8, 8), "resize_size": (8, 8), "color_order": "grey", "mean": (0.5,) * 3,
-                               "std": (0.25,) * 3})  # fmt: skip
-PHOTO = Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 17, 3), dtype=np.uint8))
+GREY = but(CLIP, size=(8, 8), resize_size=(8, 8), color_order="grey", mean=(0.5,) * 3, std=(0.25,) * 3)  # fmt: skip
+PHOTO = Image.fromarray(levels(9, 17, 3, seed=2))
 
 
 def encoder(channels: int, *, kind: int = FLOAT, weight: NDArray[Any] | None = None) -> onnx.ModelProto:
@@ -48,10 +47,10 @@ def sidecar(path: Path, **changes: Any) -> Path:
 def test_grey_is_the_luminance_before_the_resize() -> None:
     found, values = apply_uint8(GREY, PHOTO), apply(GREY, PHOTO)
     expected = PHOTO.convert("L").resize((15, 8), Image.Resampling.BICUBIC).crop((4, 0, 12, 8))
-    np.testing.assert_array_equal(found, np.asarray(expected)[..., None])
-    np.testing.assert_allclose(values, (found / 255 - 0.5) / 0.25, atol=1e-6)
+    assert_array_equal(found, np.asarray(expected)[..., None])
+    assert_allclose(values, (found / 255 - 0.5) / 0.25, atol=1e-6)
     # padding is the luminance of the fill
-    red = GREY.model_copy(update={"resize_mode": "longest", "fill": (255, 0, 0)})
+    red = but(GREY, resize_mode="longest", fill=(255, 0, 0))
     assert set(apply_uint8(red, PHOTO)[0, :, 0]) == {76}  # 0.299 · 255
 
 
@@ -62,19 +61,19 @@ def rows(path: Path, pixels: Any, preprocessing: Preprocessing | None = None) ->
 def test_a_grey_model_sees_what_a_colour_model_sees_of_grey_photos(tmp_path: Path) -> None:
     """The convolution of the colour model sums its channels, each fed the same luminance."""
     weight = onnx_models.weight(24, 1, 3, 3)
-    grey = onnx_models.save(encoder(1, weight=weight), tmp_path / "grey.onnx")
-    colour = onnx_models.save(encoder(3, weight=np.repeat(weight, 3, axis=1) / 3), tmp_path / "colour.onnx")
+    grey = save(encoder(1, weight=weight), tmp_path / "grey.onnx")
+    colour = save(encoder(3, weight=np.repeat(weight, 3, axis=1) / 3), tmp_path / "colour.onnx")
     pixels, values = apply_uint8(GREY, PHOTO)[None], apply(GREY, PHOTO)[None]
     found = rows(grey, pixels, GREY)
-    expected = rows(colour, np.repeat(pixels, 3, axis=-1), GREY.model_copy(update={"color_order": "RGB"}))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(rows(grey, values), found, rtol=1e-6)
+    expected = rows(colour, np.repeat(pixels, 3, axis=-1), but(GREY, color_order="RGB"))
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert_allclose(rows(grey, values), found, rtol=1e-6)
     with pytest.raises(UsageError, match=r"\(image, height, width, 1\) is needed"):
         rows(grey, np.repeat(values, 3, axis=-1))
 
 
 def test_a_check_of_a_grey_model_says_so(tmp_path: Path) -> None:
-    model = onnx_models.save(encoder(1), tmp_path / "m.onnx")
+    model = save(encoder(1), tmp_path / "m.onnx")
     one_value = sidecar(tmp_path / "p.json", mean=[0.5], std=0.25)  # stands for three
     report = check(model, preprocess=str(one_value), max_images=60)
     facts = report.evidence.preprocessing
@@ -83,7 +82,7 @@ def test_a_check_of_a_grey_model_says_so(tmp_path: Path) -> None:
 
 
 def test_different_values_of_the_colours_are_refused_unless_assumed(tmp_path: Path) -> None:
-    model, colour = (onnx_models.save(encoder(n), tmp_path / f"{n}.onnx") for n in (1, 3))
+    model, colour = (save(encoder(n), tmp_path / f"{n}.onnx") for n in (1, 3))
     grey = "mean is 0.5, 0.4, 0.3; the model takes one grey channel, so it must be one"
     for path, change, said in (
         (model, {"mean": [0.5, 0.4, 0.3]}, grey),
@@ -98,16 +97,16 @@ def test_different_values_of_the_colours_are_refused_unless_assumed(tmp_path: Pa
 
 
 def test_bfloat16_in_and_out(tmp_path: Path) -> None:
-    rounded, plain = (onnx_models.save(encoder(3, kind=kind), tmp_path / f"{kind}.onnx") for kind in (BFLOAT16, FLOAT))
+    rounded, plain = (save(encoder(3, kind=kind), tmp_path / f"{kind}.onnx") for kind in (BFLOAT16, FLOAT))
     opened = open_model(rounded, tensor="features")  # an output is added
     assert (opened.image_input.dtype, opened.outputs[0].dtype) == ("bfloat16", "bfloat16")
-    pixels = np.random.default_rng(4).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    pixels = levels(6, 8, 8, 3, seed=4)
     scaled = (pixels * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.25)
     run = Runner(opened, "cpu")
     assert run.output_unchanged(scaled).max_difference == 0
     narrow = helper.tensor_dtype_to_np_dtype(BFLOAT16)
     expected = rows(plain, scaled.astype(narrow).astype(np.float32)).astype(narrow).astype(np.float32)
-    of_bytes = rows(rounded, pixels, GREY.model_copy(update={"color_order": "RGB"}))
-    np.testing.assert_array_equal(of_bytes, rows(rounded, scaled))
-    np.testing.assert_allclose(of_bytes, expected, rtol=2**-7)  # one step of bfloat16
+    of_bytes = rows(rounded, pixels, but(GREY, color_order="RGB"))
+    assert_array_equal(of_bytes, rows(rounded, scaled))
+    assert_allclose(of_bytes, expected, rtol=2**-7)  # one step of bfloat16
     assert of_bytes.dtype == np.float32

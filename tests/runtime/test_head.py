@@ -1,7 +1,5 @@
 """A classifier's head as numbers: W and b read off a model, against the weights that were written into it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +8,15 @@ from unittest.mock import Mock
 import numpy as np
 import onnx
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head, score_difference
-from support import Fields, onnx_models
+from support import Fields, normal, onnx_models
+from support.onnx_models import encoder, save
 from support.written import written as support_written
 
 CLASSES, FEATURES = 10, 16
@@ -26,7 +26,7 @@ B = np.linspace(-3, 3, CLASSES).astype(np.float32)
 
 @pytest.fixture
 def images() -> Any:
-    return np.random.default_rng(3).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    return normal(16, 3, 8, 8, seed=3).astype(np.float32)
 
 
 LINEAR = "linear = Gemm(features, w, b, transB=1)"
@@ -52,11 +52,11 @@ LAYERS: list[tuple[str, Fields]] = [
 
 def written(path: Path, text: str, weights: Fields, classes: int = CLASSES) -> ModelFile:
     model = support_written(text, ("logits", TensorProto.FLOAT, ("batch", classes)), **{"b": B, **weights})
-    return open_model(onnx_models.save(model, path))
+    return open_model(save(model, path))
 
 
 def assert_near(head: LinearHead, weight: Any = W) -> None:
-    np.testing.assert_allclose(head.weight, weight, rtol=1e-5, atol=1e-6)
+    assert_allclose(head.weight, weight, rtol=1e-5, atol=1e-6)
 
 
 def apart(model: ModelFile, images: Any, head: LinearHead | None = None) -> float:
@@ -71,7 +71,7 @@ def test_weights_are_those_that_were_written(tmp_path: Path, images: Any) -> Non
         model = written(tmp_path / "model.onnx", *layer)
         head = read_head(model)
         assert_near(head)
-        np.testing.assert_allclose(head.bias, B, rtol=1e-6)
+        assert_allclose(head.bias, B, rtol=1e-6)
         assert apart(model, images, head) < 1e-5
         assert apart(model, images, replace(head, weight=-head.weight, bias=-head.bias)) > 0.1
 
@@ -79,11 +79,11 @@ def test_weights_are_those_that_were_written(tmp_path: Path, images: Any) -> Non
 def test_weights_in_half_precision_in_a_large_matrix_and_outside_the_file(tmp_path: Path) -> None:
     half = "half = Cast(features, to=FLOAT16); product = MatMul(half, w); logits = Cast(product, to=FLOAT)"
     head = read_head(written(tmp_path / "half.onnx", half, {"w": W.T.astype(np.float16)}))
-    np.testing.assert_array_equal(head.weight, W.astype(np.float16))
+    assert_array_equal(head.weight, W.astype(np.float16))
     assert not head.bias.any()
-    wide = np.random.default_rng(1).normal(size=(3000, FEATURES)).astype(np.float32)  # more than is parsed at once
+    wide = normal(3000, FEATURES, seed=1).astype(np.float32)  # more than is parsed at once
     written(tmp_path / "in.onnx", "logits = MatMul(features, w)", {"w": wide.T.copy()}, classes=3000)
-    outside = onnx_models.save(onnx.load(tmp_path / "in.onnx"), tmp_path / "outside.onnx", external=True)
+    outside = save(onnx.load(tmp_path / "in.onnx"), tmp_path / "outside.onnx", external=True)
     assert_near(read_head(open_model(outside)), wide)
 
 
@@ -102,15 +102,15 @@ def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, images: Any
         model = open_model(path)
         head = read_head(model)
         step = np.abs(W).max() * 2 / 255  # of 8 bits over the range of a matrix
-        np.testing.assert_allclose(head.weight, W, atol=step)
-        np.testing.assert_allclose(head.bias, B, atol=0.02)
+        assert_allclose(head.weight, W, atol=step)
+        assert_allclose(head.bias, B, atol=0.02)
         assert apart(model, images, head) < 0.05
 
 
 def test_a_fixed_batch(tmp_path: Path) -> None:
     text = f"flat = Gemm(features, w, b, transB=1); logits = Reshape(flat, [4,{CLASSES}])"
     model = support_written(text, ("logits", 1, (4, CLASSES)), inputs=[("image", 1, (4, 3, 8, 8))], w=W, b=B)
-    assert_near(read_head(open_model(onnx_models.save(model, tmp_path / "fixed.onnx"))))
+    assert_near(read_head(open_model(save(model, tmp_path / "fixed.onnx"))))
 
 
 def test_scores_that_are_no_linear_function_are_not_reproduced(tmp_path: Path, images: Any) -> None:
@@ -152,7 +152,7 @@ def test_saturated_probabilities_excuse_nothing(tmp_path: Path, images: Any, bet
 
 def test_an_image_without_a_representation_is_compared_with_the_others() -> None:
     head = LinearHead(W.astype(np.float64), B.astype(np.float64), "")
-    h = np.random.default_rng(0).normal(size=(5, FEATURES))
+    h = normal(5, FEATURES)
     h[2] = 0
     assert score_difference(head, h, head.scores(h) + 1e-6) == pytest.approx(1e-6 / np.sqrt(((h @ W.T) ** 2).mean()))
 
@@ -173,17 +173,17 @@ def test_what_is_no_head(tmp_path: Path) -> None:
         with pytest.raises(CannotAssessError, match=said):
             read_head(written(tmp_path / "m.onnx", text, weights, len(weights["w"])))
     with pytest.raises(CannotAssessError, match="head is missing"):
-        read_head(open_model(onnx_models.save(onnx_models.encoder(), tmp_path / "encoder.onnx")))
+        read_head(open_model(save(encoder(), tmp_path / "encoder.onnx")))
 
 
 def test_a_head_of_a_file(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
     np.save(tmp_path / "head.npy", W)
     safetensors.save_file({"weight": W, "bias": B}, tmp_path / "head.safetensors")
-    h = np.random.default_rng(0).normal(size=(5, FEATURES))
+    h = normal(5, FEATURES)
     for name, bias in (("head.npy", 0 * B), ("head.safetensors", B)):
         scores = head_from_file(tmp_path / name, FEATURES).scores(h)
-        np.testing.assert_allclose(scores, h @ W.T.astype(np.float64) + bias, rtol=1e-12)
+        assert_allclose(scores, h @ W.T.astype(np.float64) + bias, rtol=1e-12)
 
 
 def test_a_file_that_is_no_head(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Running models where memory is short or a signal comes: passes side by side, halved, ended."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,19 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.runtime.session import translate
-from support import onnx_models, profile
+from support import Patch, normal, profile
+from support.onnx_models import encoder
 from support.written import written
 
 Pixels = NDArray[Any]
 
 
 def test_memory_errors_are_the_environment(runner: Any) -> None:
-    model = runner(onnx_models.encoder()).model
+    model = runner(encoder()).model
     for error in (MemoryError(), RuntimeError(FULL), RuntimeError("CUDA failure 2: out of memory ; GPU=0")):
         found = translate(error, model)
         assert isinstance(found, EnvironmentFaultError)
@@ -32,7 +32,7 @@ def test_memory_errors_are_the_environment(runner: Any) -> None:
 FULL = "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 12"
 
 
-def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+def short_of_memory(monkeypatch: Patch, most: int) -> list[int]:
     """Make every pass of more than `most` images fail as ONNX Runtime does; the sizes that were tried."""
     tried: list[int] = []
     real = Runner._pass
@@ -47,12 +47,12 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     return tried
 
 
-def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype(np.float32)
-    model = runner(onnx_models.encoder())
+def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: Patch) -> None:
+    pixels = normal(32, 8, 8, 3).astype(np.float32)
+    model = runner(encoder())
     expected = model.run(pixels).representation
     tried = short_of_memory(monkeypatch, 3)
-    np.testing.assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
+    assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
     assert (set(tried), tried.count(2)) == ({2, 4}, 16)  # 4: the largest pass on a CPU
     tried.clear()
     model.run(pixels[:7])
@@ -62,9 +62,7 @@ def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: pytest.
         model.run(pixels)
 
 
-def test_memory_that_passes_side_by_side_take_is_no_error(
-    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
-) -> None:
+def test_memory_that_passes_side_by_side_take_is_no_error(runner: Any, monkeypatch: Patch, pixels: Pixels) -> None:
     model = runner(written("", inputs=[("image", 1, (2, 3, 8, 8))]), threads=3)
     expected = model.run(pixels).representation
     real, inside, met = Runner._pass, threading.Semaphore(1), threading.Event()
@@ -80,13 +78,11 @@ def test_memory_that_passes_side_by_side_take_is_no_error(
             inside.release()
 
     monkeypatch.setattr(Runner, "_pass", one_pass)
-    np.testing.assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
+    assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
     assert model._n_passes == 1
 
 
-def test_short_memory_never_makes_company_of_an_image_alone(
-    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
-) -> None:
+def test_short_memory_never_makes_company_of_an_image_alone(runner: Any, monkeypatch: Patch, pixels: Pixels) -> None:
     """A model that mixes its batch would seem not to, were its company cut into single images."""
     model = written("mean = ReduceMean(features, [0]); embedding = Sub(features, mean)")
     for most in (4, 2, 1):
@@ -102,9 +98,9 @@ def test_short_memory_never_makes_company_of_an_image_alone(
 
 
 def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(
-    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
+    runner: Any, monkeypatch: Patch, pixels: Pixels
 ) -> None:
-    run = runner(onnx_models.encoder(), threads=1)
+    run = runner(encoder(), threads=1)
     run._pass_images = 32  # as on a GPU
     tried = short_of_memory(monkeypatch, 8)
     assert run.batch_invariances(pixels)[0] < 1e-5
@@ -114,7 +110,7 @@ def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(
     assert sorted(tried) == [4, 8, 8]
 
 
-def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatch: Patch) -> None:
     ended: list[bool] = []
 
     def endless(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> None:
@@ -129,7 +125,7 @@ def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatc
                 raise KeyboardInterrupt
             return super().submit(*arguments, **options)
 
-    run = runner(onnx_models.encoder(), threads=2)
+    run = runner(encoder(), threads=2)
     monkeypatch.setattr(Runner, "_pass", endless)
     run._passes = Interrupted(2)
     with pytest.raises(KeyboardInterrupt):

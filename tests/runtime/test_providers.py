@@ -1,7 +1,5 @@
 """What --device names: providers, their options, and what is refused."""
 
-from __future__ import annotations
-
 import sys
 
 import onnxruntime as ort
@@ -11,6 +9,7 @@ from robustcheck_onnx.checker.cli.options import device_of
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.runtime.session import CPU, CUDA, TENSORRT, parse_device
+from support import Patch
 
 OPENVINO = "OpenVINOExecutionProvider"
 EXACT = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -33,7 +32,7 @@ def test_providers_and_options() -> None:
         assert parse_device(text).providers == [*wanted, CPU]
 
 
-def test_further_providers_of_the_installed_package_go_by_their_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_further_providers_of_the_installed_package_go_by_their_own_name(monkeypatch: Patch) -> None:
     there = ["XnnpackExecutionProvider", "AzureExecutionProvider", CPU]
     monkeypatch.setattr(ort, "get_available_providers", lambda: there)
     assert parse_device("xnnpack,intra_op_num_threads=2").provider == there[0]
@@ -65,7 +64,7 @@ def test_options_stand_behind_the_device() -> None:
             device_of("cuda", [wrong])
 
 
-def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: Patch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [OPENVINO, CPU])
     assert session.why_missing(OPENVINO) == ""
     assert "onnxruntime-gpu" in session.why_missing(CUDA)

@@ -1,7 +1,5 @@
 """What ONNX Runtime refuses, at its start or in the first pass: exit code 3 and its reason in one line."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -10,11 +8,11 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
-from support import onnx_models
+from support.onnx_models import build, graph, save, weight
 
 CONV = "conv = Conv(image, conv.weight, kernel_shape=[3, 3])"
 REST = "gap = GlobalAveragePool(conv); features = Flatten(gap)"
-WEIGHTS = {"conv.weight": onnx_models.weight(16, 3, 3, 3), "p": onnx_models.weight(16, 8), "i": np.arange(16) + 9}
+WEIGHTS = {"conv.weight": weight(16, 3, 3, 3), "p": weight(16, 8), "i": np.arange(16) + 9}
 
 
 REFUSED = {
@@ -34,7 +32,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items())
 def test_the_reason_is_one_line(text: str, reason: str, tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.build(onnx_models.graph(text), ["embedding"], WEIGHTS), tmp_path / "m.onnx")
+    path = save(build(graph(text), ["embedding"], WEIGHTS), tmp_path / "m.onnx")
     with pytest.raises(CannotAssessError) as caught:
         check(path, preprocess="imagenet", max_images=50)
     message = caught.value.message

@@ -1,7 +1,5 @@
 """Running models: layouts, types, batches, pooling, providers, and the proofs about them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from onnx import TensorProto
 
@@ -17,7 +16,8 @@ from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.model.graph import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
-from support import onnx_models
+from support import Patch, but, levels, onnx_models
+from support.onnx_models import classifier, encoder, save
 from support.written import POOLED, written
 
 Pixels = NDArray[Any]
@@ -32,15 +32,15 @@ def features_by_hand(pixels: Pixels, weight: Pixels) -> Pixels:
 
 
 def test_representation_and_class_output(runner: Any, pixels: Pixels) -> None:
-    model = onnx_models.classifier()
+    model = classifier()
     weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
     output = runner(model).run(pixels)
     expected = features_by_hand(pixels, weights["conv.weight"])
-    np.testing.assert_allclose(output.representation, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(output.representation, expected, rtol=1e-5, atol=1e-6)
     scores = expected @ weights["fc.weight"].T + weights["fc.bias"]
-    np.testing.assert_allclose(output.class_output, scores, rtol=1e-4, atol=1e-5)
+    assert_allclose(output.class_output, scores, rtol=1e-4, atol=1e-5)
     pooled = runner(model, tensor="relu").run(pixels).representation  # the mean over the map
-    np.testing.assert_allclose(pooled, output.representation, rtol=1e-5)
+    assert_allclose(pooled, output.representation, rtol=1e-5)
     assert (output.representation.dtype, pooled.dtype) == (np.float32, np.float64)
 
 
@@ -49,17 +49,17 @@ def test_fixed_batch_loses_and_adds_no_image(runner: Any, pixels: Pixels) -> Non
     for batch in (1, 2, 5, 8):
         fixed = runner(written("", inputs=[("image", TensorProto.FLOAT, (batch, 3, 8, 8))]))
         assert fixed.fixed_batch == batch
-        np.testing.assert_allclose(fixed.run(pixels).representation, expected, rtol=1e-5, atol=1e-6)
+        assert_allclose(fixed.run(pixels).representation, expected, rtol=1e-5, atol=1e-6)
         assert fixed.batch_invariances(pixels)[0] < 1e-5
 
 
 def test_nhwc_uint8(runner: Any) -> None:
     text = "float = Cast(pixels, to=FLOAT); image = Transpose(float, perm=[0, 3, 1, 2])"
     run = runner(written(text + POOLED, before="", inputs=[("pixels", TensorProto.UINT8, (None, "h", "w", "c"))]))
-    photo = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    photo = levels(3, 8, 8, 3, seed=2)
     expected = features_by_hand(photo, WEIGHT)
     for pixels in (photo, photo.astype(np.float32)):
-        np.testing.assert_allclose(run.run(pixels).representation, expected, rtol=1e-4)
+        assert_allclose(run.run(pixels).representation, expected, rtol=1e-4)
     with pytest.raises(UsageError, match="input type is uint8; preprocessing must keep whole numbers"):
         run.run(photo / np.float32(255))
 
@@ -69,7 +69,7 @@ def test_float16(runner: Any, pixels: Pixels) -> None:
     run = runner(written("", features, inputs=[image], w16x3x3x3=WEIGHT.astype(np.float16)))
     output = run.run(pixels).representation
     assert (run.execution.precision, output.dtype) == ("fp16", np.float32)
-    np.testing.assert_allclose(output, features_by_hand(pixels, WEIGHT), atol=0.02)
+    assert_allclose(output, features_by_hand(pixels, WEIGHT), atol=0.02)
 
 
 def test_what_depends_on_its_batch_is_caught(runner: Any, pixels: Pixels) -> None:
@@ -107,16 +107,14 @@ def test_outputs_with_infinities_are_compared() -> None:
 
 
 def test_added_output_changes_nothing(runner: Any, pixels: Pixels) -> None:
-    run = runner(onnx_models.classifier())
+    run = runner(classifier())
     check = run.output_unchanged(pixels)
     assert (check.unchanged, check.optimization, check.max_difference < 1e-6) == (True, "all", True)
 
 
-def test_changed_output_goes_down_to_no_optimisation(
-    runner: Any, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = runner(onnx_models.classifier())
-    other, with_output = onnx_models.classifier(bias=False).SerializeToString(), run.model.graph.whole()
+def test_changed_output_goes_down_to_no_optimisation(runner: Any, pixels: Pixels, monkeypatch: Patch) -> None:
+    run = runner(classifier())
+    other, with_output = classifier(bias=False).SerializeToString(), run.model.graph.whole()
     monkeypatch.setattr(Graph, "whole", lambda graph: with_output)
     monkeypatch.setattr(Graph, "own", lambda graph: other)
     check = run.output_unchanged(pixels)
@@ -125,7 +123,7 @@ def test_changed_output_goes_down_to_no_optimisation(
 
 
 def test_refused_pixels(runner: Any, pixels: Pixels) -> None:
-    run = runner(onnx_models.classifier())
+    run = runner(classifier())
     for kind, wrong, said in (
         (CannotAssessError, pixels[:0], "number of images is 0; at least one is needed"),
         (UsageError, pixels[..., 0], r"pixels have shape \(5, 8, 8\)"),
@@ -141,7 +139,7 @@ def test_refused_pixels(runner: Any, pixels: Pixels) -> None:
 
 
 def test_execution_facts(runner: Any) -> None:
-    execution = runner(onnx_models.classifier()).execution
+    execution = runner(classifier()).execution
     cpu = "CPUExecutionProvider"
     assert (execution.requested, execution.providers, list(execution.nodes)) == ("cpu", (cpu,), [cpu])
     assert (execution.runtime, execution.heavy_on_cpu) == (ort.__version__, {})
@@ -157,10 +155,10 @@ def gpu_is_there() -> bool:
 def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
     for device in ("cuda:1", "tensorrt", "directml"):
         with pytest.raises(EnvironmentFaultError) as caught:
-            runner(onnx_models.encoder(), device)
+            runner(encoder(), device)
         assert caught.value.message.startswith(f"--device is {device}; ")
         assert "robustcheck doctor" in caught.value.hint
-    execution = runner(onnx_models.encoder(), "auto").execution
+    execution = runner(encoder(), "auto").execution
     assert execution.providers == ("CPUExecutionProvider",)
     assert execution.fallback_reason
 
@@ -169,42 +167,42 @@ def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
     gpu_is_there() or "CUDAExecutionProvider" not in ort.get_available_providers(),
     reason="no ONNX Runtime here with a CUDA provider that can't start",
 )
-def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: Patch) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
     monkeypatch.setattr("robustcheck_onnx.checker.runtime.session.why_missing", lambda provider: "")
     with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):
-        runner(onnx_models.encoder(), "cuda")
-    assert "could not start" in runner(onnx_models.encoder(), "auto").execution.fallback_reason
+        runner(encoder(), "cuda")
+    assert "could not start" in runner(encoder(), "auto").execution.fallback_reason
 
 
 @pytest.mark.requires_cuda
 @pytest.mark.skipif(not gpu_is_there(), reason="no GPU is here")
 def test_cuda_equals_the_cpu(runner: Any, pixels: Pixels) -> None:
-    there, here = runner(onnx_models.classifier(), "cuda"), runner(onnx_models.classifier())
+    there, here = runner(classifier(), "cuda"), runner(classifier())
     assert there.execution.nodes["CUDAExecutionProvider"] > 0
-    np.testing.assert_allclose(there.run(pixels).representation, here.run(pixels).representation, rtol=1e-4, atol=1e-6)
+    assert_allclose(there.run(pixels).representation, here.run(pixels).representation, rtol=1e-4, atol=1e-6)
     assert max(each or 0 for each in there.batch_invariances(pixels)) < 1e-4
 
 
 def test_outputs_that_are_sequences_are_no_obstacle(runner: Any) -> None:
     """The model's own outputs are all fetched to compare them; photos come as bytes."""
-    model = onnx_models.classifier()
+    model = classifier()
     model.graph.node.append(onnx.helper.make_node("SplitToSequence", ["logits"], ["pieces"], axis=0))
     model.graph.output.append(onnx.ValueInfoProto(name="pieces"))
     model.graph.output[-1].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
-    photos = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    photos = levels(3, 8, 8, 3)
     opened = runner(model).model
-    run = Runner(opened, "cpu", preprocessing=IMAGENET.model_copy(update={"size": (8, 8)}))
+    run = Runner(opened, "cpu", preprocessing=but(IMAGENET, size=(8, 8)))
     assert run.output_unchanged(photos).max_difference < 1e-6
 
 
 @pytest.mark.parametrize("layout", ["hard link", "hub", "link"])
 def test_external_data_runs_in_every_layout(tmp_path: Path, runner: Any, pixels: Pixels, layout: str) -> None:
-    expected = runner(onnx_models.classifier()).run(pixels).representation
+    expected = runner(classifier()).run(pixels).representation
     folder, blobs = tmp_path / "snapshots" / "0123", tmp_path / "blobs"
     folder.mkdir(parents=True)
     blobs.mkdir()
-    path = onnx_models.save(onnx_models.classifier(), folder / "m.onnx", external=True)
+    path = save(classifier(), folder / "m.onnx", external=True)
     data = path.with_name("m.onnx.data")
     if layout == "hard link":
         (blobs / "b").hardlink_to(data)
@@ -215,5 +213,5 @@ def test_external_data_runs_in_every_layout(tmp_path: Path, runner: Any, pixels:
         (tmp_path / "current.onnx").symlink_to(path)
         path = tmp_path / "current.onnx"
     run = Runner(open_model(path), "cpu")
-    np.testing.assert_array_equal(run.run(pixels).representation, expected)
+    assert_array_equal(run.run(pixels).representation, expected)
     assert run.output_unchanged(pixels).unchanged

@@ -1,7 +1,5 @@
 """Which tensors of a graph end a block: residual additions, fused norms, changes of shape."""
 
-from __future__ import annotations
-
 import onnx
 
 from robustcheck_onnx.checker.model.layers import build_layers

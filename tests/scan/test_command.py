@@ -1,7 +1,5 @@
 """robustcheck scan as a command: documents, errors, named blocks, foreign axes, a changed output, a GPU."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path
@@ -13,11 +11,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
-from support import Capture, onnx_models
+from support import Capture, Patch, normal, robustcheck
+from support.onnx_models import save
 from support.scan_truth import assert_close, assert_report_is_truth, scanned, small_model
 from support.written import written
 
@@ -28,7 +26,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def command(*words: object) -> int:
-    return cli.main([str(word) for word in words])
+    return robustcheck(*words)
 
 
 def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> None:
@@ -49,7 +47,7 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> No
 def test_errors(small: Path, capsys: Capture) -> None:
     flat = small.with_name("flat.onnx")
     embedding = ("embedding", TensorProto.FLOAT, ("batch", 192))
-    onnx_models.save(written("f = Flatten(image); embedding = Identity(f)", embedding, before=""), flat)
+    save(written("f = Flatten(image); embedding = Identity(f)", embedding, before=""), flat)
     given = ["--images", small.with_suffix(".npy"), "--preprocess", "imagenet", "--device", "cpu"]
     for words, code, said in (
         ([flat], 3, "number of blocks found is 0"),
@@ -80,7 +78,7 @@ def test_named_blocks(small: Path) -> None:
         scanned(small, blocks=["image"])
 
 
-def test_a_changed_output_is_said(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_output_is_said(small: Path, monkeypatch: Patch) -> None:
     assert scanned(small)[0].model.output_unchanged
 
     def meddle(model: Any, plan: Any) -> Any:
@@ -119,8 +117,8 @@ def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
         embedding = ReduceMean(x3, [1,2], keepdims=0)
     """  # first: (token, image, feature)
     path = tmp_path / "axes.onnx"
-    onnx_models.save(written(text, ("embedding", TensorProto.FLOAT, ("batch", 16)), before=""), path)
-    np.save(path.with_suffix(".npy"), np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32))
+    save(written(text, ("embedding", TensorProto.FLOAT, ("batch", 16)), before=""), path)
+    np.save(path.with_suffix(".npy"), normal(6, 3, 8, 8).astype(np.float32))
     report, feed = scanned(path, batch_size=3)
     forms = {layer.tensor: layer.form for layer in report.layers}
     assert (forms["first"], forms["x1"]) == ("tokens_first", "tokens_first")
@@ -145,7 +143,7 @@ def test_a_gpu_gives_the_same_numbers(small: Path) -> None:
         assert_close(a.statistics.rms_kurtosis, b.statistics.rms_kurtosis, rtol=1e-3)
 
 
-def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch: Patch) -> None:
     """As where the number of tokens depends on the images: cut as planned, numbers would stand in others' places."""
 
     def one_less(model: Any, plan: Plan) -> Any:

@@ -1,18 +1,18 @@
 """The nodes that a scan appends: their statistics of given values, against NumPy and SciPy."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import scipy.stats
+from numpy.random import default_rng
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.scan import taps
 from robustcheck_onnx.checker.scan.depth import Depth, LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
+from support import normal
 from support.scan_truth import Array, assert_close, assert_is_truth
 from support.written import written
 
@@ -36,7 +36,7 @@ def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FL
 
 def draw(*shape: int, features: int, seed: int = 0) -> Array:
     """Values with an offset, and in feature 3 an outlier."""
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     values = rng.normal(size=shape).astype(np.float32) + np.float32(rng.normal() * 3)
     axis = 1 if len(shape) == 4 and shape[1] == features else len(shape) - 1
     np.moveaxis(values, axis, -1)[..., 3] += 25
@@ -65,7 +65,7 @@ def test_the_nodes_give_what_scipy_gives() -> None:
 
 
 def test_a_rectified_map_has_no_ratio_to_its_median() -> None:
-    values = np.maximum(np.random.default_rng(0).normal(-0.5, 1, (5, 64, 9, 9)), 0).astype(np.float32)
+    values = np.maximum(default_rng(0).normal(-0.5, 1, (5, 64, 9, 9)), 0).astype(np.float32)
     tap = Tap("t", "map", 64, (9, 9), rectified=True)
     values[:, 5, 4, 4] = 1e4
     found = measure(values, tap)
@@ -82,7 +82,7 @@ def test_a_massive_activation_has_its_feature_place_and_sign() -> None:
         ("map_last", (5, 9, 20, 64), (9, 20), (slice(None), 3, 0, 7), "rows 2–3, columns 0–2"),
     ]
     for number, (form, shape, positions, at, where) in enumerate(places):
-        values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        values = normal(*shape).astype(np.float32)
         size = (3000.0, -3000.0)[number % 2]
         values[at] = size
         tap = Tap("t", form, 64, positions, class_token=form == "tokens")
@@ -98,15 +98,15 @@ def test_float16_does_not_overflow_and_float64_keeps_its_digits() -> None:
     half = draw(4, 9, 64, features=64).astype(np.float16)
     half[..., 3] = 60000  # its square is infinite in float16
     assert_is_truth(measure(half, tap, kind=TensorProto.FLOAT16), half, tap, places=False)  # z ties at √63
-    values = np.random.default_rng(1).normal(size=(4, 9, 64)) + 1e8
+    values = normal(4, 9, 64, seed=1) + 1e8
     assert_is_truth(measure(values, tap, kind=TensorProto.DOUBLE), values, tap)
-    offset = np.random.default_rng(1).normal(size=(4, 9, 64)).astype(np.float32) + np.float32(1000)
+    offset = normal(4, 9, 64, seed=1).astype(np.float32) + np.float32(1000)
     assert_is_truth(measure(offset, tap), offset, tap)
 
 
 def test_values_that_cannot_be_measured_never_enter_a_mean() -> None:
     tap = Tap("t", "tokens", 64, (9,), class_token=True)
-    values = np.random.default_rng(0).normal(size=(6, 9, 64)).astype(np.float32)
+    values = normal(6, 9, 64).astype(np.float32)
     bad = values.copy()
     bad[1, 8, 63] = np.nan
     bad[2, 0, 0] = np.inf
@@ -131,7 +131,7 @@ def test_values_that_cannot_be_measured_never_enter_a_mean() -> None:
 
 def test_a_value_that_is_no_number_is_seen_at_positions_that_are_not_measured() -> None:
     tap = Tap("t", "map", 64, (16, 16))
-    values = np.random.default_rng(0).normal(size=(3, 64, 16, 16)).astype(np.float32)
+    values = normal(3, 64, 16, 16).astype(np.float32)
     values[1, 2, 3, 5] = np.nan
     assert tap.strides == (2, 2)
     assert measure(values, tap).n_not_finite == 1

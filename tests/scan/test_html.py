@@ -1,7 +1,5 @@
 """The HTML page of a scan: the rules of a check's page, one bar and one row a layer, hostile names stay text."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from robustcheck_onnx.checker.scan import html
 from robustcheck_onnx.checker.scan.depth import PersistentFeature
 from robustcheck_onnx.checker.scan.records import ScanReport
 from robustcheck_onnx.checker.text import number_text
+from support import but
 from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.scan_truth import scanned, small_model
 
@@ -31,11 +30,9 @@ def report(model: Path) -> ScanReport:
 def with_outliers(report: ScanReport, at: int) -> ScanReport:
     """The report with five persistent features in one layer."""
     features = tuple(PersistentFeature(feature=i, frequency=1.0, kurtosis_share=0.1) for i in range(5))
-    layer = report.layers[at]
-    statistics = layer.statistics.model_copy(update={"n_persistent": 5, "persistent": features})
     layers = list(report.layers)
-    layers[at] = layer.model_copy(update={"statistics": statistics})
-    return report.model_copy(update={"layers": tuple(layers), "begins": at})
+    layers[at] = but(layers[at], statistics__n_persistent=5, statistics__persistent=features)
+    return but(report, layers=tuple(layers), begins=at)
 
 
 def page_of(report: ScanReport) -> str:
@@ -88,15 +85,15 @@ def test_the_words_below_the_axis_keep_apart_and_name_the_last_layer(report: Sca
 
 def test_without_any_kurtosis_there_is_no_picture(report: ScanReport) -> None:
     (layer, *_) = report.layers
-    layer = layer.model_copy(update={"statistics": layer.statistics.model_copy(update={"kurtosis": None})})
+    layer = but(layer, statistics__kurtosis=None)
     assert html.profile((layer,)) is None
-    assert "No layer has a kurtosis." in words(parse(page_of(report.model_copy(update={"layers": (layer,)}))))
+    assert "No layer has a kurtosis." in words(parse(page_of(but(report, layers=(layer,)))))
 
 
 def test_hostile_names_stay_text(report: ScanReport) -> None:
-    model = report.model.model_copy(update={"file": HOSTILE, "source": HOSTILE, "tensor": HOSTILE})
-    layers = tuple(layer.model_copy(update={"tensor": HOSTILE}) for layer in report.layers)
-    page = page_of(report.model_copy(update={"model": model, "layers": layers, "notes": (HOSTILE,), "time": None}))
+    layers = tuple(but(layer, tensor=HOSTILE) for layer in report.layers)
+    names = dict.fromkeys(("model__file", "model__source", "model__tensor"), HOSTILE)
+    page = page_of(but(report, **names, layers=layers, notes=(HOSTILE,), time=None))
     assert "<script" not in page
     assert "\x1b" not in page
     assert "{{ 7 * 7 }}" in page

@@ -1,7 +1,5 @@
 """Scans of a whole ViT: numbers against NumPy and SciPy, planted outliers at their depth, the report."""
 
-from __future__ import annotations
-
 import io
 import re
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.console import Console
 from robustcheck_onnx.checker.cli.output import plain
 from robustcheck_onnx.checker.scan import terminal
 from robustcheck_onnx.checker.scan.records import ScanReport
-from support import Fields
+from support import Fields, normal
 from support.onnx_models import save, weight
 from support.scan_truth import assert_report_is_truth, scanned
 from support.written import written
@@ -52,7 +50,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[ScanReport, Path, An
     image = ("image", TensorProto.FLOAT, ("batch", 3, 32, 32))
     model = written(text, ("out", TensorProto.FLOAT, ("batch", 48)), before="", inputs=[image], **weights)
     path = save(model, tmp_path_factory.mktemp("scan") / "vit.onnx")
-    np.save(path.with_suffix(".npy"), np.random.default_rng(0).normal(size=(12, 3, 32, 32)).astype(np.float32))
+    np.save(path.with_suffix(".npy"), normal(12, 3, 32, 32).astype(np.float32))
     report, feed = scanned(path)
     return report, path, feed
 

@@ -1,7 +1,5 @@
 """What a call of `robustcheck shift` names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

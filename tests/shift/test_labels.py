@@ -1,7 +1,5 @@
 """Labels and class maps: ImageNet's classes against timm's tables, and what is refused."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Sequence

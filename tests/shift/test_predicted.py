@@ -1,14 +1,14 @@
 """Predicted accuracy: ATC, DoC, their bootstrap, predicted classes; each against a closed form, SciPy or NumPy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
+from numpy.random import default_rng
+from numpy.testing import assert_allclose
 from scipy import special, stats
 
 from robustcheck_onnx.checker.shift import predicted
 from robustcheck_onnx.checker.shift.predicted import atc, atc_threshold, class_shift, doc
-from support import profile
+from support import normal, profile
 
 
 def _images(confidence: np.ndarray) -> predicted.ImageScores:
@@ -22,7 +22,7 @@ def _images(confidence: np.ndarray) -> predicted.ImageScores:
 
 def test_atc_on_scores_that_tell_right_from_wrong_is_the_share_above_their_border() -> None:
     """Closed form: right images score above 0.5, wrong ones below; then ATC is P(score ≥ 0.5) on the target."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     inside = np.concatenate([rng.uniform(0.5, 1, 300), rng.uniform(0, 0.5, 100)])
     correct = inside >= 0.5
     assert 0.5 <= atc_threshold(inside, correct).score < 0.51
@@ -32,7 +32,7 @@ def test_atc_on_scores_that_tell_right_from_wrong_is_the_share_above_their_borde
 
 
 def test_atcs_threshold_balances_the_wrong_images_with_those_below() -> None:
-    rng = np.random.default_rng(1)
+    rng = default_rng(1)
     values, correct = rng.random(501), rng.random(501) < 0.3
     threshold = atc_threshold(values, correct)
     assert (values < threshold.score).mean() == pytest.approx((~correct).mean())
@@ -45,7 +45,7 @@ def test_atcs_threshold_balances_the_wrong_images_with_those_below() -> None:
 
 def test_atc_is_not_too_high_where_many_confidences_are_exactly_1() -> None:
     """Four fifths have confidence 1, as after a softmax in half precision; 70 % are right, in both sets."""
-    rng = np.random.default_rng(8)
+    rng = default_rng(8)
     inside, outside = (_images(np.where(rng.random(n) < 0.8, 1.0, rng.uniform(0.5, 0.9, n))) for n in (3000, 2000))
     correct = rng.random(3000) < 0.7
     resamples = predicted.resample_inside(inside, correct, 0, 200)
@@ -66,11 +66,11 @@ def test_doc_is_accuracy_less_the_fall_of_confidence() -> None:
 
 
 def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
-    logits = np.random.default_rng(2).normal(0, 4, (30, 7))
+    logits = default_rng(2).normal(0, 4, (30, 7))
     found = predicted.describe(logits, (3, 5, 8, 9, 10, 11, 12))
     p = special.softmax(logits, axis=1)
-    np.testing.assert_allclose(found.confidence, p.max(axis=1))
-    np.testing.assert_allclose(found.negative_entropy, -special.entr(p).sum(axis=1), atol=1e-12)
+    assert_allclose(found.confidence, p.max(axis=1))
+    assert_allclose(found.negative_entropy, -special.entr(p).sum(axis=1), atol=1e-12)
     assert found.predicted.tolist() == [(3, 5, 8, 9, 10, 11, 12)[place] for place in logits.argmax(axis=1)]
     # huge logits neither overflow nor make a NaN
     huge = predicted.describe(np.array([[1e5, -1e5], [0.0, 0.0]]), (0, 1))
@@ -84,7 +84,7 @@ def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
 @pytest.mark.parametrize("ties", [False, True])
 def test_resamples_are_what_a_loop_over_images_gives(ties: bool) -> None:
     """The vectorised bootstrap against one that draws images and calls `atc` and `doc` on them."""
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     places = 1 if ties else 9
     inside, outside = (_images(rng.uniform(0.5, high, n).round(places)) for n, high in ((60, 1), (50, 0.9)))
     correct = rng.random(60) < inside.confidence
@@ -109,7 +109,7 @@ def test_resamples_are_what_a_loop_over_images_gives(ties: bool) -> None:
 
 def test_intervals_cover_what_the_method_would_give_with_endless_images() -> None:
     """Calibrated scores, target of another mix: of simulated pairs of sets, 95 % must hold in at least 90 %."""
-    rng = np.random.default_rng(4)
+    rng = default_rng(4)
 
     def draw(n: int, power: float) -> tuple[predicted.ImageScores, np.ndarray]:
         confidence = 0.5 + 0.5 * rng.random(n) ** power
@@ -158,7 +158,7 @@ def test_blocks_hold_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_shift_of_the_predicted_classes_is_told_and_chance_is_not() -> None:
-    rng = np.random.default_rng(2)
+    rng = default_rng(2)
     inside, same = rng.integers(100, size=200), rng.integers(100, size=150)
     found = class_shift(inside, same, (0,))
     share = [np.bincount(each, minlength=100) / len(each) for each in (inside, same)]
@@ -181,7 +181,7 @@ def test_the_permutation_test_is_fishers_for_two_classes() -> None:
 
 
 def test_what_the_class_output_holds() -> None:
-    logits = np.random.default_rng(6).normal(size=(9, 4))
+    logits = normal(9, 4, seed=6)
     p = special.softmax(logits, axis=1)
     nothing: frozenset[str] = frozenset()
     assert predicted.kind_of(logits, nothing).kind == "logits"
@@ -197,12 +197,10 @@ def test_what_the_class_output_holds() -> None:
         with pytest.raises(predicted.NoScoresError, match=said):
             predicted.kind_of(values, frozenset(crossed))
     # probabilities are taken as they are, and zeros do no harm
-    np.testing.assert_allclose(
-        predicted.describe(predicted.as_logits(p, "probabilities"), range(4)).confidence, p.max(axis=1)
-    )
+    assert_allclose(predicted.describe(predicted.as_logits(p, "probabilities"), range(4)).confidence, p.max(axis=1))
     sure = predicted.describe(predicted.as_logits(np.eye(3), "probabilities"), range(3))
-    np.testing.assert_allclose(sure.confidence, 1)
-    np.testing.assert_allclose(sure.negative_entropy, 0, atol=1e-12)
+    assert_allclose(sure.confidence, 1)
+    assert_allclose(sure.negative_entropy, 0, atol=1e-12)
     for odd in (logits, np.zeros((1, 4))):
         with pytest.raises(ValueError, match="of others are not"):
             predicted.as_logits(odd, "probabilities")

@@ -1,7 +1,5 @@
 """Effective robustness of measured sets: lines against SciPy, published values, and agreement with a verdict."""
 
-from __future__ import annotations
-
 import csv
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`robustcheck shift` as a whole: real photos against torch, classes told by a colour, and bad input."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -10,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from PIL import Image
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.shift import labels
 from robustcheck_onnx.thresholds.suite import open_suite
-from support import ROOT, Capture, colours, lookup, onnx_models
+from support import ROOT, Capture, colours, lookup, read_json, robustcheck
 from support.colours import PX
+from support.onnx_models import classifier, encoder, save
 from support.scripts import load
 
 BIN = Path(sys.executable).parent
@@ -35,7 +34,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     command = [BIN / "robustcheck", "shift", efficientnet_lite0, "--in", PHOTOS, "--shifted", *shifted, "-qq"]
     done = subprocess.run([*command, "-o", f"json={tmp_path / 'o.json'}"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    real = json.loads((tmp_path / "o.json").read_text())
+    real = read_json(tmp_path / "o.json")
     assert [each["result"]["name"] for each in real["shifted"]] == ["sketch", "rendition", "texture", "blur"]
     for each in real["shifted"]:
         assert each["difference"]["high"] < 0  # worse beyond doubt, even on 40 photos
@@ -56,7 +55,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
 
 def _coded_images(folder: Path, share_right: float, copies: int, *, start: int) -> None:
     """`copies` images of every class, in folders of its synset id; `share_right` of them show its colour."""
-    rng = np.random.default_rng(start)
+    rng = default_rng(start)
     for synset, index in labels.synset_index().items():
         (folder / synset).mkdir(parents=True)
         for copy in range(copies):
@@ -74,10 +73,10 @@ def test_effective_robustness_through_the_command(tmp_path: Path, capsys: Captur
     plain.write_text(json.dumps(lookup.lookup_preprocessing(PX)))
     _coded_images(tmp_path / "val", 0.85, 2, start=1)
     _coded_images(tmp_path / "sk", 0.85, 2, start=5)
-    words = [str(model), "--in", f"imagenet={tmp_path / 'val'}", "--shifted", f"sketch={tmp_path / 'sk'}"]
-    words += ["--preprocess", str(plain), "--suite-entry", str(entry), "-o", f"json={out}"]
-    assert cli.main(["shift", *words]) == 0
-    found = json.loads(out.read_text())
+    words = [model, "--in", f"imagenet={tmp_path / 'val'}", "--shifted", f"sketch={tmp_path / 'sk'}"]
+    words += ["--preprocess", plain, "--suite-entry", entry, "-o", f"json={out}"]
+    assert robustcheck("shift", *words) == 0
+    found = read_json(out)
     (sketch,) = found["shifted"]
     inside, outside = found["in_distribution"]["accuracy"]["value"], sketch["result"]["accuracy"]["value"]
     assert [inside, outside] == pytest.approx([0.85, 0.85], abs=0.03)
@@ -102,12 +101,12 @@ def test_effective_robustness_through_the_command(tmp_path: Path, capsys: Captur
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Classifiers, an encoder and small labelled folders, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    for name, model in (("model", onnx_models.classifier(10)), ("thousand", onnx_models.classifier(1000)),
-                        ("encoder", onnx_models.encoder()), ("nan", onnx_models.classifier(10))):  # fmt: skip
+    for name, model in (("model", classifier(10)), ("thousand", classifier(1000)),
+                        ("encoder", encoder()), ("nan", classifier(10))):  # fmt: skip
         if name == "nan":
             model.graph.initializer[-1].raw_data = np.full(10, np.nan, np.float32).tobytes()
-        onnx_models.save(model, tmp_path / f"{name}.onnx")
-    rng = np.random.default_rng(0)
+        save(model, tmp_path / f"{name}.onnx")
+    rng = default_rng(0)
     for folder in ("val/0", "val/3", "blur/0", "blur/3", "loose"):
         (tmp_path / folder).mkdir(parents=True)
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / folder / "a.png")
@@ -138,12 +137,12 @@ def test_bad_input(small: Path, capsys: Capture) -> None:
     before = sorted(small.rglob("*"))
     for model, words, code, said in BAD:
         given = ["--preprocess", "imagenet", "-qq", "-o", "json=out.json"]
-        assert cli.main(["shift", f"{model}.onnx", *words, *given]) == code, said
+        assert robustcheck("shift", f"{model}.onnx", *words, *given) == code, said
         told = capsys.readouterr().err
         assert said in told
         assert told.startswith("error: ")
         assert "\nhint: " in told
-        assert json.loads((small / "out.json").read_text())["error"]["exit_code"] == code
+        assert read_json(small / "out.json")["error"]["exit_code"] == code
         assert [path for path in sorted(small.rglob("*")) if path.name != "out.json"] == before
 
 
@@ -153,11 +152,11 @@ def test_an_image_that_cannot_be_used_is_counted_or_refused(small: Path, capsys:
     shutil.copytree(small / "blur" / "3", small / "more" / "3")
     Image.new("RGB", (8, 8), "red").save(small / "more" / "3" / "a.png")
     words = ["shift", "model.onnx", *BASE, "more", "--preprocess", "imagenet", "-o", "json", "--no-time"]
-    assert cli.main(words) == 3
+    assert robustcheck(*words) == 3
     assert "blur: number of unusable images is 1 of 3" in capsys.readouterr().err
     told = []
     for batch_size in ("32", "1"):
-        assert cli.main([*words, "--max-bad", "0.5", "--batch-size", batch_size]) == 0
+        assert robustcheck(*words, "--max-bad", "0.5", "--batch-size", batch_size) == 0
         told.append(capsys.readouterr().out)
     assert told[0] == told[1]
     found = json.loads(told[0])
@@ -170,20 +169,20 @@ def test_an_image_that_cannot_be_used_is_counted_or_refused(small: Path, capsys:
 
 def test_a_suite_entry_that_cannot_be_made_leaves_the_report(small: Path, capsys: Capture) -> None:
     words = ["shift", "model.onnx", *BASE, "--preprocess", "imagenet", "-qq", "-o", "json=out.json"]
-    assert cli.main([*words, "--suite-entry", "entry.toml"]) == 3
+    assert robustcheck(*words, "--suite-entry", "entry.toml") == 3
     assert "suite entry has accuracies on 0 sets" in capsys.readouterr().err
     assert not (small / "entry.toml").exists()
-    assert json.loads((small / "out.json").read_text())["document"] == "shift"
+    assert read_json(small / "out.json")["document"] == "shift"
 
 
 def test_a_report_of_the_same_model_is_taken_and_of_another_refused(small: Path, capsys: Capture) -> None:
     assert (
-        cli.main(["thousand.onnx", "--images", "val", "--preprocess", "imagenet", "-qq", "-o", "json=check.json"]) == 1
+        robustcheck("thousand.onnx", "--images", "val", "--preprocess", "imagenet", "-qq", "-o", "json=check.json") == 1
     )
     words = ["--in", "val", "--shifted", "blur", "--preprocess", "imagenet", "--report", "check.json", "-o", "json"]
-    assert cli.main(["shift", "thousand.onnx", *words]) == 0
+    assert robustcheck("shift", "thousand.onnx", *words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"]["origin"] == "report check.json"
     assert found["verdict"]["verdict"] == "WARN"
-    assert cli.main(["shift", "model.onnx", *words]) == 2
+    assert robustcheck("shift", "model.onnx", *words) == 2
     assert "check.json: model of the report has digest" in capsys.readouterr().err

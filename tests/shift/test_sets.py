@@ -1,7 +1,5 @@
 """How many classes a model scores, asked of the model."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

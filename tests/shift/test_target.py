@@ -1,13 +1,12 @@
 """`robustcheck shift --target` as a whole, on classes told by a colour, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
@@ -22,7 +21,7 @@ COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], dty
 
 def _images(folder: Path, n: int, spread: float, seed: int, *, only: int | None = None) -> Path:
     """`n` images in folders of their class, each its colour mixed with a random one: `spread` of it."""
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     for number in range(n):
         label = number % len(COLOURS) if only is None else only
         share = spread * rng.random()
@@ -46,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "flat").mkdir()
     for number, file in enumerate(sorted((folder / "val").rglob("*.png"))):
         (folder / "flat" / f"{number}.png").write_bytes(file.read_bytes())
-    np.save(folder / "tensors.npy", np.random.default_rng(4).random((60, 3, PX, PX), dtype=np.float32))
+    np.save(folder / "tensors.npy", default_rng(4).random((60, 3, PX, PX), dtype=np.float32))
     return folder
 
 

@@ -1,11 +1,10 @@
 """Top-1 accuracy: intervals against SciPy and Newcombe's own table, predictions against NumPy's argmax."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from scipy import stats
 
 from robustcheck_onnx.checker.shift.labels import is_correct
@@ -17,7 +16,7 @@ from robustcheck_onnx.checker.statistics.intervals import wilson
 def test_the_interval_is_scipys_wilson(n_correct: int, n: int) -> None:
     found = wilson(n_correct, n)
     truth = stats.binomtest(n_correct, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-12)
+    assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-12)
     assert found.low <= found.value <= found.high
     assert found.value == n_correct / n
 
@@ -35,7 +34,7 @@ def test_a_share_of_nothing_is_refused(n_correct: int, n: int) -> None:
 )
 def test_the_difference_is_newcombes(first: tuple[int, int], second: tuple[int, int], low: float, high: float) -> None:
     found = difference(wilson(*first), wilson(*second))
-    np.testing.assert_allclose([found.low, found.high], [low, high], atol=6e-5)
+    assert_allclose([found.low, found.high], [low, high], atol=6e-5)
 
 
 @given(st.integers(1, 12), st.integers(2, 9), st.integers(0, 2**32 - 1))

@@ -6,6 +6,7 @@ import scipy.linalg
 import scipy.stats
 
 from robustcheck_onnx.checker.statistics.definitions import SAME, effective_rank, relative_variance, unit_rows
+from support import normal
 
 
 @pytest.mark.parametrize("n", [2, 5, 50])
@@ -36,7 +37,7 @@ def test_scales_of_images_and_rotations_change_nothing() -> None:
 
 
 def test_float16_near_its_end_does_not_overflow() -> None:
-    h = np.random.default_rng(4).normal(size=(10, 300)) * 1e4
+    h = normal(10, 300, seed=4) * 1e4
     assert relative_variance(h.astype(np.float16)) == pytest.approx(relative_variance(h), rel=1e-3)
 
 
@@ -47,7 +48,7 @@ def test_float16_near_its_end_does_not_overflow() -> None:
         np.ones((1, 5)),
         np.tile([1.0, -2.0, 3.0], (50, 1)),
         np.outer(np.arange(1.0, 51.0), [1.0, 2.0, -0.3]),
-        np.tile(np.random.default_rng(5).normal(size=64).astype(np.float32), (50, 1)),
+        np.tile(normal(64, seed=5).astype(np.float32), (50, 1)),
     ],
 )
 def test_nothing_varies(h: np.ndarray) -> None:
@@ -55,7 +56,7 @@ def test_nothing_varies(h: np.ndarray) -> None:
 
 
 def test_what_float32_rounding_leaves_is_below_the_limit() -> None:
-    h = np.tile(np.random.default_rng(6).normal(size=512), (50, 1)) * np.linspace(1, 3, 50)[:, None]
+    h = np.tile(normal(512, seed=6), (50, 1)) * np.linspace(1, 3, 50)[:, None]
     rounded = unit_rows(h).astype(np.float32)
     noise = np.nextafter(rounded, np.float32(1), dtype=np.float32)
     assert relative_variance(np.vstack([rounded, noise])) < SAME

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+from numpy.testing import assert_allclose, assert_array_equal
 
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.state import State, update
@@ -35,12 +36,12 @@ def moments(h: np.ndarray) -> definitions.Moments:
 def test_activation_kurtosis_is_scipys_pearson_kurtosis(rng: np.random.Generator, d: int) -> None:
     h = rng.gamma(0.5, size=(20, d))
     want = scipy.stats.kurtosis(h, axis=1, fisher=False)
-    np.testing.assert_allclose(per_image(h), want, rtol=1e-12)
+    assert_allclose(per_image(h), want, rtol=1e-12)
 
 
 def test_standardise_is_scipys_zscore(rng: np.random.Generator) -> None:
     h = rng.normal(3, 5, size=(10, 33))
-    np.testing.assert_allclose(definitions.standardise(h), scipy.stats.zscore(h, axis=1), rtol=1e-11)
+    assert_allclose(definitions.standardise(h), scipy.stats.zscore(h, axis=1), rtol=1e-11)
 
 
 @pytest.mark.parametrize("d", [4, 512, 2048])
@@ -48,15 +49,15 @@ def test_one_hot_reaches_the_largest_value(d: int) -> None:
     one_hot = np.zeros((1, d))
     one_hot[0, d // 2] = 5.0
     # closed form: p = 1/d, (1 − 3p + 3p²) / (p(1 − p)) = d²/(d − 1) − 3
-    np.testing.assert_allclose(per_image(one_hot), [d**2 / (d - 1) - 3], rtol=1e-10)
+    assert_allclose(per_image(one_hot), [d**2 / (d - 1) - 3], rtol=1e-10)
 
 
 def test_offset_of_1000_in_float32_is_harmless(rng: np.random.Generator) -> None:
     base = rng.normal(size=(5, 512)).astype(np.float32)
     shifted = (base.astype(np.float64) + 1000).astype(np.float32)
     want = scipy.stats.kurtosis(shifted.astype(np.float64), axis=1, fisher=False)
-    np.testing.assert_allclose(per_image(shifted), want, rtol=1e-9)
-    np.testing.assert_allclose(per_image(shifted), per_image(base), rtol=1e-3)
+    assert_allclose(per_image(shifted), want, rtol=1e-9)
+    assert_allclose(per_image(shifted), per_image(base), rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [60.0, 600.0, 60000.0])
@@ -64,13 +65,13 @@ def test_float16_outliers_do_not_overflow(rng: np.random.Generator, size: float)
     h = rng.normal(size=(4, 768)).astype(np.float16)
     h[:, 5] = np.float16(size)
     want = scipy.stats.kurtosis(h.astype(np.float64), axis=1, fisher=False)
-    np.testing.assert_allclose(per_image(h), want, rtol=1e-12)
+    assert_allclose(per_image(h), want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_extreme_scales_do_not_under_or_overflow(rng: np.random.Generator, scale: float) -> None:
     h = rng.normal(size=(3, 50))
-    np.testing.assert_allclose(definitions.standardise(h * scale), definitions.standardise(h), rtol=1e-9)
+    assert_allclose(definitions.standardise(h * scale), definitions.standardise(h), rtol=1e-9)
 
 
 def test_unusable_rows_are_told_apart() -> None:
@@ -93,7 +94,7 @@ def test_an_unusable_row_is_an_error_not_a_number(bad: list[float]) -> None:
 
 
 def test_max_median_ratio() -> None:
-    np.testing.assert_array_equal(definitions.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
+    assert_array_equal(definitions.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
 
 
 def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms(rng: np.random.Generator) -> None:
@@ -102,9 +103,9 @@ def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms(rng: 
     want = moments(h).negative_z_energy
     far = h.copy()
     far[:, :3] -= 1000
-    np.testing.assert_allclose(moments(far).negative_z_energy, want, rtol=0.02)  # the images weigh a little otherwise
-    np.testing.assert_allclose(moments(h + 5).negative_z_energy, want, rtol=1e-9)
-    np.testing.assert_allclose(moments(h * rng.lognormal(0, 2, (64, 1))).negative_z_energy, want, rtol=1e-9)
+    assert_allclose(moments(far).negative_z_energy, want, rtol=0.02)  # the images weigh a little otherwise
+    assert_allclose(moments(h + 5).negative_z_energy, want, rtol=1e-9)
+    assert_allclose(moments(h * rng.lognormal(0, 2, (64, 1))).negative_z_energy, want, rtol=1e-9)
     rectified = np.maximum(h, 0)
     assert moments(rectified).negative_z_energy < 0.01  # a median of 0 or little more
     assert moments(rectified - 3).negative_z_energy < 0.01
@@ -113,9 +114,9 @@ def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms(rng: 
 def test_shares_of_several_groups_add_to_one_each_and_ties_go_to_the_smaller_index() -> None:
     sums = np.array([[1, 3, 4], [6, 2, 2]], dtype=np.float32)
     shares = definitions.shares_of_kurtosis(sums)
-    np.testing.assert_array_equal(shares, [[0.125, 0.375, 0.5], [0.6, 0.2, 0.2]])
+    assert_array_equal(shares, [[0.125, 0.375, 0.5], [0.6, 0.2, 0.2]])
     assert shares.dtype == np.float64
     ties = np.zeros(64)
     ties[[40, 9, 50]] = 2.0
     ties[3] = 5.0
-    np.testing.assert_array_equal(definitions.top_features(ties), [3, 9, 40])
+    assert_array_equal(definitions.top_features(ties), [3, 9, 40])

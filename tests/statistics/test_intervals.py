@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from scipy import stats
 
 from robustcheck_onnx.checker.statistics import intervals
@@ -23,7 +24,7 @@ def test_unknown_spread_gives_no_bound() -> None:
 
 
 def test_jackknife_with_unequal_groups_estimates_the_sd() -> None:
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     sizes = np.tile([10.0, 20.0], 50)
     estimates = []
     for _ in range(200):
@@ -49,7 +50,7 @@ def test_share_bounds_of_always_have_a_closed_form() -> None:
 @pytest.mark.parametrize("rate", [0.5, 0.66, 0.9, 0.99])
 def test_share_bounds_hold_at_all_looks_together(rate: float) -> None:
     """Runs that look after every image: the truth ever outside in at most α of them."""
-    rng, last = np.random.default_rng(3), profile.sized(100, 300)
+    rng, last = default_rng(3), profile.sized(100, 300)
     count = np.cumsum(rng.random((profile.sized(500, 2000), last)) < rate, axis=1)
     bounds = {
         (s, n): intervals.share_bounds(s, n, ALPHA) for n in range(1, last + 1) for s in np.unique(count[:, n - 1])
@@ -60,7 +61,7 @@ def test_share_bounds_hold_at_all_looks_together(rate: float) -> None:
 
 @pytest.mark.parametrize("n", [4, 16, 80])
 def test_bounds_of_a_correlation_are_scipy_s(n: int) -> None:
-    rng = np.random.default_rng(n)
+    rng = default_rng(n)
     x = rng.normal(size=n)
     for share in (-2.0, 0.0, 0.7):
         found = stats.pearsonr(x, share * x + rng.normal(size=n))

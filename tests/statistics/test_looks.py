@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from scipy import stats
 
 from robustcheck_onnx.checker.statistics import Accumulator, intervals
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
-from support import profile
+from support import normal, profile
 
 LOOKS = [50, *range(64, 289, 16)]
 
@@ -37,7 +38,7 @@ def test_the_constant_spends_nine_tenths_of_the_error_rate_over_the_looks() -> N
     correlation = np.sqrt(np.minimum.outer(n, n) / np.maximum.outer(n, n))
     below = stats.multivariate_normal(cov=correlation, seed=0, maxpts=200_000).cdf(np.full(len(n), intervals.CRITICAL))
     assert 1 - below == pytest.approx(spent, abs=5e-4)
-    steps = np.random.default_rng(0).normal(size=(100_000, len(n))) * np.sqrt(np.diff(n, prepend=0))
+    steps = normal(100000, len(n)) * np.sqrt(np.diff(n, prepend=0))
     crossed = (np.cumsum(steps, axis=1) > intervals.CRITICAL * np.sqrt(n)).any(axis=1).mean()
     assert crossed == pytest.approx(spent, abs=4 * math.sqrt(spent / 100_000))
 
@@ -67,7 +68,7 @@ def test_share_floor_is_wrong_in_less_than_its_error_rate_at_every_rate() -> Non
 
 
 def test_skewness_of_a_mean_is_that_of_the_images_over_root_n() -> None:
-    x = np.random.default_rng(0).gamma(2, size=60)
+    x = default_rng(0).gamma(2, size=60)
     sd, skewness = intervals.grouped_jackknife(float(x.mean()), (x.sum() - x) / 59, np.ones(60))
     assert sd == pytest.approx(x.std(ddof=1), rel=1e-10)
     assert skewness == pytest.approx(stats.skew(x) / math.sqrt(60), rel=1e-10)
@@ -104,7 +105,7 @@ def test_how_often_a_bound_passes_the_truth(family: str) -> None:
     """A threshold exactly at the truth, looks to 2,048 images: benchmarks/results/bounds.md has these rates."""
     draw, before, now = FAMILIES[family]
     looks = np.array([n for n in range(1, 2049) if intervals.is_look(n)])
-    x = draw(np.random.default_rng(11), (profile.sized(500, 2000), 2048))
+    x = draw(default_rng(11), (profile.sized(500, 2000), 2048))
     m1, m2, m3 = (np.cumsum(x**k, axis=1)[:, looks - 1] / looks for k in (1, 2, 3))
     variance = m2 - m1**2
     skewness = (m3 - 3 * m1 * m2 + 2 * m1**3) / variance**1.5 / np.sqrt(looks)
@@ -116,7 +117,7 @@ def test_how_often_a_bound_passes_the_truth(family: str) -> None:
 
 
 def test_an_accumulator_has_the_bounds_for_all_n() -> None:
-    state, accumulator, h = sums.State(40), Accumulator(), np.random.default_rng(4).normal(size=(64, 40))
+    state, accumulator, h = sums.State(40), Accumulator(), normal(64, 40, seed=4)
     sums.update(state, h, np.arange(64))
     accumulator.update(h)
     assert accumulator.result().outlier_frequency == sums.statistics(state, 0.05, "each").outlier_frequency

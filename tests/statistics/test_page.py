@@ -1,7 +1,5 @@
 """docs/statistics.md, written from the page alone with NumPy, against the package on drawn representations."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable
@@ -9,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 
 from robustcheck_onnx.checker import statistics as package
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
@@ -140,7 +139,7 @@ def bounds_of(h: Array, groups: Indices, kind: Bounds) -> dict[str, tuple[float,
 
 def drawn(seed: int, n: int) -> Array:
     """Draw representations of one of four kinds, with an outlier feature that grows in later images."""
-    rng, d = np.random.default_rng(seed), 48
+    rng, d = default_rng(seed), 48
     h = rng.standard_t(6, size=(n, d)) * rng.lognormal(0, 0.4, d) + rng.normal(0, 0.3, d)
     h[:, 5] += rng.choice([-1, 1]) * rng.normal(12, 4, n)
     h[60:, [7, 8]] -= 25.0
@@ -158,7 +157,7 @@ def drawn(seed: int, n: int) -> Array:
 @pytest.mark.parametrize(("seed", "n"), [(0, 30), (1, 50), (2, 64), (3, 171), (4, 288), (5, 300), (7, 50)])
 def test_the_page_is_enough_to_compute_what_the_package_computes(seed: int, n: int, kind: Bounds) -> None:
     h = drawn(seed, n)
-    keys = np.random.default_rng(seed).integers(0, 2**32, n)
+    keys = default_rng(seed).integers(0, 2**32, n)
     broken = np.array([[np.nan, *range(47)], [3.0] * 48, [np.inf, *range(47)]])
     state = State(48)
     for batch, ids in zip(np.array_split(h, 7), np.array_split(keys, 7), strict=True):

@@ -11,12 +11,14 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.random import default_rng
+from numpy.testing import assert_allclose
 
 from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import ROOT, profile
+from support import ROOT, but, profile
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
 EMBEDDINGS = SHARED / "data" / "embeddings"
@@ -39,12 +41,12 @@ def assert_same(a: Statistics, b: Statistics, rtol: float = 1e-9, *, but: str = 
         if left is None or right is None:
             assert left is right, name
         else:
-            np.testing.assert_allclose(np.asarray(left, float), np.asarray(right, float), rtol, 1e-12, err_msg=name)
+            assert_allclose(np.asarray(left, float), np.asarray(right, float), rtol, 1e-12, err_msg=name)
     assert [f.index for f in a.features] == [f.index for f in b.features]
 
 
 def signed(n: int = 120, d: int = 40, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     h = rng.normal(size=(n, d)) * rng.lognormal(0, 0.3, d)
     h[:, 3] += 9
     return h
@@ -88,7 +90,7 @@ def test_unusable_rows_never_enter_a_mean_and_merge_counts_them_and_leaves_its_a
     a, b = state_of(np.concatenate([h[:20], unusable])), state_of(h[20:], np.arange(20, 60))
     got, want = statistics(merge(a, b), 0.05), statistics(state_of(h), 0.05)
     assert (got.n_images, got.n_nonfinite, got.n_constant, a.n, b.n) == (60, 2, 1, 20, 40)
-    assert_same(got.model_copy(update={"n_nonfinite": 0, "n_constant": 0}), want, but="two_sidedness")
+    assert_same(but(got, n_nonfinite=0, n_constant=0), want, but="two_sidedness")
 
 
 def test_statistics_against_their_definitions() -> None:
@@ -99,7 +101,7 @@ def test_statistics_against_their_definitions() -> None:
     assert s.negative_share == pytest.approx((h < 0).mean())
     k = scipy.stats.kurtosis(h, axis=1, fisher=False)
     assert s.kurtosis_quantiles is not None
-    np.testing.assert_allclose(s.kurtosis_quantiles, np.quantile(k, [0.05, 0.25, 0.5, 0.75, 0.95]), rtol=1e-10)
+    assert_allclose(s.kurtosis_quantiles, np.quantile(k, [0.05, 0.25, 0.5, 0.75, 0.95]), rtol=1e-10)
     assert sum(s.histogram_counts) == 120
     first = s.features[0]
     assert first.index == 3
@@ -108,7 +110,7 @@ def test_statistics_against_their_definitions() -> None:
 
 
 def test_persistent_outlier_features_are_named_with_their_sign() -> None:
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     h = rng.normal(size=(64, 512))
     h[:, 100] -= 15
     h[:31, 200] += 12  # beyond 4 SD in less than half of the images
@@ -135,7 +137,7 @@ def test_identical_representations_have_no_persistence_ratio_and_no_spread() -> 
 
 @pytest.mark.parametrize(("n_different", "n_images"), [(1, 60), (3, 120), (60, 60), (2, 2500), (2500, 2500)])
 def test_distinct_share_counts_representations_that_come_again(n_different: int, n_images: int) -> None:
-    rng = np.random.default_rng(5)
+    rng = default_rng(5)
     h = np.tile(rng.normal(size=(n_different, 64)), (n_images // n_different, 1))
     h *= rng.uniform(0.5, 2, (n_images, 1))  # the norm is not a difference
     h = (h * (1 + rng.uniform(-1e-7, 1e-7, h.shape))).astype(np.float32)  # nor is float32's rounding
@@ -157,7 +159,7 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
     energy is then that of the features which the sample left out (docs/statistics.md). Two-sidedness keeps those of the
     first look: its truth is one number for a whole run.
     """
-    rng = np.random.default_rng(9)
+    rng = default_rng(9)
     scale, shift = rng.lognormal(0, 0.4, 96), rng.normal(0, 0.5, 96) + strength * (np.arange(96) == 11)
 
     def draw(n: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Addresses of the hub, with its unmodified client, against a hub on the loopback interface."""
 
-from __future__ import annotations
-
 import errno
 import json
 import shlex
@@ -20,7 +18,7 @@ from robustcheck_onnx.checker.model.addresses import choose_model
 from robustcheck_onnx.checker.report.facts import blocks_of
 from robustcheck_onnx.checker.storage import hub
 from robustcheck_onnx.checker.storage.stores import StoreError
-from support import Place, mock_hub, onnx_models
+from support import Patch, Place, mock_hub, onnx_models
 from support.hub_cache import hub_repo
 from support.mock_hub import MockHub
 from support.stores import SECRET
@@ -31,7 +29,7 @@ SIDECAR = json.dumps({"preprocess_cfg": PIXELS | {"size": [8, 8]}}).encode()
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockHub]:
+def served(tmp_path: Path, monkeypatch: Patch) -> Iterator[MockHub]:
     """A hub, and a cache of the client that is empty. The client has read its other variables when it was imported."""
     with mock_hub.running() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
@@ -49,13 +47,13 @@ def encoder() -> bytes:
     return bytes(onnx_models.encoder().SerializeToString())
 
 
-def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def go_offline(monkeypatch: Patch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
-    served: MockHub, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, lookup_pass: Place, monkeypatch: Patch
 ) -> None:
     model, photos = lookup_pass
     commit = served.put(
@@ -82,7 +80,7 @@ def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
 
 
 def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
-    served: MockHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
     files = {"open_clip_config.json": SIDECAR, "config.json": b'{"architectures": ["X"]}'}
@@ -126,7 +124,7 @@ def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, e
 
 
 def test_a_listed_sidecar_that_does_not_come_is_an_error(
-    served: MockHub, encoder: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, encoder: bytes, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Without it the preprocessing would be assumed."""
     (tmp_path / "m.onnx").write_bytes(encoder)
@@ -223,9 +221,7 @@ def test_what_is_no_repository_or_has_nothing_to_check(served: MockHub) -> None:
         assert SECRET not in caught.value.message + caught.value.hint
 
 
-def test_a_hub_that_is_asked_too_often_or_is_not_there(
-    served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_is_asked_too_often_or_is_not_there(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     served.busy = 1
     with pytest.raises(EnvironmentFaultError, match="asked too often"):
@@ -239,7 +235,7 @@ def test_a_hub_that_is_asked_too_often_or_is_not_there(
 
 
 def test_bytes_that_are_not_those_that_the_hub_lists(
-    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     model, photos = lookup_pass
     served.put("org/one", {"m.onnx": model.read_bytes()})
@@ -259,7 +255,7 @@ def test_bytes_that_are_not_those_that_the_hub_lists(
 
 
 def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_without_space(
-    served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, encoder: bytes, monkeypatch: Patch
 ) -> None:
     served.put("org/one", {"m.onnx": encoder})
     address = hub.Address("org/one", None, "")
@@ -276,9 +272,7 @@ def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_witho
         check("hf://org/one", max_images=3)
 
 
-def test_a_limit_of_bytes_and_names_that_leave_the_folder(
-    served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_limit_of_bytes_and_names_that_leave_the_folder(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     monkeypatch.setenv("ROBUSTCHECK_MAX_DOWNLOAD_BYTES", "10")
     with pytest.raises(EnvironmentFaultError, match="more than 10 bytes"):
@@ -306,7 +300,7 @@ def test_a_data_set_by_its_name(served: MockHub, lookup_pass: Place, tmp_path: P
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_the_command_as_a_user_types_it(
-    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """In processes of their own: the client reads its environment, fetches, says how far it is, and reports nothing."""
     model, photos = lookup_pass

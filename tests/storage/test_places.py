@@ -1,7 +1,5 @@
 """Places: what is shown of them, what is none, --offline, missing packages, nothing opened without one."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import subprocess
@@ -10,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.storage import places
-from support import Capture, Place
+from support import Capture, Patch, Place, robustcheck
 from support.stores import SECRET
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -44,7 +41,7 @@ def test_what_is_shown_of_a_url() -> None:
     assert places.redact_text(text) == "ClientResponseError: 403, url='https://***@h/x?***' (https:/***@h/x)"
 
 
-def test_paths_are_no_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_no_urls(tmp_path: Path, monkeypatch: Patch) -> None:
     for text in ("model.onnx", "C:/models/x.onnx", "a:b", "./s3", "photos/*.jpg"):
         assert places.parse_place(text) == places.parse_place(Path(text)) == Path(text)
     assert places.parse_place("file:///a b/100%25.onnx") == Path("/a b/100%25.onnx")
@@ -75,11 +72,9 @@ def test_a_url_with_one_slash_and_one_where_only_a_path_serves_are_refused() -> 
     assert places.local_path("a/x.onnx", "model") == Path("a/x.onnx")
 
 
-def test_offline_refuses_before_anything_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_offline_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.delenv("ROBUSTCHECK_OFFLINE", raising=False)
-    assert main(["https://h/x.onnx", "--offline", "-qq"]) == 2
+    assert robustcheck("https://h/x.onnx", "--offline", "-qq") == 2
     assert "offline" in capsys.readouterr().err
     assert isinstance(places.parse_place("https://h/x.onnx"), places.Url)  # one run's option is not the next one's
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")

@@ -1,7 +1,5 @@
 """The client of MLflow's registry as it is asked for; a module stands in for MLflow, which tests/integrations has."""
 
-from __future__ import annotations
-
 import os
 import sys
 from types import SimpleNamespace
@@ -10,7 +8,7 @@ import pytest
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import registry
-from support import Fields
+from support import Fields, Patch
 
 
 class MlflowError(Exception):
@@ -20,7 +18,7 @@ class MlflowError(Exception):
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Fields]:
+def asked(monkeypatch: Patch) -> list[Fields]:
     """With what clients are made, and which variables hold then."""
     made: list[Fields] = []
 
@@ -40,7 +38,7 @@ SERVER = "https://ada:secret@mlflow.example"
 
 
 def test_a_client_does_not_retry_for_minutes_and_leaves_the_variables_as_they_were(
-    asked: list[Fields], monkeypatch: pytest.MonkeyPatch
+    asked: list[Fields], monkeypatch: Patch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")  # who says so waits as long
     said = "no ada:secret here"

@@ -1,7 +1,5 @@
 """Files in a store: how much of one is read."""
 
-from __future__ import annotations
-
 import io
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Models and images on a web server on the loopback interface, one that refuses or ignores ranges too."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import importlib.util
@@ -14,12 +12,12 @@ from typing import NamedTuple
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.model.addresses import on_this_machine
 from robustcheck_onnx.checker.storage.stores import StoreError, open_url
-from support import Capture, Place, onnx_models
+from support import Capture, Place, robustcheck
+from support.onnx_models import encoder, save
 from support.stores import SECRET, contents, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -86,7 +84,7 @@ def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: Capture) ->
     host = url.replace("http://", f"http://user:{SECRET}@")
     gone = f"http://user:{SECRET}@127.0.0.1:9/m.onnx"
     for model in (f"{url}/forbidden.onnx?sig={SECRET}", f"{host}/forbidden.onnx", gone):
-        assert main([model, "--debug", "-o", "json"]) == 4
+        assert robustcheck(model, "--debug", "-o", "json") == 4
     said = capsys.readouterr()
     assert SECRET not in said.out + said.err
     assert "403" in said.err
@@ -100,7 +98,7 @@ def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: Capture) ->
 def test_what_lies_beside_a_model(web: Web) -> None:
     """Only the sidecar that bears the model's name, and its weights; nothing beside a signed URL."""
     url, folder, _ = web
-    data = onnx_models.save(onnx_models.encoder(), folder / "m.onnx", external=True).with_name("m.onnx.data")
+    data = save(encoder(), folder / "m.onnx", external=True).with_name("m.onnx.data")
     for name in ("config.json", "m.robustcheck.json"):
         (folder / name).write_text('{"pretrained_cfg": {}}')
     with on_this_machine(url_of(f"{url}/m.onnx")) as here:
@@ -109,7 +107,7 @@ def test_what_lies_beside_a_model(web: Web) -> None:
         assert here.path.with_name("m.onnx.data").read_bytes() == data.read_bytes()
     with pytest.raises(CannotAssessError, match="signed URL"):
         check(f"{url}/m.onnx?sig=1")
-    onnx_models.save(onnx_models.encoder(), folder / "m.onnx")
+    save(encoder(), folder / "m.onnx")
     with on_this_machine(url_of(f"{url}/m.onnx?sig=1")) as here:
         assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
 

@@ -1,7 +1,5 @@
 """Writing reports: whole or not at all, and nothing but the report."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

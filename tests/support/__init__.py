@@ -1,13 +1,19 @@
 """What the tests share, imported by its name: `from support import ROOT, measuring`."""
 
+import json
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from pydantic import BaseModel
 
 Capture = pytest.CaptureFixture[str]
 Fields = dict[str, Any]  # values by their names
+Patch = pytest.MonkeyPatch
 Place = tuple[Path, Path]  # a model, and the folder of its photos
 ROOT = Path(__file__).parent.parent.parent  # of the repository
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))  # the bundled ones
@@ -17,3 +23,36 @@ INSTALLED = next(each for each in metadata.distributions() if each.name.startswi
 def extra(name: str) -> str:
     """What to type for an extra of the distribution that is tested: a release tests each."""
     return f"pip install '{INSTALLED}[{name}]'"
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def but(record: Record, /, **changes: Any) -> Record:
+    """A record with other values; "part__field" names the field of a part."""
+    for name, value in changes.items():
+        part, _, field = name.partition("__")
+        record = record.model_copy(update={part: but(getattr(record, part), **{field: value}) if field else value})
+    return record
+
+
+def normal(*shape: int, seed: int = 0) -> NDArray[np.float64]:
+    """Numbers of a normal distribution."""
+    return default_rng(seed).normal(size=shape)
+
+
+def levels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Grey levels of noise."""
+    return default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def robustcheck(*words: object) -> int:
+    """The exit code of a command line, typed in this process."""
+    from robustcheck_onnx.checker.cli import app
+
+    return app.main([str(word) for word in words])

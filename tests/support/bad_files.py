@@ -1,7 +1,5 @@
 """The folder of broken files that the tests of bad input run in: models, images, settings."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

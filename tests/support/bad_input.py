@@ -4,8 +4,6 @@ A row is typed in a folder of broken files (bad_files.py). "…" in an expected 
 versions or on the machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -1,7 +1,5 @@
 """A tiny folder laid out as Broden, with its truth: images of noise, masks of squares, labels of whole images."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`robustcheck calibrate` on a suite of look-up models, for the tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """A tiny open_clip model in a folder, as its library publishes models."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

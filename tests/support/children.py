@@ -1,7 +1,5 @@
 """The child processes behind the wall, as Linux lists them."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands of a Markdown page: read, run in one shell, compared with what the page shows."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterable

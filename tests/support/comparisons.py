@@ -1,11 +1,9 @@
 """Representations with planted outlier features, and models of them to compare."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +12,10 @@ from robustcheck_onnx.checker.compare import baseline, pairs, run
 from robustcheck_onnx.checker.compare.judge import Compared, CompareReport, Comparison
 from robustcheck_onnx.checker.compare.pairs import Pair, Side
 from robustcheck_onnx.checker.images.source import digest_of_set
-from robustcheck_onnx.checker.report.record import Report, Time
+from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds.profile import Profile, load
+from support import but, normal
 
 from . import reports
 
@@ -48,13 +47,13 @@ def numbers(*values: float | None) -> Array:
 
 
 def rotation(d: int, seed: int = 1) -> Array:
-    return np.asarray(np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0], dtype=np.float64)
+    return np.asarray(np.linalg.qr(normal(d, d, seed=seed))[0], dtype=np.float64)
 
 
 def same_mean(h: Array, share: float = 0.0, seed: int = 3) -> Array:
     """The mean vector of h, and residuals of the same SD of which only a part is h's."""
     residual = h - h.mean(axis=0)
-    own = residual.std(axis=0) * np.random.default_rng(seed).normal(size=h.shape)
+    own = residual.std(axis=0) * normal(*h.shape, seed=seed)
     return np.asarray(h.mean(axis=0) + share * residual + np.sqrt(1 - share**2) * own)
 
 
@@ -91,20 +90,10 @@ def judged(
     return concluded(ours, run._between(pair, theirs, profile, tolerance), profile, tolerance)
 
 
-M = TypeVar("M", baseline.Baseline, Compared, Report)
-
-
-def with_part(document: M, part: str, **values: Any) -> M:
-    """What has evidence, of which one part has other values."""
-    evidence = document.evidence
-    evidence = evidence.model_copy(update={part: getattr(evidence, part).model_copy(update=values)})
-    return document.model_copy(update={"evidence": evidence})
-
-
 def on_images(model: Compared, keys: npt.NDArray[np.int64]) -> tuple[Compared, list[str]]:
     """The model as measured on these images, and their digests."""
     digests = [str(key) for key in keys]
-    return with_part(model, "images", digest=digest_of_set(digests)), digests
+    return but(model, evidence__images__digest=digest_of_set(digests)), digests
 
 
 def baseline_of(h: Array) -> baseline.Baseline:

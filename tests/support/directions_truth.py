@@ -1,10 +1,9 @@
 """What `robustcheck directions` must find, by plain NumPy: every pruned head from one SVD of W."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from support import Fields
@@ -69,17 +68,17 @@ def assert_is_truth(analysis: Any, expected: Fields, n_images: int, rtol: float 
         singular values turn into each other by the last digits of W, which is read in float32.
     """
     scale = expected["sigma"][0]
-    np.testing.assert_allclose(analysis.singular_values, expected["sigma"], rtol=rtol, atol=1e-12 * scale)
+    assert_allclose(analysis.singular_values, expected["sigma"], rtol=rtol, atol=1e-12 * scale)
     allowed = max(of_largest * max(expected["importance"]), 1e-12)
-    np.testing.assert_allclose(analysis.importances, expected["importance"], rtol=rtol, atol=allowed)
-    np.testing.assert_allclose(analysis.participation_ratio.estimate, expected["participation"], rtol=rtol)
-    np.testing.assert_allclose(analysis.effective_rank.estimate, expected["rank"], rtol=rtol)
-    np.testing.assert_allclose([top.share.estimate for top in analysis.top], expected["top"], rtol=rtol)
+    assert_allclose(analysis.importances, expected["importance"], rtol=rtol, atol=allowed)
+    assert_allclose(analysis.participation_ratio.estimate, expected["participation"], rtol=rtol)
+    assert_allclose(analysis.effective_rank.estimate, expected["rank"], rtol=rtol)
+    assert_allclose([top.share.estimate for top in analysis.top], expected["top"], rtol=rtol)
     assert [each.index for each in analysis.leading] == list(expected["order"][:10])
     for each in analysis.leading:
         v = np.abs(expected["v"][each.index])
         assert each.largest_feature == v.argmax()
-        np.testing.assert_allclose(each.largest_component, v.max(), rtol=rtol)
+        assert_allclose(each.largest_component, v.max(), rtol=rtol)
     found = {
         (curve.order, point.percent): (point.same.n_correct, point.same_confident.n_correct)
         for curve in analysis.curves

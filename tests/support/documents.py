@@ -1,7 +1,5 @@
 """Each JSON document that a command of the tests writes, held against the one schema of them all."""
 
-from __future__ import annotations
-
 import functools
 import json
 import sys

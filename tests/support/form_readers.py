@@ -1,7 +1,5 @@
 """Forms of the report, read by parsers that are not ours and held against their rules."""
 
-from __future__ import annotations
-
 from collections import Counter
 from xml.etree import ElementTree
 

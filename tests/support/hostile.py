@@ -1,7 +1,5 @@
 """Files made to end, block or fill the process that reads them: models, and image sets; none fills a whole machine."""
 
-from __future__ import annotations
-
 import os
 import struct
 import tarfile
@@ -13,7 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from . import PHOTOS, onnx_models
+from support.onnx_models import classifier
+
+from . import PHOTOS
 from .written import POOLED, written
 
 GIANT = 1 << 40
@@ -23,7 +23,7 @@ LOGITS = ("logits", FLOAT, ("batch", 10))
 
 def negative_sizes() -> onnx.ModelProto:
     """Sizes of −1, for which the shape inference of ONNX ends the process."""
-    model = onnx_models.classifier()
+    model = classifier()
     for size in model.graph.input[0].type.tensor_type.shape.dim:
         size.dim_value = -1
     return model
@@ -112,7 +112,7 @@ def endless_loop() -> onnx.ModelProto:
 
 def name_of_source_files(name: str = "a.h" * 3000) -> onnx.ModelProto:
     """A node that ONNX Runtime refuses with its name, which looks like files of its source."""
-    model = onnx_models.classifier()
+    model = classifier()
     model.graph.node[-1].name = name
     model.graph.node[-1].attribute.append(helper.make_attribute("transA", 1))
     return model
@@ -120,7 +120,7 @@ def name_of_source_files(name: str = "a.h" * 3000) -> onnx.ModelProto:
 
 def many_dimensions(n: int = 16_000, size: int = 1 << 62) -> onnx.ModelProto:
     """A weight of 16,000 dimensions, whose product has 300,000 digits."""
-    model = onnx_models.classifier()
+    model = classifier()
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "wide"))
     model.graph.initializer[-1].dims[:] = [size] * n
     return model

@@ -1,7 +1,5 @@
 """A model hub's cache folder, laid out by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

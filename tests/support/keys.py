@@ -1,7 +1,5 @@
 """Keys on elliptic curves, in PEM files, and signed documents of which a value is changed."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

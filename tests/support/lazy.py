@@ -1,7 +1,5 @@
 """Packages that only long tests use: imported when a test first asks for something in them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

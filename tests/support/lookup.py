@@ -5,8 +5,6 @@ back by the graph from the preprocessed pixels, and a row of the embedding matri
 computed from the photo: the contract says so in `source.synthetic`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.random import default_rng
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from . import PHOTOS, Fields, onnx_models
+from support.onnx_models import Value, build, graph
+
+from . import PHOTOS, Fields
 from .written import constants_of
 
 CONTRACT_KEY = "robustcheck.contract"
@@ -71,7 +72,7 @@ def lookup_contract(
 
 def passing_rows(n: int = 80, d: int = 512, shortest: float = 0.5) -> NDArray[np.float64]:
     """Signed rows of lengths that differ, with one persistent outlier feature: they pass."""
-    random = np.random.default_rng(3)
+    random = default_rng(3)
     h = random.normal(size=(n, d)) + random.normal(0, 0.5, d)
     h[:, 7] += 20
     return np.asarray(h * random.uniform(shortest, 2, (n, 1)))
@@ -97,7 +98,7 @@ def write_lookup_model(
     source: Fields | None = None,
     before: str = "",
     then: str = "",
-    outputs: Sequence[onnx_models.Value] = (),
+    outputs: Sequence[Value] = (),
     **weights: Any,
 ) -> Path:
     """Write a model (batch, 3, size_px, size_px) → (batch, feature) that returns row `index` of `embeddings`.
@@ -107,18 +108,18 @@ def write_lookup_model(
     nodes behind the rows, which are called "rows" where one of them writes `output`; `outputs` are others than it.
     """
     matrix = np.asarray(embeddings, dtype=dtype)
-    first, last = onnx_models.graph(before), onnx_models.graph(then)
+    first, last = graph(before), graph(then)
     image = first[-1][2][0] if first else "image"
     rows = "rows" if any(output in node[2] for node in last) else output
     text = LOOK_UP.format(image=image, px=BLOCK_PX, n=len(matrix), rows=rows)
-    nodes = [*first, *onnx_models.graph(text), *last]
+    nodes = [*first, *graph(text), *last]
     given = {name: np.asarray(value) for name, value in weights.items()}
     given |= {"places": np.array([1, 256, 65536], np.float32), "embeddings": matrix}
     given |= constants_of(nodes, {"image", *given})
     element = helper.np_dtype_to_tensor_dtype(matrix.dtype)
     pixels = ("image", TensorProto.FLOAT, ("batch", 3, size_px, size_px))
     made = [*([] if outputs and rows != output else [(output, element, ("batch", matrix.shape[1]))]), *outputs]
-    model = onnx_models.build(nodes, made, given, inputs=[pixels])
+    model = build(nodes, made, given, inputs=[pixels])
     if contract is True:
         contract = lookup_contract(output=output, rule=rule, size_px=size_px, source=source)
     if contract:
@@ -142,7 +143,7 @@ def write_lookup_images(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sources = [Image.open(photo).convert("RGB") for photo in photos or PHOTOS]
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     paths = []
     for index in range(n):
         crop = _random_crop(sources[index % len(sources)], size_px, rng)

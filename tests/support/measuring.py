@@ -1,7 +1,5 @@
 """What several tests of measuring share: a profile that never decides, a run in parts, outcomes by name."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, Outcome
 from robustcheck_onnx.thresholds import profile
+from support import but
 
 N_IMAGES, SIZE_PX = SHARD_IMAGES + 150, 16  # small, since decoding and describing photos is not what is tested
 
@@ -35,12 +34,12 @@ def job(
 
 def never_decided() -> profile.Profile:
     """The default profile, but for the number of images that it asks for: all are measured."""
-    return profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
+    return profile.seal(but(profile.load(), id="all", min_images=10**6))
 
 
 def never_narrow() -> profile.Profile:
     """The default profile with bounds so wide that no look decides: all images are measured, and looked at."""
-    return profile.seal(profile.load().model_copy(update={"id": "wide", "alpha": 1e-60, "bounds": "each"}))
+    return profile.seal(but(profile.load(), id="wide", alpha=1e-60, bounds="each"))
 
 
 def parts(opened: measure.Opened, *spans: tuple[int, int]) -> list[Measurement]:

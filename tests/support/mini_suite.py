@@ -4,8 +4,6 @@ They replay measured representations: those in a folder of embeddings (one npz a
 ones. Nothing follows from it for real encoders.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

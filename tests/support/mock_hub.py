@@ -4,8 +4,6 @@ Small files are git blobs; `.onnx`, `.data`, `.parquet` are large ones, behind a
 byte ranges. What was asked for is kept, and faults can be planted.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import http.server

@@ -1,7 +1,5 @@
 """The wall without its child process: tasks run in this process, where a test can watch and change what they do."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

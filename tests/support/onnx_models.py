@@ -1,7 +1,5 @@
 """Tiny ONNX graphs made with onnx.helper, for the tests of the model side."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Sequence

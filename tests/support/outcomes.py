@@ -1,7 +1,5 @@
 """Outcomes for the tests of the report's forms, and their text in each: a PASS, WARNs, a waived one, a failed one."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import Any
 
@@ -11,7 +9,7 @@ from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import reports
+from support import but, reports
 
 PLACE = forms.FormOptions(working_folder="/repo/sub", root="/repo")
 HOSTILE = (
@@ -22,15 +20,14 @@ TODAY = date(2026, 11, 24)
 
 def gated(report: Report, *, waived: tuple[str, ...] = (), expired: tuple[str, ...] = (), **changes: Any) -> Report:
     """The report as the command makes it: with the gate's answer."""
-    model = report.evidence.model.model_copy(update=changes)
-    report = report.model_copy(update={"evidence": report.evidence.model_copy(update={"model": model})})
+    report = but(report, **{f"evidence__model__{name}": value for name, value in changes.items()})
     waivers = [
         Waiver(reason=r, because="known <since> May", owner="vision team", expires=date(2026, month, 30))
         for month, reasons in ((12, waived), (10, expired))
         for r in reasons
     ]
     gate = decide(report.verdict, report.evidence.model.file, waivers=waivers, today=TODAY)
-    return report.model_copy(update={"gate": gate})
+    return but(report, gate=gate)
 
 
 def failed(model: str = HOSTILE, message: str = "m.onnx: model is not readable; it must be ONNX") -> Failed:

@@ -1,7 +1,5 @@
 """How much the tests draw: little in `make test`, more in `make test-long`."""
 
-from __future__ import annotations
-
 import os
 from typing import Final
 

@@ -3,8 +3,6 @@
 The reference rows are from thresholds/data/reference_statistics.csv.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Any
 
@@ -33,7 +31,7 @@ from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import Calibration, Profile, Statistic, Threshold, seal
 from robustcheck_onnx.thresholds.reference import references
-from support import Fields
+from support import Fields, but
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
 EARLIER_MINIMUM: dict[Statistic, float] = {
@@ -304,8 +302,7 @@ def report(
     measured = Statistics(**statistics)
     model = {"file": file, "source": source, "synthetic": synthetic}
     given = evidence(measured, model=model, images=sanity(measured.n_images, findings), **changes)
-    images = given.images.model_copy(update={"bundled": BUNDLED_NOTE in notes})
-    given = given.model_copy(update={"images": images})
+    given = but(given, images__bundled=BUNDLED_NOTE in notes)
     return Report(
         tool_version="0.1.0",
         verdict=judge(given, judged_by),

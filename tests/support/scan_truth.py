@@ -1,7 +1,5 @@
 """What a scan must give: every number computed again by NumPy and SciPy from activations copied out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ from robustcheck_onnx.checker.scan import records
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.depth import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
-
-from . import onnx_models
+from support import normal
+from support.onnx_models import build, graph, save, weight
 
 Array = NDArray[Any]
 
@@ -148,11 +146,11 @@ def scanned(path: Path, **options: Any) -> tuple[records.ScanReport, Array]:
 
 def small_model(folder: Path) -> Path:
     """A residual graph without torch, and 9 images of random input."""
-    w = {"w": onnx_models.weight(16, 3, 3, 3), "v": onnx_models.weight(16, 16, 1, 1)}
-    nodes = onnx_models.graph("""
+    w = {"w": weight(16, 3, 3, 3), "v": weight(16, 16, 1, 1)}
+    nodes = graph("""
         c = Conv(image, w, kernel_shape=[3, 3]); x = Relu(c); y = Conv(x, v); z = Add(x, y)
         p = GlobalAveragePool(z); embedding = Flatten(p)
     """)
-    built = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w)
-    np.save(folder / "small.npy", np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32))
-    return onnx_models.save(built, folder / "small.onnx")
+    built = build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w)
+    np.save(folder / "small.npy", normal(9, 3, 8, 8).astype(np.float32))
+    return save(built, folder / "small.onnx")

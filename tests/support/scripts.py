@@ -1,7 +1,5 @@
 """Scripts of the repository as modules. Their folders are not on sys.path: run.py or scan.py could hide a package."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

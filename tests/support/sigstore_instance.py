@@ -3,8 +3,6 @@
 Written by their documents and RFC 6962, not with Sigstore's code, which is the client that the tests ask it with.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

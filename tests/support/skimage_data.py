@@ -1,7 +1,5 @@
 """Images that scikit-image carries, and how far two ways to make pixels of them are apart."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Takes time that doubles with each node that joins two branches; for graphs of a dozen nodes.
 """
 
-from __future__ import annotations
-
 import math
 
 import onnx

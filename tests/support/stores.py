@@ -1,7 +1,5 @@
 """Stores behind URLs for the tests: names that are hard to quote, a secret, files put there, images listed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

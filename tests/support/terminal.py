@@ -1,7 +1,5 @@
 """A terminal without a process behind it: what a program draws there, line by line."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable

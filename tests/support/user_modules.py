@@ -1,7 +1,5 @@
 """A user's own module of torch models, good and bad ones, and what an export of one leaves."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

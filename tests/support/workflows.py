@@ -1,7 +1,5 @@
 """The workflows of .github/ and their steps, run as GitHub runs them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ONNX models written as text alone: nodes as `onnx_models.graph` reads them, constants by their values."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.thresholds import fit, make_profile, profile, reference
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER
-from support import ROOT
+from support import ROOT, but, read_json
 from support.scripts import load
 
 TABLE = reference.references()
@@ -148,7 +148,7 @@ def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
 
 
 def _edited(tmp_path: Path, **changes: object) -> Path:
-    raw = json.loads(profile.DEFAULT.read_text(encoding="utf-8")) | changes
+    raw = read_json(profile.DEFAULT) | changes
     path = tmp_path / "p.json"
     path.write_text(json.dumps(raw), encoding="utf-8")
     return path
@@ -158,13 +158,13 @@ def test_an_edited_profile_fails_its_digest_until_it_is_sealed_again(tmp_path: P
     path = _edited(tmp_path, min_images=2)
     with pytest.raises(profile.ProfileError, match="digest does not match"):
         profile.load(path)
-    assert profile.digest_of(DEFAULT.model_copy(update={"digest": ""})) == DEFAULT.digest
-    sealed = profile.seal(profile.load().model_copy(update={"min_images": 60, "id": "mine"}))
+    assert profile.digest_of(but(DEFAULT, digest="")) == DEFAULT.digest
+    sealed = profile.seal(but(profile.load(), min_images=60, id="mine"))
     for each in (sealed, DEFAULT):
         path.write_text(profile.to_json(each), encoding="utf-8")
         assert profile.load(path) == each
     # no other profile goes by the id of a packaged one
-    path.write_text(profile.to_json(profile.seal(DEFAULT.model_copy(update={"min_images": 2}))), encoding="utf-8")
+    path.write_text(profile.to_json(profile.seal(but(DEFAULT, min_images=2))), encoding="utf-8")
     with pytest.raises(profile.ProfileError, match=r"p\.json: id is default-3, but the content is not that of the"):
         profile.load(path)
 
@@ -184,15 +184,14 @@ def test_an_end_is_written_as_it_was_read() -> None:
 def test_what_a_looser_profile_lets_through_is_told() -> None:
     default = profile.load()
     assert profile.looser_than(default, default) == ()
-    lower = default.thresholds["strength"].model_copy(update={"minimum": 3.0})
-    loose = default.model_copy(
-        update={
-            "thresholds": default.thresholds | {"strength": lower},
-            "min_images": 2,
-            "alpha": 0.5,
-            "ends": (*default.ends, End("pool")),
-            "max_features": 4096,
-        }
+    lower = but(default.thresholds["strength"], minimum=3.0)
+    loose = but(
+        default,
+        thresholds=default.thresholds | {"strength": lower},
+        min_images=2,
+        alpha=0.5,
+        ends=(*default.ends, End("pool")),
+        max_features=4096,
     )
     assert profile.looser_than(loose, default) == (
         "strength 3 below 4.762",
@@ -202,7 +201,7 @@ def test_what_a_looser_profile_lets_through_is_told() -> None:
         "384 to 4096 features instead of 384 to 2048",
     )
     assert profile.looser_than(default, loose) == ()
-    wider = default.model_copy(update={"bounds": "each"})
+    wider = but(default, bounds="each")
     assert profile.looser_than(default, wider) == ("bounds 'looks' instead of 'each'",)
     assert profile.looser_than(wider, default) == ()
 

@@ -1,47 +1,47 @@
 """Logit-linear baselines and effective robustness, against SciPy and closed forms."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.special
+from numpy.testing import assert_allclose
 
 from robustcheck_onnx.thresholds import published as er
+from support import but
 
 LINE = er.Baseline(a=1.0, b=0.0, n=10, r2=1.0, residual_sd_pp=0.0, low=0.4, high=0.9)
 
 
 def test_logit_and_sigmoid_are_scipys() -> None:
     p = np.array([1e-9, 0.0048, 0.25, 0.5, 0.9, 1 - 1e-9])
-    np.testing.assert_allclose(er.logit(p), scipy.special.logit(p), rtol=1e-12)
+    assert_allclose(er.logit(p), scipy.special.logit(p), rtol=1e-12)
     x = np.array([-1000.0, -30.0, -0.5, 0.0, 0.5, 30.0, 1000.0])
-    np.testing.assert_allclose(er.sigmoid(x), scipy.special.expit(x), rtol=1e-12)
+    assert_allclose(er.sigmoid(x), scipy.special.expit(x), rtol=1e-12)
 
 
 def test_a_flat_shift_has_a_line_but_no_correlation() -> None:
     line = er.fit_baseline([0.5, 0.6, 0.7], [0.25, 0.25, 0.25])
     assert (line.a, line.r2) == (0, 0)
-    np.testing.assert_allclose(er.expected_accuracy(0.65, line), 0.25, rtol=1e-12)
+    assert_allclose(er.expected_accuracy(0.65, line), 0.25, rtol=1e-12)
 
 
 def test_effective_robustness_is_what_lies_above_the_line() -> None:
     found = er.effective_robustness([0.6, 0.7], [0.75, 0.5], LINE)  # the line of accuracy = accuracy
-    np.testing.assert_allclose(found.points, [15, -20], rtol=1e-12)
+    assert_allclose(found.points, [15, -20], rtol=1e-12)
     assert found.points.dtype == np.float64
     one = er.effective_robustness(0.6, 0.75, LINE)
     assert one.points.shape == ()
     assert float(one.points) == pytest.approx(15)
     # nothing and everything right have a value
-    np.testing.assert_allclose(er.effective_robustness([0.6, 0.6], [0.0, 1.0], LINE).points, [-60, 40], rtol=1e-12)
+    assert_allclose(er.effective_robustness([0.6, 0.6], [0.0, 1.0], LINE).points, [-60, 40], rtol=1e-12)
 
 
 def test_extrapolation_is_flagged_outside_the_fit_and_below_55_percent() -> None:
     at = [0.3, 0.4, 0.5499, 0.55, 0.7, 0.9, 0.91]
     assert er.effective_robustness(at, at, LINE).extrapolated.tolist() == [True, True, True, False, False, False, True]
-    narrow = LINE.model_copy(update={"low": 0.6})
+    narrow = but(LINE, low=0.6)
     assert er.effective_robustness([0.58, 0.6], [0.5, 0.5], narrow).extrapolated.tolist() == [True, False]
 
 

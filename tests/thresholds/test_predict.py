@@ -1,7 +1,5 @@
 """benchmarks/predict.py: its page is what it writes, and the numbers on it are right."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 

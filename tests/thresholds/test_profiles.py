@@ -17,7 +17,7 @@ from robustcheck_onnx.thresholds import fit, make_profile, profile
 from robustcheck_onnx.thresholds.fit import Rule, Sets
 from robustcheck_onnx.thresholds.profile import DECIDING, Profile
 from robustcheck_onnx.thresholds.reference import Reference
-from support import Capture, Fields, Place
+from support import Capture, Fields, Place, but, read_json
 from support.calibrations import Call
 
 DEFAULT = profile.load()
@@ -60,7 +60,7 @@ def test_the_page_of_the_default(call: Call, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_pages_are_ascii_where_they_must_be(capsys: Capture) -> None:
-    lower = profile.seal(DEFAULT.model_copy(update={"min_images": 20, "id": "mine", "edited": "fewer photos: café"}))
+    lower = profile.seal(but(DEFAULT, min_images=20, id="mine", edited="fewer photos: café"))
     for page in (render_profile(lower, ascii_only=True), render_list([("m", lower)], ascii_only=True)):
         Console(width=80).print(page)
         assert capsys.readouterr().out.isascii()
@@ -68,7 +68,7 @@ def test_pages_are_ascii_where_they_must_be(capsys: Capture) -> None:
 
 def test_list_names_the_packaged_ones_and_files(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "m.json"
-    path.write_text(profile.to_json(profile.seal(DEFAULT.model_copy(update={"id": "mine"}))), encoding="utf-8")
+    path.write_text(profile.to_json(profile.seal(but(DEFAULT, id="mine"))), encoding="utf-8")
     out, _ = call("profiles", "list", path, "-o", "json")
     rows = json.loads(out)["profiles"]
     assert [(row["profile"], row["id"], row["with"], row["without"]) for row in rows] == [
@@ -89,7 +89,7 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
     call: Call, tmp_path: Path, lookup_pass: Place
 ) -> None:
     """Its digest is the one that `profiles seal` wrote, before that was removed; it judges by its six statistics."""
-    raw = json.loads(profile.PACKAGED["default-2"].read_text(encoding="utf-8"))
+    raw = read_json(profile.PACKAGED["default-2"])
     raw["thresholds"]["kurtosis"]["minimum"] = 5.0
     said = "It was changed by hand after the calibration: the error rates in it are those of what it was made from."
     raw |= {
@@ -252,7 +252,7 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
 
     placed = fitted_to(table_of(with_, without)).placed
     fitted = {name: placed[name].threshold for name in DECIDING}
-    judge_by = DEFAULT.model_copy(update={"thresholds": fitted})
+    judge_by = but(DEFAULT, thresholds=fitted)
     rng = np.random.default_rng(seed)
     h = rng.normal(size=(64, 384)) + rng.normal(0, 0.3, 384)
     passed = []

@@ -1,7 +1,5 @@
 """The published tables: fits and medians to the printed digits, and which model a contract names."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from numpy.testing import assert_allclose
 
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.reference import references
@@ -39,7 +38,7 @@ def test_the_baselines_are_scipys_over_the_rows_as_they_ship() -> None:
         truth = scipy.stats.linregress(x, y)
         residual = pairs[:, 1] - scipy.special.expit(truth.slope * x + truth.intercept)
         line = published.baselines()[shift]
-        np.testing.assert_allclose(
+        assert_allclose(
             [line.a, line.b, line.r2, line.residual_sd_pp, line.n, line.low, line.high],
             [
                 truth.slope,
@@ -59,7 +58,7 @@ def test_zero_shot_models_lie_above_every_other_group() -> None:
         others = means(group, "timm")
         n, median, low, high = published.spread(group, "timm")
         assert n == len(others)
-        np.testing.assert_allclose([low, median, high], np.percentile(others, [5, 50, 95]))
+        assert_allclose([low, median, high], np.percentile(others, [5, 50, 95]))
         u = scipy.stats.mannwhitneyu(zero_shot, others).statistic  # AUROC times the number of pairs
         assert u > 0.9995 * len(zero_shot) * len(others)
     (rn50,) = published.find("open_clip", "RN50", "openai")

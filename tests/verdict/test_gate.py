@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.verdict.gate import Accept, FailOn, Waiver, decide
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds import profile
-from support import Fields
+from support import Fields, but
 
 DEFAULT = profile.load()
 TODAY = date(2026, 11, 24)
@@ -121,6 +121,6 @@ def test_an_edited_gate_does_not_fit() -> None:
     for change in changes:
         assert not fits(gate.model_copy(update=change), verdict, words=True)
     # the words of another version need not fit
-    other = gate.model_copy(update={"rule": "WARN (rectified)"})
+    other = but(gate, rule="WARN (rectified)")
     assert fits(other, verdict, words=False)
-    assert not fits(other.model_copy(update={"exit_code": 0}), verdict, words=False)
+    assert not fits(but(other, exit_code=0), verdict, words=False)

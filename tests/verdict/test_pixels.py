@@ -1,7 +1,5 @@
 """What the first layer gets: every family of encoders is usual, every doubled or forgotten step is not."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -16,29 +14,27 @@ from robustcheck_onnx.checker.verdict.gate import notes_of
 from robustcheck_onnx.checker.verdict.pixels import PHOTO_GREY, PHOTO_MEAN, PHOTO_SD, behind, expected
 from robustcheck_onnx.checker.verdict.rule import foreseen, judge
 from robustcheck_onnx.thresholds.profile import load
-from support import PHOTOS, reports
+from support import PHOTOS, but, reports
 
 PROFILE = load()
-HALF = CLIP.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3})
+HALF = but(CLIP, mean=(0.5,) * 3, std=(0.5,) * 3)
 FAMILIES = {
     "CLIP": CLIP,
     "ImageNet": IMAGENET,
     "Inception": HALF,
-    "0 to 1": CLIP.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3}),
-    "TensorFlow Lite": CLIP.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3}),
+    "0 to 1": but(CLIP, mean=(0.0,) * 3, std=(1.0,) * 3),
+    "TensorFlow Lite": but(CLIP, rescale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3),
     # Keras, imagenet_utils.preprocess_input, mode caffe: BGR, no division
-    "Caffe": CLIP.model_copy(
-        update={"rescale": 1.0, "mean": (123.68, 116.779, 103.939), "std": (1.0,) * 3, "color_order": "BGR"}
-    ),
-    "grey": HALF.model_copy(update={"color_order": "grey"}),
+    "Caffe": but(CLIP, rescale=1.0, mean=(123.68, 116.779, 103.939), std=(1.0,) * 3, color_order="BGR"),
+    "grey": but(HALF, color_order="grey"),
 }
-RAW = CLIP.model_copy(update={"rescale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+RAW = but(CLIP, rescale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
 NORMALISING = [FAMILIES[name] for name in ("CLIP", "ImageNet", "Inception")]
 
 # huggingface.co/bioptimus/H-optimus-0, model card
-TISSUE = CLIP.model_copy(update={"mean": (0.707223, 0.578729, 0.703617), "std": (0.211883, 0.230117, 0.177517)})
+TISSUE = but(CLIP, mean=(0.707223, 0.578729, 0.703617), std=(0.211883, 0.230117, 0.177517))
 # timm, vit_7b_patch16_dinov3.sat493m
-SATELLITES = CLIP.model_copy(update={"mean": (0.43, 0.411, 0.296), "std": (0.213, 0.156, 0.143)})
+SATELLITES = but(CLIP, mean=(0.43, 0.411, 0.296), std=(0.213, 0.156, 0.143))
 
 
 def in_graph(factor: Any, offset: Any) -> GraphScaling:
@@ -56,7 +52,7 @@ def as_graph(given: Preprocessing, *, rescale: float = 1.0) -> GraphScaling:
 def evidence(
     given: Preprocessing, scaling: GraphScaling | None = None, *, source: str = "contract", **model: Any
 ) -> Evidence:
-    measured = reports.passing().evidence.statistics.model_copy(update={"statistic_version": PROFILE.statistic_version})
+    measured = but(reports.passing().evidence.statistics, statistic_version=PROFILE.statistic_version)
     facts = {"scaling": scaling, "input_type": "float32"} | model
     return reports.evidence(measured, model=facts, preprocessing=given, preprocessing_source=source)
 
@@ -70,7 +66,7 @@ def ids(e: Evidence) -> list[str]:
 def test_usual_photos_are_the_bundled_ones() -> None:
     from PIL import Image
 
-    grey = CLIP.model_copy(update={"color_order": "grey"})
+    grey = but(CLIP, color_order="grey")
     photos = [Image.open(path).convert("RGB") for path in PHOTOS]
     for each, mean, sd in ((CLIP, PHOTO_MEAN, PHOTO_SD), (grey, PHOTO_GREY[:1], PHOTO_GREY[1:])):
         levels = np.stack([apply_uint8(each, photo) for photo in photos]).reshape(-1, len(mean))
@@ -140,7 +136,7 @@ def test_a_published_normalisation_for_other_images_is_usual_and_twice_it_is_not
     for published in (TISSUE, SATELLITES):
         assert ids(evidence(published)) == []
         assert ids(evidence(published, as_graph(published))) == ["normalised_twice"]
-        assert ids(evidence(published.model_copy(update={"rescale": 1.0}))) == ["unusual_pixels"]
+        assert ids(evidence(but(published, rescale=1.0))) == ["unusual_pixels"]
 
 
 def test_the_worst_of_branches_that_differ_is_judged() -> None:
@@ -152,7 +148,7 @@ def test_the_worst_of_branches_that_differ_is_judged() -> None:
         assert "(x − 0.485 0.456 0.406) / 0.229" in judge(e, PROFILE).reasons[0].seen
     assert ids(evidence(IMAGENET, sound, other_scalings=(plain,))) == []
     # the branch that does nothing is the preprocessing's alone
-    forgotten = IMAGENET.model_copy(update={"mean": (0.0,) * 3})
+    forgotten = but(IMAGENET, mean=(0.0,) * 3)
     mended = in_graph([1.0] * 3, -np.array(IMAGENET.mean) / np.array(IMAGENET.std))
     assert ids(evidence(forgotten, mended)) == []
     assert ids(evidence(forgotten, mended, other_scalings=(plain,))) == ["unusual_pixels"]
@@ -161,7 +157,7 @@ def test_the_worst_of_branches_that_differ_is_judged() -> None:
 @given(st.sampled_from(NORMALISING), st.floats(-1, 1), st.floats(0.05, 4))
 def test_however_a_sound_map_is_split_it_stays_sound(family: Preprocessing, mean: float, std: float) -> None:
     """The preprocessing does any first part, the graph the rest: what the first layer gets is the family's own."""
-    outside = family.model_copy(update={"mean": (mean,) * 3, "std": (std,) * 3})
+    outside = but(family, mean=(mean,) * 3, std=(std,) * 3)
     own = np.array(family.std)
     inside = in_graph(std / own, (mean - np.array(family.mean)) / own)
     levels = expected(evidence(outside, inside).model, evidence(outside).preprocessing)
@@ -179,7 +175,7 @@ def test_channels_that_the_graph_turns_round_are_followed() -> None:
 
 def test_what_was_measured_of_tensors_is_judged() -> None:
     def reasons(levels: InputLevels | None, scaling: GraphScaling | None = None, source: str = "tensors") -> list[str]:
-        e = evidence(IMAGENET, scaling, source=source).model_copy(update={"levels": levels})
+        e = but(evidence(IMAGENET, scaling, source=source), levels=levels)
         return [r.id for r in judge(e, PROFILE).reasons]
 
     levels: list[tuple[Any, Any, bool]] = [
@@ -209,4 +205,4 @@ def test_every_published_preprocessing_of_timm_and_open_clip_is_usual() -> None:
     published |= {(tuple(c["mean"]), tuple(c["std"])) for c in configs if c.get("mean")}
     assert len(published) >= 6
     for mean, std in published:
-        assert ids(evidence(CLIP.model_copy(update={"mean": mean, "std": std}))) == [], (mean, std)
+        assert ids(evidence(but(CLIP, mean=mean, std=std))) == [], (mean, std)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numpy.random import default_rng
 
 from robustcheck_onnx.checker.evidence import Content, Evidence, Finding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
@@ -13,7 +14,7 @@ from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, load
-from support import Fields, reports
+from support import Fields, but, normal, reports
 
 PROFILE, EARLIER = load(), load("default-2")
 
@@ -27,7 +28,7 @@ def stats(h: np.ndarray) -> Statistics:
 def planted(
     strength: float = 20.0, n: int = 64, d: int = 512, seed: int = 0, signs: tuple[int, ...] = (1,)
 ) -> np.ndarray:
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
     h[:, : len(signs)] += strength * np.array(signs)
     return h * rng.uniform(0.5, 2, (n, 1))
@@ -138,13 +139,13 @@ def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
     verdict = judge(evidence(h), PROFILE)
     assert ids(verdict) == {"constant_feature"}
     assert verdict.reasons[0].seen == "feature 0 has the same raw value in every image"
-    h = np.random.default_rng(0).normal(-10, 1, size=(64, 512))
+    h = default_rng(0).normal(-10, 1, size=(64, 512))
     h[:, 0] = 0.0  # such as padding: far from all others; everything else lies on one side
     assert ids(judge(evidence(h), PROFILE)) == {"constant_feature", "one_sided"}
 
 
 def test_several_weak_constants_are_seen_too() -> None:
-    h = np.random.default_rng(0).normal(size=(64, 384))
+    h = normal(64, 384)
     h[:, :3] = 6.6, -6.6, 6.6  # about 5.8 SD each: every threshold is cleared
     measured = stats(h)
     assert inside(measured.strength, PROFILE.limits_of("strength"))
@@ -155,12 +156,12 @@ def test_several_weak_constants_are_seen_too() -> None:
 
 def test_an_end_that_makes_outlier_features_passes_by_no_profile() -> None:
     for ends_in in ("change_of_basis", "linear_of:Relu", "linear_unread"):
-        loose = PROFILE.model_copy(update={"ends": (*PROFILE.ends, End.parse(ends_in))})
+        loose = but(PROFILE, ends=(*PROFILE.ends, End.parse(ends_in)))
         assert ids(judge(evidence(model={"ends_in": ends_in}), loose)) == {"end_not_calibrated"}
 
 
 def test_another_statistic_version_is_not_compared() -> None:
-    other = PROFILE.model_copy(update={"statistic_version": PROFILE.statistic_version + 1})
+    other = but(PROFILE, statistic_version=PROFILE.statistic_version + 1)
     assert ids(judge(evidence(), other)) == {"other_statistic_version"}
 
 
@@ -199,7 +200,7 @@ def test_too_much_energy_below_zero_is_one_sided_too() -> None:
 
 def test_what_the_profile_does_not_ask_for_decides_nothing() -> None:
     thresholds = {name: t for name, t in EARLIER.thresholds.items() if name != "top3_share"}
-    loose = EARLIER.model_copy(update={"thresholds": thresholds})
+    loose = but(EARLIER, thresholds=thresholds)
     low = with_bounds(top3_share=interval(0.0, 0.01, 0.02))
     assert judge(evidence(low), loose).verdict == judge(evidence(low), PROFILE).verdict == "PASS"
     assert ids(judge(evidence(low), EARLIER)) == {"no_persistent_outlier_features"}
@@ -207,12 +208,10 @@ def test_what_the_profile_does_not_ask_for_decides_nothing() -> None:
 
 def test_no_earlier_profile_passes_without_a_persistent_outlier_feature() -> None:
     """One that asks for less than half of the images."""
-    frequency = EARLIER.thresholds["outlier_frequency"].model_copy(update={"minimum": 0.1})
-    loose = EARLIER.model_copy(update={"thresholds": EARLIER.thresholds | {"outlier_frequency": frequency}})
+    frequency = but(EARLIER.thresholds["outlier_frequency"], minimum=0.1)
+    loose = but(EARLIER, thresholds=EARLIER.thresholds | {"outlier_frequency": frequency})
     none = with_bounds(outlier_frequency=interval(0.2, 0.3, 0.4))
-    none = none.model_copy(
-        update={"features": tuple(f.model_copy(update={"persistent": False}) for f in none.features)}
-    )
+    none = but(none, features=tuple(but(f, persistent=False) for f in none.features))
     assert none.persistent == ()
     verdict = judge(evidence(none), loose)
     assert ids(verdict) == {"no_persistent_outlier_features"}
@@ -220,10 +219,10 @@ def test_no_earlier_profile_passes_without_a_persistent_outlier_feature() -> Non
 
 
 def test_content_of_fewer_images_than_its_limits_are_for_never_passes() -> None:
-    few = PROFILE.model_copy(update={"min_images": 2})
+    few = but(PROFILE, min_images=2)
     e = evidence(planted(n=22))
     assert e.content is not None
-    short = e.model_copy(update={"content": e.content.model_copy(update={"n": 22})})
+    short = but(e, content__n=22)
     assert "too_few_images" in ids(judge(short, few))
 
 

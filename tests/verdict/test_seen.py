@@ -1,7 +1,5 @@
 """What a reason says was seen: its words and its numbers, one by one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
@@ -14,7 +12,7 @@ from robustcheck_onnx.checker.verdict.rule import (
     judge,
 )
 from robustcheck_onnx.thresholds.profile import Profile
-from support import reports
+from support import but, reports
 from support.reports import interval
 
 PROFILE = reports.profile()
@@ -114,7 +112,7 @@ def test_representations_alike_at_the_very_limit() -> None:
 
 def content(n: int = 50, **changes: float) -> Evidence:
     measured = Statistics(**reports.PASS_STATISTICS)
-    return reports.evidence(measured, content=reports.CONTENT.model_copy(update={"n": n, **changes}))
+    return reports.evidence(measured, content=but(reports.CONTENT, n=n, **changes))
 
 
 def test_content_at_the_very_limits() -> None:
@@ -130,8 +128,9 @@ def test_content_at_the_very_limits() -> None:
 
 
 def test_of_too_few_images_nothing_is_said_about_content() -> None:
-    few = content(n=20, effective_rank=3.9).model_copy(
-        update={"images": reports.evidence(Statistics(**reports.PASS_STATISTICS), images=reports.sanity(20)).images}
+    few = but(
+        content(n=20, effective_rank=3.9),
+        images=reports.evidence(Statistics(**reports.PASS_STATISTICS), images=reports.sanity(20)).images,
     )
     assert list(seen(few)) == ["too_few_images"]
 
@@ -139,7 +138,7 @@ def test_of_too_few_images_nothing_is_said_about_content() -> None:
 def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
     enough = Statistics(**(reports.PASS_STATISTICS | {"n_images": PROFILE.min_images}))
     assert decided(enough, PROFILE)
-    assert not decided(enough.model_copy(update={"n_images": PROFILE.min_images - 1}), PROFILE)
+    assert not decided(but(enough, n_images=PROFILE.min_images - 1), PROFILE)
 
 
 def test_each_statistic_alone_is_seen_below_its_threshold() -> None:

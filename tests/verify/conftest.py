@@ -1,18 +1,15 @@
 """What the tests of `verify` and `sign` start from: models that pass and warn, photos, reports, a signature."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import signature as signing
-from support import Place, lookup
+from support import Place, lookup, normal
 from support.keys import write_keys
 
 
@@ -46,7 +43,7 @@ def place(signed: Path) -> Path:
 @pytest.fixture(scope="session")
 def warned(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> tuple[Path, Report]:
     """The same model without its outlier feature, and its report: WARN."""
-    h = np.random.default_rng(0).normal(size=(80, 512))
+    h = normal(80, 512)
     model = lookup.write_lookup_model(tmp_path_factory.mktemp("warned") / "model.onnx", h)
     report = check(model, images=lookup_pass[1])
     assert report.verdict.verdict == "WARN"

@@ -1,7 +1,5 @@
 """Which files are taken for a bundle of an identity; a module stands in for Sigstore's, which test_keyless.py has."""
 
-from __future__ import annotations
-
 import json
 import sys
 import types

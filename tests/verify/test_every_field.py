@@ -6,8 +6,6 @@ changed setting, with which the second run itself is made, is measured with. `ma
 `verify` asks, about two values of a leaf and the first item of a list; `make test-long` asks `verify`, about all.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json
@@ -20,14 +18,13 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.report import Report, edits, read
 from robustcheck_onnx.checker.report.record import result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verify import checks, verify
 from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of
-from support import PHOTOS, Fields, lookup
+from support import PHOTOS, Fields, Patch, but, lookup, read_json, robustcheck
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -61,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lookup.write_lookup_images(folder / "photos", 64, photos=PHOTOS)
     lookup.write_lookup_model(folder / "model.onnx", lookup.passing_rows(64, 400))
     report = check(folder / "model.onnx", images=folder / "photos")
-    gated = report.model_copy(update={"gate": gate.decide(report.verdict, "model.onnx", today=date(2026, 1, 1))})
+    gated = but(report, gate=gate.decide(report.verdict, "model.onnx", today=date(2026, 1, 1)))
     (folder / "r.json").write_text(to_json(sealed(gated)), encoding="utf-8")
     return folder
 
@@ -69,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def document(place: Path) -> Document:
     """The report's JSON; no test changes it."""
-    read: Document = json.loads((place / "r.json").read_text(encoding="utf-8"))
+    read: Document = read_json(place / "r.json")
     return read
 
 
@@ -165,7 +162,7 @@ Whole = Callable[[Document, Report | None], bool]
 
 
 @pytest.fixture
-def whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> Whole:
+def whole(place: Path, monkeypatch: Patch) -> Whole:
     """Whether `verify` refuses a forged report, or says that it does not hold; for None it makes the second run."""
 
     def sees(document: Document, second: Report | None) -> bool:
@@ -217,9 +214,7 @@ def shortened(report: Report, n: int) -> Report:
     """A report with `n` records of each of its long lists; reading it takes a third of the time."""
     gallery = report.evidence.gallery
     assert gallery is not None
-    gallery = gallery.model_copy(update={"shown": gallery.shown[:n]})
-    evidence = report.evidence.model_copy(update={"gallery": gallery})
-    return sealed(report.model_copy(update={"evidence": evidence, "reference": report.reference[:n]}))
+    return sealed(but(report, evidence__gallery__shown=gallery.shown[:n], reference=report.reference[:n]))
 
 
 def is_setting(path: Path_) -> bool:
@@ -254,8 +249,8 @@ def test_some_of_them_through_the_command(place: Path, document: Document, whole
     ):
         made = forged(document, setting(path, value))
         (place / "forged.json").write_text(json.dumps(made), encoding="utf-8")
-        words = [str(place / "forged.json"), str(place / "model.onnx"), "--images", str(place / "photos"), "-qq"]
-        assert cli.main(["verify", *words]) == code, path
+        words = [place / "forged.json", place / "model.onnx", "--images", place / "photos", "-qq"]
+        assert robustcheck("verify", *words) == code, path
     for name, value in (("seed", 1), ("max_images", 8)):
         assert whole(forged(document, setting(("binding", "settings", name), value)), None)
 
@@ -279,7 +274,7 @@ def moved(factor: float, *, elsewhere: bool = True) -> Change:
 
 
 def test_a_report_never_loosens_the_tolerance_and_the_one_who_verifies_can(
-    place: Path, document: Document, second: Report, monkeypatch: pytest.MonkeyPatch
+    place: Path, document: Document, second: Report, monkeypatch: Patch
 ) -> None:
     """Three digits more than two runs differ by: under another runtime's name they were let through."""
     for change, elsewhere, seen in (
@@ -296,7 +291,7 @@ def test_a_report_never_loosens_the_tolerance_and_the_one_who_verifies_can(
     files[0].write_text(json.dumps(forged(document, claims_another_machine)), encoding="utf-8")
     (finding,) = (each for each in verify(*files, images=place / "photos").findings if each.check == "rerun")
     assert "; --elsewhere accepts that, if you know that the report was made on another machine" in finding.seen
-    assert cli.main(["verify", *map(str, files), "--images", str(place / "photos"), "--elsewhere", "-qq"]) == 0
+    assert robustcheck("verify", *files, "--images", place / "photos", "--elsewhere", "-qq") == 0
 
 
 def test_elsewhere_loosens_nothing_but_the_environment(place: Path, document: Document, second: Report) -> None:

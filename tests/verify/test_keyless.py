@@ -3,8 +3,6 @@
 The public instance was not reached by any test; what is tested of it is that nothing of ours passes under its keys.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import sys
@@ -14,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker import verify as room
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import bundle as bundles
@@ -22,7 +19,7 @@ from robustcheck_onnx.checker.verify import keyless
 from robustcheck_onnx.checker.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
-from support import Capture, Fields, extra
+from support import Capture, Fields, Patch, extra, robustcheck
 from support.keys import changed
 from support.sigstore_instance import ISSUER, Instance
 
@@ -40,7 +37,7 @@ def instance() -> Iterator[Instance]:
 
 
 @pytest.fixture
-def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def away(tmp_path: Path, monkeypatch: Patch) -> None:
     """No CI system, no proxy for this machine, no way to any other, and no keys of Sigstore from an earlier run."""
     for name in (*CI, keyless.TOKEN, "ROBUSTCHECK_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
@@ -61,7 +58,7 @@ def place(place: Path, instance: Instance) -> Path:
 
 
 @pytest.fixture
-def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: pytest.MonkeyPatch) -> Fields:
+def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: Patch) -> Fields:
     """The signature of the report, which lies next to it."""
     statement = signing.statement(passed, sha256_of((place / "report.json").read_bytes()))
     with monkeypatch.context() as there:
@@ -72,15 +69,15 @@ def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: pytest.
     return document
 
 
-def sign(place: Path, *more: str, trust: bool = True) -> int:
-    files = [str(place / "report.json"), str(place / "model.onnx"), "--images", str(place / "photos")]
-    instance = ["--trust-config", str(place / "trust.json")] if trust else []
-    return cli.main(["sign", *files, "--keyless", *instance, *more])
+def sign(place: Path, *more: object, trust: bool = True) -> int:
+    files = [place / "report.json", place / "model.onnx", "--images", place / "photos"]
+    instance = ["--trust-config", place / "trust.json"] if trust else []
+    return robustcheck("sign", *files, "--keyless", *instance, *more)
 
 
-def verify(place: Path, *more: str, trust: bool = True) -> int:
-    instance = ["--trust-config", str(place / "trust.json")] if trust else []
-    return cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), *instance, *more])
+def verify(place: Path, *more: object, trust: bool = True) -> int:
+    instance = ["--trust-config", place / "trust.json"] if trust else []
+    return robustcheck("verify", place / "report.json", place / "model.onnx", *instance, *more)
 
 
 def signature_seen(out: str) -> str:
@@ -92,7 +89,7 @@ def signature_seen(out: str) -> str:
 
 
 def test_signed_as_an_identity_and_verified(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setenv(keyless.TOKEN, instance.token())
     assert sign(place) == 0
@@ -115,7 +112,7 @@ def test_verified_in_the_process_behind_the_wall(place: Path) -> None:
 
 
 def test_the_token_of_a_job_and_the_uri_of_a_workflow(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert sign(place, "-q") == 4
@@ -150,7 +147,7 @@ def test_another_identity(place: Path, capsys: Capture) -> None:
 def test_a_bundle_alone_is_no_witness(place: Path, capsys: Capture) -> None:
     assert verify(place, "-qq", trust=False) == 1
     assert verify(place, "--verify-signature", "-qq", trust=False) == 2
-    assert verify(place, "--public-key", str(place / "key.pub"), "-o", "json", trust=False) == 3
+    assert verify(place, "--public-key", place / "key.pub", "-o", "json", trust=False) == 3
     assert "was signed by an identity, not by a key" in signature_seen(capsys.readouterr().out)
 
 
@@ -166,7 +163,7 @@ def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsy
 
 
 @pytest.mark.usefixtures("bundle")
-def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setattr("sigstore.verify.Verifier.verify_dsse", lambda *_: ("application/json", b"{}"))
     assert verify(place, *NAMED, "-o", "json") == 3
     assert "holds no in-toto statement but application/json" in signature_seen(capsys.readouterr().out)
@@ -209,13 +206,13 @@ def test_a_broken_bundle(place: Path, bundle: Fields, capsys: Capture) -> None:
 # ---------------------------------------------------------------------------------------- what can go wrong
 
 
-def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def watched(monkeypatch: Patch) -> None:
     """Nothing is measured from now on."""
     monkeypatch.setattr(room, "verify", lambda *_, **__: pytest.fail("measured"))
 
 
 def test_tokens_that_are_no_use_end_it_before_the_rerun(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
 ) -> None:
     watched(monkeypatch)
     for token, code, said in (
@@ -232,7 +229,7 @@ def test_tokens_that_are_no_use_end_it_before_the_rerun(
 
 
 def test_an_instance_that_gives_no_signature(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """It knows not the token's provider; its log refuses; it logged outside of the certificate's time; it is down."""
     other = Instance()
@@ -255,7 +252,7 @@ def test_an_instance_that_gives_no_signature(
 
 
 def test_a_token_that_expires_while_the_model_is_measured(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
 ) -> None:
     tokens = iter([instance.token(), instance.token(age=3600)])
     monkeypatch.setattr("sigstore.oidc.detect_credential", lambda: next(tokens))
@@ -264,9 +261,7 @@ def test_a_token_that_expires_while_the_model_is_measured(
     assert not (place / "report.sigstore.json").exists()
 
 
-def test_offline_and_without_a_network(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_offline_and_without_a_network(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     watched(monkeypatch)
     monkeypatch.setenv(keyless.TOKEN, instance.token())
     assert sign(place, "--offline") == 2
@@ -276,20 +271,18 @@ def test_offline_and_without_a_network(
     assert "the keys of Sigstore's public instance can't be had" in capsys.readouterr().err
 
 
-def test_a_trust_config_that_is_none(
-    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_a_trust_config_that_is_none(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setenv(keyless.TOKEN, instance.token())
     for name, said in (
         ("none.json", "trust config is missing"),
         ("report.json", "it must be Sigstore's ClientTrustConfig"),
     ):
-        assert sign(place, "--trust-config", str(place / name), trust=False) == 2
+        assert sign(place, "--trust-config", place / name, trust=False) == 2
         assert said in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("bundle")
-def test_without_the_extra(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_without_the_extra(place: Path, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setitem(sys.modules, "sigstore.verify", None)
     assert sign(place) == verify(place, *NAMED) == 4
     assert capsys.readouterr().err.count(extra("keyless")) == 2

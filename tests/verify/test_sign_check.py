@@ -1,7 +1,5 @@
 """`check --sign`: the JSON report is signed where it is made, and no signature outlives its report."""
 
-from __future__ import annotations
-
 import base64
 import json
 import shutil
@@ -14,19 +12,18 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.report import predicate, signature_file
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import HOME
-from support import Capture, Fields, extra
+from support import Capture, Fields, Patch, extra, read_json, robustcheck
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
 
 @pytest.fixture
-def here(signed: Path, warned: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(signed: Path, warned: tuple[Path, Report], monkeypatch: Patch) -> Path:
     """The current folder: `signed`, with warn.onnx and text.onnx, which is not a model."""
     shutil.copy(warned[0], signed / "warn.onnx")
     (signed / "text.onnx").write_text("no model", encoding="utf-8")
@@ -35,30 +32,25 @@ def here(signed: Path, warned: tuple[Path, Report], monkeypatch: pytest.MonkeyPa
 
 
 def check(*words: str, sign: str = "key.pem", images: str = "photos") -> int:
-    return cli.main(["check", *words, "--images", images, *(["--sign", sign] if sign else [])])
+    return robustcheck("check", *words, "--images", images, *(["--sign", sign] if sign else []))
 
 
 def verify(report: str, model: str) -> int:
-    return cli.main(["verify", report, model, "--verify-signature", "--public-key", "key.pub", "-qq"])
+    return robustcheck("verify", report, model, "--verify-signature", "--public-key", "key.pub", "-qq")
 
 
-def never_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def never_measured(monkeypatch: Patch) -> None:
     monkeypatch.setattr(pipeline, "check", lambda *_, **__: pytest.fail("measured"))
 
 
-def document(name: str) -> Fields:
-    read: Fields = json.loads(Path(name).read_text(encoding="utf-8"))
-    return read
-
-
 def payload(name: str) -> Fields:
-    read: Fields = json.loads(base64.b64decode(document(name)["dsseEnvelope"]["payload"]))
+    read: Fields = json.loads(base64.b64decode(read_json(name)["dsseEnvelope"]["payload"]))
     return read
 
 
 def is_unsigned_error(code: int) -> bool:
     """Whether report.json tells of this error, and no signature lies next to it."""
-    error: int = document("report.json")["error"]["exit_code"]
+    error: int = read_json("report.json")["error"]["exit_code"]
     return error == code and not Path("report.sigstore.json").exists()
 
 
@@ -71,12 +63,12 @@ def test_a_signed_pass_verifies_and_is_what_the_verb_sign_would_sign(here: Path,
     assert [line for line in said.err.splitlines() if line.startswith("note: ")] == notes
     assert verify("report.json", "model.onnx") == 0
     ours = payload("report.sigstore.json")
-    assert cli.main(["sign", "report.json", "model.onnx", "--key", "key.pem", "--images", "photos", "-q"]) == 0
+    assert robustcheck("sign", "report.json", "model.onnx", "--key", "key.pem", "--images", "photos", "-q") == 0
     assert payload("report.sigstore.json") == ours
     capsys.readouterr()
     reports = [word for place in ("json", "json=a.json", "json=b.json", "html=a.html") for word in ("-o", place)]
     assert check("model.onnx", *reports, "--no-time") == 0
-    assert json.loads(capsys.readouterr().out) == document("a.json")
+    assert json.loads(capsys.readouterr().out) == read_json("a.json")
     assert verify("a.json", "model.onnx") == verify("b.json", "model.onnx") == 0
     assert payload("a.sigstore.json")["predicate"]["time"] is None
 
@@ -93,12 +85,12 @@ def test_several_models_each_with_its_own_report(here: Path) -> None:
     shutil.copy("report.sigstore.json", "r-text.sigstore.json")  # of an earlier run
     assert check("model.onnx", "warn.onnx", "text.onnx", "-o", "json=r-{model}.json") == 3
     assert [verify(f"r-{name}.json", f"{name}.onnx") for name in ("model", "warn")] == [0, 1]
-    assert document("r-text.json")["error"]["exit_code"] == 3
+    assert read_json("r-text.json")["error"]["exit_code"] == 3
     assert not (here / "r-text.sigstore.json").exists()
 
 
 def test_what_cannot_be_signed_is_refused_before_anything_is_measured(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    here: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     never_measured(monkeypatch)
     Path("report.sigstore.json").unlink()
@@ -131,7 +123,7 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_measured(
         assert not [path for path in here.glob("*.sigstore.json") if "dsseEnvelope" in path.read_text(encoding="utf-8")]
 
 
-def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: Patch, capsys: Capture) -> None:
     never_measured(monkeypatch)
     monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
     assert check("model.onnx", "-o", "json=report.json") == 4
@@ -154,7 +146,7 @@ def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: pytest.M
     ],
 )
 def test_an_error_leaves_no_signature_and_no_pass(
-    here: Path, fails: str, fault: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+    here: Path, fails: str, fault: Exception, code: int, monkeypatch: Patch
 ) -> None:
     real = write.write_whole
 
@@ -184,7 +176,7 @@ def test_options_that_are_refused_leave_no_signature_either_unless_the_report_is
 @pytest.mark.process
 def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
     """Once its import was ended, NumPy can't be imported any more."""
-    assert document("report.sigstore.json")
+    assert read_json("report.sigstore.json")
     script = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -201,9 +193,7 @@ def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["key.pem", ""])
-def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(
-    here: Path, sign: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, sign: str, monkeypatch: Patch) -> None:
     """All earlier signatures go before the first of their reports is marked: nothing can be tidied after SIGKILL."""
     real, left = write.replace_with_error, list[list[Any]]()
     for end in ("json", "sigstore.json"):
@@ -214,7 +204,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(
         real(*words)
 
     def measured(*_: object, **__: object) -> None:
-        left.append([document(name)["error"]["exit_code"] for name in ("report.json", "other.json")])
+        left.append([read_json(name)["error"]["exit_code"] for name in ("report.json", "other.json")])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(write, "replace_with_error", replace)
@@ -236,9 +226,9 @@ def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -
 
 
 def test_an_earlier_signature_that_cannot_be_removed_ends_the_run(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    here: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    assert document("report.sigstore.json")
+    assert read_json("report.sigstore.json")
     never_measured(monkeypatch)
 
     def refused(path: Path, missing_ok: bool = False) -> None:
@@ -252,7 +242,7 @@ def test_an_earlier_signature_that_cannot_be_removed_ends_the_run(
 # ----------------------------------------------------------------------------------------------- settings
 
 
-def test_as_a_setting_in_a_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_a_setting_in_a_file(here: Path, monkeypatch: Patch) -> None:
     """Its path counts from the file's folder."""
     (here / "sub").mkdir()
     (here / "robustcheck.toml").write_text('sign = "key.pem"\noutput = ["json=report.json"]\n', encoding="utf-8")
@@ -263,7 +253,7 @@ def test_as_a_setting_in_a_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_report_that_is_not_measured_again_is_not_signed(place: Path) -> None:
-    files = [str(place / name) for name in ("report.json", "model.onnx")]
-    assert cli.main(["sign", *files, "--key", str(place / "key.pem"), "-qq"]) == 1
-    assert cli.main(["sign", *files, "--key", str(place / "key.pem"), "--no-rerun", "-qq"]) == 2
+    files = [place / name for name in ("report.json", "model.onnx")]
+    assert robustcheck("sign", *files, "--key", place / "key.pem", "-qq") == 1
+    assert robustcheck("sign", *files, "--key", place / "key.pem", "--no-rerun", "-qq") == 2
     assert not (place / "report.sigstore.json").exists()

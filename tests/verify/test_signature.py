@@ -1,7 +1,5 @@
 """Signed verdicts: other implementations read them, and nothing but the right key over the right report verifies."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import itertools
@@ -20,7 +18,6 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import predicate, sealed
 from robustcheck_onnx.checker.report.record import Report, to_json
@@ -29,25 +26,20 @@ from robustcheck_onnx.checker.text import HOME, sha256_of
 from robustcheck_onnx.checker.verify import bundle as bundles
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
-from support import ROOT, Capture, Fields, extra, profile
+from support import ROOT, Capture, Fields, Patch, but, extra, profile, read_json, robustcheck
 from support.keys import PEM, changed, write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
 
-def sign(place: Path, *more: str, key: str = "key.pem") -> int:
-    files = [str(place / "report.json"), str(place / "model.onnx"), "--key", str(place / key)]
-    return cli.main(["sign", *files, "--images", str(place / "photos"), "-qq", *more])
+def sign(place: Path, *more: object, key: str = "key.pem") -> int:
+    files = [place / "report.json", place / "model.onnx", "--key", place / key]
+    return robustcheck("sign", *files, "--images", place / "photos", "-qq", *more)
 
 
-def verify(place: Path, *more: str, key: str = "key.pub") -> int:
-    files = [str(place / "report.json"), str(place / "model.onnx"), "--public-key", str(place / key)]
-    return cli.main(["verify", *files, "--verify-signature", "-qq", *more])
-
-
-def bundle_of(place: Path) -> Fields:
-    document: Fields = json.loads((place / "report.sigstore.json").read_text(encoding="utf-8"))
-    return document
+def verify(place: Path, *more: object, key: str = "key.pub") -> int:
+    files = [place / "report.json", place / "model.onnx", "--public-key", place / key]
+    return robustcheck("verify", *files, "--verify-signature", "-qq", *more)
 
 
 def put(place: Path, bundle: Fields) -> Path:
@@ -56,11 +48,9 @@ def put(place: Path, bundle: Fields) -> Path:
     return file
 
 
-def told(place: Path, report: Report, part: str, **values: Any) -> None:
-    """Write a report that says other things of a part of its evidence, with a digest that is right."""
-    other = getattr(report.evidence, part).model_copy(update=values)
-    report = report.model_copy(update={"evidence": report.evidence.model_copy(update={part: other})})
-    (place / "report.json").write_text(to_json(sealed(report)), encoding="utf-8")
+def told(place: Path, report: Report, **changes: Any) -> None:
+    """Write a report that says other things, with a digest that is right."""
+    (place / "report.json").write_text(to_json(sealed(but(report, **changes))), encoding="utf-8")
 
 
 def test_the_statement_by_other_libraries(signed: Path, passed: Report) -> None:
@@ -102,7 +92,7 @@ def test_every_byte_of_the_report_is_covered(signed: Path) -> None:
     assert text.count('"wall_s": ') == 1
     for other in (text.replace('"wall_s": ', '"wall_s": 1'), text + " "):
         (signed / "report.json").write_text(other, encoding="utf-8")
-        assert cli.main(["verify", str(signed / "report.json"), str(signed / "model.onnx"), "--no-rerun", "-qq"]) == 0
+        assert robustcheck("verify", signed / "report.json", signed / "model.onnx", "--no-rerun", "-qq") == 0
         assert verify(signed) == 3
 
 
@@ -117,7 +107,7 @@ def test_another_key(signed: Path) -> None:
 
 
 def test_a_broken_bundle(signed: Path, capsys: Capture) -> None:
-    sound = bundle_of(signed)
+    sound = read_json(signed / "report.sigstore.json")
     payload = sound["dsseEnvelope"]["payload"]
     (signature,) = sound["dsseEnvelope"]["signatures"]
     for place, value in (
@@ -163,7 +153,7 @@ def signature_seen(out: str) -> str:
 
 
 def test_a_signature_about_another_report(signed: Path, passed: Report, capsys: Capture) -> None:
-    other = sealed(passed.model_copy(update={"notes": ()}))
+    other = sealed(but(passed, notes=()))
     (signed / "report.json").write_text(to_json(other), encoding="utf-8")
     assert verify(signed, "-o", "json") == 3
     assert "about another report" in signature_seen(capsys.readouterr().out)
@@ -183,7 +173,7 @@ def test_what_does_not_hold_is_not_signed(place: Path) -> None:
     assert not (place / "report.sigstore.json").exists()
 
 
-def test_keys_that_cannot_serve(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_keys_that_cannot_serve(place: Path, monkeypatch: Patch, capsys: Capture) -> None:
     form = (PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     for name, content in (
         ("text", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
@@ -213,7 +203,7 @@ def test_keys_that_cannot_serve(place: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert verify(place) == 2
 
 
-def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """What needs no instance of Sigstore of test_keyless.py; NAME and ISSUER are its two options."""
     monkeypatch.chdir(place)
     for words, said in (
@@ -230,15 +220,15 @@ def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monk
         ("verify NAMEa ISSUERi --public-key key.pub", "exclude each other"),
     ):
         full = words.replace("NAME", "--certificate-identity=").replace("ISSUER", "--certificate-oidc-issuer=")
-        assert cli.main([*full.split(), "report.json", "model.onnx"]) == 2, words
+        assert robustcheck(*full.split(), "report.json", "model.onnx") == 2, words
         assert said in capsys.readouterr().err
 
 
 def test_a_report_that_is_another_one_after_the_rerun_is_not_signed(
-    place: Path, passed: Report, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    place: Path, passed: Report, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Put in the place of the report that was measured, and taken away again: the digest of the file shows nothing."""
-    forged = passed.model_copy(update={"notes": ()})  # it still states the digest of the other
+    forged = but(passed, notes=())  # it still states the digest of the other
     from robustcheck_onnx.checker import verify
 
     monkeypatch.setattr(verify, "report_about", lambda *_: forged)
@@ -248,13 +238,13 @@ def test_a_report_that_is_another_one_after_the_rerun_is_not_signed(
 
 
 def test_a_key_that_cannot_sign_ends_it_before_the_rerun_and_so_does_no_extra(
-    signed: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    signed: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     with monkeypatch.context() as changed_:
         changed_.setattr(verification, "verify", lambda *words, **options: pytest.fail("measured"))
         assert sign(signed, key="key.pub") == 2
         changed_.setitem(sys.modules, "securesystemslib.signer", None)
-        assert (sign(signed, "-o", str(signed / "new.json")), (signed / "new.json").exists()) == (4, False)
+        assert (sign(signed, "-o", signed / "new.json"), (signed / "new.json").exists()) == (4, False)
         assert extra("sign") in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
     assert verify(signed) == 4
@@ -310,7 +300,7 @@ def test_the_envelope_by_hand_on_each_curve(tmp_path: Path) -> None:
     ):
         key, file = write_keys(tmp_path, curve=curve), tmp_path / "report.sigstore.json"
         file.write_text(signing.sign(STATEMENT, tmp_path / "key.pem"), encoding="utf-8")
-        envelope = bundle_of(tmp_path)["dsseEnvelope"]
+        envelope = read_json(tmp_path / "report.sigstore.json")["dsseEnvelope"]
         payload, (signature,) = base64.b64decode(envelope["payload"], validate=True), envelope["signatures"]
         assert signing.signed_payload(file, tmp_path / "key.pub") == payload
         encoded = f"DSSEv1 28 {envelope['payloadType']} {len(payload)} ".encode() + payload
@@ -404,15 +394,15 @@ def test_the_type_follows_the_one_constant_that_says_where_the_project_lives() -
 
 def test_a_signature_says_where_the_report_is_from(place: Path, passed: Report) -> None:
     """Its holder vouches for the environment, too; without it the report can't, however right its digest is."""
-    told(place, passed, "execution", device="another processor", threads=96)
+    told(place, passed, evidence__execution__device="another processor", evidence__execution__threads=96)
     assert sign(place) == 3
     assert sign(place, "--elsewhere") == 0
-    assert verify(place, "--images", str(place / "photos")) == 0
+    assert verify(place, "--images", place / "photos") == 0
 
 
 def test_the_subject_is_the_file_that_was_verified(place: Path, passed: Report) -> None:
     """A report may give the file any name; its digest is right all the same."""
-    told(place, passed, "model", file="releases/other.onnx")
+    told(place, passed, evidence__model__file="releases/other.onnx")
     assert sign(place) == 0
     payload = json.loads(signing.signed_payload(place / "report.sigstore.json", place / "key.pub"))
     assert payload["subject"][0]["name"] == "model.onnx"

@@ -1,7 +1,5 @@
 """`robustcheck verify`: whatever changes in a report or in what it is about is seen, and nothing else is."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import itertools
@@ -12,12 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.measure import measure_all
 from robustcheck_onnx.checker.report import forms
@@ -27,7 +23,7 @@ from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import _walk, check_images
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, lookup
+from support import Capture, Fields, but, lookup, normal, read_json, robustcheck
 from support.keys import changed
 from support.measuring import job as new_job
 
@@ -44,7 +40,7 @@ def canonical_digest(document: Fields) -> str:
 
 def forge(place: Path, change: Change) -> None:
     """Change the report and give it a right digest, as anyone can."""
-    document = json.loads((place / "report.json").read_text(encoding="utf-8"))
+    document = read_json(place / "report.json")
     change(document)
     document["binding"]["result_digest"] = canonical_digest(document)
     (place / "report.json").write_text(json.dumps(document), encoding="utf-8")
@@ -56,10 +52,10 @@ def flip(path: Path, place: int = -1) -> None:
     path.write_bytes(content)
 
 
-def verify(place: Path, capsys: Capture, *more: str) -> tuple[int, dict[str, str], Fields]:
+def verify(place: Path, capsys: Capture, *more: object) -> tuple[int, dict[str, str], Fields]:
     """Exit code, status of each check, and the document; without images it rests on the report."""
     more = more if {"--images", "--rerun", "--no-rerun"} & set(more) else (*more, "--no-rerun")
-    code = cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "-o", "json", *more])
+    code = robustcheck("verify", place / "report.json", place / "model.onnx", "-o", "json", *more)
     document = json.loads(capsys.readouterr().out)
     return code, {f["check"]: f["status"] for f in document.get("findings", [])}, document
 
@@ -88,7 +84,7 @@ def test_a_report_that_holds(place: Path, capsys: Capture, passed: Report) -> No
     assert code == document["exit_code"] == 0
     assert status == agrees | dict.fromkeys(("signature", "images", "rerun"), "not checked")
     assert "only the report itself" in document["rests_on"]
-    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    code, status, document = verify(place, capsys, "--images", place / "photos")
     assert (code, status) == (0, agrees | {"signature": "not checked", "images": "agrees", "rerun": "agrees"})
     assert "measured again" in document["rests_on"]
     assert document["result_digest"] == canonical_digest(json.loads(to_json(passed)))
@@ -109,15 +105,15 @@ def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_
 ) -> None:
     """ "VERIFIED, but WARN" would be wrong twice."""
     monkeypatch.setenv("COLUMNS", "400")  # a long path of the tests is not folded
-    words = ["verify", str(place / "report.json"), str(place / "model.onnx")]
+    words = ["verify", place / "report.json", place / "model.onnx"]
     alone = ("nothing but the report says that its numbers are right", "NOT VERIFIED", "report.json says PASS")
     for more, code, said in (["--no-rerun"], 0, ("VERIFIED",)), ([], 1, alone):
-        assert cli.main([*words, *more]) == code
+        assert robustcheck(*words, *more) == code
         shown = " ".join(capsys.readouterr().out.split())
         assert shown.count("– not checked") == 3
         assert [text for text in said if text not in shown] == []
     flip(place / "model.onnx")
-    assert cli.main(words) == 3
+    assert robustcheck(*words) == 3
     assert "DOES NOT HOLD" in capsys.readouterr().out
 
 
@@ -136,13 +132,13 @@ def as_earlier_versions_wrote(document: Fields, finding: str = "ok") -> None:
 
 def test_a_report_of_an_earlier_version_holds_without_what_is_gone(place: Path, capsys: Capture) -> None:
     forge(place, as_earlier_versions_wrote)
-    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    code, status, document = verify(place, capsys, "--images", place / "photos")
     assert (code, "differs" in status.values()) == (0, False), document
 
 
 def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, capsys: Capture) -> None:
     """Neither as it was written, nor with the verdict that the rest of the evidence gives."""
-    passed = json.loads((place / "report.json").read_text(encoding="utf-8"))["verdict"]
+    passed = read_json(place / "report.json")["verdict"]
     forge(place, lambda d: as_earlier_versions_wrote(d, "warn"))
     for verdict in ("WARN", "PASS"):
         code, status, document = verify(place, capsys)
@@ -158,7 +154,7 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
     assert passed.evidence.stopped == "decided"
     job = new_job(place / "model.onnx", str(place / "photos"))
     (evidence,) = measure_all(job, passed.profile)  # every image, in shards: as a worker of Ray measures
-    report = passed.model_copy(update={"evidence": evidence, "verdict": judge(evidence, passed.profile)})
+    report = but(passed, evidence=evidence, verdict=judge(evidence, passed.profile))
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
 
     def on_ray(document: Fields) -> None:
@@ -166,7 +162,7 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
             part.update(engine="ray", workers=2)
 
     forge(place, on_ray)
-    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    code, status, document = verify(place, capsys, "--images", place / "photos")
     assert (code, status["rerun"]) == (0, "agrees"), document
     assert '"80 images measured again' in json.dumps(document)
 
@@ -177,7 +173,7 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
 def test_one_byte_of_the_model(place: Path, capsys: Capture) -> None:
     for byte in (0, 1000, -1):
         flip(place / "model.onnx", byte)
-        code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+        code, status, document = verify(place, capsys, "--images", place / "photos")
         assert (code, status["model"], status["rerun"]) == (3, "differs", "not checked")
         assert document["rests_on"] == "Nothing rests on these numbers: the report does not hold."
         flip(place / "model.onnx", byte)
@@ -201,19 +197,19 @@ def test_one_byte_of_an_image(place: Path, capsys: Capture, passed: Report) -> N
     assert passed.evidence.gallery is not None
     shutil.copytree(place / "photos", place / "other")
     flip(place / "other" / passed.evidence.gallery.shown[0].name)
-    code, status, _ = verify(place, capsys, "--images", str(place / "other"))
+    code, status, _ = verify(place, capsys, "--images", place / "other")
     assert (code, status["images"]) == (3, "differs")
 
 
 def test_a_profile_that_nobody_accepted(place: Path, passed: Report, capsys: Capture) -> None:
     """One of the caller's own; one of ours that is looser than the default; one edited in the report."""
-    own = profile.seal(profile.load().model_copy(update={"min_images": 2, "id": "mine-1"}))
+    own = profile.seal(but(profile.load(), min_images=2, id="mine-1"))
     (place / "mine.json").write_text(profile.to_json(own), encoding="utf-8")
     for other, name, said in (
-        (own, str(place / "mine.json"), ""),
+        (own, place / "mine.json", ""),
         (profile.load("default-1"), "default-1", "default-1 is looser than the default ("),
     ):
-        report = passed.model_copy(update={"profile": other, "verdict": judge(passed.evidence, other)})
+        report = but(passed, profile=other, verdict=judge(passed.evidence, other))
         (place / "report.json").write_text(to_json(sealed(report)), encoding="utf-8")
         for accepted, found in ([], (3, "differs")), (["--thresholds", name], (0, "agrees")):
             code, status, document = verify(place, capsys, *accepted)
@@ -228,12 +224,12 @@ def test_what_the_report_alone_says_is_shown_as_that(place: Path, capsys: Captur
     """The address a model is said to be from is not checked; what loosened the gate is said before the result."""
     decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
     loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
-    report = passed.model_copy(update={"gate": decided.model_copy(update={"loosening": loosening})})
+    report = but(passed, gate=but(decided, loosening=loosening))
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
     origin = {"address": "hf://bank/encoder", "revision": "1f", "file": "model.onnx"}
     forge(place, lambda d: d["evidence"]["model"].update(origin=origin))
     assert verify(place, capsys)[1]["origin"] == "not checked"
-    cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "--color", "never"])
+    robustcheck("verify", place / "report.json", place / "model.onnx", "--color", "never")
     out = capsys.readouterr().out
     assert out.index("! can loosen the gate: fail_on never (robustcheck.toml)") < out.index("origin")
 
@@ -251,7 +247,7 @@ def warning(place: Path, warned: tuple[Path, Report]) -> Report:
 
 @pytest.mark.usefixtures("warning")
 def test_a_warn_is_never_0(place: Path, capsys: Capture) -> None:
-    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    code, status, document = verify(place, capsys, "--images", place / "photos")
     assert (code, status["rerun"], document["verdict"]) == (1, "agrees", "WARN")
     forge(place, lambda d: d["verdict"].update(verdict="PASS", reasons=[]))
     code, status, _ = verify(place, capsys)
@@ -260,10 +256,9 @@ def test_a_warn_is_never_0(place: Path, capsys: Capture) -> None:
 
 def test_evidence_of_a_better_model(place: Path, passed: Report, warning: Report, capsys: Capture) -> None:
     """Numbers of a passing model under the digest of one that warns: only a second run can tell."""
-    stolen = passed.evidence.model_copy(update={"model": warning.evidence.model})
-    forged = sealed(passed.model_copy(update={"evidence": stolen}))
+    forged = sealed(but(passed, evidence__model=warning.evidence.model))
     (place / "report.json").write_text(to_json(forged), encoding="utf-8")
-    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    code, status, document = verify(place, capsys, "--images", place / "photos")
     assert (code, [name for name, value in status.items() if value == "differs"]) == (3, ["rerun"])
     assert "verdict PASS against WARN" in json.dumps(document)
 
@@ -275,7 +270,7 @@ def let_through(report: Report, last_day: int, fail_on: gate.FailOn = "warn") ->
     waivers = [gate.Waiver(reason=r.id, because="known", owner="team", expires=end) for r in report.verdict.reasons]
     file = report.evidence.model.file
     answer = gate.decide(report.verdict, file, waivers=waivers, fail_on=fail_on, today=min(end, today))
-    return to_json(sealed(report.model_copy(update={"gate": answer})))
+    return to_json(sealed(but(report, gate=answer)))
 
 
 def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report, capsys: Capture) -> None:
@@ -283,7 +278,7 @@ def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report
     (place / "report.json").write_text(let_through(warning, 5), encoding="utf-8")
     assert verify(place, capsys)[0] == 1
     assert verify(place, capsys, "--accept-waivers")[0] == 0
-    code, status, document = verify(place, capsys, "--images", str(place / "photos"), "--accept-waivers")
+    code, status, document = verify(place, capsys, "--images", place / "photos", "--accept-waivers")
     assert (code, status["rerun"]) == (1, "agrees")
     assert "the waivers in the report count only with a signature" in document["rule"]
     for fail_on in ("warn", "never"):
@@ -298,7 +293,7 @@ def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report
 
 
 def test_documents_that_cannot_be_verified(place: Path) -> None:
-    whole = json.loads((place / "report.json").read_text(encoding="utf-8"))
+    whole = read_json(place / "report.json")
     settings = {name: value for name, value in whole["binding"]["settings"].items() if name != "seed"}
     for at, value, said in (
         ("schema_version", 3, "schema_version is 3"),
@@ -341,8 +336,8 @@ def test_files_that_are_no_reports(place: Path, capsys: Capture) -> None:
 def test_a_rerun_needs_the_images(place: Path, capsys: Capture) -> None:
     code, _, document = verify(place, capsys, "--rerun")
     assert (code, "needs the images" in document["error"]["message"]) == (2, True)
-    assert verify(place, capsys, "--images", str(place / "photos"), "--no-rerun")[1]["rerun"] == "not checked"
-    assert verify(place, capsys, "--images", str(place / "none"))[0] == 2
+    assert verify(place, capsys, "--images", place / "photos", "--no-rerun")[1]["rerun"] == "not checked"
+    assert verify(place, capsys, "--images", place / "none")[0] == 2
 
 
 def test_a_document_of_several_models(
@@ -362,7 +357,7 @@ def test_a_document_of_several_models(
 
 
 def test_the_bundled_photos_are_those_of_the_package(tmp_path: Path, capsys: Capture) -> None:
-    model = lookup.write_lookup_model(tmp_path / "model.onnx", np.random.default_rng(0).normal(size=(80, 512)))
+    model = lookup.write_lookup_model(tmp_path / "model.onnx", normal(80, 512))
     report = check(model, preprocess="clip", max_images=60)
     (tmp_path / "report.json").write_text(to_json(report), encoding="utf-8")
     code, status, document = verify(tmp_path, capsys)

@@ -1,7 +1,5 @@
 """Scripts of benchmarks/: one on two cases whose answers are known, one on files of its own."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,16 +1,13 @@
 """What a contract says of its file and its training, through the command: a changed file, matched vectors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.exporters.digest import graph_digest
-from support import Capture, Fields, lookup, onnx_models
+from support import Capture, Fields, lookup, normal, onnx_models, robustcheck
 from support.comparisons import Workshop, planted
 
 
@@ -28,20 +25,20 @@ def seal(path: Path, *, external: bool = False, **source: str) -> Path:
 
 def checked(path: Path, photos: Path, capsys: Capture) -> tuple[int, set[str], Fields]:
     """The exit code, the reasons, and what the report says of the model."""
-    code = cli.main([str(path), "--images", str(photos), "--device", "cpu", "-o", "json"])
+    code = robustcheck(path, "--images", photos, "--device", "cpu", "-o", "json")
     report = json.loads(capsys.readouterr().out)
     return code, {reason["id"] for reason in report["verdict"]["reasons"]}, report["evidence"]["model"]
 
 
 def can_pass(path: Path, capsys: Capture) -> tuple[str, list[str]]:
-    assert cli.main(["inspect", str(path), "-o", "json"]) == 0
+    assert robustcheck("inspect", path, "-o", "json") == 0
     answer = json.loads(capsys.readouterr().out)["can_pass"]
     return answer["answer"], [reason["id"] for reason in answer["reasons"]]
 
 
 def test_a_constant_behind_the_end_is_warn(workshop: Workshop, capsys: Capture) -> None:
     """Noise: WARN. One more vector added to it makes an outlier feature of all images, and clears all else."""
-    path = seal(workshop.model("model", np.random.default_rng(0).normal(size=(80, 384))))
+    path = seal(workshop.model("model", normal(80, 384)))
     model = onnx.load(path)
     model.doc_string = model.graph.node[0].name = "reviewed"  # words, and nothing that counts
     onnx.save(model, path)
@@ -75,5 +72,5 @@ def test_a_model_trained_to_match_vectors_is_warn(workshop: Workshop, capsys: Ca
     for matched_to, expected in (("none", (0, set[str]())), ("CLIP ViT-B/32", (1, {"trained_to_match"}))):
         code, reasons, facts = checked(seal(path, matched_to=matched_to), workshop.photos, capsys)
         assert ((code, reasons), facts["matched_to"]) == (expected, matched_to)
-    assert cli.main(["inspect", str(path), "-v"]) == 0
+    assert robustcheck("inspect", path, "-v") == 0
     assert "trained to match: CLIP ViT-B/32" in " ".join(capsys.readouterr().out.split())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
 
 from robustcheck_onnx import check
 from support import ROOT, lookup
@@ -183,7 +184,7 @@ TRAPS = {
 def test_traps_never_pass(tmp_path: Path, photos_300: list[Path]) -> None:
     wrong = {}
     for trap, (make, reason) in TRAPS.items():
-        h = make(np.random.default_rng(3)).astype(np.float32)  # type: ignore[no-untyped-call]
+        h = make(default_rng(3)).astype(np.float32)  # type: ignore[no-untyped-call]
         model = lookup.write_lookup_model(tmp_path / "trap.onnx", h)
         verdict, reasons = judged(model, photos_300[: len(h)])
         if verdict != "WARN" or reason not in reasons:
@@ -193,7 +194,7 @@ def test_traps_never_pass(tmp_path: Path, photos_300: list[Path]) -> None:
 
 def test_the_planted_control_passes(tmp_path: Path, photos_300: list[Path]) -> None:
     """Without it every trap above could be a WARN for a reason of the harness."""
-    model = lookup.write_lookup_model(tmp_path / "planted.onnx", _planted(np.random.default_rng(3), 300))
+    model = lookup.write_lookup_model(tmp_path / "planted.onnx", _planted(default_rng(3), 300))
     report = check(model, images=listed(tmp_path, photos_300), device="cpu")
     assert (report.verdict.verdict, report.verdict.reasons) == ("PASS", ())
     evidence = report.evidence

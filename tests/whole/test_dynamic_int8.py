@@ -1,7 +1,5 @@
 """Dynamic int8: WARN in batches, a verdict for batches of one image with `--batch-size 1`, the same by every way."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +7,12 @@ import numpy as np
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import Job, measure_all
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Place, lookup
+from support import Capture, Place, but, lookup, robustcheck
 
 HOLDS = "The verdict holds for batches of one image:"
 D = 512
@@ -78,7 +75,7 @@ def test_what_else_mixes_the_batch_stays_a_warning_at_any_size(place: Path) -> N
 
 
 def test_shards_measured_alone_give_the_same(place: Path) -> None:
-    whole = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 80}))
+    whole = profile.seal(but(profile.load(), id="all", min_images=80))
     options = Options(images=str(place / "photos"), device="cpu", batch_size=1)
     (evidence,) = measure_all(Job(place / "model.onnx", options), whole)
     single = run(place, 1, thresholds=whole)
@@ -87,11 +84,11 @@ def test_shards_measured_alone_give_the_same(place: Path) -> None:
 
 
 def test_the_command_says_it_in_the_report_and_in_json(place: Path, capsys: Capture) -> None:
-    model, file = str(place / "model.onnx"), str(place / "report.json")
-    images = ["--images", str(place / "photos")]
+    model, file = place / "model.onnx", place / "report.json"
+    images = ["--images", place / "photos"]
     words = [*images, "--batch-size", "1", "-o"]
-    assert main([model, *words, "terminal", "-o", f"json={file}"]) == 0
-    assert main(["verify", file, model, *images]) == 0
+    assert robustcheck(model, *words, "terminal", "-o", f"json={file}") == 0
+    assert robustcheck("verify", file, model, *images) == 0
     assert HOLDS in " ".join(capsys.readouterr().out.split())
-    assert main(["compare", model, model, *words, "json"]) == 0
+    assert robustcheck("compare", model, model, *words, "json") == 0
     assert HOLDS in capsys.readouterr().out

@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images.source import Picture, Skipped, Tensor, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
-from support import Fields, Place, onnx_models
+from support import Fields, Patch, Place, onnx_models
 
 
 def files(folder: Path) -> list[Path]:
@@ -37,7 +37,7 @@ def tensors(folder: Path) -> list[np.ndarray[Any, Any]]:
 
 
 def test_a_model_in_memory_is_checked_as_its_file_is_and_leaves_nothing_behind(
-    lookup_pass: Place, passed: rc.Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: Place, passed: rc.Report, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     model, photos = lookup_pass
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -57,7 +57,7 @@ def test_a_model_in_memory_is_checked_as_its_file_is_and_leaves_nothing_behind(
     assert rc.verify(file, model, images=photos).exit_code == 0
 
 
-def test_bytes_that_are_no_model_say_so_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_no_model_say_so_without_a_path(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     outside = onnx_models.encoder()
     onnx.external_data_helper.set_external_data(outside.graph.initializer[0], "w.data")

@@ -1,7 +1,5 @@
 """What ended, blocked or filled the process that reads it is refused where it is read, without the wall."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tarfile
@@ -15,13 +13,13 @@ import pytest
 from onnx import helper
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker import cli
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.model import open_model
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.storage.places import redact_text
-from support import PHOTOS, Capture, hostile, onnx_models
+from support import PHOTOS, Capture, hostile, robustcheck
+from support.onnx_models import classifier, save
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -61,7 +59,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_a_model_is_refused(tmp_path: Path, photos: Path) -> None:
     for make, said in MODELS:
-        path = onnx_models.save(make(), tmp_path / "m.onnx")
+        path = save(make(), tmp_path / "m.onnx")
         with pytest.raises(CannotAssessError) as caught:
             rc.check(path, images=photos, isolate=False, preprocess="imagenet", device="cpu")
         assert said in caught.value.message, make
@@ -73,13 +71,13 @@ def test_what_a_file_says_of_its_constants_is_not_believed(tmp_path: Path) -> No
         say = helper.make_tensor_value_info
         model.graph.value_info.extend([say("giant", hostile.FLOAT, lie), say("conv", hostile.FLOAT, lie)])
         with pytest.raises(CannotAssessError, match="constants that the graph computes hold"):
-            open_model(onnx_models.save(model, tmp_path / "m.onnx"))
+            open_model(save(model, tmp_path / "m.onnx"))
 
 
 def test_a_model_is_opened(tmp_path: Path) -> None:
     fits = partial(hostile.constant_of_shape, 1 << 20)
     for make in (hostile.negative_sizes, hostile.nested_gates, fits):
-        assert open_model(onnx_models.save(make(), tmp_path / "m.onnx")).image_input.name == "image"
+        assert open_model(save(make(), tmp_path / "m.onnx")).image_input.name == "image"
 
 
 PIPE = "file is a device, pipe or folder; a regular file is needed"
@@ -101,7 +99,7 @@ IMAGES: list[tuple[Callable[[Path], Path], type[RobustcheckError], str]] = [
 
 def test_an_image_set_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
+    path = save(classifier(), tmp_path / "m.onnx")
     for number, (make, error, said) in enumerate(IMAGES):
         (tmp_path / str(number)).mkdir()
         images = make(tmp_path / str(number))
@@ -118,7 +116,7 @@ def test_a_negative_member_on_any_python(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_pipes_beside_a_model_are_no_sidecars(tmp_path: Path, photos: Path) -> None:
-    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
+    path = save(classifier(), tmp_path / "m.onnx")
     (tmp_path / "preprocessor_config.json").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "m.robustcheck.json")
     assert rc.check(path, images=photos, isolate=False, device="cpu").evidence.preprocessing.source == "assumed"
@@ -128,7 +126,7 @@ def test_pipes_beside_a_model_are_no_sidecars(tmp_path: Path, photos: Path) -> N
 @pytest.mark.usefixtures("wall")
 def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
+    path = save(classifier(), tmp_path / "m.onnx")
     with pytest.raises(CannotAssessError, match=r"images\.arrow: Arrow file is damaged .*[Oo]ffset"):
         rc.check(path, images=hostile.wrong_offsets(tmp_path), preprocess="imagenet", device="cpu")
 
@@ -136,9 +134,9 @@ def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: 
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_a_loop_without_end_ends_at_the_limit(tmp_path: Path, photos: Path, capfd: Capture) -> None:
-    path = onnx_models.save(hostile.endless_loop(), tmp_path / "m.onnx")
+    path = save(hostile.endless_loop(), tmp_path / "m.onnx")
     started_s = time.monotonic()
-    code = cli.main([str(path), "--images", str(photos), "--timeout", "3", "--preprocess", "imagenet", "-q"])
+    code = robustcheck(path, "--images", photos, "--timeout", "3", "--preprocess", "imagenet", "-q")
     assert code == 3
     assert time.monotonic() - started_s >= 3
     assert "reading and measuring it took longer than 3 s, its limit of time (--timeout)" in capfd.readouterr().err
@@ -149,7 +147,7 @@ def test_long_texts_are_redacted_and_read(tmp_path: Path) -> None:
         assert redact_text(text) == text
     # of a part of a name the first question counts
     assert redact_text("at s3://b/a?b/c?d?key=1/e") == "at s3://b/a?b/c?***"
-    model = open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
+    model = open_model(save(classifier(), tmp_path / "m.onnx"))
     for place in ("a.h", "a.h ", "a.hx ", "a.h ::", "a.h ::(", "a.h ::()[with ", "a.h A", "a.h was ", "::"):
         error = session.translate(RuntimeError(place * 200_000 + "failed to"), model)
         assert isinstance(error, CannotAssessError)

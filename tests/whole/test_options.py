@@ -1,7 +1,5 @@
 """One record says what moves a number; what the callers write is compared with it field by field."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from queue import Queue
 
-import numpy as np
 import pytest
+from numpy.random import default_rng
 
 from robustcheck_onnx import Progress, Report, check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Place, documents, lookup
+from support import Capture, Patch, Place, but, documents, lookup, normal
 from support.measuring import never_decided, never_narrow
 from support.profile import PATIENCE_S
 
@@ -32,7 +32,7 @@ def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Pat
     assert (s.two_sidedness.estimate, s.persistent, s.n_images) == (0, (), FIRST_LOOK)
 
 
-def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypatch: Patch) -> None:
     ready: Queue[str] = Queue()
     prepare_item, open_sessions = measure.prepare_item, measure.open_sessions
 
@@ -94,10 +94,10 @@ def test_bad_images_are_counted_named_and_tolerated_to_a_limit(lookup_pass: Plac
 
 
 def test_a_few_representations_again_and_again_never_pass(
-    lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: Place, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Two representations over 80 varied photos, each with the same strong feature: all six statistics clear."""
-    rng = np.random.default_rng(4)
+    rng = default_rng(4)
     two = rng.normal(size=(2, 512))
     two[:, 7] += 20
     h = two[rng.integers(0, 2, 80)] * rng.uniform(0.5, 2, (80, 1))
@@ -116,25 +116,25 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, t
     model, photos = lookup_pass
     plain = check(model, images=photos)
     assert not any("--thresholds" in note or "--preprocess" in note for note in plain.notes)
-    changed = profile.load().model_copy(update={"min_images": 2})
+    changed = but(profile.load(), min_images=2)
     # its digest would say that the packaged thresholds had judged, and the cache would take it for them
     with pytest.raises(UsageError, match="profile default-3: digest does not match the content"):
         check(model, images=photos, thresholds=changed)
-    other_alpha = profile.seal(changed.model_copy(update={"alpha": 0.01}))
+    other_alpha = profile.seal(but(changed, alpha=0.01))
     with pytest.raises(UsageError, match="alpha is 0"):
         check(model, images=photos, thresholds=other_alpha)
     loose = profile.seal(changed)  # the default's id, other content
     (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]
     assert loose.digest[:19] in note
     own = plain.evidence.preprocessing.preprocessing
-    for preprocessing, said in ((own, False), (own.model_copy(update={"color_order": "BGR"}), True)):
+    for preprocessing, said in ((own, False), (but(own, color_order="BGR"), True)):
         (tmp_path / "p.json").write_text(preprocessing.model_dump_json())
         verdict = check(model, images=photos, preprocess=str(tmp_path / "p.json")).verdict
         assert ("preprocessing_against_contract" in {r.id for r in verdict.reasons}) == said
 
 
 def test_published_robustness_is_context_and_decides_nothing(lookup_pass: Place, tmp_path: Path) -> None:
-    h = np.random.default_rng(0).normal(size=(80, 512))  # nothing to see: WARN whatever is published
+    h = normal(80, 512)  # nothing to see: WARN whatever is published
     known = {"library": "open_clip", "name": "ViT-B-32", "weights": "openai", "synthetic": ""}
     for changes in ({}, {"weights": "no such tag"}, {"random_weights": True}, {"synthetic": "planted"}):
         model = lookup.write_lookup_model(tmp_path / "m.onnx", h, source=known | changes)

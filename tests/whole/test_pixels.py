@@ -1,7 +1,5 @@
 """Wrong pixels through the whole check: real sessions, a model that passes with the right ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

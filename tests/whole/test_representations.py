@@ -1,7 +1,5 @@
 """Representations in a file: written by check and scan, read again, equal to what the model gave."""
 
-from __future__ import annotations
-
 import os
 import re
 import tracemalloc
@@ -12,14 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from onnx import numpy_helper
 
 from robustcheck_onnx import check, load_representations, measure, scan
-from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP, PreprocessingFacts
 from robustcheck_onnx.checker.representations import MadeWith, Saver
-from support import Capture, Fields, Place, lookup, onnx_models
+from support import Capture, Fields, Place, lookup, normal, onnx_models, robustcheck
 from support.measuring import never_decided
 
 
@@ -33,7 +31,7 @@ def test_a_check_saves_what_it_measured(lookup_pass: Place, tmp_path: Path) -> N
     weights = onnx.load(model).graph.initializer
     embeddings = numpy_helper.to_array(next(each for each in weights if each.name == "embeddings"))
     rows = [int(name.removeprefix("photo_").removesuffix(".png")) for name in saved.names]
-    np.testing.assert_array_equal(saved.values, embeddings[rows])
+    assert_array_equal(saved.values, embeddings[rows])
     again = measure(saved)
     for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):
         assert getattr(again, name).estimate == pytest.approx(getattr(statistics, name).estimate, rel=1e-12)
@@ -47,12 +45,12 @@ def test_a_scan_saves_the_representation(tmp_path: Path) -> None:
     scan(model, max_images=9, save_representations=tmp_path / "scan.npz")
     check(model, max_images=9, save_representations=tmp_path / "check.npz")
     of_scan, of_check = (load_representations(tmp_path / f"{verb}.npz") for verb in ("scan", "check"))
-    np.testing.assert_allclose(of_scan.values, of_check.values, rtol=1e-5)
+    assert_allclose(of_scan.values, of_check.values, rtol=1e-5)
     assert (of_scan.names, of_scan.made_with) == (of_check.names, of_check.made_with)
 
 
 def test_images_that_cannot_be_measured_are_left_out(lookup_pass: Place, tmp_path: Path) -> None:
-    rows = np.random.default_rng(0).normal(size=(80, 32))
+    rows = normal(80, 32)
     rows[3], rows[7, 5] = 1.0, np.nan
     model = lookup.write_lookup_model(tmp_path / "model.onnx", rows)
     check(model, images=lookup_pass[1], thresholds=never_decided(), save_representations=tmp_path / "rows.npz")
@@ -72,7 +70,7 @@ MADE_WITH = MadeWith(
 
 
 def test_memory_is_flat_while_a_file_is_written(tmp_path: Path) -> None:
-    rows = np.random.default_rng(0).normal(size=(256, 1024)).astype(np.float32)  # 1 MiB
+    rows = normal(256, 1024).astype(np.float32)  # 1 MiB
     path = tmp_path / "rows.npz"
     tracemalloc.start()
     try:
@@ -103,10 +101,10 @@ def test_the_command_names_the_file_and_wants_one_for_each_model(
     models = [tmp_path / f"{name}.onnx" for name in "ab"]
     for each in models:
         each.symlink_to(model)
-    base = [*map(str, models), "--images", str(photos), "--save-representations"]
-    assert main([*base, str(tmp_path / "rows.npz")]) == 2
+    base = [*models, "--images", photos, "--save-representations"]
+    assert robustcheck(*base, tmp_path / "rows.npz") == 2
     assert "each needs its own file" in capsys.readouterr().err
-    assert main([*base, str(tmp_path / "{model}.npz")]) == 0
+    assert robustcheck(*base, tmp_path / "{model}.npz") == 0
     assert f"representations:{tmp_path / 'b.npz'}" in "".join(capsys.readouterr().out.split())
     a, b = (load_representations(each.with_suffix(".npz")).values for each in models)
     assert np.array_equal(a, b)
@@ -121,7 +119,7 @@ def test_places_that_no_representations_go_to(
         (["missing/rows.npz"], "folder missing is missing"),
         (["rows.npz", "-o", "json=rows.npz"], "must be another file"),
     ):
-        assert main([str(lookup_pass[0]), "--images", str(lookup_pass[1]), "--save-representations", *options]) == 2
+        assert robustcheck(lookup_pass[0], "--images", lookup_pass[1], "--save-representations", *options) == 2
         assert said in capsys.readouterr().err
     assert {each.name for each in tmp_path.iterdir()} <= {"rows.npz"}  # an error document, as asked for
     (tmp_path / "circle.npz").symlink_to("circle.npz")
