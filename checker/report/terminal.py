@@ -104,13 +104,17 @@ def step_lines(pen: Pen, step: str, model: str, photos: str = "", explain: str =
         photos: the option that names the photos, for a command that has it.
         explain: the command of a step that has none.
         scores: whether the model gives class scores, which its accuracy is measured by.
+
+    >>> print(*step_lines(Pen(True), "Do: `robustcheck MODEL --images PHOTOS`", "a", " --images MODELS/", scores=True))
+    -> Do:   robustcheck a --images MODELS/
     """
     if "robustcheck shift" in step and not scores:
         step = WITHOUT_SCORES
     if step.startswith(COMMANDS):
         return [line(pen.say("→ "), pen.command(step))]
     prose, command = step_of(step)
-    command = command.replace(" --images PHOTOS", photos).replace("MODEL", quoted(model)) or explain
+    names = {"MODEL": quoted(model), " --images PHOTOS": photos}  # each may hold the other's word
+    command = re.sub("|".join(names), lambda word: names[word[0]], command) or explain
     return [pen.say(f"→ {prose}"), *([pen.command(f"  {command}")] if command else [])]
 
 
@@ -131,10 +135,9 @@ def reason_ids(pen: Pen, reasons: Sequence[Reason], n_notes: int = 0) -> list[Te
     """Write the ids of the reasons for WARN. There is no line where there is none."""
     if not reasons:
         return []
-    ids = ", ".join(each.id for each in reasons[:LISTED])
     more = len(reasons) - LISTED
     notes = f" and {count_text(n_notes, 'note')}" if n_notes else ""
-    text = f"✗ {ids}{f' and {more} more' if more > 0 else ''}"
+    text = f"✗ {', '.join(each.id for each in reasons[:LISTED])}{f' and {more} more' if more > 0 else ''}"
     return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
 
 
@@ -158,15 +161,15 @@ def loosened(report: Report, pen: Pen) -> Iterator[Text]:
 def _what(report: Report, pen: Pen) -> Text:
     """Name the model, images and measured tensor, in a line."""
     model, images = report.evidence.model, report.evidence.images
-    count = f"{report.evidence.statistics.n_images} of {images.n_available} images"
-    where = ON_BUNDLED.removeprefix("on ") if images.bundled else ""
-    what = [
-        pen.name(model.file, "bold"),
-        pen.say("synthetic" if model.synthetic and not report.verdict.passed else "", "yellow"),
-        pen.say(count),
-    ]
-    source = pen.say(where, "yellow") if where else pen.name(images.source)
-    return pen.facts([*what, source, line(pen.say("tensor "), pen.name(model.tensor))])
+    return pen.facts(
+        [
+            pen.name(model.file, "bold"),
+            pen.say("synthetic" if model.synthetic and not report.verdict.passed else "", "yellow"),
+            pen.say(f"{report.evidence.statistics.n_images} of {images.n_available} images"),
+            pen.say(ON_BUNDLED.removeprefix("on "), "yellow") if images.bundled else pen.name(images.source),
+            line(pen.say("tensor "), pen.name(model.tensor)),
+        ]
+    )
 
 
 def _evidence(report: Report, pen: Pen) -> Table:
