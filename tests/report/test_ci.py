@@ -1,6 +1,5 @@
-"""What CI services read: GitLab's code quality, GitHub's commands and summary."""
+"""What GitHub reads: commands and a summary."""
 
-import json
 import re
 from collections import Counter
 from urllib.parse import unquote
@@ -15,23 +14,7 @@ from support.outcomes import (
     PLACE,
     WAIVED,
     WARNING,
-    text_of,
 )
-
-
-def test_gitlab() -> None:
-    assert json.loads(text_of("gitlab", PASSING)) == []
-    for entry in json.loads(text_of("gitlab", *EVERY)):
-        assert entry.keys() == {"description", "check_name", "fingerprint", "severity", "location"}
-        assert entry["location"].keys() == {"path", "lines"}
-    severities = {e["check_name"].split(":")[1]: e["severity"] for e in json.loads(text_of("gitlab", WAIVED, FAILED))}
-    assert severities == {
-        "assumed_preprocessing": "info",
-        "one_sided": "info",
-        "not_persistent": "major",
-        "too_weak": "major",
-        "could_not_assess": "blocker",
-    }
 
 
 def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:

@@ -1,5 +1,6 @@
 """Forms that are templates of this package: GitLab's list, OpenMetrics, the model card, and what their parsers read."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_their_bytes() -> None:
         ("modelcard", cards),
     ):
         assert text == (golden / f"{form}.txt").read_text(encoding="utf-8"), form
+    assert json.loads(text_of("gitlab", PASSING)) == []
 
 
 def test_openmetrics() -> None:
