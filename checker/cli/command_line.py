@@ -20,10 +20,7 @@ from . import settings_file
 from .options import PLACEHOLDER
 
 DEFAULT_VERB = "check"
-ONLY_JSON = (
-    *("explain", "scan", "shift", "concepts", "directions", "inspect", "doctor"),
-    *("calibrate", "profiles", "verify", "mlflow"),
-)
+ONLY_JSON = ("explain", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow")
 """Verbs whose only document is JSON."""
 
 

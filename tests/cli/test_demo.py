@@ -1,6 +1,7 @@
 """`robustcheck demo`: two encoders made on the spot, through the ordinary check."""
 
 import functools
+import re
 import tempfile
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
 @pytest.mark.process
 def test_one_warns_and_the_synthetic_one_passes(kept: tuple[Done, Path]) -> None:
     done, folder = kept
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, re.sub(r".*\d s: .*\n", "", done.stderr)) == (0, "")  # a slow machine tells its progress
     ordinary, planted = (" ".join(part.split()) for part in done.stdout.split("planted encoder"))
     assert [part for part in ("▲ WARN", "not_persistent") if part not in ordinary] == []
     assert "PASS" not in ordinary

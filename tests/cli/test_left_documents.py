@@ -114,3 +114,9 @@ def test_an_error_replaces_a_report_of_ours_and_nothing_else(here: Path, run: Ru
     assert run("text.onnx -o json=mine.json").returncode == 3
     assert Path("mine.json").read_text(encoding="utf-8") == '{"mine": 1}'
     assert sorted(here.iterdir()) == before
+
+
+def test_a_question_writes_its_error_as_a_page(here: Path, run: Run) -> None:
+    for verb in ("scan", "concepts", "directions"):
+        assert run(f"{verb} text.onnx -o html={verb}.html").returncode >= 2
+        assert "<title>ERROR: " in Path(f"{verb}.html").read_text(encoding="utf-8")
