@@ -60,6 +60,11 @@ def is_inside(path: str, folder: str | Path) -> bool:
         return False
 
 
+def may_write(path: str, folder: str | Path) -> bool:
+    """Return whether a settings file may name an output. It lies below its folder, and is not a pipe or a folder."""
+    return is_inside(path, folder) and os.path.exists(path) == os.path.isfile(path)  # noqa: PTH110, PTH113 # as is_inside
+
+
 def follows_link(path: str) -> bool:
     """Return whether a path follows a link.
 
@@ -83,7 +88,7 @@ def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *,
     """
 
     def is_safe(path: str) -> bool:
-        return is_inside(path, folder) if folder is not None else not (strict and follows_link(path))
+        return may_write(path, folder) if folder is not None else not (strict and follows_link(path))
 
     return [(form, path) for form, path in documents if not path or is_safe(path)]
 
@@ -110,7 +115,7 @@ def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]
     named = rebased_outputs((read_table(path, required=True) or {}).get("output", ()), path.parent)
     places = [split(text)[2] for text in named]
     return tuple(
-        text for text, place in zip(named, places, strict=True) if place in ("", "-") or is_inside(place, path.parent)
+        text for text, place in zip(named, places, strict=True) if place in ("", "-") or may_write(place, path.parent)
     )
 
 

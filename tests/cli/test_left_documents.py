@@ -4,6 +4,7 @@ Every way in which a run can end inside this process, times every form; whole pr
 are in test_app.py, test_models.py and benchmarks/kills.py.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -120,3 +121,10 @@ def test_a_question_writes_its_error_as_a_page(here: Path, run: Run) -> None:
     for verb in ("scan", "concepts", "directions"):
         assert run(f"{verb} text.onnx -o html={verb}.html").returncode >= 2
         assert "<title>ERROR: " in Path(f"{verb}.html").read_text(encoding="utf-8")
+
+
+def test_a_pipe_that_a_settings_file_names_is_not_waited_for(here: Path, run: Run) -> None:
+    os.mkfifo("pipe.json")
+    Path("robustcheck.toml").write_text('output = ["json=pipe.json"]', encoding="utf-8")
+    assert run("text.onnx").returncode == 2
+    assert Path("pipe.json").is_fifo()

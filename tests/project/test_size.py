@@ -11,13 +11,13 @@ PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
     "code lines": 32_238,
-    "nodes": 315_215,
+    "nodes": 315_300,
     "files": 200,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,
     "code lines of the tests": 25_520,
-    "nodes of the tests": 283_000,
+    "nodes of the tests": 283_200,
 }
 
 
