@@ -378,10 +378,10 @@ def test_prefetch_keeps_order_and_bounds_what_waits(thirty: tuple[ImageSource, l
 
     def slow_first(item: Item) -> str:
         started.append(item.name)
+        if len(started) >= 5:
+            others.set()  # by whichever thread comes last, the first image's, too
         if item.name == names[0]:
             assert others.wait(PATIENCE_S)
-        elif len(started) >= 5:
-            others.set()
         return item.name
 
     results = prefetch(source, slow_first, workers=4, window=5)
