@@ -20,8 +20,11 @@ from . import settings_file
 from .options import PLACEHOLDER
 
 DEFAULT_VERB = "check"
-ONLY_JSON = ("explain", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow")
-"""Verbs whose only document is JSON."""
+FORMS_OF = {
+    **dict.fromkeys(("explain", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow"), ("json",)),
+    **dict.fromkeys(("scan", "concepts", "directions"), ("json", "html")),
+}
+"""The forms of the documents of a verb. All forms, where it is not listed."""
 
 
 LOOK_UPS = ("explain", "--version", "-V")
@@ -74,7 +77,7 @@ class CommandLine:
         documents = settings_file.safe_documents(
             documents_of(outputs, self.stems()), None, strict="strict" in self.options
         )
-        return [each for each in documents if each[0] == "json"] if self.verb in ONLY_JSON else documents
+        return [each for each in documents if each[0] in FORMS_OF.get(self.verb, each)]
 
     def stems(self) -> list[str]:
         """Return the stems that can replace `{model}`.
