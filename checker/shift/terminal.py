@@ -11,7 +11,18 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labelled, line, noted, section, spaced
+from robustcheck_onnx.checker.report import (
+    COLOURS,
+    Pen,
+    Trimmed,
+    bullets,
+    columns,
+    labelled,
+    line,
+    noted,
+    section,
+    spaced,
+)
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
@@ -212,7 +223,7 @@ def _agreement(pen: Pen, report: ShiftReport) -> RenderableType:
         "Agreement with the verdict",
         "",
         line(
-            pen.say(verdict.verdict, "bold green" if verdict.verdict == "PASS" else "bold yellow"),
+            pen.say(verdict.verdict, f"bold {COLOURS[verdict.verdict]}"),
             pen.say(f"{reasons}; {verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}"),
         ),
         line(

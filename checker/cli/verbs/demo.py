@@ -123,7 +123,7 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import columns, hanging, section, words
+    from robustcheck_onnx.checker.report import COLOURS, columns, hanging, section, words
     from robustcheck_onnx.checker.text import number_text
     from robustcheck_onnx.checker.verdict import NAMES
 
@@ -144,7 +144,7 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
             pen.say({"yes": "✓ yes", "no": "✗ no"}.get(clears, f"~ {clears}")),
         )
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
-    colour = "bold green" if passes else "bold yellow"
+    colour = f"bold {COLOURS[verdict.verdict]}"
     return Group(
         section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
         Text(),
