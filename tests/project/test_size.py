@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 32_250,
-    "nodes": 315_300,
+    "code lines": 32_260,
+    "nodes": 315_350,
     "files": 200,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
