@@ -5,15 +5,11 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 
 from __future__ import annotations
 
-from .gate import (
+from .gate import Accept, FailOn, Gate, Loosening, Waiver
+from .notes import (
     BUNDLED_NOTE,
     HEAD_NOTE,
     ON_BUNDLED,
-    Accept,
-    FailOn,
-    Gate,
-    Loosening,
-    Waiver,
     execution_notes,
     fallback_note,
     image_notes,

@@ -12,7 +12,7 @@ CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFuncti
 BUDGET = {
     "code lines": 32_260,
     "nodes": 315_350,
-    "files": 200,
+    "files": 201,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.report.terminal import LISTED, one_line, render, step_of
-from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, Waiver, decide
+from robustcheck_onnx.checker.verdict.gate import Waiver, decide
+from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load

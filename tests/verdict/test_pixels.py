@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Evidence, GraphScaling, InputLevels, Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply_uint8
-from robustcheck_onnx.checker.verdict.gate import notes_of
+from robustcheck_onnx.checker.verdict.notes import notes_of
 from robustcheck_onnx.checker.verdict.pixels import PHOTO_GREY, PHOTO_MEAN, PHOTO_SD, behind, expected
 from robustcheck_onnx.checker.verdict.rule import foreseen, judge
 from robustcheck_onnx.thresholds.profile import load
