@@ -1,6 +1,6 @@
 """Digest a graph, a file, or a state dict. A graph is digested with its weights.
 
-The checker computes the same `graph_digest` when it opens a file; docs/onnx-file.md defines it. Needs no torch.
+The checker computes the same `graph_digest` when it opens a file; docs/dev/graph-digest.md defines it. Needs no torch.
 """
 
 from __future__ import annotations

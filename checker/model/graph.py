@@ -1,7 +1,7 @@
 """The graph for ONNX Runtime, and its digest. The digest is over a graph with its weights.
 
 The graph is written when a session is made, so that an open model is in memory once. The digest is what a contract
-records of its file. `exporters/digest.py` computes the same when it writes a file; docs/onnx-file.md defines it.
+records of its file. `exporters/digest.py` computes the same when it writes a file; docs/dev/graph-digest.md defines it.
 """
 
 from __future__ import annotations

@@ -101,9 +101,9 @@ def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_
 
 @pytest.mark.usefixtures("my_vision")
 def test_documented_examples_are_what_the_checker_reads() -> None:
-    """The page's code runs: the digest is the checker's, and the checker reads the contracts that the page writes."""
-    page = (ROOT / "docs" / "onnx-file.md").read_text(encoding="utf-8")
-    by_hand, digest, after_a_change = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    """The pages' code runs: the digest is the checker's, and the checker reads the contracts that they write."""
+    page = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("onnx-file.md", "dev/graph-digest.md"))
+    by_hand, after_a_change, digest = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     image, output = ("image", 1, ("batch", 3, 4, 4)), ("representation", 1, ("batch", 48))
     model = written("flat = Flatten(image); representation = Add(flat, w48)", output, before="", inputs=[image])
     onnx.save(model, "encoder.onnx")  # the current folder is a temporary one

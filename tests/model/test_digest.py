@@ -37,7 +37,7 @@ Raw = tuple[str, int, tuple[int, ...], bytes]
 
 
 def written_out(*initializers: Raw) -> str:
-    """The definition of docs/onnx-file.md, by hand, for `wide` with these initializers."""
+    """The definition of docs/dev/graph-digest.md, by hand, for `wide` with these initializers."""
 
     def node(op: str, inputs: list[str], output: str) -> Fields:
         return {"op_type": op, "domain": "", "input": inputs, "output": [output]}
