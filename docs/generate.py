@@ -45,7 +45,7 @@ MEANING = {
     1: "a verdict, not an error; no exception ever ends with it",
     2: "there is no verdict; the command line or a file that it names is at fault",
     3: "there is no verdict",
-    4: "there is no verdict; the machine is at fault, not the model",
+    4: "there is no verdict; the machine or a server is at fault, not the model",
     70: "there is no verdict; `--debug` shows where",
     130: "there is no verdict; nothing half-written is left",
     143: "there is no verdict; nothing half-written is left",
@@ -110,7 +110,7 @@ def exit_codes() -> str:
         "",
         "With several models the largest code counts. `--fail-on never` and [waivers](settings.md#waivers) set the",
         "code of a WARN to 0, and the report shows it; they change no error. `scan`, `shift`, `concepts`,",
-        "`directions`, `inspect`, `reference` and `demo` give no verdict: their 0 is not a PASS.",
+        "`directions`, `inspect` and `demo` give no verdict, so their 0 is not a PASS.",
     ]
     return "\n".join(lines)
 
