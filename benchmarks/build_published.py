@@ -1,6 +1,7 @@
-"""Makes thresholds/data/published_*.csv and published_sources.json from tables of published accuracies.
+"""Makes thresholds/data/published_*.csv and published_*.json from tables of published accuracies.
 
 python benchmarks/build_published.py OPEN_CLIP.csv TIMM.csv TESTBED.csv
+python benchmarks/build_published.py  # fits only the baselines, to the tables as they are
 
 The three tables hold, per model, the accuracies named in docs/data.md and a column `source`
 (repository@commit:path). Values are copied as they stand. Needs the extra `export`: which names of other libraries
@@ -14,6 +15,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from robustcheck_onnx.thresholds import published
+from robustcheck_onnx.thresholds.published import IMAGENET, PERCENTAGE_POINTS, SHIFTS, Baseline, logit, sigmoid
 
 OUTPUT = Path(__file__).parent.parent / "thresholds" / "data"
 ACCURACIES = ("imagenet1k", "imagenetv2", "sketch", "imagenet_r", "imagenet_a", "objectnet")
@@ -29,6 +36,8 @@ OPENAI_FOR_TRANSFORMERS = {
     "openai/clip-vit-large-patch14": "ViT-L-14",
     "openai/clip-vit-large-patch14-336": "ViT-L-14-336",
 }
+
+MIN_MODELS = 3  # a line through two points has no residual
 
 Row = dict[str, str]
 
@@ -107,8 +116,61 @@ def torchvision_aliases(rows: list[Row]) -> Iterator[Row]:
             yield alias("torchvision", *entries[config.url], "timm", (model, tag))
 
 
+def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
+    """Fit a baseline to models without effective robustness.
+
+    It minimises squares on logit axes.
+
+    logit(acc_shift) = a · logit(acc_in) + b (Taori et al. 2020); equal to scipy.stats.linregress on logits.
+    acc_in, acc_shift: (model,), fractions in (0, 1): accuracy on ImageNet and on the shift.
+    Raises ValueError: lengths differ, fewer than MIN_MODELS models, an accuracy that is not between 0 and 1, or all
+    models with the same ImageNet accuracy.
+    """
+    x, y = published.fractions("ImageNet accuracy", acc_in), published.fractions("accuracy on the shift", acc_shift)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"accuracies have shapes {x.shape} and {y.shape}; two lists of one length are needed")
+    if x.size < MIN_MODELS:
+        raise ValueError(f"baseline has {x.size} models; a line with a residual needs {MIN_MODELS} or more")
+    if np.all(x == x[0]):
+        raise ValueError(f"ImageNet accuracy is {x[0]:g} for all {x.size} models; a line needs different ones")
+    u, v = logit(x), logit(y)
+    du, dv = u - u.mean(), v - v.mean()
+    a = float(du @ dv / (du @ du))
+    b = float(v.mean() - a * u.mean())
+    spread = float(dv @ dv)
+    # models that all have one accuracy on the shift lie on a flat line exactly; there is no correlation to speak of
+    r2 = float((du @ dv) ** 2 / (du @ du * spread)) if spread > 0 else 0.0
+    residual = PERCENTAGE_POINTS * (y - sigmoid(a * u + b))
+    return Baseline(
+        a=a,
+        b=b,
+        n=int(x.size),
+        r2=r2,
+        residual_sd_pp=float(residual.std()),
+        low=float(x.min()),
+        high=float(x.max()),
+    )
+
+
+def baselines() -> dict[str, dict[str, dict[str, float]]]:
+    """Fit the baselines of the tables as they ship: library → shift → fields of Baseline."""
+    out: dict[str, dict[str, dict[str, float]]] = {"timm": {}, "testbed": {}}
+    for library, lines in out.items():
+        for shift in SHIFTS:
+            if models := published.ordinary_models(library, shift):
+                inside, outside = ([row.accuracy[name] for row in models] for name in (IMAGENET, shift))
+                lines[shift] = fit_baseline(inside, outside).model_dump()
+    return out
+
+
 def main(arguments: list[str]) -> None:
-    tables = dict(zip(("open_clip", "timm", "testbed"), (read(Path(path)) for path in arguments), strict=True))
+    if arguments:
+        write_tables(dict(zip(LICENCES, (read(Path(path)) for path in arguments), strict=True)))
+    text = json.dumps(baselines(), indent=1) + "\n"
+    (OUTPUT / "published_baselines.json").write_text(text, encoding="utf-8")
+
+
+def write_tables(tables: dict[str, list[Row]]) -> None:
     sources = {name: source(rows, LICENCES[name]) for name, rows in tables.items()}
     converters = {"open_clip": from_open_clip, "timm": from_timm, "testbed": from_testbed}
     compact = {name: [converters[name](row) for row in rows] for name, rows in tables.items()}

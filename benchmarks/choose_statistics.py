@@ -14,8 +14,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from robustcheck_onnx.thresholds.fit import SCALES, Fit, Scale, Sets, fit, folds, left_out
-from robustcheck_onnx.thresholds.reference import DATA, TABLE, TRAPS, Reference, derived_traps, references, traps
+from robustcheck_onnx.thresholds.fit import SCALES, Fit, Scale, Sets, fit, folds, judged, trials
+from robustcheck_onnx.thresholds.tables import DATA, TABLE, TRAPS, Reference, derived_traps, references, traps
 
 OUT = Path(__file__).parent / "statistics_candidates.csv"
 KURTOSIS = Scale(0.1, logarithmic=True)  # counted in units of kurtosis
@@ -95,7 +95,7 @@ def tried(sets: Sets, subset: tuple[str, ...]) -> Candidate:
     except ValueError as fault:
         return Candidate(subset, str(fault))
     passing = some.passing(fitted.minimums) & some.without
-    by_model, by_family = left_out(some, refit), left_out(some, refit, "group")
+    by_model, by_family = judged(trials(some, refit)), judged(trials(some, refit, "group"))
     return Candidate(
         subset,
         "",

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from scipy.stats import beta
 
-from robustcheck_onnx.thresholds import profile, published, reference
+from robustcheck_onnx.thresholds import profile, published, tables
 from robustcheck_onnx.thresholds.fit import Sets, fit
-from robustcheck_onnx.thresholds.reference import Reference
+from robustcheck_onnx.thresholds.tables import Reference
 
 NOT_ROBUST_PP = 10  # published effective robustness, mean over four shifts
 
@@ -28,7 +28,7 @@ def passing(row: Reference, minimums: dict[profile.Statistic, float]) -> bool:
 def passing_left_out(table: Iterable[Reference]) -> dict[str, bool]:
     """Judge each set by thresholds that were fitted without its checkpoint, and without the traps made of it."""
     table = [*table]
-    sets = Sets.of([*table, *reference.traps(), *reference.derived_traps(table)])
+    sets = Sets.of([*table, *tables.traps(), *tables.derived_traps(table)])
     out = {}
     for model in {row.model for row in table if not row.excluded}:
         others = sets.which(lambda row, model=model: row.model != model)
@@ -79,9 +79,9 @@ def retests(used: list[Reference], judge: Callable[[Reference], bool]) -> tuple[
 
 
 if __name__ == "__main__":
-    used = [row for row in reference.references() if not row.excluded]
+    used = [row for row in tables.references() if not row.excluded]
     print("| checkpoints | PASS | at most |\n|---|---|---|")
-    print("\n".join(rates(used, passing_left_out(reference.references()))), end="\n\n")
+    print("\n".join(rates(used, passing_left_out(tables.references()))), end="\n\n")
     minimums = {name: t.minimum for name, t in profile.load().thresholds.items()}
     lines, n_sets, ratio = retests(used, lambda row: passing(row, minimums))
     print("| checkpoint | photo sets | verdict on each | K | largest over smallest |\n|---|---|---|---|---|")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from robustcheck_onnx.thresholds.profile import DECIDING
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 from support import lookup
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.directions.analysis import Analysis, Outliers, analyse
 from robustcheck_onnx.checker.runtime import LinearHead
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 
 Array = NDArray[Any]
 RANK_IMAGES = 50  # of every set: the rank grows with their number

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("timm", "torchvision", "open_clip_torch", "torch", "onnx")

@@ -25,7 +25,7 @@ from measure_reference import DATA, SOURCES, sums
 
 from robustcheck_onnx.checker.statistics.state import statistics
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from robustcheck_onnx.thresholds.reference import TABLE
+from robustcheck_onnx.thresholds.tables import TABLE
 
 SERVER = "https://raw.githubusercontent.com"
 SOURCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{7,40}):(?P<path>[^{}]+?)(?: \(also .*\))?")

@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict import decided, inside
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import Profile
-from robustcheck_onnx.thresholds.reference import Reference, references
+from robustcheck_onnx.thresholds.tables import Reference, references
 
 ROOT = Path(__file__).parent.parent
 BEFORE, NOW = profile.load("default-2"), profile.load("default-3")

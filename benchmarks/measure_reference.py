@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.evidence import TOP_FEATURES, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.thresholds.fit import LEAST
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS
-from robustcheck_onnx.thresholds.reference import TABLE, TRAP, TRAPS
+from robustcheck_onnx.thresholds.tables import TABLE, TRAP, TRAPS
 
 SUBSETS = 200  # random subsets a set, for the smallest and largest value that 50 images can show
 SUBSET_IMAGES = 50  # the least number of images that can PASS

@@ -9,8 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import rule_of, type_name
-from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.frozen import Frozen, without
+from robustcheck_onnx.thresholds.frozen import End, Frozen, without
 from robustcheck_onnx.thresholds.profile import Bounds
 
 OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md

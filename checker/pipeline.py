@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.verdict import judge, load_profile, memory_note, n
 from robustcheck_onnx.thresholds.frozen import Context
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import context_for
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 
 
 class CheckOptions(RunOptions, total=False):

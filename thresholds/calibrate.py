@@ -1,21 +1,412 @@
-"""Make the default profile from the reference table. It has the same bytes every time.
+"""Make threshold profiles of measured sets. The default one has the same bytes every time.
 
 python -m robustcheck_onnx.thresholds.calibrate > thresholds/data/default-3.json
 
 The profile records this command, so the module keeps its name. Other profiles are made by `robustcheck calibrate`.
+
+`fitted_profile` is for the rows that `robustcheck calibrate` measured, `profile_of` for any labelled sets.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from . import reference
-from .ends import End
-from .fit import DEFINITION, STRICT_RULE
-from .make_profile import MEANING, SHIFTS_MEANT, profile_of, thresholds_of, with_traps
-from .profile import Profile, to_json
+from . import tables
+from .fit import (
+    DEFINITION,
+    DIGITS,
+    GAP_POSITION,
+    STRICT_RULE,
+    Rule,
+    Sets,
+    Trial,
+    fit,
+    judged,
+    models,
+    passes,
+    taking_part,
+    trials,
+    with_label,
+)
+from .frozen import End
+from .profile import (
+    DECIDING,
+    DEFINITIONS,
+    Bounds,
+    Calibration,
+    Nearest,
+    Profile,
+    Rate,
+    Statistic,
+    TensorFit,
+    Threshold,
+    Trained,
+    seal,
+    to_json,
+)
 from .published import MEASURED, find
-from .reference import Reference
+from .tables import MIN_IMAGES, TENSORS, Reference, Result, derived_traps, traps
+
+SHOWN = 8  # sets and traps named as the nearest
+ALPHA = 0.05  # error rate of each lower bound, and of the upper ones together
+BOUNDS: Bounds = "looks"
+WIDER = (5 / 6, 11 / 12)  # where 2/3 is not enough: half of what is left, twice
+FEW_CHECKPOINTS = 10  # without the label; below it the largest of them says little about the next one
+MANY_CHECKPOINTS = 30  # on either side; with 30 and no error the 95 % bound of a rate is 10 %
+FEW = "{with_} checkpoints with and {without} without it: too few for narrow bounds; one error more or less moves them"
+RESULT_LABELS = "with: robustness to natural distribution shifts was published or measured; without: it is absent"
+MEANING = "PASS means that the model shows the outlier features of robust CLIP encoders. It does not prove robustness."
+SHIFTS_MEANT = (
+    "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
+    "adversarial robustness or corruptions."
+)
+_POSITIONS = {GAP_POSITION: "2/3", WIDER[0]: "5/6", WIDER[1]: "11/12"}
+
+
+class CannotFitError(ValueError):
+    """The error for rows that no thresholds fit. The message gives the reason, in one line."""
+
+
+def fitted_profile(
+    rows: Sequence[Result],
+    *,
+    id: str,
+    tensor: str = "auto",
+    missing: Mapping[str, str] = MappingProxyType({}),
+    labels: str = "",
+    suite_known: bool = True,
+) -> Profile:
+    """Make a profile from a results table's rows.
+
+    Args:
+        rows: as `tables.joined` gives them.
+        id: the profile's.
+        tensor: representation, pooled, or auto: the one that parts the sets better (`best_tensor`).
+        missing: models of the suite that have no row, and why.
+        labels: what a label means, in the suite's words.
+        suite_known: whether the suite was there to compare with; if not, the profile says so.
+
+    Raises:
+        CannotFitError: no thresholds can be fitted to the tensor, or to any.
+    """
+    measured = {row.tensor for row in rows}
+    compared = tuple(_tensor_fit(rows, name) for name in TENSORS if name in measured)
+    chosen = best_tensor(compared) if tensor == "auto" else tensor
+    fits = {one.tensor: one for one in compared}
+    if chosen not in fits or fits[chosen].fault:
+        fault = fits[chosen].fault if chosen in fits else f"no row is of {chosen}"
+        raise CannotFitError(f"{chosen}: no thresholds can be fitted; {fault}")
+    some = rows_of(rows, chosen)
+    table = tables.as_references(some)
+    sets = with_traps(table)
+    rule = chosen_rule(sets)
+    thresholds = thresholds_of(sets, rule)
+    by_id = {row.id: row for row in some}
+    passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if passes(r, thresholds)]
+    first = some[0]
+    suites = sorted({(row.suite, row.suite_digest) for row in some})
+    sides = {"present": "with", "absent": "without", "unlabelled": "without a label"}
+    hard = [
+        (r.set, f"{sides[r.expected]}; {'passes' if passes(r, thresholds) else 'does not pass'}")
+        for r in table
+        if by_id[r.set].hard_case
+    ]
+    widest = "" if len({row.n_varied for row in some}) > 1 else f", {first.n_varied} varied"
+    return profile_of(
+        table,
+        rule,
+        id=id,
+        statistic_version=first.statistic_version,
+        tensor_rules=sorted({row.rule for row in passing}),
+        pools=sorted({row.pool for row in passing}),
+        ends=sorted({row.ends_in for row in passing if not row.ends_in.can_make_outliers}, key=str),
+        limits=_limits(some, passing, missing, suite_known),
+        tensor=chosen,
+        says={
+            "command": f"robustcheck calibrate --from-evidence TABLE --tensor {chosen} --id {id}",
+            "table": "results of robustcheck calibrate",
+            "table_digest": tables.digest_of(some),
+            "date": max(row.date for row in some),
+            "suite": ", ".join(name for name, _ in suites),
+            "suite_digest": ", ".join(digest for _, digest in suites),
+            "images": f"{first.n_images} images{widest}, seed {first.seed}, {first.images_digest}",
+            "labels": labels or RESULT_LABELS,
+            "rule": _rule_text(rule),
+            "missing": tuple(sorted(missing.items())),
+            "hard_cases": tuple(sorted(hard)),
+            "tensors": compared if len(compared) > 1 else (),
+        },
+    )
+
+
+def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
+    """Return one row per model.
+
+    It is the tensor's where the model has it, else the representation's (a classifier has no other).
+    """
+    own = {row.id: row for row in rows if row.tensor == tensor}
+    others = {row.id: row for row in rows if row.tensor == TENSORS[0]}
+    by_id = {**others, **own}
+    return [by_id[name] for name in sorted(by_id)]
+
+
+def best_tensor(compared: Sequence[TensorFit]) -> str:
+    """Return the tensor that separates the sets better.
+
+    It has the fewest false PASS with checkpoints left out, then most sets that pass, then the fewest false WARN, then
+    the larger gap; the representation where all are alike.
+
+    Raises CannotFitError: no tensor can be fitted.
+    """
+    fitting_ones = [one for one in compared if not one.fault]
+    if not fitting_ones:
+        why = "; ".join(f"{one.tensor}: {one.fault}" for one in compared)
+        raise CannotFitError(f"no thresholds can be fitted; {why or 'there is no row'}")
+    best = max(
+        fitting_ones,
+        key=lambda one: (
+            -one.left_out_false_pass,
+            one.n_passing,
+            -one.left_out_false_warn,
+            one.gap or 0.0,
+            -TENSORS.index(one.tensor),
+        ),
+    )
+    return best.tensor
+
+
+def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
+    table = tables.as_references(rows_of(rows, tensor))
+    sets, used = with_traps(table), taking_part(table)
+    n_with = len(with_label("present", used))
+    counted = {"tensor": tensor, "n_with": n_with, "n_without": len(used) - n_with, "auroc": None}
+    try:
+        rule = chosen_rule(sets)
+    except ValueError as fault:
+        why = sorted({r.excluded for r in table if r.excluded})
+        said = f"{fault} (left out: {'; '.join(why)})" if why else str(fault)
+        nothing = {"n_passing": 0, "left_out_false_pass": 0, "left_out_false_warn": 0, "gap": None}
+        return TensorFit.model_validate({**counted, **nothing, "fault": said})
+    fitted, alone = fit(sets, rule), judged(_trials(sets, rule))
+    return TensorFit.model_validate(
+        {
+            **counted,
+            "n_passing": n_with - len(fitted.missed),
+            "left_out_false_pass": len(alone.false_pass),
+            "left_out_false_warn": len(alone.false_warn),
+            "gap": fitted.nearest[0][2],
+        }
+    )
+
+
+def with_traps(table: Sequence[Reference]) -> Sets:
+    """Return the sets and those that must not pass.
+
+    These are simulated ones, and two of every one-sided set (`derived_traps`).
+    """
+    return Sets.of([*table, *traps(), *derived_traps(table)])
+
+
+def thresholds_of(sets: Sets, rule: Rule) -> dict[Statistic, Threshold]:
+    """Return the records of a fit's thresholds."""
+    placed = fit(sets, rule).placed
+    return {name: placed[name].threshold for name in DECIDING}
+
+
+def _trials(sets: Sets, rule: Rule, by: str = "model") -> list[Trial]:
+    return list(trials(sets, lambda others: fit(others, rule).minimums, by))
+
+
+def chosen_rule(sets: Sets) -> Rule:
+    """Raise the rule's position until no false PASS remains. Each checkpoint is left out in turn.
+
+    It starts wider where few checkpoints are without the label. Where no position is enough, the one with the fewest
+    false PASS.
+
+    Raises ValueError as `fit` does.
+    """
+    rule = Rule(all_must_pass=False)
+    fit(sets, rule)
+    few = len(models(with_label("absent", taking_part(sets.rows)))) < FEW_CHECKPOINTS
+    positions = WIDER if few else (GAP_POSITION, *WIDER)
+    found = [(len(judged(_trials(sets, rule._replace(position=p))).false_pass), p) for p in positions]
+    return rule._replace(position=min(found)[1])
+
+
+def _rule_text(rule: Rule) -> str:
+    wide = ""
+    if rule.position != GAP_POSITION:
+        wide = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
+    return (
+        f"threshold = {_POSITIONS[rule.position]} of the way from the largest estimate below the passing sets, of "
+        f"those that the statistic turns away best, to their smallest estimate{wide}; logarithmic for the strength; "
+        "no set without the label and no trap is above all of them, and of those with it as many as possible are"
+    )
+
+
+def _limits(
+    some: Sequence[Result], passing: Sequence[Result], missing: Mapping[str, str], suite_known: bool
+) -> tuple[str, ...]:
+    groups = sorted({row.group for row in some if not tables.excluded(row)})
+    ends = sorted({str(row.ends_in) for row in passing})
+    out = [
+        MEANING,
+        "WARN means absent or not established; models that do well on shifted data may show nothing.",
+        f"It holds for the kinds of model in its suite ({', '.join(groups)}); others were not measured.",
+        f"It holds for tensors that end as the passing sets do: {', '.join(ends)}.",
+    ]
+    made = [row.id for row in some if row.synthetic and not tables.excluded(row)]
+    if made:
+        out.append(
+            f"{len(made)} of its models were made by hand or replay measured vectors: it shows how a calibration "
+            "works, and is not a ground for a release"
+        )
+    if missing:
+        out.append(f"It is not complete: {len(missing)} models of its suite were not measured.")
+    if not suite_known:
+        out.append("It was fitted from tables without the suite: whether models are missing was not looked at.")
+    return (*out, SHIFTS_MEANT)
+
+
+def profile_of(
+    table: Sequence[Reference],
+    rule: Rule,
+    *,
+    id: str,
+    statistic_version: int,
+    tensor_rules: Sequence[str],
+    pools: Sequence[str],
+    ends: Sequence[End],
+    limits: Sequence[str],
+    says: Mapping[str, object],
+    tensor: str = TENSORS[0],
+    populations: Mapping[str, Callable[[Reference], bool]] = MappingProxyType({}),
+) -> Profile:
+    """Fit thresholds and seal them as a profile. It records how far the fit can be trusted.
+
+    Args:
+        table: measured sets with labels.
+        rule: how thresholds are placed.
+        id, statistic_version, tensor_rules, pools, ends, limits, tensor: as the profile has them.
+        says: the fields of Calibration that are known beforehand.
+        populations: sets of which none should pass, by labels that don't look at the statistics; none: those without
+            the label.
+
+    Raises:
+        ValueError: no thresholds can be fitted, and why.
+    """
+    used, sets = taking_part(table), with_traps(table)
+    fitted, thresholds, by_model = fit(sets, rule), thresholds_of(sets, rule), _trials(sets, rule)
+    alone = judged(by_model)
+    present, absent = with_label("present", used), with_label("absent", used)
+    n_with, n_without = len(models(present)), len(models(absent))
+    passing = {
+        row.set: bool(passed)
+        for trial in by_model
+        if trial.passing is not None
+        for row, passed in zip(trial.own.rows, trial.passing, strict=True)
+    }
+    rates = tuple(
+        _rate(name, [row for row in used if belongs(row)], passing)
+        for name, belongs in (populations or {"without the label": lambda row: row.expected == "absent"}).items()
+    )
+    trials = [r for r in present if r.model not in alone.no_fit]
+    wrong = {r.model for r in present if r.set in alone.false_warn}
+    few = FEW.format(with_=n_with, without=n_without) if min(n_with, n_without) < MANY_CHECKPOINTS else ""
+    content: dict[str, object] = {
+        "few": few,
+        "n_sets": len(used),
+        "n_checkpoints": len(models(used)),
+        "n_with_checkpoints": n_with,
+        "n_without_checkpoints": n_without,
+        "with_indication": tuple(sorted(r.set for r in present)),
+        "without_indication": tuple(sorted(r.set for r in absent)),
+        "missed": fitted.missed,
+        "unlabelled_passing": tuple(
+            sorted(r.set for r in table if r.excluded == "unlabelled" and passes(r, thresholds))
+        ),
+        "excluded": tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
+        "left_out_false_pass": alone.false_pass,
+        "left_out_false_warn": alone.false_warn,
+        "not_left_out": alone.no_fit,
+        "false_pass_upper": rates[0].upper,
+        "false_warn_upper": upper_bound(len(wrong), len(models(trials))),
+        "family_out": tuple(map(_family_out, _trials(sets, rule, "group"))),
+        "n_traps": sum(row.trap for row in sets.rows),
+        "nearest": [dict(zip(Nearest.model_fields, one, strict=True)) for one in fitted.nearest[:SHOWN]],
+        "rates": rates if populations else (),
+        "by_training": _by_training(used, thresholds),
+    }
+    return seal(
+        Profile(
+            id=id,
+            statistic_version=statistic_version,
+            definitions={name: DEFINITIONS[name] for name in thresholds},
+            tensor=tensor,
+            tensor_rules=tuple(tensor_rules),
+            pools=tuple(pools),
+            ends=tuple(ends),
+            min_features=min(r.d for r in used),
+            max_features=max(r.d for r in used),
+            min_images=MIN_IMAGES,
+            alpha=ALPHA,
+            bounds=BOUNDS,
+            thresholds=thresholds,
+            calibration=Calibration.model_validate({**content, **says}),
+            limits=tuple(limits),
+        )
+    )
+
+
+def _rate(name: str, rows: Sequence[Reference], passing: Mapping[str, bool]) -> Rate:
+    trials = {row.model for row in rows if row.set in passing}
+    wrong = {row.model for row in rows if passing.get(row.set)}
+    return Rate(of=name, n=len(trials), n_wrong=len(wrong), upper=upper_bound(len(wrong), len(trials)))
+
+
+def _family_out(trial: Trial) -> tuple[str, str]:
+    """Describe how a left-out group is judged. The fit is to the other groups."""
+    if trial.passing is None:
+        return trial.name, "no fit without it"
+    wrong = {name for without in (True, False) for name in trial.wrong(without=without)}
+    named = ", ".join(row.set for row in trial.own.rows if row.set in wrong)
+    return trial.name, f"{sum(not row.excluded for row in trial.own.rows)} sets; wrong: {named or 'none'}"
+
+
+def _by_training(used: Sequence[Reference], thresholds: Mapping[Statistic, Threshold]) -> tuple[Trained, ...]:
+    """Count the passing sets of each kind of training.
+
+    Sets that are judged otherwise than most of their kind are named.
+    """
+    out = []
+    for kind in dict.fromkeys(row.training for row in used if row.training):
+        of_kind = [(row.set, passes(row, thresholds)) for row in used if row.training == kind]
+        n_passing = sum(passed for _, passed in of_kind)
+        rare = n_passing <= len(of_kind) / 2
+        names = tuple(sorted(name for name, passed in of_kind if passed == rare))
+        out.append(Trained(training=kind, n=len(of_kind), n_passing=n_passing, otherwise=names))
+    return tuple(out)
+
+
+def upper_bound(n_wrong: int, n: int, alpha: float = 0.05) -> float:
+    """Return the one-sided 95 % Clopper–Pearson bound of a rate.
+
+    It is the p with P(X ≤ n_wrong | n, p) = alpha, rounded up.
+
+    Equals `scipy.stats.beta.ppf(1 - alpha, n_wrong + 1, n - n_wrong)`; 1 where there was no trial, or each is an error.
+    """
+    if n_wrong >= n:
+        return 1.0
+    low, high = n_wrong / n, 1.0
+    for _ in range(60):  # bisection: 2^-60 is below float precision
+        p = (low + high) / 2
+        at_most = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(n_wrong + 1))
+        low, high = (p, high) if at_most > alpha else (low, p)
+    return float(math.ceil(high * 10**DIGITS) / 10**DIGITS)
+
 
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
 STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/statistics/definitions.py
@@ -57,7 +448,7 @@ IMAGES = "each set on its own photos, in-distribution for its source (the source
 
 def default_profile(text: str) -> Profile:
     """Make the default profile from a table's text. The table is the reference table."""
-    table = reference.references(text)
+    table = tables.references(text)
     two_sided = thresholds_of(with_traps(table), STRICT_RULE)["two_sidedness"].minimum
     robustness = _published_robustness()
 
@@ -85,9 +476,9 @@ def default_profile(text: str) -> Profile:
         },
         says={
             "command": COMMAND,
-            "table": reference.TABLE,
-            "table_digest": reference.table_digest(text),
-            "date": reference.MEASURED_ON,
+            "table": tables.TABLE,
+            "table_digest": tables.table_digest(text),
+            "date": tables.MEASURED_ON,
             "images": IMAGES,
             "labels": LABELS,
             "rule": RULE,
@@ -105,4 +496,4 @@ def _published_robustness() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(to_json(default_profile(reference.table_text())))
+    sys.stdout.write(to_json(default_profile(tables.table_text())))

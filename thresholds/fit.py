@@ -8,14 +8,14 @@ statistic lies `GAP_POSITION` of the way from the largest estimate that it was g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .profile import DECIDING, Statistic, Threshold
-from .reference import TWO_SIDED, Reference
+from .tables import TWO_SIDED, Reference
 
 GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
 SMALLEST = 0.01  # the least value for which a factor is computed
@@ -243,23 +243,44 @@ class Judged(NamedTuple):
     """checkpoints or families without which there is no fit: they are not a trial"""
 
 
-def left_out(sets: Sets, refit: Callable[[Sets], Mapping[str, float]], by: str = "model") -> Judged:
-    """Judge each checkpoint or family by the others. by is "model" or "group"; the traps made of it are judged, too.
+Refit = Callable[[Sets], Mapping[str, float]]
+"""Gives the thresholds for some of the sets; raises ValueError where there are none."""
 
-    refit: the thresholds for some of the sets; ValueError where there are none.
-    """
-    false_pass: list[str] = []
-    false_warn: list[str] = []
-    no_fit: list[str] = []
+
+class Trial(NamedTuple):
+    """A checkpoint or family, judged by a fit to the others."""
+
+    name: str
+    own: Sets
+    """its sets, and the traps made of them"""
+    passing: Mask | None
+    """which of them pass; None: there is no fit without it"""
+
+    def wrong(self, *, without: bool) -> tuple[str, ...]:
+        """Return its wrongly judged sets. Without the label they pass, with it they do not."""
+        if self.passing is None:
+            return ()
+        wrong = self.passing & self.own.without if without else ~self.passing & self.own.present
+        return tuple(row.set for row in self.own.keep(wrong).rows)
+
+
+def trials(sets: Sets, refit: Refit, by: str = "model") -> Iterator[Trial]:
+    """Judge each checkpoint or family by the others. by is "model" or "group"."""
     for name, others, own in folds(sets, by):
         try:
-            passing = own.passing(refit(others))
+            yield Trial(name, own, own.passing(refit(others)))
         except ValueError:
-            no_fit.append(name)
-            continue
-        false_pass += [own.rows[i].set for i in np.flatnonzero(passing & own.without)]
-        false_warn += [own.rows[i].set for i in np.flatnonzero(~passing & own.present)]
-    return Judged(tuple(sorted(false_pass)), tuple(sorted(false_warn)), tuple(sorted(no_fit)))
+            yield Trial(name, own, None)
+
+
+def judged(trials: Iterable[Trial]) -> Judged:
+    """Sum up trials."""
+    done = list(trials)
+    return Judged(
+        tuple(sorted(name for trial in done for name in trial.wrong(without=True))),
+        tuple(sorted(name for trial in done for name in trial.wrong(without=False))),
+        tuple(sorted(trial.name for trial in done if trial.passing is None)),
+    )
 
 
 def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple, get_args
 from pydantic import Field, ValidationError
 
 from . import DATA
-from .ends import End
-from .frozen import Frozen, is_version
+from .frozen import End, Frozen, is_version
 
 SCHEMA_VERSION = 1
 DEFAULT = DATA / "default-3.json"

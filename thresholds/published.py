@@ -26,7 +26,6 @@ from .frozen import Context, Frozen
 Values = NDArray[np.float64]
 
 PERCENTAGE_POINTS = 100.0  # in an accuracy of 1
-MIN_MODELS = 3  # a line through two points has no residual
 LOWEST_ACCURACY = 0.55  # ImageNet top-1; Taori et al. leave out models below, and few of the fitted ones lie there
 
 
@@ -69,7 +68,7 @@ def logit(accuracy: ArrayLike) -> Values:
     >>> float(logit(0.5))
     0.0
     """
-    p = _inside("accuracy", accuracy)
+    p = fractions("accuracy", accuracy)
     return np.log(p) - np.log1p(-p)
 
 
@@ -84,42 +83,6 @@ def sigmoid(x: ArrayLike) -> Values:
     values = np.asarray(x, dtype=np.float64)
     small = np.exp(-np.abs(values))  # never overflows
     return np.where(values >= 0, 1.0, small) / (1.0 + small)
-
-
-def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
-    """Fit a baseline to models without effective robustness.
-
-    It minimises squares on logit axes.
-
-    logit(acc_shift) = a · logit(acc_in) + b (Taori et al. 2020); equal to scipy.stats.linregress on logits.
-    acc_in, acc_shift: (model,), fractions in (0, 1): accuracy on ImageNet and on the shift.
-    Raises ValueError: lengths differ, fewer than MIN_MODELS models, an accuracy that is not between 0 and 1, or all
-    models with the same ImageNet accuracy.
-    """
-    x, y = _inside("ImageNet accuracy", acc_in), _inside("accuracy on the shift", acc_shift)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"accuracies have shapes {x.shape} and {y.shape}; two lists of one length are needed")
-    if x.size < MIN_MODELS:
-        raise ValueError(f"baseline has {x.size} models; a line with a residual needs {MIN_MODELS} or more")
-    if np.all(x == x[0]):
-        raise ValueError(f"ImageNet accuracy is {x[0]:g} for all {x.size} models; a line needs different ones")
-    u, v = logit(x), logit(y)
-    du, dv = u - u.mean(), v - v.mean()
-    a = float(du @ dv / (du @ du))
-    b = float(v.mean() - a * u.mean())
-    spread = float(dv @ dv)
-    # models that all have one accuracy on the shift lie on a flat line exactly; there is no correlation to speak of
-    r2 = float((du @ dv) ** 2 / (du @ du * spread)) if spread > 0 else 0.0
-    residual = PERCENTAGE_POINTS * (y - sigmoid(a * u + b))
-    return Baseline(
-        a=a,
-        b=b,
-        n=int(x.size),
-        r2=r2,
-        residual_sd_pp=float(residual.std()),
-        low=float(x.min()),
-        high=float(x.max()),
-    )
 
 
 def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
@@ -141,7 +104,7 @@ def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Base
     which a model gets everything wrong, or right, still has a value. Returns both fields in that shape.
     Raises ValueError naming an accuracy outside its range, or for shapes that differ.
     """
-    x = _inside("ImageNet accuracy", acc_in)
+    x = fractions("ImageNet accuracy", acc_in)
     y = np.asarray(acc_shift, dtype=np.float64)
     if x.shape != y.shape:
         raise ValueError(f"accuracies have shapes {x.shape} and {y.shape}; they must be the same")
@@ -152,7 +115,8 @@ def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Base
     return EffectiveRobustness(points, (x < max(baseline.low, LOWEST_ACCURACY)) | (x > baseline.high))
 
 
-def _inside(what: str, accuracy: ArrayLike) -> Values:
+def fractions(what: str, accuracy: ArrayLike) -> Values:
+    """Return accuracies as an array. Raises ValueError naming one that is not between 0 and 1."""
     p = np.asarray(accuracy, dtype=np.float64)
     outside = ~((p > 0) & (p < 1))  # NaN too
     if outside.any():
@@ -254,15 +218,13 @@ def sources() -> dict[str, dict[str, str | int]]:
 
 
 @cache
-def baselines() -> Mapping[str, Baseline]:
-    """Return the baseline of each of SHIFTS. It is fitted on the published accuracies.
+def baselines_of(source: str) -> Mapping[str, Baseline]:
+    """Return the baseline of each shift for a source.
 
-    V2, Sketch, R, A: timm's models trained on ImageNet-1k only. ObjectNet: imagenet-testbed's standard models from
-    55 % ImageNet top-1, less the retrained copies that its own line fits leave out ("aws", "batch64" in the name).
+    It was fitted on `source`'s models without effective robustness (`benchmarks/build_published.py`).
     """
-    timm = [row for row in _read("timm") if row.group == "in1k_only"]
-    testbed = [row for row in _read("testbed") if is_standard(row)]
-    return MappingProxyType({s: baseline_on(testbed if s == "objectnet" else timm, s) for s in SHIFTS})
+    fitted = json.loads((DATA / "published_baselines.json").read_text(encoding="utf-8"))
+    return MappingProxyType({shift: Baseline(**fitted[library_of(source, shift)][shift]) for shift in SHIFTS})
 
 
 @cache
@@ -274,7 +236,7 @@ def published() -> tuple[Published, ...]:
     for shift in SHIFTS:
         known = [i for i, row in enumerate(rows) if IMAGENET in row.accuracy and shift in row.accuracy]
         x, y = ([rows[i].accuracy[name] for i in known] for name in (IMAGENET, shift))
-        found = effective_robustness(x, y, baselines()[shift])
+        found = effective_robustness(x, y, baselines_of("timm")[shift])
         for i, value, outside in zip(known, found.points.tolist(), found.extrapolated.tolist(), strict=True):
             points[i][shift] = value
             if outside:
@@ -405,18 +367,6 @@ def _mean(points: Mapping[str, float]) -> float | None:
     return sum(values) / len(values) if len(values) == len(MEAN_SHIFTS) else None
 
 
-def is_standard(row: Published) -> bool:
-    """Return whether imagenet-testbed's own baselines use a row. See `baselines`."""
-    retrained = "aws" in row.model or "batch64" in row.model
-    return row.group == "standard" and not retrained and row.accuracy.get(IMAGENET, 0) >= LOWEST_ACCURACY
-
-
-def baseline_on(rows: Sequence[Published], shift: str) -> Baseline:
-    """Fit the baseline of a shift to some rows. They have an accuracy on ImageNet and on the shift."""
-    both = [(row.accuracy[IMAGENET], row.accuracy[shift]) for row in rows if {IMAGENET, shift} <= row.accuracy.keys()]
-    return fit_baseline(*zip(*both, strict=True))
-
-
 @cache
 def _keyed() -> Mapping[tuple[str, str, str], tuple[Published, ...]]:
     found: dict[tuple[str, str, str], tuple[Published, ...]] = {}
@@ -443,6 +393,7 @@ def _aliases() -> Mapping[tuple[str, str, str], tuple[str, str, str]]:
         }
 
 
+@cache
 def _read(library: str) -> list[Published]:
     source = str(sources()[library]["source"])
     with (DATA / f"published_{library}.csv").open(encoding="utf-8", newline="") as file:
@@ -476,20 +427,6 @@ def library_of(source: str, shift: str) -> str:
 
 
 @cache
-def baselines_of(source: str) -> Mapping[str, Baseline]:
-    """Return the baseline of each shift for a source.
-
-    It is fitted on `source`'s models that have no effective robustness by their training.
-
-    "timm" is published.baselines(); "testbed" fits every shift on imagenet-testbed's standard models, without those
-    that have an accuracy of 0: it has no logit (ImageNet-A was made of images that ResNet-50 gets wrong).
-    """
-    if source == "timm":
-        return baselines()
-    return MappingProxyType({shift: baseline_on(_models(source, shift), shift) for shift in SHIFTS})
-
-
-@cache
 def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
     """Return the spread of effective robustness of ordinary models.
 
@@ -499,27 +436,32 @@ def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
     Raises ValueError when there is no such model.
     """
     models = [
-        row
-        for row in _models(library_of(source, shifts[0]), shifts[0])
-        if all(shift in row.accuracy for shift in shifts) and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
+        row.accuracy
+        for row in ordinary_models(library_of(source, shifts[0]), shifts[0])
+        if row.accuracy.keys() >= set(shifts) and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
     ]
     if not models:
         raise ValueError(f"shifts are {', '.join(shifts)}; no model of {source} has all of them")
-    return spread_of(_mean_robustness(models, shifts, source))
+    inside, lines = [accuracy[IMAGENET] for accuracy in models], baselines_of(source)
+    found = [effective_robustness(inside, [accuracy[s] for accuracy in models], lines[s]).points for s in shifts]
+    return spread_of(np.mean(found, axis=0).tolist())
 
 
-def _mean_robustness(models: Sequence[Published], shifts: Sequence[str], source: str) -> list[float]:
-    x = [row.accuracy[IMAGENET] for row in models]
-    found = [
-        effective_robustness(x, [row.accuracy[shift] for row in models], baselines_of(source)[shift]).points
-        for shift in shifts
-    ]
-    means: list[float] = np.mean(found, axis=0).tolist()
-    return means
+def ordinary_models(library: str, shift: str) -> list[Published]:
+    """Return the models without effective robustness that a baseline is fitted on.
 
-
-def _models(library: str, shift: str) -> list[Published]:
-    rows = [row for row in published() if row.library == library and {IMAGENET, shift} <= row.accuracy.keys()]
+    timm: models trained on ImageNet-1k only. imagenet-testbed: its standard models from 55 % ImageNet top-1, less the
+    retrained copies that its own line fits leave out ("aws", "batch64" in the name), and less those with an accuracy of
+    0: it has no logit (ImageNet-A was made of images that ResNet-50 gets wrong).
+    """
+    rows = [row for row in _read(library) if {IMAGENET, shift} <= row.accuracy.keys()]
     if library == "timm":
         return [row for row in rows if row.group == "in1k_only"]
-    return [row for row in rows if is_standard(row) and row.accuracy[shift] > 0]
+    return [
+        row
+        for row in rows
+        if row.group == "standard"
+        and not ("aws" in row.model or "batch64" in row.model)
+        and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
+        and row.accuracy[shift] > 0
+    ]

@@ -276,7 +276,10 @@ def _mean(where: str, accuracies: Mapping[str, float]) -> tuple[float | None, bo
         raise SuiteError(f"{where}: accuracies lack {IMAGENET}; effective robustness is measured from it")
     if not set(MEAN_SHIFTS) <= set(accuracies):
         return None, False
-    found = [effective_robustness(accuracies[IMAGENET], accuracies[s], published.baselines()[s]) for s in MEAN_SHIFTS]
+    found = [
+        effective_robustness(accuracies[IMAGENET], accuracies[s], published.baselines_of("timm")[s])
+        for s in MEAN_SHIFTS
+    ]
     mean = sum(float(f.points) for f in found) / len(found)
     return mean, any(bool(f.extrapolated) for f in found)
 

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, i
 from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, labelled, line, section, spaced
 from robustcheck_onnx.checker.runtime import cpu_name, list_gpus, parse_device
 from robustcheck_onnx.checker.text import count_text
-from robustcheck_onnx.thresholds.results import Result
+from robustcheck_onnx.thresholds.tables import Result
 
 from .run import done
 from .tasks import Settings, Task

@@ -24,10 +24,10 @@ from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
 from robustcheck_onnx.checker.storage.write import write_whole
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds import results
+from robustcheck_onnx.thresholds import tables
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from robustcheck_onnx.thresholds.results import TENSORS, Measured, Result, rounded
 from robustcheck_onnx.thresholds.suite import Member, Opened
+from robustcheck_onnx.thresholds.tables import TENSORS, Measured, Result, rounded
 
 from .tasks import MEASURING, RECORD, Settings, Task, cache_folder, versions_of, weights_path
 
@@ -185,14 +185,14 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
     if not path.exists():
         return []
     try:
-        rows = results.read(path)
-    except results.ResultsError as fault:
+        rows = tables.read(path)
+    except tables.ResultsError as fault:
         raise UsageError(str(fault), fault.hint) from fault
     keys = {task.member.id: task.key for task in work}
     current = [row for row in rows if keys.get(row.id, row.key) == row.key]
     if stale := [row for row in rows if keys.get(row.id, row.key) != row.key]:
         append(superseded(path), stale)
-    whole = "".join(results.to_line(row) for row in current)
+    whole = "".join(tables.to_line(row) for row in current)
     if path.read_text(encoding="utf-8") != whole:
         write_whole(path, whole)
     return current
@@ -208,7 +208,7 @@ def append(path: Path, rows: Sequence[Result]) -> None:
 
     Raises EnvironmentFaultError: no space, or no right to write.
     """
-    text = "".join(results.to_line(row) for row in rows)
+    text = "".join(tables.to_line(row) for row in rows)
     try:
         with path.open("ab") as file:
             file.write(text.encode())

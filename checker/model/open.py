@@ -26,7 +26,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.text import sha256_of
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract, parse_contract, properties
 from .ends import EMBEDDINGS, is_change_of_basis

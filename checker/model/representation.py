@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract
 from .ends import AFTER_LINEAR, SECOND, choose_pool, embedding_under, ends_in, is_vector, user_pool

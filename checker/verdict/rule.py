@@ -19,8 +19,7 @@ from robustcheck_onnx.checker.evidence import (
     Statistics,
 )
 from robustcheck_onnx.checker.text import bound_text, number_text
-from robustcheck_onnx.thresholds.ends import WRITTEN_ZERO_AT, End
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.frozen import WRITTEN_ZERO_AT, End, Frozen
 from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Statistic
 
 from . import pixels

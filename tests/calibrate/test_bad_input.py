@@ -8,7 +8,7 @@ import pytest
 
 from robustcheck_onnx.checker.calibrate.profiles import causes
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
-from robustcheck_onnx.thresholds import results
+from robustcheck_onnx.thresholds import tables
 from support import but
 from support.calibrations import Calibrated, Call, rows
 
@@ -57,19 +57,19 @@ def test_a_cause_is_said_once_for_all_its_models() -> None:
 
 def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, call: Call) -> None:
     some, text = rows(calibrated.table), calibrated.table.read_text(encoding="utf-8")
-    first = json.loads(results.to_line(some[0]))
+    first = json.loads(tables.to_line(some[0]))
 
     def odd(**change: Any) -> str:
-        return text + results.to_line(but(some[0], id="other", **change))
+        return text + tables.to_line(but(some[0], id="other", **change))
 
     def measured(name: str, **change: float) -> str:
         statistics = first["statistics"]
         return json.dumps(first | {"statistics": statistics | {name: statistics[name] | change}})
 
     def changed(**change: Any) -> str:
-        return "".join(results.to_line(row.model_copy(update=change)) for row in some)
+        return "".join(tables.to_line(row.model_copy(update=change)) for row in some)
 
-    one_sided = "".join(results.to_line(row) for row in some if row.label == "present")
+    one_sided = "".join(tables.to_line(row) for row in some if row.label == "present")
     table, out = tmp_path / "t.jsonl", tmp_path / "p.json"
     for content, code, message in (
         ("", 2, "number of rows is 0; a fit needs measured models"),
@@ -99,7 +99,7 @@ def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, call
 def test_one_model_measured_twice(calibrated: Calibrated, tmp_path: Path, call: Call) -> None:
     one, table = rows(calibrated.table)[0], tmp_path / "t.jsonl"
     fit = ("calibrate", "--from-evidence", calibrated.table, "--from-evidence", table, "--out", tmp_path / "p.json")
-    table.write_text(results.to_line(one), encoding="utf-8")
+    table.write_text(tables.to_line(one), encoding="utf-8")
     call(*fit)
-    table.write_text(results.to_line(but(one, n_features=7)), encoding="utf-8")
+    table.write_text(tables.to_line(but(one, n_features=7)), encoding="utf-8")
     assert f"{one.id}, representation: row differs from the one in" in call(*fit, code=2)[1]

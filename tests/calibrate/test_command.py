@@ -12,7 +12,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.thresholds import profile
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.frozen import End
 from support.bad_input import COMMAND
 from support.calibrations import N_IMAGES, N_MODELS, Calibrated, Call, calibrate, rows, words
 from support.measuring import never_decided

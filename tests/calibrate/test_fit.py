@@ -7,9 +7,9 @@ import pytest
 from robustcheck_onnx.checker.calibrate import run
 from robustcheck_onnx.checker.calibrate.tasks import Task
 from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
-from robustcheck_onnx.thresholds import results
-from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.make_profile import fitted_profile, rows_of
+from robustcheck_onnx.thresholds import tables
+from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
+from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.suite import Entry, Member
 from support import but
 from support.calibrations import N_MODELS, Calibrated, rows
@@ -17,9 +17,9 @@ from support.calibrations import N_MODELS, Calibrated, rows
 
 def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
     row = but(rows(calibrated.table)[0], label="present")
-    assert results.ALIKE_SPREAD == ALIKE_SPREAD
-    assert results.excluded(row) == ""
-    unknown = row.statistics | {"strength": results.Measured(estimate=None, low=None, high=None)}
+    assert tables.ALIKE_SPREAD == ALIKE_SPREAD
+    assert tables.excluded(row) == ""
+    unknown = row.statistics | {"strength": tables.Measured(estimate=None, low=None, high=None)}
     for change, why in (
         ({"n_nonfinite": 1}, "1 representations not finite or constant"),
         ({"statistics": unknown}, "not measurable: strength"),
@@ -29,8 +29,8 @@ def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
         ({"context": {"spread": 0.1}}, "representations of all images alike, which never passes"),
         ({"label": "unlabelled"}, "unlabelled"),
     ):
-        assert results.excluded(row.model_copy(update=change)) == why
-    assert results.excluded(but(row, label="absent", context={"spread": 0.1})) == ""
+        assert tables.excluded(row.model_copy(update=change)) == why
+    assert tables.excluded(but(row, label="absent", context={"spread": 0.1})) == ""
 
 
 def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrated) -> None:
@@ -39,7 +39,7 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
     pooled = []
     for row in (r for r in some if r.label == "present"):
         sharper = {
-            name: results.Measured(**{end: 2 * value for end, value in row.statistics[name].model_dump().items()})
+            name: tables.Measured(**{end: 2 * value for end, value in row.statistics[name].model_dump().items()})
             for name in ("strength", "kurtosis")
         }
         change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation")}
@@ -58,8 +58,8 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
 def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibrated) -> None:
     some = rows(calibrated.table)
     later = [but(row, date="2030-01-01", wall_s=99.0, execution={}) for row in some]
-    assert results.digest_of(later) == results.digest_of(reversed(some))
-    assert results.digest_of(some[1:]) != results.digest_of(some)
+    assert tables.digest_of(later) == tables.digest_of(reversed(some))
+    assert tables.digest_of(some[1:]) != tables.digest_of(some)
     assert fitted_profile(later, id="x").calibration.date == "2030-01-01"
 
 

@@ -12,7 +12,7 @@ import pytest
 from robustcheck_onnx.checker.calibrate import tasks
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.thresholds import profile, suite
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 from support import ROOT, mini_suite
 from support.bad_input import COMMAND
 from support.calibrations import calibrate, rows, run, words

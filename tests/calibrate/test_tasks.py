@@ -13,8 +13,8 @@ from robustcheck_onnx.checker.calibrate import plan, run, tasks
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
-from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
+from robustcheck_onnx.thresholds.tables import Result
 from support import Fields, Patch, but
 from support.onnx_models import encoder
 

@@ -15,7 +15,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.thresholds import profile, reference
+from robustcheck_onnx.thresholds import profile, tables
 from support import ROOT, Capture, Patch, Place, commands, robustcheck
 from support.scripts import load
 
@@ -67,7 +67,7 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
     assert f"{len(made.with_indication)} sets have the indication" in flat
     assert (len(made.left_out_false_pass), len(made.left_out_false_warn)) == (0, 0)
     assert f"{len(list((ROOT / 'checker' / 'photos').glob('*.jpg')))} bundled photos" in flat
-    assert len(reference.references()) == 84
+    assert len(tables.references()) == 84
     every, two_sided, linear, published = (f"{100 * rate.upper:.1f} %" for rate in made.rates)
     every_n, two_sided_n, linear_n, published_n = (rate.n for rate in made.rates)
     assert (

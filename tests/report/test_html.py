@@ -24,9 +24,9 @@ from robustcheck_onnx.checker.report.words import plain_text, verdict_text
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Kind
 from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, load
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 from support import Capture, Fields, Place, but, reports, robustcheck
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words

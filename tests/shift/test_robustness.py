@@ -32,7 +32,7 @@ def test_testbeds_lines_are_scipys_over_its_standard_models(name: str) -> None:
     line = published.baselines_of("testbed")[name]
     np.testing.assert_allclose([line.a, line.b], [truth.slope, truth.intercept], rtol=1e-9)
     assert line.n == len(rows) >= 80
-    assert name != "objectnet" or line == published.baselines()[name]
+    assert name != "objectnet" or line == published.baselines_of("timm")[name]
 
 
 def test_what_is_usual_is_the_published_spread() -> None:
@@ -40,7 +40,6 @@ def test_what_is_usual_is_the_published_spread() -> None:
     found = published.usual_robustness("timm", published.MEAN_SHIFTS)
     assert (found.n, round(found.median, 1), round(found.low, 1), round(found.high, 1)) == (1074, 0.1, -2.4, 4.1)
     assert found == pytest.approx(published.spread("in1k_only", "timm"))
-    assert published.baselines_of("timm") == published.baselines()
 
 
 def _set(

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from robustcheck_onnx.thresholds import results
-from robustcheck_onnx.thresholds.results import Result
+from robustcheck_onnx.thresholds import tables
+from robustcheck_onnx.thresholds.tables import Result
 from support import bad_input
 
 N_MODELS, N_IMAGES = 6, 60
@@ -44,4 +44,4 @@ def calibrate(suite: Path, photos: Path, out: Path, *more: str | Path) -> bad_in
 
 
 def rows(path: Path) -> list[Result]:
-    return results.read(path)
+    return tables.read(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 from support import PHOTOS, lookup
 
 HEAD = 'schema_version = 1\nname = "mini"\n\n[labels]\nmeaning = "with: an outlier feature is there"\n'

@@ -28,9 +28,9 @@ from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, 
 from robustcheck_onnx.checker.report.terminal import render
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import Calibration, Profile, Statistic, Threshold, seal
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 from support import Fields, but
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}

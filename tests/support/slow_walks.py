@@ -8,7 +8,7 @@ import math
 import onnx
 
 from robustcheck_onnx.checker.model import heads, layers
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.frozen import End
 
 BLOCKING = ("activation", "normalisation", "pool")
 INPUT = End("other", "input")

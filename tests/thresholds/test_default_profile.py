@@ -8,13 +8,13 @@ import scipy.stats
 from pydantic import TypeAdapter, ValidationError
 
 from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.thresholds import fit, make_profile, profile, reference
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds import calibrate, fit, profile, tables
+from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER
 from support import ROOT, but, read_json
 from support.scripts import load
 
-TABLE = reference.references()
+TABLE = tables.references()
 DEFAULT = profile.load()
 CLAIMS = load("benchmarks/claims")
 PASSING: dict[str, bool] = CLAIMS.passing_left_out(TABLE)
@@ -24,9 +24,9 @@ PASSING: dict[str, bool] = CLAIMS.passing_left_out(TABLE)
 def test_the_profile_is_for_the_statistics_of_this_version_and_names_its_table() -> None:
     """Whoever measures the table again sets date and digest."""
     assert DEFAULT.statistic_version == definitions.STATISTIC_VERSION
-    digest = reference.table_digest(reference.table_text())
+    digest = tables.table_digest(tables.table_text())
     assert DEFAULT.calibration.table_digest == digest
-    assert (reference.MEASURED_ON, digest[:19]) == ("2026-11-28", "sha256:2fc89eeb1f73")
+    assert (tables.MEASURED_ON, digest[:19]) == ("2026-11-28", "sha256:2fc89eeb1f73")
 
 
 def test_earlier_profiles_stay_as_they_were_sealed_and_say_why_they_were_left() -> None:
@@ -42,7 +42,7 @@ def test_earlier_profiles_stay_as_they_were_sealed_and_say_why_they_were_left() 
 
 def test_the_labels_are_those_of_the_six_statistics_and_of_the_definition() -> None:
     """Those that stood before the three were chosen: round numbers in the gaps of the six."""
-    for row in (*TABLE, *reference.traps()):
+    for row in (*TABLE, *tables.traps()):
         signs = (row.negative_energy, row.negative_z_energy)
         strong = row.kurtosis >= 7.5 and row.persistence_ratio >= 1.5 and row.top3_share >= 1 / 3
         persistent = row.outlier_frequency >= 0.5
@@ -72,7 +72,7 @@ def test_the_table_does_not_support_a_strict_profile() -> None:
 def test_thresholds_lie_two_thirds_up_the_gap() -> None:
     """Each gap by hand: the trap or set that the statistic turns away best, and the weakest set with the label."""
     got = DEFAULT.thresholds
-    rows = {r.set: r for r in (*TABLE, *reference.traps())}
+    rows = {r.set: r for r in (*TABLE, *tables.traps())}
     trained, laion = rows["aavc_resnet18_trainmode"], rows["fairouz_openclip_b32_laion2b"]
     want = trained.strength ** (1 / 3) * laion.strength ** (2 / 3)  # as a trap its two-sidedness is that of z: × 1.49
     assert got["strength"].minimum == pytest.approx(want, abs=6e-4)
@@ -97,10 +97,10 @@ def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:
 
 
 def test_no_trap_passes_by_its_point_estimates() -> None:
-    assert {(row.expected, row.trap) for row in reference.traps()} == {("absent", True)}
-    sets = make_profile.with_traps(TABLE)
+    assert {(row.expected, row.trap) for row in tables.traps()} == {("absent", True)}
+    sets = calibrate.with_traps(TABLE)
     trap = sets.which(lambda row: row.trap)
-    assert DEFAULT.calibration.n_traps == trap.sum() == len(reference.traps()) + 81
+    assert DEFAULT.calibration.n_traps == trap.sum() == len(tables.traps()) + 81
     minimums = {name: t.minimum for name, t in DEFAULT.thresholds.items()}
     assert not sets.passing(minimums)[trap].any()
 
@@ -138,8 +138,8 @@ def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
 def test_bounds_of_rates_are_scipys_and_never_rounded_down() -> None:
     for k, n in ((0, 1), (0, 13), (1, 13), (5, 40), (39, 40)):
         exact = scipy.stats.beta.ppf(0.95, k + 1, n - k)
-        assert exact <= make_profile.upper_bound(k, n) <= exact + 1e-3
-    assert make_profile.upper_bound(3, 3) == make_profile.upper_bound(0, 0) == 1
+        assert exact <= calibrate.upper_bound(k, n) <= exact + 1e-3
+    assert calibrate.upper_bound(3, 3) == calibrate.upper_bound(0, 0) == 1
 
 
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:

@@ -13,10 +13,10 @@ from rich.console import Console
 from robustcheck_onnx.checker.calibrate.profiles import render_list, render_profile
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.verdict.rule import decided
-from robustcheck_onnx.thresholds import fit, make_profile, profile
+from robustcheck_onnx.thresholds import calibrate, fit, profile
 from robustcheck_onnx.thresholds.fit import Rule, Sets
 from robustcheck_onnx.thresholds.profile import DECIDING, Profile
-from robustcheck_onnx.thresholds.reference import Reference
+from robustcheck_onnx.thresholds.tables import Reference
 from support import Capture, Fields, Place, but, read_json
 from support.calibrations import Call
 
@@ -188,8 +188,8 @@ def test_a_trap_takes_part_and_counts_in_no_rate() -> None:
 
 def test_few_checkpoints_widen_the_margin() -> None:
     many = [*APART, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
-    rules = [make_profile.chosen_rule(Sets.of(table)) for table in (APART, many)]
-    assert [rule.position for rule in rules] == [make_profile.WIDER[0], fit.GAP_POSITION]
+    rules = [calibrate.chosen_rule(Sets.of(table)) for table in (APART, many)]
+    assert [rule.position for rule in rules] == [calibrate.WIDER[0], fit.GAP_POSITION]
     wide, narrow = (fitted_to(table, rule).minimums for table, rule in zip((APART, many), rules, strict=True))
     assert wide["strength"] > narrow["strength"]
 
@@ -199,17 +199,17 @@ def test_the_margin_widens_until_no_checkpoint_passes_when_left_out() -> None:
     sets = Sets.of([*table_of([10] * 4, np.linspace(1, 1.09, 10)), made_set("high", "absent", 5.2)])
 
     def judged(rule: Rule) -> fit.Judged:
-        return fit.left_out(sets, lambda others: fit.fit(others, rule).minimums)
+        return fit.judged(fit.trials(sets, lambda others: fit.fit(others, rule).minimums))
 
     assert judged(LOOSE).false_pass == ("high",)
-    chosen = make_profile.chosen_rule(sets)
+    chosen = calibrate.chosen_rule(sets)
     assert chosen.position > fit.GAP_POSITION
     assert judged(chosen).false_pass == ()
 
 
 def test_checkpoints_without_which_there_is_no_fit_are_no_trial() -> None:
     table = table_of([8], [1, 1.1])
-    judged = fit.left_out(Sets.of(table), lambda others: fit.fit(others, LOOSE).minimums)
+    judged = fit.judged(fit.trials(Sets.of(table), lambda others: fit.fit(others, LOOSE).minimums))
     assert judged == ((), (), ("with0",))
 
 

@@ -10,7 +10,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 
 from robustcheck_onnx.thresholds import DATA, published
-from robustcheck_onnx.thresholds.reference import references
+from robustcheck_onnx.thresholds.tables import references
 from support import ROOT
 from support.scripts import load
 
@@ -37,7 +37,7 @@ def test_the_baselines_are_scipys_over_the_rows_as_they_ship() -> None:
         x, y = scipy.special.logit(pairs).T
         truth = scipy.stats.linregress(x, y)
         residual = pairs[:, 1] - scipy.special.expit(truth.slope * x + truth.intercept)
-        line = published.baselines()[shift]
+        line = published.baselines_of("timm")[shift]
         assert_allclose(
             [line.a, line.b, line.r2, line.residual_sd_pp, line.n, line.low, line.high],
             [
@@ -70,7 +70,7 @@ def test_zero_shot_models_lie_above_every_other_group() -> None:
 def test_accuracies_beyond_the_baseline_are_flagged_as_extrapolated() -> None:
     for row in published.published():
         for shift in row.effective_robustness_pp:
-            line = published.baselines()[shift]
+            line = published.baselines_of("timm")[shift]
             inside = max(line.low, 0.55) <= row.accuracy["imagenet1k"] <= line.high
             assert (shift in row.extrapolated) is not inside
 
@@ -121,7 +121,7 @@ def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
     monkeypatch.setattr(script, "OUTPUT", tmp_path)
     script.main([str(path) for path in inputs])
     made = sorted(tmp_path.iterdir())
-    assert len(made) == 5
+    assert len(made) == 6
     for path in made:
         assert path.read_bytes() == (DATA / path.name).read_bytes(), path.name
 
@@ -223,7 +223,7 @@ def test_random_and_synthetic_models_have_no_context() -> None:
 
 
 def test_the_document_states_the_fits_and_medians_of_the_code() -> None:
-    for shift, line in published.baselines().items():
+    for shift, line in published.baselines_of("timm").items():
         word = published.SHIFT_WORDS[shift]
         figures = f"| {line.n} | {line.a:.4f} | {line.b:.4f} | {line.r2:.3f} | {line.residual_sd_pp:.2f} |"
         assert any(row.startswith(f"| {word} |") and figures in row for row in DOCS.splitlines()), word

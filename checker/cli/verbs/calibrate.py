@@ -22,8 +22,8 @@ from . import look_up
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.calibrate.tasks import Settings
     from robustcheck_onnx.thresholds.profile import Profile
-    from robustcheck_onnx.thresholds.results import Result
     from robustcheck_onnx.thresholds.suite import Opened
+    from robustcheck_onnx.thresholds.tables import Result
 
 
 TENSORS = ("auto", "representation", "pooled")
@@ -101,10 +101,10 @@ def calibrate(
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from robustcheck_onnx.checker.calibrate import tasks
     from robustcheck_onnx.checker.storage.write import write_whole
-    from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.calibrate import default_profile
     from robustcheck_onnx.thresholds.profile import to_json
     from robustcheck_onnx.thresholds.suite import open_suite
+    from robustcheck_onnx.thresholds.tables import table_text
 
     one_of("--tensor", tensor, TENSORS)
     one_of("--engine", engine, ("local", "ray"))
@@ -113,7 +113,7 @@ def calibrate(
         check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
     failed: dict[str, RobustcheckError] = {}
     if from_reference:
-        profile = default_profile(reference.table_text())
+        profile = default_profile(table_text())
     else:
         name = profile_id or (out.stem if out else "plan")
         look_up.check_id(name)
@@ -188,8 +188,8 @@ def _check_call(suite: str | None, tables: list[str] | None, reference: bool, pl
 @contextlib.contextmanager
 def _usage_errors(hint: str = "") -> Iterator[None]:
     """Turn a bad suite or table into UsageError. `hint` is for a fault that has none."""
-    from robustcheck_onnx.thresholds.results import ResultsError
     from robustcheck_onnx.thresholds.suite import SuiteError
+    from robustcheck_onnx.thresholds.tables import ResultsError
 
     try:
         yield
@@ -207,14 +207,14 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
     from robustcheck_onnx.checker.calibrate import tasks
     from robustcheck_onnx.checker.calibrate.plan import plan, plan_json, render_plan
     from robustcheck_onnx.checker.text import as_json
-    from robustcheck_onnx.thresholds import results
+    from robustcheck_onnx.thresholds.tables import read
 
     digest, n_images = tasks.image_set(settings)
     work = tasks.tasks(opened, settings, digest)
     rows: list[Result] = []
     if table is not None and table.exists():
         with _usage_errors():
-            rows = results.read(table)
+            rows = read(table)
     made = plan(work, rows, settings, n_images, digest)
     call.show(output, lambda: as_json(plan_json(made)), partial(render_plan, made))
     return 0
@@ -229,10 +229,10 @@ def _measured_before(
     """
     from robustcheck_onnx.checker.calibrate.run import relabelled
     from robustcheck_onnx.checker.calibrate.tasks import check_labels
-    from robustcheck_onnx.thresholds import results
+    from robustcheck_onnx.thresholds.tables import joined, read
 
     with _usage_errors("robustcheck calibrate --help"):
-        rows = results.joined([(Path(table), results.read(Path(table))) for table in tables])
+        rows = joined([(Path(table), read(Path(table))) for table in tables])
     if opened is None:
         return rows, {}
     check_labels(opened)
@@ -248,8 +248,8 @@ def _measured_before(
 def _fitted(
     rows: tuple[Result, ...], name: str, tensor: str, failed: dict[str, RobustcheckError], opened: Opened | None
 ) -> Profile:
-    from robustcheck_onnx.thresholds.make_profile import CannotFitError, fitted_profile
-    from robustcheck_onnx.thresholds.results import joined
+    from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
+    from robustcheck_onnx.thresholds.tables import joined
 
     try:
         with _usage_errors():
