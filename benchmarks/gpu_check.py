@@ -31,10 +31,10 @@ import onnxruntime as ort
 import scan as scan_rows
 from speed import write_photos
 
-from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images.preprocess import apply, decode
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job, conclude, stack
 from robustcheck_onnx.checker.runtime import doctor
 from robustcheck_onnx.checker.runtime.session import (
     cpu_name,
@@ -139,7 +139,7 @@ def agreement(run: Run, path: Path, photos: Path) -> dict[str, Any]:
     def measured(device: str, **options: Any) -> Any:
         job = opened(path, photos, device, n, **options)
         facts = measure.probe(job)
-        (evidence,) = measure.conclude(job.job, facts, measure.measure_images(job), load_profile(None), decided=False)
+        (evidence,) = conclude(job.job, facts, measure.measure_images(job), load_profile(None), decided=False)
         return evidence
 
     def apart(one: Any, other: Any) -> float:
@@ -181,7 +181,7 @@ def half_agreement(run: Run, photos: Path) -> dict[str, Any]:
 def stacked(job: measure.Opened) -> Any:
     """The pixels of a job's photos, as its runner takes them."""
     decoded = [measure.prepare_item(item, job) for item in job.source.items()]
-    return measure.stack(measure.usable(decoded))
+    return stack(measure.usable(decoded))
 
 
 def bare_rate(run: Run, job: measure.Opened, pixels: Any, device: str) -> tuple[float, int]:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 FIRST_BATCH = r"""
 import re, sys, time
 from pathlib import Path
-from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import run

@@ -36,9 +36,9 @@ ONE_WORKER = """
 import sys, time
 begun = float(sys.argv[1])
 import pathlib
-from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import measure_shard
 started = time.time()
 opened = measure.open_job(Job(pathlib.Path(sys.argv[2]), Options(images=sys.argv[3], max_images=int(sys.argv[4]), preprocess="clip")), threads=int(sys.argv[5]))
@@ -183,7 +183,8 @@ def times_here(model: Path, photos: Path, workers: int, lengths: Sequence[int]) 
 def made_here(model: Path, photos: Path, shards: Sequence[int], workers: int) -> float:
     """Wall seconds of the local engine over jobs of so many shards each."""
     from robustcheck_onnx.checker.evidence import Options
-    from robustcheck_onnx.checker.measure import Job, run_jobs
+    from robustcheck_onnx.checker.measure.job import Job
+    from robustcheck_onnx.checker.measure.workers import run_jobs
     from robustcheck_onnx.thresholds import profile
 
     jobs = [Job(model, Options(images=str(photos), max_images=n * SHARD_IMAGES, preprocess="clip")) for n in shards]

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.evidence import CLIP, Options
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.runtime.session import cpu_threads, open_session
 from robustcheck_onnx.thresholds import profile
 
@@ -42,18 +42,18 @@ sys.exit(0 if code in (0, 1) else code)
 # Imports, opens the model and runs one batch of one image: what a check does before its first number.
 FIRST_INFERENCE = """
 import sys
-from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measure.job import Job
 opened = measure.open_job(Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=1)))
 measure.measure_images(opened)
 """
 # Opens the model, probes it (a second session for a moment) and runs 8 photos: the model and its sessions.
 SESSION = """
 import sys
-from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measure.job import Job
 opened = measure.open_job(Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=8)))
 measure.probe(opened)
 measure.measure_images(opened)

@@ -11,12 +11,13 @@ from typing import Any, Unpack
 
 from onnx import ModelProto
 
-from robustcheck_onnx.checker import isolation, measure
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images.listing import parse_image_set
 from robustcheck_onnx.checker.images.source import Images, ImageSource
-from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Job, Progress, Tell
+from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits, Progress, Tell
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job, conclude, versions
 from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, parse_model
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
@@ -101,7 +102,7 @@ def check(
                 **run.given,
             )
     limits.refuse_here()
-    tell = partial(measure.tell_stage, progress)
+    tell = partial(isolation.tell_stage, progress)
     with on_this_machine(place, preprocess=run.preprocess, tell=tell) as here, saving(save_representations) as saver:
         evidence, published = _measured(Job(here.path, run), profile, progress, given, saver)
         if saver is not None:
@@ -153,7 +154,7 @@ def report_of(
         reference=_reference(),
         claim=CLAIM,
         time=time,
-        binding=Binding(settings=shown, versions=measure.versions()),
+        binding=Binding(settings=shown, versions=versions()),
     )
     return sealed(report)
 
@@ -189,19 +190,19 @@ def _measured(
 ) -> tuple[Evidence, Context | None]:
     """Return evidence and published context."""
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
-    measure.tell_stage(progress, "opening the model and the images")
+    isolation.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(job, source=given)
     with measure.decode(inputs, stops=measure.likely_stops(profile)) as decoded:
-        measure.tell_stage(progress, "loading the model")
+        isolation.tell_stage(progress, "loading the model")
         first = measure.take_probe(decoded)  # the next ones are decoded while the session opens
         opened = measure.open_sessions(inputs)
         _log_opened(opened)
-        measure.tell_stage(progress, "trying the model on a few images")
+        isolation.tell_stage(progress, "trying the model on a few images")
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)
         watch = None if saver is None else saver.add
         total, is_decided = measure.until_decided(opened, profile, itertools.chain(first, decoded), progress, watch)
-    (evidence,) = measure.conclude(job, facts, total, profile, decided=is_decided)
+    (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 
 

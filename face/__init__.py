@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
     from robustcheck_onnx.checker.isolation import Limits as Limits
-    from robustcheck_onnx.checker.measure import Progress as Progress
+    from robustcheck_onnx.checker.isolation import Progress as Progress
     from robustcheck_onnx.checker.model import Model as Model
     from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
     from robustcheck_onnx.checker.pipeline import check as check
@@ -100,7 +100,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "measure": "statistics",
     "measure_shift": "shift",
     "Model": "model",
-    "Progress": "measure",
+    "Progress": "isolation",
     "Reason": "verdict",
     "Report": "report",
     "Representations": "representations",

@@ -18,8 +18,9 @@ from typing import Any
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import Job, Progress, run_jobs, tell_stage
-from robustcheck_onnx.checker.measure.job import Outcome
+from robustcheck_onnx.checker.isolation import Progress, tell_stage
+from robustcheck_onnx.checker.measure.job import Job, Outcome
+from robustcheck_onnx.checker.measure.workers import run_jobs
 from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
 from robustcheck_onnx.checker.storage.write import write_whole
 from robustcheck_onnx.checker.text import quoted

@@ -12,23 +12,25 @@ from typing import Any, Unpack, overload
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolation, measure
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images.source import Images, Item, Picture, Skipped
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import (
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import (
+    DescribedRows,
     ImagesRead,
     Job,
     Measurement,
-    Opened,
     Prepared,
-    Progress,
-    Rows,
-    Tell,
-    content,
+    SeenRows,
+    conclude,
+    described_rows,
+    merge_described,
     stack,
 )
+from robustcheck_onnx.checker.measure.run import Opened
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
@@ -123,18 +125,18 @@ def compare(
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
     jobs = [Job(model, run) for model in models]
-    measure.tell_stage(progress, "loading the candidate")
+    isolation.tell_stage(progress, "loading the candidate")
     opened = [measure.open_job(jobs[0], source=given)]
     if reference is not None:
-        measure.tell_stage(progress, "loading the reference")
+        isolation.tell_stage(progress, "loading the reference")
     opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
-    measure.tell_stage(progress, "trying the models on a few images")
+    isolation.tell_stage(progress, "trying the models on a few images")
     facts = [measure.probe(each) for each in opened]
     pair, read, described = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, read.n_usable)
     evidence = [
-        measure.conclude(job, fact, Measurement([side.state], [Rows()], [rows], read), profile)[0]
+        conclude(job, fact, Measurement([side.state], [SeenRows()], [rows], read), profile)[0]
         for job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
     ]
     when = Time.until_now(clock, read.n_usable)
@@ -247,13 +249,13 @@ class _Both(Prepared):
     """for the reference"""
 
 
-def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, ImagesRead, list[content.Rows]]:
+def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, ImagesRead, list[DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.
 
     Returns their sums, the images, and of each model the rows that its content is measured on.
     """
     read = ImagesRead()
-    described: list[content.Rows] = [(), ()]
+    described: list[DescribedRows] = [(), ()]
     same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
 
     def prepare(item: Item) -> _Both | Skipped:
@@ -276,7 +278,7 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, Im
 
 
 def _add(
-    first: Opened, second: Opened, batch: Sequence[_Both], pair: Pair | None, described: list[content.Rows]
+    first: Opened, second: Opened, batch: Sequence[_Both], pair: Pair | None, described: list[DescribedRows]
 ) -> Pair:
     """Run one batch through both models and add it."""
     ours = first.runners[0].run(stack(batch))
@@ -287,8 +289,8 @@ def _add(
     both_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
     sketches = [both.sketch for both, used in zip(batch, both_usable, strict=True) if used]
     for index, output in enumerate((ours, theirs)):
-        rows = content.rows_of(output.representation[both_usable], sketches)
-        described[index] = content.merge(described[index], rows)
+        rows = described_rows(output.representation[both_usable], sketches)
+        described[index] = merge_described(described[index], rows)
     a, b = ours.class_output, theirs.class_output
     if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
         pairs.add_predictions(pair, a, b)

@@ -12,12 +12,14 @@ from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolation, measure
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.arrays import Bools, Float32s
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Collected, Inputs, Job, Progress
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head
@@ -113,11 +115,11 @@ def concepts(
             **run.model_dump(exclude={"images"}),
         )
     limits.refuse_here()
-    measure.tell_stage(progress, "opening the model and the concept set")
+    isolation.tell_stage(progress, "opening the model and the concept set")
     found = open_concepts(concept_set, seed=run.seed, max_images=run.max_images, min_coverage=min_coverage)
     inputs, chosen = _open(Job(path, run), found, of, head)
     (opened,) = inputs.models
-    measure.tell_stage(progress, "loading the model")
+    isolation.tell_stage(progress, "loading the model")
     runner = Runner(opened, run.device, preprocessing=inputs.preprocessing.preprocessing, batch_size=run.batch_size)
     if head is not None:  # before minutes of images
         chosen = chosen._replace(head=head_from_file(local_path(head, "head"), _width(runner, inputs)))
@@ -137,10 +139,10 @@ def concepts(
     positives = [np.flatnonzero(present[:, index]) for index in judged]
     looked_at, source = _directions(chosen, h, opened)
     stage = "ranking the images along each direction"
-    measure.tell_stage(progress, stage)
+    isolation.tell_stage(progress, stage)
 
     def tell(done: int) -> None:
-        measure.tell_stage(progress, f"{stage}, {done} of {looked_at.n} done")
+        isolation.tell_stage(progress, f"{stage}, {done} of {looked_at.n} done")
 
     measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed, progress=tell)
     concepts_ = directions.judge(measured, names, [len(each) for each in positives])

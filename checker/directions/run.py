@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
-from robustcheck_onnx.checker import isolation, measure
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import ImageFacts, Options, RunOptions
 from robustcheck_onnx.checker.images.source import Images, ImageSource, Skipped, check_bad, digest_of_set, open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Collected, Inputs, Job, Progress
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job, named_skips, stack
+from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import (
@@ -112,7 +114,7 @@ def result_of(each: LabelledSet, collected: Collected, labelled: Labelled, head:
         n_available=each.source.n_found,
         n_read=read.n_read,
         n_skipped=len(read.skipped),
-        skipped=measure.named_skips(read.skipped),
+        skipped=named_skips(read.skipped),
         digest=digest_of_set(list(collected.digests)),
         accuracy=wilson(correct(head, labelled), len(labelled.right)),
     )
@@ -184,12 +186,12 @@ def directions(
             **run.given,
         )
     limits.refuse_here()
-    measure.tell_stage(progress, "opening the model and the images")
+    isolation.tell_stage(progress, "opening the model and the images")
     job = Job(path, run)
     inputs = measure.read_head_input(job, source=given) if head is None else measure.read_inputs(job, source=given)
     (opened,) = inputs.models
     own = None if head is not None else read_head(opened)
-    measure.tell_stage(progress, "loading the model")
+    isolation.tell_stage(progress, "loading the model")
     are_photos = inputs.source.kind != "tensors"
     runner = _runner(inputs, photos=are_photos)
     linear = own or head_from_file(Path(str(head)), _width(runner, inputs))
@@ -212,7 +214,7 @@ def directions(
         measured.append(put_labels(each, of_set))
         results.append(result_of(each, of_set, measured[-1], linear))
         digests.append(of_set.digests)
-    measure.tell_stage(progress, "decomposing the head")
+    isolation.tell_stage(progress, "decomposing the head")
     inner = results[0] if results else None
     beside = tuple(
         robustness.put_beside(results[0], digests[0], result, of_result, baseline)
@@ -274,7 +276,7 @@ def _width(runner: Runner, inputs: Inputs) -> int:
     if not usable:
         skipped = [item for item in items if isinstance(item, Skipped)]
         check_bad(len(items), len(skipped), 1.0, skipped, inputs.source.named)
-    return int(runner.run(measure.stack(usable[:1])).representation.shape[1])
+    return int(runner.run(stack(usable[:1])).representation.shape[1])
 
 
 def _notes(

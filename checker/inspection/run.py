@@ -12,7 +12,7 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import model_facts
+from robustcheck_onnx.checker.measure.run import model_facts
 from robustcheck_onnx.checker.model import ModelFile, find_preprocessing, models_below, open_model, takes_no_image
 from robustcheck_onnx.checker.runtime import scales_over_batch
 from robustcheck_onnx.checker.text import error_json, quoted

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, Unpack
 
 from robustcheck_onnx.checker.images.source import Images
-from robustcheck_onnx.checker.measure import Progress
+from robustcheck_onnx.checker.isolation import Progress
 from robustcheck_onnx.checker.model import Model
 from robustcheck_onnx.checker.pipeline import CheckOptions, check
 from robustcheck_onnx.checker.report import Report, meaning_text

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.measure import tell_stage
+from robustcheck_onnx.checker.isolation import tell_stage
 from robustcheck_onnx.checker.report import Report, forms
 from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.verify import Verification, VerifyOptions, verify

@@ -1,7 +1,15 @@
-"""Add up a job's images and conclude evidence. A job is one model on one image set; pure.
+"""Say what is measured, and add up what an image set gives. A job is one model on one image set.
 
 A shard is a contiguous piece of the seeded order of the images. Shards measured apart and merged in their order hold
 what one run over all images holds; so one machine or many give the same evidence.
+
+First in the seeded order, so that batches, workers, shards and an early stop change nothing but rounding. Of every run
+the first `KEPT` described images are kept, duplicates too: which of them are varied is known in their whole order only,
+and only the first images of a set are described. So memory is `KEPT` rows of float32, however many images there are.
+
+Of every run are kept the first `SHOWN` usable images of the seeded order, and those of the `EXTREME` largest and
+smallest kurtosis, each with its standardised representation: which features will be listed is known only at the end.
+So memory is `SHOWN` + 2 · `EXTREME` rows of float32, however many images there are.
 """
 
 from __future__ import annotations
@@ -9,32 +17,256 @@ from __future__ import annotations
 import math
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from robustcheck_onnx.checker.arrays import Float32s, GenericArray
+from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import (
+    Content,
     Evidence,
     Execution,
+    Gallery,
     ImageFacts,
     InputLevels,
     ModelFacts,
     Options,
+    Preprocessing,
     PreprocessingFacts,
+    SeenImage,
 )
-from robustcheck_onnx.checker.images.preprocess import LevelSums
-from robustcheck_onnx.checker.images.sanity import ImageSetState
-from robustcheck_onnx.checker.images.source import Digests, ImageSource, Skipped, check_bad, digest_of_set
-from robustcheck_onnx.checker.statistics import LOOK_EVERY
+from robustcheck_onnx.checker.images import sanity
+from robustcheck_onnx.checker.images.preprocess import LevelSums, apply_uint8, as_photo, level_sums
+from robustcheck_onnx.checker.images.sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels, varied
+from robustcheck_onnx.checker.images.source import Digests, ImageSource, Item, Skipped, Tensor, check_bad, digest_of_set
+from robustcheck_onnx.checker.model import ModelFile, show_shape
+from robustcheck_onnx.checker.statistics import (
+    CONTENT_IMAGES,
+    LOOK_EVERY,
+    Measured,
+    effective_rank,
+    relative_variance,
+    unit_rows,
+)
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.thresholds.profile import Profile
 
-from . import content, gallery
-from .prepared import Prepared
+KEPT: Final = DESCRIBED  # no more images have a sketch
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedRow:
+    """A described image with a usable representation."""
+
+    sketch: Sketch
+    u: Float32s
+    """(feature,) the representation scaled to length 1"""
+
+
+DescribedRows = tuple[DescribedRow, ...]
+"""the first `KEPT`, in the order of the run, of one tensor"""
+
+
+def described_rows(h: npt.ArrayLike, sketches: Sequence[Sketch | int | None]) -> DescribedRows:
+    """Select the described rows of one batch.
+
+    Args:
+        h: (image, feature) usable representations, finite and not constant; any float dtype.
+        sketches: of the same images; what is not a whole sketch is left out.
+    """
+    described = [(index, sketch) for index, sketch in enumerate(sketches) if isinstance(sketch, Sketch)]
+    u = unit_rows(np.asarray(h)[[index for index, _ in described]]) if described else ()
+    # astype copies each row: a view would keep the whole batch
+    return tuple(DescribedRow(sketch, row.astype(np.float32)) for (_, sketch), row in zip(described, u, strict=True))
+
+
+def merge_described(a: DescribedRows, b: DescribedRows) -> DescribedRows:
+    """Join rows in order, up to `KEPT`. One pass over both gives exactly the same. Associative."""
+    return (a + b)[:KEPT]
+
+
+def first_varied(rows: DescribedRows) -> DescribedRows:
+    """Return the first `CONTENT_IMAGES` varied rows. Duplicates and near-duplicates of earlier ones are left out."""
+    return tuple(rows[place] for place in varied([row.sketch for row in rows], CONTENT_IMAGES))
+
+
+def is_complete(rows: DescribedRows) -> bool:
+    """Return whether there are `CONTENT_IMAGES` varied rows. More images change nothing then."""
+    return len(first_varied(rows)) == CONTENT_IMAGES
+
+
+def content_of(rows: DescribedRows) -> Content | None:
+    """Measure the content of a whole run. None where no image was described."""
+    chosen = first_varied(rows)
+    if not chosen:
+        return None
+    u = np.stack([row.u for row in chosen])
+    return Content(n=len(chosen), effective_rank=effective_rank(u), relative_variance=relative_variance(u))
+
+
+SHOWN: Final = 64  # images of the outlier-feature map
+EXTREME: Final = 5  # images of the largest kurtosis, and of the smallest
+FEATURES: Final = 8  # features whose z is recorded
+DECIMALS: Final = 3  # of z in the report: far finer than a colour or a bar shows
+
+
+@dataclass(frozen=True, eq=False)
+class SeenRow:
+    """A usable image."""
+
+    name: str
+    digest: str
+    kurtosis: float
+    z: Float32s
+    """(feature,) standardised representation"""
+
+
+@dataclass(frozen=True)
+class SeenRows:
+    """The selected images of one tensor so far."""
+
+    first: tuple[SeenRow, ...] = ()
+    """the first `SHOWN`, in the order of the run"""
+    most: tuple[SeenRow, ...] = ()
+    """the `EXTREME` of the largest kurtosis, largest first; of equal ones the earlier first"""
+    least: tuple[SeenRow, ...] = ()
+    """the `EXTREME` of the smallest, smallest first; of equal ones the earlier first"""
+
+
+def seen_rows(batch: Measured, names: Sequence[str], digests: Sequence[str], *, room: int = SHOWN) -> SeenRows:
+    """Select the rows of one batch. `merge` adds them to those that came before.
+
+    Args:
+        batch: from `state.update`; images that it could not use are left out.
+        names, digests: of all images of the batch, in its order.
+        room: how many more of the first images are wanted.
+    """
+    places = np.flatnonzero(batch.usable)
+
+    def row(index: int) -> SeenRow:
+        place = int(places[index])
+        # float32 is a copy: a view would keep the whole batch
+        z = batch.z[index].astype(np.float32)
+        return SeenRow(names[place], digests[place], float(batch.kurtosis[index]), z)
+
+    rising = np.argsort(batch.kurtosis, kind="stable")[:EXTREME]
+    falling = np.argsort(-batch.kurtosis, kind="stable")[:EXTREME]
+    return SeenRows(
+        first=tuple(row(index) for index in range(min(len(places), room))),
+        most=tuple(row(int(index)) for index in falling),
+        least=tuple(row(int(index)) for index in rising),
+    )
+
+
+def merge_seen(a: SeenRows, b: SeenRows) -> SeenRows:
+    """Merge the selections of two runs of images.
+
+    `a`'s images come before `b`'s; one pass over both gives exactly the same. Associative.
+    """
+    return SeenRows(
+        first=(a.first + b.first)[:SHOWN],
+        # sorted is stable, so of equal ones a's stay before b's
+        most=tuple(sorted(a.most + b.most, key=lambda row: -row.kurtosis)[:EXTREME]),
+        least=tuple(sorted(a.least + b.least, key=lambda row: row.kurtosis)[:EXTREME]),
+    )
+
+
+def gallery_of(rows: SeenRows, features: Sequence[int]) -> Gallery | None:
+    """Return the report's record of the gallery.
+
+    It has z of the first `FEATURES` features, rounded; None where no image was selected.
+
+    Args:
+        rows: of the whole run.
+        features: indices of the listed features, strongest first (`Statistics.features`).
+    """
+    if not rows.first:
+        return None
+    listed = list(features[:FEATURES])
+
+    def seen(row: SeenRow) -> SeenImage:
+        z = np.round(row.z[listed].astype(np.float64), DECIMALS) + 0.0  # no minus before a zero
+        return SeenImage(name=row.name, digest=row.digest, kurtosis=row.kurtosis, z=tuple(map(float, z)))
+
+    return Gallery(
+        features=tuple(listed),
+        shown=tuple(map(seen, rows.first)),
+        most=tuple(map(seen, rows.most)),
+        least=tuple(map(seen, rows.least)),
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image that is ready for the model."""
+
+    name: str
+    digest: str
+    notes: tuple[str, ...]
+    pixels: GenericArray
+    """(height, width, channel): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
+    sketch: Sketch | int | None
+    """a digest alone past the images that are described; None where the set is not looked at"""
+    levels: LevelSums
+    """of `pixels`"""
+
+
+def prepare(
+    item: Item, model: ModelFile, preprocessing: Preprocessing, described: Container[str] | None
+) -> Prepared | Skipped:
+    """Preprocess and sketch one image. One that this model can't take is skipped.
+
+    Args:
+        item: from the image set.
+        model: takes the pixels.
+        preprocessing: makes them of a photo; a tensor is preprocessed already.
+        described: names of the images whose sketches are made whole; None = no sketch of any.
+
+    Raises:
+        UsageError: a tensor of another shape than the model takes.
+    """
+    if isinstance(item, Skipped):
+        return item
+    if isinstance(item, Tensor):
+        takes = (model.image_input.channels or 3, model.image_input.height, model.image_input.width)
+        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
+            raise UsageError(
+                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
+                f"{show_shape(takes)}",
+                f"robustcheck inspect {quoted(model.path)}",
+            )
+        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
+        sketch = _sketch(as_photo(preprocessing, pixels), item.name, described)
+        return Prepared(item.name, item.digest, (), pixels, sketch, level_sums(pixels))
+    try:
+        array = apply_uint8(preprocessing, item.image)
+    except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
+        return Skipped(item.name, fault.message)
+    sketch = _sketch(item.image, item.name, described)
+    return Prepared(item.name, item.digest, item.notes, array, sketch, level_sums(array))
+
+
+def stack(images_: Sequence[Prepared]) -> GenericArray:
+    """Stack a batch's pixels, (image, height, width, 3).
+
+    Raises TypeError for photos among tensors: their bytes would pass for values that are scaled already.
+    """
+    return np.stack([item.pixels for item in images_], casting="no")
+
+
+def _sketch(image: Image.Image, name: str, described: Container[str] | None) -> Sketch | int | None:
+    if described is None:
+        return None
+    return sanity.describe(image) if name in described else digest_of_pixels(image)
+
 
 NAMED_SKIPS = 20  # skipped images named in the report
 SHARD_IMAGES = 32 * LOOK_EVERY
@@ -145,16 +377,16 @@ class Measurement:
 
     states: list[sums.State | None]
     """one a tensor, in the job's order; None before the first image"""
-    galleries: list[gallery.Rows]
+    galleries: list[SeenRows]
     """one a tensor; empty where nobody keeps any"""
-    contents: list[content.Rows]
+    contents: list[DescribedRows]
     """one a tensor"""
     images: ImagesRead = field(default_factory=ImagesRead)
 
 
 def nothing_yet(n_tensors: int) -> Measurement:
     """Return the measurement of no image."""
-    return Measurement([None] * n_tensors, [gallery.Rows()] * n_tensors, [()] * n_tensors)
+    return Measurement([None] * n_tensors, [SeenRows()] * n_tensors, [()] * n_tensors)
 
 
 def merge(a: Measurement, b: Measurement) -> Measurement:
@@ -167,8 +399,8 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
     """
     return Measurement(
         states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
-        galleries=[gallery.merge(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
-        contents=[content.merge(x, y) for x, y in zip(a.contents, b.contents, strict=True)],
+        galleries=[merge_seen(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
+        contents=[merge_described(x, y) for x, y in zip(a.contents, b.contents, strict=True)],
         images=a.images.merged(b.images),
     )
 
@@ -248,8 +480,8 @@ def conclude(
             execution=execution,
             levels=levels,
             stopped="decided" if decided else "image limit" if limited else "all images",
-            content=content.record(described),
-            gallery=gallery.record(rows, [feature.index for feature in numbers.features]),
+            content=content_of(described),
+            gallery=gallery_of(rows, [feature.index for feature in numbers.features]),
         )
         for numbers, rows, described, model, execution in zip(
             statistics, measurement.galleries, measurement.contents, facts.models, facts.executions, strict=True

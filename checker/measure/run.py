@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from robustcheck_onnx.checker.arrays import AnyArray
+import numpy as np
+
+from robustcheck_onnx.checker.arrays import AnyArray, Float32s, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import (
     STOCK,
@@ -33,16 +35,23 @@ from robustcheck_onnx.checker.images.sanity import DESCRIBED
 from robustcheck_onnx.checker.images.source import Images, ImageSource, Item, Skipped, open_given, open_images, prefetch
 from robustcheck_onnx.checker.isolation import LOG, Progress, Tell
 from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
-from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator
+from robustcheck_onnx.checker.runtime import (
+    CPU,
+    SAME_OUTPUT,
+    LinearHead,
+    Runner,
+    cpu_threads,
+    expects_accelerator,
+    score_difference,
+)
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.checker.verdict import NAMES, decided
 from robustcheck_onnx.thresholds.profile import Profile
 
-from . import content, gallery
-from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, nothing_yet
-from .prepared import Prepared, prepare, stack
+from . import job
+from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Prepared, nothing_yet, prepare, stack
 
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
@@ -346,12 +355,12 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
             state = total.states[index] = sums.State(array.shape[1])
         measured = sums.update(state, array, keys)
         rows = total.galleries[index]
-        new = gallery.rows_of(measured, names, digests, room=gallery.SHOWN - len(rows.first))
-        total.galleries[index] = gallery.merge(rows, new)
+        new = job.seen_rows(measured, names, digests, room=job.SHOWN - len(rows.first))
+        total.galleries[index] = job.merge_seen(rows, new)
         shown = array[measured.usable]
         used = [item for item, is_usable in zip(batch, measured.usable, strict=True) if is_usable]
         sketches = [item.sketch for item in used]
-        total.contents[index] = content.merge(total.contents[index], content.rows_of(shown, sketches))
+        total.contents[index] = job.merge_described(total.contents[index], job.described_rows(shown, sketches))
         if watch is not None and index == 0:
             watch(shown, used)
 
@@ -438,7 +447,7 @@ def until_decided(
         if decided(measured, profile):
             # asked last, and only until it holds: counting varied images compares all pairs
             enough_varied = enough_varied or (
-                total.images.sanity.facts().n_varied >= profile.min_images and content.is_complete(total.contents[0])
+                total.images.sanity.facts().n_varied >= profile.min_images and job.is_complete(total.contents[0])
             )
             if enough_varied:
                 return total, True
@@ -485,3 +494,123 @@ def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[O
     source = open_given(images, seed=run.seed, limit=run.max_images)
     # a name that opens nothing: no code can take the bundled photos, or a folder, for them
     return run.model_copy(update={"images": f"<{source.spec}>"}), source
+
+
+COMPARED = 2**20  # scores that are compared with the model's own at once
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A model's outputs for an image set, by row. Its memory grows with the images."""
+
+    representations: Float32s
+    """(image, feature), finite; of the usable images, in their order"""
+    scores: Float32s | None
+    """(image, class), as the model gives them, where it has class scores"""
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    read: ImagesRead
+
+
+def read_head_input(job: Job, *, source: ImageSource | None = None) -> Inputs:
+    """Read a job to measure its head's input.
+
+    It is `read_inputs`, with that tensor as the measured one where the model has a head.
+
+    A head's own input can be another tensor than the representation: a zero-shot head reads it divided by its norm.
+
+    Args:
+        job: names no tensor.
+        source: the job's images, where they are open already.
+
+    Raises as `open_job`.
+    """
+    inputs = read_inputs(job, source=source)
+    (opened,) = inputs.models
+    if opened.head is None or opened.class_output is None or opened.head.tensor == opened.representation.tensor:
+        return inputs
+    job = replace(job, options=job.options.model_copy(update={"tensor": opened.head.tensor}))
+    return read_inputs(job, source=inputs.source)
+
+
+def collect(
+    runner: Runner,
+    inputs: Inputs,
+    source: ImageSource | None = None,
+    *,
+    progress: Tell | None = None,
+    label: str = "",
+) -> Collected:
+    """Collect representations and scores of an image set. All class scores are included.
+
+    Args:
+        runner: of the model of `inputs`.
+        inputs: the job.
+        source: another image set; None = the job's.
+        progress: called after every batch.
+        label: what the progress says next to the numbers.
+
+    Raises:
+        CannotAssessError: too many unusable images (`ImagesRead.check_usable`), values that are not finite.
+    """
+    images, read = inputs.source if source is None else source, ImagesRead()
+    rows: list[Float32s] = []
+    scores: list[Float32s] = []
+    names: list[str] = []
+    described = inputs if source is None else replace(inputs, described=None)
+    run = inputs.job.options
+    with decode(described, images, execution=runner.execution) as decoded:
+        for batch in batches(
+            decoded, read, run.batch_size, n_images=len(images), progress=progress, label=lambda: label
+        ):
+            output = runner.run(stack(batch))
+            names += (image.name for image in batch)
+            rows.append(_finite(output.representation, runner, "representation"))
+            if output.class_output is not None:
+                scores.append(_finite(output.class_output, runner, "class output"))
+    read.check_usable(images, run.max_bad, sampled=images.n_found > len(images))
+    return Collected(
+        np.concatenate(rows), np.concatenate(scores) if scores else None, tuple(names), tuple(read.digests), read
+    )
+
+
+def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile) -> float:
+    """Prove that a head is the model's own. Returns how far W·h + b is from its class output (`score_difference`).
+
+    Args:
+        head: from `read_head`.
+        collected: with scores, of the tensor that the head acts on.
+        opened: the model.
+
+    Raises CannotAssessError where the class output is another function, or of another width.
+    """
+    scores = collected.scores
+    assert scores is not None
+    if head.weight.shape[1] != collected.representations.shape[1]:
+        raise CannotAssessError(
+            f"{opened.path}: head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
+            f"has {collected.representations.shape[1]}, and they must be the same",
+            f"robustcheck inspect {quoted(opened.path)}",
+        )
+    step = max(1, COMPARED // len(head.bias))
+    pieces = [slice(start, start + step) for start in range(0, len(scores), step)]
+    difference = max(score_difference(head, collected.representations[piece], scores[piece]) for piece in pieces)
+    allowed = SAME_OUTPUT[opened.precision]
+    if not difference <= allowed:
+        raise CannotAssessError(
+            f"{opened.path}: class output differs from W·h + b by {difference:.2g} (relative), softmax or sigmoid "
+            f"counted in; {allowed:g} or less is needed for the head to be what decides",
+            "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
+        )
+    return difference
+
+
+def _finite(values: GenericArray, runner: Runner, what: str) -> Float32s:
+    numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        path = str(runner.model.path)
+        raise CannotAssessError(
+            f"{path}: {what} has values that are not finite; every image needs numbers",
+            f"robustcheck inspect {quoted(path)}",
+        )
+    return numbers

@@ -1,26 +1,45 @@
-"""Measure many jobs on several workers. They are local processes, or Ray's; each job gets an outcome.
+"""Measure many jobs on several workers. They are local processes, or actors of a Ray cluster; each job gets an outcome.
 
 Both engines cut a job's images into the same shards and merge them in the same order (`measure.run`), so they give the
 same numbers. The local engine measures one model a process; Ray spreads the shards of a model too.
+
+Ray starts the processes, assigns devices, restarts a killed actor and repeats its task. Here the cluster is reached or
+started, shards are assigned to actors, and their results are merged in order.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import logging
+import os
+import queue
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Final
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
 
 from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.errors import UsageError, as_error
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.runtime import cpu_threads
+from robustcheck_onnx.checker.runtime import cpu_threads, parse_device
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import run as measure
-from .job import TRIES, Job, Outcome, conclude, merge, nothing_yet
+from .job import TRIES, Facts, Job, Measurement, Outcome, conclude, died, merge, nothing_yet
 
 ENGINES: Final = ("local", "ray")
 
@@ -57,8 +76,6 @@ def run_jobs(
         raise UsageError(f"--workers is {workers}; it must be at least 1", "--workers 1")
     if engine == "ray":
         limits.refuse_here()
-        from .ray_engine import run_jobs as run_on_ray  # noqa: PLC0415 # an extra
-
         return run_on_ray(jobs, profile, workers=workers, address=address)
     if address is not None:
         raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
@@ -114,3 +131,414 @@ def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tu
     for index in range(facts.n_shards):
         total = merge(total, measure.measure_shard(opened, index))
     return conclude(job, facts, total, profile)
+
+
+REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
+PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
+START_S: Final = 300  # for all workers of a cluster to be there; a cluster that grows takes minutes
+STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
+CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
+ENVIRONMENT: Final = {  # Ray reads it when it is imported
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
+    "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a dead worker is reported on stdout, which is the report's
+    "RAY_SCHEDULER_EVENTS": "0",  # the autoscaler's too
+}
+
+
+def import_ray(*, own_cluster: bool) -> ModuleType:
+    """Import Ray with quiet settings. A cluster of our own also requires a key.
+
+    Raises EnvironmentFaultError: not installed.
+    """
+    os.environ.update(ENVIRONMENT)
+    given = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if own_cluster and not given and "ray" not in sys.modules:  # Ray settles it for a process when it is loaded
+        # other users of this machine must not be able to run code through it; a key that no file keeps
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray  # noqa: PLC0415 # an extra
+    except ImportError as fault:
+        raise EnvironmentFaultError(
+            f"ray: package is not importable ({fault}); --engine ray needs it",
+            install_hint("ray"),
+        ) from fault
+    module: ModuleType = ray
+    return module
+
+
+def check_address(address: str) -> None:
+    """Refuse an address where nothing listens. Ray would wait for it.
+
+    Raises:
+        UsageError: no address.
+        EnvironmentFaultError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if address != "auto" and (not host or not port.isdigit() or "/" in host):
+        raise UsageError(f"--ray-address is {address!r}; it must be HOST:PORT or auto", "ray status")
+    try:
+        if address != "auto":
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+        # something else may listen there, and Ray's own patience ends after minutes: tried in a process that can end
+        command = [sys.executable, "-P", "-c", "import ray, sys; ray.init(address=sys.argv[1])", address]
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=REACH_S, check=False)  # noqa: S603
+    except (OSError, OverflowError, subprocess.TimeoutExpired) as fault:
+        why = f"no answer within {REACH_S} s" if isinstance(fault, subprocess.TimeoutExpired) else str(fault)
+        raise unreachable(address, why) from fault
+    if tried.returncode != 0:
+        raise unreachable(address, next(reversed(tried.stderr.split("\n")[:-1]), ""))
+
+
+@contextlib.contextmanager
+def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> Iterator[None]:
+    """Connect to a cluster. It is the caller's where one is open, else the one at `address`, else one of our own."""
+    if ray.is_initialized():
+        yield
+        return
+    # short, since sockets lie in it; and gone afterwards, which Ray's own is not
+    folder = tempfile.mkdtemp(prefix="robustcheck-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
+    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
+    own |= {"address": "local", "num_cpus": max(cpu_threads(), workers or 0)}
+    try:
+        try:
+            # workers import from the folder in which Ray starts: an empty one, never the user's
+            with contextlib.chdir(folder):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
+        except Exception as fault:  # Ray raises what it likes, bare Exceptions too
+            raise unreachable(address, str(fault)) from fault
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def unreachable(address: str | None, why: str) -> EnvironmentFaultError:
+    """Return the error for an unusable cluster. It is the caller's or our own."""
+    where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
+    hint = "ray status, or leave out --ray-address" if address else "df -h /tmp /dev/shm; free -h"
+    return EnvironmentFaultError(f"{where} can't be used: {' '.join(why.split())[:300]}", hint)
+
+
+def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
+    """Return (CPUs, GPUs) of each live node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+
+
+def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:
+    """Plan the workers and their CPUs and GPUs. Each gets the most CPUs with which so many workers fit on the nodes.
+
+    Args:
+        devices: (CPUs, GPUs) of each node.
+        workers: so many; None = one for each GPU of the cluster, without GPUs one for every `CORES_A_WORKER` CPUs.
+        wants_gpu: whether GPUs are to be used where there are some.
+
+    Raises:
+        UsageError: so many workers do not fit.
+    """
+    gpus = int(wants_gpu and any(gpu for _, gpu in devices))
+    most = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in devices)
+    default = most if gpus else sum(-(-cpu // CORES_A_WORKER) for cpu, _ in devices)
+    n_workers = default if workers is None else workers
+    for cpus in range(max((cpu for cpu, _ in devices), default=0), 0, -1):
+        fitting = sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
+        if 0 < n_workers <= fitting:
+            return n_workers, cpus, gpus
+    raise UsageError(
+        f"--workers is {n_workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
+        f"--workers {max(1, most)}",
+    )
+
+
+def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
+    """Wait for every worker and check its version.
+
+    Raises EnvironmentFaultError: one does not come or start, or holds another version.
+    """
+    calls = [handle.hello.remote() for handle in actors]
+    deadline = time.monotonic() + START_S
+    there: list[Any] = []
+    missing = calls
+    while missing and time.monotonic() < deadline and not stop.is_set():
+        there, missing = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE_S)
+    if missing:
+        raise EnvironmentFaultError(
+            f"Ray: number of workers that came within {START_S} s is {len(there)} of {len(calls)}; all are needed",
+            f"ray status, or --workers {max(1, len(there))}",
+        )
+    try:
+        theirs = set(ray.get(there))
+    except ray.exceptions.RayError as fault:
+        text = " ".join(str(fault).split())[-300:]
+        raise EnvironmentFaultError(
+            f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx",
+            install_hint("ray"),
+        ) from fault
+    ours = VERSION
+    if theirs != {ours}:
+        raise EnvironmentFaultError(
+            f"Ray: robustcheck-onnx is {', '.join(sorted(theirs))} on the nodes and {ours} here; they must be the same",
+            f"{install_hint('ray')}, the same on every node",
+        )
+
+
+HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
+AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
+
+
+def run_on_ray(jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None) -> Iterator[Outcome]:
+    """Measure jobs with the Ray engine, as `workers.run_jobs`.
+
+    Models and images must lie under the same paths on every node.
+
+    Raises:
+        UsageError: a job names a GPU by number, which Ray gives out; more workers than devices; no such address.
+        EnvironmentFaultError: Ray is not installed, its cluster can't be reached, its nodes hold another robustcheck.
+    """
+    for job in jobs:
+        device = parse_device(job.options.device)
+        if device.is_gpu and device.place:
+            raise UsageError(f"--device is {job.options.device}; Ray gives out the GPUs", "--device cuda")
+    ray = import_ray(own_cluster=address is None)
+    if address is not None and not ray.is_initialized():
+        check_address(address)
+    return _run(ray, jobs, profile, workers, address)
+
+
+_Result = Facts | tuple[Facts, Measurement] | RobustcheckError
+"""of beginning a job; of a shard; of either"""
+
+
+class Worker:
+    """An actor with one opened model at a time. It is one process on one device."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        with contextlib.suppress(OSError):  # another machine without that folder: absolute paths still work
+            os.chdir(folder)
+        self._threads = threads
+        self._number = -1
+        self._opened: measure.Opened | None = None
+        self._facts: Facts | None = None
+
+    def hello(self) -> str:
+        """Return the version of the measuring code."""
+        return VERSION
+
+    def begin(self, number: int, job: Job) -> Facts | RobustcheckError:
+        """Open job number `number` and try its model."""
+        try:
+            return self._open(number, job)[1]
+        except Exception as fault:  # noqa: BLE001 # reported as this job's error
+            return as_error(fault)
+
+    def shard(self, number: int, job: Job, index: int) -> tuple[Facts, Measurement] | RobustcheckError:
+        """Measure one shard. Returns its facts and measurement, or the error."""
+        try:
+            opened, facts = self._open(number, job)
+            return facts, measure.measure_shard(opened, index)
+        except Exception as fault:  # noqa: BLE001 # reported as this job's error
+            return as_error(fault)
+
+    def _open(self, number: int, job: Job) -> tuple[measure.Opened, Facts]:
+        if self._number != number or self._opened is None or self._facts is None:
+            self._opened = self._facts = None  # the device's memory is free before the next model comes
+            self._opened = measure.open_job(job, threads=self._threads)
+            self._facts = measure.probe(self._opened)
+            self._number = number
+        return self._opened, self._facts
+
+
+@dataclass(eq=False)
+class _Course:
+    """A job on its way."""
+
+    number: int
+    job: Job
+    total: Measurement
+    """shards before number `merged`"""
+    started: float = 0.0
+    begun: bool = False
+    facts: Facts | None = None
+    given_out: int = 0
+    merged: int = 0
+    early: dict[int, Measurement] = field(default_factory=dict)
+    """shards that wait for one before them"""
+
+    def has_shard(self, ahead: int) -> bool:
+        return self.facts is not None and self.given_out < min(self.facts.n_shards, self.merged + ahead)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The task of one worker. It is a shard, or the beginning of the job (-1)."""
+
+    worker: int
+    course: _Course
+    shard: int
+
+
+def _run(
+    ray: ModuleType,
+    jobs: Sequence[Job],
+    profile: Profile,
+    workers: int | None,
+    address: str | None,
+) -> Generator[Outcome, None, None]:
+    """Talk to Ray in a separate thread. It waits for nothing longer than `PATIENCE_S` at a time.
+
+    A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
+    """
+    messages: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            with open_cluster(ray, workers, address), _workers(ray, jobs, workers, stop) as actors:
+                for message in _measure_all(ray, actors, jobs, profile, stop):
+                    messages.put(message)
+            messages.put(None)
+        except ray.exceptions.RayError as fault:
+            messages.put(unreachable(address, str(fault)))
+        except BaseException as fault:  # noqa: BLE001 # raised again in the caller's thread
+            messages.put(fault)
+
+    thread = threading.Thread(target=work, name="ray-engine", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                message = messages.get(timeout=HANDLER_S)
+            except queue.Empty:
+                _keep_handler()
+                continue
+            if message is None:
+                return
+            if isinstance(message, BaseException):
+                raise message
+            yield message
+    finally:
+        stop.set()
+        while thread.is_alive():
+            thread.join(HANDLER_S)
+            _keep_handler()
+
+
+def _keep_handler() -> None:
+    """Install this process's SIGTERM handler again. `ray.shutdown` leaves the system's, which kills the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: threading.Event) -> Iterator[list[Any]]:
+    """Yield the actors, after all have answered."""
+    wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)
+    n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
+    # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
+    actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)
+    actors = [actor.remote(str(Path.cwd()), cpus) for _ in range(n_workers)]
+    try:
+        greet(ray, actors, stop)
+        yield actors
+    finally:
+        for handle in actors:
+            ray.kill(handle)
+
+
+def _measure_all(
+    ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, stop: threading.Event
+) -> Iterator[Outcome]:
+    """Measure all jobs and yield their outcomes."""
+    courses = [_Course(i, job, nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
+    at: dict[int, _Course] = {}  # the job whose model a worker holds
+    idle = list(range(len(actors)))
+    running: dict[Any, _Task] = {}
+    while courses and not stop.is_set():
+        for worker in list(idle):
+            task = _next_task(worker, at.get(worker), courses, AHEAD_SHARDS * len(actors))
+            if task is None:
+                continue
+            idle.remove(worker)
+            at[worker] = task.course
+            handle, number, job = actors[worker], task.course.number, task.course.job
+            call = handle.begin.remote(number, job) if task.shard < 0 else handle.shard.remote(number, job, task.shard)
+            running[call] = task
+        done, _ = ray.wait(list(running), num_returns=1, timeout=PATIENCE_S)
+        for call in done:
+            task = running.pop(call)
+            idle.append(task.worker)
+            if task.course not in courses:
+                continue  # it failed while this shard was measured
+            outcome = _take(_result(ray, call, task.course.job), task, len(actors), profile)
+            if outcome is not None:
+                courses.remove(task.course)
+                yield outcome
+
+
+def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
+    """Choose the next task for a worker.
+
+    It is a shard of the model that it holds, else a job that has not begun, else the job with most left to do.
+    """
+    ready = [course for course in courses if course.has_shard(ahead)]
+    new = next((course for course in courses if not course.begun), None)
+    if current in ready or (new is None and ready):
+        course = (
+            current
+            if current in ready
+            else max(ready, key=lambda c: (c.facts.n_shards if c.facts else 0) - c.given_out)
+        )
+        assert course is not None
+        course.given_out += 1
+        return _Task(worker, course, course.given_out - 1)
+    if new is None:
+        return None
+    new.begun, new.started = True, time.perf_counter()
+    return _Task(worker, new, -1)
+
+
+def _result(ray: ModuleType, call: Any, job: Job) -> _Result:
+    try:
+        # a copy: arrays that come from Ray lie in its object store, and the smallest keeps a whole result there
+        result: _Result = copy.deepcopy(ray.get(call))
+    except ray.exceptions.RayActorError:
+        return died(job)  # Ray has tried again already
+    except ray.exceptions.RayError as fault:
+        return as_error(fault)
+    return result
+
+
+def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Outcome | None:
+    """Store a result; return a finished job's outcome."""
+    course, job = task.course, task.course.job
+    wall_s = time.perf_counter() - course.started
+    if isinstance(result, RobustcheckError):
+        return Outcome(job, (), result, wall_s)
+    if isinstance(result, Facts):
+        executions = tuple(e.model_copy(update={"engine": "ray", "workers": n_workers}) for e in result.executions)
+        course.facts = replace(result, executions=executions)
+        return None
+    assert course.facts is not None
+    facts, course.early[task.shard] = result
+    if what := facts.differs_from(course.facts):
+        return Outcome(job, (), _differ(job, what), wall_s)
+    while course.merged in course.early:
+        course.total = merge(course.total, course.early.pop(course.merged))
+        course.merged += 1
+    if course.merged < course.facts.n_shards:
+        return None
+    try:
+        return Outcome(job, conclude(job, course.facts, course.total, profile), None, wall_s)
+    except RobustcheckError as fault:
+        return Outcome(job, (), fault, wall_s)
+
+
+def _differ(job: Job, what: str) -> EnvironmentFaultError:
+    return EnvironmentFaultError(
+        f"{job.model}: workers differ in {what}; every node must see the same files, which stay as they are during a "
+        "run, and run models the same way",
+        "robustcheck doctor on every node",
+    )

@@ -13,13 +13,14 @@ from typing import Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolation, measure
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.images.source import Images, ImageSource, Skipped, check_bad
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, Tell, stack
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import ImagesRead, Job, Prepared, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Runner, RunOutput
@@ -83,18 +84,18 @@ def _scan(
     progress: Tell | None,
 ) -> ScanReport:
     run = job.options
-    measure.tell_stage(progress, "opening the model and the images")
+    isolation.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(job, source=given)
     (opened,) = inputs.models
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()
     with measure.decode(inputs) as decoded:
-        measure.tell_stage(progress, "finding the blocks")
+        isolation.tell_stage(progress, "finding the blocks")
         first = measure.take_probe(decoded)  # the next ones are decoded while the sessions open
         probe = _stacked(first, inputs.source)
         plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
         own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)
-        measure.tell_stage(progress, "loading the model")
+        isolation.tell_stage(progress, "loading the model")
         runner = Runner(
             measuring_model(opened, plan),
             run.device,

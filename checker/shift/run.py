@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from robustcheck_onnx.checker import isolation, measure, pipeline
+from robustcheck_onnx.checker import isolation, pipeline
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Execution, Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Job, Progress
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.model import Contract, ModelFile
 from robustcheck_onnx.checker.report import Clock, Report, Time
 from robustcheck_onnx.checker.runtime import Runner
@@ -172,7 +173,7 @@ def measure_shift(
             **run.model_dump(exclude={"images"}),
         )
     limits.refuse_here()
-    measure.tell_stage(progress, "opening the model and the images")
+    isolation.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(path, run))
     (opened,), contract = inputs.models, inputs.models[0].contract
     judged = None if report is None else judged_before(report, opened.digest)
@@ -184,7 +185,7 @@ def measure_shift(
     ]
     to_predict = [UnlabelledSet(spec, open_images(spec.place, seed=run.seed, limit=run.max_images)) for spec in targets]
     read = [labels.labels_of(source) for source in sources]
-    measure.tell_stage(progress, "loading the model")
+    isolation.tell_stage(progress, "loading the model")
     runner = Runner(opened, run.device, preprocessing=preprocessing.preprocessing, batch_size=run.batch_size)
     scores = class_scores(runner, preprocessing.preprocessing)
     folders = sorted(set(read[0]))

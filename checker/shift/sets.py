@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.source import ImageSource, Skipped, digest_of_set
-from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Prepared, Tell, stack
+from robustcheck_onnx.checker.isolation import Tell
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import ImagesRead, Prepared, named_skips, stack
+from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Report, read_one
 from robustcheck_onnx.checker.runtime import Runner
@@ -270,7 +272,7 @@ def measure_labelled(
         n_available=each.source.n_found,
         n_read=read.n_read,
         n_skipped=len(read.skipped),
-        skipped=measure.named_skips(read.skipped),
+        skipped=named_skips(read.skipped),
         digest=digest_of_set(digests),
         accuracy=wilson(n_correct, len(digests)),
     )

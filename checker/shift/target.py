@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import digest_of_set
-from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Tell
+from robustcheck_onnx.checker.isolation import Tell, tell_stage
+from robustcheck_onnx.checker.measure.job import ImagesRead, named_skips
+from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.runtime import Runner
 
 from .predicted import (
@@ -155,7 +156,7 @@ def predict_targets(
         known[digest] = where
         taken.append(_Taken(target, read, scores.images))
     used = list(known)
-    measure.tell_stage(progress, "predicting accuracy")
+    tell_stage(progress, "predicting accuracy")
     resamples = resample_inside(inside, correct, seed)
     accuracies = {result.digest: result.accuracy for result in shifted}
     records = []
@@ -171,7 +172,7 @@ def predict_targets(
                 n_read=each.read.n_read,
                 n_images=each.read.n_usable,
                 n_skipped=len(each.read.skipped),
-                skipped=measure.named_skips(each.read.skipped),
+                skipped=named_skips(each.read.skipped),
                 digest=used[number],
                 in_both=(Counter(inner.digests) & Counter(list(each.read.digests))).total(),
                 mean_confidence=float(each.scores.confidence.mean()),

@@ -23,7 +23,9 @@ from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import NOT_MEASURED
 from robustcheck_onnx.checker.images.source import digest_of_set, open_images
-from robustcheck_onnx.checker.measure import Job, Tell, measure_all
+from robustcheck_onnx.checker.isolation import Tell
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.measure.workers import measure_all
 from robustcheck_onnx.checker.model import PRESETS, digest_of, file_digest, open_model, read_onnx
 from robustcheck_onnx.checker.report import Report, Settings, ruling
 from robustcheck_onnx.checker.text import quoted, short_digest

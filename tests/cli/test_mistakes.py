@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.exporters import run as exporter
 from support.bad_input import Run, agrees
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from robustcheck_onnx.checker.cli import process, progress
-from robustcheck_onnx.checker.measure import Progress, tell_stage
+from robustcheck_onnx.checker.isolation import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
 from support import Patch
 from support.measuring import never_narrow

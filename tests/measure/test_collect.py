@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.isolation import Progress
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.runtime import Runner, read_head
 from support.onnx_models import classifier, encoder, save
 from support.written import written
@@ -17,8 +18,8 @@ from support.written import written
 CLASSES, FEATURES = 10, 16
 
 
-def collected(path: Path, **options: Any) -> tuple[measure.Inputs, measure.Collected, list[measure.Progress]]:
-    told: list[measure.Progress] = []
+def collected(path: Path, **options: Any) -> tuple[measure.Inputs, measure.Collected, list[Progress]]:
+    told: list[Progress] = []
     inputs = measure.read_head_input(Job(path, Options(device="cpu", max_images=11, **options)))
     runner = Runner(inputs.models[0], "cpu", preprocessing=inputs.preprocessing.preprocessing, batch_size=4)
     return inputs, measure.collect(runner, inputs, progress=told.append, label="photos"), told

@@ -12,8 +12,8 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Content
 from robustcheck_onnx.checker.images.sanity import describe
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure import content
-from robustcheck_onnx.checker.measure.content import KEPT, Row, merge, record, rows_of
+from robustcheck_onnx.checker.measure import job
+from robustcheck_onnx.checker.measure.job import KEPT, DescribedRow, content_of, described_rows, merge_described
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, but, lookup, normal
@@ -116,14 +116,14 @@ def test_a_representation_that_is_not_finite_is_left_out(folder: Path, tmp_path:
 def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:
     sketch = describe(Image.open(PHOTOS[0]).convert("RGB"))
     h = normal(3, 8).astype(np.float16)
-    rows = rows_of(h, [sketch, 12345, None])
+    rows = described_rows(h, [sketch, 12345, None])
     assert len(rows) == 1
     np.testing.assert_allclose(rows[0].u, h[0] / np.linalg.norm(h[0].astype(float)), rtol=1e-3)
     assert rows[0].u.base is None  # a view would keep the batch
-    many = tuple(Row(sketch, np.full(2, i, np.float32)) for i in range(KEPT + 5))
-    assert merge(many[:3], many[3:]) == many[:KEPT]
-    assert rows_of(h, [None] * 3) == ()
-    assert record(()) is None
-    copies = rows_of(normal(60, 8), [sketch] * 60)
-    assert record(copies) == Content(n=1, effective_rank=0.0, relative_variance=0.0)
-    assert not content.is_complete(copies)
+    many = tuple(DescribedRow(sketch, np.full(2, i, np.float32)) for i in range(KEPT + 5))
+    assert merge_described(many[:3], many[3:]) == many[:KEPT]
+    assert described_rows(h, [None] * 3) == ()
+    assert content_of(()) is None
+    copies = described_rows(normal(60, 8), [sketch] * 60)
+    assert content_of(copies) == Content(n=1, effective_rank=0.0, relative_variance=0.0)
+    assert not job.is_complete(copies)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Evidence, Gallery
 from robustcheck_onnx.checker.images.source import Skipped, open_images
-from robustcheck_onnx.checker.measure import gallery
-from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
+from robustcheck_onnx.checker.measure import job
+from robustcheck_onnx.checker.measure.job import EXTREME, FEATURES, SHOWN, SeenRows
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.statistics import state
 from support import PHOTOS, lookup
@@ -82,14 +82,14 @@ def test_images_and_numbers_are_those_of_the_raw_representations(
             assert seen.z == tuple(round(value, 3) for value in seen.z)
 
 
-def kept(kurtosis: list[float], start: int = 0) -> Rows:
+def kept(kurtosis: list[float], start: int = 0) -> SeenRows:
     """What one batch of images of these kurtosis values keeps."""
     n = len(kurtosis)
     batch = state.Measured(
         np.ones(n, dtype=bool), np.arange(start, start + n, dtype=np.float64)[:, None], np.array(kurtosis)
     )
     names = [f"{number}.png" for number in range(start, start + n)]
-    return gallery.rows_of(batch, names, names)
+    return job.seen_rows(batch, names, names)
 
 
 @given(st.lists(st.integers(1, 6).map(float), max_size=90), st.integers(0, 90), st.integers(0, 90))
@@ -98,7 +98,7 @@ def test_merging_is_associative_and_ties_go_to_the_earlier(values: list[float], 
     a, b, c = kept(values[:i]), kept(values[i:j], i), kept(values[j:], j)
     most, least = ((sorted(range(len(values)), key=lambda n: (sign * values[n], n))[:EXTREME]) for sign in (-1, 1))
     want = [[f"{n}.png" for n in part] for part in (range(len(values))[:SHOWN], most, least)]
-    for rows in (gallery.merge(gallery.merge(a, b), c), gallery.merge(a, gallery.merge(b, c)), kept(values)):
+    for rows in (job.merge_seen(job.merge_seen(a, b), c), job.merge_seen(a, job.merge_seen(b, c)), kept(values)):
         assert [[row.name for row in part] for part in (rows.first, rows.most, rows.least)] == want
         assert [float(row.z[0]) for row in rows.first] == list(range(len(rows.first)))
         assert all(row.z.base is None and row.z.dtype == np.float32 for row in rows.first)  # a view would keep a batch
@@ -106,8 +106,8 @@ def test_merging_is_associative_and_ties_go_to_the_earlier(values: list[float], 
 
 def test_zero_has_no_sign_and_no_usable_image_keeps_nothing() -> None:
     batch = state.Measured(np.ones(1, dtype=bool), np.array([[-1e-4, 1.0]]), np.array([1.0]))
-    found = gallery.record(gallery.rows_of(batch, ["a"], ["0"]), [0, 1])
+    found = job.gallery_of(job.seen_rows(batch, ["a"], ["0"]), [0, 1])
     assert found is not None
     assert str(found.shown[0].z) == "(0.0, 1.0)"
     nothing = state.update(state.State(4), [[1.0, 1, 1, 1], [np.nan, 0, 1, 2]], [0, 1])
-    assert gallery.record(gallery.rows_of(nothing, ["a", "b"], ["0", "1"]), [0]) is None
+    assert job.gallery_of(job.seen_rows(nothing, ["a", "b"], ["0", "1"]), [0]) is None

@@ -14,9 +14,9 @@ import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import ray_engine
+from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_yet
-from robustcheck_onnx.checker.measure.ray_engine import plan_workers
+from robustcheck_onnx.checker.measure.workers import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Patch, extra, lookup, normal
@@ -92,12 +92,12 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
     model: Callable[[str], Path], photos: Path, tmp_path: Path
 ) -> None:
     def conclude(job: Job, change: Callable[[], object]) -> RobustcheckError | None:
-        course = ray_engine._Course(0, job, nothing_yet(1), begun=True)
-        first, second = ray_engine.Worker(".", 1), ray_engine.Worker(".", 1)  # as two nodes have them
+        course = engine._Course(0, job, nothing_yet(1), begun=True)
+        first, second = engine.Worker(".", 1), engine.Worker(".", 1)  # as two nodes have them
         for shard, result in ((-1, first.begin(0, job)), (0, first.shard(0, job, 0))):
-            assert ray_engine._take(result, ray_engine._Task(0, course, shard), 2, profile.load()) is None
+            assert engine._take(result, engine._Task(0, course, shard), 2, profile.load()) is None
         change()
-        found = ray_engine._take(second.shard(0, job, 1), ray_engine._Task(1, course, 1), 2, profile.load())
+        found = engine._take(second.shard(0, job, 1), engine._Task(1, course, 1), 2, profile.load())
         assert isinstance(found, Outcome)
         return found.error
 
@@ -136,10 +136,10 @@ def test_workers_take_the_cores_that_fit() -> None:
 def test_no_more_shards_are_given_out_than_may_wait_for_an_earlier_one() -> None:
     """However many there are: those that wait are the driver's memory."""
     many = SimpleNamespace(n_shards=1000)
-    course = ray_engine._Course(0, new_job("m.onnx"), nothing_yet(1), begun=True, facts=many)  # type: ignore[arg-type]
+    course = engine._Course(0, new_job("m.onnx"), nothing_yet(1), begun=True, facts=many)  # type: ignore[arg-type]
 
     def given_out() -> list[int]:
-        return [task.shard for task in iter(lambda: ray_engine._next_task(0, course, [course], ahead=4), None)]
+        return [task.shard for task in iter(lambda: engine._next_task(0, course, [course], ahead=4), None)]
 
     assert given_out() == [0, 1, 2, 3]
     course.merged = 2
@@ -168,7 +168,7 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: Pa
         with pytest.raises(EnvironmentFaultError, match=f"{closed}; cluster can't be used: .*refused"):
             run([], profile.load(), engine="ray", address=closed)
         other.listen()  # something that is not a cluster: it takes the connection and says nothing
-        monkeypatch.setattr(ray_engine, "REACH_S", 3)
+        monkeypatch.setattr(engine, "REACH_S", 3)
         with pytest.raises(EnvironmentFaultError, match="no answer within 3 s"):
             run([], profile.load(), engine="ray", address=closed)
     for wrong in ("localhost", "ray://localhost:1", "host:port"):
@@ -191,7 +191,7 @@ def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
     code = r"""
 import contextlib, ctypes, os, re, signal, sys, time, types
 from pathlib import Path
-from robustcheck_onnx.checker.measure import ray_engine
+from robustcheck_onnx.checker.measure import workers
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
 @contextlib.contextmanager
 def cluster(*_):
@@ -201,10 +201,10 @@ def cluster(*_):
     while not int(re.search(r"SigCgt:\s+(\w+)", status.read_text())[1], 16) >> 14 & 1:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
-ray_engine.open_cluster = cluster
-ray_engine._workers = lambda *_: contextlib.nullcontext([])
+workers.open_cluster = cluster
+workers._workers = lambda *_: contextlib.nullcontext([])
 ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
-list(ray_engine._run(ray, [], None, 1, None))
+list(workers._run(ray, [], None, 1, None))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
 
@@ -221,7 +221,7 @@ def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: Patch
     here = Path.cwd()
     with (
         pytest.raises(EnvironmentFaultError, match="Failed to start the dashboard"),
-        ray_engine.open_cluster(ray, 1, None),  # type: ignore[arg-type]
+        engine.open_cluster(ray, 1, None),  # type: ignore[arg-type]
     ):
         pass
     assert seen == [[]]

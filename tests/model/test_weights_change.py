@@ -15,8 +15,8 @@ import onnx
 import pytest
 
 from robustcheck_onnx import Progress, check
-from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.open import open_model

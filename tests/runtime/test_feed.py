@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.images.preprocess import LevelSums, apply, apply_uint8
-from robustcheck_onnx.checker.measure import prepared
+from robustcheck_onnx.checker.measure import job
 from robustcheck_onnx.checker.model.image_input import ImageInput
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import IMAGE, PIXELS, Runner, input_graph
@@ -57,7 +57,7 @@ def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path) -> 
 def test_bytes_never_mix_with_scaled_values() -> None:
     """Stacked as floats they would go to the model unscaled."""
     photo, tensor = (
-        prepared.Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0, LevelSums()) for dtype in (np.uint8, np.float32)
+        job.Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0, LevelSums()) for dtype in (np.uint8, np.float32)
     )
     with pytest.raises(TypeError):
-        prepared.stack([photo, tensor])
+        job.stack([photo, tensor])

@@ -15,7 +15,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.measure import measure_all
+from robustcheck_onnx.checker.measure.workers import measure_all
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.reader import read, read_one
 from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json

@@ -8,7 +8,8 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import Job, measure_all
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.measure.workers import measure_all
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.thresholds import profile

@@ -11,7 +11,7 @@ from robustcheck_onnx import Progress, Report, check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import Item, Skipped
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.prepared import Prepared
+from robustcheck_onnx.checker.measure.job import Prepared
 from robustcheck_onnx.checker.report.record import to_json
 from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
@@ -47,7 +47,7 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
         return open_sessions(inputs)
 
     monkeypatch.setattr(measure, "prepare_item", prepared)
-    monkeypatch.setattr("robustcheck_onnx.checker.measure.open_sessions", opened)
+    monkeypatch.setattr("robustcheck_onnx.checker.measure.run.open_sessions", opened)
     report = check(lookup_pass[0], images=lookup_pass[1], thresholds=never_decided())
     n_images = report.evidence.statistics.n_images
     assert (n_images, ready.qsize()) == (80, 80 - measure.AHEAD)  # each is decoded once, those of the probe too

@@ -159,7 +159,7 @@ def _measured(
     from robustcheck_onnx.checker.calibrate import tasks
     from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
     from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
-    from robustcheck_onnx.checker.measure import tell_stage
+    from robustcheck_onnx.checker.isolation import tell_stage
 
     with progress_line(quiet, opened.suite.name) as progress:
         tell_stage(progress, "reading images and models")

@@ -47,7 +47,7 @@ def demo(
 
     from robustcheck_onnx.checker import pipeline
     from robustcheck_onnx.checker.demo import NAMES, train, write
-    from robustcheck_onnx.checker.measure import tell_stage
+    from robustcheck_onnx.checker.isolation import tell_stage
     from robustcheck_onnx.checker.report import Pen, Trimmed, verdict_text
 
     if keep is not None:
