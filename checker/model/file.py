@@ -50,6 +50,7 @@ from .weights import (
     parse_light,
     read_file,
     settle,
+    stamp_of,
     stamps_writes,
     use_resolved_names,
 )
@@ -81,17 +82,15 @@ def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
         names += [attribute.name for node in graph.node for attribute in node.attribute]
         for weight in graph.initializer:
             if weight.data_type == TensorProto.UNDEFINED:
-                raise CannotAssessError(f"{where}: weight '{weight.name!s:.80}' has no type; each needs one", AGAIN)
+                raise _damaged(where, f"weight '{weight.name!s:.80}' has no type; each needs one")
         for value in values:
             _check_type(where, value)
     for word in names:
         if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
-            raise CannotAssessError(f"{where}: name in the graph is {word!r:.80}; names must be UTF-8 text", AGAIN)
+            raise _damaged(where, f"name in the graph is {word!r:.80}; names must be UTF-8 text")
     twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
     if twice:
-        raise CannotAssessError(
-            f"{where}: several inputs are named '{twice[0]:.80}'; each needs a name of its own", AGAIN
-        )
+        raise _damaged(where, f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
 
 
 def check_dimensions(where: str, what: str, n: int) -> None:
@@ -101,7 +100,11 @@ def check_dimensions(where: str, what: str, n: int) -> None:
         CannotAssessError.
     """
     if n > MOST_DIMENSIONS:
-        raise CannotAssessError(f"{where}: {what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible", AGAIN)
+        raise _damaged(where, f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
+
+
+def _damaged(where: object, what: str) -> CannotAssessError:
+    return CannotAssessError(f"{where}: {what}", AGAIN)
 
 
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
@@ -114,9 +117,7 @@ def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 def _check_type(where: str, value: onnx.ValueInfoProto) -> None:
     tensor = value.type.tensor_type
     if tensor.elem_type not in TYPES:
-        raise CannotAssessError(
-            f"{where}: type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type", AGAIN
-        )
+        raise _damaged(where, f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
     check_dimensions(where, f"'{value.name!s:.80}'", len(tensor.shape.dim))
     for size in tensor.shape.dim:
         if size.dim_value < 0:
@@ -128,9 +129,7 @@ def _check_nodes(where: str, nodes: Iterable[onnx.NodeProto], versions: dict[str
         domain = "" if node.domain == "ai.onnx" else node.domain
         least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
         if len(node.input) < least:
-            raise CannotAssessError(
-                f"{where}: node {node.op_type} has {len(node.input)} inputs; it needs at least {least}", AGAIN
-            )
+            raise _damaged(where, f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
 
 
 @cache
@@ -142,9 +141,7 @@ def _least_inputs(op: object, domain: object, version: int) -> int:
     if not isinstance(op, str) or not isinstance(domain, str) or version >= MOST_VERSION:
         return 0
     try:
-        if version < 1:
-            return int(onnx.defs.get_schema(op, domain).min_input)
-        return int(onnx.defs.get_schema(op, version, domain).min_input)
+        return int(onnx.defs.get_schema(op, *([version] if version >= 1 else []), domain).min_input)
     except onnx.defs.SchemaError:
         return 0
 
@@ -177,18 +174,6 @@ REPOSITORY = re.compile(r"(?:hf:|(?:https?:/)?huggingface\.co/)?([\w-][\w.-]*/[\
 
 
 @dataclass(frozen=True)
-class Content:
-    """A model file's bytes, as they were read once."""
-
-    path: Path
-    content: Bytes
-    digest: str
-    """sha256:…, as `sha256sum` prints it"""
-    mapped: ExternalFile | None = None
-    """the file, where `content` is mapped: whether it changed must be looked at (`refuse_changed`)"""
-
-
-@dataclass(frozen=True)
 class OnnxFile:
     """A parsed model file. `proto` holds neither weights of external files nor large ones."""
 
@@ -204,7 +189,7 @@ class OnnxFile:
     weights: Weights
     """where the values of weights lie that `proto` does not hold"""
     mapped: ExternalFile | None = None
-    """of `Content`"""
+    """the file, where `content` is mapped: whether it changed must be looked at (`refuse_changed`)"""
 
     @property
     def external_folder(self) -> Path | None:
@@ -212,32 +197,21 @@ class OnnxFile:
         return self.weights.folder
 
 
-def read_content(path: str | Path) -> Content:
-    """Read and digest a model file, whatever it holds.
-
-    Raises:
-        UsageError: no such file, a folder, or a URL.
-        CannotAssessError: unreadable or empty.
-    """
-    path = local_path(path, "model")
-    content, status = _read_bytes(path)
-    digest = sha256_of(content)
-    drop_pages(content)
-    is_mapped = isinstance(content, mmap.mmap)
-    return Content(path, content, digest, ExternalFile.of_model(path.resolve(), status, digest) if is_mapped else None)
-
-
 def read_onnx(path: str | Path) -> OnnxFile:
     """Parse an ONNX file and check its weights. External weights must exist and are not loaded.
 
     Raises:
-        UsageError: no such file, or a folder.
+        UsageError: no such file, a folder, or a URL.
         CannotAssessError: unreadable, empty, text, a Git LFS pointer, another format, truncated, without
             nodes; weights with fewer or more values than their shape needs; external data missing, truncated,
             or outside the model's folder.
     """
-    read = read_content(path)
-    path, content = read.path, read.content
+    path = local_path(path, "model")
+    content, status = _read_bytes(path)
+    digest, mapped, own = sha256_of(content), None, path.resolve()
+    drop_pages(content)
+    if isinstance(content, mmap.mmap):
+        mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
     proto, places = _parse(path, content)
     if not proto.graph.node:
         raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
@@ -258,10 +232,10 @@ def read_onnx(path: str | Path) -> OnnxFile:
         held = Held(folder)
         external = tuple(read_file(location, target, folder, held) for location, target in targets.items())
         use_resolved_names(folder, targets, tensors)
-    elif read.mapped is not None and places:
-        held = Held(read.mapped.path.parent)
+    elif mapped is not None and places:
+        held = Held(own.parent)
     weights = Weights(held, content, places)
-    return OnnxFile(path, content, proto, len(content), read.digest, external, weights, read.mapped)
+    return OnnxFile(path, content, proto, len(content), digest, external, weights, mapped)
 
 
 def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
@@ -332,10 +306,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
             f"ls -l {quoted(path)}",
         ) from error
     if not content:
-        raise CannotAssessError(
-            f"{path}: model file is empty (0 bytes); an ONNX protobuf is needed",
-            "download or export it again",
-        )
+        raise _damaged(path, "model file is empty (0 bytes); an ONNX protobuf is needed")
     return content, status
 
 
@@ -373,15 +344,10 @@ def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
     try:
         proto, places = parse_light(content)
     except DecodeError as error:
-        raise CannotAssessError(
-            f"{path}: model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged",
-            "download or export it again",
-        ) from error
+        what = f"model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged"
+        raise _damaged(path, what) from error
     if not proto.opset_import:
-        raise CannotAssessError(
-            f"{path}: opset_import is missing; the file is truncated or no ONNX model",
-            "download or export it again",
-        )
+        raise _damaged(path, "opset_import is missing; the file is truncated or no ONNX model")
     return proto, places
 
 

@@ -6,20 +6,19 @@ records of its file. `exporters/digest.py` computes the same when it writes a fi
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 from google.protobuf.message import EncodeError, Message  # type: ignore[import-untyped]
-from onnx import numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.text import digest_of
 
 from .file import PROTOBUF_LIMIT_BYTES, OnnxFile
-from .weights import CHUNK_BYTES, Weights, by_place, entries_of, needed_bytes, restore
+from .weights import Weights, by_place, pieces_of, restore
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,8 @@ class Graph:
 
     def light(self) -> onnx.ModelProto:
         """Copy the graph and the addition without large weights. The copy is for walks and changes."""
-        proto = onnx.ModelProto(graph=self.addition)
-        light = onnx.ModelProto()
-        light.CopyFrom(self.proto)
-        light.MergeFrom(proto)
+        light = copy.deepcopy(self.proto)
+        light.MergeFrom(onnx.ModelProto(graph=self.addition))
         return light
 
     def changed(self, proto: onnx.ModelProto) -> Graph:
@@ -132,7 +129,7 @@ def _form(value: Any, weights: Weights) -> Any:
     """Give the JSON form of a field's value."""
     if isinstance(value, onnx.TensorProto):
         digest = hashlib.sha256()
-        for piece in _pieces(value, weights):
+        for piece in pieces_of(value, weights):
             digest.update(piece)
         return [value.name, value.data_type, list(value.dims), digest.hexdigest()]
     if isinstance(value, Message):
@@ -148,23 +145,3 @@ def _form(value: Any, weights: Weights) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     return value if isinstance(value, str | int) else [_form(item, weights) for item in value]
-
-
-def _pieces(tensor: onnx.TensorProto, weights: Weights) -> Iterator[bytes | memoryview]:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
-        entries = entries_of(tensor)
-        left = needed_bytes(tensor)
-        with (weights.folder / entries["location"]).open("rb") as file:
-            file.seek(int(entries.get("offset") or 0))
-            while left and (piece := file.read(min(CHUNK_BYTES, left))):
-                yield piece
-                left -= len(piece)
-    elif tensor.HasField("raw_data"):
-        yield tensor.raw_data
-    elif tensor.name in weights.places:
-        yield memoryview(weights.content)[weights.places[tensor.name]]
-    elif tensor.data_type == onnx.TensorProto.STRING:
-        for text in tensor.string_data:
-            yield len(text).to_bytes(8, "little") + text
-    else:  # values in a field of their own type
-        yield numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data

@@ -101,8 +101,8 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: tuple[str
     for op in sorted(DETECTOR_OPS & operators):
         raise CannotAssessError(f"{where}: graph has {op}, as object detectors have; {ONE_EACH}", hint)
     upsampling = _upsamples(layers) if UPSAMPLING_OPS & operators else ""
-    ranks = {name: len(layers.shapes[name]) for name in outputs if name in layers.shapes}
-    for name, rank in ranks.items():
+    for name in outputs:
+        rank = len(layers.shapes.get(name, ()))
         if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
             raise CannotAssessError(
                 f"{where}: output {name!r} has {rank} axes behind {upsampling}, as detectors and segmenters "
@@ -361,26 +361,19 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
         del body.value_info[:]
     weights = {weight.name for weight in proto.graph.initializer}
     graph.input.extend(value for value in proto.graph.input if value.name not in weights)
-    inline = [
-        weight
-        for weight in proto.graph.initializer
-        if weight.data_location != TensorProto.EXTERNAL and math.prod(weight.dims) <= SMALL_ELEMENTS
-    ]
-    graph.initializer.extend(inline)
-    small = {weight.name for weight in inline}
     for weight in proto.graph.initializer:
-        if weight.name not in small:
+        if weight.data_location != TensorProto.EXTERNAL and math.prod(weight.dims) <= SMALL_ELEMENTS:
+            graph.initializer.append(weight)
+        else:
             graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
-    try:
-        return shape_inference.infer_shapes(light, data_prop=True).graph
-    except shape_inference.InferenceError:  # a contradiction in what the file says of shapes
-        del graph.value_info[:]
-        for value in graph.output:
-            value.ClearField("type")
-    try:
-        return shape_inference.infer_shapes(light, data_prop=True).graph
-    except shape_inference.InferenceError:  # ONNX Runtime decides, and walks on the graph do without shapes
-        return graph
+    for _ in range(2):
+        try:
+            return shape_inference.infer_shapes(light, data_prop=True).graph
+        except shape_inference.InferenceError:  # a contradiction in what the file says of shapes: without these
+            del graph.value_info[:]
+            for value in graph.output:
+                value.ClearField("type")
+    return graph  # ONNX Runtime decides, and walks on the graph do without shapes
 
 
 def _zero_vectors(proto: onnx.ModelProto) -> frozenset[str]:

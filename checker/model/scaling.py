@@ -5,14 +5,14 @@ It is what the graph does to its image input before the first layer. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.arrays import Array, Counts
+from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import GraphScaling
 
 from .ends import constant
@@ -24,7 +24,6 @@ MOST_VALUES = 4096  # of a small constant that is read: bounds, axes, a depthwis
 MOST_PIXELS = 1 << 22  # values of a constant as large as the image: 3 channels of 1,182 by 1,182 px, 32 MB as float64
 MOST_AXES = 64  # of a condition; NumPy's own limit
 SAME = 1e-5  # relative difference at which values count as the same: float32 keeps 7 digits
-KEPT = frozenset(("Identity", "Cast", "CastLike", "Dropout", "Resize", "Upsample"))  # each channel stays as it is
 COPIES = frozenset(("Expand", "Identity", "Cast", "CastLike"))
 FLOAT_TYPES = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
 
@@ -44,16 +43,28 @@ class Scaled:
     """whether it holds whole numbers that stand for these values"""
     ops: tuple[str, ...] = ()
 
-    def mapped(self, op: str, factor: Array | float, offset: Array | float) -> Scaled:
-        """This tensor times `factor` plus `offset`, (channel,) each."""
-        new = self.factor * factor, self.offset * factor + offset
-        return replace(self, factor=new[0], offset=new[1], ops=(*self.ops, *([op] if op else [])))
+    @property
+    def does_nothing(self) -> bool:
+        """Whether all values stay. Channels may be turned round, as for BGR."""
+        return bool((self.factor == 1).all() and not self.offset.any())
 
-    def taken(self, op: str, places: Counts, axis: int | None, rank: int) -> Scaled:
+    def mapped(self, factor: Array | float, offset: Array | float, *ops: str) -> Scaled:
+        """This tensor times `factor` plus `offset`, (channel,) each."""
+        return replace(self, factor=self.factor * factor, offset=self.offset * factor + offset, ops=(*self.ops, *ops))
+
+    def taken(self, places: Sequence[int], op: str) -> Scaled:
         """Some of its channels, in another order perhaps."""
-        channels = tuple(self.channels[place] for place in places)
-        factor, offset = self.factor[places], self.offset[places]
-        return Scaled(channels, factor, offset, axis, rank, self.quantised, (*self.ops, op))
+        return replace(
+            self,
+            channels=tuple(self.channels[place] for place in places),
+            factor=self.factor[list(places)],
+            offset=self.offset[list(places)],
+            ops=(*self.ops, op),
+        )
+
+    def along(self, axes: Sequence[bool]) -> Scaled:
+        """This tensor with other axes. Each tells whether the channels are there."""
+        return replace(self, axis=axes.index(True) if True in axes else None, rank=len(axes))
 
 
 @dataclass(frozen=True)
@@ -67,49 +78,20 @@ class Step:
 
     def of(self, node: onnx.NodeProto) -> dict[str, Scaled]:
         """Return the node's outputs as scaled channels. Empty for a node that does more than scale channels."""
-        if node.op_type == "Split":
-            return self._split(node)
-        made = self._first(node)
-        return {} if made is None else {node.output[0]: made}
-
-    def _first(self, node: onnx.NodeProto) -> Scaled | None:
-        op = node.op_type
+        op, x = node.op_type, self.known.get("".join(node.input[:1]))
+        if op == "Split":
+            return self._split(node, x)
+        made = None
         if op == "Concat":
-            return self._joined(node)
-        if op == "Where":
-            return self._chosen(node)
-        data = [name for name in node.input if name in self.known]
-        others = [self._source(name) for name in node.input if name not in data]
-        if len(data) != 1 or any(name in self.layers.image_tensors for name in others):
-            return None  # the other operand depends on the image too
-        x = self.known[data[0]]
-        if op in ("Add", "Sum"):
-            return self._summed(node, x, others)
-        if op in ("Sub", "Mul", "Div"):
-            return self._arithmetic(node, x, constant_first=node.input[0] != data[0])
-        if node.input[0] != data[0]:
-            return None
-        if op in KEPT:
-            return x
-        if op == "Neg":
-            return x.mapped(op, -1.0, 0.0)
-        if op == "QuantizeLinear":
-            return replace(x, quantised=True)
-        if op == "DequantizeLinear":
-            return self._dequantised(node, x)
-        if op == "BatchNormalization":
-            return self._batch_norm(node, x)
-        if op == "Conv":
-            return self._one_tap(node, x)
-        if op == "Expand":
-            return self._expanded(node, x)
-        if op == "Pad":
-            return self._padded(node, x)
-        if op in ("Transpose", "Unsqueeze", "Squeeze", "Reshape"):
-            return self._moved(node, x)
-        if op in ("Gather", "Slice"):
-            return self._picked(node, x)
-        return None
+            made = self._joined(node)
+        elif op == "Where":
+            made = self._chosen(node)
+        elif op in (EITHER_FIRST if x is None else RULES):
+            data = [name for name in node.input if name in self.known]
+            others = {self._source(name) for name in node.input if name not in data}
+            if len(data) == 1 and others.isdisjoint(self.layers.image_tensors):
+                made = RULES[op](self, node, self.known[data[0]])
+        return {} if made is None else {node.output[0]: made}
 
     def _source(self, name: str) -> str:
         """Return the constant from which `name` was copied. It was repeated or converted, to whatever shape or type."""
@@ -152,52 +134,48 @@ class Step:
             return None
         return np.broadcast_to(first.ravel(), (n,)).copy()
 
-    def _arithmetic(self, node: onnx.NodeProto, x: Scaled, *, constant_first: bool) -> Scaled | None:
-        value = self._per_channel(node.input[0 if constant_first else 1], x)
-        if value is None:
-            return None
-        op = node.op_type
-        if op == "Mul":
-            return x.mapped(op, value, 0.0)
-        if op == "Sub":
-            return x.mapped(op, -1.0, value) if constant_first else x.mapped(op, 1.0, -value)
-        return None if constant_first or not value.all() else x.mapped(op, 1 / value, 0.0)
+    def _integers(self, node: onnx.NodeProto, at: int, absent: Sequence[int] | None = None) -> Sequence[int] | None:
+        """Return a constant input as whole numbers. `absent` where it is left out, None where it can't be read."""
+        if at >= len(node.input) or not node.input[at]:
+            return absent
+        values = self._values(node.input[at])
+        return None if values is None else [int(value) for value in values.ravel()]
 
-    def _dequantised(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        if x.quantised:  # the other half of a pair: the values themselves, but for rounding
+    def computed(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+        """Follow arithmetic with constants."""
+        op, constant_first = node.op_type, node.input[0] not in self.known
+        parts = [self._per_channel(name, x) for name in node.input if name not in self.known]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        if op in ("Add", "Sum"):
+            return x.mapped(1.0, sum(known, np.zeros(1)), op)
+        (value,) = known
+        if op == "Sub":
+            return x.mapped(-1.0, value, op) if constant_first else x.mapped(1.0, -value, op)
+        if op == "Mul":
+            return x.mapped(value, 0.0, op)
+        return None if constant_first or not value.all() else x.mapped(1 / value, 0.0, op)
+
+    def dequantised(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+        """Follow a dequantiser. It is the other half of a pair, or scales bytes."""
+        if x.quantised:  # the values themselves, but for rounding
             return replace(x, quantised=False)
         scale = self._per_channel(node.input[1], x)
         zero = self._per_channel(node.input[2], x) if len(node.input) > 2 else np.zeros(len(x.channels))
-        return None if scale is None or zero is None else x.mapped(node.op_type, scale, -scale * zero)
+        return None if scale is None or zero is None else x.mapped(scale, -scale * zero, node.op_type)
 
-    def _batch_norm(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        parts = [self._values(name) for name in node.input[1:5]]
-        if (
-            x.axis != 1
-            or integer(node, "training_mode", 0)
-            or any(part is None or part.shape != (len(x.channels),) for part in parts)
-        ):
+    def batch_norm(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+        """Follow a BatchNormalization of channels."""
+        parts = [part for name in node.input[1:5] if (part := self._values(name)) is not None]
+        if x.axis != 1 or integer(node, "training_mode", 0) or [part.shape for part in parts] != [x.factor.shape] * 4:
             return None
-        gain, bias, mean, variance = (part for part in parts if part is not None)
+        gain, bias, mean, variance = parts
         epsilon = next((each.f for each in node.attribute if each.name == "epsilon"), 1e-5)  # ONNX's default
         factor = gain / np.sqrt(variance + epsilon)
-        return x.mapped(node.op_type, factor, bias - mean * factor)
+        return x.mapped(factor, bias - mean * factor, node.op_type)
 
-    def _summed(self, node: onnx.NodeProto, x: Scaled, others: list[str]) -> Scaled | None:
-        offset = np.zeros(len(x.channels))
-        for name in others:
-            value = self._per_channel(name, x)
-            if value is None:
-                return None
-            offset = offset + value
-        return x.mapped(node.op_type, 1.0, offset)
-
-    def _chosen(self, node: onnx.NodeProto) -> Scaled | None:
-        """Return what a Where with a constant condition takes."""
-        condition = self._per_channel(node.input[0], Scaled((0,), np.ones(1), np.zeros(1), None, MOST_AXES))
-        return None if condition is None else self.known.get(node.input[1 if condition[0] else 2])
-
-    def _expanded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def expanded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
         """Follow an Expand that keeps the axes. One grey channel may become several."""
         length = self.layers.constants.get(node.input[1], self.layers.shapes.get(node.input[1]))
         if x.axis is None or length is None or len(length) != 1 or length[0] is None or length[0] > x.rank:
@@ -206,20 +184,18 @@ class Step:
             return x
         after = self.layers.shapes.get(node.output[0])
         size = after[x.axis] if after and len(after) == x.rank else None
-        return None if size is None else x.taken("Expand", np.zeros(size, np.int64), x.axis, x.rank)
+        return None if size is None else x.taken([0] * size, "Expand")
 
-    def _padded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def padded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Pad that adds no channels. The pixels stay what they are."""
-        given = integers(node, "pads")  # before opset 11
-        pads = np.array(given) if given is not None else self._values(node.input[1]) if len(node.input) > 1 else None
-        named = len(node.input) > 3 and node.input[3]
-        axes = self._values(node.input[3]) if named else np.arange(x.rank)
-        if x.axis is None or pads is None or axes is None or pads.size != 2 * axes.size:
+        pads = integers(node, "pads") or self._integers(node, 1)  # an attribute before opset 11
+        axes = self._integers(node, 3, range(x.rank))
+        if x.axis is None or pads is None or axes is None or len(pads) != 2 * len(axes):
             return None
-        of_channels = axes.ravel().astype(np.int64) % x.rank == x.axis
-        return None if pads.reshape(2, -1)[:, of_channels].any() else x
+        sides = zip(pads, pads[len(axes) :], axes, strict=False)
+        return None if any((before or after) and axis % x.rank == x.axis for before, after, axis in sides) else x
 
-    def _one_tap(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def one_tap(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
         """Follow a convolution that scales single pixels.
 
         Each output is one pixel of one input channel times a factor, and there are as many.
@@ -236,40 +212,30 @@ class Step:
         if bias is None or bias.size != n or not (np.count_nonzero(large, axis=1) == 1).all():
             return None
         at = np.argmax(large, axis=1)
-        places = np.arange(n) if groups == n else at // (weight.shape[2] * weight.shape[3])
+        places = range(n) if groups == n else (at // (weight.shape[2] * weight.shape[3])).tolist()
         if sorted(places) != list(range(n)):  # a learned layer of one channel alone, say
             return None
-        return x.taken(node.op_type, places, x.axis, x.rank).mapped("", taps[np.arange(n), at], bias.ravel())
+        return x.taken(places, node.op_type).mapped(taps[np.arange(n), at], bias.ravel())
 
-    def _moved(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Follow the channel axis through a change of shape."""
-        op = node.op_type
+    def moved(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+        """Follow the channel axis through a Transpose, Unsqueeze or Squeeze."""
+        op, axes = node.op_type, [axis == x.axis for axis in range(x.rank)]
         if op == "Transpose":
-            order = integers(node, "perm")
-            order = list(reversed(range(x.rank))) if order is None else order
-            if sorted(order) != list(range(x.rank)):
-                return None
-            return replace(x, axis=None if x.axis is None else order.index(x.axis))
-        if op == "Reshape":
-            return self._reshaped(node, x)
-        axes = integers(node, "axes")
-        if axes is None:
-            values = self._values(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-            if values is None:
-                return None
-            axes = [int(value) for value in values.ravel()]
-        rank = x.rank + len(axes) * (1 if op == "Unsqueeze" else -1)
-        if rank < 1:
+            order = integers(node, "perm") or [*range(x.rank)][::-1]
+            return x.along([axes[axis] for axis in order]) if sorted(order) == [*range(x.rank)] else None
+        given = integers(node, "axes") or self._integers(node, 1)
+        if given is None:
             return None
-        at = {axis % (rank if op == "Unsqueeze" else x.rank) for axis in axes}
-        if x.axis is None:
-            return replace(x, rank=rank)
+        rank = x.rank + len(given) * (op == "Unsqueeze")
+        changed = sorted({axis % rank for axis in given})
         if op == "Unsqueeze":
-            return replace(x, axis=[axis for axis in range(rank) if axis not in at][x.axis], rank=rank)
-        left = [axis for axis in range(x.rank) if axis not in at]
-        return replace(x, axis=left.index(x.axis) if x.axis in left else None, rank=rank)
+            for axis in changed:
+                axes.insert(axis, False)
+        else:
+            axes = [is_channels for axis, is_channels in enumerate(axes) if axis not in changed]
+        return x.along(axes) if axes else None
 
-    def _reshaped(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def reshaped(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
         """Find the channel axis after a Reshape. It has their number, with as many values per channel after it."""
         before, after = self.layers.shapes.get(node.input[0]), self.layers.shapes.get(node.output[0])
         if x.axis is None or before is None or after is None or None in before[x.axis + 1 :]:
@@ -281,61 +247,73 @@ class Step:
                 return replace(x, axis=axis, rank=len(after))
         return None
 
-    def _picked(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
-        """Follow a Gather or Slice of channels. Other axes may be cut in any way."""
-        op = node.op_type
-        if op == "Gather":
-            axis = integer(node, "axis", 0) % x.rank
-            indices = self._values(node.input[1])
-            if indices is None or axis != x.axis or indices.ndim > 1:
-                return None
-            places = indices.astype(np.int64).ravel() % len(x.channels)
-            return x.taken(op, places, None if indices.ndim == 0 else axis, x.rank - (indices.ndim == 0))
-        parts = [self._values(name) if name else None for name in node.input[1:5]]
-        unread = [name for name, part in zip(node.input[1:5], parts, strict=True) if name and part is None]
-        if len(parts) < 2 or parts[0] is None or parts[1] is None or unread:
-            return None  # before opset 10 the bounds are attributes
-        starts, ends = parts[0].ravel(), parts[1].ravel()
-        axes = parts[2].ravel() if len(parts) > 2 and parts[2] is not None else np.arange(len(starts))
-        steps = parts[3].ravel() if len(parts) > 3 and parts[3] is not None else np.ones(len(starts))
-        if not len(starts) == len(ends) == len(axes) == len(steps) or not steps.all():
+    def picked(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+        """Follow a Gather of channels."""
+        indices = self._values(node.input[1])
+        if indices is None or integer(node, "axis", 0) % x.rank != x.axis or indices.ndim > 1:
             return None
-        places = np.arange(len(x.channels))
-        for start, end, along, step in zip(starts, ends, axes, steps, strict=True):
-            if x.axis is not None and int(along) % x.rank == x.axis:
-                stop = None if step < 0 and end < -len(places) else int(end)
-                places = places[int(start) : stop : int(step)]
-        return x.taken(op, places, x.axis, x.rank) if len(places) else None
+        made = x.taken([int(index) % len(x.channels) for index in indices.ravel()], node.op_type)
+        return made if indices.ndim else replace(made, axis=None, rank=x.rank - 1)
+
+    def sliced(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+        """Follow a Slice of channels. Other axes may be cut in any way."""
+        starts, ends = self._integers(node, 1), self._integers(node, 2)
+        if starts is None or ends is None:  # before opset 10 the bounds are attributes
+            return None
+        axes, steps = self._integers(node, 3, range(len(starts))), self._integers(node, 4, [1] * len(starts))
+        if axes is None or steps is None or not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+            return None
+        places = range(len(x.channels))
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            if axis % x.rank == x.axis:
+                places = places[start : None if step < 0 and end < -len(places) else end : step]
+        return x.taken(places, node.op_type) if places else None
+
+    def _chosen(self, node: onnx.NodeProto) -> Scaled | None:
+        """Return what a Where with a constant condition takes."""
+        condition = self._per_channel(node.input[0], Scaled((0,), np.ones(1), np.zeros(1), None, MOST_AXES))
+        return None if condition is None else self.known.get(node.input[1 if condition[0] else 2])
 
     def _joined(self, node: onnx.NodeProto) -> Scaled | None:
         """Join channels. Every branch must be scaled channels of the image."""
-        parts = [self.known.get(name) for name in node.input]
-        some = [part for part in parts if part is not None]
-        axis = integer(node, "axis", 1)
-        if len(some) < len(parts) or len({(part.rank, part.quantised) for part in some}) != 1:
+        parts = [self.known[name] for name in node.input if name in self.known]
+        if len(parts) < len(node.input) or len({(part.rank, part.quantised) for part in parts}) != 1:
             return None
-        axis %= some[0].rank
-        if any(part.axis not in (axis, None) or (part.axis is None and len(part.channels) > 1) for part in some):
+        first, axis = parts[0], integer(node, "axis", 1) % parts[0].rank
+        if any(part.axis not in (axis, None) or (part.axis is None and len(part.channels) > 1) for part in parts):
             return None
-        return Scaled(
-            tuple(channel for part in some for channel in part.channels),
-            np.concatenate([part.factor for part in some]),
-            np.concatenate([part.offset for part in some]),
-            axis,
-            some[0].rank,
-            some[0].quantised,
-            (*some[0].ops, node.op_type),
+        return replace(
+            first,
+            channels=tuple(channel for part in parts for channel in part.channels),
+            factor=np.concatenate([part.factor for part in parts]),
+            offset=np.concatenate([part.offset for part in parts]),
+            axis=axis,
+            ops=(*first.ops, node.op_type),
         )
 
-    def _split(self, node: onnx.NodeProto) -> dict[str, Scaled]:
+    def _split(self, node: onnx.NodeProto, x: Scaled | None) -> dict[str, Scaled]:
         """Split into one channel per output. No other split is followed."""
-        x = self.known.get(node.input[0])
-        axis = integer(node, "axis", 0)
-        if x is None or axis % x.rank != x.axis or len(node.output) != len(x.channels):
+        if x is None or integer(node, "axis", 0) % x.rank != x.axis or len(node.output) != len(x.channels):
             return {}
-        return {
-            name: x.taken("Split", np.array([place]), x.axis, x.rank) for place, name in enumerate(node.output) if name
-        }
+        return {name: x.taken([place], "Split") for place, name in enumerate(node.output) if name}
+
+
+EITHER_FIRST = frozenset(("Add", "Sum", "Sub", "Mul", "Div"))  # the constant may be the first input
+RULES: dict[str, Callable[[Step, onnx.NodeProto, Scaled], Scaled | None]] = {
+    **dict.fromkeys(EITHER_FIRST, Step.computed),
+    **dict.fromkeys(("Identity", "Cast", "CastLike", "Dropout", "Resize", "Upsample"), lambda step, node, x: x),
+    **dict.fromkeys(("Transpose", "Unsqueeze", "Squeeze"), Step.moved),
+    "Neg": lambda step, node, x: x.mapped(-1.0, 0.0, "Neg"),
+    "QuantizeLinear": lambda step, node, x: replace(x, quantised=True),
+    "DequantizeLinear": Step.dequantised,
+    "BatchNormalization": Step.batch_norm,
+    "Conv": Step.one_tap,
+    "Expand": Step.expanded,
+    "Pad": Step.padded,
+    "Reshape": Step.reshaped,
+    "Gather": Step.picked,
+    "Slice": Step.sliced,
+}
 
 
 SHAPE_ONLY = frozenset(("Shape", "Size"))
@@ -385,27 +363,22 @@ def find_scalings(
     return _distinct([end for end in ends if set(end.channels) == set(range(n))])
 
 
-def _distinct(ends: list[Scaled]) -> tuple[GraphScaling, ...]:
-    found, plain = list[Scaled](), list[Scaled]()
-    for end in ends:
-        if not np.isfinite([end.factor, end.offset]).all() or not end.factor.all():
-            continue
-        does_nothing = (end.factor == 1).all() and not end.offset.any()  # channels may be turned round, as for BGR
-        if not any(_alike(end, other) for other in (plain if does_nothing else found)):
-            (plain if does_nothing else found).append(end)
-    return tuple(_record(end) for end in (*found, *plain)) if found else ()
+def _distinct(ends: Sequence[Scaled]) -> tuple[GraphScaling, ...]:
+    found = list[Scaled]()
+    for end in sorted(ends, key=lambda end: end.does_nothing):
+        is_usable = np.isfinite([end.factor, end.offset]).all() and end.factor.all()
+        if is_usable and not any(_alike(end, other) for other in found):
+            found.append(end)
+    if not found or found[0].does_nothing:
+        return ()
+    return tuple(
+        GraphScaling(channels=x.channels, factor=tuple(x.factor.tolist()), offset=tuple(x.offset.tolist()), ops=x.ops)
+        for x in found
+    )
 
 
 def _alike(a: Scaled, b: Scaled) -> bool:
     near = SAME * np.abs(a.factor).max()
     pairs = ((a.factor, b.factor), (a.offset, b.offset))
-    return a.channels == b.channels and all(np.allclose(one, other, rtol=SAME, atol=near) for one, other in pairs)
-
-
-def _record(end: Scaled) -> GraphScaling:
-    return GraphScaling(
-        channels=end.channels,
-        factor=tuple(float(value) for value in end.factor),
-        offset=tuple(float(value) for value in end.offset),
-        ops=end.ops,
-    )
+    same = (a.channels, a.does_nothing) == (b.channels, b.does_nothing)
+    return same and all(np.allclose(one, other, rtol=SAME, atol=near) for one, other in pairs)

@@ -22,6 +22,7 @@ disk (tmpfs) never stamp such writes; there, and where the file system is unknow
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import math
@@ -32,18 +33,19 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from robustcheck_onnx.checker.arrays import GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.text import quoted
 
-CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
+CHUNK_BYTES = 1 << 22  # read size of weights in other files, 4 MiB
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,6 @@ class ExternalFile:
     """`stamp` of the file, taken before it was digested, and of the folders between the model's and it"""
     size_bytes: int
     digest: str
-
-    @classmethod
-    def of_model(cls, path: Path, status: os.stat_result, digest: str) -> Self:
-        """Make the record of a model's own mapped file. `status` is that of the open file, before it was digested."""
-        return cls(path.name, path, {path: _stamp_of(status)}, status.st_size, digest)
 
 
 class Held:
@@ -136,10 +133,10 @@ def read_file(location: str, target: Path, folder: Path, held: Held) -> External
     """
     below = target.relative_to(folder)
     between = [folder / part for part in below.parents if part != Path()]
-    stamps = {each: _stamp_of(aged_status(each)) for each in between}
+    stamps = {each: stamp_of(aged_status(each)) for each in between}
     with (held.path / below).open("rb") as file:
         status = aged_status(file.fileno())
-        stamps[target] = _stamp_of(status)  # first: whatever is written from here on shows
+        stamps[target] = stamp_of(status)  # first: whatever is written from here on shows
         with contextlib.suppress(OSError):  # a file system without a disk
             settle(file)
         return ExternalFile(location, target, stamps, status.st_size, _digest_of(file))
@@ -152,10 +149,7 @@ def file_digest(path: Path) -> str:
 
 
 def _digest_of(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while piece := file.read(CHUNK_BYTES):
-        digest.update(piece)
-    return "sha256:" + digest.hexdigest()
+    return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamp(path: Path) -> tuple[int, ...]:
@@ -165,10 +159,11 @@ def stamp(path: Path) -> tuple[int, ...]:
 
     The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
     """
-    return _stamp_of(path.stat())
+    return stamp_of(path.stat())
 
 
-def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return the numbers of a status (`stamp`)."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -237,8 +232,7 @@ def parse_light(content: Bytes) -> tuple[onnx.ModelProto, Places]:
 
 def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.ModelProto:
     """Copy a model with its large weights. `parse_light` left their data in `content`."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
+    whole = copy.deepcopy(proto)
     for tensor in whole.graph.initializer:
         if tensor.name in places:
             tensor.raw_data = content[places[tensor.name]]
@@ -247,14 +241,13 @@ def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.Mode
 
 def by_place(proto: onnx.ModelProto, file: str, places: Places) -> onnx.ModelProto:
     """Copy a model with large weights named by place. `parse_light` left them in a file."""
-    pointing = onnx.ModelProto()
-    pointing.CopyFrom(proto)
+    pointing = copy.deepcopy(proto)
     for tensor in pointing.graph.initializer:
         if tensor.name in places and not tensor.HasField("raw_data"):
             place = places[tensor.name]
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", file), ("offset", place.start), ("length", place.stop - place.start)):
-                tensor.external_data.add(key=key, value=str(value))
+            tensor.raw_data = b""  # it must have some, to be named by place
+            set_external_data(tensor, file, place.start, place.stop - place.start)
+            tensor.ClearField("raw_data")
     return pointing
 
 
@@ -396,22 +389,20 @@ def location_of(path: Path, tensor: onnx.TensorProto) -> str:
     words = [word for entry in tensor.external_data for word in (entry.key, entry.value)]
     odd = next((word for word in words if not isinstance(word, str)), None)  # protobuf gives bytes for no UTF-8
     if odd is not None:
-        raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r:.80} says {odd!r:.80}; it must be UTF-8 text", AGAIN
-        )
+        raise _odd_place(path, tensor, f"says {odd!r:.80}; it must be UTF-8 text")
     if len(words) != 2 * len(entries_of(tensor)):  # readers differ in the one that they take
-        raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r:.80} has an entry twice; each must be there once", AGAIN
-        )
+        raise _odd_place(path, tensor, "has an entry twice; each must be there once")
     location = entries_of(tensor).get("location", "")
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
     if not location:
-        raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r:.80} has no location; the model is damaged", AGAIN
-        )
+        raise _odd_place(path, tensor, "has no location; the model is damaged")
     if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
         raise _outside_folder(path, location)
     return location
+
+
+def _odd_place(path: Path, tensor: onnx.TensorProto, what: str, hint: str = AGAIN) -> CannotAssessError:
+    return CannotAssessError(f"{path}: external data of tensor {tensor.name!r:.80} {what}", hint)
 
 
 def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
@@ -463,17 +454,11 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         needed = needed_bytes(tensor)
         length = int(entries.get("length") or needed)
     except (ValueError, KeyError) as error:
-        raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r:.80} is described by {entries!s:.200}; "
-            "offset, length and type must be known",
-            "export the model again",
-        ) from error
+        what = f"is described by {entries!s:.200}; offset, length and type must be known"
+        raise _odd_place(path, tensor, what, "export the model again") from error
     if offset < 0 or any(size < 0 for size in tensor.dims) or length != needed:
-        raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r:.80} is {length} bytes at {offset} in {name:.200}; "
-            f"its shape {list(tensor.dims)} needs {needed}",
-            "export the model again",
-        )
+        what = f"is {length} bytes at {offset} in {name:.200}; its shape {list(tensor.dims)} needs {needed}"
+        raise _odd_place(path, tensor, what, "export the model again")
     size_bytes = target.stat().st_size
     if offset + length > size_bytes:
         with target.open("rb") as file:
@@ -496,18 +481,17 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
     Raises:
         CannotAssessError.
     """
-    hint = AGAIN
     try:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         field = helper.tensor_dtype_to_field(tensor.data_type)
         needed, unit = needed_bytes(tensor), "bytes"
     except (ValueError, KeyError, TypeError) as error:
         raise CannotAssessError(
-            f"{path}: type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", hint
+            f"{path}: type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", AGAIN
         ) from error
     if len(getattr(tensor, field)) and (tensor.HasField("raw_data") or tensor.name in places):
         raise CannotAssessError(
-            f"{path}: weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place", hint
+            f"{path}: weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place", AGAIN
         )
     if tensor.HasField("raw_data"):
         length = len(tensor.raw_data)
@@ -521,10 +505,10 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         raise CannotAssessError(
             f"{path}: weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need "
             f"{needed}",
-            hint,
+            AGAIN,
         )
     if tensor.HasField("segment"):
-        raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", hint)
+        raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", AGAIN)
 
 
 def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
@@ -545,24 +529,40 @@ def values_of(tensor: onnx.TensorProto, weights: Weights) -> GenericArray:
         tensor: an initializer of a file that `read_onnx` has checked.
         weights: `OnnxFile.weights`.
     """
-    if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
-        entries = entries_of(tensor)
-        with (weights.folder / entries["location"]).open("rb") as file:
-            file.seek(int(entries.get("offset") or 0))
-            item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
-    elif (
-        tensor.name in weights.places
-        and not tensor.HasField("raw_data")
-        and not len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
-    ):
-        content = weights.content[weights.places[tensor.name]]
-    elif tensor.data_type == onnx.TensorProto.STRING:  # of any bytes: ONNX's own reader wants UTF-8
+    if tensor.data_type == onnx.TensorProto.STRING:  # of any bytes: ONNX's own reader wants UTF-8
         return np.array(list(tensor.string_data), dtype=object).reshape(tuple(tensor.dims))
-    else:
+    if not _is_elsewhere(tensor, weights):
         return np.asarray(numpy_helper.to_array(tensor))
+    content = b"".join(pieces_of(tensor, weights))
     inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
     return np.asarray(numpy_helper.to_array(inline))
+
+
+def pieces_of(tensor: onnx.TensorProto, weights: Weights) -> Iterator[bytes | memoryview]:
+    """Yield the raw little-endian bytes of one weight. Arguments are those of `values_of`."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        for text in tensor.string_data:
+            yield len(text).to_bytes(8, "little") + text
+    elif not _is_elsewhere(tensor, weights):  # perhaps in a field of their own type
+        is_raw = tensor.HasField("raw_data")
+        yield (tensor if is_raw else numpy_helper.from_array(numpy_helper.to_array(tensor))).raw_data
+    elif tensor.data_location != onnx.TensorProto.EXTERNAL or weights.folder is None:
+        yield memoryview(weights.content)[weights.places[tensor.name]]
+    else:
+        entries, left = entries_of(tensor), needed_bytes(tensor)
+        with (weights.folder / entries["location"]).open("rb") as file:
+            file.seek(int(entries.get("offset") or 0))
+            while left and (piece := file.read(min(CHUNK_BYTES, left))):
+                yield piece
+                left -= len(piece)
+
+
+def _is_elsewhere(tensor: onnx.TensorProto, weights: Weights) -> bool:
+    """Whether a weight's values are not in the message itself. They are in another file, or in the model's content."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
+        return True
+    field = helper.tensor_dtype_to_field(tensor.data_type)
+    return tensor.name in weights.places and not tensor.HasField("raw_data") and not len(getattr(tensor, field))
 
 
 def needed_bytes(tensor: onnx.TensorProto) -> int:

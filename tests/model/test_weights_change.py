@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.text import sha256_of
 from support import Patch, Place, lookup, normal
 
 BESIDE = ("weights.bin", "passing.bin")
@@ -135,14 +136,12 @@ def test_a_write_through_a_map_that_was_written_through_before_is_seen(place: Pa
 
 def test_a_file_that_changes_while_it_is_opened_is_refused(place: Path, monkeypatch: Patch) -> None:
     """Without a run, too: what `inspect` says is of the bytes that were digested."""
-    read_content = files.read_content
 
-    def read_and_touch(path: Path) -> files.Content:
-        read = read_content(path)
-        os.utime(path, (1e8, 1e8))
-        return read
+    def digest_and_touch(content: bytes) -> str:
+        os.utime(place / "inline.onnx", (1e8, 1e8))
+        return sha256_of(content)
 
-    monkeypatch.setattr(files, "read_content", read_and_touch)
+    monkeypatch.setattr(files, "sha256_of", digest_and_touch)
     with pytest.raises(CannotAssessError, match="model file changed during the run"):
         open_model(place / "inline.onnx")
 
