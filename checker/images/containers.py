@@ -7,6 +7,7 @@ Face data sets) need pyarrow, the extra `data`.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import stat
@@ -20,8 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from types import ModuleType
-from typing import Any, Final, cast, overload
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -36,10 +36,10 @@ from .preprocess import MAX_FILE_BYTES, UnreadableImageError
 
 File = Path | RemoteFile
 """where an image, or a file of many images, is: on this machine, or in a store"""
-SHOWN: Final = 1000  # characters of a name in a message
-PATH_COLUMNS: Final = ("path", "image", "file")  # of a manifest; the first that is there names the image
-CHECKED_ROWS: Final = 10_000  # rows of a list or manifest whose files are looked for before anything is read
-_CHUNK: Final = 4096  # names looked up together: a list of all indices would be 40 bytes an image
+SHOWN = 1000  # characters of a name in a message
+PATH_COLUMNS = ("path", "image", "file")  # of a manifest; the first that is there names the image
+CHECKED_ROWS = 10_000  # rows of a list or manifest whose files are looked for before anything is read
+_CHUNK = 4096  # names looked up together: a list of all indices would be 40 bytes an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +55,6 @@ class Entry:
     """number of the row in a table"""
 
 
-def _no_entry(index: int) -> Entry:
-    raise IndexError(index)
-
-
-def _plan_nothing(order: Counts) -> None:
-    """Do nothing: files are read in any order."""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Entries(Sequence[Entry]):
     """The images of a listing in some order. An Entry is made when somebody asks for it.
@@ -70,14 +62,14 @@ class Entries(Sequence[Entry]):
     A million rows are a million strings, not a million objects; a slice shares them.
     """
 
-    all_names: Sequence[str] = ()
+    all_names: Sequence[str]
     """in the order of the listing"""
-    make: Callable[[int], Entry] = _no_entry
+    make: Callable[[int], Entry]
     """makes the Entry of an index into the listing"""
-    order: Counts = field(default_factory=lambda: np.empty(0, np.int64))
+    order: Counts
     """(image,) int64: index into the listing"""
-    plan: Callable[[Counts], None] = _plan_nothing
-    """of tables, called with the order before the first read"""
+    plan: Callable[[Counts], None] | None = None
+    """of tables, called with the order before the first read; files are read in any order"""
 
     @classmethod
     def listed(cls, names: Sequence[str], make: Callable[[int], Entry]) -> Entries:
@@ -208,9 +200,9 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-_NPY: Final = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
-_ZIP: Final = b"PK"  # how an npz file starts
-_NO_ARRAY: Final = (  # what numpy and zipfile raise on damaged, encrypted or hostile files
+_NPY = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
+_ZIP = b"PK"  # how an npz file starts
+_NO_ARRAY = (  # what numpy and zipfile raise on damaged, encrypted or hostile files
     OSError,
     ValueError,
     EOFError,
@@ -223,20 +215,11 @@ _NO_ARRAY: Final = (  # what numpy and zipfile raise on damaged, encrypted or ho
     zlib.error,
     zipfile.BadZipFile,
 )
-_BLOCK: Final = 512  # bytes, the unit of a tar file (POSIX.1-2001)
+_BLOCK = 512  # bytes, the unit of a tar file (POSIX.1-2001)
 
-IMAGE_COLUMNS: Final = (
-    "image",
-    "img",
-    "picture",
-    "photo",
-    "jpg",
-    "png",
-    "webp",
-    "bytes",
-)  # usual names, in order
-_DAMAGE: Final = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # pyarrow, of a damaged file
-WINDOW: Final = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
+IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "bytes")  # usual names, in order
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # pyarrow, of a damaged file
+WINDOW = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
 
 
 def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
@@ -451,7 +434,7 @@ class Table:
                 raise CannotAssessError(f"{path}: row group {group} is damaged ({fault}); it must be whole") from fault
             for row in in_group:
                 try:
-                    contents[row] = _cell(_value(column, row - first), path.parent)
+                    contents[row] = _cell(column, row - first, path.parent)
                 except UnreadableImageError as fault:
                     contents[row] = fault
                 except OSError as fault:
@@ -479,9 +462,7 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
                 [_sound(batch.column(name_of_column)) for batch in reader],
                 type=reader.schema.field(name_of_column).type,
             )
-        entries += [
-            Entry(f"{name}#{row:08d}", partial(_arrow_cell, column, row, path.parent)) for row in range(len(column))
-        ]
+        entries += [Entry(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)) for row in range(len(column))]
     if not entries:
         raise UsageError(f"{files[0][1]}: number of rows is 0; at least one image is needed")
     return entries
@@ -506,30 +487,14 @@ def _sound(array: Any) -> Any:
     return array
 
 
-def _arrow_cell(column: Any, row: int, folder: File) -> bytes:
-    return _cell(_value(column, row), folder)
-
-
-def _value(column: Any, row: int) -> Any:
-    """Read a cell. A damaged file may have fewer rows than its header counts, or invalid text."""
+def _arrow(module: str, path: File) -> Any:
     try:
-        return column[row].as_py()
-    except _DAMAGE as fault:
-        raise UnreadableImageError(f"damaged cell ({fault})") from fault
-
-
-def _arrow(module: str, path: File) -> ModuleType:
-    try:
-        if module == "parquet":
-            import pyarrow.parquet as loaded  # noqa: PLC0415 (an extra)
-        else:
-            import pyarrow.ipc as loaded  # noqa: PLC0415 (an extra)
+        return importlib.import_module(f"pyarrow.{module}")
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
             f"{path}: package pyarrow is not installed; Parquet and Arrow data sets need it",
             install_hint("data"),
         ) from fault
-    return cast(ModuleType, loaded)
 
 
 def _image_column(path: File, schema: Any) -> str:
@@ -554,17 +519,22 @@ def _image_column(path: File, schema: Any) -> str:
     )
 
 
-def _cell(value: Any, folder: File) -> bytes:
+def _cell(column: Any, row: int, folder: File) -> bytes:
+    """Read a cell. A damaged file may have fewer rows than its header counts, or invalid text."""
+    try:
+        value = column[row].as_py()
+    except _DAMAGE as fault:
+        raise UnreadableImageError(f"damaged cell ({fault})") from fault
     if isinstance(value, dict):
-        content, where = value.get("bytes"), value.get("path")
-        if content is None and where:
+        where = value.get("path")
+        value = value.get("bytes")
+        if value is None and where:
             if not isinstance(where, str) or "\0" in where:
                 raise UnreadableImageError("the row's path is not text that a file may be named")
             if PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
                 raise UnreadableImageError(f"path {where} leaves the data set's folder")
-            file = folder / str(where)
+            file = folder / where
             return read_file(file) if isinstance(file, Path) else file.read_bytes(MAX_FILE_BYTES)
-        value = content
     if not isinstance(value, bytes):
         raise UnreadableImageError("no bytes in this row")
     if len(value) > MAX_FILE_BYTES:

@@ -12,36 +12,35 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Final
 
 import numpy as np
 from PIL import Image
 
 from robustcheck_onnx.checker.arrays import Array, Float32s, Indices
 
-EDGE_PX: Final = 96  # the image is made as large as a square of this edge (never enlarged)
-LONGEST_PX: Final = 255  # of very long images; positions are stored as bytes
-MIN_EDGE_PX: Final = 16  # of the shorter edge; below it there are no keypoints
-SIGMAS: Final = 1.2 * 2 ** (np.arange(7) / 2)  # px; half an octave apart
-MOST_POINTS: Final = 32  # of an image, the strongest
-MIN_CONTRAST: Final = 1.0  # grey levels of 255
-RINGS: Final = np.array([1.0, 2.0, 3.0, 4.0])  # radii in units of the keypoint's sigma
-ANGLES: Final = 16  # samples on a ring
-HARMONICS: Final = 5  # used of each ring: the mean and four magnitudes
-MARGIN: Final = 2.0  # sigmas between a keypoint and the image's border
+EDGE_PX = 96  # the image is made as large as a square of this edge (never enlarged)
+LONGEST_PX = 255  # of very long images; positions are stored as bytes
+MIN_EDGE_PX = 16  # of the shorter edge; below it there are no keypoints
+SIGMAS = 1.2 * 2 ** (np.arange(7) / 2)  # px; half an octave apart
+MOST_POINTS = 32  # of an image, the strongest
+MIN_CONTRAST = 1.0  # grey levels of 255
+RINGS = np.array([1.0, 2.0, 3.0, 4.0])  # radii in units of the keypoint's sigma
+ANGLES = 16  # samples on a ring
+HARMONICS = 5  # used of each ring: the mean and four magnitudes
+MARGIN = 2.0  # sigmas between a keypoint and the image's border
 
-MIN_LIKENESS: Final = 0.95  # cosine of two descriptions
-MIN_SHARED: Final = 6  # points
-POSITION_TOLERANCE_PX: Final = 2.5
-SCALE_TOLERANCE: Final = 0.5  # of ln zoom: between the zoom of positions and of scales, which are half an octave apart
-MIN_BASE_PX: Final = 6.0  # between the two points that give a similarity
+MIN_LIKENESS = 0.95  # cosine of two descriptions
+MIN_SHARED = 6  # points
+POSITION_TOLERANCE_PX = 2.5
+SCALE_TOLERANCE = 0.5  # of ln zoom: between the zoom of positions and of scales, which are half an octave apart
+MIN_BASE_PX = 6.0  # between the two points that give a similarity
 
-SINGLE_THREAD: Final = 200_000  # multiplications; OpenBLAS starts threads at 262,144
+SINGLE_THREAD = 200_000  # multiplications; OpenBLAS starts threads at 262,144
 
-_SIZE: Final = len(RINGS) * HARMONICS
-_TURN: Final = 2 * np.pi * np.arange(ANGLES) / ANGLES
-_RING_X: Final = (RINGS[:, None] * np.cos(_TURN)).ravel()
-_RING_Y: Final = (RINGS[:, None] * np.sin(_TURN)).ravel()
+_SIZE = len(RINGS) * HARMONICS
+_TURN = 2 * np.pi * np.arange(ANGLES) / ANGLES
+_RING_X = (RINGS[:, None] * np.cos(_TURN)).ravel()
+_RING_Y = (RINGS[:, None] * np.sin(_TURN)).ravel()
 
 
 def find(image: Image.Image) -> bytes:

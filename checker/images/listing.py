@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, TextIO
+from typing import Literal, TextIO
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
@@ -43,8 +43,8 @@ from .containers import PATH_COLUMNS, SHOWN, Entries, Entry, File, Files, Rows, 
 
 Row = tuple[int, int, object, object]
 """line number, index into PATH_COLUMNS, path, label"""
-_JSON: Final = json.JSONDecoder()
-ROW_LETTERS: Final = 1 << 20  # of the longest row; one that holds a path and some columns has some hundred
+_JSON = json.JSONDecoder()
+ROW_LETTERS = 1 << 20  # of the longest row; one that holds a path and some columns has some hundred
 
 
 def manifest_entries(path: File) -> Entries:
@@ -132,7 +132,10 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[R
         for row in reader:
             letters = 0
             if len(row) > len(header):
-                raise _too_many_cells(path, reader.line_num)
+                raise UsageError(
+                    f"{path}: row {reader.line_num} has more cells than columns; quote cells that hold a comma",
+                    _show(path, reader.line_num),
+                )
             if not row:
                 continue
             if column is None:
@@ -199,12 +202,6 @@ def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Generator
         yield number, column, row[PATH_COLUMNS[column]], row.get(label_name)
 
 
-def _too_many_cells(path: File, number: int) -> UsageError:
-    return UsageError(
-        f"{path}: row {number} has more cells than columns; quote cells that hold a comma", _show(path, number)
-    )
-
-
 def _path_column(path: File, number: int, names: Iterable[str]) -> int:
     for column, name in enumerate(PATH_COLUMNS):
         if name in names:
@@ -238,7 +235,7 @@ def _show(path: File, row: int) -> str:
     return f"sed -n {row}p {quoted(path)}"
 
 
-ROWS: Final = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
+ROWS = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
 """what reads the rows of a list or manifest, by its suffix"""
 
 
@@ -263,13 +260,13 @@ Kind = Literal[
     "bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors", "paths", "pictures"
 ]
 
-KINDS: Final = (
+KINDS = (
     "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
 )
-MOST_NAMES: Final = 100_000  # of one pattern with braces
-_RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
-_BRACES: Final = re.compile(r"\{([^{}]*)\}")
-_COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MOST_NAMES = 100_000  # of one pattern with braces
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_COMPRESSED_TARS = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def suffix(name: str) -> str:

@@ -12,7 +12,6 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,9 +212,9 @@ def level_sums(pixels: GenericArray) -> LevelSums:
     return LevelSums(values.shape[1], tuple(sums.tolist()), tuple(squares.tolist()))
 
 
-MAX_PIXELS: Final = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
-MAX_FILE_BYTES: Final = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
-MAX_ASPECT: Final = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
+MAX_PIXELS = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
+MAX_FILE_BYTES = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
+MAX_ASPECT = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
 
 ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT = (
     "alpha composited on white",
@@ -231,15 +230,15 @@ ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT = (
 """Suffix of an image file (lower case) and the format it promises."""
 
 # Only these decoders are ever tried: no EPS (would start Ghostscript), no PDF, no stub formats.
-_DECODERS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
-_ORIENTATION: Final = 0x0112  # EXIF tag
-_WIDE_MODES: Final = ("I;16", "I;16B", "I;16L", "I;16N")
-_LFS: Final = b"version https://git-lfs"  # first bytes of a Git LFS pointer
-_HEADER_LOCK: Final = threading.Lock()  # warnings.catch_warnings is not thread-safe before Python 3.14
-_PICTURE_LOCK: Final = threading.Lock()  # Pillow loads on first use, and one image may occur twice in a set
+_DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
+_ORIENTATION = 0x0112  # EXIF tag
+_WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+_LFS = b"version https://git-lfs"  # first bytes of a Git LFS pointer
+_HEADER_LOCK = threading.Lock()  # warnings.catch_warnings is not thread-safe before Python 3.14
+_PICTURE_LOCK = threading.Lock()  # Pillow loads on first use, and one image may occur twice in a set
 
 # What Pillow's decoders raise on damaged files (Pillow's own fuzz tests list the same kinds).
-_DAMAGE: Final = (
+_DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +24,31 @@ from robustcheck_onnx.checker.evidence import Finding, ImageSetFacts
 
 from . import keypoints
 
-WORK_PX: Final = 128  # edge of the square that is measured: smaller than any model's input, enough for statistics
-MIN_PX: Final = 16  # shorter edge below which nothing is measured
-BACKGROUND_LEVELS: Final = 2  # grey levels around the commonest one: the plain background of product photos
-MIN_PAIRS: Final = 50  # neighbouring pixel pairs outside the background, below which nothing is measured
-DESCRIBED: Final = 256  # images of a set that are described, the first of its seeded order: a fair sample; describing
+WORK_PX = 128  # edge of the square that is measured: smaller than any model's input, enough for statistics
+MIN_PX = 16  # shorter edge below which nothing is measured
+BACKGROUND_LEVELS = 2  # grey levels around the commonest one: the plain background of product photos
+MIN_PAIRS = 50  # neighbouring pixel pairs outside the background, below which nothing is measured
+DESCRIBED = 256  # images of a set that are described, the first of its seeded order: a fair sample; describing
 # one takes longer than decoding it, so the others only count as duplicates
-CAPACITY: Final = 4096  # images stored for comparing and medians: about 5 MB
-GALLERY: Final = 64  # varied images whose keypoints others are compared with, so that the work grows linearly
-THUMBNAIL_PX: Final = 8  # edge; 64 grey levels describe the layout of a photo
+CAPACITY = 4096  # images stored for comparing and medians: about 5 MB
+GALLERY = 64  # varied images whose keypoints others are compared with, so that the work grows linearly
+THUMBNAIL_PX = 8  # edge; 64 grey levels describe the layout of a photo
 
 # Limits; the measured margins (photo sets | synthetic sets) are in docs/dev/decisions/image-sanity.md.
-MIN_GREY_SD: Final = 2.0  # grey levels of 255; below it an image is flat
-MIN_NEIGHBOUR_CORRELATION: Final = 0.4  # photos: median .80 or more | white noise .16
-MIN_GRADIENT_KURTOSIS: Final = 3.6  # photos: median 6.2 or more | noise and 1/f noise 3.0 or less
-MIN_CHANNEL_CORRELATION: Final = 0.4  # photos: median .70 or more | discs of random colour .29 or less
-MAX_UNLIKE_SHARE: Final = 0.4  # photo sets: .16 or less, wallpapers with abstract art .33 | synthetic .79 or more
-MIN_KURTOSIS_SPREAD: Final = 0.18  # photo sets: .30 or more | one texture generator .11 or less
-MIN_FOR_SPREAD: Final = 20  # images; from fewer the spread is too uncertain (relative error about 25 %)
-MAX_STEP_DISTANCE: Final = 28  # of 112 steps between neighbours of a thumbnail that go up in one image only
-MIN_LAYOUT_CORRELATION: Final = 0.93  # of two thumbnails, in any of 8 orientations; with the steps: 7 % of 579 stamps
-MAX_DUPLICATE_SHARE: Final = 0.05  # a stray copy does no harm; more is another set than it seems
-MAX_NEAR_DUPLICATE_SHARE: Final = 0.2  # photo sets: .06 or less | small crops of one photo .7 or more
-MIN_VARIED_SHARE: Final = 0.5  # photo sets: .93 or more | crops of one photo fall below as they get more
+MIN_GREY_SD = 2.0  # grey levels of 255; below it an image is flat
+MIN_NEIGHBOUR_CORRELATION = 0.4  # photos: median .80 or more | white noise .16
+MIN_GRADIENT_KURTOSIS = 3.6  # photos: median 6.2 or more | noise and 1/f noise 3.0 or less
+MIN_CHANNEL_CORRELATION = 0.4  # photos: median .70 or more | discs of random colour .29 or less
+MAX_UNLIKE_SHARE = 0.4  # photo sets: .16 or less, wallpapers with abstract art .33 | synthetic .79 or more
+MIN_KURTOSIS_SPREAD = 0.18  # photo sets: .30 or more | one texture generator .11 or less
+MIN_FOR_SPREAD = 20  # images; from fewer the spread is too uncertain (relative error about 25 %)
+MAX_STEP_DISTANCE = 28  # of 112 steps between neighbours of a thumbnail that go up in one image only
+MIN_LAYOUT_CORRELATION = 0.93  # of two thumbnails, in any of 8 orientations; with the steps: 7 % of 579 stamps
+MAX_DUPLICATE_SHARE = 0.05  # a stray copy does no harm; more is another set than it seems
+MAX_NEAR_DUPLICATE_SHARE = 0.2  # photo sets: .06 or less | small crops of one photo .7 or more
+MIN_VARIED_SHARE = 0.5  # photo sets: .93 or more | crops of one photo fall below as they get more
 
-_LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
 
 
 @dataclass(frozen=True)

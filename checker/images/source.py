@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Final, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -30,10 +30,10 @@ from .containers import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_ur
 from .listing import Kind, image_files, list_images, parse_image_set
 from .preprocess import UnreadableImageError, decode, from_picture
 
-BUNDLED: Final = Path(__file__).parent.parent / "photos"
-_BYTES: Final = 32  # of a sha256
-_PREFIX: Final = "sha256:"
-_DIGEST: Final = re.compile(_PREFIX + "[0-9a-f]{64}")
+BUNDLED = Path(__file__).parent.parent / "photos"
+_BYTES = 32  # of a sha256
+_PREFIX = "sha256:"
+_DIGEST = re.compile(_PREFIX + "[0-9a-f]{64}")
 
 Given = str | os.PathLike[str] | Image.Image | SupportsArray
 """one image: a path or URL, a PIL image, a uint8 array (height, width, 3), a float array (channel, height, width)"""
@@ -42,13 +42,13 @@ Images = str | os.PathLike[str] | Iterable[Given]
 
 Taken = str | Image.Image | GenericArray
 
-_TAKEN: Final = "a path, or an iterable of paths, PIL images or arrays"
-_WORDS: Final[dict[Kind, tuple[str, str]]] = {
+_TAKEN = "a path, or an iterable of paths, PIL images or arrays"
+_WORDS: dict[Kind, tuple[str, str]] = {
     "paths": ("path", "paths"),
     "pictures": ("image in memory", "images in memory"),
     "tensors": ("preprocessed image in memory", "preprocessed images in memory"),
 }
-_KINDS: Final[dict[Kind, str]] = {"paths": "a path", "pictures": "a picture", "tensors": "a preprocessed array"}
+_KINDS: dict[Kind, str] = {"paths": "a path", "pictures": "a picture", "tensors": "a preprocessed array"}
 
 Result = TypeVar("Result")
 
@@ -189,7 +189,8 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     else:
         kind, entries = list_images(place)
     chosen = entries.take(seeded(entries.all_names, seed)[:limit])
-    chosen.plan(chosen.order)
+    if chosen.plan is not None:
+        chosen.plan(chosen.order)
     return ImageSource("" if place is None else redact(str(images)), kind, chosen, len(entries), seed)
 
 
@@ -294,18 +295,13 @@ def _look_at(given: object, name: str) -> tuple[Kind, Taken]:
 
 
 def _entries(kind: Kind, items: Sequence[Taken]) -> Entries:
+    def read(item: Taken) -> Image.Image | GenericArray:
+        assert not isinstance(item, str)
+        is_plain = kind == "tensors" or isinstance(item, Image.Image)
+        return item if is_plain else Image.fromarray(np.ascontiguousarray(item))
+
     names = [f"image {index}" for index in range(len(items))]
-    read = _picture if kind == "pictures" else _tensor
     return Entries.listed(names, lambda index: Entry(names[index], partial(read, items[index])))
-
-
-def _picture(item: Taken) -> Image.Image:
-    return item if isinstance(item, Image.Image) else Image.fromarray(np.ascontiguousarray(item))
-
-
-def _tensor(item: Taken) -> GenericArray:
-    assert isinstance(item, np.ndarray)
-    return item
 
 
 def _path_entries(items: Sequence[Taken]) -> Entries:

@@ -204,7 +204,7 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
         models=tuple(model_facts(*row) for row in zip(opened.models, batch, output, fixed, strict=True)),
         executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,
-        source=replace(opened.source, entries=Entries()),
+        source=replace(opened.source, entries=Entries.of([])),
         n_images=len(opened.source),
         names=opened.source.names_digest,
     )

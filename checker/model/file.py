@@ -141,7 +141,7 @@ def _least_inputs(op: object, domain: object, version: int) -> int:
     if not isinstance(op, str) or not isinstance(domain, str) or version >= MOST_VERSION:
         return 0
     try:
-        return int(onnx.defs.get_schema(op, *([version] if version >= 1 else []), domain).min_input)
+        return int(onnx.defs.get_schema(op, version if version >= 1 else MOST_VERSION - 1, domain).min_input)
     except onnx.defs.SchemaError:
         return 0
 

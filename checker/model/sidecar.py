@@ -13,7 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -23,23 +23,23 @@ from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.storage.places import nearest_path
 from robustcheck_onnx.checker.text import quoted, rule_of
 
-OWN_SUFFIX: Final = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
-SIDECAR_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
-HUB_FOLDER: Final = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX files
-LOOK: Final = "robustcheck explain preprocessing"
-_MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
-_PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
+OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
+SIDECAR_NAMES = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
+HUB_FOLDER = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX files
+LOOK = "robustcheck explain preprocessing"
+_MAX_BYTES = 16 * 2**20  # 16 MiB: no preprocessing file is larger
+_PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
 # Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
 # (transformers: default_to_square of the class).
-_SHORTEST: Final = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP", "ConvNext", "Levit", "MobileViT", "PoolFormer")
-_SQUARE: Final = ("ViT", "Siglip", "DeiT", "Beit")
+_SHORTEST = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP", "ConvNext", "Levit", "MobileViT", "PoolFormer")
+_SQUARE = ("ViT", "Siglip", "DeiT", "Beit")
 # Processors whose pixels a test compares with ours, and keys that stand for steps known here or for none; whatever else
 # a file holds could be a step.
-_KINDS: Final = re.compile(
+_KINDS = re.compile(
     "AltCLIP|Beit|Bit|Blip|CLIP|Chameleon|ChineseCLIP|ConvNext|DINOv3ViT|DPT|DeiT|EfficientNet|Flava|Gemma3|GotOcr2|Levit"
     "|Llava|MobileNetV[12]|MobileViT|Ovis2|OwlViT|PoolFormer|Pvt|Sapiens2|SegGpt|Segformer|Siglip|Swin|Tipsv2|ViT"
 )
-_KNOWN: Final = re.compile(
+_KNOWN = re.compile(
     "do_(resize|center_crop|rescale|normalize|convert_rgb)|size|resample|crop_size|rescale_factor"
     "|image_(mean|std)|(image_processor|feature_extractor)_type|processor_class|auto_map|(input_)?data_format|_.*"
     "|(codebook|mask|keypoint)_.*|(min|max)_patches|input_size_patches|total_mask_patches|use_covering_area_grid"
@@ -354,21 +354,21 @@ def _one_of(path: Path, field: str, value: Any, valid: tuple[str, ...]) -> str:
     raise UsageError(f"{path}: {field} is {value!r}; it must be one of {', '.join(valid)}")
 
 
-PRESETS: Final = {"clip": CLIP, "imagenet": IMAGENET}
+PRESETS = {"clip": CLIP, "imagenet": IMAGENET}
 Source = Literal["contract", "sidecar", "user", "assumed"]
 # a preprocessing, the kind of its source, where its fields come from, and the fields that come from elsewhere
 Chosen = tuple[Preprocessing, Source, str, Mapping[str, str]]
 
 # what optimum, transformers.js and sentence-transformers append to the name of a model's file for its precision
-PRECISION: Final = re.compile(
+PRECISION = re.compile(
     r"([_.-](fp16|fp32|bf16|q?u?int[48](_(avx2|avx512|avx512_vnni|arm64))?|q[1248](f16)?|uint8f16|bnb4|quantized"
     r"|optimized|o[1-4]))+$"
 )
 # names of the files that optimum splits a checkpoint into
-TEXT_TOWER: Final = "text_model"
-IMAGE_TOWER: Final = "vision_model"
-WHOLE_AND_IMAGE_TOWER: Final = {"model", IMAGE_TOWER}
-IMAGELESS_PARTS: Final = frozenset(
+TEXT_TOWER = "text_model"
+IMAGE_TOWER = "vision_model"
+WHOLE_AND_IMAGE_TOWER = {"model", IMAGE_TOWER}
+IMAGELESS_PARTS = frozenset(
     (TEXT_TOWER, "decoder_model", "decoder_model_merged", "decoder_with_past_model", "embed_tokens")
 )
 

@@ -32,6 +32,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -148,7 +149,7 @@ def file_digest(path: Path) -> str:
         return _digest_of(file)
 
 
-def _digest_of(file: BinaryIO) -> str:
+def _digest_of(file: BufferedReader) -> str:
     return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 

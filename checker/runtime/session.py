@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -30,8 +30,8 @@ from robustcheck_onnx.checker.model import LINEAR, ModelFile
 from robustcheck_onnx.checker.text import quoted
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-SUFFIX: Final = "ExecutionProvider"
-PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
+SUFFIX = "ExecutionProvider"
+PROVIDERS: Mapping[str, tuple[str, str]] = {
     "cpu": (CPU, "onnxruntime"),
     "cuda": (CUDA, "onnxruntime-gpu"),
     "tensorrt": (TENSORRT, "onnxruntime-gpu"),
@@ -44,16 +44,16 @@ PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Devices by name: the provider, and the package that has it. Other providers of the installed ONNX Runtime go by their
 own name, in small letters and without "ExecutionProvider"."""
-REMOTE: Final = frozenset(("AzureExecutionProvider",))  # sends what it is given to another machine
-PLACE_OPTION: Final = {"openvino": "device_type"}  # what follows the colon; a GPU's number everywhere else
-DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {
+REMOTE = frozenset(("AzureExecutionProvider",))  # sends what it is given to another machine
+PLACE_OPTION = {"openvino": "device_type"}  # what follows the colon; a GPU's number everywhere else
+DEFAULTS: Mapping[str, Mapping[str, str]] = {
     # the default, EXHAUSTIVE, picks convolution kernels by timing them: another pick, another sum
     CUDA: {"device_id": "0", "cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"},
     TENSORRT: {"device_id": "0"},
     "OpenVINOExecutionProvider": {"device_type": "CPU", "precision": "FP32"},
 }
 """Options that make results repeatable, and as exact as the model says"""
-_DEVICE: Final = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?::(?P<place>[A-Za-z0-9_.]+))?(?P<options>(?:,\w+=[^,=]+)*)")
+_DEVICE = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?::(?P<place>[A-Za-z0-9_.]+))?(?P<options>(?:,\w+=[^,=]+)*)")
 
 
 @dataclass(frozen=True)

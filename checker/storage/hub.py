@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
@@ -27,14 +27,14 @@ from robustcheck_onnx.checker.text import quoted
 from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text
 from .stores import ENDPOINT, PIECE_BYTES, RemoteFile, StoreError, load_hub_client
 
-HUB: Final = "https://huggingface.co"
-TIMEOUT_S: Final = 30.0  # for one answer about a repository
-MOST_CONFIG_BYTES: Final = 2**20  # of a config.json that is looked into: 1 MiB
-MOST_NAME_BYTES: Final = 255  # of a part of a path: where file systems end
-TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # environment variables of the client
-_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_NOT_MODELS: Final = ("datasets", "spaces", "buckets", "kernels")
-_PAGES: Final = ("tree", "blob", "resolve", "raw")  # https://HUB/org/repo/PAGE/revision/path
+HUB = "https://huggingface.co"
+TIMEOUT_S = 30.0  # for one answer about a repository
+MOST_CONFIG_BYTES = 2**20  # of a config.json that is looked into: 1 MiB
+MOST_NAME_BYTES = 255  # of a part of a path: where file systems end
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # environment variables of the client
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NOT_MODELS = ("datasets", "spaces", "buckets", "kernels")
+_PAGES = ("tree", "blob", "resolve", "raw")  # https://HUB/org/repo/PAGE/revision/path
 
 
 @dataclass(frozen=True)

@@ -15,74 +15,45 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import type_name
 
-OFFLINE: Final = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
-HUB_OFFLINE: Final = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
-LOCAL_ROWS: Final = "ROBUSTCHECK_LOCAL_ROWS"  # environment variable that --strict sets: a list names no URL
-HIDDEN: Final = "***"  # what stands for a secret
-HTTP: Final = ("http", "https")
-REGISTRY: Final = ("models", "runs")  # MLflow's own addresses, models:/name/3: one slash
-ON_THIS_MACHINE: Final = ("file", "local", "memory")  # protocols that --offline allows
+OFFLINE = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
+HUB_OFFLINE = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
+LOCAL_ROWS = "ROBUSTCHECK_LOCAL_ROWS"  # environment variable that --strict sets: a list names no URL
+HIDDEN = "***"  # what stands for a secret
+HTTP = ("http", "https")
+REGISTRY = ("models", "runs")  # MLflow's own addresses, models:/name/3: one slash
+ON_THIS_MACHINE = ("file", "local", "memory")  # protocols that --offline allows
 # a protocol has two letters or more, a drive of Windows one; a pathlib.Path makes one slash of two
-_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
-_CHAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
+_CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 # punctuation behind a URL is the sentence's
-_IN_TEXT: Final = re.compile(
-    r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]])"
-)
-_ADDRESSES: Final = (
-    "hf",
-    *REGISTRY,
-    "abfs",
-    "abfss",
-    "az",
-    "wasb",
-    "wasbs",
-)  # where what comes before @ is not a secret
-SUFFIXES: Final = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".mpo": "MPO",
-    ".png": "PNG",
-    ".apng": "PNG",
-    ".webp": "WEBP",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".dib": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".ppm": "PPM",
-    ".pgm": "PPM",
-    ".pbm": "PPM",
-    ".pnm": "PPM",
-    ".jp2": "JPEG2000",
-    ".avif": "AVIF",
-    # Pillow cannot decode these three alone: listed so that such a file is a named skip, not invisible
-    ".heic": "HEIC",
-    ".heif": "HEIC",
-    ".jxl": "JXL",
+_IN_TEXT = re.compile(r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]])")
+_ADDRESSES = ("hf", *REGISTRY, "abfs", "abfss", "az", "wasb", "wasbs")  # where what comes before @ is not a secret
+SUFFIXES = {
+    f".{suffix}": form
+    for form, suffixes in (
+        ("JPEG", "jpg jpeg jpe jfif"),
+        ("MPO", "mpo"),
+        ("PNG", "png apng"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp dib"),
+        ("TIFF", "tif tiff"),
+        ("PPM", "ppm pgm pbm pnm"),
+        ("JPEG2000", "jp2"),
+        ("AVIF", "avif"),
+        ("HEIC", "heic heif"),  # Pillow can't decode these alone, nor JXL: a named skip is not invisible
+        ("JXL", "jxl"),
+    )
+    for suffix in suffixes.split()
 }
 """of an image file, and the format that it promises"""
-SET_SUFFIXES: Final = (
-    *SUFFIXES,
-    ".txt",
-    ".csv",
-    ".jsonl",
-    ".ndjson",
-    ".npy",
-    ".npz",
-    ".tar",
-    ".parquet",
-    ".arrow",
-)
+SET_SUFFIXES = (*SUFFIXES, ".txt", ".csv", ".jsonl", ".ndjson", ".npy", ".npz", ".tar", ".parquet", ".arrow")
 """of a file that is an image set"""
-_IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
+_IGNORED_PARTS = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
 
 
 @dataclass(frozen=True)

@@ -18,27 +18,27 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote, unquote
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 
 from .places import HIDDEN, Url, parse_place, redact_text, secrets
 
-PIECE_BYTES: Final = 16 * 2**20  # of a download: one request each, 16 MiB
-BUFFER_BYTES: Final = 2**18  # read ahead in a file that is read here and there, 256 KiB
-LIMIT: Final = "ROBUSTCHECK_MAX_DOWNLOAD_BYTES"  # environment variable
-LIMIT_BYTES: Final = 64 * 2**30  # of one download without that variable, 64 GiB: no vision encoder is larger
-MOST_DIGITS: Final = 18  # of a number of bytes
-CONNECT_S: Final = 30  # seconds to connect to a web server
-SILENCE_S: Final = 120  # seconds without a byte from one
-ENDPOINT: Final = "HF_ENDPOINT"  # environment variable of the hub's client
-HUB_ENVIRONMENT: Final = {  # of the hub's client, where the user's environment says nothing
+PIECE_BYTES = 16 * 2**20  # of a download: one request each, 16 MiB
+BUFFER_BYTES = 2**18  # read ahead in a file that is read here and there, 256 KiB
+LIMIT = "ROBUSTCHECK_MAX_DOWNLOAD_BYTES"  # environment variable
+LIMIT_BYTES = 64 * 2**30  # of one download without that variable, 64 GiB: no vision encoder is larger
+MOST_DIGITS = 18  # of a number of bytes
+CONNECT_S = 30  # seconds to connect to a web server
+SILENCE_S = 120  # seconds without a byte from one
+ENDPOINT = "HF_ENDPOINT"  # environment variable of the hub's client
+HUB_ENVIRONMENT = {  # of the hub's client, where the user's environment says nothing
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_VERBOSITY": "error",
 }
-_PACKAGES: Final = {  # by protocol that is read, the package it needs; none loads code that a checkout can hold
+_PACKAGES = {  # by protocol that is read, the package it needs; none loads code that a checkout can hold
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp",
     "https": "aiohttp", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs",
     "sftp": "paramiko", "ssh": "paramiko", "webhdfs": "requests", "smb": "smbprotocol",
