@@ -8,6 +8,7 @@ Pure.
 
 from __future__ import annotations
 
+import copy
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -433,8 +434,7 @@ def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, fold
     size = integer(node, "K", 0)
     if scales is None or size < 1:
         return None
-    probe = onnx.NodeProto()
-    probe.CopyFrom(node)
+    probe = copy.deepcopy(node)
     probe.input[0], probe.output[0] = "unit_vectors", "unpacked"
     unit = helper.make_node(
         "Constant", [], ["unit_vectors"], value=numpy_helper.from_array(np.eye(size, dtype=scales.dtype))

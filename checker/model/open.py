@@ -21,6 +21,7 @@ import onnx
 import onnx.inliner
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -141,17 +142,12 @@ def supported_versions() -> tuple[int | None, int | None]:
 
     It has no function for this: its refusal of two absurd one-node models names both limits.
     """
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [end])
     options = ort.SessionOptions()
     options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
     limits: list[int | None] = []
-    for opset, ir_version, pattern in (
-        (9999, 8, r"till opset (\d+)"),
-        (13, 9999, r"max supported IR version: (\d+)"),
-    ):
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    for opset, ir_version, pattern in ((9999, 8, r"till opset (\d+)"), (13, 9999, r"max supported IR version: (\d+)")):
+        head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
+        proto = parse_model(f"{head} probe (float[1] x) => (float[1] y) {{ y = Identity(x) }}")
         match = None
         try:
             ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -6,6 +6,7 @@ Quantisers that take their scale over the whole batch are found, and held fixed 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from onnx.parser import parse_model
 
 from robustcheck_onnx.checker.arrays import AnyArray, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
@@ -84,8 +86,7 @@ def with_fixed_scales(model: onnx.ModelProto, names: Sequence[str], values: Sequ
             tensor = numpy_helper.from_array(np.asarray(constants[name]), name)
             nodes.append(helper.make_node("Constant", [], [name], value=tensor))
         nodes.append(helper.make_node("QuantizeLinear", [node.input[0], scale, zero_point], [quantised]))
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
+    fixed = copy.deepcopy(model)
     del fixed.graph.node[:]
     fixed.graph.node.extend(nodes)
     content: bytes = fixed.SerializeToString()
@@ -121,35 +122,29 @@ def input_graph(preprocessing: Preprocessing, image: ImageInput) -> bytes:
     One operator a step: folding them into one multiplication and one addition would give other last digits.
     """
     turned = slice(None, None, -1) if preprocessing.color_order == "BGR" else slice(None)
-    nchw = image.layout == "NCHW"
-    n = channels(preprocessing)
-    axes: list[str | int | None] = ["images", "height", "width", n]
-    across = (n, 1, 1) if nchw else (n,)
-    steps: list[tuple[str, dict[str, Any]]] = [("Cast", {"to": TensorProto.FLOAT})]
-    if nchw:
-        steps.insert(0, ("Transpose", {"perm": (0, 3, 1, 2)}))  # of bytes, a quarter of the work
-    constants = {
-        "Mul": np.float32(preprocessing.rescale),
-        "Sub": np.asarray(preprocessing.mean[:n][turned], dtype=np.float32).reshape(across),
-        "Div": np.asarray(preprocessing.std[:n][turned], dtype=np.float32).reshape(across),
-    }
-    steps += [(step, {}) for step in constants]
-    kind = next(kind for kind, name in DTYPES.items() if name == image.dtype)
-    if kind != TensorProto.FLOAT:
-        steps.append(("Cast", {"to": kind}))
-    names = [PIXELS, *(f"{step}_{index}" for index, (step, _) in enumerate(steps[:-1])), IMAGE]
-    nodes = [
-        helper.make_node(step, [names[index], *([step] if step in constants else [])], [names[index + 1]], **attributes)
-        for index, (step, attributes) in enumerate(steps)
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "input",
-        [helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, axes)],
-        [helper.make_tensor_value_info(IMAGE, kind, [axes[i] for i in (0, 3, 1, 2)] if nchw else axes)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    n, nchw = channels(preprocessing), image.layout == "NCHW"
+    # of bytes, a turn is a quarter of the work
+    first, shape = (
+        ("Transpose<perm = [0, 3, 1, 2]>", f"{n}, height, width") if nchw else ("Identity", f"height, width, {n}")
     )
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    kind = next(kind for kind, name in DTYPES.items() if name == image.dtype)
+    model = parse_model(f"""
+        <ir_version: {IR}, opset_import: ["" : {OPSET}]>
+        input (uint8[images, height, width, {n}] {PIXELS}) => (float[images, {shape}] {IMAGE}) {{
+            bytes = {first}({PIXELS})
+            floats = Cast<to = {TensorProto.FLOAT}>(bytes)
+            scaled = Mul(floats, rescale)
+            centred = Sub(scaled, mean)
+            normalised = Div(centred, std)
+            {IMAGE} = Cast<to = {kind}>(normalised)
+        }}
+    """)
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    across = (n, 1, 1) if nchw else (n,)
+    for name in ("mean", "std"):
+        values = np.asarray(getattr(preprocessing, name)[:n][turned], dtype=np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values.reshape(across), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(preprocessing.rescale, np.float32), "rescale"))
     return bytes(model.SerializeToString())
 
 
@@ -212,14 +207,9 @@ def as_array(value: ort.OrtValue) -> AnyArray:
 @lru_cache(maxsize=1)
 def _widening() -> ort.InferenceSession:
     """Open the session that turns bfloat16 into float32."""
-    graph = helper.make_graph(
-        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)],
-        "widening",
-        [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, None)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    head = f'<ir_version: {IR}, opset_import: ["" : {OPSET}]>'
+    cast = f"{head} widening (bfloat16[] x) => (float[] y) {{ y = Cast<to = {TensorProto.FLOAT}>(x) }}"
+    return ort.InferenceSession(parse_model(cast).SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
