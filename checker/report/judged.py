@@ -83,16 +83,10 @@ def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
         if verdict.reasons[0].id in ("one_sided", "rectified", "end_not_calibrated"):
             negative = "" if verdict.reasons[0].id == "end_not_calibrated" else ", and few or none of them are negative"
             why = f"Its features are {describe(end)}{negative}; there is no threshold for such models"
+        if "too_few_images" in {each.id for each in verdict.reasons}:
+            why += ". More photos will not change that"
     text = " ".join(_PLAIN[verdict.kind])
-    if hopeless(verdict):
-        text = _PLAIN["not_established"][0] + f" More photos will not make it pass: its features are {describe(end)}."
     return f"{verdict.verdict}: {text}".replace("{images}", images).replace("{why}", why)
-
-
-def hopeless(verdict: Verdict) -> bool:
-    """Return whether more photos would not help. The photos are too few, and the model would not pass with more."""
-    ids = [each.id for each in verdict.reasons]
-    return ids[:1] == ["too_few_images"] and "end_not_calibrated" in ids
 
 
 def verdict_text(verdict: Verdict) -> str:

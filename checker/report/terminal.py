@@ -86,8 +86,7 @@ def _next_step(report: Report, pen: Pen) -> list[Text]:
     if verdict.passed:
         step = BUNDLED_STEP if report.evidence.images.bundled else PASSED_STEP
     else:
-        final = [each for each in verdict.reasons if each.id == "end_not_calibrated" and words.hopeless(verdict)]
-        first = (final or verdict.reasons)[0]
+        first = verdict.reasons[0]
         step, explain = first.next_step, f"robustcheck explain {first.id}"
     model, images = report.evidence.model, report.evidence.images
     photos = "" if images.bundled else f" --images {quoted(images.source)}"

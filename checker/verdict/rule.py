@@ -157,13 +157,12 @@ def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
 def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
     """Return PASS without reasons, else WARN. The reasons are sorted by kind, and the first kind is the verdict's.
 
-    A reason that no run can repair brings its kind to the front. Two things come before it: too few images, where the
-    images show that reason, too, and a tensor that was chosen, since the reason is about that tensor.
+    A reason that no run can repair brings its kind to the front, but not where a tensor was chosen: the reason is about
+    that tensor. With too few images only what the file shows can't be repaired: more images may have both sides.
     """
     found = tuple(reasons)
     ids = {each.id for each in found}
-    one_sided = {"one_sided", "rectified"}
-    measured = {*one_sided, "end_not_calibrated"} if "too_few_images" in ids and ids & one_sided else set()
+    measured = {"one_sided", "rectified"} if "too_few_images" in ids else set()
     final = "tensor_not_calibrated" not in ids and bool(ids & {*NOT_MENDABLE} - measured)
     order = sorted(KINDS, key=lambda kind: not (final and kind == "not_applicable"))
     found = tuple(sorted(found, key=lambda each: (order.index(each.kind), each.id != "too_few_images")))

@@ -266,14 +266,14 @@ def test_a_model_without_class_scores_is_not_sent_to_measure_its_accuracy() -> N
     assert "\n  robustcheck init\n" in terminal_text(shown_for("one_sided", rule="encoder_output"))
 
 
-def test_of_too_few_photos_it_is_said_that_more_will_not_make_the_model_pass() -> None:
-    more = "More photos will not make it pass: its features are the output of"
-    few = shown_for("one_sided", "too_few_images", "end_not_calibrated")
-    text = words_of(terminal_text(few, 80))
-    assert few.verdict.kind == "not_established"
-    assert f"WARN: The check came to no result on this model: too_few_images was seen. {more}" in text
+def test_too_few_photos_come_first_but_where_the_file_can_not_pass() -> None:
+    text = words_of(terminal_text(shown_for("one_sided", "too_few_images", "end_not_calibrated"), 80))
+    assert text.startswith("robustcheck 0.1.0 WARN: This check does not apply to this model. Its features are the")
+    assert " there is no threshold for such models. More photos will not change that. This says" in text
     assert "robustcheck shift models/efficientnet-lite0.onnx" in text
-    assert more not in words_of(terminal_text(shown_for("one_sided", "too_few_images"), 80))
+    text = words_of(terminal_text(shown_for("one_sided", "too_few_images"), 80))
+    assert "WARN: The check came to no result on this model: too_few_images was seen. Do the" in text
+    assert "→ Give more varied photos" in text
 
 
 def test_a_pass_says_once_what_it_is_not_and_of_a_classifier_that_its_head_was_not_looked_at() -> None:
