@@ -4,7 +4,7 @@
 
 Trains one small network per task: scikit-learn's digits, and textures that are made here. Labelled and target images
 are 300 each; each of the 24 corruptions is drawn four times, with other images. Writes the table of
-benchmarks/results/predicted-accuracy.md. Exits with 1 where the sentence that every report prints (`predictions.SEEN`)
+benchmarks/results/predicted-accuracy.md. Exits with 1 where the sentence that every report prints (`records.SEEN`)
 has other figures.
 """
 
@@ -22,16 +22,8 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from robustcheck_onnx.checker.shift.predicted import (
-    NAMES,
-    SEEN,
-    ImageScores,
-    Method,
-    as_logits,
-    describe,
-    predict,
-    resample_inside,
-)
+from robustcheck_onnx.checker.shift.predicted import ImageScores, as_logits, describe, predict, resample_inside
+from robustcheck_onnx.checker.shift.records import NAMES, SEEN, Method
 
 PAGE = Path(__file__).parent / "results" / "predicted-accuracy.md"
 START, END = "<!-- predicted -->\n", "<!-- end of predicted -->\n"
@@ -163,7 +155,7 @@ def main() -> int:
         )
     ]
     if re.findall(r"\d+ and \d+", SEEN) != said:
-        print(f"predictions.SEEN has other figures; measured: {said}")
+        print(f"records.SEEN has other figures; measured: {said}")
         return 1
     return 0
 

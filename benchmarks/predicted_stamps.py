@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from robustcheck_onnx.checker.shift import ShiftReport, measure_shift
-from robustcheck_onnx.checker.shift.predicted import NAMES, Target, estimate_text
+from robustcheck_onnx.checker.shift.records import NAMES, Target, estimate_text
 from robustcheck_onnx.exporters import run
 
 HERE = Path(__file__).parent

@@ -1,9 +1,16 @@
-"""Compute every number of the report. Arrays go in (a head, representations, labelled sets), records come out."""
+"""Compute every number of the report. Arrays go in (a head, representations, labelled sets), records come out.
+
+Outlier features are found, and how the head uses them and each direction is measured. The head of k directions is
+W V_k V_kᵀ h + b; the bias stays whole. Each image is projected once, and the directions are added in their order, so
+that a whole curve costs little more than one set of scores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -11,11 +18,10 @@ from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, labels, robustness
-from robustcheck_onnx.checker.statistics import wilson
+from robustcheck_onnx.checker.shift.records import Effective
+from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, Accuracy, definitions, wilson
 
-from . import features
-from .decompose import TOP, Directions, Estimate, Importance, Z, decompose, importance, in_pieces
-from .features import Predictions, predict_whole, predicted
+from .decompose import TOP, Directions, Importance, Z, decompose, importance, pieces
 from .records import (
     SAME,
     Analysis,
@@ -31,14 +37,20 @@ from .records import (
 )
 
 LEADING = 10  # directions that are listed
+OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
+LISTED = 8  # outlier features that are named, those with the largest share of the kurtosis first
+PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)
+"""share of the directions that is kept at each point of a curve"""
+KEEPS = (0.99, 0.95)
+"""shares of the predictions for which the smallest number of directions is looked for"""
+STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all where there are fewer
 
 
 class SameWeightsError(ValueError):
     """All classes of a head have the same weights."""
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(NamedTuple):
     """The representations of one labelled set."""
 
     name: str
@@ -48,45 +60,32 @@ class Labelled:
     """the classes that are right for each image"""
     compete: Sequence[int]
     """the classes among which the prediction is made"""
+    result: SetResult | None = None
+    """as `shift` reports it, for effective robustness"""
 
-
-@dataclass(frozen=True)
-class Sets:
-    """The labelled sets, for effective robustness. They are as `shift` reports them."""
-
-    inner: SetResult | None = None
-    shifted: tuple[SetResult, ...] = ()
-    baseline: str = "timm"
+    def n_right(self, images: slice, scores: Array) -> int:
+        """Count the images predicted right in a piece. scores: (image, class)."""
+        return int(labels.is_correct(scores, self.right[images], self.compete).sum())
 
 
 def correct(head: LinearHead, each: Labelled) -> int:
     """Count the labelled images that the head predicts right."""
-    count = 0
-
-    def piece(images: slice) -> None:
-        nonlocal count
-        scores = head.scores(each.representations[images])
-        count += int(labels.is_correct(scores, each.right[images], each.compete).sum())
-
-    in_pieces(len(each.right), len(head.bias), piece)
-    return count
+    return sum(
+        each.n_right(images, head.scores(each.representations[images]))
+        for images in pieces(len(each.right), len(head.bias))
+    )
 
 
 def analyse(
-    head: LinearHead,
-    h: Floats,
-    *,
-    labelled: Sequence[Labelled] = (),
-    sets: Sets | None = None,
-    seed: int = 0,
+    head: LinearHead, h: Floats, *, labelled: Sequence[Labelled] = (), baseline: str = "timm", seed: int = 0
 ) -> tuple[Analysis, Analysis, Outliers]:
     """Measure the directions of a head on some images.
 
     Args:
         head: two classes or more.
         h: (image, feature), two images or more, finite and not constant.
-        labelled: sets on which accuracy is measured, too.
-        sets: the same, as `shift` reports them.
+        labelled: sets on which accuracy is measured, too; the in-distribution one first.
+        baseline: of effective robustness, as in `measure_shift`.
         seed: fixes the random order.
 
     Returns:
@@ -98,36 +97,78 @@ def analyse(
     raw, centred = decompose(head.weight)
     if not centred.sigma[0] > SAME * raw.sigma[0]:
         raise SameWeightsError
-    whole, found = predict_whole(head, h), features.outlier_features(h)
-    norms = np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))
-    known = Sets() if sets is None else sets
-    of_raw, of_centred = (
-        _analysis(head, each, h, norms, whole, found.indices[: features.LISTED], labelled, known, seed)
-        for each in (raw, centred)
-    )
+    whole, found = predict_whole(head, h), outlier_features(h)
+    images = _Images(h, np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64)), whole, labelled, baseline)
+    named = found.indices[:LISTED]
+    of_raw, of_centred = (_analysis(head, each, images, named, seed) for each in (raw, centred))
     return of_raw, of_centred, _outliers(head, h, whole, found)
 
 
-def _analysis(
-    head: LinearHead,
-    directions: Directions,
-    h: Floats,
-    norms: Array,
-    whole: Predictions,
-    named: Indices,
-    labelled: Sequence[Labelled],
-    sets: Sets,
-    seed: int,
-) -> Analysis:
-    columns = directions.columns(head.weight)
-    projected = directions.project(h)
-    weights = importance(directions, projected, norms)
-    n, steps = directions.n, features.steps_of(directions.n)
-    pruned = features.Pruned(columns, projected, head.bias)
-    others = [
-        (each, features.Pruned(columns, directions.project(each.representations), head.bias)) for each in labelled
+class Predictions(NamedTuple):
+    """What the whole head makes of some images."""
+
+    first: Indices
+    """(image,) class of the largest score; a tie goes to the smaller index"""
+    second: Indices
+    """(image,) class of the largest score of the others"""
+    margins: Array
+    """(image,) the first score less the second"""
+    copies: Indices
+    """(class,) the first of each class's copies, which have the same weights and bias: only rounding decides there"""
+
+    def agrees(self, found: Indices) -> Bools:
+        """Return whether a class is the predicted one, (image,). A copy of it counts as the same."""
+        return np.asarray(self.copies[found] == self.copies[self.first])
+
+    @property
+    def confident(self) -> Indices:
+        """Return the half of the images with the largest margins. The middle one is included."""
+        return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
+
+
+def predict_whole(head: LinearHead, h: Floats) -> Predictions:
+    """Predict with the whole head. h: (image, feature)."""
+    parts = []
+    for images in pieces(len(h), len(head.bias)):
+        scores = head.scores(h[images])
+        rows, first = np.arange(len(scores)), scores.argmax(axis=1)
+        best = scores[rows, first]
+        scores[rows, first] = -np.inf
+        second = scores.argmax(axis=1)
+        parts.append((first, second, best - scores[rows, second]))
+    firsts: dict[bytes, int] = {}
+    classes = zip(head.weight, head.bias, strict=True)
+    copies = [
+        firsts.setdefault(blake2b(row.tobytes() + bias.tobytes()).digest(), i) for i, (row, bias) in enumerate(classes)
     ]
-    kept = {percent: features.n_kept(percent, n) for percent in features.PERCENT}
+    first, second, margins = map(np.concatenate, zip(*parts, strict=True))
+    return Predictions(first, second, margins, np.array(copies))
+
+
+class _Images(NamedTuple):
+    """The images that a head is analysed on."""
+
+    h: Floats
+    norms: Array
+    """(image,) |h|"""
+    whole: Predictions
+    labelled: Sequence[Labelled]
+    baseline: str
+
+    def effective(self, accuracy: dict[str, Accuracy]) -> dict[str, Effective]:
+        """Return effective robustness by shifted set, from the accuracies of all sets."""
+        results = [
+            each.result.model_copy(update={"accuracy": accuracy[each.name]}) for each in self.labelled if each.result
+        ]
+        found = {each.name: robustness.effective(results[0], each, self.baseline)[0] for each in results[1:]}
+        return {name: each for name, each in found.items() if each is not None}
+
+
+def _analysis(head: LinearHead, directions: Directions, images: _Images, named: Indices, seed: int) -> Analysis:
+    columns, projected = directions.columns(head.weight), directions.project(images.h)
+    weights, n, whole = importance(directions, projected, images.norms), directions.n, images.whole
+    others = [(each, directions.project(each.representations)) for each in images.labelled]
+    kept = {percent: n_kept(percent, n) for percent in PERCENT}
     orders: dict[Order, Indices] = {
         "importance": weights.order,
         "singular value": np.arange(n),
@@ -135,74 +176,104 @@ def _analysis(
     }
     curves, same = [], dict[int, float]()
     for name, order in orders.items():
-        tried = [*kept.values(), *(steps if name == "importance" else ())]
-        agrees = {k: whole.agrees(found) for k, found in features.predictions(pruned, order, tried).items()}
+        tried = {*kept.values(), *(steps_of(n) if name == "importance" else ())}
+        found = {k: np.empty(len(projected), dtype=np.intp) for k in tried}
+        for k, part, scores in pruned_scores(columns, projected, head.bias, order, tried):
+            found[k][part] = scores.argmax(axis=1)
+        agrees = {k: whole.agrees(classes) for k, classes in found.items()}
         if name == "importance":
             same = {k: float(agree.mean()) for k, agree in agrees.items()}
-        rights = {each.name: _n_right(of_set, each, order, list(kept.values())) for each, of_set in others}
+        right = {k: {each.name: 0 for each, _ in others} for k in kept.values()}
+        for each, of_set in others:
+            for k, part, scores in pruned_scores(columns, of_set, head.bias, order, right):
+                right[k][each.name] += each.n_right(part, scores)
+        accuracies = {k: {each.name: wilson(right[k][each.name], len(each.right)) for each, _ in others} for k in right}
         points = tuple(
-            _point(percent, k, weights, order, agrees[k], whole, {name: right[k] for name, right in rights.items()},
-                   {each.name: len(each.right) for each in labelled}, sets)
+            Point(
+                percent=percent,
+                kept=k,
+                importance=min(float(weights.values[order[:k]].sum() / weights.values.sum()), 1.0),
+                same=_share(agrees[k]),
+                same_confident=_share(agrees[k][whole.confident]),
+                accuracy=accuracies[k],
+                effective_robustness=images.effective(accuracies[k]),
+            )
             for percent, k in kept.items()
-        )  # fmt: skip
+        )
         curves.append(Curve(order=name, points=points))
-    fewest = [(share, features.fewest(list(same.items()), n, share)) for share in features.KEEPS]
+    fewest_of = {share: fewest(same, n, share) for share in KEEPS}
     return Analysis(
         n_directions=n,
         singular_values=tuple(map(float, directions.sigma)),
         importances=tuple(map(float, weights.values)),
-        participation_ratio=_interval(weights.participation_ratio),
-        effective_rank=_interval(weights.effective_rank),
-        top=tuple(
-            TopShare(directions=k, share=_interval(share)) for k, share in zip(TOP, weights.top_shares, strict=True)
-        ),
+        participation_ratio=weights.participation_ratio,
+        effective_rank=weights.effective_rank,
+        top=tuple(TopShare(directions=k, share=share) for k, share in zip(TOP, weights.top_shares, strict=True)),
         leading=tuple(_direction(directions, weights, int(i), named) for i in weights.order[:LEADING]),
         curves=tuple(curves),
-        fewest=tuple(Fewest(share=share, directions=k, percent=100 * k / n) for share, k in fewest),
+        fewest=tuple(Fewest(share=share, directions=k, percent=100 * k / n) for share, k in fewest_of.items()),
     )
 
 
-def _n_right(pruned: features.Pruned, each: Labelled, order: Indices, kept: Sequence[int]) -> dict[int, int]:
-    """Count the labelled images predicted right, by directions kept."""
-    counts = dict.fromkeys(kept, 0)
+def n_kept(percent: int, n_directions: int) -> int:
+    """Return the number of directions for a percentage. It is rounded up, so at least 1.
 
-    def look(k: int, images: slice, scores: Array) -> None:
-        counts[k] += int(labels.is_correct(scores, each.right[images], each.compete).sum())
-
-    pruned.scores(order, kept, look)
-    return counts
+    >>> n_kept(2, 768), n_kept(2, 10)
+    (16, 1)
+    """
+    return math.ceil(percent * n_directions / 100)
 
 
-def _point(
-    percent: int,
-    kept: int,
-    weights: Importance,
-    order: Indices,
-    agree: Bools,
-    whole: Predictions,
-    right: dict[str, int],
-    n_images: dict[str, int],
-    sets: Sets,
-) -> Point:
-    accuracy = {name: wilson(count, n_images[name]) for name, count in right.items()}
-    beyond = {}
-    if sets.inner is not None:
-        inner = sets.inner.model_copy(update={"accuracy": accuracy[sets.inner.name]})
-        for result in sets.shifted:
-            outside = result.model_copy(update={"accuracy": accuracy[result.name]})
-            found, _ = robustness.effective(inner, outside, sets.baseline)
-            if found is not None:
-                beyond[result.name] = found
-    confident = agree[whole.confident]
-    return Point(
-        percent=percent,
-        kept=kept,
-        importance=min(float(weights.values[order[:kept]].sum() / weights.values.sum()), 1.0),
-        same=wilson(int(agree.sum()), len(agree)),
-        same_confident=wilson(int(confident.sum()), len(confident)),
-        accuracy=accuracy,
-        effective_robustness=beyond,
-    )
+def steps_of(n_directions: int) -> set[int]:
+    """Return the numbers of directions to try. The search is for `KEEPS`, without all of them."""
+    return {math.ceil(n_directions * step / STEPS) for step in range(1, STEPS + 1)} - {n_directions}
+
+
+def pruned_scores(
+    columns: Array, projected: Array, bias: Array, order: Indices, kept: Collection[int]
+) -> Iterator[tuple[int, slice, Array]]:
+    """Yield a head's scores with fewer directions. They come a piece of the images at a time.
+
+    Args:
+        columns: (direction, class) (U Σ)ᵀ.
+        projected: (image, direction) h V, h as the head takes it (of length 1 where it normalises).
+        bias: (class,).
+        order: (direction,) which direction is added first.
+        kept: numbers of directions.
+
+    Yields:
+        The number kept, the piece of the images, and its (image, class) scores. They are overwritten afterwards.
+    """
+    levels = sorted(set(kept))
+    added = [columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
+    for images in pieces(len(projected), len(bias)):
+        total, low = np.tile(bias, (len(projected[images]), 1)), 0
+        for high, some in zip(levels, added, strict=True):
+            total += projected[images][:, order[low:high]] @ some
+            yield high, images, total
+            low = high
+
+
+def fewest(same: Mapping[int, float], n_directions: int, share: float) -> int:
+    """Return the fewest directions that keep a share.
+
+    From there on every larger number tried keeps that share of the predictions, too.
+
+    Args:
+        same: share of the same predictions, by number kept.
+        n_directions: all of them; they keep everything.
+        share: 0 to 1.
+    """
+    best = n_directions
+    for kept in sorted(same, reverse=True):
+        if same[kept] < share:
+            break
+        best = kept
+    return best
+
+
+def _share(agree: Bools) -> Accuracy:
+    return wilson(int(agree.sum()), len(agree))
 
 
 def _direction(directions: Directions, weights: Importance, index: int, named: Indices) -> Direction:
@@ -220,34 +291,85 @@ def _direction(directions: Directions, weights: Importance, index: int, named: I
     )
 
 
-def _outliers(head: LinearHead, h: Floats, whole: Predictions, found: features.OutlierFeatures) -> Outliers:
-    """Replace the outlier features by mean and by zero."""
-    x = h.astype(np.float64)
-    chosen = found.indices
+class OutlierFeatures(NamedTuple):
+    """The features that are set to something else."""
+
+    indices: Indices
+    """persistent outlier features, the largest share of the activation kurtosis first; the one feature with the
+    largest share where none is persistent"""
+    persistent: bool
+    frequencies: Array
+    """(feature of `indices`,) share of the images in which |z| > 6"""
+    shares: Array
+    """(feature of `indices`,) share of the activation kurtosis"""
+
+
+def outlier_features(h: Floats) -> OutlierFeatures:
+    """Return the persistent outlier features. They have |z| > 6 in at least half of the images.
+
+    h: (image, feature), finite and not constant (`definitions.usable_rows`).
+    """
+    z = definitions.standardise(h)
+    frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
+    share = definitions.shares_of_kurtosis((z**4).sum(axis=0))
+    by_share = np.argsort(-share, kind="stable")
+    persistent = by_share[frequency[by_share] >= PERSISTENT_SHARE]
+    chosen = persistent if len(persistent) else by_share[:1]
+    return OutlierFeatures(chosen, bool(len(persistent)), frequency[chosen], share[chosen])
+
+
+def _outliers(head: LinearHead, h: Floats, whole: Predictions, found: OutlierFeatures) -> Outliers:
+    """Replace the outlier features by mean and by zero. The value is the same in every image."""
+    x, chosen = h.astype(np.float64), found.indices
     difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
+    values: dict[Literal["mean over images", "zero"], Array] = {
+        "mean over images": x[:, chosen].mean(axis=0),
+        "zero": np.zeros(len(chosen)),
+    }
     replacements = []
-    for name, values in (("mean over images", x[:, chosen].mean(axis=0)), ("zero", np.zeros(len(chosen)))):
-        changed = ~whole.agrees(predicted(head, features.replaced(x, chosen, values)))
-        given = (difference * (x[:, chosen] - values)).sum(axis=1)
-        share = features.margin_share(given, whole.margins)
+    for name, value in values.items():
+        other = x.copy()
+        other[:, chosen] = value
+        predicted = [head.scores(other[images]).argmax(axis=1) for images in pieces(len(other), len(head.bias))]
+        given = (difference * (x[:, chosen] - value)).sum(axis=1)
         replacements.append(
-            Replacement.model_validate(
-                {"value": name, "changed": wilson(int(changed.sum()), len(changed)), "margin_share": share}
+            Replacement(
+                value=name,
+                changed=_share(~whole.agrees(np.concatenate(predicted))),
+                margin_share=margin_share(given, whole.margins),
             )
         )
-    listed = range(min(len(chosen), features.LISTED))
+    listed = zip(chosen[:LISTED], found.frequencies, found.shares, strict=False)
     return Outliers(
         persistent=found.persistent,
         n_features=len(chosen),
         features=tuple(
-            HeadFeature(
-                index=int(chosen[i]), frequency=float(found.frequencies[i]), kurtosis_share=float(found.shares[i])
-            )
-            for i in listed
+            HeadFeature(index=int(index), frequency=float(frequency), kurtosis_share=float(share))
+            for index, frequency, share in listed
         ),
         replacements=tuple(replacements),
     )
 
 
-def _interval(estimate: Estimate) -> Interval:
-    return Interval(estimate=estimate.value, low=estimate.low, high=estimate.high)
+def margin_share(given: Array, margins: Array) -> Interval:
+    """Return the features' share of the margins.
+
+    It is the sum over images of what they give over the sum of the margins.
+
+    The interval is normal over images (delta method of a ratio of means).
+
+    Args:
+        given: (image,) Σ_j (W_aj − W_bj)·(h_j − r_j), over the features j, with a and b the classes of the largest and
+            the second score and r_j what h_j is replaced by.
+        margins: (image,) the first score less the second.
+
+    Returns:
+        Nothing measured where all margins are 0. Below 0 where the features speak against the predictions; above 1
+        where the rest of the representation does.
+    """
+    mean, n = float(margins.mean()), len(margins)
+    if mean <= 0:
+        return Interval(estimate=None, low=None, high=None)
+    share = float(given.mean()) / mean
+    half = Z * float((given - share * margins).std(ddof=1)) / mean / n**0.5
+    return Interval(estimate=share, low=share - half, high=share + half)

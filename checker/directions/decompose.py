@@ -7,13 +7,14 @@ TMLR 2024. Where singular values are equal, their directions are no more than on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from robustcheck_onnx.checker.arrays import Array, Floats, Indices
+from robustcheck_onnx.checker.evidence import Interval
 
 CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
 AT_ONCE = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
@@ -21,14 +22,14 @@ Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
 TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
 
 
-def in_pieces(n_images: int, n_columns: int, work: Callable[[slice], None], values: int = AT_ONCE) -> None:
-    """Call `work` on the images piece by piece. A piece has at least one image, and at most `values` values of a table.
+def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
+    """Yield the images piece by piece. A piece has at least one image, and at most `AT_ONCE` values of a table.
 
     n_columns: values of the table for each image.
     """
-    step = max(1, values // n_columns)
+    step = max(1, AT_ONCE // n_columns)
     for start in range(0, n_images, step):
-        work(slice(start, min(start + step, n_images)))
+        yield slice(start, min(start + step, n_images))
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,8 @@ class Directions:
     def project(self, h: Floats) -> Array:
         """h V, (image, direction) of (image, feature)."""
         out = np.empty((len(h), self.n))
-
-        def piece(images: slice) -> None:
+        for images in pieces(len(h), len(self.v)):
             out[images] = h[images].astype(np.float64) @ self.v
-
-        in_pieces(len(h), len(self.v), piece)
         return out
 
 
@@ -93,16 +91,7 @@ def _directions(r: Array, mean: Array) -> Directions:
     return Directions(mean, sigma, np.ascontiguousarray(vt.T))
 
 
-class Estimate(NamedTuple):
-    """A mean over images, with its normal 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Importance:
+class Importance(NamedTuple):
     """The weight of each direction. It is σᵢ / Σσ × the mean over images of |cos(vᵢ, h)|."""
 
     values: Array
@@ -113,9 +102,9 @@ class Importance:
     """(direction,) mean over images of |cos(vᵢ, h)|"""
     order: Indices
     """(direction,) from the most to the least important; ties in the order of the singular values"""
-    participation_ratio: Estimate
-    effective_rank: Estimate
-    top_shares: tuple[Estimate, ...]
+    participation_ratio: Interval
+    effective_rank: Interval
+    top_shares: tuple[Interval, ...]
     """share of all importance that the first 1, 3 and 10 directions (`TOP`) have"""
 
 
@@ -127,47 +116,43 @@ def importance(directions: Directions, projected: Array, norms: Array) -> Import
 
     Args:
         directions: of a head whose singular values are not all 0.
-        projected: (image, direction) h V.
+        projected: (image, direction) h V, of two images or more.
         norms: (image,) |h|, above 0.
     """
     scale = directions.sigma / directions.sigma.sum()
-    n = len(projected)
     absolute = np.abs(projected) / norms[:, None]
     cosines = absolute.mean(axis=0)
-    se = scale * (absolute.std(axis=0, ddof=1) if n > 1 else np.full(directions.n, np.nan)) / np.sqrt(n)
     values = scale * cosines
     order = np.argsort(-values, kind="stable")
 
-    def estimate(value: float, gradient: Array, ceiling: float) -> Estimate:
+    def estimate(value: float, gradient: Array, ceiling: float) -> Interval:
         """Return a value with its delta-method interval.
 
         `gradient` is that of the value, by each direction's importance.
         """
-        influence = absolute @ (scale * gradient)
-        half = Z * influence.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
-        return Estimate(value, max(value - half, 0.0), min(value + half, ceiling))
+        half = float(Z * (absolute @ (scale * gradient)).std(ddof=1) / np.sqrt(len(projected)))
+        return Interval(estimate=value, low=max(value - half, 0.0), high=min(value + half, ceiling))
 
-    total = values.sum()
+    n, total = directions.n, values.sum()
     shares = values / total
     squares = float((values**2).sum())
-    ratio = float(total**2 / squares)
     logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
     entropy = -float((shares * logs).sum())
     rank = float(np.exp(entropy))
     tops = []
     for k in TOP:
-        held = np.zeros(directions.n)
+        held = np.zeros(n)
         held[order[:k]] = 1.0
-        share = min(float(shares @ held), 1.0) if k < directions.n else 1.0
+        share = min(float(shares @ held), 1.0) if k < n else 1.0
         tops.append(estimate(share, (held - share) / total, 1.0))
     return Importance(
         values=values,
-        se=se,
+        se=scale * absolute.std(axis=0, ddof=1) / np.sqrt(len(projected)),
         cosines=cosines,
         order=order,
         participation_ratio=estimate(
-            ratio, 2 * total / squares - 2 * total**2 * values / squares**2, float(directions.n)
+            float(total**2 / squares), 2 * total / squares - 2 * total**2 * values / squares**2, n
         ),
-        effective_rank=estimate(rank, np.where(shares > 0, -rank * (logs + entropy) / total, 0.0), float(directions.n)),
+        effective_rank=estimate(rank, np.where(shares > 0, -rank * (logs + entropy) / total, 0.0), n),
         top_shares=tuple(tops),
     )

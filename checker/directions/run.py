@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import ImageFacts, Options, RunOptions
-from robustcheck_onnx.checker.images.source import Images, ImageSource, Skipped, check_bad, digest_of_set, open_images
+from robustcheck_onnx.checker.evidence import RunOptions
+from robustcheck_onnx.checker.images.source import Images, open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, named_skips, stack
+from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
@@ -27,22 +27,13 @@ from robustcheck_onnx.checker.runtime import (
     read_head,
 )
 from robustcheck_onnx.checker.shift import SetResult, labels, robustness, sets
-from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows, wilson
+from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
-from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, skipped_note
+from robustcheck_onnx.checker.verdict import execution_notes, image_notes
 
-from .analysis import Labelled, SameWeightsError, Sets, analyse, correct
-from .records import Analysis, DirectionsReport, HeadModel, spectrum_notes, summary_of
-
-
-class LabelledSet(NamedTuple):
-    """A labelled set with its class map, not yet run."""
-
-    spec: sets.Spec
-    source: ImageSource
-    labels: tuple[str, ...]
-    map: labels.ClassMap
+from .analysis import Labelled, SameWeightsError, analyse, correct
+from .records import DirectionsReport, HeadModel, spectrum_notes, summary_of
 
 
 def parse_sets(
@@ -64,60 +55,35 @@ def parse_sets(
     return [], {}
 
 
-def with_maps(
-    specs: Sequence[sets.Spec],
-    inputs: Inputs,
-    run: Options,
-    maps: dict[str, str],
-    head: LinearHead,
-    opened: ModelFile,
-) -> list[LabelledSet]:
+def open_labelled(
+    specs: Sequence[sets.Spec], inputs: Inputs, maps: dict[str, str], head: LinearHead, opened: ModelFile
+) -> list[sets.ImageSet]:
     """Open the labelled sets and read their labels. The in-distribution set comes first."""
+    run, n_classes = inputs.job.options, len(head.bias)
     names = opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
-    known = labels.Scores(len(head.bias), names if len(names) == len(head.bias) else ())
-    prepared: list[LabelledSet] = []
-    for spec in specs:
-        is_open = not prepared and as_typed(spec.place) == run.images
-        source = inputs.source if is_open else open_images(spec.place, seed=run.seed, limit=run.max_images)
-        of_images = labels.labels_of(source)
-        folders = sorted(set(prepared[0].labels if prepared else of_images))
-        which = maps.get(spec.name, maps.get(""))
-        class_map = labels.class_map(
-            which, of_images, known, where=str(spec.place), shift=spec.shift, sorted_names=folders
-        )
-        prepared.append(LabelledSet(spec, source, of_images, class_map))
-    return prepared
+    sources = [
+        inputs.source
+        if i == 0 and as_typed(spec.place) == run.images
+        else open_images(spec.place, seed=run.seed, limit=run.max_images)
+        for i, spec in enumerate(specs)
+    ]
+    known = labels.Scores(n_classes, names if len(names) == n_classes else ())
+    return sets.with_labels(specs, sources, [labels.labels_of(source) for source in sources], maps, known)
 
 
-def put_labels(each: LabelledSet, collected: Collected) -> Labelled:
-    """Return the label of each usable image. They are in the order of the representations; skipped images have none."""
+def put_labels(each: sets.ImageSet, collected: Collected, head: LinearHead) -> Labelled:
+    """Return the label of each usable image, and the whole head's accuracy.
+
+    Labels are in the order of the representations; skipped images have none.
+    """
     right, names = [], iter(collected.names)
     name = next(names, None)
-    for entry, label in zip(each.source.entries, each.labels, strict=True):
+    for entry, classes in zip(each.source.entries, each.right, strict=True):
         if entry.name == name:
-            right.append(each.map.indices[label])
+            right.append(classes)
             name = next(names, None)
-    return Labelled(each.spec.name, collected.representations, right, each.map.compete)
-
-
-def result_of(each: LabelledSet, collected: Collected, labelled: Labelled, head: LinearHead) -> SetResult:
-    """Measure the whole head's accuracy on a labelled set."""
-    read = collected.read
-    return SetResult(
-        name=each.spec.name,
-        source=str(each.spec.place),
-        shift=each.spec.shift,
-        label_set=each.map.label_set,
-        labels=each.map.how,
-        n_labels=len(set(labelled.right)),
-        n_compete=len(each.map.compete),
-        n_available=each.source.n_found,
-        n_read=read.n_read,
-        n_skipped=len(read.skipped),
-        skipped=named_skips(read.skipped),
-        digest=digest_of_set(list(collected.digests)),
-        accuracy=wilson(correct(head, labelled), len(labelled.right)),
-    )
+    found = Labelled(each.spec.name, collected.representations, right, each.map.compete)
+    return found._replace(result=each.result(collected.read, len(set(right)), correct(head, found)))
 
 
 MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
@@ -164,9 +130,9 @@ def directions(
         EnvironmentFaultError: as for a check.
     """
     clock = Clock()
-    sets, maps = parse_sets(labelled, shifted, classes)
-    if images is None and sets:
-        images = as_typed(sets[0].place)
+    specs, maps = parse_sets(labelled, shifted, classes)
+    if images is None and specs:
+        images = as_typed(specs[0].place)
     run, given = measure.settle(images, options, max_images=MAX_IMAGES)
     path = local_path(model, "model")
     if head is None and (run.tensor is not None or run.pool is not None):
@@ -174,7 +140,7 @@ def directions(
             "--tensor or --pool is given without --head; the model's own head says what it acts on",
             "--head FILE.npy, or leave --tensor and --pool out",
         )
-    if isolate and isolation.is_possible(given, run.images, *(as_typed(each.place) for each in sets)):
+    if isolate and isolation.is_possible(given, run.images, *(as_typed(each.place) for each in specs)):
         return isolation.apart(directions, str(model), limits)(
             model,
             head=head,
@@ -194,8 +160,8 @@ def directions(
     isolation.tell_stage(progress, "loading the model")
     are_photos = inputs.source.kind != "tensors"
     runner = _runner(inputs, photos=are_photos)
-    linear = own or head_from_file(Path(str(head)), _width(runner, inputs))
-    prepared = with_maps(sets, inputs, run, maps, linear, opened)
+    linear = own or head_from_file(Path(str(head)), measure.n_features(runner, inputs))
+    prepared = open_labelled(specs, inputs, maps, linear, opened)
     collected = measure.collect(runner, inputs, progress=progress)
     difference = None if own is None else measure.difference_of_head(own, collected, opened)
     h = collected.representations[usable_rows(collected.representations).usable]
@@ -206,32 +172,28 @@ def directions(
             "--images FOLDER with photos",
         )
     for_labels = runner if are_photos or not prepared else _runner(inputs, photos=True)
-    measured, results, digests = list[Labelled](), list[SetResult](), list[tuple[str, ...]]()
+    measured, digests = list[Labelled](), list[Sequence[str]]()
     for each in prepared:
         of_set = collected
         if each.source is not inputs.source:
             of_set = measure.collect(for_labels, inputs, each.source, progress=progress, label=each.spec.name)
-        measured.append(put_labels(each, of_set))
-        results.append(result_of(each, of_set, measured[-1], linear))
+        measured.append(put_labels(each, of_set, linear))
         digests.append(of_set.digests)
     isolation.tell_stage(progress, "decomposing the head")
-    inner = results[0] if results else None
+    results = [each.result for each in measured if each.result]
     beside = tuple(
         robustness.put_beside(results[0], digests[0], result, of_result, baseline)
         for result, of_result in zip(results[1:], digests[1:], strict=True)
     )
     try:
-        of_sets = Sets(inner, tuple(results[1:]), baseline)
-        raw, centred, outliers = analyse(linear, h, labelled=measured, sets=of_sets, seed=run.seed)
+        raw, centred, outliers = analyse(linear, h, labelled=measured, baseline=baseline, seed=run.seed)
     except SameWeightsError as fault:
         raise CannotAssessError(
             f"{opened.path}: weights of {linear.source} are the same for all classes; a prediction must depend on "
             "the image",
-            _inspect(opened),
+            f"robustcheck inspect {quoted(opened.path)}",
         ) from fault
-    facts = collected.read.facts(inputs.source)
-    n_left_out = len(collected.representations) - len(h)
-    return DirectionsReport(
+    report = DirectionsReport(
         tool_version=VERSION,
         model=HeadModel(
             **measure.model_read(opened),
@@ -241,25 +203,22 @@ def directions(
             score_difference=difference,
         ),
         n_images=len(h),
-        n_left_out=n_left_out,
+        n_left_out=len(collected.representations) - len(h),
         raw=raw,
         centred=centred,
         outliers=outliers,
         confidence=CONFIDENCE,
-        in_distribution=inner,
+        in_distribution=results[0] if results else None,
         shifted=beside,
         baseline=baseline,
         summary=summary_of(raw),
         preprocessing=inputs.preprocessing,
-        images=facts,
+        images=collected.read.facts(inputs.source),
         execution=runner.execution,
-        notes=_notes(opened, inputs, facts, len(h), n_left_out, raw, results, runner),
+        notes=(),
         time=Time.until_now(clock, collected.read.n_usable),
     )
-
-
-def _inspect(opened: ModelFile) -> str:
-    return f"robustcheck inspect {quoted(opened.path)}"
+    return report.model_copy(update={"notes": _notes(report, inputs, results)})
 
 
 def _runner(inputs: Inputs, *, photos: bool) -> Runner:
@@ -269,45 +228,18 @@ def _runner(inputs: Inputs, *, photos: bool) -> Runner:
     return Runner(inputs.models[0], run.device, preprocessing=preprocessing, batch_size=run.batch_size)
 
 
-def _width(runner: Runner, inputs: Inputs) -> int:
-    """Return the number of features. The model runs on the first usable image."""
-    items = measure.take_probe(measure.prepare_item(item, inputs) for item in inputs.source.items())
-    usable = measure.usable(items)
-    if not usable:
-        skipped = [item for item in items if isinstance(item, Skipped)]
-        check_bad(len(items), len(skipped), 1.0, skipped, inputs.source.named)
-    return int(runner.run(stack(usable[:1])).representation.shape[1])
-
-
-def _notes(
-    opened: ModelFile,
-    inputs: Inputs,
-    images: ImageFacts,
-    n_images: int,
-    n_left_out: int,
-    raw: Analysis,
-    labelled: Sequence[SetResult],
-    runner: Runner,
-) -> tuple[str, ...]:
+def _notes(report: DirectionsReport, inputs: Inputs, labelled: Sequence[SetResult]) -> tuple[str, ...]:
     """Write what a reader must know next to the numbers."""
-    source = opened.contract.source if opened.contract else None
-    notes = model_notes(
-        source.synthetic if source else "",
-        random_weights=bool(source and source.random_weights),
-        preprocessing=inputs.preprocessing.source,
-        left_out=opened.left_out,
-    )
-    notes += image_notes(images)
-    if n_images < FEW_IMAGES:
-        notes.append(f"Only {n_images} images: intervals are wide, and the order of the directions can change.")
-    if n_left_out:
-        notes.append(f"{count_text(n_left_out, 'image')} left out: the representation is the same in all features.")
-    notes += spectrum_notes(raw)
-    notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
+    notes = measure.question_notes(inputs) + image_notes(report.images)
+    if report.n_images < FEW_IMAGES:
+        notes.append(f"Only {report.n_images} images: intervals are wide, and the order of the directions can change.")
+    if report.n_left_out:
+        left_out = count_text(report.n_left_out, "image")
+        notes.append(f"{left_out} left out: the representation is the same in all features.")
+    notes += spectrum_notes(report.raw)
+    notes += [f"Image set: {finding.seen}." for finding in report.images.sanity.findings]
     for result in labelled:
         if result.n_labels < result.n_compete:
             notes.append(f"{result.name}: {result.n_labels} of {result.n_compete} classes have images.")
-        if result.n_read < result.n_available:
-            notes.append(f"{result.name}: {result.n_read} of {result.n_available} images, drawn by seed.")
-        notes += skipped_note(result.n_skipped, result.n_read, result.skipped, result.name)
-    return (*notes, *execution_notes(runner.execution))
+        notes += reversed(sets.read_notes(result))
+    return (*notes, *execution_notes(report.execution))

@@ -32,7 +32,16 @@ from robustcheck_onnx.checker.evidence import (
 )
 from robustcheck_onnx.checker.images.containers import Entries
 from robustcheck_onnx.checker.images.sanity import DESCRIBED
-from robustcheck_onnx.checker.images.source import Images, ImageSource, Item, Skipped, open_given, open_images, prefetch
+from robustcheck_onnx.checker.images.source import (
+    Images,
+    ImageSource,
+    Item,
+    Skipped,
+    check_bad,
+    open_given,
+    open_images,
+    prefetch,
+)
 from robustcheck_onnx.checker.isolation import LOG, Progress, Tell
 from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.runtime import (
@@ -47,7 +56,7 @@ from robustcheck_onnx.checker.runtime import (
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.checker.verdict import NAMES, decided
+from robustcheck_onnx.checker.verdict import NAMES, decided, model_notes
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import job
@@ -603,6 +612,33 @@ def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile
             "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
         )
     return difference
+
+
+def first_pixels(items: Sequence[Prepared | Skipped], source: ImageSource) -> GenericArray:
+    """Stack the pixels of the usable images. Raises CannotAssessError where there is none."""
+    images = usable(items)
+    if not images:
+        skipped = [item for item in items if isinstance(item, Skipped)]
+        check_bad(len(items), len(items), 1.0, skipped, source.named)
+    return stack(images)
+
+
+def n_features(runner: Runner, inputs: Inputs) -> int:
+    """Return the number of features. The model runs on the first usable image."""
+    items = take_probe(prepare_item(item, inputs) for item in inputs.source.items())
+    return int(runner.run(first_pixels(items, inputs.source)[:1]).representation.shape[1])
+
+
+def question_notes(inputs: Inputs) -> list[str]:
+    """Note what the reader of a question must know."""
+    (opened,) = inputs.models
+    source = opened.contract.source if opened.contract else None
+    return model_notes(
+        source.synthetic if source else "",
+        random_weights=bool(source and source.random_weights),
+        preprocessing=inputs.preprocessing.source,
+        left_out=opened.left_out,
+    )
 
 
 def _finite(values: GenericArray, runner: Runner, what: str) -> Float32s:

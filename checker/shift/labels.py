@@ -10,8 +10,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,6 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import AnyArray, Bools
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images.containers import Entry
 from robustcheck_onnx.checker.images.source import ImageSource
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds import DATA
@@ -55,8 +53,7 @@ class ClassMap(NamedTuple):
         return len(set(self.indices.values()))
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """What is known of a model's class scores."""
 
     n_classes: int
@@ -70,28 +67,26 @@ def labels_of(source: ImageSource) -> tuple[str, ...]:
     A folder (or glob): the first folder of the image's path below it, as torchvision's ImageFolder. A manifest: its
     column `label`. Raises UsageError for an image without a label and for a kind of image set that has none.
     """
+    what, hint = "folder of its class", "name the folder whose sub-folders are the classes"
     if source.kind in ("folder", "glob"):
-        read: Callable[[Entry], str | None] = _folder
+        labels = [entry.name.partition("/")[0] if "/" in entry.name else "" for entry in source.entries]
     elif source.kind == "manifest":
-        read = _cell
+        what, hint = "cell in the column label", f"head -3 {quoted(source.spec)}"
+        labels = [entry.label or "" for entry in source.entries]
     else:
         raise UsageError(
             f"{source.spec}: image set is of kind {source.kind}; labels come from folders (one a class) or a manifest "
             "with a column label",
             "name a folder of class folders, or a .csv with the columns path,label",
         )
-    labels = [read(entry) for entry in source.entries]
     without = [entry.name for entry, label in zip(source.entries, labels, strict=True) if not label]
     if without:
-        what = "folder of its class" if read is _folder else "cell in the column label"
         raise UsageError(
             f"{source.spec}: image {min(without)} has no label ({len(without)} of {len(labels)} have none); "
             f"every image needs a {what}",
-            "name the folder whose sub-folders are the classes"
-            if read is _folder
-            else f"head -3 {quoted(source.spec)}",
+            hint,
         )
-    return tuple(label for label in labels if label)
+    return tuple(labels)
 
 
 def class_map(
@@ -130,13 +125,19 @@ def class_map(
     elif spec in BUILT_IN:
         mapping = _built_in(BUILT_IN[spec], scores, where)
     elif spec == "sorted":
-        mapping = _by_order(sorted_names, scores, where)
+        if len(sorted_names) != scores.n_classes:
+            raise UsageError(
+                f"{where}: number of classes is {scores.n_classes}; --classes sorted needs as many class folders in "
+                f"the in-distribution set, which has {len(sorted_names)}",
+                _HINT,
+            )
+        indices = {name: (index,) for index, name in enumerate(sorted(sorted_names))}
+        mapping = _among_all(indices, scores, "the in-distribution set's class folders in order")
     elif spec == "names":
         mapping = _by_names(scores, where)
     else:
         mapping = _from_file(spec, scores)
-    unknown = Counter(label for label in labels if label not in mapping.indices)
-    if unknown:
+    if unknown := Counter(label for label in labels if label not in mapping.indices):
         label, count = min(unknown.items())
         near = difflib.get_close_matches(label[:SHOWN], mapping.indices, 1)
         closest = f"; the closest is {near[0]!r}" if near else ""
@@ -149,15 +150,6 @@ def class_map(
 
 
 _HINT = "--classes MAP.json, a JSON object: label → class index or list of class indices"
-
-
-def _folder(entry: Entry) -> str | None:
-    first, separator, _ = entry.name.partition("/")
-    return first if separator else None
-
-
-def _cell(entry: Entry) -> str | None:
-    return entry.label
 
 
 def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
@@ -177,9 +169,9 @@ def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
                 f"{scores.n_classes - 1}",
                 _HINT,
             )
-        every = {label: (int(label),) for label in distinct}
-        return ClassMap(every, tuple(range(scores.n_classes)), "class indices", "")
-    odd = min(label for label in distinct if not (SYNSET.fullmatch(label) or INDEX.fullmatch(label)))
+        return _among_all({label: (int(label),) for label in distinct}, scores, "class indices")
+    known = {label for label in distinct if SYNSET.fullmatch(label) or INDEX.fullmatch(label)}
+    odd = min(distinct - known or distinct)
     near = difflib.get_close_matches(odd[:SHOWN], scores.names, 1)
     closest = f" (the closest of the file's class names is {near[0]!r})" if near else ""
     raise UsageError(
@@ -202,12 +194,8 @@ def _built_in(label_set: str, scores: Scores, where: str) -> ClassMap:
         )
     members = [i for i, (_, sets) in enumerate(_table()) if label_set == IMAGENET or label_set in sets]
     indices = {name: (i,) for i in members for name in (_table()[i][0], str(i), f"{i:03d}")}
-    how = {
-        IMAGENET: "ImageNet-1k's 1000 synset ids or indices",
-        "imagenet_r": "ImageNet-R's 200 synset ids or indices",
-        "imagenet_a": "ImageNet-A's 200 synset ids or indices",
-    }[label_set]
-    return ClassMap(indices, tuple(members), how, label_set)
+    name = {IMAGENET: "ImageNet-1k", "imagenet_r": "ImageNet-R", "imagenet_a": "ImageNet-A"}[label_set]
+    return ClassMap(indices, tuple(members), f"{name}'s {len(members)} synset ids or indices", label_set)
 
 
 @cache
@@ -228,15 +216,9 @@ def synset_index() -> dict[str, int]:
     return {synset: index for index, (synset, _) in enumerate(_table())}
 
 
-def _by_order(names: Sequence[str], scores: Scores, where: str) -> ClassMap:
-    if len(names) != scores.n_classes:
-        raise UsageError(
-            f"{where}: number of classes is {scores.n_classes}; --classes sorted needs as many class folders in the "
-            f"in-distribution set, which has {len(names)}",
-            _HINT,
-        )
-    indices = {name: (index,) for index, name in enumerate(sorted(names))}
-    return ClassMap(indices, tuple(range(scores.n_classes)), "the in-distribution set's class folders in order", "")
+def _among_all(indices: Mapping[str, tuple[int, ...]], scores: Scores, how: str) -> ClassMap:
+    """Return a class map in which all classes of the model compete."""
+    return ClassMap(indices, tuple(range(scores.n_classes)), how, "")
 
 
 def _by_names(scores: Scores, where: str) -> ClassMap:
@@ -245,11 +227,9 @@ def _by_names(scores: Scores, where: str) -> ClassMap:
             f"{where}: class names are not in the file's contract; --classes names needs them",
             "robustcheck export … --zero-shot CLASSES.txt",
         )
-    double = sorted(name for name, count in Counter(scores.names).items() if count > 1)
-    indices: dict[str, tuple[int, ...]] = {name: (index,) for index, name in enumerate(scores.names)}
-    for name in double:  # two classes of one name cannot be told apart by a label
-        del indices[name]
-    return ClassMap(indices, tuple(range(scores.n_classes)), "the class names in the file's contract", "")
+    count = Counter(scores.names)  # two classes of one name cannot be told apart by a label
+    indices = {name: (index,) for index, name in enumerate(scores.names) if count[name] == 1}
+    return _among_all(indices, scores, "the class names in the file's contract")
 
 
 def _from_file(spec: str, scores: Scores) -> ClassMap:
@@ -284,16 +264,17 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
         kind = "empty" if read == {} else f"a JSON {type(read).__name__}"
         raise UsageError(f"{spec}: class map is {kind}; it must be an object: label → class index or indices", look)
     indices = {label: _indices(spec, label, value, scores) for label, value in read.items()}
-    mapped = sorted({index for group in indices.values() for index in group})
-    chosen = tuple(mapped) if compete == "mapped" else tuple(range(scores.n_classes))
+    chosen = (
+        set(range(scores.n_classes)) if compete == "all" else {index for group in indices.values() for index in group}
+    )
     for label, group in indices.items():
-        if set(chosen) <= set(group):
+        if chosen <= set(group):
             raise UsageError(
                 f"{spec}: classes of {label!r} are all that compete; a prediction must be able to be wrong",
                 'add other labels, or "compete": "all"',
             )
     kind = "file" if compete == "mapped" else ""
-    return ClassMap(indices, chosen, f"the {len(indices)} labels of {path.name}", kind)
+    return ClassMap(indices, tuple(sorted(chosen)), f"the {len(indices)} labels of {path.name}", kind)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -307,10 +288,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int, ...]:
     indices = []
     for one in value if isinstance(value, list) and value else [value]:
+        index: object = one
         if isinstance(one, str) and SYNSET.fullmatch(one) and scores.n_classes == IMAGENET_CLASSES:
-            index: object = synset_index().get(one)
-        else:
-            index = one
+            index = synset_index().get(one)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < scores.n_classes:
             raise UsageError(
                 f"{spec}: class of {label!r:.{SHOWN}} is {one!r:.{SHOWN}}; the model has {scores.n_classes} classes, "

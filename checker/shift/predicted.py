@@ -1,4 +1,4 @@
-"""Predict accuracy without labels, by ATC and DoC. Whether the predicted classes shifted is tested, too. Pure.
+"""Predict accuracy without labels, by ATC and DoC. Whether the predicted classes shifted is tested, too.
 
 Predictions start from labelled in-distribution images and end at unlabelled target images. ATC's intervals are by
 bootstrap over the images of both sets. DoC has none: where its assumption fails they mean nothing, and they are narrow.
@@ -8,20 +8,36 @@ Formulas take the scores of the classes that compete, (image, class), and are co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
 
-from robustcheck_onnx.checker.arrays import AnyArray, Array, Bools, Counts, Indices
-from robustcheck_onnx.checker.statistics import CONFIDENCE, Accuracy, wilson
-from robustcheck_onnx.checker.text import percent_text
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.arrays import AnyArray, Array, Bools, Counts
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.isolation import Tell
+from robustcheck_onnx.checker.measure.job import ImagesRead
+from robustcheck_onnx.checker.measure.run import Inputs
+from robustcheck_onnx.checker.runtime import Runner
+from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
 
-Kind = Literal["logits", "log-probabilities", "probabilities"]
+from .records import (
+    ASSUMES,
+    CLAIM,
+    MIN_IMAGES,
+    Estimate,
+    Kind,
+    Method,
+    Predicted,
+    PredictedClasses,
+    SetResult,
+    Target,
+)
+from .sets import ImageSet, Measured, not_numbers, run_set
 
 SUM_TOLERANCE = 1e-2  # of probabilities that a float16 or a quantised softmax gives
 SOFTMAX = frozenset(("Softmax", "QLinearSoftmax"))
@@ -69,12 +85,10 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
 def as_logits(scores: AnyArray, kind: Kind) -> Array:
     """Return logits. Probabilities become their logarithms, others stay.
 
-    scores: (image, class). A probability of 0 counts as the smallest normal float32. Raises ValueError for values that
-    are not finite, and for probabilities below 0 or a row of zeros.
+    scores: (image, class), finite. A probability of 0 counts as the smallest normal float32. Raises ValueError for
+    probabilities below 0 or a row of zeros.
     """
     values = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("class scores are not all finite numbers")
     if kind != "probabilities":
         return values
     if (values < 0).any() or not values.any(axis=1).all():
@@ -89,8 +103,7 @@ def log_softmax(logits: npt.ArrayLike) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-@dataclass(frozen=True)
-class ImageScores:
+class ImageScores(NamedTuple):
     """The numbers that predictions need per image. Every array is (image,)."""
 
     confidence: Array
@@ -115,18 +128,8 @@ def describe(logits: Array, compete: Sequence[int]) -> ImageScores:
     )
 
 
-def joined(parts: Sequence[ImageScores]) -> ImageScores:
-    """Join batches to one set, in order. There is at least one batch."""
-    return ImageScores(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
-
-
-Method = Literal["atc_confidence", "atc_entropy", "doc"]
-
 RESAMPLES = 1000
-MIN_IMAGES = 50  # of either set: below, no accuracy is predicted
 PERMUTATIONS = 1000
-SHIFTED_P = 0.01  # p-value and excess distance from which a shift of the predicted classes is told
-SHIFTED_DISTANCE = 0.1
 _AT_ONCE = 4_000_000  # counts that are held at once; with their sums some 150 MB
 
 SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "negative_entropy"}
@@ -205,62 +208,45 @@ def resampled(n: int, seed: tuple[int, ...], resamples: int = RESAMPLES) -> Iter
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
 
 
-@dataclass(frozen=True)
-class Inside:
-    """The resampled labelled images. Every target is compared with them; each array is (resample,)."""
+class Inside(NamedTuple):
+    """The resampled labelled images. Every target is compared with them."""
 
     scores: ImageScores
     correct: Bools
     """(image,)"""
     thresholds: dict[Method, Array]
-    """of ATC, by method"""
-    shares_right: dict[Method, Array]
-    """of the images at the threshold, by method"""
-
-    @property
-    def resamples(self) -> int:
-        """Return how often the images were resampled."""
-        return len(self.thresholds["atc_confidence"])
+    """(2, resample) of ATC, by method: `Threshold` as two rows"""
 
 
 def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: int = RESAMPLES) -> Inside:
     """Resample the labelled images; at least one of them."""
-    orders = {method: np.argsort(getattr(scores, name), kind="stable") for method, name in SCORES.items()}
     thresholds: dict[Method, list[Array]] = {method: [] for method in SCORES}
-    shares_right: dict[Method, list[Array]] = {method: [] for method in SCORES}
     for counts in resampled(len(correct), (seed, 0), resamples):
         n_wrong = counts @ (~correct).astype(np.int64)
-        for method, order in orders.items():
-            below = _counted_below(counts[:, order])
-            values = np.append(getattr(scores, SCORES[method])[order], np.inf)
-            chosen = values[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
-            up_to, first = (_at(below, np.searchsorted(values[:-1], chosen, side)) for side in ("right", "left"))
-            thresholds[method].append(chosen)
+        for method, name in SCORES.items():
+            ordered, below = _ordered(getattr(scores, name), counts)
+            chosen = np.append(ordered, np.inf)[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
+            first, up_to = _reached(ordered, below, chosen)
             with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
-                shares_right[method].append(np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0))
-    return Inside(
-        scores,
-        correct,
-        {method: np.concatenate(parts) for method, parts in thresholds.items()},
-        {method: np.concatenate(parts) for method, parts in shares_right.items()},
-    )
+                share_right = np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0)
+            thresholds[method].append(np.stack([chosen, share_right]))
+    return Inside(scores, correct, {method: np.concatenate(parts, axis=1) for method, parts in thresholds.items()})
 
 
-def _counted_below(counts: Counts) -> Counts:
-    """Count the images of each resample before each place.
-
-    The result is (resample, image + 1), for counts of ordered images.
-    """
-    return np.concatenate([np.zeros((len(counts), 1), dtype=np.int64), np.cumsum(counts, axis=1)], axis=1)
+def _ordered(scores: Array, counts: Counts) -> tuple[Array, Counts]:
+    """Order scores. How many images of each resample come before each place is (resample, image + 1)."""
+    order = np.argsort(scores, kind="stable")
+    return scores[order], np.pad(np.cumsum(counts[:, order], axis=1), ((0, 0), (1, 0)))
 
 
-def _at(rows: Counts, place: Indices) -> Counts:
-    """One value of each row."""
-    return np.asarray(rows[np.arange(len(rows)), place])
+def _reached(ordered: Array, below: Counts, thresholds: Array) -> tuple[Counts, Counts]:
+    """Count images of resamples below their thresholds, and up to them."""
+    rows = np.arange(len(below))
+    first, up_to = (below[rows, np.searchsorted(ordered, thresholds, side)] for side in ("left", "right"))
+    return first, up_to
 
 
-@dataclass(frozen=True)
-class Interval:
+class Prediction(NamedTuple):
     """A predicted accuracy with its interval, as fractions. None where the method has none."""
 
     value: float
@@ -268,7 +254,7 @@ class Interval:
     high: float | None = None
 
 
-def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict[Method, Interval]:
+def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict[Method, Prediction]:
     """Predict the accuracy on target images. Methods are ATC (two scores) and DoC.
 
     ATC's intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a
@@ -279,45 +265,26 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
         outside: of at least one target image.
         seed: of the resamples of the target; another one for each target.
     """
-    n, correct = len(outside.confidence), inside.correct
-    ordered = {method: np.argsort(getattr(outside, name), kind="stable") for method, name in SCORES.items()}
+    n, start = len(outside.confidence), 0
     shares: dict[Method, list[Array]] = {method: [] for method in SCORES}
-    start = 0
-    for counts in resampled(n, seed, inside.resamples):
-        rows = slice(start, start + len(counts))
-        start += len(counts)
-        for method, order in ordered.items():
-            below, values = _counted_below(counts[:, order]), getattr(outside, SCORES[method])[order]
-            chosen, share_right = inside.thresholds[method][rows], inside.shares_right[method][rows]
-            up_to, first = (_at(below, np.searchsorted(values, chosen, side)) for side in ("right", "left"))
+    for counts in resampled(n, seed, inside.thresholds["atc_confidence"].shape[1]):
+        rows = slice(start, start := start + len(counts))
+        for method, name in SCORES.items():
+            ordered, below = _ordered(getattr(outside, name), counts)
+            chosen, share_right = inside.thresholds[method][:, rows]
+            first, up_to = _reached(ordered, below, chosen)
             shares[method].append(1 - (first + (1 - share_right) * (up_to - first)) / n)
-    found: dict[Method, Interval] = {}
+    found: dict[Method, Prediction] = {}
     for method, name in SCORES.items():
-        value = atc(getattr(inside.scores, name), correct, getattr(outside, name))
+        value = atc(getattr(inside.scores, name), inside.correct, getattr(outside, name))
         low, high = np.quantile(np.concatenate(shares[method]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         alone = wilson(round(value * n), n)
-        found[method] = Interval(value, min(float(low), alone.low), max(float(high), alone.high))
-    found["doc"] = Interval(doc(inside.scores.confidence, correct, outside.confidence))
+        found[method] = Prediction(value, min(float(low), alone.low), max(float(high), alone.high))
+    found["doc"] = Prediction(doc(inside.scores.confidence, inside.correct, outside.confidence))
     return found
 
 
-@dataclass(frozen=True)
-class ClassShift:
-    """How much the predicted classes of two sets differ."""
-
-    distance: float
-    """total variation: half the sum of |differences of shares|, 0 to 1"""
-    expected: float
-    """its mean when the images of both sets are mixed at random"""
-    p_value: float
-
-    @property
-    def is_told(self) -> bool:
-        """Whether it is clearly more than chance, and much."""
-        return self.p_value <= SHIFTED_P and self.distance - self.expected >= SHIFTED_DISTANCE
-
-
-def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: tuple[int, ...]) -> ClassShift:
+def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: tuple[int, ...]) -> PredictedClasses:
     """Test whether the predicted classes shifted. It is a permutation test of their total variation distance.
 
     Under mixing, the counts of the one set are multivariate hypergeometric. p is (1 + permutations at least as far) /
@@ -327,137 +294,159 @@ def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: tuple[int, 
     """
     a, b = np.asarray(inside), np.asarray(outside)
     classes = np.union1d(a, b)
-    one, two = (np.searchsorted(classes, each) for each in (a, b))
-    counts_a, counts_b = (np.bincount(each, minlength=len(classes)) for each in (one, two))
+    of_a, of_b = (np.bincount(np.searchsorted(classes, each), minlength=len(classes)) for each in (a, b))
 
-    def distance(of: Counts, other: Counts) -> Array:
-        return np.asarray(np.abs(of / len(a) - other / len(b)).sum(axis=-1) / 2)
+    def distance(one: Counts, other: Counts) -> Array:
+        return np.asarray(np.abs(one / len(a) - other / len(b)).sum(axis=-1) / 2)
 
-    both = counts_a + counts_b
+    both = of_a + of_b
     mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, len(a), size=PERMUTATIONS)
-    found, chance = float(distance(counts_a, counts_b)), distance(mixed, both - mixed)
-    p = (1 + int((chance >= found - 1e-12).sum())) / (1 + PERMUTATIONS)
-    return ClassShift(found, float(chance.mean()), p)
+    found, chance = float(distance(of_a, of_b)), distance(mixed, both - mixed)
+    return PredictedClasses(
+        n_classes=int((of_b > 0).sum()),
+        top_share=float(of_b.max() / len(b)),
+        distance=found,
+        expected_distance=float(chance.mean()),
+        p_value=(1 + int((chance >= found - 1e-12).sum())) / (1 + PERMUTATIONS),
+    )
 
 
-NAMES: dict[Method, str] = {
-    "atc_confidence": "ATC, confidence",
-    "atc_entropy": "ATC, entropy",
-    "doc": "DoC",
-}
-ASSUMES: dict[Method, str] = {
-    "atc_confidence": "as many predictions of a low confidence are wrong on the target as among the labelled images",
-    "atc_entropy": "the same of predictions of a high entropy",
-    "doc": "accuracy falls by as many points as the mean confidence does",
-}
-# `python benchmarks/predicted_accuracy.py` measures these figures, and fails where they are others
-SEEN = (
-    "Seen on two small tasks: ATC's interval contained the measured accuracy in 94 and 95 of 100 cases without a "
-    "shift, and in 57 and 44 of 100 under corruptions. Its mean error was then 17 and 16 points, that of DoC 20 and 15."
-)
-CLAIM = (
-    "These are predictions, not measurements. An interval is one of resampling: it says what other images of the same "
-    "kinds would change, if the assumption below holds, which unlabelled images cannot show. DoC has none. Predictions "
-    "hold for the classes of the labelled images, and change no verdict."
-)
+@dataclass
+class Collector:
+    """The class scores of one image set. They come batch by batch, and three numbers per image stay."""
 
+    runner: Runner
+    where: str
+    compete: tuple[int, ...]
+    """classes among which the prediction is made"""
+    kind: ScoreKind | None = None
+    """None: read off the first batch"""
+    parts: list[ImageScores] = field(default_factory=list)
 
-Share = Annotated[float, Field(ge=0, le=1)]
+    def add(self, scores: AnyArray, _right: object = None) -> None:
+        """Take the scores (image, class) of the next images.
 
-
-class Estimate(Frozen):
-    """One method's predicted accuracy for one target set."""
-
-    method: Method
-    accuracy: Share | None
-    """None where it was not established"""
-    low: Share | None
-    """of resampling, if the assumption holds; None for DoC"""
-    high: Share | None
-    drop_points: float | None
-    """in-distribution accuracy less the predicted one, percentage points"""
-    not_established: str
-    """why there is no number; empty where there is one"""
-    assumes: str
-    """what must hold for the number to be right, in words"""
-
-    @model_validator(mode="after")
-    def _has_all_or_says_why(self) -> Self:
-        """Refuse an estimate that contradicts itself.
-
-        The number lies in its interval, and there is either a number or a reason.
+        Raises CannotAssessError: scores that are not finite, or that no confidence can be read from.
         """
-        if (self.accuracy is None) != bool(self.not_established):
-            raise ValueError("a prediction has a number, or a reason why it is not established")
-        if (self.low is None) != (self.high is None or self.accuracy is None):
-            raise ValueError("an interval has two bounds and a number")
-        if self.low is not None and not self.low <= (self.accuracy or 0) <= (self.high or 0):
-            raise ValueError("a prediction lies in its interval")
-        return self
+        if not np.isfinite(np.asarray(scores, dtype=np.float64)).all():
+            raise not_numbers(self.runner, self.where)
+        opened, head = self.runner.model, self.runner.model.head
+        hint = "export the model with its logits as output, before Softmax or Sigmoid"
+        try:
+            if self.kind is None:
+                self.kind = kind_of(scores, head.crossed if head else frozenset(), cosine=bool(head and head.cosine))
+            logits = as_logits(scores, self.kind.kind)[:, list(self.compete)]
+        except NoScoresError as fault:
+            raise CannotAssessError(
+                f"{opened.path}: class output {opened.class_output!r} gives no confidence ({fault}); predicted "
+                "accuracy needs logits or a softmax",
+                hint,
+            ) from fault
+        except ValueError as fault:
+            raise CannotAssessError(
+                f"{opened.path}: {fault}, on {self.where}; they must be of one kind", hint
+            ) from fault
+        self.parts.append(describe(logits, self.compete))
+
+    @property
+    def images(self) -> ImageScores:
+        """All images taken so far, at least one."""
+        return ImageScores(*map(np.concatenate, zip(*self.parts, strict=True)))
 
 
-class PredictedClasses(Frozen):
-    """The classes predicted on two sets. One is the target set, one the in-distribution set."""
+def predict_targets(
+    inputs: Inputs,
+    inner: Measured,
+    collected: Collector,
+    targets: Sequence[ImageSet],
+    shifted: Sequence[SetResult],
+    progress: Tell | None,
+) -> Predicted:
+    """Predict the model's accuracy on unlabelled sets.
 
-    n_classes: int
-    """different classes predicted on the target"""
-    top_share: float
-    """share of the images that the most frequent of them has"""
-    distance: float
-    """total variation distance of the two histograms, 0 to 1"""
-    expected_distance: float
-    """its mean when the images are mixed at random"""
-    p_value: float
-    """of a permutation test"""
+    Args:
+        inputs: the model.
+        inner, collected: the labelled set, measured, with the scores of its images.
+        targets: at least one.
+        shifted: labelled sets that were measured: one with the same images as a target gives its measured accuracy.
+        progress: called after every batch.
+
+    Raises:
+        UsageError: a target with the images of the in-distribution set or of another target.
+        CannotAssessError: class scores that no confidence can be read from, or that are not finite.
+    """
+    seed = inputs.job.options.seed % 2**64  # NumPy takes no negative one
+    inside, kind = collected.images, collected.kind
+    assert kind is not None
+    read: list[tuple[ImageSet, ImagesRead, dict[str, Any], ImageScores]] = []
+    known = {inner.result.digest: inner.result.source}
+    for target in targets:
+        where = str(target.spec.place)
+        scores = replace(collected, where=where, parts=[])
+        images = run_set(scores.runner, target, inputs, progress, scores.add)
+        facts = target.facts(images)
+        if facts["digest"] in known:
+            raise UsageError(
+                f"{where}: images are those of {known[facts['digest']]}; a target must have other images",
+                "--in photos/ --target new-photos/",
+            )
+        known[facts["digest"]] = where
+        read.append((target, images, facts, scores.images))
+    isolation.tell_stage(progress, "predicting accuracy")
+    resamples = resample_inside(inside, inner.correct, seed)
+    accuracies = {result.digest: result.accuracy for result in shifted}
+    records = [
+        Target(
+            **facts,
+            n_images=images.n_usable,
+            in_both=(Counter(inner.digests) & Counter(images.digests)).total(),
+            mean_confidence=float(outside.confidence.mean()),
+            estimates=_estimates(resamples, predict(resamples, outside, (seed, 1, number)), images.n_usable),
+            measured=accuracies.get(facts["digest"]),
+            classes=class_shift(inside.predicted, outside.predicted, (seed, 3, number)),
+        )
+        for number, (target, images, facts, outside) in enumerate(read, 1)
+    ]
+    return Predicted(
+        scores=kind.kind,
+        scores_why=kind.why,
+        mean_confidence=float(inside.confidence.mean()),
+        n_resamples=RESAMPLES,
+        min_images=MIN_IMAGES,
+        targets=tuple(records),
+        claim=CLAIM,
+    )
 
 
-class Target(Frozen):
-    """An unlabelled image set and its predictions."""
-
-    name: str
-    source: str
-    n_available: int
-    n_read: int
-    n_images: int
-    """usable ones"""
-    n_skipped: int
-    skipped: tuple[tuple[str, str], ...]
-    digest: str
-    in_both: int
-    """images that are in the in-distribution set, too"""
-    mean_confidence: float
-    estimates: tuple[Estimate, ...]
-    measured: Accuracy | None
-    """accuracy by labels, where the same images were given as a shifted set"""
-    classes: PredictedClasses
-
-
-class Predicted(Frozen):
-    """Accuracy predicted without labels, and what it starts from."""
-
-    scores: Kind
-    scores_why: str
-    mean_confidence: float
-    """on the in-distribution set"""
-    n_resamples: int
-    min_images: int
-    """of each set, for a prediction to be established"""
-    targets: tuple[Target, ...]
-    claim: str
-    """what the predictions and their intervals are"""
-    seen: str = SEEN
-    """how often they were right where that was measured"""
-
-
-def estimate_text(estimate: Estimate) -> str:
-    """Return a predicted accuracy with its interval as text. It may say that there is none."""
-    if estimate.accuracy is None:
-        return "not established"
-    return " ".join([percent_text(estimate.accuracy), *([f"({bounds})"] if (bounds := bounds_text(estimate)) else [])])
-
-
-def bounds_text(estimate: Estimate) -> str:
-    """Return the interval of a predicted accuracy as text. Empty where it has none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f}"
+def _estimates(inside: Inside, found: dict[Method, Prediction], n_images: int) -> tuple[Estimate, ...]:
+    """Return every method's estimate. One that rests on too little has no number, and says why."""
+    n_inside, n_correct = len(inside.correct), int(inside.correct.sum())
+    few = next(
+        (
+            f"{n} {which}; at least {MIN_IMAGES} are needed"
+            for n, which in ((n_inside, "labelled in-distribution images"), (n_images, "usable target images"))
+            if n < MIN_IMAGES
+        ),
+        "",
+    )
+    one_sided = ""
+    if n_correct in (0, n_inside):
+        which = "right" if n_correct else "wrong"
+        one_sided = f"every labelled image is predicted {which}; ATC's threshold needs some of both"
+    estimates = []
+    for method, each in found.items():
+        why = few or ("" if method == "doc" else one_sided)
+        drop = 100 * (n_correct / n_inside - each.value)
+        accuracy, low, high, points = (None,) * 4 if why else (*each, drop)
+        estimates.append(
+            Estimate(
+                method=method,
+                accuracy=accuracy,
+                low=low,
+                high=high,
+                drop_points=points,
+                not_established=why,
+                assumes=ASSUMES[method],
+            )
+        )
+    return tuple(estimates)

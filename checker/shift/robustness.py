@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from robustcheck_onnx.checker.statistics import CONFIDENCE, Accuracy, wilson
 from robustcheck_onnx.thresholds.published import (
@@ -89,14 +89,11 @@ def comparable_accuracies(inner: SetResult, beside: Sequence[Shifted]) -> dict[s
 
     They are fractions; empty where `inner` is not named as ImageNet.
     """
-    sets: Mapping[str, SetResult] = {
-        result.shift: result
-        for result in (inner, *(each.result for each in beside))
-        if result.shift is not None and not not_comparable(result)
-    }
     if inner.shift != IMAGENET:
         return {}
-    return {name: sets[name].accuracy.value for name in (IMAGENET, *SHIFTS) if name in sets}
+    results = (inner, *(each.result for each in beside))
+    sets = {result.shift: result.accuracy.value for result in results if not not_comparable(result)}
+    return {name: sets[name] for name in (IMAGENET, *SHIFTS) if name in sets}
 
 
 def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effective | None, str]:
@@ -117,7 +114,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
     line = baselines_of(source)[outside.shift]
     low, high = _er_bounds(inside, outside, source, 1 - (1 - CONFIDENCE) / 2)
     point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
-    robustness = Effective(
+    found = Effective(
         points=float(point.points),
         low=low,
         high=high,
@@ -125,7 +122,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
         extrapolated=bool(point.extrapolated),
         baseline=FITTED_ON[library_of(source, outside.shift)],
     )
-    return robustness, ""
+    return found, ""
 
 
 def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) -> tuple[float, float]:
@@ -179,6 +176,12 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     it does not contradict: WARN says that the indication is absent or was not established, never "not robust".
     """
 
+    known = {each.result.shift or "": each for each in shifted if each.effective_robustness}
+    # the published means leave ObjectNet out: timm has none
+    known = {shift: known[shift] for shift in known if shift in MEAN_SHIFTS} or known
+    shifts = tuple(known)
+    mean = low = high = middle = None
+
     def result(outcome: Outcome, sentence: str) -> Agreement:
         return Agreement(
             outcome=outcome,
@@ -186,39 +189,35 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
             mean_pp=mean,
             low_pp=low,
             high_pp=high,
-            shifts=tuple(each.result.shift or "" for each in known),
-            usual_low_pp=middle.low if middle else None,
-            usual_high_pp=middle.high if middle else None,
+            shifts=shifts,
+            usual_low_pp=middle and middle.low,
+            usual_high_pp=middle and middle.high,
         )
 
-    mean = low = high = middle = None
-    known = [each for each in shifted if each.effective_robustness is not None]
-    # the published means leave ObjectNet out: timm has none
-    known = [each for each in known if each.result.shift in MEAN_SHIFTS] or known
     if not known:
         return result(
             "nothing to compare",
             "no effective robustness could be measured, and accuracies alone speak neither for nor against the verdict",
         )
-    shifts = tuple(each.result.shift or "" for each in known)
     middle = usual_robustness(source, shifts)
-    each = 1 - (1 - CONFIDENCE) / (len(known) + 1)
-    bounds = [_er_bounds(inside, one.result, source, each) for one in known]
-    mean = sum(one.effective_robustness.points for one in known if one.effective_robustness) / len(known)
+    share = 1 - (1 - CONFIDENCE) / (len(known) + 1)
+    bounds = [_er_bounds(inside, each.result, source, share) for each in known.values()]
     low, high = (sum(side) / len(known) for side in zip(*bounds, strict=True))
+    beyond = [each.effective_robustness for each in known.values() if each.effective_robustness]
+    mean = sum(each.points for each in beyond) / len(beyond)
     over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
     what = (
         f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); {MIDDLE[1] - MIDDLE[0]} % "
         f"of {FITTED_ON[library_of(source, shifts[0])]} have {middle.low:+.1f} to {middle.high:+.1f}"
     )
-    if any(one.effective_robustness.extrapolated for one in known if one.effective_robustness):
+    if any(each.extrapolated for each in beyond):
         return result("nothing to compare", f"{what}; the baseline is extrapolated at this ImageNet accuracy")
     if low <= middle.high < high:
         return result("undecided", f"{what}: the images do not show clearly whether it is above them")
-    above = low > middle.high
-    if judged.verdict == "PASS":
-        if above:
-            return result("agree", f"{what}: above them, as PASS indicates")
+    above, is_pass = low > middle.high, judged.verdict == "PASS"
+    if above and is_pass:
+        return result("agree", f"{what}: above them, as PASS indicates")
+    if is_pass:
         return result("disagree", f"{what}: not above them, although PASS indicates robustness")
     if above:
         return result(

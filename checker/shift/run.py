@@ -16,48 +16,36 @@ from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.model import Contract, ModelFile
+from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report import Clock, Report, Time
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipped_note
+from robustcheck_onnx.checker.verdict import execution_notes
 
 from . import labels
-from .predicted import COSINES, ClassShift, Predicted
-from .records import ModelUsed, SetResult, Shifted, ShiftReport
+from .predicted import COSINES, Collector, predict_targets
+from .records import ModelUsed, Predicted, SetResult, Shifted, ShiftReport, Target
 from .robustness import CLAIM, IMAGES, LABEL_SET, WORDS, agree, comparable_accuracies, put_beside
 from .sets import (
-    LabelledSet,
-    UnlabelledSet,
+    ImageSet,
     class_output,
     class_scores,
     judged_before,
     measure_labelled,
     parse_call,
+    read_notes,
     verdict_of,
+    with_labels,
 )
-from .target import Collector, Measured, predict_targets
 
 
 def notes_of(
-    inner: SetResult,
-    beside: Sequence[Shifted],
-    predicted: Predicted | None,
-    preprocessing: str,
-    opened: ModelFile,
-    execution: Execution,
+    inner: SetResult, beside: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
 ) -> tuple[str, ...]:
     """Write what a reader must know next to the accuracies."""
-    source = opened.contract.source if opened.contract else None
-    notes = model_notes(
-        source.synthetic if source else "",
-        random_weights=bool(source and source.random_weights),
-        preprocessing=preprocessing,
-        left_out=opened.left_out,
-    )
-    notes += execution_notes(execution)
+    notes = measure.question_notes(inputs) + execution_notes(execution)
     results = (inner, *(each.result for each in beside))
     if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
         notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
@@ -66,20 +54,21 @@ def notes_of(
             "The sets are measured with different numbers of classes; part of their difference comes from that."
         )
     for each in beside:
-        if each.in_both:
-            notes.append(f"{each.in_both} images are in both {inner.name} and {each.result.name}.")
+        notes += _in_both(each.in_both, inner, each.result)
     for result in results:
         whole = IMAGES.get(result.shift or "", result.n_available)
         if result.n_available != whole:
             notes.append(
                 f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
             )
-        notes += skipped_note(result.n_skipped, result.n_read, result.skipped, result.name)
-        if result.n_read < result.n_available:
-            notes.append(f"{result.name}: {result.n_read} of {result.n_available} images, drawn by seed.")
+        notes += read_notes(result)
     if predicted is not None:
         notes += predicted_notes(inner, predicted)
     return tuple(notes)
+
+
+def _in_both(count: int, inner: SetResult, other: SetResult | Target) -> list[str]:
+    return [f"{count} images are in both {inner.name} and {other.name}."] if count else []
 
 
 def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
@@ -100,20 +89,16 @@ def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
         )
     for each in predicted.targets:
         classes = each.classes
-        shares = ClassShift(classes.distance, classes.expected_distance, classes.p_value)
-        if each.in_both:
-            notes.append(f"{each.in_both} images are in both {inner.name} and {each.name}.")
+        notes += _in_both(each.in_both, inner, each)
         if classes.n_classes == 1:
             notes.append(f"All images of {each.name} are predicted to be of one class.")
-        elif shares.is_told:
+        elif classes.are_shifted:
             notes.append(
                 f"Other classes are predicted on {each.name} than on {inner.name} (total variation distance "
                 f"{classes.distance:.2f}; {classes.expected_distance:.2f} by chance). Its classes may have other "
                 "frequencies (label shift), which ATC and DoC take to be the same."
             )
-        notes += skipped_note(each.n_skipped, each.n_read, each.skipped, each.name)
-        if each.n_read < each.n_available:
-            notes.append(f"{each.name}: {each.n_read} of {each.n_available} images, drawn by seed.")
+        notes += read_notes(each)
     return notes
 
 
@@ -179,92 +164,67 @@ def measure_shift(
     judged = None if report is None else judged_before(report, opened.digest)
     output = class_output(opened)
     preprocessing = inputs.preprocessing
-    sources = [
-        inputs.source,
-        *(open_images(spec.place, seed=run.seed, limit=run.max_images) for spec in others),
-    ]
-    to_predict = [UnlabelledSet(spec, open_images(spec.place, seed=run.seed, limit=run.max_images)) for spec in targets]
+    sources, unlabelled_sources = (
+        [open_images(spec.place, seed=run.seed, limit=run.max_images) for spec in specs] for specs in (others, targets)
+    )
+    sources.insert(0, inputs.source)
     read = [labels.labels_of(source) for source in sources]
     isolation.tell_stage(progress, "loading the model")
     runner = Runner(opened, run.device, preprocessing=preprocessing.preprocessing, batch_size=run.batch_size)
     scores = class_scores(runner, preprocessing.preprocessing)
-    folders = sorted(set(read[0]))
-    sets = [
-        LabelledSet(
-            spec,
-            source,
-            known,
-            labels.class_map(
-                maps.get(spec.name, maps.get("")),
-                known,
-                scores,
-                where=str(spec.place),
-                shift=spec.shift,
-                sorted_names=folders,
-            ),
-        )
-        for spec, source, known in zip((first, *others), sources, read, strict=True)
-    ]
-    collector = Collector(runner, str(first.place), sets[0].map.compete)
-    collect = collector.add_labelled if to_predict else None
-    inner, inner_digests = measure_labelled(runner, sets[0], inputs, progress, collect)
-    rest = [measure_labelled(runner, each, inputs, progress) for each in sets[1:]]
-    for result, _ in rest:
-        if result.digest == inner.digest:
+    own, *rest = with_labels((first, *others), sources, read, maps, scores)
+    collected = Collector(runner, str(first.place), own.map.compete)
+    inner = measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
+    beside = [measure_labelled(runner, each, inputs, progress) for each in rest]
+    results = [each.result for each in beside]
+    for result in results:
+        if result.digest == inner.result.digest:
             raise UsageError(
-                f"{result.source}: images are those of {inner.source}; a shifted set must have other images",
+                f"{result.source}: images are those of {inner.result.source}; a shifted set must have other images",
                 "--in photos/ --shifted sketches/",
             )
     predicted = None
-    if to_predict:
-        predicted = predict_targets(
-            runner,
-            inputs,
-            Measured(sets[0], inner, inner_digests, collector),
-            to_predict,
-            [result for result, _ in rest],
-            progress,
-        )
+    if targets:
+        to_predict = [
+            ImageSet(spec, source, (), own.map) for spec, source in zip(targets, unlabelled_sources, strict=True)
+        ]
+        predicted = predict_targets(inputs, inner, collected, to_predict, results, progress)
     if judged is None:
         checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
         judged = verdict_of(checked, "checked now on the images of --in")
-    compared = tuple(put_beside(inner, inner_digests, result, digests, baseline) for result, digests in rest)
-    n_images = inner.accuracy.n + sum(each.result.accuracy.n for each in compared)
+    compared = tuple(put_beside(inner.result, inner.digests, each.result, each.digests, baseline) for each in beside)
+    n_images = sum(each.accuracy.n for each in (inner.result, *results))
     n_images += sum(each.n_images for each in predicted.targets) if predicted else 0
+    source = contract.source if contract else None
     return ShiftReport(
         tool_version=VERSION,
         model=ModelUsed(
             file=str(opened.path),
             digest=opened.digest,
-            source=_source(contract),
+            source=f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
+            if source
+            else "",
             class_output=output,
             n_classes=scores.n_classes,
-            random_weights=contract.source.random_weights if contract else None,
-            synthetic=contract.source.synthetic if contract else "",
+            random_weights=source.random_weights if source else None,
+            synthetic=source.synthetic if source else "",
         ),
         confidence=CONFIDENCE,
-        in_distribution=inner,
+        in_distribution=inner.result,
         shifted=compared,
-        accuracies=comparable_accuracies(inner, compared),
+        accuracies=comparable_accuracies(inner.result, compared),
         predicted=predicted,
         baseline=baseline,
         verdict=judged,
-        agreement=agree(judged, inner, compared, baseline),
+        agreement=agree(judged, inner.result, compared, baseline),
         preprocessing=preprocessing.preprocessing,
         preprocessing_source=preprocessing.source,
         execution=runner.execution,
         seed=run.seed,
-        notes=notes_of(inner, compared, predicted, preprocessing.source, opened, runner.execution),
+        notes=notes_of(inner.result, compared, predicted, inputs, runner.execution),
         claim=CLAIM,
         time=Time.until_now(clock, n_images),
     )
-
-
-def _source(contract: Contract | None) -> str:
-    if contract is None:
-        return ""
-    source = contract.source
-    return f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
 
 
 def _texts(given: Several) -> list[str]:

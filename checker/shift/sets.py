@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -28,9 +28,10 @@ from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.storage.places import Place, Url, parse_place
 from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.verdict import skipped_note
 
 from . import labels
-from .records import Judged, SetResult
+from .records import Judged, SetResult, Target
 from .robustness import ALIASES
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
@@ -50,18 +51,23 @@ def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Sp
 
     A path that exists is a path, whatever signs it has. Raises UsageError for an empty path.
     """
-    named = None if Path(text).exists() else NAMED.fullmatch(text)
-    name, path = (named[1], named[2]) if named else ("", text)
+    name, path = _named(text)
     if not path.strip():
         raise UsageError(f"{option} is {text!r}; it must be {what}, [NAME=]PATH", f"{option} FOLDER")
     place = parse_place(path)
-    if not named:
+    if not name:
         if isinstance(place, Url):
             return Spec(PurePosixPath(str(place)).stem or str(place), place, None)
         full = place.expanduser().resolve()
         return Spec((full.name if full.is_dir() else full.stem) or path, place, None)
     key = re.sub(r"[^a-z0-9]", "", name.lower())
     return Spec(name, place, next((shift for shift, names in ALIASES.items() if key in names), None))
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Split `[NAME=]VALUE`. A path that exists is a value, whatever signs it has."""
+    found = None if Path(text).exists() else NAMED.fullmatch(text)
+    return (found[1], found[2]) if found else ("", text)
 
 
 class Call(NamedTuple):
@@ -94,9 +100,8 @@ def parse_call(
         )
     _refuse_same_place((first, *others), "--in photos/ --shifted sketches/")
     _refuse_same_place((first, *unlabelled), "--in photos/ --target new-photos/")
-    own = [
-        spec for spec in unlabelled if (same_place(spec), spec.name) not in {(same_place(o), o.name) for o in others}
-    ]
+    both = {(same_place(spec), spec.name) for spec in others}
+    own = [spec for spec in unlabelled if (same_place(spec), spec.name) not in both]
     names = Counter(spec.name for spec in (first, *others))
     every = names + Counter(spec.name for spec in own)
     known = Counter(spec.shift for spec in (first, *others) if spec.shift)
@@ -108,8 +113,7 @@ def parse_call(
             )
     maps: dict[str, str] = {}
     for text in classes:
-        named = None if Path(text).exists() else NAMED.fullmatch(text)
-        name, value = (named[1], named[2]) if named else ("", text)
+        name, value = _named(text)
         if name and name not in names:
             raise UsageError(
                 f"--classes is {text!r}; {name} is not an image set of this call ({', '.join(names)})",
@@ -164,28 +168,61 @@ def verdict_of(report: Report, where: str) -> Judged:
     )
 
 
-Scores = AnyArray
-
-
-class LabelledSet(NamedTuple):
-    """A labelled image set that has not run yet."""
+class ImageSet(NamedTuple):
+    """An image set that has not run yet."""
 
     spec: Spec
     source: ImageSource
     labels: tuple[str, ...]
+    """one an image; empty where they are not known"""
     map: labels.ClassMap
 
     @property
     def right(self) -> list[tuple[int, ...]]:
         """The right classes of each image of the source."""
-        return [self.map.indices[label] for label in self.labels]
+        return [self.map.indices[label] for label in self.labels] or [()] * len(self.source)
+
+    def facts(self, read: ImagesRead) -> dict[str, Any]:
+        """Return the fields of `SetResult` and of `Target`."""
+        return {
+            "name": self.spec.name,
+            "source": str(self.spec.place),
+            "n_available": self.source.n_found,
+            "n_read": read.n_read,
+            "n_skipped": len(read.skipped),
+            "skipped": named_skips(read.skipped),
+            "digest": digest_of_set(read.digests),
+        }
+
+    def result(self, read: ImagesRead, n_labels: int, n_correct: int) -> SetResult:
+        """Return the record of a labelled set. `n_correct` usable images are predicted right."""
+        return SetResult(
+            **self.facts(read),
+            shift=self.spec.shift,
+            label_set=self.map.label_set,
+            labels=self.map.how,
+            n_labels=n_labels,
+            n_compete=len(self.map.compete),
+            accuracy=wilson(n_correct, read.n_usable),
+        )
 
 
-class UnlabelledSet(NamedTuple):
-    """A target set that has not run yet."""
+class Measured(NamedTuple):
+    """A labelled image set as the model went through it."""
 
-    spec: Spec
-    source: ImageSource
+    set: ImageSet
+    result: SetResult
+    digests: Sequence[str]
+    correct: Bools
+    """whether each usable image is predicted right"""
+
+
+def read_notes(read: SetResult | Target) -> list[str]:
+    """Note which images of a set were not measured."""
+    notes = skipped_note(read.n_skipped, read.n_read, read.skipped, read.name)
+    if read.n_read < read.n_available:
+        notes.append(f"{read.name}: {read.n_read} of {read.n_available} images, drawn by seed.")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -194,6 +231,42 @@ class _Labelled(Prepared):
 
     right: tuple[int, ...]
     """the classes that are right for it"""
+
+
+def with_labels(
+    specs: Sequence[Spec],
+    sources: Sequence[ImageSource],
+    read: Sequence[tuple[str, ...]],
+    maps: Mapping[str, str],
+    scores: labels.Scores,
+) -> list[ImageSet]:
+    """Return labelled sets with the class map of each.
+
+    Args:
+        specs, sources: the sets, the in-distribution one first.
+        read: their labels (`labels.labels_of`).
+        maps: class maps of the call, by name.
+        scores: of the model.
+
+    Raises UsageError as `labels.class_map`.
+    """
+    folders = sorted(set(read[0] if read else ()))
+    return [
+        ImageSet(
+            spec,
+            source,
+            known,
+            labels.class_map(
+                maps.get(spec.name, maps.get("")),
+                known,
+                scores,
+                where=str(spec.place),
+                shift=spec.shift,
+                sorted_names=folders,
+            ),
+        )
+        for spec, source, known in zip(specs, sources, read, strict=True)
+    ]
 
 
 def class_output(opened: ModelFile) -> str:
@@ -232,64 +305,50 @@ def class_scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
 
 def measure_labelled(
     runner: Runner,
-    each: LabelledSet,
+    each: ImageSet,
     inputs: Inputs,
     progress: Tell | None,
-    collect: Callable[[Scores, Bools], None] | None = None,
-) -> tuple[SetResult, list[str]]:
-    """Measure the accuracy on one labelled set. The digests of its images come with it.
-
-    collect: is shown (image, class) scores, and whether each image was predicted right.
-    """
-    n_correct, read = 0, ImagesRead()
+    collect: Callable[[AnyArray], None] | None = None,
+) -> Measured:
+    """Measure the accuracy on one labelled set. collect: gets (image, class) scores."""
     seen: set[tuple[int, ...]] = set()
+    correct: list[Bools] = []
+
+    def take(scores: AnyArray, right: list[tuple[int, ...]]) -> None:
+        seen.update(right)
+        try:
+            correct.append(labels.is_correct(scores, right, each.map.compete))
+        except ValueError as fault:
+            raise not_numbers(runner, str(each.spec.place)) from fault
+        if collect is not None:
+            collect(scores)
+
+    read = run_set(runner, each, inputs, progress, take)
+    whole = np.concatenate(correct)
+    return Measured(each, each.result(read, len(seen), int(whole.sum())), read.digests, whole)
+
+
+def run_set(
+    runner: Runner,
+    each: ImageSet,
+    inputs: Inputs,
+    progress: Tell | None,
+    take: Callable[[AnyArray, list[tuple[int, ...]]], None],
+) -> ImagesRead:
+    """Run an image set through a model. `take` gets (image, class) scores and the right classes of the images."""
+    read, run = ImagesRead(), inputs.job.options
     with measure.decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
         labelled = (
             image if isinstance(image, Skipped) else _Labelled(**vars(image), right=right)
             for image, right in zip(decoded, each.right, strict=True)
         )
-        for batch in _batches(labelled, read, inputs, each, progress):
+        for batch in measure.batches(
+            labelled, read, run.batch_size, n_images=len(each.source), progress=progress, label=lambda: each.spec.name
+        ):
             output = runner.run(stack(batch)).class_output
             assert output is not None
-            right = [image.right for image in batch]
-            seen.update(right)
-            try:
-                correct = labels.is_correct(output, right, each.map.compete)
-            except ValueError as fault:
-                raise not_numbers(runner, str(each.spec.place)) from fault
-            n_correct += int(correct.sum())
-            if collect is not None:
-                collect(output, correct)
-    digests = _usable(read, each.source, inputs)
-    result = SetResult(
-        name=each.spec.name,
-        source=str(each.spec.place),
-        shift=each.spec.shift,
-        label_set=each.map.label_set,
-        labels=each.map.how,
-        n_labels=len(seen),
-        n_compete=len(each.map.compete),
-        n_available=each.source.n_found,
-        n_read=read.n_read,
-        n_skipped=len(read.skipped),
-        skipped=named_skips(read.skipped),
-        digest=digest_of_set(digests),
-        accuracy=wilson(n_correct, len(digests)),
-    )
-    return result, digests
-
-
-def measure_unlabelled(
-    runner: Runner, each: UnlabelledSet, inputs: Inputs, progress: Tell | None, collect: Callable[[Scores], None]
-) -> ImagesRead:
-    """Run one unlabelled set through the model. `collect` gets (image, class) scores."""
-    read = ImagesRead()
-    with measure.decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
-        for batch in _batches(decoded, read, inputs, each, progress):
-            output = runner.run(stack(batch)).class_output
-            assert output is not None
-            collect(output)
-    _usable(read, each.source, inputs)
+            take(output, [image.right for image in batch])
+    read.check_usable(each.source, run.max_bad, sampled=each.source.n_found > len(each.source))
     return read
 
 
@@ -300,21 +359,3 @@ def not_numbers(runner: Runner, where: str) -> CannotAssessError:
         "image",
         f"robustcheck inspect {quoted(runner.model.path)}",
     )
-
-
-def _batches(
-    decoded: Any, read: ImagesRead, inputs: Inputs, each: LabelledSet | UnlabelledSet, progress: Tell | None
-) -> Any:
-    return measure.batches(
-        decoded,
-        read,
-        inputs.job.options.batch_size,
-        n_images=len(each.source),
-        progress=progress,
-        label=lambda: each.spec.name,
-    )
-
-
-def _usable(read: ImagesRead, source: ImageSource, inputs: Inputs) -> list[str]:
-    read.check_usable(source, inputs.job.options.max_bad, sampled=source.n_found > len(source))
-    return list(read.digests)

@@ -26,8 +26,7 @@ from robustcheck_onnx.checker.report import (
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
-from .predicted import NAMES, Predicted, Target, bounds_text
-from .records import SetResult, Shifted, ShiftReport, predicted_words
+from .records import NAMES, Predicted, SetResult, Shifted, ShiftReport, Target, bounds_text, predicted_words
 from .robustness import WORDS, not_comparable
 
 _COLOURS = {"agree": "green", "disagree": "red"}

@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.directions.analysis import Labelled, Sets, analyse
-from robustcheck_onnx.checker.directions.decompose import decompose, importance, in_pieces
+from robustcheck_onnx.checker.directions.analysis import Labelled, analyse
+from robustcheck_onnx.checker.directions.decompose import decompose, pieces
 from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import Accuracy, wilson
@@ -141,10 +141,8 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = found()
     module = "robustcheck_onnx.checker.directions.decompose"
     monkeypatch.setattr(f"{module}.CLASSES_AT_ONCE", 7)
-    monkeypatch.setattr(f"{module}.in_pieces.__defaults__", (120,))
-    seen: list[slice] = []
-    in_pieces(33, 50, seen.append)
-    assert [(piece.start, piece.stop) for piece in seen][-2:] == [(30, 32), (32, 33)]
+    monkeypatch.setattr(f"{module}.AT_ONCE", 120)
+    assert [(piece.start, piece.stop) for piece in pieces(33, 50)][-2:] == [(30, 32), (32, 33)]
     assert found() == whole
 
 
@@ -177,8 +175,8 @@ def test_effective_robustness_is_shifts_own() -> None:
     h = {each.name: (weight[np.arange(n) % 1000] + rng(1 + i).normal(0, (0.1, 0.4)[i], (n, 3))).astype(np.float32)
          for i, each in enumerate(inside)}  # fmt: skip
     right = [(i % 1000,) for i in range(n)]
-    labelled = [Labelled(name, of_set, right, range(1000)) for name, of_set in h.items()]
-    raw, _, _ = analyse(head_of(weight), h["v2"][:100], labelled=labelled, sets=Sets(inside[0], (inside[1],)))
+    labelled = [Labelled(each.name, h[each.name], right, range(1000), each) for each in inside]
+    raw, _, _ = analyse(head_of(weight), h["v2"][:100], labelled=labelled)
     first = raw.curves[0].points[0]  # all three directions
     assert first.kept == 3
     inner, outer = (but(each, accuracy=first.accuracy[each.name]) for each in inside)
@@ -195,11 +193,3 @@ def test_classes_that_are_copies_of_each_other_change_nothing() -> None:
     for curve, other in zip(one.curves, three.curves, strict=True):
         assert [point.same for point in curve.points] == [point.same for point in other.points]
     assert [each.changed for each in outliers.replacements] == [each.changed for each in of_three.replacements]
-
-
-def test_one_image_has_no_interval() -> None:
-    """Of one image there is a value and no bound that excludes anything."""
-    v = decompose(rng().normal(size=(6, 4)))[0]
-    h = rng(1).normal(size=(1, 4))
-    found = importance(v, v.project(h), np.linalg.norm(h, axis=1))
-    assert (found.effective_rank.low, found.effective_rank.high) == (0.0, 4.0)

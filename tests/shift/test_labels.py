@@ -110,6 +110,7 @@ BAD_LABELS: list[tuple[Any, ...]] = [
     (None, ["0", "10"], Scores(10), None, "label is '10'; the model has 10 classes, 0 to 9"),
     (None, ["1000"], IN1K, None, "label is '1000'"),
     (None, ["n01440764", "tench"], IN1K, None, "label is 'tench'"),
+    (None, ["n01440764", "0"], IN1K, None, "label is '0'; without a class map"),
     (None, ["dgo"], Scores(2, ("cat", "dog")), None, "the closest of the file's class names is 'dog'"),
     (None, ["n01440764"], IN1K, "imagenet_r", "label is 'n01440764'"),
     (None, ["chair"], IN1K, "objectnet", "class map is missing"),

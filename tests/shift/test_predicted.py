@@ -93,7 +93,7 @@ def test_resamples_are_what_a_loop_over_images_gives(ties: bool) -> None:
         np.concatenate(list(predicted.resampled(n, seed, 40))) for n, seed in ((60, (7, 0)), (50, (7, 1, 1)))
     )
     assert ours.sum(axis=1).tolist() == [60] * 40
-    assert found.pop("doc") == predicted.Interval(doc(inside.confidence, correct, outside.confidence))
+    assert found.pop("doc") == predicted.Prediction(doc(inside.confidence, correct, outside.confidence))
     for method, each in found.items():
         name = predicted.SCORES[method]
         one, other = getattr(inside, name), getattr(outside, name)
@@ -164,9 +164,9 @@ def test_a_shift_of_the_predicted_classes_is_told_and_chance_is_not() -> None:
     share = [np.bincount(each, minlength=100) / len(each) for each in (inside, same)]
     assert found.distance == pytest.approx(np.abs(share[0] - share[1]).sum() / 2)
     assert found.distance > 0.3  # far from 0 by chance alone
-    assert found.expected == pytest.approx(found.distance, abs=0.06)
-    assert not found.is_told
-    assert class_shift(inside, rng.integers(50, size=150), (0,)).is_told
+    assert found.expected_distance == pytest.approx(found.distance, abs=0.06)
+    assert not found.are_shifted
+    assert class_shift(inside, rng.integers(50, size=150), (0,)).are_shifted
     assert class_shift(inside, np.zeros(150, int), (0,)).p_value == pytest.approx(1 / 1001)
     assert class_shift(inside, inside, (0,)).p_value == 1
 
@@ -204,5 +204,3 @@ def test_what_the_class_output_holds() -> None:
     for odd in (logits, np.zeros((1, 4))):
         with pytest.raises(ValueError, match="of others are not"):
             predicted.as_logits(odd, "probabilities")
-    with pytest.raises(ValueError, match="not all finite"):
-        predicted.as_logits(np.array([[0.0, np.inf]]), "logits")

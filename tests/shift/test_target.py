@@ -11,7 +11,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.shift import ShiftReport, measure_shift, terminal
-from robustcheck_onnx.checker.shift.predicted import Predicted
+from robustcheck_onnx.checker.shift.records import Predicted
 from support import colours, lookup
 from support.colours import PX
 from support.terminal import printed
