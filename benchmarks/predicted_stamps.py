@@ -20,8 +20,8 @@ import make_shifted
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.shift import ShiftReport, measure_shift
-from robustcheck_onnx.checker.shift.records import NAMES, Target, estimate_text
+from robustcheck_onnx.checker.shift.records import NAMES, ShiftReport, Target, estimate_text
+from robustcheck_onnx.checker.shift.run import measure_shift
 from robustcheck_onnx.exporters import run
 
 HERE = Path(__file__).parent

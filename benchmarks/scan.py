@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import BATCH_SIZE, Runner
 from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
 from robustcheck_onnx.checker.scan.blocks import measuring_model, plan_scan
-from robustcheck_onnx.checker.scan.depth import Depth
+from robustcheck_onnx.checker.scan.taps import Depth
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
 RUNS = 9  # pairs, after one that is not counted

@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import CompareReport as CompareReport
     from robustcheck_onnx.checker.compare import FirstBaseline as FirstBaseline
     from robustcheck_onnx.checker.compare import compare as compare
-    from robustcheck_onnx.checker.concepts import ConceptsReport as ConceptsReport
-    from robustcheck_onnx.checker.concepts import concepts as concepts
-    from robustcheck_onnx.checker.directions import DirectionsReport as DirectionsReport
-    from robustcheck_onnx.checker.directions import directions as directions
+    from robustcheck_onnx.checker.concepts.records import ConceptsReport as ConceptsReport
+    from robustcheck_onnx.checker.concepts.run import concepts as concepts
+    from robustcheck_onnx.checker.directions.records import DirectionsReport as DirectionsReport
+    from robustcheck_onnx.checker.directions.run import directions as directions
     from robustcheck_onnx.checker.errors import CannotAssessError as CannotAssessError
     from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
     from robustcheck_onnx.checker.errors import RobustcheckError as RobustcheckError
@@ -50,11 +50,11 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.report import Report as Report
     from robustcheck_onnx.checker.representations import Representations as Representations
     from robustcheck_onnx.checker.representations import load_representations as load_representations
-    from robustcheck_onnx.checker.scan import ScanReport as ScanReport
-    from robustcheck_onnx.checker.scan import scan as scan
-    from robustcheck_onnx.checker.shift import Several as Several
-    from robustcheck_onnx.checker.shift import ShiftReport as ShiftReport
-    from robustcheck_onnx.checker.shift import measure_shift as measure_shift
+    from robustcheck_onnx.checker.scan.records import ScanReport as ScanReport
+    from robustcheck_onnx.checker.scan.run import scan as scan
+    from robustcheck_onnx.checker.shift.records import ShiftReport as ShiftReport
+    from robustcheck_onnx.checker.shift.run import Several as Several
+    from robustcheck_onnx.checker.shift.run import measure_shift as measure_shift
     from robustcheck_onnx.checker.statistics import Accumulator as Accumulator
     from robustcheck_onnx.checker.statistics import measure as measure
     from robustcheck_onnx.checker.verdict import Reason as Reason
@@ -81,10 +81,10 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "compare": "compare",
     "CompareOptions": "compare",
     "CompareReport": "compare",
-    "concepts": "concepts",
-    "ConceptsReport": "concepts",
-    "directions": "directions",
-    "DirectionsReport": "directions",
+    "concepts": "concepts.run",
+    "ConceptsReport": "concepts.records",
+    "directions": "directions.run",
+    "DirectionsReport": "directions.records",
     "EnvironmentFaultError": "errors",
     "Evidence": "evidence",
     "FirstBaseline": "compare",
@@ -98,7 +98,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "load_representations": "representations",
     "log_report": "integrations.mlflow_log",
     "measure": "statistics",
-    "measure_shift": "shift",
+    "measure_shift": "shift.run",
     "Model": "model",
     "Progress": "isolation",
     "Reason": "verdict",
@@ -106,10 +106,10 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "Representations": "representations",
     "RobustcheckError": "errors",
     "RunOptions": "evidence",
-    "scan": "scan",
-    "ScanReport": "scan",
-    "Several": "shift",
-    "ShiftReport": "shift",
+    "scan": "scan.run",
+    "ScanReport": "scan.records",
+    "Several": "shift.run",
+    "ShiftReport": "shift.records",
     "Statistics": "evidence",
     "UsageError": "errors",
     "Verdict": "verdict",

@@ -2,8 +2,3 @@
 
 Comes in: a model and a concept set. May import: measure, report and what is below them.
 """
-
-from __future__ import annotations
-
-from .records import ConceptsReport
-from .run import concepts

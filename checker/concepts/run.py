@@ -25,10 +25,9 @@ from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
-from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
+from robustcheck_onnx.checker.verdict import execution_notes, image_notes
 
 from . import directions
-from . import directions as axes
 from .directions import OF, Directions, search
 from .records import ENCODED_AP, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
 from .sets import ConceptSet, open_concepts
@@ -122,7 +121,7 @@ def concepts(
     isolation.tell_stage(progress, "loading the model")
     runner = Runner(opened, run.device, preprocessing=inputs.preprocessing.preprocessing, batch_size=run.batch_size)
     if head is not None:  # before minutes of images
-        chosen = chosen._replace(head=head_from_file(local_path(head, "head"), _width(runner, inputs)))
+        chosen = chosen._replace(head=head_from_file(local_path(head, "head"), measure.n_features(runner, inputs)))
     collected = measure.collect(runner, inputs, progress=progress)
     if chosen.head is not None and head is None:
         measure.difference_of_head(chosen.head, collected, opened)
@@ -149,10 +148,7 @@ def concepts(
     facts = collected.read.facts(inputs.source)
     return ConceptsReport(
         tool_version=VERSION,
-        model=ConceptsModel(
-            **measure.model_read(opened),
-            n_features=h.shape[1],
-        ),
+        model=ConceptsModel(**measure.model_read(opened), n_features=h.shape[1]),
         concept_set=ConceptSetFacts(
             source=str(concept_set),
             layout=found.layout,
@@ -172,7 +168,7 @@ def concepts(
         images=facts,
         execution=runner.execution,
         notes=(
-            *_model_notes(inputs),
+            *measure.question_notes(inputs),
             *image_notes(facts),
             *(f"Image set: {finding.seen}." for finding in facts.sanity.findings),
             *_set_notes(found, looked_at, chosen, present[:, judged], concepts_),
@@ -221,26 +217,15 @@ def _labels(collected: Collected, found: ConceptSet) -> Bools:
     return present
 
 
-def _width(runner: Runner, inputs: Inputs) -> int:
-    """Return the number of features. The model runs on one black image."""
-    black = np.zeros((1, *inputs.preprocessing.preprocessing.size, 3), dtype=np.uint8)
-    return int(runner.run(black).representation.shape[1])
-
-
 def _directions(chosen: _Chosen, h: Float32s, opened: ModelFile) -> tuple[Directions, str]:
     """The directions, and what they are in words."""
-    width, tensor, read = h.shape[1], opened.representation.tensor, chosen.head
-    if read is None:
-        made = axes.of_features(width) if chosen.of == "features" else axes.of_axes(h)
-        source = f"the features of {tensor}" if chosen.of == "features" else f"principal axes of {tensor}, these images"
-    elif read.weight.shape[1] == width:
-        made, source = axes.of_head(read.weight), f"right singular vectors of the weight of {read.source}"
+    tensor, read = opened.representation.tensor, chosen.head
+    if chosen.of == "features":
+        made, source = directions.of_features(h.shape[1]), f"the features of {tensor}"
+    elif read is None:
+        made, source = directions.of_axes(h), f"principal axes of {tensor}, these images"
     else:
-        raise CannotAssessError(
-            f"{opened.path}: weight of the head has {read.weight.shape[1]} columns; the representation {tensor} has "
-            f"{width} features, and they must be the same",
-            f"robustcheck inspect {quoted(opened.path)}",
-        )
+        made, source = directions.of_head(read.weight), f"right singular vectors of the weight of {read.source}"
     if made.n == 0:
         raise CannotAssessError(
             f"{opened.path}: number of directions is 0 ({source}); the head must have a weight other than 0, or the "
@@ -257,17 +242,6 @@ def _summary(judged: Sequence[Concept]) -> str:
         f"{established} of {n} judged concepts {'is' if established == 1 else 'are'} established: a single direction "
         f"tells {'it' if established == 1 else 'them'} with average precision 0.9 or more, beyond chance; {encoded} "
         f"{'reaches' if encoded == 1 else 'reach'} 0.9."
-    )
-
-
-def _model_notes(inputs: Inputs) -> list[str]:
-    (opened,) = inputs.models
-    source = opened.contract.source if opened.contract else None
-    return model_notes(
-        source.synthetic if source else "",
-        random_weights=bool(source and source.random_weights),
-        preprocessing=inputs.preprocessing.source,
-        left_out=opened.left_out,
     )
 
 

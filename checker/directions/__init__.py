@@ -3,8 +3,3 @@
 Comes in: a model with a head, or with the head's file, and images. May import: shift (labels, effective robustness),
 measure, report and what is below them.
 """
-
-from __future__ import annotations
-
-from .records import DirectionsReport
-from .run import directions

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
 from robustcheck_onnx.checker.report import ModelRead, Time, notebook
-from robustcheck_onnx.checker.shift import SetResult, Shifted
-from robustcheck_onnx.checker.shift.records import Effective
+from robustcheck_onnx.checker.shift.records import Effective, SetResult, Shifted
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen

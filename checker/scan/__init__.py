@@ -2,8 +2,3 @@
 
 Comes in: one model. May import: measure, report and what is below them.
 """
-
-from __future__ import annotations
-
-from .records import ScanReport
-from .run import scan

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -49,19 +50,16 @@ SHORTCUT = LINEAR | NORMALISATION | POOL | RESHAPE | frozenset(("Add", "Mul", "P
 KINDS = ("stem", "stage", "attention", "mlp", "convolution", "named", "representation")
 
 
-@dataclass(frozen=True)
-class Block:
-    """The tensor at the end of a block."""
+Kinds = dict[str, str]
+"""The tensors at the ends of blocks, in the order of the graph, and the kind of each.
 
-    tensor: str
-    kind: str
-    """attention, mlp or convolution: what the branch of a residual block holds; stem: what enters the first of them;
-    stage: what enters one and is the end of no other, or the last tensor before a change of width or resolution;
-    named: by the user"""
+attention, mlp or convolution: what the branch of a residual block holds; stem: what enters the first of them; stage:
+what enters one and is the end of no other, or the last tensor before a change of width or resolution; named: by the
+user
+"""
 
 
-@dataclass(frozen=True)
-class Residual:
+class Residual(NamedTuple):
     """An addition that may end a residual block. Shapes decide."""
 
     total: str
@@ -69,7 +67,7 @@ class Residual:
     output: str
     """what the next block reads: the sum, or the activation that alone follows it"""
     source: str
-    branches: tuple[str, str]
+    branches: Sequence[str]
     kind: str
     own: int
     """bit of the node that adds"""
@@ -146,19 +144,10 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
             if len(node.output) <= SKIP_SUM_AT or not node.output[SKIP_SUM_AT]:
                 continue
             total = node.output[SKIP_SUM_AT]
-        if meeting := _source(ancestry, branches[0], branches[1]):
+        if meeting := _source(ancestry, *branches):
             source, inside = meeting
-            residuals.append(
-                Residual(
-                    total=total,
-                    output=_after(consumers, total),
-                    source=source,
-                    branches=(branches[0], branches[1]),
-                    kind=_kind(ancestry.members(inside)),
-                    own=ancestry.own(total),
-                    inside=inside,
-                )
-            )
+            output, kind = _after(consumers, total), _kind(ancestry.members(inside))
+            residuals.append(Residual(total, output, source, branches, kind, ancestry.own(total), inside))
     return residuals
 
 
@@ -179,7 +168,7 @@ def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -
     return [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
 
 
-def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mapping[str, int]) -> list[Block]:
+def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mapping[str, int]) -> Kinds:
     """Return the ends of the residual blocks.
 
     What enters a block and is the end of no other is among them; in the order of the graph.
@@ -187,12 +176,11 @@ def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mappin
     order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
     """
     ends = {residual.output: residual.kind for residual in residuals}
-    totals = {residual.total for residual in residuals}
-    known = ends.keys() | totals
+    known = ends.keys() | {residual.total for residual in residuals}
     entries = [r.source for r in residuals if _same_values(layers, r.source) not in known and r.source in order]
     first = min(entries, key=lambda name: order[name], default=None)
     kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
-    return [Block(name, kinds[name]) for name in sorted(kinds, key=lambda name: order[name])]
+    return {name: kinds[name] for name in sorted(kinds, key=lambda name: order[name])}
 
 
 def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[str]:
@@ -205,9 +193,8 @@ def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> 
             last_read[name] = i
     last_read[end] = len(members)
     passages = []
-    reach = 0  # the last node that reads anything made so far, the image included
-    image_read = max((i for n, i in last_read.items() if ancestry.own(n) == 0), default=0)
-    reach = image_read
+    # the last node that reads anything made so far, the image included
+    reach = max((i for name, i in last_read.items() if ancestry.own(name) == 0), default=0)
     for i, node in enumerate(members):
         outputs = [name for name in node.output if name in last_read]
         if reach <= i and len(outputs) == 1 and outputs[0] != end:
@@ -216,7 +203,7 @@ def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> 
     return passages
 
 
-def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, Shape]) -> list[Block]:
+def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, Shape]) -> Kinds:
     """Return the last tensor before each change of size.
 
     Width or resolution changes, and the stretch computes something new.
@@ -224,16 +211,15 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
     A stretch is a run of passages of one shape (2 to 4 axes); one without a linear layer or a concatenation (pooling,
     a reshape) is not a stage.
     """
-    blocks: list[Block] = []
+    blocks: Kinds = {}
     stretch: list[str] = []
     for name in [*passages, ""]:
         shape = shapes.get(name)
         if stretch and shape == shapes.get(stretch[-1]):
             stretch.append(name)
             continue
-        ops = {layers.producers[member].op_type for member in stretch}
-        if stretch and (ops & LINEAR or ops & {"Concat"}):
-            blocks.append(Block(stretch[-1], "stage"))
+        if {layers.producers[member].op_type for member in stretch} & (LINEAR | {"Concat"}):
+            blocks[stretch[-1]] = "stage"
         stretch = [name] if shape is not None and 2 <= len(shape) <= 4 else []
     return blocks
 
@@ -300,9 +286,9 @@ _OR_UNKNOWN = FLOATS | {None}
 class Plan:
     """Where to measure."""
 
-    blocks: tuple[Block, ...]
     taps: tuple[Tap, ...]
-    """one a block"""
+    kinds: tuple[str, ...]
+    """of the block that each ends"""
     rule: str
     n_left_out: int
 
@@ -347,34 +333,27 @@ def plan_scan(
     pixels = np.concatenate([pixels, pixels])[: max(2, len(pixels))]
     add_shapes(proto, tensors, model.image_input.name, opset)
     runner = Runner(_with_output(model, proto), device, preprocessing=preprocessing)
-    shapes, batch = _shapes(runner, tensors, pixels)
+    ((row, *_),) = runner.represent(pixels, whole=True)
+    shapes, batch = dict(zip(tensors, read_shapes(row, len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
     order = {name: index for index, node in enumerate(nodes) for name in node.output}
     rule = "named" if named else "residual"
-    if named:
-        blocks = [Block(name, "named") for name in sorted(set(named), key=lambda name: order[name])]
-    else:
-        blocks = residual_blocks(layers, keep_residuals(residuals, shapes), order)
-    if not blocks:
-        rule = "stages"
-        blocks = stage_blocks(layers, passages, shapes)
-    blocks = [block for block in blocks if block.tensor != model.fetch] + [Block(model.fetch, "representation")]
-    read = [
-        (block, _tap(layers, block.tensor, shapes.get(block.tensor, ()), batch, pixels.shape[1:3])) for block in blocks
-    ]
-    readable = [(block, tap) for block, tap in read if tap is not None]
-    if not any(block.kind != "representation" for block, _ in readable):
-        unread = "; ".join(f"{block.tensor} {show_shape(shapes.get(block.tensor))}" for block, _ in read[:3])
+    kinds = dict.fromkeys(sorted(set(named), key=lambda name: order[name]), "named")
+    kinds = kinds or residual_blocks(layers, keep_residuals(residuals, shapes), order)
+    if not kinds:
+        rule, kinds = "stages", stage_blocks(layers, passages, shapes)
+    kinds.pop(model.fetch, None)
+    kinds[model.fetch] = "representation"
+    taps = {name: _tap(layers, name, shapes.get(name, ()), batch, pixels.shape[1:3]) for name in kinds}
+    readable = [(tap, kinds[name]) for name, tap in taps.items() if tap is not None]
+    if all(kind == "representation" for _, kind in readable):
+        unread = "; ".join(f"{name} {show_shape(shapes.get(name))}" for name in list(kinds)[:3])
         raise CannotAssessError(
             f"{where}: number of blocks found is 0 (seen: {unread}); a scan needs residual additions or layers that "
             f"change width or resolution, with the image as first axis and at least {MIN_FEATURES} features",
             f"robustcheck scan {quoted(where)} --block TENSOR",
         )
-    return Plan(
-        blocks=tuple(block for block, _ in readable),
-        taps=tuple(tap for _, tap in readable),
-        rule=rule,
-        n_left_out=len(read) - len(readable),
-    )
+    found, of_kind = zip(*readable, strict=True)
+    return Plan(found, of_kind, rule, n_left_out=len(taps) - len(readable))
 
 
 def measuring_model(model: ModelFile, plan: Plan) -> ModelFile:
@@ -398,12 +377,6 @@ def _check_named(layers: Layers, name: str, where: str) -> None:
             f"{where}: --block is {name!r} of type {kind}; only float tensors are measured",
             f"robustcheck inspect {quoted(where)}",
         )
-
-
-def _shapes(runner: Runner, tensors: Sequence[str], pixels: AnyArray) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Return the shapes in one run, and its images."""
-    (rows,) = runner.represent(pixels, whole=True)
-    return dict(zip(tensors, read_shapes(rows[0], len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
 
 
 def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Tap | None:

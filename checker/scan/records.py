@@ -7,26 +7,107 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
-from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import ModelRead, Time, notebook, plots
 from robustcheck_onnx.checker.text import count_text, number_text
-from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 from robustcheck_onnx.thresholds.frozen import Frozen
-
-from .depth import LayerStatistics, PersistentFeature
-from .taps import GRID
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FEW_IMAGES = 50  # a check needs as many; fewer make persistent features unreliable (docs/statistics.md)
 LIMITS = (
     "Information, not a verdict: robustcheck check judges the representation alone. Outlier features of tokens or "
     "positions inside a network do not tell effective robustness: DeiT-III, trained with labels only, has outlier "
     "tokens; DINOv3, trained without text, has constant large features that its last norm scales down; registers take "
     "outlier tokens out of OpenCLIP at unchanged accuracy (Darcet et al. 2024)."
 )
+
+
+class PersistentFeature(Frozen):
+    """A feature that is extreme in most rows.
+
+    |z| > 6 in at least half of the measured rows (tokens or positions of all images).
+    """
+
+    feature: int
+    frequency: float
+    """share of the rows in which it is beyond 6 SD"""
+    kurtosis_share: float
+    """its part of the sum of z⁴ over all features"""
+
+
+class Place(Frozen):
+    """A feature at a token or position."""
+
+    feature: int
+    token: int | None
+    """index of the token; of a map: of the cell, row by row; None for a vector"""
+    where: str
+    """the same in words; empty for a vector"""
+    frequency: float
+    """share of the images"""
+
+
+class FixedOutlier(Place):
+    """The one place of the largest |z|. It is beyond 6 SD, in at least half of the images."""
+
+    largest_z: float
+    """SD, over all images"""
+
+
+class MassiveActivation(Place):
+    """A massive activation.
+
+    |value| > 100 and at least 1000 × the median |value| of the image's tensor (Sun et al. 2024).
+    """
+
+    value: float
+    """the largest in size, with its sign"""
+    over_median: float
+    """the largest ratio"""
+
+
+class LayerStatistics(Frozen):
+    """The statistics of one tensor. z is a row of features standardised over the features."""
+
+    n_images: int
+    n_rows: int
+    """rows of features: images × measured tokens or positions, constant ones left out"""
+    n_not_finite: int
+    """images left out because a value is not finite"""
+    n_constant: int
+    """images left out because no row has any spread"""
+    kurtosis: float | None
+    """mean over images of the mean over rows of mean_j z_j⁴"""
+    kurtosis_se: float | None
+    """standard error over images; None with one image"""
+    class_token_kurtosis: float | None
+    mean_token_kurtosis: float | None
+    """of the mean over all tokens or positions"""
+    rms_kurtosis: float | None
+    """mean_j s_j⁴ / (mean_j s_j²)², s_j² the mean of z_j² over rows (He et al. 2024)"""
+    top3_share: float | None
+    """part of the sum of z⁴ that its three largest features have"""
+    n_persistent: int
+    persistent: tuple[PersistentFeature, ...]
+    """the most frequent first"""
+    n_class_token_persistent: int
+    class_token_persistent: tuple[PersistentFeature, ...]
+    """the same over class tokens alone; kurtosis_share as over all rows"""
+    fixed_outlier: FixedOutlier | None
+    max_median_ratio: float | None
+    """mean over images of the mean over rows of max_j |h_j| / median_j |h_j|; None where most rows have median 0"""
+    largest_value: float | None
+    """largest |h| of any image and position"""
+    massive: tuple[MassiveActivation, ...]
+    """the most frequent first"""
+    n_massive: int
+    """places where there is one in some image"""
+
+    @property
+    def has_outliers(self) -> bool:
+        """Whether some feature is persistent."""
+        return self.n_persistent > 0
 
 
 class Layer(Frozen):
@@ -173,42 +254,3 @@ def _named(layers: Sequence[Layer], index: int, *, lower: bool = False) -> str:
 def _first(features: Sequence[PersistentFeature], count: int, rows: str) -> str:
     more = f" and {count - 1} more" if count > 1 else ""
     return f"feature {features[0].feature}{more}, beyond 6 SD in {100 * features[0].frequency:.0f} % of the {rows}"
-
-
-def notes_of_scan(
-    model: ModelFile,
-    facts: ScanModel,
-    layers: Sequence[Layer],
-    preprocessing: PreprocessingFacts,
-    images: ImageFacts,
-    execution: Execution,
-) -> tuple[str, ...]:
-    """What a reader must know next to the numbers."""
-    source = model.contract.source if model.contract else None
-    notes = model_notes(
-        source.synthetic if source else "",
-        random_weights=bool(source and source.random_weights),
-        preprocessing=preprocessing.source,
-        left_out=model.left_out,
-    )
-    notes += image_notes(images)
-    n_good = images.n_read - images.n_skipped
-    if n_good < FEW_IMAGES:
-        notes.append(f"Only {n_good} images: a feature that persists over few images need not persist over many.")
-    notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
-    if facts.rule == "stages":
-        notes.append("No residual block was found: layers are cut where width or resolution changes.")
-    if facts.n_left_out:
-        what = "1 tensor was" if facts.n_left_out == 1 else f"{facts.n_left_out} tensors were"
-        notes.append(f"{what} left out: their axes could not be told apart, or they have too few features.")
-    if any(layer.measured != layer.positions for layer in layers):
-        notes.append(f"Feature maps are measured at up to {GRID} × {GRID} evenly spaced positions of each image.")
-    if n_not_finite := max(layer.statistics.n_not_finite for layer in layers):
-        notes.append(f"At some layer {n_not_finite} images were left out: their values are not finite.")
-    if not facts.output_unchanged:
-        notes.append(
-            "The nodes that a scan adds changed the model's own output (relative difference "
-            f"{facts.output_difference:.2g}): with them ONNX Runtime fuses layers in another way, so the numbers are "
-            "of a slightly different model."
-        )
-    return (*notes, *execution_notes(execution))

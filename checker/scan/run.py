@@ -16,23 +16,26 @@ import numpy as np
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import RunOptions
-from robustcheck_onnx.checker.images.source import Images, ImageSource, Skipped, check_bad
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, RunOptions
+from robustcheck_onnx.checker.images.source import Images, ImageSource
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Job, Prepared, stack
+from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Runner, RunOutput
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
+from robustcheck_onnx.checker.verdict import execution_notes, image_notes
 
 from .blocks import measuring_model, plan_scan
-from .depth import Depth
-from .records import Layer, ScanModel, ScanReport, notes_of_scan, summary
+from .records import Layer, ScanModel, ScanReport, summary
+from .taps import GRID, Depth
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval
+FEW_IMAGES = 50  # a check needs as many; fewer make persistent features unreliable (docs/statistics.md)
 
 
 def scan(
@@ -92,7 +95,7 @@ def _scan(
     with measure.decode(inputs) as decoded:
         isolation.tell_stage(progress, "finding the blocks")
         first = measure.take_probe(decoded)  # the next ones are decoded while the sessions open
-        probe = _stacked(first, inputs.source)
+        probe = measure.first_pixels(first, inputs.source)
         plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
         own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)
         isolation.tell_stage(progress, "loading the model")
@@ -113,8 +116,8 @@ def _scan(
     facts_of_images = read.facts(inputs.source)
     layers = tuple(
         Layer(
-            kind=block.kind,
-            tensor=block.tensor,
+            kind=kind,
+            tensor=tap.tensor,
             form=tap.form,
             width=tap.features,
             positions=tap.positions,
@@ -122,7 +125,7 @@ def _scan(
             class_token=tap.class_token,
             statistics=depth.statistics(),
         )
-        for block, tap, depth in zip(plan.blocks, plan.taps, depths, strict=True)
+        for kind, tap, depth in zip(plan.kinds, plan.taps, depths, strict=True)
     )
     if not any(layer.statistics.n_images for layer in layers):
         raise CannotAssessError(
@@ -159,18 +162,9 @@ def _scan(
         preprocessing=inputs.preprocessing,
         images=facts_of_images,
         execution=runner.execution,
-        notes=notes_of_scan(opened, facts, layers, inputs.preprocessing, facts_of_images, runner.execution),
+        notes=_notes(inputs, facts, layers, facts_of_images, runner.execution),
         time=Time.until_now(clock, read.n_usable),
     )
-
-
-def _stacked(items: Sequence[Prepared | Skipped], source: ImageSource) -> AnyArray:
-    """Pixels of the usable images. Raises CannotAssessError where there is none."""
-    usable = measure.usable(items)
-    if not usable:
-        skipped = [item for item in items if isinstance(item, Skipped)]
-        check_bad(len(items), len(skipped), 1.0, skipped, source.named)
-    return stack(usable)
 
 
 def _difference_to(own: RunOutput, runner: Runner, pixels: AnyArray) -> float:
@@ -213,3 +207,30 @@ def _difference(expected: AnyArray, actual: AnyArray) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(left == right, 0.0, np.abs(left - right) / scale)
     return float(np.nan_to_num(relative, nan=1e9, posinf=1e9).max())
+
+
+def _notes(
+    inputs: Inputs, facts: ScanModel, layers: Sequence[Layer], images: ImageFacts, execution: Execution
+) -> tuple[str, ...]:
+    """What a reader must know next to the numbers."""
+    notes = measure.question_notes(inputs) + image_notes(images)
+    n_good = images.n_read - images.n_skipped
+    if n_good < FEW_IMAGES:
+        notes.append(f"Only {n_good} images: a feature that persists over few images need not persist over many.")
+    notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
+    if facts.rule == "stages":
+        notes.append("No residual block was found: layers are cut where width or resolution changes.")
+    if facts.n_left_out:
+        what = "1 tensor was" if facts.n_left_out == 1 else f"{facts.n_left_out} tensors were"
+        notes.append(f"{what} left out: their axes could not be told apart, or they have too few features.")
+    if any(layer.measured != layer.positions for layer in layers):
+        notes.append(f"Feature maps are measured at up to {GRID} × {GRID} evenly spaced positions of each image.")
+    if n_not_finite := max(layer.statistics.n_not_finite for layer in layers):
+        notes.append(f"At some layer {n_not_finite} images were left out: their values are not finite.")
+    if not facts.output_unchanged:
+        notes.append(
+            "The nodes that a scan adds changed the model's own output (relative difference "
+            f"{facts.output_difference:.2g}): with them ONNX Runtime fuses layers in another way, so the numbers are "
+            "of a slightly different model."
+        )
+    return (*notes, *execution_notes(execution))

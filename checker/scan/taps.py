@@ -1,19 +1,27 @@
-"""Append nodes that compute statistics inside a graph. Only a few numbers per image come out.
+"""Append nodes that compute statistics in a graph; sum their numbers. An image gives only a few.
 
 All numbers of an image are one row of one output. Values are cast to float32 first (float64 stays float64) and
-centred before they are squared: float16 overflows, and raw moments lose their digits to an offset.
+centred before they are squared: float16 overflows, and raw moments lose their digits to an offset. Of the images sums
+and counts are kept: nothing grows with their number.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from robustcheck_onnx.checker.arrays import Array
+from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, TOP_FEATURES
+
+from .records import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 
 PREFIX = "robustcheck.scan"
 OUTPUT = f"{PREFIX}.rows"
@@ -199,9 +207,6 @@ class _Writer:
               steps: Sequence[int]) -> str:  # fmt: skip
         return self.node("Slice", tensor, *(self.constant(each) for each in (starts, ends, axes, steps)))
 
-    def where(self, condition: str, yes: str, no: str) -> str:
-        return self.node("Where", condition, yes, no)
-
 
 END = np.iinfo(np.int64).max  # to the end of an axis
 
@@ -219,7 +224,7 @@ def _measure(graph: _Writer, tap: Tap) -> list[str]:
     variance = graph.reduce("ReduceMean", squares, [2], keep=True)
     least = graph.node("Mul", graph.node("Mul", mean, mean), graph.number(MIN_RELATIVE_VARIANCE[graph.kind]))
     has_spread = graph.node("Greater", variance, least)  # beyond rounding
-    inverse = graph.where(has_spread, graph.node("Reciprocal", variance), graph.number(0.0))
+    inverse = graph.node("Where", has_spread, graph.node("Reciprocal", variance), graph.number(0.0))
     z2 = graph.node("Mul", squares, inverse)
     z4 = graph.node("Mul", z2, z2)
     pieces["kurtosis"] = graph.reduce("ReduceMean", z4, [2])
@@ -249,7 +254,7 @@ def _measure(graph: _Writer, tap: Tap) -> list[str]:
     # medians, over few rows
     few = rows if tap.median_step == 1 else graph.slice(rows, [0], [END], [1], [tap.median_step])
     few = few if tap.rectified else graph.node("Abs", few)
-    pieces["median"] = _median(graph, few, 2, features)
+    pieces["median"] = _median(graph, few, features)
     pieces["most"] = graph.reduce("ReduceMax", few, [2])
     return [pieces[name] for name in tap.fields]
 
@@ -306,10 +311,203 @@ def _columns(graph: _Writer, tensor: str, features: str, axis: int, n_positions:
     return graph.node("GatherElements", tensor, graph.node("Expand", wide, graph.constant(shape)), axis=axis)
 
 
-def _median(graph: _Writer, tensor: str, axis: int, n: int) -> str:
-    """Return the median along the last axis. The axis has length n and goes. As numpy.median."""
-    upper, _ = graph.top(tensor, n // 2 + 1, axis=axis, sorted=0)
+def _median(graph: _Writer, tensor: str, n: int) -> str:
+    """Return the median along the last of three axes. The axis has length n and goes. As numpy.median."""
+    upper, _ = graph.top(tensor, n // 2 + 1, axis=2, sorted=0)
     if n % 2:
-        return graph.reduce("ReduceMin", upper, [axis])
-    middle, _ = graph.top(upper, 2, axis=axis, largest=0, sorted=0)
-    return graph.reduce("ReduceMean", middle, [axis])
+        return graph.reduce("ReduceMin", upper, [2])
+    middle, _ = graph.top(upper, 2, axis=2, largest=0, sorted=0)
+    return graph.reduce("ReduceMean", middle, [2])
+
+
+MASSIVE_VALUE = 100.0  # Sun et al. 2024, "Massive Activations in LLMs"
+MASSIVE_RATIO = 1000.0  # × the median |value| of the hidden state; the same
+NAMED = 16  # features or places named of one tensor; the numbers next to them count all
+
+Spot = tuple[int, int]
+"""a feature, and a token or cell"""
+
+
+class Depth:
+    """Sums over images for one tap."""
+
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
+        self.n_images = self.n_not_finite = self.n_constant = 0
+        self._features = {name: np.zeros(tap.features) for name in ("z2", "z4", "beyond", "class_beyond")}
+        self._sums: dict[str, float] = defaultdict(float)
+        self._tops: dict[Spot, tuple[int, float]] = {}
+        """images whose largest |z| is there, and the largest z²"""
+        self._massive: dict[Spot, tuple[int, float, float]] = {}
+        """images with a massive activation there, the largest value and the largest ratio"""
+        self._largest_value = 0.0
+
+    def update(self, rows: npt.ArrayLike) -> None:
+        """Add images.
+
+        Args:
+            rows: (image, number) float32 or float64 as `add_scan` gives them, pieces as `Tap.fields`
+                names them.
+        """
+        rows = np.asarray(rows)
+        least_variance = MIN_RELATIVE_VARIANCE[TensorProto.DOUBLE if rows.dtype == np.float64 else TensorProto.FLOAT]
+        values = rows.astype(np.float64)
+        finite = np.isfinite(values).all(axis=1)
+        self.n_not_finite += int((~finite).sum())
+        values = values[finite]
+        ends = np.cumsum(list(self.tap.fields.values()))[:-1]
+        row = dict(zip(self.tap.fields, np.split(values, ends, axis=1), strict=True))
+        n_rows = (row["kurtosis"] > 0).sum(axis=1)  # 0 stands for a constant one; any other is ≥ 1
+        usable = n_rows > 0
+        self.n_constant += int((~usable).sum())
+        row, n_rows = {name: piece[usable] for name, piece in row.items()}, n_rows[usable]
+        count = len(n_rows)
+        self.n_images += count
+        if not count:
+            return
+        kurtosis = row["kurtosis"].sum(axis=1) / n_rows
+        has_median = row["median"] > 0
+        ratios = np.divide(row["most"], row["median"], out=np.zeros_like(row["most"]), where=has_median).sum(axis=1)
+        n_ratios = has_median.sum(axis=1)
+        has_ratio = n_ratios > 0
+        self._add("rows", n_rows)
+        self._add("kurtosis", kurtosis)
+        self._add("kurtosis²", kurtosis**2)
+        self._add("ratio", ratios[has_ratio] / n_ratios[has_ratio])
+        self._add("n_ratio", has_ratio)
+        self._add("ratio_rows", n_ratios)
+        if self.tap.class_token:
+            self._add("class", row["kurtosis"][:, 0])
+            self._add("n_class", row["kurtosis"][:, 0] > 0)
+        if self.tap.positions:
+            of_mean = _kurtosis(row["mean"], least_variance)
+            self._add("mean", of_mean)
+            self._add("n_mean", of_mean > 0)
+        for name in self._features.keys() & row:
+            self._features[name] += row[name].sum(axis=0)
+        self._place_outliers(row)
+        self._place_massive(row)
+
+    def _add(self, name: str, values: npt.ArrayLike) -> None:
+        self._sums[name] += float(np.sum(values))
+
+    def _place_outliers(self, row: dict[str, Array]) -> None:
+        for by_feature, by_token in zip(row["feature_z2"], row["token_z2"], strict=True):
+            top, features = by_feature.max(), np.flatnonzero(by_feature == by_feature.max())
+            tokens = np.flatnonzero(by_token == by_token.max())
+            if top > OUTLIER_SD**2 and 1 in {len(features), len(tokens)}:  # else which of them meet is not known
+                place = (int(features[0]), int(tokens[0]))
+                count, largest = self._tops.get(place, (0, 0.0))
+                self._tops[place] = (count + 1, max(largest, float(top)))
+
+    def _place_massive(self, row: dict[str, Array]) -> None:
+        size = row["value"]
+        signed = np.where(row["highest"] == size, size, -size) if "highest" in row else size
+        self._largest_value = max(self._largest_value, float(size.max()))
+        # where the median is 0 (most of a rectified map), a ratio to it says nothing
+        median = np.median(row["median"], axis=1, keepdims=True)
+        massive = (size > MASSIVE_VALUE) & (size >= MASSIVE_RATIO * median) & (median > 0)
+        for image, rank in np.argwhere(massive):
+            place = (int(row["value_feature"][image, rank]), int(row["value_token"][image, rank]))
+            value, ratio = float(signed[image, rank]), float(size[image, rank] / median[image, 0])
+            count, most, highest = self._massive.get(place, (0, 0.0, 0.0))
+            self._massive[place] = (count + 1, max(most, value, key=abs), max(highest, ratio))
+
+    def statistics(self) -> LayerStatistics:
+        """What the images add up to."""
+        n, sums = self.n_images, self._sums
+        rows = sums["rows"]
+        kurtosis = _over(sums["kurtosis"], n)
+        spread = max(sums["kurtosis²"] / n - kurtosis**2, 0.0) if kurtosis is not None else 0.0
+        s2 = self._features["z2"] / (rows or 1.0)
+        shares = self._features["z4"] / (self._features["z4"].sum() or 1.0)
+        persistent = _persistent(self._features["beyond"], rows, shares)
+        of_class = _persistent(self._features["class_beyond"], n, shares)
+        massive = [
+            MassiveActivation(**self._place(spot, count), value=value, over_median=ratio)
+            for spot, (count, value, ratio) in sorted(self._massive.items(), key=lambda item: (-item[1][0], item[0]))
+        ]
+        has_medians = n and sums["ratio_rows"] >= 0.5 * n * self.tap.n_medians
+        return LayerStatistics(
+            n_images=n,
+            n_rows=round(rows),
+            n_not_finite=self.n_not_finite,
+            n_constant=self.n_constant,
+            kurtosis=kurtosis,
+            kurtosis_se=(spread / (n - 1)) ** 0.5 if n > 1 else None,
+            class_token_kurtosis=_over(sums["class"], sums["n_class"]),
+            mean_token_kurtosis=_over(sums["mean"], sums["n_mean"]),
+            rms_kurtosis=float(np.mean(s2**2) / np.mean(s2) ** 2) if rows else None,
+            top3_share=float(np.sort(shares)[::-1][:TOP_FEATURES].sum()) if rows else None,
+            n_persistent=len(persistent),
+            persistent=tuple(persistent[:NAMED]),
+            n_class_token_persistent=len(of_class),
+            class_token_persistent=tuple(of_class[:NAMED]),
+            fixed_outlier=self._fixed_outlier(),
+            max_median_ratio=_over(sums["ratio"], sums["n_ratio"]) if has_medians else None,
+            largest_value=self._largest_value if n else None,
+            massive=tuple(massive[:NAMED]),
+            n_massive=len(massive),
+        )
+
+    def _fixed_outlier(self) -> FixedOutlier | None:
+        nowhere: tuple[Spot, tuple[int, float]] = ((0, 0), (0, 0.0))
+        spot, (count, z2) = max(self._tops.items(), key=lambda item: (item[1][0], item[0]), default=nowhere)
+        if not count or count < PERSISTENT_SHARE * self.n_images:
+            return None
+        return FixedOutlier(**self._place(spot, count), largest_z=z2**0.5)
+
+    def _place(self, spot: Spot, count: int) -> dict[str, Any]:
+        """Return the fields of a `Place`."""
+        feature, token = spot
+        return {
+            "feature": feature,
+            "token": token if self.tap.positions else None,
+            "where": place_text(self.tap, token),
+            "frequency": count / self.n_images,
+        }
+
+
+def place_text(tap: Tap, token: int) -> str:
+    """Return a token or cell in words. Empty for a vector.
+
+    >>> place_text(Tap("t", "map", 8, (16, 4)), 5)
+    'rows 2–3, column 1'
+    """
+    if not tap.positions:
+        return ""
+    if len(tap.positions) == 1:
+        return "class token" if tap.class_token and token == 0 else f"token {token}"
+    parts: list[str] = []
+    cells = divmod(token, tap.measured[1])
+    for axis, index, step, n in zip(("row", "column"), cells, tap.strides, tap.positions, strict=True):
+        first, last = index * step, min((index + 1) * step, n) - 1
+        parts.append(f"{axis} {first}" if first == last else f"{axis}s {first}–{last}")
+    return ", ".join(parts)
+
+
+def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFeature]:
+    return [
+        PersistentFeature(
+            feature=int(feature), frequency=float(beyond[feature] / rows), kurtosis_share=float(shares[feature])
+        )
+        for feature in np.argsort(-beyond, kind="stable")
+        if beyond[feature] >= PERSISTENT_SHARE * rows and beyond[feature] > 0
+    ]
+
+
+def _kurtosis(values: Array, least_variance: float) -> Array:
+    """Return the activation kurtosis of (image, feature).
+
+    It is 0 of a constant one: variance / mean² up to `least_variance`.
+    """
+    mean = values.mean(axis=1, keepdims=True)
+    squares = (values - mean) ** 2
+    variance = squares.mean(axis=1, keepdims=True)
+    z2 = np.divide(squares, variance, out=np.zeros_like(squares), where=variance > least_variance * mean**2)
+    kurtosis: Array = (z2**2).mean(axis=1)
+    return kurtosis
+
+
+def _over(total: float, count: float) -> float | None:
+    return total / count if count else None

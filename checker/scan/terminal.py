@@ -19,8 +19,7 @@ from robustcheck_onnx.checker.text import (
     range_text,
 )
 
-from .depth import LayerStatistics, Place
-from .records import Layer, ScanReport
+from .records import Layer, LayerStatistics, Place, ScanReport
 
 IN_A_LIST = 8  # features or places named in a list
 

@@ -14,8 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.concepts import ConceptsReport, html, terminal
-from robustcheck_onnx.checker.concepts.records import CLAIM
+from robustcheck_onnx.checker.concepts import html, terminal
+from robustcheck_onnx.checker.concepts.records import CLAIM, ConceptsReport
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.report.record import to_json

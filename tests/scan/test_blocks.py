@@ -25,7 +25,7 @@ def blocks_of(text: str, end: str, **shapes: tuple[int, ...]) -> list[tuple[str,
     known = {name: shapes.get(name, (2, 16, 4, 4)) for node in nodes for name in node.output}
     order = {name: i for i, node in enumerate(nodes) for name in node.output}
     kept = keep_residuals(find_residuals(layers, nodes, end), known)
-    return [(block.tensor, block.kind) for block in residual_blocks(layers, kept, order)]
+    return list(residual_blocks(layers, kept, order).items())
 
 
 def test_residual_blocks_by_rule() -> None:
@@ -106,4 +106,4 @@ def test_without_residual_blocks_layers_are_cut_where_shapes_change() -> None:
     shapes = dict.fromkeys("ab", (2, 8, 8, 8)) | {"c": (2, 8, 4, 4)} | dict.fromkeys("de", (2, 16, 4, 4))
     shapes |= {"g": (2, 32, 4, 4), "h": (2, 32, 1, 1)}
     found = stage_blocks(layers, passages, shapes)
-    assert [(block.tensor, block.kind) for block in found] == [(name, "stage") for name in "beg"]
+    assert list(found.items()) == [(name, "stage") for name in "beg"]

@@ -10,8 +10,8 @@ from numpy.random import default_rng
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.scan import taps
-from robustcheck_onnx.checker.scan.depth import Depth, LayerStatistics
-from robustcheck_onnx.checker.scan.taps import Tap
+from robustcheck_onnx.checker.scan.records import LayerStatistics
+from robustcheck_onnx.checker.scan.taps import Depth, Tap
 from support import normal
 from support.scan_truth import Array, assert_close, assert_is_truth
 from support.written import written

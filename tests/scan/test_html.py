@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from robustcheck_onnx.checker.scan import html
-from robustcheck_onnx.checker.scan.depth import PersistentFeature
-from robustcheck_onnx.checker.scan.records import ScanReport
+from robustcheck_onnx.checker.scan.records import PersistentFeature, ScanReport
 from robustcheck_onnx.checker.text import number_text
 from support import but
 from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words

@@ -10,8 +10,9 @@ from numpy.random import default_rng
 from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.shift import ShiftReport, measure_shift, terminal
-from robustcheck_onnx.checker.shift.records import Predicted
+from robustcheck_onnx.checker.shift import terminal
+from robustcheck_onnx.checker.shift.records import Predicted, ShiftReport
+from robustcheck_onnx.checker.shift.run import measure_shift
 from support import colours, lookup
 from support.colours import PX
 from support.terminal import printed

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.scan import records
 from robustcheck_onnx.checker.scan import run as scan
-from robustcheck_onnx.checker.scan.depth import LayerStatistics
+from robustcheck_onnx.checker.scan.records import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
 from support import normal
 from support.onnx_models import build, graph, save, weight

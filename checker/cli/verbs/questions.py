@@ -173,7 +173,7 @@ def shift(
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
     from robustcheck_onnx.checker.errors import CannotAssessError
-    from robustcheck_onnx.checker.shift import measure_shift
+    from robustcheck_onnx.checker.shift.run import measure_shift
     from robustcheck_onnx.checker.storage.write import write_whole
     from robustcheck_onnx.thresholds.published import SOURCES
 
