@@ -31,7 +31,7 @@ import speed
 
 from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.exporters import contract as contracts
-from robustcheck_onnx.exporters.digest import graph_digest
+from robustcheck_onnx.exporters.contract import graph_digest
 from support import lookup
 
 BARE = speed.ROOT / "benchmarks" / "baselines" / "bare_session.py"

@@ -22,27 +22,29 @@ from .contract import (
     Wanted,
     as_transform,
     checked_preprocessing,
+    file_digest,
     shared_preprocessing,
+    state_digest,
     without_folders,
 )
-from .digest import file_digest, state_digest
 from .errors import CallError, ExportError, MissingError, quiet
 from .wrappers import (
     EMBEDDING,
     LOGITS,
     NAME_THE_HEAD,
-    HeadTap,
-    Named,
-    Swapped,
+    as_rows,
     classifier_outputs,
     find_head,
     from_hub,
+    head_tap,
     load_strictly,
     loaded,
     loading,
     random_weights_error,
     refuse_name,
     refuse_partial,
+    source_of,
+    swapped,
     unknown_tag,
     weights_file,
 )
@@ -101,12 +103,8 @@ def load_timm(wanted: Wanted) -> Loaded:
         timm.data.create_transform(**config, is_training=False),
     )
     public = without_folders(name)
-    source = Source(
-        library="timm",
-        name=public,
-        weights=path.name if path else model.pretrained_cfg.get("tag") or public,
-        weights_digest=file_digest(path) if path else state_digest(model),  # before a head is fused
-    )
+    tag = model.pretrained_cfg.get("tag") or public
+    source = source_of("timm", public, path, tag, model)  # before a head is fused
     return loaded(wanted, source, *_timm_outputs(model, name), pixels, "timm", "torchvision")
 
 
@@ -192,14 +190,14 @@ def _timm_outputs(model: Any, name: str) -> tuple[nn.Module, Outputs]:
             NAME_THE_HEAD,
         )
     if isinstance(head, nn.Identity | nn.ModuleList):
-        return Named(model), (Output("representation", "pooled features", "encoder_output"),)
+        return as_rows(model), (Output("representation", "pooled features", "encoder_output"),)
     if place is None or not isinstance(head, (nn.Linear, nn.Conv2d)):
         raise ExportError(f"{name}: classifier is {type(head).__name__}; a linear layer is needed", NAME_THE_HEAD)
-    tapped = HeadTap(model, place)
+    tapped = head_tap(model, place)
     # the classifier is CLIP's projection: a clip name whose tag has no labelled finetuning
     label = f"{name} {model.pretrained_cfg.get('architecture', '')}.{model.pretrained_cfg.get('tag', '')}"
     if "clip" in label.lower() and re.search(r"in(1k|12k|21k|22k)", label) is None:
-        return Swapped(tapped), (EMBEDDING, Output("pooled", f"input of {place}, the projection", "pooled"))
+        return swapped(tapped), (EMBEDDING, Output("pooled", f"input of {place}, the projection", "pooled"))
     return tapped, classifier_outputs(place)
 
 
@@ -240,13 +238,8 @@ def load_torchvision(wanted: Wanted) -> Loaded:
     pixels = wanted.pixels() or (torchvision_contract(transform, name), transform)
     with quiet():
         head = find_head(model.eval(), pixels[0]["size"])
-    source = Source(
-        library="torchvision",
-        name=name,
-        weights=path.name if path else entry.name,
-        weights_digest=digest if path else state_digest(model),
-    )
-    return loaded(wanted, source, HeadTap(model, head), classifier_outputs(head), pixels, "torchvision")
+    source = source_of("torchvision", name, path, published.name, model)
+    return loaded(wanted, source, head_tap(model, head), classifier_outputs(head), pixels, "torchvision")
 
 
 def check_torchvision(name: str, tag: str | None = None) -> None:
@@ -381,7 +374,7 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
                 f"{name}: head {head} is not found; linear layers: {', '.join(known) or 'none'}",
                 f"--head {known[-1]}" if known else "",
             ) from error
-        return HeadTap(module, head), (
+        return head_tap(module, head), (
             Output("representation", f"input of {head}", "head_input"),
             Output("logits", f"class logits: output of {head}", "logits"),
         )
@@ -403,7 +396,7 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
         LOGITS,
     )
     if isinstance(output, torch.Tensor):
-        return Named(module), known_outputs[:1]
+        return as_rows(module), known_outputs[:1]
     if not isinstance(output, dict) or "representation" not in output or set(output) - {o.name for o in known_outputs}:
         shape = f"a dict with {', '.join(map(str, output))}" if isinstance(output, dict) else type(output).__name__
         raise ExportError(
@@ -412,7 +405,7 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
             "or name the last linear layer: --head NAME",
         )
     outputs = tuple(o for o in known_outputs if o.name in output)
-    return Named(module, [o.name for o in outputs]), outputs
+    return as_rows(module, [o.name for o in outputs]), outputs
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .digest import file_digest
+from .contract import file_digest
 from .errors import MissingError, install_hint
 from .wrappers import load_strictly
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import contract, write
-from .contract import Source
-from .digest import graph_digest
+from .contract import Source, graph_digest
 from .errors import CallError, ExportError, MissingError, first_line, ignore_progress, quiet
 
 if TYPE_CHECKING:

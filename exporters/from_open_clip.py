@@ -14,24 +14,32 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .contract import Loaded, Output, Source, Wanted, checked_preprocessing, shared_preprocessing, without_folders
-from .digest import file_digest, state_digest
+from .contract import (
+    Loaded,
+    Output,
+    Wanted,
+    checked_preprocessing,
+    shared_preprocessing,
+    without_folders,
+)
 from .errors import CallError, ExportError, first_line
 from .wrappers import (
     EMBEDDING,
-    HeadTap,
-    Named,
-    Projected,
     Rows,
-    Swapped,
+    Wrapped,
+    as_rows,
     from_hub,
+    head_tap,
     loaded,
     loading,
+    projected,
     random_weights_error,
     refuse_long,
     refuse_name,
     refuse_partial,
     require_same,
+    source_of,
+    swapped,
     tokenizer,
     unknown_tag,
     weights_file,
@@ -39,48 +47,34 @@ from .wrappers import (
 )
 
 
-class VitTower(nn.Module):
-    """open_clip's own ViT: forward(image) returns (projected, pooled)."""
-
-    def __init__(self, visual: VisionTransformer) -> None:
-        super().__init__()
-        self.visual = visual
-
-    def forward(self, image: Tensor) -> Rows:
-        """Follow VisionTransformer.forward, keeping what the projection reads."""
-        visual = self.visual
-        pooled, _ = visual._pool(visual.transformer(visual._embeds(image)))
-        return pooled @ visual.proj, pooled
+def _vit(self: Any, image: Tensor) -> Rows:
+    """Follow VisionTransformer.forward, keeping what the projection reads: (projected, pooled)."""
+    visual = self.visual
+    pooled, _ = visual._pool(visual.transformer(visual._embeds(image)))
+    return pooled @ visual.proj, pooled
 
 
-class ResNetTower(nn.Module):
-    """CLIP's ResNet with its attention pool: forward(image) returns (projected, pooled).
+def _resnet(self: Any, image: Tensor) -> Rows:
+    """Follow ModifiedResNet.forward and AttentionPool2d.forward: (projected, pooled).
 
     pooled is the attention output of the mean token before c_proj; the pool's other tokens are never used,
     so only one query is computed (AttentionPool2d computes all and keeps the first).
     """
+    visual, pool = self.visual, self.visual.attnpool
+    features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image)))))
+    tokens = features.flatten(2).transpose(1, 2)  # (batch, place, channel)
+    tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+    tokens = tokens + pool.positional_embedding.to(tokens.dtype)
 
-    def __init__(self, visual: ModifiedResNet) -> None:
-        super().__init__()
-        self.visual = visual
+    def heads(projected: Tensor) -> Tensor:  # (batch, head, token, channel / head)
+        split = projected.reshape(*projected.shape[:2], pool.num_heads, -1)
+        return split.transpose(1, 2)
 
-    def forward(self, image: Tensor) -> Rows:
-        """Follow ModifiedResNet.forward and AttentionPool2d.forward, keeping what c_proj reads."""
-        visual, pool = self.visual, self.visual.attnpool
-        features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image)))))
-        tokens = features.flatten(2).transpose(1, 2)  # (batch, place, channel)
-        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        tokens = tokens + pool.positional_embedding.to(tokens.dtype)
-
-        def heads(projected: Tensor) -> Tensor:  # (batch, head, token, channel / head)
-            split = projected.reshape(*projected.shape[:2], pool.num_heads, -1)
-            return split.transpose(1, 2)
-
-        attended = functional.scaled_dot_product_attention(
-            heads(pool.q_proj(tokens[:, :1])), heads(pool.k_proj(tokens)), heads(pool.v_proj(tokens))
-        )
-        pooled = attended.transpose(1, 2).flatten(1)
-        return pool.c_proj(pooled), pooled
+    attended = functional.scaled_dot_product_attention(
+        heads(pool.q_proj(tokens[:, :1])), heads(pool.k_proj(tokens)), heads(pool.v_proj(tokens))
+    )
+    pooled = attended.transpose(1, 2).flatten(1)
+    return pool.c_proj(pooled), pooled
 
 
 def load_open_clip(wanted: Wanted) -> Loaded:
@@ -133,12 +127,7 @@ def load_open_clip(wanted: Wanted) -> Loaded:
         embed = _text_tower(model.eval(), name)
         module, outputs = with_text_head(module, outputs, wanted.prompts, model, embed, name)
     public = without_folders(name)
-    source = Source(
-        library="open_clip",
-        name=public,
-        weights=path.name if path else weights or public,
-        weights_digest=file_digest(path) if path else state_digest(model.visual),
-    )
+    source = source_of("open_clip", public, path, weights or public, model.visual)
     return loaded(wanted, source, module, outputs, pixels, "open_clip_torch", "timm", "torchvision")
 
 
@@ -201,17 +190,17 @@ def _place(name: str, tag: Mapping[str, Any]) -> str:
 
 
 def _tower(visual: nn.Module, size: list[int], name: str) -> tuple[nn.Module, tuple[Output, ...]]:
-    module: nn.Module = Named(visual)
+    module: nn.Module = as_rows(visual)
     meaning = ""
     if isinstance(visual, VisionTransformer) and visual.proj is not None:
         pool = {"tok": "class token", "avg": "mean of the patch tokens"}.get(visual.pool_type, "pooled tokens")
-        module, meaning = VitTower(visual), f"{pool} after the last norm, before the projection"
+        module, meaning = Wrapped(_vit, visual=visual), f"{pool} after the last norm, before the projection"
     elif isinstance(visual, ModifiedResNet):
-        module, meaning = ResNetTower(visual), "attention pool of the last map, before the projection"
+        module, meaning = Wrapped(_resnet, visual=visual), "attention pool of the last map, before the projection"
     elif isinstance(visual, TimmModel) and (last := _projection(visual)):
-        module, meaning = Projected(visual.trunk, visual.head), f"pooled trunk features, before the {last}"
+        module, meaning = projected(visual.trunk, visual.head), f"pooled trunk features, before the {last}"
     elif isinstance(visual, TimmModel) and (head := _trunk_head(visual)):
-        module, meaning = Swapped(HeadTap(visual, head)), "pooled trunk features, before the projection"
+        module, meaning = swapped(head_tap(visual, head)), "pooled trunk features, before the projection"
     require_same(module, visual, size, name)
     return module, (EMBEDDING, Output("pooled", meaning, "pooled")) if meaning else (EMBEDDING,)
 

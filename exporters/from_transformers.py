@@ -12,15 +12,15 @@ from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import Tensor, nn
 
-from .contract import FIELDS_FILE, Loaded, Output, Source, Wanted, checked_preprocessing
-from .digest import state_digest
+from .contract import FIELDS_FILE, Loaded, Output, Source, Wanted, checked_preprocessing, state_digest
 from .errors import CallError, ExportError, MissingError
 from .wrappers import (
     EMBEDDING,
-    HeadTap,
     Rows,
+    Wrapped,
     classifier_outputs,
     from_hub,
+    head_tap,
     loaded,
     loading,
     refuse_long,
@@ -50,17 +50,21 @@ class Family(NamedTuple):
     read: Callable[[Any, Tensor], Rows]
 
 
-def _clip(model: Any, image: Tensor) -> Rows:
-    pooled = model.vision_model(pixel_values=image).pooler_output
-    return model.visual_projection(pooled), pooled
+def _clip(self: Any, image: Tensor) -> Rows:
+    pooled = self.model.vision_model(pixel_values=image).pooler_output
+    return self.model.visual_projection(pooled), pooled
 
 
-def _pooler_output(model: Any, image: Tensor) -> Rows:
-    return (model(pixel_values=image).pooler_output,)
+def _pooler_output(self: Any, image: Tensor) -> Rows:
+    return (self.model(pixel_values=image).pooler_output,)
 
 
-def _class_token(model: Any, image: Tensor) -> Rows:
-    return (model(pixel_values=image).last_hidden_state[:, 0],)
+def _class_token(self: Any, image: Tensor) -> Rows:
+    return (self.model(pixel_values=image).last_hidden_state[:, 0],)
+
+
+def _logits(self: Any, image: Tensor) -> Tensor:
+    return self.model(pixel_values=image).logits
 
 
 _CLASS_TOKEN = (Output("representation", "class token after the last norm", "encoder_output"),)
@@ -77,31 +81,6 @@ FAMILIES = {
     "dinov2_with_registers": Family("Dinov2WithRegistersModel", _CLASS_TOKEN, _pooler_output),
     "vit": Family("ViTModel", _CLASS_TOKEN, _class_token),
 }
-
-
-class Encoder(nn.Module):
-    """A transformers model with its output function. That is (model, image) → tuple of (batch, feature)."""
-
-    def __init__(self, model: nn.Module, read: Callable[[Any, Tensor], Rows]) -> None:
-        super().__init__()
-        self.model = model
-        self.read = read
-
-    def forward(self, image: Tensor) -> Rows:
-        """Return what the family's function reads."""
-        return self.read(self.model, image)
-
-
-class Logits(nn.Module):
-    """A transformers classifier whose forward(image) returns the logits tensor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits."""
-        return self.model(pixel_values=image).logits
 
 
 def load_transformers(wanted: Wanted) -> Loaded:
@@ -157,10 +136,10 @@ def load_transformers(wanted: Wanted) -> Loaded:
         transformers_contract(processor, name),
         lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
     )
-    module: nn.Module = Encoder(model.eval(), family.read)
+    module: nn.Module = Wrapped(family.read, model=model.eval())
     outputs = family.outputs
     if is_classifier:
-        module, outputs = HeadTap(Logits(model), "model.classifier"), classifier_outputs("classifier")
+        module, outputs = head_tap(Wrapped(_logits, model=model), "model.classifier"), classifier_outputs("classifier")
     if prompts is not None:
         with loading(name, place):
             whole = _model(transformers.CLIPModel, transformers.AutoConfig.from_pretrained(name), wanted).eval()

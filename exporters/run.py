@@ -324,9 +324,9 @@ def _references(loaded: Loaded, images: write.Array, name: str) -> dict[str, wri
 def _traced(loaded: Loaded, images: write.Array, precision: str) -> torch.onnx.ONNXProgram | None:
     import torch
 
-    from .wrappers import HalfPrecision
+    from .wrappers import half_precision
 
-    module = HalfPrecision(loaded.module) if precision == "fp16" else loaded.module
+    module = half_precision(loaded.module) if precision == "fp16" else loaded.module
     with torch.no_grad():
         return torch.onnx.export(
             module.eval(),

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .contract import Loaded, Output, Prompts, Source, Wanted
+from .contract import Loaded, Output, Prompts, Source, Wanted, file_digest, state_digest
 from .errors import CallError, ExportError, Messages, MissingError, first_line, quiet
 
 Rows = tuple[Tensor, ...]
@@ -51,8 +51,14 @@ _NOT_REACHABLE = {
 
 
 def classifier_outputs(head: str) -> tuple[Output, ...]:
-    """Return the outputs of a HeadTap on a classifier's last layer."""
+    """Return the outputs of a head_tap on a classifier's last layer."""
     return Output("representation", f"input of {head}, the last linear layer", "head_input"), LOGITS
+
+
+def source_of(library: str, name: str, path: Path | None, weights: str, module: nn.Module, **more: Any) -> Source:
+    """Return where a model came from. `path` is its weights file; without one `weights` names them."""
+    digest = state_digest(module) if path is None else file_digest(path)
+    return Source(library, name, weights if path is None else path.name, digest, **more)
 
 
 def loaded(
@@ -254,22 +260,30 @@ def _first_mismatch(error: BaseException) -> str:
 # Modules
 
 
-class HeadTap(nn.Module):
-    """A model whose head, a linear layer, is tapped.
+class Wrapped(nn.Module):
+    """Modules and a function of them and the image."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, image: Tensor) -> Any:
+        """Return what the function makes of this module, which holds the others, and the image."""
+        return self.run(self, image)
+
+
+def head_tap(model: nn.Module, head: str) -> Wrapped:
+    """Tap a model's head, a linear layer.
 
     forward(image) returns (input of the head, output of the head), both (batch, feature); of a map
     (batch, channel, height, width) the spatial mean.
     """
 
-    def __init__(self, model: nn.Module, head: str) -> None:
-        super().__init__()
-        self.model = model
-        self.head = head
-
-    def forward(self, image: Tensor) -> Rows:
-        """Return what goes into the head and what comes out."""
+    def tap(self: Any, image: Tensor) -> Rows:
         seen: list[Rows] = []
-        handle = self.model.get_submodule(self.head).register_forward_hook(
+        handle = self.model.get_submodule(head).register_forward_hook(
             lambda _module, inputs, output: seen.append((inputs[0], output))
         )
         try:
@@ -278,85 +292,62 @@ class HeadTap(nn.Module):
             handle.remove()
         if len(seen) != 1:
             raise ExportError(
-                f"{self.head}: head was called {len(seen)} times; it must be called once for an image",
+                f"{head}: head was called {len(seen)} times; it must be called once for an image",
                 "choose another --head",
             )
         return tuple(tensor.mean((2, 3)) if tensor.ndim == 4 else tensor for tensor in seen[0])
 
-
-class Swapped(nn.Module):
-    """The outputs of a two-output module in the other order."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, image: Tensor) -> Rows:
-        """Return (second, first)."""
-        first, second = self.module(image)
-        return second, first
+    return Wrapped(tap, model=model)
 
 
-class Projected(nn.Module):
-    """An encoder with its projection: forward(image) returns (projected, pooled)."""
+def swapped(module: nn.Module) -> Wrapped:
+    """Swap the outputs of a two-output module."""
+    return Wrapped(lambda self, image: self.module(image)[::-1], module=module)
 
-    def __init__(self, encoder: nn.Module, projection: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projection = projection
 
-    def forward(self, image: Tensor) -> Rows:
-        """Return the projected and the pooled representation."""
+def projected(encoder: nn.Module, projection: nn.Module) -> Wrapped:
+    """Join an encoder and its projection: forward(image) returns (projected, pooled)."""
+
+    def project(self: Any, image: Tensor) -> Rows:
         pooled = self.encoder(image)
         return self.projection(pooled), pooled
 
+    return Wrapped(project, encoder=encoder, projection=projection)
 
-class Named(nn.Module):
-    """A module that returns a tensor or dict entries. The entries are named tensors."""
 
-    def __init__(self, module: nn.Module, names: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.module = module
-        self.names = names
+def as_rows(module: nn.Module, names: Sequence[str] = ()) -> Wrapped:
+    """Make a tuple of a module's dict entries, in the order of `names`. Without names it is its only output."""
 
-    def forward(self, image: Tensor) -> Rows:
-        """Return the outputs in the order of `names`. Without names it is the only output."""
+    def rows(self: Any, image: Tensor) -> Rows:
         output = self.module(image)
-        return tuple(output[name] for name in self.names) if self.names else (output,)
+        return tuple(output[name] for name in names) if names else (output,)
+
+    return Wrapped(rows, module=module)
 
 
-class HalfPrecision(nn.Module):
-    """A float16 copy of a module with float32 input and outputs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(module).half()
-
-    def forward(self, image: Tensor) -> Rows:
-        """Compute in float16 and return float32."""
-        return tuple(output.float() for output in self.module(image.half()))
+def half_precision(module: nn.Module) -> Wrapped:
+    """Copy a module to float16. Input and outputs stay float32."""
+    half = copy.deepcopy(module).half()
+    return Wrapped(lambda self, image: tuple(rows.float() for rows in self.module(image.half())), module=half)
 
 
-class ZeroShot(nn.Module):
-    """An image tower with a text head. forward(image) returns its outputs and the class logits.
+def zero_shot(tower: nn.Module, weight: Tensor, bias: Tensor | None) -> Wrapped:
+    """Give an image tower a text head. forward(image) returns its outputs and the class logits.
 
     logits = representation / ‖representation‖ · weightᵀ + bias; weight (class, feature) holds the logit scale.
     The representation itself stays as the tower gives it.
     """
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        if bias is not None:
+            head.bias.fill_(float(bias.detach()))
 
-    def __init__(self, tower: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.tower = tower
-        self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-        with torch.no_grad():
-            self.head.weight.copy_(weight)
-            if bias is not None:
-                self.head.bias.fill_(float(bias.detach()))
-
-    def forward(self, image: Tensor) -> Rows:
-        """Return (representation, …, logits)."""
+    def classify(self: Any, image: Tensor) -> Rows:
         rows = self.tower(image)
         return *rows, self.head(nn.functional.normalize(rows[0], dim=-1))
+
+    return Wrapped(classify, tower=tower, head=head)
 
 
 def with_text_head(
@@ -377,7 +368,7 @@ def with_text_head(
         f"zero-shot class logits: cosine of the normalised representation with {len(prompts.classes)} text embeddings "
         f"({len(prompts.templates)} templates averaged), times the logit scale"
     )
-    return ZeroShot(module, head, getattr(model, "logit_bias", None)), (*outputs, Output("logits", meaning, "logits"))
+    return zero_shot(module, head, getattr(model, "logit_bias", None)), (*outputs, Output("logits", meaning, "logits"))
 
 
 def text_head(prompts: Prompts, embed: Callable[[list[str]], Tensor], logit_scale: Tensor, name: str) -> Tensor:
@@ -468,7 +459,7 @@ def require_same(wrapper: nn.Module, model: nn.Module, size: Sequence[int], name
     random images, relative to the largest value (1e-4: float32 in another order).
     """
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    ours, theirs = (run_eager(module, image, type(module).__name__) for module in (wrapper, model))
+    ours, theirs = (run_eager(module, image, name) for module in (wrapper, model))
     ours, theirs = (rows[0] if isinstance(rows, (tuple, list)) else rows for rows in (ours, theirs))
     if ours.shape != theirs.shape or not bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()):
         raise ExportError(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import contract
-from .digest import graph_digest
+from .contract import graph_digest
 from .errors import CallError, ExportError, MissingError, first_line, quiet
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from robustcheck_onnx.exporters import contract
-from robustcheck_onnx.exporters.digest import file_digest
+from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.run import run
 from support.lazy import torch
 from support.user_modules import contract_of, images_of

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.exporters import contract
-from robustcheck_onnx.exporters.contract import Wanted
-from robustcheck_onnx.exporters.digest import file_digest
+from robustcheck_onnx.exporters.contract import Wanted, file_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import load
 from support import Fields, Patch, checkpoints

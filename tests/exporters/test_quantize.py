@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.graph import graph_digest as checked_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import from_onnx, write
-from robustcheck_onnx.exporters.digest import file_digest, graph_digest
+from robustcheck_onnx.exporters.contract import file_digest, graph_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, Capture, Patch, Place, lookup, onnx_models, robustcheck

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.testing import assert_allclose
 
-from robustcheck_onnx.exporters.digest import file_digest
+from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.errors import ExportError, quiet
 from robustcheck_onnx.exporters.run import run
 from support import Capture, Fields, profile

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters.digest import state_digest
+from robustcheck_onnx.exporters.contract import state_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import Fields, checkpoints

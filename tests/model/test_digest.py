@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.graph import graph_digest
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import digest
+from robustcheck_onnx.exporters import contract
 from support import Fields, lookup
 from support.onnx_models import save
 from support.written import written
@@ -30,7 +30,7 @@ def of_file(path: Path) -> str:
 
 
 def of_exporter(path: Path) -> str:
-    return digest.graph_digest(onnx.load(path, load_external_data=False), path.parent)
+    return contract.graph_digest(onnx.load(path, load_external_data=False), path.parent)
 
 
 Raw = tuple[str, int, tuple[int, ...], bytes]
@@ -190,7 +190,7 @@ def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts(t
     for name, counts in changes(model):
         after = graph_digest(model)
         assert (after not in digests) is counts, name
-        assert digest.graph_digest(model, tmp_path) == after
+        assert contract.graph_digest(model, tmp_path) == after
         digests.add(after)
         names[name] += 1
     assert graph_digest(model) == before

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from robustcheck_onnx.exporters.digest import graph_digest
+from robustcheck_onnx.exporters.contract import graph_digest
 from support import Capture, Fields, lookup, normal, onnx_models, robustcheck
 from support.comparisons import Workshop, planted
 
