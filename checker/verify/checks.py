@@ -35,9 +35,8 @@ from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
 from . import keyless
-from .bundle import SignatureError
 from .keyless import Identity
-from .signature import differences, key_id, signed_payload, statement
+from .signature import SignatureError, differences, key_id, signed_payload, statement
 
 SAME_ENVIRONMENT: Final = 1e-4
 """Relative tolerance of a measured number on the same machine with the same versions: the order of sums moves the sixth

@@ -17,8 +17,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, i
 from robustcheck_onnx.checker.storage.places import OFFLINE, is_offline
 from robustcheck_onnx.checker.text import as_json, once, printable
 
-from .bundle import PAYLOAD_TYPE, SignatureError
-from .signature import content_of, payload_of
+from .signature import PAYLOAD_TYPE, SignatureError, content_of, payload_of
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

@@ -170,27 +170,14 @@ def verify(
         UsageError, CannotAssessError, EnvironmentFaultError: nothing can be verified. Disagreement is not an error
             but a finding.
     """
+    given = locals()
     identity = identity_of(certificate_identity, certificate_oidc_issuer, _path(trust_config))
     signer = _signer(_path(signature), _path(public_key), identity)
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
     if isolate and isolation.is_possible(None, None if images is None else str(images)):
-        return isolation.apart(verify, str(model), limits)(
-            report_file,
-            model,
-            images=images,
-            thresholds=thresholds,
-            rerun=rerun,
-            device=device,
-            signature=signature,
-            public_key=public_key,
-            certificate_identity=certificate_identity,
-            certificate_oidc_issuer=certificate_oidc_issuer,
-            trust_config=trust_config,
-            accept_waivers=accept_waivers,
-            elsewhere=elsewhere,
-            today=today,
-            progress=progress,
-        )
+        sent = {name: value for name, value in given.items() if name not in ("isolate", "limits")}
+        call = isolation.apart(verify, str(model), limits)
+        return call(**sent | {"report_file": report_file, "model": model})
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""

@@ -1,10 +1,15 @@
 """Sign and check verdicts with a local key. They are in-toto statements; it works offline (extra `sign`).
 
 The key is an elliptic-curve key in a PEM file of the user; this module makes, keeps and sends none.
+
+The envelope, its signature and its check are securesystemslib's public interface. The bundle around it is the JSON form
+of Sigstore's v0.3 for a key: the envelope, the key's name, and no entry of a transparency log.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 from pathlib import Path, PurePath
@@ -12,11 +17,113 @@ from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.report.predicate import KNOWN_TYPES, PREDICATE_TYPE, predicate_of, sha256_set
-from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES
+from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES, MEDIA_TYPE
 from robustcheck_onnx.checker.text import as_json, once, quoted
 
-from .bundle import SignatureError, opened, sealed
-from .bundle import key_id as id_of
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+class SignatureError(ValueError):
+    """A signature does not hold; the message says why."""
+
+
+def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
+    """Sign a payload with a key. Returns the bundle as a JSON document."""
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 # the extra
+    from securesystemslib.signer import CryptoSigner, SSlibKey  # noqa: PLC0415
+
+    name = name_of_key(key.public_key())
+    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(key.public_key(), keyid=name)))
+    return {
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": name}, "tlogEntries": []},
+        "dsseEnvelope": envelope.to_dict(),
+    }
+
+
+def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
+    """Return a bundle's payload, signed by this key. The signature is checked.
+
+    More is asked for than securesystemslib does: one signature, this kind of bundle and payload, no other field, the
+    key's name, base64 in its one spelling.
+
+    Raises SignatureError, whose message continues a sentence that starts with the bundle's name.
+    """
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 # the extra
+    from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError  # noqa: PLC0415
+    from securesystemslib.signer import Signature, SSlibKey  # noqa: PLC0415
+
+    if has_certificate(document):
+        raise SignatureError("was signed by an identity, not by a key; --certificate-identity checks it")
+    try:
+        media, kind, payload, signed, named = _bundle_parts(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise SignatureError("is not a whole Sigstore bundle with one DSSE envelope signed by one key") from fault
+    if media != MEDIA_TYPE:
+        raise SignatureError(f"is a bundle of another kind, {media}")
+    if kind != PAYLOAD_TYPE:
+        raise SignatureError(f"holds no in-toto statement but {kind}")
+    name = name_of_key(key)
+    if named != {name}:
+        raise SignatureError("was not signed by this key")
+    envelope = Envelope(payload, kind, {name: Signature(name, signed.hex())})
+    try:
+        envelope.verify([SSlibKey.from_crypto(key, keyid=name)], threshold=1)
+    except (VerificationError, UnverifiedSignatureError) as fault:
+        raise SignatureError("has a signature that does not hold for this key") from fault
+    return payload
+
+
+def has_certificate(document: Any) -> bool:
+    """Return whether a bundle is of an identity. It is then not of a key."""
+    material = document.get("verificationMaterial") if isinstance(document, dict) else None
+    return isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material)
+
+
+def name_of_key(key: EllipticCurvePublicKey) -> str:
+    """Return the key's name in bundles. It is sha256 of the public key's PEM text, hexadecimal."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
+
+    return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _bundle_parts(document: Any) -> tuple[str, str, bytes, bytes, set[str]]:
+    """Return the parts of a bundle.
+
+    They are media type, payload type, payload, signature, and each name that the bundle gives the key.
+
+    Raises ValueError, KeyError, TypeError, AttributeError: a field is missing, of another type, or one too many.
+    """
+    envelope, material = document["dsseEnvelope"], document["verificationMaterial"]
+    (signature,) = envelope["signatures"]
+    hint = material["publicKey"]["hint"]
+    fields = (
+        (document, {"mediaType", "verificationMaterial", "dsseEnvelope"}),
+        (material, {"publicKey", "tlogEntries"}),
+        (material["publicKey"], {"hint"}),
+        (envelope, {"payload", "payloadType", "signatures"}),
+        (signature, {"sig", "keyid"}),
+    )
+    if any(not isinstance(record, dict) or not record.keys() <= known for record, known in fields):
+        raise ValueError("a field too many")
+    if material["tlogEntries"] != [] or not isinstance(hint, str):
+        raise ValueError("entries of a log, or no name of a key")
+    named = {hint, signature.get("keyid") or hint}  # model-signing, with which earlier versions signed, left it empty
+    payload, signed = _decoded(envelope["payload"]), _decoded(signature["sig"])
+    return document["mediaType"], envelope["payloadType"], payload, signed, named
+
+
+def _decoded(text: str) -> bytes:
+    """Decode base64; only its standard spelling is taken. Raises ValueError, TypeError."""
+    content = base64.b64decode(text, validate=True)
+    if base64.b64encode(content).decode() != text:
+        raise ValueError("not in its standard spelling")
+    return content
+
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -34,7 +141,7 @@ NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 def check_key(key: Path) -> None:
     """Refuse a private key that can't sign. Raises as `sign` does for a key."""
     _need_extra()
-    _private_key(key)
+    _key(key, private=True)
 
 
 def statement(report: Report, report_digest: str, model: Path | None = None) -> dict[str, Any]:
@@ -100,7 +207,7 @@ def sign(statement: dict[str, Any], key: Path) -> str:
         EnvironmentFaultError: the extra `sign` is missing.
     """
     _need_extra()
-    private = _private_key(key)
+    private = _key(key, private=True)
     return as_json(sealed(payload_of(statement), private))
 
 
@@ -126,7 +233,7 @@ def signed_payload(bundle: Path, public_key: Path) -> bytes:
         EnvironmentFaultError: the extra `sign` is missing.
     """
     _need_extra()
-    key = _public_key(public_key)
+    key = _key(public_key)
     content = content_of(bundle, "signature", f"robustcheck sign REPORT.json MODEL.onnx --key key.pem -o {bundle}")
     try:
         document = json.loads(content, object_pairs_hook=once)
@@ -144,7 +251,7 @@ def key_id(public_key: Path) -> str:
     It is sha256 of the public key's PEM text, hexadecimal. Raises as `signed_payload`.
     """
     _need_extra()
-    return id_of(_public_key(public_key))
+    return name_of_key(_key(public_key))
 
 
 def _need_extra() -> None:
@@ -156,10 +263,6 @@ def _need_extra() -> None:
             f"{fault.name or 'securesystemslib'}: package is missing; signatures need the extra `sign`",
             install_hint("sign"),
         ) from fault
-
-
-def _password() -> bytes | None:
-    return os.environ.get(PASSWORD, "").encode() or None
 
 
 def content_of(path: Path, what: str, hint: str) -> bytes:
@@ -176,14 +279,21 @@ def content_of(path: Path, what: str, hint: str) -> bytes:
     return content
 
 
-def _private_key(path: Path) -> EllipticCurvePrivateKey:
+def _key(path: Path, *, private: bool = False) -> Any:
+    """Load a key. Raises UsageError: it is not readable, encrypted without its password, or of another kind."""
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-    content = content_of(path, "private key", NEW_KEY)
+    what, hint = "public key", f"openssl ec -in key.pem -pubout -out {quoted(path)}"
+    if private:
+        what, hint = "private key", NEW_KEY
+    content = content_of(path, what, hint)
     try:
-        key = load_pem_private_key(content, _password())
+        if private:
+            key: Any = serialization.load_pem_private_key(content, os.environ.get(PASSWORD, "").encode() or None)
+        else:
+            key = serialization.load_pem_public_key(content)
     except TypeError as fault:  # a password for a plain key, or none for an encrypted one
         encrypted = b"ENCRYPTED" in content
         raise UsageError(
@@ -192,26 +302,12 @@ def _private_key(path: Path) -> EllipticCurvePrivateKey:
             f"{'export' if encrypted else 'unset'} {PASSWORD}",
         ) from fault
     except (ValueError, UnsupportedAlgorithm) as fault:
-        raise UsageError(
-            f"{path}: private key is not readable; it must be a PEM file, and its password right", NEW_KEY
-        ) from fault
-    if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name not in CURVES:
-        raise UsageError(f"{path}: private key is of another kind; {RULE}", NEW_KEY)
-    return key
-
-
-def _public_key(path: Path) -> EllipticCurvePublicKey:
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
-
-    hint = f"openssl ec -in key.pem -pubout -out {quoted(path)}"
-    try:
-        key = load_pem_public_key(content_of(path, "public key", hint))
-    except (ValueError, UnsupportedAlgorithm) as fault:
-        raise UsageError(f"{path}: public key is not readable; it must be a PEM file", hint) from fault
-    if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise UsageError(f"{path}: public key is of another kind; {RULE}", hint)
+        right = ", and its password right" * private
+        raise UsageError(f"{path}: {what} is not readable; it must be a PEM file{right}", hint) from fault
+    if not isinstance(key, ec.EllipticCurvePrivateKey if private else ec.EllipticCurvePublicKey) or (
+        key.curve.name not in CURVES
+    ):
+        raise UsageError(f"{path}: {what} is of another kind; {RULE}", hint)
     return key
 
 

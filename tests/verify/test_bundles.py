@@ -7,7 +7,7 @@ import types
 import pytest
 
 from robustcheck_onnx.checker.verify import keyless
-from robustcheck_onnx.checker.verify.bundle import SignatureError
+from robustcheck_onnx.checker.verify.signature import SignatureError
 
 
 @pytest.fixture

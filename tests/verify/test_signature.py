@@ -23,7 +23,6 @@ from robustcheck_onnx.checker.report import predicate, sealed
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.report.signature_file import is_verdict
 from robustcheck_onnx.checker.text import HOME, sha256_of
-from robustcheck_onnx.checker.verify import bundle as bundles
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
 from support import ROOT, Capture, Fields, Patch, but, extra, profile, read_json, robustcheck
@@ -130,7 +129,7 @@ def test_a_broken_bundle(signed: Path, capsys: Capture) -> None:
         ("verificationMaterial publicKey hint", []),
     ):
         file = put(signed, changed(sound, place, value))
-        with pytest.raises(bundles.SignatureError):
+        with pytest.raises(signing.SignatureError):
             signing.signed_payload(file, signed / "key.pub")
     assert verify(signed) == 3
     assert capsys.readouterr() == ("", "")
@@ -142,7 +141,7 @@ def test_every_changed_byte_of_a_bundle_is_noticed(signed: Path) -> None:
     assert json.loads(signing.signed_payload(file, signed / "key.pub"))["predicate"]["verdict"] == "PASS"
     for index in range(0, len(content), profile.sized(7, 1)):
         file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
-        with pytest.raises(bundles.SignatureError):
+        with pytest.raises(signing.SignatureError):
             signing.signed_payload(file, signed / "key.pub")
 
 
