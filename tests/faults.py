@@ -6,8 +6,9 @@ the tests of the room's folder and of those that depend on it until one fails, a
 again by its function and its lines, in another file, too; one whose lines are no more is told as gone.
 
 Drawn at a62dd49, with seed 26; 61 to 63, the first of seed 27 in their room, took the places of 42, 46 and 47, whose
-code is gone; 21 and 23 to 25 have the places and lines of today. `found_before` is the test that found a fault at
-a62dd49, null where those asked (for two minutes: the nearest of its room and of two folders more) did not.
+code is gone, and 10 that of one which changed nothing; 21 and 23 to 25 have the places and lines of today.
+`found_before` is the test that found a fault at a62dd49, null where those asked (for two minutes: the nearest of its
+room and of two folders more) did not.
 """
 
 from __future__ import annotations
