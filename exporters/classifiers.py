@@ -8,7 +8,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .contract import (
+    Fields,
     Loaded,
     Output,
     Source,
@@ -132,7 +133,7 @@ def shell_timm(name: str) -> nn.Module:
     return timm.create_model(name)
 
 
-def timm_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def timm_contract(config: Fields, name: str) -> Fields:
     """Return timm's data config as contract fields. Photos are resized to floor(size / crop_pct), then cropped.
 
     crop_mode center → shortest edge, squash → both edges, border → longest edge and padding with the mean.
@@ -156,7 +157,7 @@ def timm_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return checked_preprocessing(fields, name)
 
 
-def published_timm(name: str) -> dict[str, dict[str, Any]]:
+def published_timm(name: str) -> dict[str, Fields]:
     """Return the preprocessing of each published tag."""
     import timm
 
@@ -265,7 +266,7 @@ def shell_torchvision(name: str) -> nn.Module:
     return get_model(name, weights=None, **({"init_weights": False} if name in SLOW else {}))
 
 
-def torchvision_contract(transform: Any, name: str) -> dict[str, Any]:
+def torchvision_contract(transform: Any, name: str) -> Fields:
     """Return torchvision's ImageClassification preset in the contract's fields."""
     crop, resize = (
         [*edges] * 2 if len(edges) == 1 else edges for edges in (transform.crop_size, transform.resize_size)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+Fields = dict[str, Any]  # values by their names
+
 METADATA_KEY = "robustcheck.contract"  # key in the ONNX file's metadata_props
 SCHEMA_VERSION = 1  # of the JSON under METADATA_KEY
 INPUT_NAME = "image"
@@ -38,7 +40,7 @@ PRECISIONS = ("fp32", "fp16", *INT8)
 CLASS_PLACE = "{}"  # where a template takes the class name
 FIELDS_FILE = "give it with --preprocessing FILE; robustcheck explain preprocessing shows one"  # a hint
 
-_DEFAULTS: dict[str, Any] = {
+_DEFAULTS: Fields = {
     "crop": "center",
     "crop_rounding": "round",
     "fill": (0, 0, 0),
@@ -115,11 +117,11 @@ class Wanted:
     name: str
     weights: str | None = None
     random_weights: bool = False
-    preprocessing: dict[str, Any] | None = None
+    preprocessing: Fields | None = None
     head: str | None = None
     prompts: Prompts | None = None
 
-    def pixels(self) -> tuple[dict[str, Any], Any] | None:
+    def pixels(self) -> tuple[Fields, Any] | None:
         """Return the wanted preprocessing with its transform, None for the library's."""
         return None if self.preprocessing is None else (self.preprocessing, as_transform(self.preprocessing))
 
@@ -141,14 +143,14 @@ class Loaded:
 
     module: torch.nn.Module
     outputs: tuple[Output, ...]
-    preprocessing: dict[str, Any]
+    preprocessing: Fields
     transform: Callable[[Image.Image], torch.Tensor]
     source: Source
     packages: tuple[str, ...] = ()
     zero_shot: Prompts | None = None
 
 
-def content(loaded: Loaded) -> dict[str, Any]:
+def content(loaded: Loaded) -> Fields:
     """Return the contract of a loaded model, without precision and parity."""
     source = asdict(loaded.source)
     if loaded.source.matched_to is None:
@@ -182,7 +184,7 @@ def without_folders(name: str) -> str:
     return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
 
 
-def embed(model: onnx.ModelProto, contract: Mapping[str, Any]) -> None:
+def embed(model: onnx.ModelProto, contract: Fields) -> None:
     """Write the contract into the model's metadata_props, replacing an earlier one."""
     keep_metadata(model, METADATA_KEY.__ne__)
     text = json.dumps(contract, sort_keys=True, allow_nan=False, ensure_ascii=False)
@@ -197,7 +199,7 @@ def keep_metadata(item: Any, is_kept: Callable[[str], bool]) -> None:
         item.metadata_props.add(key=key, value=value)
 
 
-def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def checked_preprocessing(values: Fields, where: str) -> Fields:
     """Return the preprocessing with defaults filled in.
 
     Args:
@@ -215,7 +217,7 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
     return {name: complete[name] for name in PREPROCESSING_FIELDS}
 
 
-def _checks(fields: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
+def _checks(fields: Fields) -> Iterator[tuple[str, bool, str]]:
     """Yield field, whether it is right, and the fault. Its numbers become plain."""
 
     def rule(name: str, is_right: bool, words: str) -> tuple[str, bool, str]:
@@ -246,7 +248,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_preprocessing(path: Path) -> dict[str, Any]:
+def read_preprocessing(path: Path) -> Fields:
     """Return the preprocessing in a JSON file, checked.
 
     Raises:
@@ -267,7 +269,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     return checked_preprocessing(values, str(path))
 
 
-def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+def shared_preprocessing(candidates: Mapping[str, Fields], name: str) -> Fields:
     """Return the preprocessing that all published weights of a model name share.
 
     A checkpoint file does not say how its images were prepared. Where the library's published weights of
@@ -306,7 +308,7 @@ def open_photo(path: Path, what: str, why: str, hint: str) -> Image.Image:
         raise CallError(f"{path}: {what} is unreadable ({error}); {why}", hint) from error
 
 
-def preprocess(fields: Mapping[str, Any], image: Image.Image) -> NDArray[np.float32]:
+def preprocess(fields: Fields, image: Image.Image) -> NDArray[np.float32]:
     """Return a photo as the model sees it: resized, cropped, normalised.
 
     Shapes: (channel, height, width), float32. Independent equals: open_clip's, timm's, torchvision's and
@@ -323,14 +325,14 @@ def preprocess(fields: Mapping[str, Any], image: Image.Image) -> NDArray[np.floa
     return np.ascontiguousarray(channels_first)
 
 
-def as_transform(fields: Mapping[str, Any]) -> Callable[[Image.Image], torch.Tensor]:
+def as_transform(fields: Fields) -> Callable[[Image.Image], torch.Tensor]:
     """Return the preprocessing as a function PIL image → torch tensor."""
     import torch
 
     return lambda image: torch.from_numpy(preprocess(fields, image))
 
 
-def grey_levels_apart(fields: Mapping[str, Any], ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+def grey_levels_apart(fields: Fields, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     """Return the largest difference of two preprocessed photos in grey levels."""
     if ours.shape != theirs.shape or not np.isfinite(theirs).all():
         return math.inf
@@ -341,7 +343,7 @@ def grey_levels_apart(fields: Mapping[str, Any], ours: NDArray[np.float32], thei
     return float((difference * std[:, None, None]).max() / fields["rescale"])
 
 
-def _resized(image: Image.Image, fields: Mapping[str, Any]) -> Image.Image:
+def _resized(image: Image.Image, fields: Fields) -> Image.Image:
     mode, (edge_height, edge_width) = fields["resize_mode"], fields["resize_size"]
     width, height = image.size
     if mode == "none":
@@ -359,7 +361,7 @@ def _resized(image: Image.Image, fields: Mapping[str, Any]) -> Image.Image:
     return image.resize(target, Image.Resampling[fields["interpolation"].upper()])
 
 
-def _centred(image: Image.Image, fields: Mapping[str, Any]) -> Image.Image:
+def _centred(image: Image.Image, fields: Fields) -> Image.Image:
     height, width = fields["size"]
     rounds = fields["crop_rounding"] == "round"
     short_w, short_h = max(width - image.width, 0), max(height - image.height, 0)

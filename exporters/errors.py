@@ -6,8 +6,10 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
+
+Tell = Callable[[str], None]  # is called with what is done, when each stage begins
 
 
 class ExportError(Exception):

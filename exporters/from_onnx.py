@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import contract, write
-from .contract import Source, graph_digest
-from .errors import CallError, ExportError, MissingError, first_line, ignore_progress, quiet
+from .contract import Fields, Source, graph_digest
+from .errors import CallError, ExportError, MissingError, Tell, first_line, ignore_progress, quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +36,7 @@ def quantise_file(
     photos: Sequence[Path],
     calibration: Sequence[Path],
     matched_to: str | None = None,
-    tell: Callable[[str], None] = ignore_progress,
+    tell: Tell = ignore_progress,
 ) -> write.ExportRecord:
     """Write the fp16 or int8 form of a file. It is an fp32 file with its contract.
 
@@ -176,7 +176,7 @@ def quantise(
     draft.write_bytes(proto.SerializeToString())
     quantised = draft.parent / "int8" / draft.name
     quantised.parent.mkdir()
-    options: dict[str, Any] = {"weight_type": QuantType.QInt8, "use_external_data_format": weights.exists()}
+    options: Fields = {"weight_type": QuantType.QInt8, "use_external_data_format": weights.exists()}
     with quiet() as messages:
         try:
             if precision == "int8-dynamic":
@@ -241,7 +241,7 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
     return onnx.load(draft, load_external_data=False)
 
 
-def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
     """Return the graph without its external weights, and its contract."""
     import onnx
     from onnx import inliner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .contract import (
+    Fields,
     Loaded,
     Output,
     Wanted,
@@ -144,7 +145,7 @@ def shell_open_clip(name: str) -> nn.Module:
     return open_clip.create_model(name, load_weights=False, device="meta")
 
 
-def open_clip_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def open_clip_contract(config: Fields, name: str) -> Fields:
     """Return open_clip's preprocess_cfg in the contract's fields.
 
     open_clip resizes and crops to the same size: shortest → crop, longest → pad, squash → neither.
@@ -168,7 +169,7 @@ def open_clip_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return checked_preprocessing(fields, name)
 
 
-def published_open_clip(name: str) -> dict[str, dict[str, Any]]:
+def published_open_clip(name: str) -> dict[str, Fields]:
     """Return the preprocessing of each published tag. The size is the tower's own."""
     default = merge_preprocess_dict(PreprocessCfg(), {})
     found = {}
@@ -178,7 +179,7 @@ def published_open_clip(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _place(name: str, tag: Mapping[str, Any]) -> str:
+def _place(name: str, tag: Fields) -> str:
     schema, _, repo = name.partition(":")
     if schema == "local-dir":
         return f"place open_clip_config.json and open_clip_model.safetensors in {repo}"

@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import contract, write
-from .contract import Loaded, Prompts, Wanted
-from .errors import CallError, ExportError, first_line, ignore_progress, import_error, quiet
+from .contract import Fields, Loaded, Prompts, Wanted
+from .errors import CallError, ExportError, Tell, first_line, ignore_progress, import_error, quiet
 from .from_onnx import calibration_photos, quantise, quantise_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(
     matched_to: str | None = None,
     photos: Sequence[Path],
     calibration: Sequence[Path] = (),
-    tell: Callable[[str], None] = ignore_progress,
+    tell: Tell = ignore_progress,
 ) -> write.ExportRecord:
     """Load a model and write it as ONNX. Its own library loads it; the file has the contract.
 
@@ -94,7 +94,7 @@ def run(
                 f"--{given[0]} is given; an ONNX file has its weights, preprocessing and outputs already",
                 command("onnx", "--precision", "int8-qdq"),
             )
-        options: dict[str, Any] = {"precision": precision, "photos": photos, "calibration": calibration, "tell": tell}
+        options: Fields = {"precision": precision, "photos": photos, "calibration": calibration, "tell": tell}
         return quantise_file(Path(name), out, matched_to=matched_to, **options)
     if head and source != "torch":
         raise CallError(
@@ -209,7 +209,7 @@ def export(
     precision: str = "fp32",
     photos: Sequence[Path],
     calibration: Sequence[Path] = (),
-    tell: Callable[[str], None] = ignore_progress,
+    tell: Tell = ignore_progress,
 ) -> write.ExportRecord:
     """Export a loaded model to ONNX, and prove it. Only a file that agrees in ONNX Runtime is put in place.
 
@@ -262,7 +262,7 @@ def export(
         return quantise(draft, precision, chosen, lambda image: loaded.transform(image).numpy(), name=name)
 
     content = contract.content(loaded)
-    shared: dict[str, Any] = {"precision": precision, "calibrated_on": len(chosen), "tell": tell}
+    shared: Fields = {"precision": precision, "calibrated_on": len(chosen), "tell": tell}
     return write.deliver(path, draw, content, images, references, **shared)
 
 
@@ -378,7 +378,7 @@ def _own_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was)
 
 
-def sizes(asked: Sequence[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
+def sizes(asked: Sequence[tuple[str, str, str | None]]) -> list[Fields]:
     """Count the parameters of models without their weights; downloads nothing.
 
     Args:
@@ -392,8 +392,8 @@ def sizes(asked: Sequence[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
     return [_size(*each) for each in asked]
 
 
-def _size(source: str, name: str, tag: str | None) -> dict[str, Any]:
-    answer: dict[str, Any] = {"parameters": None, "vision_parameters": None, "unknown": "", "fault": "", "missing": ""}
+def _size(source: str, name: str, tag: str | None) -> Fields:
+    answer: Fields = {"parameters": None, "vision_parameters": None, "unknown": "", "fault": "", "missing": ""}
     if ":" in name or source not in SOURCES[:3]:  # the hub's or the user's own
         return answer | {"fault": f"the size of {source} {name} is not known before it is loaded"}
     try:

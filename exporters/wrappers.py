@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .contract import Loaded, Output, Prompts, Source, Wanted, file_digest, state_digest
+from .contract import Fields, Loaded, Output, Prompts, Source, Wanted, file_digest, state_digest
 from .errors import CallError, ExportError, Messages, MissingError, first_line, quiet
 
 Rows = tuple[Tensor, ...]
@@ -66,7 +66,7 @@ def loaded(
     source: Source,
     module: nn.Module,
     outputs: tuple[Output, ...],
-    pixels: tuple[dict[str, Any], Any],
+    pixels: tuple[Fields, Any],
     *packages: str,
 ) -> Loaded:
     """Return a model ready to export; random weights have no name."""
@@ -219,7 +219,7 @@ def load_strictly(module: nn.Module, path: Path, name: str) -> None:
     refuse_partial(f"{path} in {name}", *result)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> Fields:
     """Return a checkpoint's state dict. It is a .safetensors file or a torch checkpoint; no code is unpickled.
 
     Raises:

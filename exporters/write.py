@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import contract
 from .contract import graph_digest
-from .errors import CallError, ExportError, MissingError, first_line, quiet
+from .errors import CallError, ExportError, MissingError, Tell, first_line, quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -131,7 +131,7 @@ def deliver(
     *,
     precision: str,
     calibrated_on: int,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> ExportRecord:
     """Write a draft, prove it, and move it into place. The contract is added after the proof.
 

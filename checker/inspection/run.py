@@ -20,6 +20,7 @@ from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, load_profi
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
+Fields = dict[str, Any]  # values by their names
 INSPECT_SCHEMA: Final = "robustcheck.inspect/2"
 LISTED = 8  # models of a folder that an error names
 
@@ -131,17 +132,17 @@ def inspect(
     return Inspected.model_validate({"tensor": tensor, **{key: found[key] for key in ("file", "digest", "can_pass")}})
 
 
-def document_of(path: Path, profile: Profile, limits: Limits, **choices: str | Path | None) -> dict[str, Any]:
+def document_of(path: Path, profile: Profile, limits: Limits, **choices: str | Path | None) -> Fields:
     """Return a file's `inspect_json`, read by a child. choices: tensor, pool and preprocess."""
     return isolation.apart(inspected, str(path), limits)(path, profile, **choices)
 
 
-def inspected(path: Path, profile: Profile, **choices: Any) -> dict[str, Any]:
+def inspected(path: Path, profile: Profile, **choices: Any) -> Fields:
     """Return a file's `inspect_json`, read in this process."""
     return inspect_json(inspect_model(path, profile, **choices))
 
 
-def inspect_json(found: Inspection) -> dict[str, Any]:
+def inspect_json(found: Inspection) -> Fields:
     """Return an inspection as JSON values. Every form shows them."""
     model, chosen, preprocessing = found.model, found.model.representation, found.preprocessing
     others = (candidate for candidate in model.candidates if candidate.tensor != chosen.tensor)
@@ -171,7 +172,7 @@ def inspect_json(found: Inspection) -> dict[str, Any]:
     }
 
 
-def unopened_json(path: Path, fault: RobustcheckError) -> dict[str, Any]:
+def unopened_json(path: Path, fault: RobustcheckError) -> Fields:
     """Return the JSON values of an unreadable file. They have its error, and that it can't pass."""
     seen = _without_file(path, fault)
     # the reason's id is of no verdict
@@ -184,11 +185,11 @@ def unopened_json(path: Path, fault: RobustcheckError) -> dict[str, Any]:
     }
 
 
-def _fields(item: object, *names: str) -> dict[str, Any]:
+def _fields(item: object, *names: str) -> Fields:
     return {name: getattr(item, name) for name in names}
 
 
-def _all(items: Iterable[object], *names: str) -> list[dict[str, Any]]:
+def _all(items: Iterable[object], *names: str) -> list[Fields]:
     return [_fields(item, *names) for item in items]
 
 

@@ -25,6 +25,10 @@ from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Stati
 from . import pixels
 from .reasons import KINDS, NAMES, NOT_MENDABLE, RULES, Kind, below_reasons
 
+Seen = tuple[str, str]
+"""A reason's id, and what was seen."""
+Found = Iterator[Seen]
+
 
 def describe(end: End) -> str:
     """Write what a representation comes out of."""
@@ -46,7 +50,7 @@ def describe(end: End) -> str:
 
 def foreseen(
     model: ModelFacts, preprocessing: PreprocessingFacts | None, n_features: int | None, profile: Profile
-) -> Iterator[tuple[str, str]]:
+) -> Found:
     """Yield the reasons for WARN before any measurement. Each is (reason id, what was seen).
 
     `judge` gives each of them (but for `end_not_calibrated`, where enough images show it), and PASS only without any.
@@ -87,7 +91,7 @@ def foreseen(
         )
 
 
-def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> tuple[str, str] | None:
+def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> Seen | None:
     """Judge the map from pixels to the first layer.
 
     What it makes of usual photos counts; tensors come without a map.
@@ -230,7 +234,7 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
     return verdict_for((reason(name, seen) for name, seen in applying), profile)
 
 
-def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:
+def _strength(s: Statistics, profile: Profile) -> Found:
     limits = {name: profile.limits_of(name) for name in profile.deciding}
     intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in profile.deciding}
     out = [name for name in profile.deciding if outside(intervals[name], limits[name])]
@@ -262,7 +266,7 @@ def _earlier(
     intervals: Mapping[Statistic, Interval],
     limits: Mapping[Statistic, Limits],
     out: Sequence[Statistic],
-) -> Iterator[tuple[str, str]]:
+) -> Found:
     """Yield the reasons of profiles before `default-3`."""
 
     def too_low(*names: Statistic) -> str:
@@ -291,7 +295,7 @@ def _too_few(e: Evidence, profile: Profile) -> bool:
     return min(e.images.sanity.n_varied, e.statistics.n_images) < profile.min_images
 
 
-def _sufficient(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
+def _sufficient(e: Evidence, profile: Profile) -> Found:
     sanity, s = e.images.sanity, e.statistics
     enough = min(sanity.n_varied, s.n_images)
     if _too_few(e, profile):
@@ -316,7 +320,7 @@ def _sufficient(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
         )
 
 
-def _content(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
+def _content(e: Evidence, profile: Profile) -> Found:
     content = e.content
     if content is None or _too_few(e, profile):
         return  # said already: `unchecked`, `too_few_images`
@@ -345,7 +349,7 @@ def limit_of(e: Evidence) -> float:
     return SAME_NUMBERS.get(e.execution.precision, SAME_NUMBERS["fp32"])
 
 
-def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
+def _sound(e: Evidence) -> Found:
     s, model = e.statistics, e.model
     total = s.n_images + s.n_nonfinite + s.n_constant
     if s.n_nonfinite:
@@ -382,7 +386,7 @@ def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
         yield "unchecked", f"not checked: {', '.join(missing)}"
 
 
-def _pixels(e: Evidence) -> Iterator[tuple[str, str]]:
+def _pixels(e: Evidence) -> Found:
     """Judge the pixels that were measured at the input.
 
     Where the declared map is a reason already, nothing is added.
@@ -395,7 +399,7 @@ def _pixels(e: Evidence) -> Iterator[tuple[str, str]]:
         yield "unusual_pixels", f"the model's first layer got these images with {worst}"
 
 
-def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
+def _comparable(e: Evidence, profile: Profile) -> Found:
     model, s = e.model, e.statistics
     if s.statistic_version != profile.statistic_version:
         yield (
