@@ -270,7 +270,7 @@ class Wrapped(nn.Module):
             self.add_module(name, module)
 
     def forward(self, image: Tensor) -> Any:
-        """Return what the function makes of this module, which holds the others, and the image."""
+        """Return what the function makes of this module and the image."""
         return self.run(self, image)
 
 
@@ -316,7 +316,7 @@ def projected(encoder: nn.Module, projection: nn.Module) -> Wrapped:
 
 
 def as_rows(module: nn.Module, names: Sequence[str] = ()) -> Wrapped:
-    """Make a tuple of a module's dict entries, in the order of `names`. Without names it is its only output."""
+    """Return a module that gives the dict entries `names`. Without names it gives its only output."""
 
     def rows(self: Any, image: Tensor) -> Rows:
         output = self.module(image)

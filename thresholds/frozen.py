@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import core_schema
 
 _PYDANTIC = {name for name in dir(BaseModel) if name[0] != "_"} - {"model_copy", "model_dump", "model_dump_json"}
@@ -41,6 +41,34 @@ def is_version(stated: object, wanted: int) -> bool:
     (True, False, False)
     """
     return type(stated) is int and stated == wanted
+
+
+def first_fault(fault: ValidationError) -> str:
+    """Write the first fault of a record in one line. Its place comes first."""
+    first = fault.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+class HintedError(ValueError):
+    """A file that cannot be used.
+
+    The message gives the fault and the reason, in one line. `hint`: what to do next.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def refuse_version(raw: object, wanted: int, where: str, error: type[HintedError], hint: str) -> None:
+    """Refuse a document of another schema version than `wanted`. hint: for one that is not newer."""
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not is_version(version, wanted):
+        newer = isinstance(version, int) and version > wanted
+        raise error(
+            f"{where}: schema_version is {version!r}; this robustcheck reads {wanted}",
+            "git pull && pip install .  # in a clone" if newer else hint,
+        )
 
 
 class Context(Frozen):

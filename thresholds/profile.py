@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 from pydantic import Field, ValidationError
 
 from . import DATA
-from .frozen import End, Frozen, is_version
+from .frozen import End, Frozen, HintedError, first_fault, refuse_version
 
 SCHEMA_VERSION = 1
 DEFAULT = DATA / "default-3.json"
@@ -71,8 +71,8 @@ PREPROCESSING_RULE = (
 )
 
 
-class ProfileError(ValueError):
-    """A profile that cannot be used. The message gives the fault and the reason, in one line."""
+class ProfileError(HintedError):
+    """A profile that cannot be used."""
 
 
 class Limits(NamedTuple):
@@ -379,15 +379,11 @@ def read(path: Path, name: str = "") -> Profile:
     except ValueError as fault:  # an integer of thousands of digits, too
         where = f"line {fault.lineno}: {fault.msg}" if isinstance(fault, json.JSONDecodeError) else str(fault)
         raise ProfileError(f"{name}: threshold profile is not JSON ({where})") from fault
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not is_version(version, SCHEMA_VERSION):
-        raise ProfileError(f"{name}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}")
+    refuse_version(raw, SCHEMA_VERSION, name, ProfileError, "")
     try:
         profile = Profile.model_validate(raw)
     except ValidationError as fault:
-        first = fault.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProfileError(f"{name}: {where}: {first['msg']}") from fault
+        raise ProfileError(f"{name}: {first_fault(fault)}") from fault
     if wrong := wrong_statistics(profile):
         raise ProfileError(f"{name}: {wrong}")
     return profile

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from . import DATA, published, toml
-from .frozen import Frozen, is_version
+from .frozen import Frozen, HintedError, refuse_version
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS, effective_robustness
 
 SCHEMA_VERSION = 1
@@ -47,15 +47,8 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
 Label = Literal["present", "absent", "unlabelled"]
 
 
-class SuiteError(ValueError):
-    """A suite that cannot be used.
-
-    The message gives the fault and the reason, in one line. `hint`: what to type next.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class SuiteError(HintedError):
+    """A suite that cannot be used."""
 
 
 class LabelRule(Frozen):
@@ -157,12 +150,7 @@ def open_suite(spec: str | Path) -> Opened:
         raise SuiteError(f"{path}: suite is not UTF-8 text; it must be a TOML file") from fault
     except (ValueError, RecursionError) as fault:
         raise SuiteError(f'{path}: suite is not TOML ({fault}); see the page "Calibrate your thresholds"') from fault
-    version = raw.get("schema_version")
-    if not is_version(version, SCHEMA_VERSION):
-        rule = f"this robustcheck reads {SCHEMA_VERSION}"
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
-        hint = "git pull && pip install .  # in a clone" if newer else f"schema_version = {SCHEMA_VERSION}"
-        raise SuiteError(f"{path}: schema_version is {version!r}; {rule}", hint)
+    refuse_version(raw, SCHEMA_VERSION, str(path), SuiteError, f"schema_version = {SCHEMA_VERSION}")
     try:
         suite = Suite.model_validate(raw)
     except ValidationError as fault:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import ValidationError, model_validator
 
 from . import DATA
-from .frozen import End, Frozen, is_version
+from .frozen import End, Frozen, HintedError, first_fault, refuse_version
 from .profile import DECIDING, STATISTICS, Statistic
 
 TABLE = "reference_statistics.csv"
@@ -138,15 +138,8 @@ NOT_CONTENT = (
 """Fields that may differ between runs that measured the same."""
 
 
-class ResultsError(ValueError):
-    """A results table that cannot be used.
-
-    The message gives the fault and the reason, in one line. `hint`: what to do next.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class ResultsError(HintedError):
+    """A results table that cannot be used."""
 
 
 class Measured(Frozen):
@@ -276,19 +269,11 @@ def _row(path: Path, number: int, line: str) -> Result:
         raise ResultsError(
             f"{where}: row is not JSON ({fault}); one row of a results table a line", f"sed -i {number}d {path}"
         ) from fault
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not is_version(version, SCHEMA_VERSION):
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
-        raise ResultsError(
-            f"{where}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}",
-            "git pull && pip install .  # in a clone" if newer else "give a table that `robustcheck calibrate` wrote",
-        )
+    refuse_version(raw, SCHEMA_VERSION, where, ResultsError, "give a table that `robustcheck calibrate` wrote")
     try:
         result = Result.model_validate(raw)
     except ValidationError as fault:
-        first = fault.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ResultsError(f"{where}: {place}: {first['msg']}") from fault
+        raise ResultsError(f"{where}: {first_fault(fault)}") from fault
     if missing := [name for name in STATISTICS if name not in result.statistics]:
         raise ResultsError(f"{where}: statistics lack {', '.join(missing)}", "measure the model again")
     return result
