@@ -14,16 +14,7 @@ import typer
 from .help import Verbs
 from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import importing_native, run
-from .verbs import (
-    calibrate,
-    check,
-    demo,
-    evidence,
-    export,
-    inspect,
-    look_up,
-    questions,
-)
+from .verbs import calibrate, check, evidence, export, look_up, questions
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
 INFORMATION = "Exit codes: 0 measured, which is not a PASS · 2 usage · 3 could not measure · 4 environment."
@@ -77,7 +68,7 @@ app.verb(
     ),
     codes=VERDICT_CODES,
 )(importing_native(questions.compare))
-app.verb(panel=FIRST, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
+app.verb(panel=FIRST, examples=("robustcheck inspect model.onnx",))(look_up.inspect)
 app.verb(
     panel=FIRST,
     examples=(
@@ -98,12 +89,12 @@ app.verb(
     panel=FIRST,
     examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes"),
 )(look_up.explain)
-app.verb(panel=FIRST, examples=("robustcheck demo",))(demo.demo)
+app.verb(panel=FIRST, examples=("robustcheck demo",))(export.demo)
 app.verb(
     panel=FIRST,
     examples=("robustcheck doctor",),
     codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
-)(inspect.doctor)
+)(look_up.doctor)
 app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photos/",), codes=INFORMATION)(
     importing_native(questions.scan)
 )

@@ -1,4 +1,4 @@
-"""Show help with examples first. Options are in panels, and nothing is there that a reader does not need.
+"""Show help, and explain a command line that typer refuses.
 
 Typer's own help shows a type for every option, flags included, and examples last. `Verbs` is a typer app whose verbs
 show this help instead. Imports nothing heavy.
@@ -6,16 +6,26 @@ show this help instead. Imports nothing heavy.
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
+import shlex
+import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.exceptions import TyperException
 
-from robustcheck_onnx.checker.text import sentence_text
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import form_of, page, sentence_text
 
-from .options import OPTION_PANELS, OPTIONS, OUTPUT, VERB_PANELS
+from .command_line import CommandLine
+from .options import OPTION_PANELS, OPTIONS, OUTPUT, VERB_PANELS, one_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -237,3 +247,329 @@ def _table(rows: Iterable[Row], column: int, width: int) -> list[Text]:
             made.append(Text.assemble(INDENT, (row.name.ljust(column), "cyan"), texts.pop(0)))
         made += [Text(" " * start + text) for text in texts]
     return made
+
+
+_CACHE: Final = "leave it out: every check measures, and nothing is kept between checks"
+_RAY: Final = "leave it out: a check runs on one machine; `robustcheck calibrate --engine ray` uses a cluster"
+_PLUG_IN: Final = "run the other signal as a step of its own, whose exit code can stop the release"
+_LOG: Final = "robustcheck mlflow log report.json"
+_GATE: Final = "robustcheck mlflow gate NAME VERSION report.json --alias ALIAS"
+_CONFIDENCE: Final = "leave it out: ATC and DoC take the model's own confidences"
+REMOVED_VERBS: Final[Mapping[str, str]] = {
+    "cache": "nothing is kept between checks; the folder robustcheck in your cache folder can be deleted",
+    "help": "robustcheck --help, or robustcheck COMMAND --help",
+    "reference": f"read the tables of {page('data')}",
+    "schema": "read report.schema.json in the folder checker/report of the installed package, or on the site",
+    "version": "robustcheck --version; robustcheck doctor -o json for the packages it measures with",
+    "profiles diff": "compare the output of robustcheck profiles show PROFILE -o json",
+    "profiles seal": "fit a profile with robustcheck calibrate; a profile that was changed by hand is not accepted",
+    "profiles validate": "robustcheck profiles show PROFILE, which refuses a profile that is not valid",
+}
+"""by verb, as it was typed"""
+REMOVED_OPTIONS: Final[Mapping[str, str]] = {
+    "--alias": _GATE,
+    "--beside": "leave it out: agreement on the line is no longer predicted",
+    "--detector": _PLUG_IN,
+    "--engine": _RAY,
+    "--exit-zero": "--fail-on never",
+    "--export": "robustcheck export LIBRARY NAME -o model.onnx, then robustcheck model.onnx",
+    "--log": _LOG,
+    "--no-cache": _CACHE,
+    "--ray-address": _RAY,
+    "--temperature": _CONFIDENCE,
+    "--workers": _RAY,
+}
+"""by option of a verb that no longer has it"""
+REMOVED_FORMS: Final[Mapping[str, str]] = {
+    "csv": "-o json, or a template of your own: -o template=FILE.j2",
+    "evalresults": "-o json, or a template of your own: -o template=FILE.j2",
+}
+REMOVED_KEYS: Final[Mapping[str, str]] = {option.removeprefix("--"): line for option, line in REMOVED_OPTIONS.items()}
+"""by key of a settings file"""
+REMOVED_VARIABLES: Final[Mapping[str, str]] = {
+    "ROBUSTCHECK_" + name: line
+    for name, line in {
+        "CACHE_DIR": _CACHE,
+        "DETECTOR": _PLUG_IN,
+        "ENGINE": _RAY,
+        "NO_CACHE": _CACHE,
+        "RAY_ADDRESS": _RAY,
+        "WORKERS": _RAY,
+    }.items()
+}
+
+
+def refuse_removed(kind: str, word: str, lines: Mapping[str, str]) -> None:
+    """Refuse a removed word. A table lists them; raises UsageError.
+
+    kind: what the word is, with the place where it was read, such as "robustcheck.toml: key".
+    """
+    if word in lines:
+        raise UsageError(f"{kind} {word} was removed", lines[word])
+
+
+def _by_word(words_of: Mapping[str, str]) -> dict[str, str]:
+    return {word: ours for ours, words in words_of.items() for word in words.split()}
+
+
+OTHER_OPTIONS: Final = _by_word(
+    {
+        "": "--model --models --model-path --onnx --onnx-path -m --reference --ref --base --teacher --candidate",
+        "--images": "--data --dataset --datasets --data-dir --data-path --dir --folder --image-dir --img-dir --input "
+        "--inputs --photos --pictures --samples-dir --source --path --val -d -i",
+        "--preprocess": "--preprocessing --transform --transforms --normalize --normalise --normalization",
+        "robustcheck explain preprocessing": "--size --input-size --image-size --img-size --imgsz --resize --crop "
+        "--input-shape --shape --mean --std --layout",
+        "--tensor": "--layer --layers --node --feature --features --embedding --output-name --hook -l",
+        "--max-images": "--limit --n --num-images --n-images --num-samples --n-samples --max-samples --samples --count "
+        "--subset -n",
+        "--max-bad": "--max-errors --tolerate",
+        "--batch-size": "--batch --batchsize --bs -b",
+        "--device": "--provider --providers --execution-provider --ep --backend --accelerator",
+        "--device cuda": "--gpu --gpus --cuda --use-gpu",
+        "--device cpu": "--cpu --no-gpu --no-cuda",
+        "--device tensorrt": "--trt --tensorrt",
+        "--output": "--format --fmt --out --output-format --output-file --report --save",
+        "-o html": "--html",
+        "-o junit": "--junit --junitxml --junit-xml --xml",
+        "-o markdown": "--markdown --md",
+        "-o sarif": "--sarif",
+        "--fail-on never": "--no-fail --soft-fail --warn-only --allow-fail --ignore-errors",
+        "--thresholds": "--min-score --cutoff --profile",
+        "--config": "--config-file --conf --cfg --settings -c",
+        "--waivers": "--ignore --allow --allowlist --skip --exclude",
+        "--verbose": "--verbosity --log-level --loglevel",
+        "--quiet": "--silent",
+        "--isolated": "--no-config",
+    }
+)
+"""by an option that is typed: ours (with its value, where theirs takes none), a command, or "" for an argument"""
+OTHER_VERBS: Final = _by_word(
+    {
+        "check": "run test tests validate analyze analyse evaluate eval assess score gate measure audit predict infer",
+        "compare": "diff cmp regress versus vs",
+        "inspect": "info show summary summarize describe view print cat",
+        "export --help": "convert to-onnx onnx",
+        "export onnx -o int8.onnx --precision int8-dynamic": "quantize quantise quant",
+        "explain": "why man",
+        "scan": "layers",
+        "calibrate": "fit train tune",
+        "profiles list": "thresholds",
+        "demo": "example examples quickstart try",
+        "doctor": "env status diagnose providers devices",
+        "init": "config configure setup new",
+        "mlflow --help": "log register",
+    }
+)
+"""by a command that is typed: ours, with what else its line needs"""
+
+
+def nearest(word: str, known: Mapping[str, object] | list[str], synonyms: Mapping[str, str]) -> str | None:
+    """Return the word that a typed one means.
+
+    It is what the word means here, else the word that is spelled almost like it, else None.
+    """
+    near = get_close_matches(word.lower(), known, 1, 0.75)
+    return synonyms.get(word.lower(), near[0] if near else None)
+
+
+VERSION_OPTIONS = ("--version", "-V")
+GROUP_OPTIONS = ("--help", "-h", "--help-all", *VERSION_OPTIONS, "--install-completion", "--show-completion")
+
+
+def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
+    """Return message and hint for a refused command line. Typer refuses it."""
+    context = getattr(fault, "ctx", None)
+    command = context.command_path if context is not None else f"robustcheck {line.verb}".strip()
+    look = f"{command} --help"
+    text = fault.format_message().rstrip(".")
+    kind = type(fault).__name__
+    option = getattr(fault, "option_name", None)
+    if kind == "NoSuchOption" and option:
+        params = [] if context is None else context.command.params
+        known = [name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")]
+        return _no_option(option, [*GROUP_OPTIONS, *known], line, look)
+    if option:
+        rule = "it takes none" if "does not take" in text else "it needs one"
+        params = [] if context is None else context.command.params
+        hint = next((_described(each) for each in params if option in each.opts), look)
+        return f"{option} is given {'a' if 'none' in rule else 'no'} value; {rule}", hint
+    param = getattr(fault, "param", None)
+    if kind == "MissingParameter" and param is not None:
+        name = param.opts[0] if param.opts[0].startswith("-") else (param.metavar or param.name.upper())
+        epilog = (context.command.epilog if context else "") or ""
+        shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog) if name.startswith("-") else None
+        example = epilog.partition("\n")[0].removeprefix(EXAMPLE) if epilog.startswith(EXAMPLE) else look
+        return f"{name} is missing; {command} needs it", (
+            _command(*line.words, *shown[1].split()) if shown else example
+        )
+    if param is not None:
+        name = max(param.opts, key=len)
+        rule = re.sub(r", unable to parse.*", "", fault.message).replace("Input should be", "it must be")
+        values = line.options.get(param.name)
+        value = next((value for value in reversed(values or ()) if value), "")
+        return f"{name} is {repr(value) if value else 'not valid'}; {rule}", _described(param)
+    if context is not None and isinstance(context.command, TyperGroup):
+        return _no_verb(context.command, text, line, command)
+    extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text.replace("(s)", "s"))
+    if extra:
+        takes_images = any("--images" in param.opts for param in context.command.params) if context else False
+        is_last = takes_images and line.words[-1] == extra.group(1) and Path(line.words[-1]).exists()
+        again = _command(*line.words[:-1], "--images", line.words[-1])
+        return f"unexpected argument {extra.group(1)}", again if is_last else look
+    return text, look
+
+
+def _described(param: Any) -> str:
+    """Return an option with its value and help."""
+    return f"{max(param.opts, key=len)}{value_of(param)}: {about(param)}"
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["robustcheck", *words])
+
+
+def _no_option(option: str, known: list[str], line: CommandLine, look: str) -> tuple[str, str]:
+    """Return message and hint for an unknown option. The verb does not have it."""
+    if option in REMOVED_OPTIONS:
+        return f"option {option} was removed", REMOVED_OPTIONS[option]
+    ours = nearest(option, known, OTHER_OPTIONS)
+    message = f"unknown option {option}"
+    if ours is None or (ours.startswith("-") and ours.split()[0] not in known):
+        return message, look
+    if ours.startswith("robustcheck"):
+        return message, ours
+    if ours in GROUP_OPTIONS:
+        return f"{message}. Did you mean {ours}?", _command(ours)
+    at = next(index for index, word in enumerate(line.words) if word.startswith(option))
+    value, rest, words = line.words[at].removeprefix(option).removeprefix("="), list(line.words[at + 1 :]), ours.split()
+    if len(words) > 1 and rest and (rest[0].isdigit() or form_of(rest[0])):  # of theirs: --gpu 1, --html report.html
+        value = rest.pop(0)
+    sign = {"-o": "=", "--device": ":"}.get(words[0], "") if len(words) > 1 else ""
+    words = [*words[:-1], f"{words[-1]}{sign}{value}"] if sign and value else [*words, *filter(None, [value])]
+    named = f"Did you mean {ours}?" if ours else "A model is an argument."
+    return f"{message}. {named}", _command(*line.words[:at], *words, *rest)
+
+
+def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> tuple[str, str]:
+    """Return message and hint for a group's verb. It is missing or unknown."""
+    verbs = sorted(group.commands)
+    unknown = re.match(r"No such command '(.*?)'", text)
+    if not unknown:
+        return f"command is missing; {command} needs one of {', '.join(verbs)}", f"{command} --help"
+    word = unknown.group(1)
+    if (name := f"{group.name} {word}") in REMOVED_VERBS:
+        return f"command {name} was removed", REMOVED_VERBS[name]
+    ours = nearest(word, verbs, {})
+    if ours is None:
+        return f"unknown command {word}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
+    again = [ours if typed == word else typed for typed in line.words]
+    return f"unknown command {word}. Did you mean {ours}?", _command(*again)
+
+
+def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
+    """Refuse a first word that is an unknown verb.
+
+    It can only be a verb, and is mistyped, removed, or of another tool.
+    """
+    word = words[0]
+    if word.startswith("-") or set("./*?[") & set(word) or os.path.lexists(word):
+        return
+    refuse_removed("command", word, REMOVED_VERBS)
+    ours = nearest(word, verbs, OTHER_VERBS)
+    if ours is not None:
+        rest = [] if ours.endswith("--help") else words[1:]
+        raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
+    is_model = Path(f"{word}.onnx").is_file()
+    hint = _command(f"{word}.onnx", *words[1:]) if is_model else "robustcheck --help"
+    raise UsageError(f"{word} is neither a command nor a file", hint)
+
+
+def refuse_twice(line: CommandLine) -> None:
+    """Refuse several values for a one-value option. Raises UsageError."""
+    if line.twice:
+        raise UsageError(f"{line.twice} is given twice; it takes one value", f"keep one {line.twice}")
+
+
+def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:
+    """Return a hint where a verb is also a folder.
+
+    The verb has no arguments, and the folder holds models, which may have been meant; else "".
+
+    Only the first 100 folders below it are looked at: a verb must not wait for a large disk.
+    """
+    word = line.verb
+    if word not in verbs or line.arguments or "quiet" in line.options:
+        return ""
+    for _, _, names in itertools.islice(os.walk(word), 100):
+        if any(name.lower().endswith(".onnx") for name in names):
+            return f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
+    return ""
+
+
+SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
+COMPLETION_OPTIONS = ("--show-completion", "--install-completion")
+
+
+def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
+    """Show or install shell completion.
+
+    The words are `--show-completion SHELL` or `--install-completion SHELL`; False for any other command line.
+
+    Without a SHELL typer itself finds out which one runs the command; a SHELL that follows it would not look at.
+    Raises UsageError: no such shell, or more words.
+    """
+    if len(words) < 2 or words[0] not in COMPLETION_OPTIONS or words[1].startswith("-"):
+        return False
+    from typer._completion_shared import get_completion_script, install  # what typer's own options call
+
+    option, shell, *more = words
+    one_of(option, shell, SHELLS)
+    if more:
+        raise UsageError(f"argument is {more[0]}; {option} takes one shell", f"robustcheck {option} {shell}")
+    if option == "--show-completion":
+        sys.stdout.write(get_completion_script(prog_name=program, complete_var=variable, shell=shell) + "\n")
+        sys.stdout.flush()
+    else:
+        _, path = install(shell=shell, prog_name=program, complete_var=variable)
+        sys.stdout.write(f"{shell} completion installed in {path}; it takes effect in a new shell\n")
+    return True
+
+
+def unknown_shell(option: str) -> UsageError:
+    """Return the error for an unknown shell. The shell runs the command, and typer, which does not know it, would exit
+    with 1.
+    """
+    return UsageError(
+        f"{option}: the shell that runs this is not known; completion is for {', '.join(SHELLS)}",
+        f"robustcheck {option} bash",
+    )
+
+
+def nothing_judged() -> UsageError:
+    """Return the error where `--strict` judged nothing.
+
+    It would end with 0 though no model was checked, as for `--help`, which is not a PASS.
+    """
+    return UsageError(
+        "--strict: no model was checked; with it exit code 0 is a verdict's alone, and help is shown without it",
+        "robustcheck check --help",
+    )
+
+
+def complete_as_check(environment: MutableMapping[str, str], verbs: Sequence[str]) -> None:
+    """Insert `check` into a line to complete. A shell wants it completed, and its first word is a model.
+
+    environment: changed in place; completion scripts set COMP_WORDS and COMP_CWORD, or _TYPER_COMPLETE_ARGS.
+    A first word that is still being typed may become a verb, so the line stays.
+    """
+    for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
+        line = environment.get(name, "")
+        words = line.split(maxsplit=2)
+        typed = len(words) > 2 or (len(words) == 2 and line[-1].isspace())
+        if not typed or words[1] in verbs or words[1].startswith("-"):
+            continue
+        program, rest = line.split(maxsplit=1)
+        environment[name] = f"{program} check {rest}"
+        if name == "COMP_WORDS" and environment.get("COMP_CWORD", "").isdigit():
+            environment["COMP_CWORD"] = str(int(environment["COMP_CWORD"]) + 1)

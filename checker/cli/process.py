@@ -24,7 +24,7 @@ from typer.main import get_command
 from robustcheck_onnx.checker.errors import COMMANDS, RobustcheckError, UsageError, as_error
 from robustcheck_onnx.checker.text import printable
 
-from . import usage
+from . import help
 from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
 from .output import Destination, UndeliveredError, error_document, is_broken_pipe, remove_signature
 
@@ -53,9 +53,9 @@ def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
 
 def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     if isinstance(fault, TyperException):
-        from . import usage
+        from . import help
 
-        return 2, *usage.explain(fault, line)
+        return 2, *help.explain(fault, line)
     if isinstance(fault, KeyboardInterrupt | Interrupted):
         return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
     if isinstance(fault, Terminated):
@@ -240,21 +240,21 @@ def _run(app: typer.Typer, words: list[str]) -> int:
                 "robustcheck model.onnx --images photos/",
             )
         if not words:
-            usage.complete_as_check(os.environ, verbs)
-        usage.refuse_twice(invocation.line)
-        _say("", usage.verb_over_models(invocation.line, verbs))
-        if usage.for_shell(words, "robustcheck", COMPLETION):
+            help.complete_as_check(os.environ, verbs)
+        help.refuse_twice(invocation.line)
+        _say("", help.verb_over_models(invocation.line, verbs))
+        if help.for_shell(words, "robustcheck", COMPLETION):
             return 0
         code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
-        if code == 1 and invocation.line.verb in usage.COMPLETION_OPTIONS:
-            raise usage.unknown_shell(invocation.line.verb)
+        if code == 1 and invocation.line.verb in help.COMPLETION_OPTIONS:
+            raise help.unknown_shell(invocation.line.verb)
         if code == KEYBOARD_INTERRUPT:
             raise KeyboardInterrupt
         if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
             raise stop.came
         sys.stdout.flush()
         if not code and "strict" in invocation.line.options and not invocation.judged:
-            raise usage.nothing_judged()
+            raise help.nothing_judged()
         return int(code or 0)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
         if isinstance(fault, SystemExit) and fault.code == 0 and (not words or words[0].startswith("--")):
@@ -273,11 +273,11 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
     verbs: the names of commands and of groups of commands.
     Raises UsageError where the first word is almost a verb, and no file, or where something follows `--version`.
     """
-    if words[0] in usage.VERSION_OPTIONS and words[1:]:  # it would end with 0, which reads as PASS
+    if words[0] in help.VERSION_OPTIONS and words[1:]:  # it would end with 0, which reads as PASS
         raise UsageError(f"argument is {words[1]}; {words[0]} takes none", f"robustcheck {words[0]}")
-    if words[0] in verbs or words[0].split("=")[0] in usage.GROUP_OPTIONS:
+    if words[0] in verbs or words[0].split("=")[0] in help.GROUP_OPTIONS:
         return words
-    usage.refuse_unknown_verb(words, verbs)
+    help.refuse_unknown_verb(words, verbs)
     return [DEFAULT_VERB, *words]
 
 

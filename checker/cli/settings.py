@@ -26,10 +26,9 @@ from robustcheck_onnx.checker.verdict import RULES, Loosening, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
-from . import vocabulary
-from .command_line import CommandLine
+from . import help
+from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, find_named, read_table, rebased, rebased_outputs
 from .options import FIELDS, HARMLESS, LOOSENS, ONLY_TYPED, POWERS, ROWS, TYPES, Settings, key_of, words_of
-from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -208,7 +207,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         key = VARIABLES.get(variable)
         if key is None:
-            vocabulary.refuse_removed("environment: variable", variable, vocabulary.REMOVED_VARIABLES)
+            help.refuse_removed("environment: variable", variable, help.REMOVED_VARIABLES)
             near = difflib.get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
             raise UsageError(
                 f"environment: variable {variable} is not known"
@@ -262,7 +261,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if where == "environment":
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
-        vocabulary.refuse_removed(f"{where}: key", key, vocabulary.REMOVED_KEYS)
+        help.refuse_removed(f"{where}: key", key, help.REMOVED_KEYS)
         if key in NOT_SETTINGS and known == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
         near = difflib.get_close_matches(key, known, 1)

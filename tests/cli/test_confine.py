@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from robustcheck_onnx.checker.cli import settings_file
-from robustcheck_onnx.checker.cli.settings_file import outputs
+from robustcheck_onnx.checker.cli import command_line
+from robustcheck_onnx.checker.cli.command_line import outputs_elsewhere
 from robustcheck_onnx.checker.report import forms
 from support import read_json
 from support.bad_input import Run
@@ -50,8 +50,8 @@ def test_what_is_inside_a_folder(here: Path) -> None:
     outside = ["../r.json", "/r.json", "out/r.json", "gone", "loop", ".", "", "in/../../r.json", "a\0b"]
     outside += ["../here2/r.json"]  # a name that starts alike
     urls = ["s3://bucket/r.json", "file:///r.json", f"file://{here}/r.json", "file:/r.json", "zip::s3://b/r.json"]
-    assert [path for path in inside if not settings_file.is_inside(path, ".")] == []
-    assert [path for path in [*outside, *urls] if settings_file.is_inside(path, ".")] == []
+    assert [path for path in inside if not command_line.is_inside(path, ".")] == []
+    assert [path for path in [*outside, *urls] if command_line.is_inside(path, ".")] == []
 
 
 def test_which_paths_follow_a_link(here: Path) -> None:
@@ -59,12 +59,12 @@ def test_which_paths_follow_a_link(here: Path) -> None:
         link(name, target)
     follow = ["r.json", "./r.json", "own.json", "out/r.json", str(here / "r.json"), f"file://{here}/r.json"]
     plain = ["new.json", "in/new.json", "../new.json", str(here.parent / "new.json"), "s3://b/r", "/dev/stdout"]
-    assert [path for path in [*follow, *plain] if settings_file.follows_link(path)] == follow
+    assert [path for path in [*follow, *plain] if command_line.follows_link(path)] == follow
 
 
 def test_an_error_is_written_to_no_other_place_either() -> None:
     say('output = ["json=../r.json", "junit=r.xml", "html=s3://b/r.html", "gitlab", "markdown=-"]')
-    assert outputs({}, None) == ("junit=r.xml", "gitlab", "markdown=-")
+    assert outputs_elsewhere({}, None) == ("junit=r.xml", "gitlab", "markdown=-")
 
 
 # ------------------------------------------------------------------------------------------------ reports

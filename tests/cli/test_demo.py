@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from robustcheck_onnx.checker import demo
-from robustcheck_onnx.checker.cli.verbs.demo import _check_folder
+from robustcheck_onnx.checker.cli.verbs.export import _check_folder
 from robustcheck_onnx.checker.errors import UsageError
 from support import Patch, bad_input, normal, robustcheck
 from support.bad_input import Done, Run

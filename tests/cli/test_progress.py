@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustcheck_onnx.checker.cli import process, progress
+from robustcheck_onnx.checker.cli import process, question
 from robustcheck_onnx.checker.isolation import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
 from support import Patch
@@ -30,7 +30,7 @@ class Clock:
         self._asleep = threading.Semaphore(0)
 
     def wait(self, seconds: float) -> bool:
-        assert seconds == progress.EVERY_S == 10
+        assert seconds == question.EVERY_S == 10
         self._asleep.release()
         return self._ends.get()
 
@@ -49,16 +49,16 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: Patch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(question, "time", SimpleNamespace(monotonic=lambda: clock.now))
     fakes = {"Event": lambda: clock, "Thread": threading.Thread}
-    monkeypatch.setattr(progress, "threading", SimpleNamespace(**fakes))
+    monkeypatch.setattr(question, "threading", SimpleNamespace(**fakes))
     return clock
 
 
 def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch, clock: Clock) -> None:
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    with progress.progress_line(0, "m.onnx") as line:
+    with question.progress_line(0, "m.onnx") as line:
         assert line is not None
         monkeypatch.setattr(sys, "stderr", io.StringIO())  # as an exporter does while a library works
         assert log.getvalue() == ""  # a short run says nothing
@@ -75,7 +75,7 @@ def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch, clock:
 
 
 def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.001)
+    monkeypatch.setattr(question, "EVERY_S", 0.001)
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         failed, write = threading.Event(), full.write
 
@@ -85,7 +85,7 @@ def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
 
         full.write = watched  # type: ignore[method-assign]
         monkeypatch.setattr(sys, "stderr", full)
-        with progress.progress_line(0) as line:
+        with question.progress_line(0) as line:
             assert line is not None
             tell_stage(line, "opening")
             failed.wait()
@@ -95,7 +95,7 @@ def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
 
 def test_a_name_forges_no_line() -> None:
     shown = Progress(0, 0, 0.0, "", "opening")
-    assert progress.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
+    assert question.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
 
 
 def test_a_terminal_shows_stages_and_images_and_stdout_holds_the_document(

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto
 from rich.console import Console, RenderableType
 
-from robustcheck_onnx.checker.cli.verbs.inspect import doctor_json, render_doctor
+from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
 from robustcheck_onnx.checker.inspection.run import Inspection, inspect_json, inspect_model
 from robustcheck_onnx.checker.inspection.terminal import render_inspect
 from robustcheck_onnx.checker.runtime.doctor import Finding

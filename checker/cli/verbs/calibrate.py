@@ -15,8 +15,7 @@ from robustcheck_onnx.checker.text import page, printable
 
 from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, one_of, option
 from ..output import ascii_only, check_target, console_for
-from ..progress import progress_line
-from ..question import AS_FOR_A_CHECK, Call, takes
+from ..question import AS_FOR_A_CHECK, Call, progress_line, takes
 from . import look_up
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import VERSION, printable
 
-from .. import check_places, settings_file
-from ..command_line import Invocation, documents_of
+from .. import command_line, output
+from ..command_line import Invocation, documents_of, split, template_of
 from ..options import PLACEHOLDER, ROWS, argument, one_of
 from ..output import (
     Destination,
@@ -29,9 +29,7 @@ from ..output import (
     plain,
     write_files,
 )
-from ..progress import progress_line
-from ..question import Call, takes
-from ..settings_file import split, template_of
+from ..question import Call, progress_line, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,8 +39,8 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.storage.places import Place
     from robustcheck_onnx.thresholds.profile import Profile
 
-    from ..check_places import Signature
     from ..options import Settings
+    from ..output import Signature
     from ..settings import Resolved
 
 
@@ -140,12 +138,12 @@ def _run(
 
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
-    folder = check_places.folder_of(resolved, "output")
+    folder = output.folder_of(resolved, "output")
     typed = documents_of(settings.output, invocation.line.stems())
-    invocation.documents = settings_file.safe_documents(typed, folder, strict=settings.strict)
+    invocation.documents = command_line.safe_documents(typed, folder, strict=settings.strict)
     models = expand(words)
     filled = documents_of(settings.output, [stem(model) for model in models])
-    invocation.documents = settings_file.safe_documents(filled, folder, strict=settings.strict)
+    invocation.documents = command_line.safe_documents(filled, folder, strict=settings.strict)
 
     # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker.report import Failed, one_model
@@ -157,17 +155,17 @@ def _run(
     wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
-    reads += map(Path, check_places.template_files(resolved))
+    reads += map(Path, output.template_files(resolved))
     destinations = _destinations(resolved, models, reads)
-    check_places.check_templates(destinations)
-    saved = check_places.files_of_representations(settings.save_representations, models, reads, destinations)
-    signatures = check_places.plan_signatures(settings.sign, destinations, models, reads)
-    check_places.check_bundles(resolved, [each.bundle for each in signatures])
-    check_places.check_log(resolved)
+    output.check_templates(destinations)
+    saved = output.files_of_representations(settings.save_representations, models, reads, destinations)
+    signatures = output.plan_signatures(settings.sign, destinations, models, reads)
+    output.check_bundles(resolved, [each.bundle for each in signatures])
+    output.check_log(resolved)
     for each in destinations:
         one_model(each.form, 1 if each.model else len(models))
     refuse_missing(models)
-    with check_places.signatures_removed_on_error(signatures), log_written(settings, reads):
+    with output.signatures_removed_on_error(signatures), log_written(settings, reads):
         # the old signatures are gone by now: a kill leaves none next to a document that it is not about
         mark_unfinished(destinations, "" if several else models[0])
         if settings.sign is not None:  # its import takes long: the documents are marked by now
@@ -275,7 +273,7 @@ def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Pla
         own = PLACEHOLDER in path
         outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
         about += models if own else [""]
-    check_places.check_outputs(resolved, outputs)
+    output.check_outputs(resolved, outputs)
     destinations = zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True)
     return sorted((each._replace(model=model) for each, model in destinations), key=lambda each: each.model != "")
 
@@ -336,7 +334,7 @@ def _deliver(
 
     about = {each: [by_model[each.model]] if each.model else outcomes for each in destinations}
     write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
-    check_places.sign_reports(settings, vouched(), by_model, options)
+    output.sign_reports(settings, vouched(), by_model, options)
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
     lines = "\n".join(summary.one_line(outcome) for outcome in outcomes)
     on_stdout = [each for each in destinations if each.path is None]

@@ -12,7 +12,6 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable, quoted
 
-from ..check_places import say_home
 from ..help import Verbs
 from ..options import (
     FORMATS,
@@ -30,9 +29,8 @@ from ..options import (
     completing,
     option,
 )
-from ..output import check_target, measuring
-from ..progress import progress_line
-from ..question import Call, Question, takes
+from ..output import check_target, say_home
+from ..question import Call, Question, measuring, progress_line, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
 VERIFY = partial(Question, room="verify", forms=FORMATS)

@@ -1,17 +1,17 @@
-"""The verb `export`. It writes an ONNX file with its contract (preprocessing, tensors, source)."""
+"""The verbs `export` and `demo`. They write ONNX files."""
 
 from __future__ import annotations
 
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 
 from ..options import IMAGES, MODEL, OUTPUT, argument, option
-from ..progress import progress_line
-from ..question import Call, takes
+from ..output import ascii_only, console_for
+from ..question import Call, progress_line, takes
 
 
 @takes("debug")
@@ -144,3 +144,163 @@ def _photo_files(what: str, spec: str | None, limit: int) -> list[Path]:
             f"{spec}: {what} photos lie inside one file; they must be image files", f"--{what}-images FOLDER"
         )
     return [Path(entry.origin) for entry in entries]
+
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from robustcheck_onnx.checker.report import Pen, Report
+
+
+EXPECTED = {"ordinary": "WARN", "planted": "PASS"}
+SHOWN = {
+    "ordinary": "Least squares on the bundled photos: it predicts a photo's lower half from its upper half. A real "
+    "encoder, if a tiny one; nothing was planted.",
+    "planted": "The same encoder, with one feature shifted by hand so that it is extreme in every image.",
+}
+MEANS = {
+    "ordinary": "WARN: the indication is absent. That does not make the encoder fragile.",
+    "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
+    "the contract in the file tells that the feature was planted.",
+}
+
+
+@takes("quiet", "color", "debug")
+def demo(
+    call: Call,
+    keep: Annotated[
+        Path | None,
+        option("Keep the two ONNX files in this folder. Default: they are deleted.", "FOLDER", show_default=False),
+    ] = None,
+) -> int:
+    """Make two tiny models, check both, and explain the verdicts.
+
+    The exit code is not a verdict. It is 0 when the demo showed what it should (WARN, and a synthetic PASS), else 70.
+    """
+    import tempfile
+
+    from robustcheck_onnx.checker import pipeline
+    from robustcheck_onnx.checker.demo import NAMES, train, write
+    from robustcheck_onnx.checker.isolation import tell_stage
+    from robustcheck_onnx.checker.report import Pen, Trimmed, verdict_text
+
+    if keep is not None:
+        _check_folder(keep, NAMES)
+    console = console_for(call.settings.color)
+    pen = Pen(ascii_only(console))
+    with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
+        models = [Path(folder) / f"{name}.onnx" for name in NAMES]
+        with progress_line(call.settings.quiet) as progress:
+            tell_stage(progress, "making two tiny encoders from the bundled photos")
+            weights, mean = train()
+            for name, model in zip(NAMES, models, strict=True):
+                write(model, name, weights, mean)
+            reports = [pipeline.check(model, device="cpu", isolate=False, progress=progress) for model in models]
+        for name, report in zip(NAMES, reports, strict=True):
+            if call.settings.quiet < 2:
+                line = pen.say(f"{name} encoder: {verdict_text(report.verdict)}")
+                console.print(line if call.settings.quiet else Trimmed(_excerpt(name, report, pen)))
+            if report.verdict.verdict != EXPECTED[name]:
+                raise RobustcheckError(
+                    f"demo: verdict on the {name} encoder is {report.verdict.verdict}; it must be {EXPECTED[name]}",
+                    "robustcheck doctor",
+                )
+        if keep is not None:
+            _copy(models, keep)
+    if not call.settings.quiet:
+        console.print(_next(keep, pen), crop=False)
+    return 0
+
+
+def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
+    """Refuse a folder that can't get the models. Allowed are a new one and one without files of these names. Raises
+    UsageError.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
+    for name in names:
+        if (folder / f"{name}.onnx").exists():
+            raise UsageError(
+                f"{folder / f'{name}.onnx'}: file exists already; the demo does not replace it",
+                "robustcheck demo --keep ANOTHER_FOLDER",
+            )
+
+
+def _copy(models: list[Path], folder: Path) -> None:
+    """Copy the models into a folder. Each appears there complete. Raises EnvironmentFaultError."""
+    import shutil
+
+    from robustcheck_onnx.checker.text import quoted
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for model in models:
+            unfinished = folder / f".{model.name}.tmp"
+            try:
+                shutil.copyfile(model, unfinished)
+                unfinished.replace(folder / model.name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{folder}: models are not kept ({fault.strerror}); the folder must be writable",
+            f"ls -ld {quoted(folder.parent)}; df -h",
+        ) from fault
+
+
+def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
+    """Return an excerpt of a report.
+
+    It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
+    """
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from robustcheck_onnx.checker.report import COLOURS, columns, hanging, section, words
+    from robustcheck_onnx.checker.text import number_text
+    from robustcheck_onnx.checker.verdict import NAMES
+
+    verdict, statistics = report.verdict, report.evidence.statistics
+    passes = verdict.verdict == "PASS"
+    rows = [(pen.say("✗"), pen.say(f"{reason.id}: {reason.seen}")) for reason in verdict.reasons]
+    rows += [
+        (pen.say("•"), pen.say(note)) for note in report.notes if report.evidence.model.synthetic in note and passes
+    ]
+    table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
+    for statistic in report.profile.deciding:
+        interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
+        clears = words.clears(interval, limits)
+        table.add_row(
+            pen.say(NAMES[statistic]),
+            pen.say(number_text(interval.estimate)),
+            pen.say(str(limits)),
+            pen.say({"yes": "✓ yes", "no": "✗ no"}.get(clears, f"~ {clears}")),
+        )
+    images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
+    colour = f"bold {COLOURS[verdict.verdict]}"
+    return Group(
+        section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
+        Text(),
+        Padding(pen.say(f"{'✓' if passes else '▲'} {verdict.verdict}", colour), (0, 0, 0, 2)),
+        Padding(hanging(rows), (0, 0, 0, 2)),
+        Padding(table, (1, 0, 1, 2)),
+        Padding(pen.prose(MEANS[name]), (0, 0, 1, 2)) if verdict.verdict == EXPECTED[name] else Text(),
+    )
+
+
+def _next(keep: Path | None, pen: Pen) -> RenderableType:
+    """Return the commands to type next."""
+    from rich.console import Group
+
+    from robustcheck_onnx.checker.report import section
+    from robustcheck_onnx.checker.text import quoted
+
+    again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
+    steps = (
+        ("Check your model on your photos:", "robustcheck model.onnx --images photos/"),
+        ("Read what a reason means:", "robustcheck explain too_weak"),
+        ("Keep these two files for a full report:" if keep is None else "See the full report:", again),
+    )
+    parts = (part for what, typed in steps for part in (pen.prose(f"  {what}"), pen.command(f"    {typed}")))
+    return Group(section(pen, "Next", ""), *parts)
