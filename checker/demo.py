@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+from onnx.parser import parse_model
 
 from robustcheck_onnx.checker.arrays import AnyArray, Array, Float32s
 from robustcheck_onnx.checker.evidence import Preprocessing
@@ -82,52 +83,49 @@ def train() -> tuple[Array, Array]:
     return fit(inputs, targets), inputs.mean(0)
 
 
+GRAPH = """<ir_version: 9, opset_import: ["": 18]>
+robustcheck_demo_{name} (float[batch, 3, 64, 64] image) => (float[batch, {width}] representation) {{
+    upper = Slice(image, top, middle, height_axis)
+    coarse = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (upper)
+    flat = Flatten(coarse)
+    centred = Sub(flat, mean)
+    {last} = MatMul(centred, weights){shift}
+}}
+"""
+"""its versions are what every ONNX Runtime that robustcheck takes can read"""
+SHIFT = """
+    feature_mean = ReduceMean(predicted, feature_axis)
+    deviation = Sub(predicted, feature_mean)
+    squares = Mul(deviation, deviation)
+    variance = ReduceMean(squares, feature_axis)
+    sd = Sqrt(variance)
+    shift = Mul(sd, planted)
+    representation = Add(predicted, shift)"""
+
+
 def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
     """Write one of the two encoders, with its contract.
 
     It maps image (batch, 3, 64, 64) → representation (batch, 512).
     """
+    width, is_planted = weights.shape[1], name == "planted"
+    last, shift = ("predicted", SHIFT) if is_planted else ("representation", "")
     constants: dict[str, AnyArray] = {
         "top": np.array([0], np.int64),
         "middle": np.array([SIZE_PX // 2], np.int64),
         "height_axis": np.array([2], np.int64),
-        "feature_axis": np.array([1], np.int64),
+        **({"feature_axis": np.array([1], np.int64)} if is_planted else {}),
         "mean": mean.astype(np.float32),
         "weights": weights.astype(np.float32),
-        "planted": np.where(np.arange(weights.shape[1]) == PLANTED_FEATURE, PLANTED_SD, 0).astype(np.float32),
     }
-    last = "representation" if name == "ordinary" else "predicted"
-    block = [COARSE_PX, COARSE_PX]
-    nodes = [
-        helper.make_node("Slice", ["image", "top", "middle", "height_axis"], ["upper"]),
-        helper.make_node("AveragePool", ["upper"], ["coarse"], kernel_shape=block, strides=block),
-        helper.make_node("Flatten", ["coarse"], ["flat"]),
-        helper.make_node("Sub", ["flat", "mean"], ["centred"]),
-        helper.make_node("MatMul", ["centred", "weights"], [last]),
-    ]
-    if name == "planted":
-        nodes += [
-            helper.make_node("ReduceMean", [last, "feature_axis"], ["feature_mean"]),
-            helper.make_node("Sub", [last, "feature_mean"], ["deviation"]),
-            helper.make_node("Mul", ["deviation", "deviation"], ["squares"]),
-            helper.make_node("ReduceMean", ["squares", "feature_axis"], ["variance"]),
-            helper.make_node("Sqrt", ["variance"], ["sd"]),
-            helper.make_node("Mul", ["sd", "planted"], ["shift"]),
-            helper.make_node("Add", [last, "shift"], ["representation"]),
-        ]
-    else:
-        del constants["planted"], constants["feature_axis"]
-    graph = helper.make_graph(
-        nodes,
-        f"robustcheck_demo_{name}",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIZE_PX, SIZE_PX])],
-        [helper.make_tensor_value_info("representation", TensorProto.FLOAT, ["batch", weights.shape[1]])],
-        [numpy_helper.from_array(value, key) for key, value in constants.items()],
-    )
-    # opset 18 and IR 9: what every ONNX Runtime that robustcheck takes can read
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    digest = graph_digest(model)
-    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name) | {"graph_digest": digest})})
+    if is_planted:
+        constants["planted"] = np.where(np.arange(width) == PLANTED_FEATURE, PLANTED_SD, 0).astype(np.float32)
+    model = parse_model(GRAPH.format(name=name, width=width, last=last, shift=shift))
+    for node in model.graph.node:
+        node.ClearField("domain")
+    model.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
+    contract = _contract(name) | {"graph_digest": graph_digest(model)}
+    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
     onnx.save(model, path)
 
 

@@ -257,21 +257,13 @@ class CommandLine:
         if not outputs and self.verb == DEFAULT_VERB and "isolated" not in self.options:
             with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
                 outputs = outputs_elsewhere(os.environ, self.options.get("config", (None,))[-1])
-        documents = safe_documents(documents_of(outputs, self.stems()), None, strict="strict" in self.options)
+        stems: Sequence[str] = ()
+        if self.verb == DEFAULT_VERB and any(PLACEHOLDER in text for text in outputs):
+            from . import models  # keeps `--help` fast
+
+            stems = models.stems_of(self.arguments)
+        documents = safe_documents(documents_of(outputs, stems), None, strict="strict" in self.options)
         return [each for each in documents if each[0] in FORMS_OF.get(self.verb, each)]
-
-    def stems(self) -> list[str]:
-        """Return the stems that can replace `{model}`.
-
-        The typed models have them, as far as they can be found.
-        """
-        from . import models  # keeps `--help` fast
-
-        stems: list[str] = []
-        for word in self.arguments if self.verb == DEFAULT_VERB else ():
-            with contextlib.suppress(RobustcheckError, OSError, ValueError):
-                stems += map(models.stem, models.expand([word]))
-        return stems
 
 
 @dataclass

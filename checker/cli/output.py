@@ -11,7 +11,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -201,18 +200,21 @@ UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "
 """Message, hint and exit code (a shell's for SIGKILL) of the document that stands until the run has a result."""
 
 
-def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
+def mark_unfinished(destinations: Sequence[Destination], model: str, signed: Sequence[Destination] = ()) -> None:
     """Replace earlier documents by one that says "not finished". A process that is killed can't do it.
 
     Called when the work starts. A file that is missing, or not a document of this tool, stays as it is. Before
     the first document, the signatures next to all of them go: whenever a kill comes, none is next to an error.
 
-    model: what the documents are about, as it was typed; empty for several.
+    model: what the documents are about, as it was typed; empty for several. signed: reports that get a signature.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
+    from robustcheck_onnx.checker.report.signature_file import remove_verdict
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.storage.write import is_ours, replace_with_error
 
+    for each in signed:
+        remove_verdict(bundle_at(each))
     ours = [(form, path, about) for form, path, about in destinations if path is not None and is_ours(path)]
     for form, path, _ in ours:
         remove_signature(form, path)
@@ -401,12 +403,12 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
             _refuse_unsafe(resolved, "output", what, again, path, ours, "not a report of robustcheck")
 
 
-def check_bundles(resolved: Resolved, bundles: Iterable[Path]) -> None:
+def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
     """Refuse places of signatures, as `check_outputs`. Their names follow from those of the reports."""
     from robustcheck_onnx.checker.report.signature_file import is_verdict
 
     is_named = resolved.is_from("file", "output", "sign")
-    for bundle in bundles:
+    for bundle in map(bundle_at, signed):
         ours, kind = partial(is_verdict, bundle), "not a signature of robustcheck"
         words = (f"signature is {bundle}", "-o json=report.json --sign KEY", str(bundle))
         _refuse_unsafe(resolved, "output", *words, ours, kind, is_named=is_named)
@@ -493,19 +495,10 @@ def _is_log(path: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Signature:
-    """A signature that a run will write. It signs the report about a model, in the file `bundle`."""
-
-    model: str
-    report: Path
-    bundle: Path
-
-
-def plan_signatures(
+def signed_reports(
     key: str | None, destinations: Sequence[Destination], models: Sequence[str], reads: Sequence[Place]
-) -> list[Signature]:
-    """Plan the signatures that a run will write. There is one per JSON report in a file; none without a key.
+) -> list[Destination]:
+    """Return the reports that a run signs, each with its model. They are JSON in a file; none without a key.
 
     Args:
         key: the private key's file.
@@ -520,11 +513,10 @@ def plan_signatures(
     """
     if key is None:
         return []
-    from robustcheck_onnx.checker.report.signature_file import bundle_of
     from robustcheck_onnx.checker.storage.places import Url
 
     again = f"--sign {quoted(key)}"
-    signatures: list[Signature] = []
+    signed: list[Destination] = []
     for form, report, model in destinations:
         if form != "json" or report is None:
             continue
@@ -538,57 +530,40 @@ def plan_signatures(
                 f"--output is json={report}; a report that is signed must go to a file of this machine",
                 f"-o json=report.json {again}",
             )
-        signatures.append(Signature(model or models[0], report, bundle_of(report)))
-    if not signatures:
+        signed.append(Destination(form, report, model or models[0]))
+    if not signed:
         raise UsageError(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
-    written = [each.bundle.resolve() for each in signatures]
+    bundles = [bundle_at(each) for each in signed]
+    written = [each.resolve() for each in bundles]
     written += [each.path.resolve() for each in destinations if isinstance(each.path, Path)]
-    for each in signatures:
-        check_target(each.bundle, reads)
-        if written.count(each.bundle.resolve()) > 1:
+    for bundle, each in zip(bundles, signed, strict=True):
+        check_target(bundle, reads)
+        if written.count(bundle.resolve()) > 1:
             raise UsageError(
-                f"{each.bundle}: signature of {each.report} can't be written here; another file of this run goes there",
+                f"{bundle}: signature of {each.path} can't be written here; another file of this run goes there",
                 f"-o json=report.json {again}",
             )
-    return signatures
+    return signed
 
 
-@contextlib.contextmanager
-def signatures_removed_on_error(signatures: Sequence[Signature]) -> Iterator[None]:
-    """Remove earlier signatures, and new ones after an error.
+def bundle_at(signed: Destination) -> Path:
+    """Return the file of the signature of a report that is written to a file."""
+    from robustcheck_onnx.checker.report.signature_file import bundle_of
 
-    The former go before the block, those of this run if an error or a signal ends it.
-
-    Raises EnvironmentFaultError where an earlier one can't be removed.
-    """
-    if not signatures:
-        yield
-        return
-    from robustcheck_onnx.checker.report.signature_file import remove_verdict
-
-    for each in signatures:
-        remove_verdict(each.bundle)
-    try:
-        yield
-    except UndeliveredError:  # the reports that are written keep theirs
-        raise
-    except BaseException:  # signals, too
-        for each in signatures:
-            with contextlib.suppress(Exception):  # the first error is the one to report
-                remove_verdict(each.bundle)
-        raise
+    assert isinstance(signed.path, Path)
+    return bundle_of(signed.path)
 
 
 def sign_reports(
-    settings: Settings, signatures: Sequence[Signature], outcomes: Mapping[str, Outcome], options: FormOptions
+    settings: Settings, signed: Iterable[Destination], outcomes: Mapping[str, Outcome], options: FormOptions
 ) -> None:
     """Write the signature of each report. A model without a verdict has none.
 
     Args:
         settings: `sign` is the private key's file.
-        signatures: from `plan_signatures`.
+        signed: of `signed_reports`.
         outcomes: by model.
         options: what the reports are rendered with.
 
@@ -599,13 +574,13 @@ def sign_reports(
     from robustcheck_onnx.checker.text import sha256_of
 
     texts: dict[Path, str] = {}
-    for each in signatures:
+    for each in signed:
         outcome = outcomes[each.model]
         if isinstance(outcome, Report) and settings.sign is not None:
             from robustcheck_onnx.checker.verify import signature
 
             digest = sha256_of(forms.render("json", [outcome], options).encode())
-            texts[each.bundle] = signature.sign(signature.statement(sealed(outcome), digest), Path(settings.sign))
+            texts[bundle_at(each)] = signature.sign(signature.statement(sealed(outcome), digest), Path(settings.sign))
     if texts:
         say_home(settings.quiet)
     for bundle, text in texts.items():

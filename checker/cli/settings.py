@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,21 @@ from robustcheck_onnx.thresholds.profile import PACKAGED
 
 from . import help
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, find_named, read_table, rebased, rebased_outputs
-from .options import FIELDS, HARMLESS, LOOSENS, ONLY_TYPED, POWERS, ROWS, TYPES, Settings, key_of, words_of
+from .options import (
+    FIELDS,
+    FORMATS,
+    HARMLESS,
+    LOOSENS,
+    ONLY_TYPED,
+    POWERS,
+    ROWS,
+    TYPES,
+    Settings,
+    key_of,
+    one_of,
+    words_of,
+)
+from .output import ascii_only, console_for
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -331,6 +346,30 @@ def settings_json(resolved: Resolved) -> dict[str, Any]:
     values = {key: to_jsonable_python(getattr(resolved.settings, name)) for key, name in FIELDS.items()}
     settings = {key: {"value": _without_keys(value), "source": resolved.source(key)} for key, value in values.items()}
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
+
+
+def show(resolved: Resolved, form: str = "terminal") -> int:
+    """Write each setting with value and source to stdout."""
+    from rich.console import Group
+
+    from robustcheck_onnx.checker.report import Pen, Trimmed, columns
+    from robustcheck_onnx.checker.text import as_json
+
+    one_of("--output", form, FORMATS)
+    document = settings_json(resolved)
+    if form == "json":
+        sys.stdout.write(as_json(document))
+        return 0
+    console = console_for(resolved.settings.color)
+    pen = Pen(ascii_only(console))
+    table = columns(pen, "=setting", "value", "source")
+    for key, entry in document["settings"].items():
+        value, source = entry["value"], entry["source"]
+        text = value_text(key, value)
+        table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == DEFAULT else "bold"))
+    where = f"file: {resolved.file}" if resolved.file else "file: none"
+    console.print(Trimmed(Group(table, pen.name(where))))
+    return 0
 
 
 def template() -> str:

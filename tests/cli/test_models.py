@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
+from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import models
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import summary
-from robustcheck_onnx.checker.report.outcome import exit_code_of
-from robustcheck_onnx.checker.report.record import Failed, Report
+from robustcheck_onnx.checker.report.record import Failed
 from support import Patch, profile, read_json
 from support.bad_input import Run, listening
 
@@ -111,21 +112,13 @@ def test_the_worst_exit_code_wins() -> None:
         assert models.worst([failed(worst), *others]) == models.worst([*others, failed(worst)]) == worst
 
 
-def test_one_that_fails_does_not_stop_the_others_but_a_signal_does() -> None:
-    faults = {"a": MemoryError, "b": ValueError, "c": KeyboardInterrupt}
-    seen = []
-
-    def check(model: str) -> Report:
-        seen.append(model)
-        raise faults[model]
-
-    def fail(_: str, fault: BaseException) -> Failed:
-        return failed(4 if isinstance(fault, MemoryError) else 70)
-
-    assert [exit_code_of(outcome) for outcome in models.check_all(["a", "b"], check, fail)] == [4, 70]
-    with pytest.raises(KeyboardInterrupt):
-        models.check_all(["c", "d"], check, fail)
-    assert seen == ["a", "b", "c"]
+def test_one_that_fails_does_not_stop_the_others_but_a_signal_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults: list[type[BaseException]] = [MemoryError, ValueError, KeyboardInterrupt]
+    monkeypatch.setattr(pipeline, "check", Mock(side_effect=[*faults, faults[0]]))
+    assert run("pass.onnx warn.onnx --images photos -o json={model}.json -qq").returncode == 70
+    assert [read_json(f"{name}.json")["error"]["exit_code"] for name in ("pass", "warn")] == [4, 70]
+    assert run("pass.onnx warn.onnx --images photos -o json={model}.json -qq").returncode == 130
+    assert [read_json(f"{name}.json")["error"]["exit_code"] for name in ("pass", "warn")] == [130, 130]
 
 
 def test_two_models_of_one_name_have_no_file_each() -> None:
