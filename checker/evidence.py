@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict, cast
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -310,7 +311,7 @@ class Options(Frozen):
         return None if images == STOCK else images
 
     @classmethod
-    def of(cls, given: GivenOptions, **defaults: Any) -> Self:
+    def of(cls, given: Mapping[str, Any], **defaults: Any) -> Self:
         """Make the record of keyword arguments. A path becomes text.
 
         Raises TypeError for a name that is not an option, UsageError for a value that is none.
@@ -326,9 +327,9 @@ class Options(Frozen):
             raise UsageError(f"{name} is {_shown(values.get(name))}; {rule_of(error)}") from fault
 
     @property
-    def given(self) -> GivenOptions:
+    def given(self) -> dict[str, Any]:
         """Return the same as keyword arguments."""
-        return cast(GivenOptions, {name: getattr(self, name) for name in Options.model_fields})
+        return {name: getattr(self, name) for name in Options.model_fields}
 
 
 def _shown(value: object) -> str:
@@ -358,12 +359,6 @@ class RunOptions(TypedDict, total=False):
     batch_size: int
     """images that the model gets at once, 32 unless it is given. It changes speed and memory; it changes a verdict only
     where a model takes scales over its batch: 1 measures such a model for batches of one image"""
-
-
-class GivenOptions(RunOptions, total=False):
-    """The keyword arguments for all of `Options`."""
-
-    images: str | Path | None
 
 
 class Evidence(Frozen):

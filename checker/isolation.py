@@ -275,7 +275,7 @@ class _Child:
         self.has_ended = False
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
-            with _signals_wait():  # the child inherits that, until it answers them itself
+            with signals_wait():  # the child inherits that, until it answers them itself
                 self._process = subprocess.Popen(  # noqa: S603
                     [sys.executable or "python", *FLAGS, "-c", START, json.dumps(sys.path)],
                     stdin=subprocess.PIPE,
@@ -414,7 +414,8 @@ class _Child:
 
 
 @contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
+def signals_wait() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait while the block runs."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

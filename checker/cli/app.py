@@ -13,7 +13,7 @@ import typer
 
 from .help import Verbs
 from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
-from .process import importing_native, run
+from .process import run
 from .verbs import calibrate, check, evidence, export, look_up, questions
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
@@ -67,7 +67,7 @@ app.verb(
         "robustcheck compare v2.onnx --images photos/ --baseline v1.json",
     ),
     codes=VERDICT_CODES,
-)(importing_native(questions.compare))
+)(questions.compare)
 app.verb(panel=FIRST, examples=("robustcheck inspect model.onnx",))(look_up.inspect)
 app.verb(
     panel=FIRST,
@@ -84,7 +84,7 @@ app.verb(
     codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS · 1 it agrees, but the verdict is WARN, "
     "or nothing but the report supports it · 2 usage, or a report that is incomplete or of a newer robustcheck · 3 "
     "something differs: the report does not hold · 4 environment.",
-)(importing_native(evidence.verify))
+)(evidence.verify)
 app.verb(
     panel=FIRST,
     examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes"),
@@ -96,7 +96,7 @@ app.verb(
     codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
 )(look_up.doctor)
 app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photos/",), codes=INFORMATION)(
-    importing_native(questions.scan)
+    questions.scan
 )
 app.verb(
     panel=UNDERSTAND,
@@ -105,12 +105,12 @@ app.verb(
         "robustcheck shift model.onnx --in photos/ --target new-photos/",
     ),
     codes=INFORMATION,
-)(importing_native(questions.shift))
+)(questions.shift)
 app.verb(
     panel=UNDERSTAND,
     examples=("robustcheck concepts model.onnx --concepts concepts/ -o html=concepts.html",),
     codes=INFORMATION,
-)(importing_native(questions.concepts))
+)(questions.concepts)
 app.verb(
     panel=UNDERSTAND,
     examples=(
@@ -119,7 +119,7 @@ app.verb(
         "robustcheck directions encoder.onnx --head head.npy --images photos/",
     ),
     codes=INFORMATION,
-)(importing_native(questions.directions))
+)(questions.directions)
 app.verb(
     panel=THRESHOLDS,
     examples=(

@@ -25,7 +25,11 @@ from .options import FORMATS, PLACEHOLDER, one_of
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from robustcheck_onnx.checker.report import FormOptions, Outcome
     from robustcheck_onnx.checker.storage.places import Place, Url
+
+    from .options import Settings
+    from .settings import Resolved
 
 
 class Destination(NamedTuple):
@@ -364,14 +368,6 @@ def ascii_only(console: Console) -> bool:
     """Return whether the console shows only ASCII."""
     encoding = (console.file.encoding or "ascii") if hasattr(console.file, "encoding") else "utf-8"
     return not encoding.lower().replace("-", "").startswith("utf")
-
-
-if TYPE_CHECKING:
-    from robustcheck_onnx.checker.report import FormOptions, Outcome
-    from robustcheck_onnx.checker.storage.places import Place
-
-    from .options import Settings
-    from .settings import Resolved
 
 
 _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")

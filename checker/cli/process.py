@@ -6,15 +6,14 @@ The end is an exit code, the error on stderr, error documents in place of report
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperGroup
@@ -181,7 +180,6 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
             sys.stderr.write(f"note: GITHUB_STEP_SUMMARY is not written ({fault.strerror})\n")
 
 
-P = ParamSpec("P")
 COMPLETION = "_ROBUSTCHECK_COMPLETE"  # variable by which a shell asks for completions
 KEYBOARD_INTERRUPT = 130  # what typer returns for one
 
@@ -300,28 +298,6 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
         _say(message, hint, colour="never" not in (invocation.line.options.get("color") or ()))
         leave_documents(invocation, message, hint, code)
     return code
-
-
-def importing_native(verb: Callable[P, int]) -> Callable[P, int]:
-    """Return the verb with native packages imported first. They are onnx and onnxruntime; signals wait.
-
-    A signal during their import would abort the process (nanobind), and the reports of an earlier run would stand. What
-    can't be imported is an error where it is needed.
-    """
-
-    @functools.wraps(verb)
-    def run_verb(*args: P.args, **kwargs: P.kwargs) -> int:
-        if hasattr(signal, "pthread_sigmask"):  # not on Windows
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            try:
-                with contextlib.suppress(Exception):
-                    import onnx  # noqa: F401
-                    import onnxruntime  # noqa: F401
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return verb(*args, **kwargs)
-
-    return run_verb
 
 
 def _mend_streams() -> None:

@@ -32,7 +32,9 @@ from .output import Destination, deliver, destinations_of, mark_unfinished, prin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.progress import ProgressColumn
 
+    from robustcheck_onnx.checker.isolation import Progress, Tell
     from robustcheck_onnx.checker.storage.places import Place
 
 QUESTION: Final = (
@@ -92,7 +94,14 @@ class Question(Call):
     """A call of a verb that asks a question. It knows where its documents go."""
 
     def __init__(self, ctx: typer.Context, settings: Settings, *, room: str, forms: tuple[str, ...]) -> None:
+        from robustcheck_onnx.checker.isolation import signals_wait
+
         super().__init__(ctx, settings)
+        # a signal during these imports would abort the process (nanobind), and the reports of an earlier run would
+        # stand; what can't be imported is an error where it is needed
+        with signals_wait(), contextlib.suppress(Exception):
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
         self._room = f"robustcheck_onnx.checker.{room}"
         self._forms = forms
         self.terminal = import_module(f"{self._room}.terminal")
@@ -199,11 +208,6 @@ def question(
     names = [name for name in QUESTION if name not in without]
     return takes(*names, call=partial(Question, room=room, forms=forms), **changed)
 
-
-if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
-
-    from robustcheck_onnx.checker.isolation import Progress, Tell
 
 EVERY_S = 10.0  # seconds between two plain lines, and before the first one
 WITH_BAR = 110  # columns from which a bar and the time left fit next to the words

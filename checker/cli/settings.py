@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, get_args, get_origin
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
 from robustcheck_onnx.checker.errors import UsageError
@@ -62,25 +62,20 @@ NOT_SETTINGS["models"] = "models are named on the command line"
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
 
-class _Table(Frozen):
-    """The base of a settings file's table. A key is the option's name without its dashes."""
-
-    model_config = ConfigDict(alias_generator=key_of)
-
-
 def _in_file(name: str) -> Any:
     """Return an option's type and default in settings files."""
     row, hint = ROWS[name], TYPES[name]
+    told = {"default": row.default, "description": row.about, "alias": key_of(name)}
     if name == "waivers":
-        return tuple[Waiver, ...], Field((), description=row.about)
+        return tuple[Waiver, ...], Field(**told)
     (kind, *nothing) = [hint] if words_of(hint) or get_origin(hint) is tuple else get_args(hint) or [hint]
     low, high = row.more.get("min", 0 if "count" in row.more else None), row.more.get("max")
     kind = ByteSize if "parser" in row.more else Annotated[kind, Field(ge=low, le=high, pattern=row.pattern)]
-    return Optional[kind] if nothing else kind, Field(row.default, description=row.about)  # noqa: UP045 # of a value
+    return Optional[kind] if nothing else kind, Field(**told)  # noqa: UP045 # of a value
 
 
 _FIELDS: Any = {name: _in_file(name) for name in FIELDS.values()}
-FILE: Final[type[BaseModel]] = create_model("Settings", __base__=_Table, **_FIELDS)
+FILE: Final[type[BaseModel]] = create_model("Settings", __base__=Frozen, **_FIELDS)
 """What a settings file or the environment may set, to check it"""
 VARIABLES = {PREFIX + name.upper(): key for key, name in FIELDS.items() if name != "waivers"}
 

@@ -23,7 +23,6 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import (
     STOCK,
     Execution,
-    GivenOptions,
     ModelFacts,
     Options,
     PreprocessingFacts,
@@ -497,8 +496,7 @@ def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[O
         path = images if images is None else os.fspath(images)
         if path == STOCK and not isinstance(images, str):
             path = os.path.join(os.curdir, path)  # noqa: PTH118 # a Path is a folder, whatever its name
-        named: GivenOptions = {**given, "images": path}
-        return Options.of(named, **defaults), None
+        return Options.of({**given, "images": path}, **defaults), None
     run = Options.of({**given, "images": None}, **defaults)
     source = open_given(images, seed=run.seed, limit=run.max_images)
     # a name that opens nothing: no code can take the bundled photos, or a folder, for them

@@ -30,8 +30,9 @@ TENSORS = ("auto", "representation", "pooled")
 
 @takes(
     *("images", "max_images", "max_bad", "seed", "device", "provider_option", "batch_size", "color", "timeout"),
-    *("max_memory", "debug"),
+    *("max_memory", "quiet", "debug"),
     images=AS_FOR_A_CHECK,
+    quiet={"help": "No progress."},
     timeout={"help": "Longest time that the measurement of one model may take. Default: no limit."},
 )
 def calibrate(
@@ -95,7 +96,6 @@ def calibrate(
         option("Folder for exported models. Default: robustcheck/exports in your cache folder.", "FOLDER", OUTPUT),
     ] = None,
     output: Output = "terminal",
-    quiet: Annotated[bool, option("No progress.", None, OUTPUT, "--quiet", "-q")] = False,
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from robustcheck_onnx.checker.calibrate import tasks
@@ -138,7 +138,7 @@ def calibrate(
             if table.resolve() == out.resolve():
                 raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
             check_target(table, [Path(suite or "")])
-            rows, failed = _measured(opened, settings, table, quiet)
+            rows, failed = _measured(opened, settings, table, call.settings.quiet)
         assert out is not None
         _refuse_failed(failed, out, table, allow_missing)
         profile = _fitted(rows, name, tensor, failed, opened)
@@ -152,7 +152,7 @@ def _table_beside(out: Path) -> Path:
 
 
 def _measured(
-    opened: Opened, settings: Settings, table: Path, quiet: bool
+    opened: Opened, settings: Settings, table: Path, quiet: int
 ) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     from robustcheck_onnx.checker.calibrate import tasks

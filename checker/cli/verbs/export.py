@@ -14,7 +14,7 @@ from ..output import ascii_only, console_for
 from ..question import Call, progress_line, takes
 
 
-@takes("debug")
+@takes("quiet", "debug", quiet={"help": "No progress."})
 def export(
     call: Call,
     source: Annotated[
@@ -91,7 +91,6 @@ def export(
             IMAGES,
         ),
     ] = None,
-    quiet: Annotated[bool, option("No progress.", None, OUTPUT, "--quiet", "-q")] = False,
 ) -> int:
     """Write a model as ONNX, and prove that it equals the original.
 
@@ -105,7 +104,7 @@ def export(
     photos = _photo_files("parity", parity_images, 8)
     calibrated = precision == "int8-qdq" or calibration_images is not None
     calibration = _photo_files("calibration", calibration_images, CALIBRATION_PHOTOS + 8) if calibrated else []
-    with progress_line(quiet=int(quiet)) as progress:
+    with progress_line(call.settings.quiet) as progress:
         record = run(
             source,
             name,

@@ -17,6 +17,9 @@ from ..output import check_target, console_for
 from ..question import Call, takes
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from robustcheck_onnx.checker.runtime import Finding
     from robustcheck_onnx.thresholds.profile import Profile
 
 
@@ -283,11 +286,6 @@ def init(
     sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")
     return 0
 
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from robustcheck_onnx.checker.runtime import Finding
 
 DOCTOR_SCHEMA = "robustcheck.doctor/1"
 _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "red")}
