@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import form_of, page, sentence_text
 
 from .command_line import CommandLine
-from .options import OPTION_PANELS, OPTIONS, OUTPUT, VERB_PANELS, one_of
+from .options import OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, VERB_PANELS, one_of, refuse_removed
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -249,12 +249,6 @@ def _table(rows: Iterable[Row], column: int, width: int) -> list[Text]:
     return made
 
 
-_CACHE: Final = "leave it out: every check measures, and nothing is kept between checks"
-_RAY: Final = "leave it out: a check runs on one machine; `robustcheck calibrate --engine ray` uses a cluster"
-_PLUG_IN: Final = "run the other signal as a step of its own, whose exit code can stop the release"
-_LOG: Final = "robustcheck mlflow log report.json"
-_GATE: Final = "robustcheck mlflow gate NAME VERSION report.json --alias ALIAS"
-_CONFIDENCE: Final = "leave it out: ATC and DoC take the model's own confidences"
 REMOVED_VERBS: Final[Mapping[str, str]] = {
     "cache": "nothing is kept between checks; the folder robustcheck in your cache folder can be deleted",
     "help": "robustcheck --help, or robustcheck COMMAND --help",
@@ -266,46 +260,6 @@ REMOVED_VERBS: Final[Mapping[str, str]] = {
     "profiles validate": "robustcheck profiles show PROFILE, which refuses a profile that is not valid",
 }
 """by verb, as it was typed"""
-REMOVED_OPTIONS: Final[Mapping[str, str]] = {
-    "--alias": _GATE,
-    "--beside": "leave it out: agreement on the line is no longer predicted",
-    "--detector": _PLUG_IN,
-    "--engine": _RAY,
-    "--exit-zero": "--fail-on never",
-    "--export": "robustcheck export LIBRARY NAME -o model.onnx, then robustcheck model.onnx",
-    "--log": _LOG,
-    "--no-cache": _CACHE,
-    "--ray-address": _RAY,
-    "--temperature": _CONFIDENCE,
-    "--workers": _RAY,
-}
-"""by option of a verb that no longer has it"""
-REMOVED_FORMS: Final[Mapping[str, str]] = {
-    "csv": "-o json, or a template of your own: -o template=FILE.j2",
-    "evalresults": "-o json, or a template of your own: -o template=FILE.j2",
-}
-REMOVED_KEYS: Final[Mapping[str, str]] = {option.removeprefix("--"): line for option, line in REMOVED_OPTIONS.items()}
-"""by key of a settings file"""
-REMOVED_VARIABLES: Final[Mapping[str, str]] = {
-    "ROBUSTCHECK_" + name: line
-    for name, line in {
-        "CACHE_DIR": _CACHE,
-        "DETECTOR": _PLUG_IN,
-        "ENGINE": _RAY,
-        "NO_CACHE": _CACHE,
-        "RAY_ADDRESS": _RAY,
-        "WORKERS": _RAY,
-    }.items()
-}
-
-
-def refuse_removed(kind: str, word: str, lines: Mapping[str, str]) -> None:
-    """Refuse a removed word. A table lists them; raises UsageError.
-
-    kind: what the word is, with the place where it was read, such as "robustcheck.toml: key".
-    """
-    if word in lines:
-        raise UsageError(f"{kind} {word} was removed", lines[word])
 
 
 def _by_word(words_of: Mapping[str, str]) -> dict[str, str]:

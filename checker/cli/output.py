@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from robustcheck_onnx.checker.text import error_json, error_text, quoted
 
-from . import help
 from .command_line import follows_link, is_inside, split, template_of
-from .options import FORMATS, PLACEHOLDER, one_of
+from .options import FORMATS, REMOVED_FORMS, one_of, refuse_removed
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -57,7 +56,7 @@ def destinations_of(
     destinations: list[Destination] = []
     for text in outputs:
         form, separator, path = split(text)
-        help.refuse_removed("form", form, help.REMOVED_FORMS)
+        refuse_removed("form", form, REMOVED_FORMS)
         one_of("--output", form.partition("=")[0], formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
@@ -408,35 +407,6 @@ def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
         ours, kind = partial(is_verdict, bundle), "not a signature of robustcheck"
         words = (f"signature is {bundle}", "-o json=report.json --sign KEY", str(bundle))
         _refuse_unsafe(resolved, "output", *words, ours, kind, is_named=is_named)
-
-
-def files_of_representations(
-    path: str | None, models: Sequence[str], reads: Sequence[Place], destinations: Sequence[Destination]
-) -> dict[str, str]:
-    """Return the file of `--save-representations` per model.
-
-    It is checked before anything is opened; empty where none is set.
-
-    Raises as `models.fill`, `output.check_extra` and `representations.checked_path`; UsageError for one file and
-    several models.
-    """
-    if path is None:
-        return {}
-    from robustcheck_onnx.checker.representations import checked_path
-
-    from .models import fill
-
-    option = "--save-representations"
-    if len(models) > 1 and PLACEHOLDER not in path:
-        raise UsageError(
-            f"{option} is {path}, and {len(models)} models are checked; each needs its own file",
-            f"{option} {quoted(Path(path).with_suffix(''))}-{PLACEHOLDER}{Path(path).suffix}",
-        )
-    files = dict(zip(models, fill(path, models, option), strict=True))
-    for each in files.values():
-        checked_path(each)
-        check_extra(option, Path(each), reads, destinations, "rows.npz")
-    return files
 
 
 def check_log(resolved: Resolved) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,23 +26,22 @@ from robustcheck_onnx.checker.verdict import RULES, Loosening, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
-from . import help
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, find_named, read_table, rebased, rebased_outputs
 from .options import (
     FIELDS,
-    FORMATS,
     HARMLESS,
     LOOSENS,
     ONLY_TYPED,
     POWERS,
+    REMOVED_KEYS,
+    REMOVED_VARIABLES,
     ROWS,
     TYPES,
     Settings,
     key_of,
-    one_of,
+    refuse_removed,
     words_of,
 )
-from .output import ascii_only, console_for
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -217,7 +215,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         key = VARIABLES.get(variable)
         if key is None:
-            help.refuse_removed("environment: variable", variable, help.REMOVED_VARIABLES)
+            refuse_removed("environment: variable", variable, REMOVED_VARIABLES)
             near = difflib.get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
             raise UsageError(
                 f"environment: variable {variable} is not known"
@@ -271,7 +269,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if where == "environment":
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
-        help.refuse_removed(f"{where}: key", key, help.REMOVED_KEYS)
+        refuse_removed(f"{where}: key", key, REMOVED_KEYS)
         if key in NOT_SETTINGS and known == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
         near = difflib.get_close_matches(key, known, 1)
@@ -341,30 +339,6 @@ def settings_json(resolved: Resolved) -> dict[str, Any]:
     values = {key: to_jsonable_python(getattr(resolved.settings, name)) for key, name in FIELDS.items()}
     settings = {key: {"value": _without_keys(value), "source": resolved.source(key)} for key, value in values.items()}
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
-
-
-def show(resolved: Resolved, form: str = "terminal") -> int:
-    """Write each setting with value and source to stdout."""
-    from rich.console import Group
-
-    from robustcheck_onnx.checker.report import Pen, Trimmed, columns
-    from robustcheck_onnx.checker.text import as_json
-
-    one_of("--output", form, FORMATS)
-    document = settings_json(resolved)
-    if form == "json":
-        sys.stdout.write(as_json(document))
-        return 0
-    console = console_for(resolved.settings.color)
-    pen = Pen(ascii_only(console))
-    table = columns(pen, "=setting", "value", "source")
-    for key, entry in document["settings"].items():
-        value, source = entry["value"], entry["source"]
-        text = value_text(key, value)
-        table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == DEFAULT else "bold"))
-    where = f"file: {resolved.file}" if resolved.file else "file: none"
-    console.print(Trimmed(Group(table, pen.name(where))))
-    return 0
 
 
 def template() -> str:

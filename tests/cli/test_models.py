@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.cli import models
+from robustcheck_onnx.checker.cli import command_line, models
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import summary
 from robustcheck_onnx.checker.report.record import Failed
@@ -50,34 +50,36 @@ def test_folders_globs_and_files_in_the_order_of_the_words(touch: Callable[[str]
         "m/z.onnx ./m/z.onnx m b.onnx": "m/z.onnx m/.hidden/h.onnx m/a/x.ONNX b.onnx",
         "absent.onnx s3://bucket/*.onnx": "absent.onnx s3://bucket/*.onnx",
     }.items():
-        assert models.expand(words.split()) == found.split()
+        assert command_line.expand(words.split()) == found.split()
 
 
 def test_a_glob_passes_no_folder_by(touch: Callable[[str], None]) -> None:
     touch("m/v1.onnx m/v2/model.onnx m/v2/deep/other.onnx m/notes/readme.md")
-    assert models.expand(["m/v*"]) == sorted(models.expand(["m/v1.onnx", "m/v2"]))  # what a shell makes of m/v*
-    assert models.expand(["m/*"]) == ["m/v1.onnx", "m/v2/deep/other.onnx", "m/v2/model.onnx"]
+    assert command_line.expand(["m/v*"]) == sorted(
+        command_line.expand(["m/v1.onnx", "m/v2"])
+    )  # what a shell makes of m/v*
+    assert command_line.expand(["m/*"]) == ["m/v1.onnx", "m/v2/deep/other.onnx", "m/v2/model.onnx"]
 
 
 def test_a_path_through_a_link_is_another_model(touch: Callable[[str], None]) -> None:
     touch("m.onnx ../there/m.onnx ../there/sub/n.onnx")
     Path("link").symlink_to("../there/sub")
-    assert models.expand(["m.onnx", "link/../m.onnx"]) == ["m.onnx", "link/../m.onnx"]
-    assert models.expand(["m.onnx", "../empty/m.onnx", str(Path.cwd() / "m.onnx")]) == ["m.onnx"]
+    assert command_line.expand(["m.onnx", "link/../m.onnx"]) == ["m.onnx", "link/../m.onnx"]
+    assert command_line.expand(["m.onnx", "../empty/m.onnx", str(Path.cwd() / "m.onnx")]) == ["m.onnx"]
 
 
 def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(touch: Callable[[str], None]) -> None:
     touch("m/a.onnx far/b.onnx")
     for name, target in {"self": "../m", "far": "../far", "gone.onnx": "absent"}.items():
         Path("m", name).symlink_to(target)
-    assert sorted(Path(name).name for name in models.expand(["m"])) == ["a.onnx", "b.onnx", "gone.onnx"]
+    assert sorted(Path(name).name for name in command_line.expand(["m"])) == ["a.onnx", "b.onnx", "gone.onnx"]
 
 
 def test_no_model_is_an_error_never_an_empty_pass(touch: Callable[[str], None]) -> None:
     touch("empty/readme.md")
     for word in ("empty", "*.onnx", "empty/**/*.onnx"):
         with pytest.raises(UsageError, match="is 0; at least one is needed"):
-            models.expand([word])
+            command_line.expand([word])
     with pytest.raises(ValueError, match="no model"):
         models.worst([])
 
@@ -97,8 +99,8 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
     monkeypatch.setattr(os, "scandir", scandir)
     for word in ("**/*.onnx", "m"):  # which folders a pattern has to enter is in images/test_source.py
         with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
-            models.expand([word])
-    assert models.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m
+            command_line.expand([word])
+    assert command_line.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m
 
 
 def failed(code: int) -> Failed:
@@ -122,10 +124,10 @@ def test_one_that_fails_does_not_stop_the_others_but_a_signal_does(run: Run, mon
 
 
 def test_two_models_of_one_name_have_no_file_each() -> None:
-    assert models.fill("r/{model}.json", ["a/x.onnx", "y.onnx"]) == ["r/x.json", "r/y.json"]
+    assert command_line.fill("r/{model}.json", ["a/x.onnx", "y.onnx"]) == ["r/x.json", "r/y.json"]
     for pair in (["a/x.onnx", "b/x.onnx"], ["x.onnx", "X.onnx"], ["x.onnx", "x.ort"]):
         with pytest.raises(UsageError, match="each needs its own file"):
-            models.fill("{model}.json", pair)
+            command_line.fill("{model}.json", pair)
 
 
 def test_what_stands_for_an_address_in_a_reports_path() -> None:
@@ -136,7 +138,7 @@ def test_what_stands_for_an_address_in_a_reports_path() -> None:
         "models:/encoder@champion": "encoder@champion",
         "s3://bucket/a.b.onnx": "a.b",
     }.items():
-        assert models.stem(address) == name
+        assert command_line.stem(address) == name
 
 
 # --------------------------------------------------------------------------------------------- the command

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from robustcheck_onnx.checker.cli import help
+from robustcheck_onnx.checker.cli import help, options
 from support import ROOT
 from support.bad_input import Run
 
@@ -20,14 +20,14 @@ def test_a_removed_word_is_answered_and_the_changelog_has_each_line(run: Run) ->
 
     for verb, line in help.REMOVED_VERBS.items():
         answered(verb, f"command {verb}", line)
-    for option, line in help.REMOVED_OPTIONS.items():
+    for option, line in options.REMOVED_OPTIONS.items():
         verb = "shift" if option in ("--beside", "--temperature") else "check"
         answered(f"{verb} model.onnx {option} {VALUE.get(option, '')}", f"option {option}", line)
-    for form, line in help.REMOVED_FORMS.items():
+    for form, line in options.REMOVED_FORMS.items():
         answered(f"model.onnx -o {form}", f"form {form}", line)
-    for variable, line in help.REMOVED_VARIABLES.items():
+    for variable, line in options.REMOVED_VARIABLES.items():
         answered(SHOW, f"environment: variable {variable}", line, **{variable: "1"})
-    for key, line in help.REMOVED_KEYS.items():
+    for key, line in options.REMOVED_KEYS.items():
         Path("robustcheck.toml").write_text(f"{key} = true\n")
         answered(SHOW, f"robustcheck.toml: key {key}", line)
 

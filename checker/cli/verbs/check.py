@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from ..options import ROWS, argument
+from .. import command_line
+from ..options import FORMATS, ROWS, argument, one_of
+from ..output import ascii_only, console_for
 from ..question import Call, takes
+
+if TYPE_CHECKING:
+    from ..settings import Resolved
 
 
 @takes(*ROWS)
@@ -50,12 +56,38 @@ def check(
 
         typed = call.typed
         if models:
-            models, place = many.split_images(models, images_typed=line.images is not None, strict=line.strict)
+            models, place = command_line.split_images(models, images_typed=line.images is not None, strict=line.strict)
             typed |= {"images": place} if place else {}
         named = typed.pop("waivers", None)
         resolved = settings.resolve(typed, os.environ, file=line.config, isolated=line.isolated, waivers_file=named)
         if wall is None:
-            return settings.show(resolved, *line.output[-1:])
+            return _show(resolved, *line.output[-1:])
         if line.strict:
             settings.refuse_loosening(resolved, call.invocation.line)
         return many.run(resolved, models or [], call.invocation, wall)
+
+
+def _show(resolved: Resolved, form: str = "terminal") -> int:
+    """Write each setting with value and source to stdout."""
+    from rich.console import Group
+
+    from robustcheck_onnx.checker.report import Pen, Trimmed, columns
+    from robustcheck_onnx.checker.text import as_json
+
+    from .. import settings
+
+    one_of("--output", form, FORMATS)
+    document = settings.settings_json(resolved)
+    if form == "json":
+        sys.stdout.write(as_json(document))
+        return 0
+    console = console_for(resolved.settings.color)
+    pen = Pen(ascii_only(console))
+    table = columns(pen, "=setting", "value", "source")
+    for key, entry in document["settings"].items():
+        value, source = entry["value"], entry["source"]
+        text = settings.value_text(key, value)
+        table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
+    where = f"file: {resolved.file}" if resolved.file else "file: none"
+    console.print(Trimmed(Group(table, pen.name(where))))
+    return 0
