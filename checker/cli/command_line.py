@@ -1,4 +1,4 @@
-"""Read the command line before typer parses it: options, the models that words name, the settings file.
+"""Read a command line before typer does. It has options, models that words name, and a settings file.
 
 It is known even where typer refuses it, and where a signal ends the run.
 
@@ -522,7 +522,7 @@ def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str
 
 
 def stems_of(words: Sequence[str]) -> list[str]:
-    """Return what can replace `{model}`, as far as the models of these words can be found."""
+    """Return the stems of the models of these words. Those that can be found are meant; nothing is raised."""
     stems: list[str] = []
     for word in words:
         with contextlib.suppress(RobustcheckError, OSError, ValueError):

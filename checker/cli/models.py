@@ -1,4 +1,4 @@
-"""Check models: one after the other, deliver their reports, and give the exit code of all.
+"""Check one model after the other and deliver their reports. The exit code is that of the worst.
 
 It imports what is heavy at the top: a run imports it while the child process starts.
 """
@@ -107,7 +107,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
 
 
 def _failed(model: str, fault: Exception, invocation: Invocation) -> Failed:
-    """Report on stderr why one of several models has no verdict; return that."""
+    """Return the outcome of a model without a verdict. It is reported on stderr, too."""
     if "debug" in invocation.line.options:
         process.write_traceback(fault)
     code, message, hint = process.explain(fault, invocation.line)

@@ -515,7 +515,7 @@ def signed_reports(
 
 
 def bundle_at(signed: Destination) -> Path:
-    """Return the file of the signature of a report that is written to a file."""
+    """Return the file of a signed report's signature."""
     from robustcheck_onnx.checker.report.signature_file import bundle_of
 
     assert isinstance(signed.path, Path)
