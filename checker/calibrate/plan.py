@@ -21,8 +21,7 @@ from robustcheck_onnx.checker.runtime import cpu_name, list_gpus, parse_device
 from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.tables import Result
 
-from .run import done
-from .tasks import Settings, Task
+from .run import Settings, Task, done
 
 BYTES_A_PARAMETER = 4  # float32
 GB = 1e9
@@ -75,38 +74,39 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
 
     Raises EnvironmentFaultError where a library that knows models of the suite is not installed.
     """
-    sizes = _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported])
+    sizes = _sizes([task for task in work if task.is_to_export])
     _refuse_missing([task for task in work if not done(task, rows)], sizes)
     device = device_name(settings.options.device)
     rate, how = _rate(rows, device)
     planned = []
     for task in work:
         member, size = task.member, sizes.get(task.member.id, {})
-        vision = size.get("vision_parameters")
         fault = task.fault.message if task.fault else size.get("unknown", "")
-        measured, exported = bool(done(task, rows)), task.is_exported
-        state = "to export"
         if fault:
             state = "can't"
-        elif measured:
+        elif done(task, rows):
             state = "measured"
-        elif exported:
-            state = "exported" if task.export is not None else "ready file"
-        model_bytes = _bytes_on_disk(task.model) if exported and not fault else (vision or 0) * BYTES_A_PARAMETER
-        to_do = state in ("to export", "exported", "ready file")
-        known = model_bytes > 0 and rate is not None
-        downloads = state == "to export" and not member.entry.random_weights and task.member.entry.source != "torch"
-        total = size.get("parameters")
+        elif not task.is_exported:
+            state = "to export"
+        else:
+            state = "ready file" if task.export is None else "exported"
+        to_export, to_do = state == "to export", state not in ("can't", "measured")
+        vision, total = (
+            None if (n := size.get(name)) is None else n * BYTES_A_PARAMETER
+            for name in ("vision_parameters", "parameters")
+        )
+        model_bytes = _bytes_on_disk(task.model) if task.is_exported and not fault else vision
+        downloads = to_export and not member.entry.random_weights and member.entry.source != "torch"
         planned.append(
             Planned(
                 id=member.id,
                 group=member.entry.group,
                 label=member.label,
                 state=state,
-                download_bytes=(None if total is None else total * BYTES_A_PARAMETER) if downloads else 0,
-                disk_bytes=(None if vision is None else vision * BYTES_A_PARAMETER) if state == "to export" else 0,
+                download_bytes=total if downloads else 0,
+                disk_bytes=vision if to_export else 0,
                 passes=n_images if to_do else 0,
-                estimate_s=rate * model_bytes * n_images if rate is not None and known and to_do else None,
+                estimate_s=rate * model_bytes * n_images if rate and model_bytes and to_do else None,
                 fault=fault or size.get("fault", ""),
             )
         )
@@ -151,7 +151,10 @@ def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
     """Return each model's size by id. The exporters know it without loading (`sizes` in exporters/run.py)."""
     if not work:
         return {}
-    asked = [[t.member.entry.source, t.member.entry.name, _tag(t)] for t in work]
+    asked = []
+    for entry, export in ((task.member.entry, task.export or {}) for task in work):
+        is_tag = not (entry.random_weights or str(export["weights"]).startswith("sha256:"))
+        asked.append([entry.source, entry.name, entry.weights if is_tag else None])
     with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
         question, answer = Path(folder) / "asked.json", Path(folder) / "answers.json"
         question.write_text(json.dumps(asked), encoding="utf-8")
@@ -164,18 +167,12 @@ def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
     return {t.member.id: size for t, size in zip(work, answers, strict=True)}
 
 
-def _tag(task: Task) -> str | None:
-    entry = task.member.entry
-    assert task.export is not None
-    return None if entry.random_weights or str(task.export["weights"]).startswith("sha256:") else entry.weights
-
-
 def refuse_unknown(work: Sequence[Task]) -> None:
     """Raise UsageError for the first unknown model or tag.
 
     Its library does not have it; the nearest names are given.
     """
-    for name, size in _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported]).items():
+    for name, size in _sizes([task for task in work if task.is_to_export]).items():
         if size.get("unknown"):
             message, _, hint = str(size["unknown"]).rpartition("; ")
             raise UsageError(f"suite entry {name}: {message}", hint)

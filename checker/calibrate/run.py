@@ -2,37 +2,218 @@
 
 Each export runs in a process of its own, so that this one never loads torch and survives an export that crashes or runs
 out of memory. Measuring runs in the engine's processes. What is done, and what was done, go to callbacks.
+
+There is a task per model. Its key is a digest of everything that influences the numbers: weights, export, images,
+settings, versions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.isolation import Progress, tell_stage
+from robustcheck_onnx.checker.evidence import Evidence, Options
+from robustcheck_onnx.checker.images.source import digest_of_set, open_images
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, tell_stage
 from robustcheck_onnx.checker.measure.job import Job, Outcome
 from robustcheck_onnx.checker.measure.workers import run_jobs
-from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
+from robustcheck_onnx.checker.model import file_digest, parse_contract, properties, read_onnx
+from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.checker.storage.write import write_whole
-from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds import tables
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from robustcheck_onnx.thresholds.suite import Member, Opened
+from robustcheck_onnx.thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
 from robustcheck_onnx.thresholds.tables import TENSORS, Measured, Result, rounded
 
-from .tasks import MEASURING, RECORD, Settings, Task, cache_folder, versions_of, weights_path
+EXPORTERS = {  # source → distributions whose versions decide what is exported
+    "open_clip": ("open_clip_torch", "timm", "torchvision"),
+    "timm": ("timm", "torchvision"),
+    "torchvision": ("torchvision",),
+    "transformers": ("transformers",),
+    "torch": (),
+}
+EVERY_EXPORT = ("torch", "onnx", "onnxscript")
+MEASURING = ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
+RECORD = "export.json"  # next to a cached export and written after it: without it the export is not complete
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a calibration's measurements. Where exports are kept is among them."""
+
+    options: Options
+    cache: Path
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+    limits: Limits = NO_LIMITS
+    """of the measurement of each model, with the local engine"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model of the suite, with its measurement's key. Its ONNX file may have to be exported first."""
+
+    member: Member
+    model: Path
+    export: Mapping[str, Any] | None
+    """everything that influences the export; None for a ready file"""
+    key: str
+    """identifies the measurement; empty with a fault"""
+    fault: RobustcheckError | None = None
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the ONNX file is there and complete."""
+        return self.export is None or ((self.model.parent / RECORD).is_file() and self.model.is_file())
+
+    @property
+    def is_to_export(self) -> bool:
+        """Whether the ONNX file has to be exported first."""
+        return not (self.fault or self.is_exported)
+
+
+def cache_folder() -> Path:
+    """Return the default folder of exports.
+
+    It is in the user's cache folder; a calibration that was killed goes on from it.
+    """
+    return platformdirs.user_cache_path("robustcheck") / "exports"
+
+
+def check_labels(suite: Opened) -> None:
+    """Raise UsageError unless the suite has both labels. Nothing could be fitted to one."""
+    for label in ("present", "absent"):
+        if not any(member.label == label for member in suite.members):
+            raise UsageError(
+                f"suite {suite.suite.name}: number of models labelled {label} is 0; a fit needs models of both labels",
+                "add models, or look at the labels: robustcheck calibrate --plan",
+            )
+
+
+def image_set(settings: Settings) -> tuple[str, int]:
+    """Digest and number of the images of a calibration. The digest is the sha256 over the images' sorted digests.
+
+    Raises UsageError, CannotAssessError, EnvironmentFaultError as `images.open_images`.
+    """
+    options = settings.options
+    source = open_images(options.images, seed=options.seed, limit=options.max_images)
+    # an unreadable image is skipped by the run, but the set with a readable one in its place is another set
+    digests = (source.digest(i) or f"unreadable {source.entries[i].name}" for i in range(len(source)))
+    return digest_of_set(digests), len(source)
+
+
+def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, ...]:
+    """Return the tasks of a suite. A model whose files can't be read becomes a task with a fault."""
+    measuring = {
+        "images": images_digest,
+        "seed": settings.options.seed,
+        "max_bad": settings.options.max_bad,
+        "device": settings.options.device,
+        "statistic_version": STATISTIC_VERSION,
+        "alpha": profiles.load().alpha,
+        "versions": versions_of(MEASURING),
+    }
+    return tuple(_task(suite.folder, member, settings.cache, measuring) for member in suite.members)
+
+
+def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any]) -> Task:
+    entry = member.entry
+    if entry.model is not None:
+        path = folder / entry.model
+        try:
+            file = read_onnx(path)
+            preprocessing = _digest_of(folder, entry.preprocessing)
+        except RobustcheckError as fault:
+            return Task(member, path, None, "", fault)
+        digests = [file.model_digest, *(part.digest for part in file.external)]
+        return Task(member, path, None, _key({**measuring, "model": digests, "preprocessing": preprocessing}))
+    try:
+        export = _export_inputs(folder, entry)
+    except EnvironmentFaultError as fault:
+        return Task(member, cache, {}, "", fault)
+    key = _key(export)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", member.id)[:100]
+    return Task(member, cache / key[:24] / f"{name}.onnx", export, _key({**measuring, "export": key}))
+
+
+def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
+    """Return everything that influences an export. These are its arguments, the files that it reads, the versions."""
+    assert entry.source is not None
+    weights = weights_path(folder, entry)
+    inputs: dict[str, Any] = {
+        "source": entry.source,
+        "name": entry.name,
+        "weights": entry.weights if weights is None else _digest_of(folder, str(weights)),
+        "random_weights": entry.random_weights,
+        "preprocessing": _digest_of(folder, entry.preprocessing),
+        "head": entry.head,
+        "versions": versions_of((*EVERY_EXPORT, *EXPORTERS[entry.source])),
+    }
+    if str(entry.name).startswith("local-dir:"):
+        weights_folder = folder / str(entry.name).partition(":")[2]
+        inputs["files"] = {path.name: file_digest(path) for path in sorted(weights_folder.glob("*")) if path.is_file()}
+    if entry.source == "torch":
+        module = folder / (str(entry.name).partition(":")[0].replace(".", "/") + ".py")
+        inputs["code"] = file_digest(module) if module.is_file() else ""
+    return inputs
+
+
+def weights_path(folder: Path, entry: Entry) -> Path | None:
+    """Return the checkpoint file of an entry. None where its weights are a library's tag."""
+    if not entry.weights:
+        return None
+    path = folder / entry.weights
+    named = "/" in entry.weights or path.suffix in CHECKPOINT_SUFFIXES
+    return path if named or path.is_file() else None
+
+
+def _digest_of(folder: Path, name: str | None) -> str:
+    if not name:
+        return ""
+    path = folder / name
+    if not path.is_file():
+        raise EnvironmentFaultError(f"{path}: file is missing; the suite names it", f"place it at {path}")
+    return file_digest(path)
+
+
+def _key(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of this package and others. Whichever distribution brought it, and what else is installed."""
+    versions = {"robustcheck-onnx": VERSION}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):  # one of the two ONNX Runtime wheels, or an exporter
+            versions[name] = metadata.version(name)
+    return versions
+
 
 CONTEXT = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
+OF_MODEL = (
+    *("size_bytes", "external_digests", "source", "random_weights", "synthetic"),
+    *("rule", "pool", "ends_in", "batch_difference", "output_difference"),
+)
+OF_STATISTICS = ("n_features", "n_images", "statistic_version", "alpha", "n_nonfinite", "n_constant")
+"""fields of a row that are those of the evidence's model and statistics"""
 EXPORT_END_S = 10  # time for a terminated export to remove its temporary files, which can be gigabytes
 
 Tell = Callable[[str], None]
@@ -233,7 +414,7 @@ def row_of(
     suite: Opened, task: Task, tensor: str, tensors: Sequence[str | None], evidence: Evidence, wall_s: float
 ) -> Result:
     """Make a row of the results table. The evidence is about one of the `tensors` that were measured together."""
-    member, s, model = task.member, evidence.statistics, evidence.model
+    member, s, model, images = task.member, evidence.statistics, evidence.model, evidence.images
     intervals = {name: getattr(s, name) for name in STATISTICS}
     return Result(
         id=member.id,
@@ -244,32 +425,18 @@ def row_of(
         suite_digest=suite.digest,
         key=task.key,
         file=Path(model.file).name,
-        size_bytes=model.size_bytes,
+        **{name: getattr(model, name) for name in OF_MODEL},
         model_digest=model.digest,
-        external_digests=model.external_digests,
-        source=model.source,
         export=dict(task.export or {}),
-        random_weights=model.random_weights,
-        synthetic=model.synthetic,
         graph_tensor=model.tensor,
-        rule=model.rule,
-        pool=model.pool,
-        ends_in=model.ends_in,
-        n_features=s.n_features,
-        batch_difference=model.batch_difference,
-        output_difference=model.output_difference,
         preprocessing=evidence.preprocessing.preprocessing.model_dump(mode="json"),
         preprocessing_source=evidence.preprocessing.source,
-        images_digest=evidence.images.digest,
-        n_images=s.n_images,
-        n_varied=evidence.images.sanity.n_varied,
-        n_skipped=evidence.images.n_skipped,
-        image_findings=tuple(finding.id for finding in evidence.images.sanity.findings),
-        seed=evidence.images.seed,
-        statistic_version=s.statistic_version,
-        alpha=s.alpha,
-        n_nonfinite=s.n_nonfinite,
-        n_constant=s.n_constant,
+        images_digest=images.digest,
+        n_varied=images.sanity.n_varied,
+        n_skipped=images.n_skipped,
+        image_findings=tuple(finding.id for finding in images.sanity.findings),
+        seed=images.seed,
+        **{name: getattr(s, name) for name in OF_STATISTICS},
         statistics={
             name: Measured(estimate=rounded(i.estimate), low=rounded(i.low), high=rounded(i.high))
             for name, i in intervals.items()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.calibrate import run
-from robustcheck_onnx.checker.calibrate.tasks import Task
+from robustcheck_onnx.checker.calibrate.run import Task
 from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import tables
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.calibrate import tasks
+from robustcheck_onnx.checker.calibrate.run import Settings, tasks
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.thresholds import profile, suite
 from robustcheck_onnx.thresholds.tables import references
@@ -136,7 +136,7 @@ def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_ru
 
 
 def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
-    settings = tasks.Settings(options=Options(), cache=tmp_path / "cache")
+    settings = Settings(options=Options(), cache=tmp_path / "cache")
     files = ("mine.py", "p.json", "w.pt", "clip/open_clip_model.safetensors")
     (tmp_path / "clip").mkdir()
     for file in files:
@@ -148,7 +148,7 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
     )
 
     def keys() -> list[str]:
-        work = tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
+        work = tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
         assert [task.fault for task in work] == [None, None]
         return [str(task.model) for task in work]
 
@@ -159,6 +159,6 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
         is_clip = file.startswith("clip")
         assert [a == b for a, b in zip(*seen[-2:], strict=True)] == [is_clip, not is_clip]
     (tmp_path / "w.pt").unlink()
-    task = tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
+    task = tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
     assert task.fault is not None
     assert (task.fault.exit_code, task.fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")

@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import onnx
 import pytest
 
-from robustcheck_onnx.checker.calibrate import plan, run, tasks
+from robustcheck_onnx.checker.calibrate import plan, run
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
@@ -33,8 +33,8 @@ def suite(tmp_path: Path) -> Opened:
 
 
 def keys(suite: Opened, images: str = "sha256:images", **options: Any) -> list[str]:
-    settings = tasks.Settings(Options(**options), suite.folder / "cache")
-    return [task.key for task in tasks.tasks(suite, settings, images)]
+    settings = run.Settings(Options(**options), suite.folder / "cache")
+    return [task.key for task in run.tasks(suite, settings, images)]
 
 
 def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: Patch) -> None:
@@ -42,7 +42,7 @@ def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch
     seen.append(keys(suite, "sha256:others"))
     for name, other in (("STATISTIC_VERSION", STATISTIC_VERSION + 1), ("versions_of", lambda _: {"onnxruntime": "0"})):
         with monkeypatch.context() as patch:
-            patch.setattr(tasks, name, other)
+            patch.setattr(run, name, other)
             seen.append(keys(suite))
     assert len({key for each in seen for key in each}) == 2 * len(seen)
     assert keys(suite, batch_size=1) == seen[0]
@@ -57,7 +57,7 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
         told = {"id": "a", "tensor": tensor, "tensors": ("representation", "pooled"), "key": "k"}
         return Result.model_construct(**(told | change))
 
-    task = tasks.Task(suite.members[0], Path("a.onnx"), None, "k")
+    task = run.Task(suite.members[0], Path("a.onnx"), None, "k")
     whole, pooled = row("representation"), row("pooled")
     others = row("pooled", id="b"), row("pooled", key="other"), row("representation", key="other")
     assert run.done(task, (*others, whole, pooled)) == run.done(task, (pooled, whole, *others)) == (pooled, whole)
@@ -78,9 +78,9 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
         "unknown": {"unknown": "no such model; others"},
     }
 
-    def task(id: str) -> tasks.Task:
+    def task(id: str) -> run.Task:
         named = but(entry, id=id, random_weights=id == "random")
-        return tasks.Task(Member(id, id, named, "present", None, False), Path("none.onnx"), {}, "k")
+        return run.Task(Member(id, id, named, "present", None, False), Path("none.onnx"), {}, "k")
 
     ready = suite.folder / "a.onnx"
     work = [replace(task(id), model=ready, export=None) for id in ("ready", "done")]
@@ -91,7 +91,7 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
         id="done", key="k", tensor="representation", tensors=("representation",), execution=device, wall_s=2.0,
         n_images=10, size_bytes=1000,
     )  # fmt: skip
-    made = plan.plan(work, [measured], tasks.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+    made = plan.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
     size = ready.stat().st_size
     assert [(r.id, r.state, r.download_bytes, r.disk_bytes, r.passes, r.fault) for r in made.rows] == [
         ("ready", "ready file", 0, 0, 50, ""),
@@ -109,7 +109,7 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     assert caught.value.hint == "others"
     sizes["known"] = {"missing": "timm"}
     with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
-        plan.plan(work, [measured], tasks.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+        plan.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
 
 
 EXPORTS = (
@@ -132,7 +132,7 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
         entry = Entry(source="torch", name="mine:make", group="other", label="present", **said)
         member = Member("m", "m", entry, "present", None, False)
         model = tmp_path / "cache" / "m.onnx"
-        task = tasks.Task(member, model, {"source": "torch"}, "k")
+        task = run.Task(member, model, {"source": "torch"}, "k")
         assert not task.is_exported
         run._export(tmp_path, task)
         start = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", "torch", "mine:make"]
@@ -141,11 +141,11 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
         model.write_bytes(b"")
         assert task.is_exported
         model.unlink()
-        (model.parent / tasks.RECORD).unlink()
+        (model.parent / run.RECORD).unlink()
 
 
 def test_an_engine_that_refuses_does_so_before_anything_is_exported(suite: Opened, tmp_path: Path) -> None:
-    task = tasks.Task(suite.members[0], tmp_path / "none.onnx", {"source": "torch"}, "k")
-    settings = tasks.Settings(Options(), tmp_path, engine="rai")
+    task = run.Task(suite.members[0], tmp_path / "none.onnx", {"source": "torch"}, "k")
+    settings = run.Settings(Options(), tmp_path, engine="rai")
     with pytest.raises(UsageError, match="--engine is 'rai'"):
         run.measure(suite, [task], [], settings, tmp_path / "t.jsonl", pytest.fail)

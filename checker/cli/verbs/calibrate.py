@@ -19,7 +19,7 @@ from ..question import AS_FOR_A_CHECK, Call, progress_line, takes
 from . import look_up
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.calibrate.tasks import Settings
+    from robustcheck_onnx.checker.calibrate.run import Settings
     from robustcheck_onnx.thresholds.profile import Profile
     from robustcheck_onnx.thresholds.suite import Opened
     from robustcheck_onnx.thresholds.tables import Result
@@ -98,7 +98,7 @@ def calibrate(
     output: Output = "terminal",
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
-    from robustcheck_onnx.checker.calibrate import tasks
+    from robustcheck_onnx.checker.calibrate import run
     from robustcheck_onnx.checker.storage.write import write_whole
     from robustcheck_onnx.thresholds.calibrate import default_profile
     from robustcheck_onnx.thresholds.profile import to_json
@@ -122,9 +122,9 @@ def calibrate(
             table, (rows, failed) = Path(from_evidence[0]), _measured_before(from_evidence, opened)
         else:
             assert opened is not None
-            settings = tasks.Settings(
+            settings = run.Settings(
                 options=call.settings.options,
-                cache=cache or tasks.cache_folder(),
+                cache=cache or run.cache_folder(),
                 engine=engine,
                 workers=workers,
                 address=ray_address,
@@ -134,7 +134,7 @@ def calibrate(
                 return _plan(opened, settings, results or (out and _table_beside(out)), output, call)
             assert out is not None
             table = results or _table_beside(out)
-            tasks.check_labels(opened)
+            run.check_labels(opened)
             if table.resolve() == out.resolve():
                 raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
             check_target(table, [Path(suite or "")])
@@ -155,15 +155,15 @@ def _measured(
     opened: Opened, settings: Settings, table: Path, quiet: int
 ) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
-    from robustcheck_onnx.checker.calibrate import tasks
+    from robustcheck_onnx.checker.calibrate import run
     from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
     from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
     from robustcheck_onnx.checker.isolation import tell_stage
 
     with progress_line(quiet, opened.suite.name) as progress:
         tell_stage(progress, "reading images and models")
-        digest, _ = tasks.image_set(settings)
-        work = tasks.tasks(opened, settings, digest)
+        digest, _ = run.image_set(settings)
+        work = run.tasks(opened, settings, digest)
         refuse_unknown(work)
         rows = open_table(table, work)
         tell = (lambda _line: None) if quiet else _write_line
@@ -203,13 +203,13 @@ def _write_line(text: str) -> None:
 
 
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, call: Call) -> int:
-    from robustcheck_onnx.checker.calibrate import tasks
+    from robustcheck_onnx.checker.calibrate import run
     from robustcheck_onnx.checker.calibrate.plan import plan, plan_json, render_plan
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds.tables import read
 
-    digest, n_images = tasks.image_set(settings)
-    work = tasks.tasks(opened, settings, digest)
+    digest, n_images = run.image_set(settings)
+    work = run.tasks(opened, settings, digest)
     rows: list[Result] = []
     if table is not None and table.exists():
         with _usage_errors():
@@ -226,8 +226,7 @@ def _measured_before(
 
     Of a suite they are those of its models, with its labels; a model without a row has an error.
     """
-    from robustcheck_onnx.checker.calibrate.run import relabelled
-    from robustcheck_onnx.checker.calibrate.tasks import check_labels
+    from robustcheck_onnx.checker.calibrate.run import check_labels, relabelled
     from robustcheck_onnx.thresholds.tables import joined, read
 
     with _usage_errors("robustcheck calibrate --help"):
