@@ -18,7 +18,7 @@ import scipy.stats
 from PIL import Image
 
 from robustcheck_onnx.checker import evidence
-from robustcheck_onnx.checker.images import keypoints, preprocess, sanity
+from robustcheck_onnx.checker.images import preprocess, sanity
 from robustcheck_onnx.checker.statistics import state
 
 FEATURES = (512, 2048)
@@ -85,4 +85,4 @@ def test_describe(benchmark: Any) -> None:
 @pytest.mark.benchmark(group="one photo")
 def test_keypoints(benchmark: Any) -> None:
     image, _ = preprocess.decode(photo_of_imagenets_size(), "a.jpg")
-    assert benchmark(keypoints.find, image)
+    assert benchmark(sanity.find_keypoints, image)

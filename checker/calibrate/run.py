@@ -34,7 +34,7 @@ from robustcheck_onnx.checker.measure.job import Job, Outcome
 from robustcheck_onnx.checker.measure.workers import run_jobs
 from robustcheck_onnx.checker.model import file_digest, parse_contract, properties, read_onnx
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
-from robustcheck_onnx.checker.storage.write import write_whole
+from robustcheck_onnx.checker.storage.stores import write_whole
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds import tables

@@ -136,7 +136,7 @@ def _is_document(path: Path) -> bool:
     It is a report or a signature; no model has to be read to know that.
     """
     from robustcheck_onnx.checker.report.signature_file import is_verdict
-    from robustcheck_onnx.checker.storage.write import is_ours
+    from robustcheck_onnx.checker.storage.stores import is_ours
 
     return is_ours(path) or is_verdict(path)
 
@@ -214,7 +214,7 @@ def mark_unfinished(destinations: Sequence[Destination], model: str, signed: Seq
     """
     from robustcheck_onnx.checker.report.signature_file import remove_verdict
     from robustcheck_onnx.checker.storage.places import redact
-    from robustcheck_onnx.checker.storage.write import is_ours, replace_with_error
+    from robustcheck_onnx.checker.storage.stores import is_ours, replace_with_error
 
     for each in signed:
         remove_verdict(bundle_at(each))
@@ -237,7 +237,7 @@ def remove_signature(form: str, report: Place) -> None:
     if form != "json" or not isinstance(report, Path):
         return
     from robustcheck_onnx.checker.report.signature_file import bundle_of, remove_verdict
-    from robustcheck_onnx.checker.storage.write import is_ours
+    from robustcheck_onnx.checker.storage.stores import is_ours
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
         remove_verdict(bundle_of(report))
@@ -279,7 +279,7 @@ def is_broken_pipe(fault: BaseException) -> bool:
 
 def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
     """Write each document that goes to a file. A fault takes one document only, and goes to `faults`."""
-    from robustcheck_onnx.checker.storage.write import write_whole
+    from robustcheck_onnx.checker.storage.stores import write_whole
 
     for destination, text in texts.items():
         try:
@@ -388,7 +388,7 @@ def folder_of(resolved: Resolved, key: str) -> Path | None:
 def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
     """Refuse places for documents before anything is opened. Each is FORM[=PATH]. Raises UsageError."""
     from robustcheck_onnx.checker.storage.places import parse_place, redact
-    from robustcheck_onnx.checker.storage.write import is_ours
+    from robustcheck_onnx.checker.storage.stores import is_ours
 
     for text in outputs:
         form, _, path = split(text)
@@ -536,7 +536,7 @@ def sign_reports(
     Raises as `signature.sign`.
     """
     from robustcheck_onnx.checker.report import Report, forms, sealed
-    from robustcheck_onnx.checker.storage.write import write_whole
+    from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.checker.text import sha256_of
 
     texts: dict[Path, str] = {}

@@ -115,7 +115,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
     from robustcheck_onnx.checker.storage.places import Url, parse_place
-    from robustcheck_onnx.checker.storage.write import replace_with_error
+    from robustcheck_onnx.checker.storage.stores import replace_with_error
 
     line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE

@@ -6,10 +6,9 @@ Comes in: a path, a URL, or the model itself. May import: images (preprocessing)
 from __future__ import annotations
 
 from .addresses import Model, on_this_machine, parse_model
-from .contract import CONTRACT_KEY, Contract, parse_contract, properties
+from .contract import CONTRACT_KEY, Contract, graph_digest, parse_contract, properties
 from .ends import apply_pool, choose_pool, show_shape
 from .file import external_locations, may_be_model, missing, read_onnx
-from .graph import graph_digest
 from .image_input import DTYPES, ImageInput, fed_as
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
 from .open import ModelFile, digest_of, open_model, supported_versions, with_shapes

@@ -1,17 +1,27 @@
-"""The ONNX contract: metadata by which an export describes itself."""
+"""The ONNX contract: metadata by which an export describes itself.
+
+It records a digest of the file's graph and weights. `exporters/digest.py` computes the same when it writes a file;
+docs/dev/graph-digest.md defines it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import Any, Literal, Protocol
 
+import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from pydantic import Field, ValidationError, field_validator
 
 from robustcheck_onnx.checker.errors import NEWER, CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.text import once
+from robustcheck_onnx.checker.text import digest_of, once
 from robustcheck_onnx.thresholds.frozen import Frozen
+
+from .weights import Weights, pieces_of
 
 CONTRACT_KEY = "robustcheck.contract"
 SCHEMA_VERSION = 1  # the newest contract this version reads
@@ -76,7 +86,7 @@ class Contract(Frozen):
     zero_shot: ZeroShot | None = None
     """only of a file whose logits come from a text tower"""
     graph_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
-    """of the file's graph and weights when it was written (`digest.graph_digest`); None: not said"""
+    """of the file's graph and weights when it was written (`graph_digest`); None: not said"""
 
     @field_validator("tensors")
     @classmethod
@@ -162,3 +172,58 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
             for fault in error.errors(include_url=False)[:3]
         )
         raise CannotAssessError(f"{where}: contract breaks schema {SCHEMA_VERSION} ({faults})", hint) from error
+
+
+NONE = Weights(held=None, content=b"", places={})
+# What no value depends on; any other field counts, also one that a later ONNX adds.
+LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
+LEFT_OUT = {
+    "onnx.ModelProto.ir_version",
+    "onnx.ModelProto.producer_name",
+    "onnx.ModelProto.producer_version",
+    "onnx.ModelProto.domain",
+    "onnx.ModelProto.model_version",
+    "onnx.ModelProto.training_info",
+    "onnx.GraphProto.name",
+    "onnx.GraphProto.value_info",
+    "onnx.FunctionProto.value_info",
+    "onnx.NodeProto.name",
+}
+
+
+def graph_digest(proto: onnx.ModelProto, weights: Weights = NONE) -> str:
+    """Return the digest of a graph with its weights.
+
+    It is sha256:… over nodes, attributes, inputs, outputs, opsets, functions and weights.
+
+    The digest is over canonical JSON of the model: an object for each message with the fields that are set, without
+    what no value depends on (names of nodes, metadata, doc strings, …). A tensor is [name, data type, dims, hex of the
+    SHA-256 of its raw little-endian bytes]. No weight is copied, and external ones are read in pieces.
+
+    Args:
+        proto: as `read_onnx` gives it, before anything of it is left out or opened up.
+        weights: `OnnxFile.weights`; left out for a model that holds all values itself.
+    """
+    return digest_of(_form(proto, weights))
+
+
+def _form(value: Any, weights: Weights) -> Any:
+    """Give the JSON form of a field's value."""
+    if isinstance(value, onnx.TensorProto):
+        digest = hashlib.sha256()
+        for piece in pieces_of(value, weights):
+            digest.update(piece)
+        return [value.name, value.data_type, list(value.dims), digest.hexdigest()]
+    if isinstance(value, Message):
+        if not isinstance(value, onnx.ModelProto | onnx.GraphProto):  # places are of the main graph's initializers
+            weights = replace(weights, places={})
+        return {
+            field.name: _form(inner, weights)
+            for field, inner in value.ListFields()
+            if field.name not in LEFT_OUT_EVERYWHERE and field.full_name not in LEFT_OUT
+        }
+    if isinstance(value, float):
+        return repr(value)  # JSON has no NaN
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str | int) else [_form(item, weights) for item in value]

@@ -5,25 +5,28 @@ Weights in external files are located and checked, but ONNX Runtime reads them.
 ONNX requires that a node comes after those whose outputs it reads, and every walk relies on it. Some tools write
 another order: the float16 conversion of onnxruntime.transformers appends its Casts at the end of the graph. Such nodes
 are sorted.
+
+The graph for ONNX Runtime is written when a session is made, so that an open model is in memory once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import mmap
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
@@ -41,6 +44,7 @@ from .weights import (
     Weights,
     aged_status,
     all_tensors,
+    by_place,
     check_inline,
     check_length,
     drop_pages,
@@ -49,6 +53,7 @@ from .weights import (
     location_of,
     parse_light,
     read_file,
+    restore,
     settle,
     stamp_of,
     stamps_writes,
@@ -195,6 +200,77 @@ class OnnxFile:
     def external_folder(self) -> Path | None:
         """The folder in which ONNX Runtime finds external weights. None without external data."""
         return self.weights.folder
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's original graph and what is added to it."""
+
+    file: OnnxFile
+    proto: onnx.ModelProto
+    """without the large weights that `file.weights` holds; ends where the author's graph does"""
+    rewritten: bool
+    """whether `proto` says anything else than the file's content"""
+    addition: onnx.GraphProto
+    """nodes and outputs; empty where nothing is added"""
+
+    def own(self) -> bytes:
+        """Write the graph without the addition. These are the file's own bytes, unless something in them was rewritten.
+
+        Raises:
+            CannotAssessError: rewritten, it is over protobuf's 2 GiB.
+        """
+        if not self.rewritten:
+            return self.file.content[:]
+        try:
+            content: bytes = restore(self.proto, self.file.content, self.file.weights.places).SerializeToString()
+        except EncodeError as error:
+            raise _too_large(self.file) from error
+        return content
+
+    def whole(self) -> bytes:
+        """Write the graph with the addition. The weights of a file that was not rewritten are not written again.
+
+        Protobuf merges messages that stand one behind the other: it appends repeated fields (nodes, outputs).
+
+        Raises:
+            CannotAssessError: it is over protobuf's 2 GiB.
+        """
+        own = self.own()
+        if not self.addition.ByteSize():
+            return own
+        merged: bytes = own + onnx.ModelProto(graph=self.addition).SerializeToString()
+        if len(merged) > PROTOBUF_LIMIT_BYTES:
+            raise _too_large(self.file)
+        return merged
+
+    def mapped(self, *, whole: bool) -> bytes | None:
+        """Write the graph with weights named by their places. ONNX Runtime then maps them from the model's file.
+
+        whole: with the addition. None where the file is not mapped itself, or other files hold weights, too.
+        """
+        if self.file.mapped is None or self.file.external or not self.file.weights.places:
+            return None
+        proto = self.light() if whole else self.proto
+        written: bytes = by_place(proto, self.file.mapped.location, self.file.weights.places).SerializeToString()
+        return written
+
+    def light(self) -> onnx.ModelProto:
+        """Copy the graph and the addition without large weights. The copy is for walks and changes."""
+        light = copy.deepcopy(self.proto)
+        light.MergeFrom(onnx.ModelProto(graph=self.addition))
+        return light
+
+    def changed(self, proto: onnx.ModelProto) -> Graph:
+        """Replace the graph and its addition by another. It was made of `light`."""
+        return replace(self, proto=proto, rewritten=True, addition=onnx.GraphProto())
+
+
+def _too_large(file: OnnxFile) -> CannotAssessError:
+    return CannotAssessError(
+        f"{file.path}: model can't be written with one more output; protobuf ends at 2 GiB",
+        "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
+    )
 
 
 def read_onnx(path: str | Path) -> OnnxFile:

@@ -29,10 +29,9 @@ from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.frozen import End
 
-from .contract import Contract, parse_contract, properties
+from .contract import Contract, graph_digest, parse_contract, properties
 from .ends import EMBEDDINGS, is_change_of_basis
-from .file import OnnxFile, read_onnx, sort_model
-from .graph import Graph, graph_digest
+from .file import Graph, OnnxFile, read_onnx, sort_model
 from .heads import Head
 from .image_input import ImageInput, find_image_input, keep_image_part
 from .layers import LINEAR, SMALL_FLOATS, Layers, bodies, build_layers, computed_constants, nested_nodes, refuse_giants

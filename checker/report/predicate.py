@@ -64,7 +64,7 @@ def predicate_of(report: Report, report_digest: str) -> dict[str, Any]:
     evidence, bound = report.evidence, report.binding
     result = bound.result_digest if bound else result_digest_of(report.model_dump(mode="json"))
     return {
-        "tool": {"name": report.tool, "version": report.tool_version},  # first: `storage.write.OURS`
+        "tool": {"name": report.tool, "version": report.tool_version},  # first: `storage.stores.OURS`
         "verdict": report.verdict.verdict,
         "reasons": [reason.id for reason in report.verdict.reasons],
         "report": {"digest": sha256_set(report_digest)},

@@ -44,7 +44,7 @@ MARKUP: Final = (".html", ".htm", ".xhtml", ".xml", ".svg")
 LARGEST_SOURCE_BYTES: Final = 1 << 20
 LARGEST_TEXT_BYTES: Final = 10 << 20
 MARK_WITHIN_BYTES: Final = 1400
-"""where the mark must stand, so that `storage.write.OURS` finds it"""
+"""where the mark must stand, so that `storage.stores.OURS` finds it"""
 TIMEOUT_S: Final = 20.0
 MEMORY_BYTES: Final = 1 << 30
 EXAMPLE: Final = "-o template=slack.json.j2=slack.json"

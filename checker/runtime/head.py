@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.model import ModelFile, with_shapes
-from robustcheck_onnx.checker.model.graph import Graph
+from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.layers import (
     LINEAR,
     RESHAPE,

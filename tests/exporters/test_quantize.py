@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import numpy_helper
 from PIL import Image
 
+from robustcheck_onnx.checker.model.contract import graph_digest as checked_digest
 from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.graph import graph_digest as checked_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import from_onnx, write
 from robustcheck_onnx.exporters.contract import file_digest, graph_digest

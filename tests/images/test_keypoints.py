@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from robustcheck_onnx.checker.images import keypoints
-from robustcheck_onnx.checker.images.keypoints import SIGMAS, Gallery, find
+from robustcheck_onnx.checker.images import sanity
+from robustcheck_onnx.checker.images.sanity import SIGMAS, Gallery, find_keypoints
 from support import PHOTOS
 from support.skimage_data import photo
 
@@ -30,14 +30,14 @@ def test_a_blob_is_found_where_and_as_large_as_it_is(level: int) -> None:
     size = SIGMAS[level] * 2**0.25
     rows, columns = np.mgrid[:96, :96]
     blob = 200 * np.exp(-((rows - 40) ** 2 + (columns - 55) ** 2) / (2 * size**2))
-    first = table(find(Image.fromarray(blob.astype(np.uint8))))[0]
+    first = table(find_keypoints(Image.fromarray(blob.astype(np.uint8))))[0]
     assert tuple(first[:3]) == (55, 40, level)
 
 
 @pytest.mark.parametrize("turn", list(Image.Transpose))
 def test_mirroring_and_turning_moves_points_and_changes_no_description(turn: Image.Transpose) -> None:
     square = photo("astronaut.png").crop((100, 0, 356, 256)).resize((96, 96))
-    plain, turned = (table(find(image)) for image in (square, square.transpose(turn)))
+    plain, turned = (table(find_keypoints(image)) for image in (square, square.transpose(turn)))
     places = np.zeros((96, 96), np.uint8)
     places[plain[:, 1], plain[:, 0]] = 1
     moved = np.argwhere(np.asarray(Image.fromarray(places).transpose(turn)))
@@ -51,14 +51,14 @@ def test_parts_are_known() -> None:
     known = []
     for path in PHOTOS[::4]:
         whole = Image.open(path)
-        points = find(whole)
+        points = find_keypoints(whole)
         for part in ((0.0, 0.0, 0.7, 0.7), (0.2, 0.1, 0.9, 0.9), (0.1, 0.3, 0.8, 1.0)):
             left, top, right, bottom = np.multiply(part, whole.size * 2)
             crop = whole.crop((left, top, right, bottom))
             versions = [crop, *(crop.transpose(turn) for turn in [*Image.Transpose][::2])]  # mirrored, turned, both
             versions += [ImageEnhance.Brightness(crop).enhance(0.6), crop.resize((crop.width // 2, crop.height // 2))]
             versions.append(crop.rotate(17, Image.Resampling.BICUBIC))
-            known.append([is_known(find(version), points) for version in versions])
+            known.append([is_known(find_keypoints(version), points) for version in versions])
     *shares, tilted = np.mean(known, axis=0)
     assert min(shares) > 0.8  # measured: 0.84 or more
     assert tilted > 0.5  # measured: 0.64
@@ -66,7 +66,7 @@ def test_parts_are_known() -> None:
 
 @pytest.mark.long
 def test_no_photo_is_taken_for_a_part_of_another() -> None:
-    found = [find(Image.open(path)) for path in PHOTOS]
+    found = [find_keypoints(Image.open(path)) for path in PHOTOS]
     for index, points in enumerate(found):
         assert not is_known(points, b"", *found[:index]), PHOTOS[index].name
 
@@ -77,7 +77,9 @@ def test_halves_of_a_photo_are_not_parts_of_each_other() -> None:
         width, height = whole.size
         left, right = (whole.crop((at, 0, at + width // 2, height)) for at in (0, width // 2))
         # the Brandenburg Gate's right half is its left half, mirrored
-        assert is_known(find(left), find(right)) == (path.name == "building-brandenburg-gate.jpg"), path.name
+        assert is_known(find_keypoints(left), find_keypoints(right)) == (
+            path.name == "building-brandenburg-gate.jpg"
+        ), path.name
 
 
 def test_a_similarity_is_needed() -> None:
@@ -86,7 +88,7 @@ def test_a_similarity_is_needed() -> None:
 
     def is_shared(places: NDArray[Any], at: NDArray[Any], n: int = 12) -> bool:
         one, other = (np.column_stack([p.real, p.imag, s])[:n] for p, s in ((z, sizes), (places, at)))
-        return keypoints._share_a_similarity(one, other)
+        return sanity._share_a_similarity(one, other)
 
     for zoom, turn, mirror in ((1.0, 0.0, False), (0.6, 1.0, False), (1.7, 2.5, True)):
         mapped = zoom * np.exp(1j * turn) * (z.conj() if mirror else z) + (5 - 3j)
@@ -103,22 +105,22 @@ def test_images_without_keypoints_are_like_nothing() -> None:
     ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
     small = photo("coffee.png").resize((15, 40))
     for image in (flat, ramp, small):
-        assert find(image) == b""
+        assert find_keypoints(image) == b""
     assert not is_known(b"", b"")
-    assert not Gallery(3).has_part_of(find(photo("coffee.png")))
+    assert not Gallery(3).has_part_of(find_keypoints(photo("coffee.png")))
 
 
 def test_sizes() -> None:
     for size in ((3000, 40), (40, 3000), (97, 31), (16, 16)):
-        points = table(find(photo("coffee.png").resize(size)))
+        points = table(find_keypoints(photo("coffee.png").resize(size)))
         assert len(points) <= 32
         assert {*points[:, 2]} <= {1, 2, 3, 4}
     blurred = photo("coffee.png").filter(ImageFilter.GaussianBlur(60))
-    assert len(find(blurred)) < len(find(photo("coffee.png")))
+    assert len(find_keypoints(blurred)) < len(find_keypoints(photo("coffee.png")))
 
 
 def test_a_full_gallery_stays_as_it_is() -> None:
-    points = [find(photo(name)) for name in ("astronaut.png", "chelsea.png", "coffee.png")]
+    points = [find_keypoints(photo(name)) for name in ("astronaut.png", "chelsea.png", "coffee.png")]
     gallery = Gallery(2)
     for one in points:
         gallery.add(one)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from PIL import Image, ImageEnhance, ImageFilter
 
-from robustcheck_onnx.checker.images import keypoints
+from robustcheck_onnx.checker.images import sanity
 from robustcheck_onnx.checker.images.sanity import (
     GALLERY,
     MIN_KURTOSIS_SPREAD,
@@ -174,13 +174,15 @@ def test_the_orientations_and_brightnesses_of_a_photo_are_one_image(name: str) -
     lit = [ImageEnhance.Brightness(photo(name)).enhance(gain) for gain in (0.6, 1, 1.3)]
     assert ImageSetState(map(describe, lit + turned)).facts().n_varied == 1
     smooth = [picture.filter(ImageFilter.GaussianBlur(40)) for picture in turned]
-    assert max(len(keypoints.find(picture)) for picture in smooth) < 6 * 23  # too few keypoints: the layout alone
+    assert (
+        max(len(sanity.find_keypoints(picture)) for picture in smooth) < 6 * 23
+    )  # too few keypoints: the layout alone
     assert ImageSetState(map(describe, smooth)).facts().n_varied == 1
 
 
 def test_counting_is_linear_in_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    monkeypatch.setattr(keypoints.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
+    monkeypatch.setattr(sanity.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
     facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
     assert facts.n_varied > GALLERY
     assert (max(compared), len(compared)) == (GALLERY, facts.n_varied)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from robustcheck_onnx.checker.model.contract import graph_digest
 from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.graph import graph_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract
 from support import Fields, lookup

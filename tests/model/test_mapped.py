@@ -9,8 +9,8 @@ import pytest
 
 from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
+from robustcheck_onnx.checker.model.contract import graph_digest
 from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.graph import graph_digest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Patch

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.outcome import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Failed, Outcome
-from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.storage import stores
 from support import reports
 from support.form_readers import junit, metrics
 from support.outcomes import FAILED, HOSTILE_REPORT, NAME, NOTHING, PASSING, PLACE, WARNING, failed, text_of
@@ -25,9 +25,9 @@ def test_a_document_is_known_as_ours() -> None:
     for form in forms.TEXTS:
         for outcomes in ([PASSING], [WARNING], [NOTHING], [HOSTILE_REPORT], [FAILED], several):
             if len(outcomes) == 1 or form not in forms.ONE_MODEL:
-                assert write.OURS.match(text_of(form, *outcomes).encode()[: write.OURS_WITHIN_BYTES]), outcomes
+                assert stores.OURS.match(text_of(form, *outcomes).encode()[: stores.OURS_WITHIN_BYTES]), outcomes
     for report, only_ascii in itertools.product((PASSING, WARNING), (False, True)):
-        assert write.OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
+        assert stores.OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
 
 
 def test_a_stranger_s_file_is_not_taken_for_ours() -> None:
@@ -43,7 +43,7 @@ def test_a_stranger_s_file_is_not_taken_for_ours() -> None:
         "<!DOCTYPE html><html><head><title>robustcheck</title></head></html>",
         "import robustcheck",
     ):
-        assert not write.OURS.match(stranger.encode()), stranger
+        assert not stores.OURS.match(stranger.encode()), stranger
 
 
 def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> None:
@@ -54,7 +54,7 @@ def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> Non
         )
         assert told in text
         assert not re.search(r'verdict"?[:=]\s*"?\**PASS', text)
-        assert write.OURS.match(text.encode()[: write.OURS_WITHIN_BYTES])
+        assert stores.OURS.match(text.encode()[: stores.OURS_WITHIN_BYTES])
 
 
 def test_a_form_for_one_model_refuses_two() -> None:

@@ -8,7 +8,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
-from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import printable
 from support import Fields, Place, but, reports
 from support.outcomes import EVERY, FAILED, PASSING, failed, gated, text_of
@@ -20,7 +20,7 @@ def bill(*outcomes: Outcome) -> Fields:
     text = text_of("cyclonedx", *outcomes)
     fault = VALIDATOR.validate_str(text)
     assert fault is None, str(fault)[-500:]
-    assert write.OURS.match(text.encode())
+    assert stores.OURS.match(text.encode())
     document: Fields = json.loads(text)
     return document
 

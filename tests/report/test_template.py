@@ -12,7 +12,7 @@ import pytest
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.report.record import Outcome
-from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import printable
 from support import ROOT, Capture, Patch, Place, read_json, robustcheck
 from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, WARNING, failed, gated
@@ -130,7 +130,7 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Written) -> None:
     for source in ("PASS", "{{ 'x' * 1400 }}{{ mark }}", "{% if false %}{{ mark }}{% endif %}"):
         assert "template does not write {{ mark }}" in fault_of(written(source), into_file=True)
         assert text_of(written(source), PASSING)  # on stdout nothing stays
-    assert write.OURS.match(text_of(written("{{ 'x' * 1300 }} {{ mark }}"), PASSING, into_file=True).encode())
+    assert stores.OURS.match(text_of(written("{{ 'x' * 1300 }} {{ mark }}"), PASSING, into_file=True).encode())
 
 
 @pytest.mark.process

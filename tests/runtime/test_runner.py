@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.model.graph import Graph
+from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 from support import Patch, but, levels, onnx_models

@@ -8,7 +8,7 @@ import pytest
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.storage.places import parse_place
 from support import onnx_models
 
@@ -20,13 +20,13 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(
     victim, target = tmp_path / "victim", tmp_path / "r.json"
     victim.write_text("mine")
     (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to(victim)
-    monkeypatch.setattr("secrets.token_hex", lambda n: "0" * n)
+    monkeypatch.setattr(stores, "token_hex", lambda n: "0" * n)
     taken = tmp_path / ".r.json.00000000.tmp"
     taken.symlink_to(victim)
     with pytest.raises(EnvironmentFaultError, match="report is not written"):
-        write.write_whole(target, "{}")
+        stores.write_whole(target, "{}")
     taken.unlink()
-    write.write_whole(target, "{}")
+    stores.write_whole(target, "{}")
     assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("mine", "{}", False)
     assert not taken.exists()
 

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.report import predicate, signature_file
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import HOME
 from support import Capture, Fields, Patch, extra, read_json, robustcheck
 
@@ -139,7 +139,7 @@ def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: Patch, c
     [
         ("verify.signature.sign", ValueError("the signer fails"), 70),
         (
-            "storage.write.write_whole",
+            "storage.stores.write_whole",
             EnvironmentFaultError("report is not written (No space left on device)", "df -h"),
             4,
         ),
@@ -148,7 +148,7 @@ def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: Patch, c
 def test_an_error_leaves_no_signature_and_no_pass(
     here: Path, fails: str, fault: Exception, code: int, monkeypatch: Patch
 ) -> None:
-    real = write.write_whole
+    real = stores.write_whole
 
     def failing(where: Any, what: Any) -> Any:
         if code == 70 or "sigstore" in str(where):
@@ -195,7 +195,7 @@ def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
 @pytest.mark.parametrize("sign", ["key.pem", ""])
 def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, sign: str, monkeypatch: Patch) -> None:
     """All earlier signatures go before the first of their reports is marked: nothing can be tidied after SIGKILL."""
-    real, left = write.replace_with_error, list[list[Any]]()
+    real, left = stores.replace_with_error, list[list[Any]]()
     for end in ("json", "sigstore.json"):
         shutil.copy(f"report.{end}", f"other.{end}")
 
@@ -207,7 +207,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, si
         left.append([read_json(name)["error"]["exit_code"] for name in ("report.json", "other.json")])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "replace_with_error", replace)
+    monkeypatch.setattr(stores, "replace_with_error", replace)
     monkeypatch.setattr("robustcheck_onnx.checker.pipeline.check", measured)
     assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
     assert left[:3] == [[], [], [137, 137]]

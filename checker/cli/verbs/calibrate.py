@@ -99,7 +99,7 @@ def calibrate(
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from robustcheck_onnx.checker.calibrate import run
-    from robustcheck_onnx.checker.storage.write import write_whole
+    from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.thresholds.calibrate import default_profile
     from robustcheck_onnx.thresholds.profile import to_json
     from robustcheck_onnx.thresholds.suite import open_suite

@@ -267,7 +267,7 @@ def init(
     """Write a settings file with every setting, its default and meaning."""
     import os
 
-    from robustcheck_onnx.checker.storage.write import write_whole
+    from robustcheck_onnx.checker.storage.stores import write_whole
 
     from .. import command_line, settings
 

@@ -54,7 +54,7 @@ def compare(
     from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import compare as compare_models
     from robustcheck_onnx.checker.errors import UsageError
-    from robustcheck_onnx.checker.storage.write import write_whole
+    from robustcheck_onnx.checker.storage.stores import write_whole
 
     if reference is None and baseline is None and write_baseline is None:
         raise UsageError(
@@ -174,7 +174,7 @@ def shift(
     """
     from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.shift.run import measure_shift
-    from robustcheck_onnx.checker.storage.write import write_whole
+    from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.thresholds.published import SOURCES
 
     from .. import process
