@@ -82,7 +82,7 @@ SELF_SUPERVISED = (
     "vit_base_patch16_224.mae",
 )
 
-_SPREAD = published.spread("in1k_only", "timm")
+_SPREAD = published.usual_robustness("timm", published.MEAN_SHIFTS)
 USUAL = f"such models have {_SPREAD.low:+.1f} to {_SPREAD.high:+.1f} points (5 to 95 %)"
 
 HEADER = '''# The encoders of Crabbé et al. (TMLR 2024), as far as open_clip publishes weights, the same backbones

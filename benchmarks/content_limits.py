@@ -19,6 +19,7 @@ import numpy as np
 import students
 from aligners import align
 from attack import clears, last_look
+from measure_reference import LEAST
 
 from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.pipeline import check
@@ -33,7 +34,6 @@ from robustcheck_onnx.checker.statistics.definitions import top_features
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from robustcheck_onnx.thresholds.fit import LEAST
 
 PROFILE = profile.load()
 SUBSETS = 60  # random ones of `CONTENT_IMAGES` rows of each set

@@ -391,12 +391,12 @@ def _by_training(used: Sequence[Reference], thresholds: Mapping[Statistic, Thres
     return tuple(out)
 
 
-def upper_bound(n_wrong: int, n: int, alpha: float = 0.05) -> float:
+def upper_bound(n_wrong: int, n: int) -> float:
     """Return the one-sided 95 % Clopper–Pearson bound of a rate.
 
-    It is the p with P(X ≤ n_wrong | n, p) = alpha, rounded up.
+    It is the p with P(X ≤ n_wrong | n, p) = 5 %, rounded up.
 
-    Equals `scipy.stats.beta.ppf(1 - alpha, n_wrong + 1, n - n_wrong)`; 1 where there was no trial, or each is an error.
+    Equals `scipy.stats.beta.ppf(0.95, n_wrong + 1, n - n_wrong)`; 1 where there was no trial, or each is an error.
     """
     if n_wrong >= n:
         return 1.0
@@ -404,7 +404,7 @@ def upper_bound(n_wrong: int, n: int, alpha: float = 0.05) -> float:
     for _ in range(60):  # bisection: 2^-60 is below float precision
         p = (low + high) / 2
         at_most = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(n_wrong + 1))
-        low, high = (p, high) if at_most > alpha else (low, p)
+        low, high = (p, high) if at_most > ALPHA else (low, p)
     return float(math.ceil(high * 10**DIGITS) / 10**DIGITS)
 
 

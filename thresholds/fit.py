@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .profile import DECIDING, Statistic, Threshold
-from .tables import TWO_SIDED, Reference
+from .tables import Reference
 
 GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
 SMALLEST = 0.01  # the least value for which a factor is computed
@@ -296,11 +296,4 @@ DEFINITION = (
     "(the strongest feature is beyond 4 SD on its usual side in at least half of the images) and two-sided (at least a "
     "third of the energy lies on either side of zero, and of each image's median, without the three strongest features)"
 )
-LEAST: dict[Statistic, float] = {"strength": 4.0, "outlier_frequency": 0.5, "two_sidedness": TWO_SIDED}
-"""Round numbers within the gaps of the reference table. A set is labelled by its estimates; a verdict needs bounds
-beyond thresholds that are fitted in those gaps (`fit.py`), so it is the stricter of the two."""
-
-
-def shows_indication(row: Reference) -> bool:
-    """Return whether a set shows the indication. Its estimates decide."""
-    return all(getattr(row, name) >= least for name, least in LEAST.items())
+"""What the label of a reference set means; benchmarks/measure_reference.py gives it."""

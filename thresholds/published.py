@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
@@ -279,34 +279,6 @@ def nearest(name: str, n: int = 3) -> list[str]:
     return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, n)]
 
 
-def spread(group: str, library: str) -> Spread:
-    """Return the spread of a group's effective robustness.
-
-    It is the median and 5–95 % of the mean over shifts, of models of 55 % ImageNet top-1 or more.
-
-    Raises ValueError when the group has no such model.
-    """
-    values = [
-        row.mean_pp
-        for row in published()
-        if (row.group, row.library) == (group, library)
-        and row.mean_pp is not None
-        and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
-    ]
-    if not values:
-        raise ValueError(f"group is {group} of {library}; it has no model with a mean effective robustness")
-    return spread_of(values)
-
-
-def spread_of(values: Sequence[float]) -> Spread:
-    """Return the spread of some models' effective robustness.
-
-    It is the median and 5–95 % of the mean over shifts, in percentage points; at least one model.
-    """
-    low, high = np.percentile(values, MIDDLE)
-    return Spread(len(values), float(np.median(values)), float(low), float(high))
-
-
 def context_for(
     library: str,
     name: str,
@@ -351,7 +323,7 @@ def _sentence(row: Published) -> str:
     if beyond := [shift for shift in shown if shift in row.extrapolated]:
         accuracy = PERCENTAGE_POINTS * row.accuracy[IMAGENET]
         what += f" (extrapolated for {_words(beyond)}: no baseline at {accuracy:.1f} % on ImageNet)"
-    usual = spread("in1k_only", "timm")
+    usual = usual_robustness("timm", MEAN_SHIFTS)
     return (
         f"published effective robustness of {row.name} ({row.library}{where}): {what}; models trained on ImageNet-1k "
         f"only have {usual.low:+.1f} to {usual.high:+.1f} on average ({MIDDLE[0]}–{MIDDLE[1]} %). Source: {row.source}"
@@ -444,7 +416,9 @@ def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
         raise ValueError(f"shifts are {', '.join(shifts)}; no model of {source} has all of them")
     inside, lines = [accuracy[IMAGENET] for accuracy in models], baselines_of(source)
     found = [effective_robustness(inside, [accuracy[s] for accuracy in models], lines[s]).points for s in shifts]
-    return spread_of(np.mean(found, axis=0).tolist())
+    means = np.mean(found, axis=0)
+    low, median, high = np.percentile(means, (MIDDLE[0], 50, MIDDLE[1])).tolist()
+    return Spread(len(means), median, low, high)
 
 
 def ordinary_models(library: str, shift: str) -> list[Published]:

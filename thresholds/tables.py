@@ -27,7 +27,6 @@ from .profile import DECIDING, STATISTICS, Statistic
 TABLE = "reference_statistics.csv"
 TRAPS = "traps.csv"
 MEASURED_ON = "2026-11-28"  # UTC day on which the table was last measured; a test holds it together with its digest
-TRAP = "trap"  # group of a simulated or derived set
 TWO_SIDED = 1 / 3  # a set below it is one-sided
 
 
@@ -82,10 +81,10 @@ def references(text: str | None = None) -> tuple[Reference, ...]:
     return _rows(table_text() if text is None else text)
 
 
-def traps(text: str | None = None) -> tuple[Reference, ...]:
-    """Read the simulated sets that must not pass. text: CSV, None = those that ship with the package."""
+def traps() -> tuple[Reference, ...]:
+    """Read the simulated sets that must not pass."""
     # whatever its label: one that showed the indication by its estimates would else be no trap, unnoticed
-    return tuple(row._replace(trap=True) for row in _rows(table_text(TRAPS) if text is None else text))
+    return tuple(row._replace(trap=True) for row in _rows(table_text(TRAPS)))
 
 
 def _rows(text: str) -> tuple[Reference, ...]:

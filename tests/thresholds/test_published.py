@@ -56,15 +56,14 @@ def test_zero_shot_models_lie_above_every_other_group() -> None:
     zero_shot = means("zero_shot_clip", "open_clip")
     for group in ("imagenet_finetuned_clip", "more_data", "in1k_only"):
         others = means(group, "timm")
-        n, median, low, high = published.spread(group, "timm")
-        assert n == len(others)
-        assert_allclose([low, median, high], np.percentile(others, [5, 50, 95]))
         u = scipy.stats.mannwhitneyu(zero_shot, others).statistic  # AUROC times the number of pairs
         assert u > 0.9995 * len(zero_shot) * len(others)
     (rn50,) = published.find("open_clip", "RN50", "openai")
     assert rn50.mean_pp == min(zero_shot)
-    with pytest.raises(ValueError, match=r"^group is zero_shot_clip of timm; it has no model with a mean"):
-        published.spread("zero_shot_clip", "timm")
+    usual = published.usual_robustness("timm", published.MEAN_SHIFTS)
+    assert_allclose([usual.low, usual.median, usual.high], np.percentile(others, [5, 50, 95]))
+    with pytest.raises(ValueError, match=r"^shifts are sketch, objectnet; no model of timm has all of them"):
+        published.usual_robustness("timm", ("sketch", "objectnet"))
 
 
 def test_accuracies_beyond_the_baseline_are_flagged_as_extrapolated() -> None:
@@ -233,8 +232,9 @@ def test_the_document_states_the_fits_and_medians_of_the_code() -> None:
         ("more_data", "timm"),
         ("in1k_only", "timm"),
     ):
-        n, median, low, high = published.spread(group, library)
-        assert f"| {group} | {library} | {n} | {median:+.1f} | {low:+.1f} to {high:+.1f} |" in DOCS
+        found = means(group, library)
+        low, median, high = np.percentile(found, [5, 50, 95])
+        assert f"| {group} | {library} | {len(found)} | {median:+.1f} | {low:+.1f} to {high:+.1f} |" in DOCS
     for entry in published.sources().values():
         assert str(entry["source"]) in DOCS
     for name in {row.group for row in published.published()}:
