@@ -21,8 +21,8 @@ import onnx
 from PIL import Image
 
 from robustcheck_onnx.checker.images.preprocess import apply, at_size
-from robustcheck_onnx.checker.model import open_model
-from robustcheck_onnx.checker.runtime import Runner
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import lookup

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.model import ModelFile, open_model
+from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile as profiles
 

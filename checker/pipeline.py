@@ -18,7 +18,8 @@ from robustcheck_onnx.checker.images.source import Images, ImageSource
 from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits, Progress, Tell
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, conclude, versions
-from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, parse_model
+from robustcheck_onnx.checker.model.addresses import Model, on_this_machine, parse_model
+from robustcheck_onnx.checker.model.contract import Contract
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
     from robustcheck_onnx.checker.isolation import Limits as Limits
     from robustcheck_onnx.checker.isolation import Progress as Progress
-    from robustcheck_onnx.checker.model import Model as Model
+    from robustcheck_onnx.checker.model.addresses import Model as Model
     from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
     from robustcheck_onnx.checker.pipeline import check as check
     from robustcheck_onnx.checker.report import Report as Report
@@ -99,7 +99,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "log_report": "integrations.mlflow_log",
     "measure": "statistics",
     "measure_shift": "shift.run",
-    "Model": "model",
+    "Model": "model.addresses",
     "Progress": "isolation",
     "Reason": "verdict",
     "Report": "report",

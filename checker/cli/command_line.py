@@ -422,10 +422,9 @@ def refuse_missing(models: Sequence[str]) -> None:
     """Refuse a missing model before others are measured. Raises UsageError."""
     for model in models:
         if not is_address(model) and not os.path.lexists(model):
-            from robustcheck_onnx.checker.model import (  # not where the files are there: ONNX Runtime
-                missing,
-                parse_model,
-            )
+            # not where the files are there: ONNX Runtime
+            from robustcheck_onnx.checker.model.addresses import parse_model
+            from robustcheck_onnx.checker.model.file import missing
 
             parse_model(model)
             raise missing(Path(model))

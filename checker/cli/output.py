@@ -152,11 +152,8 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
     """Return the weights and sidecars of models among `reads`. None where `path` can't be one of them."""
     if not path.is_file() or _is_document(path):
         return
-    from robustcheck_onnx.checker.model import (  # needed only where a report replaces a file
-        external_locations,
-        may_be_model,
-        sidecar_paths,
-    )
+    from robustcheck_onnx.checker.model.file import external_locations, may_be_model
+    from robustcheck_onnx.checker.model.sidecar import sidecar_paths
 
     for read in reads:
         with contextlib.suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it

@@ -18,14 +18,10 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Collected, Inputs
-from robustcheck_onnx.checker.model import ModelFile
+from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
-from robustcheck_onnx.checker.runtime import (
-    LinearHead,
-    Runner,
-    head_from_file,
-    read_head,
-)
+from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
+from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.shift import labels, robustness, sets
 from robustcheck_onnx.checker.shift.records import SetResult
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows

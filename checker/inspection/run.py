@@ -13,8 +13,9 @@ from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure.run import model_facts
-from robustcheck_onnx.checker.model import ModelFile, find_preprocessing, models_below, open_model, takes_no_image
-from robustcheck_onnx.checker.runtime import scales_over_batch
+from robustcheck_onnx.checker.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.model.sidecar import find_preprocessing, models_below, takes_no_image
+from robustcheck_onnx.checker.runtime.runner import scales_over_batch
 from robustcheck_onnx.checker.text import error_json, quoted
 from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, load_profile, reason
 from robustcheck_onnx.thresholds.frozen import Frozen

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import GraphScaling
-from robustcheck_onnx.checker.model import show_shape
+from robustcheck_onnx.checker.model.ends import show_shape
 from robustcheck_onnx.checker.report import (
     Pen,
     Trimmed,

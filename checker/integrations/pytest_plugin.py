@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.images.source import Images
     from robustcheck_onnx.checker.isolation import Progress
-    from robustcheck_onnx.checker.model import Model
+    from robustcheck_onnx.checker.model.addresses import Model
     from robustcheck_onnx.checker.pipeline import CheckOptions
     from robustcheck_onnx.checker.report import Report
 

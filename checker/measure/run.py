@@ -42,16 +42,12 @@ from robustcheck_onnx.checker.images.source import (
     prefetch,
 )
 from robustcheck_onnx.checker.isolation import LOG, Progress, Tell
-from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
-from robustcheck_onnx.checker.runtime import (
-    CPU,
-    SAME_OUTPUT,
-    LinearHead,
-    Runner,
-    cpu_threads,
-    expects_accelerator,
-    score_difference,
-)
+from robustcheck_onnx.checker.model.image_input import fed_as
+from robustcheck_onnx.checker.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.model.sidecar import find_preprocessing
+from robustcheck_onnx.checker.runtime.head import LinearHead, score_difference
+from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner
+from robustcheck_onnx.checker.runtime.session import CPU, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import quoted

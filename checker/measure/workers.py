@@ -34,7 +34,7 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.runtime import cpu_threads, parse_device
+from robustcheck_onnx.checker.runtime.session import cpu_threads, parse_device
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.profile import Profile
 

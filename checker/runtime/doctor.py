@@ -19,7 +19,7 @@ from typing import Literal
 import onnxruntime as ort
 from onnx.parser import parse_model
 
-from robustcheck_onnx.checker.model import supported_versions
+from robustcheck_onnx.checker.model.open import supported_versions
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .session import (

@@ -19,7 +19,6 @@ from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.model import ModelFile, with_shapes
 from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.layers import (
     LINEAR,
@@ -30,6 +29,7 @@ from robustcheck_onnx.checker.model.layers import (
     node_inputs,
     text_of,
 )
+from robustcheck_onnx.checker.model.open import ModelFile, with_shapes
 from robustcheck_onnx.checker.model.representation import FLOATS
 from robustcheck_onnx.checker.text import quoted
 

@@ -24,7 +24,10 @@ from robustcheck_onnx.checker.arrays import AnyArray, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import channels, scales_finitely
-from robustcheck_onnx.checker.model import DTYPES, ImageInput, ModelFile, apply_pool, refuse_changed
+from robustcheck_onnx.checker.model.ends import apply_pool
+from robustcheck_onnx.checker.model.image_input import DTYPES, ImageInput
+from robustcheck_onnx.checker.model.open import ModelFile
+from robustcheck_onnx.checker.model.weights import refuse_changed
 from robustcheck_onnx.checker.text import quoted
 
 from .session import (

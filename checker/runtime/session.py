@@ -26,7 +26,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Execution
-from robustcheck_onnx.checker.model import LINEAR, ModelFile
+from robustcheck_onnx.checker.model.layers import LINEAR
+from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.text import quoted
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"

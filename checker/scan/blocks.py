@@ -19,21 +19,19 @@ import onnx
 from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.model import (
+from robustcheck_onnx.checker.model.ends import choose_pool, show_shape
+from robustcheck_onnx.checker.model.layers import (
     ACTIVATION,
     LINEAR,
     NORMALISATION,
     POOL,
     RESHAPE,
     Layers,
-    ModelFile,
     build_layers,
-    choose_pool,
     data_inputs,
-    show_shape,
-    with_shapes,
 )
-from robustcheck_onnx.checker.runtime import Runner
+from robustcheck_onnx.checker.model.open import ModelFile, with_shapes
+from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.text import quoted
 
 from .taps import MIN_OPSET, OUTPUT, Tap, add_scan, add_shapes, read_shapes

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.measure.job import ImagesRead, Job, Prepared, stac
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
-from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Runner, RunOutput
+from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, RunOutput
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.isolation import Tell
 from robustcheck_onnx.checker.measure.job import ImagesRead
 from robustcheck_onnx.checker.measure.run import Inputs
-from robustcheck_onnx.checker.runtime import Runner
+from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
 
 from .records import (

@@ -26,7 +26,10 @@ from robustcheck_onnx.checker.images.source import digest_of_set, open_images
 from robustcheck_onnx.checker.isolation import Tell
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.workers import measure_all
-from robustcheck_onnx.checker.model import PRESETS, digest_of, file_digest, open_model, read_onnx
+from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.open import digest_of, open_model
+from robustcheck_onnx.checker.model.sidecar import PRESETS
+from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report import Report, Settings, ruling
 from robustcheck_onnx.checker.text import quoted, short_digest
 from robustcheck_onnx.checker.verdict import execution_notes, limit_of, memory_note

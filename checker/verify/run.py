@@ -13,7 +13,7 @@ from typing import Literal, TypedDict
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, tell_stage
-from robustcheck_onnx.checker.model import file_digest
+from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report import NoTruth, Report, cautions, edits, notebook, read, ruling
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted

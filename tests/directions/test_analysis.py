@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.directions.analysis import Labelled, analyse
 from robustcheck_onnx.checker.directions.decompose import decompose, pieces
-from robustcheck_onnx.checker.runtime import LinearHead
+from robustcheck_onnx.checker.runtime.head import LinearHead
 from robustcheck_onnx.checker.shift import robustness
 from robustcheck_onnx.checker.shift.records import SetResult
 from robustcheck_onnx.checker.statistics import Accuracy, wilson

@@ -11,7 +11,8 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.isolation import Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.runtime import Runner, read_head
+from robustcheck_onnx.checker.runtime.head import read_head
+from robustcheck_onnx.checker.runtime.runner import Runner
 from support.onnx_models import classifier, encoder, save
 from support.written import written
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.model import ModelFile, open_model
+from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.thresholds import profile
 from support import Fields
 from support.onnx_models import build, graph, save, weight

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model import open_model, weights
-from robustcheck_onnx.checker.model.open import supported_versions
+from robustcheck_onnx.checker.model import weights
+from robustcheck_onnx.checker.model.open import open_model, supported_versions
 from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
 from support.onnx_models import Value, build, classifier, graph, save
 from support.written import written

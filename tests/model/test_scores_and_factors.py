@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.model import open_model
+from robustcheck_onnx.checker.model.open import open_model
 from support.onnx_models import save, weight
 from support.written import written
 

@@ -52,7 +52,7 @@ def test_the_command_needs_neither_torch_nor_a_connection(lookup_pass: Place) ->
 def test_onnx_runtimes_telemetry_never_starts(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path)}  # nothing of ours: where CI=true, ONNX Runtime starts none by itself
     code = "{}import onnxruntime"
-    for first, left in (("from robustcheck_onnx.checker import runtime; ", []), ("", [".ses"])):
+    for first, left in (("from robustcheck_onnx.checker.runtime import session; ", []), ("", [".ses"])):
         subprocess.run([sys.executable, "-Ic", code.format(first)], env=environment, check=True)
         assert [path.name for path in tmp_path.iterdir()] == left  # without us there is a session file: it can fail
 
@@ -71,7 +71,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 assert rooms() == {"cli", "errors", "text"}, rooms()
 from robustcheck_onnx.checker import evidence, report, statistics, text, verdict  # these run no model and open no file
 assert not heavy(), heavy()
-from robustcheck_onnx.checker import runtime
+from robustcheck_onnx.checker.runtime import session
 assert "onnxruntime" in heavy()  # the probe can fail
 """
     done = alone(code)

@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.model import ModelFile
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head, score_difference
+from robustcheck_onnx.checker.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head, score_difference
+from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Fields, normal, onnx_models
 from support.onnx_models import encoder, save
 from support.written import written as support_written

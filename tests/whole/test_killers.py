@@ -15,7 +15,7 @@ from onnx import helper
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.model import open_model
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.storage.places import redact_text
 from support import PHOTOS, Capture, hostile, robustcheck

@@ -183,7 +183,7 @@ def sign(
     from datetime import UTC, datetime
 
     from robustcheck_onnx.checker.errors import CannotAssessError
-    from robustcheck_onnx.checker.model import file_digest
+    from robustcheck_onnx.checker.model.weights import file_digest
     from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about, signature, verify

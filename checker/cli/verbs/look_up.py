@@ -19,7 +19,7 @@ from ..question import Call, takes
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from robustcheck_onnx.checker.runtime import Finding
+    from robustcheck_onnx.checker.runtime.doctor import Finding
     from robustcheck_onnx.thresholds.profile import Profile
 
 
