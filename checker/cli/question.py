@@ -20,14 +20,14 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, get_type_hints
 
 import typer
 
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import Invocation
-from .options import ROWS, Settings, completing, parameter
+from .options import ROWS, Settings, completing, key_of, parameter
 from .output import Destination, deliver, destinations_of, mark_unfinished, print_report
 
 if TYPE_CHECKING:
@@ -149,16 +149,17 @@ def written(room: str, result: Any, form: str) -> str:
     return str(import_module(f"{room}.forms").render(form, result))
 
 
-def takes(
-    *names: str, call: Callable[[typer.Context, Settings], Call] = Call, **changed: Mapping[str, Any]
-) -> Callable[[Verb], Verb]:
-    """Give a verb options of the table. Its function gets a `Call` with them, then what it declares itself.
+def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, **more: Any) -> Callable[[Verb], Verb]:
+    """Give a verb its options. Its function gets a `Call` with those of the table, then its own as parameters.
 
     Args:
-        names: of the options, in the order of help.
+        names: of the options of the table, in the order of help.
         call: makes the `Call`.
-        changed: what one of them has otherwise here; one that is not among the names comes first.
+        more: by name: a mapping of what an option of the table has otherwise here; one that is not among the names
+            comes first. `option` or `argument` of a parameter of the function, which has its type and default; a flag
+            has the parameter's name.
     """
+    changed = {name: each for name, each in more.items() if isinstance(each, Mapping)}
     ordered = [*(name for name in changed if name not in names), *names]
     added = [parameter(name, **changed.get(name, {})) for name in ordered]
 
@@ -173,6 +174,10 @@ def takes(
             return function(call(ctx, replace(Settings(), **typed)), **values)
 
         context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        for name in more.keys() - changed.keys():
+            if hints[name] is bool:
+                more[name].param_decls = more[name].param_decls or (f"--{key_of(name)}",)
+            hints[name] = Annotated[hints[name], more[name]]
         parameters = [context, *(each.replace(annotation=hints[each.name]) for each in own), *added]
         verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         verb.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -190,7 +195,7 @@ def question(
     *,
     forms: tuple[str, ...] = ("terminal", "json", "html"),
     without: tuple[str, ...] = (),
-    **changed: Mapping[str, Any],
+    **more: Any,
 ) -> Callable[[Verb], Verb]:
     """Make a verb of a function. The modules of a room of `checker` show its result.
 
@@ -198,15 +203,15 @@ def question(
         room: its name.
         forms: those of -o; the module `forms` of the room writes what is not terminal, json or html.
         without: names of shared options that the verb does not have.
-        changed: as of `takes`.
+        more: as of `takes`.
     """
     output = {
         "help": f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH, or a file by its suffix. May be repeated.",
         "autocompletion": completing(lambda: forms),
     }
-    changed = {"output": output, "verbose": {"max": 1, "help": "The whole report."}} | changed
+    shared = {"output": output, "verbose": {"max": 1, "help": "The whole report."}}
     names = [name for name in QUESTION if name not in without]
-    return takes(*names, call=partial(Question, room=room, forms=forms), **changed)
+    return takes(*names, call=partial(Question, room=room, forms=forms), **shared | more)
 
 
 EVERY_S = 10.0  # seconds between two plain lines, and before the first one

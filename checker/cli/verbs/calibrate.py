@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import page, printable
@@ -34,67 +34,44 @@ TENSORS = ("auto", "representation", "pooled")
     images=AS_FOR_A_CHECK,
     quiet={"help": "No progress."},
     timeout={"help": "Longest time that the measurement of one model may take. Default: no limit."},
+    suite=option("The models: a suite file (TOML), or paper, the packaged one.", "SUITE", MODEL),
+    out=option("The profile to write.", "PROFILE.json", OUTPUT, "--out"),
+    results=option(
+        "Keep what was measured in this table; later runs continue from it. Default: OUT with .results.jsonl.",
+        "TABLE.jsonl",
+        OUTPUT,
+    ),
+    plan=option("Show what would be done and how large it is; do nothing.", None, OUTPUT),
+    from_evidence=option(
+        "Fit to a table of results, without any model. May be given several times.", "TABLE.jsonl", MODEL
+    ),
+    from_reference=option("Write the default profile again, from the packaged reference table.", None, MODEL),
+    tensor=option(
+        "What to fit to: representation, pooled, or auto (the one that separates robust models from others better).",
+        "TENSOR",
+        MODEL,
+    ),
+    profile_id=option("The profile's id. Default: the name of OUT.", "ID", OUTPUT, "--id"),
+    allow_missing=option("Write a profile even if models failed; it says which.", None, VERDICT),
+    engine=option("local: processes of this machine. ray: a Ray cluster (extra `ray`).", "ENGINE", SPEED),
+    workers=option("Worker processes. Default: 1; with ray, one for each device.", "N", SPEED, min=1),
+    cache=option("Folder for exported models. Default: robustcheck/exports in your cache folder.", "FOLDER", OUTPUT),
 )
 def calibrate(
     call: Call,
-    suite: Annotated[
-        str | None,
-        option("The models: a suite file (TOML), or paper, the packaged one.", "SUITE", MODEL),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        option("The profile to write.", "PROFILE.json", OUTPUT, "--out"),
-    ] = None,
-    results: Annotated[
-        Path | None,
-        option(
-            "Keep what was measured in this table; later runs continue from it. Default: OUT with .results.jsonl.",
-            "TABLE.jsonl",
-            OUTPUT,
-        ),
-    ] = None,
-    plan: Annotated[
-        bool,
-        option("Show what would be done and how large it is; do nothing.", None, OUTPUT, "--plan"),
-    ] = False,
-    from_evidence: Annotated[
-        list[str] | None,
-        option("Fit to a table of results, without any model. May be given several times.", "TABLE.jsonl", MODEL),
-    ] = None,
-    from_reference: Annotated[
-        bool,
-        option("Write the default profile again, from the packaged reference table.", None, MODEL, "--from-reference"),
-    ] = False,
-    tensor: Annotated[
-        str,
-        option(
-            "What to fit to: representation, pooled, or auto (the one that separates robust models from others "
-            "better).",
-            "TENSOR",
-            MODEL,
-        ),
-    ] = "auto",
-    profile_id: Annotated[
-        str,
-        option("The profile's id. Default: the name of OUT.", "ID", OUTPUT, "--id"),
-    ] = "",
-    allow_missing: Annotated[
-        bool,
-        option("Write a profile even if models failed; it says which.", None, VERDICT, "--allow-missing"),
-    ] = False,
-    engine: Annotated[
-        str,
-        option("local: processes of this machine. ray: a Ray cluster (extra `ray`).", "ENGINE", SPEED),
-    ] = "local",
-    workers: Annotated[
-        int | None,
-        option("Worker processes. Default: 1; with ray, one for each device.", "N", SPEED, min=1),
-    ] = None,
+    suite: str | None = None,
+    out: Path | None = None,
+    results: Path | None = None,
+    plan: bool = False,
+    from_evidence: list[str] | None = None,
+    from_reference: bool = False,
+    tensor: str = "auto",
+    profile_id: str = "",
+    allow_missing: bool = False,
+    engine: str = "local",
+    workers: int | None = None,
     ray_address: RayAddress = None,
-    cache: Annotated[
-        Path | None,
-        option("Folder for exported models. Default: robustcheck/exports in your cache folder.", "FOLDER", OUTPUT),
-    ] = None,
+    cache: Path | None = None,
     output: Output = "terminal",
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""

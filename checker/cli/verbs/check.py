@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import UsageError
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from ..settings import Resolved
 
 
-@takes(*ROWS)
+@takes(
+    *ROWS,
+    models=argument(
+        "ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
+        "models:/name/3 and others. The last place may be the photos, as for --images.",
+        "MODEL.onnx...",
+    ),
+)
 def check(
     call: Call,
-    models: Annotated[
-        list[str] | None,
-        argument(
-            "ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
-            "models:/name/3 and others. The last place may be the photos, as for --images.",
-            "MODEL.onnx...",
-        ),
-    ] = None,
+    models: list[str] | None = None,
 ) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
     from robustcheck_onnx.checker import isolation

@@ -73,6 +73,10 @@ TrustConfig = Annotated[
         "help": "terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
         "autocompletion": completing(),
     },
+    verify_signature=option(
+        "Check the report's signature; needs --public-key (extra `sign`) or --certificate-identity.", None, VERDICT
+    ),
+    accept_waivers=option("Let the report's waivers count, where they hold today.", None, VERDICT),
 )
 def verify(
     call: Question,
@@ -81,24 +85,13 @@ def verify(
     images: ReportImages = None,
     rerun: Rerun = None,
     thresholds: Thresholds = None,
-    verify_signature: Annotated[
-        bool,
-        option(
-            "Check the report's signature; needs --public-key (extra `sign`) or --certificate-identity.",
-            None,
-            VERDICT,
-            "--verify-signature",
-        ),
-    ] = False,
+    verify_signature: bool = False,
     public_key: PublicKey = None,
     certificate_identity: CertificateIdentity = None,
     certificate_oidc_issuer: CertificateIssuer = None,
     trust_config: TrustConfig = None,
     signature: Signature = None,
-    accept_waivers: Annotated[
-        bool,
-        option("Let the report's waivers count, where they hold today.", None, VERDICT, "--accept-waivers"),
-    ] = False,
+    accept_waivers: bool = False,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
 ) -> int:
@@ -139,36 +132,32 @@ def verify(
     return result.exit_code
 
 
-@takes(*SHARED, call=VERIFY)
+@takes(
+    *SHARED,
+    call=VERIFY,
+    key=option(
+        "PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
+        "one is read from ROBUSTCHECK_KEY_PASSWORD.",
+        "FILE",
+        VERDICT,
+        show_default=False,
+    ),
+    keyless=option(
+        "Sign as an identity in place of a key, by the token in SIGSTORE_ID_TOKEN or of this CI job. Opens "
+        "connections to Sigstore, whose log keeps the identity public forever (extra `keyless`).",
+        None,
+        VERDICT,
+    ),
+    out=option("The file to write. Default: REPORT.sigstore.json.", "FILE", OUTPUT, "--out", "-o"),
+)
 def sign(
     call: Question,
     report: ReportFile,
     model: Model,
-    key: Annotated[
-        Path | None,
-        option(
-            "PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
-            "one is read from ROBUSTCHECK_KEY_PASSWORD.",
-            "FILE",
-            VERDICT,
-            show_default=False,
-        ),
-    ] = None,
-    keyless: Annotated[
-        bool,
-        option(
-            "Sign as an identity in place of a key, by the token in SIGSTORE_ID_TOKEN or of this CI job. Opens "
-            "connections to Sigstore, whose log keeps the identity public forever (extra `keyless`).",
-            None,
-            VERDICT,
-            "--keyless",
-        ),
-    ] = False,
+    key: Path | None = None,
+    keyless: bool = False,
     trust_config: TrustConfig = None,
-    out: Annotated[
-        Path | None,
-        option("The file to write. Default: REPORT.sigstore.json.", "FILE", OUTPUT, "--out", "-o"),
-    ] = None,
+    out: Path | None = None,
     images: ReportImages = None,
     thresholds: Thresholds = None,
     elsewhere: Elsewhere = False,
@@ -251,13 +240,18 @@ Server = Annotated[str | None, option("The tracking server. Default: MLFLOW_TRAC
 
 
 @mlflow.verb(examples=("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000",))
-@takes("debug")
+@takes(
+    "debug",
+    run_id=option("Log to this run instead of a new one.", "ID"),
+    experiment=option("Experiment of a new run.", "NAME"),
+    html=option("A report in HTML, kept with the others.", "FILE"),
+)
 def log(
     call: Call,
     report: ReportFile,
-    run_id: Annotated[str | None, option("Log to this run instead of a new one.", "ID")] = None,
-    experiment: Annotated[str, option("Experiment of a new run.", "NAME")] = "robustcheck",
-    html: Annotated[Path | None, option("A report in HTML, kept with the others.", "FILE")] = None,
+    run_id: str | None = None,
+    experiment: str = "robustcheck",
+    html: Path | None = None,
     tracking_uri: Server = None,
 ) -> int:
     """Log a report: metrics, tags and files.
@@ -283,13 +277,18 @@ def log(
     "PASS, bundled photos, or a synthetic model · 2 usage · 3 closed: the report is not about this file · 4 the server "
     "does not answer.",
 )
-@takes("debug")
+@takes(
+    "debug",
+    name=argument("Name in the model registry.", "NAME"),
+    version=argument("Its version.", "VERSION"),
+    alias=option("Give this alias to the version if the gate is open.", "NAME"),
+)
 def gate(
     call: Call,
-    name: Annotated[str, argument("Name in the model registry.", "NAME")],
-    version: Annotated[str, argument("Its version.", "VERSION")],
+    name: str,
+    version: str,
     report: ReportFile,
-    alias: Annotated[str | None, option("Give this alias to the version if the gate is open.", "NAME")] = None,
+    alias: str | None = None,
     images: ReportImages = None,
     rerun: Rerun = None,
     elsewhere: Elsewhere = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 
@@ -14,83 +14,63 @@ from ..output import ascii_only, console_for
 from ..question import Call, progress_line, takes
 
 
-@takes("quiet", "debug", quiet={"help": "No progress."})
+@takes(
+    "quiet",
+    "debug",
+    quiet={"help": "No progress."},
+    source=argument("open_clip, timm, torchvision, transformers, torch, or onnx.", "SOURCE", show_default=True),
+    name=argument(
+        "The model's name in that library. torch: package.module:factory. onnx: an fp32 file with a contract, "
+        "to be quantised.",
+        "NAME",
+        show_default=True,
+    ),
+    out=option("The ONNX file to write.", "MODEL.onnx", OUTPUT, "--out", "-o"),
+    weights=option("The library's name of the pretrained weights, or a checkpoint file.", "NAME", MODEL),
+    precision=option("fp32, fp16, int8-dynamic or int8-qdq.", "PRECISION", MODEL),
+    random_weights=option("Allow an untrained model; the file says so.", None, MODEL),
+    preprocessing=option("torch: JSON file that says how pixels become inputs.", "FILE", MODEL),
+    head=option("torch: name of the last linear layer, such as fc.", "LAYER", MODEL),
+    zero_shot=option(
+        "open_clip, transformers CLIP: add a classifier's head of these class names, one a line (or the word "
+        "imagenet). The measured representation stays the same.",
+        "CLASSES.txt",
+        MODEL,
+    ),
+    templates=option(
+        "Prompts of --zero-shot, one a line with {}, or the word openai. Default: a photo of a {}.", "FILE", MODEL
+    ),
+    matched_to=option(
+        "The encoder whose vectors the model was trained to give (distillation, feature matching), or none. "
+        "The file says so; a check of a matched model is WARN.",
+        "NAME",
+        MODEL,
+    ),
+    parity_images=option(
+        "Photos on which the file is compared with the original. Default: the bundled ones.", "PATH", IMAGES
+    ),
+    calibration_images=option(
+        "int8-qdq: in-distribution photos that give the ranges of activations, at most 128; those that the "
+        "file is compared on are left out. Default: the bundled ones.",
+        "PATH",
+        IMAGES,
+    ),
+)
 def export(
     call: Call,
-    source: Annotated[
-        str,
-        argument("open_clip, timm, torchvision, transformers, torch, or onnx.", "SOURCE", show_default=True),
-    ],
-    name: Annotated[
-        str,
-        argument(
-            "The model's name in that library. torch: package.module:factory. onnx: an fp32 file with a contract, "
-            "to be quantised.",
-            "NAME",
-            show_default=True,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        option("The ONNX file to write.", "MODEL.onnx", OUTPUT, "--out", "-o"),
-    ],
-    weights: Annotated[
-        str | None,
-        option("The library's name of the pretrained weights, or a checkpoint file.", "NAME", MODEL),
-    ] = None,
-    precision: Annotated[
-        str,
-        option("fp32, fp16, int8-dynamic or int8-qdq.", "PRECISION", MODEL),
-    ] = "fp32",
-    random_weights: Annotated[
-        bool,
-        option("Allow an untrained model; the file says so.", None, MODEL, "--random-weights"),
-    ] = False,
-    preprocessing: Annotated[
-        Path | None,
-        option("torch: JSON file that says how pixels become inputs.", "FILE", MODEL),
-    ] = None,
-    head: Annotated[
-        str | None,
-        option("torch: name of the last linear layer, such as fc.", "LAYER", MODEL),
-    ] = None,
-    zero_shot: Annotated[
-        str | None,
-        option(
-            "open_clip, transformers CLIP: add a classifier's head of these class names, one a line (or the word "
-            "imagenet). The measured representation stays the same.",
-            "CLASSES.txt",
-            MODEL,
-        ),
-    ] = None,
-    templates: Annotated[
-        str | None,
-        option(
-            "Prompts of --zero-shot, one a line with {}, or the word openai. Default: a photo of a {}.", "FILE", MODEL
-        ),
-    ] = None,
-    matched_to: Annotated[
-        str | None,
-        option(
-            "The encoder whose vectors the model was trained to give (distillation, feature matching), or none. "
-            "The file says so; a check of a matched model is WARN.",
-            "NAME",
-            MODEL,
-        ),
-    ] = None,
-    parity_images: Annotated[
-        str | None,
-        option("Photos on which the file is compared with the original. Default: the bundled ones.", "PATH", IMAGES),
-    ] = None,
-    calibration_images: Annotated[
-        str | None,
-        option(
-            "int8-qdq: in-distribution photos that give the ranges of activations, at most 128; those that the "
-            "file is compared on are left out. Default: the bundled ones.",
-            "PATH",
-            IMAGES,
-        ),
-    ] = None,
+    source: str,
+    name: str,
+    out: Path,
+    weights: str | None = None,
+    precision: str = "fp32",
+    random_weights: bool = False,
+    preprocessing: Path | None = None,
+    head: str | None = None,
+    zero_shot: str | None = None,
+    templates: str | None = None,
+    matched_to: str | None = None,
+    parity_images: str | None = None,
+    calibration_images: str | None = None,
 ) -> int:
     """Write a model as ONNX, and prove that it equals the original.
 
@@ -164,13 +144,15 @@ MEANS = {
 }
 
 
-@takes("quiet", "color", "debug")
+@takes(
+    "quiet",
+    "color",
+    "debug",
+    keep=option("Keep the two ONNX files in this folder. Default: they are deleted.", "FOLDER", show_default=False),
+)
 def demo(
     call: Call,
-    keep: Annotated[
-        Path | None,
-        option("Keep the two ONNX files in this folder. Default: they are deleted.", "FOLDER", show_default=False),
-    ] = None,
+    keep: Path | None = None,
 ) -> int:
     """Make two tiny models, check both, and explain the verdicts.
 

@@ -97,19 +97,19 @@ def _plain(topic: str) -> str:
     return topic.lower().replace("_", " ").replace("-", " ").removeprefix("exit code ").strip(" ?")
 
 
-@takes("debug")
+@takes(
+    "debug",
+    topic=argument(
+        "A word of a report: a reason, a kind, a statistic, an exit code. Or reasons (all), exit-codes, "
+        "preprocessing (an example of it), schema (of the JSON report).",
+        "TOPIC",
+        autocompletion=_topics,
+        show_default=True,
+    ),
+)
 def explain(
     call: Call,
-    topic: Annotated[
-        str,
-        argument(
-            "A word of a report: a reason, a kind, a statistic, an exit code. Or reasons (all), exit-codes, "
-            "preprocessing (an example of it), schema (of the JSON report).",
-            "TOPIC",
-            autocompletion=_topics,
-            show_default=True,
-        ),
-    ] = "reasons",
+    topic: str = "reasons",
     output: Output = "terminal",
 ) -> int:
     """Explain reasons for WARN, exit codes, preprocessing, the report."""
@@ -190,10 +190,14 @@ Named = Annotated[str, argument("A profile file, or the name of a packaged one."
 
 
 @profiles.verb("list", examples=("robustcheck profiles list mine.json",))
-@takes("color", "debug")
+@takes(
+    "color",
+    "debug",
+    files=argument("Further profile files.", "PROFILE…", show_default=True),
+)
 def list_profiles(
     call: Call,
-    files: Annotated[list[str] | None, argument("Further profile files.", "PROFILE…", show_default=True)] = None,
+    files: list[str] | None = None,
     output: Output = "terminal",
 ) -> int:
     """List the packaged profiles, and files."""
@@ -258,11 +262,15 @@ def _loaded(spec: str) -> Profile:
         raise UsageError(deep if isinstance(fault, RecursionError) else str(fault), hint) from fault
 
 
-@takes("debug")
+@takes(
+    "debug",
+    path=argument("The file to write.", "FILE", show_default=True),
+    force=option("Replace a file that is there."),
+)
 def init(
     call: Call,
-    path: Annotated[Path, argument("The file to write.", "FILE", show_default=True)] = Path("robustcheck.toml"),
-    force: Annotated[bool, option("Replace a file that is there.", None, None, "--force")] = False,
+    path: Path = Path("robustcheck.toml"),
+    force: bool = False,
 ) -> int:
     """Write a settings file with every setting, its default and meaning."""
     import os
@@ -296,13 +304,11 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
     *("timeout", "max_memory", "max_model_size", "debug"),
     verbose={"max": 1, "help": "Everything that the file holds, each value with where it comes from."},
     thresholds={"help": "The threshold profile that the file would have to pass. Default: the packaged one."},
+    model=argument("The ONNX file, or a folder with one in it or in its folder onnx.", "MODEL.onnx", readable=False),
 )
 def inspect(
     call: Call,
-    model: Annotated[
-        Path,
-        argument("The ONNX file, or a folder with one in it or in its folder onnx.", "MODEL.onnx", readable=False),
-    ],
+    model: Path,
     output: Output = "terminal",
 ) -> int:
     """Show whether a file can pass, and what a check would measure."""

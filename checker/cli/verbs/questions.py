@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from ..options import IMAGES, MODEL, OUTPUT, VERDICT, Baseline, Model, argument, one_of, option
 from ..output import check_extra
@@ -19,30 +18,25 @@ OF_EACH = {"help": "Stop after this many images of each set."}
     images=AS_FOR_A_CHECK,
     max_images={"default": 1000},
     thresholds={},
+    candidate=argument("The ONNX file to release.", "CANDIDATE.onnx"),
+    reference=argument("The model that it was made from.", "REFERENCE.onnx"),
+    baseline=option(
+        "Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.", "FILE", VERDICT
+    ),
+    write_baseline=option(
+        "Write the candidate's numbers, to compare later releases with; needs no reference.", "FILE", OUTPUT
+    ),
+    tolerance=option(
+        "Largest share of each statistic of the reference that may be lost, from 0 to below 1.", "SHARE", VERDICT
+    ),
 )
 def compare(
     call: Question,
-    candidate: Annotated[Path, argument("The ONNX file to release.", "CANDIDATE.onnx")],
-    reference: Annotated[
-        Path | None,
-        argument("The model that it was made from.", "REFERENCE.onnx"),
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        option(
-            "Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.", "FILE", VERDICT
-        ),
-    ] = None,
-    write_baseline: Annotated[
-        Path | None,
-        option("Write the candidate's numbers, to compare later releases with; needs no reference.", "FILE", OUTPUT),
-    ] = None,
-    tolerance: Annotated[
-        float,
-        option(
-            "Largest share of each statistic of the reference that may be lost, from 0 to below 1.", "SHARE", VERDICT
-        ),
-    ] = 0.2,
+    candidate: Path,
+    reference: Path | None = None,
+    baseline: Path | None = None,
+    write_baseline: Path | None = None,
+    tolerance: float = 0.2,
 ) -> int:
     """Compare a model with its original: PASS or WARN.
 
@@ -81,18 +75,19 @@ def compare(
     return 0 if result.verdict.verdict == "PASS" else 1
 
 
-@question("scan", images=AS_FOR_A_CHECK, max_images={"default": 64}, save_representations={})
+@question(
+    "scan",
+    images=AS_FOR_A_CHECK,
+    max_images={"default": 64},
+    save_representations={},
+    block=option(
+        "Measure this tensor instead of the ends of blocks found by rule. May be given several times.", "TENSOR", MODEL
+    ),
+)
 def scan(
     call: Question,
     model: Model,
-    block: Annotated[
-        list[str] | None,
-        option(
-            "Measure this tensor instead of the ends of blocks found by rule. May be given several times.",
-            "TENSOR",
-            MODEL,
-        ),
-    ] = None,
+    block: list[str] | None = None,
 ) -> int:
     """Show outlier features block by block through the depth of a model.
 
@@ -109,64 +104,53 @@ def scan(
     return 0
 
 
-@question("shift", forms=("terminal", "json"), without=("tensor", "pool"), max_images=OF_EACH)
+@question(
+    "shift",
+    forms=("terminal", "json"),
+    without=("tensor", "pool"),
+    max_images=OF_EACH,
+    inside=option(
+        "In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
+        "column label. imagenet=PATH says that it is ImageNet.",
+        "[NAME=]PATH",
+        IMAGES,
+        "--in",
+    ),
+    shifted=option(
+        "A shifted set, with labels too. v2=, sketch=, r=, a= and objectnet= name the known ones. May be "
+        "given several times.",
+        "[NAME=]PATH",
+        IMAGES,
+    ),
+    target=option(
+        "A set without labels: accuracy on it is predicted from the model's scores. May be given several times.",
+        "[NAME=]PATH",
+        IMAGES,
+    ),
+    more=argument("Further sets of the one kind that is given.", "[NAME=]PATH…"),
+    classes=option(
+        "What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
+        "folders in order), or a JSON file that maps labels to class indices. With NAME= for one set only. "
+        "Default: synset ids, indices and class names are recognised.",
+        "[NAME=]MAP",
+        IMAGES,
+    ),
+    report=option(
+        "JSON report of a check of this model. Default: the check runs on the images of --in.", "REPORT.json", VERDICT
+    ),
+    suite_entry=option("Also write the accuracies as a model of a suite file (TOML).", "ENTRY.toml", OUTPUT),
+)
 def shift(
     call: Question,
     model: Model,
-    inside: Annotated[
-        str,
-        option(
-            "In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
-            "column label. imagenet=PATH says that it is ImageNet.",
-            "[NAME=]PATH",
-            IMAGES,
-            "--in",
-        ),
-    ],
-    shifted: Annotated[
-        list[str] | None,
-        option(
-            "A shifted set, with labels too. v2=, sketch=, r=, a= and objectnet= name the known ones. May be "
-            "given several times.",
-            "[NAME=]PATH",
-            IMAGES,
-        ),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        option(
-            "A set without labels: accuracy on it is predicted from the model's scores. May be given several times.",
-            "[NAME=]PATH",
-            IMAGES,
-        ),
-    ] = None,
-    more: Annotated[
-        list[str] | None,
-        argument("Further sets of the one kind that is given.", "[NAME=]PATH…"),
-    ] = None,
-    classes: Annotated[
-        list[str] | None,
-        option(
-            "What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
-            "folders in order), or a JSON file that maps labels to class indices. With NAME= for one set only. "
-            "Default: synset ids, indices and class names are recognised.",
-            "[NAME=]MAP",
-            IMAGES,
-        ),
-    ] = None,
+    inside: str,
+    shifted: list[str] | None = None,
+    target: list[str] | None = None,
+    more: list[str] | None = None,
+    classes: list[str] | None = None,
     baseline: Baseline = "timm",
-    report: Annotated[
-        Path | None,
-        option(
-            "JSON report of a check of this model. Default: the check runs on the images of --in.",
-            "REPORT.json",
-            VERDICT,
-        ),
-    ] = None,
-    suite_entry: Annotated[
-        Path | None,
-        option("Also write the accuracies as a model of a suite file (TOML).", "ENTRY.toml", OUTPUT),
-    ] = None,
+    report: Path | None = None,
+    suite_entry: Path | None = None,
 ) -> int:
     """Measure accuracy on shifted images, or predict it without labels.
 
@@ -223,45 +207,38 @@ def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tu
     return (shifted, targets + more) if targets else (shifted + more, targets)
 
 
-@question("concepts", max_images={})
+@question(
+    "concepts",
+    max_images={},
+    concept_set=option(
+        "A folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and "
+        "concept (and perhaps score), or a Broden-layout folder.",
+        "SET",
+        IMAGES,
+        "--concepts",
+    ),
+    of=option(
+        "Directions: head (right singular vectors of its weight), features, or axes (principal axes of these "
+        "images). Default: head where there is one, else axes.",
+        "WHAT",
+        MODEL,
+    ),
+    head=option("Take the head from a file: .npy or .safetensors with its weight, (class, feature).", "FILE", MODEL),
+    min_positives=option("Judge a concept that at least so many images have, and as many do not.", "N", IMAGES, min=2),
+    min_coverage=option(
+        "Share of a Broden mask from which a concept is present; 0: any pixel.", "SHARE", IMAGES, min=0, max=1
+    ),
+    shuffles=option("How often labels are shuffled to see what chance gives.", "N", IMAGES, min=19),
+)
 def concepts(
     call: Question,
     model: Model,
-    concept_set: Annotated[
-        str,
-        option(
-            "A folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and "
-            "concept (and perhaps score), or a Broden-layout folder.",
-            "SET",
-            IMAGES,
-            "--concepts",
-        ),
-    ],
-    of: Annotated[
-        str | None,
-        option(
-            "Directions: head (right singular vectors of its weight), features, or axes (principal axes of these "
-            "images). Default: head where there is one, else axes.",
-            "WHAT",
-            MODEL,
-        ),
-    ] = None,
-    head: Annotated[
-        Path | None,
-        option("Take the head from a file: .npy or .safetensors with its weight, (class, feature).", "FILE", MODEL),
-    ] = None,
-    min_positives: Annotated[
-        int,
-        option("Judge a concept that at least so many images have, and as many do not.", "N", IMAGES, min=2),
-    ] = 10,
-    min_coverage: Annotated[
-        float,
-        option("Share of a Broden mask from which a concept is present; 0: any pixel.", "SHARE", IMAGES, min=0, max=1),
-    ] = 0.0,
-    shuffles: Annotated[
-        int,
-        option("How often labels are shuffled to see what chance gives.", "N", IMAGES, min=19),
-    ] = 200,
+    concept_set: str,
+    of: str | None = None,
+    head: Path | None = None,
+    min_positives: int = 10,
+    min_coverage: float = 0.0,
+    shuffles: int = 200,
 ) -> int:
     """Find concepts that single directions detect, compared with chance.
 
@@ -287,40 +264,36 @@ def concepts(
     return 0
 
 
-@question("directions", images=AS_FOR_A_CHECK, max_images={**OF_EACH, "default": 300})
+@question(
+    "directions",
+    images=AS_FOR_A_CHECK,
+    max_images={**OF_EACH, "default": 300},
+    inside=option(
+        "Images with labels, as of `robustcheck shift`: accuracy is measured, too. Without --images, "
+        "everything is measured on them.",
+        "[NAME=]PATH",
+        IMAGES,
+        "--in",
+    ),
+    shifted=option(
+        "A shifted set with labels, as of `robustcheck shift`. May be given several times.", "[NAME=]PATH", IMAGES
+    ),
+    classes=option("What labels mean, as of `robustcheck shift`.", "[NAME=]MAP", IMAGES),
+    head=option(
+        "Weights of a linear head on the representation, instead of the model's own: .npy (class, feature), "
+        "or .safetensors with weight and bias. --tensor and --pool may only be given with it.",
+        "FILE",
+        MODEL,
+    ),
+)
 def directions(
     call: Question,
     model: Model,
-    inside: Annotated[
-        str | None,
-        option(
-            "Images with labels, as of `robustcheck shift`: accuracy is measured, too. Without --images, "
-            "everything is measured on them.",
-            "[NAME=]PATH",
-            IMAGES,
-            "--in",
-        ),
-    ] = None,
-    shifted: Annotated[
-        list[str] | None,
-        option(
-            "A shifted set with labels, as of `robustcheck shift`. May be given several times.", "[NAME=]PATH", IMAGES
-        ),
-    ] = None,
-    classes: Annotated[
-        list[str] | None,
-        option("What labels mean, as of `robustcheck shift`.", "[NAME=]MAP", IMAGES),
-    ] = None,
+    inside: str | None = None,
+    shifted: list[str] | None = None,
+    classes: list[str] | None = None,
     baseline: Baseline = "timm",
-    head: Annotated[
-        Path | None,
-        option(
-            "Weights of a linear head on the representation, instead of the model's own: .npy (class, feature), "
-            "or .safetensors with weight and bias. --tensor and --pool may only be given with it.",
-            "FILE",
-            MODEL,
-        ),
-    ] = None,
+    head: Path | None = None,
 ) -> int:
     """Show the important directions of a head, and what pruning costs.
 
