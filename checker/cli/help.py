@@ -76,20 +76,20 @@ class Verbs(typer.Typer):
         return self.command(name, cls=Command, epilog=epilog, rich_help_panel=panel)
 
 
-class Command(TyperCommand):
+class _Shown:
+    """A verb or a group of verbs with this help."""
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Print the help on stdout (called by `--help`)."""
+        show(ctx.command, ctx)
+
+
+class Command(_Shown, TyperCommand):
     """A verb."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help on stdout (called by `--help`)."""
-        show(self, ctx)
 
-
-class Group(TyperGroup):
+class Group(_Shown, TyperGroup):
     """A group of verbs, or the whole app."""
-
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help on stdout (called by `--help`)."""
-        show(self, ctx)
 
 
 class Row(NamedTuple):
@@ -439,12 +439,6 @@ def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
     raise UsageError(f"{word} is neither a command nor a file", hint)
 
 
-def refuse_twice(line: CommandLine) -> None:
-    """Refuse several values for a one-value option. Raises UsageError."""
-    if line.twice:
-        raise UsageError(f"{line.twice} is given twice; it takes one value", f"keep one {line.twice}")
-
-
 def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:
     """Return a hint where a verb is also a folder.
 
@@ -488,27 +482,6 @@ def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
         _, path = install(shell=shell, prog_name=program, complete_var=variable)
         sys.stdout.write(f"{shell} completion installed in {path}; it takes effect in a new shell\n")
     return True
-
-
-def unknown_shell(option: str) -> UsageError:
-    """Return the error for an unknown shell. The shell runs the command, and typer, which does not know it, would exit
-    with 1.
-    """
-    return UsageError(
-        f"{option}: the shell that runs this is not known; completion is for {', '.join(SHELLS)}",
-        f"robustcheck {option} bash",
-    )
-
-
-def nothing_judged() -> UsageError:
-    """Return the error where `--strict` judged nothing.
-
-    It would end with 0 though no model was checked, as for `--help`, which is not a PASS.
-    """
-    return UsageError(
-        "--strict: no model was checked; with it exit code 0 is a verdict's alone, and help is shown without it",
-        "robustcheck check --help",
-    )
 
 
 def complete_as_check(environment: MutableMapping[str, str], verbs: Sequence[str]) -> None:

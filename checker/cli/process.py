@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
@@ -37,36 +37,33 @@ FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
 class Interrupted(BaseException):
     """The interruption by SIGINT. It is not a KeyboardInterrupt, which typer would turn into an exit code."""
 
+    exit_code = 130
+    message = "interrupted (SIGINT); there is no verdict, and nothing half-written is left"
+
 
 class Terminated(BaseException):
     """The termination by SIGTERM. It is raised so that the run unwinds and removes its temporary files."""
+
+    exit_code = 143
+    message = "terminated (SIGTERM); there is no verdict, and nothing half-written is left"
 
 
 def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     """Return the exit code, message and hint of an end. Whatever ended the run, no URL in them shows a key."""
     from robustcheck_onnx.checker.storage.places import redact_text
 
-    code, message, hint = _explain(fault, line)
-    return code, redact_text(message), redact_text(hint)
-
-
-def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     if isinstance(fault, TyperException):
-        from . import help
-
-        return 2, *help.explain(fault, line)
-    if isinstance(fault, KeyboardInterrupt | Interrupted):
-        return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
-    if isinstance(fault, Terminated):
-        return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
-    if is_broken_pipe(fault):
+        code, said = 2, help.explain(fault, line)
+    elif is_broken_pipe(fault):
         # rich and typer make SystemExit(1) of it, which would read as WARN; what holds no verdict may be cut short
-        return 0 if line.only_informs else 4, "", ""
-    code = getattr(fault, "exit_code", None)
-    if isinstance(code, int) and code > 1:
-        return code, getattr(fault, "message", str(fault)), getattr(fault, "hint", "")
-    error = as_error(fault)
-    return error.exit_code, error.message, error.hint
+        code, said = 0 if line.only_informs else 4, ("", "")
+    else:
+        end: Any = Interrupted() if isinstance(fault, KeyboardInterrupt) else fault
+        if not (isinstance(getattr(end, "exit_code", None), int) and end.exit_code > 1):
+            end = as_error(end)
+        code, said = end.exit_code, (getattr(end, "message", str(end)), getattr(end, "hint", ""))
+    message, hint = map(redact_text, said)
+    return code, message, hint
 
 
 def say(message: str, hint: str, *, colour: bool = True) -> None:
@@ -239,20 +236,29 @@ def _run(app: typer.Typer, words: list[str]) -> int:
             )
         if not words:
             help.complete_as_check(os.environ, verbs)
-        help.refuse_twice(invocation.line)
+        if option := invocation.line.twice:
+            raise UsageError(f"{option} is given twice; it takes one value", f"keep one {option}")
         _say("", help.verb_over_models(invocation.line, verbs))
         if help.for_shell(words, "robustcheck", COMPLETION):
             return 0
         code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
         if code == 1 and invocation.line.verb in help.COMPLETION_OPTIONS:
-            raise help.unknown_shell(invocation.line.verb)
+            option = invocation.line.verb  # typer does not know the shell, and would exit with 1
+            raise UsageError(
+                f"{option}: the shell that runs this is not known; completion is for {', '.join(help.SHELLS)}",
+                f"robustcheck {option} bash",
+            )
         if code == KEYBOARD_INTERRUPT:
             raise KeyboardInterrupt
         if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
             raise stop.came
         sys.stdout.flush()
         if not code and "strict" in invocation.line.options and not invocation.judged:
-            raise help.nothing_judged()
+            raise UsageError(  # as for `--help`; it would end with 0, which is not a PASS
+                "--strict: no model was checked; with it exit code 0 is a verdict's alone, and help is shown without "
+                "it",
+                "robustcheck check --help",
+            )
         return int(code or 0)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
         if isinstance(fault, SystemExit) and fault.code == 0 and (not words or words[0].startswith("--")):
