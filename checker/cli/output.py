@@ -384,15 +384,14 @@ def folder_of(resolved: Resolved, key: str) -> Path | None:
 
 def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
     """Refuse places for documents before anything is opened. Each is FORM[=PATH]. Raises UsageError."""
-    from robustcheck_onnx.checker.storage.places import parse_place, redact
+    from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.storage.stores import is_ours
 
     for text in outputs:
         form, _, path = split(text)
         if path not in ("", "-"):
             what, again = f"output is {form}={redact(path)}", f"-o {form}={quoted(redact(path))}"
-            ours = partial(is_ours, parse_place(path))
-            _refuse_unsafe(resolved, "output", what, again, path, ours, "not a report of robustcheck")
+            _refuse_unsafe(resolved, "output", what, again, path, is_ours, "report")
 
 
 def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
@@ -401,9 +400,8 @@ def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
 
     is_named = resolved.is_from("file", "output", "sign")
     for bundle in map(bundle_at, signed):
-        ours, kind = partial(is_verdict, bundle), "not a signature of robustcheck"
         words = (f"signature is {bundle}", "-o json=report.json --sign KEY", str(bundle))
-        _refuse_unsafe(resolved, "output", *words, ours, kind, is_named=is_named)
+        _refuse_unsafe(resolved, "output", *words, is_verdict, "signature", is_named=is_named)
 
 
 def check_log(resolved: Resolved) -> None:
@@ -411,8 +409,7 @@ def check_log(resolved: Resolved) -> None:
     name = resolved.settings.log_file
     if name is not None:
         what, again = f"log-file is {name}", f"--log-file {quoted(name)}"
-        ours = partial(_is_log, Path(name))
-        _refuse_unsafe(resolved, "log-file", what, again, name, ours, "not a log of robustcheck")
+        _refuse_unsafe(resolved, "log-file", what, again, name, _is_log, "log")
 
 
 def _refuse_unsafe(
@@ -421,7 +418,7 @@ def _refuse_unsafe(
     what: str,
     again: str,
     path: str,
-    is_ours: Callable[[], bool],
+    is_ours: Callable[[Path], bool],
     kind: str,
     *,
     is_named: bool | None = None,
@@ -441,9 +438,10 @@ def _refuse_unsafe(
             f"{what}, which follows a link; one of a checkout may lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",
         )
-    if (folder is not None if is_named is None else is_named) and Path(path).exists() and not is_ours():
+    if (folder is not None if is_named is None else is_named) and Path(path).exists() and not is_ours(Path(path)):
         raise UsageError(
-            f"{where}: {what}; the file that is there is {kind}, and a settings file replaces no other",
+            f"{where}: {what}; the file that is there is not a {kind} of robustcheck, and a settings file replaces no "
+            "other",
             f"{again}  # the command line may replace it",
         )
 
