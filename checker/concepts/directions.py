@@ -93,6 +93,7 @@ def of_axes(h: Floats) -> Directions:
 
 ERROR_RATE = 0.05  # at which a concept without any relation to the representation is called beyond chance, over all
 BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
+ROUNDING = 1e-12  # of an AP
 MIN_SHUFFLES = 19  # with fewer no result can be beyond chance at that rate: 1 / (1 + 19) = 0.05
 
 
@@ -123,8 +124,6 @@ def compare(best: Array, shuffled: Array) -> Chance:
         shuffled: (shuffle, concept) the same with shuffled labels, at least `MIN_SHUFFLES` of them.
     """
     n_shuffles = len(shuffled)
-    if n_shuffles < MIN_SHUFFLES:
-        raise ValueError(f"number of shuffles is {n_shuffles}; at least {MIN_SHUFFLES} are needed")
     t = _by_the_others(np.vstack([best, shuffled]))
     chance = np.sort(t[1:].max(axis=1))
     p = (1 + n_shuffles - np.searchsorted(chance, t[0], side="left")) / (1 + n_shuffles)
@@ -184,25 +183,24 @@ class Ranked(NamedTuple):
 
     at_least: Counts
     """(direction, image): number of images whose score is at least this one's, itself included"""
-    at_most: Counts
-    """(direction, image): number of images whose score is at most this one's: the ranks along −v"""
-    has_ties: bool
+    at_most: Counts | None
+    """the same along −v; None where no two images have one score, which gives it"""
 
 
 def rank(scores: Array) -> Ranked:
     """Rank (direction, image) finite scores."""
-    n = scores.shape[1]
-    order = np.argsort(scores, axis=1)
-    rising = np.take_along_axis(scores, order, axis=1)
-    differs = rising[:, 1:] != rising[:, :-1]
-    edge = np.ones((len(scores), 1), bool)
-    place = np.arange(n, dtype=np.int32)
-    first = np.maximum.accumulate(np.where(np.hstack([edge, differs]), place, 0), axis=1)
-    last = np.minimum.accumulate(np.where(np.hstack([differs, edge]), place, n - 1)[:, ::-1], axis=1)[:, ::-1]
-    at_least, at_most = np.empty_like(order, np.int32), np.empty_like(order, np.int32)
-    np.put_along_axis(at_least, order, n - first, axis=1)
-    np.put_along_axis(at_most, order, last + 1, axis=1)
-    return Ranked(at_least, at_most, not differs.all())
+    at_least, has_ties = _at_least(scores)
+    return Ranked(at_least, _at_least(-scores)[0] if has_ties else None)
+
+
+def _at_least(scores: Array) -> tuple[Counts, bool]:
+    n, order = scores.shape[1], np.argsort(-scores, axis=1)
+    falling = np.take_along_axis(scores, order, axis=1)
+    is_last = np.pad(falling[:, 1:] != falling[:, :-1], ((0, 0), (0, 1)), constant_values=True)  # of its score
+    places = np.where(is_last, np.arange(1, n + 1, dtype=np.int32), n)[:, ::-1]
+    counts = np.empty_like(order, np.int32)
+    np.put_along_axis(counts, order, np.minimum.accumulate(places, axis=1)[:, ::-1], axis=1)
+    return counts, not is_last.all()
 
 
 def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
@@ -216,7 +214,7 @@ def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tu
         (direction, assignment) each: AP of h·v, and of −h·v. 1 where all images are positives.
     """
     along = np.sort(np.take(ranked.at_least, positives, axis=1), axis=-1)
-    if ranked.has_ties:
+    if ranked.at_most is not None:
         against = np.sort(np.take(ranked.at_most, positives, axis=1), axis=-1)
         return _of_sorted(along), _of_sorted(against)
     n, found = ranked.at_least.shape[1], np.arange(1, positives.shape[-1] + 1)
@@ -250,6 +248,11 @@ class Measured(NamedTuple):
     shuffled: Array
     """(shuffle, concept) the largest AP over directions and signs with shuffled labels"""
     chance: Chance
+
+    @property
+    def telling(self) -> Bools:
+        """(concept, direction): AP ≥ 0.9 and beyond chance."""
+        return (self.ap >= ENCODED_AP - ROUNDING) & (self.ap > self.chance.needed[:, np.newaxis])
 
 
 def search(
@@ -294,7 +297,6 @@ def search(
 
 BEST = 5  # directions named of a concept
 BINS = 20  # of the histograms of AP
-ROUNDING = 1e-12
 
 
 def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[list[int], tuple[NotJudged, ...]]:
@@ -322,13 +324,10 @@ def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tu
 
     names, counts: of the concepts, and of their images.
     """
-    beyond = _telling(measured)
     quantiles = np.quantile(measured.shuffled, [0.5, 0.95, 1], axis=0)
-    concepts = []
+    concepts, telling = [], measured.telling.sum(axis=1).tolist()
     for index, (name, count) in enumerate(zip(names, counts, strict=True)):
-        ap = measured.ap[index]
-        order = np.argsort(-ap, kind="stable")[:BEST]
-        n_telling, needed = int(beyond[index].sum()), float(measured.chance.needed[index])
+        ap, needed, n_telling = measured.ap[index], float(measured.chance.needed[index]), telling[index]
         concepts.append(
             Concept(
                 name=name,
@@ -342,7 +341,7 @@ def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tu
                 n_directions=n_telling,
                 best=tuple(
                     DirectionScore(direction=int(d), sign=1 if measured.along[index, d] else -1, ap=float(ap[d]))
-                    for d in order
+                    for d in np.argsort(-ap, kind="stable")[:BEST]
                 ),
             )
         )
@@ -351,15 +350,17 @@ def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tu
 
 def directions_told(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
     """The directions that tell concepts, most concepts first. source: what the directions are, in words."""
-    beyond = _telling(measured)
-    telling = []
-    for index in np.flatnonzero(beyond.any(axis=0)).tolist():
-        told = np.flatnonzero(beyond[:, index])
-        order = told[np.argsort(-measured.ap[told, index], kind="stable")].tolist()
-        strength = None if directions.strengths is None else float(directions.strengths[index])
-        telling.append(
-            DirectionConcepts(direction=index, strength=strength, concepts=tuple(names[each] for each in order))
+    beyond = measured.telling
+    telling = [
+        DirectionConcepts(
+            direction=int(index),
+            strength=None if directions.strengths is None else float(directions.strengths[index]),
+            concepts=tuple(
+                names[each] for each in np.argsort(-measured.ap[:, index], kind="stable") if beyond[each, index]
+            ),
         )
+        for index in np.flatnonzero(beyond.any(axis=0))
+    ]
     telling.sort(key=lambda each: (-len(each.concepts), each.direction))
     return DirectionFacts(
         of=directions.of,
@@ -384,9 +385,3 @@ def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
         shuffled=tuple(shuffled.tolist()),
         measured=tuple(best.tolist()),
     )
-
-
-def _telling(measured: Measured) -> Bools:
-    """(concept, direction): AP ≥ 0.9 and beyond chance."""
-    needed = measured.chance.needed[:, np.newaxis]
-    return (measured.ap >= ENCODED_AP - ROUNDING) & (measured.ap > needed)

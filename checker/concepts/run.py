@@ -237,11 +237,12 @@ def _directions(chosen: _Chosen, h: Float32s, opened: ModelFile) -> tuple[Direct
 
 
 def _summary(judged: Sequence[Concept]) -> str:
-    n, encoded = len(judged), sum(each.encoded for each in judged)
     established = sum(each.established for each in judged)
+    encoded = sum(each.encoded for each in judged)
+    is_one = established == 1
     return (
-        f"{established} of {n} judged concepts {'is' if established == 1 else 'are'} established: a single direction "
-        f"tells {'it' if established == 1 else 'them'} with average precision 0.9 or more, beyond chance; {encoded} "
+        f"{established} of {len(judged)} judged concepts {'is' if is_one else 'are'} established: a single direction "
+        f"tells {'it' if is_one else 'them'} with average precision 0.9 or more, beyond chance; {encoded} "
         f"{'reaches' if encoded == 1 else 'reach'} 0.9."
     )
 
