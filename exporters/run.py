@@ -165,7 +165,7 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
             )
     if len(names) < MIN_CLASSES:
         raise CallError(
-            f"{classes}: number of class names is {len(names)}; at least {MIN_CLASSES} are needed, one a line",
+            f"{classes}: number of class names is {len(names)}; at least {MIN_CLASSES} are needed, one per line",
             f"cat {shlex.quote(classes)}",
         )
     if templates is None:

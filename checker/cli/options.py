@@ -217,12 +217,12 @@ class Settings:
     )
     preprocess: str | None = row(
         None, "How pixels become inputs: clip, imagenet, or a JSON file. Overrides what the model's file or a "
-        "file next to it says.", "WHAT", MODEL, LOOSENS, "the model gets other pixels than its file says",
-        about="clip, imagenet or a JSON file. Default: what the model or a sidecar says.", example="clip",
+        "file next to it contains.", "WHAT", MODEL, LOOSENS, "the model gets other pixels than its file asks for",
+        about="clip, imagenet or a JSON file. Default: that of the model or a sidecar.", example="clip",
     )
     tensor: str | None = row(
-        None, "Measure this tensor of the graph instead of the one found by rule.", "NAME", MODEL, LOOSENS,
-        "another tensor is measured", about="Tensor to measure. Default: the one found by rule.",
+        None, "Measure this tensor of the graph instead of the one that the rule chooses.", "NAME", MODEL, LOOSENS,
+        "another tensor is measured", about="Tensor to measure. Default: the one that the rule chooses.",
         example="image_embedding",
     )
     pool: str | None = row(
@@ -242,9 +242,9 @@ class Settings:
         about="KEY=VALUE: options of that provider. Default: none.", example=("use_tf32=1",),
     )
     batch_size: int = row(
-        32, "Images that the model gets at once, 1 to 32.", "N", SPEED, LOOSENS,
+        32, "Batch size, 1 to 32.", "N", SPEED, LOOSENS,
         "a model is tried with other numbers of images at once; with 1, alone",
-        about="Images that the model gets at once.", min=1, max=32,
+        about="Batch size.", min=1, max=32,
     )
     thresholds: str | None = row(
         None, "Judge by this threshold profile. Default: the packaged one.", "PROFILE", VERDICT, LOOSENS,
@@ -265,7 +265,7 @@ class Settings:
         "template=FILE.j2; with =PATH into a file. May be repeated. {model} in a path: one file per model. The "
         "terminal report goes to stdout unless another form does. --json is -o json.", "FORMAT[=PATH]", OUTPUT,
         HARMLESS,
-        "a file's outputs stay in its folder, in place of nothing but our own reports; none is a template",
+        "a file's outputs stay in its folder and replace only our own reports; none is a template",
         "--output", "-o", about="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.",
         example=("terminal", "json=report.json"), autocompletion=completing(_forms),
     )
@@ -280,21 +280,21 @@ class Settings:
         "robustcheck_onnx.load_representations reads it.", "FILE", OUTPUT, ONLY_TYPED, "it is for the command line",
     )
     quiet: int = row(
-        0, "One line a model instead of the report, and no progress. -qq: nothing.", None, OUTPUT, HARMLESS,
-        "less is shown", "--quiet", "-q", about="1: one line a model. 2: nothing on stdout.", count=True, max=2,
+        0, "One line per model instead of the report, and no progress. -qq: no output.", None, OUTPUT, HARMLESS,
+        "less is shown", "--quiet", "-q", about="1: one line per model. 2: nothing on stdout.", count=True, max=2,
     )
     verbose: int = row(
         0, "The whole report of every model. -vv: also the log, on stderr.", None, OUTPUT, HARMLESS, "more is shown",
         "--verbose", "-v", about="1: the whole report. 2: also the log.", count=True, max=2,
     )
     log_file: str | None = row(
-        None, "Append to this file what is done, and when.", "FILE", OUTPUT, HARMLESS,
-        "a file's log stays in its folder, behind nothing but our own log",
-        about="Append to this file what is done, and when. Default: none.", example="robustcheck.log",
+        None, "Append a log with times to this file.", "FILE", OUTPUT, HARMLESS,
+        "a file's log stays in its folder, and is appended only to our own log",
+        about="Append a log with times to this file. Default: none.", example="robustcheck.log",
     )
     no_thumbnails: bool = row(
         False, "html: names instead of small copies of your photos, which everyone who gets the page can see.", None,
-        OUTPUT, HARMLESS, "less is shown", about="html: no small copies of calibration photos.",
+        OUTPUT, HARMLESS, "less is shown", about="html: no small copies of your photos.",
     )
     no_time: bool = row(
         False, "Leave out how long it took, so that two reports can be compared.", None, OUTPUT, HARMLESS,

@@ -239,8 +239,8 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
     }
     assert {key: row[0] for key, row in rows.items() if row[0].startswith("not set") and row[1] == "default"} == {
         "max-images": "not set: all",
-        "preprocess": "not set: what the model or a sidecar says",
-        "tensor": "not set: the one found by rule",
+        "preprocess": "not set: that of the model or a sidecar",
+        "tensor": "not set: the one that the rule chooses",
         "thresholds": "not set: the packaged one",
         "timeout": "not set: 7200",
         "max-memory": "not set: no limit",
