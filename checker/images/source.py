@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -441,9 +441,17 @@ class Digests(Sequence[str]):
 
     def sorted(self) -> Iterator[str]:
         """Yield all of them, smallest first."""
-        words = np.frombuffer(self._content, ">u8").reshape(-1, _BYTES // 8)
-        for index in np.lexsort(words.T[::-1]):  # its last key is the first to sort by
-            yield self[int(index)]
+        for digest in np.sort(np.frombuffer(self._content, f"S{_BYTES}")):
+            yield _PREFIX + bytes(digest).ljust(_BYTES, b"\0").hex()
+
+    def __getitem__(self, index: int | slice) -> Any:
+        places = range(len(self))[index]  # IndexError as of any sequence
+        if isinstance(places, range):
+            return Digests(self[place] for place in places)
+        return _PREFIX + self._content[places * _BYTES : (places + 1) * _BYTES].hex()
+
+    def __len__(self) -> int:
+        return len(self._content) // _BYTES
 
     def __add__(self, other: Digests) -> Digests:
         joined = Digests()
@@ -454,19 +462,6 @@ class Digests(Sequence[str]):
         return self._content == other._content if isinstance(other, Digests) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment] # it can change
-
-    def __len__(self) -> int:
-        return len(self._content) // _BYTES
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Digests: ...
-    def __getitem__(self, index: int | slice) -> str | Digests:
-        if isinstance(index, slice):
-            return Digests(self[position] for position in range(*index.indices(len(self))))
-        start = range(len(self))[index] * _BYTES  # IndexError as of any sequence
-        return _PREFIX + self._content[start : start + _BYTES].hex()
 
 
 def digest_of_set(digests: Iterable[str]) -> str:

@@ -129,41 +129,26 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     """
     if CONTRACT_KEY not in metadata:
         return None
-    hint = "export the model again with `robustcheck export`"
+    meaning = f"metadata {CONTRACT_KEY} must hold"
+
+    def odd(what: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
+        return CannotAssessError(f"{where}: contract {what}", hint)
+
     try:
         raw = json.loads(metadata[CONTRACT_KEY], object_pairs_hook=once)
     except RecursionError as error:
-        raise CannotAssessError(
-            f"{where}: contract is nested too deeply; metadata {CONTRACT_KEY} must hold one JSON object", hint
-        ) from error
+        raise odd(f"is nested too deeply; {meaning} one JSON object") from error
     except json.JSONDecodeError as error:
-        raise CannotAssessError(
-            f"{where}: contract is not JSON ({error.msg} at character {error.pos}); "
-            f"metadata {CONTRACT_KEY} must hold one JSON object",
-            hint,
-        ) from error
+        raise odd(f"is not JSON ({error.msg} at character {error.pos}); {meaning} one JSON object") from error
     except ValueError as error:
-        raise CannotAssessError(
-            f"{where}: contract is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must occur in it once",
-            hint,
-        ) from error
+        raise odd(f"is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must occur in it once") from error
     if not isinstance(raw, dict):
-        raise CannotAssessError(
-            f"{where}: contract is a JSON {type(raw).__name__}; metadata {CONTRACT_KEY} must hold an object",
-            hint,
-        )
+        raise odd(f"is a JSON {type(raw).__name__}; {meaning} an object")
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise CannotAssessError(
-            f"{where}: contract has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}",
-            NEWER,
-        )
+        raise odd(f"has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}", NEWER)
     if isinstance(version, bool | float):  # equal to 1, to pydantic, too
-        raise CannotAssessError(
-            f"{where}: contract breaks schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not "
-            "a version)",
-            hint,
-        )
+        raise odd(f"breaks schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not a version)")
     try:
         return Contract.model_validate_json(metadata[CONTRACT_KEY], strict=True)
     except ValidationError as error:
@@ -171,7 +156,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
             f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
             for fault in error.errors(include_url=False)[:3]
         )
-        raise CannotAssessError(f"{where}: contract breaks schema {SCHEMA_VERSION} ({faults})", hint) from error
+        raise odd(f"breaks schema {SCHEMA_VERSION} ({faults})") from error
 
 
 NONE = Weights(held=None, content=b"", places={})

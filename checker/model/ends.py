@@ -43,6 +43,7 @@ from .layers import (
     WEIGHT_AT,
     Layers,
     data_inputs,
+    einsum_of,
     integer,
     integers,
     needed_nodes,
@@ -413,10 +414,8 @@ def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder
 
 def _keeps_axis(node: onnx.NodeProto) -> bool:
     """Whether an Einsum keeps an axis of its weight. The other input has that axis, too, as in `bi,ij->bi`."""
-    if node.op_type != "Einsum":
-        return False
-    terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
-    return bool(set.intersection(*map(set, terms.replace(".", "").split(",")), set(result)))
+    terms, result = einsum_of(node)
+    return bool((set(result) - {"."}).intersection(*terms))
 
 
 def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:

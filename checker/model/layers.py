@@ -229,10 +229,8 @@ def build_layers(
 
 def _sums_squares(node: onnx.NodeProto) -> bool:
     """Whether an Einsum sums squares, as `bi,bi->b` does."""
-    terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
-    factors = terms.split(",")
-    same = len(factors) == 2 and factors[0] == factors[1] and len(set(node.input)) == 1
-    return same and len(result) < len(factors[0])
+    terms, result = einsum_of(node)
+    return len(terms) == 2 and terms[0] == terms[1] and len(set(node.input)) == 1 and len(result) < len(terms[0])
 
 
 def _constant_shape(attribute: onnx.AttributeProto) -> tuple[int, ...]:
@@ -292,6 +290,12 @@ def integers(node: onnx.NodeProto, name: str) -> list[int] | None:
 def text_of(node: onnx.NodeProto, name: str) -> str:
     """Return a text attribute of a node. "" where it has none of this name."""
     return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), "")
+
+
+def einsum_of(node: onnx.NodeProto) -> tuple[list[str], str]:
+    """Return the terms and the result of an Einsum's equation. Both are empty for another node."""
+    terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
+    return terms.split(","), result
 
 
 def needed_nodes(

@@ -59,17 +59,14 @@ def check_supported(proto: onnx.ModelProto, where: str) -> frozenset[str]:
     runtime = f"ONNX Runtime {ort.__version__}"
     package = "onnxruntime-gpu" if "CUDAExecutionProvider" in ort.get_available_providers() else "onnxruntime"
     opset, ir_version = supported_versions()
-    for entry in proto.opset_import:
-        if entry.domain in ("", "ai.onnx") and opset and entry.version > opset:
+    versions = [("opset", each.version, opset) for each in proto.opset_import if each.domain in ("", "ai.onnx")]
+    for what, version, newest in (*versions, ("IR version", proto.ir_version, ir_version)):
+        if newest and version > newest:
+            export = "an older onnx" if what == "IR version" else f"opset {min(newest, 18)}"
             raise CannotAssessError(
-                f"{where}: opset is {entry.version}; {runtime} supports up to {opset}",
-                f"pip install --upgrade {package}, or export with opset {min(opset, 18)}",
+                f"{where}: {what} is {version}; {runtime} supports up to {newest}",
+                f"pip install --upgrade {package}, or export with {export}",
             )
-    if ir_version and proto.ir_version > ir_version:
-        raise CannotAssessError(
-            f"{where}: IR version is {proto.ir_version}; {runtime} supports up to {ir_version}",
-            f"pip install --upgrade {package}, or export with an older onnx",
-        )
     known = _operators()
     examples = {(node.domain, node.op_type): node for node in nested_nodes(proto.graph.node)}
     for node in examples.values():
