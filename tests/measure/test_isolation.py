@@ -40,7 +40,7 @@ def test_a_child_gives_the_report_that_this_process_gives(lookup_pass: Place) ->
 def test_an_error_of_the_child_is_the_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing\.onnx: no such file") as caught:
         rc.check(tmp_path / "nothing.onnx")
-    assert "read_content" in str(caught.value.__cause__)  # the child's traceback, for --debug
+    assert "read_onnx" in str(caught.value.__cause__)  # the child's traceback, for --debug
 
 
 @needs_proc
