@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker import demo
-from robustcheck_onnx.checker.report.html.charts import LEVELS, level
+from robustcheck_onnx.checker.report.charts import LEVELS, level
 from robustcheck_onnx.checker.representations import Representations
 
 DOCS = Path(__file__).parent

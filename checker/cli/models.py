@@ -260,7 +260,7 @@ def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequen
     asked = {"outcomes": reports, "images": settings.images, "seed": settings.seed, "limit": settings.max_images}
     about, answer = redact(settings.images or "bundled photos"), dict[str, dict[str, str]]
     try:
-        made = wall.run("report.html.thumbnails:make", asked, answer, about=about)
+        made = wall.run("report.thumbnails:make", asked, answer, about=about)
     except RobustcheckError as fault:  # it costs the thumbnails alone
         galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
         seen = [image for gallery in galleries for image in (*gallery.most, *gallery.least)]

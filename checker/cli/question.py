@@ -104,7 +104,6 @@ class Question(Call):
             import onnxruntime  # noqa: F401
         self._room = f"robustcheck_onnx.checker.{room}"
         self._forms = forms
-        self.terminal = import_module(f"{self._room}.terminal")
 
     def say(self, line: str) -> None:
         """Write a line to stdout unless --quiet was given."""
@@ -126,27 +125,42 @@ class Question(Call):
     def answer(self, result: Any) -> None:
         """Deliver a result in each requested form."""
         settings = self.settings
-        shown = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}
+        options = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}
         result = result.model_copy(update={"time": None}) if settings.no_time else result
+        render, line = shown(self._room, result)
         deliver(
             self.destinations,
             partial(written, self._room, result),
-            partial(self.terminal.render, result, **shown),
+            partial(render, **options),
             settings.color,
             quiet=settings.quiet,
-            line=self.terminal.one_line(result),
+            line=line,
         )
 
 
 def written(room: str, result: Any, form: str) -> str:
     """Write a room's result in another form than terminal. The room is a module; the text ends in a newline."""
+    from robustcheck_onnx.checker.report import document
     from robustcheck_onnx.checker.report.record import to_json
 
     if form == "json":
         return to_json(result)
+    if isinstance(result, document.Shown):
+        return document.written(document.document_of(result), form)
     if form == "html":
         return str(import_module(f"{room}.html").render(result))
     return str(import_module(f"{room}.forms").render(form, result))
+
+
+def shown(room: str, result: Any) -> tuple[Callable[..., RenderableType], str]:
+    """Return a result's layout in the terminal, and its line. The room is a module."""
+    from robustcheck_onnx.checker.report import document, layout
+
+    if isinstance(result, document.Shown):
+        made = document.document_of(result)
+        return partial(layout.of_document, made), made.one_line
+    terminal = import_module(f"{room}.terminal")
+    return partial(terminal.render, result), terminal.one_line(result)
 
 
 def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, **more: Any) -> Callable[[Verb], Verb]:
@@ -193,7 +207,7 @@ def _frozen(value: Any) -> Any:
 def question(
     room: str,
     *,
-    forms: tuple[str, ...] = ("terminal", "json", "html"),
+    forms: tuple[str, ...] = ("terminal", "json", "html", "markdown"),
     without: tuple[str, ...] = (),
     **more: Any,
 ) -> Callable[[Verb], Verb]:

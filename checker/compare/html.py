@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustcheck_onnx.checker.report.html import page
+from robustcheck_onnx.checker.report import html as page
 
 from .forms import as_side, reference_name
 from .judge import CompareReport, feature_row, plain_text, statistic_row

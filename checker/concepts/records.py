@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
 from robustcheck_onnx.checker.report import ModelRead, Time, notebook
-from robustcheck_onnx.checker.text import count_text
+from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class ConceptsModel(ModelRead):
     n_features: int
 
 
-class ConceptsReport(Frozen):
+class ConceptsReport(Shown, Frozen):
     """The concepts found along single directions of a representation."""
 
     claim: str = CLAIM
@@ -173,24 +173,6 @@ class ConceptsReport(Frozen):
             ("judged", len(self.concepts)),
             ("images", self.images.n_read - self.images.n_skipped),
         ]
-
-    def _repr_html_(self) -> str:
-        """Show the report in a notebook. It has the claim, how many concepts, and one row per concept."""
-        header = ["concept", "images", "best AP", "by chance (95 %)", "directions", "established"]
-        rows = [
-            [
-                each.name,
-                str(each.n_images),
-                ap_text(each.ap),
-                ap_text(each.chance[1]),
-                str(each.n_directions),
-                "yes" if each.established else "no",
-            ]
-            for each in self.concepts
-        ]
-        n_images = self.images.n_read - self.images.n_skipped
-        head = f"concepts · {self.model.file} · {count_text(n_images, 'image')}"
-        return notebook.block(head, [self.claim, self.summary, *self.notes, self.limits], notebook.table(header, rows))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame, one row per judged concept.

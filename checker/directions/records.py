@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
 from robustcheck_onnx.checker.report import ModelRead, Time, notebook
+from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.shift.records import Effective, SetResult, Shifted
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
@@ -151,7 +152,7 @@ class HeadModel(ModelRead):
     the head is not the model's own"""
 
 
-class DirectionsReport(Frozen):
+class DirectionsReport(Shown, Frozen):
     """The directions of a linear head, and pruning them."""
 
     schema_version: Literal[1] = 1
@@ -195,25 +196,6 @@ class DirectionsReport(Frozen):
             ("effective_rank", None if rank is None else round(rank, 2)),
             ("images", self.n_images),
         ]
-
-    def _repr_html_(self) -> str:
-        """Show the report in a notebook.
-
-        It has the summary, and what is kept of the predictions with fewer directions.
-        """
-        header = ["directions kept", "share of importance", "same prediction", "interval", "confident images"]
-        rows = [
-            [
-                f"{point.percent} % ({point.kept})",
-                percent_text(point.importance),
-                percent_text(point.same.value),
-                f"{100 * point.same.low:.1f} – {100 * point.same.high:.1f}",
-                percent_text(point.same_confident.value),
-            ]
-            for point in self.raw.curves[0].points
-        ]
-        title = f"directions · {self.model.file} · {count_text(self.n_images, 'image')}"
-        return notebook.block(title, [self.summary, *self.notes, self.claim], notebook.table(header, rows))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame, one row per curve point.

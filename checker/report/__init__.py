@@ -17,7 +17,6 @@ from .layout import (
     bullets,
     columns,
     hanging,
-    headline,
     labelled,
     line,
     noted,

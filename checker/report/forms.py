@@ -62,8 +62,7 @@ def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None =
     """
     one_model(form, len(outcomes))
     final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
-    name = "template" if form in PACKAGED else "html.page" if form == "html" else form
-    module = import_module(f"{__package__}.{name}")
+    module = import_module(f"{__package__}.{'template' if form in PACKAGED else form}")
     write = partial(module.packaged, form) if form in PACKAGED else module.render
     text: str = write(final, options or FormOptions())
     return text

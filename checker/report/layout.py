@@ -14,28 +14,28 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
-from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.text import (
     bars,
     name_text,
-    number_text,
     prose_text,
     sentence_text,
-    short_digest,
-    short_provider,
 )
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Reason, Verdict
 
-from .record import ModelRead, Time
+from .document import Block, Bullets, Chart, Document, Facts, Section, Table, Words, cell_of
 from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
 COLOURS = {"PASS": "green", "WARN": "yellow"}
 """Colour of each verdict."""
+STYLES: dict[str, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
+WIDE = 108  # columns that a table needs for all of its own
+LISTED = 12  # facts of a block
+BAR_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Flow:
         for i, row in enumerate(rows):
             if i:
                 yield Text()
-            grid = Table.grid(padding=(0, GAP, 0, 0))
+            grid = Grid.grid(padding=(0, GAP, 0, 0))
             grid.add_row(*row)
             yield grid
 
@@ -134,30 +134,9 @@ def noted(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
     return [section(pen, "Notes", "", bullets(pen, sentences))] if sentences else []
 
 
-def headline(
-    pen: Pen,
-    title: str,
-    model: ModelRead,
-    run: Execution,
-    time: Time | None,
-    *,
-    first: Sequence[Text],
-    runtime: str = "",
-) -> list[Text]:
-    """Name a question, its model, and its settings. `first` precedes the settings."""
-    facts = [
-        *first,
-        pen.name(short_digest(model.digest)),
-        pen.say(f"{run.requested} → {short_provider(run.providers[0])}"),
-    ]
-    facts += [pen.say(each) for each in (runtime, time and f"{number_text(time.wall_s)} s") if each]
-    named = line(pen.say(title, "bold"), pen.say("  "), pen.name(model.file))
-    return [named, *([pen.name(model.source, "dim")] if model.source else []), pen.facts(facts)]
-
-
-def columns(pen: Pen, *headers: str) -> Table:
+def columns(pen: Pen, *headers: str) -> Grid:
     """Make a table without lines. A header with `>` is right-justified, with `>` or `=` its column never wraps."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for header in headers:
         table.add_column(
             pen.say(header.lstrip(">=")),
@@ -173,9 +152,9 @@ def spaced(blocks: Iterable[RenderableType]) -> Group:
     return Group(*(part for i, block in enumerate(blocks) for part in ([Text(), block] if i else [block])))
 
 
-def hanging(rows: Iterable[tuple[Text, Text]]) -> Table:
+def hanging(rows: Iterable[tuple[Text, Text]]) -> Grid:
     """Lay out rows of a label and wrapping text. The label may be a mark."""
-    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid = Grid.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold", ratio=1)
     for mark, text in rows:
@@ -183,12 +162,12 @@ def hanging(rows: Iterable[tuple[Text, Text]]) -> Table:
     return grid
 
 
-def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Table:
+def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Grid:
     """Lay out rows of a dim label and text. Rows without a text are left out."""
     return hanging((pen.say(label, "dim"), pen.say(text)) for label, text in rows if text)
 
 
-def bullets(pen: Pen, sentences: Iterable[str]) -> Table:
+def bullets(pen: Pen, sentences: Iterable[str]) -> Grid:
     """List sentences that may quote names."""
     return hanging((pen.say("•"), pen.say(sentence)) for sentence in sentences)
 
@@ -275,3 +254,103 @@ def bar_chart(
     low, high = ends
     gap = max(n_columns - len(low), len(high) + 1)
     return [*lines, pen.say(f"{'':>{indent}}  {low}{high:>{gap}}", "dim")]
+
+
+# ---- documents
+
+
+def of_document(document: Document, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """Lay out the short report, or the whole. The answer is last."""
+    pen, model = Pen(ascii_only), document.model
+    head = [
+        *([pen.prose(document.claim, "bold")] if document.claim else []),
+        line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
+        *([pen.name(model.source, "dim")] if model.source else []),
+        pen.facts([_cell(pen, each) for each in document.facts]),
+    ]
+    shown = [each for each in document.sections if each.shown == "short" or (verbose and each.shown == "whole")]
+    blocks: list[RenderableType] = [Group(*head), *(_section(pen, each, verbose=verbose) for each in shown)]
+    if verbose or document.notes_in_short:
+        blocks += noted(pen, document.notes)
+    if verbose:
+        blocks.append(section(pen, "Limits", "", pen.prose(document.limits)))
+    elif document.hint:
+        blocks.append(pen.say(document.hint, "dim"))
+    first = pen.say(f"robustcheck {document.version}", "dim")  # distinguishes our own files from others
+    return Trimmed(Group(first, spaced([*blocks, pen.say(document.summary, "bold")])))
+
+
+def _cell(pen: Pen, words: Words) -> Text:
+    cell = cell_of(words)
+    return (pen.name if cell.is_name else pen.say)(cell.text, STYLES.get(cell.style, cell.style))
+
+
+def _section(pen: Pen, each: Section, *, verbose: bool) -> RenderableType:
+    blocks = [Group(*_block(pen, block, verbose=verbose)) for block in each.blocks]
+    return section(pen, each.title, each.remark, spaced(blocks))
+
+
+def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
+    if isinstance(block, Table):
+        return [_Fitting(pen, block, None if verbose else block.most)]
+    if isinstance(block, Chart):
+        return [_Bars(pen, block)]
+    if isinstance(block, Facts):
+        rows = [(cell_of(label), text) for label, text in block.rows if cell_of(text).text]
+        more = [pen.say(f"and {len(rows) - LISTED} more", "dim")] if len(rows) > LISTED else []
+        listed = hanging(
+            (_cell(pen, label._replace(style=label.style or "dim")), _cell(pen, text)) for label, text in rows[:LISTED]
+        )
+        return [*([pen.say(block.title, "dim")] if block.title else []), listed, *more]
+    return [bullets(pen, block.texts) if isinstance(block, Bullets) else pen.prose(block)]
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table. In a narrow terminal it has no columns marked with `?`."""
+
+    pen: Pen
+    table: Table
+    most: int | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Implement rich's protocol."""
+        pen, table = self.pen, self.table
+        places = [i for i, head in enumerate(table.heads) if options.max_width >= WIDE or head[:1] != "?"]
+        hidden = [head.lstrip("?>=") for i, head in enumerate(table.heads) if i not in places]
+        grid = columns(pen, *(table.heads[i].removeprefix("?") for i in places))
+        for row in table.rows[: self.most]:
+            grid.add_row(*(_cell(pen, row[i]) for i in places))
+        yield grid
+        if (more := len(table.rows[: self.most]) - len(table.rows)) < 0:
+            yield pen.say(f"and {-more} more", "dim")
+        last = [table.legend, f"{', '.join(hidden)}: from {WIDE + INDENT} columns on" if hidden else ""]
+        if any(last):
+            yield Text()
+            yield pen.say("; ".join(filter(None, last)), "dim")
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """Bars of a chart's first curve, as wide as fit. Where they are too many, each is the largest of some."""
+
+    pen: Pen
+    chart: Chart
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Implement rich's protocol."""
+        pen, chart = self.pen, self.chart
+        values, marked, n = chart.curves[0].values, chart.marked, len(chart.names)
+        room = max(options.max_width - len(chart.top) - 4, 8)
+        step = -(-n // room)
+        wide = max(1, min(4, room // n))
+        counts = [round(1000 * max(values[i : i + step])) for i in range(0, n, step)]
+        marks = [any(marked[i : i + step]) for i in range(0, n, step)]
+        signs = "".join(("▲" if mark else " ") * wide for mark in marks) if any(marks) else ""
+        ends = chart.names[0], chart.names[-1]
+        if not chart.caption:
+            yield pen.say(chart.title, "dim")
+        yield from bar_chart(pen, counts, BAR_ROWS, top=chart.top, ends=ends, width=wide, marks=signs)
+        said = [f"▲ {chart.mark}" if signs else "", f"a bar is the largest of {step}" if step > 1 else ""]
+        if any(said):
+            yield pen.say("; ".join(filter(None, said)), "dim")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from robustcheck_onnx.checker.text import number_text, printable
+from robustcheck_onnx.checker.text import bars, number_text, printable
 
+from .document import Block, Bullets, Chart, Document, Facts, Words, cell_of
 from .forms import FormOptions
 from .outcome import (
     NOT_ASSESSED_HELP,
@@ -21,6 +22,7 @@ from .outcome import (
 from .record import CLAIM, Failed, Outcome, Report
 from .words import SIGNS, confidence_text, meaning_text, statistics_of, verdict_text
 
+CHART_ROWS = 6
 MARK = "<!-- robustcheck report -->"
 _CLEARS = {"yes": "✓ yes", "no": "✗ no", "straddles": "? straddles it", "not measured": "not measured"}
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
@@ -177,3 +179,41 @@ def _literal(part: str) -> str:
     """Escape like `text`, with the blanks at both ends."""
     core = part.strip()
     return part.replace(core, text(core), 1) if core else part
+
+
+def of_document(document: Document) -> str:
+    """Write a question's result. The limits are last."""
+    model = document.model
+    blocks = [MARK, f"## {text(document.title)}: {text(model.file)}", *map(text, filter(None, [document.claim]))]
+    blocks += [
+        f"**{text(document.summary)}**",
+        " · ".join(_cell(each) for each in document.facts if cell_of(each).text),
+    ]
+    blocks += notes(document.notes)
+    for section in document.sections:
+        remark = f" ({text(section.remark)})" if section.remark else ""
+        blocks += [f"### {text(section.title)}{remark}", *map(_block, section.blocks)]
+    return "\n\n".join([*blocks, f"**Limits.** {text(document.limits)}"]) + "\n"
+
+
+def _cell(words: Words) -> str:
+    return text(cell_of(words).text)
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, str):
+        return text(block)
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {text(each)}" for each in block.texts)
+    if isinstance(block, Facts):
+        rows = [f"- {_cell(label)}: {_cell(words)}" for label, words in block.rows if cell_of(words).text]
+        return "\n".join([*([f"{text(block.title)}:", ""] if block.title else []), *rows])
+    if isinstance(block, Chart):
+        drawn = bars([round(1000 * value) for value in block.curves[0].values], CHART_ROWS)
+        ends = f"{block.names[0]} … {block.names[-1]}; the tallest is {block.top}"
+        return "\n".join([f"{text(block.title)} ({text(ends)}):", "", "```", *drawn, "```"])
+    rules = ["---:" if ">" in head[:2] else "---" for head in block.heads]
+    lines = [[text(head.lstrip("?>=")) for head in block.heads], rules, *(map(_cell, row) for row in block.rows)]
+    return "\n".join(
+        [*(f"| {' | '.join(line)} |" for line in lines), *(["", text(block.legend)] if block.legend else [])]
+    )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
 from robustcheck_onnx.checker.report import ModelRead, Time, notebook, plots
-from robustcheck_onnx.checker.text import count_text, number_text
+from robustcheck_onnx.checker.report.document import Shown
+from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class ScanModel(ModelRead):
     output_unchanged: bool
 
 
-class ScanReport(Frozen):
+class ScanReport(Shown, Frozen):
     """The outlier features through the depth of a model."""
 
     schema_version: Literal[1] = 1
@@ -166,22 +167,6 @@ class ScanReport(Frozen):
         n_images = self.images.n_read - self.images.n_skipped
         begins = None if self.begins is None else self.begins + 1
         return [("model", self.model.file), ("layers", len(self.layers)), ("begins", begins), ("images", n_images)]
-
-    def _repr_html_(self) -> str:
-        """Show the report in a notebook. It has where outlier features begin, and one row per layer."""
-        rows = [
-            [
-                f"{index}. {layer.kind} {layer.tensor}",
-                number_text(layer.statistics.kurtosis, missing="–"),
-                number_text(layer.statistics.top3_share, missing="–"),
-                str(layer.statistics.n_persistent),
-            ]
-            for index, layer in enumerate(self.layers, 1)
-        ]
-        header = ["layer", "kurtosis", "top-3 share", "persistent outlier features"]
-        return notebook.block(
-            self._title(self.model.file), [self.summary, *self.notes, self.limits], notebook.table(header, rows)
-        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame, one row per layer. Layers are in the order of the graph, numbered from 1.

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from robustcheck_onnx.checker.evidence import Execution, Preprocessing
-from robustcheck_onnx.checker.report import Time, notebook
+from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -217,14 +218,6 @@ class Predicted(Frozen):
     """how often they were right where that was measured"""
 
 
-def estimate_text(estimate: Estimate) -> str:
-    """Return a predicted accuracy with its interval as text. It may say that there is none."""
-    if estimate.accuracy is None:
-        return "not established"
-    bounds = bounds_text(estimate)
-    return percent_text(estimate.accuracy) + (f" ({bounds})" if bounds else "")
-
-
 def bounds_text(estimate: Estimate) -> str:
     """Return the interval of a predicted accuracy as text. Empty where it has none."""
     if estimate.low is None or estimate.high is None:
@@ -244,7 +237,7 @@ class ModelUsed(Frozen):
     synthetic: str
 
 
-class ShiftReport(Frozen):
+class ShiftReport(Shown, Frozen):
     """Everything that `robustcheck shift` measured."""
 
     schema_version: Literal[1] = 1
@@ -283,37 +276,6 @@ class ShiftReport(Frozen):
             shown.append(("predicted", {each.name: predicted_words(each) for each in self.predicted.targets}))
         return shown
 
-    def _repr_html_(self) -> str:
-        """Show the report in a notebook. It has the agreement with the verdict, and one row per image set."""
-        inside = self.in_distribution
-        rows = [
-            [*_cells(inside), "in-distribution", ""],
-            *(
-                [*_cells(each.result), _points(each.difference, 100), _points(each.effective_robustness)]
-                for each in self.shifted
-            ),
-        ]
-        header = ["image set", "images", "top-1", "interval", "difference, points", "effective robustness, points"]
-        said = f"{self.verdict.verdict} · {self.agreement.outcome}: {self.agreement.sentence}"
-        return notebook.block(
-            f"Accuracy under distribution shift · {self.model.file}",
-            [said, *self.notes, self.claim, *([self.predicted.claim, self.predicted.seen] if self.predicted else [])],
-            notebook.table(header, rows) + ("" if self.predicted is None else _predicted_table(self.predicted)),
-        )
-
-
-def _cells(result: SetResult) -> list[str]:
-    accuracy = result.accuracy
-    bounds = f"{100 * accuracy.low:.1f} – {100 * accuracy.high:.1f}"
-    return [result.name, str(accuracy.n), percent_text(accuracy.value), bounds]
-
-
-def _points(value: Difference | Effective | None, scale: float = 1) -> str:
-    if value is None:
-        return "–"
-    middle = value.value if isinstance(value, Difference) else value.points
-    return f"{scale * middle:+.1f} ({scale * value.low:+.1f} to {scale * value.high:+.1f})"
-
 
 def predicted_words(target: Target) -> str:
     """Return a target's predicted accuracies in few words.
@@ -325,20 +287,3 @@ def predicted_words(target: Target) -> str:
         return "not established"
     low, high = percent_text(min(values)), percent_text(max(values))
     return low if low == high else f"{low} to {high}"
-
-
-def _predicted_table(predicted: Predicted) -> str:
-    rows = [
-        [
-            each.name,
-            NAMES[estimate.method],
-            estimate.not_established or estimate.assumes,
-            str(each.n_images),
-            estimate_text(estimate),
-            "–" if each.measured is None else percent_text(each.measured.value),
-        ]
-        for each in predicted.targets
-        for estimate in each.estimates
-    ]
-    header = ["target", "method", "assumes", "images", "predicted top-1", "measured"]
-    return notebook.table(header, rows, n_text=3)

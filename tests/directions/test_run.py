@@ -1,7 +1,5 @@
 """robustcheck directions as a whole: real and made heads against an independent script, documents, and bad input."""
 
-import io
-import itertools
 import json
 import re
 from pathlib import Path
@@ -15,16 +13,15 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from rich.console import Console
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.directions import terminal
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import Progress
 from support import ROOT, Capture, Fields, but, directions_truth, levels, normal, onnx_models, robustcheck
 from support.onnx_models import classifier, encoder
+from support.terminal import shown
 from support.written import written
 
 Array = NDArray[Any]
@@ -185,22 +182,16 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> No
     assert "WARN" not in text
 
 
-def test_the_terminal_fits(small: Path, tmp_path: Path) -> None:
+def test_the_terminal(small: Path, tmp_path: Path) -> None:
     report = rc.directions(small, labelled=coloured(tmp_path / "in"), preprocess="imagenet", device="cpu")
     points = report.raw.curves[0].points
-    for width, ascii_only, verbose in itertools.product((80, 120), (False, True), (False, True)):
-        out = io.StringIO()
-        rendered = terminal.render(report, ascii_only=ascii_only, verbose=verbose)
-        Console(file=out, width=width, no_color=True).print(rendered)
-        text = out.getvalue()
-        assert all(len(line) <= width for line in text.splitlines())
-        assert text.isascii() or not ascii_only
-        assert ("Pruning" in text) == verbose
-        if verbose:
-            rows = re.findall(r"^ *(\d+) % +(\d+) +\S+ % ", text, re.MULTILINE)
-            assert [(int(a), int(b)) for a, b in rows[:11]] == [(point.percent, point.kept) for point in points]
-            assert ("by singular value" in text) == (width == 120)
-            assert "top-1 by directions kept" in text
+    for width in (80, 120):
+        text = shown(report, width, verbose=True)
+        rows = re.findall(r"^ *(\d+) % +(\d+) +\S+ % ", text, re.MULTILINE)
+        assert [(int(a), int(b)) for a, b in rows[:11]] == [(point.percent, point.kept) for point in points]
+        assert ("by singular value, random: from" in text) == (width == 80)
+        assert "top-1 by directions kept" in text
+    assert "not compared: the head is not the model's own" in but(report, model__score_difference=None).to_markdown()
 
 
 def test_a_notebook_shows_it(small: Path) -> None:

@@ -15,11 +15,10 @@ from numpy.random import default_rng
 
 from robustcheck_onnx.checker import verdict as verdicts
 from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
-from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.html import charts
-from robustcheck_onnx.checker.report.html import page as report_html_page
-from robustcheck_onnx.checker.report.html.suite import PublishedCheckpoint, scatter, suite_of
+from robustcheck_onnx.checker.report import charts, forms
+from robustcheck_onnx.checker.report import html as report_html_page
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.report.suite import PublishedCheckpoint, scatter, suite_of
 from robustcheck_onnx.checker.report.words import plain_text, verdict_text
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Kind

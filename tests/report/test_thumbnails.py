@@ -12,7 +12,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.report.html import thumbnails
+from robustcheck_onnx.checker.report import thumbnails
 from robustcheck_onnx.checker.report.record import Outcome, Report
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)

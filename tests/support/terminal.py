@@ -3,8 +3,12 @@
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console, RenderableType
+
+from robustcheck_onnx.checker.report import layout
+from robustcheck_onnx.checker.report.document import document_of
 
 
 class Terminal(io.StringIO):
@@ -23,6 +27,11 @@ def printed(rendered: RenderableType, width: int = 80) -> str:
     """What is shown in so many columns, without colours."""
     Console(file=(file := io.StringIO()), width=width, no_color=True).print(rendered)
     return file.getvalue()
+
+
+def shown(result: Any, width: int = 80, **options: bool) -> str:
+    """What the terminal shows of a question's result."""
+    return printed(layout.of_document(document_of(result), **options), width)
 
 
 OnATerminal = Callable[..., tuple[int, list[str], str]]

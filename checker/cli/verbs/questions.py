@@ -106,7 +106,6 @@ def scan(
 
 @question(
     "shift",
-    forms=("terminal", "json"),
     without=("tensor", "pool"),
     max_images=OF_EACH,
     inside=option(
@@ -157,6 +156,7 @@ def shift(
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
     from robustcheck_onnx.checker.errors import CannotAssessError
+    from robustcheck_onnx.checker.shift.document import suite_entry as entry_of
     from robustcheck_onnx.checker.shift.run import measure_shift
     from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.thresholds.published import SOURCES
@@ -184,7 +184,7 @@ def shift(
     call.answer(result)
     if suite_entry is not None:
         try:
-            entry = call.terminal.suite_entry(result, suite_entry.resolve().parent)
+            entry = entry_of(result, suite_entry.resolve().parent)
         except CannotAssessError as fault:  # the report stands: an error document must not take its place
             process.say(f"{suite_entry}: {fault.message}", fault.hint)
             return fault.exit_code

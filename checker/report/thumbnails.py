@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import SeenImage
 from robustcheck_onnx.checker.images.source import ImageSource, Picture, Skipped, Tensor, open_images
 
-from ..record import Failed, Outcome
+from .record import Failed, Outcome
 
 EDGE_PX: Final = 96  # longer edge at most
 QUALITY: Final = 80  # of JPEG: about 3 kB each

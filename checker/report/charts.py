@@ -14,9 +14,19 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
 from robustcheck_onnx.checker.text import count_text, number_text
 
+from .document import Chart
+
 Place = Callable[[float, float], float]
 """A value and its unit in, its place on an axis out, 0 to 1."""
 BAR_WIDTH = 260.0
+BASE, ROOM = 190.0, 150.0
+"""of a document's picture, px: where the axis is, and the room above it"""
+PLACE, NARROWEST, WIDEST = 26.0, 300.0, 720.0
+"""px a bar, and the limits of the width: with few bars the words stay readable on a phone"""
+OF_CURVES = 420.0
+APART = 44.0
+"""px between two words below the axis at least"""
+SHAPES = ("range", "mark", "threshold")
 LEVELS = (1.0, 2.0, OUTLIER_SD, 6.0)
 """SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
 RATIOS = ((0.0, "0"), (1.0, "threshold"), (10.0, "10×"))
@@ -193,6 +203,72 @@ def round_values(low: float, high: float, about: int = 5) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.75)
     first, last = math.ceil(low / step), math.floor(high / step)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+class Curve(NamedTuple):
+    """A line of a picture."""
+
+    shape: str
+    """its class in the style sheet: in colour, in ink, dashed"""
+    points: str
+    whiskers: tuple[tuple[float, float, float], ...]
+    """x and both ends of each interval"""
+    text: str
+
+
+class Picture(NamedTuple):
+    """The bars or lines of a document's chart."""
+
+    width: float
+    bars: tuple[Column, ...]
+    curves: tuple[Curve, ...]
+    ticks: tuple[Tick, ...]
+    grid: tuple[Tick, ...]
+    text: str
+    """the values in words"""
+
+
+def picture(chart: Chart) -> Picture | None:
+    """Draw one curve as bars, several as lines. None where no value is above 0."""
+    first, n = chart.curves[0], len(chart.names)
+    is_bars = len(chart.curves) == 1
+    top = max(first.values) if is_bars else 1.0
+    if top <= 0:
+        return None
+    width = min(max(PLACE * n, NARROWEST), WIDEST) if is_bars else OF_CURVES
+    step = width / n
+    places = [x * width for x in chart.at] or [(i + 0.5) * step for i in range(n)]
+    spoken = [
+        "; ".join(f"{place} {text}".strip() for place, text in zip(chart.names, curve.texts, strict=True))
+        for curve in chart.curves
+    ]
+    bars = tuple(
+        Column(x - 0.4 * step, y_of(value / top), 0.8 * step, BASE - y_of(value / top), text)
+        for x, value, text in zip(places, first.values, first.texts, strict=True)
+        if is_bars
+    )
+    curves = tuple(
+        Curve(
+            shape,
+            " ".join(f"{x:.2f},{y_of(value):.2f}" for x, value in zip(places, curve.values, strict=True)),
+            tuple((x, y_of(low), y_of(high)) for x, (low, high) in zip(places, curve.bounds, strict=False)),
+            f"{curve.name}: {text}",
+        )
+        for shape, curve, text in zip(SHAPES, chart.curves, spoken, strict=False)
+        if not is_bars
+    )
+    ticks: list[Tick] = []
+    for x, text in zip(places, chart.names, strict=True):
+        if text and all(x - tick.at >= APART for tick in ticks) and (x == places[-1] or places[-1] - x >= APART):
+            ticks.append(Tick(x, text))
+    levels = ((1.0, chart.top),) if is_bars else ((1.0, "100 %"), (0.75, "75 %"), (0.5, "50 %"), (0.25, "25 %"))
+    grid = tuple(Tick(y_of(share), text) for share, text in (*levels, (0.0, "0")))
+    return Picture(width, bars, curves, tuple(ticks), grid, ". ".join(spoken))
+
+
+def y_of(share: float) -> float:
+    """Return where a share of the largest value is, px."""
+    return BASE - ROOM * share
 
 
 def level(z: float) -> int:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.text import count_text, number_text, range_text, short_checkpoint
 
-from ..record import ReferenceRow, Report
-from ..words import group_text, widest_kurtosis
 from .charts import Tick, round_values
+from .record import ReferenceRow, Report
+from .words import group_text, widest_kurtosis
 
 NUMBER_ROOM, NUMBER_HEIGHT = 34.0, 14.0
 """what a checkpoint's number takes next to its dot"""

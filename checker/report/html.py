@@ -28,12 +28,12 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.checker.verdict import KINDS, NAMES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
-from .. import words
-from ..facts import blocks_of
-from ..forms import FormOptions
-from ..outcome import cautions, findings, model_of, rank_of, without_model
-from ..record import Failed, Outcome, Report
-from . import charts
+from . import charts, notebook, words
+from .document import Bullets, Document, Facts, Table, cell_of
+from .facts import blocks_of
+from .forms import FormOptions
+from .outcome import cautions, findings, model_of, rank_of, without_model
+from .record import Failed, Outcome, Report
 from .suite import suite_of
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -51,6 +51,32 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
         options=options,
         has_photos=any(photo_of(image, options) for g in galleries for image in (*g.most, *g.least)),
     )
+
+
+def of_document(document: Document) -> str:
+    """Write one self-contained page about a question's result. It ends in a newline."""
+    title = f"{document.question}: {document.model.file}"
+    return written("document.html.j2", title=title, versions=[document.version], document=document)
+
+
+def short_of(document: Document) -> str:
+    """Write the HTML of a notebook. It has what the short report shows, and the first table."""
+    short = [each for section in document.sections if section.shown == "short" for each in section.blocks]
+    every = [each for section in document.sections for each in section.blocks if isinstance(each, Table)]
+    said = [document.claim, document.summary]
+    for each in short:
+        if isinstance(each, Facts):
+            said += [f"{cell_of(label).text}: {cell_of(words).text}" for label, words in each.rows]
+        elif isinstance(each, str | Bullets):
+            said += [each] if isinstance(each, str) else each.texts
+    shown = "".join(
+        notebook.table(
+            [head.lstrip("?>=") for head in each.heads], [[cell_of(words).text for words in row] for row in each.rows]
+        )
+        for each in [each for each in short if isinstance(each, Table)] or every[:1]
+    )
+    head = f"{document.title} · {document.model.file}"
+    return notebook.block(head, [*filter(None, said), *document.notes, document.limits], shown)
 
 
 def written(template: str, folder: Path | None = None, **values: object) -> str:
@@ -93,6 +119,8 @@ def _environment(folder: Path | None) -> Environment:
         "counted": count_text,
         "number": number_text,
         "percent": percent_text,
+        "cell": cell_of,
+        "kind": lambda block: type(block).__name__,
         "signed": lambda value: f"{value:+z.1f}",
     }
     helpers = (blocks_of, findings, gap_text, interval_text, photo_of, short_checkpoint, suite_of, without_model)

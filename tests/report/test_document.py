@@ -1,0 +1,189 @@
+"""The questions in each form: terminal, page, Markdown and notebook."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
+
+import robustcheck_onnx as rc
+from robustcheck_onnx.checker.report import charts, layout
+from robustcheck_onnx.checker.report.document import Chart, Curve, Document, Table, cell_of, document_of
+from robustcheck_onnx.checker.scan.records import PersistentFeature
+from robustcheck_onnx.checker.storage.stores import OURS
+from support import Capture, but, levels, onnx_models, robustcheck
+from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
+from support.terminal import printed
+
+QUESTIONS = ("scan", "concepts", "directions", "shift")
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}|`\x1b[31m"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier, labelled sets of two classes, and a set without labels."""
+    folder = tmp_path_factory.mktemp("questions")
+    for i, pixels in enumerate(levels(64, 8, 8, 3)):
+        for path in (folder / ("val", "blur")[i % 2] / str(3 * (i % 4 // 2)), folder / "target"):
+            path.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path / f"{i}.png")
+    onnx_models.save(onnx_models.classifier(10), folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(place: Path) -> dict[str, Any]:
+    """One result of each question; a layer of the scan has five persistent features."""
+    model, val, blur = place / "model.onnx", place / "val", place / "blur"
+    given: dict[str, Any] = {"preprocess": "imagenet", "device": "cpu", "isolate": False}
+    scan = rc.scan(model, images=val, **given)
+    features = tuple(PersistentFeature(feature=i, frequency=1.0, kurtosis_share=0.1) for i in range(5))
+    first = but(scan.layers[0], statistics__n_persistent=5, statistics__persistent=features)
+    return {
+        "scan": but(scan, layers=(first, *scan.layers[1:]), begins=0),
+        "concepts": rc.concepts(model, val, **given),
+        "directions": rc.directions(model, labelled=str(val), shifted=[str(blur)], **given),
+        "shift": rc.measure_shift(model, val, [str(blur)], target=[str(place / "target")], **given),
+    }
+
+
+@pytest.fixture(params=QUESTIONS)
+def result(request: pytest.FixtureRequest, results: dict[str, Any]) -> Any:
+    return results[request.param]
+
+
+def blocks_of(document: Document) -> list[Any]:
+    return [block for section in document.sections for block in section.blocks]
+
+
+def parsed(text: str) -> list[str]:
+    return [token.type for token in MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)]
+
+
+def page_of(result: Any) -> Element:
+    page = result.to_html()
+    assert_it_loads_nothing(page)
+    assert_it_is_accessible(page)
+    return parse(page)
+
+
+def test_the_terminal_fits(result: Any) -> None:
+    document = document_of(result)
+    for width, ascii_only, verbose in itertools.product((80, 120), (False, True), (False, True)):
+        text = printed(layout.of_document(document, ascii_only=ascii_only, verbose=verbose), width)
+        lines, flat = text.splitlines(), " ".join(text.split())
+        assert max(map(len, lines)) <= width
+        assert not ascii_only or (text.isascii() and "\\x" not in text.replace(str(result.model.file), ""))
+        assert OURS.match(text.encode())
+        assert ("Limits" in text, document.hint in flat) == (verbose, not verbose or not document.hint)
+        for section in document.sections:
+            here = section.shown == "short" or (verbose and section.shown == "whole")
+            assert any(line.startswith(section.title) for line in lines) == here, section.title
+        if not ascii_only:
+            assert flat.endswith(" ".join(document.summary.split()))
+            assert ("▲" in text) == (document.question == "scan")
+    assert document.one_line.count("\n") == 0
+
+
+def test_the_page_holds_every_number(result: Any) -> None:
+    document, root = document_of(result), page_of(result)
+    tables = [block for block in blocks_of(document) if isinstance(block, Table)]
+    for table, shown in zip(tables, root.all("table"), strict=True):
+        heads = [head.lstrip("?>=").lower() for head in table.heads]
+        assert [cell.text.lower() for cell in next(shown.all("tr")).all("th")] == heads
+        for row, cells in zip(table.rows, list(shown.all("tr"))[1:], strict=True):
+            assert [cell.text.strip() for cell in cells.all("th", "td")] == [cell_of(each).text for each in row]
+            assert [cell.attributes["data-label"].lower() for cell in cells.all("td")] == heads[1:]
+    text = words(root)
+    for said in (document.summary, document.limits, document.claim, *document.notes):
+        assert said in text
+    assert len(list(root.all("svg"))) == sum(isinstance(block, Chart) for block in blocks_of(document))
+
+
+def test_bars_are_in_proportion_and_marked(results: dict[str, Any]) -> None:
+    scan = results["scan"]
+    (picture,) = page_of(scan).all("svg")
+    values = np.array([layer.statistics.kurtosis for layer in scan.layers], float)
+    heights = [float(bar.attributes["height"]) for bar in picture.all("rect")]
+    np.testing.assert_allclose(heights, charts.ROOM * values / values.max(), atol=0.01)
+    assert [bar.attributes["class"] for bar in picture.all("rect")] == ["above", *["fill"] * (len(values) - 1)]
+    assert sum(each.text == "▲" for each in picture.all("text")) == 1
+    text = words(page_of(scan))
+    assert "0, 1, 2 + 2 more" in text
+    assert "feature 4layer 1, 100 %" in text
+
+
+def test_curves_are_in_proportion(results: dict[str, Any]) -> None:
+    report = results["directions"]
+    pruning, spectrum = page_of(report).all("svg")
+    curves = report.raw.curves
+    assert [line.attributes["class"] for line in pruning.all("polyline")] == list(charts.SHAPES)
+    for line, curve in zip(pruning.all("polyline"), curves, strict=True):
+        shown = [tuple(map(float, each.split(","))) for each in line.attributes["points"].split()]
+        points = [(p.percent / 100 * charts.OF_CURVES, charts.y_of(p.same.value)) for p in curve.points[::-1]]
+        np.testing.assert_allclose(shown, points, atol=0.01)
+    assert sum(each.attributes["class"] == "range" for each in pruning.all("line")) == len(curves[0].points)
+    raw, _ = spectrum.all("polyline")
+    ends = [raw.attributes["points"].split()[place] for place in (0, -1)]
+    assert ends == [f"0.00,{charts.BASE:.2f}", f"{charts.OF_CURVES:.2f},{charts.BASE - charts.ROOM:.2f}"]
+
+
+def test_words_below_an_axis_keep_apart_and_the_last_is_there() -> None:
+    for n in (1, 2, 3, 15, 16, 40, 97):
+        numbers = tuple(map(str, range(1, n + 1)))
+        drawn = charts.picture(Chart("a", numbers, (Curve("b", (1.0,) * n, numbers),), "1"))
+        assert drawn is not None
+        assert drawn.ticks[-1].text == str(n)
+        assert all(b.at - a.at >= charts.APART for a, b in itertools.pairwise(drawn.ticks))
+        assert charts.NARROWEST <= drawn.width <= charts.WIDEST
+        assert drawn.bars[-1].x + drawn.bars[-1].width <= drawn.width
+    assert charts.picture(Chart("a", ("1",), (Curve("b", (0.0,), ("0",)),), "0")) is None
+
+
+def test_markdown_has_every_section_and_table(result: Any) -> None:
+    document, text = document_of(result), result.to_markdown()
+    assert OURS.match(text.encode())
+    assert text.endswith("\n")
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    headings = [after.content for token, after in itertools.pairwise(tokens) if token.type == "heading_open"]
+    assert [heading.partition(" (")[0] for heading in headings[1:]] == [each.title for each in document.sections]
+    rows = sum(len(block.rows) + 1 for block in blocks_of(document) if isinstance(block, Table))
+    assert sum(token.type == "tr_open" for token in tokens) == rows
+    assert sum(token.type == "fence" for token in tokens) == sum(isinstance(b, Chart) for b in blocks_of(document))
+    assert result._repr_markdown_() == text
+
+
+def test_a_notebook_shows_the_short_report(result: Any) -> None:
+    document, root = document_of(result), parse(result._repr_html_())
+    assert {each.tag for each in root.all()} <= {"div", "b", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {name for each in root.all() for name in each.attributes} == {"style"}
+    for said in (document.summary, document.limits, *document.notes):
+        assert said in root.text
+    assert list(root.all("table"))
+
+
+def test_hostile_names_stay_text(result: Any) -> None:
+    report = but(result, model__file=HOSTILE, model__source=HOSTILE, notes=(HOSTILE,), time=None)
+    if document_of(result).question == "scan":
+        report = but(report, layers=tuple(but(layer, tensor=HOSTILE) for layer in report.layers))
+    if document_of(result).question == "concepts":
+        report = but(report, concepts=tuple(but(each, name=HOSTILE) for each in report.concepts))
+    root = page_of(report)
+    assert [each.text for each in root.all("h2")] == [HOSTILE.replace("\x1b", "\\x1b")]
+    for text in (report.to_html(), report.to_markdown(), report._repr_html_()):
+        assert "<script" not in text
+        assert "\x1b" not in text
+    same = [parsed(each.to_markdown()) for each in (but(result, notes=("a note",), time=None), report)]
+    assert same[0] == same[1]
+
+
+def test_the_command_writes_markdown_and_a_page(place: Path, results: dict[str, Any], capsys: Capture) -> None:
+    call = ["--preprocess", "imagenet", "--device", "cpu", "--no-time", "-o", "markdown", "-o", place / "page.html"]
+    sets = ["--in", place / "val", "--shifted", place / "blur", "--target", place / "target"]
+    assert robustcheck("shift", place / "model.onnx", *sets, *call) == 0
+    shown = but(results["shift"], time=None)
+    assert capsys.readouterr().out == shown.to_markdown()
+    assert (place / "page.html").read_text() == shown.to_html()
