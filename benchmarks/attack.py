@@ -17,7 +17,7 @@ import numpy as np
 from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import decided, inside
+from robustcheck_onnx.checker.verdict.rule import decided, inside
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import Profile
 

@@ -45,7 +45,8 @@ from robustcheck_onnx.checker.runtime.session import (
     why_missing,
 )
 from robustcheck_onnx.checker.storage.places import OFFLINE
-from robustcheck_onnx.checker.verdict import judge, load_profile
+from robustcheck_onnx.checker.verdict.notes import load_profile
+from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ import numpy as np
 from looks import LOOKS, Values
 
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import decided, inside
+from robustcheck_onnx.checker.verdict.rule import decided, inside
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.tables import Reference, references

@@ -31,7 +31,8 @@ from robustcheck_onnx.checker.cli.verbs import look_up
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.text import HOME
-from robustcheck_onnx.checker.verdict import KINDS, NAMES, RULES, Waiver
+from robustcheck_onnx.checker.verdict.gate import Waiver
+from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.thresholds.profile import DECIDING
 
 NAME = "robustcheck"

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.checker.scan.records import ScanReport
 from robustcheck_onnx.checker.shift.records import ShiftReport
 from robustcheck_onnx.checker.text import SCHEMA_VERSION
-from robustcheck_onnx.checker.verify import Verification
+from robustcheck_onnx.checker.verify.run import Verification
 
 SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-2.json"  # a name, not an address: nothing is fetched
 

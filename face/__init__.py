@@ -57,11 +57,11 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.shift.run import measure_shift as measure_shift
     from robustcheck_onnx.checker.statistics import Accumulator as Accumulator
     from robustcheck_onnx.checker.statistics import measure as measure
-    from robustcheck_onnx.checker.verdict import Reason as Reason
-    from robustcheck_onnx.checker.verdict import Verdict as Verdict
-    from robustcheck_onnx.checker.verdict import judge as judge
-    from robustcheck_onnx.checker.verify import Verification as Verification
-    from robustcheck_onnx.checker.verify import verify as verify
+    from robustcheck_onnx.checker.verdict.rule import Reason as Reason
+    from robustcheck_onnx.checker.verdict.rule import Verdict as Verdict
+    from robustcheck_onnx.checker.verdict.rule import judge as judge
+    from robustcheck_onnx.checker.verify.run import Verification as Verification
+    from robustcheck_onnx.checker.verify.run import verify as verify
     from robustcheck_onnx.thresholds.profile import Profile as Profile
 
     __version__: str
@@ -93,7 +93,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "inspect": "inspection.run",
     "Inspected": "inspection.run",
     "Interval": "evidence",
-    "judge": "verdict",
+    "judge": "verdict.rule",
     "Limits": "isolation",
     "load_representations": "representations",
     "log_report": "integrations.mlflow_log",
@@ -101,7 +101,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "measure_shift": "shift.run",
     "Model": "model.addresses",
     "Progress": "isolation",
-    "Reason": "verdict",
+    "Reason": "verdict.rule",
     "Report": "report",
     "Representations": "representations",
     "RobustcheckError": "errors",
@@ -112,10 +112,10 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "ShiftReport": "shift.records",
     "Statistics": "evidence",
     "UsageError": "errors",
-    "Verdict": "verdict",
+    "Verdict": "verdict.rule",
     "VerdictError": "integrations.assertions",
-    "Verification": "verify",
-    "verify": "verify",
+    "Verification": "verify.run",
+    "verify": "verify.run",
 }
 __all__ = [*_HOMES, "Profile", "__version__"]  # noqa: PLE0604 # strings, all of them
 

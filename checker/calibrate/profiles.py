@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.report import (
     spaced,
 )
 from robustcheck_onnx.checker.text import count_text, number_text, page, percent_text, short_digest
-from robustcheck_onnx.checker.verdict import NAMES
+from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, Calibration, Profile
 

@@ -21,7 +21,9 @@ from robustcheck_onnx.checker.report import Failed, FormOptions, Outcome, Report
 from robustcheck_onnx.checker.storage import places
 from robustcheck_onnx.checker.storage.places import Place, redact
 from robustcheck_onnx.checker.text import VERSION, printable, quoted
-from robustcheck_onnx.checker.verdict import RENAMED, gate, load_profile
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict.notes import load_profile
+from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import output, process
@@ -82,7 +84,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
     with log_written(settings, reads):
         output.mark_unfinished(destinations, "" if several else models[0], signed)
         if settings.sign is not None:  # its import takes long: the documents are marked by now
-            from robustcheck_onnx.checker.verify import check_key
+            from robustcheck_onnx.checker.verify.signature import check_key
 
             check_key(Path(settings.sign))
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))

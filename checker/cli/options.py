@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.errors import UsageError
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.isolation import Limits
-    from robustcheck_onnx.checker.verdict import Waiver
+    from robustcheck_onnx.checker.verdict.gate import Waiver
 
 
 OPTIONS = "Options"

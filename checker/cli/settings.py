@@ -22,7 +22,8 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import STOCK
 from robustcheck_onnx.checker.storage.places import redact_text
 from robustcheck_onnx.checker.text import rule_of
-from robustcheck_onnx.checker.verdict import RULES, Loosening, Waiver
+from robustcheck_onnx.checker.verdict.gate import Loosening, Waiver
+from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 

@@ -20,7 +20,8 @@ from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import Judged, NoTruth, Time, notebook, plots
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
-from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, reason, verdict_for
+from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
+from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 

@@ -36,7 +36,8 @@ from robustcheck_onnx.checker.runtime.runner import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.checker.verdict import judge, load_profile, notes_of
+from robustcheck_onnx.checker.verdict.notes import load_profile, notes_of
+from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines

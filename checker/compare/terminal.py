@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.text import (
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, ON_BUNDLED, fallback_note
 
 from .changes import StatisticChange
 from .judge import Colour, Compared, CompareReport, feature_row, plain_text, statistic_row

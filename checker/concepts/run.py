@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, re
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
-from robustcheck_onnx.checker.verdict import execution_notes, image_notes
+from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
 
 from . import directions
 from .directions import OF, Directions, search

@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.shift.records import SetResult
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
-from robustcheck_onnx.checker.verdict import execution_notes, image_notes
+from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
 
 from .analysis import Labelled, SameWeightsError, analyse, correct
 from .records import DirectionsReport, HeadModel, spectrum_notes, summary_of

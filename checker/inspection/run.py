@@ -17,7 +17,9 @@ from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing, models_below, takes_no_image
 from robustcheck_onnx.checker.runtime.runner import scales_over_batch
 from robustcheck_onnx.checker.text import error_json, quoted
-from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, load_profile, reason
+from robustcheck_onnx.checker.verdict.notes import load_profile
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.rule import Reason, foreseen, reason
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 

@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.report import (
     spaced,
     step_lines,
 )
-from robustcheck_onnx.checker.verdict import steps_text
+from robustcheck_onnx.checker.verdict.pixels import steps_text
 
 from .run import CanPass
 

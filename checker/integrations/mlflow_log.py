@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.isolation import tell_stage
 from robustcheck_onnx.checker.report import Report, forms
 from robustcheck_onnx.checker.storage import registry
-from robustcheck_onnx.checker.verify import Verification, VerifyOptions, verify
+from robustcheck_onnx.checker.verify.run import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

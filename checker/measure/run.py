@@ -51,7 +51,9 @@ from robustcheck_onnx.checker.runtime.session import CPU, cpu_threads, expects_a
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.checker.verdict import NAMES, decided, model_notes
+from robustcheck_onnx.checker.verdict.notes import model_notes
+from robustcheck_onnx.checker.verdict.reasons import NAMES
+from robustcheck_onnx.checker.verdict.rule import decided
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import job

@@ -14,7 +14,7 @@ from typing import Literal
 
 from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.text import MIB, count_text, number_text, short_provider
-from robustcheck_onnx.checker.verdict import steps_text
+from robustcheck_onnx.checker.verdict.pixels import steps_text
 
 from .record import Report, Time
 from .words import preprocessing_text

@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.text import (
     printable,
     short_checkpoint,
 )
-from robustcheck_onnx.checker.verdict import KINDS, NAMES
+from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from . import charts, notebook, words

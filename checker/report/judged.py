@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 from robustcheck_onnx.checker.evidence import Interval, Statistics
 from robustcheck_onnx.checker.text import interval_text, number_text
-from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, describe, inside, outside
+from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
+from robustcheck_onnx.checker.verdict.rule import Verdict, describe, inside, outside
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import Limits, Profile, Statistic
 

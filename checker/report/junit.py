@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element, tostring
 
 from robustcheck_onnx.checker.text import number_text, printable
-from robustcheck_onnx.checker.verdict import RULES, below_reasons
+from robustcheck_onnx.checker.verdict.reasons import RULES, below_reasons
 
 from .forms import FormOptions
 from .outcome import (

@@ -23,7 +23,8 @@ from robustcheck_onnx.checker.text import (
     prose_text,
     sentence_text,
 )
-from robustcheck_onnx.checker.verdict import KINDS, RULES, Reason, Verdict
+from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
+from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 
 from .document import Block, Bullets, Chart, Document, Facts, Section, Table, Words, cell_of
 from .words import SIGNS, verdict_text

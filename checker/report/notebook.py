@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.text import count_text, printable
-from robustcheck_onnx.checker.verdict import NAMES, Reason, Verdict
+from robustcheck_onnx.checker.verdict.reasons import NAMES
+from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
 from .judged import CLEARS, SIGNS, clears, judged, meaning_text, verdict_text

@@ -12,7 +12,10 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from robustcheck_onnx.checker.text import printable
-from robustcheck_onnx.checker.verdict import ON_BUNDLED, RULES, Reason, Waiver
+from robustcheck_onnx.checker.verdict.gate import Waiver
+from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.rule import Reason
 
 from .forms import FormOptions
 from .record import Failed, Outcome, Report

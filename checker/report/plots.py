@@ -14,7 +14,7 @@ import numpy as np
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, install_hint
 from robustcheck_onnx.checker.evidence import Interval, Statistics
 from robustcheck_onnx.checker.text import number_text, printable
-from robustcheck_onnx.checker.verdict import NAMES
+from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .judged import judged

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, VERSION, once, short_digest
-from robustcheck_onnx.checker.verdict import Verdict, gate, judge
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict.rule import Verdict, judge
 from robustcheck_onnx.thresholds.frozen import is_version
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
 from robustcheck_onnx.thresholds.profile import wrong_statistics

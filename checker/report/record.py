@@ -19,7 +19,9 @@ from pydantic import ConfigDict, Field, model_validator
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of, form_of
-from robustcheck_onnx.checker.verdict import Gate, Kind, Reason, Verdict
+from robustcheck_onnx.checker.verdict.gate import Gate
+from robustcheck_onnx.checker.verdict.reasons import Kind
+from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 from robustcheck_onnx.thresholds.frozen import Context, Frozen, without
 from robustcheck_onnx.thresholds.profile import Profile
 

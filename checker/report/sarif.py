@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from robustcheck_onnx.checker.text import VERSION, as_json, printable
-from robustcheck_onnx.checker.verdict import RULES
+from robustcheck_onnx.checker.verdict.reasons import RULES
 
 from .forms import FormOptions
 from .outcome import (

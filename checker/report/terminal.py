@@ -16,7 +16,8 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.text import count_text, name_text, quoted
-from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, Reason, fallback_note
+from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.verdict.rule import Reason
 
 from . import terminal_whole, words
 from .layout import Pen, Trimmed, columns, line, notes, spaced, verdict_line

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.evidence import (
     Statistics,
 )
 from robustcheck_onnx.checker.text import number_text, percent_text
-from robustcheck_onnx.checker.verdict import NAMES
+from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 from .judged import (

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, RunOutp
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.checker.verdict import execution_notes, image_notes
+from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
 
 from .blocks import measuring_model, plan_scan
 from .records import Layer, ScanModel, ScanReport, summary

@@ -17,7 +17,8 @@ from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report import NoTruth, Report, cautions, edits, notebook, read, ruling
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.checker.verdict import ON_BUNDLED, gate, load_profile
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED, load_profile
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .checks import (

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict import KINDS, NAMES, RULES
+from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 from support import ROOT, commands
 from support.bad_input import Run

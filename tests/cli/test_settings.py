@@ -12,7 +12,7 @@ import pytest
 from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.verdict import RENAMED
+from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from support import ROOT, read_json
 from support.bad_input import Run
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from robustcheck_onnx.checker import verdict as verdicts
 from robustcheck_onnx.checker.compare import html
 from robustcheck_onnx.checker.compare.judge import CompareReport, plain_text
 from robustcheck_onnx.checker.text import number_text
-from robustcheck_onnx.checker.verdict import NAMES, RULES
+from robustcheck_onnx.checker.verdict import rule as verdicts
+from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from support import but
 from support.comparisons import judged, planted, rotation
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
@@ -64,7 +64,7 @@ def test_every_number_of_the_tables_is_the_reports() -> None:
 
 
 def test_two_sentences_say_what_the_verdict_means(kept: CompareReport) -> None:
-    for kind in (None, *verdicts.KINDS):
+    for kind in (None, *KINDS):
         found = [verdicts.reason(next(name for name, rule in RULES.items() if rule.kind == kind), "")] if kind else []
         said = plain_text(but(kept, verdict=verdicts.verdict_for(found, kept.profile)))
         assert said.count(". ") == 1

@@ -21,8 +21,8 @@ from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.storage.places import Url
-from robustcheck_onnx.checker.verdict import ON_BUNDLED
-from robustcheck_onnx.checker.verify import verify
+from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
+from robustcheck_onnx.checker.verify.run import verify
 from support import Capture, Patch, Place, but, extra, read_json, robustcheck
 
 if TYPE_CHECKING:

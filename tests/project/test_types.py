@@ -7,7 +7,7 @@ from typing import get_type_hints
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.pipeline import CheckOptions
-from robustcheck_onnx.checker.verify import VerifyOptions
+from robustcheck_onnx.checker.verify.run import VerifyOptions
 
 
 def test_no_public_signature_says_any() -> None:

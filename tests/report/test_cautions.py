@@ -8,7 +8,8 @@ from robustcheck_onnx.checker.report import forms, summary
 from robustcheck_onnx.checker.report.outcome import cautions
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict import RULES, Gate, Loosening
+from robustcheck_onnx.checker.verdict.gate import Gate, Loosening
+from robustcheck_onnx.checker.verdict.reasons import RULES
 from support import but
 from support.outcomes import PASSING, WARNING
 from support.reports import terminal_text

@@ -49,8 +49,8 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
         "compare.compare": ["compare", model, model, "--images", photos],
         "directions.run.directions": ["directions", model, "--images", photos],
         "scan.run.scan": ["scan", model, "--images", photos],
-        "shift.measure_shift": ["shift", model, "--in", photos, "--shifted", photos],
-        "verify.verify": ["verify", "report.json", model],
+        "shift.run.measure_shift": ["shift", model, "--in", photos, "--shifted", photos],
+        "verify.run.verify": ["verify", "report.json", model],
     }.items():
         place.write_text(error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
         monkeypatch.setattr(f"robustcheck_onnx.checker.{function}", work)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from robustcheck_onnx.checker import verdict as verdicts
 from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
 from robustcheck_onnx.checker.report import charts, forms
 from robustcheck_onnx.checker.report import html as report_html_page
@@ -21,7 +20,8 @@ from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.report.suite import PublishedCheckpoint, scatter, suite_of
 from robustcheck_onnx.checker.report.words import plain_text, verdict_text
 from robustcheck_onnx.checker.text import percent_text
-from robustcheck_onnx.checker.verdict import KINDS, RULES, Kind
+from robustcheck_onnx.checker.verdict import rule as verdicts
+from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES, Kind
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, load

@@ -3,7 +3,7 @@
 import re
 
 from robustcheck_onnx.checker.evidence import Statistics
-from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, notes_of, skipped_note
+from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
 from robustcheck_onnx.thresholds import profile as profiles
 from support import but, reports
 

@@ -22,8 +22,9 @@ from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.report import Report, edits, read
 from robustcheck_onnx.checker.report.record import result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
-from robustcheck_onnx.checker.verify import checks, verify
+from robustcheck_onnx.checker.verify import checks
 from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of
+from robustcheck_onnx.checker.verify.run import verify
 from support import PHOTOS, Fields, Patch, but, lookup, read_json, robustcheck
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker import verify as room
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import keyless
+from robustcheck_onnx.checker.verify import run as room
 from robustcheck_onnx.checker.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")

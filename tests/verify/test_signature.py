@@ -228,9 +228,7 @@ def test_a_report_that_is_another_one_after_the_rerun_is_not_signed(
 ) -> None:
     """Put in the place of the report that was measured, and taken away again: the digest of the file shows nothing."""
     forged = but(passed, notes=())  # it still states the digest of the other
-    from robustcheck_onnx.checker import verify
-
-    monkeypatch.setattr(verify, "report_about", lambda *_: forged)
+    monkeypatch.setattr(verification, "report_about", lambda *_: forged)
     assert sign(place) == 3
     assert "report changed while it was signed; nothing was written" in capsys.readouterr().err
     assert not (place / "report.sigstore.json").exists()

@@ -101,7 +101,8 @@ def verify(
     """
     from datetime import UTC, datetime
 
-    from robustcheck_onnx.checker.verify import bundle_of, verify
+    from robustcheck_onnx.checker.report.signature_file import bundle_of
+    from robustcheck_onnx.checker.verify.run import verify
 
     if report.suffix.lower() == ".onnx":
         again = f"robustcheck verify {quoted(model)} {quoted(report)}"
@@ -174,9 +175,12 @@ def sign(
     from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.model.weights import file_digest
     from robustcheck_onnx.checker.report import sealed
+    from robustcheck_onnx.checker.report.signature_file import bundle_of
     from robustcheck_onnx.checker.storage.stores import write_whole
-    from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about, signature, verify
     from robustcheck_onnx.checker.verify import keyless as by_identity
+    from robustcheck_onnx.checker.verify import signature
+    from robustcheck_onnx.checker.verify.run import report_about, verify
+    from robustcheck_onnx.checker.verify.signature import check_key
 
     if (key is None) != keyless:
         raise UsageError(

@@ -240,7 +240,7 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
 
     from robustcheck_onnx.checker.report import COLOURS, columns, hanging, section, words
     from robustcheck_onnx.checker.text import number_text
-    from robustcheck_onnx.checker.verdict import NAMES
+    from robustcheck_onnx.checker.verdict.reasons import NAMES
 
     verdict, statistics = report.verdict, report.evidence.statistics
     passes = verdict.verdict == "PASS"

@@ -76,7 +76,7 @@ WORDS = {
 def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
     from robustcheck_onnx.checker.report import CLAIM
-    from robustcheck_onnx.checker.verdict import KINDS, NAMES
+    from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
     from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
@@ -87,7 +87,7 @@ def _words() -> dict[str, str]:
 
 def _topics(incomplete: str) -> list[str]:
     """Return the topics that a shell offers."""
-    from robustcheck_onnx.checker.verdict import KINDS, RULES
+    from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 
     return [topic for topic in (*RULES, *KINDS, *TOPICS, *_words()) if topic.startswith(incomplete)]
 
@@ -145,7 +145,7 @@ def explain(
 
 def _as_document(topic: str) -> dict[str, Any]:
     """Return a topic's explanation as JSON values."""
-    from robustcheck_onnx.checker.verdict import KINDS, RULES
+    from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 
     if topic == "exit-codes":
         return {"exit_codes": {str(code): text for code, text in EXIT_CODES.items()}}
@@ -165,7 +165,7 @@ def _as_document(topic: str) -> dict[str, Any]:
 
 def _reasons(topic: str) -> list[str]:
     """Explain one reason, or list those of a kind."""
-    from robustcheck_onnx.checker.verdict import KINDS, RULES
+    from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 
     if one := RULES.get(topic):
         lines = [f"{topic}: {one.title} ({one.kind})", "", *_wrapped(one.explanation), ""]
@@ -317,7 +317,7 @@ def inspect(
     from robustcheck_onnx.checker.inspection.run import document_of, find_model, unopened_json
     from robustcheck_onnx.checker.isolation import NotReadError
     from robustcheck_onnx.checker.text import as_json
-    from robustcheck_onnx.checker.verdict import load_profile
+    from robustcheck_onnx.checker.verdict.notes import load_profile
 
     settings = call.settings
     profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
