@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from robustcheck_onnx.checker.text import VERSION
+
 from .help import Verbs
 from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import run
@@ -34,8 +36,6 @@ app = Verbs(
 
 def _version(value: bool) -> None:
     if value:
-        from robustcheck_onnx.checker.text import VERSION
-
         sys.stdout.write(f"robustcheck {VERSION}\n")
         raise typer.Exit
 

@@ -10,6 +10,7 @@ verbs imports this one, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -125,8 +126,6 @@ def row(
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
-        import difflib
-
         near = difflib.get_close_matches(value.lower(), valid, 1)
         raise UsageError(
             f"{option} is {value!r}; it must be one of {', '.join(valid)}",

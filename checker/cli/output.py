@@ -6,6 +6,7 @@ Every module of verbs imports this one, so it imports nothing heavy at the top.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
-from robustcheck_onnx.checker.text import error_json, error_text, quoted
+from robustcheck_onnx.checker.text import error_json, error_text, quoted, sha256_of
 
 from .command_line import follows_link, is_inside, split, template_of
 from .options import FORMATS, REMOVED_FORMS, one_of, refuse_removed
@@ -335,8 +336,6 @@ def print_report(render: Callable[..., RenderableType], color: str) -> None:
 
 def plain(report: RenderableType) -> str:
     """Return a report as text for a file. It has 100 columns and no colour."""
-    import io
-
     from rich.console import Console
 
     buffer = io.StringIO()
@@ -532,7 +531,6 @@ def sign_reports(
     """
     from robustcheck_onnx.checker.report import Report, forms, sealed
     from robustcheck_onnx.checker.storage.stores import write_whole
-    from robustcheck_onnx.checker.text import sha256_of
 
     texts: dict[Path, str] = {}
     for each in signed:

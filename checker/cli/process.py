@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,8 +88,6 @@ def _fitted(text: str) -> str:
 
     It breaks between words; a command comes complete after its label.
     """
-    import shutil
-    import textwrap
 
     width = shutil.get_terminal_size().columns
     label, _, words = text.partition(" ")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.text import page, printable
+from robustcheck_onnx.checker.text import as_json, page, printable
 
 from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, one_of, option
 from ..output import ascii_only, check_target, console_for
@@ -182,7 +182,6 @@ def _write_line(text: str) -> None:
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, call: Call) -> int:
     from robustcheck_onnx.checker.calibrate import run
     from robustcheck_onnx.checker.calibrate.plan import plan, plan_json, render_plan
-    from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds.tables import read
 
     digest, n_images = run.image_set(settings)
@@ -261,7 +260,6 @@ def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, 
 
 def _finish(made: Profile, failed: dict[str, RobustcheckError], out: Path, output: str, color: str) -> int:
     from robustcheck_onnx.checker.calibrate.profiles import render_summary
-    from robustcheck_onnx.checker.text import as_json
 
     if output == "json":
         sys.stdout.write(

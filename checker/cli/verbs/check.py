@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import as_json
 
 from .. import command_line
 from ..options import FORMATS, ROWS, argument, one_of
@@ -72,7 +73,6 @@ def _show(resolved: Resolved, form: str = "terminal") -> int:
     from rich.console import Group
 
     from robustcheck_onnx.checker.report import Pen, Trimmed, columns
-    from robustcheck_onnx.checker.text import as_json
 
     from .. import settings
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import printable, quoted
 
 from ..help import Verbs
@@ -99,8 +100,6 @@ def verify(
 
     For a release. What was not checked is listed as such.
     """
-    from datetime import UTC, datetime
-
     from robustcheck_onnx.checker.report.signature_file import bundle_of
     from robustcheck_onnx.checker.verify.run import verify
 
@@ -170,9 +169,6 @@ def sign(
     hold is not signed (exit 3), nor one whose images were not measured again (exit 1): name them with --images. A WARN
     is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it measures itself.
     """
-    from datetime import UTC, datetime
-
-    from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.model.weights import file_digest
     from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.report.signature_file import bundle_of

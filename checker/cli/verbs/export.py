@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.text import number_text, quoted
 
 from ..options import IMAGES, MODEL, OUTPUT, argument, option
 from ..output import ascii_only, console_for
@@ -209,9 +211,6 @@ def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
 
 def _copy(models: list[Path], folder: Path) -> None:
     """Copy the models into a folder. Each appears there complete. Raises EnvironmentFaultError."""
-    import shutil
-
-    from robustcheck_onnx.checker.text import quoted
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,7 +238,6 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
     from rich.text import Text
 
     from robustcheck_onnx.checker.report import COLOURS, columns, hanging, section, words
-    from robustcheck_onnx.checker.text import number_text
     from robustcheck_onnx.checker.verdict.reasons import NAMES
 
     verdict, statistics = report.verdict, report.evidence.statistics
@@ -275,7 +273,6 @@ def _next(keep: Path | None, pen: Pen) -> RenderableType:
     from rich.console import Group
 
     from robustcheck_onnx.checker.report import section
-    from robustcheck_onnx.checker.text import quoted
 
     again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
     steps = (

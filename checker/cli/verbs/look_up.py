@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
-from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
+from robustcheck_onnx.checker.text import as_json, count_text, quoted
 
 from ..help import Verbs
 from ..options import Output, argument, option
@@ -113,9 +116,6 @@ def explain(
     output: Output = "terminal",
 ) -> int:
     """Explain reasons for WARN, exit codes, preprocessing, the report."""
-    import difflib
-
-    from robustcheck_onnx.checker.text import as_json
 
     known, words = {_plain(name): name for name in _topics("")}, _words()
     if _plain(topic) not in known:
@@ -180,8 +180,6 @@ def _reasons(topic: str) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
 
 
@@ -202,7 +200,6 @@ def list_profiles(
 ) -> int:
     """List the packaged profiles, and files."""
     from robustcheck_onnx.checker.calibrate.profiles import render_list
-    from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds.profile import PACKAGED
 
     packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
@@ -248,8 +245,6 @@ def check_id(name: str) -> None:
 
 def _loaded(spec: str) -> Profile:
     """Load the profile of a file or packaged name. Raises UsageError."""
-    import difflib
-
     from robustcheck_onnx.thresholds import profile
 
     try:
@@ -273,8 +268,6 @@ def init(
     force: bool = False,
 ) -> int:
     """Write a settings file with every setting, its default and meaning."""
-    import os
-
     from robustcheck_onnx.checker.storage.stores import write_whole
 
     from .. import command_line, settings
@@ -312,11 +305,9 @@ def inspect(
     output: Output = "terminal",
 ) -> int:
     """Show whether a file can pass, and what a check would measure."""
-    from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
     from robustcheck_onnx.checker.inspection import terminal
     from robustcheck_onnx.checker.inspection.run import document_of, find_model, unopened_json
     from robustcheck_onnx.checker.isolation import NotReadError
-    from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict.notes import load_profile
 
     settings = call.settings
@@ -354,7 +345,6 @@ def doctor(
 ) -> int:
     """Show what models can run on here, and how to fix faults."""
     from robustcheck_onnx.checker.runtime import doctor as diagnosis
-    from robustcheck_onnx.checker.text import as_json
 
     findings = diagnosis.diagnose()
     call.show(output, partial(as_json, doctor_json(findings)), partial(render_doctor, findings))
@@ -367,7 +357,6 @@ def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> R
     from rich.text import Text
 
     from robustcheck_onnx.checker.report import Pen, Trimmed, hanging, line
-    from robustcheck_onnx.checker.text import count_text
 
     pen = Pen(ascii_only)
     blocks: list[RenderableType] = []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+
+from .. import process
 from ..options import IMAGES, MODEL, OUTPUT, VERDICT, Baseline, Model, argument, one_of, option
 from ..output import check_extra
 from ..question import AS_FOR_A_CHECK, Question, question
@@ -47,7 +50,6 @@ def compare(
     from robustcheck_onnx.checker.compare import FirstBaseline
     from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import compare as compare_models
-    from robustcheck_onnx.checker.errors import UsageError
     from robustcheck_onnx.checker.storage.stores import write_whole
 
     if reference is None and baseline is None and write_baseline is None:
@@ -155,13 +157,10 @@ def shift(
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.shift.document import suite_entry as entry_of
     from robustcheck_onnx.checker.shift.run import measure_shift
     from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.thresholds.published import SOURCES
-
-    from .. import process
 
     one_of("--baseline", baseline, SOURCES)
     labelled, unlabelled = _with_further(shifted or [], target or [], more or [])
@@ -197,8 +196,6 @@ def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tu
 
     Raises UsageError where both options are given: which of them the words follow is not known here.
     """
-    from robustcheck_onnx.checker.errors import UsageError
-
     if more and shifted and targets:
         raise UsageError(
             f"{more[0]}: set is given without an option; with both --shifted and --target each set needs its own",
