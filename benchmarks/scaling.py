@@ -106,7 +106,7 @@ def measure_stages() -> Stages:
         h, keys, state = rng.normal(size=(32, d)), rng.integers(0, 2**32, 32), sums.State(d)
         update[d] = cpu_ms(lambda s=state, x=h, k=keys: sums.update(s, x, k), 32)
         shard = nothing_yet(1)
-        shard.states[0] = state
+        shard.tensors[0].state = state
         sketch = sanity.describe(photos[0])
         for index in range(SHARD_IMAGES):
             shard.images.digests.append(f"sha256:{index:064x}")

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.measure.job import (
     Job,
     Measurement,
     Prepared,
-    SeenRows,
+    TensorSums,
     conclude,
     described_rows,
     merge_described,
@@ -137,7 +137,7 @@ def compare(
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, read.n_usable)
     evidence = [
-        conclude(job, fact, Measurement([side.state], [SeenRows()], [rows], read), profile)[0]
+        conclude(job, fact, Measurement([TensorSums(side.state, described=rows)], read), profile)[0]
         for job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
     ]
     when = Time.until_now(clock, read.n_usable)

@@ -373,21 +373,28 @@ def named_skips(skipped: Sequence[Skipped]) -> tuple[tuple[str, str], ...]:
 
 
 @dataclass
+class TensorSums:
+    """The sums over the representations of one tensor."""
+
+    state: sums.State | None = None
+    """None before the first image"""
+    seen: SeenRows = SeenRows()
+    """empty where nobody keeps any"""
+    described: DescribedRows = ()
+
+
+@dataclass
 class Measurement:
     """The sums over a run's images."""
 
-    states: list[sums.State | None]
-    """one a tensor, in the job's order; None before the first image"""
-    galleries: list[SeenRows]
-    """one a tensor; empty where nobody keeps any"""
-    contents: list[DescribedRows]
-    """one a tensor"""
+    tensors: list[TensorSums]
+    """in the job's order"""
     images: ImagesRead = field(default_factory=ImagesRead)
 
 
 def nothing_yet(n_tensors: int) -> Measurement:
     """Return the measurement of no image."""
-    return Measurement([None] * n_tensors, [SeenRows()] * n_tensors, [()] * n_tensors)
+    return Measurement([TensorSums() for _ in range(n_tensors)])
 
 
 def merge(a: Measurement, b: Measurement) -> Measurement:
@@ -398,12 +405,15 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
     Raises:
         ValueError: other tensors: their number or a width differs.
     """
-    return Measurement(
-        states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
-        galleries=[merge_seen(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
-        contents=[merge_described(x, y) for x, y in zip(a.contents, b.contents, strict=True)],
-        images=a.images.merged(b.images),
-    )
+    tensors = [
+        TensorSums(
+            sums.merge(x.state, y.state) if x.state and y.state else x.state or y.state,
+            merge_seen(x.seen, y.seen),
+            merge_described(x.described, y.described),
+        )
+        for x, y in zip(a.tensors, b.tensors, strict=True)
+    ]
+    return Measurement(tensors, a.images.merged(b.images))
 
 
 @dataclass(frozen=True)
@@ -460,15 +470,15 @@ def conclude(
     read = measurement.images
     read.check_usable(facts.source)
     statistics = []
-    for model, state in zip(facts.models, measurement.states, strict=True):
-        if state is None or state.n == 0:
+    for model, each in zip(facts.models, measurement.tensors, strict=True):
+        if each.state is None or each.state.n == 0:
             raise CannotAssessError(
                 f"{model.file}: number of finite, not constant representations"
                 f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {read.n_usable}; "
                 "at least one is needed",
                 f"robustcheck inspect {quoted(model.file)}",
             )
-        statistics.append(sums.statistics(state, profile.alpha, profile.bounds))
+        statistics.append(sums.statistics(each.state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)
     images, levels = read.facts(facts.source), input_levels(read.levels, facts)
     limited = facts.source.n_found > facts.n_images
@@ -481,11 +491,11 @@ def conclude(
             execution=execution,
             levels=levels,
             stopped="decided" if decided else "image limit" if limited else "all images",
-            content=content_of(described),
-            gallery=gallery_of(rows, [feature.index for feature in numbers.features]),
+            content=content_of(each.described),
+            gallery=gallery_of(each.seen, [feature.index for feature in numbers.features]),
         )
-        for numbers, rows, described, model, execution in zip(
-            statistics, measurement.galleries, measurement.contents, facts.models, facts.executions, strict=True
+        for numbers, each, model, execution in zip(
+            statistics, measurement.tensors, facts.models, facts.executions, strict=True
         )
     )
 

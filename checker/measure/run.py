@@ -349,8 +349,8 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
     keys = [key_of(digest) for digest in digests]
     representations = [array for runner in opened.runners for array in runner.represent(pixels)]
     for index, array in enumerate(representations):
-        state = total.states[index]
-        if state is None:
+        each = total.tensors[index]
+        if each.state is None:
             if array.shape[1] > MAX_FEATURES:
                 path = opened.models[index].path
                 raise CannotAssessError(
@@ -358,15 +358,14 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
                     "map",
                     f"robustcheck inspect {quoted(path)}",
                 )
-            state = total.states[index] = sums.State(array.shape[1])
-        measured = sums.update(state, array, keys)
-        rows = total.galleries[index]
-        new = job.seen_rows(measured, names, digests, room=job.SHOWN - len(rows.first))
-        total.galleries[index] = job.merge_seen(rows, new)
+            each.state = sums.State(array.shape[1])
+        measured = sums.update(each.state, array, keys)
+        new = job.seen_rows(measured, names, digests, room=job.SHOWN - len(each.seen.first))
+        each.seen = job.merge_seen(each.seen, new)
         shown = array[measured.usable]
         used = [item for item, is_usable in zip(batch, measured.usable, strict=True) if is_usable]
         sketches = [item.sketch for item in used]
-        total.contents[index] = job.merge_described(total.contents[index], job.described_rows(shown, sketches))
+        each.described = job.merge_described(each.described, job.described_rows(shown, sketches))
         if watch is not None and index == 0:
             watch(shown, used)
 
@@ -444,7 +443,7 @@ def until_decided(
     )
     for batch in of_images:
         add_batch(opened, total, batch, watch)
-        state, n_usable = total.states[0], total.images.n_usable
+        state, n_usable = total.tensors[0].state, total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue
         measured = sums.statistics(state, profile.alpha, profile.bounds)
@@ -453,7 +452,8 @@ def until_decided(
         if decided(measured, profile):
             # asked last, and only until it holds: counting varied images compares all pairs
             enough_varied = enough_varied or (
-                total.images.sanity.facts().n_varied >= profile.min_images and job.is_complete(total.contents[0])
+                total.images.sanity.facts().n_varied >= profile.min_images
+                and job.is_complete(total.tensors[0].described)
             )
             if enough_varied:
                 return total, True
