@@ -411,10 +411,6 @@ def parameter(name: str, **changed: Any) -> inspect.Parameter:
 # What no check has:
 
 Model = Annotated[Path, argument("The ONNX file.", "MODEL.onnx", readable=False)]
-RayAddress = Annotated[
-    str | None,
-    option("HOST:PORT of a running Ray cluster, or auto. Default: a cluster on this machine.", "ADDRESS", SPEED),
-]
 Baseline = Annotated[
     str,
     option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import as_json, page, printable
 
-from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, RayAddress, one_of, option
+from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, one_of, option
 from ..output import ascii_only, check_target, console_for
 from ..question import AS_FOR_A_CHECK, Call, progress_line, takes
 from . import look_up
@@ -55,6 +55,9 @@ TENSORS = ("auto", "representation", "pooled")
     allow_missing=option("Write a profile even if models failed; it says which.", None, VERDICT),
     engine=option("local: processes of this machine. ray: a Ray cluster (extra `ray`).", "ENGINE", SPEED),
     workers=option("Worker processes. Default: 1; with ray, one for each device.", "N", SPEED, min=1),
+    ray_address=option(
+        "HOST:PORT of a running Ray cluster, or auto. Default: a cluster on this machine.", "ADDRESS", SPEED
+    ),
     cache=option("Folder for exported models. Default: robustcheck/exports in your cache folder.", "FOLDER", OUTPUT),
 )
 def calibrate(
@@ -70,7 +73,7 @@ def calibrate(
     allow_missing: bool = False,
     engine: str = "local",
     workers: int | None = None,
-    ray_address: RayAddress = None,
+    ray_address: str | None = None,
     cache: Path | None = None,
     output: Output = "terminal",
 ) -> int:

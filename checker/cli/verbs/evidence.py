@@ -48,19 +48,6 @@ RerunDevice = Annotated[
     str | None,
     option("Device of the rerun. Default: the one of the report.", "DEVICE", SPEED),
 ]
-CertificateIdentity = Annotated[
-    str | None,
-    option(
-        "Who must have signed, in place of a key: the mail address or URI in the certificate, exactly as it is there; "
-        "needs --certificate-oidc-issuer (extra `keyless`).",
-        "NAME",
-        VERDICT,
-    ),
-]
-CertificateIssuer = Annotated[
-    str | None,
-    option("URL of the identity provider that must vouch for that name.", "URL", VERDICT, "--certificate-oidc-issuer"),
-]
 TrustConfig = Annotated[
     Path | None,
     option("Client trust config of another Sigstore instance than the public one.", "FILE", VERDICT),
@@ -74,6 +61,13 @@ TrustConfig = Annotated[
         "help": "terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
         "autocompletion": completing(),
     },
+    certificate_identity=option(
+        "Who must have signed, in place of a key: the mail address or URI in the certificate, exactly as it is there; "
+        "needs --certificate-oidc-issuer (extra `keyless`).",
+        "NAME",
+        VERDICT,
+    ),
+    certificate_oidc_issuer=option("URL of the identity provider that must vouch for that name.", "URL", VERDICT),
     verify_signature=option(
         "Check the report's signature; needs --public-key (extra `sign`) or --certificate-identity.", None, VERDICT
     ),
@@ -88,8 +82,8 @@ def verify(
     thresholds: Thresholds = None,
     verify_signature: bool = False,
     public_key: PublicKey = None,
-    certificate_identity: CertificateIdentity = None,
-    certificate_oidc_issuer: CertificateIssuer = None,
+    certificate_identity: str | None = None,
+    certificate_oidc_issuer: str | None = None,
     trust_config: TrustConfig = None,
     signature: Signature = None,
     accept_waivers: bool = False,

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import as_json, count_text, quoted
@@ -184,7 +184,6 @@ def _wrapped(text: str) -> list[str]:
 
 
 profiles = Verbs(name="profiles", help="List and show threshold profiles.")
-Named = Annotated[str, argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True)]
 
 
 @profiles.verb("list", examples=("robustcheck profiles list mine.json",))
@@ -223,8 +222,12 @@ def list_profiles(
 
 
 @profiles.verb(examples=("robustcheck profiles show default",))
-@takes("color", "debug")
-def show(call: Call, name: Named = "default", output: Output = "terminal") -> int:
+@takes(
+    "color",
+    "debug",
+    name=argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True),
+)
+def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     """Show a profile's basis, its error rates, and what it holds for."""
     from robustcheck_onnx.checker.calibrate.profiles import render_profile
     from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
