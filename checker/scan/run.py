@@ -14,7 +14,6 @@ from typing import Unpack
 import numpy as np
 
 from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, RunOptions
 from robustcheck_onnx.checker.images.source import Images, ImageSource
@@ -24,7 +23,7 @@ from robustcheck_onnx.checker.measure.job import ImagesRead, Job, Prepared, stac
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
-from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, RunOutput
+from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, relative_difference
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
@@ -106,7 +105,11 @@ def _scan(
             batch_size=run.batch_size,
             also=(replace(opened, added_output=False),),
         )
-        difference = _difference_to(own, runner, probe)
+        difference = relative_difference(own.representation, runner.represent(probe)[1])
+        if own.class_output is not None:
+            again = runner.run(probe).class_output
+            assert again is not None
+            difference = max(difference, relative_difference(own.class_output, again))
         depths = [Depth(tap) for tap in plan.taps]
         for batch in measure.batches(
             itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
@@ -167,16 +170,6 @@ def _scan(
     )
 
 
-def _difference_to(own: RunOutput, runner: Runner, pixels: AnyArray) -> float:
-    """Return the largest difference to the model itself. Its measuring form gets the same images."""
-    differences = [_difference(own.representation, runner.represent(pixels)[1])]
-    if own.class_output is not None:
-        again = runner.run(pixels).class_output
-        assert again is not None
-        differences.append(_difference(own.class_output, again))
-    return max(differences)
-
-
 def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], saver: Saver | None) -> None:
     """Run one batch and add its numbers. They go to each block's, and its representations to the file."""
     *ends, n_numbers = np.cumsum([depth.tap.n_numbers for depth in depths])
@@ -193,20 +186,6 @@ def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], sav
         )
     for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
         depth.update(part)
-
-
-def _difference(expected: AnyArray, actual: AnyArray) -> float:
-    """Return the largest relative difference, over images.
-
-    It is relative to the root mean square; 0 where equal, not finite values included.
-    """
-    left, right = expected.astype(np.float64), actual.astype(np.float64)
-    if np.array_equal(left, right, equal_nan=True):
-        return 0.0
-    scale = np.sqrt((left**2).mean(axis=1, keepdims=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(left == right, 0.0, np.abs(left - right) / scale)
-    return float(np.nan_to_num(relative, nan=1e9, posinf=1e9).max())
 
 
 def _notes(
