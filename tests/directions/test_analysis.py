@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.directions.analysis import Labelled, analyse
@@ -58,25 +57,6 @@ def test_every_number_is_that_of_an_independent_script(n_classes: int, d: int) -
         n_changed, share = directions_truth.changed(weight, bias, h, [feature.index], value)
         assert replacement.changed == wilson(n_changed, len(h))
         assert replacement.margin_share.estimate == pytest.approx(share, rel=1e-6)
-
-
-def test_the_importance_of_a_head_with_known_directions() -> None:
-    """W = diag(s) Qᵀ: the directions are the columns of Q, and h = Q c has the cosines c / |c|."""
-    d = 6
-    q, _ = np.linalg.qr(rng().normal(size=(d, d)))
-    s = np.array([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
-    c = np.array([[0.0, 0, 3, 0, 0, 4], [0, 0, 0, 0, 0, -2]])
-    raw, _, _ = analyse(head_of(np.diag(s) @ q.T), c @ q.T)
-    assert_allclose(raw.singular_values, s)
-    expected = s / 21 * np.array([0, 0, 0.6, 0, 0, 1.8]) / 2
-    assert_allclose(raw.importances, expected, atol=1e-15)
-    p = expected[expected > 1e-9]
-    assert raw.participation_ratio.estimate == pytest.approx(p.sum() ** 2 / (p**2).sum())
-    assert [each.index for each in raw.leading[:2]] == [2, 5]
-    # two images, so the normal interval is the mean ± 1.96 · half their difference
-    half = 1.959963984540054 * 4 / 21 * 0.6 / 2
-    assert raw.leading[0].importance.low == 0
-    assert raw.leading[0].importance.high == pytest.approx(expected[2] + half)
 
 
 def test_an_outlier_feature_that_the_head_ignores_or_uses() -> None:

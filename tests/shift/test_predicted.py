@@ -136,17 +136,6 @@ def test_a_share_of_one_still_has_an_interval() -> None:
     assert (found["atc_confidence"].low or 1) < 0.95
 
 
-def test_the_same_seed_gives_the_same_numbers() -> None:
-    inside, outside = _images(np.linspace(0.5, 1, 80)), _images(np.linspace(0.5, 0.8, 90))
-    correct = np.arange(80) % 3 > 0
-    one, two, other = (
-        predicted.predict(predicted.resample_inside(inside, correct, seed), outside, (seed, 1)) for seed in (1, 1, 2)
-    )
-    assert one == two
-    assert one["doc"].value == other["doc"].value
-    assert one["atc_entropy"].low != other["atc_entropy"].low
-
-
 def test_blocks_hold_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicted, "_AT_ONCE", 1000)
     blocks = list(predicted.resampled(300, (0,), 100))

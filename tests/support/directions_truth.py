@@ -43,6 +43,7 @@ def truth(weight: Array, bias: Array, h: Array, *, centred: bool = False, seed: 
             same[name, percent] = (agree.sum(), agree[confident].sum())
     return {
         "sigma": s, "importance": p, "v": vt, "order": orders["importance"], "same": same,
+        "cosines": cos.mean(0), "se": s / s.sum() * cos.std(0, ddof=1) / len(x) ** 0.5,
         "participation": p.sum() ** 2 / (p**2).sum(), "rank": np.exp(-(q * np.log(q)).sum()),
         "top": [np.sort(p)[::-1][:k].sum() / p.sum() for k in (1, 3, 10)],
         "predicted": predicted, "first": first,
@@ -79,6 +80,10 @@ def assert_is_truth(analysis: Any, expected: Fields, n_images: int, rtol: float 
         v = np.abs(expected["v"][each.index])
         assert each.largest_feature == v.argmax()
         assert_allclose(each.largest_component, v.max(), rtol=rtol)
+        assert_allclose(each.cosine, expected["cosines"][each.index], rtol=rtol, atol=of_largest)
+        half = 1.959963984540054 * expected["se"][each.index]
+        low = max(each.importance.estimate - half, 0)
+        assert_allclose([each.importance.low, each.importance.high], [low, each.importance.estimate + half], rtol=1e-4)
     found = {
         (curve.order, point.percent): (point.same.n_correct, point.same_confident.n_correct)
         for curve in analysis.curves
