@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
@@ -56,7 +56,7 @@ from .sidecar import (
     takes_no_image,
 )
 
-Model = str | os.PathLike[str] | Url | bytes | onnx.ModelProto
+Model = str | os.PathLike[str] | Url | bytes | ModelProto
 """what `check` takes: a path, a URL, a file's bytes, or the parsed message"""
 IN_MEMORY = "model.onnx"  # its name in the private folder, which no report shows
 SCHEMES = ("hf", *HTTP, *REGISTRY, *ON_THIS_MACHINE)  # those of fsspec's stores have two slashes
@@ -81,7 +81,7 @@ class LocalModel:
     """what its address meant, of a hub or a registry"""
 
 
-def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
+def parse_model(model: Model) -> Place | bytes | ModelProto:
     """Return the path or URL of a text. Bytes and messages stay.
 
     Raises:
@@ -92,7 +92,7 @@ def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
         text = os.fspath(model)
         _refuse_unknown(text)
         return parse_place(text, is_model=True)
-    if isinstance(model, (Url, bytes, onnx.ModelProto)):
+    if isinstance(model, (Url, bytes, ModelProto)):
         return model
     raise TypeError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
 
@@ -129,7 +129,7 @@ def _export_first(library: str, name: str) -> str:
 
 @contextlib.contextmanager
 def on_this_machine(
-    model: Place | bytes | onnx.ModelProto, *, preprocess: str | None = None, tell: Callable[[str], None] | None = None
+    model: Place | bytes | ModelProto, *, preprocess: str | None = None, tell: Callable[[str], None] | None = None
 ) -> Iterator[LocalModel]:
     """Yield the model as a local file. A URL is copied into a private folder, which is removed at the end.
 
@@ -156,7 +156,7 @@ def on_this_machine(
         yield LocalModel(model, str(model), False)
         return
     with private_folder() as folder:
-        if isinstance(model, (bytes, onnx.ModelProto)):
+        if isinstance(model, (bytes, ModelProto)):
             source = _in_memory(model, folder)
         elif model.protocol in REGISTRY:
             source = _registered(model, folder, tell)
@@ -179,7 +179,7 @@ def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) 
 
 
 @contextlib.contextmanager
-def _in_memory(model: bytes | onnx.ModelProto, folder: Path) -> Iterator[LocalModel]:
+def _in_memory(model: bytes | ModelProto, folder: Path) -> Iterator[LocalModel]:
     name, path = "<bytes>" if isinstance(model, bytes) else "<ModelProto>", folder / IN_MEMORY
     try:
         path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())

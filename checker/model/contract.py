@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
-import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import GraphProto, ModelProto, TensorProto
 from pydantic import Field, ValidationError, field_validator
 
 from robustcheck_onnx.checker.errors import NEWER, CannotAssessError
@@ -176,7 +176,7 @@ LEFT_OUT = {
 }
 
 
-def graph_digest(proto: onnx.ModelProto, weights: Weights = NONE) -> str:
+def graph_digest(proto: ModelProto, weights: Weights = NONE) -> str:
     """Return the digest of a graph with its weights.
 
     It is sha256:… over nodes, attributes, inputs, outputs, opsets, functions and weights.
@@ -194,13 +194,13 @@ def graph_digest(proto: onnx.ModelProto, weights: Weights = NONE) -> str:
 
 def _form(value: Any, weights: Weights) -> Any:
     """Give the JSON form of a field's value."""
-    if isinstance(value, onnx.TensorProto):
+    if isinstance(value, TensorProto):
         digest = hashlib.sha256()
         for piece in pieces_of(value, weights):
             digest.update(piece)
         return [value.name, value.data_type, list(value.dims), digest.hexdigest()]
     if isinstance(value, Message):
-        if not isinstance(value, onnx.ModelProto | onnx.GraphProto):  # places are of the main graph's initializers
+        if not isinstance(value, ModelProto | GraphProto):  # places are of the main graph's initializers
             weights = replace(weights, places={})
         return {
             field.name: _form(inner, weights)

@@ -18,10 +18,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
@@ -186,7 +185,7 @@ def _rectified(layers: Layers, tensor: str, op: str, names: tuple[str, ...], own
     return under[0] if len(names) == 1 and "Attention" not in op else ""
 
 
-def last_linears(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
+def last_linears(layers: Layers, tensor: str) -> Iterator[NodeProto]:
     """Yield the linear layers that end `tensor`. Between them and it is only what `ends_in` looks through.
 
     Those of every branch that a concatenation or a sum joins count, nested `JOIN_DEPTH` times at most.
@@ -210,7 +209,7 @@ def last_linears(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
         level = branches
 
 
-def writes_one_sign(node: onnx.NodeProto, zero_points: Mapping[str, bool]) -> bool:
+def writes_one_sign(node: NodeProto, zero_points: Mapping[str, bool]) -> bool:
     """Whether a layer's quantised output holds one sign only.
 
     A quantiser takes a ReLU out and writes what comes before it so. A zero point that is not among the constants
@@ -242,7 +241,7 @@ def _maker(layers: Layers, tensor: str) -> str:
     return "" if (node := layers.producers.get(tensor)) is None else node.op_type
 
 
-def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
+def _end_of(layers: Layers, node: NodeProto, tensor: str) -> End | None:
     """Return the end that `node` is for one output. None to look through it."""
     op, names = layers.ops.get(tensor, node.op_type), layers.data.get(tensor, ())
     if op in LINEAR and op not in FUSED and op not in WRITTEN_ZERO_AT:
@@ -274,7 +273,7 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
     return End("other", op)
 
 
-def _rescales(layers: Layers, node: onnx.NodeProto) -> bool:
+def _rescales(layers: Layers, node: NodeProto) -> bool:
     """Whether a dequantiser has its own scale per feature. The scales of what was quantised before it do not count."""
     if all(size == 1 for size in _fixed_shape(layers, node.input[1]) or ()):
         return False
@@ -284,7 +283,7 @@ def _rescales(layers: Layers, node: onnx.NodeProto) -> bool:
     return maker is not None and node.input[1] not in maker.input
 
 
-def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[str, ...]) -> End | None:
+def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: tuple[str, ...]) -> End | None:
     op = node.op_type
     if len(names) > 1:
         source = layers.elementwise.parent(tensor)
@@ -335,7 +334,7 @@ ZERO_POINT_AT = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 
 ZERO_POINT_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulIntegerToFloat": 5}
 
 
-def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, folder: Weights) -> bool | None:
+def is_change_of_basis(proto: ModelProto, layers: Layers, tensor: str, folder: Weights) -> bool | None:
     """Whether the last linear layer only turns coordinates. Its features are orthogonal to each other.
 
     Such a layer puts the mean direction of any representation on one axis, where it reads as a persistent outlier
@@ -379,7 +378,7 @@ def mutually_orthogonal(weight: Array) -> bool:
     return False
 
 
-def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> Array | None:
+def _weight(proto: ModelProto, layers: Layers, node: NodeProto, folder: Weights) -> Array | None:
     """Read a layer's weight as (rows, columns). Of a quantised one the scale is left out, which turns no feature.
 
     None of one that can't be read, or is several matrices, each for features of its own: to a factor for each feature.
@@ -412,13 +411,13 @@ def _weight(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder
     return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
 
 
-def _keeps_axis(node: onnx.NodeProto) -> bool:
+def _keeps_axis(node: NodeProto) -> bool:
     """Whether an Einsum keeps an axis of its weight. The other input has that axis, too, as in `bi,ij->bi`."""
     terms, result = einsum_of(node)
     return bool((set(result) - {"."}).intersection(*terms))
 
 
-def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:
+def constant(proto: ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:
     """Read a tensor that does not depend on the image. It is an initializer, or computed from some."""
     plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
     maker = layers.producers.get(name)
@@ -427,7 +426,7 @@ def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights)
     return _computed(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
 
 
-def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights) -> GenericArray | None:
+def _unpacked(proto: ModelProto, layers: Layers, node: NodeProto, folder: Weights) -> GenericArray | None:
     """Unpack a weight of 4 or 8 bits. Each row is what the layer gives for a unit vector."""
     scales = constant(proto, layers, node.input[2], folder)
     size = integer(node, "K", 0)
@@ -442,13 +441,13 @@ def _unpacked(proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, fold
 
 
 def _computed(
-    proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Weights
+    proto: ModelProto, layers: Layers, name: str, more: tuple[NodeProto, ...], folder: Weights
 ) -> GenericArray | None:
     """Compute `name` from constants with ONNX Runtime. The graph's nodes are used, and `more` after them."""
     nodes, needed = needed_nodes([*proto.graph.node, *more], name)
     if not needed.isdisjoint(layers.image_tensors):
         return None
-    graph = onnx.GraphProto(name="weight", node=nodes, output=[onnx.ValueInfoProto(name=name)])
+    graph = GraphProto(name="weight", node=nodes, output=[ValueInfoProto(name=name)])
     if not graph.node:  # a sparse initializer, or nothing of this name
         graph.output[0].name = "weight"
         graph.node.append(helper.make_node("Identity", [name], ["weight"]))
@@ -456,7 +455,7 @@ def _computed(
         if tensor.name in needed:
             graph.initializer.append(numpy_helper.from_array(values_of(tensor, folder), tensor.name))
     graph.sparse_initializer.extend(t for t in proto.graph.sparse_initializer if t.values.name in needed)
-    content = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
+    content = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # ORT's "fatal": what it can't compute is said by the exception
     try:

@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
-from onnx import TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.isolation import max_model_bytes
@@ -66,7 +66,7 @@ MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to e
 TYPES = frozenset(TensorProto.DataType.values())
 
 
-def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
+def check_well_formed(where: str, proto: ModelProto) -> None:
     """Check a model with its inner graphs and functions. A negative size becomes an unknown one, in place.
 
     ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
@@ -112,14 +112,14 @@ def _damaged(where: object, what: str) -> CannotAssessError:
     return CannotAssessError(f"{where}: {what}", AGAIN)
 
 
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+def _graphs(proto: ModelProto) -> Iterator[GraphProto]:
     """Yield the graph and all graphs inside it. They are in nodes and functions."""
     yield proto.graph
     for part in (proto.graph, *proto.functions):
         yield from bodies(part.node)
 
 
-def _check_type(where: str, value: onnx.ValueInfoProto) -> None:
+def _check_type(where: str, value: ValueInfoProto) -> None:
     tensor = value.type.tensor_type
     if tensor.elem_type not in TYPES:
         raise _damaged(where, f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
@@ -129,7 +129,7 @@ def _check_type(where: str, value: onnx.ValueInfoProto) -> None:
             size.ClearField("dim_value")
 
 
-def _check_nodes(where: str, nodes: Iterable[onnx.NodeProto], versions: dict[str, int]) -> None:
+def _check_nodes(where: str, nodes: Iterable[NodeProto], versions: dict[str, int]) -> None:
     for node in nodes:
         domain = "" if node.domain == "ai.onnx" else node.domain
         least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
@@ -185,7 +185,7 @@ class OnnxFile:
     path: Path
     content: Bytes
     """the model file alone"""
-    proto: onnx.ModelProto
+    proto: ModelProto
     size_bytes: int
     """of the model file alone"""
     model_digest: str
@@ -207,11 +207,11 @@ class Graph:
     """A model's original graph and what is added to it."""
 
     file: OnnxFile
-    proto: onnx.ModelProto
+    proto: ModelProto
     """without the large weights that `file.weights` holds; ends where the author's graph does"""
     rewritten: bool
     """whether `proto` says anything else than the file's content"""
-    addition: onnx.GraphProto
+    addition: GraphProto
     """nodes and outputs; empty where nothing is added"""
 
     def own(self) -> bytes:
@@ -239,7 +239,7 @@ class Graph:
         own = self.own()
         if not self.addition.ByteSize():
             return own
-        merged: bytes = own + onnx.ModelProto(graph=self.addition).SerializeToString()
+        merged: bytes = own + ModelProto(graph=self.addition).SerializeToString()
         if len(merged) > PROTOBUF_LIMIT_BYTES:
             raise _too_large(self.file)
         return merged
@@ -255,15 +255,15 @@ class Graph:
         written: bytes = by_place(proto, self.file.mapped.location, self.file.weights.places).SerializeToString()
         return written
 
-    def light(self) -> onnx.ModelProto:
+    def light(self) -> ModelProto:
         """Copy the graph and the addition without large weights. The copy is for walks and changes."""
         light = copy.deepcopy(self.proto)
-        light.MergeFrom(onnx.ModelProto(graph=self.addition))
+        light.MergeFrom(ModelProto(graph=self.addition))
         return light
 
-    def changed(self, proto: onnx.ModelProto) -> Graph:
+    def changed(self, proto: ModelProto) -> Graph:
         """Replace the graph and its addition by another. It was made of `light`."""
-        return replace(self, proto=proto, rewritten=True, addition=onnx.GraphProto())
+        return replace(self, proto=proto, rewritten=True, addition=GraphProto())
 
 
 def _too_large(file: OnnxFile) -> CannotAssessError:
@@ -296,7 +296,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     tensors = external_tensors(every)
     for index, tensor in enumerate(every):
         check_dimensions(str(path), f"weight '{tensor.name!s:.80}'", len(tensor.dims))
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_location != TensorProto.EXTERNAL:
             check_inline(path, tensor, places if index < len(proto.graph.initializer) else {})
     folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
     _check_size(path, len(content) + sum(target.stat().st_size for target in targets.values()))
@@ -314,7 +314,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     return OnnxFile(path, content, proto, len(content), digest, external, weights, mapped)
 
 
-def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
+def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
     """List the weight files that a model names. They need not exist, and weights are not parsed.
 
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
@@ -399,7 +399,7 @@ def _mapped(file: BinaryIO, status: os.stat_result) -> mmap.mmap | None:
     return None
 
 
-def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
+def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
     if content[: len(LFS_MARK)] == LFS_MARK:
         raise CannotAssessError(
             f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
@@ -446,7 +446,7 @@ HOLDERS = frozenset(
 BEFORE = -1  # stands for what is there before the first node: inputs and weights
 
 
-def sort_model(proto: onnx.ModelProto, where: str) -> bool:
+def sort_model(proto: ModelProto, where: str) -> bool:
     """Sort the nodes of a model, in place. Functions and the graphs inside nodes, too; returns whether anything moved.
 
     Args:
@@ -462,7 +462,7 @@ def sort_model(proto: onnx.ModelProto, where: str) -> bool:
     return moved
 
 
-def sorted_nodes(nodes: Sequence[onnx.NodeProto], given: Mapping[str, str], where: str) -> list[onnx.NodeProto] | None:
+def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str], where: str) -> list[NodeProto] | None:
     """Return the nodes with producers before consumers. None if they have that order already.
 
     Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
@@ -508,7 +508,7 @@ def sorted_nodes(nodes: Sequence[onnx.NodeProto], given: Mapping[str, str], wher
     return [nodes[index] for index in order]
 
 
-def reads(node: onnx.NodeProto) -> Sequence[str]:
+def reads(node: NodeProto) -> Sequence[str]:
     """Return the tensors that a node reads.
 
     Those that the graphs inside it read from outside are among them. An input that is left out is "".
@@ -519,7 +519,7 @@ def reads(node: onnx.NodeProto) -> Sequence[str]:
     return [*node.input, *(name for graph in subgraphs(node) for name in _outer_reads(graph))]
 
 
-def _outer_reads(graph: onnx.GraphProto) -> Iterator[str]:
+def _outer_reads(graph: GraphProto) -> Iterator[str]:
     written = {name for node in graph.node for name in node.output}
     written.update(value.name for value in graph.input)
     written.update(_weights(graph))
@@ -527,7 +527,7 @@ def _outer_reads(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (name for name in chain(within, (value.name for value in graph.output)) if name not in written)
 
 
-def _sort_graph(nodes: MutableSequence[onnx.NodeProto], given: Mapping[str, str], where: str) -> bool:
+def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str], where: str) -> bool:
     """Sort the nodes of one graph, in place.
 
     Those of the graphs inside them come first. `nodes` is a protobuf field.
@@ -545,12 +545,12 @@ def _sort_graph(nodes: MutableSequence[onnx.NodeProto], given: Mapping[str, str]
     return moved or order is not None
 
 
-def _weights(graph: onnx.GraphProto) -> Iterator[str]:
+def _weights(graph: GraphProto) -> Iterator[str]:
     yield from (tensor.name for tensor in graph.initializer)
     yield from (tensor.values.name for tensor in graph.sparse_initializer)
 
 
-def _given(graph: onnx.GraphProto, where: str) -> dict[str, str]:
+def _given(graph: GraphProto, where: str) -> dict[str, str]:
     """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
     given = dict.fromkeys((value.name for value in graph.input), "an input")
     for name in _weights(graph):
@@ -567,7 +567,7 @@ def _written_twice(name: str, by: str, where: str) -> CannotAssessError:
     )
 
 
-def _circle(nodes: Sequence[onnx.NodeProto], path: Sequence[int], source: int, where: str) -> CannotAssessError:
+def _circle(nodes: Sequence[NodeProto], path: Sequence[int], source: int, where: str) -> CannotAssessError:
     circle = path[path.index(source) :]
     name = next(name for name in nodes[source].output if name)
     ops = ", ".join(nodes[index].op_type for index in circle[:4]) + ", …" * (len(circle) > 4)

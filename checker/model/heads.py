@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import onnx
+from onnx import NodeProto
 
 from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, SCALING, WEIGHT_AT, Layers
 
@@ -208,7 +208,7 @@ def _divides_by_norm(layers: Layers, tensor: str) -> bool:
     return any(layers.statistics.get(name, "") in L2_STATISTICS for name in layers.producers[tensor].input)
 
 
-def _scales(layers: Layers, node: onnx.NodeProto, data: str, inner: _Tail) -> bool:
+def _scales(layers: Layers, node: NodeProto, data: str, inner: _Tail) -> bool:
     """Whether a node multiplies all features by one factor. The factor does not depend on the image."""
     if layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger") and inner.crossed <= {"Cast"}:
         return False  # the scale of what was quantised
@@ -218,7 +218,7 @@ def _scales(layers: Layers, node: onnx.NodeProto, data: str, inner: _Tail) -> bo
     return any(shape is not None and all(size == 1 for size in shape) for shape in shapes)
 
 
-def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
+def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
     at = WEIGHT_AT.get(node.op_type, 1)
     others = [name for name in node.input[at : at + 1] if name != data] or [node.input[0]]
     inferred = layers.constants.get(others[0]) or layers.shapes.get(others[0], ())

@@ -13,8 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-from onnx import TensorProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import PreprocessingFacts
@@ -60,7 +59,7 @@ class ImageInput:
         return None if self.height is None or self.width is None else (self.height, self.width)
 
 
-def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
+def find_image_input(graph: GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
     """Find the image input of a graph. `keep_image_part` has kept one; it is checked that it takes photos.
 
     Raises:
@@ -97,18 +96,18 @@ def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: s
     return ImageInput(value.name, layout, DTYPES[_kind(value)], shape[0], height, width, channels)
 
 
-def looks_like_image(value: onnx.ValueInfoProto) -> bool:
+def looks_like_image(value: ValueInfoProto) -> bool:
     """Whether an input may take images. It has four axes and no type that holds tokens."""
     return len(_shape(value) or ()) == 4 and _kind(value) not in INTEGERS
 
 
-def describe_input(value: onnx.ValueInfoProto) -> str:
+def describe_input(value: ValueInfoProto) -> str:
     """Return an input's name, type and shape as text."""
     kind = TensorProto.DataType.Name(_kind(value)).lower() if _kind(value) else "unknown"
     return f"{value.name} {kind} {show_shape(_shape(value))}"
 
 
-def _takes_tokens(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> bool:
+def _takes_tokens(graph: GraphProto, value: ValueInfoProto) -> bool:
     """Whether an input takes tokens of texts.
 
     They are integers (text, position), by the input's name or looked up in a table.
@@ -124,11 +123,11 @@ def _takes_tokens(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> bool:
     return TOKEN_NAME.search(value.name) is not None
 
 
-def _kind(value: onnx.ValueInfoProto) -> int:
+def _kind(value: ValueInfoProto) -> int:
     return value.type.tensor_type.elem_type
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+def _shape(value: ValueInfoProto) -> tuple[int | None, ...] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
@@ -136,7 +135,7 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
 
 
-def _layout(graph: onnx.GraphProto, name: str, shape: tuple[int | None, ...]) -> str:
+def _layout(graph: GraphProto, name: str, shape: tuple[int | None, ...]) -> str:
     if shape[1] is not None or shape[3] is not None:
         return "NHWC" if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else "NCHW"
     # all sizes open: a graph that first moves the last axis to the front takes NHWC; ONNX's own is NCHW
@@ -187,7 +186,7 @@ def fed_as(facts: PreprocessingFacts, image: ImageInput, where: Path) -> Preproc
 SHOWN = 4  # outputs that a message names
 
 
-def keep_image_part(proto: onnx.ModelProto, where: str) -> tuple[str, ...]:
+def keep_image_part(proto: ModelProto, where: str) -> tuple[str, ...]:
     """Remove what image-only outputs do not need, in place. Returns the names of what was left out.
 
     Weights that a file lists as inputs (they are defaults) are not inputs here. A graph with one input, or without an
@@ -220,7 +219,7 @@ def keep_image_part(proto: onnx.ModelProto, where: str) -> tuple[str, ...]:
     return tuple(left_out)
 
 
-def _needs(graph: onnx.GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]:
+def _needs(graph: GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]:
     """Return the inputs that each output needs. The graph is sorted; an input needed only for its shape counts."""
     bits = {name: 1 << index for index, name in enumerate(inputs)}  # of each tensor, the set of its inputs as bits
     for node in graph.node:
@@ -236,7 +235,7 @@ def _needs(graph: onnx.GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]
     }
 
 
-def _keep(graph: onnx.GraphProto, outputs: Collection[str], without: AbstractSet[str]) -> None:
+def _keep(graph: GraphProto, outputs: Collection[str], without: AbstractSet[str]) -> None:
     """Keep what `outputs` need of a sorted graph. The inputs `without` go; the outputs do not need them."""
     needed, nodes = set(outputs), []
     for node in reversed(graph.node):
@@ -258,7 +257,7 @@ def _keep(graph: onnx.GraphProto, outputs: Collection[str], without: AbstractSet
 
 
 def _unclear(
-    inputs: Sequence[onnx.ValueInfoProto],
+    inputs: Sequence[ValueInfoProto],
     needs: dict[str, set[str]],
     found: dict[str, list[str]],
     where: str,

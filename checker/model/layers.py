@@ -15,8 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
@@ -139,7 +138,7 @@ class Layers:
     Every fact of a tensor follows from those of the tensors that its node reads, so a walk never branches twice.
     """
 
-    producers: Mapping[str, onnx.NodeProto]
+    producers: Mapping[str, NodeProto]
     image_tensors: frozenset[str]
     """tensors whose values depend on the image (not merely on its shape)"""
     shapes: Mapping[str, tuple[int | None, ...]]
@@ -163,7 +162,7 @@ class Layers:
 
 
 def build_layers(
-    graph: onnx.GraphProto,
+    graph: GraphProto,
     image: str,
     weights: Mapping[str, tuple[int, ...]],
     *,
@@ -177,7 +176,7 @@ def build_layers(
         weights: shapes of all initializers, those included that were taken out of `graph`.
         zeros: names of the vectors among them that hold zeros alone.
     """
-    producers: dict[str, onnx.NodeProto] = {}
+    producers: dict[str, NodeProto] = {}
     constants = dict(weights)
     zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if is_quantised(weight.data_type)}
     reached = {image}
@@ -227,13 +226,13 @@ def build_layers(
     )
 
 
-def _sums_squares(node: onnx.NodeProto) -> bool:
+def _sums_squares(node: NodeProto) -> bool:
     """Whether an Einsum sums squares, as `bi,bi->b` does."""
     terms, result = einsum_of(node)
     return len(terms) == 2 and terms[0] == terms[1] and len(set(node.input)) == 1 and len(result) < len(terms[0])
 
 
-def _constant_shape(attribute: onnx.AttributeProto) -> tuple[int, ...]:
+def _constant_shape(attribute: AttributeProto) -> tuple[int, ...]:
     """Return the shape of a Constant's output. It follows from the attribute: a tensor, a list, or one number."""
     if attribute.name == "value":
         return tuple(attribute.t.dims)
@@ -244,7 +243,7 @@ def _constant_shape(attribute: onnx.AttributeProto) -> tuple[int, ...]:
 
 
 def _carriers(
-    node: onnx.NodeProto, op: str, of_image: tuple[str, ...], reached: AbstractSet[str], statistics: Mapping[str, str]
+    node: NodeProto, op: str, of_image: tuple[str, ...], reached: AbstractSet[str], statistics: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Return the inputs of a node that carry the image. They are some of those that depend on it."""
     if op in FIRST_INPUT_ONLY:
@@ -261,7 +260,7 @@ def is_quantised(kind: int) -> bool:
     return kind in BITS or kind in SMALL_FLOATS
 
 
-def is_extreme(zero_point: onnx.TensorProto) -> bool:
+def is_extreme(zero_point: TensorProto) -> bool:
     """Whether all values are the type's lowest, or its highest. True for values in an external file.
 
     `zero_point` is of a quantised type; of a float only 0 is not extreme, the one value that ONNX allows.
@@ -277,35 +276,35 @@ def is_extreme(zero_point: onnx.TensorProto) -> bool:
     return values in ({low}, {high})
 
 
-def integer(node: onnx.NodeProto, name: str, default: int) -> int:
+def integer(node: NodeProto, name: str, default: int) -> int:
     """Return an integer attribute of a node. `default` where it has none of this name."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
-def integers(node: onnx.NodeProto, name: str) -> list[int] | None:
+def integers(node: NodeProto, name: str) -> list[int] | None:
     """Return an attribute of a node that is a list of integers. None where it has none of this name."""
     return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), None)
 
 
-def text_of(node: onnx.NodeProto, name: str) -> str:
+def text_of(node: NodeProto, name: str) -> str:
     """Return a text attribute of a node. "" where it has none of this name."""
     return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), "")
 
 
-def einsum_of(node: onnx.NodeProto) -> tuple[list[str], str]:
+def einsum_of(node: NodeProto) -> tuple[list[str], str]:
     """Return the terms and the result of an Einsum's equation. Both are empty for another node."""
     terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
     return terms.split(","), result
 
 
 def needed_nodes(
-    nodes: Sequence[onnx.NodeProto], wanted: str, without: str | None = None
-) -> tuple[list[onnx.NodeProto], set[str]]:
+    nodes: Sequence[NodeProto], wanted: str, without: str | None = None
+) -> tuple[list[NodeProto], set[str]]:
     """Return the nodes that compute a tensor.
 
     They are sorted; the names that they read come with them. None of them makes `without`.
     """
-    needed, found = {wanted}, list[onnx.NodeProto]()
+    needed, found = {wanted}, list[NodeProto]()
     for node in reversed(nodes):
         if without not in node.output and not needed.isdisjoint(node.output):
             found.append(node)
@@ -313,7 +312,7 @@ def needed_nodes(
     return found[::-1], needed
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """Yield the graphs inside a node. These are the branches of If, and the body of Loop and Scan."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -321,7 +320,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Yield each node, and then the nodes inside it."""
     waiting = [iter(nodes)]
     while waiting:
@@ -334,14 +333,14 @@ def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             waiting.pop()
 
 
-def bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+def bodies(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
     """Yield the graphs inside nodes, at any depth."""
     for node in nested_nodes(nodes):
         if node.attribute:
             yield from subgraphs(node)
 
 
-def node_inputs(node: onnx.NodeProto) -> list[str]:
+def node_inputs(node: NodeProto) -> list[str]:
     """Return the names that a node reads. Those read inside its subgraphs are among them."""
     names = [name for name in node.input if name]
     for graph in subgraphs(node):
@@ -350,7 +349,7 @@ def node_inputs(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
+def data_inputs(layers: Layers, node: NodeProto) -> tuple[str, ...]:
     """Return the inputs of a node that carry the image. This is `Layers.data` of its first output."""
     return layers.data.get(node.output[0], ())
 
@@ -359,7 +358,7 @@ FREE = 1 << 28  # values that a graph may compute from nothing: 1 GiB as float32
 TIMES = 16  # and for each value that the file holds: weights are cast, transposed, dequantised …
 
 
-def computed_constants(proto: onnx.ModelProto) -> frozenset[str]:
+def computed_constants(proto: ModelProto) -> frozenset[str]:
     """Return what nodes compute without any graph input.
 
     Graphs inside nodes count, too; the shape of a tensor is such a constant. What a node with a graph inside gives is
@@ -380,7 +379,7 @@ def computed_constants(proto: onnx.ModelProto) -> frozenset[str]:
     return frozenset(computed - {""})
 
 
-def refuse_giants(proto: onnx.ModelProto, graph: onnx.GraphProto, where: str) -> None:
+def refuse_giants(proto: ModelProto, graph: GraphProto, where: str) -> None:
     """Refuse a graph that computes giant constants.
 
     They hold more than `FREE` values and more than `TIMES` those that the file holds.

@@ -20,7 +20,7 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
@@ -47,7 +47,7 @@ DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "Effici
 UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
 
 
-def check_supported(proto: onnx.ModelProto, where: str) -> frozenset[str]:
+def check_supported(proto: ModelProto, where: str) -> frozenset[str]:
     """Refuse what the installed ONNX Runtime cannot run. Names and versions decide, before it is loaded.
 
     Returns:
@@ -306,7 +306,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     )
 
 
-def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+def _inlined(proto: ModelProto, where: str) -> ModelProto:
     """Open up the functions of a model.
 
     Raises:
@@ -315,7 +315,7 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     functions = {(function.domain, function.name): function for function in proto.functions}
     sizes: dict[tuple[str, str], int] = {}  # nodes of a function, opened up
 
-    def size(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+    def size(nodes: Iterable[NodeProto], depth: int) -> int:
         total = 0
         for node in nested_nodes(nodes):
             key = (node.domain, node.op_type)
@@ -340,9 +340,9 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         ) from error
 
 
-def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
+def with_shapes(proto: ModelProto) -> GraphProto:
     """Infer the shapes of a graph. Large weights become inputs meanwhile, so that no weight is copied."""
-    light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    light = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     graph = light.graph
     graph.name = "shapes"
     graph.node.extend(proto.graph.node)
@@ -368,7 +368,7 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
     return graph  # ONNX Runtime decides, and walks on the graph do without shapes
 
 
-def _zero_vectors(proto: onnx.ModelProto) -> frozenset[str]:
+def _zero_vectors(proto: ModelProto) -> frozenset[str]:
     """Return the names of vectors that hold zeros alone.
 
     Those in external files, or larger than a bias is, do not count.
@@ -391,7 +391,7 @@ def digest_of(file: OnnxFile) -> str:
     return sha256_of(text.encode())
 
 
-def _precision(proto: onnx.ModelProto) -> str:
+def _precision(proto: ModelProto) -> str:
     if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
         kinds = {weight.data_type for weight in proto.graph.initializer}
         kinds |= {
@@ -411,21 +411,21 @@ def _output(layers: Layers, name: str) -> Output:
     return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
 
 
-def _addition(proto: onnx.ModelProto, representation: Representation, layers: Layers) -> tuple[str, onnx.GraphProto]:
+def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:
     """Return the output to ask for, and its addition.
 
     The addition is what the graph lacks for it; nothing if it is there.
     """
     fetch, kind = representation.tensor, layers.types.get(representation.tensor)
-    addition = onnx.GraphProto()
+    addition = GraphProto()
     if representation.dequantize:
         fetch, kind = f"{fetch}_dequantized", TensorProto.FLOAT
         addition.node.append(
             helper.make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
         )
     if any(output.name == fetch for output in proto.graph.output):
-        return fetch, onnx.GraphProto()
-    value = onnx.ValueInfoProto(name=fetch)
+        return fetch, GraphProto()
+    value = ValueInfoProto(name=fetch)
     if kind:
         value.type.tensor_type.elem_type = kind
     addition.output.append(value)

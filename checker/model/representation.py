@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import onnx
+from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.thresholds.frozen import End
@@ -133,9 +133,7 @@ def is_untrained_pooler(layers: Layers, output: str) -> bool:
 SHOWN = 12  # names that a message lists
 # what a contract may call a tensor next to its representation; by any other rule there is that one
 BESIDE = frozenset(("pooled", "logits"))
-FLOATS = frozenset(
-    (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
-)
+FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,7 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
 
     def add(tensor: str, rule: str, why: str) -> None:
         node = layers.producers.get(tensor)
-        if layers.types.get(tensor, onnx.TensorProto.FLOAT) not in FLOATS:
+        if layers.types.get(tensor, TensorProto.FLOAT) not in FLOATS:
             return  # a label: `--tensor` refuses it
         candidates.setdefault(tensor, Candidate(tensor, rule, why, node.op_type if node is not None else "input"))
 
@@ -383,10 +381,10 @@ def _users_choice(
             f"{where}: --tensor is {tensor!r}; no tensor of that name is computed from the image",
             f"robustcheck inspect {shlex.quote(where)} --tensor {shlex.quote(named[0]) if named else 'NAME'}",
         )
-    if layers.types.get(tensor, onnx.TensorProto.FLOAT) not in FLOATS:
+    if layers.types.get(tensor, TensorProto.FLOAT) not in FLOATS:
         raise UsageError(
             f"{where}: --tensor is {tensor!r} of type "
-            f"{onnx.TensorProto.DataType.Name(layers.types[tensor])}; a representation is a float tensor",
+            f"{TensorProto.DataType.Name(layers.types[tensor])}; a representation is a float tensor",
             f"robustcheck inspect {shlex.quote(where)}",
         )
     return Choice(_represent(layers, where, tensor, rule, why), head, class_output, candidates)
@@ -402,7 +400,7 @@ def _head_input(layers: Layers, where: str, role: Role, candidates: tuple[Candid
             f"scores or an embedding: {role.why}"
         )
     representation = _represent(layers, where, head.tensor, "head_input", why, head)
-    is_number = layers.types.get(role.output, onnx.TensorProto.STRING) != onnx.TensorProto.STRING
+    is_number = layers.types.get(role.output, TensorProto.STRING) != TensorProto.STRING
     class_output = role.output if role.is_class and is_number else None  # a ZipMap's maps have no type of a tensor
     return Choice(replace(representation, tensor_assumed=role.is_class is None), head, class_output, candidates)
 

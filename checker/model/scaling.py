@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
-from onnx import TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import GraphScaling
@@ -71,12 +70,12 @@ class Scaled:
 class Step:
     """One node between the image and the first layer."""
 
-    proto: onnx.ModelProto
+    proto: ModelProto
     layers: Layers
     weights: Weights
     known: Mapping[str, Scaled]
 
-    def of(self, node: onnx.NodeProto) -> dict[str, Scaled]:
+    def of(self, node: NodeProto) -> dict[str, Scaled]:
         """Return the node's outputs as scaled channels. Empty for a node that does more than scale channels."""
         op, x = node.op_type, self.known.get("".join(node.input[:1]))
         if op == "Split":
@@ -134,14 +133,14 @@ class Step:
             return None
         return np.broadcast_to(first.ravel(), (n,)).copy()
 
-    def _integers(self, node: onnx.NodeProto, at: int, absent: Sequence[int] | None = None) -> Sequence[int] | None:
+    def _integers(self, node: NodeProto, at: int, absent: Sequence[int] | None = None) -> Sequence[int] | None:
         """Return a constant input as whole numbers. `absent` where it is left out, None where it can't be read."""
         if at >= len(node.input) or not node.input[at]:
             return absent
         values = self._values(node.input[at])
         return None if values is None else [int(value) for value in values.ravel()]
 
-    def computed(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def computed(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow arithmetic with constants."""
         op, constant_first = node.op_type, node.input[0] not in self.known
         parts = [self._per_channel(name, x) for name in node.input if name not in self.known]
@@ -157,7 +156,7 @@ class Step:
             return x.mapped(value, 0.0, op)
         return None if constant_first or not value.all() else x.mapped(1 / value, 0.0, op)
 
-    def dequantised(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def dequantised(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a dequantiser. It is the other half of a pair, or scales bytes."""
         if x.quantised:  # the values themselves, but for rounding
             return replace(x, quantised=False)
@@ -165,7 +164,7 @@ class Step:
         zero = self._per_channel(node.input[2], x) if len(node.input) > 2 else np.zeros(len(x.channels))
         return None if scale is None or zero is None else x.mapped(scale, -scale * zero, node.op_type)
 
-    def batch_norm(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def batch_norm(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a BatchNormalization of channels."""
         parts = [part for name in node.input[1:5] if (part := self._values(name)) is not None]
         if x.axis != 1 or integer(node, "training_mode", 0) or [part.shape for part in parts] != [x.factor.shape] * 4:
@@ -175,7 +174,7 @@ class Step:
         factor = gain / np.sqrt(variance + epsilon)
         return x.mapped(factor, bias - mean * factor, node.op_type)
 
-    def expanded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def expanded(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow an Expand that keeps the axes. One grey channel may become several."""
         length = self.layers.constants.get(node.input[1], self.layers.shapes.get(node.input[1]))
         if x.axis is None or length is None or len(length) != 1 or length[0] is None or length[0] > x.rank:
@@ -186,7 +185,7 @@ class Step:
         size = after[x.axis] if after and len(after) == x.rank else None
         return None if size is None else x.taken([0] * size, "Expand")
 
-    def padded(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def padded(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Pad that adds no channels. The pixels stay what they are."""
         pads = integers(node, "pads") or self._integers(node, 1)  # an attribute before opset 11
         axes = self._integers(node, 3, range(x.rank))
@@ -195,7 +194,7 @@ class Step:
         sides = zip(pads, pads[len(axes) :], axes, strict=False)
         return None if any((before or after) and axis % x.rank == x.axis for before, after, axis in sides) else x
 
-    def one_tap(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def one_tap(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a convolution that scales single pixels.
 
         Each output is one pixel of one input channel times a factor, and there are as many.
@@ -217,7 +216,7 @@ class Step:
             return None
         return x.taken(places, node.op_type).mapped(taps[np.arange(n), at], bias.ravel())
 
-    def moved(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def moved(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow the channel axis through a Transpose, Unsqueeze or Squeeze."""
         op, axes = node.op_type, [axis == x.axis for axis in range(x.rank)]
         if op == "Transpose":
@@ -235,7 +234,7 @@ class Step:
             axes = [is_channels for axis, is_channels in enumerate(axes) if axis not in changed]
         return x.along(axes) if axes else None
 
-    def reshaped(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def reshaped(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Find the channel axis after a Reshape. It has their number, with as many values per channel after it."""
         before, after = self.layers.shapes.get(node.input[0]), self.layers.shapes.get(node.output[0])
         if x.axis is None or before is None or after is None or None in before[x.axis + 1 :]:
@@ -247,7 +246,7 @@ class Step:
                 return replace(x, axis=axis, rank=len(after))
         return None
 
-    def picked(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def picked(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Gather of channels."""
         indices = self._values(node.input[1])
         if indices is None or integer(node, "axis", 0) % x.rank != x.axis or indices.ndim > 1:
@@ -255,7 +254,7 @@ class Step:
         made = x.taken([int(index) % len(x.channels) for index in indices.ravel()], node.op_type)
         return made if indices.ndim else replace(made, axis=None, rank=x.rank - 1)
 
-    def sliced(self, node: onnx.NodeProto, x: Scaled) -> Scaled | None:
+    def sliced(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Slice of channels. Other axes may be cut in any way."""
         starts, ends = self._integers(node, 1), self._integers(node, 2)
         if starts is None or ends is None:  # before opset 10 the bounds are attributes
@@ -269,12 +268,12 @@ class Step:
                 places = places[start : None if step < 0 and end < -len(places) else end : step]
         return x.taken(places, node.op_type) if places else None
 
-    def _chosen(self, node: onnx.NodeProto) -> Scaled | None:
+    def _chosen(self, node: NodeProto) -> Scaled | None:
         """Return what a Where with a constant condition takes."""
         condition = self._per_channel(node.input[0], Scaled((0,), np.ones(1), np.zeros(1), None, MOST_AXES))
         return None if condition is None else self.known.get(node.input[1 if condition[0] else 2])
 
-    def _joined(self, node: onnx.NodeProto) -> Scaled | None:
+    def _joined(self, node: NodeProto) -> Scaled | None:
         """Join channels. Every branch must be scaled channels of the image."""
         parts = [self.known[name] for name in node.input if name in self.known]
         if len(parts) < len(node.input) or len({(part.rank, part.quantised) for part in parts}) != 1:
@@ -291,7 +290,7 @@ class Step:
             ops=(*first.ops, node.op_type),
         )
 
-    def _split(self, node: onnx.NodeProto, x: Scaled | None) -> dict[str, Scaled]:
+    def _split(self, node: NodeProto, x: Scaled | None) -> dict[str, Scaled]:
         """Split into one channel per output. No other split is followed."""
         if x is None or integer(node, "axis", 0) % x.rank != x.axis or len(node.output) != len(x.channels):
             return {}
@@ -299,7 +298,7 @@ class Step:
 
 
 EITHER_FIRST = frozenset(("Add", "Sum", "Sub", "Mul", "Div"))  # the constant may be the first input
-RULES: dict[str, Callable[[Step, onnx.NodeProto, Scaled], Scaled | None]] = {
+RULES: dict[str, Callable[[Step, NodeProto, Scaled], Scaled | None]] = {
     **dict.fromkeys(EITHER_FIRST, Step.computed),
     **dict.fromkeys(("Identity", "Cast", "CastLike", "Dropout", "Resize", "Upsample"), lambda step, node, x: x),
     **dict.fromkeys(("Transpose", "Unsqueeze", "Squeeze"), Step.moved),
@@ -320,7 +319,7 @@ SHAPE_ONLY = frozenset(("Shape", "Size"))
 
 
 def find_scalings(
-    proto: onnx.ModelProto, layers: Layers, image: ImageInput, weights: Weights, tensor: str
+    proto: ModelProto, layers: Layers, image: ImageInput, weights: Weights, tensor: str
 ) -> tuple[GraphScaling, ...]:
     """Find the affine map of each image channel.
 

@@ -37,9 +37,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 import numpy as np
-import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from robustcheck_onnx.checker.arrays import GenericArray
@@ -194,9 +193,9 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
 
 
 LARGE_BYTES = 1 << 16  # weights below are parsed as they are: shape inference and the walks read small ones
-GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
-INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
-NAME, RAW_DATA = onnx.TensorProto.NAME_FIELD_NUMBER, onnx.TensorProto.RAW_DATA_FIELD_NUMBER
+GRAPH = ModelProto.GRAPH_FIELD_NUMBER
+INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
+NAME, RAW_DATA = TensorProto.NAME_FIELD_NUMBER, TensorProto.RAW_DATA_FIELD_NUMBER
 # protobuf's wire types: what follows a field's key
 VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
 
@@ -216,7 +215,7 @@ class _Field:
     end: int
 
 
-def parse_light(content: Bytes) -> tuple[onnx.ModelProto, Places]:
+def parse_light(content: Bytes) -> tuple[ModelProto, Places]:
     """Parse a model without its large weights. Their places in `content` come with it.
 
     Whatever the walk over the fields does not understand is parsed whole, with no places.
@@ -226,12 +225,12 @@ def parse_light(content: Bytes) -> tuple[onnx.ModelProto, Places]:
     """
     try:
         light, places = _without_large(content)
-        return onnx.ModelProto.FromString(light), places
+        return ModelProto.FromString(light), places
     except (IndexError, ValueError, DecodeError):
-        return onnx.ModelProto.FromString(content[:]), {}
+        return ModelProto.FromString(content[:]), {}
 
 
-def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.ModelProto:
+def restore(proto: ModelProto, content: Bytes, places: Places) -> ModelProto:
     """Copy a model with its large weights. `parse_light` left their data in `content`."""
     whole = copy.deepcopy(proto)
     for tensor in whole.graph.initializer:
@@ -240,7 +239,7 @@ def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.Mode
     return whole
 
 
-def by_place(proto: onnx.ModelProto, file: str, places: Places) -> onnx.ModelProto:
+def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
     """Copy a model with large weights named by place. `parse_light` left them in a file."""
     pointing = copy.deepcopy(proto)
     for tensor in pointing.graph.initializer:
@@ -343,7 +342,7 @@ PACKED_BITS = {  # types of which a byte holds several values, where the install
         ("FLOAT6E2M3", 6),
         ("FLOAT6E3M2", 6),
     )
-    if (number := dict(onnx.TensorProto.DataType.items()).get(name)) is not None
+    if (number := dict(TensorProto.DataType.items()).get(name)) is not None
 }
 
 
@@ -364,7 +363,7 @@ class Weights:
         return None if self.held is None else self.held.path
 
 
-def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+def all_tensors(proto: ModelProto) -> list[TensorProto]:
     """Return all tensors of a model that have values.
 
     The main graph's initializers come first; functions are included.
@@ -376,12 +375,12 @@ def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     return found
 
 
-def external_tensors(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
+def external_tensors(tensors: Iterable[TensorProto]) -> list[TensorProto]:
     """Return the tensors whose values lie in other files."""
-    return [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    return [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
 
 
-def location_of(path: Path, tensor: onnx.TensorProto) -> str:
+def location_of(path: Path, tensor: TensorProto) -> str:
     """Return the file name that a tensor's values have. It is written as the model has it.
 
     Raises:
@@ -402,7 +401,7 @@ def location_of(path: Path, tensor: onnx.TensorProto) -> str:
     return location
 
 
-def _odd_place(path: Path, tensor: onnx.TensorProto, what: str, hint: str = AGAIN) -> CannotAssessError:
+def _odd_place(path: Path, tensor: TensorProto, what: str, hint: str = AGAIN) -> CannotAssessError:
     return CannotAssessError(f"{path}: external data of tensor {tensor.name!r:.80} {what}", hint)
 
 
@@ -441,7 +440,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
+def check_length(path: Path, tensor: TensorProto, target: Path) -> None:
     """Refuse a tensor with too few or too many bytes.
 
     Its values must lie whole in `target`, and be as many as its shape needs.
@@ -471,7 +470,7 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         )
 
 
-def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
+def check_inline(path: Path, tensor: TensorProto, places: Places) -> None:
     """Refuse an inline tensor of the wrong length. It must have as many values as its shape needs.
 
     Args:
@@ -483,7 +482,7 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         CannotAssessError.
     """
     try:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+        kind = TensorProto.DataType.Name(tensor.data_type).lower()
         field = helper.tensor_dtype_to_field(tensor.data_type)
         needed, unit = needed_bytes(tensor), "bytes"
     except (ValueError, KeyError, TypeError) as error:
@@ -512,7 +511,7 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", AGAIN)
 
 
-def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
+def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[TensorProto]) -> None:
     """Give the tensors the names of resolved files.
 
     ONNX Runtime then meets neither symlinks nor names of another folder.
@@ -523,31 +522,31 @@ def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onn
                 entry.value = targets[entry.value].relative_to(folder).as_posix()
 
 
-def values_of(tensor: onnx.TensorProto, weights: Weights) -> GenericArray:
+def values_of(tensor: TensorProto, weights: Weights) -> GenericArray:
     """Read the values of one weight. Only this weight's bytes are read, of an external file or the model's.
 
     Args:
         tensor: an initializer of a file that `read_onnx` has checked.
         weights: `OnnxFile.weights`.
     """
-    if tensor.data_type == onnx.TensorProto.STRING:  # of any bytes: ONNX's own reader wants UTF-8
+    if tensor.data_type == TensorProto.STRING:  # of any bytes: ONNX's own reader wants UTF-8
         return np.array(list(tensor.string_data), dtype=object).reshape(tuple(tensor.dims))
     if not _is_elsewhere(tensor, weights):
         return np.asarray(numpy_helper.to_array(tensor))
     content = b"".join(pieces_of(tensor, weights))
-    inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
     return np.asarray(numpy_helper.to_array(inline))
 
 
-def pieces_of(tensor: onnx.TensorProto, weights: Weights) -> Iterator[bytes | memoryview]:
+def pieces_of(tensor: TensorProto, weights: Weights) -> Iterator[bytes | memoryview]:
     """Yield the raw little-endian bytes of one weight. Arguments are those of `values_of`."""
-    if tensor.data_type == onnx.TensorProto.STRING:
+    if tensor.data_type == TensorProto.STRING:
         for text in tensor.string_data:
             yield len(text).to_bytes(8, "little") + text
     elif not _is_elsewhere(tensor, weights):  # perhaps in a field of their own type
         is_raw = tensor.HasField("raw_data")
         yield (tensor if is_raw else numpy_helper.from_array(numpy_helper.to_array(tensor))).raw_data
-    elif tensor.data_location != onnx.TensorProto.EXTERNAL or weights.folder is None:
+    elif tensor.data_location != TensorProto.EXTERNAL or weights.folder is None:
         yield memoryview(weights.content)[weights.places[tensor.name]]
     else:
         entries, left = entries_of(tensor), needed_bytes(tensor)
@@ -558,22 +557,22 @@ def pieces_of(tensor: onnx.TensorProto, weights: Weights) -> Iterator[bytes | me
                 left -= len(piece)
 
 
-def _is_elsewhere(tensor: onnx.TensorProto, weights: Weights) -> bool:
+def _is_elsewhere(tensor: TensorProto, weights: Weights) -> bool:
     """Whether a weight's values are not in the message itself. They are in another file, or in the model's content."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
+    if tensor.data_location == TensorProto.EXTERNAL and weights.folder is not None:
         return True
     field = helper.tensor_dtype_to_field(tensor.data_type)
     return tensor.name in weights.places and not tensor.HasField("raw_data") and not len(getattr(tensor, field))
 
 
-def needed_bytes(tensor: onnx.TensorProto) -> int:
+def needed_bytes(tensor: TensorProto) -> int:
     """Return the bytes that a shape and type need. Raises KeyError, TypeError for an unknown type."""
     bits: int = PACKED_BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     values: int = math.prod(tensor.dims)
     return (values * bits + 7) // 8
 
 
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -581,7 +580,7 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
         yield from _attribute_tensors(node.attribute)
 
 
-def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
     for attribute in attributes:
         if attribute.HasField("t"):
             yield attribute.t
@@ -596,7 +595,7 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[on
             yield from _graph_tensors(graph)
 
 
-def entries_of(tensor: onnx.TensorProto) -> dict[str, str]:
+def entries_of(tensor: TensorProto) -> dict[str, str]:
     """Return location, offset and length of external data."""
     return {entry.key: entry.value for entry in tensor.external_data}
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
@@ -92,7 +91,7 @@ def head_part(opened: ModelFile) -> HeadPart:
     is_bent = text_of(layer, "activation")  # FusedGemm, …
     gives_probabilities = not is_bent and _is_probability([layers.ops[name] for name in path[end + 1 :]])
     path = path[: end + 1]
-    graph = onnx.GraphProto(name="head")
+    graph = GraphProto(name="head")
     if not in_integers:
         kind = layers.types.get(start, TensorProto.FLOAT)
         graph.node.append(helper.make_node("Cast", [INPUT], [start], to=kind))
@@ -110,8 +109,8 @@ def head_part(opened: ModelFile) -> HeadPart:
     graph.initializer.extend(weight for weight in proto.graph.initializer if weight.name in read)
     shape, axis = _input_shape(layer, layers.shapes.get(start), math.prod(head.weight_shape) // (head.classes or 1))
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["images", *shape]))
-    graph.output.append(onnx.ValueInfoProto(name=OUTPUT))
-    part = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
+    graph.output.append(ValueInfoProto(name=OUTPUT))
+    part = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
     return HeadPart(opened.graph.changed(part), shape, axis, layer.op_type, path[-1], gives_probabilities)
 
 
@@ -148,7 +147,7 @@ def _is_probability(ops: Sequence[str]) -> bool:
     return (len(ops) == 1 and ops[0] in PROBABILITIES) or ops in (["Sub", "Exp", "Div"], ["Exp", "Div"])
 
 
-def _float_equal(node: onnx.NodeProto, layers: Layers) -> list[onnx.NodeProto]:
+def _float_equal(node: NodeProto, layers: Layers) -> list[NodeProto]:
     """Return the same computation on floats. The operator writes or reads integers with fixed scales."""
     op, names, output = node.op_type, list(node.input), node.output[0]
     attributes = {
@@ -181,7 +180,7 @@ def _float_equal(node: onnx.NodeProto, layers: Layers) -> list[onnx.NodeProto]:
 
 
 def _input_shape(
-    layer: onnx.NodeProto, shape: tuple[int | None, ...] | None, n_features: int
+    layer: NodeProto, shape: tuple[int | None, ...] | None, n_features: int
 ) -> tuple[tuple[int, ...], int]:
     """Return the input's shape and its feature axis. The shape is without the image axis."""
     is_map = "Conv" in layer.op_type

@@ -15,9 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
 from robustcheck_onnx.checker.arrays import AnyArray, GenericArray
@@ -48,19 +47,19 @@ from .session import (
 QUANTISER, MATMUL = "DynamicQuantizeLinear", "DynamicQuantizeMatMul"
 
 
-def scales_over_batch(model: onnx.ModelProto) -> bool:
+def scales_over_batch(model: ModelProto) -> bool:
     """Return whether a quantiser scales over the batch. Subgraphs do not count."""
     return any(node.op_type in (QUANTISER, MATMUL) for node in model.graph.node)
 
 
-def with_scales(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
+def with_scales(graph: bytes) -> tuple[ModelProto, list[str]]:
     """Make the scales of dynamic quantisers into outputs.
 
     Each quantiser becomes a node without others; scale and zero point are outputs, whose names are returned.
 
     A DynamicQuantizeMatMul becomes the quantiser and the integer product that it is short for.
     """
-    model = onnx.ModelProto.FromString(graph)
+    model = ModelProto.FromString(graph)
     nodes = [part for node in model.graph.node for part in (_apart(node) if node.op_type == MATMUL else [node])]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -73,13 +72,13 @@ def with_scales(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
     return model, names
 
 
-def with_fixed_scales(model: onnx.ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
+def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
     """Write a model with constant scales and zero points.
 
     It is the model of `with_scales`; then no scale depends on the batch.
     """
     constants = dict(zip(names, values, strict=True))
-    nodes: list[onnx.NodeProto] = []
+    nodes: list[NodeProto] = []
     for node in model.graph.node:
         if node.op_type != QUANTISER:
             nodes.append(node)
@@ -96,7 +95,7 @@ def with_fixed_scales(model: onnx.ModelProto, names: Sequence[str], values: Sequ
     return content
 
 
-def _apart(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def _apart(node: NodeProto) -> Iterator[NodeProto]:
     """Yield the nodes that replace a DynamicQuantizeMatMul. Its inputs are A, B, B's scale[, B's zero point, bias]."""
     a, b, b_scale, b_zero, bias = [*node.input, "", ""][:5]
     name = f"{node.output[0]}_apart"

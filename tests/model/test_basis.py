@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.random import default_rng
-from onnx import numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
 from robustcheck_onnx import check
@@ -138,10 +138,10 @@ def test_every_form_of_a_weight_is_read(opened: Any, form: str) -> None:
         assert turned or end.kind in ("linear", "other", "second_linear")
 
 
-def written_with(w: Array, form: str) -> onnx.ModelProto:
+def written_with(w: Array, form: str) -> ModelProto:
     """Weights that stand elsewhere than in the file's initializers, or packed."""
     if form == "convolution over the whole map":
-        image = ("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))
+        image = ("image", TensorProto.FLOAT, ("batch", 3, 4, 4))
         kernel = np.ascontiguousarray(w.T).reshape(12, 3, 4, 4)
         return written("map = Conv(image, w); embedding = Flatten(map)", before="", inputs=[image], w=kernel)
     if form == "8 bits, one block of 32 a feature":
@@ -159,9 +159,9 @@ def written_with(w: Array, form: str) -> onnx.ModelProto:
     if form == "sparse":
         values = numpy_helper.from_array(w.ravel(), "w")
         places = numpy_helper.from_array(np.arange(w.size), "w_places")
-        model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, list(w.shape)))
+        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, list(w.shape)))
     else:
-        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
     return model
 
 
@@ -208,7 +208,7 @@ def test_a_quantised_end_has_one_sign_only_where_its_type_has(
 ) -> None:
     text = "p = MatMul(signed, w16x12); q = QuantizeLinear(p, 0.1, z); embedding = DequantizeLinear(q, 0.1, z)"
     proto = written(text, before=SIGNED, opset=23, z=0)
-    proto.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("z", getattr(onnx.TensorProto, kind), [], [0]))
+    proto.graph.initializer[0].CopyFrom(helper.make_tensor("z", getattr(TensorProto, kind), [], [0]))
     found = opened(proto)
     assert (str(found.representation.ends_in), found.precision) == (ends, precision)
 
@@ -251,7 +251,7 @@ def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(tmp_pat
             path,
             h,
             then="rectified = Clip(rows, 0.0); representation = MatMul(rectified, w)",
-            outputs=[("representation", onnx.TensorProto.FLOAT, ("batch", 512))],
+            outputs=[("representation", TensorProto.FLOAT, ("batch", 512))],
             w=np.column_stack([mean, rest - np.outer(mean, mean @ rest)]).astype(np.float32),
         )
         report = check(path, images=photos_80)

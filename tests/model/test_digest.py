@@ -13,7 +13,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.model.contract import graph_digest
 from robustcheck_onnx.checker.model.file import read_onnx
@@ -63,7 +63,7 @@ def written_out(*initializers: Raw) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def noted() -> onnx.ModelProto:
+def noted() -> ModelProto:
     """A projection of 128 KB, which the light parser leaves in the file, a small bias, an attribute of a fraction."""
     text = """
         gap = GlobalAveragePool(image); flat = Flatten(gap); up = Gemm(flat, w3x64, w64)
@@ -72,7 +72,7 @@ def noted() -> onnx.ModelProto:
     return written(text, ("representation", TensorProto.FLOAT, ("batch", 512)), before="")
 
 
-def raw_of(model: onnx.ModelProto) -> list[Raw]:
+def raw_of(model: ModelProto) -> list[Raw]:
     return [
         (w.name, w.data_type, tuple(w.dims), numpy_helper.to_array(w).astype("<f4").tobytes())
         for w in model.graph.initializer
@@ -127,7 +127,7 @@ Shift <default: tensor = float[2] {1, 1}> (x) => (y) {
 """
 
 
-def everything() -> onnx.ModelProto:
+def everything() -> ModelProto:
     """Tensors in every place that a file has for them: initializers, Constants, a branch, a function, sparse ones."""
     model = onnx.parser.parse_model(EVERYTHING)
     numbers = numpy_helper.from_array(np.array([5.0, np.nan], np.float32), "sparse")

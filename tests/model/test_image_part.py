@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -26,7 +25,7 @@ CLIP = """
 """
 
 
-def clip() -> onnx.ModelProto:
+def clip() -> ModelProto:
     """A whole CLIP as optimum lays it out."""
     outputs = [(name, FLOAT, (first, 16)) for name, first in (("text_embeds", "texts"), ("image_embeds", "batch"))]
     return written(CLIP, "logits_per_image", "logits_per_text", *outputs, before=TOWER, inputs=[IDS, IMAGE, MASK])
@@ -50,7 +49,7 @@ def test_of_a_whole_clip_the_image_encoder_is_opened(tmp_path: Path) -> None:
     assert (found.image_input.name, [output.name for output in found.outputs]) == ("pixel_values", ["image_embeds"])
     assert (found.representation.tensor, found.representation.rule) == ("image_embeds", "encoder_output")
     assert found.left_out == LEFT_OUT
-    graph = onnx.ModelProto.FromString(found.graph.own()).graph
+    graph = ModelProto.FromString(found.graph.own()).graph
     assert [node.op_type for node in graph.node] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "MatMul"]
     of_image = ["pixel_values", "w16x16", "w16x3x3x3", "features"]
     assert [each.name for each in (*graph.input, *graph.initializer, *graph.value_info)] == of_image

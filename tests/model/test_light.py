@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from onnx import TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.file import read_onnx
@@ -58,7 +58,7 @@ def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path:
     opened = open_model(path)
     assert opened.graph.own() == path.read_bytes()
     assert opened.graph.whole()[: path.stat().st_size] == path.read_bytes()
-    outputs = onnx.ModelProto.FromString(opened.graph.whole()).graph.output
+    outputs = ModelProto.FromString(opened.graph.whole()).graph.output
     assert [output.name for output in outputs] == ["logits", "features"]
 
 
@@ -102,7 +102,7 @@ def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple
         damaged[at % 500 if value % 2 else at] = value  # half of them among the fields, not in the weights
     for content in (bytes(damaged), bytes(damaged[:end]), bytes(damaged[: len(damaged) - end % 50])):
         try:
-            expected = onnx.ModelProto.FromString(content)
+            expected = ModelProto.FromString(content)
         except DecodeError:
             with pytest.raises(DecodeError):
                 parse_light(content)
@@ -125,11 +125,11 @@ def test_what_protobuf_merges_is_parsed_whole() -> None:
     assert parse_light(field(weights.GRAPH, weight))[1] != {}
     more = TensorProto(raw_data=b"\2" * 24_000).SerializeToString()
     for content in (
-        field(weights.GRAPH, weight) + field(weights.GRAPH, onnx.GraphProto(name="more").SerializeToString()),
+        field(weights.GRAPH, weight) + field(weights.GRAPH, GraphProto(name="more").SerializeToString()),
         field(weights.GRAPH, weight + weight),
         field(weights.GRAPH, field(weights.INITIALIZER, inner + more)),
     ):
-        assert parse_light(content) == (onnx.ModelProto.FromString(content), {})
+        assert parse_light(content) == (ModelProto.FromString(content), {})
 
 
 PEAK = """
@@ -172,5 +172,5 @@ def test_a_number_without_end_is_refused_after_its_tenth_byte() -> None:
 
 
 def test_texts_of_a_weight_are_any_bytes() -> None:
-    tensor = onnx.TensorProto(data_type=onnx.TensorProto.STRING, dims=[2, 1], string_data=[b"\xff", b"a"])
+    tensor = TensorProto(data_type=TensorProto.STRING, dims=[2, 1], string_data=[b"\xff", b"a"])
     assert values_of(tensor, Weights(None, b"", {})).tolist() == [[b"\xff"], [b"a"]]

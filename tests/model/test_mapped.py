@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+from onnx import ModelProto
 
 from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
@@ -33,7 +33,7 @@ def mapping(monkeypatch: Patch, tmp_path: Path) -> None:
     monkeypatch.setattr(files, "MAPPED_BYTES", 1)
 
 
-def models() -> dict[str, onnx.ModelProto]:
+def models() -> dict[str, ModelProto]:
     shuffled = encoder(512)
     shuffled.graph.node.insert(0, shuffled.graph.node.pop())
     turn = weight(16, 512).astype(np.float16)

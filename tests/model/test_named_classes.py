@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from robustcheck_onnx.checker.errors import UsageError
 from support.written import written
@@ -21,7 +20,7 @@ TYPES = {
 }
 
 
-def classifier(*outputs: str, before: str = "s = Gemm(features, w16x3, w3)") -> onnx.ModelProto:
+def classifier(*outputs: str, before: str = "s = Gemm(features, w16x3, w3)") -> ModelProto:
     proto = written(f"""
         {before}; p = Softmax(s, axis=1); best = ArgMax(p, axis=1, keepdims=0)
         label = {ML}:LabelEncoder(best, classes_strings={NAMES}); loss = {ML}:ZipMap(p, classlabels_strings={NAMES})

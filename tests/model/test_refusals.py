@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import weights
@@ -24,7 +24,7 @@ UP_TO = f"ONNX Runtime {ort.__version__} supports up to"
 HAS_NO = f"ONNX Runtime {ort.__version__} has no such operator"
 
 
-def refused(model: onnx.ModelProto | bytes, message: str, folder: Path) -> None:
+def refused(model: ModelProto | bytes, message: str, folder: Path) -> None:
     path = folder / "m.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     with pytest.raises(CannotAssessError) as caught:
@@ -68,7 +68,7 @@ def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_every_type_is_counted_as_onnx_writes_it() -> None:
     for kind in sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING}):
         values = np.ones((3, 3), helper.tensor_dtype_to_np_dtype(kind))
-        raw = helper.make_tensor("w", kind, [3, 3], onnx.numpy_helper.from_array(values).raw_data, raw=True)
+        raw = helper.make_tensor("w", kind, [3, 3], numpy_helper.from_array(values).raw_data, raw=True)
         assert len(raw.raw_data) == math.ceil(9 * PACKED_BITS.get(kind, 8 * values.itemsize) / 8)
         assert_counted(raw)
         assert_counted(helper.make_tensor("w", kind, [3, 3], values))
@@ -82,10 +82,10 @@ def assert_counted(tensor: TensorProto) -> None:
         check_inline(Path("m.onnx"), tensor, {})
 
 
-Model = Callable[[onnx.ModelProto], object]
+Model = Callable[[ModelProto], object]
 
 
-def without_weight_and_version(model: onnx.ModelProto) -> None:
+def without_weight_and_version(model: ModelProto) -> None:
     model.graph.node[0].input.pop()
     model.opset_import[0].domain = "my"
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
@@ -130,7 +129,7 @@ ALL = """
 """
 
 
-def tokens(*, class_token: bool) -> onnx.ModelProto:
+def tokens(*, class_token: bool) -> ModelProto:
     """A tiny ViT: patches → tokens → LayerNorm, output (batch, token, 16)."""
     value = ("last_hidden_state", TensorProto.FLOAT, ("batch", 16 + class_token, 16))
     name, before = ("all", PATCHES + ALL) if class_token else ("patches", PATCHES)

@@ -4,13 +4,12 @@ import re
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import default_rng
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.model.image_input import find_image_input
@@ -55,7 +54,7 @@ NORMALISED = "centred = Sub(start, mean); x = Div(centred, std)"
 BRANCHED = NORMALISED.replace("start", "image")
 
 
-def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any) -> onnx.ModelProto:
+def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any) -> ModelProto:
     """Nodes on "image", `CONSTANTS` and `weights`, and a convolution of 16 outputs that reads the last."""
     layer = f"\nconv = Conv({last}, w16x3x3x3, kernel_shape=[3, 3]); gap = GlobalAveragePool(conv); out = Flatten(gap)"
     nodes = {name for node in graph(text) for name in node[1]}
@@ -63,7 +62,7 @@ def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any)
     return written(text + layer, before="", inputs=[image], **constants)
 
 
-def scalings(model: onnx.ModelProto) -> tuple[GraphScaling, ...]:
+def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
     content = model.SerializeToString()
     proto, places = parse_light(content)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
@@ -72,22 +71,22 @@ def scalings(model: onnx.ModelProto) -> tuple[GraphScaling, ...]:
     return find_scalings(proto, layers, image, Weights(None, content, places), "out")
 
 
-def scaling(model: onnx.ModelProto) -> GraphScaling | None:
+def scaling(model: ModelProto) -> GraphScaling | None:
     found = scalings(model)
     assert len(found) < 2
     return found[0] if found else None
 
 
-def entering(model: onnx.ModelProto, tensor: str, image: Array) -> Array:
+def entering(model: ModelProto, tensor: str, image: Array) -> Array:
     """What ONNX Runtime feeds the first layer."""
-    seen = onnx.ModelProto()
+    seen = ModelProto()
     seen.CopyFrom(model)
-    seen.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    seen.graph.output.append(ValueInfoProto(name=tensor))
     session = ort.InferenceSession(seen.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run([tensor], {"image": image})[0])
 
 
-def assert_maps(model: onnx.ModelProto, tensor: str, image: Array) -> GraphScaling:
+def assert_maps(model: ModelProto, tensor: str, image: Array) -> GraphScaling:
     """Assert that the record gives what enters the first layer, (batch, channel, height, width), of this image."""
     found = scaling(model)
     assert found is not None
@@ -201,7 +200,7 @@ def test_what_never_reaches_the_representation_says_nothing() -> None:
     ):
         model = with_layer(f"{beside}; {BRANCHED}")
         assert scaling(model) == alone
-        model.graph.output.append(onnx.ValueInfoProto(name="unused"))  # an output that is not the representation
+        model.graph.output.append(ValueInfoProto(name="unused"))  # an output that is not the representation
         assert scaling(model) == alone
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import ModelProto, NodeProto, helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -19,7 +19,7 @@ PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> list[onnx.NodeProto]:
+def graphs(draw: st.DrawFn) -> list[NodeProto]:
     """Nodes with one or two outputs, whose inputs are "image" or any outputs: circles are possible."""
     n = draw(st.integers(1, 8))
     names = ["image", "", *(f"{i}{part}" for i in range(n) for part in "ab")]
@@ -27,7 +27,7 @@ def graphs(draw: st.DrawFn) -> list[onnx.NodeProto]:
     return [helper.make_node("Sum", read, [f"{i}a", f"{i}b"]) for i, read in enumerate(inputs)]
 
 
-def is_sorted(nodes: list[onnx.NodeProto]) -> bool:
+def is_sorted(nodes: list[NodeProto]) -> bool:
     written = {name for node in nodes for name in node.output}
     seen: set[str] = set()
     for node in nodes:
@@ -37,7 +37,7 @@ def is_sorted(nodes: list[onnx.NodeProto]) -> bool:
     return True
 
 
-def has_circle(nodes: list[onnx.NodeProto]) -> bool:
+def has_circle(nodes: list[NodeProto]) -> bool:
     """Whether some nodes are left when those whose sources are all there are taken away again and again."""
     written = {name for node in nodes for name in node.output}
     while ready := [node for node in nodes if not set(node.input) & written]:
@@ -47,7 +47,7 @@ def has_circle(nodes: list[onnx.NodeProto]) -> bool:
 
 
 @given(graphs())
-def test_any_graph_is_sorted_or_has_a_circle(nodes: list[onnx.NodeProto]) -> None:
+def test_any_graph_is_sorted_or_has_a_circle(nodes: list[NodeProto]) -> None:
     if has_circle(nodes):
         with pytest.raises(CannotAssessError, match=r"m: tensor '\d[ab]' is computed from itself, through"):
             sorted_nodes(nodes, {"image": "an input"}, "m")
@@ -60,7 +60,7 @@ def test_any_graph_is_sorted_or_has_a_circle(nodes: list[onnx.NodeProto]) -> Non
         assert sorted_nodes(order, {"image": "an input"}, "m") is None
 
 
-def relus(*tensors: str) -> list[onnx.NodeProto]:
+def relus(*tensors: str) -> list[NodeProto]:
     """A node for each pair of names."""
     return [helper.make_node("Relu", [pair[0]], [pair[1]]) for pair in (names.split() for names in tensors)]
 
@@ -114,7 +114,7 @@ Scaled (x) => (y) {
 def test_graphs_inside_nodes_and_functions_are_sorted(opened: Any) -> None:
     """The If stands before what only its branches read."""
     found = opened(onnx.parser.parse_model(PARTS))
-    own = onnx.ModelProto.FromString(found.graph.own()).graph
+    own = ModelProto.FromString(found.graph.own()).graph
     assert [node.op_type for node in own.node][:3] == ["GlobalAveragePool", "Flatten", "If"]
     assert [node.op_type for node in own.node[2].attribute[0].g.node] == ["Abs", "Relu"]
     run = Runner(found, "cpu").run(PIXELS)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 
-import onnx
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import GraphProto, helper
 
 from robustcheck_onnx.checker.model.ends import _facts, embedding_under, ends_in, last_linears
 from robustcheck_onnx.checker.model.heads import COSINE, SCALE, UNIT, Head, Join, find_head
@@ -25,7 +25,7 @@ BINARY = ("Add", "Sub", "Mul", "Div", "Concat", "MatMul", "Max", "Sum", "Mean", 
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> onnx.GraphProto:
+def graphs(draw: st.DrawFn) -> GraphProto:
     """A graph of up to 14 nodes on the input "image", in order; each node reads any tensors before it."""
     tensors, nodes = ["image"], []
     for index in range(draw(st.integers(1, 14))):
@@ -39,17 +39,17 @@ def graphs(draw: st.DrawFn) -> onnx.GraphProto:
                 st.tuples(st.sampled_from(BINARY), st.tuples(recent, recent)),
             )
         )
-        nodes.append(onnx.helper.make_node(op, inputs, [f"t{index}"]))
+        nodes.append(helper.make_node(op, inputs, [f"t{index}"]))
         tensors.append(f"t{index}")
-    return onnx.helper.make_graph(nodes, "random", [], [])
+    return helper.make_graph(nodes, "random", [], [])
 
 
-def tensors_of(graph: onnx.GraphProto) -> list[str]:
+def tensors_of(graph: GraphProto) -> list[str]:
     return ["image", *(node.output[0] for node in graph.node)]
 
 
 @given(graphs())
-def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
+def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
     slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
     for tensor in tensors_of(graph):
         assert (tensor in layers.image_tensors) == slow.depends(tensor)
@@ -67,7 +67,7 @@ def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
 
 
 @given(graphs())
-def test_heads_are_those_of_the_definitions(graph: onnx.GraphProto) -> None:
+def test_heads_are_those_of_the_definitions(graph: GraphProto) -> None:
     slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
     for tensor in tensors_of(graph):
         found, expected = find_head(layers, tensor), slow.head(tensor)
@@ -139,7 +139,7 @@ def test_a_hundred_gated_blocks_end_in_a_sum() -> None:
     assert str(ends_in(layers, "silu99")) == "activation:SiLU"
 
 
-def build_and_walk(graph: onnx.GraphProto) -> End:
+def build_and_walk(graph: GraphProto) -> End:
     return walk_all(build_layers(graph, "image", {"w8x8": (8, 8)}), graph.node[-1].output[0])
 
 
@@ -164,13 +164,13 @@ def test_a_tensor_under_many_branches_is_walked_once() -> None:
 
 
 def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
-    def inner(depth: int) -> onnx.GraphProto:
-        nodes = [onnx.helper.make_node("Identity", [f"d{depth}"], [f"e{depth}"])]
+    def inner(depth: int) -> GraphProto:
+        nodes = [helper.make_node("Identity", [f"d{depth}"], [f"e{depth}"])]
         if depth:
-            nodes.append(onnx.helper.make_node("If", ["c"], [f"f{depth}"], then_branch=inner(depth - 1)))
-        return onnx.helper.make_graph(nodes, "inner", [], [])
+            nodes.append(helper.make_node("If", ["c"], [f"f{depth}"], then_branch=inner(depth - 1)))
+        return helper.make_graph(nodes, "inner", [], [])
 
-    (node,) = [onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner(20), else_branch=inner(0))]
+    (node,) = [helper.make_node("If", ["c"], ["y"], then_branch=inner(20), else_branch=inner(0))]
     read = [each.input[0] for each in nested_nodes([node])]
     assert [name for name in read if name != "c"] == [
         "d0",

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
@@ -29,7 +30,7 @@ PHOTOS = ("chelsea.png", "rocket.jpg", "coffee.png")
 
 def scaled(preprocessing: Preprocessing, image: ImageInput, pixels: NDArray[np.uint8]) -> NDArray[Any]:
     graph = input_graph(preprocessing, image)
-    onnx.checker.check_model(onnx.ModelProto.FromString(graph), full_check=True)
+    onnx.checker.check_model(ModelProto.FromString(graph), full_check=True)
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (values,) = session.run([IMAGE], {PIXELS: pixels})
     return np.asarray(values)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 from PIL import Image
 
 from robustcheck_onnx import check
@@ -28,7 +27,7 @@ GREY = but(CLIP, size=(8, 8), resize_size=(8, 8), color_order="grey", mean=(0.5,
 PHOTO = Image.fromarray(levels(9, 17, 3, seed=2))
 
 
-def encoder(channels: int, *, kind: int = FLOAT, weight: NDArray[Any] | None = None) -> onnx.ModelProto:
+def encoder(channels: int, *, kind: int = FLOAT, weight: NDArray[Any] | None = None) -> ModelProto:
     """An encoder without an activation at its end, for one channel or three, that computes in float32."""
     text = f"""
         x = Cast(image, to=FLOAT); conv = Conv(x, w); tanh = Tanh(conv); gap = GlobalAveragePool(tanh)

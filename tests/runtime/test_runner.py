@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
@@ -33,7 +32,7 @@ def features_by_hand(pixels: Pixels, weight: Pixels) -> Pixels:
 
 def test_representation_and_class_output(runner: Any, pixels: Pixels) -> None:
     model = classifier()
-    weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    weights = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
     output = runner(model).run(pixels)
     expected = features_by_hand(pixels, weights["conv.weight"])
     assert_allclose(output.representation, expected, rtol=1e-5, atol=1e-6)
@@ -187,8 +186,8 @@ def test_cuda_equals_the_cpu(runner: Any, pixels: Pixels) -> None:
 def test_outputs_that_are_sequences_are_no_obstacle(runner: Any) -> None:
     """The model's own outputs are all fetched to compare them; photos come as bytes."""
     model = classifier()
-    model.graph.node.append(onnx.helper.make_node("SplitToSequence", ["logits"], ["pieces"], axis=0))
-    model.graph.output.append(onnx.ValueInfoProto(name="pieces"))
+    model.graph.node.append(helper.make_node("SplitToSequence", ["logits"], ["pieces"], axis=0))
+    model.graph.output.append(ValueInfoProto(name="pieces"))
     model.graph.output[-1].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
     photos = levels(3, 8, 8, 3)
     opened = runner(model).model
