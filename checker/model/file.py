@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.isolation import max_model_bytes
@@ -54,7 +54,6 @@ from .weights import (
     parse_light,
     read_file,
     restore,
-    settle,
     stamp_of,
     stamps_writes,
     use_resolved_names,
@@ -79,7 +78,7 @@ def check_well_formed(where: str, proto: ModelProto) -> None:
     names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
     _check_nodes(where, [node for function in proto.functions for node in function.node], versions)
     names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
-    for graph in _graphs(proto):
+    for graph in (proto.graph, *(inner for part in (proto.graph, *proto.functions) for inner in bodies(part.node))):
         _check_nodes(where, graph.node, versions)
         values = [*graph.input, *graph.output, *graph.value_info]
         names += [value.name for value in values] + [weight.name for weight in graph.initializer]
@@ -89,7 +88,13 @@ def check_well_formed(where: str, proto: ModelProto) -> None:
             if weight.data_type == TensorProto.UNDEFINED:
                 raise _damaged(where, f"weight '{weight.name!s:.80}' has no type; each needs one")
         for value in values:
-            _check_type(where, value)
+            tensor = value.type.tensor_type
+            if tensor.elem_type not in TYPES:
+                raise _damaged(where, f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
+            check_dimensions(where, f"'{value.name!s:.80}'", len(tensor.shape.dim))
+            for size in tensor.shape.dim:
+                if size.dim_value < 0:
+                    size.ClearField("dim_value")
     for word in names:
         if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
             raise _damaged(where, f"name in the graph is {word!r:.80}; names must be UTF-8 text")
@@ -110,23 +115,6 @@ def check_dimensions(where: str, what: str, n: int) -> None:
 
 def _damaged(where: object, what: str) -> CannotAssessError:
     return CannotAssessError(f"{where}: {what}", AGAIN)
-
-
-def _graphs(proto: ModelProto) -> Iterator[GraphProto]:
-    """Yield the graph and all graphs inside it. They are in nodes and functions."""
-    yield proto.graph
-    for part in (proto.graph, *proto.functions):
-        yield from bodies(part.node)
-
-
-def _check_type(where: str, value: ValueInfoProto) -> None:
-    tensor = value.type.tensor_type
-    if tensor.elem_type not in TYPES:
-        raise _damaged(where, f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
-    check_dimensions(where, f"'{value.name!s:.80}'", len(tensor.shape.dim))
-    for size in tensor.shape.dim:
-        if size.dim_value < 0:
-            size.ClearField("dim_value")
 
 
 def _check_nodes(where: str, nodes: Iterable[NodeProto], versions: dict[str, int]) -> None:
@@ -394,7 +382,7 @@ def _mapped(file: BinaryIO, status: os.stat_result) -> mmap.mmap | None:
     if status.st_size < MAPPED_BYTES or not stamps_writes(status):
         return None
     with contextlib.suppress(OSError, ValueError):
-        settle(file)
+        os.fsync(file.fileno())
         return mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
     return None
 

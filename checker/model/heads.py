@@ -91,17 +91,12 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
     node, names = layers.producers[tail.start], layers.data[tail.start]
     if node.op_type in LINEAR:
         return _head(layers, node, names[0], tail)
-    if node.op_type != "Concat" and all(_is_linear(layers, name) for name in names):
+    tails = [_tail(layers, name) for name in names]
+    if node.op_type != "Concat" and all(each and layers.producers[each.start].op_type in LINEAR for each in tails):
         heads = [find_head(layers, name) for name in names]
         if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
             return heads[0]
     return Join(node.op_type, names)
-
-
-def _is_linear(layers: Layers, tensor: str) -> bool:
-    """Whether a linear layer ends `tensor`, with no join before."""
-    tail = _tail(layers, tensor)
-    return tail is not None and layers.producers[tail.start].op_type in LINEAR
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +109,8 @@ def _tail(layers: Layers, tensor: str) -> _Tail | None:
     while tensor not in known:
         op, names = layers.ops.get(tensor, ""), layers.data.get(tensor, ())
         ends_here = op in LINEAR and len(names) == 1
-        goes_on = op in AFTER_HEAD and names and not _is_look_up(layers, tensor)
+        is_look_up = op == "Gather" and layers.producers[tensor].input[0] not in layers.image_tensors
+        goes_on = op in AFTER_HEAD and names and not is_look_up  # the image picks nothing from a table
         source = layers.elementwise.parent(tensor) if len(names) > 1 else None if ends_here or not names else names[0]
         if ends_here or not goes_on or source is None:
             known[tensor] = _Tail(tensor, frozenset(), False, False) if ends_here or goes_on else None
@@ -135,18 +131,13 @@ def _extend(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
         by = [name for name in layers.producers[tensor].input if name in layers.statistics and name != source]
         if by:
             more.add(UNIT if {_root(layers, name) for name in by} == {_root(layers, source)} else COSINE)
-        elif _scales(layers, layers.producers[tensor], source, inner):
+        elif _scales(layers, layers.producers[tensor], inner):
             more.add(SCALE)
     if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in layers.producers[tensor].input):
         more.add("LogSoftmax")
     added = not several and op in ("Add", "QLinearAdd")
     not_zero = added and not layers.zeros & set(layers.producers[tensor].input)
     return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
-
-
-def _is_look_up(layers: Layers, tensor: str) -> bool:
-    """Whether the image picks a tensor from a table."""
-    return layers.ops[tensor] == "Gather" and layers.producers[tensor].input[0] not in layers.image_tensors
 
 
 def _float_side(layers: Layers, tensor: str) -> str:
@@ -170,7 +161,8 @@ def _unit_length(layers: Layers, tensor: str) -> str:
 
     def step(name: str) -> tuple[str, str]:
         op, names = layers.ops.get(name, ""), layers.data.get(name, ())
-        if op == "LpNormalization" or (op in SCALING and _divides_by_norm(layers, name)):
+        read = layers.producers[name].input if op in SCALING else ()
+        if op == "LpNormalization" or any(layers.statistics.get(other, "") in L2_STATISTICS for other in read):
             return name, ""
         return "", names[0] if (op in RESHAPE or op in AFFINE) and len(names) == 1 else ""
 
@@ -204,11 +196,7 @@ def _follow(known: dict[str, str], tensor: str, step: Callable[[str], tuple[str,
     return result
 
 
-def _divides_by_norm(layers: Layers, tensor: str) -> bool:
-    return any(layers.statistics.get(name, "") in L2_STATISTICS for name in layers.producers[tensor].input)
-
-
-def _scales(layers: Layers, node: NodeProto, data: str, inner: _Tail) -> bool:
+def _scales(layers: Layers, node: NodeProto, inner: _Tail) -> bool:
     """Whether a node multiplies all features by one factor. The factor does not depend on the image."""
     if layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger") and inner.crossed <= {"Cast"}:
         return False  # the scale of what was quantised

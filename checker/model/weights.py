@@ -14,7 +14,7 @@ the stamps are checked.
 
 A large model file is treated the same way: it is mapped, not copied, and ONNX Runtime maps its weights by their places
 in it. Linux stamps only the first write through a memory map until that write is on the disk: so a file is brought
-there between its stamp and its digest (`settle`), and whatever is written from then on shows. File systems without a
+there between its stamp and its digest (`fsync`), and whatever is written from then on shows. File systems without a
 disk (tmpfs) never stamp such writes; there, and where the file system is unknown, a model file is copied
 (`stamps_writes`).
 """
@@ -34,7 +34,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -86,14 +85,6 @@ STAMPING = frozenset(("ext4", "xfs", "btrfs"))  # file systems of Linux that sta
 MOUNTS = Path("/proc/self/mountinfo")
 
 
-def settle(file: BinaryIO) -> None:
-    """Write a file's pending changes to the disk. The next write through any memory map is then stamped.
-
-    Raises OSError.
-    """
-    os.fsync(file.fileno())
-
-
 def aged_status(file: int | Path) -> os.stat_result:
     """Return the status of a file or folder, once aged.
 
@@ -110,7 +101,7 @@ def aged_status(file: int | Path) -> os.stat_result:
 
 
 def stamps_writes(status: os.stat_result) -> bool:
-    """Whether a file system stamps each write after `settle`. False off Linux."""
+    """Whether a file system stamps each write after `fsync`. False off Linux."""
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" if hasattr(os, "major") else ""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -138,7 +129,7 @@ def read_file(location: str, target: Path, folder: Path, held: Held) -> External
         status = aged_status(file.fileno())
         stamps[target] = stamp_of(status)  # first: whatever is written from here on shows
         with contextlib.suppress(OSError):  # a file system without a disk
-            settle(file)
+            os.fsync(file.fileno())
         return ExternalFile(location, target, stamps, status.st_size, _digest_of(file))
 
 

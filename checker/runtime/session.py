@@ -18,6 +18,7 @@ import subprocess
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -284,16 +285,15 @@ def open_session(
         CannotAssessError: ONNX Runtime can't load the model.
     """
     asked = parse_device(device)
-    providers, wanted = asked.providers, asked.provider
+    wanted, session_on = asked.provider, partial(_session, graph, model, level, threads)
     if wanted == CPU:
-        return _session(graph, model, providers, level, threads), ""
+        return session_on([CPU]), ""
     reason = why_missing(wanted)
-    session = None
     if not reason:
         if wanted in (CUDA, TENSORRT):
             preload_cuda()
         try:
-            session = _session(graph, model, providers, level, threads)
+            session = session_on(asked.providers)
             if session.get_providers()[0] == wanted:
                 return session, ""
             reason = f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}"
@@ -302,7 +302,7 @@ def open_session(
             reason = error.message
     if not asked.is_auto:
         raise EnvironmentFaultError(f"--device is {device}; {reason}", "robustcheck doctor, or --device cpu")
-    return _session(graph, model, [CPU], level, threads), reason
+    return session_on([CPU]), reason
 
 
 def describe(
@@ -381,7 +381,7 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     return CannotAssessError(f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}", hint)
 
 
-def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str, threads: int) -> ort.InferenceSession:
+def _session(graph: bytes, model: ModelFile, level: str, threads: int, providers: list[Any]) -> ort.InferenceSession:
     ort.disable_telemetry_events()  # nothing of a check leaves the machine
     ort.set_default_logger_severity(ORT_FATAL)  # of allocators: a session's own level does not hold for them
     options = ort.SessionOptions()

@@ -14,7 +14,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
-from support import Capture, Place, robustcheck
+from support import Capture, Patch, Place, robustcheck
 from support.onnx_models import encoder, save
 from support.profile import PATIENCE_S
 from support.stores import ODD, SECRET, put, url_of
@@ -73,7 +73,7 @@ def test_a_hubs_layout_has_its_sidecar_above(memory: Any, refused: Callable[...,
 
 
 def test_models_that_cannot_be_had(
-    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., None]
+    memory: Any, tmp_path: Path, monkeypatch: Patch, refused: Callable[..., None]
 ) -> None:
     memory.pipe_file("/box/m.onnx", b"\x08" * 1000)
     refused(UsageError, "memory://box/gone.onnx", "missing")

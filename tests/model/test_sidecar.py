@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
-from support import PHOTOS, Fields, but
+from support import PHOTOS, Fields, Patch, but
 from support.skimage_data import worst
 
 
@@ -347,7 +347,7 @@ def test_a_repository_with_several_models_says_whose_sidecar_it_is(tmp_path: Pat
         find(tmp_path / model)
 
 
-def test_the_nearest_sidecar_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_sidecar_counts(tmp_path: Path, monkeypatch: Patch) -> None:
     repository(tmp_path, "onnx/model.onnx")
     model = tmp_path / "onnx" / "model.onnx"
     (tmp_path / "onnx" / "config.json").write_text('{"model_type": "siglip"}')  # says nothing about pixels

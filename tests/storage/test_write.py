@@ -10,12 +10,10 @@ from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.storage.places import parse_place
-from support import onnx_models
+from support import Patch, onnx_models
 
 
-def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path: Path, monkeypatch: Patch) -> None:
     """In a shared folder anyone can guess a process number; whatever stands under a name is another process's."""
     victim, target = tmp_path / "victim", tmp_path / "r.json"
     victim.write_text("mine")
