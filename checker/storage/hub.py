@@ -89,7 +89,7 @@ def parse_hub(url: Url) -> Address | None:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository at one commit. It is the store of its files, as fsspec's file systems are of theirs."""
+    """A repository at one commit. It is the store of its files."""
 
     address: Address
     commit: str
@@ -98,22 +98,6 @@ class Repository:
     """by path, the client's records: size, blob_id (of git), lfs.sha256 of a large one"""
     is_whole: bool = True
     """False: only files in the client's cache are known, since HF_HUB_OFFLINE forbids to ask"""
-
-    def info(self, path: str) -> Mapping[str, Any]:
-        """Return name, size and type of a path. Raises FileNotFoundError."""
-        if path in self.files:
-            return {"name": path, "size": self.files[path].size, "type": "file"}
-        if path and not any(name.startswith(f"{path}/") for name in self.files):
-            raise FileNotFoundError(errno.ENOENT, "no such file", path)
-        return {"name": path, "type": "directory"}
-
-    def ls(self, path: str, *, detail: bool) -> list[Mapping[str, Any]]:
-        """Return the files right in a folder."""
-        start = f"{path}/" if path else ""
-        return [self.info(name) for name in self.files if name.startswith(start) and "/" not in name[len(start) :]]
-
-    def invalidate_cache(self) -> None:
-        """Do nothing: a commit does not change."""
 
     def fetch(self, path: str, tell: Callable[[str], None] | None = None) -> Path:
         """Return a file in the client's cache. It is fetched where it is missing.
@@ -138,6 +122,21 @@ class HubFile(RemoteFile):
     def __truediv__(self, name: str) -> HubFile:
         """Return a file below this folder."""
         return open_hub_file(self.store, f"{self.path}/{name}".lstrip("/"), self.tell)
+
+    def info(self) -> Mapping[str, Any]:
+        """Return the size of a file, or that it is a folder. Raises FileNotFoundError."""
+        if self.path in self.store.files:
+            return {"size": self.store.files[self.path].size}
+        self.names_beside()
+        return {"type": "directory"}
+
+    def names_beside(self) -> list[str]:
+        """Return the names of the folder's own files, sorted. Raises FileNotFoundError."""
+        start = f"{self.path}/".lstrip("/")
+        below = [name.removeprefix(start) for name in self.store.files if name.startswith(start)]
+        if self.path and not below:
+            raise FileNotFoundError(errno.ENOENT, "no such file", self.shown)
+        return sorted(name for name in below if "/" not in name)
 
     def stream(self) -> Generator[bytes, None, None]:
         """Yield the content from the client's cache. Raises FileNotFoundError, StoreError (another digest)."""
