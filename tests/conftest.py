@@ -184,10 +184,8 @@ def opened(tmp_path: Path) -> Callable[..., ModelFile]:
 @pytest.fixture(scope="session")
 def skimage_photos() -> list[Path]:
     """Five real photos, which scikit-image carries."""
-    from support.lookup import skimage_photos as paths
-
     pytest.importorskip("skimage", reason="real photos come from scikit-image")
-    return paths()
+    return lookup.skimage_photos()
 
 
 @pytest.fixture
@@ -202,11 +200,9 @@ def my_vision(tmp_path: Path, monkeypatch: Patch) -> str:
 
 
 @pytest.fixture(scope="session")
-def photos_80(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos_80(lookup_pass: Place) -> Path:
     """80 photos for look-up models."""
-    folder = tmp_path_factory.mktemp("compare_photos")
-    lookup.write_lookup_images(folder, 80, photos=PHOTOS)
-    return folder
+    return lookup_pass[1]
 
 
 @pytest.fixture

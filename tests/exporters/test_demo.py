@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from numpy.testing import assert_allclose
 
@@ -11,7 +10,7 @@ from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.run import run
 from support.lazy import torch
-from support.user_modules import contract_of, images_of
+from support.user_modules import contract_of, images_of, outputs_of
 
 pytestmark = pytest.mark.long
 
@@ -54,11 +53,11 @@ def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path])
     # the file name carries the start of its own SHA-256
     assert read["source"]["weights_digest"].startswith("sha256:57934424")
     images = images_of(skimage_photos, read["preprocessing"])
-    session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
-    representation, logits = session.run(["representation", "logits"], {"image": images})
+    outputs = outputs_of(record.path, images)
+    logits = outputs["logits"]
     with torch.no_grad():
         assert_allclose(logits, truth(torch.from_numpy(images)).numpy(), atol=1e-3)
         pooled = truth.extract_features(torch.from_numpy(images)).mean((2, 3)).numpy()
-    assert_allclose(representation, pooled, atol=1e-4)
+    assert_allclose(outputs["representation"], pooled, atol=1e-4)
     # the network recognises what is on the photos: ImageNet classes 281–285 are cats, 967 is espresso
     assert (logits[1].argmax() in range(281, 286), logits[2].argmax() in (504, 967, 968)) == (True, True)

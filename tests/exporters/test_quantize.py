@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import numpy_helper
@@ -22,7 +21,7 @@ from robustcheck_onnx.exporters.contract import file_digest, graph_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, Capture, Patch, Place, lookup, onnx_models, robustcheck
-from support.user_modules import contract_of
+from support.user_modules import contract_of, outputs_of
 from support.written import written
 
 PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
@@ -63,8 +62,7 @@ def pixels(paths: list[Path]) -> Array:
 
 
 def represent(path: Path, images: Array) -> Array:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(["representation"], {"image": images})[0])
+    return np.asarray(outputs_of(path, images)["representation"])
 
 
 def made(encoder: Path, photos: list[Path], precision: str, **options: Any) -> write.ExportRecord:

@@ -7,7 +7,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 from numpy.testing import assert_allclose
 
@@ -16,7 +15,7 @@ from robustcheck_onnx.exporters.errors import ExportError, quiet
 from robustcheck_onnx.exporters.run import run
 from support import Capture, Fields, profile
 from support.lazy import torch
-from support.user_modules import contract_of, images_of, left_in
+from support.user_modules import contract_of, images_of, left_in, outputs_of
 
 pytestmark = pytest.mark.usefixtures("my_vision")
 
@@ -54,12 +53,11 @@ def test_head_names_the_representation(
     assert weights == ("w.pth", file_digest(tmp_path / "w.pth"))
     assert read["tensors"]["representation"] == {"meaning": "input of 6", "rule": "head_input"}
     images = images_of(skimage_photos, read["preprocessing"])
-    session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
-    before, logits = session.run(["representation", "logits"], {"image": images})
+    outputs = outputs_of(record.path, images)
     with torch.no_grad():
         truth = network.eval()[:-1](torch.from_numpy(images))
-        assert_allclose(before, truth.numpy(), atol=1e-5)
-        assert_allclose(logits, network[-1](truth).numpy(), atol=1e-5)
+        assert_allclose(outputs["representation"], truth.numpy(), atol=1e-5)
+        assert_allclose(outputs["logits"], network[-1](truth).numpy(), atol=1e-5)
 
 
 TORCH_REFUSALS = [

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import onnxruntime as ort
 import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
@@ -15,7 +14,7 @@ from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, read_prompts, run
 from support import PHOTOS, Capture, Fields, checkpoints, robustcheck
 from support.lazy import open_clip, torch, transformers
-from support.user_modules import contract_of
+from support.user_modules import contract_of, outputs_of
 
 CLASSES = ("tabby cat", "espresso", "rocket")
 FIVE = PHOTOS[:5]
@@ -57,15 +56,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(bare, headed, truth.numpy(), pixels.numpy())
 
 
-def _outputs(path: Path, pixels: Any) -> Fields:
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": pixels}), strict=True))
-
-
 @pytest.mark.long
 def test_logits_are_open_clips_own_and_the_representation_is_the_same_with_a_head(clip: Exported) -> None:
-    bare, headed = (_outputs(model.path, clip.pixels) for model in (clip.bare, clip.headed))
+    bare, headed = (outputs_of(model.path, clip.pixels) for model in (clip.bare, clip.headed))
     assert clip.truth.std(axis=1).min() > 0.1  # the classes differ, so that a wrong head would show
     assert_allclose(headed.pop("logits"), clip.truth, atol=1e-4)
     assert list(headed) == list(bare)
@@ -121,7 +114,7 @@ def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> Non
     with torch.no_grad():
         truth = model(pixel_values=pixels, **tokens).logits_per_image.numpy()
     assert truth.std(axis=1).min() > 1e-3
-    outputs = _outputs(call[2], pixels.numpy())
+    outputs = outputs_of(call[2], pixels.numpy())
     assert list(outputs) == ["representation", "pooled", "logits"]
     assert_allclose(outputs["logits"], truth, atol=1e-4)
     assert contract_of(call[2])["zero_shot"]["templates"] == list(DEFAULT_TEMPLATES)

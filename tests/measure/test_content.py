@@ -17,6 +17,7 @@ from robustcheck_onnx.checker.measure.job import KEPT, DescribedRow, content_of,
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, but, lookup, normal
+from support.comparisons import planted
 from support.measuring import never_decided
 
 N_IMAGES, WIDTH = 96, 512
@@ -26,10 +27,7 @@ NOT_FINITE = 25
 
 def vectors() -> np.ndarray:
     """Signed, with one outlier feature that varies: clear of every threshold."""
-    rng = np.random.default_rng(3)
-    h = rng.normal(size=(N_IMAGES, WIDTH)) + rng.normal(0, 0.5, WIDTH)
-    h[:, 92] += 15 * rng.uniform(0.8, 1.2, N_IMAGES)
-    return h.astype(np.float32)
+    return planted(N_IMAGES, WIDTH, 3, 15, (92,)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -70,11 +70,19 @@ def lookup_contract(
     }
 
 
-def passing_rows(n: int = 80, d: int = 512, shortest: float = 0.5) -> NDArray[np.float64]:
-    """Signed rows of lengths that differ, with one persistent outlier feature: they pass."""
-    random = default_rng(3)
+def passing_rows(
+    n: int = 80,
+    d: int = 512,
+    shortest: float = 0.5,
+    *,
+    seed: int = 3,
+    strengths: Sequence[float] = (20.0,),
+    at: int = 7,
+) -> NDArray[np.float64]:
+    """Signed rows of lengths that differ, with persistent outlier features from `at` on, by default one: they pass."""
+    random = default_rng(seed)
     h = random.normal(size=(n, d)) + random.normal(0, 0.5, d)
-    h[:, 7] += 20
+    h[:, at : at + len(strengths)] += strengths
     return np.asarray(h * random.uniform(shortest, 2, (n, 1)))
 
 

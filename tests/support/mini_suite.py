@@ -18,11 +18,7 @@ HEAD = 'schema_version = 1\nname = "mini"\n\n[labels]\nmeaning = "with: an outli
 
 def made(with_outlier: bool, seed: int) -> NDArray[np.float32]:
     """Signed representations, with one persistent outlier feature or none: (image, feature)."""
-    rng, n, d = np.random.default_rng(seed), 60, 512
-    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
-    if with_outlier:
-        h[:, 7] += 14 + 2 * seed
-    return (h * rng.uniform(0.5, 2, (n, 1))).astype(np.float32)
+    return lookup.passing_rows(60, seed=seed, strengths=[(14 + 2 * seed) * with_outlier]).astype(np.float32)
 
 
 def block(entry: dict[str, object]) -> str:

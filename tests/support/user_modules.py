@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from PIL import Image
 
 from robustcheck_onnx.exporters import contract
@@ -137,3 +138,10 @@ def contract_of(path: Path) -> Fields:
 
 def images_of(photos: list[Path], fields: Fields) -> Any:
     return np.stack([contract.preprocess(fields, Image.open(p)) for p in photos])
+
+
+def outputs_of(path: Path, images: Any) -> dict[str, Any]:
+    """What ONNX Runtime makes of images, by the names of the file's outputs."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": images}), strict=True))

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, load
-from support import Fields, but, normal, reports
+from support import Fields, but, lookup, normal, reports
 
 PROFILE, EARLIER = load(), load("default-2")
 
@@ -28,10 +28,7 @@ def stats(h: np.ndarray) -> Statistics:
 def planted(
     strength: float = 20.0, n: int = 64, d: int = 512, seed: int = 0, signs: tuple[int, ...] = (1,)
 ) -> np.ndarray:
-    rng = default_rng(seed)
-    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
-    h[:, : len(signs)] += strength * np.array(signs)
-    return h * rng.uniform(0.5, 2, (n, 1))
+    return lookup.passing_rows(n, d, seed=seed, strengths=[strength * sign for sign in signs], at=0)
 
 
 def sanity(**changes: Any) -> ImageSetFacts:
