@@ -14,7 +14,7 @@ SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errn
 """Errors of the operating system that are not the call's fault: disk, quota or file table full, no rights."""
 
 EXIT_CODES = {
-    0: "PASS: the indication is present",
+    0: "PASS: the outlier features are present",
     1: "WARN: absent or not established; the report says why",
     2: "usage: an argument or a configuration file is wrong",
     3: "could not assess: no readable model, no usable image, no finite representation, or it took too long",

@@ -32,7 +32,7 @@ def document_of(report: ConceptsReport) -> Document:
         ("concept", ">images", ">AP", ">chance", ">needed", ">p", ">directions", "=best", "=found"),
         tuple(map(_concept, report.concepts)),
         f"AP: the best average precision of a direction; chance: 95 % of {chance.shuffles} shuffles stay at or below; "
-        "needed: what is beyond chance, corrected over concepts; directions: those that tell it",
+        "needed: what is beyond chance, corrected over concepts; directions: how many detect it",
         most=SHORT,
     )
     facts = [

@@ -263,8 +263,8 @@ def _set_notes(
     alike = sum(count - 1 for count in Counter((each ^ each[0]).tobytes() for each in present.T).values())
     if alike:
         notes.append(
-            f"{alike} of the concepts have the same images as another one, or just the others: they are counted, but "
-            "are one question."
+            f"{count_text(alike, 'concept')} with the same images as another one, or with exactly the others: counted, "
+            "but one question."
         )
     by_chance = sum(each.chance[0] >= ENCODED_AP for each in judged)
     if by_chance:

@@ -55,7 +55,7 @@ def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False, ver
 def _short(pen: Pen, document: Mapping[str, Any]) -> RenderableType:
     """Lay out the few facts that decide."""
     chosen, image, values = (document[key] for key in ("representation", "image_input", "preprocessing"))
-    where = f"from {', '.join(dict.fromkeys(row['source'] for row in values or ()))}"
+    where = f"from {', '.join(dict.fromkeys(row['source'].removesuffix(' (scaled)') for row in values or ()))}"
     where = where if values else f"not known: {document['preprocessing_not_known']}"
     return _rows(pen, {
         "tensor": f"{chosen['tensor']} {show_shape(chosen['shape'])}, {chosen['rule']}, ends in {chosen['ends_in']}",

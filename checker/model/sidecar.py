@@ -438,7 +438,7 @@ def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
         preset = PRESETS[option]
         if input_size is None:
             return preset, "user", f"--preprocess {option}", {}
-        exceptions = {"size": "model input", "resize_size": f"{option}, scaled"}
+        exceptions = {"size": "model input", "resize_size": f"--preprocess {option} (scaled)"}
         return at_size(preset, input_size), "user", f"--preprocess {option}", exceptions
     path = Path(option)
     if not path.is_file():

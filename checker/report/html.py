@@ -35,6 +35,7 @@ from .forms import FormOptions
 from .outcome import cautions, findings, model_of, rank_of, without_model
 from .record import Failed, Outcome, Report
 from .suite import suite_of
+from .terminal import passed_by
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -123,7 +124,17 @@ def _environment(folder: Path | None) -> Environment:
         "kind": lambda block: type(block).__name__,
         "signed": lambda value: f"{value:+z.1f}",
     }
-    helpers = (blocks_of, findings, gap_text, interval_text, photo_of, short_checkpoint, suite_of, without_model)
+    helpers = (
+        blocks_of,
+        findings,
+        gap_text,
+        interval_text,
+        passed_by,
+        photo_of,
+        short_checkpoint,
+        suite_of,
+        without_model,
+    )
     environment.globals |= {helper.__name__: helper for helper in helpers}
     environment.globals |= {"cautions": cautions, "words": words, "drawn": charts, "EXIT_CODES": EXIT_CODES}
     environment.globals |= {"DEFINITIONS": DEFINITIONS, "KINDS": KINDS, "NAMES": NAMES}

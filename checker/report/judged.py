@@ -26,16 +26,16 @@ CLEARS: dict[Clears, tuple[str, str]] = {
 """Sign and word of each answer to "clears it?"."""
 
 _MEANING: dict[Kind | None, str] = {
-    None: "The indication of robustness to natural distribution shifts is present on the images that were given. "
-    "It is an indication, not a proof.",
-    "not_established": "It was not established whether the indication of robustness to natural distribution shifts is "
-    "there. Do the next steps, and check again.",
+    None: "The outlier features of robust CLIP encoders are present on the images that were given. They are an "
+    "indication of robustness to natural distribution shifts, not a proof.",
+    "not_established": "It was not established whether the outlier features of robust CLIP encoders are present. Do "
+    "the next steps, and check again.",
     "not_applicable": "The thresholds do not hold for this model, so the check says nothing of its robustness. That is "
     "not evidence of fragility.",
-    "absent": "The indication of robustness to natural distribution shifts is absent on the images that were given. "
-    "That is not evidence of fragility.",
-    "other_signal": "The indication of robustness to natural distribution shifts is present on the images that were "
-    "given, but another signal warns.",
+    "absent": "The outlier features of robust CLIP encoders are absent on the images that were given. That is not "
+    "evidence of fragility.",
+    "other_signal": "The outlier features of robust CLIP encoders are present on the images that were given, but "
+    "another signal warns.",
 }
 
 

@@ -228,9 +228,9 @@ Outcome = Report | Failed
 
 CLAIM = (
     "Outlier features in the representation indicate robustness to natural distribution shifts (Crabbé et al., TMLR "
-    "2024). PASS says that the sign is present on the images that were given, WARN that it is absent or was not "
-    "established. It is mostly the mean of the representations and follows the contrastive objective: it "
-    "says nothing of a model that does not do its task, so check its accuracy first."
+    "2024). PASS means that they are present on the images that were given, WARN that they are absent or that this was "
+    "not established. They lie mostly in the mean of the representations and follow the contrastive objective. They "
+    "mean nothing for a model that does not do its task, so check its accuracy first."
 )
 
 

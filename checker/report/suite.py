@@ -195,7 +195,7 @@ def scatter(
     """
     if not published and not unpublished:
         return None
-    width, height, left, right, top, base, strip = 720.0, 380.0, 64.0, 704.0, 34.0, 262.0, 300.0
+    width, height, left, right, top, base, strip = 480.0, 380.0, 40.0, 472.0, 34.0, 262.0, 300.0
     own_values = [v for v in (own.estimate, own.low, own.high) if v is not None]
     values = (
         [k for row in published for k in row.kurtosis]

@@ -216,12 +216,10 @@ def summary(layers: Sequence[Layer], begins: int | None) -> str:
     text = f"No layer has a persistent outlier feature on these {n_images} images."
     if begins is not None:
         layer = layers[begins]
-        rows = {0: "images", 1: "tokens", 2: "positions"}[len(layer.positions)]
-        text = (
-            f"{_named(layers, begins)} is the first with a persistent outlier feature: "
-            f"{_first(layer.statistics.persistent, layer.statistics.n_persistent, rows)} measured on "
-            f"{layer.statistics.n_images} images."
-        )
+        on = f"{layer.statistics.n_images} images"
+        rows = {0: on, 1: f"tokens of {on}", 2: f"positions of {on}"}[len(layer.positions)]
+        features = _first(layer.statistics.persistent, layer.statistics.n_persistent, rows)
+        text = f"{_named(layers, begins)} is the first with a persistent outlier feature: {features}."
     if of_class is not None and (begins is None or of_class < begins):
         class_token = layers[of_class].statistics
         features = _first(class_token.class_token_persistent, class_token.n_class_token_persistent, "images")

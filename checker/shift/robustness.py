@@ -169,11 +169,11 @@ def put_beside(
 
 
 def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> Agreement:
-    """Whether mean effective robustness agrees with the verdict. This is one-sided, as the indication is.
+    """Whether mean effective robustness agrees with the verdict. This is one-sided, as the verdict is.
 
     Compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is surely
     above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one that is,
-    it does not contradict: WARN says that the indication is absent or was not established, never "not robust".
+    it does not contradict: WARN means that outlier features are absent or were not established, never "not robust".
     """
 
     known = {each.result.shift or "": each for each in shifted if each.effective_robustness}
@@ -222,7 +222,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     if above:
         return result(
             "no contradiction",
-            f"{what}: above them. That is not a contradiction: WARN says that the indication is absent or was not "
-            "established",
+            f"{what}: above them. That is not a contradiction: WARN means that the outlier features are absent, or "
+            "that this was not established",
         )
     return result("agree", f"{what}: not above them, and the verdict is WARN")

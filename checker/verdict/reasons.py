@@ -10,10 +10,10 @@ Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {
     "not_established": "the run can be repaired: images, preprocessing, export, profile",
     "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
-    "absent": "the run was sound, and the indication is not there",
+    "absent": "the run was sound, and the outlier features are not there",
     "other_signal": "another signal than the check's own: a comparison with a reference",
 }
-"""What a reason says of the indication, in words; in the order of a report (but see `verdict_for`)."""
+"""What a reason means for the outlier features, in words; in the order of a report (but see `verdict_for`)."""
 
 
 class Rule(NamedTuple):
@@ -44,7 +44,7 @@ RULES: dict[str, Rule] = {
         f"Strength: {DEFINITIONS['strength']}. Its upper bound lies below the threshold: no features stand out as "
         f"they do "
         "in the reference encoders. Some encoders that do well on shifted data show nothing either (OpenCLIP "
-        "ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
+        "ViT-bigG/14). This is not evidence of fragility.",
     ),
     "not_persistent": Rule(
         "absent",
@@ -249,7 +249,7 @@ RULES: dict[str, Rule] = {
         "not_applicable",
         "no threshold for a representation that ends like this",
         _MEASURE_SHIFT,
-        "No representation of this kind with the indication was among the reference sets, so the thresholds say "
+        "No representation of this kind with outlier features was among the reference sets, so the thresholds say "
         "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
         "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
         "on one axis, where it reads as an outlier feature that the encoder does not have.",
@@ -322,8 +322,8 @@ RULES: dict[str, Rule] = {
         "the representation is rotated",
         "Export the representation without the rotation or projection, and compare again.",
         "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
-        "features. A rotation loses no information and hides outlier features, so the candidate cannot show "
-        "the indication.",
+        "features. A rotation loses no information and hides outlier features, so a check of the candidate does not "
+        "find them.",
     ),
     "unrelated": Rule(
         "other_signal",

@@ -195,7 +195,7 @@ def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) 
     (tmp_path / "concepts.csv").write_text(path + "".join(f"{colours}/{row}" for row in rows))
     report = measured(model(tmp_path, "classifier"), colours, concept_set=tmp_path / "concepts.csv", min_positives=3)
     notes = " ".join(report.notes)
-    assert "1 of the concepts have the same images as another one, or just the others" in notes
+    assert "1 concept with the same images as another one, or with exactly the others" in notes
     assert f"1 concept of {len(report.concepts)} had AP 0.9 or more in half of the shuffles" in notes
 
 

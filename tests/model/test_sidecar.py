@@ -195,7 +195,7 @@ def test_precedence_option_contract_sidecar_assumed(tmp_path: Path) -> None:
 def test_presets_take_the_models_size(tmp_path: Path) -> None:
     found = find(tmp_path / "m.onnx", "clip", size=(336, 336))
     assert found.preprocessing == at_size(CLIP, (336, 336))
-    assert ("resize_size", "336, 336", "clip, scaled") in found.fields
+    assert ("resize_size", "336, 336", "--preprocess clip (scaled)") in found.fields
     assert find(tmp_path / "m.onnx", "clip", size=None).preprocessing == CLIP
 
 

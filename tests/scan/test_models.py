@@ -68,7 +68,7 @@ def test_planted_outliers_are_found_at_their_depth(scan: tuple[ScanReport, Path,
     assert report.begins == 6
     for said in (
         f"Layer 7 of 10 (mlp, {layers[6].tensor})",
-        "feature 40, beyond 6 SD in 94 % of the tokens measured on 12 images.",
+        "feature 40, beyond 6 SD in 94 % of the tokens of 12 images.",
         f"In the class token alone it is layer 4 of 10 (attention, {layers[3].tensor}): feature 21",
     ):
         assert said in report.summary

@@ -140,7 +140,7 @@ SHOWN = {
     "planted": "The same encoder, with one feature shifted by hand so that it is extreme in every image.",
 }
 MEANS = {
-    "ordinary": "WARN: the indication is absent. That does not make the encoder fragile.",
+    "ordinary": "WARN: the outlier features are absent. That does not make the encoder fragile.",
     "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
     "the contract in the file tells that the feature was planted.",
 }
