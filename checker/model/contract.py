@@ -1,6 +1,6 @@
 """The ONNX contract: metadata by which an export describes itself.
 
-It records a digest of the file's graph and weights. `exporters/digest.py` computes the same when it writes a file;
+It records a digest of the file's graph and weights. `exporters/contract.py` computes the same when it writes a file;
 docs/dev/graph-digest.md defines it.
 """
 
