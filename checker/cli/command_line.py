@@ -97,11 +97,11 @@ def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *,
 
     folder: of the settings file, where that names them.
     """
-
-    def is_safe(path: str) -> bool:
-        return may_write(path, folder) if folder is not None else not (strict and follows_link(path))
-
-    return [(form, path) for form, path in documents if not path or is_safe(path)]
+    return [
+        (form, path)
+        for form, path in documents
+        if not path or (may_write(path, folder) if folder is not None else not (strict and follows_link(path)))
+    ]
 
 
 OWN_FILE, SHARED_FILE, TABLE = "robustcheck.toml", "pyproject.toml", "robustcheck"
@@ -124,10 +124,7 @@ def outputs_elsewhere(environment: Mapping[str, str], file: str | None) -> tuple
     if path is None:
         return ()
     named = rebased_outputs((read_table(path, required=True) or {}).get("output", ()), path.parent)
-    places = [split(text)[2] for text in named]
-    return tuple(
-        text for text, place in zip(named, places, strict=True) if place in ("", "-") or may_write(place, path.parent)
-    )
+    return tuple(text for text in named if (place := split(text)[2]) in ("", "-") or may_write(place, path.parent))
 
 
 def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:
@@ -487,20 +484,17 @@ def stem(model: str) -> str:
     Of an address it is what names the model: `repo@v1`, `encoder-3`. Of a name of dots alone it is `model`: `..` would
     lead out of the folder.
     """
-    name = _stem(model)
-    return name if name.strip(".") else "model"
-
-
-def _stem(model: str) -> str:
     from robustcheck_onnx.checker.storage import places  # keeps `--help` fast
 
     if not is_address(model):
-        return Path(model).stem
-    if model.startswith("hf://") or "://" not in model:
+        name = Path(model).stem
+    elif model.startswith("hf://") or "://" not in model:
         words = places.redact(model).partition(":")[2].strip("/")
         name = words.rpartition("/")[2] if model.startswith("hf://") else words.replace("/", "-")
-        return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
-    return PurePosixPath(places.redact(model).rstrip("/")).stem
+        name = name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
+    else:
+        name = PurePosixPath(places.redact(model).rstrip("/")).stem
+    return name if name.strip(".") else "model"
 
 
 def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str]:

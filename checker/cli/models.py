@@ -47,13 +47,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def worst(outcomes: Sequence[Outcome]) -> int:
-    """Return the largest exit code of all outcomes. Raises ValueError for no outcome, which is not a PASS."""
-    if not outcomes:
-        raise ValueError("no model was checked")
-    return max(map(exit_code_of, outcomes))
-
-
 def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall) -> int:
     """Check the named models and deliver reports. Returns the exit code of the worst.
 
@@ -105,7 +98,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
                 outcomes.append(_failed(model, fault, invocation))
         _deliver(settings, models, outcomes, destinations, signed, saved, wall)
         invocation.judged = True
-    return worst(outcomes)
+    return max(map(exit_code_of, outcomes))
 
 
 def _failed(model: str, fault: Exception, invocation: Invocation) -> Failed:
@@ -217,7 +210,7 @@ def _deliver(
         table = summary.render(
             outcomes,
             models=list(map(redact, models)),
-            code=worst(outcomes),
+            code=max(map(exit_code_of, outcomes)),
             places=files + beside,
             ascii_only=ascii_only,
         )

@@ -72,15 +72,19 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
     """Write message and hint to stderr, each on a line.
 
     An empty one is left out. On a terminal they wrap between words, the labels have a colour, and a command that does
-    not fit has its own line.
+    not fit has its own line. A full disk changes no exit code, now or when Python ends.
     """
     on_terminal = sys.stderr.isatty()
     colour = colour and on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    for label, code, text in (("error:", 31, " ".join(message.split())), ("hint:", 36, hint)):
-        if text:
-            shown = _fitted(f"{label} {printable(text)}") if on_terminal else f"{label} {printable(text)}"
-            sys.stderr.write(shown.replace(label, f"\x1b[{code}m{label}\x1b[0m", 1) + "\n" if colour else f"{shown}\n")
-    sys.stderr.flush()
+    try:
+        for label, code, text in (("error:", 31, " ".join(message.split())), ("hint:", 36, hint)):
+            if text:
+                shown = _fitted(f"{label} {printable(text)}") if on_terminal else f"{label} {printable(text)}"
+                coloured = shown.replace(label, f"\x1b[{code}m{label}\x1b[0m", 1) if colour else shown
+                sys.stderr.write(f"{coloured}\n")
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _fitted(text: str) -> str:
@@ -238,7 +242,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
             help.complete_as_check(os.environ, verbs)
         if option := invocation.line.twice:
             raise UsageError(f"{option} is given twice; it takes one value", f"keep one {option}")
-        _say("", help.verb_over_models(invocation.line, verbs))
+        say("", help.verb_over_models(invocation.line, verbs))
         if help.for_shell(words, "robustcheck", COMPLETION):
             return 0
         code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
@@ -301,7 +305,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     if "debug" in invocation.line.options:
         write_traceback(fault)
     if message:
-        _say(message, hint, colour="never" not in (invocation.line.options.get("color") or ()))
+        say(message, hint, colour="never" not in (invocation.line.options.get("color") or ()))
         leave_documents(invocation, message, hint, code)
     return code
 
@@ -347,14 +351,3 @@ class _Stop:
     def reason(self, fault: BaseException) -> BaseException:
         """Return the signal if one came, else the fault. A compiled module turns a signal into an error of its own."""
         return fault if self.came is None or isinstance(fault, self.came) else self.came()
-
-
-def _say(message: str, hint: str, *, colour: bool = True) -> None:
-    """Write message and hint, whatever stderr does.
-
-    A full disk must not change the exit code, now or when Python ends.
-    """
-    try:
-        say(message, hint, colour=colour)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli.command_line import CommandLine, documents_of, read
+from robustcheck_onnx.checker.cli.command_line import CommandLine, read
 
 GROUP = get_command(cli.app)
 assert isinstance(GROUP, TyperGroup)
@@ -49,9 +49,3 @@ def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> Non
     }  # fmt: skip
     assert line("mlflow gate encoder 3 r.json --no-rerun").arguments == ("gate", "encoder", "3", "r.json")
     assert line("check s3://key:secret@bucket/m.onnx").model == "s3://***@bucket/m.onnx"
-
-
-def test_a_placeholder_stands_for_each_model() -> None:
-    outputs = ["json={model}.json", "html=all.html", "json={model}.json"]
-    assert documents_of(outputs, ["a", "b"]) == [("json", "a.json"), ("json", "b.json"), ("html", "all.html")]
-    assert documents_of(outputs, []) == [("html", "all.html")]
