@@ -90,23 +90,21 @@ def decide(
     holding = tuple(w for w in about if w.expires >= today)
     expired = tuple(w for w in about if w.expires < today)
     not_waived = sorted(reasons - {w.reason for w in holding})
-    code: Literal[0, 1] = 1
-    if verdict.verdict == "PASS":
-        code, rule = 0, "the verdict is PASS"
-    elif reasons and not not_waived:
-        where = f" in {waived_in}" if waived_in else ""
-        code, rule = 0, f"every reason for WARN is waived{where} ({', '.join(sorted(reasons))})"
-    elif reasons and accept is not None and all(reason.kind == accept for reason in verdict.reasons):
-        code = 0
-        rule = f"{accept} is accepted ({accept_from}), and every reason is of that kind ({', '.join(sorted(reasons))})"
-    elif fail_on == "never":
-        code, rule = 0, f"--fail-on is never ({fail_on_from}): WARN does not fail this run"
-    else:
-        rule = f"the verdict is WARN ({', '.join(not_waived)})"
+    where, names = f" in {waived_in}" if waived_in else "", ", ".join(sorted(reasons))
+    answers: tuple[tuple[object, str], ...] = (
+        (verdict.verdict == "PASS", "the verdict is PASS"),
+        (reasons and not not_waived, f"every reason for WARN is waived{where} ({names})"),
+        (
+            reasons and accept is not None and all(reason.kind == accept for reason in verdict.reasons),
+            f"{accept} is accepted ({accept_from}), and every reason is of that kind ({names})",
+        ),
+        (fail_on == "never", f"--fail-on is never ({fail_on_from}): WARN does not fail this run"),
+    )
+    opens = [rule for holds, rule in answers if holds]
     return Gate(
-        exit_code=code,
+        exit_code=0 if opens else 1,
         fail_on=fail_on,
-        rule=rule,
+        rule=opens[0] if opens else f"the verdict is WARN ({', '.join(not_waived)})",
         accept=accept,
         waived=holding,
         expired=expired,

@@ -5,11 +5,11 @@ The profile that a caller names is loaded here, too, since notes tell how it dif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, ModelFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts
 from robustcheck_onnx.checker.text import short_digest
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import Profile
@@ -37,10 +37,7 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     return (
         *_profile_notes(profile),
         *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
-        *_head_note(evidence),
-        *_batch_note(evidence),
-        *grey_note(evidence.preprocessing),
-        *_raw_note(evidence.model, evidence.preprocessing),
+        *_run_notes(evidence),
         *image_notes(evidence.images),
         *execution_notes(evidence.execution),
     )
@@ -71,38 +68,26 @@ def model_notes(
     return notes
 
 
-def _head_note(evidence: Evidence) -> list[str]:
-    """Note that a classifier's features were measured. What its last layer makes of them was not."""
-    return [HEAD_NOTE] if evidence.model.rule == "head_input" else []
-
-
-def _batch_note(evidence: Evidence) -> list[str]:
-    """Note that a verdict holds for single images. A model that scales over its batch was measured so."""
-    together, fixed = evidence.model.batch_difference, evidence.model.fixed_scale_difference
-    limit = limit_of(evidence)
-    if fixed is None or fixed > limit or together is None or together <= limit:
-        return []
-    return [
-        "The verdict holds for batches of one image: this model's quantisers take their scale over the whole batch. "
-        f"Each image ran alone (--batch-size 1); with others a representation changed by {together:.2g} (relative)."
-    ]
-
-
-def grey_note(preprocessing: PreprocessingFacts) -> list[str]:
-    """Note that the model saw no colour."""
-    if preprocessing.preprocessing.color_order != "grey":
-        return []
-    return ["The model takes one channel: photos were fed in grey, as their luminance."]
-
-
-def _raw_note(model: ModelFacts, preprocessing: PreprocessingFacts) -> list[str]:
-    """Note that pixels reach the first layer unscaled. Some models are trained for that and most are not."""
-    if preprocessing.source == "tensors" or not is_raw(expected(model, preprocessing)):
-        return []
-    return [
-        "Pixels reach the model's first layer as 0 to 255: the preprocessing does not scale them, nor does the graph, "
-        "as far as it can be read. That is right only for a model that was trained like that."
-    ]
+def _run_notes(evidence: Evidence) -> Iterator[str]:
+    """Note what is special about how the model was measured."""
+    model, preprocessing, limit = evidence.model, evidence.preprocessing, limit_of(evidence)
+    if model.rule == "head_input":  # what a classifier's last layer makes of the features was not measured
+        yield HEAD_NOTE
+    together, fixed = model.batch_difference, model.fixed_scale_difference
+    if fixed is not None and together is not None and fixed <= limit < together:
+        yield (
+            "The verdict holds for batches of one image: this model's quantisers take their scale over the whole "
+            f"batch. Each image ran alone (--batch-size 1); with others a representation changed by {together:.2g} "
+            "(relative)."
+        )
+    if preprocessing.preprocessing.color_order == "grey":
+        yield "The model takes one channel: photos were fed in grey, as their luminance."
+    # some models are trained for that, and most are not
+    if preprocessing.source != "tensors" and is_raw(expected(model, preprocessing)):
+        yield (
+            "Pixels reach the model's first layer as 0 to 255: the preprocessing does not scale them, nor does the "
+            "graph, as far as it can be read. That is right only for a model that was trained like that."
+        )
 
 
 def image_notes(images: ImageFacts) -> list[str]:
