@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.directions.analysis import Labelled, analyse
-from robustcheck_onnx.checker.directions.decompose import decompose, pieces
+from robustcheck_onnx.checker.directions.analysis import Labelled, analyse, decompose, pieces
 from robustcheck_onnx.checker.runtime.head import LinearHead
 from robustcheck_onnx.checker.shift import robustness
 from robustcheck_onnx.checker.shift.records import SetResult
@@ -120,7 +119,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return [(p.same, p.same_confident, p.accuracy) for p in points]
 
     whole = found()
-    module = "robustcheck_onnx.checker.directions.decompose"
+    module = "robustcheck_onnx.checker.directions.analysis"
     monkeypatch.setattr(f"{module}.CLASSES_AT_ONCE", 7)
     monkeypatch.setattr(f"{module}.AT_ONCE", 120)
     assert [(piece.start, piece.stop) for piece in pieces(33, 50)][-2:] == [(30, 32), (32, 33)]
