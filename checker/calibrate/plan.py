@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,8 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
                 fault=fault or size.get("fault", ""),
             )
         )
-    return Plan(n_images, digest, settings.cache, _free_bytes(settings.cache), device, tuple(planned), how)
+    there = next(folder for folder in (settings.cache, *settings.cache.parents) if folder.is_dir())
+    return Plan(n_images, digest, settings.cache, shutil.disk_usage(there).free, device, tuple(planned), how)
 
 
 def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -182,12 +184,6 @@ def _bytes_on_disk(model: Path) -> int:
     return sum(path.stat().st_size for path in (model, model.with_name(model.name + ".data")) if path.is_file())
 
 
-def _free_bytes(folder: Path) -> int:
-    while not folder.is_dir():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
 def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
     """Render what a calibration will do. It is shown model by model, and in all."""
     pen = Pen(ascii_only)
@@ -216,8 +212,10 @@ def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
 
 def _in_all(plan: Plan, pen: Pen) -> RenderableType:
     rows = plan.rows
-    states = ", ".join(f"{n} {state}" for state, n in _counts([row.state for row in rows]))
-    labels = ", ".join(f"{n} {label}" for label, n in _counts([row.label for row in rows]))
+    states, labels = (
+        ", ".join(f"{n} {word}" for word, n in Counter(words).items())
+        for words in ([row.state for row in rows], [row.label for row in rows])
+    )
     to_do = [row for row in rows if row.passes]
     facts = [
         ("models", f"{states}; {labels}"),
@@ -239,10 +237,6 @@ def _total(rows: Sequence[Planned], field: str, remark: str) -> str:
     if unknown and known:
         text += f" and {unknown} models for which it is not known"
     return text + (f" ({remark})" if remark else "")
-
-
-def _counts(words: Sequence[str]) -> list[tuple[str, int]]:
-    return [(word, words.count(word)) for word in dict.fromkeys(words)]
 
 
 def _bytes(n: int | None) -> str:

@@ -62,16 +62,14 @@ def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
 
     It was changed by hand, is not complete, or is looser than the default.
     """
-    out = []
-    if why := profiles.WHY_LEFT.get(profile.id):
-        out.append(pen.say(f"! no longer the default: {why}", "yellow"))
-    if profile.edited:
-        out.append(pen.say(f"! changed by hand: {profile.edited}", "yellow"))
-    if missing := profile.calibration.missing:
-        out.append(pen.say(f"! not complete: {len(missing)} models of its suite were not measured", "yellow"))
-    if looser := profiles.looser_than(profile, profiles.load()):
-        out.append(pen.say(f"! looser than the default profile: {'; '.join(looser)}", "yellow"))
-    return out
+    missing = len(profile.calibration.missing)
+    warnings = {
+        "no longer the default": profiles.WHY_LEFT.get(profile.id),
+        "changed by hand": profile.edited,
+        "not complete": f"{missing} models of its suite were not measured" if missing else "",
+        "looser than the default profile": "; ".join(profiles.looser_than(profile, profiles.load())),
+    }
+    return [pen.say(f"! {what}: {text}", "yellow") for what, text in warnings.items() if text]
 
 
 def checkpoint_counts(c: Calibration) -> str:

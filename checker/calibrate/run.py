@@ -334,7 +334,7 @@ def _export(folder: Path, task: Task) -> None:
     if process.returncode == 0:
         write_whole(cache / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
         return
-    labelled = {line.partition(": ")[0]: line.partition(": ")[2] for line in stderr.splitlines()}
+    labelled = dict(line.partition(": ")[::2] for line in stderr.splitlines())
     message = labelled.get("error", (stderr.strip().splitlines() or ["the export said nothing"])[-1][:200])
     hint = labelled.get("hint", shlex.join(["robustcheck", "export", *call]))
     if process.returncode < 0:

@@ -39,16 +39,11 @@ class Index:
 
     folder: Path
     rows: dict[str, Row]
-    """by the image's name"""
+    """by the image's name, below images/"""
     categories: tuple[str, ...]
     labels: dict[int, str]
     """name of each number"""
     min_coverage: float
-
-    @property
-    def names(self) -> list[str]:
-        """Of the images, below images/."""
-        return list(self.rows)
 
     def concepts_of(self, name: str) -> set[str]:
         """The labels of an image, over all categories. Raises UsageError: a mask or number that is none."""
@@ -207,7 +202,7 @@ def open_concepts(
     labels_of: LabelsOf
     if layout == "broden":
         index = read(path, min_coverage)
-        source, labels_of = open_files(path / IMAGES, index.names, spec=str(spec), seed=seed), index.concepts_of
+        source, labels_of = open_files(path / IMAGES, list(index.rows), spec=str(spec), seed=seed), index.concepts_of
         share = f"at least {min_coverage:.2%} of the pixels" if min_coverage else "any pixel"
         rule = f"a concept is present where a mask gives it {share}, or the image is labelled with it as a whole"
     elif layout == "folders":

@@ -96,13 +96,6 @@ def as_logits(scores: AnyArray, kind: Kind) -> Array:
     return np.log(np.maximum(values, np.finfo(np.float32).tiny))
 
 
-def log_softmax(logits: npt.ArrayLike) -> Array:
-    """Return the log-softmax over the last axis, in float64."""
-    values = np.asarray(logits, dtype=np.float64)
-    shifted = values - values.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-
 class ImageScores(NamedTuple):
     """The numbers that predictions need per image. Every array is (image,)."""
 
@@ -119,7 +112,8 @@ def describe(logits: Array, compete: Sequence[int]) -> ImageScores:
 
     logits: (image, class) of the classes in `compete`, from `as_logits`.
     """
-    log_p = log_softmax(logits)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     p = np.exp(log_p)
     return ImageScores(
         confidence=p.max(axis=1),

@@ -92,10 +92,6 @@ def classified(colours: Path) -> ConceptsReport:
     return measured(model(colours, "classifier"), colours)
 
 
-def command(*words: object) -> int:
-    return robustcheck(*words)
-
-
 def test_planted_colours_are_told_along_the_heads_own_vector(classified: ConceptsReport) -> None:
     report = classified
     found = {each.name: each for each in report.concepts}
@@ -144,7 +140,7 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: Captur
     path = model(tmp_path, "classifier")
     call = ["concepts", path, "--concepts", colours / "concepts.csv", "--preprocess", colours / "preprocessing.json",
             "--device", "cpu", "--no-time"]  # fmt: skip
-    assert command(*call, "-o", "json", "-o", f"html={tmp_path / 'c.html'}") == 0
+    assert robustcheck(*call, "-o", "json", "-o", f"html={tmp_path / 'c.html'}") == 0
     text = capsys.readouterr().out
     document = json.loads(text)
     assert next(iter(document.items())) == ("claim", CLAIM)
@@ -152,7 +148,7 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: Captur
     jsonschema.validate(document, ConceptsReport.model_json_schema(mode="serialization"))
     report = ConceptsReport.model_validate(document)
     assert to_json(report) == text
-    assert command(*call, "-q") == 0
+    assert robustcheck(*call, "-q") == 0
     assert capsys.readouterr().out == (
         f"{path}: 2 of 3 concepts established, 2 with AP ≥ 0.9; not an indicator of robustness\n"
     )
@@ -241,7 +237,7 @@ def test_bad_input(colours: Path, tmp_path: Path) -> None:
 
 def test_errors_of_the_command(colours: Path, tmp_path: Path, capsys: Capture) -> None:
     call = ["concepts", model(tmp_path, "encoder"), "--preprocess", colours / "preprocessing.json", "--device", "cpu"]
-    assert command(*call, "--concepts", colours / "concepts.csv", "--of", "head") == 3
-    assert command(*call) == 2
+    assert robustcheck(*call, "--concepts", colours / "concepts.csv", "--of", "head") == 3
+    assert robustcheck(*call) == 2
     shown = capsys.readouterr()
     assert ("--concepts" in shown.err, shown.out) == (True, "")

@@ -46,6 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "flat").mkdir()
     for number, file in enumerate(sorted((folder / "val").rglob("*.png"))):
         (folder / "flat" / f"{number}.png").write_bytes(file.read_bytes())
+    np.save(folder / "huge.npy", np.full((60, 3, PX, PX), 3e38, np.float32))
     np.save(folder / "tensors.npy", default_rng(4).random((60, 3, PX, PX), dtype=np.float32))
     return folder
 
@@ -153,6 +154,7 @@ def test_behind_the_wall_it_is_the_same(place: Path, wall: None) -> None:
 BAD: list[tuple[str, list[str], type[Exception], str]] = [
     ("sigmoid", ["hard"], CannotAssessError, r"no confidence \(it ends in Sigmoid: one yes or no for each class"),
     ("model", ["val"], UsageError, "val: image set is given twice"),
+    ("model", ["huge.npy"], CannotAssessError, r"huge\.npy are not all numbers"),  # on the target alone
     ("model", ["flat"], UsageError, "flat: images are those of .*val; a target must have other images"),
 ]
 
@@ -163,12 +165,6 @@ def test_bad_input(place: Path) -> None:
             _run(place, *targets, model=f"{model}.onnx")
     with pytest.raises(UsageError, match=r"it must be an image set, \[NAME=\]PATH"):
         measure_shift(place / "model.onnx", place / "val", target=" ")
-
-
-def test_scores_that_are_not_finite_on_the_target_alone(place: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "huge.npy", np.full((60, 3, PX, PX), 3e38, np.float32))
-    with pytest.raises(CannotAssessError, match=r"huge\.npy are not all numbers"):
-        _run(place, str(tmp_path / "huge.npy"))
 
 
 # ------------------------------------------------------------------------------------------------ what is shown
