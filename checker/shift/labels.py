@@ -47,11 +47,6 @@ class ClassMap(NamedTuple):
     """imagenet1k, imagenet_r, imagenet_a: the label set of that name; file: the user's own, where only its classes
     compete; else empty"""
 
-    @property
-    def n_labels(self) -> int:
-        """The number of labels. Names of one class count once."""
-        return len(set(self.indices.values()))
-
 
 class Scores(NamedTuple):
     """What is known of a model's class scores."""
