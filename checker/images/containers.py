@@ -6,7 +6,6 @@ Face data sets) need pyarrow, the extra `data`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import itertools
 import os
@@ -18,6 +17,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -468,7 +468,7 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
     return entries
 
 
-@contextlib.contextmanager
+@contextmanager
 def _damage(path: File, kind: str) -> Iterator[None]:
     """Turn pyarrow's errors about damage into CannotAssessError."""
     try:

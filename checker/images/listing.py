@@ -5,7 +5,6 @@ Each row of a list (.txt) or manifest (.csv, .jsonl) must name a file that is th
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import glob
 import json
@@ -15,6 +14,7 @@ import shlex
 import stat
 from array import array
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal, TextIO
@@ -239,7 +239,7 @@ ROWS = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": js
 """what reads the rows of a list or manifest, by its suffix"""
 
 
-@contextlib.contextmanager
+@contextmanager
 def _text(path: File) -> Generator[TextIO, None, None]:
     """Open a text file for reading by line. Only line feeds end a line, so JSON is not cut at U+2028."""
     try:

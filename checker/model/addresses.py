@@ -5,13 +5,13 @@ An address is a path, a URL, a name on the hub or in MLflow's registry; a model 
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
@@ -103,7 +103,7 @@ def _refuse_unknown(text: str) -> None:
     if match is None or os.path.lexists(text) or match[1].lower() in SCHEMES:
         return
     scheme, name, shown = match[1].lower(), text[match.end() :], redact(text)
-    near = "".join(difflib.get_close_matches(scheme, [*SCHEMES, *LIBRARIES], 1))
+    near = "".join(get_close_matches(scheme, [*SCHEMES, *LIBRARIES], 1))
     if name.startswith("/") and not near:
         return  # `Path("s3://bucket")` has one slash; parse_place says so
     if scheme in LIBRARIES:
@@ -127,7 +127,7 @@ def _export_first(library: str, name: str) -> str:
     return f"{shlex.join(['robustcheck', 'export', library, *words, '-o', 'model.onnx'])} && robustcheck model.onnx"
 
 
-@contextlib.contextmanager
+@contextmanager
 def on_this_machine(
     model: Place | bytes | ModelProto, *, preprocess: str | None = None, tell: Callable[[str], None] | None = None
 ) -> Iterator[LocalModel]:
@@ -166,7 +166,7 @@ def on_this_machine(
             yield local
 
 
-@contextlib.contextmanager
+@contextmanager
 def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) -> Iterator[None]:
     """Replace the paths of copies in errors by names. `hint_of` changes the hint first."""
     try:
@@ -178,7 +178,7 @@ def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) 
         raise
 
 
-@contextlib.contextmanager
+@contextmanager
 def _in_memory(model: bytes | ModelProto, folder: Path) -> Iterator[LocalModel]:
     name, path = "<bytes>" if isinstance(model, bytes) else "<ModelProto>", folder / IN_MEMORY
     try:
@@ -198,7 +198,7 @@ def _in_memory(model: bytes | ModelProto, folder: Path) -> Iterator[LocalModel]:
         yield LocalModel(path, name, fetched=True, in_memory=True)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _registered(url: Url, folder: Path, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
     """Yield a registered model with all its files. It is in MLflow's registry, or in a run."""
     if tell is not None:
@@ -224,7 +224,7 @@ def _registered(url: Url, folder: Path, tell: Callable[[str], None] | None) -> I
         yield LocalModel(path, str(url), fetched=True, origin=origin)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _remote(url: Url, folder: Path, preprocess: str | None, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
     address, origin = hub.parse_hub(url), None
     if address is None:
@@ -263,7 +263,7 @@ def _in_repository(address: hub.Address, tell: Callable[[str], None] | None) -> 
 
 def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence[str]) -> UsageError:
     if models and address.path:
-        near = difflib.get_close_matches(address.path, models, 1) or models
+        near = get_close_matches(address.path, models, 1) or models
         return UsageError(
             f"{address}: repository has no ONNX file there; it has {len(models)}",
             f"robustcheck {quoted(replace(address, path=near[0]))}",
@@ -319,7 +319,7 @@ class _Download:
         for part in map(PurePosixPath, locations):
             target = path.parent / part
             target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # read_onnx says which is missing
+            with suppress(FileNotFoundError):  # read_onnx says which is missing
                 self._take(file.parent / part.as_posix(), target)
         if not is_described and contract is None and not file.is_signed:
             self._take_sidecars()
@@ -355,7 +355,7 @@ class _Download:
         if path.parent.name == HUB_FOLDER:
             above, target = file.parent.parent, path.parent.parent
             names = []
-            with contextlib.suppress(StoreError):  # a folder that may not be listed has none, as on this machine
+            with suppress(StoreError):  # a folder that may not be listed has none, as on this machine
                 names = self._names_in(above, target)
             self._take_listed(above, target, names)
         else:

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.helper import make_node
+from onnx.numpy_helper import from_array
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
@@ -434,9 +436,7 @@ def _unpacked(proto: ModelProto, layers: Layers, node: NodeProto, folder: Weight
         return None
     probe = copy.deepcopy(node)
     probe.input[0], probe.output[0] = "unit_vectors", "unpacked"
-    unit = helper.make_node(
-        "Constant", [], ["unit_vectors"], value=numpy_helper.from_array(np.eye(size, dtype=scales.dtype))
-    )
+    unit = make_node("Constant", [], ["unit_vectors"], value=from_array(np.eye(size, dtype=scales.dtype)))
     return _computed(proto, layers, "unpacked", (unit, probe), folder)
 
 
@@ -450,10 +450,10 @@ def _computed(
     graph = GraphProto(name="weight", node=nodes, output=[ValueInfoProto(name=name)])
     if not graph.node:  # a sparse initializer, or nothing of this name
         graph.output[0].name = "weight"
-        graph.node.append(helper.make_node("Identity", [name], ["weight"]))
+        graph.node.append(make_node("Identity", [name], ["weight"]))
     for tensor in proto.graph.initializer:
         if tensor.name in needed:
-            graph.initializer.append(numpy_helper.from_array(values_of(tensor, folder), tensor.name))
+            graph.initializer.append(from_array(values_of(tensor, folder), tensor.name))
     graph.sparse_initializer.extend(t for t in proto.graph.sparse_initializer if t.values.name in needed)
     content = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
     options = ort.SessionOptions()

@@ -11,7 +11,6 @@ The graph for ONNX Runtime is written when a session is made, so that an open mo
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import mmap
 import os
@@ -19,6 +18,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
@@ -381,7 +381,7 @@ def _mapped(file: BinaryIO, status: os.stat_result) -> mmap.mmap | None:
     """
     if status.st_size < MAPPED_BYTES or not stamps_writes(status):
         return None
-    with contextlib.suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
         os.fsync(file.fileno())
         return mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
     return None

@@ -15,7 +15,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx.numpy_helper import to_array
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
@@ -268,8 +269,8 @@ def is_extreme(zero_point: TensorProto) -> bool:
     if zero_point.data_location == TensorProto.EXTERNAL:
         return True
     if zero_point.data_type in SMALL_FLOATS:
-        return bool(numpy_helper.to_array(zero_point).astype(np.float32).any())
-    values = {int(value) for value in numpy_helper.to_array(zero_point).ravel()}
+        return bool(to_array(zero_point).astype(np.float32).any())
+    values = {int(value) for value in to_array(zero_point).ravel()}
     bits = BITS[zero_point.data_type]
     unsigned = zero_point.data_type in UNSIGNED
     low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

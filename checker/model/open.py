@@ -7,20 +7,21 @@ unknown operators, object detectors, segmenters.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
 import onnx
 import onnx.inliner
 import onnxruntime as ort
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, shape_inference
+from onnx.helper import make_node, make_tensor_value_info
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
@@ -72,7 +73,7 @@ def check_supported(proto: ModelProto, where: str) -> frozenset[str]:
     for node in examples.values():
         domain = "" if node.domain == "ai.onnx" else node.domain
         if known and (domain, node.op_type) not in known:
-            close = difflib.get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
+            close = get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
             raise CannotAssessError(
                 f"{where}: node {node.name or ''.join(node.output[:1])!r} uses operator "
                 f"{domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
@@ -357,7 +358,7 @@ def with_shapes(proto: ModelProto) -> GraphProto:
         if weight.data_location != TensorProto.EXTERNAL and math.prod(weight.dims) <= SMALL_ELEMENTS:
             graph.initializer.append(weight)
         else:
-            graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+            graph.input.append(make_tensor_value_info(weight.name, weight.data_type, weight.dims))
     for _ in range(2):
         try:
             return shape_inference.infer_shapes(light, data_prop=True).graph
@@ -421,7 +422,7 @@ def _addition(proto: ModelProto, representation: Representation, layers: Layers)
     if representation.dequantize:
         fetch, kind = f"{fetch}_dequantized", TensorProto.FLOAT
         addition.node.append(
-            helper.make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
+            make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
         )
     if any(output.name == fetch for output in proto.graph.output):
         return fetch, GraphProto()

@@ -5,11 +5,11 @@ What each output of the graph holds, class scores or an embedding, is decided he
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from onnx import TensorProto
 
@@ -375,7 +375,7 @@ def _users_choice(
         why = f"set by --tensor; the rule reads {choice.representation.tensor}"
     names = sorted(layers.image_tensors & layers.producers.keys())
     if tensor not in names:
-        close = difflib.get_close_matches(tensor, names, n=3, cutoff=0.5)
+        close = get_close_matches(tensor, names, n=3, cutoff=0.5)
         named = close or [candidate.tensor for candidate in candidates]
         raise UsageError(
             f"{where}: --tensor is {tensor!r}; no tensor of that name is computed from the image",

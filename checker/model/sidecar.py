@@ -5,13 +5,13 @@ Read are our own files, and those of open_clip, timm and transformers.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -442,7 +442,7 @@ def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
         return at_size(preset, input_size), "user", f"--preprocess {option}", exceptions
     path = Path(option)
     if not path.is_file():
-        near = difflib.get_close_matches(option.lower(), PRESETS, 1) or nearest_path(path)
+        near = get_close_matches(option.lower(), PRESETS, 1) or nearest_path(path)
         raise UsageError(
             f"--preprocess: value is {option}; it must be clip, imagenet or a JSON file that exists",
             f"--preprocess {quoted(near[0] if isinstance(near, list) else near)}" if near else LOOK,

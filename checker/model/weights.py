@@ -21,7 +21,6 @@ disk (tmpfs) never stamp such writes; there, and where the file system is unknow
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import errno
 import hashlib
@@ -31,14 +30,17 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import set_external_data
+from onnx.helper import tensor_dtype_to_field, tensor_dtype_to_np_dtype
+from onnx.numpy_helper import from_array, to_array
 
 from robustcheck_onnx.checker.arrays import GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -128,7 +130,7 @@ def read_file(location: str, target: Path, folder: Path, held: Held) -> External
     with (held.path / below).open("rb") as file:
         status = aged_status(file.fileno())
         stamps[target] = stamp_of(status)  # first: whatever is written from here on shows
-        with contextlib.suppress(OSError):  # a file system without a disk
+        with suppress(OSError):  # a file system without a disk
             os.fsync(file.fileno())
         return ExternalFile(location, target, stamps, status.st_size, _digest_of(file))
 
@@ -474,7 +476,7 @@ def check_inline(path: Path, tensor: TensorProto, places: Places) -> None:
     """
     try:
         kind = TensorProto.DataType.Name(tensor.data_type).lower()
-        field = helper.tensor_dtype_to_field(tensor.data_type)
+        field = tensor_dtype_to_field(tensor.data_type)
         needed, unit = needed_bytes(tensor), "bytes"
     except (ValueError, KeyError, TypeError) as error:
         raise CannotAssessError(
@@ -523,10 +525,10 @@ def values_of(tensor: TensorProto, weights: Weights) -> GenericArray:
     if tensor.data_type == TensorProto.STRING:  # of any bytes: ONNX's own reader wants UTF-8
         return np.array(list(tensor.string_data), dtype=object).reshape(tuple(tensor.dims))
     if not _is_elsewhere(tensor, weights):
-        return np.asarray(numpy_helper.to_array(tensor))
+        return np.asarray(to_array(tensor))
     content = b"".join(pieces_of(tensor, weights))
     inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
-    return np.asarray(numpy_helper.to_array(inline))
+    return np.asarray(to_array(inline))
 
 
 def pieces_of(tensor: TensorProto, weights: Weights) -> Iterator[bytes | memoryview]:
@@ -536,7 +538,7 @@ def pieces_of(tensor: TensorProto, weights: Weights) -> Iterator[bytes | memoryv
             yield len(text).to_bytes(8, "little") + text
     elif not _is_elsewhere(tensor, weights):  # perhaps in a field of their own type
         is_raw = tensor.HasField("raw_data")
-        yield (tensor if is_raw else numpy_helper.from_array(numpy_helper.to_array(tensor))).raw_data
+        yield (tensor if is_raw else from_array(to_array(tensor))).raw_data
     elif tensor.data_location != TensorProto.EXTERNAL or weights.folder is None:
         yield memoryview(weights.content)[weights.places[tensor.name]]
     else:
@@ -552,13 +554,13 @@ def _is_elsewhere(tensor: TensorProto, weights: Weights) -> bool:
     """Whether a weight's values are not in the message itself. They are in another file, or in the model's content."""
     if tensor.data_location == TensorProto.EXTERNAL and weights.folder is not None:
         return True
-    field = helper.tensor_dtype_to_field(tensor.data_type)
+    field = tensor_dtype_to_field(tensor.data_type)
     return tensor.name in weights.places and not tensor.HasField("raw_data") and not len(getattr(tensor, field))
 
 
 def needed_bytes(tensor: TensorProto) -> int:
     """Return the bytes that a shape and type need. Raises KeyError, TypeError for an unknown type."""
-    bits: int = PACKED_BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    bits: int = PACKED_BITS.get(tensor.data_type) or 8 * tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     values: int = math.prod(tensor.dims)
     return (values * bits + 7) // 8
 

@@ -5,12 +5,12 @@ The findings are facts about the environment, and a command to type for each fau
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import PurePosixPath
@@ -232,7 +232,7 @@ def _cuda(facts: Facts) -> list[Finding]:
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
     versions = {}
     for name in names:
-        with contextlib.suppress(PackageNotFoundError):
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.helper import get_attribute_value, make_node, make_tensor_value_info
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
@@ -94,7 +95,7 @@ def head_part(opened: ModelFile) -> HeadPart:
     graph = GraphProto(name="head")
     if not in_integers:
         kind = layers.types.get(start, TensorProto.FLOAT)
-        graph.node.append(helper.make_node("Cast", [INPUT], [start], to=kind))
+        graph.node.append(make_node("Cast", [INPUT], [start], to=kind))
     nodes, needed = needed_nodes(proto.graph.node, path[-1], without=start)
     if opened.image_input.name in needed:
         raise CannotAssessError(
@@ -104,11 +105,11 @@ def head_part(opened: ModelFile) -> HeadPart:
     for node in nodes:
         is_on_path = not set(path).isdisjoint(node.output)
         graph.node.extend(_float_equal(node, layers) if is_on_path else [node])
-    graph.node.append(helper.make_node("Cast", [path[-1]], [OUTPUT], to=TensorProto.FLOAT))
+    graph.node.append(make_node("Cast", [path[-1]], [OUTPUT], to=TensorProto.FLOAT))
     read = {name for node in graph.node for name in node_inputs(node)}
     graph.initializer.extend(weight for weight in proto.graph.initializer if weight.name in read)
     shape, axis = _input_shape(layer, layers.shapes.get(start), math.prod(head.weight_shape) // (head.classes or 1))
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["images", *shape]))
+    graph.input.append(make_tensor_value_info(INPUT, TensorProto.FLOAT, ["images", *shape]))
     graph.output.append(ValueInfoProto(name=OUTPUT))
     part = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
     return HeadPart(opened.graph.changed(part), shape, axis, layer.op_type, path[-1], gives_probabilities)
@@ -151,32 +152,30 @@ def _float_equal(node: NodeProto, layers: Layers) -> list[NodeProto]:
     """Return the same computation on floats. The operator writes or reads integers with fixed scales."""
     op, names, output = node.op_type, list(node.input), node.output[0]
     attributes = {
-        attribute.name: helper.get_attribute_value(attribute)
-        for attribute in node.attribute
-        if not attribute.ref_attr_name
+        attribute.name: get_attribute_value(attribute) for attribute in node.attribute if not attribute.ref_attr_name
     }
     weight, bias, scale = (f"{output}_{part}_as_float" for part in ("weight", "bias", "bias_scale"))
     if op in ("QuantizeLinear", "DequantizeLinear"):
-        return [helper.make_node("Identity", [names[0]], [output])]
+        return [make_node("Identity", [names[0]], [output])]
     if op == "QLinearAdd":
         data = names[0] if names[0] in layers.image_tensors else names[3]
         other = names[3:6] if data == names[0] else names[:3]
         return [
-            helper.make_node("DequantizeLinear", other, [bias], axis=0),
-            helper.make_node("Add", [data, bias], [output]),
+            make_node("DequantizeLinear", other, [bias], axis=0),
+            make_node("Add", [data, bias], [output]),
         ]
     if op not in FIXED_SCALES:
         return [node]
     by_class = 0 if op == "QLinearConv" or attributes.get("transB") else 1  # axis of the weight that has the classes
-    nodes = [helper.make_node("DequantizeLinear", names[3:6], [weight], axis=by_class)]
+    nodes = [make_node("DequantizeLinear", names[3:6], [weight], axis=by_class)]
     inputs = [INPUT, weight]
     place = 6 if op == "QGemm" else 8
     if op != "QLinearMatMul" and len(names) > place and names[place]:
-        nodes.append(helper.make_node("Mul", [names[1], names[4]], [scale]))
-        nodes.append(helper.make_node("DequantizeLinear", [names[place], scale], [bias], axis=0))
+        nodes.append(make_node("Mul", [names[1], names[4]], [scale]))
+        nodes.append(make_node("DequantizeLinear", [names[place], scale], [bias], axis=0))
         inputs.append(bias)
     equal = {"QLinearMatMul": "MatMul", "QLinearConv": "Conv", "QGemm": "Gemm"}[op]
-    return [*nodes, helper.make_node(equal, inputs, [output], **attributes)]
+    return [*nodes, make_node(equal, inputs, [output], **attributes)]
 
 
 def _input_shape(

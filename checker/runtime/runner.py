@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
+from onnx.helper import make_node, make_tensor_value_info, tensor_dtype_to_np_dtype
+from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 
 from robustcheck_onnx.checker.arrays import AnyArray, GenericArray
@@ -68,7 +70,7 @@ def with_scales(graph: bytes) -> tuple[ModelProto, list[str]]:
     kinds = (TensorProto.FLOAT, TensorProto.UINT8)
     for index, name in enumerate(names):
         if name not in there:
-            model.graph.output.append(helper.make_tensor_value_info(name, kinds[index % 2], []))
+            model.graph.output.append(make_tensor_value_info(name, kinds[index % 2], []))
     return model, names
 
 
@@ -85,9 +87,9 @@ def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[
             continue
         quantised, scale, zero_point = node.output
         for name in (scale, zero_point):
-            tensor = numpy_helper.from_array(np.asarray(constants[name]), name)
-            nodes.append(helper.make_node("Constant", [], [name], value=tensor))
-        nodes.append(helper.make_node("QuantizeLinear", [node.input[0], scale, zero_point], [quantised]))
+            tensor = from_array(np.asarray(constants[name]), name)
+            nodes.append(make_node("Constant", [], [name], value=tensor))
+        nodes.append(make_node("QuantizeLinear", [node.input[0], scale, zero_point], [quantised]))
     fixed = copy.deepcopy(model)
     del fixed.graph.node[:]
     fixed.graph.node.extend(nodes)
@@ -100,14 +102,14 @@ def _apart(node: NodeProto) -> Iterator[NodeProto]:
     a, b, b_scale, b_zero, bias = [*node.input, "", ""][:5]
     name = f"{node.output[0]}_apart"
     quantised, scale, zero = (f"{name}_{part}" for part in ("a", "scale", "zero"))
-    yield helper.make_node(QUANTISER, [a], [quantised, scale, zero])
-    yield helper.make_node("MatMulInteger", [quantised, b, zero, b_zero], [f"{name}_integers"])
-    yield helper.make_node("Cast", [f"{name}_integers"], [f"{name}_floats"], to=TensorProto.FLOAT)
-    yield helper.make_node("Mul", [scale, b_scale], [f"{name}_scales"])
+    yield make_node(QUANTISER, [a], [quantised, scale, zero])
+    yield make_node("MatMulInteger", [quantised, b, zero, b_zero], [f"{name}_integers"])
+    yield make_node("Cast", [f"{name}_integers"], [f"{name}_floats"], to=TensorProto.FLOAT)
+    yield make_node("Mul", [scale, b_scale], [f"{name}_scales"])
     product = node.output[0] if not bias else f"{name}_product"
-    yield helper.make_node("Mul", [f"{name}_floats", f"{name}_scales"], [product])
+    yield make_node("Mul", [f"{name}_floats", f"{name}_scales"], [product])
     if bias:
-        yield helper.make_node("Add", [product, bias], [node.output[0]])
+        yield make_node("Add", [product, bias], [node.output[0]])
 
 
 BFLOAT16 = "bfloat16"
@@ -145,8 +147,8 @@ def input_graph(preprocessing: Preprocessing, image: ImageInput) -> bytes:
     across = (n, 1, 1) if nchw else (n,)
     for name in ("mean", "std"):
         values = np.asarray(getattr(preprocessing, name)[:n][turned], dtype=np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(values.reshape(across), name))
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(preprocessing.rescale, np.float32), "rescale"))
+        model.graph.initializer.append(from_array(values.reshape(across), name))
+    model.graph.initializer.append(from_array(np.asarray(preprocessing.rescale, np.float32), "rescale"))
     return bytes(model.SerializeToString())
 
 
@@ -195,7 +197,7 @@ def as_ort_value(values: AnyArray, image: ImageInput) -> ort.OrtValue:
     """Put the result of `feed` into an OrtValue. It has the type that the model takes."""
     if image.dtype != BFLOAT16:
         return ort.OrtValue.ortvalue_from_numpy(values)
-    rounded = values.astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)).view(np.uint16)
+    rounded = values.astype(tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)).view(np.uint16)
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(rounded, TensorProto.BFLOAT16)
 
 

@@ -6,9 +6,7 @@ GPUs by NVIDIA's driver) is read without torch and CUDA.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import difflib
 import io
 import os
 import platform
@@ -17,7 +15,9 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def parse_device(text: str) -> Device:
         word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
         near = ["cuda" if word in ("gpu", "nvidia") else f"cuda:{word}" if word.isdecimal() else word.partition(":")[0]]
         if near[0].partition(":")[0] not in known:
-            near = difflib.get_close_matches(word, known, 1, 0.75)
+            near = get_close_matches(word, known, 1, 0.75)
         installed = ", ".join(sorted({*map(_name_of, _available())} - {"cpu"})) or "it has none"
         raise UsageError(
             f"--device is {text!r}; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider that "
@@ -181,7 +181,7 @@ def preload_cuda() -> None:
     """Load CUDA and cuDNN from NVIDIA's Python packages. Not every ONNX Runtime can do that."""
     if hasattr(ort, "preload_dlls"):
         # it prints what it does not find; the session's providers are the proof, not its words
-        with contextlib.redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()):
             ort.preload_dlls(directory="")
 
 
@@ -192,7 +192,7 @@ def cpu_threads() -> int:
 
 def cpu_name() -> str:
     """Return the processor's name. It is the architecture where the system gives no name."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

@@ -6,7 +6,6 @@ offline switch (HF_HUB_OFFLINE: only what the cache contains). It is imported wi
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import glob
 import hashlib
@@ -15,6 +14,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,7 +226,7 @@ def library_of(repository: Repository) -> str | None:
     return "transformers" if "model_type" in config else None
 
 
-@contextlib.contextmanager
+@contextmanager
 def hub_errors(address: Address, shown: str = "") -> Iterator[None]:
     """Turn the client's errors into this package's.
 

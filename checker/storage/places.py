@@ -5,7 +5,6 @@ Light to import. Nothing here opens a URL; `stores.open_url` does.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import glob
 import os
@@ -14,6 +13,7 @@ import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import UsageError
@@ -93,8 +93,8 @@ def nearest_path(path: Path) -> Path | None:
     if folder is None or not path.name:
         return None
     names = sorted(each.name for each in folder.glob("*"))
-    near = difflib.get_close_matches(path.stem, [Path(name).stem for name in names], 1, 0.7)  # v1.onnx is not v2.onnx
-    near = difflib.get_close_matches(path.name, [name for name in names if Path(name).stem in near], 1, 0)
+    near = get_close_matches(path.stem, [Path(name).stem for name in names], 1, 0.7)  # v1.onnx is not v2.onnx
+    near = get_close_matches(path.name, [name for name in names if Path(name).stem in near], 1, 0)
     return folder / near[0] if near else None
 
 

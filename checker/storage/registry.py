@@ -5,10 +5,10 @@ Nothing is imported or connected to before an address of MLflow is used, or a ca
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,7 +167,7 @@ def _listed_bytes(entry: Entry, tracking_uri: str) -> int:
     return total
 
 
-@contextlib.contextmanager
+@contextmanager
 def _client_errors(shown: str) -> Iterator[None]:
     """Turn other errors in MLflow's client into EnvironmentFaultError.
 
@@ -194,7 +194,7 @@ def _safe(text: str, server: str = "") -> str:
     return redact_text(" ".join(text.split()))[:300]
 
 
-@contextlib.contextmanager
+@contextmanager
 def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
     """Yield a client with errors of this package. Errors contain no passwords, and the client does not retry for
     minutes.

@@ -7,8 +7,6 @@ tool only.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import errno
 import io
 import os
@@ -16,7 +14,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from secrets import token_hex
 from types import ModuleType
@@ -121,7 +121,7 @@ class RemoteFile:
         return (re.split(r"[?#]", self.path)[0] if self.url.is_http else self.path).rstrip("/")
 
     @property
-    def _errors(self) -> contextlib.AbstractContextManager[None]:
+    def _errors(self) -> AbstractContextManager[None]:
         return store_errors(self.url, self.shown, self.path)
 
     def info(self) -> Mapping[str, Any]:
@@ -162,7 +162,7 @@ class RemoteFile:
             with self._errors:
                 return bytes(self.store.cat_file(self.path, start=0, end=limit + 1))
         content = b""
-        with contextlib.closing(self.stream()) as pieces:
+        with closing(self.stream()) as pieces:
             while len(content) <= limit and (piece := next(pieces, b"")):
                 content += piece
         return content[: limit + 1]
@@ -171,7 +171,7 @@ class RemoteFile:
         """Yield the content in pieces. Raises FileNotFoundError, StoreError, at any piece."""
         with self._errors:  # of a web server one stream: many give no ranges. Given a size, fsspec does not ask for it
             stream = self.store.open(self.path, "rb", block_size=0, size=1) if self.url.is_http else self.open()
-        with contextlib.closing(stream):
+        with closing(stream):
             while True:
                 with self._errors:
                     piece = stream.read(PIECE_BYTES)
@@ -239,7 +239,7 @@ class _Reader(io.RawIOBase):
         return length
 
 
-@contextlib.contextmanager
+@contextmanager
 def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
     """Turn a store's errors into FileNotFoundError or StoreError. Both are without secrets."""
     try:
@@ -262,7 +262,7 @@ def open_url(url: Url) -> RemoteFile:
     EnvironmentFaultError: fsspec or the package of the protocol is missing.
     """
     if url.protocol not in (*_PACKAGES, "memory"):
-        near = difflib.get_close_matches(url.protocol, _PACKAGES, 1)
+        near = get_close_matches(url.protocol, _PACKAGES, 1)
         raise UsageError(
             f"{url}: protocol {url.protocol} is not read; URLs start with {', '.join(_PACKAGES)}",
             f"{near[0]}{str(url)[len(url.protocol) :]}" if near else "copy it here, and name the copy",
@@ -297,7 +297,7 @@ def open_url(url: Url) -> RemoteFile:
     return RemoteFile(url, store, path, str(url))
 
 
-@contextlib.contextmanager
+@contextmanager
 def environment(defaults: Mapping[str, str]) -> Iterator[None]:
     """Set the environment variables that the user did not. They are removed at the end."""
     missing = {name: value for name, value in defaults.items() if name not in os.environ}
@@ -362,7 +362,7 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
             "df -h; export TMPDIR=a folder with more space",
         )
     try:
-        with target.open("wb") as out, contextlib.closing(file.stream()) as pieces:
+        with target.open("wb") as out, closing(file.stream()) as pieces:
             for piece in pieces:
                 n_bytes += len(piece)
                 if n_bytes > limit:
@@ -380,7 +380,7 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
     return n_bytes
 
 
-@contextlib.contextmanager
+@contextmanager
 def private_folder() -> Iterator[Path]:
     """Make a temporary folder for this user only. It is removed at the end, after an error too."""
     try:
@@ -393,7 +393,7 @@ def private_folder() -> Iterator[Path]:
         yield Path(name).resolve()
 
 
-@contextlib.contextmanager
+@contextmanager
 def copied(file: Path | RemoteFile) -> Iterator[Path]:
     """Yield a local file. It is the file itself, or a copy of a remote one.
 
@@ -438,7 +438,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def is_ours(place: Place) -> bool:
     """Return whether a document of this tool lies there. False for what can't be read."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if isinstance(place, Url) or place.is_file():
             return OURS.match(_start_of(place)) is not None
     return False
@@ -486,7 +486,7 @@ def replace_with_error(place: Place, document: str) -> None:
     gone then: better none than the PASS of an earlier run.
     """
     if isinstance(place, Url):
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             if not OURS.match(_start_of(place)):
                 return
         write_whole(place, document)

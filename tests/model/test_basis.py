@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 from numpy.random import default_rng
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
+from onnx.numpy_helper import from_array, to_array
 from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
 from robustcheck_onnx import check
@@ -47,7 +48,7 @@ def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: in
 def test_every_real_learned_layer_is_none(efficientnet_lite0: Path) -> None:
     """All pointwise convolutions and the classifier of EfficientNet-Lite0."""
     proto = onnx.load(efficientnet_lite0)
-    matrices = [np.squeeze(numpy_helper.to_array(weight)) for weight in proto.graph.initializer]
+    matrices = [np.squeeze(to_array(weight)) for weight in proto.graph.initializer]
     layers = [m.astype(np.float64) for m in matrices if m.ndim == 2 and min(m.shape) >= 16]
     assert len(layers) > 30
     assert not any(mutually_orthogonal(layer) for layer in layers)
@@ -157,8 +158,8 @@ def written_with(w: Array, form: str) -> ModelProto:
     model = written(MATMUL, before=WIDE, w=w)
     tensor = model.graph.initializer.pop(0)
     if form == "sparse":
-        values = numpy_helper.from_array(w.ravel(), "w")
-        places = numpy_helper.from_array(np.arange(w.size), "w_places")
+        values = from_array(w.ravel(), "w")
+        places = from_array(np.arange(w.size), "w_places")
         model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, list(w.shape)))
     else:
         model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))

@@ -13,7 +13,8 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
+from onnx.numpy_helper import from_array, to_array
 
 from robustcheck_onnx.checker.model.contract import graph_digest
 from robustcheck_onnx.checker.model.file import read_onnx
@@ -73,10 +74,7 @@ def noted() -> ModelProto:
 
 
 def raw_of(model: ModelProto) -> list[Raw]:
-    return [
-        (w.name, w.data_type, tuple(w.dims), numpy_helper.to_array(w).astype("<f4").tobytes())
-        for w in model.graph.initializer
-    ]
+    return [(w.name, w.data_type, tuple(w.dims), to_array(w).astype("<f4").tobytes()) for w in model.graph.initializer]
 
 
 def test_every_way_to_store_the_values_gives_the_digest_of_the_definition(tmp_path: Path) -> None:
@@ -88,7 +86,7 @@ def test_every_way_to_store_the_values_gives_the_digest_of_the_definition(tmp_pa
     ]
     typed = noted()
     for weight in typed.graph.initializer:
-        values = numpy_helper.to_array(weight).ravel()
+        values = to_array(weight).ravel()
         weight.ClearField("raw_data")
         weight.float_data.extend(values.tolist())
     paths.append(save(typed, tmp_path / "typed.onnx"))
@@ -130,11 +128,11 @@ Shift <default: tensor = float[2] {1, 1}> (x) => (y) {
 def everything() -> ModelProto:
     """Tensors in every place that a file has for them: initializers, Constants, a branch, a function, sparse ones."""
     model = onnx.parser.parse_model(EVERYTHING)
-    numbers = numpy_helper.from_array(np.array([5.0, np.nan], np.float32), "sparse")
-    sparse = helper.make_sparse_tensor(numbers, numpy_helper.from_array(np.array([1, 2])), [4])
+    numbers = from_array(np.array([5.0, np.nan], np.float32), "sparse")
+    sparse = helper.make_sparse_tensor(numbers, from_array(np.array([1, 2])), [4])
     model.graph.sparse_initializer.append(sparse)
     model.graph.node.append(helper.make_node("Constant", [], ["few"], name="c", sparse_value=sparse))
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -2, 3], ml_dtypes.int4), "packed"))
+    model.graph.initializer.append(from_array(np.array([1, -2, 3], ml_dtypes.int4), "packed"))
     model.graph.initializer.append(helper.make_tensor("bf16", TensorProto.BFLOAT16, [2], [1.5, -2.0]))
     model.doc_string = model.graph.doc_string = model.graph.node[0].doc_string = "words"
     helper.set_model_props(model, {"key": "value"})

@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto
+from onnx.numpy_helper import from_array, to_array
 
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.file import read_onnx
@@ -43,7 +44,7 @@ def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
     }
     assert restore(file.proto, file.content, file.weights.places) == whole
     for tensor, expected in zip(file.proto.graph.initializer, whole.graph.initializer, strict=True):
-        assert_array_equal(values_of(tensor, file.weights), numpy_helper.to_array(expected))
+        assert_array_equal(values_of(tensor, file.weights), to_array(expected))
 
 
 def test_a_small_weight_with_a_long_text_is_parsed_with_its_values(opened: Any) -> None:
@@ -147,7 +148,7 @@ def test_an_open_model_is_in_memory_once(tmp_path: Path) -> None:
     peaks = []
     for rows in (24, 60_000):
         model = encoder()
-        weight = numpy_helper.from_array(np.zeros((rows, 512), np.float32), "unused")
+        weight = from_array(np.zeros((rows, 512), np.float32), "unused")
         model.graph.initializer.append(weight)
         path = save(model, tmp_path / f"{rows}.onnx")
         done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)

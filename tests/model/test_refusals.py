@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.helper import make_node, make_tensor, make_tensor_value_info, tensor_dtype_to_np_dtype
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import weights
@@ -61,18 +62,18 @@ def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # a constant does not get the values of a large weight of its name
     constant = TensorProto(name="fc.weight", data_type=FLOAT, dims=[10, 16])
     model = classifier(bias=False)
-    model.graph.node.append(helper.make_node("Constant", [], ["other"], value=constant))
+    model.graph.node.append(make_node("Constant", [], ["other"], value=constant))
     refused(model, "weight 'fc.weight' has 0 values; its shape [10, 16] and type float need 160", tmp_path)
 
 
 def test_every_type_is_counted_as_onnx_writes_it() -> None:
     for kind in sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING}):
-        values = np.ones((3, 3), helper.tensor_dtype_to_np_dtype(kind))
-        raw = helper.make_tensor("w", kind, [3, 3], numpy_helper.from_array(values).raw_data, raw=True)
+        values = np.ones((3, 3), tensor_dtype_to_np_dtype(kind))
+        raw = make_tensor("w", kind, [3, 3], numpy_helper.from_array(values).raw_data, raw=True)
         assert len(raw.raw_data) == math.ceil(9 * PACKED_BITS.get(kind, 8 * values.itemsize) / 8)
         assert_counted(raw)
-        assert_counted(helper.make_tensor("w", kind, [3, 3], values))
-    assert_counted(helper.make_tensor("w", TensorProto.STRING, [3], [b"a", b"b", b"c"]))  # type: ignore[list-item]
+        assert_counted(make_tensor("w", kind, [3, 3], values))
+    assert_counted(make_tensor("w", TensorProto.STRING, [3], [b"a", b"b", b"c"]))  # type: ignore[list-item]
 
 
 def assert_counted(tensor: TensorProto) -> None:
@@ -103,7 +104,7 @@ CHANGES: list[tuple[Model, str]] = [
         f"ai.onnx:Reluu; {HAS_NO} (closest: Relu)",
     ),
     (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "'conv.weight' is written twice, by two weights"),
-    (lambda m: m.graph.node.append(helper.make_node("Nope", ["image"], [])), f"ai.onnx:Nope; {HAS_NO}"),
+    (lambda m: m.graph.node.append(make_node("Nope", ["image"], [])), f"ai.onnx:Nope; {HAS_NO}"),
 ]
 
 
@@ -177,9 +178,9 @@ def test_what_looks_wrong_and_is_not(opened: Any) -> None:
     for dimension, size in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (-1, -(2**63)), strict=True):
         dimension.dim_value = size  # a negative size is an unknown one
     for weight in model.graph.initializer:  # as files of IR version 3 have it
-        model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
-    model.graph.node.append(helper.make_node("Relu", ["image"], []))
-    model.graph.node.append(helper.make_node("Constant", [], [], value_float=1.0))
+        model.graph.input.append(make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    model.graph.node.append(make_node("Relu", ["image"], []))
+    model.graph.node.append(make_node("Constant", [], [], value_float=1.0))
     image = opened(model).image_input
     assert (image.name, image.size) == ("image", None)
 

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
+from onnx.helper import make_node
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -24,7 +25,7 @@ def graphs(draw: st.DrawFn) -> list[NodeProto]:
     n = draw(st.integers(1, 8))
     names = ["image", "", *(f"{i}{part}" for i in range(n) for part in "ab")]
     inputs = [draw(st.lists(st.sampled_from(names), max_size=3)) for _ in range(n)]
-    return [helper.make_node("Sum", read, [f"{i}a", f"{i}b"]) for i, read in enumerate(inputs)]
+    return [make_node("Sum", read, [f"{i}a", f"{i}b"]) for i, read in enumerate(inputs)]
 
 
 def is_sorted(nodes: list[NodeProto]) -> bool:
@@ -62,7 +63,7 @@ def test_any_graph_is_sorted_or_has_a_circle(nodes: list[NodeProto]) -> None:
 
 def relus(*tensors: str) -> list[NodeProto]:
     """A node for each pair of names."""
-    return [helper.make_node("Relu", [pair[0]], [pair[1]]) for pair in (names.split() for names in tensors)]
+    return [make_node("Relu", [pair[0]], [pair[1]]) for pair in (names.split() for names in tensors)]
 
 
 def test_nodes_that_stand_right_keep_their_order() -> None:

@@ -8,6 +8,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import GraphProto, helper
+from onnx.helper import make_node
 
 from robustcheck_onnx.checker.model.ends import _facts, embedding_under, ends_in, last_linears
 from robustcheck_onnx.checker.model.heads import COSINE, SCALE, UNIT, Head, Join, find_head
@@ -39,7 +40,7 @@ def graphs(draw: st.DrawFn) -> GraphProto:
                 st.tuples(st.sampled_from(BINARY), st.tuples(recent, recent)),
             )
         )
-        nodes.append(helper.make_node(op, inputs, [f"t{index}"]))
+        nodes.append(make_node(op, inputs, [f"t{index}"]))
         tensors.append(f"t{index}")
     return helper.make_graph(nodes, "random", [], [])
 
@@ -165,12 +166,12 @@ def test_a_tensor_under_many_branches_is_walked_once() -> None:
 
 def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
     def inner(depth: int) -> GraphProto:
-        nodes = [helper.make_node("Identity", [f"d{depth}"], [f"e{depth}"])]
+        nodes = [make_node("Identity", [f"d{depth}"], [f"e{depth}"])]
         if depth:
-            nodes.append(helper.make_node("If", ["c"], [f"f{depth}"], then_branch=inner(depth - 1)))
+            nodes.append(make_node("If", ["c"], [f"f{depth}"], then_branch=inner(depth - 1)))
         return helper.make_graph(nodes, "inner", [], [])
 
-    (node,) = [helper.make_node("If", ["c"], ["y"], then_branch=inner(20), else_branch=inner(0))]
+    (node,) = [make_node("If", ["c"], ["y"], then_branch=inner(20), else_branch=inner(0))]
     read = [each.input[0] for each in nested_nodes([node])]
     assert [name for name in read if name != "c"] == [
         "d0",
