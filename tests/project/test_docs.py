@@ -64,7 +64,7 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
     made = profile.load().calibration
     flat = " ".join(README.split())
     assert f"{made.n_sets} sets of real representations of {made.n_checkpoints} checkpoints" in flat
-    assert f"{len(made.with_indication)} sets have the indication" in flat
+    assert f"{len(made.with_indication)} sets have the outlier features" in flat
     assert (len(made.left_out_false_pass), len(made.left_out_false_warn)) == (0, 0)
     assert f"{len(list((ROOT / 'checker' / 'photos').glob('*.jpg')))} bundled photos" in flat
     assert len(tables.references()) == 84
