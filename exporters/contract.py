@@ -13,10 +13,9 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +60,7 @@ _LEAST = {"size": 1, "resize_size": 1, "fill": 0}  # of the fields that are whol
 PREPROCESSING_FIELDS = ("size", "resize_mode", "resize_size", "interpolation", *_DEFAULTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """One output of the graph. It has a name, a meaning, and the rule that chose it."""
 
     name: str
@@ -70,8 +68,7 @@ class Output:
     rule: str
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Where a model came from, as the contract has it.
 
     `weights_digest` is "sha256:" + hex of the weights file when one file was read, otherwise of the state
@@ -89,8 +86,7 @@ class Source:
     matched_to: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prompts:
+class Prompts(NamedTuple):
     """Class names, in the order of the logits, and their templates."""
 
     classes: tuple[str, ...]
@@ -101,8 +97,7 @@ class Prompts:
         return [template.replace(CLASS_PLACE, name) for template in self.templates]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The model that a caller wants.
 
     Args:
@@ -126,8 +121,7 @@ class Wanted:
         return None if self.preprocessing is None else (self.preprocessing, as_transform(self.preprocessing))
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A model ready to export.
 
     Args:
@@ -152,7 +146,7 @@ class Loaded:
 
 def content(loaded: Loaded) -> Fields:
     """Return the contract of a loaded model, without precision and parity."""
-    source = asdict(loaded.source)
+    source = loaded.source._asdict()
     if loaded.source.matched_to is None:
         del source["matched_to"]
     return {
@@ -161,7 +155,7 @@ def content(loaded: Loaded) -> Fields:
         "tensors": {o.name: {"meaning": o.meaning, "rule": o.rule} for o in loaded.outputs},
         "source": source,
         "versions": versions("torch", "onnxscript", *loaded.packages),
-        **({"zero_shot": asdict(loaded.zero_shot)} if loaded.zero_shot else {}),
+        **({"zero_shot": loaded.zero_shot._asdict()} if loaded.zero_shot else {}),
     }
 
 

@@ -11,7 +11,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +116,7 @@ def run(
     tell(f"loading {name} from {source}")
     loaded = load(source, Wanted(name, weights, random_weights, fields, head, prompts))
     if matched_to is not None:
-        loaded = replace(loaded, source=replace(loaded.source, matched_to=matched_to))
+        loaded = loaded._replace(source=loaded.source._replace(matched_to=matched_to))
     return export(loaded, out, precision=precision, photos=photos, calibration=calibration, tell=tell)
 
 

@@ -9,7 +9,6 @@ import pickle
 import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,7 +70,7 @@ def loaded(
 ) -> Loaded:
     """Return a model ready to export; random weights have no name."""
     if wanted.random_weights:
-        source = replace(source, weights="", random_weights=True)
+        source = source._replace(weights="", random_weights=True)
     return Loaded(module, outputs, *pixels, source, packages, wanted.prompts)
 
 

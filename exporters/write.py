@@ -8,7 +8,6 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,8 +59,7 @@ _HINT = "no file was written; try --precision fp32, and report the model name if
 _CRASHES = {"fp16": ["NchwcTransformer"]}
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(NamedTuple):
     """How far (image, feature) arrays are apart.
 
     max_abs: max |a − b|. max_rel: max over images of max_j |a_j − b_j| / √(mean_j a_j²): on the scale of the
@@ -74,8 +72,7 @@ class Agreement:
     min_cosine: float
 
 
-@dataclass(frozen=True, slots=True)
-class ExportRecord:
+class ExportRecord(NamedTuple):
     """What was written, for the person who asked.
 
     size_bytes: with the weights next to the file. outputs: name → number of features. calibrated_on: photos that
@@ -150,7 +147,7 @@ def deliver(
             model = draw(draft)
             tell("comparing the file with the original")
             agreement = measure(draft, images, references, precision=precision, input_name=model.graph.input[0].name)
-            parity = {**asdict(agreement), "batches": BATCHES, "photos": PHOTOS}
+            parity = {**agreement._asdict(), "batches": BATCHES, "photos": PHOTOS}
             digest = graph_digest(model, draft.parent)
             contract.embed(model, {**content, "precision": precision, "parity": parity, "graph_digest": digest})
             draft.write_bytes(model.SerializeToString(deterministic=True))

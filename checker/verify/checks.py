@@ -324,15 +324,9 @@ def report_of(
     return about[0]
 
 
-def _unless_edited(part: Literal["report", "profile", "verdict"], faults: Mapping[str, str], agreement: str) -> Finding:
+def check_edits(part: Literal["report", "verdict"], faults: Mapping[str, str], agreement: str) -> Finding:
+    """Check that nobody has edited a part of a report. faults: from `edits`."""
     return _differs(part, faults[part]) if part in faults else _agrees(part, agreement)
-
-
-def check_report(report: Report, faults: Mapping[str, str]) -> Finding:
-    """Check the digest of a report's content. faults: from `edits`."""
-    assert report.binding is not None
-    digest = short_digest(report.binding.result_digest)
-    return _unless_edited("report", faults, f"content is what its digest says ({digest}…)")
 
 
 def check_signature(
@@ -415,11 +409,6 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
             f"{profile.id} is looser than the default ({'; '.join(looser)}); --thresholds {profile.id} accepts it",
         )
     return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
-
-
-def check_verdict(report: Report, faults: Mapping[str, str]) -> Finding:
-    """Check that a report's evidence gives its verdict."""
-    return _unless_edited("verdict", faults, f"its evidence, judged again, gives {ruling(report.verdict)}")
 
 
 def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Finding:

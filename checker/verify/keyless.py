@@ -72,15 +72,11 @@ def words_of(identity: Identity) -> str:
     return f"{identity.name}, says {identity.issuer}, by {instance}"
 
 
-def check_able(trust_config: Path | None) -> None:
+def check_able(trust_config: Path | None) -> tuple[IdentityToken, ClientTrustConfig]:
     """Refuse early what can't sign. There is no extra, no connection or no valid token; a measurement would be in vain.
 
     Raises as `sign`.
     """
-    _ready(trust_config)
-
-
-def _ready(trust_config: Path | None) -> tuple[IdentityToken, ClientTrustConfig]:
     _need_extra()
     if is_offline():
         raise UsageError(
@@ -104,7 +100,7 @@ def sign(statement: dict[str, Any], trust_config: Path | None) -> Signed:
         EnvironmentFaultError: the extra `keyless` is missing; the token is malformed, expired or refused; the instance
             can't be reached, or its answer does not verify. No message holds the token.
     """
-    token, trust = _ready(trust_config)  # again: the token may have expired while the model was measured
+    token, trust = check_able(trust_config)  # again: the token may have expired while the model was measured
     payload = payload_of(statement)
     from sigstore.dsse import Statement  # noqa: PLC0415 # the extra
     from sigstore.sign import SigningContext  # noqa: PLC0415

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
 from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report import NoTruth, Report, cautions, edits, notebook, read, ruling
 from robustcheck_onnx.checker.storage.places import local_path
-from robustcheck_onnx.checker.text import VERSION, quoted
+from robustcheck_onnx.checker.text import VERSION, quoted, short_digest
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED, load_profile
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -24,14 +24,13 @@ from robustcheck_onnx.thresholds.frozen import Frozen
 from .checks import (
     Finding,
     agreed,
+    check_edits,
     check_images,
     check_model,
     check_origin,
     check_profile,
-    check_report,
     check_rerun,
     check_signature,
-    check_verdict,
     has_witness,
     model_digest,
     report_of,
@@ -185,16 +184,19 @@ def verify(
     reports = read(report_file)
     digest = model_digest(model)
     report, raw = report_of(reports, digest, model, report_file)
+    assert report.binding is not None
     faults = edits(report, raw)
     accepted = load_profile(thresholds) if thresholds is not None else None
     about_model = check_model(report, model, digest)  # first: a model that can't be read ends the verification
     findings = [
-        check_report(report, faults),
+        check_edits(
+            "report", faults, f"content is what its digest says ({short_digest(report.binding.result_digest)}…)"
+        ),
         check_signature(report, model, content_digest, _path(signature), signer),
         about_model,
         *filter(None, [check_origin(report)]),
         check_profile(report, faults, accepted),
-        check_verdict(report, faults),
+        check_edits("verdict", faults, f"its evidence, judged again, gives {ruling(report.verdict)}"),
     ]
     image_set = None if images is None else str(images)
     if report.evidence.images.given and (rerun or image_set is not None):
@@ -218,7 +220,6 @@ def verify(
     elif any(finding.status == "differs" for finding in findings):
         findings.append(unchecked("rerun", "not measured again, since something differs already"))
     else:
-        assert report.binding is not None
         elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
         findings.append(check_rerun(report, model, image_set, device, progress, elsewhere=elsewhere))
     # a rerun vouches for the numbers, not for who waived what
@@ -233,7 +234,6 @@ def verify(
             f"nothing but the report says that its numbers are right: {rerun_too}check a signature (--public-key), or "
             "rely on the report (--no-rerun)"
         )
-    assert report.binding is not None
     synthetic = report.evidence.model.synthetic
     unfit = (ON_BUNDLED if report.evidence.images.bundled else "", synthetic and f"of a synthetic model: {synthetic}")
     return Verification(
