@@ -145,8 +145,8 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
     """Read class names and templates.
 
     Args:
-        classes: a text file with one class name a line, or "imagenet": open_clip's names of ImageNet's 1000 classes.
-        templates: a text file with one template a line, each with `{}`; "openai": the 80 templates of OpenAI's
+        classes: a text file with one class name per line, or "imagenet": open_clip's names of ImageNet's 1000 classes.
+        templates: a text file with one template per line, each with `{}`; "openai": the 80 templates of OpenAI's
             ImageNet evaluation, as open_clip has them; None: "a photo of a {}."
 
     Raises:
@@ -156,7 +156,7 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
     if classes == "imagenet":
         names = tuple(map(str, _from_open_clip("IMAGENET_CLASSNAMES")))
     else:
-        names = _lines(classes, "--zero-shot", "a text file with one class name a line, or imagenet")
+        names = _lines(classes, "--zero-shot", "a text file with one class name per line, or imagenet")
         if double := sorted({name for name in names if names.count(name) > 1}):
             raise CallError(
                 f"{classes}: class name {double[0]!r} occurs {names.count(double[0])} times; names must differ",
@@ -172,7 +172,7 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
     place = contract.CLASS_PLACE
     if templates == "openai":
         return Prompts(names, tuple(str(fill(place)) for fill in _from_open_clip("OPENAI_IMAGENET_TEMPLATES")))
-    lines = _lines(templates, "--templates", "a text file with one template a line, or openai")
+    lines = _lines(templates, "--templates", "a text file with one template per line, or openai")
     if not lines or (without := [template for template in lines if place not in template]):
         what = f"template is {without[0]!r}" if lines else "number of templates is 0"
         raise CallError(

@@ -10,7 +10,7 @@ from support import ROOT
 
 WORDS = re.compile(
     r"(?<!there )(?<!there’s )\b(?:is|are|was|were) no (?!longer|more|less|other|better|later)\w+"
-    r"|(?<!-)\b(?:beside|anew|for ever|the very)\b(?! same)",
+    r"|(?<!-)\b(?:beside|anew|for ever|the very|mends?|one (?:\w+ )?a (?:line|model|row))\b(?! same)",
     re.IGNORECASE,
 )
 

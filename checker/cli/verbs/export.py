@@ -34,13 +34,13 @@ from ..question import Call, progress_line, takes
     preprocessing=option("torch: JSON file that says how pixels become inputs.", "FILE", MODEL),
     head=option("torch: name of the last linear layer, such as fc.", "LAYER", MODEL),
     zero_shot=option(
-        "open_clip, transformers CLIP: add a classifier's head of these class names, one a line (or the word "
+        "open_clip, transformers CLIP: add a classifier's head of these class names, one per line (or the word "
         "imagenet). The measured representation stays the same.",
         "CLASSES.txt",
         MODEL,
     ),
     templates=option(
-        "Prompts of --zero-shot, one a line with {}, or the word openai. Default: a photo of a {}.", "FILE", MODEL
+        "Prompts of --zero-shot, one per line with {}, or the word openai. Default: a photo of a {}.", "FILE", MODEL
     ),
     matched_to=option(
         "The encoder whose vectors the model was trained to give (distillation, feature matching), or none. "
