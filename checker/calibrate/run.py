@@ -253,6 +253,11 @@ def measure(
     todo = [task for task in work if task.fault is None and not done(task, rows)]
     tell(f"{len(work)} models: {len(work) - len(todo) - len(failed)} measured before, {len(todo)} to do")
     jobs: dict[Job, list[Task]] = {}
+
+    def fail(task: Task, fault: RobustcheckError) -> None:
+        failed[task.member.id] = fault
+        tell(f"failed {task.member.id}: {fault.message}")
+
     for number, task in enumerate(todo, 1):
         try:
             if not task.is_exported:
@@ -260,17 +265,13 @@ def measure(
                 _export(suite.folder, task)
             jobs.setdefault(_job(suite.folder, task, settings), []).append(task)
         except RobustcheckError as fault:
-            failed[task.member.id] = fault
-            tell(f"failed {task.member.id}: {fault.message}")
-    n_done = 0
+            fail(task, fault)
     tell_stage(progress, f"measuring, 0 of {len(jobs)} models done")
-    for outcome in _run(tuple(jobs), settings) if jobs else ():
-        n_done += 1
+    for n_done, outcome in enumerate(_run(tuple(jobs), settings) if jobs else (), 1):
         tell_stage(progress, f"measuring, {n_done} of {len(jobs)} models done")
         for task in jobs[outcome.job]:
             if outcome.error is not None:
-                failed[task.member.id] = outcome.error
-                tell(f"failed {task.member.id}: {outcome.error.message}")
+                fail(task, outcome.error)
                 continue
             new = [
                 row_of(suite, task, tensor or TENSORS[0], outcome.job.tensors, evidence, outcome.wall_s)

@@ -17,7 +17,6 @@ exceed: the single-step max-T procedure of Westfall and Young (Resampling-Based 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,8 +33,7 @@ BLOCK = 64  # directions whose scores are in memory at once
 ROWS = 4096  # images that are projected at once
 
 
-@dataclass(frozen=True, eq=False)
-class Directions:
+class Directions(NamedTuple):
     """Directions of the space of representations."""
 
     of: Of

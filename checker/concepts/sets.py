@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,7 @@ Row = tuple[int, dict[str, str]]
 """line number, and cells by column"""
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """The images of a folder, and their labels' places."""
 
     folder: Path
@@ -305,7 +304,7 @@ def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str
     A file that can't be read stays: it is skipped, with its reason, when it is its turn.
     """
     digests: dict[str, str | None] = {}  # by name: a manifest names one image in several rows
-    same: dict[str, dict[str, None]] = {}
+    same: dict[str, list[str]] = {}
     kept: list[int] = []
     for index, name in enumerate(source.entries.names()):
         if name in digests:
@@ -314,11 +313,10 @@ def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str
         if digest is None or digest not in same:
             kept.append(index)
         if digest is not None:
-            same.setdefault(digest, {})[name] = None
-    chosen = kept[:limit]
-    entries = source.entries.take(np.asarray(chosen, np.int64))
+            same.setdefault(digest, []).append(name)
+    entries = source.entries.take(np.asarray(kept[:limit], np.int64))
     first = {digests[name] for name in entries.names()}
     return (
         replace(source, entries=entries, n_found=len(kept)),
-        {digest: list(names) for digest, names in same.items() if digest in first},
+        {digest: names for digest, names in same.items() if digest in first},
     )

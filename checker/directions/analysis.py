@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
@@ -56,8 +55,7 @@ def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_images))
 
 
-@dataclass(frozen=True)
-class Directions:
+class Directions(NamedTuple):
     """The right singular vectors of a head. They are those of W, or of W less its mean over classes."""
 
     mean: Array

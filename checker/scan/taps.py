@@ -10,8 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +35,7 @@ MIN_RELATIVE_VARIANCE: dict[int, float] = {TensorProto.FLOAT: 1e-12, TensorProto
 """variance / mean² up to which a row counts as constant: ten times the rounding and more, squared"""
 
 
-@dataclass(frozen=True)
-class Tap:
+class Tap(NamedTuple):
     """A tensor to measure, and its axes.
 
     form: vector (image, feature), tokens (image, token, feature), tokens_first (token, image, feature), map (image,

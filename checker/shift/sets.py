@@ -210,7 +210,6 @@ class ImageSet(NamedTuple):
 class Measured(NamedTuple):
     """A labelled image set as the model went through it."""
 
-    set: ImageSet
     result: SetResult
     digests: Sequence[str]
     correct: Bools
@@ -325,7 +324,7 @@ def measure_labelled(
 
     read = run_set(runner, each, inputs, progress, take)
     whole = np.concatenate(correct)
-    return Measured(each, each.result(read, len(seen), int(whole.sum())), read.digests, whole)
+    return Measured(each.result(read, len(seen), int(whole.sum())), read.digests, whole)
 
 
 def run_set(
