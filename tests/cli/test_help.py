@@ -147,7 +147,7 @@ def test_every_word_of_a_report_is_explained_in_the_words_of_the_reports(printed
         *(
             ("WARN", KINDS["absent"]),
             ("Exit code 3", EXIT_CODES[3]),
-            ("pass", "It is mostly the mean"),
+            ("pass", "They lie mostly in the mean"),
             ("kurtosis", ""),
         ),
         *(("ok?", "straddles"), ("must be", "the whole interval".capitalize()), ("interval", "bounds")),
