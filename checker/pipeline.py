@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, conclude, versions
 from robustcheck_onnx.checker.model.addresses import Model, on_this_machine, parse_model
 from robustcheck_onnx.checker.model.contract import Contract
-from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
+from robustcheck_onnx.checker.report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact
 from robustcheck_onnx.checker.text import VERSION

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.calibrate.plan import Plan as PlanFields
 from robustcheck_onnx.checker.compare import CompareReport
 from robustcheck_onnx.checker.concepts.records import ConceptsReport
 from robustcheck_onnx.checker.directions.records import DirectionsReport
-from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.checker.scan.records import ScanReport
 from robustcheck_onnx.checker.shift.records import ShiftReport

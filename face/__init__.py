@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.model.addresses import Model as Model
     from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
     from robustcheck_onnx.checker.pipeline import check as check
-    from robustcheck_onnx.checker.report import Report as Report
+    from robustcheck_onnx.checker.report.record import Report as Report
     from robustcheck_onnx.checker.representations import Representations as Representations
     from robustcheck_onnx.checker.representations import load_representations as load_representations
     from robustcheck_onnx.checker.scan.records import ScanReport as ScanReport
@@ -102,7 +102,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "Model": "model.addresses",
     "Progress": "isolation",
     "Reason": "verdict.rule",
-    "Report": "report",
+    "Report": "report.record",
     "Representations": "representations",
     "RobustcheckError": "errors",
     "RunOptions": "evidence",

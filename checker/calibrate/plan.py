@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, labelled, line, section, spaced
+from robustcheck_onnx.checker.report.layout import Pen, Trimmed, columns, hanging, labelled, line, section, spaced
 from robustcheck_onnx.checker.runtime.session import cpu_name, list_gpus, parse_device
 from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.tables import Result

@@ -9,16 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.report import (
-    INDENT,
-    Pen,
-    Trimmed,
-    columns,
-    hanging,
-    labelled,
-    section,
-    spaced,
-)
+from robustcheck_onnx.checker.report.layout import INDENT, Pen, Trimmed, columns, hanging, labelled, section, spaced
 from robustcheck_onnx.checker.text import count_text, number_text, page, percent_text, short_digest
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile as profiles

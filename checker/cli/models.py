@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.isolation import LOG, Wall
-from robustcheck_onnx.checker.report import Failed, FormOptions, Outcome, Report, exit_code_of, forms, one_model, sealed
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.forms import FormOptions, exit_code_of, one_model
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, sealed
 from robustcheck_onnx.checker.storage import places
 from robustcheck_onnx.checker.storage.places import Place, redact
 from robustcheck_onnx.checker.text import VERSION, printable, quoted
@@ -189,7 +191,7 @@ def _deliver(
     from rich.console import Group
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import summary
+    from robustcheck_onnx.checker.report.terminal import line_of, render_several
 
     by_model = dict(zip(models, outcomes, strict=True))
     measured = [model for model, outcome in by_model.items() if not isinstance(outcome, Failed)]
@@ -207,7 +209,7 @@ def _deliver(
             written = [Text(printable(each)) for each in beside]
             return Group(*written, _full(outcomes[0], settings, ascii_only))
         files = [f"{each.form}: {each.path}" for each in destinations if each.path and each not in faults]
-        table = summary.render(
+        table = render_several(
             outcomes,
             models=list(map(redact, models)),
             code=max(map(exit_code_of, outcomes)),
@@ -230,7 +232,7 @@ def _deliver(
     write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
     output.sign_reports(settings, vouched(), by_model, options)
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
-    lines = "\n".join(summary.one_line(outcome) for outcome in outcomes)
+    lines = "\n".join(line_of(outcome) for outcome in outcomes)
     on_stdout = [each for each in destinations if each.path is None]
     text = partial(rendered, outcomes)
     deliver(on_stdout, text, terminal, settings.color, quiet=settings.quiet, line=lines, faults=faults)
@@ -240,26 +242,32 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     """Return the terminal report about one model, or its error."""
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import terminal
+    from robustcheck_onnx.checker.report.terminal import render
 
     if isinstance(outcome, Failed):
         return Text(f"{outcome.model}\nerror: {outcome.message}\n" + (f"hint: {outcome.hint}" if outcome.hint else ""))
-    return terminal.render(outcome, ascii_only=ascii_only, verbose=settings.verbose > 0)
+    return render(outcome, ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
 def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
     """Return what forms need besides outcomes. An HTML form needs thumbnails."""
     if "html" not in forms or settings.no_thumbnails:
         return FormOptions()
-    reports = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
-    asked = {"outcomes": reports, "images": settings.images, "seed": settings.seed, "limit": settings.max_images}
+    galleries = [each.evidence.gallery for each in outcomes if not isinstance(each, Failed) and each.evidence.gallery]
+    wanted = {image.digest: image for gallery in galleries for image in (*gallery.most, *gallery.least)}
+    if not wanted:
+        return FormOptions()
+    asked = {
+        "wanted": list(wanted.values()),
+        "images": settings.images,
+        "seed": settings.seed,
+        "limit": settings.max_images,
+    }
     about, answer = redact(settings.images or "bundled photos"), dict[str, dict[str, str]]
     try:
-        made = wall.run("report.thumbnails:make", asked, answer, about=about)
+        made = wall.run("images.thumbnails:make", asked, answer, about=about)
     except RobustcheckError as fault:  # it costs the thumbnails alone
-        galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
-        seen = [image for gallery in galleries for image in (*gallery.most, *gallery.least)]
-        return FormOptions(missing={image.digest: fault.message for image in seen})
+        return FormOptions(missing=dict.fromkeys(wanted, fault.message))
     return FormOptions(thumbnails=made["uris"], missing=made["missing"])
 
 

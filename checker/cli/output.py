@@ -25,7 +25,8 @@ from .options import FORMATS, REMOVED_FORMS, one_of, refuse_removed
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from robustcheck_onnx.checker.report import FormOptions, Outcome
+    from robustcheck_onnx.checker.report.forms import FormOptions
+    from robustcheck_onnx.checker.report.record import Outcome
     from robustcheck_onnx.checker.storage.places import Place, Url
 
     from .options import Settings
@@ -136,7 +137,7 @@ def _is_document(path: Path) -> bool:
 
     It is a report or a signature; no model has to be read to know that.
     """
-    from robustcheck_onnx.checker.report.signature_file import is_verdict
+    from robustcheck_onnx.checker.report.reader import is_verdict
     from robustcheck_onnx.checker.storage.stores import is_ours
 
     return is_ours(path) or is_verdict(path)
@@ -210,7 +211,7 @@ def mark_unfinished(destinations: Sequence[Destination], model: str, signed: Seq
     model: what the documents are about, as it was typed; empty for several. signed: reports that get a signature.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from robustcheck_onnx.checker.report.signature_file import remove_verdict
+    from robustcheck_onnx.checker.report.reader import remove_verdict
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.storage.stores import is_ours, replace_with_error
 
@@ -234,7 +235,7 @@ def remove_signature(form: str, report: Place) -> None:
     """
     if form != "json" or not isinstance(report, Path):
         return
-    from robustcheck_onnx.checker.report.signature_file import bundle_of, remove_verdict
+    from robustcheck_onnx.checker.report.reader import bundle_of, remove_verdict
     from robustcheck_onnx.checker.storage.stores import is_ours
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
@@ -395,7 +396,7 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
 
 def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
     """Refuse places of signatures, as `check_outputs`. Their names follow from those of the reports."""
-    from robustcheck_onnx.checker.report.signature_file import is_verdict
+    from robustcheck_onnx.checker.report.reader import is_verdict
 
     is_named = resolved.is_from("file", "output", "sign")
     for bundle in map(bundle_at, signed):
@@ -510,7 +511,7 @@ def signed_reports(
 
 def bundle_at(signed: Destination) -> Path:
     """Return the file of a signed report's signature."""
-    from robustcheck_onnx.checker.report.signature_file import bundle_of
+    from robustcheck_onnx.checker.report.reader import bundle_of
 
     assert isinstance(signed.path, Path)
     return bundle_of(signed.path)
@@ -529,7 +530,8 @@ def sign_reports(
 
     Raises as `signature.sign`.
     """
-    from robustcheck_onnx.checker.report import Report, forms, sealed
+    from robustcheck_onnx.checker.report import forms
+    from robustcheck_onnx.checker.report.record import Report, sealed
     from robustcheck_onnx.checker.storage.stores import write_whole
 
     texts: dict[Path, str] = {}
@@ -548,7 +550,7 @@ def sign_reports(
 
 def say_home(quiet: int) -> None:
     """Note on stderr that the project has no address yet. The kind of statement is named by it."""
-    from robustcheck_onnx.checker.report.predicate import HOME_NOTE
+    from robustcheck_onnx.checker.report.reader import HOME_NOTE
 
     if HOME_NOTE and quiet < 2:
         sys.stderr.write(f"note: {HOME_NOTE}\n")

@@ -30,7 +30,7 @@ from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
 from .output import Destination, UndeliveredError, error_document, is_broken_pipe, remove_signature
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.report import Outcome
+    from robustcheck_onnx.checker.report.record import Outcome
 
 
 FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
@@ -138,7 +138,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
                 stdout_is_free = False
     if line.verb == DEFAULT_VERB and not stopped:
         with contextlib.suppress(Exception):
-            from robustcheck_onnx.checker.report import Failed
+            from robustcheck_onnx.checker.report.record import Failed
 
             failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
             enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
@@ -160,19 +160,20 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
     """
     if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
         return
-    from robustcheck_onnx.checker.report import SUMMARY_BYTES, forms, github
+    from robustcheck_onnx.checker.report import forms, pipelines
+    from robustcheck_onnx.checker.report.pipelines import SUMMARY_BYTES
 
     options = forms.FormOptions()
     document_on_stdout = any(each.path is None and each.form != "terminal" for each in destinations)
     stream = sys.stderr if document_on_stdout else sys.stdout
-    for line in github.commands(outcomes, options):
+    for line in pipelines.commands(outcomes, options):
         stream.write(line + "\n")
     stream.flush()
     if file := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             path = Path(file)
             used_bytes = path.stat().st_size if path.exists() else 0
-            text = github.summary(outcomes, options, SUMMARY_BYTES - used_bytes)
+            text = pipelines.summary(outcomes, options, SUMMARY_BYTES - used_bytes)
             with path.open("a", encoding="utf-8") as summary:
                 summary.write(text)
             if not text:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, cautions, junit, markdown, sarif
+from robustcheck_onnx.checker.report import markdown, pipelines
+from robustcheck_onnx.checker.report.forms import FormOptions, cautions
+from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.report.words import SIGNS
 from robustcheck_onnx.checker.text import number_text
 
 from .judge import Compared, CompareReport, statistic_row
@@ -12,9 +15,9 @@ def render(form: str, report: CompareReport, options: FormOptions = FormOptions(
     """Write the comparison as JUnit, SARIF or Markdown. It ends in a newline."""
     outcome = as_side(report, report.candidate)
     if form == "junit":
-        return junit.render([outcome], options)
+        return pipelines.write_junit([outcome], options)
     if form == "sarif":
-        return sarif.document([outcome], options, "robustcheck-compare/")
+        return pipelines.document([outcome], options, "robustcheck-compare/")
     return _markdown(report, outcome)
 
 

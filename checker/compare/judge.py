@@ -17,7 +17,8 @@ from pydantic import PrivateAttr
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Interval
-from robustcheck_onnx.checker.report import Judged, NoTruth, Time, notebook, plots
+from robustcheck_onnx.checker.report import notebook
+from robustcheck_onnx.checker.report.record import Judged, NoTruth, Time
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
@@ -231,13 +232,13 @@ class CompareReport(Judged, Frozen):
         Raises:
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
-        pairs = plots.Pairs(
+        pairs = notebook.Pairs(
             [(NAMES[each.name], each.ratio, each.keeps in ("kept", "not required")) for each in self.statistics],
             1 - self.tolerance,
             [(each.index, each.mean_z, each.candidate_mean_z) for each in self.features],
         )
         ours, theirs = self.candidate.evidence.statistics, self.reference.evidence.statistics
-        return plots.pair_figure(self._title(lambda file: PurePath(file).name), ours, theirs, pairs)
+        return notebook.pair_figure(self._title(lambda file: PurePath(file).name), ours, theirs, pairs)
 
     def _title(self, shown: Callable[[str], str]) -> str:
         ours, theirs = self.candidate.evidence.model.file, self.reference.evidence.model.file

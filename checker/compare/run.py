@@ -31,7 +31,7 @@ from robustcheck_onnx.checker.measure.job import (
     stack,
 )
 from robustcheck_onnx.checker.measure.run import Opened
-from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.runner import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
 from robustcheck_onnx.checker.storage.places import local_path

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.measure import Measurement
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import (
+from robustcheck_onnx.checker.report.layout import (
     COLOURS,
     Pen,
     Trimmed,
@@ -17,13 +17,13 @@ from robustcheck_onnx.checker.report import (
     hanging,
     labelled,
     notes,
-    reason_ids,
     reasons,
     section,
     spaced,
     verdict_line,
-    verdict_text,
 )
+from robustcheck_onnx.checker.report.terminal import reason_ids
+from robustcheck_onnx.checker.report.words import verdict_text
 from robustcheck_onnx.checker.text import (
     count_text,
     name_text,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
-from robustcheck_onnx.checker.report import ModelRead, Time, notebook
+from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.document import Shown
+from robustcheck_onnx.checker.report.record import ModelRead, Time
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 if TYPE_CHECKING:

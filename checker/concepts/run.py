@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.storage.places import local_path

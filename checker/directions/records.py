@@ -6,8 +6,9 @@ import itertools
 from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
-from robustcheck_onnx.checker.report import ModelRead, Time, notebook
+from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.document import Shown
+from robustcheck_onnx.checker.report.record import ModelRead, Time
 from robustcheck_onnx.checker.shift.records import Effective, SetResult, Shifted
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text

@@ -11,18 +11,8 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.model.ends import show_shape
-from robustcheck_onnx.checker.report import (
-    Pen,
-    Trimmed,
-    columns,
-    hanging,
-    line,
-    reason_ids,
-    reasons,
-    section,
-    spaced,
-    step_lines,
-)
+from robustcheck_onnx.checker.report.layout import Pen, Trimmed, columns, hanging, line, reasons, section, spaced
+from robustcheck_onnx.checker.report.terminal import reason_ids, step_lines
 from robustcheck_onnx.checker.verdict.pixels import steps_text
 
 from .run import CanPass

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.isolation import tell_stage
-from robustcheck_onnx.checker.report import Report, forms
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.verify.run import Verification, VerifyOptions, verify
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.isolation import Progress
     from robustcheck_onnx.checker.model.addresses import Model
     from robustcheck_onnx.checker.pipeline import CheckOptions
-    from robustcheck_onnx.checker.report import Report
+    from robustcheck_onnx.checker.report.record import Report
 
     from .assertions import AssertRobust
 

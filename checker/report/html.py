@@ -28,19 +28,17 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
-from . import charts, notebook, words
-from .document import Bullets, Document, Facts, Table, cell_of
-from .facts import blocks_of
-from .forms import FormOptions
-from .outcome import cautions, findings, model_of, rank_of, without_model
+from . import charts, words
+from .charts import suite_of
+from .document import Document, blocks_of, cell_of
+from .forms import FormOptions, cautions, findings, model_of, rank_of, without_model
 from .record import Failed, Outcome, Report
-from .suite import suite_of
 from .terminal import passed_by
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_html(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one page about all models. Several have a table first, then a part each, the worst first."""
     reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
     galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
@@ -58,26 +56,6 @@ def of_document(document: Document) -> str:
     """Write one self-contained page about a question's result. It ends in a newline."""
     title = f"{document.question}: {document.model.file}"
     return written("document.html.j2", title=title, versions=[document.version], document=document)
-
-
-def short_of(document: Document) -> str:
-    """Write the HTML of a notebook. It has what the short report shows, and the first table."""
-    short = [each for section in document.sections if section.shown == "short" for each in section.blocks]
-    every = [each for section in document.sections for each in section.blocks if isinstance(each, Table)]
-    said = [document.claim, document.summary]
-    for each in short:
-        if isinstance(each, Facts):
-            said += [f"{cell_of(label).text}: {cell_of(words).text}" for label, words in each.rows]
-        elif isinstance(each, str | Bullets):
-            said += [each] if isinstance(each, str) else each.texts
-    shown = "".join(
-        notebook.table(
-            [head.lstrip("?>=") for head in each.heads], [[cell_of(words).text for words in row] for row in each.rows]
-        )
-        for each in [each for each in short if isinstance(each, Table)] or every[:1]
-    )
-    head = f"{document.title} · {document.model.file}"
-    return notebook.block(head, [*filter(None, said), *document.notes, document.limits], shown)
 
 
 def written(template: str, folder: Path | None = None, **values: object) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from robustcheck_onnx.checker.text import bars, number_text, printable
 
 from .document import Block, Bullets, Chart, Document, Facts, Words, cell_of
-from .forms import FormOptions
-from .outcome import (
+from .forms import (
     NOT_ASSESSED_HELP,
     Finding,
+    FormOptions,
     cautions,
     exit_code_of,
     findings,
@@ -30,7 +30,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
-def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_markdown(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one section per outcome. Several have a table first; the claim's limits are last."""
     del options
     parts = [MARK]

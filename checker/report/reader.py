@@ -1,24 +1,42 @@
-"""Read reports and check whether they were edited. The one place that does either."""
+"""Read reports and find edits. The predicate of one and the file of its signature are here, too.
+
+It is the predicate of an in-toto statement alone: whoever signs adds the model's file as the subject, and the type.
+
+It is a signed verdict next to its report. Light, for a run that ends early.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
-from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import SCHEMA_VERSION, VERSION, once, short_digest
+from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.text import (
+    HOME,
+    SCHEMA_VERSION,
+    VERSION,
+    as_json,
+    error_json,
+    once,
+    quoted,
+    sha256_of,
+    short_digest,
+)
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import Verdict, judge
 from robustcheck_onnx.thresholds.frozen import is_version
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
 from robustcheck_onnx.thresholds.profile import wrong_statistics
 
-from .record import Report, result_digest_of
+from . import forms
+from .forms import FormOptions
+from .record import Failed, Outcome, Report, result_digest_of
 
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
@@ -177,3 +195,105 @@ def _release(text: object) -> tuple[int, ...]:
     """Return the numbers of a version. One that can't be read counts as newer than all."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
     return tuple(map(int, (match.group(1) or match.group(2)).split("."))) if match else (10**9,)
+
+
+WITHOUT_HOME: Final = "urn:uuid:1af3a2e2-647e-495d-b4d2-9de74380a850"
+"""The name while HOME is empty. A UUID is a URI that belongs to whoever drew it: it claims no address of anybody, and
+no other kind of predicate can have it. Drawn once; what was signed under it stays valid."""
+EARLIER: Final = "https://robustcheck-onnx.invalid/attestation/verdict-1"  # in signatures of versions before
+
+
+def type_under(home: str) -> str:
+    """Return the predicate type of a project. `home` is the address of its repository; empty: nowhere yet.
+
+    >>> type_under("https://example.org/robustcheck/")
+    'https://example.org/robustcheck/attestation/verdict/v1'
+    """
+    return f"{home.rstrip('/')}/attestation/verdict/v1" if home else WITHOUT_HOME
+
+
+PREDICATE_TYPE: Final = type_under(HOME)
+KNOWN_TYPES: Final = (PREDICATE_TYPE, WITHOUT_HOME, EARLIER)
+"""Types of statements that are read; the first one is written"""
+HOME_NOTE: Final = (
+    ""
+    if HOME
+    else f"HOME in checker/text.py is not set, so the predicate type is {WITHOUT_HOME}; once it is set, one under the "
+    "project's address follows, and what is signed now stays valid"
+)
+"""What signing says; empty once HOME is set"""
+
+
+def write_predicate(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+    """Write the predicate about one model, or its error. `forms.render` refuses several.
+
+    The digest in it is that of the document that `-o json=PATH` writes about this model alone in the same run.
+    """
+    (outcome,) = outcomes
+    if isinstance(outcome, Failed):
+        return error_json(outcome.message, outcome.hint, outcome.exit_code)
+    return as_json(predicate_of(outcome, sha256_of(forms.write_json([outcome], options).encode())))
+
+
+def predicate_of(report: Report, report_digest: str) -> dict[str, Any]:
+    """Return what is attested.
+
+    It is the verdict, and the digests of all that it rests on; the same report gives the same predicate.
+
+    Args:
+        report: sealed.
+        report_digest: sha256:… of the file that holds the report, every byte of it.
+    """
+    evidence, bound = report.evidence, report.binding
+    result = bound.result_digest if bound else result_digest_of(report.model_dump(mode="json"))
+    return {
+        "tool": {"name": report.tool, "version": report.tool_version},  # first: `storage.stores.OURS`
+        "verdict": report.verdict.verdict,
+        "reasons": [reason.id for reason in report.verdict.reasons],
+        "report": {"digest": sha256_set(report_digest)},
+        "result": {"digest": sha256_set(result)},
+        "profile": {"id": report.profile.id, "digest": sha256_set(report.profile.digest)},
+        "images": {"digest": sha256_set(evidence.images.digest), "count": evidence.statistics.n_images},
+        "time": report.time.started if report.time else None,
+    }
+
+
+def sha256_set(digest: str) -> dict[str, str]:
+    """Write a `sha256:…` digest as in-toto does."""
+    return {"sha256": digest.removeprefix("sha256:")}
+
+
+MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+LARGEST_BYTES: Final = 1 << 20  # of a bundle file; usual ones have some KB
+
+
+def bundle_of(report: Path) -> Path:
+    """Return the default file of a report's signature."""
+    return report.with_suffix(".sigstore.json")
+
+
+def remove_verdict(bundle: Path) -> None:
+    """Remove a signed verdict's file. Any other file stays.
+
+    Raises EnvironmentFaultError where it can't be removed.
+    """
+    try:
+        if is_verdict(bundle):
+            bundle.unlink()
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{bundle}: earlier signature is not removed ({fault.strerror}); none may outlive its report",
+            f"ls -ld {quoted(bundle)}",
+        ) from fault
+
+
+def is_verdict(bundle: Path) -> bool:
+    """Return whether a file is a signed verdict. Anybody may have signed it. Raises OSError where it can't be read."""
+    try:
+        if not bundle.is_file() or bundle.stat().st_size > LARGEST_BYTES:
+            return False
+        document = json.loads(bundle.read_bytes())
+        statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
+        return bool(document["mediaType"] == MEDIA_TYPE and statement["predicateType"] in KNOWN_TYPES)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False  # another file

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
-from pathlib import Path, PurePath
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -179,9 +180,7 @@ class Report(Judged, Frozen):
 
         It has verdict, kind, reasons, and the deciding statistics with their thresholds.
         """
-        from .notebook import check_html  # noqa: PLC0415 # no check needs it
-
-        return check_html(self.verdict, self.evidence, self.profile, self.notes)
+        return str(_notebook().check_html(self))
 
     def to_frame(self) -> pd.DataFrame:
         """Return the measured statistics as a data frame. A row has estimate, interval, and threshold where it decides.
@@ -189,9 +188,8 @@ class Report(Judged, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        from .notebook import check_rows, frame  # noqa: PLC0415 # no check needs it
-
-        return frame(check_rows(self.evidence, self.profile), "statistic")
+        frame: pd.DataFrame = _notebook().check_frame(self)
+        return frame
 
     def plot(self) -> Figure:
         """Draw the report.
@@ -205,12 +203,12 @@ class Report(Judged, Frozen):
         Raises:
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
-        from .notebook import headline  # noqa: PLC0415 # no check needs it
-        from .plots import Neighbour, check_figure  # noqa: PLC0415
+        figure: Figure = _notebook().check_figure(self)
+        return figure
 
-        title = headline(self.verdict, PurePath(self.evidence.model.file).name, self.evidence.statistics.n_images)
-        suite = [Neighbour(r.kurtosis, r.persistence_ratio, r.shows_outlier_features) for r in self.reference]
-        return check_figure(title, self.evidence.statistics, self.profile, suite)
+
+def _notebook() -> ModuleType:
+    return import_module(f"{__package__}.notebook")  # no check needs it
 
 
 class Failed(Frozen):

@@ -21,12 +21,10 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.isolation import STATUS, Limits
 from robustcheck_onnx.checker.text import VERSION, as_json, printable
 
-from .forms import FormOptions
-from .json import documents as documents_of
-from .markdown import prose, section, text
-from .outcome import (
+from .forms import (
     NOT_ASSESSED,
     NOT_ASSESSED_TITLE,
+    FormOptions,
     cautions,
     exit_code_of,
     finding_text,
@@ -35,6 +33,8 @@ from .outcome import (
     names_of,
     path_of,
 )
+from .forms import documents as documents_of
+from .markdown import prose, section, text
 from .record import Failed, Outcome, Report, sealed
 from .words import statistics_of, verdict_text
 

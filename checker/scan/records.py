@@ -7,8 +7,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
-from robustcheck_onnx.checker.report import ModelRead, Time, notebook, plots
+from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.document import Shown
+from robustcheck_onnx.checker.report.record import ModelRead, Time
 from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
@@ -201,8 +202,8 @@ class ScanReport(Shown, Frozen):
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
         measured = [(layer.statistics, layer.kind) for layer in self.layers]
-        points = [plots.Point(s.kurtosis, s.kurtosis_se, s.top3_share, s.n_persistent, kind) for s, kind in measured]
-        return plots.depth_figure(self._title(PurePath(self.model.file).name), points)
+        points = [notebook.Point(s.kurtosis, s.kurtosis_se, s.top3_share, s.n_persistent, kind) for s, kind in measured]
+        return notebook.depth_figure(self._title(PurePath(self.model.file).name), points)
 
     def _title(self, file: str) -> str:
         n_images = self.images.n_read - self.images.n_skipped

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Job, Prepared, stack
 from robustcheck_onnx.checker.measure.run import Inputs
-from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, relative_difference
 from robustcheck_onnx.checker.statistics import usable_rows

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Inputs
-from robustcheck_onnx.checker.report import Clock, Report, Time
+from robustcheck_onnx.checker.report.record import Clock, Report, Time
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE
 from robustcheck_onnx.checker.storage.places import as_typed, local_path

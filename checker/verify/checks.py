@@ -30,7 +30,8 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import digest_of, open_model
 from robustcheck_onnx.checker.model.sidecar import PRESETS
 from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.report import Report, Settings, ruling
+from robustcheck_onnx.checker.report.reader import ruling
+from robustcheck_onnx.checker.report.record import Report, Settings
 from robustcheck_onnx.checker.text import quoted, short_digest
 from robustcheck_onnx.checker.verdict.notes import execution_notes, memory_note
 from robustcheck_onnx.checker.verdict.rule import limit_of

@@ -14,7 +14,10 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, tell_stage
 from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.report import NoTruth, Report, cautions, edits, notebook, read, ruling
+from robustcheck_onnx.checker.report import notebook
+from robustcheck_onnx.checker.report.forms import cautions
+from robustcheck_onnx.checker.report.reader import edits, read, ruling
+from robustcheck_onnx.checker.report.record import NoTruth, Report
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted, short_digest
 from robustcheck_onnx.checker.verdict import gate

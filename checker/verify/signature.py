@@ -16,8 +16,14 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.report.predicate import KNOWN_TYPES, PREDICATE_TYPE, predicate_of, sha256_set
-from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES, MEDIA_TYPE
+from robustcheck_onnx.checker.report.reader import (
+    KNOWN_TYPES,
+    LARGEST_BYTES,
+    MEDIA_TYPE,
+    PREDICATE_TYPE,
+    predicate_of,
+    sha256_set,
+)
 from robustcheck_onnx.checker.text import as_json, once, quoted
 
 if TYPE_CHECKING:
@@ -128,7 +134,7 @@ def _decoded(text: str) -> bytes:
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
-    from robustcheck_onnx.checker.report import Report
+    from robustcheck_onnx.checker.report.record import Report
 
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import INDENT, Pen, Ruled, Trimmed, columns
+from robustcheck_onnx.checker.report.layout import INDENT, Pen, Ruled, Trimmed, columns
 from robustcheck_onnx.checker.text import name_text
 
 from .run import Verification

@@ -16,7 +16,7 @@ from rich.console import Console
 from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import command_line
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import summary
+from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.record import Failed
 from support import Patch, profile, read_json
 from support.bad_input import Run, listening
@@ -200,7 +200,9 @@ def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
 def test_the_summary_fits_and_is_plain_where_it_must_be() -> None:
     console = Console(width=60, file=io.StringIO(), record=True)
     outcomes = [failed(3), failed(70)]
-    console.print(summary.render(outcomes, models=["long/" * 20 + "ä.onnx", "b\x1b.onnx"], code=70, ascii_only=True))
+    console.print(
+        terminal.render_several(outcomes, models=["long/" * 20 + "ä.onnx", "b\x1b.onnx"], code=70, ascii_only=True)
+    )
     text = console.export_text()
     assert (text.isascii(), "\x1b" in text, max(map(len, text.splitlines())) <= 60) == (True, False, True)
     assert text.index("error 70") < text.index("error 3")

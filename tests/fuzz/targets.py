@@ -19,11 +19,12 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from robustcheck_onnx.checker import demo, report
+from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import settings
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.pipeline import check
+from robustcheck_onnx.checker.report import reader
 from robustcheck_onnx.thresholds import profile, suite
 from support import PHOTOS, onnx_models
 
@@ -217,7 +218,7 @@ TARGETS = {
     "parquet": Target("images.parquet", partial(table, "parquet"), seen),
     "arrow": Target("images.arrow", partial(table, "arrow"), seen),
     "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.read),
-    "report": Target("report.json", reports, report.read),
+    "report": Target("report.json", reports, reader.read),
     "settings": Target("robustcheck.toml", lambda: (TEMPLATE.encode(),), configured),
     "suite": Target("suite.toml", lambda: (SUITE,), suite.open_suite),
     "list": Target("images.csv", lambda: (LIST,), seen),

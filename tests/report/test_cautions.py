@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from robustcheck_onnx.checker.report import forms, summary
-from robustcheck_onnx.checker.report.outcome import cautions
+from robustcheck_onnx.checker.report import forms, terminal
+from robustcheck_onnx.checker.report.forms import cautions
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict.gate import Gate, Loosening
@@ -52,7 +52,7 @@ def test_they_are_the_first_lines_of_the_terminal_report_and_of_a_table() -> Non
             assert first == f"robustcheck {VERSION}"
             assert [lines[0]] * len(said[:1]) == [f"! {each}" for each in said[:1]]
     file = io.StringIO()
-    table = summary.render([LOOSE, LOOSE_PASS], models=["a.onnx", "b.onnx"], code=0)
+    table = terminal.render_several([LOOSE, LOOSE_PASS], models=["a.onnx", "b.onnx"], code=0)
     Console(file=file, width=120, color_system=None).print(table)
     assert file.getvalue().startswith(f"robustcheck {VERSION}\n! {SAID}\n! {BUNDLED}\n")
     assert file.getvalue().count("can loosen") == 1

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from urllib.parse import unquote
 
-from robustcheck_onnx.checker.report import github, markdown
+from robustcheck_onnx.checker.report import markdown, pipelines
 from robustcheck_onnx.checker.text import printable
 from support.outcomes import (
     EVERY,
@@ -18,7 +18,7 @@ from support.outcomes import (
 
 
 def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
-    lines = github.commands(EVERY, PLACE)
+    lines = pipelines.commands(EVERY, PLACE)
     for line in lines:
         assert re.fullmatch(r"::(error|warning|notice) (file=[^,:\n]+,line=1,)?title=[^,:\n]+::[^\n]+", line)
     (error,) = [line for line in lines if line.startswith("::error")]
@@ -26,8 +26,8 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
     place = printable(f"sub/{HOSTILE}").replace("http://a", "http:/a")
     assert match
     assert [*map(unquote, match.groups())] == [place, f"{FAILED.message}; hint: {FAILED.hint}"]
-    assert github.commands([PASSING], PLACE) == []
-    assert Counter(line.split()[0] for line in github.commands([WAIVED], PLACE)) == {
+    assert pipelines.commands([PASSING], PLACE) == []
+    assert Counter(line.split()[0] for line in pipelines.commands([WAIVED], PLACE)) == {
         "::warning": 2,
         "::notice": 3,  # two waived reasons, and that the photos were the bundled ones
     }
@@ -35,19 +35,19 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
 
 def test_github_at_most_ten_of_a_kind() -> None:
     for n, last in ((10, ""), (11, "and 2 more"), (30, "and 21 more")):
-        found = github.commands([FAILED] * n, PLACE)
+        found = pipelines.commands([FAILED] * n, PLACE)
         assert (len(found), last in found[-1], "more" in found[-1]) == (10, True, bool(last))
 
 
 def test_github_summary_is_cut_below_its_limit_with_a_word_about_it() -> None:
-    whole = markdown.render(EVERY, PLACE)
+    whole = markdown.write_markdown(EVERY, PLACE)
     size = len(whole.encode())
     for room in (2**20, size + 1):
-        assert github.summary(EVERY, PLACE, room) == whole
+        assert pipelines.summary(EVERY, PLACE, room) == whole
     for room in (size, 3000, 500):
-        text = github.summary(EVERY, PLACE, room)
+        text = pipelines.summary(EVERY, PLACE, room)
         assert len(text.encode()) < room
         assert text.endswith("writes the whole report.*\n")
         assert whole.startswith(text[: text.rfind("\n\n*The rest")])
-    assert github.summary(EVERY, PLACE, 20) == ""
-    assert 2**20 - 2000 < len(github.summary([WARNING] * 600, PLACE).encode()) < 2**20
+    assert pipelines.summary(EVERY, PLACE, 20) == ""
+    assert 2**20 - 2000 < len(pipelines.summary([WARNING] * 600, PLACE).encode()) < 2**20

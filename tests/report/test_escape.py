@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.cli import process
-from robustcheck_onnx.checker.report import forms, github
+from robustcheck_onnx.checker.report import forms, pipelines
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Place, but, reports, robustcheck
@@ -66,7 +66,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
 def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> None:
     for name in NAMES:
         report = gated(reports.warning(), file=name, tensor=name)
-        assert {command_of(line) for line in github.commands([report], PLACE)} == {"warning", "notice"}
+        assert {command_of(line) for line in pipelines.commands([report], PLACE)} == {"warning", "notice"}
         process.say(f"{name}: {name}", name)
         assert commands_in(capsys.readouterr().err) == []
 

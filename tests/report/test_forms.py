@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.outcome import names_of, path_in_repository
+from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Failed, Outcome
 from robustcheck_onnx.checker.storage import stores
 from support import reports

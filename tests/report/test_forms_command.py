@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from robustcheck_onnx.checker.report import forms, junit, markdown
+from robustcheck_onnx.checker.report import forms, markdown, pipelines
 from robustcheck_onnx.checker.text import error_json
 from support import Capture, Patch, Place, onnx_models, read_json
 from support.bad_input import Done, Typed, small_files
@@ -110,8 +110,8 @@ def test_a_form_that_fails_takes_neither_the_verdict_nor_another_form_with_it(
     done = run(*check, "-o", "sarif=/dev/full", "-o", "openmetrics")
     assert done.returncode == 4
     assert done.stderr.startswith("error: /dev/full: report is not written (No space left on device)")
-    for module in (junit, markdown):
-        monkeypatch.setattr(module, "render", broken)
+    monkeypatch.setattr(pipelines, "write_junit", broken)
+    monkeypatch.setattr(markdown, "write_markdown", broken)
     (tmp_path / "junit").write_text('<testsuites name="robustcheck"><testsuite name="x" failures="0"/></testsuites>')
     done = run(*check, "-o", "junit=junit", "-o", "openmetrics")
     assert done.returncode == 4

@@ -3,7 +3,7 @@
 import itertools
 from xml.etree import ElementTree
 
-from robustcheck_onnx.checker.report.junit import GROUPS
+from robustcheck_onnx.checker.report.pipelines import GROUPS
 from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.checker.verdict.reasons import RULES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from robustcheck_onnx.checker.report import plots
+from robustcheck_onnx.checker.report import notebook
 from support import but, reports
 
 
@@ -30,7 +30,7 @@ def test_an_interval_is_drawn_where_both_bounds_are_known_in_its_unit() -> None:
         )
     ]
     panel = axes()
-    plots.intervals(panel, rows, "value / threshold")
+    notebook.intervals(panel, rows, "value / threshold")
     assert [call.args for call in panel.plot.call_args_list] == [
         ([2.0, 5.0], [0, 0]), (3.0, 0, "o"), ([1e-3, 5.0], [1, 1]), (3.0, 1, "X"), (3.0, 2, "o"), (3.0, 3, "o"),
     ]  # fmt: skip
@@ -43,11 +43,11 @@ def test_a_pair_shows_both_histograms_where_they_are_known(monkeypatch: pytest.M
     known = reports.passing().evidence.statistics
     unknown = but(known, histogram_counts=(), histogram_edges=())
     ratios = [("kurtosis", reports.interval(1.0, 0.9, 1.1), True)]
-    pairs = plots.Pairs(ratios, 0.8, [(7, 5.0, 4.0), (9, -6.0, None)])
+    pairs = notebook.Pairs(ratios, 0.8, [(7, 5.0, 4.0), (9, -6.0, None)])
     for candidate, drawn in ((known, ["reference", "candidate"]), (unknown, ["reference"])):
         panels = [axes(), axes(), axes()]
-        monkeypatch.setattr(plots, "figure", lambda *_, panels=panels: ("made", panels))
-        made: object = plots.pair_figure("title", candidate, known, pairs)
+        monkeypatch.setattr(notebook, "figure", lambda *_, panels=panels: ("made", panels))
+        made: object = notebook.pair_figure("title", candidate, known, pairs)
         assert made == "made"
         assert [call.kwargs["label"] for call in panels[0].stairs.call_args_list] == drawn
         bars = {call.kwargs["label"]: call.args for call in panels[2].bar.call_args_list}

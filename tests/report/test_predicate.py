@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.report import predicate
+from robustcheck_onnx.checker.report import reader
 from support import Place, read_json, robustcheck
 from support.keys import write_keys
 
@@ -38,7 +38,7 @@ def test_it_is_the_predicate_that_we_sign_ourselves() -> None:
     made, report = read_json("predicate.json"), read_json("report.json")
     payload = json.loads(base64.b64decode(read_json("report.sigstore.json")["dsseEnvelope"]["payload"]))
     assert made == payload["predicate"]
-    assert payload["predicateType"] == predicate.PREDICATE_TYPE
+    assert payload["predicateType"] == reader.PREDICATE_TYPE
     assert (made["verdict"], made["reasons"]) == ("PASS", [])
     assert made["report"] == {"digest": {"sha256": sha256("report.json")}}
     assert made["result"]["digest"]["sha256"] == report["binding"]["result_digest"].removeprefix("sha256:")

@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 from rich.console import Console
 
-from robustcheck_onnx.checker.report import summary
+from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.record import Failed, Outcome
 from robustcheck_onnx.checker.verdict.gate import decide
 from support import but, reports
@@ -26,7 +26,7 @@ def outcomes() -> list[Outcome]:
 
 def table(outcomes: list[Outcome], width: int) -> list[str]:
     console = Console(width=width, record=True, file=io.StringIO(), legacy_windows=False)
-    console.print(summary.render(outcomes, models=NAMES, code=3))
+    console.print(terminal.render_several(outcomes, models=NAMES, code=3))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     return lines

@@ -49,7 +49,7 @@ def words_of(text: str) -> str:
 
 @pytest.mark.parametrize("name", MADE)
 def test_golden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustcheck_onnx.checker.report.summary.VERSION", "0.1.0")  # as in the reports of MADE
+    monkeypatch.setattr("robustcheck_onnx.checker.report.terminal.VERSION", "0.1.0")  # as in the reports of MADE
     for width, ascii_only, verbose in itertools.product((80, 120), (False, True), (False, True)):
         layout = "whole" if verbose else "short"
         path = GOLDEN / f"terminal-{layout}-{name}{'-ascii' if ascii_only else ''}-{width}.txt"

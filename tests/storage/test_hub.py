@@ -15,7 +15,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.model.addresses import choose_model
-from robustcheck_onnx.checker.report.facts import blocks_of
+from robustcheck_onnx.checker.report.document import blocks_of
 from robustcheck_onnx.checker.storage import hub
 from robustcheck_onnx.checker.storage.stores import StoreError
 from support import Patch, Place, mock_hub, onnx_models

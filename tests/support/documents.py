@@ -12,7 +12,7 @@ from typing import Any
 def validator() -> Any:
     from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # only where there is JSON
 
-    from robustcheck_onnx.checker.report import json_schema
+    from robustcheck_onnx.checker.report.record import json_schema
 
     return Draft202012Validator(json.loads(json_schema()))
 

@@ -19,8 +19,8 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.report import Report, edits, read
-from robustcheck_onnx.checker.report.record import result_digest_of, sealed, to_json
+from robustcheck_onnx.checker.report.reader import edits, read
+from robustcheck_onnx.checker.report.record import Report, result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verify import checks
 from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of

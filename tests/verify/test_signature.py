@@ -19,9 +19,9 @@ from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import predicate, sealed
-from robustcheck_onnx.checker.report.record import Report, to_json
-from robustcheck_onnx.checker.report.signature_file import is_verdict
+from robustcheck_onnx.checker.report import reader
+from robustcheck_onnx.checker.report.reader import is_verdict
+from robustcheck_onnx.checker.report.record import Report, sealed, to_json
 from robustcheck_onnx.checker.text import HOME, sha256_of
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
@@ -253,7 +253,7 @@ def test_a_key_that_cannot_sign_ends_it_before_the_rerun_and_so_does_no_extra(
 STATEMENT = {
     "_type": "https://in-toto.io/Statement/v1",
     "subject": [{"name": "model.onnx", "digest": {"sha256": "ab" * 32}}],
-    "predicateType": predicate.PREDICATE_TYPE,
+    "predicateType": reader.PREDICATE_TYPE,
     "predicate": {"verdict": "PASS", "images": {"count": 64}},
 }
 
@@ -277,7 +277,7 @@ def written_out(payload: bytes, private: ec.EllipticCurvePrivateKey, *, keyid: s
 def test_earlier_signatures_still_verify(signed: Path, passed: Report) -> None:
     """Made before HOME was set, by earlier versions, or with model-signing, which names no key and makes 64 a 64.0."""
     digest, private = sha256_of((signed / "report.json").read_bytes()), write_keys(signed)
-    for kind, keyid in itertools.product(predicate.KNOWN_TYPES, (None, "")):
+    for kind, keyid in itertools.product(reader.KNOWN_TYPES, (None, "")):
         statement = signing.statement(passed, digest) | {"predicateType": kind}
         if keyid is not None:
             statement["predicate"]["images"]["count"] = float(statement["predicate"]["images"]["count"])
@@ -379,14 +379,14 @@ def test_nothing_of_the_extra_is_loaded_by_a_check_and_signing_opens_no_connecti
 
 
 def test_the_type_follows_the_one_constant_that_says_where_the_project_lives() -> None:
-    assert predicate.type_under("https://example.org/o/robustcheck/") == (
+    assert reader.type_under("https://example.org/o/robustcheck/") == (
         "https://example.org/o/robustcheck/attestation/verdict/v1"
     )
-    assert predicate.PREDICATE_TYPE == predicate.type_under(HOME) == predicate.KNOWN_TYPES[0]
-    scheme, _, name = predicate.WITHOUT_HOME.rpartition(":")
+    assert reader.PREDICATE_TYPE == reader.type_under(HOME) == reader.KNOWN_TYPES[0]
+    scheme, _, name = reader.WITHOUT_HOME.rpartition(":")
     assert (scheme, str(uuid.UUID(name))) == ("urn:uuid", name)
-    assert bool(predicate.HOME_NOTE) == (not HOME)
-    assert ".invalid" not in predicate.PREDICATE_TYPE
+    assert bool(reader.HOME_NOTE) == (not HOME)
+    assert ".invalid" not in reader.PREDICATE_TYPE
 
 
 def test_a_signature_says_where_the_report_is_from(place: Path, passed: Report) -> None:

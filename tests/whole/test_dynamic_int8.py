@@ -10,7 +10,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.workers import measure_all
-from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.verdict.notes import notes_of
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds import profile

@@ -72,7 +72,7 @@ def _show(resolved: Resolved, form: str = "terminal") -> int:
     """Write each setting with value and source to stdout."""
     from rich.console import Group
 
-    from robustcheck_onnx.checker.report import Pen, Trimmed, columns
+    from robustcheck_onnx.checker.report.layout import Pen, Trimmed, columns
 
     from .. import settings
 

@@ -130,7 +130,8 @@ def _photo_files(what: str, spec: str | None, limit: int) -> list[Path]:
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from robustcheck_onnx.checker.report import Pen, Report
+    from robustcheck_onnx.checker.report.layout import Pen
+    from robustcheck_onnx.checker.report.record import Report
 
 
 EXPECTED = {"ordinary": "WARN", "planted": "PASS"}
@@ -165,7 +166,8 @@ def demo(
     from robustcheck_onnx.checker import pipeline
     from robustcheck_onnx.checker.demo import NAMES, train, write
     from robustcheck_onnx.checker.isolation import tell_stage
-    from robustcheck_onnx.checker.report import Pen, Trimmed, verdict_text
+    from robustcheck_onnx.checker.report.layout import Pen, Trimmed
+    from robustcheck_onnx.checker.report.words import verdict_text
 
     if keep is not None:
         _check_folder(keep, NAMES)
@@ -237,7 +239,8 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import COLOURS, columns, hanging, section, words
+    from robustcheck_onnx.checker.report import words
+    from robustcheck_onnx.checker.report.layout import COLOURS, columns, hanging, section
     from robustcheck_onnx.checker.verdict.reasons import NAMES
 
     verdict, statistics = report.verdict, report.evidence.statistics
@@ -272,7 +275,8 @@ def _next(keep: Path | None, pen: Pen) -> RenderableType:
     """Return the commands to type next."""
     from rich.console import Group
 
-    from robustcheck_onnx.checker.report import section
+    from robustcheck_onnx.checker.report.layout import section
+    from robustcheck_onnx.checker.text import quoted
 
     again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
     steps = (

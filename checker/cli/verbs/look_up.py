@@ -78,7 +78,7 @@ WORDS = {
 
 def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
-    from robustcheck_onnx.checker.report import CLAIM
+    from robustcheck_onnx.checker.report.record import CLAIM
     from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
     from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
@@ -126,7 +126,7 @@ def explain(
         )
     topic = known[_plain(topic)]
     if topic == "schema":
-        from robustcheck_onnx.checker.report import json_schema
+        from robustcheck_onnx.checker.report.record import json_schema
 
         sys.stdout.write(json_schema())
     elif output == "json":
@@ -359,7 +359,7 @@ def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> R
     from rich.console import Group
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import Pen, Trimmed, hanging, line
+    from robustcheck_onnx.checker.report.layout import Pen, Trimmed, hanging, line
 
     pen = Pen(ascii_only)
     blocks: list[RenderableType] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,9 +16,8 @@ from PIL import Image
 
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import SeenImage
-from robustcheck_onnx.checker.images.source import ImageSource, Picture, Skipped, Tensor, open_images
 
-from .record import Failed, Outcome
+from .source import ImageSource, Picture, Skipped, Tensor, open_images
 
 EDGE_PX: Final = 96  # longer edge at most
 QUALITY: Final = 80  # of JPEG: about 3 kB each
@@ -40,46 +39,32 @@ class Thumbnails:
     """why there is none, by the digest of the image"""
 
 
-def wanted(outcomes: Iterable[Outcome]) -> tuple[SeenImage, ...]:
-    """Return the images that the reports show. They have the largest and the smallest kurtosis; an image comes once."""
-    by_digest: dict[str, SeenImage] = {}
-    for outcome in outcomes:
-        if isinstance(outcome, Failed) or outcome.evidence.gallery is None:
-            continue
-        gallery = outcome.evidence.gallery
-        by_digest.update((image.digest, image) for image in (*gallery.most, *gallery.least))
-    return tuple(by_digest.values())
-
-
 def make(
-    outcomes: Sequence[Outcome],
+    wanted: Sequence[SeenImage],
     images: str | Path | None,
     *,
     seed: int = 0,
     limit: int | None = None,
 ) -> Thumbnails:
-    """Make thumbnails of the images in the reports. They are turned upright and have no metadata.
+    """Make thumbnails of images. They are turned upright and have no metadata.
 
     The image set is opened as the check opened it. An image whose bytes have another digest now is left out.
 
     Args:
-        outcomes: the reports; models that failed have none.
+        wanted: the images, each once.
         images, seed, limit: as the check had them (`images.open_images`).
 
     Returns:
         One entry for each image wanted, in `uris` or in `missing`; never raises for an image or a set that is faulty.
     """
-    looked_for = wanted(outcomes)
-    if not looked_for:
-        return Thumbnails()
     try:
         source = open_images(images, seed=seed, limit=limit)
-        places = _places(source, {image.name for image in looked_for})
+        places = _places(source, {image.name for image in wanted})
     except (RobustcheckError, OSError) as fault:
         why = f"the images could not be opened again ({getattr(fault, 'message', fault)})"
-        return Thumbnails(missing={image.digest: why for image in looked_for})
+        return Thumbnails(missing={image.digest: why for image in wanted})
     made = Thumbnails()
-    for image in looked_for:
+    for image in wanted:
         uri, why = _one(source, places.get(image.name, []), image.digest)
         if uri:
             made.uris[image.digest] = uri

@@ -4,16 +4,14 @@ import base64
 import hashlib
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker.evidence import Gallery, SeenImage
+from robustcheck_onnx.checker.evidence import SeenImage
+from robustcheck_onnx.checker.images import thumbnails
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.report import thumbnails
-from robustcheck_onnx.checker.report.record import Outcome, Report
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 
@@ -29,11 +27,9 @@ def photo(path: Path, orientation: int = 1) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def outcome(**images: str) -> Outcome:
-    """What has these images, by their digests, in its gallery."""
-    rows = tuple(SeenImage(name=name, digest=known, kurtosis=1.0, z=()) for known, name in images.items())
-    kept = Gallery(features=(), shown=(), most=rows, least=rows[:1])
-    return Report.model_construct(evidence=SimpleNamespace(gallery=kept))  # nothing else of a report is looked at
+def seen(**images: str) -> list[SeenImage]:
+    """The images with these digests."""
+    return [SeenImage(name=name, digest=known, kurtosis=1.0, z=()) for known, name in images.items()]
 
 
 def opened(uri: str) -> Image.Image:
@@ -49,7 +45,7 @@ def opened(uri: str) -> Image.Image:
 
 def test_a_thumbnail_is_small_upright_and_holds_pixels_only(tmp_path: Path) -> None:
     plain, turned = photo(tmp_path / "plain.jpg"), photo(tmp_path / "turned.jpg", orientation=6)  # 6: turn clockwise
-    found = thumbnails.make([outcome(**{plain: "plain.jpg", turned: "turned.jpg"})], tmp_path)
+    found = thumbnails.make(seen(**{plain: "plain.jpg", turned: "turned.jpg"}), tmp_path)
     assert found.missing == {}
     assert set(found.uris) == {plain, turned}
     # left turned clockwise is up
@@ -71,7 +67,7 @@ def test_what_changed_is_gone_or_broken_is_left_out_with_a_word(tmp_path: Path) 
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
     broken = "sha256:" + hashlib.sha256(b"\xff\xd8 no photo").hexdigest()
     names = {good: "b/x.jpg", "sha256:0": "changed.jpg", "sha256:1": "gone.jpg", broken: "broken.jpg"}
-    found = thumbnails.make([outcome(**names)], tmp_path)
+    found = thumbnails.make(seen(**names), tmp_path)
     assert opened(found.uris.pop(good)).getpixel((10, 19)) == pytest.approx(BLUE, abs=12)
     assert found.uris == {}
     assert "decode" in found.missing.pop(broken)
@@ -79,13 +75,12 @@ def test_what_changed_is_gone_or_broken_is_left_out_with_a_word(tmp_path: Path) 
         "sha256:0": "the file is not the one that was measured", "sha256:1": "not found again",
     }  # fmt: skip
     nowhere = tmp_path / "nowhere"
-    assert "could not be opened again" in thumbnails.make([outcome(**names)], nowhere).missing[good]
-    assert thumbnails.make([], nowhere) == thumbnails.Thumbnails()  # nothing is opened where nothing is wanted
+    assert "could not be opened again" in thumbnails.make(seen(**names), nowhere).missing[good]
 
 
 def test_tensors_have_none(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.zeros((2, 3, 4, 4), np.float32))
     source = open_images(tmp_path / "t.npy")
     known = str(source.digest(0))
-    found = thumbnails.make([outcome(**{known: source.entries[0].name})], tmp_path / "t.npy")
+    found = thumbnails.make(seen(**{known: source.entries[0].name}), tmp_path / "t.npy")
     assert (found.uris, found.missing) == ({}, {known: "given as a preprocessed tensor"})
