@@ -141,7 +141,7 @@ def add_shapes(proto: onnx.ModelProto, tensors: Sequence[str], image: str, opset
     graph = _Writer(proto, PREFIX, TensorProto.FLOAT, opset)
     shapes = [graph.node("Shape", tensor) for tensor in tensors]
     numbers = graph.node("Concat", *(graph.node("Shape", shape) for shape in shapes), *shapes, axis=0)
-    n_images = graph.slice(graph.node("Shape", image), [0], [1], [0], [1])
+    n_images = graph.slice(graph.node("Shape", image), axis=0, end=1)
     target = graph.node("Concat", n_images, graph.constant([1]), axis=0)
     row = graph.reshape(graph.cast(numbers), [1, -1])
     proto.graph.node.append(helper.make_node("Expand", [row, target], [OUTPUT], name=OUTPUT))
@@ -153,6 +153,9 @@ def read_shapes(row: Sequence[float], n_tensors: int) -> list[tuple[int, ...]]:
     numbers = [int(value) for value in row]
     ends = np.cumsum([n_tensors, *numbers[:n_tensors]])
     return [tuple(numbers[start:end]) for start, end in itertools.pairwise(ends)]
+
+
+END = np.iinfo(np.int64).max  # of an axis
 
 
 class _Writer:
@@ -192,68 +195,66 @@ class _Writer:
     def cast(self, tensor: str) -> str:
         return self.node("Cast", tensor, to=self.kind)
 
-    def reduce(self, op: str, tensor: str, axes: Sequence[int], keep: bool = False) -> str:
+    def reduce(self, op: str, tensor: str, axis: int, keep: bool = False) -> str:
         """ReduceSum, ReduceMean, ReduceMax or ReduceMin."""
         if self.opset >= (13 if op == "ReduceSum" else 18):
-            return self.node(op, tensor, self.constant(axes), keepdims=int(keep))
-        return self.node(op, tensor, axes=list(axes), keepdims=int(keep))
+            return self.node(op, tensor, self.constant([axis]), keepdims=int(keep))
+        return self.node(op, tensor, axes=[axis], keepdims=int(keep))
 
     def reshape(self, tensor: str, shape: Sequence[int]) -> str:
         return self.node("Reshape", tensor, self.constant(shape))
 
-    def slice(self, tensor: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int],
-              steps: Sequence[int]) -> str:  # fmt: skip
-        return self.node("Slice", tensor, *(self.constant(each) for each in (starts, ends, axes, steps)))
-
-
-END = np.iinfo(np.int64).max  # to the end of an axis
+    def slice(self, tensor: str, axis: int, end: int = END, step: int = 1) -> str:
+        """From the start of an axis."""
+        return self.node("Slice", tensor, *(self.constant([each]) for each in (0, end, axis, step)))
 
 
 def _measure(graph: _Writer, tap: Tap) -> list[str]:
     """Append the nodes of one tap. Returns the pieces of its row, each (image, n), in the order of `fields`."""
     rows, size, highest, over_all, axis = _read(graph, tap)
-    large, features = tap.n_largest, tap.features
-    pieces: dict[str, str] = {}
-
     # standardised over the features of each row: (image, row, feature)
-    mean = graph.reduce("ReduceMean", rows, [2], keep=True)
+    mean = graph.reduce("ReduceMean", rows, 2, keep=True)
     squares = graph.node("Sub", rows, mean)
     squares = graph.node("Mul", squares, squares)
-    variance = graph.reduce("ReduceMean", squares, [2], keep=True)
+    variance = graph.reduce("ReduceMean", squares, 2, keep=True)
     least = graph.node("Mul", graph.node("Mul", mean, mean), graph.number(MIN_RELATIVE_VARIANCE[graph.kind]))
     has_spread = graph.node("Greater", variance, least)  # beyond rounding
     inverse = graph.node("Where", has_spread, graph.node("Reciprocal", variance), graph.number(0.0))
     z2 = graph.node("Mul", squares, inverse)
     z4 = graph.node("Mul", z2, z2)
-    pieces["kurtosis"] = graph.reduce("ReduceMean", z4, [2])
-    pieces["token_z2"] = graph.reduce("ReduceMax", z2, [2])
-    pieces["feature_z2"] = graph.reduce("ReduceMax", z2, [1])
-    pieces["z2"] = graph.reduce("ReduceSum", z2, [1])
-    pieces["z4"] = graph.reduce("ReduceSum", z4, [1])
     beyond = graph.node("Greater", z2, graph.number(OUTLIER_SD**2))
-    pieces["beyond"] = graph.reduce("ReduceSum", graph.cast(beyond), [1])
-    if tap.class_token:
-        pieces["class_beyond"] = graph.cast(graph.reshape(graph.slice(beyond, [0], [1], [1], [1]), [-1, features]))
-
     # the largest |h| of features, over all positions
-    most = graph.reduce("ReduceMax", size, [3 - axis]) if tap.positions else size
-    pieces["value"], chosen = graph.top(most, large, axis=1)
-    pieces["value_feature"] = graph.cast(chosen)
-    if tap.positions:
-        columns = _columns(graph, size, chosen, axis, tap.n_measured)
+    most = graph.reduce("ReduceMax", size, 3 - axis) if tap.positions else size
+    value, chosen = graph.top(most, tap.n_largest, axis=1)
+    # medians, over few rows
+    few = rows if tap.median_step == 1 else graph.slice(rows, axis=1, step=tap.median_step)
+    few = few if tap.rectified else graph.node("Abs", few)
+    pieces = {
+        "kurtosis": graph.reduce("ReduceMean", z4, 2),
+        "token_z2": graph.reduce("ReduceMax", z2, 2),
+        "feature_z2": graph.reduce("ReduceMax", z2, 1),
+        "z2": graph.reduce("ReduceSum", z2, 1),
+        "z4": graph.reduce("ReduceSum", z4, 1),
+        "beyond": graph.reduce("ReduceSum", graph.cast(beyond), 1),
+        "value": value,
+        "value_feature": graph.cast(chosen),
+        "median": _median(graph, few, tap.features),
+        "most": graph.reduce("ReduceMax", few, 2),
+        "mean": over_all,
+    }
+    if tap.class_token:
+        first = graph.slice(beyond, axis=1, end=1)
+        pieces["class_beyond"] = graph.cast(graph.reshape(first, [-1, tap.features]))
+    if tap.positions:  # of the chosen features the values at all positions
+        n = tap.n_measured
+        shape, places = ([1, n, 1], [0, 1, -1]) if axis == 2 else ([1, 1, n], [0, -1, 1])
+        wide = graph.node("Expand", graph.reshape(chosen, places), graph.constant(shape))
+        columns = graph.node("GatherElements", size, wide, axis=axis)
         pieces["value_token"] = graph.cast(graph.node("ArgMax", columns, axis=3 - axis, keepdims=0))
     else:
         pieces["value_token"] = graph.node("Mul", graph.cast(chosen), graph.number(0.0))
     if highest is not None:
         pieces["highest"] = graph.node("GatherElements", highest, chosen, axis=1)
-    if tap.positions:
-        pieces["mean"] = over_all
-
-    # medians, over few rows
-    few = rows if tap.median_step == 1 else graph.slice(rows, [0], [END], [1], [tap.median_step])
-    few = few if tap.rectified else graph.node("Abs", few)
-    pieces["median"] = _median(graph, few, features)
-    pieces["most"] = graph.reduce("ReduceMax", few, [2])
     return [pieces[name] for name in tap.fields]
 
 
@@ -277,8 +278,8 @@ def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
     if tap.form == "vector":
         return graph.reshape(whole, [-1, 1, features]), size, None if tap.rectified else whole, whole, 1
     if tap.form.startswith("tokens"):
-        highest = None if tap.rectified else graph.reduce("ReduceMax", whole, [1])
-        return whole, size, highest, graph.reduce("ReduceMean", whole, [1]), 2
+        highest = None if tap.rectified else graph.reduce("ReduceMax", whole, 1)
+        return whole, size, highest, graph.reduce("ReduceMean", whole, 1), 2
 
     def pooled(tensor: str, edges: Sequence[int]) -> str:
         if max(tap.strides) > 1:
@@ -296,26 +297,13 @@ def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
     return rows, pooled(size, tap.strides), highest, over_all("GlobalAveragePool"), 1
 
 
-def _columns(graph: _Writer, tensor: str, features: str, axis: int, n_positions: int) -> str:
-    """The values of chosen features at all positions.
-
-    tensor: (image, position, feature) with axis 2, or (image, feature, position) with axis 1; features: (image, n).
-    The result has n in place of the features.
-    """
-    other = 3 - axis
-    shape = [1, 1, 1]
-    shape[other] = n_positions
-    wide = graph.reshape(features, [0, 1, -1] if other == 1 else [0, -1, 1])
-    return graph.node("GatherElements", tensor, graph.node("Expand", wide, graph.constant(shape)), axis=axis)
-
-
 def _median(graph: _Writer, tensor: str, n: int) -> str:
     """Return the median along the last of three axes. The axis has length n and goes. As numpy.median."""
     upper, _ = graph.top(tensor, n // 2 + 1, axis=2, sorted=0)
     if n % 2:
-        return graph.reduce("ReduceMin", upper, [2])
+        return graph.reduce("ReduceMin", upper, 2)
     middle, _ = graph.top(upper, 2, axis=2, largest=0, sorted=0)
-    return graph.reduce("ReduceMean", middle, [2])
+    return graph.reduce("ReduceMean", middle, 2)
 
 
 MASSIVE_VALUE = 100.0  # Sun et al. 2024, "Massive Activations in LLMs"
