@@ -14,7 +14,7 @@ from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, read_prompts, run
 from support import PHOTOS, Capture, Fields, checkpoints, robustcheck
 from support.lazy import open_clip, torch, transformers
-from support.user_modules import contract_of, outputs_of
+from support.user_modules import contract_of, outputs_of, refused
 
 CLASSES = ("tabby cat", "espresso", "rocket")
 FIVE = PHOTOS[:5]
@@ -100,9 +100,9 @@ def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> Non
         part.save_pretrained(folder)
     call = ("transformers", str(folder), tmp_path / "model.onnx")
     classes = _classes(tmp_path, "cat\nespresso\nrocket\n")
-    with pytest.raises(ExportError, match="tokenizer") as refused:
+    with refused(4, "tokenizer"):
         run(*call, zero_shot=classes, photos=FIVE)
-    assert (refused.value.exit_code, call[2].exists()) == (4, False)
+    assert not call[2].exists()
 
     (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -156,9 +156,8 @@ BAD_WORDS = [
 @pytest.mark.parametrize(("classes", "templates", "said"), BAD_WORDS)
 def test_bad_words(tmp_path: Path, classes: str, templates: str, said: str) -> None:
     (tmp_path / "templates.txt").write_text(templates)
-    with pytest.raises(ExportError, match=said) as refused:
+    with refused(2, said):
         read_prompts(_classes(tmp_path, classes), str(tmp_path / "templates.txt"))
-    assert refused.value.exit_code == 2
 
 
 BAD_CALLS = {
@@ -192,6 +191,6 @@ def test_bad_calls_leave_nothing(
 def test_a_text_tower_that_does_not_fit_is_refused(tmp_path: Path, change: Fields, code: int, said: str) -> None:
     name, _ = checkpoints.open_clip_folder(tmp_path / "clip", text=TEXT | change)
     classes = _classes(tmp_path, "cat\na very long name of a class of things that nobody needs\n")
-    with pytest.raises(ExportError, match=said) as caught:
+    with refused(code, said):
         run("open_clip", name, tmp_path / "m.onnx", zero_shot=classes, photos=FIVE)
-    assert (caught.value.exit_code, (tmp_path / "m.onnx").exists()) == (code, False)
+    assert not (tmp_path / "m.onnx").exists()

@@ -1,15 +1,19 @@
 """A user's own module of torch models, good and bad ones, and what an export of one leaves."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from PIL import Image
 
 from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters.errors import ExportError
 from support import Fields
 
 FACTORIES = """
@@ -145,3 +149,11 @@ def outputs_of(path: Path, images: Any) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+@contextmanager
+def refused(code: int, said: str) -> Iterator[None]:
+    """An export ends with this exit code and these words."""
+    with pytest.raises(ExportError, match=said) as caught:
+        yield
+    assert caught.value.exit_code == code
