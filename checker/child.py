@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import queue
 import shutil
 import signal
 import sys
@@ -21,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, get_args, get_type_hints
 
 from .errors import CannotAssessError, RobustcheckError, as_error
@@ -55,7 +55,7 @@ def main() -> int:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     folders: list[str] = []
-    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(requests, folders), daemon=True).start()
     fault = _import_all()
     while True:
@@ -85,7 +85,7 @@ def _import_all() -> Exception | None:
     return None
 
 
-def _read(requests: queue.SimpleQueue[bytes], folders: list[str]) -> None:
+def _read(requests: SimpleQueue[bytes], folders: list[str]) -> None:
     with os.fdopen(os.dup(0), "rb") as lines:  # of its own: Python can't end while a thread holds that of sys.stdin
         while line := lines.readline():
             requests.put(line)

@@ -9,12 +9,10 @@ comes back is JSON. The wall is not a sandbox: the child may do what the user ma
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -22,8 +20,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, get_type_hints
 
@@ -198,7 +198,7 @@ class Wall:
             self._running = child
             if self._is_stopped:
                 child.kill()
-            with contextlib.closing(child):
+            with closing(child):
                 child.ask(task, sent, about=about, limits=self.limits)
                 if not is_last:
                     self._waiting = _Child()
@@ -286,14 +286,14 @@ class _Child:
                 f"child process is not possible ({fault.strerror}); each model is read in one",
                 "df -h; ulimit -u",
             ) from fault
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._lines: SimpleQueue[bytes] = SimpleQueue()
         threading.Thread(target=self._read, name="robustcheck-child", daemon=True).start()
 
     def _read(self) -> None:
         """Pass the child's lines on. An empty one is its end."""
         assert self._process.stdout is not None
         try:
-            with contextlib.suppress(OSError, ValueError), self._process.stdout as lines:  # ValueError: closed
+            with suppress(OSError, ValueError), self._process.stdout as lines:  # ValueError: closed
                 while line := lines.readline(ANSWER_BYTES):
                     self._lines.put(line)
         finally:
@@ -312,7 +312,7 @@ class _Child:
         assert self._process.stdin is not None
         self._busy = True
         self._about, self._limits, self._started_s = about, limits, time.monotonic()
-        with contextlib.suppress(OSError):  # it has ended already: that shows where its answer is awaited
+        with suppress(OSError):  # it has ended already: that shows where its answer is awaited
             self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
             self._process.stdin.flush()
 
@@ -342,7 +342,7 @@ class _Child:
         """Return the child's next line. Raises where it has ended, and as `_look`."""
         while True:
             line = None
-            with contextlib.suppress(queue.Empty):
+            with suppress(Empty):
                 line = self._lines.get(timeout=LOOK_S)
             self._look()
             if line is not None and not line.endswith(b"\n"):
@@ -403,7 +403,7 @@ class _Child:
         assert self._process.stdin is not None
         if self._busy:  # an error here, or a signal: the child still works
             self._process.kill()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._process.stdin.close()  # an idle child ends by that
         try:
             self._process.wait(GRACE_S)
@@ -413,7 +413,7 @@ class _Child:
         self._folder.cleanup()
 
 
-@contextlib.contextmanager
+@contextmanager
 def signals_wait() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait while the block runs."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows

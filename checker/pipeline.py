@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -173,7 +173,7 @@ def _made_with(evidence: Evidence, model: str) -> MadeWith:
     )
 
 
-@contextlib.contextmanager
+@contextmanager
 def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
     """Yield a model's file name and its name in memory. A model in memory gets a file, which a child can read."""
     if isinstance(model, Path | Url):
@@ -203,7 +203,7 @@ def _measured(
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)
         watch = None if saver is None else saver.add
-        total, is_decided = measure.until_decided(opened, profile, itertools.chain(first, decoded), progress, watch)
+        total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch)
     (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 

@@ -6,14 +6,13 @@ made with.
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, BinaryIO, Final, Literal, Self, cast
 
 import numpy as np
@@ -113,7 +112,7 @@ class Saver:
 
     def write(self, made_with: MadeWith) -> None:
         """Make the file, or replace the existing one. At least one row was added."""
-        made = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
+        made = self._path.with_name(f".{self._path.name}.{token_hex(8)}.tmp")
         try:
             with self._errors():
                 self._file.flush()
@@ -126,7 +125,7 @@ class Saver:
         finally:
             made.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
@@ -139,7 +138,7 @@ class Saver:
 
 def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
     """Return a `Saver`, or none without a path."""
-    return contextlib.nullcontext() if path is None else Saver(path)
+    return nullcontext() if path is None else Saver(path)
 
 
 def checked_path(path: str | Path) -> Path:

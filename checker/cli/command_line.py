@@ -10,11 +10,11 @@ import of everything else.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -253,7 +253,7 @@ class CommandLine:
         """
         outputs: Sequence[str] = self.options.get("output", ())
         if not outputs and self.verb == DEFAULT_VERB and "isolated" not in self.options:
-            with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
+            with suppress(RobustcheckError, OSError, TypeError, AttributeError):
                 outputs = outputs_elsewhere(os.environ, self.options.get("config", (None,))[-1])
         stems: Sequence[str] = ()
         if self.verb == DEFAULT_VERB and any(PLACEHOLDER in text for text in outputs):
@@ -518,6 +518,6 @@ def stems_of(words: Sequence[str]) -> list[str]:
     """Return the stems of the models of these words. Those that can be found are meant; nothing is raised."""
     stems: list[str] = []
     for word in words:
-        with contextlib.suppress(RobustcheckError, OSError, ValueError):
+        with suppress(RobustcheckError, OSError, ValueError):
             stems += map(stem, expand([word]))
     return stems

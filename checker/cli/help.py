@@ -6,15 +6,15 @@ show this help instead. Imports nothing heavy.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
@@ -122,7 +122,7 @@ def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
 
     made = [Text(f"Usage: {usage(command, ctx)}", "bold"), Text()]
     for paragraph in (command.help or "").split("\n\n"):
-        made += [*map(Text, textwrap.wrap(" ".join(paragraph.split()), width, break_on_hyphens=False)), Text()]
+        made += [*map(Text, wrap(" ".join(paragraph.split()), width, break_on_hyphens=False)), Text()]
     epilog = (command.epilog or "").split("\n\n")
     examples = [text.removeprefix(EXAMPLE) for text in epilog if text.startswith(EXAMPLE)]
     if examples:
@@ -135,7 +135,7 @@ def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
             made += [Text(panel.title, "bold"), *_table(panel.rows, column, width), Text()]
     for text in epilog:
         if text and not text.startswith(EXAMPLE):
-            made += [*map(Text, textwrap.wrap(text, width)), Text()]
+            made += [*map(Text, wrap(text, width)), Text()]
     return made[:-1]
 
 
@@ -240,7 +240,7 @@ def _table(rows: Iterable[Row], column: int, width: int) -> list[Text]:
     start = len(INDENT) + column
     made: list[Text] = []
     for row in rows:
-        texts = textwrap.wrap(row.about, max(width - start, 20), break_on_hyphens=False) or [""]
+        texts = wrap(row.about, max(width - start, 20), break_on_hyphens=False) or [""]
         if len(row.name) > column - 2:
             made.append(Text.assemble(INDENT, (row.name, "cyan")))
         else:
@@ -449,7 +449,7 @@ def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:
     word = line.verb
     if word not in verbs or line.arguments or "quiet" in line.options:
         return ""
-    for _, _, names in itertools.islice(os.walk(word), 100):
+    for _, _, names in islice(os.walk(word), 100):
         if any(name.lower().endswith(".onnx") for name in names):
             return f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
     return ""

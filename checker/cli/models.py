@@ -5,11 +5,11 @@ It imports what is heavy at the top: a run imports it while the child process st
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -159,7 +159,7 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     names += [resolved.source("waivers")] if resolved.is_from("typed", "waivers") else []
     reads = [places.parse_place(name) for name in names if name]
     for model in models:
-        with contextlib.suppress(UsageError):  # a URL that is refused: this model's own error, when its turn comes
+        with suppress(UsageError):  # a URL that is refused: this model's own error, when its turn comes
             reads.append(places.parse_place(model))
     return reads + [Path(file) for file in output.template_files(resolved)]
 
@@ -282,7 +282,7 @@ class _LogLines(logging.Formatter):
         return printable(places.redact_text(super().format(record)))
 
 
-@contextlib.contextmanager
+@contextmanager
 def log_written(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
     """Write the package's log while the block runs. It goes to stderr (-vv) and to a file."""
     handlers: list[logging.Handler] = []

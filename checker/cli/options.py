@@ -10,10 +10,10 @@ verbs imports this one, so it imports nothing heavy.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -126,7 +126,7 @@ def row(
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
-        near = difflib.get_close_matches(value.lower(), valid, 1)
+        near = get_close_matches(value.lower(), valid, 1)
         raise UsageError(
             f"{option} is {value!r}; it must be one of {', '.join(valid)}",
             f"{option} {near[0] if near else valid[0]}",
@@ -392,7 +392,7 @@ def words_of(hint: Any) -> tuple[str, ...]:
     return get_args(literal)
 
 
-def parameter(name: str, **changed: Any) -> inspect.Parameter:
+def parameter(name: str, **changed: Any) -> Parameter:
     """Return an option of the table as typer takes it. changed: what a verb has otherwise."""
     entry, hint = ROWS[name]._replace(**{k: changed.pop(k) for k in list(changed) if k in Row._fields}), TYPES[name]
     typed = f"--{key_of(name)}"
@@ -405,7 +405,7 @@ def parameter(name: str, **changed: Any) -> inspect.Parameter:
     names = entry.names or ((typed,) if hint is bool else ())
     info = option(entry.help, entry.metavar, entry.panel, *names, **more)
     default = None if entry.default == () else entry.default
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info])
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info])
 
 
 # What no check has:

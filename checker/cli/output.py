@@ -5,13 +5,12 @@ Every module of verbs imports this one, so it imports nothing heavy at the top.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -98,12 +97,12 @@ def check_target(
         return
     path = local_path(place, what)
     files = [read for read in reads if isinstance(read, Path)]
-    where = shlex.quote(str(path.parent))
+    where = quoted(path.parent)
     try:
         if path.is_dir():
             raise UsageError(
                 f"{path}: {what} is a folder; it must be a file",
-                f"{option}{shlex.quote(str(path / 'report.json'))}",
+                f"{option}{quoted(path / 'report.json')}",
             )
         if not path.parent.is_dir():
             raise UsageError(
@@ -115,12 +114,12 @@ def check_target(
             if path.exists() and read.exists() and path.samefile(read):
                 raise UsageError(
                     f"{path}: {what} is a file that this run reads; a report must not replace it",
-                    f"{option}{shlex.quote(str(other))}",
+                    f"{option}{quoted(other)}",
                 )
         if _is_image_or_model(path):
             raise UsageError(
                 f"{path}: {what} is an existing image or model; a report must not replace it",
-                f"{option}{shlex.quote(str(other))}",
+                f"{option}{quoted(other)}",
             )
     except OSError as fault:
         raise UsageError(
@@ -158,7 +157,7 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
     from robustcheck_onnx.checker.model.sidecar import sidecar_paths
 
     for read in reads:
-        with contextlib.suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
+        with suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
             if read.is_file() and may_be_model(read):
                 yield from sidecar_paths(read)
                 for name in external_locations(read)[1]:

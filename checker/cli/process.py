@@ -5,16 +5,16 @@ The end is an exit code, the error on stderr, error documents in place of report
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import shutil
 import signal
 import sys
-import textwrap
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -97,7 +97,7 @@ def _fitted(text: str) -> str:
     label, _, words = text.partition(" ")
     if words.startswith(COMMANDS):
         return text if len(text) <= width else f"{label}\n{words}"
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    return fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def write_traceback(fault: BaseException) -> None:
@@ -123,13 +123,13 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
     stdout_is_free = not stopped
     for form, path in line.documents() if invocation.documents is None else invocation.documents:
         document = error_document(form, message, hint, code, line.model)
-        with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
+        with suppress(RobustcheckError, OSError):  # the error itself is on stderr
             place = parse_place(path) if path else None
             if not document or (stopped and isinstance(place, Url)):
                 continue
             # a terminal report is for people, who have read stderr: only one of an earlier run is replaced
             if place and (form != "terminal" or (isinstance(place, Path) and place.is_file())):
-                with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
+                with suppress(RobustcheckError, OSError):  # the error itself is on stderr
                     remove_signature(form, place)
                 replace_with_error(place, document)
             elif not place and form != "terminal" and stdout_is_free:  # it holds one document
@@ -137,7 +137,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
                 sys.stdout.flush()
                 stdout_is_free = False
     if line.verb == DEFAULT_VERB and not stopped:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             from robustcheck_onnx.checker.report.record import Failed
 
             failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
@@ -233,7 +233,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         if not words and COMPLETION not in os.environ:
-            with contextlib.redirect_stdout(sys.stderr):
+            with redirect_stdout(sys.stderr):
                 group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
             raise UsageError(
                 "MODEL.onnx is missing; robustcheck needs a model or a command",
@@ -301,7 +301,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     seen = [each for each in (fault, *faults.values()) if not isinstance(each, RobustcheckError)]
     if any(isinstance(each, OSError | SystemExit) for each in seen):
         # stdout itself may be the fault: nothing more goes there
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "debug" in invocation.line.options:
         write_traceback(fault)

@@ -7,18 +7,16 @@ Every module of verbs may import this one, so it imports nothing heavy at the to
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import inspect
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, get_type_hints
 
@@ -99,7 +97,7 @@ class Question(Call):
         super().__init__(ctx, settings)
         # a signal during these imports would abort the process (nanobind), and the reports of an earlier run would
         # stand; what can't be imported is an error where it is needed
-        with signals_wait(), contextlib.suppress(Exception):
+        with signals_wait(), suppress(Exception):
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
         self._room = f"robustcheck_onnx.checker.{room}"
@@ -179,21 +177,21 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
 
     def decorate(function: Verb) -> Verb:
         hints = get_type_hints(function, include_extras=True)
-        (_, *own) = inspect.signature(function).parameters.values()
+        (_, *own) = signature(function).parameters.values()
 
-        @functools.wraps(function)
+        @wraps(function)
         def verb(ctx: typer.Context, **values: Any) -> int:
             shared = {name: values.pop(name) for name in ordered}
             typed = {n: _frozen(v) for n, v in shared.items() if v is not None and n != "waivers"}
             return function(call(ctx, replace(Settings(), **typed)), **values)
 
-        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        context = Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         for name in more.keys() - changed.keys():
             if hints[name] is bool:
                 more[name].param_decls = more[name].param_decls or (f"--{key_of(name)}",)
             hints[name] = Annotated[hints[name], more[name]]
         parameters = [context, *(each.replace(annotation=hints[each.name]) for each in own), *added]
-        verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         verb.__annotations__ = {each.name: each.annotation for each in parameters}
         return verb
 
@@ -233,7 +231,7 @@ WITH_BAR = 110  # columns from which a bar and the time left fit next to the wor
 STARTING = "starting"
 
 
-@contextlib.contextmanager
+@contextmanager
 def progress_line(quiet: int, name: str = "") -> Iterator[Tell | None]:
     """Show progress on stderr while the block runs. It has stages, images, rate, and how close the decision is.
 
@@ -257,7 +255,7 @@ def _rate(now: Progress) -> str:
     return f"{now.images_per_s:.1f} images/s" if now.images_per_s else ""
 
 
-@contextlib.contextmanager
+@contextmanager
 def _moving(stream: TextIO) -> Iterator[Tell]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -289,14 +287,14 @@ def _moving(stream: TextIO) -> Iterator[Tell]:
         yield show
 
 
-@contextlib.contextmanager
+@contextmanager
 def _plain(stream: TextIO, name: str) -> Iterator[Tell]:
     from robustcheck_onnx.checker.isolation import Progress
 
     latest, ended, clock = deque([Progress(0, 0, 0.0, "", STARTING)], maxlen=1), threading.Event(), time.monotonic()
 
     def speak() -> None:
-        with contextlib.suppress(OSError, ValueError):  # stderr is full or closed: the run itself goes on
+        with suppress(OSError, ValueError):  # stderr is full or closed: the run itself goes on
             while not ended.wait(EVERY_S):
                 stream.write(f"{plain_line(latest[0], name, time.monotonic() - clock)}\n")
                 stream.flush()

@@ -8,10 +8,10 @@ value of a wrong type and an unreadable file end the run: a gate must not run wi
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, get_args, get_origin
 
@@ -21,7 +21,7 @@ from pydantic_core import to_jsonable_python
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import STOCK
 from robustcheck_onnx.checker.storage.places import redact_text
-from robustcheck_onnx.checker.text import rule_of
+from robustcheck_onnx.checker.text import quoted, rule_of
 from robustcheck_onnx.checker.verdict.gate import Loosening, Waiver
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -217,7 +217,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
         key = VARIABLES.get(variable)
         if key is None:
             refuse_removed("environment: variable", variable, REMOVED_VARIABLES)
-            near = difflib.get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
+            near = get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
             raise UsageError(
                 f"environment: variable {variable} is not known"
                 + (f"; the closest is {near[0]}" if near else f"; names that start with {PREFIX} are settings"),
@@ -273,7 +273,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
         refuse_removed(f"{where}: key", key, REMOVED_KEYS)
         if key in NOT_SETTINGS and known == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
-        near = difflib.get_close_matches(key, known, 1)
+        near = get_close_matches(key, known, 1)
         rule = f"the closest is {near[0]}" if near else f"keys are {', '.join(known)}"
         return UsageError(f"{where}: key is {key}; {rule}", LOOK)
     if kind == "missing":
@@ -286,7 +286,7 @@ WAIVER_NEEDS = ("reason", "because", "owner", "expires")
 
 def _check_waiver(waiver: Waiver, where: str) -> None:
     if waiver.reason not in RULES:
-        near = difflib.get_close_matches(waiver.reason, RULES, 1)
+        near = get_close_matches(waiver.reason, RULES, 1)
         raise UsageError(
             f"{where} reason is {waiver.reason!r}; " + (f"the closest is {near[0]}" if near else "there is none"),
             "robustcheck explain reasons",
@@ -397,7 +397,7 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
         raise UsageError(
             f"MODEL.onnx is {before[0]!r}, before --; with --strict models are named after --, so that no name is an "
             "option",
-            f"robustcheck check --strict --images {shlex.quote(resolved.settings.images or 'photos/')} -- "
+            f"robustcheck check --strict --images {quoted(resolved.settings.images or 'photos/')} -- "
             f"{shlex.join(line.arguments)}",
         )
     said = [
@@ -425,4 +425,4 @@ def _typed_again(resolved: Resolved, key: str) -> str:
         return "--waivers FILE"
     value = getattr(resolved.settings, key.replace("-", "_"))
     values = value if isinstance(value, tuple) else (value,)
-    return " ".join(f"--{key} {shlex.quote(str(each))}" for each in values)
+    return " ".join(f"--{key} {quoted(each)}" for each in values)

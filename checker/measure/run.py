@@ -6,14 +6,13 @@ looks at its numbers while they grow, and stops when they decide.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -248,7 +247,7 @@ def decode_with(
     threads = cpu_threads() if execution is None else execution.threads
     workers = count_decoders(on_gpu=on_gpu, threads=threads)
     images, window = inputs.source if source is None else source, AHEAD_OF_GPU if on_gpu else AHEAD
-    return contextlib.closing(prefetch(images, prepare, workers=workers, window=window, stops=stops))
+    return closing(prefetch(images, prepare, workers=workers, window=window, stops=stops))
 
 
 def count_decoders(*, on_gpu: bool, threads: int) -> int:
@@ -465,7 +464,7 @@ def likely_stops(profile: Profile) -> tuple[int, int]:
 
     A clear case is decided at one of them, and nothing is decoded beyond it in vain.
     """
-    second = next(n for n in itertools.count(profile.min_images + 1) if is_look(n, profile.min_images))
+    second = next(n for n in count(profile.min_images + 1) if is_look(n, profile.min_images))
     return profile.min_images, second
 
 

@@ -9,12 +9,9 @@ started, shards are assigned to actors, and their results are merged in order.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
-import queue
-import secrets
 import shutil
 import signal
 import socket
@@ -25,8 +22,11 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from secrets import token_hex
 from types import ModuleType
 from typing import Any, Final
 
@@ -156,7 +156,7 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
     if own_cluster and not given and "ray" not in sys.modules:  # Ray settles it for a process when it is loaded
         # other users of this machine must not be able to run code through it; a key that no file keeps
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
     try:
         import ray  # noqa: PLC0415 # an extra
     except ImportError as fault:
@@ -191,7 +191,7 @@ def check_address(address: str) -> None:
         raise unreachable(address, next(reversed(tried.stderr.split("\n")[:-1]), ""))
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> Iterator[None]:
     """Connect to a cluster. It is the caller's where one is open, else the one at `address`, else one of our own."""
     if ray.is_initialized():
@@ -204,7 +204,7 @@ def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> I
     try:
         try:
             # workers import from the folder in which Ray starts: an empty one, never the user's
-            with contextlib.chdir(folder):
+            with chdir(folder):
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
         except Exception as fault:  # Ray raises what it likes, bare Exceptions too
             raise unreachable(address, str(fault)) from fault
@@ -315,7 +315,7 @@ class Worker:
     """An actor with one opened model at a time. It is one process on one device."""
 
     def __init__(self, folder: str, threads: int) -> None:
-        with contextlib.suppress(OSError):  # another machine without that folder: absolute paths still work
+        with suppress(OSError):  # another machine without that folder: absolute paths still work
             os.chdir(folder)
         self._threads = threads
         self._number = -1
@@ -390,7 +390,7 @@ def _run(
 
     A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
     """
-    messages: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
+    messages: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
     stop = threading.Event()
 
     def work() -> None:
@@ -410,7 +410,7 @@ def _run(
         while True:
             try:
                 message = messages.get(timeout=HANDLER_S)
-            except queue.Empty:
+            except Empty:
                 _keep_handler()
                 continue
             if message is None:
@@ -432,7 +432,7 @@ def _keep_handler() -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: threading.Event) -> Iterator[list[Any]]:
     """Yield the actors, after all have answered."""
     wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -164,7 +164,7 @@ def _check_call(suite: str | None, tables: list[str] | None, reference: bool, pl
         raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
 
 
-@contextlib.contextmanager
+@contextmanager
 def _usage_errors(hint: str = "") -> Iterator[None]:
     """Turn a bad suite or table into UsageError. `hint` is for a fault that has none."""
     from robustcheck_onnx.thresholds.suite import SuiteError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import UsageError
@@ -50,7 +50,7 @@ def check(
         raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
     if line.isolated:
         os.environ.pop(MAX_MODEL_SIZE, None)  # the child would heed it
-    with isolation.Wall() if models else contextlib.nullcontext() as wall:
+    with isolation.Wall() if models else nullcontext() as wall:
         # while the child process starts
         from .. import models as many
         from .. import settings

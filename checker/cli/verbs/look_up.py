@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
@@ -119,7 +119,7 @@ def explain(
 
     known, words = {_plain(name): name for name in _topics("")}, _words()
     if _plain(topic) not in known:
-        near = [*difflib.get_close_matches(_plain(topic), known, 1), "reasons"]
+        near = [*get_close_matches(_plain(topic), known, 1), "reasons"]
         raise UsageError(
             f"topic is {topic!r}; it must be a word of a report, or {', '.join(TOPICS)}",
             f"robustcheck explain {quoted(known[near[0]])}",
@@ -180,7 +180,7 @@ def _reasons(topic: str) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
+    return wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
 
 
 profiles = Verbs(name="profiles", help="List and show threshold profiles.")
@@ -255,7 +255,7 @@ def _loaded(spec: str) -> Profile:
     except (profile.ProfileError, RecursionError) as fault:
         deep = f"{spec}: threshold profile is nested too deeply; it must be a sealed profile"
         other = "" if spec in profile.PACKAGED or Path(spec).exists() else spec
-        near = difflib.get_close_matches(other, profile.PACKAGED, 1)
+        near = get_close_matches(other, profile.PACKAGED, 1)
         hint = f"robustcheck profiles show {near[0]}" if near else "robustcheck profiles list"
         raise UsageError(deep if isinstance(fault, RecursionError) else str(fault), hint) from fault
 
