@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from signal import SIG_IGN, SIGINT, SIGTERM
 
 
 def main() -> int:
@@ -15,15 +16,15 @@ def main() -> int:
     and the exit code stand they come too late: neither may be another one for what Python still puts away.
     """
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT, SIGTERM})
     try:
         from robustcheck_onnx.checker import cli  # noqa: PLC0415 # takes most of the time of a start
     except Exception:  # noqa: BLE001 # a broken installation; Python would end with 1, which says WARN
         traceback.print_exc()
         return 70
     code = cli.main()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (SIGINT, SIGTERM):
+        signal.signal(number, SIG_IGN)
     return code
 
 

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
+from signal import SIG_IGN, SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, get_args, get_type_hints
 
 from .errors import CannotAssessError, RobustcheckError, as_error
@@ -49,11 +50,11 @@ def main() -> int:
         sys.stderr = os.fdopen(2, "w", closefd=False)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, and that one decides
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(SIGINT, SIG_IGN)  # Ctrl-C reaches the parent, too, and that one decides
+    signal.signal(SIGTERM, _end)
     _end_with_parent()
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGINT, SIGTERM})
     folders: list[str] = []
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(requests, folders), daemon=True).start()
@@ -95,7 +96,7 @@ def _read(requests: SimpleQueue[bytes], folders: list[str]) -> None:
 
 
 def _end(number: int, _frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)
+    signal.signal(number, SIG_IGN)
     raise SystemExit(128 + number)
 
 

@@ -24,6 +24,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from signal import SIGINT, SIGTERM
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, get_type_hints
 
@@ -419,7 +420,7 @@ def signals_wait() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT, SIGTERM})
     try:
         yield
     finally:

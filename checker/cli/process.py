@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from signal import SIG_IGN, SIGINT, SIGTERM
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -220,9 +221,9 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         verbs = list(group.commands)
         invocation.line = read(words, group)  # first: whatever ends the run must find the documents of an earlier one
         _mend_streams()
-        signal.signal(signal.SIGTERM, stop)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
-            signal.signal(signal.SIGINT, stop)
+        signal.signal(SIGTERM, stop)
+        if signal.getsignal(SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
+            signal.signal(SIGINT, stop)
         try:
             if words:
                 os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
@@ -231,7 +232,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
                 words = list(invocation.line.words)
         finally:
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGINT, SIGTERM})
         if not words and COMPLETION not in os.environ:
             with redirect_stdout(sys.stderr):
                 group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
@@ -344,9 +345,9 @@ class _Stop:
         """never the exception itself: its frames would keep alive what they hold, such as threads that decode"""
 
     def __call__(self, number: int, _frame: object) -> None:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, signal.SIG_IGN)
-        self.came = Interrupted if number == signal.SIGINT else Terminated
+        for name in (SIGINT, SIGTERM):
+            signal.signal(name, SIG_IGN)
+        self.came = Interrupted if number == SIGINT else Terminated
         raise self.came
 
     def reason(self, fault: BaseException) -> BaseException:
