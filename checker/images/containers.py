@@ -16,6 +16,7 @@ import tokenize
 import zipfile
 import zlib
 from array import array
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -419,12 +420,9 @@ class Table:
 
     def _fetch(self, rows: Sequence[int]) -> dict[int, bytes | UnreadableImageError]:
         contents: dict[int, bytes | UnreadableImageError] = {}
-        starts = [first for first, _, _ in self._groups] + [len(self._names)]
-        wanted = sorted(rows)
-        for (first, index, group), end in zip(self._groups, starts[1:], strict=True):
-            in_group = [row for row in wanted if first <= row < end]
-            if not in_group:
-                continue
+        starts = [first for first, _, _ in self._groups]
+        for place, in_group in itertools.groupby(sorted(rows), lambda row: bisect(starts, row) - 1):
+            first, index, group = self._groups[place]
             path = self._files[index][1]
             try:
                 column = self._open(path).read_row_group(group, columns=[self._columns[index]]).column(0)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -133,7 +133,7 @@ def _deepest_map(layers: Layers) -> str:
     return next((name for channels, name in reversed(maps) if channels == widest), "")
 
 
-@lru_cache(maxsize=1)
+@cache
 def supported_versions() -> tuple[int | None, int | None]:
     """Return ONNX Runtime's newest opset and IR version. None where it does not tell.
 
@@ -154,7 +154,7 @@ def supported_versions() -> tuple[int | None, int | None]:
     return limits[0], limits[1]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _operators() -> frozenset[tuple[str, str]]:
     """Return the (domain, name) of every supported operator. Empty where ONNX Runtime does not tell."""
     schemas = getattr(ort_state, "get_all_operator_schema", None)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -208,7 +208,7 @@ def as_array(value: ort.OrtValue) -> AnyArray:
     return np.asarray(_widening().run(None, {"x": value})[0])
 
 
-@lru_cache(maxsize=1)
+@cache
 def _widening() -> ort.InferenceSession:
     """Open the session that turns bfloat16 into float32."""
     head = f'<ir_version: {IR}, opset_import: ["" : {OPSET}]>'
