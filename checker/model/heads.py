@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -67,10 +66,11 @@ class _Tail(NamedTuple):
     writes_bias: bool
 
 
-class _Known(NamedTuple):
-    """The results of earlier walks over a graph. Each tensor is walked over once, however many branches lead to it."""
+class _Facts(NamedTuple):
+    """The known facts of every image tensor."""
 
-    tails: dict[str, _Tail | None]
+    tails: dict[str, _Tail]
+    """of those that a linear layer or a join ends"""
     float_sides: dict[str, str]
     """the float tensor that a quantised one was made of; "" for none"""
     unit_length: dict[str, str]
@@ -85,13 +85,14 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
     That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
     layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
     """
-    tail = _tail(layers, output)
+    known = _facts(layers).tails
+    tail = known.get(output)
     if tail is None:
         return None
     node, names = layers.producers[tail.start], layers.data[tail.start]
     if node.op_type in LINEAR:
         return _head(layers, node, names[0], tail)
-    tails = [_tail(layers, name) for name in names]
+    tails = [known.get(name) for name in names]
     if node.op_type != "Concat" and all(each and layers.producers[each.start].op_type in LINEAR for each in tails):
         heads = [find_head(layers, name) for name in names]
         if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
@@ -100,37 +101,42 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
 
 
 @lru_cache(maxsize=1)
-def _known(layers: Layers) -> _Known:
-    return _Known({}, {}, {}, {})
-
-
-def _tail(layers: Layers, tensor: str) -> _Tail | None:
-    known, path = _known(layers).tails, []
-    while tensor not in known:
-        op, names = layers.ops.get(tensor, ""), layers.data.get(tensor, ())
-        ends_here = op in LINEAR and len(names) == 1
-        is_look_up = op == "Gather" and layers.producers[tensor].input[0] not in layers.image_tensors
+def _facts(layers: Layers) -> _Facts:
+    """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
+    facts = tails, float_sides, unit_length, roots = _Facts({}, {}, {}, {})
+    for tensor, names in layers.data.items():
+        op, inputs = layers.ops[tensor], layers.producers[tensor].input
+        first, parent, is_one = "".join(inputs[:1]), layers.elementwise.parent(tensor), len(names) == 1
+        is_linear = op in LINEAR and tensor not in layers.statistics
+        source = parent if is_linear or len(set(names)) != 1 else names[0]
+        roots[tensor] = roots.get(source, source) if source else tensor
+        if layers.types.get(tensor) in (None, *BITS) and op in RESHAPE:
+            float_sides[tensor] = first if op in QUANTISERS else float_sides.get(first, "")
+        read = inputs if op in SCALING else ()
+        if op == "LpNormalization" or any(layers.statistics.get(name, "") in L2_STATISTICS for name in read):
+            unit_length[tensor] = tensor
+        elif is_one and (op in RESHAPE or op in AFFINE):
+            unit_length[tensor] = unit_length.get(names[0], "")
+        ends_here, is_look_up = op in LINEAR and is_one, op == "Gather" and first not in layers.image_tensors
         goes_on = op in AFTER_HEAD and names and not is_look_up  # the image picks nothing from a table
-        source = layers.elementwise.parent(tensor) if len(names) > 1 else None if ends_here or not names else names[0]
-        if ends_here or not goes_on or source is None:
-            known[tensor] = _Tail(tensor, frozenset(), False, False) if ends_here or goes_on else None
-            break
-        path.append((tensor, source))
-        tensor = source
-    tail = known[tensor]
-    for crossed, source in reversed(path):
-        tail = known[crossed] = None if tail is None else _extend(layers, tail, crossed, source)
-    return tail
+        before = parent if len(names) > 1 else names[0] if names else None
+        if goes_on and not ends_here and before is not None:
+            if before in tails:
+                tails[tensor] = _extend(layers, facts, tensor, before)
+        elif ends_here or goes_on:
+            tails[tensor] = _Tail(tensor, frozenset(), False, False)
+    return facts
 
 
-def _extend(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
-    """Put the node that makes `tensor` behind a tail."""
+def _extend(layers: Layers, facts: _Facts, tensor: str, source: str) -> _Tail:
+    """Put the node that makes `tensor` behind the tail of `source`."""
+    inner, roots = facts.tails[source], facts.roots
     op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
     more = {op, GATE} if several else {op}
     if not several and op in SCALING:
         by = [name for name in layers.producers[tensor].input if name in layers.statistics and name != source]
         if by:
-            more.add(UNIT if {_root(layers, name) for name in by} == {_root(layers, source)} else COSINE)
+            more.add(UNIT if {roots.get(name, name) for name in by} == {roots.get(source, source)} else COSINE)
         elif _scales(layers, layers.producers[tensor], inner):
             more.add(SCALE)
     if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in layers.producers[tensor].input):
@@ -138,62 +144,6 @@ def _extend(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
     added = not several and op in ("Add", "QLinearAdd")
     not_zero = added and not layers.zeros & set(layers.producers[tensor].input)
     return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
-
-
-def _float_side(layers: Layers, tensor: str) -> str:
-    """Return the float tensor that was quantised to `tensor`. "" if there is none."""
-
-    def step(name: str) -> tuple[str, str]:
-        quantised = layers.types.get(name) in BITS or layers.types.get(name) is None
-        if not quantised or layers.ops.get(name) not in RESHAPE:
-            return "", ""
-        source = layers.producers[name].input[0]
-        return (source, "") if layers.ops[name] in QUANTISERS else ("", source)
-
-    return _follow(_known(layers).float_sides, tensor, step)
-
-
-def _unit_length(layers: Layers, tensor: str) -> str:
-    """Return the tensor that was divided by its L2 norm.
-
-    Reshapes, casts and factors are looked through; "" if there is none.
-    """
-
-    def step(name: str) -> tuple[str, str]:
-        op, names = layers.ops.get(name, ""), layers.data.get(name, ())
-        read = layers.producers[name].input if op in SCALING else ()
-        if op == "LpNormalization" or any(layers.statistics.get(other, "") in L2_STATISTICS for other in read):
-            return name, ""
-        return "", names[0] if (op in RESHAPE or op in AFFINE) and len(names) == 1 else ""
-
-    return _follow(_known(layers).unit_length, tensor, step)
-
-
-def _root(layers: Layers, tensor: str) -> str:
-    """Return the nearest tensor of a linear layer or join."""
-
-    def step(name: str) -> tuple[str, str]:
-        names = set(layers.data.get(name, ()))
-        linear = layers.ops.get(name) in LINEAR and name not in layers.statistics
-        source = layers.elementwise.parent(name) if linear or len(names) != 1 else min(names)
-        return ("", source) if source else (name, "")
-
-    return _follow(_known(layers).roots, tensor, step)
-
-
-def _follow(known: dict[str, str], tensor: str, step: Callable[[str], tuple[str, str]]) -> str:
-    """Walk from tensor to tensor until one has a result. All on the way get that result.
-
-    step: gives a tensor's (result, next tensor), "" for none.
-    """
-    path = []
-    result = ""
-    while tensor and tensor not in known:
-        path.append(tensor)
-        result, tensor = step(tensor)
-    result = known.get(tensor, result)
-    known.update(dict.fromkeys(path, result))
-    return result
 
 
 def _scales(layers: Layers, node: NodeProto, inner: _Tail) -> bool:
@@ -221,13 +171,13 @@ def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
         classes = weight_shape[0 if "transB" in attributes and attributes["transB"].i else -1]
     bias_at = _BIAS_AT.get(node.op_type)
     bias = node.input[bias_at] if bias_at is not None and len(node.input) > bias_at else ""
-    tensor = _float_side(layers, data) or data
+    tensor = _facts(layers).float_sides.get(data) or data
     quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == data
     scales = tuple(node.input[1:3]) if quantised else ()
     crossed = tail.crossed
     if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
         crossed |= {SCALE}
     on_vectors = "Conv" not in node.op_type or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
-    cosine = on_vectors and (COSINE in crossed or bool(_unit_length(layers, data)))
+    cosine = on_vectors and (COSINE in crossed or bool(_facts(layers).unit_length.get(data)))
     has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
     return Head(node.op_type, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)
