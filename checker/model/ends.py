@@ -336,7 +336,99 @@ ZERO_POINT_AT = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 
 ZERO_POINT_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulIntegerToFloat": 5}
 
 
-def is_change_of_basis(proto: ModelProto, layers: Layers, tensor: str, folder: Weights) -> bool | None:
+@dataclass(frozen=True)
+class Constants:
+    """The tensors of a graph that do not depend on the image."""
+
+    proto: ModelProto
+    """the graph with its initializers"""
+    layers: Layers
+    """the same graph for walking"""
+    weights: Weights
+    """where weights lie (`OnnxFile.weights`); only those that are asked for are read"""
+
+    def value(self, name: str) -> GenericArray | None:
+        """Read a tensor that does not depend on the image. It is an initializer, or computed from some."""
+        plain = next((tensor for tensor in self.proto.graph.initializer if tensor.name == name), None)
+        maker = self.layers.producers.get(name)
+        if plain is None and maker is not None and maker.op_type == "Constant":
+            plain = next((attribute.t for attribute in maker.attribute if attribute.name == "value"), None)
+        return self._computed(name) if plain is None else values_of(plain, self.weights)
+
+    def weight_of(self, node: NodeProto) -> Array | None:
+        """Read a layer's weight as (rows, columns). Of a quantised one the scale is left out, which turns no feature.
+
+        None of one that can't be read, or is several matrices, each for features of its own: to a factor for each
+        feature.
+        """
+        at = WEIGHT_AT.get(node.op_type, 1)
+        names = [name for name in (*node.input[at : at + 1], *node.input[:1]) if name not in self.layers.image_tensors]
+        if not names:
+            return None
+        values = self._unpacked(node) if node.op_type in ("MatMulNBits", "MatMulBnb4") else self.value(names[0])
+        groups = integer(node, "group", 1)
+        if values is not None and values.ndim == 4 and "Conv" in node.op_type and groups == 1:
+            values = values.reshape(
+                len(values), -1
+            )  # (feature, channel, row, column): linear in what the kernel covers
+        if values is None or values.dtype.kind in "OSU":  # text is not a weight
+            return None
+        if groups != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
+            return None
+        squeezed = np.squeeze(values).astype(np.float64)
+        if squeezed.ndim != 2:
+            return None
+        zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
+        name = node.input[zero_at] if zero_at < len(node.input) else ""
+        zero = self.value(name) if name else None
+        if zero is None:
+            return squeezed
+        by_row = zero.size > 1 and zero.size == len(squeezed) and zero.size != squeezed.shape[1]
+        points = zero.astype(np.float64).ravel()
+        return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
+
+    def _unpacked(self, node: NodeProto) -> GenericArray | None:
+        """Unpack a weight of 4 or 8 bits. Each row is what the layer gives for a unit vector."""
+        scales = self.value(node.input[2])
+        size = integer(node, "K", 0)
+        if scales is None or size < 1:
+            return None
+        probe = copy.deepcopy(node)
+        probe.input[0], probe.output[0] = "unit_vectors", "unpacked"
+        unit = make_node("Constant", [], ["unit_vectors"], value=from_array(np.eye(size, dtype=scales.dtype)))
+        return self._computed("unpacked", unit, probe)
+
+    def _computed(self, name: str, *more: NodeProto) -> GenericArray | None:
+        """Compute `name` from constants with ONNX Runtime. The graph's nodes are used, and `more` after them."""
+        nodes, needed = needed_nodes([*self.proto.graph.node, *more], name)
+        if not needed.isdisjoint(self.layers.image_tensors):
+            return None
+        graph = GraphProto(name="weight", node=nodes, output=[ValueInfoProto(name=name)])
+        if not graph.node:  # a sparse initializer, or nothing of this name
+            graph.output[0].name = "weight"
+            graph.node.append(make_node("Identity", [name], ["weight"]))
+        for tensor in self.proto.graph.initializer:
+            if tensor.name in needed:
+                graph.initializer.append(from_array(values_of(tensor, self.weights), tensor.name))
+        graph.sparse_initializer.extend(t for t in self.proto.graph.sparse_initializer if t.values.name in needed)
+        content = ModelProto(ir_version=self.proto.ir_version, opset_import=self.proto.opset_import, graph=graph)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # ORT's "fatal": what it can't compute is said by the exception
+        try:
+            session = ort.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return np.asarray(session.run(None, {})[0])
+        except (ort_state.Fail, ort_state.InvalidGraph, ort_state.InvalidArgument, ort_state.NotImplemented,
+                ort_state.RuntimeException):  # fmt: skip
+            return None
+
+
+def _keeps_axis(node: NodeProto) -> bool:
+    """Whether an Einsum keeps an axis of its weight. The other input has that axis, too, as in `bi,ij->bi`."""
+    terms, result = einsum_of(node)
+    return bool((set(result) - {"."}).intersection(*terms))
+
+
+def is_change_of_basis(constants: Constants, tensor: str) -> bool | None:
     """Whether the last linear layer only turns coordinates. Its features are orthogonal to each other.
 
     Such a layer puts the mean direction of any representation on one axis, where it reads as a persistent outlier
@@ -344,13 +436,12 @@ def is_change_of_basis(proto: ModelProto, layers: Layers, tensor: str, folder: W
     outputs are joined or added, one is enough.
 
     Args:
-        proto: the graph with its initializers. layers: the same graph for walking. tensor: the representation.
-        folder: where weights lie (`OnnxFile.weights`); only these layers' are read.
+        constants: of the graph. tensor: the representation.
 
     Returns:
         None where a weight could not be read (it is computed from the image, or is not a matrix) and no other one is.
     """
-    weights = [_weight(proto, layers, node, folder) for node in last_linears(layers, tensor)]
+    weights = [constants.weight_of(node) for node in last_linears(constants.layers, tensor)]
     if any(weight is not None and mutually_orthogonal(weight) for weight in weights):
         return True
     return None if any(weight is None for weight in weights) else False
@@ -378,92 +469,6 @@ def mutually_orthogonal(weight: Array) -> bool:
         if np.sqrt(np.mean(cosines**2) * part.shape[1]) < ORTHOGONAL:
             return True
     return False
-
-
-def _weight(proto: ModelProto, layers: Layers, node: NodeProto, folder: Weights) -> Array | None:
-    """Read a layer's weight as (rows, columns). Of a quantised one the scale is left out, which turns no feature.
-
-    None of one that can't be read, or is several matrices, each for features of its own: to a factor for each feature.
-    """
-    at = WEIGHT_AT.get(node.op_type, 1)
-    names = [name for name in (*node.input[at : at + 1], *node.input[:1]) if name not in layers.image_tensors]
-    if not names:
-        return None
-    if node.op_type in ("MatMulNBits", "MatMulBnb4"):
-        values = _unpacked(proto, layers, node, folder)
-    else:
-        values = constant(proto, layers, names[0], folder)
-    groups = integer(node, "group", 1)
-    if values is not None and values.ndim == 4 and "Conv" in node.op_type and groups == 1:
-        values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
-    if values is None or values.dtype.kind in "OSU":  # text is not a weight
-        return None
-    if groups != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
-        return None
-    squeezed = np.squeeze(values).astype(np.float64)
-    if squeezed.ndim != 2:
-        return None
-    zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
-    name = node.input[zero_at] if zero_at < len(node.input) else ""
-    zero = constant(proto, layers, name, folder) if name else None
-    if zero is None:
-        return squeezed
-    by_row = zero.size > 1 and zero.size == len(squeezed) and zero.size != squeezed.shape[1]
-    points = zero.astype(np.float64).ravel()
-    return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
-
-
-def _keeps_axis(node: NodeProto) -> bool:
-    """Whether an Einsum keeps an axis of its weight. The other input has that axis, too, as in `bi,ij->bi`."""
-    terms, result = einsum_of(node)
-    return bool((set(result) - {"."}).intersection(*terms))
-
-
-def constant(proto: ModelProto, layers: Layers, name: str, folder: Weights) -> GenericArray | None:
-    """Read a tensor that does not depend on the image. It is an initializer, or computed from some."""
-    plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
-    maker = layers.producers.get(name)
-    if plain is None and maker is not None and maker.op_type == "Constant":
-        plain = next((attribute.t for attribute in maker.attribute if attribute.name == "value"), None)
-    return _computed(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
-
-
-def _unpacked(proto: ModelProto, layers: Layers, node: NodeProto, folder: Weights) -> GenericArray | None:
-    """Unpack a weight of 4 or 8 bits. Each row is what the layer gives for a unit vector."""
-    scales = constant(proto, layers, node.input[2], folder)
-    size = integer(node, "K", 0)
-    if scales is None or size < 1:
-        return None
-    probe = copy.deepcopy(node)
-    probe.input[0], probe.output[0] = "unit_vectors", "unpacked"
-    unit = make_node("Constant", [], ["unit_vectors"], value=from_array(np.eye(size, dtype=scales.dtype)))
-    return _computed(proto, layers, "unpacked", (unit, probe), folder)
-
-
-def _computed(
-    proto: ModelProto, layers: Layers, name: str, more: tuple[NodeProto, ...], folder: Weights
-) -> GenericArray | None:
-    """Compute `name` from constants with ONNX Runtime. The graph's nodes are used, and `more` after them."""
-    nodes, needed = needed_nodes([*proto.graph.node, *more], name)
-    if not needed.isdisjoint(layers.image_tensors):
-        return None
-    graph = GraphProto(name="weight", node=nodes, output=[ValueInfoProto(name=name)])
-    if not graph.node:  # a sparse initializer, or nothing of this name
-        graph.output[0].name = "weight"
-        graph.node.append(make_node("Identity", [name], ["weight"]))
-    for tensor in proto.graph.initializer:
-        if tensor.name in needed:
-            graph.initializer.append(from_array(values_of(tensor, folder), tensor.name))
-    graph.sparse_initializer.extend(t for t in proto.graph.sparse_initializer if t.values.name in needed)
-    content = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # ORT's "fatal": what it can't compute is said by the exception
-    try:
-        session = ort.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {})[0])
-    except (ort_state.Fail, ort_state.InvalidGraph, ort_state.InvalidArgument, ort_state.NotImplemented,
-            ort_state.RuntimeException):  # fmt: skip
-        return None
 
 
 POOLS = ("none", "spatial_mean", "token_cls", "token_mean")

@@ -31,7 +31,7 @@ from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract, graph_digest, parse_contract, properties
-from .ends import EMBEDDINGS, is_change_of_basis
+from .ends import EMBEDDINGS, Constants, is_change_of_basis
 from .file import Graph, OnnxFile, read_onnx, sort_model
 from .heads import Head
 from .image_input import ImageInput, find_image_input, keep_image_part
@@ -266,9 +266,9 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     if contract is None and tensor is None:
         refuse_dense(operators, layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
-    representation = choice.representation
+    representation, constants = choice.representation, Constants(proto, layers, file.weights)
     if representation.ends_in in EMBEDDINGS:
-        orthogonal = is_change_of_basis(proto, layers, representation.tensor, file.weights)
+        orthogonal = is_change_of_basis(constants, representation.tensor)
         if orthogonal is not False:
             end = End("change_of_basis" if orthogonal else "linear_unread")
             representation = replace(representation, ends_in=end)
@@ -286,7 +286,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         precision=_precision(proto),
         image_input=image_input,
-        scalings=find_scalings(proto, layers, image_input, file.weights, representation.tensor),
+        scalings=find_scalings(constants, image_input, representation.tensor),
         left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
         contract=contract,

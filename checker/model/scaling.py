@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import GraphScaling
 
-from .ends import constant
+from .ends import Constants
 from .image_input import ImageInput
-from .layers import Layers, integer, integers, needed_nodes, node_inputs
-from .weights import Weights
+from .layers import integer, integers, needed_nodes, node_inputs
 
 MOST_VALUES = 4096  # of a small constant that is read: bounds, axes, a depthwise kernel of 31 by 31 px
 MOST_PIXELS = 1 << 22  # values of a constant as large as the image: 3 channels of 1,182 by 1,182 px, 32 MB as float64
@@ -67,12 +66,9 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Constants):
     """One node between the image and the first layer."""
 
-    proto: ModelProto
-    layers: Layers
-    weights: Weights
     known: Mapping[str, Scaled]
 
     def of(self, node: NodeProto) -> dict[str, Scaled]:
@@ -107,7 +103,7 @@ class Step:
             return None
         if int(np.prod([size or 0 for size in shape])) > most:
             return None
-        values = constant(self.proto, self.layers, name, self.weights)
+        values = self.value(name)
         if values is None or values.dtype.kind in "OSU" or not np.isfinite(values.astype(np.float64)).all():
             return None
         return values.astype(np.float64)
@@ -318,9 +314,7 @@ RULES: dict[str, Callable[[Step, NodeProto, Scaled], Scaled | None]] = {
 SHAPE_ONLY = frozenset(("Shape", "Size"))
 
 
-def find_scalings(
-    proto: ModelProto, layers: Layers, image: ImageInput, weights: Weights, tensor: str
-) -> tuple[GraphScaling, ...]:
+def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple[GraphScaling, ...]:
     """Find the affine map of each image channel.
 
     It leads from the image input to what the first layers before `tensor` read.
@@ -334,8 +328,7 @@ def find_scalings(
     normalisation, whatever its weights are.
 
     Args:
-        proto: the graph, its nodes in order. layers: the same graph, indexed. image: its input.
-        weights: where weights lie that `proto` does not hold.
+        constants: of the graph, its nodes in order. image: its input.
         tensor: the representation. Nodes that can't reach it say nothing.
 
     Returns:
@@ -347,13 +340,13 @@ def find_scalings(
     axis = 1 if image.layout == "NCHW" else 3
     known = {image.name: Scaled(tuple(range(n)), np.ones(n), np.zeros(n), axis, 4)}
     ends = list[Scaled]()
-    for node in needed_nodes(proto.graph.node, tensor)[0]:
+    for node in needed_nodes(constants.proto.graph.node, tensor)[0]:
         read = [name for name in (node_inputs(node) if node.attribute else node.input) if name in known]
         of_type = node.op_type == "CastLike" and node.input[0] not in known
         if not read or of_type or node.op_type in SHAPE_ONLY:
             continue
         with np.errstate(all="ignore"):  # what is not finite in the end is not a scaling
-            made = Step(proto, layers, weights, known).of(node)
+            made = Step(constants.proto, constants.layers, constants.weights, known).of(node)
         known |= made
         if not made:
             ends += [known[name] for name in read]

@@ -12,6 +12,7 @@ from numpy.random import default_rng
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from robustcheck_onnx.checker.evidence import GraphScaling
+from robustcheck_onnx.checker.model.ends import Constants
 from robustcheck_onnx.checker.model.image_input import find_image_input
 from robustcheck_onnx.checker.model.layers import build_layers
 from robustcheck_onnx.checker.model.open import with_shapes
@@ -68,7 +69,7 @@ def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     image = find_image_input(proto.graph, weights.keys(), "m.onnx")
     layers = build_layers(with_shapes(proto), image.name, weights)
-    return find_scalings(proto, layers, image, Weights(None, content, places), "out")
+    return find_scalings(Constants(proto, layers, Weights(None, content, places)), image, "out")
 
 
 def scaling(model: ModelProto) -> GraphScaling | None:
