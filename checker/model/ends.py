@@ -256,7 +256,7 @@ def _end_of(layers: Layers, node: NodeProto, tensor: str) -> End | None:
         return None if op == "QuantizeLinear" and look_through else End("activation", op)
     if op == "Gather" and node.input[0] not in layers.image_tensors:
         # a table of vectors gives one of them; a table of numbers is a function of each feature, be it a ReLU
-        table = _fixed_shape(layers, node.input[0]) or ()
+        table = layers.shape_of(node.input[0]) or ()
         return End("other" if sum(size != 1 for size in table) > 1 else "activation", op)
     if op in RESHAPE:
         return AFTER_NORM if op == "DequantizeLinear" and _rescales(layers, node) else None
@@ -277,7 +277,7 @@ def _end_of(layers: Layers, node: NodeProto, tensor: str) -> End | None:
 
 def _rescales(layers: Layers, node: NodeProto) -> bool:
     """Whether a dequantiser has its own scale per feature. The scales of what was quantised before it do not count."""
-    if all(size == 1 for size in _fixed_shape(layers, node.input[1]) or ()):
+    if all(size == 1 for size in layers.shape_of(node.input[1]) or ()):
         return False
     maker = layers.producers.get(node.input[0])
     while maker is not None and maker.op_type in RESHAPE - {"QuantizeLinear"}:
@@ -301,18 +301,13 @@ def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: tuple[str, 
     if _maker(layers, names[0]) == "Cast" and _maker(layers, layers.producers[names[0]].input[0]) in INTEGER_PRODUCTS:
         return None  # the scale of what was quantised, one a feature or one for all
     factors = [name for name in node.input[:: 3 if op == "QLinearMul" else 1] if name not in layers.image_tensors]
-    shapes = [_fixed_shape(layers, name) for name in factors]
+    shapes = [layers.shape_of(name) for name in factors]
     if any(shape is None or any(size != 1 for size in shape) for shape in shapes):
         one_number = all(size == 1 for size in layers.shapes.get(names[0], (None, None))[1:])
         if op == "Mul" and names[0] in layers.statistics and one_number:
             return SHIFT
         return AFTER_NORM  # one factor a feature, for all that is known: the scale of a norm, folded or decomposed
     return None
-
-
-def _fixed_shape(layers: Layers, tensor: str) -> tuple[int | None, ...] | None:
-    """Return the shape of a tensor that ignores the image. It is a constant, or computed from constants."""
-    return layers.constants.get(tensor, layers.shapes.get(tensor))
 
 
 def _activation_name(layers: Layers, names: tuple[str, ...], source: str) -> str:

@@ -152,7 +152,7 @@ def _scales(layers: Layers, node: NodeProto, inner: _Tail) -> bool:
         return False  # the scale of what was quantised
     others = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
     factors = [name for name in others if name not in layers.image_tensors]
-    shapes = [layers.constants.get(name, layers.shapes.get(name)) for name in factors]
+    shapes = [layers.shape_of(name) for name in factors]
     return any(shape is not None and all(size == 1 for size in shape) for shape in shapes)
 
 

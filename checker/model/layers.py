@@ -161,6 +161,10 @@ class Layers:
     elementwise: ElementwiseTree
     """of each tensor: the nearest one that it is an elementwise function of"""
 
+    def shape_of(self, tensor: str) -> tuple[int | None, ...] | None:
+        """Return the shape of a tensor. It is a constant's, or inferred; None where it is not known."""
+        return self.constants.get(tensor, self.shapes.get(tensor))
+
 
 def build_layers(
     graph: GraphProto,

@@ -98,7 +98,7 @@ class Step(Constants):
 
     def _values(self, name: str, most: int = MOST_VALUES) -> Array | None:
         """Return a constant of at most `most` finite numbers. None for anything else."""
-        shape = self.layers.constants.get(name, self.layers.shapes.get(name))
+        shape = self.layers.shape_of(name)
         if name in self.layers.image_tensors or shape is None or None in shape:
             return None
         if int(np.prod([size or 0 for size in shape])) > most:
@@ -172,7 +172,7 @@ class Step(Constants):
 
     def expanded(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow an Expand that keeps the axes. One grey channel may become several."""
-        length = self.layers.constants.get(node.input[1], self.layers.shapes.get(node.input[1]))
+        length = self.layers.shape_of(node.input[1])
         if x.axis is None or length is None or len(length) != 1 or length[0] is None or length[0] > x.rank:
             return None
         if len(x.channels) > 1:
