@@ -418,7 +418,6 @@ def row_of(
 ) -> Result:
     """Make a row of the results table. The evidence is about one of the `tensors` that were measured together."""
     member, s, model, images = task.member, evidence.statistics, evidence.model, evidence.images
-    intervals = {name: getattr(s, name) for name in STATISTICS}
     return Result(
         id=member.id,
         tensor=tensor,
@@ -440,10 +439,7 @@ def row_of(
         image_findings=tuple(finding.id for finding in images.sanity.findings),
         seed=images.seed,
         **{name: getattr(s, name) for name in OF_STATISTICS},
-        statistics={
-            name: Measured(estimate=rounded(i.estimate), low=rounded(i.low), high=rounded(i.high))
-            for name, i in intervals.items()
-        },
+        statistics={name: Measured(**{end: rounded(value) for end, value in getattr(s, name)}) for name in STATISTICS},
         context={name: rounded(getattr(s, name)) for name in CONTEXT},
         persistent=tuple(feature.index for feature in s.persistent),
         versions=versions_of(MEASURING),
