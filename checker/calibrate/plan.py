@@ -17,7 +17,8 @@ import numpy as np
 from rich.console import RenderableType
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.report.layout import Pen, Trimmed, columns, hanging, labelled, line, section, spaced
+from robustcheck_onnx.checker.report.document import Cell, Words, name
+from robustcheck_onnx.checker.report.layout import Pen, Trimmed, hanging, labelled, line, section, spaced, table_of
 from robustcheck_onnx.checker.runtime.session import cpu_name, list_gpus, parse_device
 from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.tables import Result
@@ -174,10 +175,10 @@ def refuse_unknown(work: Sequence[Task]) -> None:
 
     Its library does not have it; the nearest names are given.
     """
-    for name, size in _sizes([task for task in work if task.is_to_export]).items():
+    for member, size in _sizes([task for task in work if task.is_to_export]).items():
         if size.get("unknown"):
             message, _, hint = str(size["unknown"]).rpartition("; ")
-            raise UsageError(f"suite entry {name}: {message}", hint)
+            raise UsageError(f"suite entry {member}: {message}", hint)
 
 
 def _bytes_on_disk(model: Path) -> int:
@@ -188,18 +189,18 @@ def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
     """Render what a calibration will do. It is shown model by model, and in all."""
     pen = Pen(ascii_only)
     timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
-    table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", *([">time"] if timed else []))
-    table.padding = (0, 1, 0, 0)
-    for row in plan.rows:
-        table.add_row(
-            pen.name(row.id),
-            pen.say("–" if row.label == "unlabelled" else row.label),
-            pen.say(row.state, "yellow" if row.state == "can't" else ""),
-            pen.say(_bytes(row.download_bytes)),
-            pen.say(_bytes(row.disk_bytes)),
-            pen.say(str(row.passes or "–")),
-            *([pen.say(_duration(row.estimate_s) if row.passes else "–")] if timed else []),
+    rows: list[tuple[Words, ...]] = [
+        (
+            *(name(row.id), "–" if row.label == "unlabelled" else row.label),
+            Cell(row.state, "warn" if row.state == "can't" else ""),
+            *(_bytes(row.download_bytes), _bytes(row.disk_bytes), str(row.passes or "–")),
+            *([_duration(row.estimate_s) if row.passes else "–"] if timed else []),
         )
+        for row in plan.rows
+    ]
+    heads = ("model", "=label", "=state", ">download", ">disk", ">passes", *([">time"] if timed else []))
+    table = table_of(pen, heads, rows)
+    table.padding = (0, 1, 0, 0)
     faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in plan.rows if r.fault]
     blocks: list[RenderableType] = [
         section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),

@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.report.layout import INDENT, Pen, Trimmed, columns, hanging, labelled, section, spaced
+from robustcheck_onnx.checker.report.document import Cell, name
+from robustcheck_onnx.checker.report.layout import INDENT, Pen, Trimmed, hanging, labelled, section, spaced, table_of
 from robustcheck_onnx.checker.text import count_text, number_text, page, percent_text, short_digest
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
@@ -96,15 +97,15 @@ def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
 
 def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
     """Render the thresholds, with the gap of each."""
-    table = columns(pen, "statistic", "=threshold", "=without", "=with")
-    for name in profile.deciding:
-        t = profile.thresholds[name]
-        table.add_row(
-            pen.say(NAMES[name]),
-            pen.say(str(profile.limits_of(name)), "bold"),
-            pen.say(f"≤ {number_text(t.highest_without)}"),
-            pen.say(f"≥ {number_text(t.lowest_with)}"),
+    rows = [
+        (
+            *(NAMES[each], Cell(str(profile.limits_of(each)), "bold")),
+            *(f"≤ {number_text(gap.highest_without)}", f"≥ {number_text(gap.lowest_with)}"),
         )
+        for each in profile.deciding
+        if (gap := profile.thresholds[each])
+    ]
+    table = table_of(pen, ("statistic", "=threshold", "=without", "=with"), rows)
     meanings = labelled(pen, [(f"{NAMES[name]}:", DEFINITIONS[name]) for name in profile.deciding])
     legend = "without, with: the gap that a threshold lies in, of the sets that its statistic turns away best."
     return section(pen, "Thresholds", "", table, pen.say(legend, "dim"), Text(), meanings)
@@ -167,16 +168,15 @@ def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
 
 def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
     """Render the compared tensors, the chosen one in bold."""
-    table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">gap")
-    for one in profile.calibration.tensors:
-        chosen = one.tensor == profile.tensor
-        table.add_row(
-            pen.say(f"{one.tensor}{' (chosen)' if chosen else ''}", "bold" if chosen else ""),
-            pen.say(f"{one.n_passing} of {one.n_with}"),
-            pen.say(f"{one.left_out_false_pass} of {one.n_without}"),
-            pen.say(f"{one.left_out_false_warn} of {one.n_with}"),
-            pen.say("–" if one.gap is None else f"× {one.gap:.2f}"),
+    rows = [
+        (
+            Cell(f"{one.tensor} (chosen)", "bold") if one.tensor == profile.tensor else one.tensor,
+            *(f"{one.n_passing} of {one.n_with}", f"{one.left_out_false_pass} of {one.n_without}"),
+            *(f"{one.left_out_false_warn} of {one.n_with}", "–" if one.gap is None else f"× {one.gap:.2f}"),
         )
+        for one in profile.calibration.tensors
+    ]
+    table = table_of(pen, ("tensor", ">pass", ">false PASS", ">false WARN", ">gap"), rows)
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in profile.calibration.tensors if one.fault]
     legend = pen.say(
         "false PASS, false WARN: each checkpoint left out in turn. gap: of the nearest set without.", "dim"
@@ -205,19 +205,16 @@ def _names(names: Sequence[str]) -> str:
 def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
     """Show profiles in a table. named: (name or file, profile)."""
     pen = Pen(ascii_only)
-    table = columns(pen, "profile", "=id", ">with", ">without", ">false PASS", "=digest")
-    remarks = []
-    for name, profile in named:
-        c = profile.calibration
-        table.add_row(
-            pen.name(name, "bold"),
-            pen.name(profile.id),
-            pen.say(str(c.n_with_checkpoints)),
-            pen.say(str(c.n_without_checkpoints)),
-            pen.say(f"≤ {percent_text(c.false_pass_upper)}"),
-            pen.name(short_digest(profile.digest)),
+    rows = [
+        (
+            *(name(file, "bold"), name(each.id)),
+            *(str(each.calibration.n_with_checkpoints), str(each.calibration.n_without_checkpoints)),
+            *(f"≤ {percent_text(each.calibration.false_pass_upper)}", name(short_digest(each.digest))),
         )
-        remarks += [(pen.name(name), text) for text in warnings_of(profile, pen)]
+        for file, each in named
+    ]
+    table = table_of(pen, ("profile", "=id", ">with", ">without", ">false PASS", "=digest"), rows)
+    remarks = [(pen.name(file), text) for file, each in named for text in warnings_of(each, pen)]
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
     more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
     return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
@@ -238,8 +235,8 @@ def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableT
 def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
     """Return one text per cause, with its failed models. One missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
-    for name, fault in failed.items():
-        names.setdefault(_cause(fault), []).append(name)
+    for model, fault in failed.items():
+        names.setdefault(_cause(fault), []).append(model)
     return [
         f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {cause}"
         for cause, of in names.items()

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.model.ends import show_shape
-from robustcheck_onnx.checker.report.layout import Pen, Trimmed, columns, hanging, line, reasons, section, spaced
+from robustcheck_onnx.checker.report.document import name
+from robustcheck_onnx.checker.report.layout import Pen, Trimmed, hanging, line, reasons, section, spaced, table_of
 from robustcheck_onnx.checker.report.terminal import reason_ids, step_lines
 from robustcheck_onnx.checker.verdict.pixels import steps_text
 
@@ -120,13 +121,8 @@ def _rows(pen: Pen, rows: dict[str, str]) -> Table:
 
 
 def _table(pen: Pen, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:
-    if not rows:
-        return pen.say("none")
-    table = columns(pen, *headers)
-    for row in rows:
-        # the last cell is a sentence, the others are names
-        table.add_row(*(pen.name(cell) for cell in row[:-1]), pen.say(row[-1]))
-    return table
+    # the last cell is a sentence, the others are names
+    return table_of(pen, headers, ((*map(name, row[:-1]), row[-1]) for row in rows)) if rows else pen.say("none")
 
 
 def _contract(contract: Mapping[str, Any] | None) -> str:

@@ -148,6 +148,20 @@ def columns(pen: Pen, *headers: str) -> Grid:
     return table
 
 
+def table_of(pen: Pen, headers: Iterable[str], rows: Iterable[Iterable[Words]]) -> Grid:
+    """Lay out a table of `columns`. A row has a cell per column."""
+    grid = columns(pen, *headers)
+    for row in rows:
+        grid.add_row(*(written(pen, each) for each in row))
+    return grid
+
+
+def written(pen: Pen, words: Words) -> Text:
+    """Write words of our own, or a cell."""
+    cell = cell_of(words)
+    return (pen.name if cell.is_name else pen.say)(cell.text, STYLES.get(cell.style, cell.style))
+
+
 def spaced(blocks: Iterable[RenderableType]) -> Group:
     """Stack blocks with a blank line between."""
     return Group(*(part for i, block in enumerate(blocks) for part in ([Text(), block] if i else [block])))
@@ -267,7 +281,7 @@ def of_document(document: Document, *, ascii_only: bool = False, verbose: bool =
         *([pen.prose(document.claim, "bold")] if document.claim else []),
         line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
         *([pen.name(model.source, "dim")] if model.source else []),
-        pen.facts([_cell(pen, each) for each in document.facts]),
+        pen.facts([written(pen, each) for each in document.facts]),
     ]
     shown = [each for each in document.sections if each.shown == "short" or (verbose and each.shown == "whole")]
     blocks: list[RenderableType] = [Group(*head), *(_section(pen, each, verbose=verbose) for each in shown)]
@@ -279,11 +293,6 @@ def of_document(document: Document, *, ascii_only: bool = False, verbose: bool =
         blocks.append(pen.say(document.hint, "dim"))
     first = pen.say(f"robustcheck {document.version}", "dim")  # distinguishes our own files from others
     return Trimmed(Group(first, spaced([*blocks, pen.say(document.summary, "bold")])))
-
-
-def _cell(pen: Pen, words: Words) -> Text:
-    cell = cell_of(words)
-    return (pen.name if cell.is_name else pen.say)(cell.text, STYLES.get(cell.style, cell.style))
 
 
 def _section(pen: Pen, each: Section, *, verbose: bool) -> RenderableType:
@@ -300,7 +309,8 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
         rows = [(cell_of(label), text) for label, text in block.rows if cell_of(text).text]
         more = [pen.say(f"and {len(rows) - LISTED} more", "dim")] if len(rows) > LISTED else []
         listed = hanging(
-            (_cell(pen, label._replace(style=label.style or "dim")), _cell(pen, text)) for label, text in rows[:LISTED]
+            (written(pen, label._replace(style=label.style or "dim")), written(pen, text))
+            for label, text in rows[:LISTED]
         )
         return [*([pen.say(block.title, "dim")] if block.title else []), listed, *more]
     return [bullets(pen, block.texts) if isinstance(block, Bullets) else pen.prose(block)]
@@ -319,10 +329,8 @@ class _Fitting:
         pen, table = self.pen, self.table
         places = [i for i, head in enumerate(table.heads) if options.max_width >= WIDE or head[:1] != "?"]
         hidden = [head.lstrip("?>=") for i, head in enumerate(table.heads) if i not in places]
-        grid = columns(pen, *(table.heads[i].removeprefix("?") for i in places))
-        for row in table.rows[: self.most]:
-            grid.add_row(*(_cell(pen, row[i]) for i in places))
-        yield grid
+        heads = [table.heads[i].removeprefix("?") for i in places]
+        yield table_of(pen, heads, ([row[i] for i in places] for row in table.rows[: self.most]))
         if (more := len(table.rows[: self.most]) - len(table.rows)) < 0:
             yield pen.say(f"and {-more} more", "dim")
         last = [table.legend, f"{', '.join(hidden)}: from {WIDE + INDENT} columns on" if hidden else ""]

@@ -11,6 +11,7 @@ The worst is first, then come each WARN's reasons. Pure: outcomes in, a rich ren
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustcheck_onnx.checker.errors import COMMANDS
-from robustcheck_onnx.checker.evidence import OUTLIER_SD, OutlierFeature
+from robustcheck_onnx.checker.evidence import OUTLIER_SD
 from robustcheck_onnx.checker.text import (
     VERSION,
     count_text,
@@ -37,7 +38,7 @@ from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from . import words
-from .document import Fact, blocks_of, speed_text
+from .document import Cell, Fact, Words, blocks_of, name, speed_text
 from .forms import cautions, exit_code_of, loosening_text, rank_of, waiver_text, without_model
 from .layout import (
     COLOURS,
@@ -53,7 +54,9 @@ from .layout import (
     reasons,
     section,
     spaced,
+    table_of,
     verdict_line,
+    written,
 )
 from .record import Failed, Outcome, Report
 from .words import SIGNS, plain_text, verdict_text
@@ -107,16 +110,14 @@ def _evidence_whole(report: Report, pen: Pen) -> RenderableType:
     statistics = words.statistics_of(report)
     bounds = [s.bounds(between=" – ").partition(" – ") for s in statistics]
     widest = max((len(low) for low, dash, _ in bounds if dash), default=0)  # so that the dashes stand in line
-    table = columns(pen, "statistic", ">value", "=interval", "=threshold", "=clears it?")
-    for s, (low, dash, high) in zip(statistics, bounds, strict=True):
-        sign, word = words.CLEARS[s.clears]
-        table.add_row(
-            pen.say(s.name),
-            pen.say(s.value, "bold"),
-            pen.say(f"{low:>{widest}}{dash}{high}" if dash else low),
-            pen.say(str(s.limits)),
-            pen.say(f"{sign} {word}", "green" if s.clears == "yes" else "yellow"),
+    rows = [
+        (
+            *(s.name, Cell(s.value, "bold"), f"{low:>{widest}}{dash}{high}" if dash else low, str(s.limits)),
+            _answer(s),
         )
+        for s, (low, dash, high) in zip(statistics, bounds, strict=True)
+    ]
+    table = table_of(pen, ("statistic", ">value", "=interval", "=threshold", "=clears it?"), rows)
     remark = words.confidence_text(report)
     meanings = hanging((pen.say(f"{s.name}:", "dim"), pen.say(DEFINITIONS[s.id])) for s in statistics)
     return section(pen, "Evidence and thresholds", remark, table, meanings, Text(), _context(report, pen))
@@ -163,20 +164,16 @@ def _features(report: Report, pen: Pen) -> RenderableType:
     remark = f"of {s.n_features}; the first three, and all that are beyond {OUTLIER_SD:g} SD in half of the images"
     if not features:
         return section(pen, title, remark, pen.say("not measured"))
-    table = columns(pen, ">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z")
-    for feature in features[:MAX_FEATURES]:
-        table.add_row(*_feature_row(feature, pen))
+    rows = [
+        (
+            *(Cell(str(each.index), "bold"), percent_text(each.share), percent_text(each.frequency)),
+            f"{each.mean_z:+z.1f}",
+        )
+        for each in features[:MAX_FEATURES]
+    ]
+    table = table_of(pen, (">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z"), rows)
     more = len(features) - MAX_FEATURES
     return section(pen, title, remark, table, *([pen.say(f"and {more} more", "dim")] if more > 0 else []))
-
-
-def _feature_row(feature: OutlierFeature, pen: Pen) -> list[Text]:
-    return [
-        pen.say(str(feature.index), "bold"),
-        pen.say(percent_text(feature.share)),
-        pen.say(percent_text(feature.frequency)),
-        pen.say(f"{feature.mean_z:+z.1f}"),
-    ]
 
 
 def _reference(report: Report, pen: Pen) -> RenderableType:
@@ -189,27 +186,23 @@ def _reference(report: Report, pen: Pen) -> RenderableType:
     table = columns(pen, "", ">rank", ">strength", ">K", "", "group", "checkpoint")
     for rank, row, left_out in words.reference_lines(report.reference, strength):
         if left_out:
-            gap = pen.say(gap_text(left_out), "dim")
-            table.add_row(Text(), pen.say("…", "dim"), Text(), Text(), Text(), Text(), gap)
+            table.add_row("", written(pen, Cell("…", "dim")), *[""] * 4, written(pen, Cell(gap_text(left_out), "dim")))
         if row is None:
-            own = (str(rank), number_text(strength), number_text(s.kurtosis.estimate))
-            table.add_row(pen.say("▶"), *(pen.say(t) for t in own), Text(), pen.say("this model"), style="bold")
+            own = ("▶", str(rank), number_text(strength), number_text(s.kurtosis.estimate), "", "this model")
+            table.add_row(*map(pen.say, own), style="bold")
             continue
         # what comes after a comma, how it was finetuned, takes a second line; its group says that it was
         checkpoint = short_checkpoint(row.checkpoint).partition(", ")[0]
-        table.add_row(
-            Text(),
-            pen.say(str(rank), "dim"),
-            pen.say(number_text(row.strength)),
-            pen.say(number_text(row.kurtosis)),
-            pen.say("✓", "green") if row.shows_outlier_features else pen.say("–", "dim"),
-            pen.say(words.group_text(row.group)),
-            pen.name(checkpoint),
+        cells = (
+            *("", Cell(str(rank), "dim"), number_text(row.strength), number_text(row.kurtosis)),
+            Cell("✓", "pass") if row.shows_outlier_features else Cell("–", "dim"),
+            *(words.group_text(row.group), name(checkpoint)),
         )
+        table.add_row(*(written(pen, each) for each in cells))
     moves = "K (kurtosis) moves with the image set"
     if widest := words.widest_kurtosis(report.reference):
-        name, least, most = widest
-        moves += f": {name} reads {number_text(least)} on one, {number_text(most)} on another"
+        widely, least, most = widest
+        moves += f": {widely} reads {number_text(least)} on one, {number_text(most)} on another"
     return section(pen, title, remark, table, pen.say(f"{moves}.", "dim"))
 
 
@@ -428,13 +421,15 @@ def _what(report: Report, pen: Pen) -> Text:
 
 def _evidence(report: Report, pen: Pen) -> Table:
     """Lay out the deciding statistics next to their thresholds."""
-    table = columns(pen, "statistic", ">value", "=interval", "=must be", "ok?")
-    for s in words.statistics_of(report):
-        sign, word = words.CLEARS[s.clears]
-        colour = "green" if s.clears == "yes" else "yellow"
-        cells = [pen.say(s.name), pen.say(s.value, "bold"), pen.say(s.bounds(between=" – ")), pen.say(str(s.limits))]
-        table.add_row(*cells, pen.say(f"{sign} {word}", colour))
-    return table
+    rows = [
+        (s.name, Cell(s.value, "bold"), s.bounds(between=" – "), str(s.limits), _answer(s))
+        for s in words.statistics_of(report)
+    ]
+    return table_of(pen, ("statistic", ">value", "=interval", "=must be", "ok?"), rows)
+
+
+def _answer(statistic: words.JudgedStatistic) -> Cell:
+    return Cell(" ".join(words.CLEARS[statistic.clears]), "pass" if statistic.clears == "yes" else "warn")
 
 
 def line_of(outcome: Outcome) -> str:
@@ -465,9 +460,7 @@ def render_several(
     """
     pen = Pen(ascii_only)
     rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: rank_of(pair[1]))
-    table = columns(pen, "=verdict", "model", ">images", ">seconds")
-    for model, outcome in rows:
-        table.add_row(*_row(model, outcome, pen))
+    table = table_of(pen, ("=verdict", "model", ">images", ">seconds"), itertools.starmap(_row, rows))
     details = [_details(model, outcome, pen) for model, outcome in rows if not _passed(outcome)]
     where = [Group(*(pen.name(place) for place in places))] if places else []
     counts = Counter("ERROR" if isinstance(o, Failed) else o.verdict.verdict for o in outcomes)
@@ -502,15 +495,13 @@ def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
     return Group(pen.name(model, "bold"), *loosened(outcome, pen), pen.say(plain), *ids)
 
 
-def _row(model: str, outcome: Outcome, pen: Pen) -> tuple[Text, ...]:
-    none = pen.say("–", "dim")
+def _row(model: str, outcome: Outcome) -> tuple[Words, ...]:
+    none = Cell("–", "dim")
     if isinstance(outcome, Failed):
-        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), none, none
+        return Cell(f"✗ error {outcome.exit_code}", "fail"), name(model), none, none
     images, verdict, time = outcome.evidence.images, outcome.verdict, outcome.time
-    words = f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{passed_by(outcome)}"
+    said = f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{passed_by(outcome)}"
     return (
-        pen.say(words, COLOURS[verdict.verdict]),
-        pen.name(model),
-        pen.say(str(images.n_read - images.n_skipped)),
-        none if time is None else pen.say(f"{time.wall_s:.1f}"),
+        *(Cell(said, "pass" if verdict.passed else "warn"), name(model), str(images.n_read - images.n_skipped)),
+        none if time is None else f"{time.wall_s:.1f}",
     )

@@ -9,12 +9,17 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from robustcheck_onnx.checker.report.layout import INDENT, Pen, Ruled, Trimmed, columns
+from robustcheck_onnx.checker.report.document import Cell
+from robustcheck_onnx.checker.report.layout import INDENT, Pen, Ruled, Trimmed, table_of
 from robustcheck_onnx.checker.text import name_text
 
 from .run import Verification
 
-_SIGNS = {"agrees": ("✓ agrees", "green"), "differs": ("✗ differs", "red"), "not checked": ("– not checked", "dim")}
+_SIGNS = {
+    "agrees": Cell("✓ agrees", "pass"),
+    "differs": Cell("✗ differs", "fail"),
+    "not checked": Cell("– not checked", "dim"),
+}
 
 
 def one_line(verification: Verification) -> str:
@@ -26,10 +31,8 @@ def render(verification: Verification, *, ascii_only: bool = False) -> Renderabl
     """Lay out the verification for the console's width. The result and exit code come last."""
     pen = Pen(ascii_only)
     sign, colour = {0: ("✓", "green"), 1: ("▲", "yellow"), 3: ("✗", "red")}[verification.exit_code]
-    table = columns(pen, "=check", "=result", "what was seen")
-    for finding in verification.findings:
-        mark, style = _SIGNS[finding.status]
-        table.add_row(pen.say(finding.check), pen.say(mark, style), pen.say(finding.seen))
+    rows = [(each.check, _SIGNS[each.status], each.seen) for each in verification.findings]
+    table = table_of(pen, ("=check", "=result", "what was seen"), rows)
     return Trimmed(
         Group(
             pen.say(verification.says),
