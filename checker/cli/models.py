@@ -188,11 +188,6 @@ def _deliver(
     wall: Wall,
 ) -> None:
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from robustcheck_onnx.checker.report.terminal import line_of, render_several
-
     by_model = dict(zip(models, outcomes, strict=True))
     measured = [model for model, outcome in by_model.items() if not isinstance(outcome, Failed)]
     options = _form_options(settings, outcomes, [each.form for each in destinations], wall)
@@ -203,6 +198,11 @@ def _deliver(
         return [each for each in signed if each.model in measured and each.path not in failed]
 
     def terminal(*, ascii_only: bool) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        from robustcheck_onnx.checker.report.terminal import render_several
+
         beside = [f"signature: {output.bundle_at(each)}" for each in vouched()]
         beside += [f"representations: {path}" for model, path in saved.items() if model in measured]
         if len(outcomes) == 1:
@@ -219,6 +219,11 @@ def _deliver(
         reports = [_full(outcome, settings, ascii_only) for outcome in outcomes] if settings.verbose else []
         return Group(*reports, table)
 
+    def lines() -> str:
+        from robustcheck_onnx.checker.report.terminal import line_of
+
+        return "\n".join(map(line_of, outcomes))
+
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
         if (file := template_of(form)) is not None:
             from robustcheck_onnx.checker.report import template
@@ -232,7 +237,6 @@ def _deliver(
     write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
     output.sign_reports(settings, vouched(), by_model, options)
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
-    lines = "\n".join(line_of(outcome) for outcome in outcomes)
     on_stdout = [each for each in destinations if each.path is None]
     text = partial(rendered, outcomes)
     deliver(on_stdout, text, terminal, settings.color, quiet=settings.quiet, line=lines, faults=faults)

@@ -294,7 +294,7 @@ def deliver(
     color: str,
     *,
     quiet: int,
-    line: str,
+    line: Callable[[], str],
     faults: Mapping[Destination, BaseException] | None = None,
 ) -> None:
     """Write a verb's result to every destination.
@@ -303,7 +303,7 @@ def deliver(
 
     text: gives the result as a document of the form that it is called with; not called for `terminal`.
     render: gives the terminal report; called with `ascii_only`.
-    quiet: 1: `line` instead of the report, unless a destination says so; 2: nothing.
+    quiet: 1: what `line` gives instead of the report, unless a destination says so; 2: nothing.
     faults: of documents that were to be written before.
     Raises UndeliveredError where a document can't be made or written; all the others are then.
     """
@@ -320,7 +320,7 @@ def deliver(
         elif on_stdout is not None or not quiet:
             print_report(render, color)
         elif quiet == 1:
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{line()}\n")
         sys.stdout.flush()
     except (Exception, SystemExit) as fault:  # noqa: BLE001 # as in `write_files`
         undelivered[on_stdout or Destination("terminal", None)] = fault

@@ -132,7 +132,7 @@ class Question(Call):
             partial(render, **options),
             settings.color,
             quiet=settings.quiet,
-            line=line,
+            line=lambda: line,
         )
 
 
