@@ -336,40 +336,20 @@ def to_json(profile: Profile) -> str:
     return json.dumps(profile.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def path_of(spec: str | Path | None) -> Path:
-    """Return the file that `--thresholds` means. The name of a packaged profile comes before a file of that name.
-
-    None = the default profile.
-    """
-    return DEFAULT if spec is None else PACKAGED.get(str(spec), Path(spec))
-
-
 def load(spec: str | Path | None = None) -> Profile:
     """Read and validate a profile.
 
     Args:
-        spec: a profile file or the name of a packaged profile (PACKAGED); None = the default.
+        spec: a profile file or the name of a packaged profile (PACKAGED), which comes before a file of that name; None
+            = the default.
 
     Raises:
         ProfileError: unreadable, not a profile, of another schema version, incomplete, edited by hand without a new
             seal, or with a packaged profile's id but other content.
     """
-    path = path_of(spec)
-    name = path.name if path in PACKAGED.values() else str(path)
-    profile = read(path, name)
-    if profile.digest != digest_of(profile):
-        raise ProfileError(f"{name}: digest does not match the content; the profile was changed after it was sealed")
-    if path not in PACKAGED.values():
-        refuse_borrowed_id(profile, name)
-    return profile
-
-
-def read(path: Path, name: str = "") -> Profile:
-    """Read a profile without checking digest and id.
-
-    Raises ProfileError: unreadable, not a profile, of another schema version, or incomplete.
-    """
-    name = name or str(path)
+    path = DEFAULT if spec is None else PACKAGED.get(str(spec), Path(spec))
+    is_packaged = path in PACKAGED.values()
+    name = path.name if is_packaged else str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
@@ -386,6 +366,14 @@ def read(path: Path, name: str = "") -> Profile:
         raise ProfileError(f"{name}: {first_fault(fault)}") from fault
     if wrong := wrong_statistics(profile):
         raise ProfileError(f"{name}: {wrong}")
+    if profile.digest != digest_of(profile):
+        raise ProfileError(f"{name}: digest does not match the content; the profile was changed after it was sealed")
+    for known in () if is_packaged else packaged():
+        if profile.id == known.id and profile.digest != known.digest:
+            raise ProfileError(
+                f"{name}: id is {profile.id}, but the content is not that of the packaged profile; "
+                "another profile needs another id (robustcheck calibrate --id NAME)"
+            )
     return profile
 
 
@@ -406,16 +394,6 @@ def wrong_statistics(profile: Profile) -> str:
 def packaged() -> tuple[Profile, ...]:
     """Return the profiles of the package."""
     return tuple(load(path) for path in dict.fromkeys(PACKAGED.values()))
-
-
-def refuse_borrowed_id(profile: Profile, name: str) -> None:
-    """Refuse a profile that borrows a packaged one's id. Raises ProfileError."""
-    for known in packaged():
-        if profile.id == known.id and profile.digest != known.digest:
-            raise ProfileError(
-                f"{name}: id is {profile.id}, but the content is not that of the packaged profile; "
-                "another profile needs another id (robustcheck calibrate --id NAME)"
-            )
 
 
 def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
