@@ -450,7 +450,11 @@ def default_profile(text: str) -> Profile:
     """Make the default profile from a table's text. The table is the reference table."""
     table = tables.references(text)
     two_sided = thresholds_of(with_traps(table), STRICT_RULE)["two_sidedness"].minimum
-    robustness = _published_robustness()
+    robustness = {  # published; sets whose checkpoint has none are left out
+        name: means[0]
+        for name, checkpoint in MEASURED.items()
+        if (means := [entry.mean_pp for entry in find(*checkpoint) if entry.mean_pp is not None])
+    }
 
     def no_texts(row: Reference) -> bool:
         return row.training != "image_text"
@@ -484,15 +488,6 @@ def default_profile(text: str) -> Profile:
             "rule": RULE,
         },
     )
-
-
-def _published_robustness() -> dict[str, float]:
-    """Return the sets' published mean effective robustness. Sets whose checkpoint has none are left out."""
-    robustness = {}
-    for name, checkpoint in MEASURED.items():
-        if means := [entry.mean_pp for entry in find(*checkpoint) if entry.mean_pp is not None]:
-            robustness[name] = means[0]
-    return robustness
 
 
 if __name__ == "__main__":
