@@ -23,7 +23,6 @@ from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
-from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
@@ -120,7 +119,7 @@ def concepts(
     inputs, chosen = _open(Job(path, run), found, of, head)
     (opened,) = inputs.models
     isolation.tell_stage(progress, "loading the model")
-    runner = Runner(opened, run.device, preprocessing=inputs.preprocessing.preprocessing, batch_size=run.batch_size)
+    runner = measure.open_runner(inputs)
     if head is not None:  # before minutes of images
         chosen = chosen._replace(head=head_from_file(local_path(head, "head"), measure.n_features(runner, inputs)))
     collected = measure.collect(runner, inputs, progress=progress)

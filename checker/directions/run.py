@@ -21,7 +21,6 @@ from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
-from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.shift import labels, robustness, sets
 from robustcheck_onnx.checker.shift.records import SetResult
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
@@ -156,7 +155,7 @@ def directions(
     own = None if head is not None else read_head(opened)
     isolation.tell_stage(progress, "loading the model")
     are_photos = inputs.source.kind != "tensors"
-    runner = _runner(inputs, photos=are_photos)
+    runner = measure.open_runner(inputs, photos=are_photos)
     linear = own or head_from_file(Path(str(head)), measure.n_features(runner, inputs))
     prepared = open_labelled(specs, inputs, maps, linear, opened)
     collected = measure.collect(runner, inputs, progress=progress)
@@ -168,7 +167,7 @@ def directions(
             f"{MIN_IMAGES} are needed",
             "--images FOLDER with photos",
         )
-    for_labels = runner if are_photos or not prepared else _runner(inputs, photos=True)
+    for_labels = runner if are_photos or not prepared else measure.open_runner(inputs, photos=True)
     measured, digests = list[Labelled](), list[Sequence[str]]()
     for each in prepared:
         of_set = collected
@@ -216,13 +215,6 @@ def directions(
         time=Time.until_now(clock, collected.read.n_usable),
     )
     return report.model_copy(update={"notes": _notes(report, inputs, results)})
-
-
-def _runner(inputs: Inputs, *, photos: bool) -> Runner:
-    """Open a session for photos or for tensors. Photos are preprocessed by it, tensors are already."""
-    run = inputs.job.options
-    preprocessing = inputs.preprocessing.preprocessing if photos else None
-    return Runner(inputs.models[0], run.device, preprocessing=preprocessing, batch_size=run.batch_size)
 
 
 def _notes(report: DirectionsReport, inputs: Inputs, labelled: Sequence[SetResult]) -> tuple[str, ...]:

@@ -609,6 +609,13 @@ def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile
     return difference
 
 
+def open_runner(inputs: Inputs, *, photos: bool = True) -> Runner:
+    """Open a session for photos or for tensors. Photos are preprocessed by it, tensors are already."""
+    run = inputs.job.options
+    preprocessing = inputs.preprocessing.preprocessing if photos else None
+    return Runner(inputs.models[0], run.device, preprocessing=preprocessing, batch_size=run.batch_size)
+
+
 def first_pixels(items: Sequence[Prepared | Skipped], source: ImageSource) -> GenericArray:
     """Stack the pixels of the usable images. Raises CannotAssessError where there is none."""
     images = usable(items)

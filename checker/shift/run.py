@@ -18,7 +18,6 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report.record import Clock, Report, Time
-from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION
@@ -170,7 +169,7 @@ def measure_shift(
     sources.insert(0, inputs.source)
     read = [labels.labels_of(source) for source in sources]
     isolation.tell_stage(progress, "loading the model")
-    runner = Runner(opened, run.device, preprocessing=preprocessing.preprocessing, batch_size=run.batch_size)
+    runner = measure.open_runner(inputs)
     scores = class_scores(runner, preprocessing.preprocessing)
     own, *rest = with_labels((first, *others), sources, read, maps, scores)
     collected = Collector(runner, str(first.place), own.map.compete)
