@@ -217,7 +217,7 @@ TARGETS = {
     "arrays": Target("images.npz", arrays, seen),
     "parquet": Target("images.parquet", partial(table, "parquet"), seen),
     "arrow": Target("images.arrow", partial(table, "arrow"), seen),
-    "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.read),
+    "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.load),
     "report": Target("report.json", reports, reader.read),
     "settings": Target("robustcheck.toml", lambda: (TEMPLATE.encode(),), configured),
     "suite": Target("suite.toml", lambda: (SUITE,), suite.open_suite),
