@@ -197,9 +197,8 @@ def _holds_for(profile: Profile, pen: Pen) -> RenderableType:
     return labelled(pen, facts)
 
 
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+def _names(names: Sequence[str], most: int = MAX_NAMES) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
@@ -236,12 +235,6 @@ def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
     """Return one text per cause, with its failed models. One missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for model, fault in failed.items():
-        names.setdefault(_cause(fault), []).append(model)
-    return [
-        f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {cause}"
-        for cause, of in names.items()
-    ]
-
-
-def _cause(fault: RobustcheckError) -> str:
-    return f"{fault.message} ({fault.hint})" if fault.hint else fault.message
+        cause = f"{fault.message} ({fault.hint})" if fault.hint else fault.message
+        names.setdefault(cause, []).append(model)
+    return [f"{_names(of, 3)}: {cause}" for cause, of in names.items()]
