@@ -152,6 +152,12 @@ class Report(Judged, Frozen):
         """Return the JUnit document, as `-o junit`. A WARN is a failure."""
         return self._as("junit")
 
+    def to_markdown(self) -> str:
+        """Return the Markdown, as `-o markdown`."""
+        return self._as("markdown")
+
+    _repr_markdown_ = to_markdown
+
     def save(self, path: str | Path) -> None:
         """Write a document in the suffix's form. The suffix is .json, .html, .xml (JUnit), .md or .sarif.
 

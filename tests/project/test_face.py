@@ -113,7 +113,9 @@ def test_a_report_is_neither_true_nor_false_saves_itself_and_completes_its_own_n
     with pytest.raises(TypeError, match=r"use report\.passed"):
         assert passed
     assert (passed.passed, passed.kind, passed.reasons) == (True, None, ())
-    for end, text in {".json": passed.to_json(), ".html": passed.to_html(), ".xml": passed.to_junit()}.items():
+    for end, text in {
+        ".json": passed.to_json(), ".html": passed.to_html(), ".xml": passed.to_junit(), ".md": passed.to_markdown()
+    }.items():  # fmt: skip
         passed.save(tmp_path / f"r{end}")
         assert (tmp_path / f"r{end}").read_text(encoding="utf-8") == text
     assert rc.Report.model_validate_json(passed.to_json()) == passed
