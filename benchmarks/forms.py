@@ -119,6 +119,7 @@ def check(row: Row, model: Path) -> Row:
     row = replace(row, seconds=round(time.perf_counter() - start, 2))
     if done.returncode not in (0, 1):
         message = " ".join(done.stderr.replace(str(model.parent), "…").split())
+        message = message[max(message.find("error: "), 0) :]  # progress of a slow machine comes first
         return replace(row, verdict=f"exit {done.returncode}", message=message[:MESSAGE_CHARACTERS])
     values = json.loads(report.read_text(encoding="utf-8"))
     facts, statistics = values["evidence"]["model"], values["evidence"]["statistics"]
