@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import CompareOptions as CompareOptions
     from robustcheck_onnx.checker.compare import CompareReport as CompareReport
     from robustcheck_onnx.checker.compare import FirstBaseline as FirstBaseline
+    from robustcheck_onnx.checker.compare import IndexOptions as IndexOptions
+    from robustcheck_onnx.checker.compare import Required as Required
     from robustcheck_onnx.checker.compare import compare as compare
     from robustcheck_onnx.checker.concepts.records import ConceptsReport as ConceptsReport
     from robustcheck_onnx.checker.concepts.run import concepts as concepts
@@ -38,8 +40,10 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.inspection.run import Inspected as Inspected
     from robustcheck_onnx.checker.inspection.run import inspect as inspect
     from robustcheck_onnx.checker.integrations.assertions import AssertRobust as AssertRobust
+    from robustcheck_onnx.checker.integrations.assertions import IndexVerdictError as IndexVerdictError
     from robustcheck_onnx.checker.integrations.assertions import VerdictError as VerdictError
     from robustcheck_onnx.checker.integrations.assertions import assert_robust as assert_robust
+    from robustcheck_onnx.checker.integrations.assertions import assert_same_index as assert_same_index
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
     from robustcheck_onnx.checker.isolation import Limits as Limits
@@ -73,7 +77,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {  # name → module of robustcheck_onnx.checker
     name: module
     for module, names in {
-        "compare": "Baseline compare CompareOptions CompareReport FirstBaseline",
+        "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required",
         "concepts.records": "ConceptsReport",
         "concepts.run": "concepts",
         "directions.records": "DirectionsReport",
@@ -82,7 +86,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "evidence": "Evidence Interval RunOptions Statistics",
         "images.source": "Images",
         "inspection.run": "inspect Inspected",
-        "integrations.assertions": "assert_robust AssertRobust VerdictError",
+        "integrations.assertions": "assert_robust assert_same_index AssertRobust IndexVerdictError VerdictError",
         "integrations.mlflow_log": "gate_model_version log_report",
         "isolation": "Limits Progress",
         "model.addresses": "Model",

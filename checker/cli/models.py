@@ -190,7 +190,7 @@ def _deliver(
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
     by_model = dict(zip(models, outcomes, strict=True))
     measured = [model for model, outcome in by_model.items() if not isinstance(outcome, Failed)]
-    options = _form_options(settings, outcomes, [each.form for each in destinations], wall)
+    options = form_options(settings, outcomes, [each.form for each in destinations], wall)
     faults: dict[Destination, BaseException] = {}
 
     def vouched() -> list[Destination]:
@@ -253,7 +253,7 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     return render(outcome, ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
-def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
+def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
     """Return what forms need besides outcomes. An HTML form needs thumbnails."""
     if "html" not in forms or settings.no_thumbnails:
         return FormOptions()

@@ -397,7 +397,7 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
         raise UsageError(
             f"MODEL.onnx is {before[0]!r}, before --; with --strict models are named after --, so that no name is an "
             "option",
-            f"robustcheck check --strict --images {quoted(resolved.settings.images or 'photos/')} -- "
+            f"robustcheck {line.verb} --strict --images {quoted(resolved.settings.images or 'photos/')} -- "
             f"{shlex.join(line.arguments)}",
         )
     said = [

@@ -2,27 +2,31 @@
 
 `robustcheck compare --baseline` takes it for the reference, so that no model is needed.
 
-It holds numbers only: the evidence, each statistic with each group of images left out in turn (so that a
+A JSON file holds numbers only: the evidence, each statistic with each group of images left out in turn (so that a
 comparison on the same images is paired), how often each outlier feature is far out and its values on the first images,
-the cosines between the first images, and the digests of the images.
+the cosines between the first images, and the digests of the images. An .npz file holds the same document and the
+vectors of the first images, which an index of vectors is judged by.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from robustcheck_onnx.checker.arrays import Array
+from robustcheck_onnx.checker.arrays import Array, Float32s
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
 from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
+from robustcheck_onnx.checker.storage.stores import write_whole
 from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted
 from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
@@ -44,6 +48,15 @@ class StoredJackknife(Frozen):
 
     whole: float | None
     without: tuple[float | None, ...]
+
+
+class Vectors(NamedTuple):
+    """The vectors of some images."""
+
+    rows: Float32s
+    """(image, feature)"""
+    digests: tuple[str, ...]
+    """of the images"""
 
 
 class Baseline(Frozen):
@@ -69,6 +82,19 @@ class Baseline(Frozen):
     to seven decimals"""
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
+
+    _vectors: Vectors | None = PrivateAttr(None)
+
+    @property
+    def vectors(self) -> Vectors | None:
+        """The vectors of the first images. None where they were not kept."""
+        return self._vectors
+
+    def with_vectors(self, vectors: Vectors | None) -> Baseline:
+        """Return the same baseline with vectors."""
+        copied = self.model_copy()
+        copied._vectors = vectors
+        return copied
 
     def __repr_args__(self) -> list[tuple[str, object]]:
         """Show one line in repr, str and rich."""
@@ -182,17 +208,37 @@ def to_json(baseline: Baseline) -> str:
     return as_json(baseline.model_dump(mode="json"))
 
 
+def write(path: Path, baseline: Baseline) -> None:
+    """Write a baseline. An .npz file has its vectors, any other is JSON. Raises as `write_whole`."""
+    content = io.BytesIO(text := to_json(baseline).encode())
+    if path.suffix == ".npz" and baseline.vectors is not None:
+        rows, digests = baseline.vectors
+        np.savez(content, baseline=np.array(text.decode()), vectors=rows, digests=np.array(digests))
+    write_whole(path, content.getvalue())
+
+
+def _read_file(path: Path) -> tuple[str, Vectors | None]:
+    """Return the document of a baseline's file, and its vectors. Raises what NumPy raises for another file."""
+    if path.suffix != ".npz":
+        return path.read_text(encoding="utf-8"), None
+    with np.load(path, allow_pickle=False) as archive:
+        vectors = Vectors(archive["vectors"].astype(np.float32), tuple(map(str, archive["digests"])))
+        if vectors.rows.shape[:-1] != (len(vectors.digests),) or not np.isfinite(vectors.rows).all():
+            raise ValueError("its vectors are damaged")
+        return str(archive["baseline"]), vectors
+
+
 def read(path: Path) -> Baseline:
     """Read a baseline.
 
     Raises UsageError: not readable, no JSON, no baseline, of a newer schema, not whole, or changed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text, vectors = _read_file(path)
         raw = json.loads(text)
     except OSError as fault:
         raise UsageError(f"{path}: baseline is not readable ({fault.strerror}); it must be a file", AGAIN) from fault
-    except (ValueError, RecursionError) as fault:
+    except (ValueError, RecursionError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as fault:
         raise UsageError(f"{path}: baseline is not JSON ({fault}); it must be one document", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("document") != "baseline":
         raise UsageError(f"{path}: file is not a baseline; `--write-baseline` writes one", AGAIN)
@@ -219,7 +265,7 @@ def read(path: Path) -> Baseline:
             f"{path}: digest does not match the content; the baseline was changed after it was written",
             f"{AGAIN.replace('FILE', quoted(path))}",
         )
-    return _sealed(baseline)  # what earlier versions wrote more is dropped
+    return _sealed(baseline).with_vectors(vectors)  # what earlier versions wrote more is dropped
 
 
 def known(given: str | Path | Baseline) -> Baseline:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from xml.etree import ElementTree
+
+from robustcheck_onnx.checker.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.report import markdown, pipelines
 from robustcheck_onnx.checker.report.forms import FormOptions, cautions
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.report.words import SIGNS
-from robustcheck_onnx.checker.text import number_text
+from robustcheck_onnx.checker.text import number_text, printable
 
 from .judge import Compared, CompareReport, statistic_row
 
@@ -15,10 +19,34 @@ def render(form: str, report: CompareReport, options: FormOptions = FormOptions(
     """Write the comparison as JUnit, SARIF or Markdown. It ends in a newline."""
     outcome = as_side(report, report.candidate)
     if form == "junit":
-        return pipelines.write_junit([outcome], options)
+        return _junit(report, pipelines.write_junit([outcome], options))
     if form == "sarif":
         return pipelines.document([outcome], options, "robustcheck-compare/")
     return _markdown(report, outcome)
+
+
+def _junit(report: CompareReport, checks: str) -> str:
+    """Add the index verdict. A verdict that is not required does not fail."""
+    root = ElementTree.fromstring(checks)  # noqa: S314 # our own document
+    for failure in list(root.iter("failure")) if "indication" not in report.required else []:
+        failure.tag = "skipped"
+    if (index := report.index) is not None:
+        case = ElementTree.SubElement(root[0], "testcase", name="verdict", classname="robustcheck.index", time="0.0")
+        if index.verdict != "compatible":
+            tag = "failure" if "index" in report.required else "skipped"
+            ElementTree.SubElement(case, tag, message=printable(index.plain), type=index.verdict)
+    pipelines.count(root[0], errors="error", failures="failure", skipped="skipped")
+    pipelines.count(root, failures="failure", errors="error")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def pictured(report: CompareReport) -> Report:
+    """Return the candidate's report with a gallery. Its images are those whose vectors differ most."""
+    worst = report.index.worst if report.index else ()
+    images = tuple(SeenImage(name=each.name, digest=each.digest, kurtosis=0, z=()) for each in worst)
+    outcome = as_side(report, report.candidate)
+    update = {"gallery": Gallery(features=(), shown=(), most=images, least=())}
+    return outcome.model_copy(update={"evidence": outcome.evidence.model_copy(update=update)})
 
 
 def reference_name(report: CompareReport) -> str:
@@ -59,6 +87,7 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
         "\n".join(facts),
         *markdown.reasons(outcome),
         *markdown.notes(report.notes),
+        *_index(report),
         _statistics(report),
         _features(report),
         markdown.measured(outcome),
@@ -67,22 +96,28 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def _index(report: CompareReport) -> list[str]:
+    if report.index is None:
+        return []
+    rows = (map(markdown.text, row) for row in report.index.rows())
+    return [f"### {markdown.text(report.index.plain)}", _table("| number | value |\n|---|---|", rows)]
+
+
+def _table(head: str, rows: Iterable[Iterable[object]]) -> str:
+    return "\n".join([head, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
 def _statistics(report: CompareReport) -> str:
-    rows = ["### Statistics side by side", "", "| statistic | candidate | reference | ratio | interval | kept? |"]
-    rows.append("|---|---:|---:|---:|---:|---|")
-    for row in map(statistic_row, report.statistics):
-        estimate = number_text(row.ratio.estimate)
-        rows.append(f"| {row.name} | {row.candidate} | {row.reference} | {estimate} | {row.bounds} | {row.word} |")
-    return "\n".join(rows)
+    head = "| statistic | candidate | reference | ratio | interval | kept? |\n|---|---:|---:|---:|---:|---|"
+    rows = (
+        (row.name, row.candidate, row.reference, number_text(row.ratio.estimate), row.bounds, row.word)
+        for row in map(statistic_row, report.statistics)
+    )
+    return f"### Statistics side by side\n\n{_table(head, rows)}"
 
 
 def _features(report: CompareReport) -> str:
-    rows = [
-        "### Outlier features of the reference",
-        "",
-        "| feature | in the candidate | as feature |",
-        "|---:|---|---:|",
-    ]
-    rows += [f"| {f.index} | {f.fate} | {'–' if f.to is None else f.to} |" for f in report.features]
+    head = "### Outlier features of the reference\n\n| feature | in the candidate | as feature |\n|---:|---|---:|"
+    rows = ((f.index, f.fate, "–" if f.to is None else f.to) for f in report.features)
     new = ", ".join(map(str, report.new_features))
-    return "\n".join(rows) + (f"\n\nNew in the candidate: {new}" if new else "")
+    return _table(head, rows) + (f"\n\nNew in the candidate: {new}" if new else "")

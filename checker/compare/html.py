@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustcheck_onnx.checker.report import html as page
+from robustcheck_onnx.checker.report.forms import FormOptions
 
 from .forms import as_side, reference_name
 from .judge import CompareReport, feature_row, plain_text, statistic_row
@@ -23,6 +24,7 @@ def render(report: CompareReport) -> str:
         versions=[report.tool_version],
         report=report,
         outcome=candidate,
+        options=FormOptions(thumbnails=report.thumbnails),
         plain=plain_text(report),
         against=reference_name(report),
         kept_cka=f"{KEPT_CKA:g}",

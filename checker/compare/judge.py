@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, get_args
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Interval
@@ -28,6 +28,7 @@ from robustcheck_onnx.thresholds.profile import Profile
 
 from .baseline import Baseline
 from .changes import Keeps, StatisticChange
+from .index import IndexReport, Required
 from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, Fate, FeatureFate, Similarity
 
 Colour = Literal["pass", "warn", "muted"]
@@ -89,7 +90,7 @@ def statistic_row(change: StatisticChange) -> StatisticRow:
 
 
 def _range(interval: Interval) -> str:
-    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)} (no bounds)"
+    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)}, no bounds"
     return interval_text(interval.low, interval.high, missing=estimate)
 
 
@@ -163,8 +164,22 @@ class CompareReport(Judged, Frozen):
     profile: Profile
     claim: str
     time: Time | None
+    index: IndexReport | None = None
+    """whether the candidate may replace the reference under an index of vectors; None in reports of earlier versions"""
+    required: tuple[Required, ...] = ("indication",)
+    """the verdicts that decide the exit code"""
+    baseline_digest: str = ""
+    """of the baseline's file"""
+    thumbnails: dict[str, str] = Field(default_factory=dict, exclude=True)
+    """data: URIs of pictures by the digest of the image; in the page alone"""
 
     _next_baseline: Baseline | None = PrivateAttr(None)
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 if every required verdict holds, else 1."""
+        good = {"indication": self.passed, "index": self.index is not None and self.index.verdict == "compatible"}
+        return int(not all(good[each] for each in self.required))
 
     @property
     def next_baseline(self) -> Baseline | None:
@@ -392,7 +407,7 @@ def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str,
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, name in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
         changed = [
-            f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_bounds(s.ratio)})"
+            f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_range(s.ratio)})"
             for s in found.statistics
             if s.keeps == keeps
         ]
@@ -424,7 +439,7 @@ def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str,
         shares = ", ".join(f"{100 * (f.explained or 0):.0f} %" for f in rotated)
         yield (
             "representation_rotated",
-            f"{_named(rotated)}: spread over other features; one direction holds {shares} of its energy",
+            f"{_named(rotated)}: spread over other features; the best rotation gives back {shares} of its energy",
         )
 
 
@@ -434,9 +449,3 @@ def _named(features: list[FeatureFate]) -> str:
 
 def _correlations(features: list[FeatureFate]) -> str:
     return ", ".join("r not known" if f.correlation is None else f"r = {f.correlation:+.2f}" for f in features)
-
-
-def _bounds(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return f"{number_text(interval.estimate)}, no bounds" if interval.estimate is not None else "not measured"
-    return f"{number_text(interval.low)} to {number_text(interval.high)}"

@@ -20,6 +20,8 @@ from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import bound_text, percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
+from .same_images import procrustes
+
 TIED = 1e-6  # difference of two cosines that float32 rows and a baseline's seven decimals can make
 KEPT_IMAGES = 1024  # rows kept for similarity and matching, the first of the seeded order: memory stays bounded
 # Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
@@ -34,7 +36,7 @@ class Side:
     """One model's sums over the images. They are `state.State`, and how often each feature is far out, by group.
 
     far: (2, group, feature) number of images with z > 4, with z < −4 (float64).
-    rows: the first `KEPT_IMAGES` representations, each scaled to length √feature, float32; one array a batch.
+    rows: the first `KEPT_IMAGES` representations, float32; one array a batch.
     """
 
     state: sums.State
@@ -45,10 +47,14 @@ class Side:
         self.far = np.zeros((2, GROUPS, self.state.n_features))
 
     @property
+    def vectors(self) -> Float32s:
+        """(image, feature) the kept representations."""
+        return np.concatenate([np.zeros((0, self.state.n_features), np.float32), *self.rows])
+
+    @property
     def kept_rows(self) -> Array:
-        """(image, feature) float64."""
-        width = self.state.n_features
-        return np.concatenate(self.rows or [np.zeros((0, width), np.float32)]).astype(np.float64)
+        """(image, feature) float64, each scaled to length √feature."""
+        return scaled(self.vectors)
 
     def mean_z(self, index: int) -> float:
         """Return the mean z of a feature over images."""
@@ -75,7 +81,7 @@ class Side:
         np.add.at(self.far[1], groups, z < -OUTLIER_SD)
         room = KEPT_IMAGES - sum(map(len, self.rows))
         if room > 0:
-            self.rows.append(scaled(h[:room]).astype(np.float32))
+            self.rows.append(h[:room].astype(np.float32))
 
 
 @dataclass
@@ -88,6 +94,8 @@ class Pair:
     n_agreeing: int = 0
     predicted: Counts | None = None
     """(2, class) how often candidate and reference predict each class; None without predictions"""
+    images: list[tuple[str, str]] = field(default_factory=list)
+    """name and digest of each image of the kept rows"""
 
 
 def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, keys: npt.ArrayLike) -> Bools:
@@ -283,7 +291,7 @@ def _hsic(k: Array, m: Array) -> float:
 # same images reaches 0.24 to 0.71 (14 pairs).
 KEPT_CORRELATION = 0.5
 SAME_FEATURE = 0.9  # |r| over images; the largest of 1,024 unrelated features over 64 images reaches about 0.45
-SAME_DIRECTION = 0.9  # share of a feature's energy on held-out images that one direction must give back
+SAME_DIRECTION = 0.9  # share of a feature's energy that the best rotation must give back
 # RMS change of the cosines between images. Real CLIP embeddings: rotated and rounded to 8 bits 0.0006, rotated with
 # 10 % noise 0.008; with the outlier features taken out 0.037 (the weakest encoder) to 0.35.
 SAME_COSINES = 0.02
@@ -313,8 +321,8 @@ class FeatureFate(Frozen):
     correlated: int | None
     """that feature"""
     explained: float | None
-    """share of the feature's energy (variance and mean) on held-out images that one direction of length 1 in the
-    candidate's space gives back (`direction_share`); None where it was not needed. Near 1 for anything constant, so
+    """share of the feature's energy (variance and mean) that the best rotation of the candidate gives back
+    (`same_images.procrustes`); None where it was not needed. A rotation fits few images well, so
     "rotated" rests on `Similarity.cosine_change` too"""
 
 
@@ -341,8 +349,8 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
     feature is, and correlates with it over the images (|r| ≥ `SAME_FEATURE`; a negative r turns the side), and did not
     stand out like that in the reference already: two outlier features of one encoder can correlate at −1. rotated: no
     single feature is, but the cosines between images are the reference's (`SAME_COSINES`), as after any rotation, and
-    one direction gives the feature back (`direction_share` ≥ `SAME_DIRECTION`; alone it would say little, for any
-    constant is easily given back).
+    the best rotation gives the feature back (`SAME_DIRECTION`; alone it would say little, for a rotation fits few
+    images well).
     uncorrelated: the same index stands out, and its r is below the limit (upper bound). undecided: it stands out, and
     the interval of r contains the limit, or there are fewer than `FEW_IMAGES` images, or one of the two does not vary.
     lost: none of these.
@@ -369,7 +377,9 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
         for f, place, was in zip(features, places, before, strict=True)
     ]
     claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
-    turned_only = len(x) > 1 and cosine_change(x, y) <= SAME_COSINES
+    rest = None
+    if "lost" in by_index and len(x) > 1 and cosine_change(x, y) <= SAME_COSINES:
+        rest = np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0)
 
     def stayed(index: int, where: int) -> bool:
         """Whether a feature stayed at its index.
@@ -391,9 +401,8 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
             for other in map(int, np.argsort(-np.abs(r[:, column]), kind="stable")):
                 if abs(r[other, column]) < SAME_FEATURE:
                     if fate == "lost":
-                        explained = direction_share(x, y[:, feature.index])
-                        if turned_only and explained is not None and explained >= SAME_DIRECTION:
-                            fate = "rotated"
+                        explained = None if rest is None else 1 - float(rest[feature.index])
+                        fate = "rotated" if explained is not None and explained >= SAME_DIRECTION else "lost"
                     break
                 turned = place if r[other, column] > 0 else 1 - place
                 if other not in claimed and stands_out(other, turned, was) and not stayed(other, turned):
@@ -511,43 +520,3 @@ def correlations(x: Array, y: Array) -> Array:
     flat = [s <= 1e-6 * np.sqrt((v**2).sum(axis=0)) for s, v in zip(sizes, (x, y), strict=True)]
     a, b = (np.where(f, 0.0, v / np.where(f, 1.0, s)) for v, s, f in zip((a, b), sizes, flat, strict=True))
     return np.asarray(np.clip(a.T @ b, -1.0, 1.0), dtype=np.float64)
-
-
-def direction_share(x: Array, y: Array) -> float | None:
-    """Return how much of a feature one direction gives back. The direction has length 1 in another representation.
-
-    On one half of the images, the q with ‖q‖ ≤ 1 that minimises ‖y − x q‖² (least squares, with the multiplier of the
-    bound found by bisection); on the other half, 1 − ‖y − x q‖² / ‖y‖², not centred: variance and mean. A rotation
-    keeps lengths, so it gives a feature back along such a q; without the bound a small constant could be blown up into
-    an outlier feature that is gone.
-
-    Args:
-        x: (image, feature), y: (image,), at the scale of `scaled`.
-
-    Returns:
-        At most 1, may be negative; None with fewer than `FEW_IMAGES` images or y = 0.
-    """
-    if len(x) < FEW_IMAGES or not (y**2).sum() > 0:
-        return None
-    fit, held = np.arange(0, len(x), 2), np.arange(1, len(x), 2)
-    values, vectors = np.linalg.eigh(x[fit] @ x[fit].T)
-    values = np.maximum(values, 0.0)
-    c = vectors.T @ y[fit]
-    floor = 1e-10 * values.max(initial=1e-300)  # directions below it are rounding: least squares leaves them out
-
-    def length(multiplier: float) -> float:
-        return float(np.sum(np.where(values > floor, values * c**2 / (values + multiplier + floor) ** 2, 0.0)))
-
-    low, high = 0.0, 1.0
-    while length(high) > 1:
-        high *= 4
-    if length(0.0) > 1:
-        for _ in range(80):
-            middle = (low + high) / 2
-            low, high = (middle, high) if length(middle) > 1 else (low, middle)
-    else:
-        high = 0.0
-    weights = vectors @ np.where(values > floor, c / (values + high + floor), 0.0)
-    rest = y[held] - x[held] @ (x[fit].T @ weights)
-    energy = float((y[held] ** 2).sum())
-    return 1 - float((rest**2).sum()) / energy if energy > 0 else None

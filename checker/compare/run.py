@@ -5,9 +5,10 @@ One loop runs both and compares them. Silent; progress goes to a callback. Silen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -35,16 +36,20 @@ from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.runner import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
 from robustcheck_onnx.checker.storage.places import local_path
-from robustcheck_onnx.checker.text import VERSION, quoted
+from robustcheck_onnx.checker.text import VERSION, quoted, sha256_of
 from robustcheck_onnx.checker.verdict.notes import load_profile, notes_of
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines
 from . import changes, pairs
-from .baseline import COSINE_IMAGES, Baseline
+from .baseline import COSINE_IMAGES, Baseline, Vectors
+from .index import RE_EMBED, IndexOptions, IndexReport, Required, compare_vectors
+from .index import concluded as concluded_index
 from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, Comparison, FirstBaseline, judge_pair
+from .neighbours import search
 from .pairs import Pair, Side, cosines, similarity, similarity_of
+from .vectors import VectorFile, open_vectors
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
@@ -55,6 +60,9 @@ class CompareOptions(RunOptions, total=False):
     images: Images | None
     tolerance: float
     thresholds: str | Path | Profile | None
+    index: IndexOptions
+    require: Sequence[Required]
+    write_baseline: str | Path | None
     isolate: bool
     limits: Limits
     progress: Callable[[Progress], None] | None
@@ -79,6 +87,9 @@ def compare(
     baseline: str | Path | Baseline | None = None,
     tolerance: float = TOLERANCE,
     thresholds: str | Path | Profile | None = None,
+    index: IndexOptions = IndexOptions(),  # noqa: B008 # frozen
+    require: Sequence[Required] = ("indication",),
+    write_baseline: str | Path | None = None,
     images: Images | None = None,
     isolate: bool = True,
     limits: Limits = NO_LIMITS,
@@ -93,6 +104,9 @@ def compare(
         baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1; 0.2 unless it is given.
         thresholds: as in `check`.
+        index: what the index verdict is asked with.
+        require: the verdicts that `exit_code` is of: indication (PASS), index (compatible), or both.
+        write_baseline: file for the candidate's numbers; one that ends in .npz gets the vectors, too.
         images: as in `check`.
         isolate: as in `check`; one child reads both models.
         limits: as in `check`.
@@ -121,10 +135,13 @@ def compare(
     if isolate and isolation.is_possible(given, run.images):
         there = isolation.apart(with_numbers, str(candidate), limits)
         asked: dict[str, Any] = {"thresholds": profile, "tolerance": tolerance, "progress": progress, **run.given}
-        found, its_numbers = there(candidate, reference, baseline, **asked)
+        asked |= {"index": index, "require": tuple(require)}
+        found, its_numbers = there(candidate, reference, baseline, write_baseline=write_baseline, **asked)
         return found if isinstance(found, FirstBaseline) else found.with_baseline(its_numbers)
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
+    named = {"--index": index.file, "--text": index.text}
+    files = {option: open_vectors(file, option) for option, file in named.items() if file is not None}
     jobs = [Job(model, run) for model in models]
     isolation.tell_stage(progress, "loading the candidate")
     opened = [measure.open_job(jobs[0], source=given)]
@@ -141,15 +158,32 @@ def compare(
         for job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
     ]
     when = Time.until_now(clock, read.n_usable)
-    new_baseline = baselines.make(pair.candidate, evidence[0], read.digests)
+    nodes = [Counter(node.op_type for node in each.models[0].graph.proto.graph.node) for each in opened]
+    vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
+    new_baseline = baselines.make(pair.candidate, evidence[0], read.digests).with_vectors(vectors)
+    if write_baseline is not None:
+        baselines.write(Path(write_baseline), new_baseline)
     ours = _compared(evidence[0], profile)
     if reference is None and known is None:
         return FirstBaseline(candidate=ours, next_baseline=new_baseline)
     if known is None:
         comparison = _between(pair, _compared(evidence[-1], profile), profile, tolerance)
+        old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
     else:
         comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
-    return _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when).with_baseline(new_baseline)
+        nodes, old = [Counter(), Counter()], known.vectors
+    isolation.tell_stage(progress, "comparing the vectors")
+    index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
+    both = ours, comparison.reference
+    reasons = [reason.id for each in both for reason in each.verdict.reasons]
+    index_report = concluded_index(index_report, [each.evidence for each in both], nodes, reasons)
+    report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when)
+    added = {
+        "index": index_report,
+        "required": tuple(require),
+        "baseline_digest": sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else "",
+    }
+    return report.model_copy(update=added).with_baseline(new_baseline)
 
 
 def with_numbers(
@@ -158,14 +192,52 @@ def with_numbers(
     baseline: str | Path | Baseline | None,
     *,
     thresholds: Profile,
+    index: IndexOptions,
+    require: tuple[Required, ...],
     progress: Tell | None = None,
     **options: Any,
 ) -> tuple[CompareReport | FirstBaseline, Baseline]:
     """Compare in this process. The candidate's numbers come with the report, whose JSON does not hold them."""
     options |= {"baseline": baseline, "thresholds": thresholds, "isolate": False, "progress": progress}
+    options |= {"index": index, "require": require}
     found: CompareReport | FirstBaseline = compare(candidate, reference, **options)
     assert found.next_baseline is not None
     return found, found.next_baseline
+
+
+def _index_report(
+    pair: Pair, old: Vectors | None, reference: Evidence, files: Mapping[str, VectorFile], options: IndexOptions
+) -> IndexReport:
+    """Compare the vectors of the same images, and judge the index."""
+    width = reference.statistics.n_features
+    for option, file in files.items():
+        if file.width != width:
+            raise UsageError(
+                f"{file.path}: vectors of {option} have {file.width} features; those of the reference have {width}",
+                "name the reference that made them",
+            )
+    report = IndexReport(options=options)
+    if old is None:
+        step = "Write the baseline with --write-baseline FILE.npz, which keeps vectors."
+        return report.because("no_vectors", "undecided", "the baseline holds no vectors", step)
+    places = {digest: row for row, digest in enumerate(old.digests)}
+    rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
+    images = [pair.images[row] for row in rows]
+    ours = pair.candidate.vectors[rows].astype(np.float64)
+    theirs = old.rows[[places[digest] for _, digest in images]].astype(np.float64)
+    if ours.shape[1] != width:
+        seen = f"the vectors have {ours.shape[1]} features, those of the reference {width}"
+        return report.because("another_width", "re-embed", seen, RE_EMBED)
+    if len(images) < 2:
+        return report.because("other_images", "undecided", "the baseline has other images", "Compare on its images.")
+    text = (
+        np.concatenate([rows for rows, _ in files["--text"].blocks()]).astype(np.float64) if "--text" in files else None
+    )
+    if "--index" not in files:
+        return compare_vectors(ours, theirs, images, options, text, None)
+    blocks = ((block, block, ids) for block, ids in files["--index"].blocks())
+    found = search(ours, theirs, blocks, options.metric or "cosine", [PurePath(name).name for name, _ in images])
+    return compare_vectors(ours, theirs, images, options, text, found)
 
 
 def _compared(evidence: Evidence, profile: Profile) -> Compared:
@@ -288,6 +360,8 @@ def _add(
         pair = Pair(_side(first, ours), _side(second, theirs))
     keys = [measure.key_of(both.digest) for both in batch]
     both_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
+    used_images = [(both.name, both.digest) for both, used in zip(batch, both_usable, strict=True) if used]
+    pair.images += used_images[: pairs.KEPT_IMAGES - len(pair.images)]
     sketches = [both.sketch for both, used in zip(batch, both_usable, strict=True) if used]
     for index, output in enumerate((ours, theirs)):
         rows = described_rows(output.representation[both_usable], sketches)

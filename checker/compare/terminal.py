@@ -22,19 +22,17 @@ from robustcheck_onnx.checker.report.layout import (
     spaced,
     verdict_line,
 )
-from robustcheck_onnx.checker.report.terminal import reason_ids
+from robustcheck_onnx.checker.report.terminal import measured, reason_ids
 from robustcheck_onnx.checker.report.words import verdict_text
 from robustcheck_onnx.checker.text import (
-    count_text,
     name_text,
     number_text,
     percent_text,
-    short_digest,
-    short_provider,
 )
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, ON_BUNDLED, fallback_note
 
 from .changes import StatisticChange
+from .forms import as_side
 from .judge import Colour, Compared, CompareReport, feature_row, plain_text, statistic_row
 from .pairs import KEPT_CKA, FeatureFate
 
@@ -60,7 +58,8 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
             _statistics(pen, report, report.statistics),
             _features(pen, report),
             _whole(pen, report),
-            _measured(pen, report),
+            *_index(pen, report, verbose=True),
+            *(measured(as_side(report, side), pen, f"The {name}") for name, side in _sides(report)),
             pen.prose(report.claim, "dim"),
         ]
     else:
@@ -74,11 +73,22 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
             for each in found[:1]
             for text in (pen.say(f"→ {each.next_step}"), pen.command(f"  robustcheck explain {each.id}"))
         ]
-        table = Group(_statistics(pen, report, deciding), *whole, *reason_ids(pen, found))
+        table = Group(
+            _statistics(pen, report, deciding), *whole, *reason_ids(pen, found), *_index(pen, report, verbose=False)
+        )
         blocks = [Group(answer, *steps), Group(sides, *notes(pen, said)), table]
-    last = verdict_line(pen, report.verdict, 0 if report.passed else 1)
+    last = verdict_line(pen, report.verdict, report.exit_code)
     photos = [pen.say(f"! {ON_BUNDLED}", "yellow")] if report.candidate.evidence.images.bundled else []
     return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), *photos, spaced([*blocks, last])))
+
+
+def _index(pen: Pen, report: CompareReport, *, verbose: bool) -> list[RenderableType]:
+    """Return the index verdict, with its numbers if verbose."""
+    if (index := report.index) is None:
+        return []
+    plain = pen.say(index.plain, "green" if index.verdict == "compatible" else "yellow")
+    rows = labelled(pen, [(f"{label} ", text) for label, text in index.rows()])
+    return [section(pen, "Index of vectors", f"{index.n_images} photos in both", plain, rows) if verbose else plain]
 
 
 def one_line(report: CompareReport) -> str:
@@ -86,7 +96,8 @@ def one_line(report: CompareReport) -> str:
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.candidate.evidence.model.file, ascii_only=False)
     photos = f" ({ON_BUNDLED})" if report.candidate.evidence.images.bundled else ""
-    return f"{verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "")
+    index = f"; {report.index.plain}" if report.index and "index" in report.required else ""
+    return f"{verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "") + index
 
 
 def _sides(report: CompareReport) -> tuple[tuple[str, Compared], ...]:
@@ -185,38 +196,3 @@ def _whole(pen: Pen, report: CompareReport) -> RenderableType:
         )
     remark = f"PASS needs a debiased CKA of {KEPT_CKA:g}, and classes that agree more than by chance"
     return section(pen, "As a whole", remark, labelled(pen, rows))
-
-
-def _measured(pen: Pen, report: CompareReport) -> RenderableType:
-    images, verdict = report.candidate.evidence.images, report.verdict
-    rows = [(f"{name} ", _measured_side(pen, side)) for name, side in _sides(report)]
-    image_set = [
-        pen.name(images.source),
-        pen.say(f"{report.n_images} of {images.n_available} measured"),
-        pen.say(f"{images.sanity.n_varied} varied"),
-        pen.name(short_digest(images.digest)),
-    ]
-    judged_by = [
-        pen.name(f"profile {verdict.profile_id}"),
-        pen.name(short_digest(verdict.profile_digest)),
-        pen.say(f"tolerance {report.tolerance:g}"),
-        pen.say(f"robustcheck {report.tool_version}"),
-    ]
-    rows += [("images ", pen.facts(image_set)), ("judged by ", pen.facts(judged_by))]
-    if report.time is not None:
-        rows.append(("", pen.say(f"{report.time.started}, {number_text(report.time.wall_s)} s")))
-    return section(pen, "What was measured", "", hanging((pen.say(label, "dim"), text) for label, text in rows))
-
-
-def _measured_side(pen: Pen, side: Compared) -> Text:
-    evidence = side.evidence
-    return pen.facts(
-        [
-            pen.name(short_digest(evidence.model.digest)),
-            pen.name(evidence.model.tensor),
-            pen.say(evidence.model.rule),
-            pen.say(count_text(evidence.statistics.n_features, "feature")),
-            pen.say(f"preprocessing {evidence.preprocessing.source}"),
-            pen.say(short_provider(evidence.execution.providers[0])),
-        ]
-    )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, Unpack
 
+from robustcheck_onnx.checker.compare import CompareReport, IndexOptions, compare
+from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.images.source import Images
 from robustcheck_onnx.checker.isolation import Progress
 from robustcheck_onnx.checker.model.addresses import Model
@@ -64,6 +67,44 @@ def assert_robust(
     report = check(model, images, progress=progress, **options)
     if report.verdict.verdict != "PASS":
         raise VerdictError(report)
+    return report
+
+
+class IndexVerdictError(AssertionError):
+    """The index verdict is not `compatible`. The message has every reason and number."""
+
+
+def assert_same_index(
+    new: str | Path,
+    old: str | Path,
+    images: Images | None = None,
+    *,
+    index: IndexOptions = IndexOptions(),  # noqa: B008 # frozen
+    **options: Unpack[RunOptions],
+) -> CompareReport:
+    """Compare two files; raise unless the new one fits the old index.
+
+    Args:
+        new: path of an ONNX file.
+        old: another one, or the file of a baseline (`.npz`) that holds its vectors.
+        images: as in `compare`.
+        index: an index in a file, embeddings of classes, and what `compatible` needs.
+        options: as in `check`, for both models.
+
+    Returns:
+        The report, whose index verdict is `compatible`.
+
+    Raises:
+        IndexVerdictError: an AssertionError with every reason and number.
+        UsageError, CannotAssessError, EnvironmentFaultError: there is no verdict.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test
+    reference, baseline = (None, old) if Path(old).suffix == ".npz" else (old, None)
+    report = compare(new, reference, baseline=baseline, images=images, index=index, **options)
+    assert report.index is not None
+    if report.index.verdict != "compatible":
+        rows = (f"  {label}: {text}" for label, text in report.index.rows())
+        raise IndexVerdictError("\n".join(map(printable, (report.index.plain, *rows))))
     return report
 
 

@@ -72,9 +72,9 @@ def write_junit(outcomes: Sequence[Outcome], options: FormOptions) -> str:
             _failed_case(suite, outcome)
         else:
             _assessed(suite, outcome)
-        _count(suite, errors="error", failures="failure", skipped="skipped")
+        count(suite, errors="error", failures="failure", skipped="skipped")
         root.append(suite)
-    _count(root, failures="failure", errors="error")  # Jenkins' schema has `skipped` for suites only
+    count(root, failures="failure", errors="error")  # Jenkins' schema has `skipped` for suites only
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(root, encoding="unicode")}\n'
 
 
@@ -88,7 +88,11 @@ def _element(tag: str, text: str = "", **attributes: str) -> Element:
     return element
 
 
-def _count(element: Element, **tags: str) -> None:
+def count(element: Element, **tags: str) -> None:
+    """Count test cases and their results.
+
+    tags: of each count.
+    """
     cases = list(element.iter("testcase"))
     element.set("tests", str(len(cases)))
     for name, tag in tags.items():

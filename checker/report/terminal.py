@@ -74,7 +74,7 @@ def whole(report: Report, pen: Pen) -> list[RenderableType]:
         *_gate(report, pen),
         Flow((_evidence_whole(report, pen), _histogram(report, pen), _features(report, pen))),
         _reference(report, pen),
-        _measured(report, pen),
+        measured(report, pen),
         _limits(report, pen),
     ]
 
@@ -206,7 +206,8 @@ def _reference(report: Report, pen: Pen) -> RenderableType:
     return section(pen, title, remark, table, pen.say(f"{moves}.", "dim"))
 
 
-def _measured(report: Report, pen: Pen) -> RenderableType:
+def measured(report: Report, pen: Pen, title: str = "What was measured") -> RenderableType:
+    """Show what was measured, and how."""
     below = {
         "model": [pen.name(f"{file} {digest}") for file, digest in report.evidence.model.external_digests.items()],
         "preprocessing": _fields(report, pen),
@@ -224,7 +225,7 @@ def _measured(report: Report, pen: Pen) -> RenderableType:
         context = f"{report.published.sentence} Context only: it decides nothing."
         blocks.insert(1, ("published", [pen.say(context)]))
     rows = [(pen.say(f"{'' if i else label} ", "dim"), text) for label, texts in blocks for i, text in enumerate(texts)]
-    return section(pen, "What was measured", "", hanging(rows))
+    return section(pen, title, "", hanging(rows))
 
 
 def _fact(fact: Fact, pen: Pen) -> Text:

@@ -26,5 +26,6 @@ from .intervals import (
     grouped_jackknife_sd,
     is_look,
     wilson,
+    wilson_bounds,
 )
 from .state import GROUPS, MAX_FEATURES, Measured, jackknife

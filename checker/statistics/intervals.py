@@ -206,13 +206,17 @@ def wilson(n_correct: int, n: int, confidence: float = CONFIDENCE) -> Accuracy:
     """
     if not 0 <= n_correct <= n or n < 1:
         raise ValueError(f"n_correct is {n_correct} of {n}; it must be between 0 and n, and n at least 1")
+    low, high = wilson_bounds(n_correct / n, n, confidence)
+    return Accuracy(n=n, n_correct=n_correct, value=n_correct / n, low=low, high=high)
+
+
+def wilson_bounds(p: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the Wilson score interval of a share p of n."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p = n_correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     # rounding must not leave the estimate outside its own interval
-    low, high = min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p)
-    return Accuracy(n=n, n_correct=n_correct, value=p, low=0.0 if n_correct == 0 else low, high=high)
+    return 0.0 if p == 0 else min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p)
 
 
 def correlation_bounds(r: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -444,14 +444,14 @@ def is_ours(place: Place) -> bool:
     return False
 
 
-def write_whole(place: Place, text: str) -> None:
+def write_whole(place: Place, text: str | bytes) -> None:
     """Write a file whole or not at all. A file of another name in the same folder is renamed at the end.
 
     A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
     file in its place. A URL's store gets the text in one request.
     Raises EnvironmentFaultError (no space, no right to write, StoreError); what was there stays then.
     """
-    content = text.encode()
+    content = text if isinstance(text, bytes) else text.encode()
     if isinstance(place, Url):
         open_url(place).write_whole(content)
         return

@@ -16,8 +16,8 @@ BUDGET = {
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,
-    "code lines of the tests": 25_520,
-    "nodes of the tests": 283_200,
+    "code lines of the tests": 25_700,
+    "nodes of the tests": 286_000,
 }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
 from .. import process
-from ..options import IMAGES, MODEL, OUTPUT, VERDICT, Baseline, Model, argument, one_of, option
+from ..options import IMAGES, MODEL, OUTPUT, VECTORS, VERDICT, Baseline, Model, argument, one_of, option
 from ..output import check_extra
 from ..question import AS_FOR_A_CHECK, Question, question
 
@@ -21,16 +22,44 @@ OF_EACH = {"help": "Stop after this many images of each set."}
     images=AS_FOR_A_CHECK,
     max_images={"default": 1000},
     thresholds={},
+    no_thumbnails={},
+    strict={"help": "For a pipeline: needs --images, and -- before the models. No settings file is read in any case."},
     candidate=argument("The ONNX file to release.", "CANDIDATE.onnx"),
     reference=argument("The model that it was made from.", "REFERENCE.onnx"),
     baseline=option(
         "Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.", "FILE", VERDICT
     ),
     write_baseline=option(
-        "Write the candidate's numbers, to compare later releases with; needs no reference.", "FILE", OUTPUT
+        "Write the candidate's numbers, to compare later releases with; needs no reference. A file that ends in .npz "
+        "gets the vectors of the photos, too.",
+        "FILE",
+        OUTPUT,
     ),
     tolerance=option(
         "Largest share of each statistic of the reference that may be lost, from 0 to below 1.", "SHARE", VERDICT
+    ),
+    index=option(
+        "Look for neighbours in this index, too: .npy, .npz, .safetensors or .parquet with vectors of the reference, "
+        "and perhaps ids.",
+        "FILE",
+        VECTORS,
+    ),
+    text=option("Embeddings of classes: does the most similar class of each image stay?", "FILE", VECTORS),
+    metric=option(
+        "What orders neighbours in your index: cosine, dot or euclidean. Default: cosine, and lengths must stay.",
+        "NAME",
+        VECTORS,
+    ),
+    min_cosine=option(
+        "Cosine of the same image that the worst 5 % of the images must keep.", "COSINE", VECTORS, min=0, max=1
+    ),
+    min_recall=option(
+        "Share of the 10 nearest neighbours, and of the top-1 classes, that must stay.", "SHARE", VECTORS, min=0, max=1
+    ),
+    require=option(
+        "What must hold for exit code 0: indication (PASS), index (compatible), or both. Default: indication.",
+        "VERDICT",
+        VERDICT,
     ),
 )
 def compare(
@@ -40,18 +69,38 @@ def compare(
     baseline: Path | None = None,
     write_baseline: Path | None = None,
     tolerance: float = 0.2,
+    index: Path | None = None,
+    text: Path | None = None,
+    metric: str | None = None,
+    min_cosine: float = 0.9,
+    min_recall: float = 0.8,
+    require: list[str] | None = None,
 ) -> int:
-    """Compare a model with its original: PASS or WARN.
+    """Compare a model with its original, for PASS and for an index.
 
     For finetuned, pruned, quantised or converted models. Without a reference --write-baseline alone gives no verdict: 0
     is not a PASS. PASS when the candidate passes the check by itself and has
-    kept the outlier features that made the reference pass.
+    kept the outlier features that made the reference pass. The index verdict is compatible, re-embed or undecided; it
+    counts with --require index.
     """
     from robustcheck_onnx.checker.compare import FirstBaseline
-    from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import compare as compare_models
-    from robustcheck_onnx.checker.storage.stores import write_whole
+    from robustcheck_onnx.checker.compare.forms import pictured
+    from robustcheck_onnx.checker.compare.index import IndexOptions
+    from robustcheck_onnx.checker.isolation import Wall
 
+    from ..models import form_options
+    from ..settings import Resolved, refuse_loosening
+
+    required: list[Any] = [word for each in require or ["indication"] for word in each.split(",")]
+    for word in required:
+        one_of("--require", word, ("indication", "index"))
+    one_of("--metric", metric or "cosine", ("cosine", "dot", "euclidean"))
+    asked = IndexOptions.model_validate(
+        {"file": index, "text": text, "metric": metric, "min_cosine": min_cosine, "min_recall": min_recall}
+    )
+    if call.settings.strict:
+        refuse_loosening(Resolved(call.settings), call.invocation.line)
     if reference is None and baseline is None and write_baseline is None:
         raise UsageError(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
@@ -60,21 +109,31 @@ def compare(
     if reference is None and baseline is None and call.settings.output:
         raise UsageError("nothing is compared, so there is no report for --output", "leave out --output")
     thresholds = None if call.settings.thresholds is None else Path(call.settings.thresholds)
-    call.reads(candidate, reference, baseline, thresholds)
+    call.reads(candidate, reference, baseline, thresholds, index, text)
     if write_baseline is not None:
-        models = [candidate, *([reference] if reference else [])]
+        models = [each for each in (candidate, reference, index, text) if each]
         check_extra("--write-baseline", write_baseline, models, call.destinations, "baseline.json")
     with call.measuring(candidate) as options:
         result = compare_models(
-            candidate, reference, baseline=baseline, tolerance=tolerance, thresholds=thresholds, **options
+            candidate,
+            reference,
+            baseline=baseline,
+            tolerance=tolerance,
+            thresholds=thresholds,
+            index=asked,
+            require=required,
+            write_baseline=write_baseline,
+            **options,
         )
-    if write_baseline is not None and result.next_baseline is not None:
-        write_whole(write_baseline, baselines.to_json(result.next_baseline))
     if isinstance(result, FirstBaseline):
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
-    call.answer(result)
-    return 0 if result.verdict.verdict == "PASS" else 1
+    with Wall(call.settings.limits) as wall:
+        forms = [form for form, *_ in call.destinations]
+        photos = form_options(call.settings, [pictured(result)], forms, wall)
+    call.answer(result.model_copy(update={"thumbnails": photos.thumbnails}))
+    call.invocation.judged = True
+    return result.exit_code
 
 
 @question(

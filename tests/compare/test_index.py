@@ -1,0 +1,216 @@
+"""The index verdict: same images, neighbours, files of vectors, baselines with vectors, exit codes."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.random import default_rng
+from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import save_file
+from scipy import linalg, stats
+
+import robustcheck_onnx as rc
+from robustcheck_onnx.checker.cli.question import written
+from robustcheck_onnx.checker.compare import neighbours, same_images, vectors
+from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
+from robustcheck_onnx.checker.errors import UsageError
+from support import Capture, normal, robustcheck
+from support.comparisons import Array, Workshop, eight_bits, planted, rotation
+
+H = planted(d=64, n=100)
+
+
+def index_of(candidate: Array, reference: Array = H, **options: object) -> IndexReport:
+    images = [(f"{row}.jpg", f"digest {row}") for row in range(len(candidate))]
+    text = normal(9, reference.shape[1], seed=4)
+    return compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, None)
+
+
+@pytest.mark.process  # scikit-learn counts cores by a command
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_neighbours_are_those_of_scikit_learn(metric: neighbours.Metric) -> None:
+    sklearn = pytest.importorskip("sklearn.neighbors")
+    old, index = H + normal(*H.shape, seed=1), normal(20_000, 64, seed=2) + H.mean(axis=0)
+    blocks = [(part, part, ()) for part in (index[:7], index[7:9000], index[9000:])]
+    found = neighbours.search(H, old, blocks, metric, ())
+    truth = sklearn.NearestNeighbors(n_neighbors=10, metric=metric, algorithm="brute").fit(index)
+    ours, theirs = (truth.kneighbors(each, return_distance=False) for each in (H, old))
+    for k, kept in found.kept.items():
+        shares = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(ours, theirs, strict=True)]
+        assert_array_equal(kept, shares)
+    assert 0.1 < found.kept[10].mean() < 0.9
+
+
+def test_ties_are_kept_and_a_constant_finds_nothing() -> None:
+    twice = np.repeat(H[:50], 2, axis=0)  # each vector has a twin: which of two is found does not matter
+    ids = [str(row) for row in range(100)]
+    swapped = twice.reshape(50, 2, -1)[:, ::-1].reshape(100, -1)
+    assert min(neighbours.search(swapped, twice, [(swapped, twice, ids)], "cosine", ids).kept[10]) == 1
+    alike = np.ones_like(H)
+    assert neighbours.search(alike, H, [(H, H, ids)], "cosine", ids).kept[1].mean() < 0.1
+
+
+def test_quantiles_and_procrustes_are_scipys() -> None:
+    for n in (40, FEWEST_IMAGES - 1, FEWEST_IMAGES, 368, 1024):
+        x = normal(n, 1, seed=n)[:, 0]
+        for p in (0.5, 0.05, 0.01, 0.99):
+            truth, found = stats.quantile_test(x, p=p).confidence_interval(0.95), same_images.quantile(x, p)
+            bounds = [np.nan if bound is None else bound for bound in (found.low, found.high)]
+            assert_array_equal(bounds, [truth.low, truth.high])
+            assert found.estimate == np.quantile(x, p, method="inverted_cdf")
+    for n, d in ((200, 30), (20, 50)):
+        x, y = normal(n, d, seed=1), normal(n, d, seed=2)
+        assert_allclose(same_images.procrustes(x, y), x @ linalg.orthogonal_procrustes(x, y)[0], atol=1e-10)
+
+
+def test_each_change_has_its_verdict_and_its_word() -> None:
+    order, lengths = default_rng(0).permutation(64), np.linalg.norm(H, axis=1, keepdims=True)
+    for candidate, verdict, ids in (
+        (H, "compatible", set()),
+        (H + 0.02 * normal(*H.shape), "compatible", set()),
+        (H[:, order], "re-embed", {"permuted", "cosine"}),
+        (H @ rotation(64), "re-embed", {"rotated", "cosine"}),
+        (2 * H, "undecided", {"length"}),
+        (H / lengths, "undecided", {"length"}),
+        (np.roll(H, 1, axis=0), "re-embed", {"cosine", "recall@10"}),
+        ((H + np.roll(H, 1, axis=0)) / 2, "re-embed", {"recall@10"}),
+        (normal(*H.shape, seed=5), "re-embed", {"cosine", "recall@10"}),  # a rotation fits it, and keeps no neighbours
+    ):
+        report = index_of(candidate)
+        assert report.verdict == verdict, report.reasons
+        assert ids <= {reason.id for reason in report.reasons}
+    cosine = np.einsum("ij,ij->i", H, H @ rotation(64)) / lengths[:, 0] ** 2
+    median = index_of(H @ rotation(64)).numbers["cosine, median"].estimate
+    assert median == pytest.approx(np.quantile(cosine, 0.5, method="inverted_cdf"), abs=1e-12)
+    assert index_of(2 * H, metric="cosine").verdict == "compatible"
+    assert index_of(2 * H, metric="euclidean").verdict == "re-embed"
+    assert index_of(H / lengths).change == "normalised"
+    few = index_of(H[: FEWEST_IMAGES - 1], H[: FEWEST_IMAGES - 1])
+    assert (few.verdict, few.reasons[0].id) == ("undecided", "cosine")  # no lower bound of the 5 % quantile
+
+
+def test_a_class_that_stays_is_counted() -> None:
+    text, other = normal(9, 64, seed=4), H + normal(*H.shape, seed=3)
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (H, other, text)]
+    truth = np.mean((unit[0] @ unit[2].T).argmax(axis=1) == (unit[1] @ unit[2].T).argmax(axis=1))
+    assert index_of(H, other).numbers["top-1 class kept"].estimate == truth
+
+
+def files_of(folder: Path, rows: Array, ids: list[str]) -> list[Path]:
+    """The same vectors in each kind of file; those that can hold ids do."""
+    half = rows.astype(np.float16)
+    paths = [folder / f"vectors.{suffix}" for suffix in ("npy", "npz", "safetensors", "parquet")]
+    np.save(paths[0], half)
+    np.savez(paths[1], ids=np.array(ids), vectors=half, more=half[:2])
+    save_file({"embeddings": half}, paths[2])
+    pq.write_table(pa.table({"id": ids, "vector": pa.array(list(half))}), paths[3], row_group_size=30)
+    return paths
+
+
+def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "BLOCK", 32)
+    ids = [f"{row}.jpg" for row in range(len(H))]
+    kept = []
+    for path in files_of(tmp_path, H, ids):
+        blocks = list(vectors.open_vectors(path, "--index").blocks())
+        assert max(len(rows) for rows, _ in blocks) == 32
+        assert_array_equal(np.concatenate([rows for rows, _ in blocks]), H.astype(np.float16))
+        found = neighbours.search(H, H, ((rows, rows, names) for rows, names in blocks), "cosine", ids)
+        assert len(found.own) == (len(H) if path.suffix in (".npz", ".parquet") else 0)
+        kept.append(found.kept[10].mean())
+    assert kept == [1, 1, 1, 1]
+
+
+def test_bad_files_of_vectors(tmp_path: Path) -> None:
+    zero, broken = H.copy(), H.copy()
+    zero[3], broken[70, 2] = 0, np.inf
+    save = {"cube.npy": np.zeros((2, 2, 2)), "ints.npy": np.ones((4, 4), int), "zero.npy": zero, "inf.npy": broken}
+    for name, array in save.items():
+        np.save(tmp_path / name, array)
+    np.save(tmp_path / "pickle.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "two.npz", a=H, b=H)
+    np.savez_compressed(tmp_path / "small.npz", vectors=H)
+    (tmp_path / "short.npy").write_bytes((tmp_path / "zero.npy").read_bytes()[:-9])
+    for name in ("text.npy", "text.npz", "text.safetensors", "text.parquet", "text.csv"):
+        (tmp_path / name).write_text("no vectors")
+    pq.write_table(pa.table({"vector": pa.array([[1.0], [1.0, 2.0]])}), tmp_path / "ragged.parquet")
+    pq.write_table(pa.table({"vector": pa.array([], pa.list_(pa.float32()))}), tmp_path / "empty.parquet")
+    for name, said in (
+        ("missing.npy", "No such file"),
+        ("cube.npy", "arrays with two axes are missing"),
+        ("ints.npy", "of kind i"),
+        ("zero.npy", "vector 3 is zero or not finite"),
+        ("inf.npy", "vector 70 is zero or not finite"),
+        ("pickle.npy", "Python objects"),
+        ("two.npz", "arrays with two axes are a, b"),
+        ("small.npz", "is compressed"),
+        ("short.npy", ""),
+        ("ragged.parquet", "a row of vector has not 1 values"),
+        ("empty.parquet", "no rows"),
+        ("text.csv", "must be .npy, .npz, .safetensors or .parquet"),
+        *((f"text.{suffix}", "") for suffix in ("npy", "npz", "safetensors", "parquet")),
+    ):
+        with pytest.raises(UsageError, match=f"{name}: file of --index can't be used .*{said}"):
+            list(vectors.open_vectors(tmp_path / name, "--index").blocks())
+
+
+def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture) -> None:
+    h = planted()
+    reference, turned = workshop.model("reference", h), workshop.model("turned", h @ rotation(384))
+    near = workshop.model("near", eight_bits(h))
+    names = sorted(path.name for path in workshop.photos.iterdir())
+    np.savez(workshop.folder / "index.npz", vectors=np.concatenate([h, normal(200, 384)]), ids=[*names, *"x" * 200])
+    np.save(workshop.folder / "text.npy", normal(5, 384))
+    files = ["--index", workshop.folder / "index.npz", "--text", workshop.folder / "text.npy"]
+    call = ["--images", workshop.photos, "--device", "cpu", "-o", f"json={workshop.folder / 'report.json'}"]
+    assert robustcheck("compare", near, reference, *call, *files, "--require", "index,indication") == 0
+    report = json.loads((workshop.folder / "report.json").read_text(encoding="utf-8"))
+    assert (report["index"]["verdict"], report["index"]["n_vectors"]) == ("compatible", 280)
+    assert {"recall@10 in the index", "top-1 class kept"} <= report["index"]["numbers"].keys()
+    for required, code in (("index", 1), ("indication", 1), ("index,indication", 1)):
+        assert robustcheck("compare", turned, reference, *call, "--require", required) == code
+    weak = workshop.model("weak", normal(80, 384) + 1), workshop.model("same", normal(80, 384) + 1)
+    assert robustcheck("compare", *weak, *call, "--require", "index") == 0  # WARN, and the index can stay
+    assert robustcheck("compare", *weak, *call) == 1
+    page = ["-o", f"html={workshop.folder / 'report.html'}"]
+    assert robustcheck("compare", "--strict", *call, *page, "--require", "index", "--", turned, reference) == 1
+    assert "data:image/jpeg" in (workshop.folder / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    for words, said in (
+        ([near, reference, "--require", "both"], "--require is 'both'"),
+        ([near, reference, "--metric", "angle"], "--metric is 'angle'"),
+        ([near, reference, "--strict"], "before --"),
+        ([near, reference, "--text", workshop.folder / "index.npy"], "No such file"),
+    ):
+        assert robustcheck("compare", *words, *call) == 2
+        assert said in capsys.readouterr().err
+    assert rc.assert_same_index(near, reference, workshop.photos, device="cpu").index is not None
+    with pytest.raises(rc.IndexVerdictError, match="re-embed: rotated"):
+        rc.assert_same_index(turned, reference, workshop.photos, device="cpu")
+    junit = ElementTree.fromstring(
+        written("robustcheck_onnx.checker.compare", workshop.run(turned, reference), "junit")
+    )
+    (case,) = (each for each in junit.iter("testcase") if each.attrib["classname"] == "robustcheck.index")
+    assert [each.tag for each in case] == ["skipped"]  # it is not required
+
+
+def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
+    h = planted()
+    reference, turned = workshop.model("reference", h), workshop.model("turned", h @ rotation(384))
+    for name, verdicts in (("old.npz", ("compatible", "re-embed")), ("old.json", ("undecided", "undecided"))):
+        file = workshop.folder / name
+        first = rc.compare(reference, images=workshop.photos, device="cpu", write_baseline=file)
+        assert first.next_baseline.vectors is None  # it is in the file alone
+        for candidate, verdict in zip((reference, turned), verdicts, strict=True):
+            report = workshop.run(candidate, None, baseline=file)
+            assert report.index is not None
+            assert report.index.verdict == verdict
+            assert report.baseline_digest.startswith("sha256:")
+    whole = (workshop.folder / "old.npz").read_bytes()
+    (workshop.folder / "old.npz").write_bytes(whole.replace(whole[5000:5004], b"\0\0\1\0"))
+    with pytest.raises(UsageError, match="baseline is not"):
+        workshop.run(reference, None, baseline=workshop.folder / "old.npz")
