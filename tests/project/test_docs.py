@@ -58,6 +58,8 @@ def test_the_readme_is_short_says_whose_name_it_is_and_has_the_exit_codes() -> N
     for code, text in EXIT_CODES.items():
         if code < 70:
             assert f"| {code} | {text} |" in README
+    for page in ("calibration", "ci", "verify"):  # what they add follows
+        assert f"| 4 | {EXIT_CODES[4]}" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
 
 
 def test_the_figures_of_the_readme_are_the_profiles() -> None:

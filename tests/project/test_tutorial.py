@@ -10,7 +10,7 @@ import pytest
 
 from support import ROOT, commands, profile
 
-PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+PAGE, LANDING = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("tutorial.md", "index.md"))
 NOT_RUN = {
     "python3 -m venv .venv": "the tests run in an environment of their own",
     ". .venv/bin/activate": "the tests run in an environment of their own",
@@ -59,6 +59,10 @@ def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -
     verbs = {command.text.split()[1] for command, _, _ in ran if command.text.startswith("robustcheck")}
     assert verbs >= {"demo", "export", "inspect", "explain", "init", "check", "compare", "verify", "model.onnx"}
     assert verbs >= {"directions", "concepts", "shift"}
+    demo = next(output for command, _, output in ran if command.text.startswith("robustcheck demo"))
+    shown = re.findall(r"^  (?:[▲✓]|strength|persistence|two-sidedness) .*", LANDING, re.MULTILINE)
+    assert len(shown) == 8
+    assert [line for line in shown if line not in demo] == []
 
 
 @pytest.mark.long
