@@ -15,7 +15,7 @@ SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errn
 
 EXIT_CODES = {
     0: "PASS: the outlier features are present",
-    1: "WARN: absent or not established; the report says why",
+    1: "WARN: absent or not established; the report shows why",
     2: "usage: an argument or a configuration file is wrong",
     3: "could not assess: no readable model, no usable image, no finite representation, or it took too long",
     4: "environment: an execution provider, memory, disk space or an extra is missing",
@@ -127,7 +127,7 @@ def as_error(fault: BaseException) -> RobustcheckError:
     if isinstance(fault, RobustcheckError):
         return fault
     if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
-        return EnvironmentFaultError("memory: the process ran out of it; model and batch must fit", "free -h")
+        return EnvironmentFaultError("memory: the process ran out of memory; model and batch must fit", "free -h")
     if isinstance(fault, RuntimeError) and str(fault) == "can't start new thread":  # CPython has no class for it
         return EnvironmentFaultError(
             "threads: no more can be started; memory, or the limit of processes, is too low", "ulimit -v -u"
@@ -139,14 +139,14 @@ def as_error(fault: BaseException) -> RobustcheckError:
             f"{name}: package is not importable ({fault}); the installation must be complete", hint
         )
     if isinstance(fault, FileNotFoundError) and fault.filename is None:  # of no file: `os.getcwd`
-        return EnvironmentFaultError(f"current folder: it is not there ({fault.strerror})", "cd")
+        return EnvironmentFaultError(f"current folder is missing ({fault.strerror})", "cd")
     if isinstance(fault, OSError) and fault.errno == errno.EBADF:
         return EnvironmentFaultError(
-            "stdout is closed; a report must have somewhere to go",
+            "stdout is closed; a report needs an open stream or a file",
             "robustcheck model.onnx --images photos/ -o json=report.json -q",
         )
     if isinstance(fault, OSError) and fault.errno in SCARCE:
         where, rule = fault.filename or "stdout", "space, quota, file handles and rights must be there"
-        return EnvironmentFaultError(f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a")
+        return EnvironmentFaultError(f"{where}: system reports {fault.strerror}; {rule}", "df -h; ulimit -a")
     text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
     return RobustcheckError(f"internal error: {text}", "run again with --debug and report the traceback")

@@ -148,7 +148,7 @@ class ModelFacts(Frozen):
 
     file: str
     origin: Origin | None = None
-    """of a model that a hub or a registry holds; None: a file of this machine, or a plain URL"""
+    """of a model that a hub or a registry holds; None: a file on this machine, or a plain URL"""
     digest: str
     """sha256:… of the model file, or over its digest and those of its external files"""
     file_digest: str = ""

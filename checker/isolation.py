@@ -251,7 +251,7 @@ class NotReadError(CannotAssessError):
 def unreadable(about: str) -> NotReadError:
     """Return the error of a child with a wrong answer. What it read has broken it."""
     return NotReadError(
-        f"{about}: the process that reads it gave no answer that can be read",
+        f"{about}: the process that reads it gave no readable answer",
         "export the model again; try other images",
     )
 
@@ -379,19 +379,19 @@ class _Child:
             return unreadable(about)
         if code == -9:  # SIGKILL, which Windows does not have
             return EnvironmentFaultError(
-                f"{about}: the process that read it was killed; too little memory does that",
+                f"{about}: the process that read it was killed; too little memory is a usual cause",
                 "free -h; --batch-size 1",
             )
         if limit := _address_space():  # a library that gets no memory ends as it likes
             return EnvironmentFaultError(
                 f"{about}: the process that read it ended by itself; its address space is limited to "
-                f"{limit >> 20:,} MiB (ulimit -v), which does that",
+                f"{limit >> 20:,} MiB (ulimit -v), which is a usual cause",
                 "ulimit -v unlimited; --max-memory limits what a check takes",
             )
         names = {number.value: number.name for number in signal.Signals}
         how = f"signal {names.get(-code, -code)}" if code < 0 else f"exit code {code}"
         return NotReadError(
-            f"{about}: the process that read it ended by {how}; a file that native code can't read does that",
+            f"{about}: the process that read it ended by {how}; a file that native code can't read is a usual cause",
             "export the model again; try other images",
         )
 

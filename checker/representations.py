@@ -142,23 +142,23 @@ def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
 
 
 def checked_path(path: str | Path) -> Path:
-    """Return the path of a file of representations. Raises UsageError for another suffix, a folder or a device."""
-    given = local_path(path, "file of representations")
+    """Return the path of a representations file. Raises UsageError for another suffix, a folder or a device."""
+    given = local_path(path, "representations file")
     try:
         local = given.resolve()
     except (OSError, RuntimeError) as fault:  # links in a circle
         raise UsageError(
-            f"{given}: file of representations is a link that leads nowhere; it must lead to a file",
+            f"{given}: representations file is a link that leads nowhere; it must lead to a file",
             f"ls -l {quoted(given)}",
         ) from fault
     if local.suffix != ".npz":
         raise UsageError(
-            f"{given}: file of representations has the suffix {local.suffix or '(none)'}; it must be .npz",
+            f"{given}: representations file has the suffix {local.suffix or '(none)'}; it must be .npz",
             "--save-representations rows.npz; other formats from np.load('rows.npz')['representations']",
         )
     if local.exists() and not local.is_file():
         raise UsageError(
-            f"{given}: file of representations is a folder, device or pipe; it must be a file",
+            f"{given}: representations file is a folder, device or pipe; it must be a file",
             f"ls -ld {quoted(given)}",
         )
     return local
@@ -177,7 +177,7 @@ def load_representations(path: str | Path) -> Representations:
     """
     local = checked_path(path)
     if not local.is_file():
-        raise UsageError(f"{local}: file of representations is missing; no such file", f"ls {quoted(local.parent)}")
+        raise UsageError(f"{local}: representations file is missing; no such file", f"ls {quoted(local.parent)}")
     try:
         with np.load(local, allow_pickle=False) as archive:
             if any(each.compress_type != zipfile.ZIP_STORED for each in archive.zip.infolist()):
@@ -192,7 +192,7 @@ def load_representations(path: str | Path) -> Representations:
             raise ValueError("a value is not finite")
     except (OSError, *_DAMAGE) as fault:
         raise UsageError(
-            f"{local}: file of representations is not readable ({' '.join(str(fault).split())[:200]}); it must be one "
+            f"{local}: representations file is not readable ({' '.join(str(fault).split())[:200]}); it must be one "
             "that this tool wrote",
             "robustcheck model.onnx --images photos/ --save-representations rows.npz",
         ) from fault

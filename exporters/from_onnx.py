@@ -273,7 +273,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ExportError(f"{path}: contract is damaged ({type(error).__name__}: {error})", hint) from error
     if not complete:
-        raise ExportError(f"{path}: contract breaks schema {contract.SCHEMA_VERSION}", hint)
+        raise ExportError(f"{path}: contract does not match schema {contract.SCHEMA_VERSION}", hint)
     if (stated_digest := content.get("graph_digest")) is not None:
         try:
             digest = graph_digest(proto, path.parent)

@@ -266,7 +266,7 @@ def _row(path: Path, number: int, line: str) -> Result:
         raw = json.loads(line)
     except (ValueError, RecursionError) as fault:
         raise ResultsError(
-            f"{where}: row is not JSON ({fault}); one row of a results table a line", f"sed -i {number}d {path}"
+            f"{where}: row is not JSON ({fault}); one row per line is needed", f"sed -i {number}d {path}"
         ) from fault
     refuse_version(raw, SCHEMA_VERSION, where, ResultsError, "give a table that `robustcheck calibrate` wrote")
     try:
@@ -298,7 +298,7 @@ def joined(tables: Sequence[tuple[Path, Sequence[Result]]]) -> tuple[Result, ...
             merged.setdefault(place, (path, row))
     where = ", ".join(str(path) for path, _ in tables)
     if not merged:
-        raise ResultsError(f"{where}: number of rows is 0; a fit needs measured models", "robustcheck calibrate --help")
+        raise ResultsError(f"{where}: no rows found; a fit needs measured models", "robustcheck calibrate --help")
     rows = [row for _, row in sorted(merged.values(), key=lambda pair: (pair[1].id, pair[1].tensor))]
     _same(where, rows, "statistic_version", "statistic version", "measure the older ones again: their table is stale")
     _same(where, rows, "alpha", "error rate of the bounds", "measure them with one version of robustcheck")

@@ -401,7 +401,7 @@ def append(path: Path, rows: Sequence[Result]) -> None:
             os.fsync(file.fileno())
     except OSError as fault:
         raise EnvironmentFaultError(
-            f"{path}: result row is not written ({fault.strerror}); what was measured before is kept",
+            f"{path}: result row could not be written ({fault.strerror}); what was measured before is kept",
             f"df -h {quoted(path.parent)}",
         ) from fault
 

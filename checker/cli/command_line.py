@@ -167,14 +167,14 @@ def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
     """Read the settings in a file. None for a pyproject.toml without a table of them, unless `required`."""
     look = f"ls -ld {path}"
     if not path.exists():
-        raise UsageError(f"{path}: file of settings is missing; no such file", "robustcheck init")
+        raise UsageError(f"{path}: settings file is missing", "robustcheck init")
     if not path.is_file():
-        raise UsageError(f"{path}: file of settings is not a regular file; it must be a TOML file", look)
+        raise UsageError(f"{path}: settings file is not a regular file; it must be a TOML file", look)
     try:
         content = path.read_bytes()
     except OSError as fault:
         raise EnvironmentFaultError(
-            f"{path}: file of settings is not readable ({fault.strerror}); settings must not be passed by", look
+            f"{path}: settings file is not readable ({fault.strerror}); the check does not run without it", look
         ) from fault
     from robustcheck_onnx.thresholds import toml  # keeps `--help` fast
 
@@ -375,7 +375,7 @@ def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> t
     models = [word for word in words if word not in images]
     if not images and len(words) > 1 and len(holds[words[-1]]) > 1 and not (images_typed or strict):
         raise UsageError(
-            f"{words[-1]}: folder holds images and ONNX files; which are meant is not clear",
+            f"{words[-1]}: folder holds images and ONNX files; it is not clear which are meant",
             f"{shlex.join(['robustcheck', *models[:-1]])} --images {quoted(words[-1])}",
         )
     is_first = words[0] in images
@@ -442,7 +442,7 @@ def _models_of(word: str) -> list[str]:
         models = sorted(_below(word))
         if not models:
             raise UsageError(
-                f"{word}: number of {SUFFIX} files in the folder is 0; at least one is needed",
+                f"{word}: no {SUFFIX} files found in the folder; at least one is needed",
                 f"find {quoted(word)} -name '*{SUFFIX}'",
             )
         return models
@@ -454,7 +454,7 @@ def _models_of(word: str) -> list[str]:
             for model in (_below(path) if os.path.isdir(path) else [path])  # noqa: PTH112
         ]
         if not models:
-            raise UsageError(f"{word}: number of files that match is 0; at least one is needed", f"ls {word}")
+            raise UsageError(f"{word}: no files match; at least one is needed", f"ls {word}")
         return sorted(models)
     return [word]
 

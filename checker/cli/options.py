@@ -212,7 +212,7 @@ class Settings:
         about="Largest share of images that may be unusable.", min=0, max=1,
     )
     seed: int = row(
-        0, "Images are taken in a random order; another number gives another order.", "N", IMAGES, LOOSENS,
+        0, "Random order of the images; another number gives another order.", "N", IMAGES, LOOSENS,
         "other images come first",
     )
     preprocess: str | None = row(

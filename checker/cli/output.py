@@ -175,7 +175,7 @@ def check_url(url: Url, reads: Iterable[Place]) -> None:
 
     if url.is_http:
         raise UsageError(
-            f"{url}: report's URL is of a web server; a report can only be written to an object store or a file",
+            f"{url}: report's URL is on a web server; a report can only be written to an object store or a file",
             "-o json=report.json, and upload it",
         )
     if url in reads:
@@ -194,7 +194,7 @@ def check_extra(
     """
     check_target(path, reads, f"path of {option}", f"{option} ")
     if path.resolve() in [each.path.resolve() for each in destinations if isinstance(each.path, Path)]:
-        raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
+        raise UsageError(f"{option} is {path}, which a report uses too; it must be another file", f"{option} {example}")
 
 
 UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "run it again", 137)
@@ -429,12 +429,12 @@ def _refuse_unsafe(
     folder, where = folder_of(resolved, key), resolved.file or "environment"
     if folder is not None and not is_inside(path, folder):
         raise UsageError(
-            f"{where}: {what}; what a settings file names must lie in its folder, and no link may lead out",
+            f"{where}: {what}; a settings file may only name files in its folder, without links that leave it",
             f"{again}  # the command line may name any place",
         )
     if folder is None and (is_named or resolved.settings.strict) and follows_link(path):
         raise UsageError(
-            f"{what}, which follows a link; one of a checkout may lead anywhere, so none is followed",
+            f"{what}, which follows a link; a link in a checkout can lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",
         )
     if (folder is not None if is_named is None else is_named) and Path(path).exists() and not is_ours(Path(path)):
@@ -487,7 +487,7 @@ def signed_reports(
             )
         if isinstance(report, Url) or (report.exists() and not report.is_file()):
             raise UsageError(
-                f"--output is json={report}; a report that is signed must go to a file of this machine",
+                f"--output is json={report}; a report that is signed must go to a file on this machine",
                 f"-o json=report.json {again}",
             )
         signed.append(Destination(form, report, model or models[0]))
@@ -502,7 +502,7 @@ def signed_reports(
         check_target(bundle, reads)
         if written.count(bundle.resolve()) > 1:
             raise UsageError(
-                f"{bundle}: signature of {each.path} can't be written here; another file of this run goes there",
+                f"{bundle}: signature of {each.path} can't be written here; another document of this run has this path",
                 f"-o json=report.json {again}",
             )
     return signed
@@ -568,13 +568,13 @@ def template_files(resolved: Resolved) -> list[str]:
             )
         if not resolved.is_from("typed", "output"):
             raise UsageError(
-                f"{resolved.source('output')}: output is template={file}; a template writes what it likes, so only the "
+                f"{resolved.source('output')}: output is template={file}; a template can write anything, so only the "
                 "command line may name one",
                 f"remove it there, or type -o template={file}",
             )
         if "://" in file:
             raise UsageError(
-                f"--output is template={file}; a template must be a file of this machine", "copy it here first"
+                f"--output is template={file}; a template must be a file on this machine", "copy it here first"
             )
     return named
 

@@ -261,8 +261,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         sys.stdout.flush()
         if not code and "strict" in invocation.line.options and not invocation.judged:
             raise UsageError(  # as for `--help`; it would end with 0, which is not a PASS
-                "--strict: no model was checked; with it exit code 0 is a verdict's alone, and help is shown without "
-                "it",
+                "--strict: no model was checked; with --strict exit code 0 is always a verdict",
                 "robustcheck check --help",
             )
         return int(code or 0)

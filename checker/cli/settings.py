@@ -202,7 +202,7 @@ def _waivers_of(file: str) -> tuple[Waiver, ...]:
     """Read the waivers of a file of waivers. It holds nothing else. Raises as `resolve`."""
     table = read_table(Path(file), required=True) or {}
     if others := sorted(table.keys() - {"waivers"}):
-        raise UsageError(f"{file}: key is {others[0]}; a file of --waivers holds waivers alone", f"--config {file}")
+        raise UsageError(f"{file}: key is {others[0]}; a file of --waivers may only hold waivers", f"--config {file}")
     waivers: tuple[Waiver, ...] = _layer(table, file, strict=True).get("waivers", ())
     return waivers
 
@@ -293,7 +293,7 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
         )
     for key in ("because", "owner"):
         if not getattr(waiver, key).strip():
-            raise UsageError(f"{where} {key} is blank; a waiver says who accepted what, and why", f'{key} = "…"')
+            raise UsageError(f"{where} {key} is blank; a waiver must name who accepted what, and why", f'{key} = "…"')
     if not waiver.models or not all(waiver.models):
         raise UsageError(f"{where} models is {list(waiver.models)}; it must name models", 'models = ["*"]')
 
@@ -408,13 +408,12 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
     if said:
         facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in said)
         raise UsageError(
-            f"{facts}; with --strict only the command line may say that ({POWERS[said[0]].why})",
+            f"{facts}; with --strict only the command line may set that ({POWERS[said[0]].why})",
             f"remove it there, or type {' '.join(_typed_again(resolved, key) for key in said)}",
         )
     if resolved.settings.images is None:
         raise UsageError(
-            "--images is missing; with --strict a gate names its photos: without it these would be the bundled ones, "
-            "not yours (--images bundled says that they are meant)",
+            "--images is missing; with --strict you must name the photos (--images bundled chooses the bundled ones)",
             "--images photos/",
         )
 

@@ -144,7 +144,7 @@ def _statistics(pen: Pen, report: CompareReport, changes: Sequence[StatisticChan
         f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
         f"{least:g} % must be kept, {100 * (1 - report.alpha):g} % confidence together"
     )
-    return section(pen, "Statistics", remark, table)
+    return section(pen, "Statistics", remark, *([table] if changes else []))
 
 
 def _features(pen: Pen, report: CompareReport) -> RenderableType:

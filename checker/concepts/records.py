@@ -19,13 +19,13 @@ CLAIM = (
     "2024, arXiv 2310.13040 v2)."
 )
 LIMITS = (
-    "Information, not a verdict. A concept that is established is one that a single direction tells from these other "
-    "images, by whatever sets its images apart: perhaps the camera, the background, the size or compression of the "
-    "files, or the folder they come from, and not what its name says. The shuffles take the images as independent: "
-    "near-copies, crops of one photo or frames of one film count as several, and can establish a concept that is one "
-    "photo. The same number on another concept set, or with other images, means something else. That a concept is not "
-    "found along one direction does not say that the model lacks it: several directions together may hold it. Concepts "
-    "that stand for each other in the set (sky and blue) cannot be told apart."
+    "Information, not a verdict. A concept that is established is one that a single direction separates from these "
+    "other images, by whatever sets its images apart: perhaps the camera, the background, the size or compression of "
+    "the files, or the folder they come from, and not what its name says. The shuffles take the images as "
+    "independent: near-copies, crops of one photo or frames of one film count as several, and can establish a concept"
+    " that is one photo. The same number on another concept set, or with other images, means something else. That a "
+    "concept is not found along one direction does not say that the model lacks it: several directions together may "
+    "hold it. Concepts that stand for each other in the set (sky and blue) cannot be told apart."
 )
 
 

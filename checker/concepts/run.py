@@ -130,9 +130,9 @@ def concepts(
     judged, left_out = directions.split(present, found.names, min_positives)
     if not judged:
         raise CannotAssessError(
-            f"{concept_set}: number of concepts with at least {min_positives} images with it, and as many without, is "
-            f"0 of {len(found.names)}, over {len(h)} images; one at least is needed",
-            "add images, of the concepts and without them; or --min-positives N, the report says what chance gives",
+            f"{concept_set}: none of {len(found.names)} concepts has at least {min_positives} of the {len(h)} images "
+            "with it, and as many without; at least one is needed",
+            "add images, of the concepts and without them; or --min-positives N, the report shows what chance gives",
         )
     names = [found.names[index] for index in judged]
     positives = [np.flatnonzero(present[:, index]) for index in judged]
@@ -228,7 +228,7 @@ def _directions(chosen: _Chosen, h: Float32s, opened: ModelFile) -> tuple[Direct
         made, source = directions.of_head(read.weight), f"right singular vectors of the weight of {read.source}"
     if made.n == 0:
         raise CannotAssessError(
-            f"{opened.path}: number of directions is 0 ({source}); the head must have a weight other than 0, or the "
+            f"{opened.path}: no directions found ({source}); the head must have a weight other than 0, or the "
             "representations must differ",
             f"robustcheck inspect {quoted(opened.path)}",
         )
@@ -241,7 +241,7 @@ def _summary(judged: Sequence[Concept]) -> str:
     is_one = established == 1
     return (
         f"{established} of {len(judged)} judged concepts {'is' if is_one else 'are'} established: a single direction "
-        f"tells {'it' if is_one else 'them'} with average precision 0.9 or more, beyond chance; {encoded} "
+        f"detects {'it' if is_one else 'them'} with average precision 0.9 or more, beyond chance; {encoded} "
         f"{'reaches' if encoded == 1 else 'reach'} 0.9."
     )
 

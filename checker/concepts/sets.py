@@ -138,7 +138,7 @@ def _table(path: Path, needed: list[str]) -> list[Row]:
             f"ls {quoted(path.parent)}",
         ) from fault
     if not rows:
-        raise UsageError(f"{path}: number of rows is 0; at least one is needed", f"cat {quoted(path)}")
+        raise UsageError(f"{path}: no rows found; at least one is needed", f"cat {quoted(path)}")
     return rows
 
 
@@ -215,7 +215,7 @@ def open_concepts(
     names.update(*concepts.values())
     if not names:
         raise UsageError(
-            f"{spec}: number of concepts is 0 among {len(source)} images; a concept set is {LAYOUTS}",
+            f"{spec}: no concepts found among {len(source)} images; a concept set is {LAYOUTS}",
             "robustcheck concepts --help",
         )
     return ConceptSet(source, concepts, tuple(sorted(names)), layout, rule)
@@ -246,7 +246,7 @@ def _folders(folder: Path, spec: str, seed: int) -> tuple[ImageSource, LabelsOf,
         images = image_files(concept)
         if not images:
             raise UsageError(
-                f"{concept}: number of images is 0; each folder of a concept set holds images of its concept",
+                f"{concept}: no images found; each folder of a concept set holds images of its concept",
                 f"ls {quoted(concept)}",
             )
         names += [f"{concept.name}/{image}" for image in images]

@@ -133,7 +133,7 @@ def directions(
     path = local_path(model, "model")
     if head is None and (run.tensor is not None or run.pool is not None):
         raise UsageError(
-            "--tensor or --pool is given without --head; the model's own head says what it acts on",
+            "--tensor or --pool is given without --head; the model's own head fixes the tensor",
             "--head FILE.npy, or leave --tensor and --pool out",
         )
     if isolate and isolation.is_possible(given, run.images, *(as_typed(each.place) for each in specs)):

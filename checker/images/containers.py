@@ -251,7 +251,7 @@ def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
         ]
     if not entries:
         raise UsageError(
-            f"{spec}: number of images in {len(shards)} tar file(s) is 0; members must be images (.jpg, …)",
+            f"{spec}: no images found in {len(shards)} tar file(s); members must be images (.jpg, …)",
             f"tar tf {quoted(shards[0][1])}",
         )
     return entries
@@ -390,7 +390,7 @@ class Table:
                 self._names += [f"{name}#{first + row:08d}" for row in range(n_rows)]
                 first += n_rows
         if not self._names:
-            raise UsageError(f"{files[0][1]}: number of rows is 0; at least one image is needed")
+            raise UsageError(f"{files[0][1]}: no rows found; at least one image is needed")
 
     def entries(self) -> Entries:
         """Return one entry per row, in file order."""
@@ -462,7 +462,7 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
             )
         entries += [Entry(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)) for row in range(len(column))]
     if not entries:
-        raise UsageError(f"{files[0][1]}: number of rows is 0; at least one image is needed")
+        raise UsageError(f"{files[0][1]}: no rows found; at least one image is needed")
     return entries
 
 

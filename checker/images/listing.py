@@ -83,7 +83,7 @@ def manifest_entries(path: File) -> Entries:
             elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in entries.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
-        raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {quoted(path)}")
+        raise UsageError(f"{path}: no images listed; at least one is needed", f"cat {quoted(path)}")
     if labels:
         labels += [None] * (len(names) - len(labels))
     rows = Rows(path, numbers, bytes(columns))
@@ -322,7 +322,7 @@ def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
         return "image", Entries.of([Entry(path.name, partial(read_remote, path))])
     if isinstance(path, RemoteFile) and path.is_signed:
         raise UsageError(
-            f"{spec}: image set is behind a signed URL; only an image, a list, or an array may be", "copy it here first"
+            f"{spec}: image set has a signed URL; only an image, a list or an array can have one", "copy it here first"
         )
     return _by_content(spec, "image", path.parent, [path.name])
 
@@ -333,7 +333,7 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
     if url.is_http:
         if file.suffix == "":
             raise UsageError(
-                f"{spec}: image set is a folder of a web server, which can't list it; it must be a file",
+                f"{spec}: image set is a folder on a web server, which can't list it; it must be a file",
                 "name a list (.txt) of the images, which may lie next to it",
             )
         return _of_file(spec, file)
@@ -362,7 +362,9 @@ def _index_pattern(place: Place) -> tuple[Kind, Entries]:
     names = expand_braces(f"{name}{{{rest}")
     if isinstance(place, Url):
         if "?" in rest:
-            raise UsageError(f"{place}: a key opens one file; numbered names need a store without it", "copy them here")
+            raise UsageError(
+                f"{place}: a key in the URL opens one file; numbered names need a store without a key", "copy them here"
+            )
         return _by_content(str(place), "glob", open_url(Url(above, place.protocol)), names)
     folder = Path(above + slash).expanduser()
     if missing := next((each for each in names if not (folder / each).exists()), None):
@@ -431,7 +433,7 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
     if others[".arrow"]:
         return "arrow", Entries.of(containers.arrow_entries(others[".arrow"]))
     raise CannotAssessError(
-        f"{spec}: number of images is 0 among {len(names)} files; at least one is needed: image files, .tar shards, "
+        f"{spec}: no images found among {len(names)} files; at least one is needed: image files, .tar shards, "
         ".parquet or .arrow files",
         f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",
     )

@@ -183,7 +183,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
         entries = file_entries(BUNDLED, names)
         if not names:
             raise EnvironmentFaultError(
-                f"{BUNDLED}: number of bundled photos is 0; the installation is not complete",
+                f"{BUNDLED}: no bundled photos found; the installation is incomplete",
                 "install robustcheck again, or name your own images",
             )
     else:
@@ -249,7 +249,7 @@ def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
             raise UsageError(f"{name}: shape is {_shape(item)}, image 0's is {_shape(items[0])}; all must be the same")
         items.append(_own(item) if reused else item)
     if kind is None:
-        raise UsageError("images: number of images is 0; at least one is needed", "give some, or a folder of them")
+        raise UsageError("images: no images given; at least one is needed", "give some, or a folder of them")
     return kind, items
 
 
@@ -412,7 +412,7 @@ def check_bad(
     names = f" ({named})" if named else ""
     if n_bad == n_read:
         raise CannotAssessError(
-            f"{where}: number of usable images is 0 of {n_read}{names}; at least one is needed",
+            f"{where}: no usable images among {n_read}{names}; at least one is needed",
             "name a set of photos: --images FOLDER",
         )
     if n_bad > (math.ceil(limit * n_read) if sampled else limit * n_read):

@@ -75,7 +75,7 @@ def find_model(place: Path) -> Path:
         return models[0]
     if not models:
         raise UsageError(
-            f"{place}: number of .onnx files in the folder, and in a folder onnx in it, is 0; one is needed",
+            f"{place}: no .onnx file found in the folder, or in its folder onnx; one is needed",
             f"find {quoted(place)} -name '*.onnx'",
         )
     listed = ", ".join(str(path.relative_to(place)) for path in models[:LISTED]) + ", …" * (len(models) > LISTED)
@@ -219,7 +219,7 @@ def _can_pass(
             reasons.append(reason(name, seen, _next_step(name, model, facts, check)))
     if not reasons and n_features is None:
         seen = (
-            f"the graph does not say how many features `{facts.tensor}` has; profile {profile.id} holds for "
+            f"the graph does not show how many features `{facts.tensor}` has; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}"
         )
         why = reason("width_not_calibrated", seen, f"Measure it: `{check}`.")

@@ -63,7 +63,7 @@ def _blocks(pen: Pen, document: Mapping[str, Any]) -> list[RenderableType]:
         section(pen, "Representation", "what the check reads", _rows(pen, {
             "tensor": chosen["tensor"],
             "shape": show_shape(chosen["shape"]) + ("" if chosen["pool"] == "none" else " before pooling"),
-            "rule": chosen["rule"] + (", assumed: the graph does not say" if chosen["assumed"] else ""),
+            "rule": chosen["rule"] + (", assumed: the graph does not show it" if chosen["assumed"] else ""),
             "pool": chosen["pool"],
             "ends in": chosen["ends_in"],
             "why": chosen["why"],

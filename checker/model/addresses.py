@@ -68,7 +68,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model as a file of this machine."""
+    """A model as a file on this machine."""
 
     path: Path
     name: str

@@ -148,7 +148,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise odd(f"has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}", NEWER)
     if isinstance(version, bool | float):  # equal to 1, to pydantic, too
-        raise odd(f"breaks schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not a version)")
+        raise odd(f"does not match schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not a version)")
     try:
         return Contract.model_validate_json(metadata[CONTRACT_KEY], strict=True)
     except ValidationError as error:
@@ -156,7 +156,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
             f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
             for fault in error.errors(include_url=False)[:3]
         )
-        raise odd(f"breaks schema {SCHEMA_VERSION} ({faults})") from error
+        raise odd(f"does not match schema {SCHEMA_VERSION} ({faults})") from error
 
 
 NONE = Weights(held=None, content=b"", places={})

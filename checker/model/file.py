@@ -550,7 +550,7 @@ def _given(graph: GraphProto, where: str) -> dict[str, str]:
 
 def _written_twice(name: str, by: str, where: str) -> CannotAssessError:
     return CannotAssessError(
-        f"{where}: tensor {name!r} is written twice, by {by}; each name must stand for one tensor",
+        f"{where}: tensor {name!r} is written twice, by {by}; each name must belong to one tensor",
         "export the model again",
     )
 

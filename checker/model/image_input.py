@@ -90,7 +90,7 @@ def find_image_input(graph: GraphProto, weights: AbstractSet[str], where: str) -
     height, width = (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
     if math.prod(size or 1 for size in shape) > MOST_VALUES:
         raise CannotAssessError(
-            f"{where}: input {listed} holds more than {MOST_VALUES:,} values in one batch; so many can't be fed",
+            f"{where}: input {listed} holds more than {MOST_VALUES:,} values in one batch; that is too many",
             "export with a dynamic batch axis",
         )
     return ImageInput(value.name, layout, DTYPES[_kind(value)], shape[0], height, width, channels)

@@ -103,7 +103,7 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: tuple[str
         rank = len(layers.shapes.get(name, ()))
         if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
             raise CannotAssessError(
-                f"{where}: output {name!r} has {rank} axes behind {upsampling}, as detectors and segmenters "
+                f"{where}: output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters "
                 f"have; {ONE_EACH}",
                 hint,
             )

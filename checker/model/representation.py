@@ -432,6 +432,6 @@ def _undecided(where: str, what: str, candidates: tuple[Candidate, ...]) -> Usag
     listed = _listed([f"{c.tensor} ({c.why})" for c in candidates])
     likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
     return UsageError(
-        f"{where}: representation can't be told; {what}; candidates: {listed}",
+        f"{where}: representation is not clear; {what}; candidates: {listed}",
         f"robustcheck {shlex.quote(where)} --tensor {shlex.quote(likely[0].tensor) if likely else 'NAME'}",
     )

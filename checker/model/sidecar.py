@@ -468,7 +468,7 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
             return preprocessing, "sidecar", named, defaults
     if input_size is None:
         raise UsageError(
-            f"{model_path}: no option or sidecar says the preprocessing, and the input size is dynamic; one is needed",
+            f"{model_path}: preprocessing is missing, and the input size is dynamic; an option or sidecar must give it",
             f"robustcheck {quoted(model_path)} --preprocess clip (or imagenet, or a JSON file), "
             f"or write {own.name} next to it",
         )

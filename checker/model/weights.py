@@ -180,7 +180,7 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
         if not same:
             what = f"weights file {file.location}" if file.location != own else "model file"
             raise CannotAssessError(
-                f"{model}: {what} changed during the run; it must stay as it was digested",
+                f"{model}: {what} changed during the run; it must not change after it was digested",
                 "run again when nothing writes to it any more",
             )
 

@@ -239,7 +239,7 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
         step.highlight_regex(r"`[^`]*`", command_style)
         title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
         rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
-    remark = "`robustcheck explain REASON` tells more"
+    remark = "`robustcheck explain REASON` shows more"
     return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
 
 

@@ -187,7 +187,7 @@ def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]
         from matplotlib import pyplot  # noqa: PLC0415 # an extra
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
-            "package matplotlib is not installed; a picture needs it",
+            "package matplotlib is not installed; a plot needs it",
             install_hint("plot"),
         ) from fault
     made, axes = pyplot.subplots(

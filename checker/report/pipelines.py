@@ -240,7 +240,7 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
 def _rules() -> list[Node]:
     """List all reasons of this version. Whether they occur does not matter."""
     known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
-    known.append((NOT_ASSESSED, NOT_ASSESSED_TITLE, NOT_ASSESSED_HELP, "Do what the hint says, and run again."))
+    known.append((NOT_ASSESSED, NOT_ASSESSED_TITLE, NOT_ASSESSED_HELP, "Follow the hint, and run again."))
     return [
         {
             "id": name,

@@ -67,7 +67,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
     reports = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
     if not reports or (whole and errors):
         message = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
-        raise CannotAssessError(f"{path}: document tells of an error ({message}); check again", AGAIN)
+        raise CannotAssessError(f"{path}: document reports an error ({message}); check again", AGAIN)
     return reports
 
 
@@ -87,7 +87,7 @@ def read_one(path: Path) -> Report:
     if faults := edits(report, raw):
         listed = "; ".join(f"{part}: {fault}" for part, fault in faults.items())
         raise CannotAssessError(
-            f"{path}: report is not as a check wrote it ({listed}); a verdict that was edited is none",
+            f"{path}: report was edited ({listed}); an edited verdict does not count",
             "robustcheck model.onnx --images photos/ -o json=report.json",
         )
     return report
@@ -112,9 +112,9 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
     digest, stated = result_digest_of(raw), report.binding.result_digest
     bound_version = report.binding.versions.get("robustcheck")
     if digest != stated:
-        faults["report"] = f"content has {short_digest(digest)}…, the report says {short_digest(stated)}…"
+        faults["report"] = f"content has {short_digest(digest)}…, the report states {short_digest(stated)}…"
     elif bound_version != report.tool_version:
-        faults["report"] = f"tool_version is {report.tool_version}, its binding says {bound_version}"
+        faults["report"] = f"tool_version is {report.tool_version}, its binding states {bound_version}"
     elif where := _otherwise(raw, report.model_dump(mode="json"), every_key=same_tool):
         faults["report"] = f"{where} is not written as a check writes it"
     profile = report.profile
@@ -168,7 +168,7 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
     theirs, ours = raw.get("tool_version"), VERSION
     if _release(theirs) > _release(ours):
         raise UsageError(
-            f"{path}: tool_version is {theirs}; this is robustcheck {ours}, which can't know what a newer one means",
+            f"{path}: tool_version is {theirs}; this is robustcheck {ours}, which can't read reports of newer versions",
             NEWER,
         )
     try:
@@ -282,7 +282,7 @@ def remove_verdict(bundle: Path) -> None:
             bundle.unlink()
     except OSError as fault:
         raise EnvironmentFaultError(
-            f"{bundle}: earlier signature is not removed ({fault.strerror}); none may outlive its report",
+            f"{bundle}: earlier signature is not removed ({fault.strerror}); it must not stay next to a new report",
             f"ls -ld {quoted(bundle)}",
         ) from fault
 

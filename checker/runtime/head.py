@@ -257,7 +257,7 @@ def read_head(opened: ModelFile) -> LinearHead:
     bias = run(n_features, LENGTH)[0]
     if len(bias) < 2:
         raise CannotAssessError(
-            f"{opened.path}: number of scores of the head is 1; a prediction is made among two classes or more",
+            f"{opened.path}: number of scores of the head is 1; a prediction needs at least two classes",
             f"robustcheck inspect {quoted(opened.path)}",
         )
     largest = float(np.abs(bias[np.isfinite(bias)]).max(initial=1.0))

@@ -346,7 +346,7 @@ def plan_scan(
     if all(kind == "representation" for _, kind in readable):
         unread = "; ".join(f"{name} {show_shape(shapes.get(name))}" for name in list(kinds)[:3])
         raise CannotAssessError(
-            f"{where}: number of blocks found is 0 (seen: {unread}); a scan needs residual additions or layers that "
+            f"{where}: no blocks found (seen: {unread}); a scan needs residual additions or layers that "
             f"change width or resolution, with the image as first axis and at least {MIN_FEATURES} features",
             f"robustcheck scan {quoted(where)} --block TENSOR",
         )

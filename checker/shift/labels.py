@@ -70,8 +70,8 @@ def labels_of(source: ImageSource) -> tuple[str, ...]:
         labels = [entry.label or "" for entry in source.entries]
     else:
         raise UsageError(
-            f"{source.spec}: image set is of kind {source.kind}; labels come from folders (one a class) or a manifest "
-            "with a column label",
+            f"{source.spec}: image set is of kind {source.kind}; labels come from folders (one per class) or "
+            "a manifest with a column label",
             "name a folder of class folders, or a .csv with the columns path,label",
         )
     without = [entry.name for entry, label in zip(source.entries, labels, strict=True) if not label]
@@ -265,7 +265,7 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
     for label, group in indices.items():
         if chosen <= set(group):
             raise UsageError(
-                f"{spec}: classes of {label!r} are all that compete; a prediction must be able to be wrong",
+                f"{spec}: classes of {label!r} are all that compete; no prediction could be wrong",
                 'add other labels, or "compete": "all"',
             )
     kind = "file" if compete == "mapped" else ""

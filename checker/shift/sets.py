@@ -289,7 +289,7 @@ def class_scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
     columns, head = output.shape[1], opened.head.classes if opened.head else None
     if columns < 2 or head not in (None, columns):
         raise CannotAssessError(
-            f"{opened.path}: class output {opened.class_output!r} has {columns} values an image"
+            f"{opened.path}: class output {opened.class_output!r} has {columns} values per image"
             + (f", its last linear layer {head}" if head else "")
             + "; one score for each of at least two classes is needed",
             "export the model without ArgMax or TopK at its end",

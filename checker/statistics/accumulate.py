@@ -126,12 +126,12 @@ def _rows(batch: SupportsArray) -> npt.NDArray[np.float64]:
     if array.dtype.kind not in "fiu":
         raise UsageError(f"{WHAT}: dtype is {array.dtype}; they must be real numbers")
     if array.ndim != 2 or array.shape[1] == 0:
-        hint = "pool it to one row an image first" if array.ndim > 2 else "one row an image: h[None] for a single one"
+        hint = "pool it to one row per image first" if array.ndim > 2 else "one row an image: h[None] for a single one"
         raise UsageError(f"{WHAT}: shape is {array.shape}; it must be (image, feature)", hint)
     if array.shape[1] > sums.MAX_FEATURES:
         raise UsageError(
             f"{WHAT}: number of features is {array.shape[1]}; more than {sums.MAX_FEATURES} is an unpooled map",
-            "pool it to one row an image first",
+            "pool it to one row per image first",
         )
     return array.astype(np.float64)
 

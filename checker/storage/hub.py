@@ -75,7 +75,7 @@ def parse_hub(url: Url) -> Address | None:
     shown = redact(url.raw)
     if parts and parts[0] in _NOT_MODELS:
         raise UsageError(
-            f"{shown}: address is of the hub's {parts[0]}; a model must be in a repository of models",
+            f"{shown}: address is in the hub's {parts[0]}; a model must be in a repository of models",
             f"--images {shown}" if parts[0] == "datasets" else "hf://org/repo",
         )
     if len(parts) < 2 or not all(map(_PART.fullmatch, parts[:2])) or revision == "":
@@ -271,7 +271,7 @@ def _as_error(fault: Exception, address: Address, shown: str) -> RobustcheckErro
         )
     if getattr(getattr(fault, "response", None), "status_code", None) == 429:
         return EnvironmentFaultError(
-            f"{shown}: hub answers that it is asked too often (429)", "wait, or export HF_TOKEN=…"
+            f"{shown}: the hub accepts no more requests for now (429)", "wait, or export HF_TOKEN=…"
         )
     reason = " ".join(str(fault).split())
     for secret in filter(None, (os.environ.get(name, "").strip() for name in TOKENS)):

@@ -140,12 +140,12 @@ def parse_place(text: str | Place, *, is_model: bool = False) -> Place:
     url = Url(text, protocol)
     if protocol not in ON_THIS_MACHINE and is_offline():
         raise UsageError(
-            f"{url}: URL is of another machine; offline ({OFFLINE} or --offline) only files of this one are read",
+            f"{url}: URL is on another machine; offline ({OFFLINE} or --offline) only local files are read",
             "copy it here first, or leave out --offline",
         )
     if protocol == "hf" and not is_model and is_hub_offline():
         raise UsageError(
-            f"{url}: URL is of the Hugging Face Hub; {HUB_OFFLINE} forbids to open it", f"unset {HUB_OFFLINE}"
+            f"{url}: URL is on the Hugging Face Hub; {HUB_OFFLINE} forbids to open it", f"unset {HUB_OFFLINE}"
         )
     return url
 
@@ -174,7 +174,7 @@ def local_path(text: str | Path, what: str) -> Path:
     if match is None:
         return Path(text)
     raise UsageError(
-        f"{redact(f'{match[1]}:{match[2]:/<2}{match[3]}')}: {what} is a URL; here it must be a file of this machine",
+        f"{redact(f'{match[1]}:{match[2]:/<2}{match[3]}')}: {what} is a URL; here it must be a file on this machine",
         "copy it here, and name the copy",
     )
 

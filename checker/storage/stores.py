@@ -111,7 +111,7 @@ class RemoteFile:
             if isinstance(place, Url):
                 return open_url(place)
             raise UsageError(
-                f"{name}: file is of this machine; a list in another store can't name it", "use a list of this one"
+                f"{name}: file is on this machine; a list in another store can't name it", "use a list of this one"
             )
         part = quote(name) if self.url.is_http else name
         return replace(self, path=f"{self._bare}/{part}", shown=f"{self.shown.rstrip('/')}/{name}")

@@ -64,7 +64,7 @@ def model_notes(
     if random_weights:
         notes.append("The model has random weights: it was never trained.")
     if preprocessing == "assumed":
-        notes.append("The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers.")
+        notes.append("The preprocessing was assumed: the file does not define it. Wrong pixels give wrong numbers.")
     return notes
 
 
@@ -145,7 +145,7 @@ def _profile_notes(profile: Profile) -> list[str]:
         return []
     notes = [
         f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but {profile.id} "
-        f"({short_digest(profile.digest)}), given with --thresholds: PASS means what that profile says."
+        f"({short_digest(profile.digest)}), given with --thresholds: PASS means what that profile defines."
     ]
     if profile.edited:
         notes.append(f"The profile was changed by hand: {profile.edited}.")

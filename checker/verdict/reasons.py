@@ -178,7 +178,7 @@ RULES: dict[str, Rule] = {
         "not_established",
         "untrained model",
         "Export the model with its weights.",
-        "The file's contract says that the weights are random.",
+        "The file's contract records that the weights are random.",
     ),
     "file_changed": Rule(
         "not_established",
@@ -203,14 +203,14 @@ RULES: dict[str, Rule] = {
         "preprocessing was assumed",
         "Name what the model was trained with (clip, imagenet or a JSON file): "
         "`robustcheck MODEL --images PHOTOS --preprocess imagenet`. Or put the library's configuration next to it.",
-        "An ONNX file does not say how pixels become inputs. With the wrong mean, size or colour order the model "
+        "An ONNX file does not define how pixels become inputs. With the wrong mean, size or colour order the model "
         "sees out-of-distribution inputs, and those fake outlier features.",
     ),
     "preprocessing_against_contract": Rule(
         "not_established",
         "preprocessing is not the contract's",
         "Leave out `--preprocess`: `robustcheck MODEL --images PHOTOS`. Or export the model again with the right one.",
-        "The file says how its model wants its pixels, and another preprocessing was forced on it. Out-of-distribution "
+        "The file defines the preprocessing of its model, and another one was forced on it. Out-of-distribution "
         "inputs fake outlier features.",
     ),
     "normalised_twice": Rule(
@@ -295,7 +295,7 @@ RULES: dict[str, Rule] = {
         "other_signal",
         "a statistic shrank against the reference",
         "Release the reference, or find the step that caused it (finetuning, pruning, quantisation) by comparing the "
-        "model after each. Where the loss is intended, `--tolerance` says how much may be lost.",
+        "model after each. Where the loss is intended, `--tolerance` sets how much may be lost.",
         "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
         "statistic that shows the outlier features and that the profile asks for. They are weaker than in the "
         "reference on the same images.",

@@ -62,15 +62,15 @@ def foreseen(
         profile: what the thresholds hold for.
     """
     if model.random_weights:
-        yield "untrained", "the file says that its weights are random"
+        yield "untrained", "the file records that its weights are random"
     if model.file_changed:
         yield "file_changed", "its graph or its weights are not those that its contract was written for"
     if model.matched_to is not None and model.matched_to != "none":
-        yield "trained_to_match", f"the file says that it was trained to match the vectors of {model.matched_to}"
+        yield "trained_to_match", f"the file records that it was trained to match the vectors of {model.matched_to}"
     if preprocessing is None or preprocessing.source == "assumed":
-        yield "assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"
+        yield "assumed_preprocessing", "neither the file, a sidecar nor an option gives the preprocessing"
     elif preprocessing.against_contract:
-        yield "preprocessing_against_contract", "--preprocess says otherwise than the contract in the file"
+        yield "preprocessing_against_contract", "--preprocess differs from the contract in the file"
     if preprocessing is not None and (fault := scaled_oddly(model, preprocessing)):
         yield fault
     if model.tensor_assumed:

@@ -72,7 +72,7 @@ def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, call
     one_sided = "".join(tables.to_line(row) for row in some if row.label == "present")
     table, out = tmp_path / "t.jsonl", tmp_path / "p.json"
     for content, code, message in (
-        ("", 2, "number of rows is 0; a fit needs measured models"),
+        ("", 2, "no rows found; a fit needs measured models"),
         ("x\n", 2, "line 1: row is not JSON"),
         ('{"schema_version": 2}\n', 2, "line 1: schema_version is 2; this robustcheck reads 1"),
         ('{"schema_version": true}\n', 2, "line 1: schema_version is True"),

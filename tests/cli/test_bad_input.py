@@ -22,7 +22,7 @@ TABLE = """
 pipe => 2 => ls -lL pipe
   pipe: model is a device or pipe; a regular file is needed
 folder => 2 => find folder -name '*.onnx'
-  folder: number of .onnx files in the folder is 0; at least one is needed
+  folder: no .onnx files found in the folder; at least one is needed
 short/m.onnx => 3 => copy or download m.onnx.data again
   short/m.onnx: weights file m.onnx.data is … bytes; tensor 'fc.bias' ends at byte …, so it is truncated
 op.onnx => 3 => export with standard operators; custom operator libraries are not loaded
@@ -53,7 +53,7 @@ pass.onnx --images complex.npy => 2 => save float32 images (batch, channel, heig
 pass.onnx --images size.npy => 2 => robustcheck inspect pass.onnx
   size.npy#…: tensor (channel, height, width) is (3, 32, 32); pass.onnx takes (3, 64, 64)
 pass.onnx --images nan.npy => 3 => name a set of photos: --images FOLDER
-  nan.npy: number of usable images is 0 of 6 (nan.npy#…: values that are not finite; …); at least one is
+  nan.npy: no usable images among 6 (nan.npy#…: values that are not finite; …); at least one is
     needed
 pass.onnx --images short.tar => 3 => tar tf short.tar
   short.tar: tar file is damaged (…); shards must be whole, plain tar files
@@ -207,7 +207,7 @@ def test_a_current_folder_that_is_gone_is_the_environment(here: Path, monkeypatc
     (here / "gone").rmdir()
     for words in ("check m.onnx --images a", "shift m.onnx --in a --shifted b"):
         assert robustcheck(*words.split()) == 4
-        assert "current folder: it is not there (" in capsys.readouterr().err
+        assert "current folder is missing (" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_the_environment(run: Run) -> None:

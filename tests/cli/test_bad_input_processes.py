@@ -31,7 +31,7 @@ TERMINATED = "error: terminated (SIGTERM); there is no verdict, and nothing half
 
 def test_what_stdout_cannot_take_is_no_success(world: Path, tmp_path: Path) -> None:
     """With PYTHONUNBUFFERED, Python itself drops the rest of a short write without a word."""
-    said = "stdout: system says File too large; space, quota, file handles and rights must be there"
+    said = "stdout: system reports File too large; space, quota, file handles and rights must be there"
     for call, buffering in (("pass.onnx --images photos -o json", "1"), ("explain schema", "")):
         with (tmp_path / "out").open("wb") as out, small_files():
             done = run(call, world, stdout=out, env=environment(PYTHONUNBUFFERED=buffering))
@@ -57,7 +57,7 @@ def test_a_reader_that_goes_away(world: Path) -> None:
 
 def test_closed_streams(world: Path) -> None:
     for call, code, said in (
-        ("pass.onnx --images photos >&-", 4, "error: stdout is closed; a report must have somewhere to go"),
+        ("pass.onnx --images photos >&-", 4, "error: stdout is closed; a report needs an open stream or a file"),
         ("pass.onnx --images photos -qq >&- 2>&-", 0, ""),
         ("--bogus <&- >&- 2>&-", 2, ""),
     ):

@@ -78,7 +78,7 @@ def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(touch: Cal
 def test_no_model_is_an_error_never_an_empty_pass(touch: Callable[[str], None]) -> None:
     touch("empty/readme.md")
     for word in ("empty", "*.onnx", "empty/**/*.onnx"):
-        with pytest.raises(UsageError, match="is 0; at least one is needed"):
+        with pytest.raises(UsageError, match=r"no .+; at least one is needed"):
             command_line.expand([word])
 
 

@@ -82,7 +82,7 @@ def test_a_named_file_counts_alone() -> None:
     for name, isolated, said in (
         ("other.toml", True, "--isolated reads no file"),
         ("pyproject.toml", False, r"\[tool.robustcheck\] is missing"),
-        ("nope.toml", False, r"nope.toml: file of settings is missing"),
+        ("nope.toml", False, r"nope.toml: settings file is missing"),
     ):
         with pytest.raises(UsageError, match=said):
             settings.resolve({}, {}, file=name, isolated=isolated)

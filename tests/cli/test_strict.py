@@ -79,7 +79,7 @@ def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> 
         typed = value.strip('[]"')
         given = {"images": "bundled"} if key != "images" else {}
         variable = settings.PREFIX + key.upper().replace("-", "_")
-        rule = f"with --strict only the command line may say that ({options.POWERS[key].why})"
+        rule = f"with --strict only the command line may set that ({options.POWERS[key].why})"
         hint = f"remove it there, or type --{key} {typed}"
         say("")
         assert refused({variable: typed}, given) == f"{variable}: {key} is {typed}; {rule}\n{hint}"
@@ -173,8 +173,8 @@ def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_setting
     assert [each.reason for each in found.settings.waivers] == ["one_sided"]
     assert found.source("waivers") == "w.toml"
     say('fail-on = "never"\n' + WAIVERS, "w.toml")
-    assert "w.toml: key is fail-on; a file of --waivers holds waivers alone" in refused(waivers_file="w.toml")
-    assert "none.toml: file of settings is missing" in refused(waivers_file="none.toml")
+    assert "w.toml: key is fail-on; a file of --waivers may only hold waivers" in refused(waivers_file="w.toml")
+    assert "none.toml: settings file is missing" in refused(waivers_file="none.toml")
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -183,7 +183,7 @@ def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_setting
 def test_a_gate_names_its_photos(here: Path, run: Run) -> None:
     done = run("check --strict -o json=r.json -- pass.onnx")
     assert done.returncode == 2
-    assert "error: --images is missing; with --strict a gate names its photos" in done.stderr
+    assert "error: --images is missing; with --strict you must name the photos" in done.stderr
     assert "hint: --images photos/" in done.stderr
     assert read_json("r.json")["error"]["exit_code"] == 2
     assert run(f"{STRICT} -qq -- pass.onnx").returncode == 0

@@ -76,7 +76,7 @@ def test_bad_input(workshop: Workshop, capsys: Capture) -> None:
         ([a, "--baseline", b], 2, "baseline is not JSON"),
         ([a, "--write-baseline", "x.json"], 2, "nothing is compared, so there is no report for --output"),
         ([a, b, "--write-baseline", a], 2, "must not replace it"),
-        ([a, b, "--write-baseline", target], 2, "where a report goes too"),
+        ([a, b, "--write-baseline", target], 2, "which a report uses too"),
         ([broken, b], 3, "broken.onnx: number of finite, not constant representations is 0 of 80"),
     ):
         given = [*words, "--images", workshop.photos, "--device", "cpu", "-o", f"json={target}"]

@@ -222,11 +222,11 @@ def test_bad_input(colours: Path, tmp_path: Path) -> None:
         ("encoder", {"head": "wide.npy"}, UsageError, "the representation has 3 features"),
         ("encoder", {"min_positives": 1}, UsageError, "min_positives is 1; it must be at least 2"),
         ("encoder", {"shuffles": 18}, UsageError, "shuffles is 18; at least 19 are needed"),
-        ("encoder", {"max_images": 15}, CannotAssessError, "is 0 of 5, over 15 images; one at least is needed"),
-        ("encoder", {"concept_set": "all.csv"}, CannotAssessError, "10 images with it, and as many without, is 0 of 1"),
+        ("encoder", {"max_images": 15}, CannotAssessError, "none of 5 concepts has at least 10 of the 15 images"),
+        ("encoder", {"concept_set": "all.csv"}, CannotAssessError, "none of 1 concepts has at least 10 of"),
         ("exponential", {"of": "head"}, CannotAssessError, "class output differs from W·h + b by"),
         ("infinite", {}, CannotAssessError, "values that are not finite"),
-        ("constant", {}, CannotAssessError, "number of directions is 0 (principal axes"),
+        ("constant", {}, CannotAssessError, "no directions found (principal axes"),
     ]
     for name, given, fault, said in bad:
         paths = {key: colours / given[key] for key in {"head", "concept_set"} & given.keys()}

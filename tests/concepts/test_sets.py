@@ -112,7 +112,7 @@ def test_an_unreadable_image_stays_to_be_skipped(tmp_path: Path) -> None:
 MASK = "images/set/photo_1_object.png"
 BROKEN = (
     ("label.csv", None, "number\n1\n", "label.csv: column name is missing"),
-    ("label.csv", None, "number,name\n", "label.csv: number of rows is 0"),
+    ("label.csv", None, "number,name\n", "label.csv: no rows found"),
     ("label.csv", "", "1,again,object(1),1,0,\n", "row 8 is number '1', name 'again'; each must have"),
     ("category.csv", "", "smell,1,2,3,4\n", "index.csv: column smell is missing"),
     ("index.csv", "", "set/photo_0.png,train,16,16,10,10,,,,\n", "row 14: image is 'set/photo_0.png'"),
@@ -154,7 +154,7 @@ def test_broken_manifests(tmp_path: Path) -> None:
     for name, rows, said in (
         ("m.csv", "path\na.png\n", "column concept is missing"),
         ("m.csv", "concept\nsky\n", "row 2 has the columns concept; one of path, image, file must name the image"),
-        ("m.csv", "path,concept\na.png,\n", "number of concepts is 0 among 1 images"),
+        ("m.csv", "path,concept\na.png,\n", "no concepts found among 1 images"),
         ("m.csv", "path,concept\nb.png,sky\n", "row 2: path is b.png; there is no such file"),
         ("m.csv", "path,concept,score\na.png,sky,high\n", "row 2: score is 'high'; it must be a number, 0 to 1"),
         ("m.csv", "path,concept,score\na.png,sky,87\n", "row 2: score is '87'; it must be a number, 0 to 1"),
@@ -175,8 +175,8 @@ def test_what_is_no_concept_set(tmp_path: Path) -> None:
     for spec, said in (
         (tmp_path / "nowhere", "concept set is missing; it must be a folder of folders"),
         (tmp_path / "words.txt", "concept set is of no known layout"),
-        (tmp_path / "flat", "number of concepts is 0 among 1 images"),
-        (tmp_path / "with", "empty: number of images is 0; each folder"),
+        (tmp_path / "flat", "no concepts found among 1 images"),
+        (tmp_path / "with", "empty: no images found; each folder"),
         ("s3://bucket/concepts/", "concept set is a URL"),
     ):
         with pytest.raises(UsageError) as caught:

@@ -222,7 +222,7 @@ def spoilt(what: str, encoder: Path) -> None:
         ("no model", 3, "file is not an ONNX model"),
         ("no contract", 3, "contract is missing; to quantise it, robustcheck must know how photos become its input"),
         ("contract no JSON", 3, "contract is damaged (JSONDecodeError"),
-        ("true contract", 3, "contract breaks schema 1"),
+        ("true contract", 3, "contract does not match schema 1"),
         ("fp16", 2, "precision is fp16; fp16 and int8 are made from an fp32 file"),
         ("half weights", 2, "precision is fp16; fp16 and int8 are made from an fp32 file"),
         ("no tensor", 3, "names the output representation, which the graph does not have"),

@@ -120,7 +120,7 @@ def test_bad_manifest_rows_are_usage_errors_with_their_number(tmp_path: Path) ->
     fill(tmp_path, ["a.png"])
     rows: tuple[tuple[str, str | bytes, str], ...] = (
         ("l.txt", "a.png\nb.png\n", r"l\.txt: row 2: path is b\.png; there is no such file"),
-        ("l.txt", "\n", r"l\.txt: number of images listed is 0; at least one is needed"),
+        ("l.txt", "\n", r"l\.txt: no images listed; at least one is needed"),
         ("m.csv", "path\na.png\nb.png\n", r"m\.csv: row 3: path is b\.png; there is no such file"),
         ("m.csv", "path,label\n,x\n", r"m\.csv: row 2: path is ''; it must be the path of an image"),
         ("m.csv", "name\na.png\n", r"row 2 has the columns name; one of path, image, file must name the image"),
@@ -171,7 +171,7 @@ def test_damaged_files_are_never_read_in_part(tmp_path: Path) -> None:
         ("text.tar", b"no tar at all" * 100, "tar file is damaged"),
         ("x.npy", (tmp_path / "x.npy").read_bytes()[:300], "file is not a plain array"),
         ("t.npz", b"text", "file is not a plain array"),
-        ("notes.md", b"x", "number of images is 0 among 1 files"),
+        ("notes.md", b"x", "no images found among 1 files"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CannotAssessError, match=f"{name}: .*{message}"):
@@ -281,11 +281,11 @@ def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: Patch) 
         ("nowhere", r"^nowhere: image set is not readable \(No such file or directory\)"),
         ("", "^images is ''; it must be a folder"),  # not the current folder
         (" ", "images is ' '; it must be a folder"),
-        ("empty", "number of images is 0 among 0 files"),
-        ("empty/*.png", "number of images is 0 among 0 files"),
+        ("empty", "no images found among 0 files"),
+        ("empty/*.png", "no images found among 0 files"),
         ("pipe", "pipe: image set is not a regular file or folder"),
         ("mixed", r"content is a mixture \(images, \.tar\); an image set must be of one kind"),
-        ("none.tar", r"number of images in 1 tar file\(s\) is 0"),
+        ("none.tar", r"no images found in 1 tar file\(s\)"),
         ("gz/s.tar.gz", r"s\.tar\.gz: shard is compressed; shards must be plain \.tar"),
     ):
         with pytest.raises(CannotAssessError if "among" in message else UsageError, match=message):
@@ -357,8 +357,8 @@ def test_check_bad() -> None:
     check_bad(1, 0, 0.0)
     for read, n_bad, limit, message in (
         (100, 2, 0.01, r"unusable images is 2 of 100 \(a.jpg: empty file\); at most 1.00% may be\n"),
-        (3, 3, 1.0, "number of usable images is 0 of 3"),
-        (0, 0, 1.0, "number of usable images is 0 of 0"),
+        (3, 3, 1.0, "no usable images among 3"),
+        (0, 0, 1.0, "no usable images among 0"),
     ):
         with pytest.raises(CannotAssessError, match=message):
             check_bad(read, n_bad, limit, bad)

@@ -63,7 +63,7 @@ def test_a_child_that_dies_is_an_error(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     for number, error, message in (
         (signal.SIGSEGV, CannotAssessError, "ended by signal SIGSEGV"),
-        (signal.SIGKILL, EnvironmentFaultError, "was killed; too little memory does that"),
+        (signal.SIGKILL, EnvironmentFaultError, "was killed; too little memory is a usual cause"),
     ):
 
         def strike(now: Progress, number: signal.Signals = number) -> None:
@@ -109,7 +109,7 @@ def test_a_child_that_answers_nonsense_is_an_error(monkeypatch: Patch) -> None:
     for line in nonsense:
         start = f"import sys; sys.stdin.readline(); print({line!r})"
         monkeypatch.setattr(isolation, "START", start)
-        with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
+        with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no readable answer"):
             rc.check("m.onnx")
 
 
@@ -118,7 +118,7 @@ def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: Patch
     monkeypatch.setattr(isolation, "START", start)
     monkeypatch.setattr(isolation, "ANSWER_BYTES", 1000)
     monkeypatch.setattr(isolation, "GRACE_S", 0.5)
-    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
+    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no readable answer"):
         rc.check("m.onnx")
     assert not children(os.getpid())
 

@@ -28,9 +28,9 @@ VALID = lookup.lookup_contract()
     ("changes", "message"),
     [
         ({"schema_version": 2}, "contract has schema version 2; this robustcheck reads up to 1"),
-        ({"schema_version": 0}, "contract breaks schema 1 (schema_version: Input should be 1)"),
-        ({"schema_version": True}, "contract breaks schema 1 (schema_version: true is not a version)"),
-        ({"schema_version": 1.0}, "contract breaks schema 1 (schema_version: 1.0 is not a version)"),
+        ({"schema_version": 0}, "contract does not match schema 1 (schema_version: Input should be 1)"),
+        ({"schema_version": True}, "contract does not match schema 1 (schema_version: true is not a version)"),
+        ({"schema_version": 1.0}, "contract does not match schema 1 (schema_version: 1.0 is not a version)"),
         ({"precision": "int4"}, "precision: Input should be 'fp32', 'fp16', 'int8-dynamic' or 'int8-qdq'"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"tensors": {}}, 'there is no entry "representation"'),

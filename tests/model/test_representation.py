@@ -156,7 +156,7 @@ def test_distillation_heads_fork(opened: Any) -> None:
     """)
     with pytest.raises(UsageError) as caught:
         opened(model)
-    assert "representation can't be told" in caught.value.message
+    assert "representation is not clear" in caught.value.message
     for name in ("features (input of Gemm", "other_features (input of Gemm"):
         assert name in caught.value.message
     assert caught.value.hint.endswith("--tensor features")

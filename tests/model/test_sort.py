@@ -82,8 +82,8 @@ def test_a_long_chain_in_reverse_needs_no_recursion() -> None:
         (["a a"], "tensor 'a' is computed from itself, through 1 node (Relu); the nodes of a graph must not"),
         (["a b", "b a"], "tensor 'b' is computed from itself, through 2 nodes (Relu, Relu); the nodes"),
         (["image a", "image a"], "tensor 'a' is written twice, by two nodes; each name must"),
-        (["image image"], "tensor 'image' is written twice, by an input and a node; each name must stand for one"),
-        (["image w"], "tensor 'w' is written twice, by a weight and a node; each name must stand for one tensor"),
+        (["image image"], "tensor 'image' is written twice, by an input and a node; each name must belong to one"),
+        (["image w"], "tensor 'w' is written twice, by a weight and a node; each name must belong to one tensor"),
     ],
 )
 def test_circles_and_names_that_are_written_twice(nodes: list[str], message: str) -> None:

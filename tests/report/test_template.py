@@ -191,7 +191,7 @@ def test_how_it_is_named(run: Run, capsys: Capture) -> None:
         ("template=m.onnx", "its name must end in .j2"),
         ("template=t.j2=", "a path must follow the equals sign"),
         ("template=t.j2=t.j2", "is a file that this run reads"),
-        ("template=https://example.org/t.j2", "a template must be a file of this machine"),
+        ("template=https://example.org/t.j2", "a template must be a file on this machine"),
         ("json=t.j2", "is a file that this run reads"),
     ):
         assert run("-o", output, *["-o", "template=t.j2"][: 2 * output.startswith("json")]) == 2, output

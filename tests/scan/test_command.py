@@ -46,7 +46,7 @@ def test_errors(small: Path, capsys: Capture) -> None:
     save(written("f = Flatten(image); embedding = Identity(f)", embedding, before=""), flat)
     given = ["--images", small.with_suffix(".npy"), "--preprocess", "imagenet", "--device", "cpu"]
     for words, code, said in (
-        ([flat], 3, "number of blocks found is 0"),
+        ([flat], 3, "no blocks found"),
         ([small, "--block", "zz"], 2, "--block is 'zz'; no tensor of that name is computed from the image"),
         ([small, "--block", "image"], 2, "--block is 'image'; no tensor of that name"),
     ):

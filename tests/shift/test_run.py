@@ -128,7 +128,7 @@ BAD: list[tuple[str, list[str], int, str]] = [
     ("model", [*BASE, "--report", "report.json"], 2, "report.json: schema_version is None; this robust"),
     ("model", [*BASE, "--suite-entry", "gone/entry.toml"], 2, "folder gone is missing"),
     ("model", [*BASE, "--suite-entry", "model.onnx"], 2, "path of --suite-entry is a file that this run reads"),
-    ("model", [*BASE, "--suite-entry", "out.json"], 2, "where a report goes too"),
+    ("model", [*BASE, "--suite-entry", "out.json"], 2, "which a report uses too"),
     ("model", [*BASE, "--device", "cuda:99"], 4, "cuda"),
 ]
 

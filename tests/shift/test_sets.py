@@ -33,9 +33,9 @@ def test_a_model_scores_each_of_two_classes_or_more() -> None:
     for columns, head, names in ((2, None, None), (2, 2, ("a", "b")), (1000, 1000, None)):
         assert class_scores(runner(columns, head, names), CLIP) == Scores(columns, names or ())
     for columns, head, said in (
-        (1, None, "1 values an image; one score for each of at least two classes is needed"),
-        (1, 1, "1 values an image, its last linear layer 1; one score"),
-        (5, 1000, "5 values an image, its last linear layer 1000; one score"),  # TopK
+        (1, None, "1 values per image; one score for each of at least two classes is needed"),
+        (1, 1, "1 values per image, its last linear layer 1; one score"),
+        (5, 1000, "5 values per image, its last linear layer 1000; one score"),  # TopK
     ):
         with pytest.raises(CannotAssessError, match=f"m.onnx: class output 'logits' has {said}"):
             class_scores(runner(columns, head), CLIP)

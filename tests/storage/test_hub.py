@@ -207,7 +207,7 @@ def test_what_is_no_repository_or_has_nothing_to_check(served: MockHub) -> None:
         ("hf://org/nix", 2, "is not on the hub, or may not be read", "HF_TOKEN"),
         ("hf://org/two@v9", 2, "revision v9 is not in the repository", "/refs"),
         ("hf://org/gated", 4, "is gated; its owner must give access", "HF_TOKEN"),
-        ("hf://datasets/org/one", 2, "is of the hub's datasets", "--images hf://datasets"),
+        ("hf://datasets/org/one", 2, "is in the hub's datasets", "--images hf://datasets"),
         ("hf://org", 2, "names no repository", ""),
         ("hf://org/../x", 2, "names no repository", ""),
         ("hf://org/one/../x.onnx", 2, r"path has a part \.\.", "hf://org/repo"),
@@ -224,7 +224,7 @@ def test_what_is_no_repository_or_has_nothing_to_check(served: MockHub) -> None:
 def test_a_hub_that_is_asked_too_often_or_is_not_there(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     served.busy = 1
-    with pytest.raises(EnvironmentFaultError, match="asked too often"):
+    with pytest.raises(EnvironmentFaultError, match="accepts no more requests"):
         check("hf://org/one", max_images=3)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="ConnectError"):

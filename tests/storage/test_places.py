@@ -67,7 +67,7 @@ def test_a_url_with_one_slash_and_one_where_only_a_path_serves_are_refused() -> 
         )
         assert caught.value.hint == "give it as text: s3://***@bucket/x"
     for given in ("s3://bucket/x", Path("s3://bucket/x")):
-        with pytest.raises(UsageError, match=r"^s3://bucket/x: model is a URL; here it must be a file of this"):
+        with pytest.raises(UsageError, match=r"^s3://bucket/x: model is a URL; here it must be a file on this"):
             places.local_path(given, "model")
     assert places.local_path("a/x.onnx", "model") == Path("a/x.onnx")
 

@@ -64,7 +64,7 @@ def test_what_a_reader_must_know_of_a_model() -> None:
         "input 2, input 3, input 4, input 5 and 1 more."
     ]
     assert model_notes("", preprocessing="assumed") == [
-        "The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers."
+        "The preprocessing was assumed: the file does not define it. Wrong pixels give wrong numbers."
     ]
 
 

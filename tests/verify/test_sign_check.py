@@ -99,7 +99,7 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_measured(
         "--sign signs the JSON report in a file; -o json=PATH must name one",
         "for 2 models; a signature is about one",
         "r.sigstore.json: signature of r.json can't be written here",
-        "; a report that is signed must go to a file of this machine",
+        "; a report that is signed must go to a file on this machine",
     )
     for call, said in (
         ("model.onnx -o json --sign key.pem", a_file),

@@ -209,7 +209,7 @@ def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monk
         ("sign --key key.pem -o key.pem", "is a file that this run reads"),
         ("sign --key key.pem --keyless", "exclude each other"),
         ("sign", "exclude each other"),
-        ("sign --key key.pem --trust-config t.json", "--trust-config is of --keyless"),
+        ("sign --key key.pem --trust-config t.json", "--trust-config belongs to --keyless"),
         ("verify --verify-signature", "belong together"),
         ("verify NAMEa", "belong together"),
         ("verify ISSUERi", "belong together"),

@@ -93,7 +93,7 @@ def test_a_report_that_holds(place: Path, capsys: Capture, passed: Report) -> No
 def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report) -> None:
     assert read_one(place / "report.json") == passed
     forge(place, lambda d: d["verdict"].update(verdict="WARN"))
-    with pytest.raises(CannotAssessError, match=r"is not as a check wrote it \(verdict: its evidence gives PASS\);"):
+    with pytest.raises(CannotAssessError, match=r"was edited \(verdict: its evidence gives PASS\);"):
         read_one(place / "report.json")
     (place / "report.json").write_text(forms.render("json", [passed, passed]), encoding="utf-8")
     with pytest.raises(UsageError, match=r"document holds 2 reports; it must hold one\n"):

@@ -207,7 +207,7 @@ REFUSALS: list[tuple[Fields, type[Exception], str]] = [
     ({"images": [FLOATS, FLOATS[:, 1:]]}, rc.UsageError, r"image 1: shape is \(3, 7, 8\), image 0's is \(3, 8, 8\)"),
     ({"images": [PHOTO, FLOATS]}, rc.UsageError, "image 1 is a preprocessed array, image 0 is a picture; all must be"),
     ({"images": ["nowhere.jpg"]}, rc.UsageError, "image 0 is nowhere.jpg; there is no such file"),
-    ({"images": []}, rc.UsageError, "images: number of images is 0"),
+    ({"images": []}, rc.UsageError, "images: no images given"),
     ({"images": [FLOATS]}, rc.UsageError, r"image 0: tensor \(channel, height, width\) is \(3, 8, 8\); .* takes"),
     ({"max_bad": float("nan")}, rc.UsageError, "^max_bad is nan; it must be a finite number"),
     ({"seed": "x"}, rc.UsageError, "^seed is 'x'; it must be a whole number"),

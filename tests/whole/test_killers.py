@@ -89,7 +89,7 @@ IMAGES: list[tuple[Callable[[Path], Path], type[RobustcheckError], str]] = [
     (
         hostile.device_in_table,
         CannotAssessError,
-        "number of usable images is 0 of 2 (images.parquet#00000000: not a regular",
+        "no usable images among 2 (images.parquet#00000000: not a regular",
     ),
     *((hostile.pipe_as(suffix), UsageError, PIPE) for suffix in (".tar", ".parquet", ".arrow")),
     *((hostile.one_line(suffix), UsageError, LONG) for suffix in (".txt", ".csv", ".jsonl")),

@@ -131,7 +131,7 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     place = tmp_path / "rows.npz"
     place.write_bytes(b"no archive")
     for path in (place, tmp_path / "none.npz"):
-        with pytest.raises(UsageError, match="file of representations"):
+        with pytest.raises(UsageError, match="representations file"):
             load_representations(path)
     rows, names, digests = np.ones((2, 3)), np.array(["a", "b"]), np.array(["c", "d"])
     sound: Fields = {"representations": rows, "names": names, "digests": digests}
@@ -142,7 +142,7 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
         ("representations", rows[0, :2], r"2 names and 2 digests for an array of shape \(2,\)"),
         ("digests", np.array(["c", "d", "e"]), "2 names and 3 digests"),
         ("names", np.array([1, 2]), "is not text"),
-        ("names", np.array([{}, {}], dtype=object), "file of representations"),  # pickled
+        ("names", np.array([{}, {}], dtype=object), "representations file"),  # pickled
         ("representations", np.array([[1.0], [np.nan]]), "not finite"),
         ("made_with", np.array("[" * 100_000), "not readable"),
     ):

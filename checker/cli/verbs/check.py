@@ -43,7 +43,7 @@ def check(
         )
     if line.show_settings and line.strict:
         raise UsageError(
-            "--show-settings is given with --strict, with which exit code 0 is a verdict's alone; it checks no model",
+            "--show-settings is given with --strict, where exit code 0 is always a verdict; it checks no model",
             "robustcheck check --show-settings",
         )
     if not models and not line.show_settings:

@@ -178,7 +178,7 @@ def sign(
             "--key key.pem",
         )
     if trust_config is not None and not keyless:
-        raise UsageError("--trust-config is of --keyless; a signature by a key needs none", "leave it out")
+        raise UsageError("--trust-config belongs to --keyless; a signature by a key needs none", "leave it out")
     bundle = out or bundle_of(report)
     check_target(bundle, [path for path in (report, model, key, thresholds, trust_config) if path is not None])
     # before a rerun, which can take long

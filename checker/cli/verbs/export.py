@@ -143,7 +143,7 @@ SHOWN = {
 MEANS = {
     "ordinary": "WARN: the outlier features are absent. That does not make the encoder fragile.",
     "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
-    "the contract in the file tells that the feature was planted.",
+    "the contract in the file shows that the feature was planted.",
 }
 
 
@@ -225,7 +225,7 @@ def _copy(models: list[Path], folder: Path) -> None:
                 unfinished.unlink(missing_ok=True)
     except OSError as fault:
         raise EnvironmentFaultError(
-            f"{folder}: models are not kept ({fault.strerror}); the folder must be writable",
+            f"{folder}: models could not be written ({fault.strerror}); the folder must be writable",
             f"ls -ld {quoted(folder.parent)}; df -h",
         ) from fault
 

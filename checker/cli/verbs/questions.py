@@ -152,7 +152,7 @@ def scan(
 ) -> int:
     """Show outlier features block by block through the depth of a model.
 
-    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
     from robustcheck_onnx.checker.scan import run
 
@@ -171,7 +171,7 @@ def scan(
     max_images=OF_EACH,
     inside=option(
         "In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
-        "column label. imagenet=PATH says that it is ImageNet.",
+        "column label. imagenet=PATH marks it as ImageNet.",
         "[NAME=]PATH",
         IMAGES,
         "--in",
@@ -214,7 +214,7 @@ def shift(
 ) -> int:
     """Measure accuracy on shifted images, or predict it without labels.
 
-    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
     from robustcheck_onnx.checker.shift.document import suite_entry as entry_of
     from robustcheck_onnx.checker.shift.run import measure_shift
@@ -353,7 +353,7 @@ def directions(
 ) -> int:
     """Show the important directions of a head, and what pruning costs.
 
-    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
     from robustcheck_onnx.checker.directions import run
     from robustcheck_onnx.thresholds.published import SOURCES
