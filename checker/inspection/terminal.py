@@ -11,8 +11,8 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.model.ends import show_shape
-from robustcheck_onnx.checker.report.document import name
-from robustcheck_onnx.checker.report.layout import Pen, Trimmed, hanging, line, reasons, section, spaced, table_of
+from robustcheck_onnx.checker.report.document import Cell, name
+from robustcheck_onnx.checker.report.layout import Pen, Trimmed, line, listed, reasons, section, spaced, table_of
 from robustcheck_onnx.checker.report.terminal import reason_ids, step_lines
 from robustcheck_onnx.checker.verdict.pixels import steps_text
 
@@ -117,7 +117,7 @@ def _answer(pen: Pen, can_pass: CanPass, document: Mapping[str, Any]) -> list[Te
 
 
 def _rows(pen: Pen, rows: dict[str, str]) -> Table:
-    return hanging([(pen.say(label, "dim"), pen.name(value)) for label, value in rows.items()])
+    return listed(pen, ((Cell(label, "dim"), name(value)) for label, value in rows.items()))
 
 
 def _table(pen: Pen, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:

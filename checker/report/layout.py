@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 
-from .document import Block, Bullets, Chart, Document, Facts, Section, Table, Words, cell_of
+from .document import Block, Bullets, Cell, Chart, Document, Facts, Section, Table, Words, cell_of
 from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns
@@ -177,19 +177,24 @@ def hanging(rows: Iterable[tuple[Text, Text]]) -> Grid:
     return grid
 
 
+def listed(pen: Pen, rows: Iterable[tuple[Words, Words]]) -> Grid:
+    """Lay out rows of `hanging`, from words or cells."""
+    return hanging((written(pen, mark), written(pen, text)) for mark, text in rows)
+
+
 def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Grid:
     """Lay out rows of a dim label and text. Rows without a text are left out."""
-    return hanging((pen.say(label, "dim"), pen.say(text)) for label, text in rows if text)
+    return listed(pen, ((Cell(label, "dim"), text) for label, text in rows if text))
 
 
 def bullets(pen: Pen, sentences: Iterable[str]) -> Grid:
     """List sentences that may quote names."""
-    return hanging((pen.say("•"), pen.say(sentence)) for sentence in sentences)
+    return listed(pen, (("•", sentence) for sentence in sentences))
 
 
 def notes(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
     """List a verdict's notes as one block. Without any there is no block."""
-    return [hanging((pen.say("note", "bold"), pen.say(note)) for note in sentences)] if sentences else []
+    return [listed(pen, ((Cell("note", "bold"), note) for note in sentences))] if sentences else []
 
 
 def verdict_line(pen: Pen, verdict: Verdict, exit_code: int | None, remark: str = "") -> Ruled:
@@ -308,11 +313,8 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
     if isinstance(block, Facts):
         rows = [(cell_of(label), text) for label, text in block.rows if cell_of(text).text]
         more = [pen.say(f"and {len(rows) - LISTED} more", "dim")] if len(rows) > LISTED else []
-        listed = hanging(
-            (written(pen, label._replace(style=label.style or "dim")), written(pen, text))
-            for label, text in rows[:LISTED]
-        )
-        return [*([pen.say(block.title, "dim")] if block.title else []), listed, *more]
+        dim = ((label._replace(style=label.style or "dim"), text) for label, text in rows[:LISTED])
+        return [*([pen.say(block.title, "dim")] if block.title else []), listed(pen, dim), *more]
     return [bullets(pen, block.texts) if isinstance(block, Bullets) else pen.prose(block)]
 
 

@@ -47,16 +47,16 @@ from .layout import (
     Ruled,
     Trimmed,
     bar_chart,
-    columns,
     hanging,
+    labelled,
     line,
+    listed,
     notes,
     reasons,
     section,
     spaced,
     table_of,
     verdict_line,
-    written,
 )
 from .record import Failed, Outcome, Report
 from .words import SIGNS, plain_text, verdict_text
@@ -97,13 +97,13 @@ def _gate(report: Report, pen: Pen) -> list[RenderableType]:
     gate = report.gate
     if gate is None:
         return []
-    rows = [(pen.say("gate", "bold"), pen.say(f"exit code {gate.exit_code}: {gate.rule}"))]
+    rows = [(Cell("gate", "bold"), f"exit code {gate.exit_code}: {gate.rule}")]
     rows += [
-        (pen.say(label, "bold"), pen.say(f"{w.reason}, {until} {w.expires} by {w.owner}: {w.because}"))
+        (Cell(label, "bold"), f"{w.reason}, {until} {w.expires} by {w.owner}: {w.because}")
         for label, until, waivers in (("waived", "until", gate.waived), ("expired", "waived until", gate.expired))
         for w in waivers
     ]
-    return [hanging(rows)]
+    return [listed(pen, rows)]
 
 
 def _evidence_whole(report: Report, pen: Pen) -> RenderableType:
@@ -119,7 +119,7 @@ def _evidence_whole(report: Report, pen: Pen) -> RenderableType:
     ]
     table = table_of(pen, ("statistic", ">value", "=interval", "=threshold", "=clears it?"), rows)
     remark = words.confidence_text(report)
-    meanings = hanging((pen.say(f"{s.name}:", "dim"), pen.say(DEFINITIONS[s.id])) for s in statistics)
+    meanings = labelled(pen, ((f"{s.name}:", DEFINITIONS[s.id]) for s in statistics))
     return section(pen, "Evidence and thresholds", remark, table, meanings, Text(), _context(report, pen))
 
 
@@ -183,22 +183,20 @@ def _reference(report: Report, pen: Pen) -> RenderableType:
     remark = "by strength; ✓ = shows the outlier features"
     if strength is None or not report.reference:
         return section(pen, title, remark, pen.say("not placed: no strength or no table"))
-    table = columns(pen, "", ">rank", ">strength", ">K", "", "group", "checkpoint")
+    rows: list[tuple[Words, ...]] = []
     for rank, row, left_out in words.reference_lines(report.reference, strength):
         if left_out:
-            table.add_row("", written(pen, Cell("…", "dim")), *[""] * 4, written(pen, Cell(gap_text(left_out), "dim")))
+            rows.append(("", Cell("…", "dim"), *[""] * 4, Cell(gap_text(left_out), "dim")))
         if row is None:
-            own = ("▶", str(rank), number_text(strength), number_text(s.kurtosis.estimate), "", "this model")
-            table.add_row(*map(pen.say, own), style="bold")
+            own = ("▶", str(rank), number_text(strength), number_text(s.kurtosis.estimate), "", "this model", "")
+            rows.append(tuple(Cell(each, "bold") for each in own))
             continue
         # what comes after a comma, how it was finetuned, takes a second line; its group says that it was
         checkpoint = short_checkpoint(row.checkpoint).partition(", ")[0]
-        cells = (
-            *("", Cell(str(rank), "dim"), number_text(row.strength), number_text(row.kurtosis)),
-            Cell("✓", "pass") if row.shows_outlier_features else Cell("–", "dim"),
-            *(words.group_text(row.group), name(checkpoint)),
-        )
-        table.add_row(*(written(pen, each) for each in cells))
+        shows = Cell("✓", "pass") if row.shows_outlier_features else Cell("–", "dim")
+        numbers = (number_text(row.strength), number_text(row.kurtosis))
+        rows.append(("", Cell(str(rank), "dim"), *numbers, shows, words.group_text(row.group), name(checkpoint)))
+    table = table_of(pen, ("", ">rank", ">strength", ">K", "", "group", "checkpoint"), rows)
     moves = "K (kurtosis) moves with the image set"
     if widest := words.widest_kurtosis(report.reference):
         widely, least, most = widest
@@ -298,7 +296,8 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
     last = verdict_line(pen, report.verdict, exit_code, passed_by(report))
     first = pen.say(f"robustcheck {report.tool_version}", "dim")  # distinguishes our own files from others
     body = [spaced([*blocks, last])] if verbose else [spaced(blocks), last]
-    return Trimmed(Group(first, *settings_line(report, pen), *body))
+    loosening = [pen.say(f"! {text}", "yellow") for text in [loosening_text(report)] if text]
+    return Trimmed(Group(first, *loosening, *body))
 
 
 def one_line(report: Report) -> str:
@@ -389,12 +388,6 @@ def reason_ids(pen: Pen, reasons: Sequence[Reason], n_notes: int = 0) -> list[Te
     return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
 
 
-def settings_line(report: Report, pen: Pen) -> list[Text]:
-    """Write which settings can loosen the gate. Their source is named; without any there is no line."""
-    text = loosening_text(report)
-    return [pen.say(f"! {text}", "yellow")] if text else []
-
-
 def loosened(report: Report, pen: Pen) -> Iterator[Text]:
     """Write first what lets a WARN through. What no longer does is named, too."""
     gate = report.gate
@@ -462,7 +455,7 @@ def render_several(
     pen = Pen(ascii_only)
     rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: rank_of(pair[1]))
     table = table_of(pen, ("=verdict", "model", ">images", ">seconds"), itertools.starmap(_row, rows))
-    details = [_details(model, outcome, pen) for model, outcome in rows if not _passed(outcome)]
+    details = [_details(model, each, pen) for model, each in rows if isinstance(each, Failed) or not each.passed]
     where = [Group(*(pen.name(place) for place in places))] if places else []
     counts = Counter("ERROR" if isinstance(o, Failed) else o.verdict.verdict for o in outcomes)
     said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
@@ -479,10 +472,6 @@ def _cautions(outcomes: Sequence[Outcome], pen: Pen) -> list[Text]:
     """
     texts = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
     return [pen.say(f"! {text}", "yellow") for text in texts]
-
-
-def _passed(outcome: Outcome) -> bool:
-    return isinstance(outcome, Report) and outcome.passed
 
 
 def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
