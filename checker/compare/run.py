@@ -339,7 +339,7 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, Im
         return other if isinstance(other, Skipped) else _Both(**vars(one), other=other)
 
     pair: Pair | None = None
-    with measure.decode_with(prepare, first, execution=first.runners[0].execution) as decoded:
+    with measure.decode_with(prepare, first, second.source, execution=first.runners[0].execution) as decoded:
         for batch in measure.batches(
             decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
         ):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -212,11 +213,13 @@ def level_sums(pixels: GenericArray) -> LevelSums:
     return LevelSums(values.shape[1], tuple(sums.tolist()), tuple(squares.tolist()))
 
 
+WHOLE = sys.maxsize  # px; no photo is as large, so each is decoded whole
+SPARE = 5  # times the resized edge; what it moves: benchmarks/results/performance.md, "JPEG decoding"
 MAX_PIXELS = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
 MAX_FILE_BYTES = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
 MAX_ASPECT = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
 
-ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT = (
+ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT, SMALLER = (
     "alpha composited on white",
     "first of several frames",
     "CMYK converted",
@@ -225,6 +228,7 @@ ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT = (
     "suffix does not match the content",
     "palette",
     "16-bit rescaled",
+    "decoded at a smaller scale",
 )
 
 """Suffix of an image file (lower case) and the format it promises."""
@@ -259,12 +263,18 @@ class UnreadableImageError(Exception):
     """An image that can't be used. The message is the reason, without the image's name."""
 
 
-def decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
+def least_edge(preprocessing: Preprocessing) -> int:
+    """Compute the edge (px) that decoded photos keep. They hold enough then for the preprocessing's resize."""
+    return WHOLE if preprocessing.resize_mode == "none" else SPARE * max(preprocessing.resize_size)
+
+
+def decode(data: bytes, name: str, keep: int = WHOLE) -> tuple[Image.Image, tuple[str, ...]]:
     """Decode the first frame to upright RGB pixels. Notes record conversions.
 
     EXIF orientation applied; transparency composited on white (255, 255, 255); 16-bit grey divided by 257;
     CMYK by Pillow's conversion, colour profiles ignored, as the model libraries do.
     data: the file's bytes, of any suffix (the content decides). name: for the suffix only.
+    keep: px; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its shorter edge keeps as much.
     Returns a loaded Pillow image of mode RGB and notes (the constants above, in alphabetical order).
     Raises UnreadableImageError: empty, text, unknown format, truncated or damaged, more than MAX_PIXELS
     pixels, edges more than MAX_ASPECT : 1, 32-bit integer or float pixels (their white level is unknown).
@@ -274,7 +284,7 @@ def decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
     if data.startswith(_LFS):
         raise UnreadableImageError("Git LFS pointer, not an image (git lfs pull)")
     try:
-        return _decode(data, name)
+        return _decode(data, name, keep)
     except UnidentifiedImageError as fault:
         raise UnreadableImageError("not an image that Pillow can decode") from fault
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
@@ -283,7 +293,7 @@ def decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
         raise UnreadableImageError(f"damaged: {fault}") from fault
 
 
-def _decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
+def _decode(data: bytes, name: str, keep: int) -> tuple[Image.Image, tuple[str, ...]]:
     notes = set()
     with _HEADER_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF blocks would reach stderr
@@ -291,6 +301,9 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
         image: Image.Image = Image.open(io.BytesIO(data), formats=_available_decoders())
         _check_size(image)
         image_format = image.format
+        whole = image.size
+        if image_format == "JPEG" and image.draft(None, (keep, keep)) and image.size != whole:
+            notes.add(SMALLER)
         orientation = image.getexif().get(_ORIENTATION, 1)
         if getattr(image, "n_frames", 1) > 1:
             notes.add(ANIMATED)

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.text import sha256_of, type_name
 
 from .containers import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
 from .listing import Kind, image_files, list_images, parse_image_set
-from .preprocess import UnreadableImageError, decode, from_picture
+from .preprocess import WHOLE, UnreadableImageError, decode, from_picture
 
 BUNDLED = Path(__file__).parent.parent / "photos"
 _BYTES = 32  # of a sha256
@@ -98,6 +98,8 @@ class ImageSource:
     seed: int
     given: bool = False
     """whether Python handed the images over as objects (`open_given`)"""
+    keep: int = 0
+    """px that the shorter edge of a decoded JPEG keeps, at least (`preprocess.least_edge`); 0: decoded whole"""
 
     def __len__(self) -> int:
         """Return the number of images after `limit`."""
@@ -113,7 +115,7 @@ class ImageSource:
         try:
             content = entry.read()
             if isinstance(content, bytes):
-                image, notes = decode(content, entry.name)
+                image, notes = decode(content, entry.name, self.keep or WHOLE)
                 return Picture(entry.name, image, _digest(content), notes, entry.label)
             if isinstance(content, Image.Image):
                 image, notes = from_picture(content)

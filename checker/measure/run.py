@@ -29,6 +29,7 @@ from robustcheck_onnx.checker.evidence import (
     Statistics,
 )
 from robustcheck_onnx.checker.images.containers import Entries
+from robustcheck_onnx.checker.images.preprocess import least_edge
 from robustcheck_onnx.checker.images.sanity import DESCRIBED
 from robustcheck_onnx.checker.images.source import (
     Images,
@@ -128,6 +129,7 @@ def read_inputs(job: Job, *, source: ImageSource | None = None) -> Inputs:
     preprocessing = fed_as(preprocessing, models[0].image_input, job.model)
     if source is None:
         source = open_images(job.options.images, seed=job.options.seed, limit=job.options.max_images)
+    source = replace(source, keep=max(source.keep, least_edge(preprocessing.preprocessing)))
     if source.kind == "tensors" and preprocessing.source != "assumed":
         preprocessing = preprocessing.model_copy(update={"source": "tensors"})
     return Inputs(
@@ -247,6 +249,7 @@ def decode_with(
     threads = cpu_threads() if execution is None else execution.threads
     workers = count_decoders(on_gpu=on_gpu, threads=threads)
     images, window = inputs.source if source is None else source, AHEAD_OF_GPU if on_gpu else AHEAD
+    images = replace(images, keep=max(images.keep, inputs.source.keep))
     return closing(prefetch(images, prepare, workers=workers, window=window, stops=stops))
 
 

@@ -13,6 +13,7 @@ import skimage
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.images.preprocess import (
     ALPHA,
     ANIMATED,
@@ -22,8 +23,11 @@ from robustcheck_onnx.checker.images.preprocess import (
     MISNAMED,
     PALETTE,
     SIXTEEN_BIT,
+    SMALLER,
     UnreadableImageError,
+    apply_uint8,
     decode,
+    least_edge,
 )
 from support import Fields
 
@@ -121,6 +125,34 @@ def test_every_exif_orientation_is_applied() -> None:
         image, notes = decode(encoded(Image.fromarray(stored), "PNG", exif=exif), "x.png")
         assert_array_equal(np.asarray(image), expected, err_msg=str(orientation))
         assert notes == ((EXIF,) if 2 <= orientation <= 8 else ())
+
+
+def test_a_large_jpeg_is_decoded_smaller_while_its_shorter_edge_keeps_enough() -> None:
+    photo = Image.open(DATA / "rocket.jpg").convert("RGB").resize((2000, 1333), Image.Resampling.LANCZOS)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo, "JPEG", quality=90, exif=exif)
+    decoded = {keep: decode(data, "x.jpg", keep) for keep in (1333, 667, 666, 334, 333, 166, 1)}
+    sizes = {keep: image.size for keep, (image, _) in decoded.items()}
+    assert {keep for keep, (_, notes) in decoded.items() if SMALLER in notes} == {666, 334, 333, 166, 1}
+    whole, half, quarter, eighth = (1333, 2000), (667, 1000), (334, 500), (167, 250)  # upright, as EXIF asks
+    assert sizes == {1333: whole, 667: whole, 666: half, 334: half, 333: quarter, 166: eighth, 1: eighth}
+    assert decode(encoded(photo, "PNG"), "x.png", 1)[0].size == (2000, 1333)
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        decode(data[: len(data) // 2], "x.jpg", 333)
+
+
+def test_five_times_the_resized_edge_is_enough_for_the_same_pixels() -> None:
+    rng = np.random.default_rng(3)
+    small = Image.open(DATA / "rocket.jpg").convert("RGB").resize((1920, 1280), Image.Resampling.LANCZOS)
+    noisy = np.clip(np.asarray(small) + rng.normal(0, 6, (1280, 1920, 3)), 0, 255).astype(np.uint8)
+    data = encoded(Image.fromarray(noisy), "JPEG", quality=90)
+    preprocessing = CLIP.model_copy(update={"resize_size": (128, 128), "size": (112, 112)})
+    assert least_edge(preprocessing) == 640
+    assert least_edge(preprocessing.model_copy(update={"resize_mode": "none", "crop": "center"})) > 10**9
+    ours, exact = (apply_uint8(preprocessing, decode(data, "x.jpg", keep)[0]) for keep in (640, 1280))
+    difference = np.abs(ours.astype(int) - exact)
+    assert (difference.max() <= 2, (difference > 1).mean() < 0.01, difference.any()) == (True, True, True)
 
 
 def test_content_decides_not_the_suffix() -> None:
