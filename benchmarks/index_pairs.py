@@ -32,7 +32,7 @@ from support import lookup
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "benchmarks" / "results" / "index-pairs.md"
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
-SETS = ("ik_clip_l14_openai", "ik_siglip_so400m_14_384", "nasir_resnet50_v1", "facenet512_celeb")
+SETS = ("ik_clip_l14_openai", "nasir_resnet50_v1", "facenet512_celeb")
 N_IMAGES = 150
 Array = npt.NDArray[np.float64]
 Change = Callable[[Path, Path], None]
@@ -173,22 +173,20 @@ def vectors(x: Array) -> dict[str, Array]:
 
 def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, CompareReport]]:
     """Yield model, change and report."""
+    photos = folder / "photos"
+    lookup.write_lookup_images(photos, N_IMAGES, photos=PHOTOS)
+    for name in SETS if embeddings is not None else ():
+        x = np.load(Path(embeddings or "") / f"{name}.npz", allow_pickle=False)["x"][:N_IMAGES].astype(np.float64)
+        reference = lookup.write_lookup_model(folder / "reference.onnx", x)
+        for what, rows in vectors(x).items():
+            candidate = lookup.write_lookup_model(folder / "candidate.onnx", rows)
+            yield name, what, compare(candidate, reference, images=str(photos), device="cpu")
     for name, factory in (("EfficientNet-Lite0", "efficientnet_lite0"), ("planted encoder", "planted_outlier")):
         full = folder / f"{factory}.onnx"
         run("torch", f"robustcheck_onnx.exporters.demo:{factory}", full, photos=PHOTOS[:5])
         for what, change in CHANGES.items():
             change(full, candidate := folder / "candidate.onnx")
             yield name, what, compare(candidate, full, device="cpu")
-    if embeddings is None:
-        return
-    photos = folder / "photos"
-    lookup.write_lookup_images(photos, N_IMAGES, photos=PHOTOS)
-    for name in SETS:
-        x = np.load(embeddings / f"{name}.npz", allow_pickle=False)["x"][:N_IMAGES].astype(np.float64)
-        reference = lookup.write_lookup_model(folder / "reference.onnx", x)
-        for what, rows in vectors(x).items():
-            candidate = lookup.write_lookup_model(folder / "candidate.onnx", rows)
-            yield name, what, compare(candidate, reference, images=str(photos), device="cpu")
 
 
 COLUMNS = ("model", "what was done", "cosine, median", "worst 5 %", "recall@10", "own recall@10", "index", "words")
@@ -212,17 +210,16 @@ START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 def main(embeddings: Path | None) -> None:
     """Run all pairs and write the table into the page."""
-    lines = []
+    limits = IndexOptions()
+    head = f"Limits: cosine {limits.min_cosine:g}, recall@10 {limits.min_recall:g}.\n\n"
+    head += f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+    page, lines = PAGE.read_text(encoding="utf-8"), []
+    before, after = page[: page.index(START) + len(START)], page[page.index(END) :]
     with tempfile.TemporaryDirectory() as folder:
         for name, what, report in reports(Path(folder), embeddings):
             lines.append(row(name, what, report))
             print(lines[-1], end="", flush=True)
-    limits = IndexOptions()
-    head = f"Limits: cosine {limits.min_cosine:g}, recall@10 {limits.min_recall:g}.\n\n"
-    head += f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
-    page = PAGE.read_text(encoding="utf-8")
-    before, after = page[: page.index(START) + len(START)], page[page.index(END) :]
-    PAGE.write_text(before + head + "".join(lines) + after, encoding="utf-8")
+            PAGE.write_text(before + head + "".join(lines) + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

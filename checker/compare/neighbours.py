@@ -52,7 +52,10 @@ def search(
     n_vectors, own = 0, list[float]()
     images = {name: image for image, name in enumerate(names)}
     for asked, truth, ids in blocks:
-        scores = [_similarity(queries[0], asked, metric), _similarity(queries[1], truth, metric)]
+        if asked is truth:  # one product for both
+            scores = np.split(_similarity(np.concatenate(queries), asked, metric), 2)
+        else:
+            scores = [_similarity(queries[0], asked, metric), _similarity(queries[1], truth, metric)]
         for column, name in enumerate(ids):
             if (image := images.get(name)) is not None:
                 own += cosine(reference[[image]], np.asarray(truth[[column]], np.float64)).tolist()

@@ -184,6 +184,10 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture) -> N
         ([near, reference, "--require", "both"], "--require is 'both'"),
         ([near, reference, "--metric", "angle"], "--metric is 'angle'"),
         ([near, reference, "--strict"], "before --"),
+        (
+            [near, "--write-baseline", "b.npz", "--require", "index"],
+            "nothing is compared",
+        ),
         ([near, reference, "--text", workshop.folder / "index.npy"], "No such file"),
     ):
         assert robustcheck("compare", *words, *call) == 2

@@ -106,8 +106,10 @@ def compare(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
         )
-    if reference is None and baseline is None and call.settings.output:
-        raise UsageError("nothing is compared, so there is no report for --output", "leave out --output")
+    if reference is None and baseline is None and (call.settings.output or require):
+        raise UsageError(
+            "nothing is compared, so there is no report for --output, and none for --require", "leave it out"
+        )
     thresholds = None if call.settings.thresholds is None else Path(call.settings.thresholds)
     call.reads(candidate, reference, baseline, thresholds, index, text)
     if write_baseline is not None:
