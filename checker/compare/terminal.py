@@ -77,7 +77,8 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
             _statistics(pen, report, deciding), *whole, *reason_ids(pen, found), *_index(pen, report, verbose=False)
         )
         blocks = [Group(answer, *steps), Group(sides, *notes(pen, said)), table]
-    last = verdict_line(pen, report.verdict, report.exit_code)
+    deciding = f" · index {report.index.verdict}" if report.index and "index" in report.required else ""
+    last = verdict_line(pen, report.verdict, report.exit_code, deciding)
     photos = [pen.say(f"! {ON_BUNDLED}", "yellow")] if report.candidate.evidence.images.bundled else []
     return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), *photos, spaced([*blocks, last])))
 
