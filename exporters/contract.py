@@ -1,6 +1,6 @@
 """The ONNX contract that an export writes, and its digests. It describes the file and how photos become its input.
 
-docs/onnx-file.md is the same thing for people who write their own exporter. Needs no torch.
+docs/onnx-file.md is the same thing for people who write their own exporter.
 
 The checker computes the same `graph_digest` when it opens a file; docs/dev/graph-digest.md defines it. Needs no torch.
 """
@@ -368,10 +368,6 @@ def _centred(image: Image.Image, fields: Fields) -> Image.Image:
     left, top = (round(spare_w / 2), round(spare_h / 2)) if rounds else (spare_w // 2, spare_h // 2)
     return image.crop((left, top, left + width, top + height))
 
-
-if TYPE_CHECKING:
-    import onnx
-    import torch
 
 _CHUNK_BYTES = 1 << 22  # read size of external weights, 4 MiB
 # What no value depends on: fields of any message, and of one kind.

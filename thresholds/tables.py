@@ -57,7 +57,7 @@ class Reference(NamedTuple):
     training: str = ""
     """image_text, supervised, self_supervised or identity, as the source says; empty where it was not asked"""
     ends_in: str = ""
-    """what makes the representation (`ends.End`), as the source says; empty where it does not"""
+    """what makes the representation (`frozen.End`), as the source says; empty where it does not"""
     trap: bool = False
     """no evidence, and must not pass"""
 

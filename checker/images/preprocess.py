@@ -231,8 +231,6 @@ ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT, SMALLER = (
     "decoded at a smaller scale",
 )
 
-"""Suffix of an image file (lower case) and the format it promises."""
-
 # Only these decoders are ever tried: no EPS (would start Ghostscript), no PDF, no stub formats.
 _DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
 _ORIENTATION = 0x0112  # EXIF tag

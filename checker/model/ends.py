@@ -363,9 +363,8 @@ class Constants:
         values = self._unpacked(node) if node.op_type in ("MatMulNBits", "MatMulBnb4") else self.value(names[0])
         groups = integer(node, "group", 1)
         if values is not None and values.ndim == 4 and "Conv" in node.op_type and groups == 1:
-            values = values.reshape(
-                len(values), -1
-            )  # (feature, channel, row, column): linear in what the kernel covers
+            # (feature, channel, row, column): linear in what the kernel covers
+            values = values.reshape(len(values), -1)
         if values is None or values.dtype.kind in "OSU":  # text is not a weight
             return None
         if groups != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):

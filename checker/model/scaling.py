@@ -145,6 +145,8 @@ class Step(Constants):
             return None
         if op in ("Add", "Sum"):
             return x.mapped(1.0, sum(known, np.zeros(1)), op)
+        if len(known) != 1:
+            return None
         (value,) = known
         if op == "Sub":
             return x.mapped(-1.0, value, op) if constant_first else x.mapped(1.0, -value, op)
@@ -222,6 +224,8 @@ class Step(Constants):
         if given is None:
             return None
         rank = x.rank + len(given) * (op == "Unsqueeze")
+        if rank < 1:
+            return None
         changed = sorted({axis % rank for axis in given})
         if op == "Unsqueeze":
             for axis in changed:
@@ -272,7 +276,11 @@ class Step(Constants):
     def _joined(self, node: NodeProto) -> Scaled | None:
         """Join channels. Every branch must be scaled channels of the image."""
         parts = [self.known[name] for name in node.input if name in self.known]
-        if len(parts) < len(node.input) or len({(part.rank, part.quantised) for part in parts}) != 1:
+        if (
+            len(parts) < len(node.input)
+            or len({(part.rank, part.quantised) for part in parts}) != 1
+            or not parts[0].rank
+        ):
             return None
         first, axis = parts[0], integer(node, "axis", 1) % parts[0].rank
         if any(part.axis not in (axis, None) or (part.axis is None and len(part.channels) > 1) for part in parts):

@@ -533,12 +533,14 @@ def values_of(tensor: TensorProto, weights: Weights) -> GenericArray:
 
 def pieces_of(tensor: TensorProto, weights: Weights) -> Iterator[bytes | memoryview]:
     """Yield the raw little-endian bytes of one weight. Arguments are those of `values_of`."""
-    if tensor.data_type == TensorProto.STRING:
-        for text in tensor.string_data:
-            yield len(text).to_bytes(8, "little") + text
-    elif not _is_elsewhere(tensor, weights):  # perhaps in a field of their own type
-        is_raw = tensor.HasField("raw_data")
-        yield (tensor if is_raw else from_array(to_array(tensor))).raw_data
+    if not _is_elsewhere(tensor, weights):
+        if tensor.HasField("raw_data"):
+            yield tensor.raw_data
+        elif tensor.data_type == TensorProto.STRING:
+            for text in tensor.string_data:
+                yield len(text).to_bytes(8, "little") + text
+        else:  # in a field of their own type
+            yield from_array(to_array(tensor)).raw_data
     elif tensor.data_location != TensorProto.EXTERNAL or weights.folder is None:
         yield memoryview(weights.content)[weights.places[tensor.name]]
     else:

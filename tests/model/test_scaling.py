@@ -244,6 +244,9 @@ def test_a_node_that_no_runtime_takes_or_a_constant_that_is_no_number_is_no_scal
     for text in (
         *("x = Transpose(image, perm=[0, 2])", "x = Squeeze(image, [0,1,2,3,3])", "x = Concat(image, image)"),
         *("x = Slice(image, [0], [2], [1], [0])", "x = Slice(image, [2], [0,1,2], [1])"),
+        *("x = Mul(image, [2.0], [3.0])", "x = Sub(image, [2.0], [3.0])", "x = Div([2.0], [3.0], image)"),
+        "q = Squeeze(image, [0,2,3]); g = Gather(q, 1); x = Squeeze(g, [0])",
+        "q = Squeeze(image, [0,2,3]); g = Gather(q, 1); x = Concat(g, g, axis=0)",
         *("x = Conv(image, w3x1x1x1, group=0)", "x = Conv(image, w3x1x1x1, w4, group=3)"),
         "x = BatchNormalization(image, [-1.0,-1.0,-1.0], [-1.0,-1.0,-1.0], [-1.0,-1.0,-1.0], [-1.0,-1.0,-1.0])",
     ):

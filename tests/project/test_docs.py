@@ -173,7 +173,7 @@ def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: Place, planted_
     with np.load(tmp_path / "vectors.npz") as baseline:
         np.save(tmp_path / "vectors.npy", baseline["vectors"])
     swapped = commands.run(quantise[1:], tmp_path, environment)
-    assert [code, *(code for _, code, _ in done)] == [0, 0, 0, 0]
+    assert [code, *(code for _, code, _ in swapped)] == [0, 0, 0, 0]
     assert "index compatible · exit code 0" in swapped[1][2]
 
 
