@@ -270,7 +270,7 @@ def search(
         h: (image, feature), finite.
         directions: of its space, one at least.
         positives: of each concept the indices of its images, one at least.
-        n_shuffles: at least `null.MIN_SHUFFLES`.
+        n_shuffles: at least `MIN_SHUFFLES`.
         seed: of the shuffles.
         progress: called with the number of directions that are done.
     """

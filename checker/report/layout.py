@@ -35,7 +35,7 @@ COLOURS = {"PASS": "green", "WARN": "yellow"}
 """Colour of each verdict."""
 STYLES: dict[str, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
 WIDE = 108  # columns that a table needs for all of its own
-LISTED = 12  # facts of a block
+LISTED = 12  # facts of a block in a short report
 BAR_ROWS = 4
 
 
@@ -312,8 +312,9 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
         return [_Bars(pen, block)]
     if isinstance(block, Facts):
         rows = [(cell_of(label), text) for label, text in block.rows if cell_of(text).text]
-        more = [pen.say(f"and {len(rows) - LISTED} more", "dim")] if len(rows) > LISTED else []
-        dim = ((label._replace(style=label.style or "dim"), text) for label, text in rows[:LISTED])
+        most = len(rows) if verbose else LISTED
+        more = [pen.say(f"and {len(rows) - most} more", "dim")] if len(rows) > most else []
+        dim = ((label._replace(style=label.style or "dim"), text) for label, text in rows[:most])
         return [*([pen.say(block.title, "dim")] if block.title else []), listed(pen, dim), *more]
     return [bullets(pen, block.texts) if isinstance(block, Bullets) else pen.prose(block)]
 

@@ -106,7 +106,9 @@ def short_of(document: Document) -> str:
     said = [document.claim, document.summary]
     for each in short:
         if isinstance(each, Facts):
-            said += [f"{cell_of(label).text}: {cell_of(words).text}" for label, words in each.rows]
+            said += [
+                f"{cell_of(label).text}: {cell_of(words).text}" for label, words in each.rows if cell_of(words).text
+            ]
         elif isinstance(each, str | Bullets):
             said += [each] if isinstance(each, str) else each.texts
     shown = "".join(
