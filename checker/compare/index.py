@@ -7,7 +7,7 @@ index holds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -28,6 +28,7 @@ Required = Literal["indication", "index"]
 Share = Annotated[float, Field(ge=0, le=1)]
 FEWEST_IMAGES: Final = 72  # from which the 5 % quantile has a lower bound
 WORST: Final = 5  # images that are shown
+TIED_SHARE: Final = 0.05  # of the neighbours that ties may hide before they are named as the reason
 SAME_VECTOR: Final = 0.98  # cosine of a photo's vector in the index to the reference's
 UNSOUND: Final = {
     *("duplicate_images", "near_duplicate_images", "images_not_varied", "nonfinite_representations"),
@@ -108,10 +109,9 @@ class IndexReport(Frozen):
 
     @property
     def plain(self) -> str:
-        """Return the verdict with its first reason."""
-        return f"{SIGNS[self.verdict]} index: {self.verdict}" + "".join(
-            f": {each.seen}. {each.next_step}" for each in self.reasons[:1]
-        )
+        """Return the verdict with the first reason for it."""
+        found = [f": {each.seen}. {each.next_step}" for each in self.reasons if each.verdict == self.verdict]
+        return f"{SIGNS[self.verdict]} index: {self.verdict}{''.join(found[:1])}"
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield label and text of each line. They are the same in every form for people."""
@@ -170,10 +170,13 @@ def compare_vectors(
         where: search(candidate, reference, [(asked, reference, digests)], metric, digests)
         for where, asked in (("among the photos", reference), (OWN, candidate))
     }
+    tied = {}
     for where, neighbours in (searched if found is None else searched | {"in the index": found}).items():
         for k, values in neighbours.kept.items():
-            decides = where != OWN and k == max(neighbours.kept)
-            add(f"recall@{k} {where}", _share(values), options.min_recall if decides else None)
+            decides, most = where != OWN and k == max(neighbours.kept), neighbours.possible[k]
+            add(name := f"recall@{k} {where}", _share(values, most), options.min_recall if decides else None)
+            if most.mean() - values.mean() > TIED_SHARE:
+                tied[name] = float(most.mean())
     if text is not None:
         ours, theirs = margins(candidate, reference, text)
         add("top-1 class kept", _share(ours > 0), options.min_recall)
@@ -196,11 +199,11 @@ def compare_vectors(
     if found is not None and found.own and (nearest := min(found.own)) < SAME_VECTOR:
         seen = f"a photo's vector in the index has cosine {number_text(nearest)} to the reference's"
         report = report.because("other_index", "undecided", seen, "Name the reference that the index was made with.")
-    return _judged(report, options)
+    return _judged(report, options, tied)
 
 
-def _judged(report: IndexReport, options: IndexOptions) -> IndexReport:
-    """Add a reason for each number that misses its limit."""
+def _judged(report: IndexReport, options: IndexOptions, tied: Mapping[str, float]) -> IndexReport:
+    """Add a reason for each number that misses its limit. tied: the most that a recall with many ties can be."""
     for name, number in report.numbers.items():
         if number.needs is None or (number.low is not None and number.low >= number.needs):
             continue
@@ -215,18 +218,25 @@ def _judged(report: IndexReport, options: IndexOptions) -> IndexReport:
                     False,
                     "If the index is searched by cosine, say `--metric cosine`. Otherwise embed it again.",
                 )
-        report = report.because(name.split(" ")[0].strip(","), "re-embed" if lost else "undecided", seen, step)
+        reason = name.split(" ")[0].strip(",")
+        if name in tied and not lost:
+            least, most = number_text(number.estimate), number_text(tied[name])
+            reason, seen = "ties", f"neighbours can't be told apart: {name} is between {least} and {most}"
+            step = "Look at what all vectors have in common, such as one large feature."
+        report = report.because(reason, "re-embed" if lost else "undecided", seen, step)
     return report
 
 
-def _share(values: Array | Any) -> Interval:
+def _share(values: Array | Any, most: Array | Any = None) -> Interval:
     """Return the mean of shares, one per image, with its Wilson interval.
 
     The variance of a share is at most that of a yes or no with the same mean, so the interval is wide enough.
+
+    most: what the shares are at most; the upper bound is that of their mean.
     """
-    mean = float(np.mean(values))
-    low, high = wilson_bounds(mean, len(values))
-    return Interval(estimate=mean, low=low, high=high)
+    means = [float(np.mean(each)) for each in (values, values if most is None else most)]
+    (low, _), (_, high) = (wilson_bounds(mean, len(values)) for mean in means)
+    return Interval(estimate=means[0], low=low, high=high)
 
 
 def concluded(

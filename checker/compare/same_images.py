@@ -6,6 +6,7 @@ A simple change of all vectors that explains the difference is found.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
@@ -84,11 +85,16 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
 
 
 def _permuted(x: Array, y: Array) -> Array:
-    """Return, for each feature of y, the nearest one of x. x itself if they are more than `WIDEST_PERMUTED`."""
+    """Return, for each feature of y, the nearest one of x.
+
+    x itself if they are more than `WIDEST_PERMUTED`, or if that is not a permutation: of equal features any is taken.
+    """
     if x.shape[1] > WIDEST_PERMUTED:
         return x
     squares = [np.einsum("ij,ij->j", v, v) for v in (x, y)]
-    return np.asarray(x[:, (squares[0][:, None] + squares[1] - 2 * (x.T @ y)).argmin(axis=0)])
+    found = np.asarray(x[:, (squares[0][:, None] + squares[1] - 2 * (x.T @ y)).argmin(axis=0)])
+    features = [Counter(feature.tobytes() for feature in (each + 0.0).T) for each in (x, found)]  # −0 becomes 0
+    return found if features[0] == features[1] else x
 
 
 def procrustes(x: Array, y: Array) -> Array:

@@ -54,6 +54,24 @@ def test_ties_are_kept_and_a_constant_finds_nothing() -> None:
     assert neighbours.search(alike, H, [(H, H, ids)], "cosine", ids).kept[1].mean() < 0.1
 
 
+def test_neighbours_that_cannot_be_told_apart_are_not_kept() -> None:
+    mean, one, noise = normal(1, 512, seed=7), np.zeros((1, 512)), 1e-4 * normal(200, 512, seed=1)
+    one[0, 0] = 1e4
+    alike = [(500 * mean + normal(200, 512, seed=seed)) for seed in (1, 2)]
+    feature = [one + normal(200, 512, seed=seed) for seed in (1, 2)]
+    collapsed = np.repeat(mean, 200, axis=0), mean + noise
+    for candidate, reference in (alike, feature, collapsed, (collapsed[0], collapsed[0])):
+        report = index_of(candidate, reference)
+        assert (report.verdict, report.reasons[0].id) == ("undecided", "ties"), report.reasons
+        assert (report.numbers["recall@10 among the photos"].low or 0) < 0.2
+    ids = [str(row) for row in range(100)]
+    twice = np.concatenate([H, H])  # in an index, each vector twice: one is not the photo's own by its id
+    for block, names in (([(twice, twice, ())], ()), ([(twice, twice, [*ids, *"x" * 100])], ids)):
+        found = neighbours.search(H, H, block, "cosine", names)
+        assert [share.min() for share in found.kept.values()] == [1, 1, 1]
+    assert neighbours.search(H, H + 0.05 * normal(*H.shape), block, "cosine", ids).kept[10].mean() > 0.8
+
+
 def test_quantiles_and_procrustes_are_scipys() -> None:
     for n in (40, FEWEST_IMAGES - 1, FEWEST_IMAGES, 368, 1024):
         x = normal(n, 1, seed=n)[:, 0]
@@ -89,6 +107,10 @@ def test_each_change_has_its_verdict_and_its_word() -> None:
     assert index_of(2 * H, metric="cosine").verdict == "compatible"
     assert index_of(2 * H, metric="euclidean").verdict == "re-embed"
     assert index_of(H / lengths).change == "normalised"
+    shifted = H + 10 * (np.arange(64) == 3)
+    assert "permuted" not in {reason.id for reason in index_of(shifted).reasons}
+    dead = H * (np.arange(64) > 9)  # ten features are 0 in all photos
+    assert index_of(dead[:, order], dead).change == "permuted"
     few = index_of(H[: FEWEST_IMAGES - 1], H[: FEWEST_IMAGES - 1])
     assert (few.verdict, few.reasons[0].id) == ("undecided", "cosine")  # no lower bound of the 5 % quantile
 
