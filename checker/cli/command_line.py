@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -276,6 +276,8 @@ class Invocation:
     """whether to annotate on GitHub Actions; None until a verb has read its settings"""
     judged: bool = False
     """whether models were checked to the end: with `--strict` nothing else ends with 0"""
+    interrupted: Callable[[], bool] = lambda: False
+    """whether a signal came; what it raised may have become another error on its way"""
 
 
 def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str, str]]:

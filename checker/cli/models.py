@@ -95,7 +95,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
                 is_last = model == models[-1] and not in_html
                 outcomes.append(_check(resolved, model, profile, wall, saved=saved.get(model), is_last=is_last))
             except Exception as fault:  # whatever it is, the other models get their verdicts; a signal is not one
-                if not several:
+                if not several or invocation.interrupted():
                     raise
                 outcomes.append(_failed(model, fault, invocation))
         _deliver(settings, models, outcomes, destinations, signed, saved, wall)

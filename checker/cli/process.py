@@ -214,7 +214,7 @@ def run(app: typer.Typer, words: list[str]) -> int:
 
 def _run(app: typer.Typer, words: list[str]) -> int:
     stop = _Stop()
-    invocation = Invocation(CommandLine())
+    invocation = Invocation(CommandLine(), interrupted=lambda: stop.came is not None)
     try:
         group = get_command(app)
         assert isinstance(group, TyperGroup)

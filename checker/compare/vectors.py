@@ -148,7 +148,7 @@ def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks]]:
         raise ValueError("it has no rows")
     name = _vectors_of([each.name for each in file.schema_arrow if "list<" in str(each.type)])
     columns = [name, *[each for each in IDS if each in names][:1]]
-    first = next(file.iter_batches(1, columns=[name]))[0][0]
+    first = next(file.iter_batches(1, columns=[name]))[0].flatten().to_numpy(zero_copy_only=False)
 
     def read() -> Blocks:
         for batch in file.iter_batches(BLOCK, columns=columns):
@@ -159,4 +159,4 @@ def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks]]:
             flat = vectors.flatten().to_numpy(zero_copy_only=False)
             yield flat.reshape(len(vectors), -1), ids[0].to_pylist() if ids else ()
 
-    return file.metadata.num_rows, len(first), np.dtype(first.type.value_type.to_pandas_dtype()).kind, read
+    return file.metadata.num_rows, len(first), first.dtype.kind, read

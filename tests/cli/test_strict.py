@@ -118,14 +118,15 @@ def test_what_loosens_nothing_may_stand_in_a_file() -> None:
     assert refused() == ""
 
 
-def test_strict_is_no_setting_and_of_the_verb_that_reads_settings_alone() -> None:
+def test_strict_is_no_setting_and_of_the_gates_alone() -> None:
     say("strict = false\n")
     assert "key is strict; it is not a setting: it is for the command line" in refused()
     say("")
     assert "variable ROBUSTCHECK_STRICT is not known" in refused({"ROBUSTCHECK_STRICT": "0"})
-    assert "strict" in inspect.signature(check.check).parameters
+    for verb in (check.check, questions.compare):
+        assert "strict" in inspect.signature(verb).parameters
+    assert "config" not in inspect.signature(questions.compare).parameters
     for verb in (
-        questions.compare,
         questions.scan,
         questions.shift,
         questions.concepts,

@@ -144,7 +144,7 @@ def test_graphs_that_have_no_representation(tmp_path: Path) -> None:
         (written("y = com.acme:Foo(image)"), "node 'y' uses operator com.acme:Foo"),
         (written("boxes = Identity(features)"), "output 'boxes' is an object detector's"),
         (boxes, "graph has NonMaxSuppression"),
-        (up, "output 'output' has 4 axes behind Resize"),
+        (up, "output 'output' has 4 axes after Resize"),
     ):
         refused(model, message, tmp_path)
     # the user may still look at a tensor of the backbone

@@ -167,7 +167,9 @@ def test_without_the_libraries_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) 
             rc.EnvironmentFaultError, match=r"^package pandas is not installed; a data frame needs it\n"
         ):
             reports.passing().to_frame()
-        with pytest.raises(rc.EnvironmentFaultError, match=r"^package matplotlib is not installed; a pic") as caught:
+        with pytest.raises(
+            rc.EnvironmentFaultError, match=r"^package matplotlib is not installed; a plot needs it"
+        ) as caught:
             reports.passing().plot()
     assert caught.value.hint == extra("plot")
 
