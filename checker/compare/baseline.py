@@ -14,6 +14,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -27,12 +28,13 @@ from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
 from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
 from robustcheck_onnx.checker.storage.stores import write_whole
-from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted
+from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted, sha256_of
 from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
 from .pairs import KEPT_IMAGES, Side, cosines, decisive_features
+from .same_images import lengths
 
 SCHEMA_VERSION = 1
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
@@ -40,6 +42,18 @@ SCHEMA_VERSION = 1
 COSINE_IMAGES = 80
 COSINE_DECIMALS = 7  # rounding, SD 3e-8, stays below what `pairs.similarity_of` takes for no variation (1e-7)
 Cosine = Annotated[float, Field(ge=-1, le=1)]
+DAMAGE = (
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""what a damaged or encrypted file raises"""
 AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
@@ -57,6 +71,12 @@ class Vectors(NamedTuple):
     """(image, feature)"""
     digests: tuple[str, ...]
     """of the images"""
+
+    @property
+    def digest(self) -> str:
+        """sha256:… over vectors and digests."""
+        rows = np.ascontiguousarray(self.rows, "<f4")
+        return digest_of({"vectors": sha256_of(rows.tobytes()), "shape": list(rows.shape), "images": self.digests})
 
 
 class Baseline(Frozen):
@@ -80,6 +100,8 @@ class Baseline(Frozen):
     cosines: tuple[Cosine, ...]
     """between the representations of the first `COSINE_IMAGES` usable images: above the diagonal, row by row, rounded
     to seven decimals"""
+    vectors_digest: str = ""
+    """of the vectors in the same file"""
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
 
@@ -210,10 +232,11 @@ def to_json(baseline: Baseline) -> str:
 
 def write(path: Path, baseline: Baseline) -> None:
     """Write a baseline. An .npz file has its vectors, any other is JSON. Raises as `write_whole`."""
-    content = io.BytesIO(text := to_json(baseline).encode())
-    if path.suffix == ".npz" and baseline.vectors is not None:
-        rows, digests = baseline.vectors
-        np.savez(content, baseline=np.array(text.decode()), vectors=rows, digests=np.array(digests))
+    vectors = baseline.vectors if path.suffix == ".npz" else None
+    sealed = _sealed(baseline.model_copy(update={"vectors_digest": "" if vectors is None else vectors.digest}))
+    content = io.BytesIO((text := to_json(sealed)).encode())
+    if vectors is not None:
+        np.savez(content, baseline=np.array(text), vectors=vectors.rows, digests=np.array(vectors.digests))
     write_whole(path, content.getvalue())
 
 
@@ -223,22 +246,20 @@ def _read_file(path: Path) -> tuple[str, Vectors | None]:
         return path.read_text(encoding="utf-8"), None
     with np.load(path, allow_pickle=False) as archive:
         vectors = Vectors(archive["vectors"].astype(np.float32), tuple(map(str, archive["digests"])))
-        if vectors.rows.shape[:-1] != (len(vectors.digests),) or not np.isfinite(vectors.rows).all():
-            raise ValueError("its vectors are damaged")
         return str(archive["baseline"]), vectors
 
 
 def read(path: Path) -> Baseline:
     """Read a baseline.
 
-    Raises UsageError: not readable, no JSON, no baseline, of a newer schema, not whole, or changed.
+    Raises UsageError: not readable, no JSON, no baseline, of a newer schema, not whole, or changed, also its vectors.
     """
     try:
         text, vectors = _read_file(path)
         raw = json.loads(text)
     except OSError as fault:
         raise UsageError(f"{path}: baseline is not readable ({fault.strerror}); it must be a file", AGAIN) from fault
-    except (ValueError, RecursionError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as fault:
+    except DAMAGE as fault:
         raise UsageError(f"{path}: baseline is not JSON ({fault}); it must be one document", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("document") != "baseline":
         raise UsageError(f"{path}: file is not a baseline; `--write-baseline` writes one", AGAIN)
@@ -265,7 +286,23 @@ def read(path: Path) -> Baseline:
             f"{path}: digest does not match the content; the baseline was changed after it was written",
             f"{AGAIN.replace('FILE', quoted(path))}",
         )
+    if vectors is not None:
+        _check_vectors(path, vectors, baseline)
     return _sealed(baseline).with_vectors(vectors)  # what earlier versions wrote more is dropped
+
+
+def _check_vectors(path: Path, vectors: Vectors, baseline: Baseline) -> None:
+    """Raise UsageError where the vectors are not those that were written."""
+    rows, shape = vectors.rows, (len(vectors.digests), baseline.evidence.statistics.n_features)
+    if rows.shape != shape:
+        fault = f"its vectors have the shape {rows.shape}; {shape} is needed"
+    elif not (np.isfinite(rows).all() and lengths(rows).all()):
+        fault = "a vector is zero or not finite"
+    elif vectors.digest != baseline.vectors_digest:
+        fault = "digest does not match the vectors; they were changed after they were written"
+    else:
+        return
+    raise UsageError(f"{path}: {fault}", AGAIN.replace("FILE", quoted(path)))
 
 
 def known(given: str | Path | Baseline) -> Baseline:

@@ -206,10 +206,7 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture) -> N
         ([near, reference, "--require", "both"], "--require is 'both'"),
         ([near, reference, "--metric", "angle"], "--metric is 'angle'"),
         ([near, reference, "--strict"], "before --"),
-        (
-            [near, "--write-baseline", "b.npz", "--require", "index"],
-            "nothing is compared",
-        ),
+        ([near, "--write-baseline", "b.npz", "--require", "index"], "nothing is compared"),
         ([near, reference, "--text", workshop.folder / "index.npy"], "No such file"),
     ):
         assert robustcheck("compare", *words, *call) == 2
@@ -236,7 +233,23 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
             assert report.index is not None
             assert report.index.verdict == verdict
             assert report.baseline_digest.startswith("sha256:")
-    whole = (workshop.folder / "old.npz").read_bytes()
-    (workshop.folder / "old.npz").write_bytes(whole.replace(whole[5000:5004], b"\0\0\1\0"))
-    with pytest.raises(UsageError, match="baseline is not"):
-        workshop.run(reference, None, baseline=workshop.folder / "old.npz")
+    file, whole = workshop.folder / "old.npz", (workshop.folder / "old.npz").read_bytes()
+    with np.load(file) as archive:
+        stored = dict(archive)
+    rows, encrypted = stored["vectors"], bytearray(whole)
+    for sign, flag in ((b"PK\1\2", 8), (b"PK\3\4", 6)):  # each member says that it is encrypted
+        for place in range(len(whole)):
+            encrypted[min(place + flag, len(whole) - 1)] |= whole[place : place + 4] == sign
+    for changed, said in (
+        (whole.replace(whole[5000:5004], b"\0\0\1\0"), "baseline is not"),
+        (bytes(encrypted), "encrypted"),
+        (rows[::-1], "digest does not match the vectors"),
+        (rows[:, 1:], "its vectors have the shape"),
+        (0 * rows, "zero or not finite"),
+    ):
+        if isinstance(changed, bytes):
+            file.write_bytes(changed)
+        else:
+            np.savez(file, **stored | {"vectors": changed})
+        with pytest.raises(UsageError, match=f"old.npz: .*{said}"):
+            workshop.run(reference, None, baseline=file)
