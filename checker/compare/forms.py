@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
 from robustcheck_onnx.checker.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.report import markdown, pipelines
-from robustcheck_onnx.checker.report.forms import FormOptions, cautions
+from robustcheck_onnx.checker.report.forms import FormOptions, cautions, fingerprint, path_of
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.report.words import SIGNS
-from robustcheck_onnx.checker.text import number_text, printable
+from robustcheck_onnx.checker.text import as_json, number_text, printable
+from robustcheck_onnx.checker.verdict.gate import Gate
 
 from .judge import Compared, CompareReport, statistic_row
 
@@ -18,15 +20,48 @@ from .judge import Compared, CompareReport, statistic_row
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
     """Write the comparison as JUnit, SARIF or Markdown. It ends in a newline."""
     outcome = as_side(report, report.candidate)
-    if form == "junit":
-        return _junit(report, pipelines.write_junit([outcome], options))
-    if form == "sarif":
-        return pipelines.document([outcome], options, "robustcheck-compare/")
+    if form in ("junit", "sarif"):
+        if report.required != ("indication",):
+            gate = Gate(exit_code=report.exit_code, fail_on="warn", rule=_rule(report))
+            outcome = outcome.model_copy(update={"gate": gate})
+        return (_junit if form == "junit" else _sarif)(report, outcome, options)
     return _markdown(report, outcome)
 
 
-def _junit(report: CompareReport, checks: str) -> str:
+def _rule(report: CompareReport) -> str:
+    """Return what decides the exit code. It is one sentence."""
+    index = report.index.verdict if report.index else "missing"
+    said = {"indication": f"the verdict is {report.verdict.verdict}", "index": f"the index verdict is {index}"}
+    return " and ".join(said[each] for each in report.required)
+
+
+def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
+    """Add the index verdict where it is required. The results of a verdict that is not are notes."""
+    document = json.loads(pipelines.document([outcome], options, "robustcheck-compare/"))
+    (run,) = document["runs"]
+    if "indication" not in report.required:
+        run["results"] = [result | {"level": "note"} for result in run["results"]]
+    if "index" in report.required and (report.index is None or report.index.verdict != "compatible"):
+        title = {"text": "The candidate does not fit the index of vectors"}
+        rule = {"id": "index_verdict", "shortDescription": title, "fullDescription": title, "help": title}
+        run["tool"]["driver"]["rules"].append(rule | {"defaultConfiguration": {"level": "warning"}})
+        place = {"artifactLocation": {"uri": run["properties"]["models"][0]["uri"]}, "region": {"startLine": 1}}
+        result = {
+            "ruleId": rule["id"],
+            "level": "warning",
+            "message": {"text": printable(report.index.plain if report.index else _rule(report))},
+            "locations": [{"physicalLocation": place}],
+            "partialFingerprints": {
+                "primaryLocationLineHash": f"{fingerprint(path_of(outcome, options), 'index_verdict')[:16]}:1"
+            },
+        }
+        run["results"].append(result)
+    return as_json(document)
+
+
+def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
     """Add the index verdict. A verdict that is not required does not fail."""
+    checks = pipelines.write_junit([outcome], options)
     root = ElementTree.fromstring(checks)  # noqa: S314 # our own document
     for failure in list(root.iter("failure")) if "indication" not in report.required else []:
         failure.tag = "skipped"
@@ -81,8 +116,8 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
         facts.append(f"- As a whole: {report.similarity.text}")
     blocks = [
         markdown.MARK,
-        f"## {SIGNS[verdict]} {verdict}: {markdown.text(report.candidate.evidence.model.file)} compared with "
-        f"{markdown.text(reference_name(report))}",
+        f"## {SIGNS[verdict]} {verdict}{report.index_words}: {markdown.text(report.candidate.evidence.model.file)} "
+        f"compared with {markdown.text(reference_name(report))}",
         *(f"**!** {caution}" for caution in cautions(outcome)),
         "\n".join(facts),
         *markdown.reasons(outcome),

@@ -20,7 +20,7 @@ def render(report: CompareReport) -> str:
     return page.written(
         "compare.html.j2",
         TEMPLATES,
-        title=f"{report.verdict.verdict}: {report.candidate.evidence.model.file} compared",
+        title=f"{report.verdict.verdict}{report.index_words}: {report.candidate.evidence.model.file} compared",
         versions=[report.tool_version],
         report=report,
         outcome=candidate,

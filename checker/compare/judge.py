@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Interval
@@ -28,7 +28,7 @@ from robustcheck_onnx.thresholds.profile import Profile
 
 from .baseline import Baseline
 from .changes import Keeps, StatisticChange
-from .index import IndexReport, Required
+from .index import SIGNS, IndexReport, Required
 from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, Fate, FeatureFate, Similarity
 
 Colour = Literal["pass", "warn", "muted"]
@@ -133,6 +133,14 @@ class Compared(Frozen):
     """indices of its outlier features, strongest first; of its strongest feature where it has none"""
 
 
+def required_of(require: str | Sequence[str]) -> tuple[Required, ...]:
+    """Return the verdicts that decide the exit code. Raises UsageError for none, and for an unknown word."""
+    words: Any = tuple(require.split(",") if isinstance(require, str) else require)
+    if not words or any(word not in get_args(Required) for word in words):
+        raise UsageError(f"require is {require!r}; it must be indication, index, or both", 'require=["index"]')
+    return tuple(words)
+
+
 class CompareReport(Judged, Frozen):
     """Everything that `robustcheck compare` found."""
 
@@ -176,10 +184,31 @@ class CompareReport(Judged, Frozen):
     _next_baseline: Baseline | None = PrivateAttr(None)
 
     @property
-    def exit_code(self) -> int:
-        """Return 0 if every required verdict holds, else 1."""
+    def exit_code(self) -> Literal[0, 1]:
+        """Return 0 if every required verdict holds, else 1. Raises UsageError as `required_of`."""
         good = {"indication": self.passed, "index": self.index is not None and self.index.verdict == "compatible"}
-        return int(not all(good[each] for each in self.required))
+        return 0 if all(good[each] for each in required_of(self.required)) else 1
+
+    @field_validator("required")
+    @classmethod
+    def _decides(cls, value: tuple[Required, ...]) -> tuple[Required, ...]:
+        return required_of(value)
+
+    @property
+    def index_words(self) -> str:
+        """Return the index verdict where it decides the exit code. It follows the verdict in every heading."""
+        if "index" not in self.required:
+            return ""
+        return (
+            " · no index verdict"
+            if self.index is None
+            else f" · {SIGNS[self.index.verdict]} index {self.index.verdict}"
+        )
+
+    @property
+    def colour(self) -> Literal["PASS", "WARN"]:
+        """The verdict whose colour a heading has. It follows the exit code."""
+        return "WARN" if self.exit_code else "PASS"
 
     @property
     def next_baseline(self) -> Baseline | None:
@@ -187,7 +216,8 @@ class CompareReport(Judged, Frozen):
         return self._next_baseline
 
     def with_baseline(self, baseline: Baseline) -> CompareReport:
-        """The same report with the candidate's numbers."""
+        """The same report with the candidate's numbers. Raises UsageError as `required_of`."""
+        required_of(self.required)
         report = self.model_copy()
         report._next_baseline = baseline
         return report
@@ -211,7 +241,7 @@ class CompareReport(Judged, Frozen):
         lines = [*notebook.verdict_lines(self.verdict), *self.notes]
         header = ["statistic", "candidate", "reference", "ratio", "kept?"]
         table = notebook.table(header, rows)
-        return notebook.block(self._title(str), lines, table, verdict=self.verdict.verdict)
+        return notebook.block(self._title(str), lines, table, verdict=self.colour)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame, one row per statistic.
@@ -257,7 +287,8 @@ class CompareReport(Judged, Frozen):
 
     def _title(self, shown: Callable[[str], str]) -> str:
         ours, theirs = self.candidate.evidence.model.file, self.reference.evidence.model.file
-        return notebook.headline(self.verdict, f"{shown(ours)} against {shown(theirs)}", self.n_images)
+        index = f"{self.index_words} · ".removeprefix(" · ")
+        return notebook.headline(self.verdict, f"{index}{shown(ours)} against {shown(theirs)}", self.n_images)
 
 
 _PLAIN: dict[Kind | None, tuple[str, str]] = {
@@ -287,7 +318,9 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 def plain_text(report: CompareReport) -> str:
     """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
     images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    return f"{report.verdict.verdict}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
+    return (
+        f"{report.verdict.verdict}{report.index_words}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
+    )
 
 
 CLAIM = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -77,8 +77,8 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
             _statistics(pen, report, deciding), *whole, *reason_ids(pen, found), *_index(pen, report, verbose=False)
         )
         blocks = [Group(answer, *steps), Group(sides, *notes(pen, said)), table]
-    deciding = f" · index {report.index.verdict}" if report.index and "index" in report.required else ""
-    last = verdict_line(pen, report.verdict, report.exit_code, deciding)
+    last = verdict_line(pen, report.verdict, report.exit_code, report.index_words)
+    last = replace(last, colour=COLOURS[report.colour])
     photos = [pen.say(f"! {ON_BUNDLED}", "yellow")] if report.candidate.evidence.images.bundled else []
     return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), *photos, spaced([*blocks, last])))
 

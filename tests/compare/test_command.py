@@ -6,12 +6,15 @@ from itertools import product
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
+import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
+from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import markdown
-from support import Capture, read_json, robustcheck
+from support import Capture, but, read_json, robustcheck
 from support.comparisons import Workshop, alike, eight_bits, judged, planted, rotation
 from support.terminal import printed
 
@@ -49,6 +52,26 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     assert f"WARN: {lost.candidate.evidence.model.file}".replace("_", r"\_") in text["markdown"]
     assert alike(lost).text in text["markdown"]
     assert all(each.endswith("\n") for each in text.values())
+
+
+def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
+    h, fits = planted(), IndexReport(options=IndexOptions())
+    for candidate, index, code, level in (
+        (h, fits.because("cosine", "re-embed", "seen", "step"), 1, "warning"),
+        (h @ rotation(384), fits, 0, "note"),
+    ):
+        report = but(judged(candidate, h), index=index, required=("index",))
+        text = {f: written("robustcheck_onnx.checker.compare", report, f) for f in ("sarif", "markdown", "html")}
+        (run,) = json.loads(text["sarif"])["runs"]
+        assert run["invocations"] == [{"executionSuccessful": True, "exitCode": code}]
+        assert {result["level"] for result in run["results"]} == {level}
+        headings = [text["markdown"].split("## ")[1], text["html"].split("title>")[1]]
+        for heading in (*headings, printed(terminal.render(report)).splitlines()[-1]):
+            assert f"index {index.verdict}" in heading
+        assert f'class="verdict {"warn" if code else "pass"}"' in text["html"]
+    for require in ((), ("both",), "indexes"):
+        with pytest.raises(rc.UsageError, match="require is"):
+            assert but(report, required=require).exit_code
 
 
 def test_no_line_is_too_wide_and_ascii_is_ascii() -> None:
