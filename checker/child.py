@@ -35,7 +35,7 @@ INTERNAL = RobustcheckError.exit_code
 PACKAGE = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
 TASKS: Final = (
-    *("compare.run:with_numbers", "concepts.run:concepts", "directions.run:directions", "scan.run:scan"),
+    *("compare.run:compare", "concepts.run:concepts", "directions.run:directions", "scan.run:scan"),
     *("shift.run:measure_shift", "verify.run:verify", "verify.run:report_about", "inspection.run:inspected"),
     *("measure.workers:measure_all", "pipeline:check_stored", "images.source:count_images"),
     *("report.template:render", "images.thumbnails:make"),

@@ -19,6 +19,7 @@ from .process import run
 from .verbs import calibrate, check, evidence, export, look_up, questions
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
+COMPARED = VERDICT_CODES.replace("0 PASS · 1 WARN", "0 what --require names holds (by default PASS) · 1 it does not")
 INFORMATION = "Exit codes: 0 measured, which is not a PASS · 2 usage · 3 could not measure · 4 environment."
 app = Verbs(
     name="robustcheck",
@@ -66,7 +67,7 @@ app.verb(
         "robustcheck compare int8.onnx fp32.onnx --images photos/",
         "robustcheck compare v2.onnx --images photos/ --baseline v1.json",
     ),
-    codes=VERDICT_CODES,
+    codes=COMPARED,
 )(questions.compare)
 app.verb(panel=FIRST, examples=("robustcheck inspect model.onnx",))(look_up.inspect)
 app.verb(

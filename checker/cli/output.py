@@ -393,6 +393,12 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
             _refuse_unsafe(resolved, "output", what, again, path, is_ours, "report")
 
 
+def check_written(resolved: Resolved, option: str, path: Path) -> None:
+    """Refuse the place of a further file of a verb, as `check_outputs`."""
+    what, again = f"{option} is {path}", f"{option} {quoted(path)}"
+    _refuse_unsafe(resolved, "output", what, again, str(path), lambda _: True, "file")
+
+
 def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
     """Refuse places of signatures, as `check_outputs`. Their names follow from those of the reports."""
     from robustcheck_onnx.checker.report.reader import is_verdict

@@ -57,7 +57,7 @@ def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
 
     if isinstance(fault, TyperException):
         code, said = 2, help.explain(fault, line)
-    elif is_broken_pipe(fault):
+    elif is_broken_pipe(fault) and not isinstance(fault, KeyboardInterrupt | Interrupted | Terminated):
         # rich and typer make SystemExit(1) of it, which would read as WARN; what holds no verdict may be cut short
         code, said = 0 if line.only_informs else 4, ("", "")
     else:
@@ -262,7 +262,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         if not code and "strict" in invocation.line.options and not invocation.judged:
             raise UsageError(  # as for `--help`; it would end with 0, which is not a PASS
                 "--strict: no model was checked; with --strict exit code 0 is always a verdict",
-                "robustcheck check --help",
+                f"robustcheck {invocation.line.verb} --help",
             )
         return int(code or 0)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes

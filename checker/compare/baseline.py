@@ -64,13 +64,16 @@ class StoredJackknife(Frozen):
     without: tuple[float | None, ...]
 
 
-class Vectors(NamedTuple):
+class Vectors(NamedTuple):  # noqa: PLW1641 # an array has no hash either
     """The vectors of some images."""
 
     rows: Float32s
     """(image, feature)"""
     digests: tuple[str, ...]
     """of the images"""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vectors) and self.digest == other.digest
 
     @property
     def digest(self) -> str:

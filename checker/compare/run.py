@@ -1,6 +1,6 @@
 """Run candidate and reference on the same images.
 
-One loop runs both and compares them. Silent; progress goes to a callback. Silent; progress goes to a callback.
+One loop runs both and compares them. Silent; progress goes to a callback.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -106,7 +107,8 @@ def compare(
         thresholds: as in `check`.
         index: what the index verdict is asked with.
         require: the verdicts that `exit_code` is of: indication (PASS), index (compatible), or both.
-        write_baseline: file for the candidate's numbers; one that ends in .npz gets the vectors, too.
+        write_baseline: file for the candidate's numbers; one that ends in .npz gets the vectors, too. It is written
+            after the comparison, so an error leaves an earlier file as it was.
         images: as in `check`.
         isolate: as in `check`; one child reads both models.
         limits: as in `check`.
@@ -115,8 +117,8 @@ def compare(
             can't use counts as unusable for both.
 
     Returns:
-        The report; its `next_baseline` holds the candidate's numbers for the next release. Without reference and
-        baseline a `FirstBaseline`, which holds nothing else.
+        The report; its `next_baseline` holds the candidate's numbers and vectors for the next release. Without
+        reference and baseline a `FirstBaseline`, which holds nothing else.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
@@ -133,13 +135,12 @@ def compare(
     profile = load_profile(thresholds)
     models = [local_path(model, "model") for model in (candidate, reference) if model is not None]
     if isolate and isolation.is_possible(given, run.images):
-        there = isolation.apart(with_numbers, str(candidate), limits)
-        asked: dict[str, Any] = {"thresholds": profile, "tolerance": tolerance, "progress": progress, **run.given}
-        asked |= {"index": index, "require": tuple(require)}
-        found, its_numbers = there(candidate, reference, baseline, write_baseline=write_baseline, **asked)
-        return found if isinstance(found, FirstBaseline) else found.with_baseline(its_numbers)
+        asked: dict[str, Any] = {"candidate": candidate, "reference": reference, "tolerance": tolerance, "index": index}
+        asked |= {"thresholds": profile, "require": require, "progress": progress, **run.given}
+        return _kept(_apart(baseline, limits, asked), write_baseline)
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
+    baseline_digest = sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else ""
     named = {"--index": index.file, "--text": index.text}
     files = {option: open_vectors(file, option) for option, file in named.items() if file is not None}
     jobs = [Job(model, run) for model in models]
@@ -161,11 +162,9 @@ def compare(
     nodes = [Counter(node.op_type for node in each.models[0].graph.proto.graph.node) for each in opened]
     vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
     new_baseline = baselines.make(pair.candidate, evidence[0], read.digests).with_vectors(vectors)
-    if write_baseline is not None:
-        baselines.write(Path(write_baseline), new_baseline)
     ours = _compared(evidence[0], profile)
     if reference is None and known is None:
-        return FirstBaseline(candidate=ours, next_baseline=new_baseline)
+        return _kept(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
     if known is None:
         comparison = _between(pair, _compared(evidence[-1], profile), profile, tolerance)
         old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
@@ -178,31 +177,33 @@ def compare(
     reasons = [reason.id for each in both for reason in each.verdict.reasons]
     index_report = concluded_index(index_report, [each.evidence for each in both], nodes, reasons)
     report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when)
-    added = {
-        "index": index_report,
-        "required": tuple(require),
-        "baseline_digest": sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else "",
-    }
-    return report.model_copy(update=added).with_baseline(new_baseline)
+    added = {"index": index_report, "required": tuple(require), "baseline_digest": baseline_digest}
+    return _kept(report.model_copy(update=added).with_baseline(new_baseline), write_baseline)
 
 
-def with_numbers(
-    candidate: str | Path,
-    reference: str | Path | None,
-    baseline: str | Path | Baseline | None,
-    *,
-    thresholds: Profile,
-    index: IndexOptions,
-    require: tuple[Required, ...],
-    progress: Tell | None = None,
-    **options: Any,
-) -> tuple[CompareReport | FirstBaseline, Baseline]:
-    """Compare in this process. The candidate's numbers come with the report, whose JSON does not hold them."""
-    options |= {"baseline": baseline, "thresholds": thresholds, "isolate": False, "progress": progress}
-    options |= {"index": index, "require": require}
-    found: CompareReport | FirstBaseline = compare(candidate, reference, **options)
-    assert found.next_baseline is not None
-    return found, found.next_baseline
+def _kept(found: CompareReport | FirstBaseline, file: str | Path | None) -> CompareReport | FirstBaseline:
+    """Write the candidate's numbers to a file. Nothing else can fail any more."""
+    if file is not None and found.next_baseline is not None:
+        baselines.write(Path(file), found.next_baseline)
+    return found
+
+
+def _apart(
+    baseline: str | Path | Baseline | None, limits: Limits, asked: Mapping[str, Any]
+) -> CompareReport | FirstBaseline:
+    """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
+    held = baselines.known(baseline) if isinstance(baseline, Baseline) else None
+    with TemporaryDirectory(prefix="robustcheck-") as folder:
+        made, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if held and held.vectors else "sent.json")
+        if held is not None:
+            baselines.write(sent, held)
+        there: Callable[..., CompareReport | FirstBaseline] = isolation.apart(compare, str(asked["candidate"]), limits)
+        found = there(baseline=sent if held else baseline, write_baseline=made, **asked)
+        numbers = baselines.read(made)
+    if isinstance(found, FirstBaseline):
+        return found.model_copy(update={"next_baseline": numbers})
+    named = {"baseline": baselines.name_of(held), "baseline_digest": ""} if held else {}
+    return found.model_copy(update=named).with_baseline(numbers)
 
 
 def _index_report(

@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from robustcheck_onnx.checker.cli import process
+from robustcheck_onnx.checker.cli.command_line import CommandLine
 from support import Capture, bad_input, read_json, robustcheck
 from support.bad_input import Run, python
 
@@ -68,6 +69,12 @@ def test_a_locale_without_utf_8_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> N
         assert robustcheck(*words.split()) == 0
         shown = raw.getvalue().decode("ascii")
         assert ("\\" in shown, said in shown, max(map(len, shown.splitlines())) <= 80) == (False, True, True)
+
+
+def test_a_signal_counts_before_the_pipe_that_broke_when_it_came() -> None:
+    for fault, code in ((process.Interrupted(), 130), (KeyboardInterrupt(), 130), (process.Terminated(), 143)):
+        fault.__context__ = BrokenPipeError()
+        assert process.explain(fault, CommandLine())[0] == code
 
 
 def test_a_file_with_a_verbs_name_is_reached_by_its_path(run: Run) -> None:

@@ -101,6 +101,11 @@ DAMAGES: list[tuple[Callable[[Fields], object], str]] = [
 ]
 
 
+def write(path: Path, document: Fields) -> None:
+    digest = text.digest_of({key: value for key, value in document.items() if key != "digest"})
+    path.write_text(json.dumps(document | {"digest": digest}), encoding="utf-8")
+
+
 def test_a_damaged_or_changed_baseline_is_refused(tmp_path: Path) -> None:
     written = baseline.to_json(baseline_of(planted(24)))
     path = tmp_path / "baseline.json"
@@ -109,8 +114,7 @@ def test_a_damaged_or_changed_baseline_is_refused(tmp_path: Path) -> None:
     for change, said in DAMAGES:
         document = json.loads(written)
         change(document)
-        document["digest"] = text.digest_of({key: value for key, value in document.items() if key != "digest"})
-        path.write_text(json.dumps(document), encoding="utf-8")
+        write(path, document)
         with pytest.raises(UsageError) as refused:
             baseline.read(path)
         assert said in refused.value.message
@@ -126,9 +130,9 @@ def test_a_baseline_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     made = baseline_of(planted(24))
     document = json.loads(baseline.to_json(made))
     document["evidence"]["detectors"] = []
-    document["digest"] = text.digest_of({key: value for key, value in document.items() if key != "digest"})
-    (tmp_path / "earlier.json").write_text(json.dumps(document), encoding="utf-8")
-    assert baseline.known(baseline.read(tmp_path / "earlier.json")) == made
+    path = tmp_path / "earlier.json"
+    write(path, document)
+    assert baseline.known(baseline.read(path)) == made
 
 
 def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
@@ -136,7 +140,7 @@ def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
     made = workshop.baseline(b)
     file = workshop.folder / "baseline.json"
     file.write_text(baseline.to_json(made), encoding="utf-8")
-    assert baseline.read(file) == made
+    assert baseline.read(file) == made.with_vectors(None)  # which JSON does not hold
     report = workshop.run(a, None, baseline=made)
     assert report.passed
     assert report.baseline == f"<baseline of {b}>"

@@ -3,12 +3,15 @@
 import json
 import re
 from itertools import product
+from pathlib import Path
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import robustcheck_onnx as rc
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
@@ -88,23 +91,32 @@ def test_no_line_is_too_wide_and_ascii_is_ascii() -> None:
             assert reason.id in flat
 
 
-def test_bad_input(workshop: Workshop, capsys: Capture) -> None:
-    a, b = workshop.model("candidate", planted()), workshop.model("reference", planted())
-    broken, target = workshop.model("broken", np.full((80, 384), np.nan)), workshop.folder / "report.json"
-    for words, code, said in (
-        ([a], 2, "REFERENCE.onnx is missing"),
-        ([a, b, "--tolerance", "1"], 2, "--tolerance is 1; it must be at least 0 and less than 1"),
-        ([a, b, "--baseline", "b.json"], 2, "compared with one of them"),
-        ([a, "--baseline", workshop.folder / "b.json"], 2, "baseline is not readable"),
-        ([a, "--baseline", b], 2, "baseline is not JSON"),
-        ([a, "--write-baseline", "x.json"], 2, "nothing is compared, so there is no report for --output"),
-        ([a, b, "--write-baseline", a], 2, "must not replace it"),
-        ([a, b, "--write-baseline", target], 2, "which a report uses too"),
-        ([broken, b], 3, "broken.onnx: number of finite, not constant representations is 0 of 80"),
+def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop.model("a", planted()).parent)
+    workshop.model("b", planted())
+    workshop.model("broken", np.full((80, 384), np.nan))
+    Path("link").symlink_to("outside")
+    call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
+    for words, said in (
+        ("a.onnx", "REFERENCE.onnx is missing"),
+        ("a.onnx b.onnx --tolerance 1", "--tolerance is 1; it must be at least 0 and less than 1"),
+        ("a.onnx b.onnx --baseline b.json", "compared with one of them"),
+        ("a.onnx --baseline b.json", "baseline is not readable"),
+        ("a.onnx --baseline b.onnx", "baseline is not JSON"),
+        ("a.onnx --write-baseline x.json", "nothing is compared, so there is no report for --output"),
+        ("a.onnx b.onnx --write-baseline a.onnx", "must not replace it"),
+        ("a.onnx b.onnx --write-baseline report.json", "which a report uses too"),
+        ("--strict -o html=link -- a.onnx b.onnx", "output is html=link, which follows a link"),
+        ("--strict --write-baseline link -- a.onnx b.onnx", "--write-baseline is link, which follows a link"),
+        ("--strict --write-baseline outside -- a.onnx", "REFERENCE.onnx is missing"),
+        ("broken.onnx b.onnx", "broken.onnx: number of finite, not constant representations is 0 of 80"),
     ):
-        given = [*words, "--images", workshop.photos, "--device", "cpu", "-o", f"json={target}"]
-        assert robustcheck("compare", *given) == code, words
-        streams = capsys.readouterr()
-        assert said in streams.err
-        assert streams.out == ""
-    assert read_json(target)["error"]["exit_code"] == 3
+        assert robustcheck(*f"{call} {words}".split()) == 2 + ("broken" in words)
+        out, err = capsys.readouterr()
+        assert (said in err, out) == (True, "")
+        assert not Path("outside").exists()
+    assert read_json(Path("report.json"))["error"]["exit_code"] == 3
+    walls = Mock(side_effect=isolation.Wall)
+    monkeypatch.setattr(isolation, "Wall", walls)
+    assert robustcheck(*f"{call} a.onnx b.onnx".split()) == 0
+    walls.assert_called_once()  # another one makes pictures, for a page alone

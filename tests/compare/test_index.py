@@ -1,6 +1,5 @@
 """The index verdict: same images, neighbours, files of vectors, baselines with vectors, exit codes."""
 
-import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,10 +15,11 @@ from scipy import linalg, stats
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.question import written
-from robustcheck_onnx.checker.compare import neighbours, same_images, vectors
+from robustcheck_onnx.checker.compare import baseline, neighbours, same_images, vectors
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
-from support import Capture, normal, robustcheck
+from robustcheck_onnx.checker.text import sha256_of
+from support import Capture, Fields, normal, read_json, robustcheck
 from support.comparisons import Array, Workshop, eight_bits, planted, rotation
 
 H = planted(d=64, n=100)
@@ -173,36 +173,40 @@ def test_bad_files_of_vectors(tmp_path: Path) -> None:
             list(vectors.open_vectors(tmp_path / name, "--index").blocks())
 
 
-def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture) -> None:
+def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     h = planted()
     reference, turned = workshop.model("reference", h), workshop.model("turned", h @ rotation(384))
     near = workshop.model("near", eight_bits(h))
+    workshop.model("weak", normal(80, 384) + 1)
+    workshop.model("same", normal(80, 384) + 1)
+    monkeypatch.chdir(workshop.folder)
     names = sorted(path.name for path in workshop.photos.iterdir())
-    np.savez(workshop.folder / "index.npz", vectors=np.concatenate([h, normal(200, 384)]), ids=[*names, *"x" * 200])
-    np.save(workshop.folder / "text.npy", normal(5, 384))
-    files = ["--index", workshop.folder / "index.npz", "--text", workshop.folder / "text.npy"]
-    call = ["--images", workshop.photos, "--device", "cpu", "-o", f"json={workshop.folder / 'report.json'}"]
-    assert robustcheck("compare", near, reference, *call, *files, "--require", "index,indication") == 0
-    report = json.loads((workshop.folder / "report.json").read_text(encoding="utf-8"))
-    assert (report["index"]["verdict"], report["index"]["n_vectors"]) == ("compatible", 280)
-    assert {"recall@10 in the index", "top-1 class kept"} <= report["index"]["numbers"].keys()
-    for required, code in (("index", 1), ("indication", 1), ("index,indication", 1)):
-        assert robustcheck("compare", turned, reference, *call, "--require", required) == code
-    weak = workshop.model("weak", normal(80, 384) + 1), workshop.model("same", normal(80, 384) + 1)
-    assert robustcheck("compare", *weak, *call, "--require", "index") == 0  # WARN, and the index can stay
-    assert robustcheck("compare", *weak, *call) == 1
-    page = ["-o", f"html={workshop.folder / 'report.html'}"]
-    assert robustcheck("compare", "--strict", *call, *page, "--require", "index", "--", turned, reference) == 1
-    assert "data:image/jpeg" in (workshop.folder / "report.html").read_text(encoding="utf-8")
+    np.savez("index.npz", vectors=np.concatenate([h, normal(200, 384)]), ids=[*names, *"x" * 200])
+    np.save("text.npy", normal(5, 384))
+
+    def compare(words: str) -> int:
+        call = f"compare --images {workshop.photos} --device cpu -o json=report.json {words}"
+        return robustcheck(*call.split())
+
+    assert compare("near.onnx reference.onnx --index index.npz --text text.npy --require index,indication") == 0
+    report = read_json(Path("report.json"))["index"]
+    assert (report["verdict"], report["n_vectors"]) == ("compatible", 280)
+    assert {"recall@10 in the index", "top-1 class kept"} <= report["numbers"].keys()
+    for required in ("index", "indication", "index,indication"):
+        assert compare(f"turned.onnx reference.onnx --require {required}") == 1
+    assert compare("weak.onnx same.onnx --require index") == 0  # WARN, and the index can stay
+    assert compare("weak.onnx same.onnx") == 1
+    assert compare("--strict -o html=report.html --require index -- turned.onnx reference.onnx") == 1
+    assert "data:image/jpeg" in Path("report.html").read_text(encoding="utf-8")
     capsys.readouterr()
     for words, said in (
-        ([near, reference, "--require", "both"], "--require is 'both'"),
-        ([near, reference, "--metric", "angle"], "--metric is 'angle'"),
-        ([near, reference, "--strict"], "before --"),
-        ([near, "--write-baseline", "b.npz", "--require", "index"], "nothing is compared"),
-        ([near, reference, "--text", workshop.folder / "index.npy"], "No such file"),
+        ("near.onnx reference.onnx --require both", "--require is 'both'"),
+        ("near.onnx reference.onnx --metric angle", "--metric is 'angle'"),
+        ("near.onnx reference.onnx --strict", "before --"),
+        ("near.onnx --write-baseline b.npz --require index", "nothing is compared"),
+        ("near.onnx reference.onnx --text index.npy", "No such file"),
     ):
-        assert robustcheck("compare", *words, *call) == 2
+        assert compare(words) == 2
         assert said in capsys.readouterr().err
     assert rc.assert_same_index(near, reference, workshop.photos, device="cpu").index is not None
     with pytest.raises(rc.IndexVerdictError, match="re-embed: rotated"):
@@ -217,22 +221,27 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture) -> N
 def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
     h = planted()
     reference, turned = workshop.model("reference", h), workshop.model("turned", h @ rotation(384))
-    for name, verdicts in (("old.npz", ("compatible", "re-embed")), ("old.json", ("undecided", "undecided"))):
+    for name, verdicts in (("old.json", ("undecided", "undecided")), ("old.npz", ("compatible", "re-embed"))):
         file = workshop.folder / name
         first = rc.compare(reference, images=workshop.photos, device="cpu", write_baseline=file)
-        assert first.next_baseline.vectors is None  # it is in the file alone
-        for candidate, verdict in zip((reference, turned), verdicts, strict=True):
-            report = workshop.run(candidate, None, baseline=file)
-            assert report.index is not None
-            assert report.index.verdict == verdict
-            assert report.baseline_digest.startswith("sha256:")
-    file, whole = workshop.folder / "old.npz", (workshop.folder / "old.npz").read_bytes()
+        for candidate, verdict, held in zip((reference, turned), verdicts, ("compatible", "re-embed"), strict=True):
+            reports = [workshop.run(candidate, None, baseline=each) for each in (file, first.next_baseline)]
+            assert [each.index and each.index.verdict for each in reports] == [verdict, held]
+            assert [each.baseline_digest for each in reports] == [sha256_of(file.read_bytes()), ""]
+    whole, narrow = file.read_bytes(), workshop.folder / "narrow.npy"
+    np.save(narrow, np.eye(2))
+    same: Fields = {"baseline": file, "write_baseline": file}
+    with pytest.raises(UsageError, match="have 2 features"):
+        workshop.run(turned, None, index=IndexOptions(file=narrow), **same)
+    assert file.read_bytes() == whole  # after an error
+    report = workshop.run(turned, None, **same)
+    assert report.baseline_digest == sha256_of(whole)
+    assert report.next_baseline == baseline.read(file)
     with np.load(file) as archive:
         stored = dict(archive)
     rows = stored["vectors"]
-    encrypted = re.sub(
-        rb"(PK\x01\x02.{4}).", lambda found: found[1] + b"\1", whole, flags=re.DOTALL
-    )  # each member says so
+    # each member says so
+    encrypted = re.sub(rb"(PK\x01\x02.{4}).", lambda found: found[1] + b"\1", whole, flags=re.DOTALL)
     for changed, said in (
         (whole.replace(whole[5000:5004], b"\0\0\1\0"), "baseline is not"),
         (encrypted, "encrypted"),

@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
 from .. import process
 from ..options import IMAGES, MODEL, OUTPUT, VECTORS, VERDICT, Baseline, Model, argument, one_of, option
-from ..output import check_extra
+from ..output import check_extra, check_outputs, check_written
 from ..question import AS_FOR_A_CHECK, Question, question
 
 OF_EACH = {"help": "Stop after this many images of each set."}
@@ -100,8 +100,12 @@ def compare(
         {"file": index, "text": text, "metric": metric, "min_cosine": min_cosine, "min_recall": min_recall}
     )
     if call.settings.strict:
-        refuse_loosening(Resolved(call.settings), call.invocation.line)
-    if reference is None and baseline is None and write_baseline is None:
+        resolved = Resolved(call.settings)
+        refuse_loosening(resolved, call.invocation.line)
+        check_outputs(resolved, call.settings.output)
+        if write_baseline is not None:
+            check_written(resolved, "--write-baseline", write_baseline)
+    if reference is None and baseline is None and (write_baseline is None or call.settings.strict):
         raise UsageError(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
@@ -130,10 +134,11 @@ def compare(
     if isinstance(result, FirstBaseline):
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
-    with Wall(call.settings.limits) as wall:
-        forms = [form for form, *_ in call.destinations]
-        photos = form_options(call.settings, [pictured(result)], forms, wall)
-    call.answer(result.model_copy(update={"thumbnails": photos.thumbnails}))
+    if "html" in [form for form, *_ in call.destinations]:
+        with Wall(call.settings.limits) as wall:
+            photos = form_options(call.settings, [pictured(result)], ["html"], wall)
+        result = result.model_copy(update={"thumbnails": photos.thumbnails})
+    call.answer(result)
     call.invocation.judged = True
     return result.exit_code
 
