@@ -47,7 +47,17 @@ from . import changes, pairs
 from .baseline import COSINE_IMAGES, Baseline, Vectors
 from .index import RE_EMBED, IndexOptions, IndexReport, Required, compare_vectors
 from .index import concluded as concluded_index
-from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, Comparison, FirstBaseline, judge_pair
+from .judge import (
+    CLAIM,
+    TOLERANCE,
+    Agreement,
+    Compared,
+    CompareReport,
+    Comparison,
+    FirstBaseline,
+    judge_pair,
+    required_of,
+)
 from .neighbours import search
 from .pairs import Pair, Side, cosines, similarity, similarity_of
 from .vectors import VectorFile, open_vectors
@@ -131,6 +141,7 @@ def compare(
             "with one of them",
             "leave out one of them",
         )
+    require = required_of(require)
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     models = [local_path(model, "model") for model in (candidate, reference) if model is not None]

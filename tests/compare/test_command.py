@@ -75,6 +75,8 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
     for require in ((), ("both",), "indexes"):
         with pytest.raises(rc.UsageError, match="require is"):
             assert but(report, required=require).exit_code
+        with pytest.raises(rc.UsageError, match="require is"):  # before anything is looked for
+            rc.compare("candidate.onnx", "reference.onnx", require=require)  # type: ignore[arg-type]
 
 
 def test_no_line_is_too_wide_and_ascii_is_ascii() -> None:
