@@ -20,7 +20,7 @@ import make_shifted
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.shift.records import NAMES, ShiftReport, Target, estimate_text
+from robustcheck_onnx.checker.shift.records import NAMES, ShiftReport, Target, bounds_text
 from robustcheck_onnx.checker.shift.run import measure_shift
 from robustcheck_onnx.exporters import run
 
@@ -123,7 +123,8 @@ def cells(target: Target) -> list[str]:
         beyond = max(each.accuracy - target.measured.high, target.measured.low - each.accuracy, 0)
         sign = "+" if each.accuracy > target.measured.value else "−"
         error = f" **{sign}{100 * beyond:.1f}**" if beyond else ""
-        written.append(f"{estimate_text(each).replace(' %', '')}{error}")
+        bounds = bounds_text(each)
+        written.append(f"{100 * each.accuracy:.1f}{f' ({bounds})' if bounds else ''}{error}")
     return written
 
 

@@ -136,7 +136,7 @@ def test_what_protobuf_merges_is_parsed_whole() -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from robustcheck_onnx.checker.model import open_model
+from robustcheck_onnx.checker.model.open import open_model
 open_model(sys.argv[1])
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
 """
