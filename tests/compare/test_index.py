@@ -31,6 +31,7 @@ def index_of(candidate: Array, reference: Array = H, **options: object) -> Index
     return compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, None)
 
 
+@pytest.mark.long
 @pytest.mark.process  # scikit-learn counts cores by a command
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_neighbours_are_those_of_scikit_learn(metric: neighbours.Metric) -> None:

@@ -164,6 +164,7 @@ def test_the_terminal_report(classified: ConceptsReport) -> None:
         assert (row[2], row[-1]) == ("1.000", "established")
 
 
+@pytest.mark.long
 def test_a_notebook_shows_the_claim_and_a_row_a_concept(classified: ConceptsReport) -> None:
     pytest.importorskip("pandas")
     assert "not an indicator of robustness" in classified._repr_html_()

@@ -194,6 +194,7 @@ def test_the_terminal(small: Path, tmp_path: Path) -> None:
     assert "not compared: the head is not the model's own" in but(report, model__score_difference=None).to_markdown()
 
 
+@pytest.mark.long
 def test_a_notebook_shows_it(small: Path) -> None:
     report = measured(small)
     html = report._repr_html_()

@@ -35,6 +35,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> XMLSchema:
     return read
 
 
+@pytest.mark.long
 def test_junit_is_what_the_schema_allows(schema: XMLSchema) -> None:
     for outcomes in (*([each] for each in EVERY), EVERY):
         root = ElementTree.fromstring(text_of("junit", *outcomes))

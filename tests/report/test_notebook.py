@@ -140,6 +140,7 @@ def test_a_shift(shifted: rc.ShiftReport) -> None:
     assert "V2\n+3.2\n+1.0 – +5.5\n" in told_of(but(shifted, shifted=(changed,)))[1]
 
 
+@pytest.mark.long
 def test_data_frames(scanned: rc.ScanReport, compared: rc.CompareReport) -> None:
     pytest.importorskip("pandas")
     shown = reports.warning()

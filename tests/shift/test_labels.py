@@ -17,6 +17,7 @@ from robustcheck_onnx.thresholds.published import IMAGENET
 IN1K = Scores(1000)
 
 
+@pytest.mark.long
 def test_the_class_table_is_timms() -> None:
     found = importlib.util.find_spec("timm")  # not imported: it takes torch along
     if found is None or found.origin is None:
