@@ -54,10 +54,10 @@ def classifier_outputs(head: str) -> tuple[Output, ...]:
     return Output("representation", f"input of {head}, the last linear layer", "head_input"), LOGITS
 
 
-def source_of(library: str, name: str, path: Path | None, weights: str, module: nn.Module, **more: Any) -> Source:
+def source_of(library: str, name: str, path: Path | None, weights: str, module: nn.Module) -> Source:
     """Return where a model came from. `path` is its weights file; without one `weights` names them."""
     digest = state_digest(module) if path is None else file_digest(path)
-    return Source(library, name, weights if path is None else path.name, digest, **more)
+    return Source(library, name, weights if path is None else path.name, digest)
 
 
 def loaded(

@@ -74,7 +74,10 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
             for text in (pen.say(f"→ {each.next_step}"), pen.command(f"  robustcheck explain {each.id}"))
         ]
         table = Group(
-            _statistics(pen, report, deciding), *whole, *reason_ids(pen, found), *_index(pen, report, verbose=False)
+            *([_statistics(pen, report, deciding)] if deciding else []),
+            *whole,
+            *reason_ids(pen, found),
+            *_index(pen, report, verbose=False),
         )
         blocks = [Group(answer, *steps), Group(sides, *notes(pen, said)), table]
     last = verdict_line(pen, report.verdict, report.exit_code, report.index_words)
