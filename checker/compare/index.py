@@ -38,6 +38,7 @@ UNSOUND: Final = {
 SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
 RE_EMBED: Final = "Embed the index again with the candidate, or look at how the candidate was made."
 MORE: Final = "Give more photos, of the kind that you search for."
+IN_COMMON: Final = "Look at what all vectors have in common, such as one large feature."
 
 
 class IndexOptions(Frozen):
@@ -196,6 +197,10 @@ def compare_vectors(
     if change in ("permuted", "rotated"):
         seen = f"{change}: after undoing it, the cosine of the same image is {number_text(after)} (worst 5 %)"
         report = report.because(change, "re-embed", seen, RE_EMBED)
+    others = search(np.roll(reference, 1, axis=0), reference, [(reference, reference, digests)], metric, digests).kept
+    if others and (shared := float(others[max(others)].mean())) >= options.min_recall:
+        seen = f"the query of another photo finds the same neighbours, too (recall {number_text(shared)})"
+        report = report.because("same_for_all", "undecided", seen, IN_COMMON)
     if found is not None and found.own and (nearest := min(found.own)) < SAME_VECTOR:
         seen = f"a photo's vector in the index has cosine {number_text(nearest)} to the reference's"
         report = report.because("other_index", "undecided", seen, "Name the reference that the index was made with.")
@@ -222,7 +227,7 @@ def _judged(report: IndexReport, options: IndexOptions, tied: Mapping[str, float
         if name in tied and not lost:
             least, most = number_text(number.estimate), number_text(tied[name])
             reason, seen = "ties", f"neighbours can't be told apart: {name} is between {least} and {most}"
-            step = "Look at what all vectors have in common, such as one large feature."
+            step = IN_COMMON
         report = report.because(reason, "re-embed" if lost else "undecided", seen, step)
     return report
 

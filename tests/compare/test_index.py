@@ -57,6 +57,8 @@ def test_neighbours_that_cannot_be_told_apart_are_not_kept() -> None:
         report = index_of(candidate, reference)
         assert (report.verdict, report.reasons[0].id) == ("undecided", "ties"), report.reasons
         assert (report.numbers["recall@10 among the photos"].low or 0) < 0.2
+    unrelated = (100 * mean + normal(200, 512, seed=seed) for seed in (1, 2))  # by dot product all find the same few
+    assert index_of(*unrelated, metric="dot").reasons[0].id == "same_for_all"
     ids, ones = [str(row) for row in range(100)], np.ones_like(H)
     assert neighbours.search(ones, H, [(H, H, ids)], "cosine", ids).possible[1].mean() < 0.1
     twice = np.concatenate([H, H])  # in an index, each vector twice: one is not the photo's own by its id

@@ -70,6 +70,9 @@ WORDS = {
     "synthetic": "somebody planted features in the model by hand, as its contract says.",
     "student": "a model that was trained to give the vectors of another encoder.",
     "baseline": "a file with the numbers of a model, for comparisons without the model.",
+    "compatible": "queries of the candidate find the same neighbours in a vector index of the reference.",
+    "re-embed": "queries of the candidate do not find them; make the index again with the candidate.",
+    "recall": "share of the nearest neighbours by the reference that the candidate's query finds, too.",
     "shift": "a difference between the images in use and those of the training, like sketches instead of photos.",
     "effective robustness": "accuracy on a shift beyond that of ImageNet models with the same ImageNet accuracy.",
 }
