@@ -138,15 +138,12 @@ def _needed(t: Array, shuffled: Array) -> Array:
     """
     n_shuffles, n_concepts = shuffled.shape
     allowed = int(ERROR_RATE * (1 + n_shuffles) + 1e-9) - 1  # shuffles that may reach the AP
-    elsewhere = np.full(shuffled.shape, -np.inf)  # the largest over the other concepts
-    if n_concepts > 1:
-        top = np.partition(t[1:], n_concepts - 2, axis=1)[:, -2:]
-        elsewhere[:] = np.where(t[1:] < top[:, 1:], top[:, 1:], top[:, :1])
+    second, largest = np.sort(np.c_[np.full(n_shuffles, -np.inf), t[1:]], axis=1)[:, -2:].T[..., np.newaxis]
+    elsewhere = np.where(t[1:] < largest, largest, second)  # the largest over the other concepts
 
     def is_beyond(ap: Array) -> Bools:
         own = _by_the_others(np.vstack([ap, shuffled]))
-        enough: Bools = (np.maximum(own[1:], elsewhere) >= own[0]).sum(axis=0) <= allowed
-        return enough
+        return np.asarray((np.maximum(own[1:], elsewhere) >= own[0]).sum(axis=0) <= allowed)
 
     low, high = np.zeros(n_concepts), np.ones(n_concepts)
     possible = is_beyond(high)
@@ -169,8 +166,7 @@ def _by_the_others(values: Array) -> Array:
     others = total - away**2 * n / (n - 1)  # sum of squares of the others about their mean
     with np.errstate(divide="ignore", invalid="ignore"):
         t = away * n / (n - 1) / np.sqrt(np.where(others > tiny, others, 0.0) / (n - 1))
-    same: Array = np.where(np.abs(away) ** 2 <= tiny, 0.0, t)
-    return same
+    return np.where(away**2 <= tiny, 0.0, t)
 
 
 Counts = npt.NDArray[np.int32]
@@ -187,18 +183,13 @@ class Ranked(NamedTuple):
 
 def rank(scores: Array) -> Ranked:
     """Rank (direction, image) finite scores."""
-    at_least, has_ties = _at_least(scores)
-    return Ranked(at_least, _at_least(-scores)[0] if has_ties else None)
+    ordered = np.sort(scores, axis=1)
 
+    def below(side: Literal["left", "right"]) -> Counts:
+        return np.array([np.searchsorted(*rows, side) for rows in zip(ordered, scores, strict=True)], np.int32)
 
-def _at_least(scores: Array) -> tuple[Counts, bool]:
-    n, order = scores.shape[1], np.argsort(-scores, axis=1)
-    falling = np.take_along_axis(scores, order, axis=1)
-    is_last = np.pad(falling[:, 1:] != falling[:, :-1], ((0, 0), (0, 1)), constant_values=True)  # of its score
-    places = np.where(is_last, np.arange(1, n + 1, dtype=np.int32), n)[:, ::-1]
-    counts = np.empty_like(order, np.int32)
-    np.put_along_axis(counts, order, np.minimum.accumulate(places, axis=1)[:, ::-1], axis=1)
-    return counts, not is_last.all()
+    has_ties = (ordered[:, 1:] == ordered[:, :-1]).any()
+    return Ranked(scores.shape[1] - below("left"), below("right") if has_ties else None)
 
 
 def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
@@ -225,12 +216,9 @@ def _of_sorted(counts: Counts) -> Array:
     Given is the number of images with at least their score, rising along the last axis.
     """
     n = counts.shape[-1]
-    differs = counts[..., 1:] != counts[..., :-1]
-    ends = np.concatenate([differs, np.ones((*counts.shape[:-1], 1), bool)], axis=-1)  # of a run of equal scores
-    found = np.where(ends, np.arange(1, n + 1), n)
-    found = np.minimum.accumulate(found[..., ::-1], axis=-1)[..., ::-1]
-    means: Array = (found / counts).mean(-1)
-    return means
+    ends = np.diff(counts, append=0) != 0  # of a run of equal scores
+    found = np.minimum.accumulate(np.where(ends, np.arange(1, n + 1), n)[..., ::-1], axis=-1)[..., ::-1]
+    return np.asarray((found / counts).mean(-1))
 
 
 AT_ONCE = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
@@ -281,14 +269,13 @@ def search(
     for start, scores in directions.blocks(h):
         ranked, end = rank(scores), start + len(scores)
         for concept, images in enumerate(positives):
-            plus, minus = average_precisions(ranked, images[np.newaxis])
-            ap[concept, start:end] = np.maximum(plus, minus)[:, 0]
-            along[concept, start:end] = (plus >= minus)[:, 0]
+            plus, minus = np.squeeze(average_precisions(ranked, images[np.newaxis]), -1)
+            ap[concept, start:end], along[concept, start:end] = np.maximum(plus, minus), plus >= minus
             some = max(1, AT_ONCE // (len(images) * len(scores)))
             for first in range(0, n_shuffles, some):
-                dealt = shuffles[first : first + some, images]
-                best = np.maximum(*average_precisions(ranked, dealt)).max(axis=0)
-                shuffled[first : first + some, concept] = np.maximum(shuffled[first : first + some, concept], best)
+                part = slice(first, first + some)
+                best = np.maximum(*average_precisions(ranked, shuffles[part, images])).max(axis=0)
+                shuffled[part, concept] = np.maximum(shuffled[part, concept], best)
         progress(end)
     return Measured(ap, along, shuffled, compare(ap.max(axis=1), shuffled))
 
@@ -305,9 +292,8 @@ def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[lis
         names: of the concepts.
         min_positives: images with a concept, and without it, that are needed.
     """
-    counts = present.sum(axis=0).tolist()
     judged, others = [], []
-    for index, (name, count) in enumerate(zip(names, counts, strict=True)):
+    for index, (name, count) in enumerate(zip(names, present.sum(axis=0).tolist(), strict=True)):
         without = len(present) - count
         if min(count, without) >= min_positives:
             judged.append(index)
@@ -373,13 +359,14 @@ def directions_told(measured: Measured, names: Sequence[str], directions: Direct
 def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
     """How chance was measured, and its distribution."""
     edges = np.linspace(0, 1, BINS + 1)
-    shuffled, _ = np.histogram(measured.shuffled, edges)
-    best, _ = np.histogram(measured.ap.max(axis=1), edges)
+    shuffled, best = (
+        tuple(np.histogram(values, edges)[0].tolist()) for values in (measured.shuffled, measured.ap.max(axis=1))
+    )
     return ChanceFacts(
         shuffles=len(measured.shuffled),
         seed=seed,
         error_rate=ERROR_RATE,
-        edges=tuple(round(edge, 2) for edge in edges.tolist()),
-        shuffled=tuple(shuffled.tolist()),
-        measured=tuple(best.tolist()),
+        edges=tuple(edges.round(2).tolist()),
+        shuffled=shuffled,
+        measured=best,
     )

@@ -5,10 +5,9 @@ One pass over the images, then linear algebra. Information, not a verdict. Silen
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import numpy as np
 
@@ -34,15 +33,6 @@ from .sets import ConceptSet, open_concepts
 
 MIN_POSITIVES = 10
 SHUFFLES = 200
-
-
-class _Chosen(NamedTuple):
-    """The directions of a call, before images are read."""
-
-    of: str
-    head: LinearHead | None
-    why: str
-    """a note on the choice; empty where the user made it"""
 
 
 def concepts(
@@ -116,15 +106,15 @@ def concepts(
     limits.refuse_here()
     isolation.tell_stage(progress, "opening the model and the concept set")
     found = open_concepts(concept_set, seed=run.seed, max_images=run.max_images, min_coverage=min_coverage)
-    inputs, chosen = _open(Job(path, run), found, of, head)
+    inputs, own_head, why = _open(Job(path, run), found, of, head)
     (opened,) = inputs.models
     isolation.tell_stage(progress, "loading the model")
     runner = measure.open_runner(inputs)
-    if head is not None:  # before minutes of images
-        chosen = chosen._replace(head=head_from_file(local_path(head, "head"), measure.n_features(runner, inputs)))
+    # before minutes of images
+    chosen = own_head if head is None else head_from_file(local_path(head, "head"), measure.n_features(runner, inputs))
     collected = measure.collect(runner, inputs, progress=progress)
-    if chosen.head is not None and head is None:
-        measure.difference_of_head(chosen.head, collected, opened)
+    if own_head is not None:
+        measure.difference_of_head(own_head, collected, opened)
     h = collected.representations
     present = _labels(collected, found)
     judged, left_out = directions.split(present, found.names, min_positives)
@@ -136,7 +126,7 @@ def concepts(
         )
     names = [found.names[index] for index in judged]
     positives = [np.flatnonzero(present[:, index]) for index in judged]
-    looked_at, source = _directions(chosen, h, opened)
+    looked_at, source = _directions(of, chosen, h, opened)
     stage = "ranking the images along each direction"
     isolation.tell_stage(progress, stage)
 
@@ -145,6 +135,7 @@ def concepts(
 
     measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed, progress=tell)
     concepts_ = directions.judge(measured, names, [len(each) for each in positives])
+    n_established, n_encoded = sum(each.established for each in concepts_), sum(each.encoded for each in concepts_)
     facts = collected.read.facts(inputs.source)
     return ConceptsReport(
         tool_version=VERSION,
@@ -157,9 +148,11 @@ def concepts(
             n_without=int((~present.any(axis=1)).sum()),
             min_positives=min_positives,
         ),
-        n_encoded=sum(each.encoded for each in concepts_),
-        n_established=sum(each.established for each in concepts_),
-        summary=_summary(concepts_),
+        n_encoded=n_encoded,
+        n_established=n_established,
+        summary=f"{n_established} of {len(concepts_)} judged concepts {'is' if n_established == 1 else 'are'} "
+        f"established: a single direction detects {'it' if n_established == 1 else 'them'} with average precision 0.9 "
+        f"or more, beyond chance; {n_encoded} {'reaches' if n_encoded == 1 else 'reach'} 0.9.",
         concepts=concepts_,
         not_judged=left_out,
         directions=directions.directions_told(measured, names, looked_at, source),
@@ -171,35 +164,41 @@ def concepts(
             *measure.question_notes(inputs),
             *image_notes(facts),
             *(f"Image set: {finding.seen}." for finding in facts.sanity.findings),
-            *_set_notes(found, looked_at, chosen, present[:, judged], concepts_),
+            *([why] if why else []),
+            *_set_notes(found, looked_at, present[:, judged], concepts_),
             *execution_notes(runner.execution),
         ),
         time=Time.until_now(clock, len(h)),
     )
 
 
-def _open(job: Job, found: ConceptSet, of: str | None, head: str | Path | None) -> tuple[Inputs, _Chosen]:
-    """Open the model for a call. Where its head gives the directions, the tensor is the input of the head."""
+def _open(
+    job: Job, found: ConceptSet, of: str | None, head: str | Path | None
+) -> tuple[Inputs, LinearHead | None, str]:
+    """Open the model for a call. Where its head gives the directions, the tensor is the input of the head.
+
+    Returns that head, too, and a note on a choice that the user did not make.
+    """
     inputs = measure.read_inputs(job, source=found.source)
     if of in ("features", "axes") or head is not None:
-        return inputs, _Chosen(of or "head", None, "")
+        return inputs, None, ""
     (opened,) = inputs.models
     try:
         read = read_head(opened)
     except CannotAssessError as fault:
         if of == "head":
             raise
-        return inputs, _Chosen("axes", None, f"No head was read ({fault.message}): principal axes are looked at.")
+        return inputs, None, f"No head was read ({fault.message}): principal axes are looked at."
     if job.options.tensor is None:
-        return measure.read_head_input(job, source=found.source), _Chosen("head", read, "")
+        return measure.read_head_input(job, source=found.source), read, ""
     if opened.head is None or opened.head.tensor != opened.representation.tensor:
         if of == "head":
             raise UsageError(
                 f"{opened.path}: --tensor is {opened.representation.tensor}; the head of the model acts on another one",
                 "leave out --tensor, or --of axes",
             )
-        return inputs, _Chosen("axes", None, "The head acts on another tensor: principal axes are looked at.")
-    return inputs, _Chosen("head", read, "")
+        return inputs, None, "The head acts on another tensor: principal axes are looked at."
+    return inputs, read, ""
 
 
 def _labels(collected: Collected, found: ConceptSet) -> Bools:
@@ -217,15 +216,15 @@ def _labels(collected: Collected, found: ConceptSet) -> Bools:
     return present
 
 
-def _directions(chosen: _Chosen, h: Float32s, opened: ModelFile) -> tuple[Directions, str]:
+def _directions(of: str | None, head: LinearHead | None, h: Float32s, opened: ModelFile) -> tuple[Directions, str]:
     """The directions, and what they are in words."""
-    tensor, read = opened.representation.tensor, chosen.head
-    if chosen.of == "features":
+    tensor = opened.representation.tensor
+    if of == "features":
         made, source = directions.of_features(h.shape[1]), f"the features of {tensor}"
-    elif read is None:
+    elif head is None:
         made, source = directions.of_axes(h), f"principal axes of {tensor}, these images"
     else:
-        made, source = directions.of_head(read.weight), f"right singular vectors of the weight of {read.source}"
+        made, source = directions.of_head(head.weight), f"right singular vectors of the weight of {head.source}"
     if made.n == 0:
         raise CannotAssessError(
             f"{opened.path}: no directions found ({source}); the head must have a weight other than 0, or the "
@@ -235,38 +234,19 @@ def _directions(chosen: _Chosen, h: Float32s, opened: ModelFile) -> tuple[Direct
     return made, source
 
 
-def _summary(judged: Sequence[Concept]) -> str:
-    established = sum(each.established for each in judged)
-    encoded = sum(each.encoded for each in judged)
-    is_one = established == 1
-    return (
-        f"{established} of {len(judged)} judged concepts {'is' if is_one else 'are'} established: a single direction "
-        f"detects {'it' if is_one else 'them'} with average precision 0.9 or more, beyond chance; {encoded} "
-        f"{'reaches' if encoded == 1 else 'reach'} 0.9."
-    )
-
-
-def _set_notes(
-    found: ConceptSet,
-    looked_at: Directions,
-    chosen: _Chosen,
-    present: Bools,
-    judged: Sequence[Concept],
-) -> list[str]:
+def _set_notes(found: ConceptSet, looked_at: Directions, present: Bools, judged: Sequence[Concept]) -> list[str]:
     """Return the notes on directions and concept set. `present` is (image, judged concept)."""
-    notes = [chosen.why] if chosen.why else []
+    notes = []
     if looked_at.of != "head":
         notes.append("The paper counts concepts along right singular vectors of a head; these are other directions.")
     if found.layout == "broden":
         notes.append("An image without labels of a category counts as one without each of its concepts.")
-    alike = sum(count - 1 for count in Counter((each ^ each[0]).tobytes() for each in present.T).values())
-    if alike:
+    if alike := present.shape[1] - len({(each ^ each[0]).tobytes() for each in present.T}):
         notes.append(
             f"{count_text(alike, 'concept')} with the same images as another one, or with exactly the others: counted, "
             "but one question."
         )
-    by_chance = sum(each.chance[0] >= ENCODED_AP for each in judged)
-    if by_chance:
+    if by_chance := sum(each.chance[0] >= ENCODED_AP for each in judged):
         notes.append(
             f"{count_text(by_chance, 'concept')} of {len(judged)} had AP {ENCODED_AP:g} or more in half of the "
             "shuffles: most images have them, or there are few images, and AP 0.9 says little of them."

@@ -303,20 +303,13 @@ def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str
 
     A file that can't be read stays: it is skipped, with its reason, when it is its turn.
     """
-    digests: dict[str, str | None] = {}  # by name: a manifest names one image in several rows
-    same: dict[str, list[str]] = {}
-    kept: list[int] = []
+    places: dict[str, int] = {}  # a manifest names one image in several rows
     for index, name in enumerate(source.entries.names()):
-        if name in digests:
-            continue
-        digest = digests[name] = source.digest(index)
-        if digest is None or digest not in same:
-            kept.append(index)
-        if digest is not None:
-            same.setdefault(digest, []).append(name)
-    entries = source.entries.take(np.asarray(kept[:limit], np.int64))
-    first = {digests[name] for name in entries.names()}
-    return (
-        replace(source, entries=entries, n_found=len(kept)),
-        {digest: names for digest, names in same.items() if digest in first},
-    )
+        places.setdefault(name, index)
+    same: dict[str | int, list[str]] = {}  # by digest; by its place where an image has none
+    for name, index in places.items():
+        same.setdefault(source.digest(index) or index, []).append(name)
+    kept = list(same.items())[:limit]
+    entries = source.entries.take(np.array([places[names[0]] for _, names in kept], np.int64))
+    by_digest = {digest: names for digest, names in kept if isinstance(digest, str)}
+    return replace(source, entries=entries, n_found=len(same)), by_digest

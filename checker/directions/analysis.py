@@ -12,6 +12,7 @@ TMLR 2024. Where singular values are equal, their directions are no more than on
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal, NamedTuple
@@ -75,16 +76,11 @@ class Directions(NamedTuple):
 
         weight: (class, feature) W as it was decomposed.
         """
-        columns = self.v.T @ weight.T
-        columns -= (self.v.T @ self.mean)[:, None]
-        return np.asarray(columns, dtype=np.float64)
+        return self.v.T @ weight.T - (self.v.T @ self.mean)[:, None]
 
     def project(self, h: Floats) -> Array:
         """h V, (image, direction) of (image, feature)."""
-        out = np.empty((len(h), self.n))
-        for images in pieces(len(h), len(self.v)):
-            out[images] = h[images].astype(np.float64) @ self.v
-        return out
+        return np.concatenate([h[images].astype(np.float64) @ self.v for images in pieces(len(h), len(self.v))])
 
 
 def decompose(weight: Array) -> tuple[Directions, Directions]:
@@ -325,13 +321,11 @@ def _analysis(head: LinearHead, directions: Directions, images: _Images, named: 
         for k, part, scores in pruned_scores(columns, projected, head.bias, order, tried):
             found[k][part] = scores.argmax(axis=1)
         agrees = {k: whole.agrees(classes) for k, classes in found.items()}
-        if name == "importance":
-            same = {k: float(agree.mean()) for k, agree in agrees.items()}
-        right = {k: {each.name: 0 for each, _ in others} for k in kept.values()}
+        same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
+        right = Counter[tuple[int, str]]()
         for each, of_set in others:
-            for k, part, scores in pruned_scores(columns, of_set, head.bias, order, right):
-                right[k][each.name] += each.n_right(part, scores)
-        accuracies = {k: {each.name: wilson(right[k][each.name], len(each.right)) for each, _ in others} for k in right}
+            for k, part, scores in pruned_scores(columns, of_set, head.bias, order, kept.values()):
+                right[k, each.name] += each.n_right(part, scores)
         points = tuple(
             Point(
                 percent=percent,
@@ -339,8 +333,8 @@ def _analysis(head: LinearHead, directions: Directions, images: _Images, named: 
                 importance=min(float(weights.values[order[:k]].sum() / weights.values.sum()), 1.0),
                 same=_share(agrees[k]),
                 same_confident=_share(agrees[k][whole.confident]),
-                accuracy=accuracies[k],
-                effective_robustness=images.effective(accuracies[k]),
+                accuracy=(of_sets := {each.name: wilson(right[k, each.name], len(each.right)) for each, _ in others}),
+                effective_robustness=images.effective(of_sets),
             )
             for percent, k in kept.items()
         )
@@ -408,12 +402,8 @@ def fewest(same: Mapping[int, float], n_directions: int, share: float) -> int:
         n_directions: all of them; they keep everything.
         share: 0 to 1.
     """
-    best = n_directions
-    for kept in sorted(same, reverse=True):
-        if same[kept] < share:
-            break
-        best = kept
-    return best
+    too_few = max((kept for kept, of_all in same.items() if of_all < share), default=0)
+    return min((kept for kept in same if kept > too_few), default=n_directions)
 
 
 def _share(agree: Bools) -> Accuracy:

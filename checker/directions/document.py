@@ -18,6 +18,7 @@ from robustcheck_onnx.checker.report.document import (
     measured,
     name,
 )
+from robustcheck_onnx.checker.shift.records import bounds_text
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
 
@@ -102,7 +103,7 @@ def outliers_text(outliers: Outliers) -> str:
         which = f"No feature has |z| > 6 in at least half of the images; feature {shown} has most of the kurtosis."
     effects = "; ".join(
         f"set to {'the mean' if each.value == 'mean over images' else 'zero'}, "
-        f"{percent_text(each.changed.value)} of the predictions change ({_bounds(each.changed)} %) and "
+        f"{percent_text(each.changed.value)} of the predictions change ({bounds_text(each.changed)} %) and "
         f"{_percent(each.margin_share)} of the margin between the first two classes goes"
         for each in outliers.replacements
     )
@@ -122,17 +123,10 @@ def _pruning(analysis: Analysis) -> Chart:
     """Draw the share of the same predictions. It is over the directions kept; there is a curve per order."""
     curves = []
     for curve in analysis.curves:
-        points = curve.points[::-1]
-        values = tuple(point.same.value for point in points)
-        bounds = tuple((point.same.low, point.same.high) for point in points)
-        curves.append(
-            Curve(
-                f"by {curve.order}",
-                values,
-                tuple(map(percent_text, values)),
-                bounds if curve.order == "importance" else (),
-            )
-        )
+        same = [point.same for point in curve.points[::-1]]
+        values = tuple(each.value for each in same)
+        bounds = tuple((each.low, each.high) for each in same) if curve.order == "importance" else ()
+        curves.append(Curve(f"by {curve.order}", values, tuple(map(percent_text, values)), bounds))
     kept = [point.percent for point in analysis.curves[0].points[::-1]]
     return Chart(
         "Share of the images with the same predicted class, by share of the directions kept",
@@ -170,11 +164,8 @@ def _table(analysis: Analysis) -> Table:
     rows: tuple[tuple[Words, ...], ...] = tuple(
         (
             *(f"{point.percent} %", str(point.kept), percent_text(point.importance)),
-            *(
-                Cell(percent_text(point.same.value), "bold"),
-                _bounds(point.same),
-                percent_text(point.same_confident.value),
-            ),
+            *(Cell(percent_text(point.same.value), "bold"), bounds_text(point.same)),
+            percent_text(point.same_confident.value),
             *(percent_text(curve.points[at].same.value) for curve in others),
         )
         for at, point in enumerate(by_importance.points)
@@ -209,11 +200,9 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
             cells.append(_accuracy(point.accuracy[result.name]) + (f", {beyond.points:+.1f}" if beyond else ""))
         rows.append(tuple(cells))
     reasons = [each.not_applicable for each in report.shifted if each.not_applicable]
-    legends = [
-        "after a comma: effective robustness, percentage points" if len(reasons) < len(report.shifted) else "",
-        f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}" if reasons else "",
-    ]
-    table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(filter(None, legends)))
+    legends = ["after a comma: effective robustness, percentage points"] if len(reasons) < len(report.shifted) else []
+    legends += [f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}"] if reasons else []
+    table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(legends))
     return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
 
 
@@ -222,14 +211,12 @@ def _leading(report: DirectionsReport) -> Table:
     total = sum(report.raw.importances)
     rows: list[tuple[Words, ...]] = []
     for each in report.raw.leading:
-        low, high = each.importance.low, each.importance.high
-        assert low is not None
-        assert high is not None
+        of_all = each.importance
+        share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
         rows.append(
             (
                 *(str(each.index + 1), number_text(each.singular_value), number_text(each.cosine)),
-                percent_text((each.importance.estimate or 0.0) / total),
-                f"{100 * low / total:.1f} – {100 * high / total:.1f}",
+                *(percent_text(share), f"{100 * low:.1f} – {100 * high:.1f}"),
                 f"{each.largest_feature}: {each.largest_component:.2f}",
                 *(f"{value:.2f}" for value in each.on_features[: len(named)]),
             )
@@ -245,12 +232,8 @@ def _leading(report: DirectionsReport) -> Table:
     )
 
 
-def _bounds(share: Accuracy) -> str:
-    return f"{100 * share.low:.1f} – {100 * share.high:.1f}"
-
-
 def _accuracy(accuracy: Accuracy) -> str:
-    return f"{percent_text(accuracy.value)} ({_bounds(accuracy)})"
+    return f"{percent_text(accuracy.value)} ({bounds_text(accuracy)})"
 
 
 def _percent(interval: Interval) -> str:

@@ -67,19 +67,16 @@ def open_labelled(
     return sets.with_labels(specs, sources, [labels.labels_of(source) for source in sources], maps, known)
 
 
-def put_labels(each: sets.ImageSet, collected: Collected, head: LinearHead) -> Labelled:
-    """Return the label of each usable image, and the whole head's accuracy.
+def put_labels(each: sets.ImageSet, collected: Collected, head: LinearHead) -> tuple[Labelled, SetResult]:
+    """Label the usable images, and count those that the head predicts right.
 
     Labels are in the order of the representations; skipped images have none.
     """
-    right, names = [], iter(collected.names)
-    name = next(names, None)
-    for entry, classes in zip(each.source.entries, each.right, strict=True):
-        if entry.name == name:
-            right.append(classes)
-            name = next(names, None)
+    usable = set(collected.names)
+    right = [classes for entry, classes in zip(each.source.entries, each.right, strict=True) if entry.name in usable]
     found = Labelled(each.spec.name, collected.representations, right, each.map.compete)
-    return found._replace(result=each.result(collected.read, len(set(right)), correct(head, found)))
+    result = each.result(collected.read, len(set(right)), correct(head, found))
+    return found._replace(result=result), result
 
 
 MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
@@ -168,19 +165,16 @@ def directions(
             "--images FOLDER with photos",
         )
     for_labels = runner if are_photos or not prepared else measure.open_runner(inputs, photos=True)
-    measured, digests = list[Labelled](), list[Sequence[str]]()
+    measured, results = list[Labelled](), list[tuple[SetResult, Sequence[str]]]()
     for each in prepared:
         of_set = collected
         if each.source is not inputs.source:
             of_set = measure.collect(for_labels, inputs, each.source, progress=progress, label=each.spec.name)
-        measured.append(put_labels(each, of_set, linear))
-        digests.append(of_set.digests)
+        labelled_set, result = put_labels(each, of_set, linear)
+        measured.append(labelled_set)
+        results.append((result, of_set.digests))
     isolation.tell_stage(progress, "decomposing the head")
-    results = [each.result for each in measured if each.result]
-    beside = tuple(
-        robustness.put_beside(results[0], digests[0], result, of_result, baseline)
-        for result, of_result in zip(results[1:], digests[1:], strict=True)
-    )
+    beside = tuple(robustness.put_beside(*results[0], *each, baseline) for each in results[1:])
     try:
         raw, centred, outliers = analyse(linear, h, labelled=measured, baseline=baseline, seed=run.seed)
     except SameWeightsError as fault:
@@ -204,7 +198,7 @@ def directions(
         centred=centred,
         outliers=outliers,
         confidence=CONFIDENCE,
-        in_distribution=results[0] if results else None,
+        in_distribution=results[0][0] if results else None,
         shifted=beside,
         baseline=baseline,
         summary=summary_of(raw),
@@ -214,7 +208,7 @@ def directions(
         notes=(),
         time=Time.until_now(clock, collected.read.n_usable),
     )
-    return report.model_copy(update={"notes": _notes(report, inputs, results)})
+    return report.model_copy(update={"notes": _notes(report, inputs, [result for result, _ in results])})
 
 
 def _notes(report: DirectionsReport, inputs: Inputs, labelled: Sequence[SetResult]) -> tuple[str, ...]:

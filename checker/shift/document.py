@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import groupby
+from collections.abc import Iterable
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -21,7 +21,6 @@ from robustcheck_onnx.checker.report.document import (
     measured,
     name,
 )
-from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
@@ -30,9 +29,7 @@ from .records import (
     Outcome,
     Predicted,
     SetResult,
-    Shifted,
     ShiftReport,
-    Target,
     bounds_text,
     predicted_words,
 )
@@ -55,6 +52,7 @@ def document_of(report: ShiftReport) -> Document:
             (Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold")), agreement.sentence),
         )
     )
+    labels = _joined((result.labels, result.name) for result in results)
     facts = [("Scores", model.class_output), ("Classes", model.n_classes)]
     run = [("Digest of the model", model.digest), ("Seed", report.seed)]
     run += [(f"Digest of {result.name}", result.digest) for result in results]
@@ -69,7 +67,7 @@ def document_of(report: ShiftReport) -> Document:
             Section(
                 "Accuracy",
                 f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)",
-                (_accuracies(report), Facts(_labels(results), "labels are")),
+                (_accuracies(report), Facts(tuple((name(sets), how) for how, sets in labels.items()), "labels are")),
                 "short",
             ),
             *_effective(report),
@@ -83,7 +81,10 @@ def document_of(report: ShiftReport) -> Document:
         line=_line(report),
         tiles=(
             ("Verdict", verdict.verdict, agreement.outcome),
-            *((f"Top-1 on {each.name}", percent_text(each.accuracy.value), _bounds(each.accuracy)) for each in results),
+            *(
+                (f"Top-1 on {each.name}", percent_text(each.accuracy.value), bounds_text(each.accuracy))
+                for each in results
+            ),
         ),
         notes_in_short=True,
     )
@@ -149,17 +150,8 @@ def _row(result: SetResult) -> tuple[Words, ...]:
     shift = "" if result.shift is None else f" ({WORDS[result.shift]})"
     return (
         *(name(result.name + shift), str(acc.n), f"{result.n_labels} of {result.n_compete}"),
-        *(Cell(percent_text(acc.value), "bold"), _bounds(acc)),
+        *(Cell(percent_text(acc.value), "bold"), bounds_text(acc)),
     )
-
-
-def _bounds(accuracy: Accuracy) -> str:
-    return f"{100 * accuracy.low:.1f} – {100 * accuracy.high:.1f}"
-
-
-def _labels(results: tuple[SetResult, ...]) -> tuple[tuple[Words, Words], ...]:
-    by_labels = groupby(results, key=lambda result: result.labels)
-    return tuple((name(", ".join(result.name for result in group)), how) for how, group in by_labels)
 
 
 def _effective(report: ShiftReport) -> list[Section]:
@@ -172,10 +164,8 @@ def _effective(report: ShiftReport) -> list[Section]:
         for each in report.shifted
         if (beyond := each.effective_robustness) is not None
     )
-    without = sorted((each for each in report.shifted if each.not_applicable), key=_why)
-    why = tuple(
-        (name(", ".join(each.result.name for each in group)), text) for text, group in groupby(without, key=_why)
-    )
+    without = [(each.not_applicable, each.result.name) for each in report.shifted if each.not_applicable]
+    why = tuple((name(names), text) for text, names in sorted(_joined(without).items()))
     table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
     title, remark = "Effective robustness", "accuracy beyond the baseline, percentage points"
     return [
@@ -184,8 +174,12 @@ def _effective(report: ShiftReport) -> list[Section]:
     ]
 
 
-def _why(each: Shifted) -> str:
-    return each.not_applicable
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Join the second texts of pairs with one first text."""
+    texts: dict[str, list[str]] = {}
+    for key, text in pairs:
+        texts.setdefault(key, []).append(text)
+    return {key: ", ".join(each) for key, each in texts.items()}
 
 
 def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
@@ -202,9 +196,12 @@ def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
         if (found := target.measured) is not None:
             points = f"{100 * (found.value - inner.accuracy.value):+.1f}"
             rows.append(
-                (*first, Cell("measured", "dim"), Cell(percent_text(found.value), "bold"), _bounds(found), points)
+                (*first, Cell("measured", "dim"), Cell(percent_text(found.value), "bold"), bounds_text(found), points)
             )
-        missing += _missing(target)
+        unknown = _joined(
+            (each.not_established, NAMES[each.method]) for each in target.estimates if each.not_established
+        )
+        missing += [f"{target.name}: {methods} not established: {why}." for why, methods in unknown.items()]
     assumes = {NAMES[each.method]: each.assumes for target in predicted.targets for each in target.estimates}
     table = Table(
         ("target", ">images", "=method", ">top-1", "=interval", ">points"),
@@ -216,12 +213,3 @@ def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
     blocks += [Bullets(tuple(missing))] if missing else []
     blocks += [Facts(tuple(assumes.items()), "each number is right only if")]
     return [Section("Predicted accuracy, without labels", "intervals of resampling", tuple(blocks), "short")]
-
-
-def _missing(target: Target) -> list[str]:
-    """Why there is no number, once a reason."""
-    reasons: dict[str, list[str]] = {}
-    for each in target.estimates:
-        if each.not_established:
-            reasons.setdefault(each.not_established, []).append(NAMES[each.method])
-    return [f"{target.name}: {', '.join(methods)} not established: {why}." for why, methods in reasons.items()]

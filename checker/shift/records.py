@@ -218,11 +218,9 @@ class Predicted(Frozen):
     """how often they were right where that was measured"""
 
 
-def bounds_text(estimate: Estimate) -> str:
-    """Return the interval of a predicted accuracy as text. Empty where it has none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f}"
+def bounds_text(of: Estimate | Accuracy) -> str:
+    """Return the interval of an accuracy as text. Empty where it has none."""
+    return "" if of.low is None or of.high is None else f"{100 * of.low:.1f} – {100 * of.high:.1f}"
 
 
 class ModelUsed(Frozen):
