@@ -1,19 +1,21 @@
 """python -m fuzz.run [--minutes M] [--kinds a,b] [--seed N] [--keep FOLDER]: read changed files until the time is over.
 
-Run from the folder tests. Each kind has a process of its own, so that a death by a signal, or an input that never ends,
-is seen; a line a kind says how many were read, refused, and what broke. What broke is kept, with the seed that makes it
-anew. Exit code 1 if anything broke.
+Run from the folder tests. A process of its own reads the inputs of a kind, so that a death by a signal, or an input
+that never ends, is seen; a line per kind says how many were read, refused, and what broke. What broke is kept, with the
+seed that makes it again. Exit code 1 if anything broke.
 """
 
 import argparse
+import multiprocessing
+import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from robustcheck_onnx.thresholds.profile import ProfileError
@@ -22,7 +24,7 @@ from robustcheck_onnx.thresholds.suite import SuiteError
 from .targets import SELF_TEST, TARGETS
 
 LIMIT_S = 60  # for one input; most take milliseconds
-FOLDER = Path(__file__).parent.parent
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def made(kind: str, seed: int) -> bytes:
@@ -52,54 +54,50 @@ def read(kind: str, content: bytes, folder: Path) -> str:
     return f"read {result}" if isinstance(result, str) else "read"
 
 
-def work(kind: str, first: int, last: int, minutes: float) -> None:
-    """Read inputs from seed `first` to before `last`, and say after each what became of it; the parent watches.
+def work(kind: str, seeds: Connection) -> None:
+    """Read the input of each seed that comes, and answer what became of it.
 
     An input that never ends ends the process by SIGALRM, native code or not.
     """
-    end = time.monotonic() + 60 * minutes
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what native code writes before it ends
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(first, last):
+        while (seed := seeds.recv()) is not None:
             content = made(kind, seed)
-            sys.stdout.write(f"{seed} ")
-            sys.stdout.flush()
             signal.alarm(LIMIT_S)
             said = read(kind, content, Path(folder))
             signal.alarm(0)
-            sys.stdout.write(f"{said}\n".replace("\r", " "))
-            sys.stdout.flush()
-            if time.monotonic() > end:
-                break
+            seeds.send(said)
 
 
 def watch(kind: str, first: int, minutes: float, keep: Path, n: int = sys.maxsize) -> tuple[Counter[str], list[str]]:
-    """Run workers of one kind for `n` inputs, or until the time is over; give the counts and what broke.
+    """Give a worker of one kind `n` inputs, or as many as it reads in the time; give the counts and what broke.
 
     An input that broke something is kept in the folder `keep`.
     """
     counts: Counter[str] = Counter()
     broke: list[str] = []
-    end = time.monotonic() + 60 * minutes
-    seed = first
-    while seed - first < n and (left_s := end - time.monotonic()) > 0.5:
-        command = [sys.executable, "-m", "fuzz.run", "--work", kind, "--seed", str(seed), "--last", str(first + n)]
-        command += ["--minutes", str(left_s / 60)]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, cwd=FOLDER
-        )
-        *lines, pending = done.stdout.split("\n")
-        if pending:  # it ended in the middle of an input
-            lines.append(f"{pending}died by signal {-done.returncode}")
-        elif done.returncode != 0:
-            raise RuntimeError(f"{kind}: the worker ended with {done.returncode} before an input")
-        for line in lines:
-            number, _, said = line.partition(" ")
-            seed = int(number) + 1
-            counts[said if said.startswith(("read", "refused")) else said.split()[0]] += 1
-            if said.startswith(("broke", "died")):
-                keep.mkdir(parents=True, exist_ok=True)
-                (keep / f"{kind}-{number}-{TARGETS[kind].name}").write_bytes(made(kind, int(number)))
-                broke.append(f"{kind} {number}: {said}")
+    end, seed, worker = time.monotonic() + 60 * minutes, first, None
+    while seed < first + n and time.monotonic() < end:
+        if worker is None:
+            seeds, theirs = SPAWN.Pipe()
+            worker = SPAWN.Process(target=work, args=(kind, theirs))
+            worker.start()
+            theirs.close()
+        seeds.send(seed)
+        try:
+            said = seeds.recv()
+        except EOFError:
+            worker.join()
+            said, worker = f"died with {worker.exitcode}", None
+        counts[said if said.startswith(("read", "refused")) else said.split()[0]] += 1
+        if said.startswith(("broke", "died")):
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"{kind}-{seed}-{TARGETS[kind].name}").write_bytes(made(kind, seed))
+            broke.append(f"{kind} {seed}: {said}")
+        seed += 1
+    if worker is not None:
+        seeds.send(None)
+        worker.join()
     return counts, broke
 
 
@@ -109,13 +107,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="for all kinds together")
     parser.add_argument("--kinds", default=",".join(kind for kind in TARGETS if kind != SELF_TEST))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=FOLDER.parent / "build" / "fuzz")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--last", type=int, default=sys.maxsize, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", type=Path, default=Path(__file__).parents[2] / "build" / "fuzz")
     options = parser.parse_args()
-    if options.work:
-        work(options.work, options.seed, options.last, options.minutes)
-        return 0
     kinds = options.kinds.split(",")
     everything: list[str] = []
     for kind in kinds:

@@ -8,9 +8,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, save
+from onnx import ModelProto, TensorProto, helper, parser, save
 
-from support import hostile, lookup, onnx_models
+from support import lookup, onnx_models
 from support.written import written
 
 
@@ -42,13 +42,27 @@ def _write_models(folder: Path) -> None:
         "constant": written(f"y = Mul(features, {[0.0] * 16})"),
         "reshape": written("y = Reshape(image, [-1, 1000003])", before=""),
         "huge": _asks_for([1 << 17, 1 << 17, 16]),  # float32: 1 TiB
-        "endless": hostile.endless_loop(),
+        "endless": endless_loop(),
         "large": _asks_for([1 << 30]),  # float32: 4 GiB
         "c_deep": onnx_models.encoder(output="representation"),
     }
     helper.set_model_props(models["c_deep"], {lookup.CONTRACT_KEY: "[" * 100_000})
     for name, proto in models.items():
         save(proto, folder / f"{name}.onnx")
+
+
+BODY = """
+body (int64 i, bool go, float[batch, 16] x) => (bool go_on, float[batch, 16] y) { go_on = Identity(go) y = Relu(x) }
+"""
+
+
+def endless_loop() -> ModelProto:
+    """A Loop of 2^62 rounds."""
+    value = ("logits", TensorProto.FLOAT, ("batch", 10))
+    model = written(f"turned = Loop({1 << 62}, True, features); logits = Gemm(turned, w16x10)", value)
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    loop.attribute.append(helper.make_attribute("body", parser.parse_graph(BODY)))
+    return model
 
 
 def _asks_for(shape: list[int]) -> ModelProto:

@@ -1,16 +1,17 @@
 """What ended, blocked or filled the process that reads it is refused where it is read, without the wall."""
 
 import os
+import struct
 import sys
 import tarfile
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
@@ -18,34 +19,33 @@ from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.storage.places import redact_text
-from support import PHOTOS, Capture, hostile, robustcheck
+from support import PHOTOS, Capture, levels, robustcheck
+from support.bad_files import endless_loop
 from support.onnx_models import classifier, save
+from support.written import written
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+GIANT = f"giant = ConstantOfShape([{1 << 40}])"
 
 
-MODELS: list[tuple[Callable[[], onnx.ModelProto], str]] = [
-    (hostile.doubling_functions, "functions expand to more than 100,000 nodes"),
-    *(
-        (make, f"constants that the graph computes hold {values:,} values, the file ")
-        for make, values in (
-            (hostile.constant_of_shape, 2**40 + 2),  # the mean of it is computed, too, and cast
-            (partial(hostile.repeated, "Expand"), 2**40 + 2),
-            (partial(hostile.repeated, "Tile"), 2**40 + 2),
-            (hostile.counted, 2**40 + 2),
-            (hostile.many_large, 7 * 2**28 + 2),
-            (hostile.joined, 2**31 - 2 + 2**30 + 2),
-            (hostile.outer_product, 2**34 + 2),
-        )
-    ),
-    (hostile.one_name_twice, "tensor 'relu' is written twice, by two nodes"),
-    (
-        hostile.name_of_source_files,
-        "refuses the model: Non-zero status code returned while running Gemm node. Name:'a.ha.ha.h",
-    ),
-    (hostile.many_dimensions, "weight 'wide' has 16,000 dimensions; at most 32 are possible"),
-    (hostile.many_dimensions_inside, "'scores' has 16,000 dimensions; at most 32 are possible"),
-]
+def with_constant(text: str) -> onnx.ModelProto:
+    """A classifier that also adds the mean of the constant `giant`, which the nodes make."""
+    mean = "; mean = ReduceMean(giant, keepdims=0); float_mean = Cast(mean, to=FLOAT)\n"
+    scores = "scores = Gemm(features, w10x16, transB=1); logits = Add(scores, float_mean)"
+    return written(text + mean + scores, ("logits", TensorProto.FLOAT, ("batch", 10)))
+
+
+PARTS = [f"part{i} = ConstantOfShape([{1 << 28}])" for i in range(6)]  # 1 GiB each, which fit alone and not together
+DOUBLED = ["t1 = Concat([[1.0]], [[1.0]], axis=0)", *(f"t{i + 1} = Concat(t{i}, t{i}, axis=0)" for i in range(1, 30))]
+CONSTANTS = {
+    GIANT: 2**40,
+    "giant = Expand([[1.0]], [1048576, 1048576])": 2**40,
+    "giant = Tile([[1.0]], [1048576, 1048576])": 2**40,
+    f"giant = Range(0, {1 << 40}, 1)": 2**40,
+    "; ".join([*PARTS, "giant = Sum(part0, part1, part2, part3, part4, part5)"]): 7 * 2**28,
+    "; ".join([*DOUBLED, "giant = Identity(t30)"]): 2**31 - 2 + 2**30,
+    f"giant = MatMul(w{1 << 17}x1, w1x{1 << 17})": 2**34,
+}
 
 
 @pytest.fixture
@@ -57,62 +57,99 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_is_refused(tmp_path: Path, photos: Path) -> None:
-    for make, said in MODELS:
-        path = save(make(), tmp_path / "m.onnx")
-        with pytest.raises(CannotAssessError) as caught:
-            rc.check(path, images=photos, isolate=False, preprocess="imagenet", device="cpu")
-        assert said in caught.value.message, make
+def refused(model: Path, images: Path, said: str, error: type[RobustcheckError] = CannotAssessError) -> None:
+    with pytest.raises(error) as caught:
+        rc.check(model, images=images, isolate=False, preprocess="imagenet", device="cpu", max_images=20_000)
+    assert said in caught.value.message
 
 
-def test_what_a_file_says_of_its_constants_is_not_believed(tmp_path: Path) -> None:
-    for lie in ((1,), (1, 2, 3)):
-        model = hostile.constant_of_shape()
+def test_constants_that_fill_the_memory(tmp_path: Path, photos: Path) -> None:
+    for text, n in CONSTANTS.items():
+        said = f"constants that the graph computes hold {n + 2:,} values, the file "  # the mean of it, cast, too
+        refused(save(with_constant(text), tmp_path / "m.onnx"), photos, said)
+    for lie in ((1,), (1, 2, 3)):  # what a file says of its constants is not believed
+        model = with_constant(GIANT)
         say = helper.make_tensor_value_info
-        model.graph.value_info.extend([say("giant", hostile.FLOAT, lie), say("conv", hostile.FLOAT, lie)])
-        with pytest.raises(CannotAssessError, match="constants that the graph computes hold"):
-            open_model(save(model, tmp_path / "m.onnx"))
+        model.graph.value_info.extend(say(name, TensorProto.FLOAT, lie) for name in ("giant", "conv"))
+        refused(save(model, tmp_path / "m.onnx"), photos, "constants that the graph computes hold")
+    small = with_constant(f"giant = ConstantOfShape([{1 << 20}])")
+    assert open_model(save(small, tmp_path / "m.onnx")).image_input.name == "image"
 
 
-def test_a_model_is_opened(tmp_path: Path) -> None:
-    fits = partial(hostile.constant_of_shape, 1 << 20)
-    for make in (hostile.negative_sizes, hostile.nested_gates, fits):
-        assert open_model(save(make(), tmp_path / "m.onnx")).image_input.name == "image"
+def test_a_name_like_source_files_in_an_error_of_onnx_runtime(tmp_path: Path, photos: Path) -> None:
+    model = classifier()
+    model.graph.node[-1].name = "a.h" * 3000
+    model.graph.node[-1].attribute.append(helper.make_attribute("transA", 1))
+    said = "refuses the model: Non-zero status code returned while running Gemm node. Name:'a.ha.ha.h"
+    refused(save(model, tmp_path / "m.onnx"), photos, said)
 
 
-PIPE = "file is a device, pipe or folder; a regular file is needed"
-LONG = "row 1 is longer than 1,048,576 letters"
-IMAGES: list[tuple[Callable[[Path], Path], type[RobustcheckError], str]] = [
-    (hostile.negative_member, CannotAssessError, "tar file is damaged"),
-    (hostile.pipe_in_folder, CannotAssessError, "number of unusable images is 1 of 9 (a.jpg: not a regular file)"),
-    (hostile.pipe_in_late_row, UsageError, "row 10002: path is pipe.jpg; there is no such file"),
-    (
-        hostile.device_in_table,
-        CannotAssessError,
-        "no usable images among 2 (images.parquet#00000000: not a regular",
-    ),
-    *((hostile.pipe_as(suffix), UsageError, PIPE) for suffix in (".tar", ".parquet", ".arrow")),
-    *((hostile.one_line(suffix), UsageError, LONG) for suffix in (".txt", ".csv", ".jsonl")),
-    (hostile.row_of_many_lines, UsageError, "row 209716 is longer than 1,048,576 letters"),
-]
+def test_thousands_of_dimensions(tmp_path: Path, photos: Path) -> None:
+    """Their product has 300,000 digits."""
+    wide = classifier()
+    wide.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "wide"))
+    wide.graph.initializer[-1].dims[:] = [1 << 62] * 16_000
+    inside = with_constant(f"giant = Reshape([[1.0]], {[1] * 1000})")
+    inside.graph.value_info.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1 << 62] * 16_000))
+    for model, name in ((wide, "weight 'wide'"), (inside, "'scores'")):
+        said = f"{name} has 16,000 dimensions; at most 32 are possible"
+        refused(save(model, tmp_path / "m.onnx"), photos, said)
 
 
-def test_an_image_set_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    path = save(classifier(), tmp_path / "m.onnx")
-    for number, (make, error, said) in enumerate(IMAGES):
-        (tmp_path / str(number)).mkdir()
-        images = make(tmp_path / str(number))
-        with pytest.raises(error) as caught:
-            rc.check(path, images=images, isolate=False, preprocess="imagenet", device="cpu", max_images=20_000)
-        assert said in caught.value.message, number
+def test_blocks_that_each_multiply_what_they_get_by_a_gate_made_of_it(tmp_path: Path) -> None:
+    blocks = "".join(
+        f"v{i} = Gemm(x{i}, w16x16); g{i} = Sigmoid(v{i}); m{i} = Mul(v{i}, g{i}); o{i} = Gemm(m{i}, w16x16)\n"
+        f"x{i + 1} = Mul(x{i}, o{i})\n"
+        for i in range(60)
+    )
+    model = written(f"x0 = Identity(features)\n{blocks}logits = Gemm(x60, w16x10)")
+    assert open_model(save(model, tmp_path / "m.onnx")).image_input.name == "image"
+
+
+def negative_member(path: Path) -> Path:
+    """A tar file whose second member has the size of minus one block: its end is its start."""
+    content = PHOTOS[0].read_bytes()
+    archive = b""
+    for name, size in (("a.jpg", len(content)), ("b.jpg", -512)):
+        member = tarfile.TarInfo(name)
+        member.size = size
+        archive += member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+    path.write_bytes(archive + bytes(1024))
+    return path
+
+
+def test_an_image_set_is_refused(tmp_path: Path, photos: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    model = save(classifier(), tmp_path / "m.onnx")
+    refused(model, negative_member(tmp_path / "images.tar"), "tar file is damaged")
+    for suffix in (".tar", ".parquet", ".arrow"):  # pipes named as files that hold many images
+        (tmp_path / suffix).mkdir()
+        os.mkfifo(tmp_path / suffix / f"a{suffix}")
+        said = "file is a device, pipe or folder; a regular file is needed"
+        refused(model, tmp_path / suffix, said, UsageError)
+    for suffix in (".txt", ".csv", ".jsonl"):  # one line of zeros, which takes no space on the disk
+        with (tmp_path / f"list{suffix}").open("wb") as file:
+            file.truncate(1 << 26)
+        refused(model, tmp_path / f"list{suffix}", "row 1 is longer than 1,048,576 letters", UsageError)
+    (tmp_path / "list.csv").write_text('"a\n",' * 300_000)  # one row of short lines
+    refused(model, tmp_path / "list.csv", "row 209716 is longer than 1,048,576 letters", UsageError)
+    os.mkfifo(photos / "pipe.jpg")
+    Image.fromarray(levels(8, 8, 3)).save(photos / "tiny.png")
+    (photos / "list.txt").write_text("tiny.png\n" * 10_001 + "pipe.jpg\n")
+    said = "row 10002: path is pipe.jpg; there is no such file"
+    refused(model, photos / "list.txt", said, UsageError)
+    (photos / "zero.jpg").symlink_to("/dev/zero")
+    rows = [{"image": {"bytes": None, "path": name}} for name in ("zero.jpg", "pipe.jpg")]
+    pq.write_table(pa.Table.from_pylist(rows), photos / "images.parquet")
+    said = "no usable images among 2 (images.parquet#00000000: not a regular"
+    refused(model, photos / "images.parquet", said)
 
 
 def test_a_negative_member_on_any_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Newer Pythons refuse it themselves; here they count blocks as the older ones."""
     monkeypatch.setattr(tarfile.TarInfo, "_block", lambda self, count: -(-count // 512) * 512)
     with pytest.raises(CannotAssessError, match=r"size of member 'b\.jpg' is -512"):
-        open_images(hostile.negative_member(tmp_path))
+        open_images(negative_member(tmp_path / "images.tar"))
 
 
 def test_pipes_beside_a_model_are_no_sidecars(tmp_path: Path, photos: Path) -> None:
@@ -125,16 +162,26 @@ def test_pipes_beside_a_model_are_no_sidecars(tmp_path: Path, photos: Path) -> N
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    path = save(classifier(), tmp_path / "m.onnx")
+    """Its second photo ends far behind the file: pyarrow ends the process where it is read."""
+    pa = pytest.importorskip("pyarrow")
+    content = PHOTOS[0].read_bytes()
+    table = pa.Table.from_pylist([{"image": {"bytes": content, "path": f"{i}.jpg"}} for i in range(2)])
+    path = tmp_path / "images.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    right, wrong = (struct.pack("<3i", 0, len(content), end) for end in (2 * len(content), 2**31 - 1))
+    whole = path.read_bytes()
+    assert whole.count(right) == 1
+    path.write_bytes(whole.replace(right, wrong))
+    model = save(classifier(), tmp_path / "m.onnx")
     with pytest.raises(CannotAssessError, match=r"images\.arrow: Arrow file is damaged .*[Oo]ffset"):
-        rc.check(path, images=hostile.wrong_offsets(tmp_path), preprocess="imagenet", device="cpu")
+        rc.check(model, images=path, preprocess="imagenet", device="cpu")
 
 
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_a_loop_without_end_ends_at_the_limit(tmp_path: Path, photos: Path, capfd: Capture) -> None:
-    path = save(hostile.endless_loop(), tmp_path / "m.onnx")
+    path = save(endless_loop(), tmp_path / "m.onnx")
     started_s = time.monotonic()
     code = robustcheck(path, "--images", photos, "--timeout", "3", "--preprocess", "imagenet", "-q")
     assert code == 3
