@@ -16,6 +16,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -65,8 +66,8 @@ def is_inside(path: str, folder: str | Path) -> bool:
         return False
     try:
         real, root = os.path.realpath(path), os.path.realpath(folder)
-        is_loop = os.path.islink(real)  # noqa: PTH114 # a Path would change the name
-        return not is_loop and real != root and os.path.commonpath([real, root]) == root
+        # a Path would change the name; a link that is left leads to itself
+        return not os.path.islink(real) and real != root and os.path.commonpath([real, root]) == root  # noqa: PTH114
     except (OSError, ValueError):  # a name that can't be one; another drive
         return False
 
@@ -84,10 +85,8 @@ def follows_link(path: str) -> bool:
     path = re.sub(r"^(?:file|local):/+", "/", path, flags=re.IGNORECASE)
     if _URL.match(path) or path.startswith("/dev/"):  # /dev/stdout is a link, and nobody's but the system's
         return False
-    if os.path.islink(path):  # noqa: PTH114
-        return True
     goes_up = os.path.isabs(path) or os.pardir in Path(path).parts  # noqa: PTH117
-    return not goes_up and not is_inside(path, os.curdir)
+    return os.path.islink(path) or not (goes_up or is_inside(path, os.curdir))  # noqa: PTH114
 
 
 def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *, strict: bool) -> list[tuple[str, str]]:
@@ -143,8 +142,10 @@ def rebased(path: str, folder: Path) -> str:
 
 def rebased_outputs(outputs: Iterable[str], folder: Path) -> tuple[str, ...]:
     """Rebase the path in each FORM[=PATH]."""
-    parts = [split(text) for text in outputs]
-    return tuple(form + sign + (rebased(path, folder) if path not in ("", "-") else path) for form, sign, path in parts)
+    return tuple(
+        form + sign + (rebased(path, folder) if path not in ("", "-") else path)
+        for form, sign, path in map(split, outputs)
+    )
 
 
 def find(folder: Path) -> Path | None:
@@ -189,13 +190,11 @@ def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
         raise UsageError(f"{path}: file is nested too deeply; it must be plain TOML", f"cat {path}") from fault
     if path.name != SHARED_FILE:
         return document
-    tools = document.get("tool", {})
+    tools = document.get("tool")
     table = tools.get(TABLE) if isinstance(tools, dict) else None
-    if table is None:
-        if required:
-            raise UsageError(f"{path}: [tool.{TABLE}] is missing; a file that is named must have it", f"cat {path}")
-        return None
-    if not isinstance(table, dict):
+    if table is None and required:
+        raise UsageError(f"{path}: [tool.{TABLE}] is missing; a file that is named must have it", f"cat {path}")
+    if not isinstance(table, dict | None):
         raise UsageError(f"{path}: tool.{TABLE} is {table!r}; it must be a table", f"[tool.{TABLE}]")
     return table
 
@@ -236,8 +235,7 @@ class CommandLine:
     def only_informs(self) -> bool:
         """Return whether the call judges nothing. It looks something up: `explain`, or the help of a verb."""
         helps = (("--help",), ("-h",), ("--help-all",))
-        help_alone = self.words[1:] in helps or self.words in helps
-        return help_alone or self.verb in LOOK_UPS
+        return self.verb in LOOK_UPS or not {self.words, self.words[1:]}.isdisjoint(helps)
 
     @property
     def model(self) -> str:
@@ -251,12 +249,11 @@ class CommandLine:
 
         Of a check without `-o`: those that its settings file or the environment gives, if they can be read.
         """
-        outputs: Sequence[str] = self.options.get("output", ())
-        if not outputs and self.verb == DEFAULT_VERB and "isolated" not in self.options:
+        outputs, stems, is_check = self.options.get("output", ()), list[str](), self.verb == DEFAULT_VERB
+        if is_check and not outputs and "isolated" not in self.options:
             with suppress(RobustcheckError, OSError, TypeError, AttributeError):
                 outputs = outputs_elsewhere(os.environ, self.options.get("config", (None,))[-1])
-        stems: Sequence[str] = ()
-        if self.verb == DEFAULT_VERB and any(PLACEHOLDER in text for text in outputs):
+        if is_check and any(PLACEHOLDER in text for text in outputs):
             stems = stems_of(self.arguments)
         documents = safe_documents(documents_of(outputs, stems), None, strict="strict" in self.options)
         return [each for each in documents if each[0] in FORMS_OF.get(self.verb, each)]
@@ -285,13 +282,12 @@ def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str
 
     stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
     """
-    parts = [split(text) for text in outputs]
-    filled = (
-        (form, name)
-        for form, _, path in parts
-        for name in ([path.replace(PLACEHOLDER, stem) for stem in stems] if PLACEHOLDER in path else [path])
-    )
-    return list(dict.fromkeys((form, "" if path == "-" else path) for form, path in filled))
+    filled = {
+        (form, "" if path == "-" else path.replace(PLACEHOLDER, stem)): None
+        for form, _, path in map(split, outputs)
+        for stem in (stems if PLACEHOLDER in path else [""])
+    }
+    return list(filled)
 
 
 def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
@@ -300,47 +296,44 @@ def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
     An option's value may follow as the next word or after `=`, short options may stand together (`-qo json`), and `--`
     ends the options. `--json` becomes `-o json`.
     """
-    command = group.commands.get(words[0]) if words else None
-    for word in words[1:]:
+    command: Any = group
+    for word in words:
         if isinstance(command, TyperGroup):
             command = command.commands.get(word)
     if command is None or isinstance(command, TyperGroup):
         command = group.commands[DEFAULT_VERB]
-    declared = {
-        name: option
-        for option in command.params
-        if isinstance(option, TyperOption)
-        for name in (*option.opts, *option.secondary_opts)
-    }
+    options = [param for param in command.params if isinstance(param, TyperOption)]
+    declared = {name: option for option in options for name in (*option.opts, *option.secondary_opts)}
     arguments: list[str] = []
-    behind: tuple[str, ...] = ()
-    options: dict[str, tuple[str, ...]] = {}
+    behind: list[str] = []
+    values: dict[str, tuple[str, ...]] = {}
     twice = ""
     rest, typed = list(words[1:]), list(words)
     while rest:
         word = rest.pop(0)
-        if word == "--json" and (output := declared.get("-o")) is not None and output.name == "output":
-            typed[len(typed) - len(rest) - 1 : len(typed) - len(rest)] = rest[:0] = ["-o", "json"]
+        if word == "--json" and getattr(declared.get("-o"), "name", "") == "output":
+            at = len(typed) - len(rest)
+            typed[at - 1 : at] = rest[:0] = ["-o", "json"]
             continue
         if word == "--":
-            arguments += rest
-            behind = tuple(rest)
-            break
-        if not word.startswith("-") or word == "-":
+            behind, rest = rest, []
+        elif not word.startswith("-") or word == "-":
             arguments.append(word)
-            continue
-        long = word.startswith("--")
-        name, separator, attached = word.partition("=") if long else (word[:2], word[2:], word[2:])
-        option, value = declared.get(name), ""
-        if option is not None and not (option.is_flag or option.count):
-            value = attached if separator else (rest.pop(0) if rest else "")
-        elif attached and not long:
-            rest.insert(0, f"-{attached}")  # `-qo` is `-q -o`
-        if option is not None and option.name is not None:
-            if option.name in options and not (option.is_flag or option.count or option.multiple):
-                twice = max(option.opts, key=len)
-            options[option.name] = (*options.get(option.name, ()), value)
-    return CommandLine(tuple(typed), tuple(arguments), behind, options, twice)
+        else:
+            is_long = word.startswith("--")
+            name, separator, value = word.partition("=") if is_long else (word[:2], word[2:], word[2:])
+            option = declared.get(name)
+            is_flag = option is None or option.is_flag or option.count
+            if is_flag:
+                rest[:0] = [f"-{value}"] if value and not is_long else []  # `-qo` is `-q -o`
+                value = ""
+            elif not separator:
+                value = rest.pop(0) if rest else ""
+            if option is not None and option.name is not None:
+                if option.name in values and not (is_flag or option.multiple):
+                    twice = max(option.opts, key=len)
+                values[option.name] = (*values.get(option.name, ()), value)
+    return CommandLine(tuple(typed), (*arguments, *behind), tuple(behind), values, twice)
 
 
 SUFFIX = ".onnx"
@@ -358,9 +351,9 @@ def expand(words: Sequence[str]) -> list[str]:
     Raises UsageError: a folder or a glob without a model, a folder that can't be read.
     """
     models: dict[str, str] = {}
-    for word in words:
-        for path in _models_of(word):
-            models.setdefault(path if is_address(path) else _resolved(path), path)
+    for path in chain.from_iterable(map(_models_of, words)):
+        folder, name = os.path.split(path)  # a link to a file stays, since it has sidecars of its own
+        models.setdefault(path if is_address(path) else f"{os.path.realpath(folder)}/{name}", path)
     return list(models.values())
 
 
@@ -427,12 +420,6 @@ def refuse_missing(models: Sequence[str]) -> None:
 
             parse_model(model)
             raise missing(Path(model))
-
-
-def _resolved(path: str) -> str:
-    """Return the path with its folder resolved. A link to a file stays, since it has sidecars of its own."""
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 # a Path would change the name
 
 
 def _models_of(word: str) -> list[str]:

@@ -10,12 +10,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import form_of, page, sentence_text
 
 from .command_line import CommandLine
-from .options import OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, VERB_PANELS, one_of, refuse_removed
+from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, VERB_PANELS, one_of, refuse_removed
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -92,18 +92,8 @@ class Group(_Shown, TyperGroup):
     """A group of verbs, or the whole app."""
 
 
-class Row(NamedTuple):
-    """An argument, option or verb and what it is."""
-
-    name: str
-    about: str
-
-
-class Panel(NamedTuple):
-    """A heading with rows."""
-
-    title: str
-    rows: list[Row]
+Panels = dict[str, list[tuple[str, str]]]
+"""by heading: the name of each argument, option or verb, and its help"""
 
 
 def show(command: AnyCommand, ctx: Context) -> None:
@@ -130,9 +120,17 @@ def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
         made += [Text(line, "green") for example in examples for line in folded(example, width)]
         made.append(Text())
     for some in panels(command, ctx):
-        column = min(max(len(row.name) for panel in some for row in panel.rows), NAMES) + 2
-        for panel in some:
-            made += [Text(panel.title, "bold"), *_table(panel.rows, column, width), Text()]
+        column = min(max(len(name) for rows in some.values() for name, _ in rows), NAMES) + 2
+        for title, rows in some.items():
+            made.append(Text(title, "bold"))
+            for name, text in rows:
+                texts = wrap(text, max(width - column - len(INDENT), 20), break_on_hyphens=False) or [""]
+                is_short = len(name) <= column - 2
+                made.append(Text.assemble(INDENT, (name, "cyan")))
+                if is_short:
+                    made[-1].append(" " * (column - len(name)) + texts.pop(0))
+                made += [Text(INDENT + " " * column + text) for text in texts]
+            made.append(Text())
     for text in epilog:
         if text and not text.startswith(EXAMPLE):
             made += [*map(Text, wrap(text, width)), Text()]
@@ -141,14 +139,11 @@ def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
 
 def usage(command: AnyCommand, ctx: Context) -> str:
     """Return the usage of a verb. It is its path, `[OPTIONS]`, its arguments."""
-    arguments = [
-        name if argument.required else f"[{name}]"
-        for argument in command.get_params(ctx)
-        if isinstance(argument, TyperArgument)
-        for name in [_argument(argument)]
-    ]
-    more = ["COMMAND", "…"] if isinstance(command, TyperGroup) else ["[OPTIONS]", *arguments]
-    return " ".join([ctx.command_path, *more])
+    if isinstance(command, TyperGroup):
+        return f"{ctx.command_path} COMMAND …"
+    arguments = [param for param in command.get_params(ctx) if isinstance(param, TyperArgument)]
+    names = [_argument(each) if each.required else f"[{_argument(each)}]" for each in arguments]
+    return " ".join([ctx.command_path, "[OPTIONS]", *names])
 
 
 def folded(example: str, width: int) -> list[str]:
@@ -164,33 +159,28 @@ def folded(example: str, width: int) -> list[str]:
     return made
 
 
-def panels(command: AnyCommand, ctx: Context) -> list[list[Panel]]:
+def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
     """Return the panels of a verb or group. They are arguments and options, or verbs and options; none is empty.
 
     Names of the panels in one list are in one column.
     """
-    arguments: list[Row] = []
     line = getattr(ctx.find_root().obj, "line", None)
     only = SHORT.get(command.name or "") if line is not None and ALL not in line.words else None
-    options: dict[str, list[Row]] = {title: [] for title in OPTION_PANELS}
-    for param in command.get_params(ctx):
-        if isinstance(param, TyperArgument) and not param.hidden:
-            arguments.append(Row(_argument(param), about(param)))
-        elif (
-            isinstance(param, TyperOption)
-            and not param.hidden
-            and (only is None or param.name in only or ALL in param.opts)
-        ):
-            last = OUTPUT if options[OUTPUT] and ALL in param.opts else OPTIONS  # typer's own option
-            options[param.rich_help_panel or last].append(Row(_option(param), about(param)))
-    verbs: dict[str, list[Row]] = {title: [] for title in VERB_PANELS}
+    verbs: Panels = {title: [] for title in VERB_PANELS}
+    options: Panels = {title: [] for title in ("Arguments", *OPTION_PANELS)}
     for each in command.commands.values() if isinstance(command, TyperGroup) else ():
-        title = getattr(each, "rich_help_panel", None) or "Commands"
-        verbs.setdefault(title, []).append(Row(each.name or "", summary(each)))
-    shown = [
-        [Panel(title, rows) for title, rows in some.items() if rows]
-        for some in (verbs, {"Arguments": arguments} | options)
-    ]
+        verbs[getattr(each, "rich_help_panel", None) or FIRST].append((each.name or "", summary(each)))
+    for param in command.get_params(ctx):
+        if isinstance(param, TyperArgument):
+            options["Arguments"].append((_argument(param), about(param)))
+        elif isinstance(param, TyperOption) and (only is None or param.name in only or ALL in param.opts):
+            last = OUTPUT if options[OUTPUT] and ALL in param.opts else OPTIONS  # typer's own option
+            names = ", ".join(sorted(param.opts, key=len))
+            indent = "" if len(names.partition(",")[0]) == 2 else " " * 4  # below `-o, `
+            other = "".join(f" / {name}" for name in param.secondary_opts)
+            row = (f"{indent}{names}{other}{value_of(param)}", about(param))
+            options[param.rich_help_panel or last].append(row)
+    shown = [{title: rows for title, rows in some.items() if rows} for some in (verbs, options)]
     return [some for some in shown if some]
 
 
@@ -207,10 +197,8 @@ def about(param: TyperArgument | TyperOption) -> str:
     if isinstance(param, TyperOption) and param.required:
         return f"{text} (required)"
     default = param.default
-    shown = param.show_default and default is not None and default != "" and not isinstance(default, bool)
-    if not shown or (isinstance(param, TyperOption) and param.count):
-        return text
-    return f"{text} [default: {default}]"
+    hidden = default in (None, "") or isinstance(default, bool) or getattr(param, "count", False)
+    return text if hidden or not param.show_default else f"{text} [default: {default}]"
 
 
 def _argument(param: TyperArgument) -> str:
@@ -218,35 +206,11 @@ def _argument(param: TyperArgument) -> str:
     return name if param.nargs == 1 or name.endswith(("...", "…")) else f"{name}…"
 
 
-def _option(param: TyperOption) -> str:
-    names = ", ".join(sorted(param.opts, key=len))
-    if param.secondary_opts:
-        names = f"{names} / {', '.join(param.secondary_opts)}"
-    indent = "" if min(map(len, param.opts)) == len("-o") else " " * len("-o, ")
-    return f"{indent}{names}{value_of(param)}"
-
-
 def value_of(param: Parameter) -> str:
     """Return what follows an option's name. It is nothing for a flag, else a blank and the name of its value."""
     if not isinstance(param, TyperOption) or param.is_flag or param.count:
         return ""
     return f" {param.metavar or (param.name or '').upper()}"
-
-
-def _table(rows: Iterable[Row], column: int, width: int) -> list[Text]:
-    """Lay out names and texts in two columns. After a name that is too long its text starts on the next line."""
-    from rich.text import Text
-
-    start = len(INDENT) + column
-    made: list[Text] = []
-    for row in rows:
-        texts = wrap(row.about, max(width - start, 20), break_on_hyphens=False) or [""]
-        if len(row.name) > column - 2:
-            made.append(Text.assemble(INDENT, (row.name, "cyan")))
-        else:
-            made.append(Text.assemble(INDENT, (row.name.ljust(column), "cyan"), texts.pop(0)))
-        made += [Text(" " * start + text) for text in texts]
-    return made
 
 
 REMOVED_VERBS: Final[Mapping[str, str]] = {
@@ -338,17 +302,14 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     look = f"{command} --help"
     text = fault.format_message().rstrip(".")
     kind = type(fault).__name__
-    option = getattr(fault, "option_name", None)
+    option, param = getattr(fault, "option_name", None), getattr(fault, "param", None)
+    params = [] if context is None else context.command.params
     if kind == "NoSuchOption" and option:
-        params = [] if context is None else context.command.params
         known = [name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")]
         return _no_option(option, [*GROUP_OPTIONS, *known], line, look)
     if option:
-        rule = "it takes none" if "does not take" in text else "it needs one"
-        params = [] if context is None else context.command.params
-        hint = next((_described(each) for each in params if option in each.opts), look)
-        return f"{option} is given {'a' if 'none' in rule else 'no'} value; {rule}", hint
-    param = getattr(fault, "param", None)
+        rule = "a value; it takes none" if "does not take" in text else "no value; it needs one"
+        return f"{option} is given {rule}", next((_described(each) for each in params if option in each.opts), look)
     if kind == "MissingParameter" and param is not None:
         name = param.opts[0] if param.opts[0].startswith("-") else (param.metavar or param.name.upper())
         epilog = (context.command.epilog if context else "") or ""
@@ -360,17 +321,16 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     if param is not None:
         name = max(param.opts, key=len)
         rule = re.sub(r", unable to parse.*", "", fault.message).replace("Input should be", "it must be")
-        values = line.options.get(param.name)
-        value = next((value for value in reversed(values or ()) if value), "")
-        return f"{name} is {repr(value) if value else 'not valid'}; {rule}", _described(param)
+        values = [repr(value) for value in line.options.get(param.name, ()) if value]
+        return f"{name} is {values[-1] if values else 'not valid'}; {rule}", _described(param)
     if context is not None and isinstance(context.command, TyperGroup):
         return _no_verb(context.command, text, line, command)
     extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text.replace("(s)", "s"))
     if extra:
-        takes_images = any("--images" in param.opts for param in context.command.params) if context else False
-        is_last = takes_images and line.words[-1] == extra.group(1) and Path(line.words[-1]).exists()
-        again = _command(*line.words[:-1], "--images", line.words[-1])
-        return f"unexpected argument {extra.group(1)}", again if is_last else look
+        *before, last = line.words
+        takes_images = any("--images" in each.opts for each in params)
+        is_last = takes_images and last == extra[1] and Path(last).exists()
+        return f"unexpected argument {extra[1]}", _command(*before, "--images", last) if is_last else look
     return text, look
 
 
@@ -409,14 +369,13 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
     """Return message and hint for a group's verb. It is missing or unknown."""
     verbs = sorted(group.commands)
     unknown = re.match(r"No such command '(.*?)'", text)
-    if not unknown:
-        return f"command is missing; {command} needs one of {', '.join(verbs)}", f"{command} --help"
-    word = unknown.group(1)
+    word = unknown[1] if unknown else ""
     if (name := f"{group.name} {word}") in REMOVED_VERBS:
         return f"command {name} was removed", REMOVED_VERBS[name]
     ours = nearest(word, verbs, {})
     if ours is None:
-        return f"unknown command {word}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
+        what = f"unknown command {word}" if unknown else "command is missing"
+        return f"{what}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
     again = [ours if typed == word else typed for typed in line.words]
     return f"unknown command {word}. Did you mean {ours}?", _command(*again)
 
@@ -434,8 +393,8 @@ def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
     if ours is not None:
         rest = [] if ours.endswith("--help") else words[1:]
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
-    is_model = Path(f"{word}.onnx").is_file()
-    hint = _command(f"{word}.onnx", *words[1:]) if is_model else "robustcheck --help"
+    model = f"{word}.onnx"
+    hint = _command(model, *words[1:]) if Path(model).is_file() else "robustcheck --help"
     raise UsageError(f"{word} is neither a command nor a file", hint)
 
 
@@ -449,10 +408,9 @@ def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:
     word = line.verb
     if word not in verbs or line.arguments or "quiet" in line.options:
         return ""
-    for _, _, names in islice(os.walk(word), 100):
-        if any(name.lower().endswith(".onnx") for name in names):
-            return f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
-    return ""
+    names = (name for _, _, names in islice(os.walk(word), 100) for name in names)
+    hint = f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
+    return hint if any(name.lower().endswith(".onnx") for name in names) else ""
 
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from robustcheck_onnx.checker.report.forms import FormOptions
     from robustcheck_onnx.checker.report.record import Outcome
-    from robustcheck_onnx.checker.storage.places import Place, Url
+    from robustcheck_onnx.checker.storage.places import Place
 
     from .options import Settings
     from .settings import Resolved
@@ -81,108 +81,77 @@ def destinations_of(
 def check_target(
     place: Place, reads: Iterable[Place] = (), what: str = "report path", option: str = "-o json="
 ) -> None:
-    """Check early that a place can get a report. That is before the work starts.
+    """Check early that a place can get a report. That is before the work starts, and no connection is made.
 
     A report must not replace a file that the run reads, nor the weights and sidecars next to a model that it reads, nor
     any image or ONNX file. Devices, pipes and links are fine.
 
     reads: what the run reads. what, option: name the place in errors, and write it in hints.
-    Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
-    can't be written); for a URL as `check_url`.
+    Raises UsageError (a folder, no such folder, a web server, a file that is read, an image), EnvironmentFaultError (a
+    folder that can't be written, a package that is missing).
     """
     from robustcheck_onnx.checker.storage.places import Url, local_path
+    from robustcheck_onnx.checker.storage.stores import open_url
 
     if isinstance(place, Url):
-        check_url(place, reads)
+        if place.is_http:
+            raise UsageError(
+                f"{place}: report's URL is on a web server; a report can only be written to an object store or a file",
+                "-o json=report.json, and upload it",
+            )
+        if place in reads:
+            raise UsageError(
+                f"{place}: report's URL is a file that this run reads; a report must not replace it",
+                f"-o json={place}.json",
+            )
+        open_url(place)
         return
     path = local_path(place, what)
-    files = [read for read in reads if isinstance(read, Path)]
-    where = quoted(path.parent)
+    folder, look = path.parent, f"ls -ld {quoted(path.parent)}"
     try:
         if path.is_dir():
             raise UsageError(
-                f"{path}: {what} is a folder; it must be a file",
-                f"{option}{quoted(path / 'report.json')}",
+                f"{path}: {what} is a folder; it must be a file", f"{option}{quoted(path / 'report.json')}"
             )
-        if not path.parent.is_dir():
+        if not folder.is_dir():
             raise UsageError(
-                f"{path}: folder {path.parent} is missing; reports are written into existing folders",
-                f"mkdir -p {where}",
+                f"{path}: folder {folder} is missing; reports are written into existing folders",
+                f"mkdir -p {quoted(folder)}",
             )
-        other = path.with_suffix(".json") if path.suffix != ".json" else path.with_name("report.json")
-        for read in (*files, *_beside(path, files)):
-            if path.exists() and read.exists() and path.samefile(read):
-                raise UsageError(
-                    f"{path}: {what} is a file that this run reads; a report must not replace it",
-                    f"{option}{quoted(other)}",
-                )
-        if _is_image_or_model(path):
-            raise UsageError(
-                f"{path}: {what} is an existing image or model; a report must not replace it",
-                f"{option}{quoted(other)}",
-            )
+        if path.exists() and (taken := _replaced(path, reads)):
+            other = path.with_name("report.json") if path.suffix == ".json" else path.with_suffix(".json")
+            raise UsageError(f"{path}: {what} is {taken}; a report must not replace it", f"{option}{quoted(other)}")
     except OSError as fault:
-        raise UsageError(
-            f"{path}: {what} is not usable ({fault.strerror}); it must be a file", f"ls -ld {where}"
-        ) from fault
-    if not path.exists() and not os.access(path.parent, os.W_OK):
-        raise EnvironmentFaultError(
-            f"{path}: folder {path.parent} is not writable; reports are written into it", f"ls -ld {where}"
-        )
+        raise UsageError(f"{path}: {what} is not usable ({fault.strerror}); it must be a file", look) from fault
+    if not path.exists() and not os.access(folder, os.W_OK):
+        raise EnvironmentFaultError(f"{path}: folder {folder} is not writable; reports are written into it", look)
 
 
-def _is_document(path: Path) -> bool:
-    """Return whether a file is this tool's document.
+def _replaced(path: Path, reads: Iterable[Place]) -> str:
+    """Return what a report must not replace at an existing path. "" where it may.
 
-    It is a report or a signature; no model has to be read to know that.
+    A report or a signature of this tool is no image, and not part of a model; no model has to be read to know that.
     """
     from robustcheck_onnx.checker.report.reader import is_verdict
+    from robustcheck_onnx.checker.storage.places import SUFFIXES
     from robustcheck_onnx.checker.storage.stores import is_ours
 
-    return is_ours(path) or is_verdict(path)
+    is_other = path.is_file() and not (is_ours(path) or is_verdict(path))
+    files = [read for read in reads if isinstance(read, Path)]
+    if is_other:
+        from robustcheck_onnx.checker.model.file import external_locations, may_be_model
+        from robustcheck_onnx.checker.model.sidecar import sidecar_paths
 
-
-def _is_image_or_model(path: Path) -> bool:
-    """Return whether a path is an image or model. It is a file with such a suffix, and not a document of this tool."""
-    from robustcheck_onnx.checker.storage.places import SUFFIXES  # needed only where a report replaces a file
-
-    return path.is_file() and not _is_document(path) and path.suffix.lower() in {*SUFFIXES, ".onnx"}
-
-
-def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
-    """Return the weights and sidecars of models among `reads`. None where `path` can't be one of them."""
-    if not path.is_file() or _is_document(path):
-        return
-    from robustcheck_onnx.checker.model.file import external_locations, may_be_model
-    from robustcheck_onnx.checker.model.sidecar import sidecar_paths
-
-    for read in reads:
-        with suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
-            if read.is_file() and may_be_model(read):
-                yield from sidecar_paths(read)
-                for name in external_locations(read)[1]:
+        for read in files[:]:
+            with suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
+                if read.is_file() and may_be_model(read):
+                    files += sidecar_paths(read)
                     # a model reached through a link may keep its weights next to the target
-                    yield from (folder / name for folder in (read.parent, read.resolve().parent))
-
-
-def check_url(url: Url, reads: Iterable[Place]) -> None:
-    """Check early that a URL can get a report. That is before the work starts; no connection is made.
-
-    reads: what the run reads; a report must not replace one of them.
-    Raises UsageError (a web server, a file that is read), EnvironmentFaultError (a package is missing).
-    """
-    from robustcheck_onnx.checker.storage.stores import open_url
-
-    if url.is_http:
-        raise UsageError(
-            f"{url}: report's URL is on a web server; a report can only be written to an object store or a file",
-            "-o json=report.json, and upload it",
-        )
-    if url in reads:
-        raise UsageError(
-            f"{url}: report's URL is a file that this run reads; a report must not replace it", f"-o json={url}.json"
-        )
-    open_url(url)
+                    folders = (read.parent, read.resolve().parent)
+                    files += [folder / name for name in external_locations(read)[1] for folder in folders]
+    if any(read.exists() and path.samefile(read) for read in files):
+        return "a file that this run reads"
+    return "an existing image or model" if is_other and path.suffix.lower() in {*SUFFIXES, ".onnx"} else ""
 
 
 def check_extra(
@@ -384,55 +353,43 @@ def folder_of(resolved: Resolved, key: str) -> Path | None:
 def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
     """Refuse places for documents before anything is opened. Each is FORM[=PATH]. Raises UsageError."""
     from robustcheck_onnx.checker.storage.places import redact
-    from robustcheck_onnx.checker.storage.stores import is_ours
 
     for text in outputs:
         form, _, path = split(text)
         if path not in ("", "-"):
-            what, again = f"output is {form}={redact(path)}", f"-o {form}={quoted(redact(path))}"
-            _refuse_unsafe(resolved, "output", what, again, path, is_ours, "report")
+            shown = redact(path)
+            _refuse_unsafe(resolved, "report", f"output is {form}={shown}", f"-o {form}={quoted(shown)}", path)
 
 
 def check_written(resolved: Resolved, option: str, path: Path) -> None:
     """Refuse the place of a further file of a verb, as `check_outputs`."""
-    what, again = f"{option} is {path}", f"{option} {quoted(path)}"
-    _refuse_unsafe(resolved, "output", what, again, str(path), lambda _: True, "file")
+    _refuse_unsafe(resolved, "file", f"{option} is {path}", f"{option} {quoted(path)}", str(path))
 
 
 def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
     """Refuse places of signatures, as `check_outputs`. Their names follow from those of the reports."""
-    from robustcheck_onnx.checker.report.reader import is_verdict
-
-    is_named = resolved.is_from("file", "output", "sign")
     for bundle in map(bundle_at, signed):
-        words = (f"signature is {bundle}", "-o json=report.json --sign KEY", str(bundle))
-        _refuse_unsafe(resolved, "output", *words, is_verdict, "signature", is_named=is_named)
+        words = (f"signature is {bundle}", "-o json=report.json --sign KEY")
+        _refuse_unsafe(resolved, "signature", *words, str(bundle), "output", "sign")
 
 
 def check_log(resolved: Resolved) -> None:
     """Refuse the place of the log, as `check_outputs`."""
-    name = resolved.settings.log_file
-    if name is not None:
-        what, again = f"log-file is {name}", f"--log-file {quoted(name)}"
-        _refuse_unsafe(resolved, "log-file", what, again, name, _is_log, "log")
+    if (name := resolved.settings.log_file) is not None:
+        _refuse_unsafe(resolved, "log", f"log-file is {name}", f"--log-file {quoted(name)}", name, "log-file")
 
 
-def _refuse_unsafe(
-    resolved: Resolved,
-    key: str,
-    what: str,
-    again: str,
-    path: str,
-    is_ours: Callable[[Path], bool],
-    kind: str,
-    *,
-    is_named: bool | None = None,
-) -> None:
+def _refuse_unsafe(resolved: Resolved, kind: str, what: str, again: str, path: str, *keys: str) -> None:
     """Refuse an unsafe place for an output. A settings file may not name it, or a run must not replace what is there.
 
-    is_named: whether a settings file names the place; None: where it names the setting `key`.
+    keys: of the settings that name it; it must stay in the folder of the first one. None: `output`.
     """
-    folder, where = folder_of(resolved, key), resolved.file or "environment"
+    from robustcheck_onnx.checker.report.reader import is_verdict
+    from robustcheck_onnx.checker.storage.stores import is_ours
+
+    keys = keys or ("output",)
+    folder, where = folder_of(resolved, keys[0]), resolved.file or "environment"
+    is_named = folder is not None or resolved.is_from("file", *keys)
     if folder is not None and not is_inside(path, folder):
         raise UsageError(
             f"{where}: {what}; a settings file may only name files in its folder, without links that leave it",
@@ -443,7 +400,8 @@ def _refuse_unsafe(
             f"{what}, which follows a link; a link in a checkout can lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",
         )
-    if (folder is not None if is_named is None else is_named) and Path(path).exists() and not is_ours(Path(path)):
+    is_known = {"report": is_ours, "signature": is_verdict, "log": _is_log}
+    if is_named and Path(path).exists() and not is_known[kind](Path(path)):
         raise UsageError(
             f"{where}: {what}; the file that is there is not a {kind} of robustcheck, and a settings file replaces no "
             "other",
@@ -452,13 +410,11 @@ def _refuse_unsafe(
 
 
 def _is_log(path: Path) -> bool:
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return _LOG.match(file.read(80)) is not None
-    except OSError:
-        return False
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return _LOG.match(file.read(80)) is not None
+    return False
 
 
 def signed_reports(
@@ -501,11 +457,10 @@ def signed_reports(
         raise UsageError(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
-    bundles = [bundle_at(each) for each in signed]
-    written = [each.resolve() for each in bundles]
-    written += [each.path.resolve() for each in destinations if isinstance(each.path, Path)]
-    for bundle, each in zip(bundles, signed, strict=True):
-        check_target(bundle, reads)
+    places = [*map(bundle_at, signed), *(each.path for each in destinations if isinstance(each.path, Path))]
+    written = [place.resolve() for place in places]
+    for each in signed:
+        check_target(bundle := bundle_at(each), reads)
         if written.count(bundle.resolve()) > 1:
             raise UsageError(
                 f"{bundle}: signature of {each.path} can't be written here; another document of this run has this path",

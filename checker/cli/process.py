@@ -37,15 +37,22 @@ if TYPE_CHECKING:
 FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
 
 
-class Interrupted(BaseException):
-    """The interruption by SIGINT. It is not a KeyboardInterrupt, which typer would turn into an exit code."""
+class Stopped(BaseException):
+    """The end by a signal. It unwinds the run, which removes its temporary files.
+
+    It is not a KeyboardInterrupt, which typer would turn into an exit code.
+    """
+
+
+class Interrupted(Stopped):
+    """The interruption by SIGINT."""
 
     exit_code = 130
     message = "interrupted (SIGINT); there is no verdict, and nothing half-written is left"
 
 
-class Terminated(BaseException):
-    """The termination by SIGTERM. It is raised so that the run unwinds and removes its temporary files."""
+class Terminated(Stopped):
+    """The termination by SIGTERM."""
 
     exit_code = 143
     message = "terminated (SIGTERM); there is no verdict, and nothing half-written is left"
@@ -57,7 +64,7 @@ def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
 
     if isinstance(fault, TyperException):
         code, said = 2, help.explain(fault, line)
-    elif is_broken_pipe(fault) and not isinstance(fault, KeyboardInterrupt | Interrupted | Terminated):
+    elif is_broken_pipe(fault) and not isinstance(fault, KeyboardInterrupt | Stopped):
         # rich and typer make SystemExit(1) of it, which would read as WARN; what holds no verdict may be cut short
         code, said = 0 if line.only_informs else 4, ("", "")
     else:
@@ -75,30 +82,22 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
     An empty one is left out. On a terminal they wrap between words, the labels have a colour, and a command that does
     not fit has its own line. A full disk changes no exit code, now or when Python ends.
     """
-    on_terminal = sys.stderr.isatty()
+    on_terminal, width = sys.stderr.isatty(), shutil.get_terminal_size().columns
     colour = colour and on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     try:
         for label, code, text in (("error:", 31, " ".join(message.split())), ("hint:", 36, hint)):
+            shown = f"{label} {printable(text)}"
+            if on_terminal and not text.startswith(COMMANDS):
+                shown = fill(shown, width, break_long_words=False, break_on_hyphens=False)
+            elif on_terminal and len(shown) > width:
+                shown = shown.replace(" ", "\n", 1)
+            if colour:
+                shown = shown.replace(label, f"\x1b[{code}m{label}\x1b[0m", 1)
             if text:
-                shown = _fitted(f"{label} {printable(text)}") if on_terminal else f"{label} {printable(text)}"
-                coloured = shown.replace(label, f"\x1b[{code}m{label}\x1b[0m", 1) if colour else shown
-                sys.stderr.write(f"{coloured}\n")
+                sys.stderr.write(f"{shown}\n")
         sys.stderr.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-def _fitted(text: str) -> str:
-    """Break a labelled text to the terminal's width.
-
-    It breaks between words; a command comes complete after its label.
-    """
-
-    width = shutil.get_terminal_size().columns
-    label, _, words = text.partition(" ")
-    if words.startswith(COMMANDS):
-        return text if len(text) <= width else f"{label}\n{words}"
-    return fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def write_traceback(fault: BaseException) -> None:
@@ -200,15 +199,16 @@ def run(app: typer.Typer, words: list[str]) -> int:
     if not {"--offline", "--strict"} & set(words):
         return _run(app, words)
     from robustcheck_onnx.checker.storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
+    from robustcheck_onnx.checker.storage.stores import environment
 
-    named = {variable for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)) if option in words}
-    before = {variable: os.environ.pop(variable) for variable in named & os.environ.keys()}
-    os.environ |= dict.fromkeys(named, "1")  # for worker processes, and for what is written after an error
+    named = {
+        variable: "1" for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)) if option in words
+    }
+    before = {variable: os.environ.pop(variable) for variable in named.keys() & os.environ.keys()}
     try:
-        return _run(app, words)
+        with environment(named):  # for worker processes, and for what is written after an error
+            return _run(app, words)
     finally:
-        for variable in named:
-            os.environ.pop(variable, None)
         os.environ |= before
 
 
@@ -242,27 +242,27 @@ def _run(app: typer.Typer, words: list[str]) -> int:
             )
         if not words:
             help.complete_as_check(os.environ, verbs)
-        if option := invocation.line.twice:
-            raise UsageError(f"{option} is given twice; it takes one value", f"keep one {option}")
-        say("", help.verb_over_models(invocation.line, verbs))
+        line = invocation.line
+        if line.twice:
+            raise UsageError(f"{line.twice} is given twice; it takes one value", f"keep one {line.twice}")
+        say("", help.verb_over_models(line, verbs))
         if help.for_shell(words, "robustcheck", COMPLETION):
             return 0
         code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
-        if code == 1 and invocation.line.verb in help.COMPLETION_OPTIONS:
-            option = invocation.line.verb  # typer does not know the shell, and would exit with 1
+        if code == 1 and line.verb in help.COMPLETION_OPTIONS:  # typer does not know the shell
             raise UsageError(
-                f"{option}: the shell that runs this is not known; completion is for {', '.join(help.SHELLS)}",
-                f"robustcheck {option} bash",
+                f"{line.verb}: the shell that runs this is not known; completion is for {', '.join(help.SHELLS)}",
+                f"robustcheck {line.verb} bash",
             )
         if code == KEYBOARD_INTERRUPT:
             raise KeyboardInterrupt
         if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
             raise stop.came
         sys.stdout.flush()
-        if not code and "strict" in invocation.line.options and not invocation.judged:
+        if not code and "strict" in line.options and not invocation.judged:
             raise UsageError(  # as for `--help`; it would end with 0, which is not a PASS
                 "--strict: no model was checked; with --strict exit code 0 is always a verdict",
-                f"robustcheck {invocation.line.verb} --help",
+                f"robustcheck {line.verb} --help",
             )
         return int(code or 0)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
@@ -293,13 +293,13 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
 def _end(fault: BaseException, invocation: Invocation) -> int:
     """Report what ended the run; return its exit code. Words and documents report it."""
     code, message, hint = explain(fault, invocation.line)
-    faults = fault.faults if isinstance(fault, UndeliveredError) else {}
-    if faults:  # the other documents hold the result
+    seen = [fault]
+    if isinstance(fault, UndeliveredError):  # the other documents hold the result
         from robustcheck_onnx.checker.storage.places import as_typed
 
-        invocation.documents = [(each.form, as_typed(each.path) if each.path else "") for each in faults]
-    seen = [each for each in (fault, *faults.values()) if not isinstance(each, RobustcheckError)]
-    if any(isinstance(each, OSError | SystemExit) for each in seen):
+        seen += fault.faults.values()
+        invocation.documents = [(each.form, as_typed(each.path) if each.path else "") for each in fault.faults]
+    if any(isinstance(each, OSError | SystemExit) and not isinstance(each, RobustcheckError) for each in seen):
         # stdout itself may be the fault: nothing more goes there
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -340,7 +340,7 @@ class _Stop:
     """
 
     def __init__(self) -> None:
-        self.came: type[Interrupted | Terminated] | None = None
+        self.came: type[Stopped] | None = None
         """never the exception itself: its frames would keep alive what they hold, such as threads that decode"""
 
     def __call__(self, number: int, _frame: object) -> None:

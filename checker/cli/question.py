@@ -62,7 +62,9 @@ class Call:
     def __init__(self, ctx: typer.Context, settings: Settings) -> None:
         self.settings = settings
         """the options of the table; those that the verb does not have are at their defaults"""
-        self.typed = {n: _frozen(v) for n, v in ctx.params.items() if n in ROWS and _is_typed(ctx, n)}
+        sources = {name: ctx.get_parameter_source(name) for name in ctx.params.keys() & ROWS.keys()}
+        typed = [name for name, source in sources.items() if getattr(source, "name", "") == "COMMANDLINE"]
+        self.typed = {name: _frozen(ctx.params[name]) for name in typed}
         """those that were typed"""
         self.invocation: Invocation = ctx.obj
         self._names = ctx.params.keys()
@@ -81,11 +83,6 @@ class Call:
             sys.stdout.write(text())
         else:
             print_report(render, self.settings.color)
-
-
-def _is_typed(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 class Question(Call):

@@ -116,13 +116,12 @@ class Resolved:
         What can loosen the gate is not a note: the report says it first (`Gate.loosening`).
         """
         first = {each.setting for each in self.loosening()}
-        facts_by_source: dict[str, list[str]] = {}
+        facts: dict[str, list[str]] = {}
         for key, source in self.sources.items():
-            if POWERS[key].power != LOOSENS or source.layer == "typed" or key in first:
-                continue
-            where = source.name if source.layer == "file" else "the environment"
-            facts_by_source.setdefault(where, []).append(f"{key} {self.shown(key)}")
-        return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in facts_by_source.items())
+            if POWERS[key].power == LOOSENS and source.layer != "typed" and key not in first:
+                where = source.name if source.layer == "file" else "the environment"
+                facts.setdefault(where, []).append(f"{key} {self.shown(key)}")
+        return tuple(f"settings from {where}: {', '.join(some)}" for where, some in facts.items())
 
     def loosening(self) -> tuple[Loosening, ...]:
         """Return the settings that can loosen the gate.
@@ -179,56 +178,44 @@ def resolve(
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
     settings, sources = Settings(), dict[str, Source]()
 
-    def put(layer: Literal["file", "variable", "typed"], values: Mapping[str, Any], name: str = "") -> None:
+    def put(source: Source, values: Mapping[str, Any]) -> None:
         nonlocal settings
         settings = replace(settings, **values)
-        sources.update({key_of(field): Source(layer, name or PREFIX + field.upper()) for field in values})
+        for name in values:
+            sources[key_of(name)] = source if source.name else source._replace(name=PREFIX + name.upper())
 
     from_environment = {} if isolated else _environment(environment)
     used = None if isolated else find_named(environment, file)
     if used is not None:
         layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
-        put("file", _rebased(layer, used.parent), str(used))
-    put("variable", from_environment)
+        put(Source("file", str(used)), _rebased(layer, used.parent))
+    put(Source("variable", ""), from_environment)
     # not validated again: typer has checked these, and a path that is not a valid text must stay as it is
-    put("typed", given, COMMAND_LINE)
+    put(Source("typed", COMMAND_LINE), given)
     if waivers_file is not None:
-        put("typed", {"waivers": _waivers_of(waivers_file)}, waivers_file)
+        table = read_table(Path(waivers_file), required=True) or {}
+        for key in sorted(table.keys() - {"waivers"}):
+            rule = "a file of --waivers may only hold waivers"
+            raise UsageError(f"{waivers_file}: key is {key}; {rule}", f"--config {waivers_file}")
+        put(Source("typed", waivers_file), {"waivers": ()} | _layer(table, waivers_file, strict=True))
     ordered = {key: sources[key] for key in FIELDS if key in sources}
     return Resolved(settings, ordered, None if used is None else str(used))
-
-
-def _waivers_of(file: str) -> tuple[Waiver, ...]:
-    """Read the waivers of a file of waivers. It holds nothing else. Raises as `resolve`."""
-    table = read_table(Path(file), required=True) or {}
-    if others := sorted(table.keys() - {"waivers"}):
-        raise UsageError(f"{file}: key is {others[0]}; a file of --waivers may only hold waivers", f"--config {file}")
-    waivers: tuple[Waiver, ...] = _layer(table, file, strict=True).get("waivers", ())
-    return waivers
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of environment variables, by field. An empty variable counts as not set."""
     values: dict[str, Any] = {}
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
-        text = environment[variable]
-        if variable in OTHER_VARIABLES:
-            continue
-        key = VARIABLES.get(variable)
-        if key is None:
+        text, key = environment[variable], VARIABLES.get(variable)
+        if key is None and variable not in OTHER_VARIABLES:
             refuse_removed("environment: variable", variable, REMOVED_VARIABLES)
             near = get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
-            raise UsageError(
-                f"environment: variable {variable} is not known"
-                + (f"; the closest is {near[0]}" if near else f"; names that start with {PREFIX} are settings"),
-                f"unset {variable}",
-            )
-        if not text:
-            continue
-        value: object = text
-        if key in ("output", "provider-option"):
-            value = tuple(part.strip() for part in text.split(","))
-        values |= _layer({key: value}, "environment", strict=False)
+            rule = f"the closest is {near[0]}" if near else f"names that start with {PREFIX} are settings"
+            raise UsageError(f"environment: variable {variable} is not known; {rule}", f"unset {variable}")
+        if key and text:
+            is_list = get_origin(TYPES[FIELDS[key]]) is tuple
+            value = tuple(map(str.strip, text.split(","))) if is_list else text
+            values |= _layer({key: value}, "environment", strict=False)
     return values
 
 
@@ -287,10 +274,8 @@ WAIVER_NEEDS = ("reason", "because", "owner", "expires")
 def _check_waiver(waiver: Waiver, where: str) -> None:
     if waiver.reason not in RULES:
         near = get_close_matches(waiver.reason, RULES, 1)
-        raise UsageError(
-            f"{where} reason is {waiver.reason!r}; " + (f"the closest is {near[0]}" if near else "there is none"),
-            "robustcheck explain reasons",
-        )
+        rule = f"the closest is {near[0]}" if near else "there is none"
+        raise UsageError(f"{where} reason is {waiver.reason!r}; {rule}", "robustcheck explain reasons")
     for key in ("because", "owner"):
         if not getattr(waiver, key).strip():
             raise UsageError(f"{where} {key} is blank; a waiver must name who accepted what, and why", f'{key} = "…"')
@@ -300,45 +285,43 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 
 def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Join relative paths in a file's settings to its folder."""
-    names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet"), "images": (STOCK,)}
+    words = {"thresholds": PACKAGED, "preprocess": ("clip", "imagenet"), "images": (STOCK,), "sign": (), "log_file": ()}
     joined: dict[str, Any] = {
-        name: rebased(layer[name], folder)
-        for name in ("images", "thresholds", "preprocess", "sign", "log_file")
-        if name in layer and layer[name] not in names.get(name, ())
+        name: rebased(layer[name], folder) for name in words.keys() & layer.keys() if layer[name] not in words[name]
     }
     if "output" in layer:
         joined["output"] = rebased_outputs(layer["output"], folder)
     return layer | joined
 
 
-def _in_short(waiver: dict[str, Any]) -> str:
-    of = "" if waiver["models"] == ["*"] else f" for {', '.join(waiver['models'])}"
-    return f"{waiver['reason']}{of}, until {waiver['expires']} by {waiver['owner']}"
-
-
 def value_text(key: str, value: object) -> str:
     """Write a setting's value. For one that is not set, it is what happens instead."""
     if isinstance(value, bool):
         return str(value).lower()  # as it is written in a file
-    if isinstance(value, list) and value:
-        return "; ".join(_in_short(entry) if isinstance(entry, dict) else str(entry) for entry in value)
+    if isinstance(value, dict):  # a waiver
+        of = "" if value["models"] == ["*"] else f" for {', '.join(value['models'])}"
+        return f"{value['reason']}{of}, until {value['expires']} by {value['owner']}"
     if value not in (None, []):
-        return str(value)
+        return "; ".join(value_text(key, each) for each in value) if isinstance(value, list) else str(value)
     _, _, instead = POWERS[key].about.partition("Default: ")
     return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
 
 
-def _without_keys(value: Any) -> Any:
-    """Return a JSON value whose URLs show no key."""
-    if isinstance(value, list):
-        return [_without_keys(each) for each in value]
-    return redact_text(value) if isinstance(value, str) else value
-
-
 def settings_json(resolved: Resolved) -> dict[str, Any]:
-    """Return every setting as a JSON document. It has value and source."""
-    values = {key: to_jsonable_python(getattr(resolved.settings, name)) for key, name in FIELDS.items()}
-    settings = {key: {"value": _without_keys(value), "source": resolved.source(key)} for key, value in values.items()}
+    """Return every setting as a JSON document. It has value and source, and no URL shows a key."""
+
+    def redacted(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(redacted, value))
+        return redact_text(value) if isinstance(value, str) else value
+
+    settings = {
+        key: {
+            "value": redacted(to_jsonable_python(getattr(resolved.settings, name))),
+            "source": resolved.source(key),
+        }
+        for key, name in FIELDS.items()
+    }
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
 
 
@@ -350,11 +333,9 @@ def template() -> str:
         "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
         "# With --strict, as in pipelines, what loosens the gate counts from the command line alone.",
     ]
-    for key, name in FIELDS.items():
-        if name == "waivers":
-            continue
-        row = ROWS[name]
-        lines += ["", f"# {row.about}", f"#{key} = {as_toml(row.default if row.example is None else row.example)}"]
+    for key, row in POWERS.items():
+        if key != "waivers":
+            lines += ["", f"# {row.about}", f"#{key} = {as_toml(row.default if row.example is None else row.example)}"]
     return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
 
 
@@ -372,13 +353,9 @@ WAIVER_TEMPLATE = """
 
 def as_toml(value: object) -> str:
     """Write a value as TOML does."""
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(as_toml, value)) + "]"
-    if isinstance(value, int | float):
-        return str(value)
-    return '"' + str(value) + '"'
+        return f"[{', '.join(map(as_toml, value))}]"
+    return str(value).lower() if isinstance(value, int | float) else f'"{value}"'
 
 
 def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:

@@ -16,7 +16,6 @@ from robustcheck_onnx.checker.text import as_json, page, printable
 from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, one_of, option
 from ..output import ascii_only, check_target, console_for
 from ..question import AS_FOR_A_CHECK, Call, progress_line, takes
-from . import look_up
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.calibrate.run import Settings
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 
 TENSORS = ("auto", "representation", "pooled")
+Failures = dict[str, RobustcheckError]
+"""by model: why it has no row"""
 
 
 @takes(
@@ -81,23 +82,35 @@ def calibrate(
     from robustcheck_onnx.checker.calibrate import run
     from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.thresholds.calibrate import default_profile
-    from robustcheck_onnx.thresholds.profile import to_json
+    from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
     from robustcheck_onnx.thresholds.suite import open_suite
     from robustcheck_onnx.thresholds.tables import table_text
 
     one_of("--tensor", tensor, TENSORS)
     one_of("--engine", engine, ("local", "ray"))
-    _check_call(suite, from_evidence, from_reference, plan, out)
+    if (suite is not None or bool(from_evidence)) == from_reference:
+        raise UsageError(
+            "--suite, --from-evidence and --from-reference: one is needed, and only --suite and --from-evidence go "
+            "together",
+            "robustcheck calibrate --suite paper --images photos/ --plan",
+        )
+    if plan and (from_evidence or from_reference):
+        raise UsageError("--plan is for a suite; tables need no model", "robustcheck calibrate --suite paper --plan")
+    if out is None and not plan:
+        raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
     if out is not None:
         check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
-    failed: dict[str, RobustcheckError] = {}
+    failed: Failures = {}
     if from_reference:
         profile = default_profile(table_text())
     else:
         name = profile_id or (out.stem if out else "plan")
-        look_up.check_id(name)
+        if name in PACKAGED:  # the ids of packaged profiles are names, too
+            known = ", ".join(PACKAGED)
+            raise UsageError(f"--id is {name!r}; {known} are ids of packaged profiles", "--id mine-1")
         with _usage_errors(f"{page('calibration')} shows a suite file"):
             opened = None if suite is None else open_suite(suite)
+        table = results or (out and out.with_suffix(".results.jsonl"))
         if from_evidence:
             table, (rows, failed) = Path(from_evidence[0]), _measured_before(from_evidence, opened)
         else:
@@ -111,15 +124,14 @@ def calibrate(
                 limits=replace(call.settings, timeout=call.settings.timeout or 0).limits,  # by default it may take long
             )
             if plan:
-                return _plan(opened, settings, results or (out and _table_beside(out)), output, call)
+                return _plan(opened, settings, table, output, call)
             assert out is not None
-            table = results or _table_beside(out)
+            assert table is not None
             run.check_labels(opened)
             if table.resolve() == out.resolve():
                 raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
             check_target(table, [Path(suite or "")])
             rows, failed = _measured(opened, settings, table, call.settings.quiet)
-        assert out is not None
         _refuse_failed(failed, out, table, allow_missing)
         profile = _fitted(rows, name, tensor, failed, opened)
     assert out is not None
@@ -127,17 +139,10 @@ def calibrate(
     return _finish(profile, failed, out, output, call.settings.color)
 
 
-def _table_beside(out: Path) -> Path:
-    return out.with_suffix(".results.jsonl")
-
-
-def _measured(
-    opened: Opened, settings: Settings, table: Path, quiet: int
-) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
+def _measured(opened: Opened, settings: Settings, table: Path, quiet: int) -> tuple[tuple[Result, ...], Failures]:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     from robustcheck_onnx.checker.calibrate import run
     from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
-    from robustcheck_onnx.checker.calibrate.run import done, measure, open_table, relabelled
     from robustcheck_onnx.checker.isolation import tell_stage
 
     with progress_line(quiet, opened.suite.name) as progress:
@@ -145,23 +150,10 @@ def _measured(
         digest, _ = run.image_set(settings)
         work = run.tasks(opened, settings, digest)
         refuse_unknown(work)
-        rows = open_table(table, work)
+        rows = run.open_table(table, work)
         tell = (lambda _line: None) if quiet else _write_line
-        failed = measure(opened, work, rows, settings, table, tell, progress)
-    return relabelled([row for task in work for row in done(task, rows)], opened), failed
-
-
-def _check_call(suite: str | None, tables: list[str] | None, reference: bool, plan: bool, out: Path | None) -> None:
-    if sum((suite is not None or bool(tables), reference)) != 1:
-        raise UsageError(
-            "--suite, --from-evidence and --from-reference: one is needed, and only --suite and --from-evidence go "
-            "together",
-            "robustcheck calibrate --suite paper --images photos/ --plan",
-        )
-    if plan and (tables or reference):
-        raise UsageError("--plan is for a suite; tables need no model", "robustcheck calibrate --suite paper --plan")
-    if out is None and not plan:
-        raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
+        failed = run.measure(opened, work, rows, settings, table, tell, progress)
+    return run.relabelled([row for task in work for row in run.done(task, rows)], opened), failed
 
 
 @contextmanager
@@ -198,9 +190,7 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
     return 0
 
 
-def _measured_before(
-    tables: list[str], opened: Opened | None
-) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
+def _measured_before(tables: list[str], opened: Opened | None) -> tuple[tuple[Result, ...], Failures]:
     """Return the rows of results tables.
 
     Of a suite they are those of its models, with its labels; a model without a row has an error.
@@ -222,9 +212,7 @@ def _measured_before(
     return relabelled(rows, opened), failed
 
 
-def _fitted(
-    rows: tuple[Result, ...], name: str, tensor: str, failed: dict[str, RobustcheckError], opened: Opened | None
-) -> Profile:
+def _fitted(rows: tuple[Result, ...], name: str, tensor: str, failed: Failures, opened: Opened | None) -> Profile:
     from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
     from robustcheck_onnx.thresholds.tables import joined
 
@@ -244,13 +232,11 @@ def _fitted(
         ) from fault
 
 
-def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
+def _refuse_failed(failed: Failures, out: Path | None, table: Path | None, allow_missing: bool) -> None:
     """Refuse to write a profile where models failed. With `allow_missing`, they are listed on stderr instead."""
     from robustcheck_onnx.checker.calibrate.profiles import causes
 
-    if not failed:
-        return
-    if allow_missing:
+    if allow_missing or not failed:
         for name, fault in failed.items():
             _write_line(f"missing {causes({name: fault})[0]}")
         return
@@ -261,22 +247,13 @@ def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, 
     )
 
 
-def _finish(made: Profile, failed: dict[str, RobustcheckError], out: Path, output: str, color: str) -> int:
+def _finish(made: Profile, failed: Failures, out: Path, output: str, color: str) -> int:
     from robustcheck_onnx.checker.calibrate.profiles import render_summary
 
     if output == "json":
-        sys.stdout.write(
-            as_json(
-                {
-                    "schema_version": 1,
-                    "tool": "robustcheck",
-                    "profile": str(out),
-                    "id": made.id,
-                    "digest": made.digest,
-                    "missing": {name: fault.message for name, fault in failed.items()},
-                }
-            )
-        )
+        missing = {name: fault.message for name, fault in failed.items()}
+        written = {"profile": str(out), "id": made.id, "digest": made.digest, "missing": missing}
+        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | written))
         return 0
     console = console_for(color)
     console.print(f"wrote {out}: profile {made.id} {made.digest}", markup=False, soft_wrap=True)

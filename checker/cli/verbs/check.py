@@ -55,9 +55,9 @@ def check(
         from .. import models as many
         from .. import settings
 
-        typed = call.typed
+        typed, words = call.typed, models or []
         if models:
-            models, place = command_line.split_images(models, images_typed=line.images is not None, strict=line.strict)
+            words, place = command_line.split_images(models, images_typed=line.images is not None, strict=line.strict)
             typed |= {"images": place} if place else {}
         named = typed.pop("waivers", None)
         resolved = settings.resolve(typed, os.environ, file=line.config, isolated=line.isolated, waivers_file=named)
@@ -65,7 +65,7 @@ def check(
             return _show(resolved, *line.output[-1:])
         if line.strict:
             settings.refuse_loosening(resolved, call.invocation.line)
-        return many.run(resolved, models or [], call.invocation, wall)
+        return many.run(resolved, words, call.invocation, wall)
 
 
 def _show(resolved: Resolved, form: str = "terminal") -> int:
@@ -85,9 +85,7 @@ def _show(resolved: Resolved, form: str = "terminal") -> int:
     pen = Pen(ascii_only(console))
     table = columns(pen, "=setting", "value", "source")
     for key, entry in document["settings"].items():
-        value, source = entry["value"], entry["source"]
-        text = settings.value_text(key, value)
+        text, source = settings.value_text(key, entry["value"]), entry["source"]
         table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
-    where = f"file: {resolved.file}" if resolved.file else "file: none"
-    console.print(Trimmed(Group(table, pen.name(where))))
+    console.print(Trimmed(Group(table, pen.name(f"file: {resolved.file or 'none'}"))))
     return 0

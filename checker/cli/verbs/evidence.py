@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import printable, quoted
 
@@ -210,22 +208,22 @@ def sign(
             f"{report}: report changed while it was signed; nothing was written",
             "check the model again; a report of an earlier version is not signed",
         )
-    statement, said = signature.statement(about, digest, model), []
+    statement = signature.statement(about, digest, model)
+    lines = [f"wrote {bundle}: {about.verdict.verdict} attested for {model}"]
     if key is not None:
         content = signature.sign(statement, key)
     else:
         content, who, index = by_identity.sign(statement, trust_config)
-        said = [
+        lines.append(
             f"entry {index} of the transparency log, checked by: --certificate-identity {quoted(who.name)} "
             f"--certificate-oidc-issuer {quoted(who.issuer)}"
-        ]
+        )
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     write_whole(bundle, content)
     say_home(call.settings.quiet)
     if call.settings.quiet < 2:
-        for line in (f"wrote {bundle}: {about.verdict.verdict} attested for {model}", *said):
-            typer.echo(printable(line))
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
     return result.exit_code
 
 
@@ -310,9 +308,9 @@ def gate(
             signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,
             progress=progress,
         )
-    sys.stdout.write(f"{name} version {version}: gate is {'closed' if result.exit_code else 'open'}; {result.rule}\n")
+    answer, done = ("closed", "is not on this version") if result.exit_code else ("open", "is set")
+    sys.stdout.write(f"{name} version {version}: gate is {answer}; {result.rule}\n")
     sys.stdout.write("".join(f"  {f.check}: {f.status}; {printable(f.seen)}\n" for f in result.findings))
     if alias:
-        done = "is set" if result.exit_code == 0 else "is not on this version"
         sys.stdout.write(f"  alias {alias} {done}\n")
     return result.exit_code

@@ -103,9 +103,8 @@ def export(
             calibration=calibration,
             tell=partial(tell_stage, progress),
         )
-    parity = record.parity
+    parity, where = record.parity, calibration_images or "bundled"
     if record.calibrated_on:
-        where = calibration_images or "bundled"
         sys.stdout.write(f"ranges of activations from {record.calibrated_on} photos ({where})\n")
     sys.stdout.write(
         f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {precision}, outputs {', '.join(record.outputs)})\n"
@@ -169,8 +168,13 @@ def demo(
     from robustcheck_onnx.checker.report.layout import Pen, Trimmed
     from robustcheck_onnx.checker.report.words import verdict_text
 
-    if keep is not None:
-        _check_folder(keep, NAMES)
+    if keep is not None and keep.exists() and not keep.is_dir():
+        raise UsageError(f"{keep}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
+    for file in (keep / f"{name}.onnx" for name in NAMES) if keep is not None else ():
+        if file.exists():
+            raise UsageError(
+                f"{file}: file exists already; the demo does not replace it", "robustcheck demo --keep ANOTHER_FOLDER"
+            )
     console = console_for(call.settings.color)
     pen = Pen(ascii_only(console))
     with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
@@ -195,20 +199,6 @@ def demo(
     if not call.settings.quiet:
         console.print(_next(keep, pen), crop=False)
     return 0
-
-
-def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
-    """Refuse a folder that can't get the models. Allowed are a new one and one without files of these names. Raises
-    UsageError.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
-    for name in names:
-        if (folder / f"{name}.onnx").exists():
-            raise UsageError(
-                f"{folder / f'{name}.onnx'}: file exists already; the demo does not replace it",
-                "robustcheck demo --keep ANOTHER_FOLDER",
-            )
 
 
 def _copy(models: list[Path], folder: Path) -> None:
@@ -245,27 +235,22 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
 
     verdict, statistics = report.verdict, report.evidence.statistics
     passes = verdict.verdict == "PASS"
-    rows = [(pen.say("✗"), pen.say(f"{reason.id}: {reason.seen}")) for reason in verdict.reasons]
-    rows += [
-        (pen.say("•"), pen.say(note)) for note in report.notes if report.evidence.model.synthetic in note and passes
-    ]
+    rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
+    rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
     table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
     for statistic in report.profile.deciding:
         interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
         clears = words.clears(interval, limits)
-        table.add_row(
-            pen.say(NAMES[statistic]),
-            pen.say(number_text(interval.estimate)),
-            pen.say(str(limits)),
-            pen.say({"yes": "✓ yes", "no": "✗ no"}.get(clears, f"~ {clears}")),
-        )
+        sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
+        cells = (NAMES[statistic], number_text(interval.estimate), str(limits), f"{sign} {clears}")
+        table.add_row(*map(pen.say, cells))
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
     colour = f"bold {COLOURS[verdict.verdict]}"
     return Group(
         section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
         Text(),
         Padding(pen.say(f"{'✓' if passes else '▲'} {verdict.verdict}", colour), (0, 0, 0, 2)),
-        Padding(hanging(rows), (0, 0, 0, 2)),
+        Padding(hanging([(pen.say(sign), pen.say(text)) for sign, text in rows]), (0, 0, 0, 2)),
         Padding(table, (1, 0, 1, 2)),
         Padding(pen.prose(MEANS[name]), (0, 0, 1, 2)) if verdict.verdict == EXPECTED[name] else Text(),
     )
@@ -276,7 +261,6 @@ def _next(keep: Path | None, pen: Pen) -> RenderableType:
     from rich.console import Group
 
     from robustcheck_onnx.checker.report.layout import section
-    from robustcheck_onnx.checker.text import quoted
 
     again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
     steps = (

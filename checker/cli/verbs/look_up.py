@@ -52,8 +52,7 @@ std            divisor after mean
 color_order    RGB, BGR or grey [default: RGB]
 
 Save it next to model.onnx as model.robustcheck.json, or name it: --preprocess FILE.json.
-The preprocessing files of open_clip, timm and transformers are read as well.
-"""
+The preprocessing files of open_clip, timm and transformers are read as well."""
 
 
 WORDS = {
@@ -132,58 +131,43 @@ def explain(
         from robustcheck_onnx.checker.report.record import json_schema
 
         sys.stdout.write(json_schema())
-    elif output == "json":
-        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | _as_document(topic)))
-    elif topic in words:
-        sys.stdout.write("\n".join(_wrapped(f"{topic}: {words[topic]}")) + "\n")
-    elif topic == "exit-codes":
-        codes = "".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items())
-        sys.stdout.write(f"{codes}      Only 0 lets a release through.\n")
-    elif topic == "preprocessing":
-        sys.stdout.write(PREPROCESSING)
     else:
-        sys.stdout.write("\n".join(_reasons(topic)) + "\n")
+        document, text = _answer(topic, words.get(topic))
+        is_json = output == "json"
+        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | document) if is_json else f"{text}\n")
     return 0
 
 
-def _as_document(topic: str) -> dict[str, Any]:
-    """Return a topic's explanation as JSON values."""
+def _answer(topic: str, meaning: str | None) -> tuple[dict[str, Any], str]:
+    """Return a topic's explanation as JSON values, and as text. meaning: of a word that is no reason or kind."""
+    from robustcheck_onnx.checker.evidence import CLIP
     from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 
+    if meaning:
+        return {"words": {topic: meaning}}, _wrapped(f"{topic}: {meaning}")
     if topic == "exit-codes":
-        return {"exit_codes": {str(code): text for code, text in EXIT_CODES.items()}}
-    if text := _words().get(topic):
-        return {"words": {topic: text}}
+        codes = {str(code): text for code, text in EXIT_CODES.items()}
+        lines = [f"{code:>4}  {text}" for code, text in codes.items()]
+        return {"exit_codes": codes}, "\n".join([*lines, "      Only 0 lets a release through."])
     if topic == "preprocessing":
-        from robustcheck_onnx.checker.evidence import CLIP
-
-        return {"preprocessing": CLIP.model_dump()}
-    reasons: list[dict[str, Any]] = [
-        {"id": name} | rule._asdict() for name, rule in RULES.items() if topic in (name, rule.kind, "reasons")
-    ]
-    if topic in RULES:
-        return reasons[0]
-    return {"kinds": {kind: words for kind, words in KINDS.items() if topic in (kind, "reasons")}, "reasons": reasons}
-
-
-def _reasons(topic: str) -> list[str]:
-    """Explain one reason, or list those of a kind."""
-    from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
-
+        return {"preprocessing": CLIP.model_dump()}, PREPROCESSING
+    chosen = {name: rule for name, rule in RULES.items() if topic in (name, rule.kind, "reasons")}
+    reasons = [{"id": name} | rule._asdict() for name, rule in chosen.items()]
     if one := RULES.get(topic):
-        lines = [f"{topic}: {one.title} ({one.kind})", "", *_wrapped(one.explanation), ""]
-        return lines + _wrapped(f"Next step: {one.next_step}")
+        next_step = _wrapped(f"Next step: {one.next_step}")
+        return reasons[0], f"{topic}: {one.title} ({one.kind})\n\n{_wrapped(one.explanation)}\n\n{next_step}"
+    kinds = {kind: words for kind, words in KINDS.items() if topic in (kind, "reasons")}
     column, lines = max(map(len, RULES)), []
-    for kind, words in KINDS.items():
-        if topic in (kind, "reasons"):
-            lines += _wrapped(f"{kind}: {words}")
-            lines += [f"  {name:<{column}}  {rule.title}" for name, rule in RULES.items() if rule.kind == kind]
-            lines.append("")
-    return [*lines, "robustcheck explain REASON says what one means and what to do."]
+    for kind, words in kinds.items():
+        lines.append(_wrapped(f"{kind}: {words}"))
+        lines += [f"  {name:<{column}}  {rule.title}" for name, rule in RULES.items() if rule.kind == kind]
+        lines.append("")
+    lines.append("robustcheck explain REASON says what one means and what to do.")
+    return {"kinds": kinds, "reasons": reasons}, "\n".join(lines)
 
 
-def _wrapped(text: str) -> list[str]:
-    return wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
+def _wrapped(text: str) -> str:
+    return "\n".join(wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False))
 
 
 profiles = Verbs(name="profiles", help="List and show threshold profiles.")
@@ -239,14 +223,6 @@ def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     where = "packaged" if name in PACKAGED else name
     call.show(output, partial(to_json, loaded), partial(render_profile, loaded, where=where))
     return 0
-
-
-def check_id(name: str) -> None:
-    """Raise UsageError for the id of a packaged profile."""
-    from robustcheck_onnx.thresholds import profile
-
-    if name in (known := list(profile.PACKAGED)):  # the ids of packaged profiles are names, too
-        raise UsageError(f"--id is {name!r}; {', '.join(known)} are ids of packaged profiles", "--id mine-1")
 
 
 def _loaded(spec: str) -> Profile:

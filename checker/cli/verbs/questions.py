@@ -99,22 +99,23 @@ def compare(
     asked = IndexOptions.model_validate(
         {"file": index, "text": text, "metric": metric, "min_cosine": min_cosine, "min_recall": min_recall}
     )
-    if call.settings.strict:
-        resolved = Resolved(call.settings)
+    settings, is_alone = call.settings, reference is None and baseline is None
+    if settings.strict:
+        resolved = Resolved(settings)
         refuse_loosening(resolved, call.invocation.line)
-        check_outputs(resolved, call.settings.output)
+        check_outputs(resolved, settings.output)
         if write_baseline is not None:
             check_written(resolved, "--write-baseline", write_baseline)
-    if reference is None and baseline is None and (write_baseline is None or call.settings.strict):
+    if is_alone and (write_baseline is None or settings.strict):
         raise UsageError(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
         )
-    if reference is None and baseline is None and (call.settings.output or require):
+    if is_alone and (settings.output or require):
         raise UsageError(
             "nothing is compared, so there is no report for --output, and none for --require", "leave it out"
         )
-    thresholds = None if call.settings.thresholds is None else Path(call.settings.thresholds)
+    thresholds = None if settings.thresholds is None else Path(settings.thresholds)
     call.reads(candidate, reference, baseline, thresholds, index, text)
     if write_baseline is not None:
         models = [each for each in (candidate, reference, index, text) if each]
@@ -135,8 +136,8 @@ def compare(
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
     if "html" in [form for form, *_ in call.destinations]:
-        with Wall(call.settings.limits) as wall:
-            photos = form_options(call.settings, [pictured(result)], ["html"], wall)
+        with Wall(settings.limits) as wall:
+            photos = form_options(settings, [pictured(result)], ["html"], wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
     call.answer(result)
     call.invocation.judged = True
@@ -229,12 +230,17 @@ def shift(
     from robustcheck_onnx.thresholds.published import SOURCES
 
     one_of("--baseline", baseline, SOURCES)
-    labelled, unlabelled = _with_further(shifted or [], target or [], more or [])
+    if more and shifted and target:
+        raise UsageError(
+            f"{more[0]}: set is given without an option; with both --shifted and --target each set needs its own",
+            f"--shifted {more[0]}, or --target {more[0]}",
+        )
+    labelled, unlabelled = shifted or [], target or []
+    (unlabelled or labelled).extend(more or ())  # a shell makes several words of one pattern
     call.reads(model, report)
     if suite_entry is not None:
-        check_extra(
-            "--suite-entry", suite_entry, [model, *([report] if report else [])], call.destinations, "entry.toml"
-        )
+        read = [place for place in (model, report) if place]
+        check_extra("--suite-entry", suite_entry, read, call.destinations, "entry.toml")
     with call.measuring(model) as options:
         result = measure_shift(
             model,
@@ -255,19 +261,6 @@ def shift(
             return fault.exit_code
         write_whole(suite_entry, entry)
     return 0
-
-
-def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tuple[list[str], list[str]]:
-    """Add an option's following words to its sets. They follow the option's first set.
-
-    Raises UsageError where both options are given: which of them the words follow is not known here.
-    """
-    if more and shifted and targets:
-        raise UsageError(
-            f"{more[0]}: set is given without an option; with both --shifted and --target each set needs its own",
-            f"--shifted {more[0]}, or --target {more[0]}",
-        )
-    return (shifted, targets + more) if targets else (shifted + more, targets)
 
 
 @question(
