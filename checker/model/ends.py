@@ -34,6 +34,7 @@ from .layers import (
     AFFINE,
     COMPARISON,
     ELEMENTWISE,
+    HOLDERS,
     LINEAR,
     NORMALISATION,
     POOL,
@@ -67,7 +68,6 @@ LAYER_NORMS = NORMALISATION - {"BatchNormalization", "RMSNormalization", "Simpli
 EMBEDDINGS = LINEAR_ENDS | {SECOND}
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
 INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
-HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))  # of graphs
 # what is never negative, or may be: max(x, 0), norms, powers
 ONE_SIGN = frozenset(("Max", "Min", "Sqrt", "Pow", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"))
 JOIN_DEPTH = 2  # nested joins whose last linear layers count
@@ -246,8 +246,6 @@ def _maker(layers: Layers, tensor: str) -> str:
 def _end_of(layers: Layers, node: NodeProto, tensor: str) -> End | None:
     """Return the end that `node` is for one output. None to look through it."""
     op, names = layers.ops.get(tensor, node.op_type), layers.data.get(tensor, ())
-    if op in LINEAR and op not in FUSED and op not in WRITTEN_ZERO_AT:
-        return AFTER_LINEAR if len(names) == 1 else End("other", op)
     if op in WRITTEN_ZERO_AT and names and writes_one_sign(node, layers.zero_points):
         maker = layers.producers.get(node.input[0])
         before = None if maker is None else _end_of(layers, maker, node.input[0])
@@ -361,16 +359,14 @@ class Constants:
         if not names:
             return None
         values = self._unpacked(node) if node.op_type in ("MatMulNBits", "MatMulBnb4") else self.value(names[0])
-        groups = integer(node, "group", 1)
-        if values is not None and values.ndim == 4 and "Conv" in node.op_type and groups == 1:
-            # (feature, channel, row, column): linear in what the kernel covers
+        is_conv, terms = "Conv" in node.op_type, einsum_of(node)
+        keeps_axis = (set(terms[1]) - {"."}).intersection(*terms[0])  # the other input has it, too, as in `bi,ij->bi`
+        if values is None or values.dtype.kind in "OSU" or integer(node, "group", 1) != 1 or keeps_axis:
+            return None  # text is not a weight
+        if is_conv and values.ndim == 4:  # (feature, channel, row, column): linear in what the kernel covers
             values = values.reshape(len(values), -1)
-        if values is None or values.dtype.kind in "OSU":  # text is not a weight
-            return None
-        if groups != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
-            return None
         squeezed = np.squeeze(values).astype(np.float64)
-        if squeezed.ndim != 2:
+        if squeezed.ndim != 2 or (not is_conv and math.prod(values.shape[:-2]) != 1):
             return None
         zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
         name = node.input[zero_at] if zero_at < len(node.input) else ""
@@ -379,7 +375,7 @@ class Constants:
             return squeezed
         by_row = zero.size > 1 and zero.size == len(squeezed) and zero.size != squeezed.shape[1]
         points = zero.astype(np.float64).ravel()
-        return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
+        return squeezed - (points[:, None] if by_row or is_conv else points)
 
     def _unpacked(self, node: NodeProto) -> GenericArray | None:
         """Unpack a weight of 4 or 8 bits. Each row is what the layer gives for a unit vector."""
@@ -394,7 +390,7 @@ class Constants:
 
     def _computed(self, name: str, *more: NodeProto) -> GenericArray | None:
         """Compute `name` from constants with ONNX Runtime. The graph's nodes are used, and `more` after them."""
-        nodes, needed = needed_nodes([*self.proto.graph.node, *more], name)
+        nodes, needed = needed_nodes([*self.proto.graph.node, *more], [name])
         if not needed.isdisjoint(self.layers.image_tensors):
             return None
         graph = GraphProto(name="weight", node=nodes, output=[ValueInfoProto(name=name)])
@@ -414,12 +410,6 @@ class Constants:
         except (ort_state.Fail, ort_state.InvalidGraph, ort_state.InvalidArgument, ort_state.NotImplemented,
                 ort_state.RuntimeException):  # fmt: skip
             return None
-
-
-def _keeps_axis(node: NodeProto) -> bool:
-    """Whether an Einsum keeps an axis of its weight. The other input has that axis, too, as in `bi,ij->bi`."""
-    terms, result = einsum_of(node)
-    return bool((set(result) - {"."}).intersection(*terms))
 
 
 def is_change_of_basis(constants: Constants, tensor: str) -> bool | None:

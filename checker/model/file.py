@@ -17,11 +17,10 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +33,7 @@ from robustcheck_onnx.checker.isolation import max_model_bytes
 from robustcheck_onnx.checker.storage.places import local_path, nearest_path
 from robustcheck_onnx.checker.text import quoted, sha256_of
 
-from .layers import bodies, subgraphs
+from .layers import HOLDERS, bodies, node_inputs, subgraphs, weight_names
 from .weights import (
     LFS_MARK,
     Bytes,
@@ -75,13 +74,17 @@ def check_well_formed(where: str, proto: ModelProto) -> None:
             with fewer inputs than its operator needs.
     """
     versions = {entry.domain: entry.version for entry in proto.opset_import}
+    graphs = [proto.graph, *(body for part in (proto.graph, *proto.functions) for body in bodies(part.node))]
+    for node in (node for part in (*proto.functions, *graphs) for node in part.node):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
+        if len(node.input) < least:
+            raise _damaged(where, f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
     names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
-    _check_nodes(where, [node for function in proto.functions for node in function.node], versions)
     names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
-    for graph in (proto.graph, *(inner for part in (proto.graph, *proto.functions) for inner in bodies(part.node))):
-        _check_nodes(where, graph.node, versions)
+    for graph in graphs:
         values = [*graph.input, *graph.output, *graph.value_info]
-        names += [value.name for value in values] + [weight.name for weight in graph.initializer]
+        names += [named.name for named in (*values, *graph.initializer)]
         names += [word for node in graph.node for word in (node.op_type, node.domain, *node.input, *node.output)]
         names += [attribute.name for node in graph.node for attribute in node.attribute]
         for weight in graph.initializer:
@@ -115,14 +118,6 @@ def check_dimensions(where: str, what: str, n: int) -> None:
 
 def _damaged(where: object, what: str) -> CannotAssessError:
     return CannotAssessError(f"{where}: {what}", AGAIN)
-
-
-def _check_nodes(where: str, nodes: Iterable[NodeProto], versions: dict[str, int]) -> None:
-    for node in nodes:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
-        if len(node.input) < least:
-            raise _damaged(where, f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
 
 
 @cache
@@ -171,8 +166,6 @@ class OnnxFile:
     """A parsed model file. `proto` holds neither weights of external files nor large ones."""
 
     path: Path
-    content: Bytes
-    """the model file alone"""
     proto: ModelProto
     size_bytes: int
     """of the model file alone"""
@@ -180,14 +173,9 @@ class OnnxFile:
     """sha256:… of the model file alone, as `sha256sum` prints it"""
     external: tuple[ExternalFile, ...]
     weights: Weights
-    """where the values of weights lie that `proto` does not hold"""
+    """the file's content, and where in it, or in other files, the values of weights lie that `proto` does not hold"""
     mapped: ExternalFile | None = None
-    """the file, where `content` is mapped: whether it changed must be looked at (`refuse_changed`)"""
-
-    @property
-    def external_folder(self) -> Path | None:
-        """The folder in which ONNX Runtime finds external weights. None without external data."""
-        return self.weights.folder
+    """the file, where its content is mapped: whether it changed must be looked at (`refuse_changed`)"""
 
 
 @dataclass(frozen=True)
@@ -209,9 +197,9 @@ class Graph:
             CannotAssessError: rewritten, it is over protobuf's 2 GiB.
         """
         if not self.rewritten:
-            return self.file.content[:]
+            return self.file.weights.content[:]
         try:
-            content: bytes = restore(self.proto, self.file.content, self.file.weights.places).SerializeToString()
+            content: bytes = restore(self.proto, self.file.weights).SerializeToString()
         except EncodeError as error:
             raise _too_large(self.file) from error
         return content
@@ -272,7 +260,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     """
     path = local_path(path, "model")
     content, status = _read_bytes(path)
-    digest, mapped, own = sha256_of(content), None, path.resolve()
+    digest, mapped, held, own = sha256_of(content), None, None, path.resolve()
     drop_pages(content)
     if isinstance(content, mmap.mmap):
         mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
@@ -290,7 +278,6 @@ def read_onnx(path: str | Path) -> OnnxFile:
     _check_size(path, len(content) + sum(target.stat().st_size for target in targets.values()))
     for tensor in tensors:
         check_length(path, tensor, targets[location_of(path, tensor)])
-    held = None
     external: tuple[ExternalFile, ...] = ()
     if folder is not None:
         held = Held(folder)
@@ -299,7 +286,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     elif mapped is not None and places:
         held = Held(own.parent)
     weights = Weights(held, content, places)
-    return OnnxFile(path, content, proto, len(content), digest, external, weights, mapped)
+    return OnnxFile(path, proto, len(content), digest, external, weights, mapped)
 
 
 def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
@@ -426,11 +413,6 @@ def _is_text(start: bytes) -> bool:
     return True
 
 
-# operators of ONNX and ONNX Runtime that hold graphs; to look for graphs in every node takes longer than all the rest
-HOLDERS = frozenset(
-    ("If", "Loop", "Scan", "SequenceMap", "FlexAttention", "BeamSearch", "GreedySearch", "Sampling",
-     "WhisperBeamSearch")
-)  # fmt: skip
 BEFORE = -1  # stands for what is there before the first node: inputs and weights
 
 
@@ -471,48 +453,23 @@ def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str], where: st
                 raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes", where)
             if name:
                 makers[name] = index
-    if all(makers.get(name, BEFORE) < index for index, node in enumerate(nodes) for name in reads(node)):
+    sources = [[makers[name] for name in node_inputs(node) if name in makers] for node in nodes]
+    if all(source < index for index, read in enumerate(sources) for source in read):
         return None
-    sources = [[makers[name] for name in reads(node) if name in makers] for node in nodes]
-    order: list[int] = []
-    placed = bytearray(len(nodes)) + b"\1"  # the last one is BEFORE
-    entered = bytearray(len(nodes))
+    placed, entered = {BEFORE: None}, set[int]()  # placed in this order
     for start in range(len(nodes)):
         path = [start]
         while path:
-            index = path[-1]
-            missing = [] if placed[index] else [source for source in sources[index] if not placed[source]]
+            missing = [source for source in sources[path[-1]] if source not in placed]
             if not missing:
-                path.pop()
-                if not placed[index]:
-                    placed[index] = 1
-                    order.append(index)
+                placed.setdefault(path.pop())
                 continue
-            entered[index] = 1
+            entered.add(path[-1])
             for source in missing:
-                if entered[source]:
-                    raise _circle(nodes, [at for at in path if entered[at] and not placed[at]], source, where)
+                if source in entered:
+                    raise _circle(nodes, [at for at in path if at in entered and at not in placed], source, where)
             path += reversed(missing)
-    return [nodes[index] for index in order]
-
-
-def reads(node: NodeProto) -> Sequence[str]:
-    """Return the tensors that a node reads.
-
-    Those that the graphs inside it read from outside are among them. An input that is left out is "".
-    """
-    if node.op_type not in HOLDERS:
-        names: Sequence[str] = node.input
-        return names
-    return [*node.input, *(name for graph in subgraphs(node) for name in _outer_reads(graph))]
-
-
-def _outer_reads(graph: GraphProto) -> Iterator[str]:
-    written = {name for node in graph.node for name in node.output}
-    written.update(value.name for value in graph.input)
-    written.update(_weights(graph))
-    within = chain.from_iterable(reads(node) for node in graph.node)
-    yield from (name for name in chain(within, (value.name for value in graph.output)) if name not in written)
+    return [nodes[index] for index in placed if index != BEFORE]
 
 
 def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str], where: str) -> bool:
@@ -521,27 +478,19 @@ def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str], whe
     Those of the graphs inside them come first. `nodes` is a protobuf field.
     """
     moved = False
-    kept = list(nodes)
-    for node in kept:
-        if node.op_type in HOLDERS:
-            for graph in subgraphs(node):  # not deep: protobuf parses no message that is nested deeper than 100
-                moved |= _sort_graph(graph.node, _given(graph, where), where)
-    order = sorted_nodes(kept, given, where)
+    for graph in (graph for node in nodes if node.op_type in HOLDERS for graph in subgraphs(node)):
+        moved |= _sort_graph(graph.node, _given(graph, where), where)  # protobuf nests messages 100 times at most
+    order = sorted_nodes(list(nodes), given, where)
     if order is not None:
         del nodes[:]
         nodes.extend(order)
     return moved or order is not None
 
 
-def _weights(graph: GraphProto) -> Iterator[str]:
-    yield from (tensor.name for tensor in graph.initializer)
-    yield from (tensor.values.name for tensor in graph.sparse_initializer)
-
-
 def _given(graph: GraphProto, where: str) -> dict[str, str]:
     """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
     given = dict.fromkeys((value.name for value in graph.input), "an input")
-    for name in _weights(graph):
+    for name in weight_names(graph):
         if given.get(name) == "a weight":
             raise _written_twice(name, "two weights", where)
         given[name] = "a weight"

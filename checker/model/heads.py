@@ -157,27 +157,23 @@ def _scales(layers: Layers, node: NodeProto, inner: _Tail) -> bool:
 
 
 def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
-    at = WEIGHT_AT.get(node.op_type, 1)
-    others = [name for name in node.input[at : at + 1] if name != data] or [node.input[0]]
-    inferred = layers.constants.get(others[0]) or layers.shapes.get(others[0], ())
-    weight_shape = tuple(size or 0 for size in inferred)
-    attributes = {attribute.name: attribute for attribute in node.attribute}
+    op, attributes = node.op_type, {attribute.name: attribute for attribute in node.attribute}
+    at, bias_at = WEIGHT_AT.get(op, 1), _BIAS_AT.get(op, len(node.input))
+    weight = "".join(name for name in node.input[at : at + 1] if name != data) or node.input[0]
+    weight_shape = tuple(size or 0 for size in layers.shape_of(weight) or ())
+    rows_first = "Conv" in op or ("transB" in attributes and attributes["transB"].i)
     classes: int | None = None
-    if "Conv" in node.op_type:
-        classes = weight_shape[0] if weight_shape else None
-    elif "N" in attributes:
+    if "N" in attributes:
         classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
-    elif weight_shape and node.op_type != "Einsum":
-        classes = weight_shape[0 if "transB" in attributes and attributes["transB"].i else -1]
-    bias_at = _BIAS_AT.get(node.op_type)
-    bias = node.input[bias_at] if bias_at is not None and len(node.input) > bias_at else ""
+    elif weight_shape and op != "Einsum":
+        classes = weight_shape[0 if rows_first else -1]
+    bias = "".join(node.input[bias_at : bias_at + 1])
     tensor = _facts(layers).float_sides.get(data) or data
-    quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == data
-    scales = tuple(node.input[1:3]) if quantised else ()
+    scales = tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else ()
     crossed = tail.crossed
     if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
         crossed |= {SCALE}
-    on_vectors = "Conv" not in node.op_type or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
+    on_vectors = "Conv" not in op or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
     cosine = on_vectors and (COSINE in crossed or bool(_facts(layers).unit_length.get(data)))
     has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
-    return Head(node.op_type, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)
+    return Head(op, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)

@@ -19,8 +19,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import PreprocessingFacts
 
 from .ends import show_shape
-from .file import reads
-from .layers import integers
+from .layers import integers, needed_nodes, node_inputs, weight_names
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -202,7 +201,7 @@ def keep_image_part(proto: ModelProto, where: str) -> tuple[str, ...]:
         CannotAssessError: several inputs, and no output needs the image alone, or each of several images has some.
     """
     graph = proto.graph
-    weights = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    weights = weight_names(graph)
     inputs = [value for value in graph.input if value.name not in weights]
     images = [value.name for value in inputs if looks_like_image(value)]
     if len(inputs) < 2 or not images:
@@ -224,11 +223,10 @@ def _needs(graph: GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]:
     bits = {name: 1 << index for index, name in enumerate(inputs)}  # of each tensor, the set of its inputs as bits
     for node in graph.node:
         needed = 0
-        for name in reads(node):
+        for name in node_inputs(node):
             needed |= bits.get(name, 0)
         if needed:
             bits.update(dict.fromkeys(node.output, needed))
-            bits.pop("", None)  # an output that is left out, as is an input of that name
     return {
         value.name: {name for index, name in enumerate(inputs) if bits.get(value.name, 0) >> index & 1}
         for value in graph.output
@@ -237,13 +235,10 @@ def _needs(graph: GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]:
 
 def _keep(graph: GraphProto, outputs: Collection[str], without: AbstractSet[str]) -> None:
     """Keep what `outputs` need of a sorted graph. The inputs `without` go; the outputs do not need them."""
-    needed, nodes = set(outputs), []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            nodes.append(node)
-            needed.update(reads(node), node.output)
+    nodes, needed = needed_nodes(graph.node, outputs)
+    needed |= {name for node in nodes for name in node.output}
     kept = {
-        "node": nodes[::-1],
+        "node": nodes,
         "input": [value for value in graph.input if value.name not in without and value.name in needed],
         "output": [value for value in graph.output if value.name in outputs],
         "initializer": [tensor for tensor in graph.initializer if tensor.name in needed],

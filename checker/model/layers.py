@@ -70,6 +70,8 @@ BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
 SMALL_FLOATS: dict[int, str] = {
     kind: f"fp{name[5]}" for name, kind in TensorProto.DataType.items() if re.match(r"FLOAT[48]E[2-5]M", name)
 }
+# operators of ONNX and ONNX Runtime that hold graphs; to look for graphs in every node takes longer than all the rest
+HOLDERS = _ops("If Loop Scan SequenceMap FlexAttention BeamSearch GreedySearch Sampling WhisperBeamSearch")
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
@@ -101,22 +103,20 @@ class ElementwiseTree:
 
     def common(self, tensors: tuple[str, ...]) -> str | None:
         """Return the nearest common ancestor of `tensors`. A tensor is its own ancestor; None if there is none."""
+        depth, parents, skips = self._depth.get, self._parent, self._skip
         nearest = tensors[0]
         for other in tensors[1:]:
             a, b = nearest, other
-            if self._depth.get(a, 0) < self._depth.get(b, 0):
-                a, b = b, a
-            depth = self._depth.get(b, 0)
-            while self._depth.get(a, 0) > depth:
-                a = self._skip[a] if self._depth.get(self._skip[a], 0) >= depth else self._parent[a]
             while a != b:
-                if a not in self._parent:
+                if depth(a, 0) < depth(b, 0):
+                    a, b = b, a
+                if a not in parents:
                     return None
-                a, b = (
-                    (self._skip[a], self._skip[b])
-                    if self._skip[a] != self._skip[b]
-                    else (self._parent[a], self._parent[b])
-                )
+                if depth(a, 0) > depth(b, 0):
+                    a = skips[a] if depth(skips[a], 0) >= depth(b, 0) else parents[a]
+                else:
+                    up = skips if skips[a] != skips[b] else parents
+                    a, b = up[a], up[b]
             nearest = a
         return nearest
 
@@ -191,29 +191,26 @@ def build_layers(
     elementwise = ElementwiseTree()
     for node in graph.node:
         op, outputs = node.op_type, [name for name in node.output if name]
-        for name in outputs:
-            producers[name] = node
+        producers |= dict.fromkeys(outputs, node)
         if op == "Constant" and outputs:
             for attribute in node.attribute:
                 constants[node.output[0]] = _constant_shape(attribute)
                 if attribute.name == "value" and is_quantised(attribute.t.data_type):
                     zero_points[node.output[0]] = is_extreme(attribute.t)
-        names = node_inputs(node) if node.attribute else node.input  # a node without attributes has no graph inside
-        of_image = tuple([name for name in names if name in reached])
+        of_image = tuple(name for name in node_inputs(node) if name in reached)
         if not of_image or not outputs or op in ("Shape", "Size"):
             continue
         # the other outputs of a dynamic quantiser are its scale and zero point
         outputs = outputs[:1] if op == "DynamicQuantizeLinear" else outputs
         reached.update(outputs)
         carriers = _carriers(node, op, of_image, reached, statistics) if op in SPECIAL_INPUTS else of_image
-        for name in outputs:
-            ops[name], data[name] = op, carriers
+        ops |= dict.fromkeys(outputs, op)
+        data |= dict.fromkeys(outputs, carriers)
         if op in SUM_AT and len(node.output) > SUM_AT[op]:
             ops[node.output[SUM_AT[op]]] = "Add"
         passes_on = op in OF_A_STATISTIC and len(of_image) == len(carriers) == 1
         if op in REDUCE or (passes_on and carriers[0] in statistics):
-            for name in outputs:
-                statistics[name] = op if op in REDUCE else statistics[carriers[0]]
+            statistics |= dict.fromkeys(outputs, op if op in REDUCE else statistics[carriers[0]])
         elif op == "Einsum" and _sums_squares(node):
             statistics[outputs[0]] = "ReduceSumSquare"
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
@@ -303,13 +300,13 @@ def einsum_of(node: NodeProto) -> tuple[list[str], str]:
 
 
 def needed_nodes(
-    nodes: Sequence[NodeProto], wanted: str, without: str | None = None
+    nodes: Sequence[NodeProto], wanted: Iterable[str], without: str | None = None
 ) -> tuple[list[NodeProto], set[str]]:
-    """Return the nodes that compute a tensor.
+    """Return the nodes that compute some tensors.
 
     They are sorted; the names that they read come with them. None of them makes `without`.
     """
-    needed, found = {wanted}, list[NodeProto]()
+    needed, found = {*wanted}, list[NodeProto]()
     for node in reversed(nodes):
         if without not in node.output and not needed.isdisjoint(node.output):
             found.append(node)
@@ -346,12 +343,20 @@ def bodies(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
 
 
 def node_inputs(node: NodeProto) -> list[str]:
-    """Return the names that a node reads. Those read inside its subgraphs are among them."""
+    """Return the names that a node reads. Those that its graphs read from outside are among them."""
     names = [name for name in node.input if name]
-    for graph in subgraphs(node):
-        for inner in nested_nodes(graph.node):
-            names += [name for name in inner.input if name]
+    for graph in subgraphs(node) if node.op_type in HOLDERS else ():
+        within = {name for inner in graph.node for name in inner.output}.union(
+            (value.name for value in graph.input), weight_names(graph)
+        )
+        read = [name for inner in graph.node for name in node_inputs(inner)]
+        names += [name for name in (*read, *(value.name for value in graph.output)) if name not in within]
     return names
+
+
+def weight_names(graph: GraphProto) -> list[str]:
+    """Return the names of a graph's initializers."""
+    return [tensor.name for tensor in (*graph.initializer, *(each.values for each in graph.sparse_initializer))]
 
 
 def data_inputs(layers: Layers, node: NodeProto) -> tuple[str, ...]:

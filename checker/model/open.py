@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from .file import Graph, OnnxFile, read_onnx, sort_model
 from .heads import Head
 from .image_input import ImageInput, find_image_input, keep_image_part
 from .layers import LINEAR, SMALL_FLOATS, Layers, bodies, build_layers, computed_constants, nested_nodes, refuse_giants
-from .representation import EMBEDDING_NAME, FLOATS, Candidate, Representation, choose
+from .representation import EMBEDDING_NAME, FLOATS, Candidate, Representation, choose, find_candidates
 from .scaling import find_scalings
 from .weights import ExternalFile, drop_pages, refuse_changed
 
@@ -252,7 +253,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     contract = parse_contract(properties(file.proto.metadata_props, where), where)
     said = None if contract is None else contract.graph_digest
     file_changed = None if said is None else said != graph_digest(file.proto, file.weights)
-    drop_pages(file.content)
+    drop_pages(file.weights.content)
     moved = sort_model(file.proto, where)
     proto = _inlined(file.proto, where) if file.proto.functions else file.proto
     left_out = keep_image_part(proto, where)
@@ -292,7 +293,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         contract=contract,
         file_changed=file_changed,
         representation=representation,
-        candidates=choice.candidates,
+        candidates=find_candidates(layers, names),
         head=choice.head,
         class_output=choice.class_output,
         fetch=fetch,
@@ -303,7 +304,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
             rewritten=moved or bool(left_out) or bool(file.external) or proto is not file.proto,
             addition=addition,
         ),
-        external_folder=file.external_folder,
+        external_folder=file.weights.folder,
     )
 
 
@@ -399,12 +400,12 @@ def _precision(proto: ModelProto) -> str:
             attribute.i for node in proto.graph.node for attribute in node.attribute if attribute.name == "output_dtype"
         }
         return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
-    elements: dict[int, int] = {}
-    for weight in proto.graph.initializer:
-        elements[weight.data_type] = elements.get(weight.data_type, 0) + math.prod(weight.dims)
     names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
-    floats = {kind: size for kind, size in elements.items() if kind in (*names, TensorProto.FLOAT)}
-    return names.get(max(floats, key=lambda kind: floats[kind]), "fp32") if floats else "fp32"
+    sizes = Counter[str]()
+    for weight in proto.graph.initializer:
+        if weight.data_type in FLOATS:
+            sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
+    return max(sizes, key=sizes.__getitem__, default="fp32")
 
 
 def _output(layers: Layers, name: str) -> Output:

@@ -34,59 +34,66 @@ COSINE = "its last linear layer reads a vector of length 1, as that of a zero-sh
 
 @dataclass(frozen=True)
 class Role:
-    """What one output of the graph holds."""
+    """The content of one output of the graph."""
 
     output: str
+    head: Head | None
     is_class: bool | None
     """True: class scores; False: an embedding; None: nothing tells"""
     why: str
-    head: Head | None
-    doubted: bool = False
-    """its name says embedding, but its last layer says class scores"""
 
 
 def role_of(layers: Layers, output: str) -> Role:
     """Return the role of an output. The layers that end it decide, then its name, then its last linear layer."""
-    end, last = find_head(layers, output), ends_in(layers, output)
-    head = end if isinstance(end, Head) else None
+    end = find_head(layers, output)
+    return Role(output, end if isinstance(end, Head) else None, *_content(layers, output, end))
+
+
+def _content(layers: Layers, output: str, end: Head | Join | None) -> tuple[bool | None, str]:
+    head, last = end if isinstance(end, Head) else None, ends_in(layers, output)
     activation = {last.op} if last.kind == "activation" else set()
-    score = CLASS_OPS & (head.crossed if head else activation - {"Sigmoid"})
-    if score:
-        return Role(output, True, f"it ends in {min(score)}", head)
+    if score := CLASS_OPS & (head.crossed if head else activation - {"Sigmoid"}):
+        return True, f"it ends in {min(score)}"
     if head is not None and head.cosine:
-        return Role(output, True, COSINE, head)
-    class_like, embedding_like = bool(CLASS_NAME.search(output)), bool(EMBEDDING_NAME.search(output))
-    if class_like != embedding_like:
+        return True, COSINE
+    class_like = bool(CLASS_NAME.search(output))
+    if class_like != bool(EMBEDDING_NAME.search(output)):
         scores = "" if class_like else like_scores(layers, output)
-        why = f"its name is {output!r}"
-        return Role(output, class_like, f"{why}, but {scores}" if scores else why, head, bool(scores))
-    if isinstance(end, Join):
-        heads = [find_head(layers, branch) for branch in end.branches]
-        if all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or has_class_width(h)) for h in heads):
-            return Role(output, True, f"{end.op} joins {len(heads)} linear layers as class scores have", None)
+        return class_like, f"its name is {output!r}{', but ' if scores else ''}{scores}"
+    heads = _joined(layers, end)
+    if heads and all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or has_class_width(h)) for h in heads):
+        return True, _joins(end, heads)
     if head is None:
-        scores = like_scores(layers, output)
-        return Role(output, False, scores or "no linear layer ends it", None, bool(scores))
+        return False, like_scores(layers, output) or "no linear layer ends it"
     if SCALE in head.crossed:
-        return Role(output, None, f"a factor follows its last linear layer ({head.op})", head)
-    if has_class_width(head) and head.writes_bias:
-        return Role(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
+        return None, f"a factor follows its last linear layer ({head.op})"
+    is_wide = has_class_width(head)
+    if is_wide and head.writes_bias:
+        return True, f"its last linear layer has a bias and {head.classes} outputs"
     if embedding_under(layers, head.tensor) is not None:
-        return Role(output, None, f"what its last linear layer ({head.op}) reads could be an embedding itself", head)
-    if UNIT in head.crossed and last == AFTER_LINEAR and not has_class_width(head):
-        return Role(output, False, f"an L2 norm follows its last linear layer ({head.op})", head)
-    if head.classes and not has_class_width(head) and not head.has_bias:
-        return Role(output, False, f"a projection without bias to {head.classes} features ends it", head)
-    if not has_class_width(head) and ACTIVATED & head.crossed:
-        return Role(output, False, f"an activation follows its last linear layer ({head.op})", None)
+        return None, f"what its last linear layer ({head.op}) reads could be an embedding itself"
+    if UNIT in head.crossed and last == AFTER_LINEAR and not is_wide:
+        return False, f"an L2 norm follows its last linear layer ({head.op})"
+    if head.classes and not is_wide and not head.has_bias:
+        return False, f"a projection without bias to {head.classes} features ends it"
+    if not is_wide and ACTIVATED & head.crossed:
+        return False, f"an activation follows its last linear layer ({head.op})"
     last_layer = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
-    return Role(output, None, f"its last linear layer has {last_layer}", head)
+    return None, f"its last linear layer has {last_layer}"
+
+
+def _joined(layers: Layers, end: Head | Join | None) -> list[Head | Join | None]:
+    """Return the ends of the branches of a join. Anything else has none."""
+    return [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
+
+
+def _joins(end: Head | Join | None, heads: Sequence[object]) -> str:
+    return f"{end.op if end else ''} joins {len(heads)} linear layers as class scores have"
 
 
 def heads_joined(layers: Layers, output: str) -> str:
     """Return the inputs of linear layers that are joined. "" where a join is not what ends `output`."""
-    end = find_head(layers, output)
-    heads = [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
+    heads = _joined(layers, find_head(layers, output))
     read = sorted({head.tensor for head in heads if isinstance(head, Head)})
     return f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
 
@@ -99,24 +106,24 @@ def like_scores(layers: Layers, tensor: str) -> str:
     if ends_in(layers, tensor) == SECOND:
         return "its last linear layer reads another one, as a head on embeddings does"
     head = find_head(layers, tensor)
-    if isinstance(head, Join):
-        heads = [find_head(layers, branch) for branch in head.branches]
-        if any(isinstance(h, Head) and h.cosine for h in heads):
-            return COSINE
-        if all(isinstance(h, Head) and "Conv" not in h.op and has_class_width(h) and h.writes_bias for h in heads):
-            return f"{head.op} joins {len(heads)} linear layers as class scores have"
-        return ""
+    heads = _joined(layers, head)
+    if any(isinstance(h, Head) and h.cosine for h in heads):
+        return COSINE
+    if heads and all(isinstance(h, Head) and "Conv" not in h.op and _is_classifier(h) for h in heads):
+        return _joins(head, heads)
     if not isinstance(head, Head) or ACTIVATED & head.crossed:
         return ""
     if score := CLASS_OPS & head.crossed:
         return f"it ends in {min(score)}, as class scores do"
     if head.cosine:
         return COSINE
-    if has_class_width(head) and head.writes_bias:
+    if _is_classifier(head):
         return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
-    if SCALE in head.crossed:
-        return "a factor follows its last linear layer, as behind a zero-shot head"
-    return ""
+    return "a factor follows its last linear layer, as behind a zero-shot head" if SCALE in head.crossed else ""
+
+
+def _is_classifier(head: Head) -> bool:
+    return has_class_width(head) and head.writes_bias
 
 
 def has_class_width(head: Head) -> bool:
@@ -176,12 +183,11 @@ class Representation:
 
 @dataclass(frozen=True)
 class Choice:
-    """The representation of a graph, and the alternatives."""
+    """The representation of a graph, and its classifier's head and output."""
 
     representation: Representation
     head: Head | None
     class_output: str | None
-    candidates: tuple[Candidate, ...]
 
 
 def choose(
@@ -206,40 +212,45 @@ def choose(
         CannotAssessError: no output depends on the image; an output named by the contract is missing.
     """
     outputs = tuple(dict.fromkeys(outputs))
-    candidates = find_candidates(layers, outputs)
-    choice: Choice | None = None
-    asks = False
+    choice, asks = None, False
     try:
-        choice = _by_rule(layers, outputs, where, contract, candidates)
-    except CannotAssessError:
-        if tensor is None:
-            raise
-    except UsageError:
-        asks = True
-        if tensor is None:
-            raise
-    if choice is None or tensor not in (None, choice.representation.tensor):
-        assert tensor is not None
-        asks = asks or (contract is None and choice is not None and choice.representation.tensor_assumed)
-        choice = _users_choice(layers, where, tensor, candidates, choice, contract, asks=asks)
-    elif tensor is not None:
-        chosen = choice.representation
-        scores = chosen.tensor_assumed and bool(like_scores(layers, tensor))
-        confirmed = "" if scores else "; confirmed by --tensor"  # nobody makes an embedding of what looks like scores
-        chosen = replace(chosen, tensor_assumed=scores, why=f"{chosen.why}{confirmed}")
-        choice = replace(choice, representation=chosen)
-    if pool is not None:
-        chosen = choice.representation
-        wanted = user_pool(pool, chosen.shape, chosen.tensor, where)
-        rule = chosen.rule if wanted == chosen.pool else "user"
-        chosen = replace(
-            chosen, pool=wanted, pool_assumed=False, rule=rule, why=f"{chosen.why}; {wanted} set by --pool"
+        choice = (
+            _by_rule(layers, outputs, where) if contract is None else _by_contract(layers, outputs, where, contract)
         )
-        choice = replace(choice, representation=chosen)
-    return choice
+    except (CannotAssessError, UsageError) as fault:
+        if tensor is None:
+            raise
+        asks = isinstance(fault, UsageError)
+    if choice is not None and tensor in (None, choice.representation.tensor):
+        chosen, head, class_output = choice.representation, choice.head, choice.class_output
+        if tensor is not None:
+            scores = chosen.tensor_assumed and bool(like_scores(layers, tensor))
+            confirmed = "" if scores else "; confirmed by --tensor"  # nobody makes an embedding of what is like scores
+            chosen = replace(chosen, tensor_assumed=scores, why=f"{chosen.why}{confirmed}")
+    else:
+        assert tensor is not None
+        head, class_output = (choice.head, choice.class_output) if choice else (None, None)
+        candidates = find_candidates(layers, outputs)
+        _refuse_tensor(layers, where, tensor, candidates)
+        rule, why = "logits" if tensor == class_output else "user", "set by --tensor"
+        if contract is not None and tensor in contract.tensors and contract.tensors[tensor].rule in BESIDE:
+            rule = contract.tensors[tensor].rule
+        # the rule has no sure choice and listed its candidates: one of them is as good as a choice of its own
+        asks = asks or (contract is None and choice is not None and choice.representation.tensor_assumed)
+        listed = [candidate for candidate in candidates if candidate.tensor == tensor]
+        if asks and listed:
+            rule, why = listed[0].rule, f"{why}, out of what the graph offers: {listed[0].why}"
+        elif choice is not None:
+            why = f"{why}; the rule reads {choice.representation.tensor}"
+        chosen = _represent(layers, where, tensor, rule, why)
+    if pool is not None:
+        wanted = user_pool(pool, chosen.shape, chosen.tensor, where)
+        rule, why = chosen.rule if wanted == chosen.pool else "user", f"{chosen.why}; {wanted} set by --pool"
+        chosen = replace(chosen, pool=wanted, pool_assumed=False, rule=rule, why=why)
+    return Choice(chosen, head, class_output)
 
 
-def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate, ...]:
+def find_candidates(layers: Layers, outputs: Sequence[str]) -> tuple[Candidate, ...]:
     """Return all candidates for the representation.
 
     These are every output, the input of the last linear layer before it, and the branches that a node joins.
@@ -248,9 +259,8 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
 
     def add(tensor: str, rule: str, why: str) -> None:
         node = layers.producers.get(tensor)
-        if layers.types.get(tensor, TensorProto.FLOAT) not in FLOATS:
-            return  # a label: `--tensor` refuses it
-        candidates.setdefault(tensor, Candidate(tensor, rule, why, node.op_type if node is not None else "input"))
+        if layers.types.get(tensor, TensorProto.FLOAT) in FLOATS:  # no label: `--tensor` refuses it
+            candidates.setdefault(tensor, Candidate(tensor, rule, why, node.op_type if node is not None else "input"))
 
     for output in outputs:
         if output not in layers.image_tensors:
@@ -266,8 +276,7 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
             rule = "pooled" if role.is_class is False else "head_input"
             add(end.tensor, rule, f"input of the last linear layer ({end.op}) before {output}")
         elif isinstance(end, Join):
-            for branch in end.branches:
-                inner = find_head(layers, branch)
+            for branch, inner in zip(end.branches, _joined(layers, end), strict=True):
                 if isinstance(inner, Head):
                     add(inner.tensor, "head_input", f"input of {inner.op} in a branch that {end.op} joins")
                 else:
@@ -275,63 +284,54 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
     return tuple(candidates.values())
 
 
-def _by_rule(
-    layers: Layers,
-    outputs: tuple[str, ...],
-    where: str,
-    contract: Contract | None,
-    candidates: tuple[Candidate, ...],
-) -> Choice:
-    if contract is not None:
-        return _by_contract(layers, outputs, where, contract, candidates)
+def _by_rule(layers: Layers, outputs: Sequence[str], where: str) -> Choice:
     roles = [role_of(layers, name) for name in outputs if name in layers.image_tensors]
     if not roles:
         raise CannotAssessError(
             f"{where}: outputs {_listed(outputs) or '(none)'} do not depend on the image; a representation must do so",
             "export the model again",
         )
+
+    def undecided(what: str) -> UsageError:
+        candidates = find_candidates(layers, outputs)
+        listed = _listed([f"{candidate.tensor} ({candidate.why})" for candidate in candidates])
+        likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
+        return UsageError(
+            f"{where}: representation is not clear; {what}; candidates: {listed}",
+            f"robustcheck {shlex.quote(where)} --tensor {shlex.quote(likely[0].tensor) if likely else 'NAME'}",
+        )
+
     classes = [role for role in roles if role.is_class]
     for role in classes:
         if role.head is None:
-            raise _undecided(where, f"output {role.output!r} holds class scores ({role.why}), but "
-                        f"no single linear layer ends it{heads_joined(layers, role.output)}", candidates)  # fmt: skip
-    if classes:
-        heads = {role.head.tensor for role in classes if role.head}
-        if len(heads) > 1:
-            raise _undecided(
-                where, f"outputs {', '.join(r.output for r in classes)} have heads of their own", candidates
+            raise undecided(
+                f"output {role.output!r} holds class scores ({role.why}), but "
+                f"no single linear layer ends it{heads_joined(layers, role.output)}"
             )
+    if len({role.head.tensor for role in classes if role.head}) > 1:
+        raise undecided(f"outputs {', '.join(role.output for role in classes)} have heads of their own")
+    if classes:
         classes.sort(key=lambda role: layers.types.get(role.output) not in FLOATS)  # scores before their labels
-        return _head_input(layers, where, classes[0], candidates)
+        return _head_input(layers, where, classes[0])
     roles = [role for role in roles if not is_untrained_pooler(layers, role.output)] or roles
     role = roles[0]
     if len(roles) > 1:
         vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and is_vector(layers.shapes.get(r.output, ()))]
         rest = [r for r in roles if r not in vectors]
         if len(vectors) != 1 or any(len(layers.shapes.get(r.output, (0, 0))) < 3 for r in rest):
-            raise _undecided(
-                where, f"outputs {_listed([r.output for r in roles])} could each be the representation", candidates
-            )
+            raise undecided(f"outputs {_listed([r.output for r in roles])} could each be the representation")
         role = vectors[0]
+    doubted = bool(like_scores(layers, role.output))  # its name says embedding, but its last layer says class scores
+    why = f"output of an image encoder{', assumed' if doubted else ''}: {role.why}"
     if role.is_class is None and role.head is not None:
         if not {"Gather", "Slice", "Transpose"} & role.head.crossed:
-            return _head_input(layers, where, role, candidates)
+            return _head_input(layers, where, role)
         # that layer works on tokens, of which one is taken later: its input is not a vector for each image
-        why = f"output; assumed, since it could be class scores or an embedding: {role.why}"
-        representation = replace(_represent(layers, where, role.output, "encoder_output", why), tensor_assumed=True)
-        return Choice(representation, None, None, candidates)
-    why = f"output of an image encoder{', assumed' if role.doubted else ''}: {role.why}"
-    representation = replace(_represent(layers, where, role.output, "encoder_output", why), tensor_assumed=role.doubted)
-    return Choice(representation, None, None, candidates)
+        doubted, why = True, f"output; assumed, since it could be class scores or an embedding: {role.why}"
+    return Choice(_represent(layers, where, role.output, "encoder_output", why, assumed=doubted), None, None)
 
 
-def _by_contract(
-    layers: Layers,
-    outputs: tuple[str, ...],
-    where: str,
-    contract: Contract,
-    candidates: tuple[Candidate, ...],
-) -> Choice:
+def _by_contract(layers: Layers, outputs: Sequence[str], where: str, contract: Contract) -> Choice:
     for name in contract.tensors:
         if name not in outputs:
             raise CannotAssessError(
@@ -339,74 +339,50 @@ def _by_contract(
                 "export the model again with `robustcheck export`",
             )
     entry = contract.tensors["representation"]
-    logits = [name for name, tensor in contract.tensors.items() if tensor.rule == "logits"]
-    class_output = next((name for name in logits if name != "representation"), None)
+    logits = (name for name, tensor in contract.tensors.items() if tensor.rule == "logits" and name != "representation")
+    class_output = next(logits, None)
     head = find_head(layers, class_output) if class_output else None
-    why = f"named by the file's contract: {entry.meaning}"
     scores = "" if entry.rule == "logits" else like_scores(layers, "representation")
-    if scores:
-        why = f"{why}; assumed, since {scores}"
-    representation = replace(_represent(layers, where, "representation", entry.rule, why), tensor_assumed=bool(scores))
-    return Choice(representation, head if isinstance(head, Head) else None, class_output, candidates)
+    why = f"named by the file's contract: {entry.meaning}{'; assumed, since ' if scores else ''}{scores}"
+    representation = _represent(layers, where, "representation", entry.rule, why, assumed=bool(scores))
+    return Choice(representation, head if isinstance(head, Head) else None, class_output)
 
 
-def _users_choice(
-    layers: Layers,
-    where: str,
-    tensor: str,
-    candidates: tuple[Candidate, ...],
-    choice: Choice | None,
-    contract: Contract | None,
-    *,
-    asks: bool,
-) -> Choice:
-    """Return the choice that `--tensor` names. It is not the rule's `choice`.
-
-    asks: the rule has no sure choice and listed its candidates: one of them is as good as a choice of its own.
-    """
-    head, class_output = (choice.head, choice.class_output) if choice else (None, None)
-    rule, why = "logits" if tensor == class_output else "user", "set by --tensor"
-    if contract is not None and tensor in contract.tensors and contract.tensors[tensor].rule in BESIDE:
-        rule = str(contract.tensors[tensor].rule)
-    listed = next((candidate for candidate in candidates if candidate.tensor == tensor), None)
-    if asks and listed is not None:
-        rule, why = listed.rule, f"set by --tensor, out of what the graph offers: {listed.why}"
-    elif choice is not None:
-        why = f"set by --tensor; the rule reads {choice.representation.tensor}"
+def _refuse_tensor(layers: Layers, where: str, tensor: str, candidates: Sequence[Candidate]) -> None:
+    """Refuse a user's tensor that can't be measured. Raises UsageError."""
+    inspect = f"robustcheck inspect {shlex.quote(where)}"
     names = sorted(layers.image_tensors & layers.producers.keys())
     if tensor not in names:
-        close = get_close_matches(tensor, names, n=3, cutoff=0.5)
-        named = close or [candidate.tensor for candidate in candidates]
+        named = get_close_matches(tensor, names, n=3, cutoff=0.5) or [candidate.tensor for candidate in candidates]
         raise UsageError(
             f"{where}: --tensor is {tensor!r}; no tensor of that name is computed from the image",
-            f"robustcheck inspect {shlex.quote(where)} --tensor {shlex.quote(named[0]) if named else 'NAME'}",
+            f"{inspect} --tensor {shlex.quote(named[0]) if named else 'NAME'}",
         )
     if layers.types.get(tensor, TensorProto.FLOAT) not in FLOATS:
         raise UsageError(
             f"{where}: --tensor is {tensor!r} of type "
             f"{TensorProto.DataType.Name(layers.types[tensor])}; a representation is a float tensor",
-            f"robustcheck inspect {shlex.quote(where)}",
+            inspect,
         )
-    return Choice(_represent(layers, where, tensor, rule, why), head, class_output, candidates)
 
 
-def _head_input(layers: Layers, where: str, role: Role, candidates: tuple[Candidate, ...]) -> Choice:
-    head = role.head
+def _head_input(layers: Layers, where: str, role: Role) -> Choice:
+    head, assumed = role.head, role.is_class is None
     assert head is not None
     why = f"input of the last linear layer ({head.op}) of a classifier: {role.why}"
-    if role.is_class is None:
+    if assumed:
         why = (
             f"input of the last linear layer ({head.op}); assumed, since {role.output!r} could be class "
             f"scores or an embedding: {role.why}"
         )
-    representation = _represent(layers, where, head.tensor, "head_input", why, head)
+    representation = _represent(layers, where, head.tensor, "head_input", why, head, assumed=assumed)
     is_number = layers.types.get(role.output, TensorProto.STRING) != TensorProto.STRING
-    class_output = role.output if role.is_class and is_number else None  # a ZipMap's maps have no type of a tensor
-    return Choice(replace(representation, tensor_assumed=role.is_class is None), head, class_output, candidates)
+    # a ZipMap's maps have no type of a tensor
+    return Choice(representation, head, role.output if role.is_class and is_number else None)
 
 
 def _represent(
-    layers: Layers, where: str, tensor: str, rule: str, why: str, head: Head | None = None
+    layers: Layers, where: str, tensor: str, rule: str, why: str, head: Head | None = None, *, assumed: bool = False
 ) -> Representation:
     shape = layers.shapes.get(tensor)
     pooling = choose_pool(layers, tensor, shape, head.crossed if head else frozenset(), where=where)
@@ -418,6 +394,7 @@ def _represent(
         ends_in=ends_in(layers, tensor),
         why=f"{why}; {pooling.why}" if pooling.why else why,
         shape=shape,
+        tensor_assumed=assumed,
         pool_assumed=pooling.assumed,
         dequantize=head.dequantize if head else (),
     )
@@ -426,12 +403,3 @@ def _represent(
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _undecided(where: str, what: str, candidates: tuple[Candidate, ...]) -> UsageError:
-    listed = _listed([f"{c.tensor} ({c.why})" for c in candidates])
-    likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
-    return UsageError(
-        f"{where}: representation is not clear; {what}; candidates: {listed}",
-        f"robustcheck {shlex.quote(where)} --tensor {shlex.quote(likely[0].tensor) if likely else 'NAME'}",
-    )

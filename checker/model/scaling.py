@@ -5,13 +5,14 @@ It is what the graph does to its image input before the first layer. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from robustcheck_onnx.checker.arrays import Array
+from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.evidence import GraphScaling
 
 from .ends import Constants
@@ -30,10 +31,8 @@ FLOAT_TYPES = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFL
 class Scaled:
     """A tensor of scaled image channels. Each channel is factor · (a channel of the image input) + offset."""
 
-    channels: tuple[int, ...]
-    """of each of its channels: the input's"""
-    factor: Array
-    offset: Array
+    maps: Array
+    """(3, channel): the input's channel, the factor and the offset of each of its channels"""
     axis: int | None
     """where its channels are; None where one was picked out of them, and there is no axis left"""
     rank: int
@@ -42,50 +41,62 @@ class Scaled:
     ops: tuple[str, ...] = ()
 
     @property
+    def n(self) -> int:
+        """The number of its channels."""
+        return len(self.maps[0])
+
+    @property
     def does_nothing(self) -> bool:
         """Whether all values stay. Channels may be turned round, as for BGR."""
-        return bool((self.factor == 1).all() and not self.offset.any())
+        return bool((self.maps[1] == 1).all() and not self.maps[2].any())
 
     def mapped(self, factor: Array | float, offset: Array | float, *ops: str) -> Scaled:
-        """This tensor times `factor` plus `offset`, (channel,) each."""
-        return replace(self, factor=self.factor * factor, offset=self.offset * factor + offset, ops=(*self.ops, *ops))
+        """Return this tensor times `factor` plus `offset`, (channel,) each."""
+        channels, factors, offsets = self.maps
+        maps = np.array([channels, factors * factor, offsets * factor + offset])
+        return replace(self, maps=maps, ops=(*self.ops, *ops))
 
-    def taken(self, places: Sequence[int], op: str) -> Scaled:
-        """Some of its channels, in another order perhaps."""
-        return replace(
-            self,
-            channels=tuple(self.channels[place] for place in places),
-            factor=self.factor[list(places)],
-            offset=self.offset[list(places)],
-            ops=(*self.ops, op),
-        )
+    def taken(self, places: Sequence[int] | GenericArray, op: str) -> Scaled:
+        """Return some of its channels, in another order perhaps."""
+        return replace(self, maps=self.maps[:, [*places]], ops=(*self.ops, op))
 
-    def along(self, axes: Sequence[bool]) -> Scaled:
-        """This tensor with other axes. Each tells whether the channels are there."""
-        return replace(self, axis=axes.index(True) if True in axes else None, rank=len(axes))
+    def like(self, other: Scaled) -> bool:
+        """Whether another tensor has the same channels and nearly the same values."""
+        (channels, *values), (channels_there, *values_there) = self.maps, other.maps
+        same = self.does_nothing == other.does_nothing and np.array_equal(channels, channels_there)
+        return same and np.allclose(values, values_there, rtol=SAME, atol=SAME * np.abs(values[0]).max())
 
 
 @dataclass(frozen=True)
-class Step(Constants):
-    """One node between the image and the first layer."""
+class Steps(Constants):
+    """The nodes between the image and the first layer.
 
-    known: Mapping[str, Scaled]
+    A rule returns the scaled channels that a node makes. It returns None, or NumPy and the look-ups in it raise, for
+    one that does more than scale channels, or that no runtime takes.
+    """
 
-    def of(self, node: NodeProto) -> dict[str, Scaled]:
+    known: dict[str, Scaled]
+
+    def outputs(self, node: NodeProto) -> dict[str, Scaled]:
         """Return the node's outputs as scaled channels. Empty for a node that does more than scale channels."""
-        op, x = node.op_type, self.known.get("".join(node.input[:1]))
-        if op == "Split":
-            return self._split(node, x)
-        made = None
-        if op == "Concat":
-            made = self._joined(node)
-        elif op == "Where":
-            made = self._chosen(node)
-        elif op in (EITHER_FIRST if x is None else RULES):
-            data = [name for name in node.input if name in self.known]
-            others = {self._source(name) for name in node.input if name not in data}
-            if len(data) == 1 and others.isdisjoint(self.layers.image_tensors):
-                made = RULES[op](self, node, self.known[data[0]])
+        op = node.op_type
+        try:
+            if op == "Split":
+                return self._split(node)
+            if op == "Concat":
+                made = self._joined(node)
+            elif op == "Where":
+                (condition,) = self._per_channel(node.input[0], Scaled(np.zeros((3, 1)), None, MOST_AXES))
+                made = self.known.get(node.input[1 if condition else 2])
+            else:
+                (data,) = (name for name in node.input if name in self.known)
+                others = {self._source(name) for name in node.input if name != data}
+                followed = op in (RULES if data == node.input[0] else EITHER_FIRST)
+                if not followed or not others.isdisjoint(self.layers.image_tensors):
+                    return {}
+                made = RULES[op](self, node, self.known[data])
+        except (ValueError, LookupError, ZeroDivisionError):
+            return {}
         return {} if made is None else {node.output[0]: made}
 
     def _source(self, name: str) -> str:
@@ -96,76 +107,60 @@ class Step(Constants):
             name = maker.input[0]
         return name
 
-    def _values(self, name: str, most: int = MOST_VALUES) -> Array | None:
-        """Return a constant of at most `most` finite numbers. None for anything else."""
+    def _values(self, name: str, most: int = MOST_VALUES) -> Array:
+        """Read a constant of at most `most` finite numbers. Raises ValueError for anything else."""
         shape = self.layers.shape_of(name)
-        if name in self.layers.image_tensors or shape is None or None in shape:
-            return None
-        if int(np.prod([size or 0 for size in shape])) > most:
-            return None
-        values = self.value(name)
+        is_constant = name not in self.layers.image_tensors and shape is not None and None not in shape
+        values = self.value(name) if is_constant and math.prod(size or 0 for size in shape or ()) <= most else None
         if values is None or values.dtype.kind in "OSU" or not np.isfinite(values.astype(np.float64)).all():
-            return None
+            raise ValueError(name)
         return values.astype(np.float64)
 
-    def _per_channel(self, name: str, x: Scaled) -> Array | None:
+    def _integers(self, node: NodeProto, at: int, absent: Sequence[int] | None = None) -> Sequence[int]:
+        """Read a constant input as whole numbers. `absent` stands for one that is left out."""
+        if absent is not None and not "".join(node.input[at : at + 1]):
+            return absent
+        return [int(value) for value in self._values(node.input[at]).ravel()]
+
+    def _per_channel(self, name: str, x: Scaled) -> Array:
         """Return a constant's values per channel, (channel,).
 
         It holds one value, or one per channel along `x`'s axis of channels.
 
         It may be as large as the image, with the same value at every pixel of a channel.
         """
-        n, values = len(x.channels), self._values(self._source(name), MOST_PIXELS)
-        if values is None or not values.size:
-            return None
-        if values.size == 1:
-            return np.full(n, values.ravel()[0])
+        values = self._values(self._source(name), MOST_PIXELS)
         along = -1 if x.axis is None else x.axis - (x.rank - values.ndim)
-        if values.ndim > x.rank or (along >= 0 and values.shape[along] not in (1, n)):
-            return None
         rows = np.moveaxis(values, along, 0).reshape(values.shape[along], -1) if along >= 0 else values.reshape(1, -1)
         first = rows[:, :1]
-        if not np.abs(rows - first).max() <= SAME * np.abs(first).max():
-            return None
-        return np.broadcast_to(first.ravel(), (n,)).copy()
-
-    def _integers(self, node: NodeProto, at: int, absent: Sequence[int] | None = None) -> Sequence[int] | None:
-        """Return a constant input as whole numbers. `absent` where it is left out, None where it can't be read."""
-        if at >= len(node.input) or not node.input[at]:
-            return absent
-        values = self._values(node.input[at])
-        return None if values is None else [int(value) for value in values.ravel()]
+        if (values.ndim > x.rank and values.size > 1) or not np.abs(rows - first).max() <= SAME * np.abs(first).max():
+            raise ValueError(name)
+        return np.broadcast_to(first.ravel(), (x.n,))
 
     def computed(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow arithmetic with constants."""
         op, constant_first = node.op_type, node.input[0] not in self.known
-        parts = [self._per_channel(name, x) for name in node.input if name not in self.known]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
+        constants = [self._per_channel(name, x) for name in node.input if name not in self.known]
         if op in ("Add", "Sum"):
-            return x.mapped(1.0, sum(known, np.zeros(1)), op)
-        if len(known) != 1:
-            return None
-        (value,) = known
+            return x.mapped(1.0, sum(constants, np.zeros(1)), op)
+        (value,) = constants
         if op == "Sub":
             return x.mapped(-1.0, value, op) if constant_first else x.mapped(1.0, -value, op)
         if op == "Mul":
             return x.mapped(value, 0.0, op)
         return None if constant_first or not value.all() else x.mapped(1 / value, 0.0, op)
 
-    def dequantised(self, node: NodeProto, x: Scaled) -> Scaled | None:
+    def dequantised(self, node: NodeProto, x: Scaled) -> Scaled:
         """Follow a dequantiser. It is the other half of a pair, or scales bytes."""
         if x.quantised:  # the values themselves, but for rounding
             return replace(x, quantised=False)
-        scale = self._per_channel(node.input[1], x)
-        zero = self._per_channel(node.input[2], x) if len(node.input) > 2 else np.zeros(len(x.channels))
-        return None if scale is None or zero is None else x.mapped(scale, -scale * zero, node.op_type)
+        scale, *zero = (self._per_channel(name, x) for name in node.input[1:3])
+        return x.mapped(scale, -scale * zero[0] if zero else 0.0, node.op_type)
 
     def batch_norm(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a BatchNormalization of channels."""
-        parts = [part for name in node.input[1:5] if (part := self._values(name)) is not None]
-        if x.axis != 1 or integer(node, "training_mode", 0) or [part.shape for part in parts] != [x.factor.shape] * 4:
+        parts = np.array([self._values(name) for name in node.input[1:5]])
+        if x.axis != 1 or integer(node, "training_mode", 0) or parts.shape != (4, x.n):
             return None
         gain, bias, mean, variance = parts
         epsilon = next((each.f for each in node.attribute if each.name == "epsilon"), 1e-5)  # ONNX's default
@@ -174,152 +169,117 @@ class Step(Constants):
 
     def expanded(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow an Expand that keeps the axes. One grey channel may become several."""
-        length = self.layers.shape_of(node.input[1])
-        if x.axis is None or length is None or len(length) != 1 or length[0] is None or length[0] > x.rank:
+        (length,) = self.layers.shape_of(node.input[1]) or ()
+        if x.axis is None or length is None or length > x.rank:
             return None
-        if len(x.channels) > 1:
+        if x.n > 1:
             return x
-        after = self.layers.shapes.get(node.output[0])
-        size = after[x.axis] if after and len(after) == x.rank else None
+        after = self.layers.shapes[node.output[0]]
+        size = after[x.axis] if len(after) == x.rank else None
         return None if size is None else x.taken([0] * size, "Expand")
 
     def padded(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Pad that adds no channels. The pixels stay what they are."""
-        pads = integers(node, "pads") or self._integers(node, 1)  # an attribute before opset 11
         axes = self._integers(node, 3, range(x.rank))
-        if x.axis is None or pads is None or axes is None or len(pads) != 2 * len(axes):
-            return None
-        sides = zip(pads, pads[len(axes) :], axes, strict=False)
-        return None if any((before or after) and axis % x.rank == x.axis for before, after, axis in sides) else x
+        pads = integers(node, "pads") or self._integers(node, 1)  # an attribute before opset 11
+        longer = {
+            axis % x.rank for axis, added in zip(axes, np.reshape(pads, (2, len(axes))).T, strict=True) if added.any()
+        }
+        return None if x.axis is None or x.axis in longer else x
 
     def one_tap(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a convolution that scales single pixels.
 
         Each output is one pixel of one input channel times a factor, and there are as many.
         """
-        n, weight = len(x.channels), self._values(node.input[1])
-        groups = integer(node, "group", 1)
-        if x.axis != 1 or x.rank != 4 or weight is None or weight.ndim != 4 or groups not in (1, n):
+        weight, groups = self._values(node.input[1]), integer(node, "group", 1)
+        if (x.axis, x.rank, weight.ndim) != (1, 4, 4) or weight.shape[:2] != (x.n, x.n // groups):
             return None
-        if weight.shape[:2] != (n, n // groups) or not weight.size:
-            return None
-        bias = self._values(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(n)
-        taps = weight.reshape(n, -1)
+        bias = self._values(node.input[2]).ravel() if "".join(node.input[2:]) else np.zeros(x.n)
+        taps = weight.reshape(x.n, -1)
         large = np.abs(taps) > SAME * np.abs(taps).max()
-        if bias is None or bias.size != n or not (np.count_nonzero(large, axis=1) == 1).all():
-            return None
         at = np.argmax(large, axis=1)
-        places = range(n) if groups == n else (at // (weight.shape[2] * weight.shape[3])).tolist()
-        if sorted(places) != list(range(n)):  # a learned layer of one channel alone, say
+        places = range(x.n) if groups == x.n else at // math.prod(weight.shape[2:])
+        is_learned = groups not in (1, x.n) or sorted(places) != [*range(x.n)]  # a layer of one channel alone, say
+        if is_learned or bias.shape != (x.n,) or not (np.count_nonzero(large, axis=1) == 1).all():
             return None
-        return x.taken(places, node.op_type).mapped(taps[np.arange(n), at], bias.ravel())
+        return x.taken(places, node.op_type).mapped(taps[np.arange(x.n), at], bias)
 
     def moved(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow the channel axis through a Transpose, Unsqueeze or Squeeze."""
-        op, axes = node.op_type, [axis == x.axis for axis in range(x.rank)]
-        if op == "Transpose":
-            order = integers(node, "perm") or [*range(x.rank)][::-1]
-            return x.along([axes[axis] for axis in order]) if sorted(order) == [*range(x.rank)] else None
-        given = integers(node, "axes") or self._integers(node, 1)
-        if given is None:
-            return None
-        rank = x.rank + len(given) * (op == "Unsqueeze")
-        if rank < 1:
-            return None
-        changed = sorted({axis % rank for axis in given})
-        if op == "Unsqueeze":
-            for axis in changed:
-                axes.insert(axis, False)
+        marked = np.zeros([2 if axis == x.axis else 1 for axis in range(x.rank)])  # only its channels' axis is longer
+        if node.op_type == "Transpose":
+            marked = marked.transpose(integers(node, "perm"))
         else:
-            axes = [is_channels for axis, is_channels in enumerate(axes) if axis not in changed]
-        return x.along(axes) if axes else None
+            axes = tuple(integers(node, "axes") or self._integers(node, 1))
+            marked = np.expand_dims(marked, axes) if node.op_type == "Unsqueeze" else marked.sum(axis=axes)
+        axis = marked.shape.index(2) if 2 in marked.shape else None
+        return replace(x, axis=axis, rank=marked.ndim) if marked.ndim else None
 
     def reshaped(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Find the channel axis after a Reshape. It has their number, with as many values per channel after it."""
-        before, after = self.layers.shapes.get(node.input[0]), self.layers.shapes.get(node.output[0])
-        if x.axis is None or before is None or after is None or None in before[x.axis + 1 :]:
+        before, after = (self.layers.shapes[name] for name in (node.input[0], node.output[0]))
+        if x.axis is None or None in before[x.axis + 1 :]:
             return None
-        behind = np.prod([size or 1 for size in before[x.axis + 1 :]])
         for axis, size in enumerate(after):
-            rest = after[axis + 1 :]
-            if size == len(x.channels) and None not in rest and np.prod([each or 1 for each in rest]) == behind:
+            rests = before[x.axis + 1 :], after[axis + 1 :]
+            pixels, pixels_after = (math.prod(size or 1 for size in rest) for rest in rests)
+            if size == x.n and None not in rests[1] and pixels == pixels_after:
                 return replace(x, axis=axis, rank=len(after))
         return None
 
     def picked(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Gather of channels."""
-        indices = self._values(node.input[1])
-        if indices is None or integer(node, "axis", 0) % x.rank != x.axis or indices.ndim > 1:
+        indices = self._values(node.input[1]).astype(np.int64)
+        if integer(node, "axis", 0) % x.rank != x.axis or indices.ndim > 1:
             return None
-        made = x.taken([int(index) % len(x.channels) for index in indices.ravel()], node.op_type)
+        made = x.taken(indices.ravel() % x.n, node.op_type)
         return made if indices.ndim else replace(made, axis=None, rank=x.rank - 1)
 
     def sliced(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Slice of channels. Other axes may be cut in any way."""
-        starts, ends = self._integers(node, 1), self._integers(node, 2)
-        if starts is None or ends is None:  # before opset 10 the bounds are attributes
-            return None
+        starts, ends = self._integers(node, 1), self._integers(node, 2)  # attributes before opset 10
         axes, steps = self._integers(node, 3, range(len(starts))), self._integers(node, 4, [1] * len(starts))
-        if axes is None or steps is None or not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-            return None
-        places = range(len(x.channels))
+        places = range(x.n)
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             if axis % x.rank == x.axis:
                 places = places[start : None if step < 0 and end < -len(places) else end : step]
         return x.taken(places, node.op_type) if places else None
 
-    def _chosen(self, node: NodeProto) -> Scaled | None:
-        """Return what a Where with a constant condition takes."""
-        condition = self._per_channel(node.input[0], Scaled((0,), np.ones(1), np.zeros(1), None, MOST_AXES))
-        return None if condition is None else self.known.get(node.input[1 if condition[0] else 2])
-
     def _joined(self, node: NodeProto) -> Scaled | None:
         """Join channels. Every branch must be scaled channels of the image."""
-        parts = [self.known[name] for name in node.input if name in self.known]
-        if (
-            len(parts) < len(node.input)
-            or len({(part.rank, part.quantised) for part in parts}) != 1
-            or not parts[0].rank
-        ):
+        parts = [self.known[name] for name in node.input]
+        ((rank, _),) = {(part.rank, part.quantised) for part in parts}
+        axis = integer(node, "axis", 1) % rank
+        if any(part.axis not in (axis, None) or (part.axis is None and part.n > 1) for part in parts):
             return None
-        first, axis = parts[0], integer(node, "axis", 1) % parts[0].rank
-        if any(part.axis not in (axis, None) or (part.axis is None and len(part.channels) > 1) for part in parts):
-            return None
-        return replace(
-            first,
-            channels=tuple(channel for part in parts for channel in part.channels),
-            factor=np.concatenate([part.factor for part in parts]),
-            offset=np.concatenate([part.offset for part in parts]),
-            axis=axis,
-            ops=(*first.ops, node.op_type),
-        )
+        maps = np.concatenate([part.maps for part in parts], axis=1)
+        return replace(parts[0], maps=maps, axis=axis, ops=(*parts[0].ops, node.op_type))
 
-    def _split(self, node: NodeProto, x: Scaled | None) -> dict[str, Scaled]:
+    def _split(self, node: NodeProto) -> dict[str, Scaled]:
         """Split into one channel per output. No other split is followed."""
-        if x is None or integer(node, "axis", 0) % x.rank != x.axis or len(node.output) != len(x.channels):
+        x = self.known[node.input[0]]
+        if integer(node, "axis", 0) % x.rank != x.axis or len(node.output) != x.n:
             return {}
         return {name: x.taken([place], "Split") for place, name in enumerate(node.output) if name}
 
 
 EITHER_FIRST = frozenset(("Add", "Sum", "Sub", "Mul", "Div"))  # the constant may be the first input
-RULES: dict[str, Callable[[Step, NodeProto, Scaled], Scaled | None]] = {
-    **dict.fromkeys(EITHER_FIRST, Step.computed),
-    **dict.fromkeys(("Identity", "Cast", "CastLike", "Dropout", "Resize", "Upsample"), lambda step, node, x: x),
-    **dict.fromkeys(("Transpose", "Unsqueeze", "Squeeze"), Step.moved),
-    "Neg": lambda step, node, x: x.mapped(-1.0, 0.0, "Neg"),
-    "QuantizeLinear": lambda step, node, x: replace(x, quantised=True),
-    "DequantizeLinear": Step.dequantised,
-    "BatchNormalization": Step.batch_norm,
-    "Conv": Step.one_tap,
-    "Expand": Step.expanded,
-    "Pad": Step.padded,
-    "Reshape": Step.reshaped,
-    "Gather": Step.picked,
-    "Slice": Step.sliced,
+RULES: dict[str, Callable[[Steps, NodeProto, Scaled], Scaled | None]] = {
+    **dict.fromkeys(EITHER_FIRST, Steps.computed),
+    **dict.fromkeys(("Identity", "Cast", "CastLike", "Dropout", "Resize", "Upsample"), lambda steps, node, x: x),
+    **dict.fromkeys(("Transpose", "Unsqueeze", "Squeeze"), Steps.moved),
+    "Neg": lambda steps, node, x: x.mapped(-1.0, 0.0, "Neg"),
+    "QuantizeLinear": lambda steps, node, x: replace(x, quantised=True),
+    "DequantizeLinear": Steps.dequantised,
+    "BatchNormalization": Steps.batch_norm,
+    "Conv": Steps.one_tap,
+    "Expand": Steps.expanded,
+    "Pad": Steps.padded,
+    "Reshape": Steps.reshaped,
+    "Gather": Steps.picked,
+    "Slice": Steps.sliced,
 }
-
-
-SHAPE_ONLY = frozenset(("Shape", "Size"))
 
 
 def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple[GraphScaling, ...]:
@@ -345,40 +305,28 @@ def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple
         hold every channel, that have a factor of zero or values that are not finite are left out.
     """
     n = image.channels or 3
-    axis = 1 if image.layout == "NCHW" else 3
-    known = {image.name: Scaled(tuple(range(n)), np.ones(n), np.zeros(n), axis, 4)}
-    ends = list[Scaled]()
-    for node in needed_nodes(constants.proto.graph.node, tensor)[0]:
-        read = [name for name in (node_inputs(node) if node.attribute else node.input) if name in known]
+    maps = np.array([np.arange(n), np.ones(n), np.zeros(n)])
+    known, ends = {image.name: Scaled(maps, 1 if image.layout == "NCHW" else 3, 4)}, list[Scaled]()
+    steps = Steps(constants.proto, constants.layers, constants.weights, known)
+    for node in needed_nodes(constants.proto.graph.node, [tensor])[0]:
+        read = [known[name] for name in node_inputs(node) if name in known]
         of_type = node.op_type == "CastLike" and node.input[0] not in known
-        if not read or of_type or node.op_type in SHAPE_ONLY:
-            continue
-        with np.errstate(all="ignore"):  # what is not finite in the end is not a scaling
-            made = Step(constants.proto, constants.layers, constants.weights, known).of(node)
-        known |= made
-        if not made:
-            ends += [known[name] for name in read]
+        if read and not of_type and node.op_type not in ("Shape", "Size"):
+            with np.errstate(all="ignore"):  # what is not finite in the end is not a scaling
+                made = steps.outputs(node)
+            known |= made
+            ends += [] if made else read
     if tensor in known:
         ends.append(known[tensor])
-    return _distinct([end for end in ends if set(end.channels) == set(range(n))])
-
-
-def _distinct(ends: Sequence[Scaled]) -> tuple[GraphScaling, ...]:
     found = list[Scaled]()
     for end in sorted(ends, key=lambda end: end.does_nothing):
-        is_usable = np.isfinite([end.factor, end.offset]).all() and end.factor.all()
-        if is_usable and not any(_alike(end, other) for other in found):
+        is_usable = {*end.maps[0]} == {*range(n)} and np.isfinite(end.maps).all() and end.maps[1].all()
+        if is_usable and not any(end.like(other) for other in found):
             found.append(end)
     if not found or found[0].does_nothing:
         return ()
     return tuple(
-        GraphScaling(channels=x.channels, factor=tuple(x.factor.tolist()), offset=tuple(x.offset.tolist()), ops=x.ops)
-        for x in found
+        GraphScaling(channels=tuple(map(int, channels)), factor=tuple(factor), offset=tuple(offset), ops=each.ops)
+        for each in found
+        for channels, factor, offset in [each.maps.tolist()]
     )
-
-
-def _alike(a: Scaled, b: Scaled) -> bool:
-    near = SAME * np.abs(a.factor).max()
-    pairs = ((a.factor, b.factor), (a.offset, b.offset))
-    same = (a.channels, a.does_nothing) == (b.channels, b.does_nothing)
-    return same and all(np.allclose(one, other, rtol=SAME, atol=near) for one, other in pairs)

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -100,19 +100,17 @@ def parse_config(
     Raises:
         UsageError: a value is missing, impossible or not supported.
     """
-    reader: Callable[[Path, dict[str, Any], tuple[int, int] | None], Parsed]
-    if "preprocess_cfg" in values:
-        reader = _from_open_clip
-    elif "pretrained_cfg" in values:
-        reader = _from_timm
-    elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
-        reader = _from_hugging_face
-    elif path.name == "open_clip_config.json":
-        raise UsageError(f"{path}: preprocess_cfg is missing; an open_clip configuration must have it")
-    else:
-        reader = _from_own
     try:
-        fields, defaults = reader(path, values, input_size)
+        if "preprocess_cfg" in values:
+            fields, defaults = _from_open_clip(path, values)
+        elif "pretrained_cfg" in values:
+            fields, defaults = _from_timm(path, values, input_size)
+        elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
+            fields, defaults = _from_hugging_face(path, values), {"crop_rounding": "transformers"}
+        elif path.name == "open_clip_config.json":
+            raise UsageError(f"{path}: preprocess_cfg is missing; an open_clip configuration must have it")
+        else:
+            fields, defaults = _from_own(path, values)
     except UsageError as fault:
         fault.hint = fault.hint or LOOK
         raise
@@ -125,19 +123,16 @@ def parse_config(
         raise UsageError(f"{path}: {field} is {value}; {rule_of(first)}", LOOK) from fault
 
 
-def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
+def _from_own(path: Path, values: dict[str, Any]) -> Parsed:
     given = _section(path, values, "preprocessing") if "preprocessing" in values else values
     for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
         if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
-            raise UsageError(
-                f"{path}: {field} is missing; it must be stated, {none} where nothing is done",
-                LOOK,
-            )
+            raise UsageError(f"{path}: {field} is missing; it must be stated, {none} where nothing is done")
     squares = {field: _edges(path, field, given[field]) for field in ("size", "resize_size") if field in given}
     return given | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
 
 
-def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
+def _from_open_clip(path: Path, values: dict[str, Any]) -> Parsed:
     """Read a configuration of open_clip.
 
     It is read as image_transform reads transform.PreprocessCfg; absent values are that class's defaults.
@@ -155,8 +150,9 @@ def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
         raise UsageError(f"{path}: mode is {given['mode']!r}; only RGB is supported")
     size = given.get("size")
     if size is None:
-        vision = values.get("model_cfg", {}).get("vision_cfg", {}) if isinstance(values.get("model_cfg"), dict) else {}
-        size = vision.get("image_size") if isinstance(vision, dict) else None
+        size = values
+        for key in ("model_cfg", "vision_cfg", "image_size"):
+            size = size.get(key) if isinstance(size, dict) else None
     edges = _edges(path, "size", size)
     mode = _one_of(
         path, "resize_mode", get("resize_mode", "resize_mode", "shortest"), ("shortest", "longest", "squash")
@@ -219,7 +215,7 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
     }, defaults
 
 
-def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
+def _from_hugging_face(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Read an image processor of transformers.
 
     It may resize, crop at the centre, rescale, normalise; other steps are refused.
@@ -229,7 +225,6 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
     for key, value in values.items():
         if value and not _KNOWN.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
             raise UsageError(f"{path}: {key} is {str(value)[:60]}; this step is not supported")
-    defaults = {"crop_rounding": "transformers"}
     crops = bool(values.get("do_center_crop", False))
     if values.get("do_resize", True):
         mode, resize_size = _hugging_face_resize(path, values)
@@ -256,7 +251,7 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
     if values.get("do_normalize", True):
         fields["mean"] = _triple(path, "image_mean", values.get("image_mean"))
         fields["std"] = _triple(path, "image_std", values.get("image_std"))
-    return fields, defaults
+    return fields
 
 
 def _kind_of(values: dict[str, Any]) -> str:

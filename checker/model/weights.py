@@ -9,8 +9,8 @@ and lengths itself.
 Files of weights are digested first, and ONNX Runtime reads them some time later, by name. Whoever can rename their
 folder in between can have others read, and put the first ones back before anybody looks again: their stamps have not
 changed. On Linux an open folder has a name of its own, which leads to it wherever it was moved to; that name is passed
-on. Inside the folder no file can be exchanged unseen: renaming one changes its status (`stamp`). On other systems only
-the stamps are checked.
+on. Inside the folder no file can be exchanged unseen: renaming one changes its status (`stamp_of`). On other systems
+only the stamps are checked.
 
 A large model file is treated the same way: it is mapped, not copied, and ONNX Runtime maps its weights by their places
 in it. Linux stamps only the first write through a memory map until that write is on the disk: so a file is brought
@@ -27,6 +27,7 @@ import hashlib
 import math
 import mmap
 import os
+import re
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,7 +58,7 @@ class ExternalFile:
     """as the model names it"""
     path: Path
     stamps: dict[Path, tuple[int, ...]]
-    """`stamp` of the file, taken before it was digested, and of the folders between the model's and it"""
+    """`stamp_of` the file, taken before it was digested, and of the folders between the model's and it"""
     size_bytes: int
     digest: str
 
@@ -145,18 +146,13 @@ def _digest_of(file: BufferedReader) -> str:
     return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamp(path: Path) -> tuple[int, ...]:
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
     """Return numbers that change with every write.
 
-    They also change where another file was put in its place. Raises OSError.
+    They also change where another file was put in its place.
 
     The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
     """
-    return stamp_of(path.stat())
-
-
-def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return the numbers of a status (`stamp`)."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -174,7 +170,7 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
     own = model.resolve().name
     for file in external:
         try:
-            same = all(stamp(path) == before for path, before in file.stamps.items())
+            same = all(stamp_of(path.stat()) == before for path, before in file.stamps.items())
         except OSError:  # gone
             same = False
         if not same:
@@ -223,12 +219,12 @@ def parse_light(content: Bytes) -> tuple[ModelProto, Places]:
         return ModelProto.FromString(content[:]), {}
 
 
-def restore(proto: ModelProto, content: Bytes, places: Places) -> ModelProto:
-    """Copy a model with its large weights. `parse_light` left their data in `content`."""
+def restore(proto: ModelProto, weights: Weights) -> ModelProto:
+    """Copy a model with its large weights. `parse_light` left their data in the file's content."""
     whole = copy.deepcopy(proto)
     for tensor in whole.graph.initializer:
-        if tensor.name in places:
-            tensor.raw_data = content[places[tensor.name]]
+        if tensor.name in weights.places:
+            tensor.raw_data = weights.content[weights.places[tensor.name]]
     return whole
 
 
@@ -324,18 +320,10 @@ def _key(number: int, size: int) -> bytes:
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
 AGAIN = "download or export it again"
-PACKED_BITS = {  # types of which a byte holds several values, where the installed onnx has them
-    number: bits
-    for name, bits in (
-        ("INT4", 4),
-        ("UINT4", 4),
-        ("FLOAT4E2M1", 4),
-        ("INT2", 2),
-        ("UINT2", 2),
-        ("FLOAT6E2M3", 6),
-        ("FLOAT6E3M2", 6),
-    )
-    if (number := dict(TensorProto.DataType.items()).get(name)) is not None
+PACKED_BITS = {  # types of which a byte holds several values: INT4, FLOAT4E2M1, …
+    number: int(match[1])
+    for name, number in TensorProto.DataType.items()
+    if (match := re.fullmatch(r"U?(?:INT|FLOAT)([1-7])(?:E.*)?", name))
 }
 
 

@@ -96,7 +96,7 @@ def head_part(opened: ModelFile) -> HeadPart:
     if not in_integers:
         kind = layers.types.get(start, TensorProto.FLOAT)
         graph.node.append(make_node("Cast", [INPUT], [start], to=kind))
-    nodes, needed = needed_nodes(proto.graph.node, path[-1], without=start)
+    nodes, needed = needed_nodes(proto.graph.node, path[-1:], without=start)
     if opened.image_input.name in needed:
         raise CannotAssessError(
             f"{where}: scores {path[-1]!r} need more of the image than {start!r}; a head reads one tensor",

@@ -117,16 +117,16 @@ def hub_cache(root: Path, blob_of_data: str) -> Path:
 def test_links(tmp_path: Path, model: Path) -> None:
     """Those of a hub's cache are followed, and that of a model; those of weights lead nowhere else."""
     file = read_onnx(hub_cache(tmp_path / "hub", "models--x/blobs/b1"))
-    assert file.external_folder is not None
-    assert file.external_folder.resolve() == tmp_path / "hub/models--x/blobs"
+    assert file.weights.folder is not None
+    assert file.weights.folder.resolve() == tmp_path / "hub/models--x/blobs"
     assert file.external[0].path.name == "b1"
     assert {entry.value for entry in file.proto.graph.initializer[0].external_data if entry.key == "location"} == {"b1"}
     fails(hub_cache(tmp_path / "other", "models--y/blobs/b1"), "leaves the model's folder")
     link = tmp_path / "hub" / "current.onnx"
     link.symlink_to(model)
     file = read_onnx(link)
-    assert file.external_folder is not None
-    assert file.external_folder.resolve() == tmp_path / "m"
+    assert file.weights.folder is not None
+    assert file.weights.folder.resolve() == tmp_path / "m"
     data = model.with_name("m.onnx.data").rename(tmp_path / "hub" / "data")
     model.with_name("m.onnx.data").symlink_to(data)
     fails(model, "leaves the model's folder")

@@ -42,7 +42,7 @@ def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
     assert {name: place.stop - place.start for name, place in file.weights.places.items()} == {
         "proj": 24 * FEATURES * 4
     }
-    assert restore(file.proto, file.content, file.weights.places) == whole
+    assert restore(file.proto, file.weights) == whole
     for tensor, expected in zip(file.proto.graph.initializer, whole.graph.initializer, strict=True):
         assert_array_equal(values_of(tensor, file.weights), to_array(expected))
 
@@ -110,7 +110,7 @@ def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple
             continue
         proto, places = parse_light(content)
         # serialised, since values that are not a number differ from themselves
-        assert restore(proto, content, places).SerializeToString() == expected.SerializeToString()
+        assert restore(proto, Weights(None, content, places)).SerializeToString() == expected.SerializeToString()
 
 
 def field(number: int, content: bytes) -> bytes:
