@@ -9,7 +9,7 @@ import pytest
 
 from robustcheck_onnx.checker.cli import process
 from support import Capture, Patch, Place, lookup, normal, robustcheck
-from support.bad_input import GROUP_OF, Typed
+from support.bad_input import GROUP_OF, Done, Run, Typed
 from support.terminal import OnATerminal, Terminal
 
 
@@ -36,6 +36,18 @@ def here(_models: Path, tmp_path: Path, monkeypatch: Patch) -> Path:
 def run(capfd: Capture) -> Typed:
     """Type a command line in this process: `run("pass.onnx --images photos", **environment)`."""
     return Typed(capfd)
+
+
+@pytest.fixture
+def ends(run: Run) -> Run:
+    """Type a command line that must end with this code, and with these texts on stderr: `ends(2, "pass.onnx", "x")`."""
+
+    def typed(code: int, line: str, *said: str, **environment: str) -> Done:
+        done = run(line, **environment)
+        assert (done.returncode, [text for text in said if text not in done.stderr]) == (code, []), done.stderr
+        return done
+
+    return typed
 
 
 @pytest.fixture

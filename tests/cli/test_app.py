@@ -23,9 +23,9 @@ PASS = "pass.onnx --images photos"
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
 
 
-def test_pass_exits_0_with_the_report_on_stdout_alone(run: Run) -> None:
-    done = run(PASS)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_pass_exits_0_with_the_report_on_stdout_alone(run: Run, ends: Run) -> None:
+    done = ends(0, PASS)
+    assert done.stderr == ""
     assert done.stdout.splitlines()[-1].startswith("━━ ✓ PASS · exit code 0 ━")
     assert " ".join(done.stdout.split()).count("not a proof, and it says nothing of accuracy") == 1
     whole = run(f"{PASS} -v").stdout
@@ -77,19 +77,18 @@ def test_a_signal_counts_before_the_pipe_that_broke_when_it_came() -> None:
         assert process.explain(fault, CommandLine())[0] == code
 
 
-def test_a_file_with_a_verbs_name_is_reached_by_its_path(run: Run) -> None:
+def test_a_file_with_a_verbs_name_is_reached_by_its_path(ends: Run) -> None:
     Path("pass.onnx").rename("doctor")
-    assert run("./doctor --images photos -qq").returncode == 0
+    ends(0, "./doctor --images photos -qq")
 
 
 @pytest.mark.process
-def test_doctor_names_the_runtime_and_hints_at_models_in_a_folder_of_its_name(run: Run) -> None:
+def test_doctor_names_the_runtime_and_hints_at_models_in_a_folder_of_its_name(ends: Run) -> None:
     Path("doctor").mkdir()
     Path("doctor/m.onnx").touch()
-    done = run("doctor")
-    assert (done.returncode, "ONNX Runtime" in done.stdout) == (0, True)
-    said = "hint: doctor is a command; for the models in the folder doctor: robustcheck check doctor\n"
-    assert done.stderr == said
+    done = ends(0, "doctor")
+    assert "ONNX Runtime" in done.stdout
+    assert done.stderr == "hint: doctor is a command; for the models in the folder doctor: robustcheck check doctor\n"
 
 
 # --------------------------------------------------------------------------------------------------- signals

@@ -22,11 +22,11 @@ OFFERED = {
 }
 
 
-def test_words_are_completed(run: Run) -> None:
+def test_words_are_completed(ends: Run) -> None:
     for line, offered in OFFERED.items():
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
-        done = run("", **{ASK: "complete_bash"}, **words)
-        assert (done.returncode, done.stdout.split(), done.stderr) == (0, offered, ""), line
+        done = ends(0, "", **{ASK: "complete_bash"}, **words)
+        assert (done.stdout.split(), done.stderr) == (offered, "")
 
 
 @pytest.mark.process
@@ -42,24 +42,23 @@ COMP_WORDS=(robustcheck model.onnx --thr); COMP_CWORD=2; ask
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "json junit\n--thresholds\n")
 
 
-def test_other_shells_have_a_script(run: Run) -> None:
+def test_other_shells_have_a_script(run: Run, ends: Run) -> None:
     for shell, sign in (("zsh", "#compdef robustcheck"), ("fish", "complete --command robustcheck")):
-        done = run(f"--show-completion {shell}")
-        assert (done.returncode, done.stderr, sign in done.stdout) == (0, "", True)
+        done = ends(0, f"--show-completion {shell}")
+        assert (done.stderr, sign in done.stdout) == ("", True)
         # what such a script asks for when it runs
         words = {"_TYPER_COMPLETE_ARGS": "robustcheck model.onnx --thr", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
         assert "--thresholds" in run("", **words, **{ASK: f"complete_{shell}"}).stdout
 
 
-def test_install_writes_into_the_home_of_the_caller(here: Path, run: Run) -> None:
-    done = run("--install-completion bash", HOME=str(here / "home"))
-    assert done.returncode == 0, done.stderr
+def test_install_writes_into_the_home_of_the_caller(here: Path, run: Run, ends: Run) -> None:
+    done = ends(0, "--install-completion bash", HOME=str(here / "home"))
     script = next(path for path in (here / "home").rglob("*robustcheck*") if path.is_file())
     assert script.read_text().strip() == run("--show-completion bash").stdout.strip()
     assert str(script) in done.stdout
 
 
-def test_a_shell_that_is_not_known_is_a_usage_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_that_is_not_known_is_a_usage_error(ends: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     shellingham: Any = pytest.importorskip("shellingham")
 
     def none_found() -> None:
@@ -68,17 +67,17 @@ def test_a_shell_that_is_not_known_is_a_usage_error(run: Run, monkeypatch: pytes
     monkeypatch.setattr(shellingham, "detect_shell", none_found)  # a test can't choose the processes above it
     for option in ("--show-completion", "--install-completion"):
         for words in ("", "tcsh", "bash model.onnx"):
-            assert run(f"{option} {words}", HOME=str(Path.cwd())).returncode == 2
+            ends(2, f"{option} {words}", HOME=str(Path.cwd()))
 
 
-def test_a_check_in_a_shell_that_asks_for_completion_is_a_check(run: Run) -> None:
+def test_a_check_in_a_shell_that_asks_for_completion_is_a_check(ends: Run) -> None:
     words = {"COMP_WORDS": "robustcheck che", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "robustcheck che"}
     for asked in ("complete_bash", "complete_zsh", "source_bash", "", "nonsense"):
         for call in ("missing.onnx", "check missing.onnx"):
-            done = run(call, **words, **{ASK: asked})
-            assert (done.returncode, done.stdout) == (2, "")
+            done = ends(2, call, **words, **{ASK: asked})
+            assert done.stdout == ""
 
 
-def test_a_question_that_makes_no_sense_is_never_a_verdict(run: Run) -> None:
+def test_a_question_that_makes_no_sense_is_never_a_verdict(ends: Run) -> None:
     for asked in ("nonsense", "complete_tcsh", "complete_bash", "explain_zsh"):
-        assert run("", **{ASK: asked}, COMP_WORDS="", COMP_CWORD="x").returncode == 70
+        ends(70, "", **{ASK: asked}, COMP_WORDS="", COMP_CWORD="x")

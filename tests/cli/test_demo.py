@@ -78,7 +78,7 @@ def test_nothing_is_left_without_keep_and_the_work_is_shown(
     assert stages_of(shown)[:3] == stages
 
 
-def test_what_is_not_kept(run: Run, monkeypatch: Patch) -> None:
+def test_what_is_not_kept(ends: Run, monkeypatch: Patch) -> None:
     Path("mine").mkdir()
     Path("mine/planted.onnx").write_text("mine")
     before = sorted(Path().rglob("*"))
@@ -90,7 +90,6 @@ def test_what_is_not_kept(run: Run, monkeypatch: Patch) -> None:
     ):
         if code == 70:
             monkeypatch.setattr(demo, "PLANTED_SD", -1.0)
-        done = run(f"demo --keep {place}")
-        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        ends(code, f"demo --keep {place}", said)
     assert sorted(Path().rglob("*")) == before
     assert Path("mine/planted.onnx").read_text() == "mine"

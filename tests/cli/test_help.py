@@ -48,10 +48,9 @@ def understood(words: list[str]) -> str:
         group = command
 
 
-def test_every_verb_shows_an_example_of_itself_names_no_type_and_fits(run: Run) -> None:
+def test_every_verb_shows_an_example_of_itself_names_no_type_and_fits(ends: Run) -> None:
     for verb in VERBS:
-        done = run(f"{verb} --help", COLUMNS="80")
-        assert done.returncode == 0
+        done = ends(0, f"{verb} --help", COLUMNS="80")
         assert max(map(len, done.stdout.splitlines())) <= 80, verb
         assert not re.search(r"<\w+.*?>|docs/", done.stdout), verb  # nor a page that a package lacks
         assert not re.search(r"--(debug|no-time|no-ci|plan|force|help|version) \S", done.stdout)  # a flag has no value
@@ -112,12 +111,12 @@ def test_a_value_that_an_option_does_not_know_is_refused() -> None:
 
 
 @pytest.fixture
-def printed(run: Run) -> Callable[[str], str]:
+def printed(ends: Run) -> Callable[[str], str]:
     """What a command line without a fault prints."""
 
     def print_(words: str) -> str:
-        done = run(words)
-        assert (done.returncode, done.stderr) == (0, "")
+        done = ends(0, words)
+        assert done.stderr == ""
         return done.stdout
 
     return print_

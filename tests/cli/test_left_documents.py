@@ -30,18 +30,17 @@ def code_in(path: str) -> int:
 
 
 @pytest.fixture
-def no_pass_stands(here: Path, run: Run) -> Callable[[str, int], None]:
+def no_pass_stands(here: Path, ends: Run) -> Callable[[str, int], None]:
     """Type a command line where a PASS stands in every form: each is gone afterwards."""
     (here / "empty").mkdir()
-    assert run(f"pass.onnx --images photos -qq {OUTPUTS}").returncode == 0
+    ends(0, f"pass.onnx --images photos -qq {OUTPUTS}")
     earlier = {form: (here / f"pass.{form}").read_bytes() for form in FORMS}
     assert [form for form in FORMS if not PASS.search(earlier[form])] == ["gitlab"]  # there an empty list
 
     def stands(words: str, code: int) -> None:
         for form, content in earlier.items():
             (here / f"pass.{form}").write_bytes(content)
-        done = run(f"check -qq {OUTPUTS} {words}")
-        assert done.returncode == code, (words, done.stderr)
+        ends(code, f"check -qq {OUTPUTS} {words}")
         for form, content in earlier.items():
             left = (here / f"pass.{form}").read_bytes()
             assert (left != content, PASS.search(left)) == (True, None), (words, form)
@@ -94,7 +93,9 @@ def test_nor_where_the_measurement_fails(
         ("pass.onnx --bogus --config none.toml", {"ROBUSTCHECK_OUTPUT": "json, json=report.json"}, ""),
     ],
 )
-def test_nor_where_settings_say_the_report_goes(words: str, variables: dict[str, str], lines: str, run: Run) -> None:
+def test_nor_where_settings_say_the_report_goes(
+    words: str, variables: dict[str, str], lines: str, run: Run, ends: Run
+) -> None:
     Path("other.json").write_text(PASSED, encoding="utf-8")
     Path("settings").mkdir()
     for folder in (Path(), Path("settings")):
@@ -104,15 +105,15 @@ def test_nor_where_settings_say_the_report_goes(words: str, variables: dict[str,
     assert (run(words, **variables).returncode, code_in(report)) == (2, 2)
     for own in ("--isolated", "-o json=other.json"):
         Path(report).write_text(PASSED, encoding="utf-8")
-        assert run(f"{own} --bogus {words}", **variables).returncode == 2
+        ends(2, f"{own} --bogus {words}", **variables)
         assert Path(report).read_text(encoding="utf-8") == PASSED  # this run would not write it
     assert code_in("other.json") == 2
 
 
-def test_an_error_replaces_a_report_of_ours_and_nothing_else(here: Path, run: Run) -> None:
+def test_an_error_replaces_a_report_of_ours_and_nothing_else(here: Path, ends: Run) -> None:
     Path("mine.json").write_text('{"mine": 1}', encoding="utf-8")
     before = sorted(here.iterdir())
-    assert run("text.onnx -o json=mine.json").returncode == 3
+    ends(3, "text.onnx -o json=mine.json")
     assert Path("mine.json").read_text(encoding="utf-8") == '{"mine": 1}'
     assert sorted(here.iterdir()) == before
 
@@ -123,8 +124,8 @@ def test_a_question_writes_its_error_as_a_page(here: Path, run: Run) -> None:
         assert "<title>ERROR: " in Path(f"{verb}.html").read_text(encoding="utf-8")
 
 
-def test_a_pipe_that_a_settings_file_names_is_not_waited_for(here: Path, run: Run) -> None:
+def test_a_pipe_that_a_settings_file_names_is_not_waited_for(here: Path, ends: Run) -> None:
     os.mkfifo("pipe.json")
     Path("robustcheck.toml").write_text('output = ["json=pipe.json"]', encoding="utf-8")
-    assert run("text.onnx").returncode == 2
+    ends(2, "text.onnx")
     assert Path("pipe.json").is_fifo()

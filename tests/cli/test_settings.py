@@ -186,15 +186,14 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
             assert document[key] == default, key
 
 
-def test_init_writes_it_and_replaces_nothing(run: Run) -> None:
+def test_init_writes_it_and_replaces_nothing(ends: Run) -> None:
     file = Path("robustcheck.toml")
-    assert run("init").returncode == 0
+    ends(0, "init")
     assert file.read_text(encoding="utf-8") == settings.template()
     say("seed = 1\n")
-    done = run("init")
-    assert (done.returncode, done.stdout, file.read_text(encoding="utf-8")) == (2, "", "seed = 1\n")
-    assert "robustcheck init robustcheck.toml --force" in done.stderr
-    assert run("init --force").returncode == 0
+    done = ends(2, "init", "robustcheck init robustcheck.toml --force")
+    assert (done.stdout, file.read_text(encoding="utf-8")) == ("", "seed = 1\n")
+    ends(0, "init --force")
 
 
 # ------------------------------------------------------------------------------------------ the command
@@ -250,10 +249,9 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
     assert (rows["log-file"], rows["no-time"]) == (["none", "default"], ["false", "default"])
 
 
-def test_waivers_open_the_gate_until_they_expire(run: Run) -> None:
+def test_waivers_open_the_gate_until_they_expire(ends: Run) -> None:
     say(VALID)
-    done = run(f"{WARN} -o json=r.json")
-    assert done.returncode == 0, done.stderr
+    done = ends(0, f"{WARN} -o json=r.json")
     assert "▲ WARN · absent (waived) · exit code 0" in done.stdout
     assert "! too_weak: waived by vision@example.org until 2999-01-01: as above" in done.stdout
     report = read_json("r.json")
@@ -261,49 +259,47 @@ def test_waivers_open_the_gate_until_they_expire(run: Run) -> None:
     assert "waived in robustcheck.toml" in report["gate"]["rule"]
     assert report["gate"]["loosening"] == [{"setting": "waivers", "value": "2 in all", "source": "robustcheck.toml"}]
     say(WAIVERS.format(expires="2020-01-01"))
-    done = run(WARN)
-    assert done.returncode == 1
+    done = ends(1, WARN)
     assert "▲ WARN · absent · exit code 1" in done.stdout
     assert "! too_weak: a waiver by vision@example.org expired on 2020-01-01" in done.stdout
     say(f'{VALID}models = ["other/*"]\n')
-    assert run(f"{WARN} -qq").returncode == 1
-    assert run(f"{WARN} -qq --isolated").returncode == 1
+    ends(1, f"{WARN} -qq")
+    ends(1, f"{WARN} -qq --isolated")
 
 
-def test_a_waiver_of_an_earlier_reason_names_the_new_one_and_holds_by_its_own_profile(run: Run) -> None:
+def test_a_waiver_of_an_earlier_reason_names_the_new_one_and_holds_by_its_own_profile(run: Run, ends: Run) -> None:
     for old, new in RENAMED.items():
         say(VALID.replace("too_weak", old))
         done = run(f"{WARN} -qq")
         said = f"robustcheck.toml: waiver of {old}: profile default-3 has no such reason; it is now {new}"
         assert (done.returncode, done.stderr) == (2, f"error: {said}\nhint: robustcheck explain {new.split()[0]}\n")
     say(VALID.replace("too_weak", "low_kurtosis").replace("not_persistent", "no_persistent_outlier_features"))
-    done = run(f"{WARN} --thresholds default-2")
-    assert (done.returncode, "(waived)" in done.stdout) == (0, True), done.stderr
+    assert "(waived)" in ends(0, f"{WARN} --thresholds default-2").stdout
 
 
-def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(run: Run) -> None:
+def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(run: Run, ends: Run) -> None:
     for words, source in (("", "ROBUSTCHECK_FAIL_ON"), ("--fail-on never", "command line")):
         done = run(f"{WARN} -o json {words}", ROBUSTCHECK_FAIL_ON="" if words else "never")
         report = json.loads(done.stdout)
         assert (done.returncode, report["verdict"]["verdict"]) == (0, "WARN")
         assert report["gate"]["loosening"] == [{"setting": "fail-on", "value": "never", "source": source}]
         assert words or source in report["gate"]["rule"]
-    assert run(f"{WARN} -qq --fail-on warn", ROBUSTCHECK_FAIL_ON="never").returncode == 1
-    assert run("absent.onnx --fail-on never").returncode == 2
-    assert run("text.onnx --fail-on never").returncode == 3
+    ends(1, f"{WARN} -qq --fail-on warn", ROBUSTCHECK_FAIL_ON="never")
+    ends(2, "absent.onnx --fail-on never")
+    ends(3, "text.onnx --fail-on never")
 
 
-def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(run: Run) -> None:
+def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(run: Run, ends: Run) -> None:
     call = "pass.onnx --images photos -qq"
-    done = run(f"{call} --log-file a.log")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = ends(0, f"{call} --log-file a.log")
+    assert (done.stdout, done.stderr) == ("", "")
     text = Path("a.log").read_text(encoding="utf-8")
     steps = ("opening model", "tensor representation", "preprocessing from contract", "session on", "PASS")
     assert [step for step in steps if step not in text] == []
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|DEBUG) ", line) for line in text.splitlines())
     assert "look at 50 images" in run(f"{call} -vv").stderr
     for place in ("pass.onnx", "no/a.log"):  # a log never writes into the model
-        assert run(f"{call} --log-file {place}").returncode == 2
+        ends(2, f"{call} --log-file {place}")
 
 
 def test_the_table_of_the_docs_is_the_model() -> None:
@@ -318,11 +314,11 @@ def test_the_table_of_the_docs_is_the_model() -> None:
         assert (default, about) == (want, info.about), key
 
 
-def test_settings_whose_output_is_no_list_end_as_ever(run: Run) -> None:
+def test_settings_whose_output_is_no_list_end_as_ever(ends: Run) -> None:
     for content in ("output = 5", "output = [5]", "output =", "[output]"):
         say(content)
-        done = run("m.onnx --bogus")
-        assert (done.returncode, done.stderr[:29]) == (2, "error: unknown option --bogus")
+        done = ends(2, "m.onnx --bogus")
+        assert done.stderr[:29] == "error: unknown option --bogus"
 
 
 def test_a_note_names_the_file_for_its_own_values_and_the_environment_for_what_replaces_them() -> None:

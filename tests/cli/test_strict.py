@@ -151,20 +151,21 @@ def test_no_hint_leaves_the_photos_out() -> None:
 # -------------------------------------------------------------------------------------------------- waivers
 
 
-def test_the_command_line_may_name_a_file_of_waivers(run: Run) -> None:
+def test_the_command_line_may_name_a_file_of_waivers(ends: Run) -> None:
     say(WAIVERS, "w.toml")
-    done = run(f"{STRICT} -o json --waivers w.toml -- warn.onnx")
-    assert done.returncode == 0, done.stderr
+    done = ends(0, f"{STRICT} -o json --waivers w.toml -- warn.onnx")
     gate = json.loads(done.stdout)["gate"]
     assert "every reason for WARN is waived in w.toml" in gate["rule"]
     assert gate["loosening"] == [{"setting": "waivers", "value": "2 in all", "source": "w.toml"}]
-    assert run("pass.onnx --waivers w.toml -o json=w.toml").returncode == 2
+    ends(2, "pass.onnx --waivers w.toml -o json=w.toml")
     assert Path("w.toml").read_text(encoding="utf-8") == WAIVERS  # no report replaces it
     Path("w.toml").rename("robustcheck.toml")
-    done = run(f"{STRICT} -o json -- warn.onnx")
-    assert done.returncode == 2
-    assert "robustcheck.toml: waivers is 2 in all; with --strict only the command line" in done.stderr
-    assert "hint: remove it there, or type --waivers FILE" in done.stderr
+    ends(
+        2,
+        f"{STRICT} -o json -- warn.onnx",
+        "robustcheck.toml: waivers is 2 in all; with --strict only the command line",
+        "hint: remove it there, or type --waivers FILE",
+    )
 
 
 def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_settings_file() -> None:
@@ -181,13 +182,15 @@ def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_setting
 # ---------------------------------------------------------------------------------------------- the command
 
 
-def test_a_gate_names_its_photos(here: Path, run: Run) -> None:
-    done = run("check --strict -o json=r.json -- pass.onnx")
-    assert done.returncode == 2
-    assert "error: --images is missing; with --strict you must name the photos" in done.stderr
-    assert "hint: --images photos/" in done.stderr
+def test_a_gate_names_its_photos(here: Path, run: Run, ends: Run) -> None:
+    done = ends(
+        2,
+        "check --strict -o json=r.json -- pass.onnx",
+        "error: --images is missing; with --strict you must name the photos",
+        "hint: --images photos/",
+    )
     assert read_json("r.json")["error"]["exit_code"] == 2
-    assert run(f"{STRICT} -qq -- pass.onnx").returncode == 0
+    ends(0, f"{STRICT} -qq -- pass.onnx")
     demo.write(here / "planted.onnx", "planted", *demo.train())
     done = run("check --strict --images bundled -o json -- planted.onnx")
     report = json.loads(done.stdout)
@@ -196,37 +199,31 @@ def test_a_gate_names_its_photos(here: Path, run: Run) -> None:
     assert (report["binding"]["settings"]["images"], report["gate"]["loosening"]) == (None, [])
 
 
-def test_a_name_that_reads_as_help_is_no_pass(run: Run) -> None:
+def test_a_name_that_reads_as_help_is_no_pass(ends: Run) -> None:
     for word in ("--help", "-h", "-qh", "--show-settings"):
-        assert run(f"{STRICT} {word}").returncode == 2
-        done = run(f"{STRICT} -o json=r.json -- {word}")
-        assert (done.returncode, f"error: {word}: no such file" in done.stderr) == (2, True)
+        ends(2, f"{STRICT} {word}")
+        ends(2, f"{STRICT} -o json=r.json -- {word}", f"error: {word}: no such file")
         assert read_json("r.json")["error"]["exit_code"] == 2
 
 
-def test_a_name_before_the_dashes_is_refused(run: Run) -> None:
+def test_a_name_before_the_dashes_is_refused(ends: Run) -> None:
     """As a shell writes `*.onnx` where the checkout holds a file `--config=.evil.onnx`."""
     say('fail-on = "never"\n', ".evil.onnx")
     say("no model", "--config=.evil.onnx")
     glob = "--config=.evil.onnx pass.onnx"
     for call in (f"{STRICT} {glob}", f"pass.onnx {STRICT.removeprefix('check ')}"):
-        done = run(call)
-        assert done.returncode == 2
-        assert "MODEL.onnx is 'pass.onnx', before --; with --strict models are named after --" in done.stderr
-    assert run(f"{STRICT} --config=.evil.onnx").returncode == 2
-    done = run(f"{STRICT} -- {glob}")
-    assert (done.returncode, "--config=.evil.onnx" in done.stdout) == (3, True)
+        ends(2, call, "MODEL.onnx is 'pass.onnx', before --; with --strict models are named after --")
+    ends(2, f"{STRICT} --config=.evil.onnx")
+    assert "--config=.evil.onnx" in ends(3, f"{STRICT} -- {glob}").stdout
 
 
-def test_the_report_says_who_loosens(run: Run) -> None:
-    done = run(f"{STRICT} --max-images 60 --fail-on never -o terminal -o json=r.json -- warn.onnx")
-    assert done.returncode == 0, done.stderr
+def test_the_report_says_who_loosens(ends: Run) -> None:
+    done = ends(0, f"{STRICT} --max-images 60 --fail-on never -o terminal -o json=r.json -- warn.onnx")
     assert done.stdout.splitlines()[1] == "! --fail-on is never (command line): WARN does not fail this run"
     told = read_json("r.json")["gate"]["loosening"]
     assert [each["setting"] for each in told] == ["max-images", "fail-on"]
     say('images = "photos"\nfail-on = "never"\ndevice = "cpu"\n')
-    done = run("warn.onnx -o terminal -o json=r.json", ROBUSTCHECK_SEED="3", COLUMNS="120")
-    assert done.returncode == 0, done.stderr
+    done = ends(0, "warn.onnx -o terminal -o json=r.json", ROBUSTCHECK_SEED="3", COLUMNS="120")
     assert done.stdout.splitlines()[1] == (
         "! can loosen the gate: images photos, fail-on never (robustcheck.toml); seed 3 (ROBUSTCHECK_SEED)"
     )
