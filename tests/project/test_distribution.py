@@ -19,6 +19,7 @@ from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
 from support import INSTALLED, ROOT, Patch, onnx_models, read_json
+from support.bad_input import environment, python, run
 from support.scripts import load
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -66,11 +67,6 @@ def test_the_lowest_versions_are_those_that_are_admitted() -> None:
         assert f"{pinned[name]}.".startswith(f"{lowest}."), name
 
 
-def test_the_command_has_the_distributions_name_too() -> None:
-    """`uvx NAME` and `pipx run NAME` start the command that is named as the distribution."""
-    assert PROJECT["scripts"]["robustcheck"] == PROJECT["scripts"]["robustcheck-onnx"]
-
-
 def test_the_licences_are_the_codes_and_the_photos() -> None:
     table = (ROOT / "checker" / "photos" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     photos = {row.split(" | ")[2] for row in table.splitlines() if re.match(r"\| \S+\.jpg \|", row)}
@@ -95,15 +91,8 @@ def test_the_licences_are_the_codes_and_the_photos() -> None:
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone: git lists what must be in the sdist")
 def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
     clone = tmp_path / "clone"  # a build leaves a folder behind
-    checkout = [
-        "git",
-        "-c",
-        "core.autocrlf=true",
-        "checkout-index",
-        "-a",
-        f"--prefix={clone}/",
-    ]  # as git of Windows does
-    subprocess.run(checkout, cwd=ROOT, check=True)
+    as_windows = ("git", "-c", "core.autocrlf=true")
+    subprocess.run([*as_windows, "checkout-index", "-a", f"--prefix={clone}/"], cwd=ROOT, check=True)
     tracked = {path.relative_to(clone) for path in clone.rglob("*") if path.is_file()}
     assert not [path for path in clone.rglob("*") if path.is_symlink()]
     assert not [name for name in tracked if name.suffix != ".jpg" and b"\r" in (clone / name).read_bytes()]
@@ -138,7 +127,8 @@ def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(small:
     bounds = set[str]()
     for project, name in ((ours, "robustcheck-onnx"), (theirs, "robustcheck-onnx-cpu")):
         assert project.pop("name") == name
-        project["start"] = project["scripts"].pop(name)
+        project["start"] = project["scripts"].pop(name)  # `uvx NAME` and `pipx run NAME` start it
+        assert project["start"] == project["scripts"]["robustcheck"]
         asked = [Requirement(one) for one in project.pop("dependencies")]
         project["others"] = [str(one) for one in asked if not one.name.startswith("onnxruntime")]
         bounds |= {str(one.specifier) for one in asked if one.name.startswith("onnxruntime")}
@@ -172,12 +162,23 @@ def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(mo
 
 @pytest.mark.long
 def test_the_small_distributions_command_and_package_work_under_its_name(small: Path, tmp_path: Path) -> None:
-    """Nothing asks for the metadata of robustcheck-onnx, which is not there."""
+    """Every file is installed, and used in the clone's root, too; nothing asks for the metadata of robustcheck-onnx."""
     site = tmp_path / "site"
     words = ["-q", "--no-deps", "--no-build-isolation", "--target", str(site), "."]
     subprocess.run([sys.executable, "-m", "pip", "install", *words], cwd=small, check=True, capture_output=True)
     (installed,) = site.glob("*.dist-info")
     assert installed.name == f"robustcheck_onnx_cpu-{VERSION}.dist-info"
+    package, there = site / "robustcheck_onnx", environment(PYTHONPATH=str(site))
+    for room in ("face", "checker", "exporters", "thresholds"):
+        files = [path.relative_to(small / room) for path in (small / room).rglob("*") if path.is_file()]
+        assert [file for file in files if not (package / room.replace("face", "") / file).is_file()] == []
+    assert (package / "py.typed").is_file()
+    used = "import inspect, robustcheck_onnx as rc; print(rc.__file__, inspect.getfile(rc.check))"
+    for folder in (small, ROOT, tmp_path):
+        shown = python(used, folder=folder, env=there).stdout
+        assert shown == f"{package / '__init__.py'} {package / 'checker' / 'pipeline.py'}\n"
+        module = run([sys.executable, "-m", "robustcheck_onnx", "--version"], folder, env=there)
+        assert module.stdout == f"robustcheck {VERSION}\n"
     code = f"""
 import importlib.metadata as metadata, sys
 sys.path.insert(0, {str(site)!r})
@@ -193,7 +194,7 @@ from robustcheck_onnx.checker import cli
 assert cli.main(["demo", "--keep", "kept"]) == 0
 cli.main(["doctor"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = python(code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     for said in ("WARN", "PASS", f"robustcheck-onnx-cpu {VERSION}, "):
         assert said in done.stdout

@@ -2,9 +2,7 @@
 
 import ast
 import inspect
-import os
 import re
-import shutil
 import subprocess
 import sys
 import typing
@@ -14,58 +12,20 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.text import VERSION
-from support import Place
-from support.bad_input import agrees
-
-ROOT = Path(__file__).parents[2]
-FIRST_USE = "import robustcheck_onnx as rc; print(rc.__file__, inspect.getfile(rc.check), rc.__version__, sep='\\n')"
-
-
-def printed(code: str, folder: Path, **environment: str) -> list[str]:
-    """The lines that a script prints which is started in `folder`, which is on its sys.path then."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **environment},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-@pytest.mark.long
-def test_a_plain_install_is_used_in_the_clones_root(tmp_path: Path) -> None:
-    """A clone after `pip install .`: what it installed, every file of the package, is in site/."""
-    clone = tmp_path / "clone"
-    rooms = {"face": "", "checker": "checker", "exporters": "exporters", "thresholds": "thresholds"}
-    for name in rooms:
-        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, clone / name)
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", "."]
-    subprocess.run(pip, cwd=clone, check=True, capture_output=True)
-    site = clone / "site"
-    package = site / "robustcheck_onnx"
-    for room, inside in rooms.items():
-        files = {path.relative_to(clone / room) for path in (clone / room).rglob("*") if path.is_file()}
-        assert {str(file) for file in files if not (package / inside / file).is_file()} == set()
-    for folder in (clone, ROOT, tmp_path):
-        face, pipeline, version = printed("import inspect; " + FIRST_USE, folder, PYTHONPATH=str(site))
-        assert face == str(package / "__init__.py")
-        assert pipeline == str(package / "checker" / "pipeline.py")
-        assert version == VERSION
-    assert (package / "py.typed").is_file()
-    module = (
-        "import runpy, sys; sys.argv[1:] = ['--version']; runpy.run_module('robustcheck_onnx', run_name='__main__')"
-    )
-    assert printed(module, clone, PYTHONPATH=str(site)) == [f"robustcheck {VERSION}"]
+from support import ROOT, Place
+from support.bad_input import agrees, python
 
 
 @pytest.mark.process
 def test_importing_it_loads_nothing_heavy_and_it_is_what_is_tested(tmp_path: Path) -> None:
     loaded = "print(sorted({'numpy', 'onnx', 'onnxruntime', 'pydantic', 'typer', 'torch'} & sys.modules.keys()))"
-    lazy, errors, used, *first = printed(
+    done = python(
         f"import sys, robustcheck_onnx as rc; dir(rc); rc.__version__; {loaded}; rc.UsageError; {loaded}; "
-        f"rc.check; {loaded}; import inspect; {FIRST_USE}", tmp_path
-    )  # fmt: skip
+        f"rc.check; {loaded}; import inspect; print(rc.__file__, inspect.getfile(rc.check), rc.__version__, sep='\\n')",
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    lazy, errors, used, *first = done.stdout.splitlines()
     assert (lazy, errors) == ("[]", "[]")
     assert used == "['numpy', 'onnx', 'onnxruntime', 'pydantic']"  # the probe can fail
     assert first == [rc.__file__, inspect.getfile(rc.check), VERSION]  # where this process has it: a clone, or a wheel

@@ -1,6 +1,7 @@
 """The questions in each form: terminal, page, Markdown and notebook."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report import charts, layout
 from robustcheck_onnx.checker.report.document import Chart, Curve, Document, Table, cell_of, document_of
 from robustcheck_onnx.checker.scan.records import PersistentFeature
+from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.storage.stores import OURS
 from support import Capture, but, levels, onnx_models, robustcheck
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
@@ -163,6 +165,21 @@ def test_a_notebook_shows_the_short_report(result: Any) -> None:
     for said in (document.summary, document.limits, *document.notes):
         assert said in root.text
     assert list(root.all("table"))
+
+
+def test_a_shift_in_a_notebook(results: dict[str, Any]) -> None:
+    shifted = results["shift"]
+    (first,) = shifted.shifted
+    start = "ShiftReport\\(model='.*', verdict='WARN', agreement='nothing to compare', accuracies={'val': "
+    assert re.match(start, repr(shifted))
+    page = "\n".join(parse(shifted._repr_html_()).texts)
+    assert page.startswith(f"Accuracy under distribution shift · {shifted.model.file}\n")
+    assert f"nothing to compare: {shifted.agreement.sentence}" in page
+    change = [100 * each for each in (first.difference.value, first.difference.low, first.difference.high)]
+    assert "\n{:+.1f} ({:+.1f} to {:+.1f})\n".format(*change) in page
+    beyond = Effective(points=3.25, low=1, high=5.5, expected=0.5, extrapolated=False, baseline="timm")
+    changed = but(shifted, shifted=(but(first, effective_robustness=beyond, result__shift="imagenetv2"),))
+    assert "V2\n+3.2\n+1.0 – +5.5\n" in "\n".join(parse(changed._repr_html_()).texts)
 
 
 def test_hostile_names_stay_text(result: Any) -> None:

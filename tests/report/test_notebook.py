@@ -3,31 +3,23 @@
 import io
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report.words import statistics_of
-from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import Place, but, extra, levels, lookup, normal, reports
+from support import Place, extra, lookup, normal, reports
 from support.comparisons import Workshop, planted
-from support.onnx_models import classifier, encoder, save
+from support.onnx_models import encoder, save
 from support.outcomes import gated
-from support.pages import Element, parse
+from support.pages import parse
 
 EVIL = "<script>alert(1)</script>\x1b[8m\n&.onnx"
-
-
-def texts(element: Element) -> Iterator[str]:
-    for child in element.children:
-        yield from [child] if isinstance(child, str) else texts(child)
 
 
 def told_of(result: Any) -> tuple[str, str]:
@@ -35,7 +27,7 @@ def told_of(result: Any) -> tuple[str, str]:
     root = parse(result._repr_html_())
     assert {e.tag for e in root.all()} <= {"div", "b", "table", "thead", "tbody", "tr", "th", "td"}
     assert {name for e in root.all() for name in e.attributes} == {"style"}
-    return repr(result), "\n".join(texts(root)) + "\n"
+    return repr(result), "\n".join(root.texts) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +44,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory, photos_80: Path) -> rc.Co
     workshop = Workshop(tmp_path_factory.mktemp("compared"), photos_80, lookup.write_lookup_model)
     h = planted(features=(7, 50))
     return workshop.compare(h - (np.arange(384) == 50) * h[:, 50].mean(), h)
-
-
-@pytest.fixture(scope="module")
-def shifted(tmp_path_factory: pytest.TempPathFactory) -> rc.ShiftReport:
-    """Ten classes, of which two occur, and 16 images in each set."""
-    folder = tmp_path_factory.mktemp("shifted")
-    noise = levels(32, 8, 8, 3)
-    for i, pixels in enumerate(noise):
-        place = folder / ("val", "blur")[i % 2] / str(3 * (i % 4 // 2))
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place / f"{i}.png")
-    save(classifier(10), folder / "classes.onnx")
-    return rc.measure_shift(folder / "classes.onnx", folder / "val", folder / "blur", preprocess="imagenet")
 
 
 # ------------------------------------------------------------------------------------------------------ a line
@@ -123,21 +102,6 @@ def test_a_scan_and_a_comparison(scanned: rc.ScanReport, compared: rc.CompareRep
     assert all(f"{r.id} ({r.kind}): {r.seen}" in page for r in compared.verdict.reasons)
     kept = [c.keeps.replace("not required", "–") for c in compared.statistics]
     assert re.findall("^(kept|shrank|undecided|–)$", page, re.MULTILINE) == kept
-
-
-def test_a_shift(shifted: rc.ShiftReport) -> None:
-    line, page = told_of(shifted)
-    (first,) = shifted.shifted
-    assert re.match(
-        "ShiftReport\\(model='.*', verdict='WARN', agreement='nothing to compare', accuracies={'val': ", line
-    )
-    assert page.startswith(f"Accuracy under distribution shift · {shifted.model.file}\n")
-    assert f"nothing to compare: {shifted.agreement.sentence}" in page
-    change = [100 * each for each in (first.difference.value, first.difference.low, first.difference.high)]
-    assert "\n{:+.1f} ({:+.1f} to {:+.1f})\n".format(*change) in page
-    beyond = Effective(points=3.25, low=1, high=5.5, expected=0.5, extrapolated=False, baseline="timm")
-    changed = but(first, effective_robustness=beyond, result__shift="imagenetv2")
-    assert "V2\n+3.2\n+1.0 – +5.5\n" in told_of(but(shifted, shifted=(changed,)))[1]
 
 
 @pytest.mark.long

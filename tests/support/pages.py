@@ -5,65 +5,31 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
+from xml.etree import ElementTree
 
-VOID = {"meta", "br", "img", "link", "input", "hr"}
+VOID = re.compile(r"<((?:meta|br|img|link|input|hr)\b[^>]*?)/?>")
 
 
 class Element:
     """One element of a parsed page."""
 
-    def __init__(self, tag: str, attributes: dict[str, str], parent: Element | None) -> None:
-        self.tag, self.attributes, self.parent = tag, attributes, parent
-        self.children: list[Element | str] = []
+    def __init__(self, tree: ElementTree.Element, parent: Element | None = None) -> None:
+        self.tag, self.attributes, self.parent = tree.tag, tree.attrib, parent
+        self.texts = [*tree.itertext()]
+        self.text = "".join(self.texts)
+        self.children = [Element(child, self) for child in tree]
 
     def all(self, *tags: str) -> Iterator[Element]:
         for child in self.children:
-            if isinstance(child, Element):
-                if not tags or child.tag in tags:
-                    yield child
-                yield from child.all(*tags)
-
-    @property
-    def text(self) -> str:
-        return "".join(child if isinstance(child, str) else child.text for child in self.children)
-
-
-class Strict(HTMLParser):
-    """A parser that takes no page whose elements are not closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.root = self.at = Element("", {}, None)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), f"{tag}: an attribute twice"
-        element = Element(tag, {name: value or "" for name, value in attrs}, self.at)
-        self.at.children.append(element)
-        if tag not in VOID:
-            self.at = element
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert tag == self.at.tag, f"</{tag}> closes <{self.at.tag}>"
-        assert self.at.parent is not None
-        self.at = self.at.parent
-
-    def handle_data(self, data: str) -> None:
-        self.at.children.append(data)
+            if not tags or child.tag in tags:
+                yield child
+            yield from child.all(*tags)
 
 
 def parse(page: str) -> Element:
-    parser = Strict()
-    parser.feed(page)
-    parser.close()
-    assert parser.at is parser.root, f"<{parser.at.tag}> is not closed"
-    return parser.root
+    """Parse a page as XML but for its void elements: all else must be closed in order, no attribute comes twice."""
+    closed = VOID.sub(r"<\1/>", page.removeprefix("<!DOCTYPE html>"))
+    return Element(ElementTree.fromstring(f"<page>{closed}</page>"))
 
 
 def words(root: Element) -> str:
