@@ -33,7 +33,6 @@ from .fit import (
 )
 from .frozen import End
 from .profile import (
-    DECIDING,
     DEFINITIONS,
     Bounds,
     Calibration,
@@ -103,7 +102,7 @@ def fitted_profile(
     table = tables.as_references(some)
     sets = with_traps(table)
     rule = chosen_rule(sets)
-    thresholds = thresholds_of(sets, rule)
+    thresholds = fit(sets, rule).placed
     by_id = {row.id: row for row in some}
     passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if passes(r, thresholds)]
     first = some[0]
@@ -147,9 +146,7 @@ def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
 
     It is the tensor's where the model has it, else the representation's (a classifier has no other).
     """
-    own = {row.id: row for row in rows if row.tensor == tensor}
-    others = {row.id: row for row in rows if row.tensor == TENSORS[0]}
-    by_id = {**others, **own}
+    by_id = {row.id: row for wanted in (TENSORS[0], tensor) for row in rows if row.tensor == wanted}
     return [by_id[name] for name in sorted(by_id)]
 
 
@@ -161,45 +158,45 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
 
     Raises CannotFitError: no tensor can be fitted.
     """
-    fitting_ones = [one for one in compared if not one.fault]
-    if not fitting_ones:
+    ranked = [
+        (-one.left_out_false_pass, one.n_passing, -one.left_out_false_warn, one.gap or 0.0, -TENSORS.index(one.tensor))
+        for one in compared
+        if not one.fault
+    ]
+    if not ranked:
         why = "; ".join(f"{one.tensor}: {one.fault}" for one in compared)
         raise CannotFitError(f"no thresholds can be fitted; {why or 'there is no row'}")
-    best = max(
-        fitting_ones,
-        key=lambda one: (
-            -one.left_out_false_pass,
-            one.n_passing,
-            -one.left_out_false_warn,
-            one.gap or 0.0,
-            -TENSORS.index(one.tensor),
-        ),
-    )
-    return best.tensor
+    return TENSORS[-max(ranked)[-1]]
 
 
 def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
     table = tables.as_references(rows_of(rows, tensor))
     sets, used = with_traps(table), taking_part(table)
     n_with = len(with_label("present", used))
-    counted = {"tensor": tensor, "n_with": n_with, "n_without": len(used) - n_with, "auroc": None}
+    none = TensorFit(
+        tensor=tensor,
+        n_with=n_with,
+        n_without=len(used) - n_with,
+        n_passing=0,
+        auroc=None,
+        left_out_false_pass=0,
+        left_out_false_warn=0,
+        gap=None,
+    )
     try:
         rule = chosen_rule(sets)
     except ValueError as fault:
         why = sorted({r.excluded for r in table if r.excluded})
         said = f"{fault} (left out: {'; '.join(why)})" if why else str(fault)
-        nothing = {"n_passing": 0, "left_out_false_pass": 0, "left_out_false_warn": 0, "gap": None}
-        return TensorFit.model_validate({**counted, **nothing, "fault": said})
+        return none.model_copy(update={"fault": said})
     fitted, alone = fit(sets, rule), judged(_trials(sets, rule))
-    return TensorFit.model_validate(
-        {
-            **counted,
-            "n_passing": n_with - len(fitted.missed),
-            "left_out_false_pass": len(alone.false_pass),
-            "left_out_false_warn": len(alone.false_warn),
-            "gap": fitted.nearest[0][2],
-        }
-    )
+    measured = {
+        "n_passing": n_with - len(fitted.missed),
+        "left_out_false_pass": len(alone.false_pass),
+        "left_out_false_warn": len(alone.false_warn),
+        "gap": fitted.nearest[0][2],
+    }
+    return none.model_copy(update=measured)
 
 
 def with_traps(table: Sequence[Reference]) -> Sets:
@@ -208,12 +205,6 @@ def with_traps(table: Sequence[Reference]) -> Sets:
     These are simulated ones, and two of every one-sided set (`derived_traps`).
     """
     return Sets.of([*table, *traps(), *derived_traps(table)])
-
-
-def thresholds_of(sets: Sets, rule: Rule) -> dict[Statistic, Threshold]:
-    """Return the records of a fit's thresholds."""
-    placed = fit(sets, rule).placed
-    return {name: placed[name].threshold for name in DECIDING}
 
 
 def _trials(sets: Sets, rule: Rule, by: str = "model") -> list[Trial]:
@@ -299,8 +290,8 @@ def profile_of(
         ValueError: no thresholds can be fitted, and why.
     """
     used, sets = taking_part(table), with_traps(table)
-    fitted, thresholds, by_model = fit(sets, rule), thresholds_of(sets, rule), _trials(sets, rule)
-    alone = judged(by_model)
+    fitted, by_model = fit(sets, rule), _trials(sets, rule)
+    thresholds, alone = fitted.placed, judged(by_model)
     present, absent = with_label("present", used), with_label("absent", used)
     n_with, n_without = len(models(present)), len(models(absent))
     passing = {
@@ -383,10 +374,10 @@ def _by_training(used: Sequence[Reference], thresholds: Mapping[Statistic, Thres
     """
     out = []
     for kind in dict.fromkeys(row.training for row in used if row.training):
-        of_kind = [(row.set, passes(row, thresholds)) for row in used if row.training == kind]
-        n_passing = sum(passed for _, passed in of_kind)
+        of_kind = {row.set: passes(row, thresholds) for row in used if row.training == kind}
+        n_passing = sum(of_kind.values())
         rare = n_passing <= len(of_kind) / 2
-        names = tuple(sorted(name for name, passed in of_kind if passed == rare))
+        names = tuple(sorted(name for name, passed in of_kind.items() if passed == rare))
         out.append(Trained(training=kind, n=len(of_kind), n_passing=n_passing, otherwise=names))
     return tuple(out)
 
@@ -449,7 +440,7 @@ IMAGES = "each set on its own photos, in-distribution for its source (the source
 def default_profile(text: str) -> Profile:
     """Make the default profile from a table's text. The table is the reference table."""
     table = tables.references(text)
-    two_sided = thresholds_of(with_traps(table), STRICT_RULE)["two_sidedness"].minimum
+    two_sided = fit(with_traps(table)).placed["two_sidedness"].minimum
     robustness = {  # published; sets whose checkpoint has none are left out
         name: means[0]
         for name, checkpoint in MEASURED.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,25 +47,11 @@ SCALES: dict[str, Scale] = {
 }
 
 
-class ReferenceRow(NamedTuple):
-    """A threshold and the gap around it."""
-
-    minimum: float
-    highest_without: float
-    highest_without_set: str
-    lowest_with: float
-    lowest_with_set: str
-
-    @property
-    def threshold(self) -> Threshold:
-        """Return the record for a profile."""
-        return Threshold(**self._asdict())
-
-
 class Fit(NamedTuple):
     """The thresholds and their judgement of the fitted sets."""
 
-    placed: dict[str, ReferenceRow]
+    placed: dict[Any, Threshold]
+    """by the name of the statistic"""
     missed: tuple[str, ...]
     """sets with the label that do not pass"""
     nearest: tuple[tuple[str, str, float], ...]
@@ -124,7 +111,7 @@ class Sets(NamedTuple):
 
     def keep(self, wanted: Mask) -> Sets:
         """Keep these rows only; wanted: (set,) bool."""
-        return self._replace(rows=tuple(self.rows[i] for i in np.flatnonzero(wanted)), values=self.values[wanted])
+        return self._replace(rows=tuple(compress(self.rows, wanted)), values=self.values[wanted])
 
     def which(self, is_so: Callable[[Reference], bool]) -> Mask:
         """Return which rows satisfy a condition, (set,) bool."""
@@ -173,7 +160,7 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
         worst = factor.argmin()
         lowest = passing[sets.values[passing, best[worst]].argmin()]
         raise ValueError(f"{sets.rows[absent[worst]].set} and {sets.rows[lowest].set} overlap: no threshold parts them")
-    placed = {}
+    fitted = Fit({}, (), ())
     for column, name in enumerate(sets.names):
         values, given = sets.values[:, column], absent[best == column]
         high = passing[values[passing].argmin()]
@@ -182,12 +169,17 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
             highest = given[values[given].argmax()]
             low, of = float(values[highest]), sets.rows[highest].set
         top = float(values[high])
-        placed[name] = ReferenceRow(_between(low, top, scales[name], rule.position), low, of, top, sets.rows[high].set)
-    passed = sets.passing({name: one.minimum for name, one in placed.items()})
-    missed = tuple(sorted(row.set for row in sets.keep(sets.present & ~passed).rows))
+        fitted.placed[name] = Threshold(
+            minimum=_between(low, top, scales[name], rule.position),
+            highest_without=low,
+            highest_without_set=of,
+            lowest_with=top,
+            lowest_with_set=sets.rows[high].set,
+        )
+    missed = sets.keep(sets.present & ~sets.passing(fitted.minimums)).rows
     order = np.argsort(factor, kind="stable")
-    nearest = tuple((sets.rows[absent[i]].set, sets.names[best[i]], round(math.exp(factor[i]), DIGITS)) for i in order)
-    return Fit(placed, missed, nearest)
+    nearest = ((sets.rows[absent[i]].set, sets.names[best[i]], round(math.exp(factor[i]), DIGITS)) for i in order)
+    return fitted._replace(missed=tuple(sorted(row.set for row in missed)), nearest=tuple(nearest))
 
 
 def _between(low: float, high: float, scale: Scale, position: float) -> float:
@@ -276,17 +268,17 @@ def trials(sets: Sets, refit: Refit, by: str = "model") -> Iterator[Trial]:
 def judged(trials: Iterable[Trial]) -> Judged:
     """Sum up trials."""
     done = list(trials)
-    return Judged(
-        tuple(sorted(name for trial in done for name in trial.wrong(without=True))),
-        tuple(sorted(name for trial in done for name in trial.wrong(without=False))),
-        tuple(sorted(trial.name for trial in done if trial.passing is None)),
+    false_pass, false_warn = (
+        tuple(sorted(name for trial in done for name in trial.wrong(without=without))) for without in (True, False)
     )
+    return Judged(false_pass, false_warn, tuple(sorted(trial.name for trial in done if trial.passing is None)))
 
 
 def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:
     """Yield each checkpoint or family that has evidence. Each comes with its name, the other sets, and its own sets."""
-    for name in dict.fromkeys(getattr(row, by) for row in sets.rows if not row.excluded):
-        own = np.array([getattr(row, by) == name for row in sets.rows], dtype=bool)
+    names = [getattr(row, by) for row in sets.rows]
+    for name in dict.fromkeys(name for name, row in zip(names, sets.rows, strict=True) if not row.excluded):
+        own = np.array(names) == name
         yield name, sets.keep(~own), sets.keep(own)
 
 

@@ -266,8 +266,8 @@ def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
         return _keyed().get((library, model, tag or weights), ())
     if library == "open_clip" and (rows := _keyed().get((library, name, weights))):
         return rows
-    target = _aliases().get((library, name, weights)) or _aliases().get((library, name, ""))
-    return _keyed()[target] if target else ()
+    targets = (_aliases().get((library, name, known)) for known in (weights, ""))
+    return next((_keyed()[target] for target in targets if target), ())
 
 
 def nearest(name: str, n: int = 3) -> list[str]:
@@ -314,8 +314,9 @@ def context_for(
 
 def _sentence(row: Published) -> str:
     where = f" at {row.image_size_px} px" if row.image_size_px else ""
-    shown = MEAN_SHIFTS if row.mean_pp is not None else tuple(row.effective_robustness_pp)
+    shown: Iterable[str] = MEAN_SHIFTS
     if row.mean_pp is None:
+        shown = row.effective_robustness_pp
         values = ", ".join(f"{SHIFT_WORDS[s]} {value:+.1f}" for s, value in row.effective_robustness_pp.items())
         what = f"{values} points; no average, since not all of {_words(MEAN_SHIFTS)} were published"
     else:
@@ -340,29 +341,21 @@ def _mean(points: Mapping[str, float]) -> float | None:
 
 
 @cache
-def _keyed() -> Mapping[tuple[str, str, str], tuple[Published, ...]]:
-    found: dict[tuple[str, str, str], tuple[Published, ...]] = {}
+def _keyed() -> Mapping[tuple[str, ...], tuple[Published, ...]]:
+    found: dict[tuple[str, ...], tuple[Published, ...]] = {}
     for row in published():
-        key = (row.library, row.model, row.weights)
-        found[key] = (*found.get(key, ()), row)
+        found[row[:3]] = (*found.get(row[:3], ()), row)
     return found
 
 
 @cache
-def _aliases() -> Mapping[tuple[str, str, str], tuple[str, str, str]]:
+def _aliases() -> Mapping[tuple[str, ...], tuple[str, ...]]:
     """Return the published names of checkpoints.
 
     (library, name, weights) → (library, model, weights) of a row; no weights = the name brings its own.
     """
     with (DATA / "published_aliases.csv").open(encoding="utf-8", newline="") as file:
-        return {
-            (row["library"], row["name"], row["weights"]): (
-                row["published_in"],
-                row["published_model"],
-                row["published_weights"],
-            )
-            for row in csv.DictReader(file)
-        }
+        return {tuple(row[:3]): tuple(row[3:]) for row in csv.reader(file)}
 
 
 @cache

@@ -210,14 +210,10 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
             )
         label = "unlabelled" if extrapolated else follows
     elif not extrapolated and {label, follows} == {"present", "absent"}:
-        assert mean_pp is not None
-        bound = (
-            f"present is from {rule.present_from_pp:+g}"
-            if label == "present"
-            else f"absent is below {rule.absent_below_pp:+g}"
-        )
+        bounds = f"present is from {rule.present_from_pp:+g}", f"absent is below {rule.absent_below_pp:+g}"
         raise SuiteError(
-            f"{where}: label is {label}, but mean effective robustness is {mean_pp:+.1f} percentage points; {bound}",
+            f"{where}: label is {label}, but mean effective robustness is {mean_pp:+.1f} percentage points; "
+            f"{bounds[label == 'absent']}",
             "correct the label or the accuracies",
         )
     return Member(name, entry.checkpoint or name, entry, label, mean_pp, extrapolated)
@@ -231,9 +227,7 @@ def _known(where: str, entry: Entry) -> tuple[float | None, bool]:
     row = None if entry.published is None else published_row(where, entry.published)
     if entry.accuracies is not None:
         return _mean(where, entry.accuracies)
-    if row is None:
-        return None, False
-    return row.mean_pp, bool(row.extrapolated & set(MEAN_SHIFTS))
+    return (row.mean_pp, bool(row.extrapolated & set(MEAN_SHIFTS))) if row else (None, False)
 
 
 def published_row(where: str, key: str) -> published.Published:
@@ -264,12 +258,9 @@ def _mean(where: str, accuracies: Mapping[str, float]) -> tuple[float | None, bo
         raise SuiteError(f"{where}: accuracies lack {IMAGENET}; effective robustness is measured from it")
     if not set(MEAN_SHIFTS) <= set(accuracies):
         return None, False
-    found = [
-        effective_robustness(accuracies[IMAGENET], accuracies[s], published.baselines_of("timm")[s])
-        for s in MEAN_SHIFTS
-    ]
-    mean = sum(float(f.points) for f in found) / len(found)
-    return mean, any(bool(f.extrapolated) for f in found)
+    lines = published.baselines_of("timm")
+    found = [effective_robustness(accuracies[IMAGENET], accuracies[s], lines[s]) for s in MEAN_SHIFTS]
+    return sum(float(each.points) for each in found) / len(found), any(each.extrapolated for each in found)
 
 
 def _choice(where: str, what: str, value: str, valid: tuple[str, ...]) -> tuple[str, str]:
@@ -286,14 +277,12 @@ def _message_of(path: Path, fault: ValidationError) -> tuple[str, str]:
     It is one line and a hint; an unknown key comes with the nearest one.
     """
     first = fault.errors(include_url=False)[0]
-    parts = list(first["loc"])
-    place = ".".join(str(part) for part in parts)
+    parts = first["loc"]
+    place = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
-        owner: type[Frozen] = Suite
-        if len(parts) > 1:
-            owner = Entry if parts[0] == "models" else LabelRule
-        near = difflib.get_close_matches(str(parts[-1]), owner.model_fields, 1)
-        known = ", ".join(owner.model_fields)
-        rule = f"the closest is {near[0]}" if near else f"known are {known}"
-        return f"{path}: key {place} is unknown; {rule}", near[0] if near else ""
+        owners: dict[object, type[Frozen]] = {"models": Entry, "labels": LabelRule}
+        fields = owners.get(parts[0] if parts[1:] else "", Suite).model_fields
+        near, *_ = difflib.get_close_matches(str(parts[-1]), fields, 1) or [""]
+        rule = f"the closest is {near}" if near else f"known are {', '.join(fields)}"
+        return f"{path}: key {place} is unknown; {rule}", near
     return f"{path}: {place or 'suite'}: {first['msg']}", 'the page "Calibrate your thresholds" shows every key'

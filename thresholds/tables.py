@@ -104,17 +104,18 @@ def derived_traps(table: Sequence[Reference]) -> tuple[Reference, ...]:
     The first leaves only the two-sidedness to turn it away (it is measured without the three strongest features). The
     second has its energy about zero moved at will, and keeps the energy about the median.
     """
+    strong: dict[str, Any] = dict.fromkeys(
+        ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency"), math.inf
+    )
     out = []
     for row in table:
         if row.expected == "present" or row.two_sidedness >= TWO_SIDED:
             continue
-        strong: dict[str, Any] = dict.fromkeys(
-            ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency"), math.inf
-        )
         about_median = min(row.negative_z_energy, 1 - row.negative_z_energy)
-        offset: dict[str, Any] = {"negative_energy": 0.5, "two_sidedness": about_median}
-        for suffix, moved in (("planted", strong), ("offset", offset)):
-            out.append(row._replace(set=f"{row.set}, {suffix}", excluded="derived", trap=True, **moved))
+        trap = row._replace(excluded="derived", trap=True)
+        planted = trap._replace(set=f"{row.set}, planted", **strong)
+        offset = trap._replace(set=f"{row.set}, offset", negative_energy=0.5, two_sidedness=about_median)
+        out += [planted, offset]
     return tuple(out)
 
 
@@ -300,21 +301,19 @@ def joined(tables: Sequence[tuple[Path, Sequence[Result]]]) -> tuple[Result, ...
     if not merged:
         raise ResultsError(f"{where}: no rows found; a fit needs measured models", "robustcheck calibrate --help")
     rows = [row for _, row in sorted(merged.values(), key=lambda pair: (pair[1].id, pair[1].tensor))]
-    _same(where, rows, "statistic_version", "statistic version", "measure the older ones again: their table is stale")
-    _same(where, rows, "alpha", "error rate of the bounds", "measure them with one version of robustcheck")
-    _same(where, rows, "images_digest", "image set", "a fit needs all models on one image set; leave out a table")
+    for field, words, hint in (
+        ("statistic_version", "statistic version", "measure the older ones again: their table is stale"),
+        ("alpha", "error rate of the bounds", "measure them with one version of robustcheck"),
+        ("images_digest", "image set", "a fit needs all models on one image set; leave out a table"),
+    ):
+        (first, value), *others = ((row.id, getattr(row, field)) for row in rows)
+        for name, other in others:
+            if other != value:
+                raise ResultsError(
+                    f"{where}: {words} of {name} is {other}, of {first} {value}; only rows of one kind can be compared",
+                    hint,
+                )
     return tuple(rows)
-
-
-def _same(where: str, rows: Sequence[Result], field: str, words: str, hint: str) -> None:
-    first, value = rows[0], getattr(rows[0], field)
-    for row in rows:
-        if getattr(row, field) != value:
-            raise ResultsError(
-                f"{where}: {words} of {row.id} is {getattr(row, field)}, of {first.id} {value}; "
-                "only rows of one kind can be compared",
-                hint,
-            )
 
 
 def content(result: Result) -> dict[str, Any]:

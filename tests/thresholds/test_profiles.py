@@ -141,7 +141,7 @@ def fitted_to(table: Iterable[Reference], rule: Rule = LOOSE) -> fit.Fit:
 
 
 def passes(row: Reference, fitted: fit.Fit) -> bool:
-    return fit.passes(row, {name: one.threshold for name, one in fitted.placed.items()})  # type: ignore[misc]
+    return fit.passes(row, fitted.placed)
 
 
 APART = table_of(range(8, 12), (1, 1.1, 1.2, 1.3))
@@ -250,8 +250,7 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
     sets. Once all bounds clear, they clear for every stronger outlier."""
     from robustcheck_onnx.checker.statistics import state
 
-    placed = fitted_to(table_of(with_, without)).placed
-    fitted = {name: placed[name].threshold for name in DECIDING}
+    fitted = fitted_to(table_of(with_, without)).placed
     judge_by = but(DEFAULT, thresholds=fitted)
     rng = np.random.default_rng(seed)
     h = rng.normal(size=(64, 384)) + rng.normal(0, 0.3, 384)
