@@ -223,6 +223,11 @@ class ImageFacts(Frozen):
     """whether Python handed them over as objects (a list of paths, pictures, arrays): then `source` is not a name that
     can be opened again"""
 
+    @property
+    def n_usable(self) -> int:
+        """Return the number of images that were read and not skipped."""
+        return self.n_read - self.n_skipped
+
 
 class InputLevels(Frozen):
     """The mean and SD of each input channel.

@@ -117,7 +117,7 @@ def check(
         profile,
         published,
         Settings(**dict(run)),
-        time=Time.until_now(clock, evidence.images.n_read - evidence.images.n_skipped),
+        time=Time.until_now(clock, evidence.images.n_usable),
         notes=memory_note(here.name) if here.in_memory else (),
     )
 

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from . import tables
 from .fit import (
@@ -266,25 +267,19 @@ def profile_of(
     table: Sequence[Reference],
     rule: Rule,
     *,
-    id: str,
-    statistic_version: int,
-    tensor_rules: Sequence[str],
-    pools: Sequence[str],
-    ends: Sequence[End],
-    limits: Sequence[str],
     says: Mapping[str, object],
-    tensor: str = TENSORS[0],
     populations: Mapping[str, Callable[[Reference], bool]] = MappingProxyType({}),
+    **fields: Any,
 ) -> Profile:
     """Fit thresholds and seal them as a profile. It records how far the fit can be trusted.
 
     Args:
         table: measured sets with labels.
         rule: how thresholds are placed.
-        id, statistic_version, tensor_rules, pools, ends, limits, tensor: as the profile has them.
         says: the fields of Calibration that are known beforehand.
         populations: sets of which none should pass, by labels that don't look at the statistics; none: those without
             the label.
+        fields: of the profile, as they are.
 
     Raises:
         ValueError: no thresholds can be fitted, and why.
@@ -333,13 +328,8 @@ def profile_of(
     }
     return seal(
         Profile(
-            id=id,
-            statistic_version=statistic_version,
+            **fields,
             definitions={name: DEFINITIONS[name] for name in thresholds},
-            tensor=tensor,
-            tensor_rules=tuple(tensor_rules),
-            pools=tuple(pools),
-            ends=tuple(ends),
             min_features=min(r.d for r in used),
             max_features=max(r.d for r in used),
             min_images=MIN_IMAGES,
@@ -347,7 +337,6 @@ def profile_of(
             bounds=BOUNDS,
             thresholds=thresholds,
             calibration=Calibration.model_validate({**content, **says}),
-            limits=tuple(limits),
         )
     )
 

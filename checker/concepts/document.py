@@ -26,7 +26,7 @@ ON_A_PAGE = 50  # directions
 def document_of(report: ConceptsReport) -> Document:
     """Return the document of a concept set."""
     model, images, chance, directions = report.model, report.images, report.chance, report.directions
-    n_images, left_out = images.n_read - images.n_skipped, len(report.not_judged)
+    n_images, left_out = images.n_usable, len(report.not_judged)
     first = (count_text(n_images, "image"), name(report.concept_set.source))
     table = Table(
         ("concept", ">images", ">AP", ">chance", ">needed", ">p", ">directions", "=best", "=found"),

@@ -172,7 +172,7 @@ class ConceptsReport(Shown, Frozen):
             ("established", self.n_established),
             ("encoded", self.n_encoded),
             ("judged", len(self.concepts)),
-            ("images", self.images.n_read - self.images.n_skipped),
+            ("images", self.images.n_usable),
         ]
 
     def to_frame(self) -> pd.DataFrame:

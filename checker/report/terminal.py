@@ -492,6 +492,6 @@ def _row(model: str, outcome: Outcome) -> tuple[Words, ...]:
     images, verdict, time = outcome.evidence.images, outcome.verdict, outcome.time
     said = f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{passed_by(outcome)}"
     return (
-        *(Cell(said, "pass" if verdict.passed else "warn"), name(model), str(images.n_read - images.n_skipped)),
+        *(Cell(said, "pass" if verdict.passed else "warn"), name(model), str(images.n_usable)),
         none if time is None else f"{time.wall_s:.1f}",
     )

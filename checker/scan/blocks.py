@@ -9,6 +9,7 @@ are written. A graph without one is cut where width or resolution of what all pa
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -85,28 +86,20 @@ class Ancestry:
     def __init__(self, layers: Layers, nodes: Iterable[onnx.NodeProto], end: str) -> None:
         self.layers = layers
         self.nodes = [node for node in nodes if any(name in layers.image_tensors for name in node.output)]
-        self._number = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
-        self._above: list[int] = []  # bits of the nodes upstream of each node, itself included
+        self.own = Counter[str]()  # bit of the node that makes a tensor; 0 for the image
+        self.above = Counter[str]()  # bits of the nodes that compute a tensor
         for i, node in enumerate(self.nodes):
-            bits = 1 << i
+            bits = own = 1 << i
             for name in self.reads(node):
-                bits |= self.above(name)
-            self._above.append(bits)
-        self.to_end = self.above(end)
+                bits |= self.above[name]
+            made = [name for name in node.output if name]
+            self.own.update(dict.fromkeys(made, own))
+            self.above.update(dict.fromkeys(made, bits))
+        self.to_end = self.above[end]
 
     def reads(self, node: onnx.NodeProto) -> list[str]:
         """Return the inputs of a node that need the image."""
         return [name for name in node.input if name in self.layers.image_tensors]
-
-    def above(self, tensor: str) -> int:
-        """Return the bits of the nodes that compute `tensor`. 0 for the image."""
-        number = self._number.get(tensor)
-        return 0 if number is None else self._above[number]
-
-    def own(self, tensor: str) -> int:
-        """Return the bit of the node that makes `tensor`. 0 for the image."""
-        number = self._number.get(tensor)
-        return 0 if number is None else 1 << number
 
     def members(self, bits: int) -> Iterable[onnx.NodeProto]:
         """The nodes of a set of bits, in order."""
@@ -145,7 +138,7 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
         if meeting := _source(ancestry, *branches):
             source, inside = meeting
             output, kind = _after(consumers, total), _kind(ancestry.members(inside))
-            residuals.append(Residual(total, output, source, branches, kind, ancestry.own(total), inside))
+            residuals.append(Residual(total, output, source, branches, kind, ancestry.own[total], inside))
     return residuals
 
 
@@ -176,23 +169,19 @@ def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mappin
     ends = {residual.output: residual.kind for residual in residuals}
     known = ends.keys() | {residual.total for residual in residuals}
     entries = [r.source for r in residuals if _same_values(layers, r.source) not in known and r.source in order]
-    first = min(entries, key=lambda name: order[name], default=None)
+    first = min(entries, key=order.__getitem__, default=None)
     kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
-    return {name: kinds[name] for name in sorted(kinds, key=lambda name: order[name])}
+    return {name: kinds[name] for name in sorted(kinds, key=order.__getitem__)}
 
 
 def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[str]:
     """Return the tensors on every path to `end`. Paths start at the image; in order, `end` left out."""
     ancestry = Ancestry(layers, nodes, end)
     members = list(ancestry.members(ancestry.to_end))
-    last_read: dict[str, int] = {}
-    for i, node in enumerate(members):
-        for name in ancestry.reads(node):
-            last_read[name] = i
-    last_read[end] = len(members)
+    last_read = {name: i for i, node in enumerate(members) for name in ancestry.reads(node)} | {end: len(members)}
     passages = []
     # the last node that reads anything made so far, the image included
-    reach = max((i for name, i in last_read.items() if ancestry.own(name) == 0), default=0)
+    reach = max((i for name, i in last_read.items() if not ancestry.own[name]), default=0)
     for i, node in enumerate(members):
         outputs = [name for name in node.output if name in last_read]
         if reach <= i and len(outputs) == 1 and outputs[0] != end:
@@ -224,20 +213,15 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
 
 def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
     """Return where two branches part, and their nodes as bits. None when they are not a shortcut and a branch."""
-    best: tuple[int, str, int] | None = None
+    found: list[tuple[int, str, int]] = []
     for shortcut, main in ((a, b), (b, a)):
         for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
-            if best is not None and steps >= best[0]:
+            beside, inside = (ancestry.above[branch] & ~ancestry.above[source] for branch in (shortcut, main))
+            parts_here = ancestry.own[source] & ancestry.above[main] and beside & inside == 0
+            if parts_here and ancestry.has_linear(inside):
+                found.append((steps, source, beside | inside))
                 break
-            own = ancestry.own(source)
-            if not own or not own & ancestry.above(main):
-                continue
-            beside = ancestry.above(shortcut) & ~ancestry.above(source)
-            inside = ancestry.above(main) & ~ancestry.above(source)
-            if beside & inside == 0 and ancestry.has_linear(inside):
-                best = (steps, source, beside | inside)
-                break
-    return best[1:] if best else None
+    return min(found, key=lambda each: each[0])[1:] if found else None
 
 
 def _shortcut(layers: Layers, tensor: str) -> Iterable[str]:
@@ -335,7 +319,7 @@ def plan_scan(
     shapes, batch = dict(zip(tensors, read_shapes(row, len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
     order = {name: index for index, node in enumerate(nodes) for name in node.output}
     rule = "named" if named else "residual"
-    kinds = dict.fromkeys(sorted(set(named), key=lambda name: order[name]), "named")
+    kinds = dict.fromkeys(sorted(set(named), key=order.__getitem__), "named")
     kinds = kinds or residual_blocks(layers, keep_residuals(residuals, shapes), order)
     if not kinds:
         rule, kinds = "stages", stage_blocks(layers, passages, shapes)

@@ -32,7 +32,7 @@ def document_of(report: ScanReport) -> Document:
     model, images, layers = report.model, report.images, report.layers
     statistics = [layer.statistics for layer in layers]
     kurtosis = [number_text(each.kurtosis, missing="–") for each in statistics]
-    n_images, values = images.n_read - images.n_skipped, tuple(each.kurtosis or 0.0 for each in statistics)
+    n_images, values = images.n_usable, tuple(each.kurtosis or 0.0 for each in statistics)
     with_outliers = tuple(each.has_outliers for each in statistics)
     chart = Chart(
         "Kurtosis of each layer",

@@ -165,8 +165,8 @@ class ScanReport(Shown, Frozen):
 
     def __repr_args__(self) -> list[tuple[str, object]]:
         """Show one line in repr, str and rich."""
-        n_images = self.images.n_read - self.images.n_skipped
         begins = None if self.begins is None else self.begins + 1
+        n_images = self.images.n_usable
         return [("model", self.model.file), ("layers", len(self.layers)), ("begins", begins), ("images", n_images)]
 
     def to_frame(self) -> pd.DataFrame:
@@ -175,18 +175,12 @@ class ScanReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
+        columns = {"n_images", "kurtosis", "kurtosis_se", "top3_share", "n_persistent", "max_median_ratio"}
         rows: list[notebook.Row] = [
             {
                 "layer": index,
-                "kind": layer.kind,
-                "tensor": layer.tensor,
-                "width": layer.width,
-                "n_images": layer.statistics.n_images,
-                "kurtosis": layer.statistics.kurtosis,
-                "kurtosis_se": layer.statistics.kurtosis_se,
-                "top3_share": layer.statistics.top3_share,
-                "n_persistent": layer.statistics.n_persistent,
-                "max_median_ratio": layer.statistics.max_median_ratio,
+                **layer.model_dump(include={"kind", "tensor", "width"}),
+                **layer.statistics.model_dump(include=columns),
             }
             for index, layer in enumerate(self.layers, 1)
         ]
@@ -203,11 +197,8 @@ class ScanReport(Shown, Frozen):
         """
         measured = [(layer.statistics, layer.kind) for layer in self.layers]
         points = [notebook.Point(s.kurtosis, s.kurtosis_se, s.top3_share, s.n_persistent, kind) for s, kind in measured]
-        return notebook.depth_figure(self._title(PurePath(self.model.file).name), points)
-
-    def _title(self, file: str) -> str:
-        n_images = self.images.n_read - self.images.n_skipped
-        return f"scan · {file} · {count_text(len(self.layers), 'layer')} · {count_text(n_images, 'image')}"
+        counts = f"{count_text(len(points), 'layer')} · {count_text(self.images.n_usable, 'image')}"
+        return notebook.depth_figure(f"scan · {PurePath(self.model.file).name} · {counts}", points)
 
 
 def summary(layers: Sequence[Layer], begins: int | None) -> str:
@@ -216,10 +207,9 @@ def summary(layers: Sequence[Layer], begins: int | None) -> str:
     of_class = next((i for i, layer in enumerate(layers) if layer.statistics.n_class_token_persistent), None)
     text = f"No layer has a persistent outlier feature on these {n_images} images."
     if begins is not None:
-        layer = layers[begins]
-        on = f"{layer.statistics.n_images} images"
-        rows = {0: on, 1: f"tokens of {on}", 2: f"positions of {on}"}[len(layer.positions)]
-        features = _first(layer.statistics.persistent, layer.statistics.n_persistent, rows)
+        first = layers[begins].statistics
+        of = ("", "tokens of ", "positions of ")[len(layers[begins].positions)]
+        features = _first(first.persistent, first.n_persistent, f"{of}{first.n_images} images")
         text = f"{_named(layers, begins)} is the first with a persistent outlier feature: {features}."
     if of_class is not None and (begins is None or of_class < begins):
         class_token = layers[of_class].statistics

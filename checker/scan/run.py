@@ -16,8 +16,8 @@ import numpy as np
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, RunOptions
-from robustcheck_onnx.checker.images.source import Images, ImageSource
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
+from robustcheck_onnx.checker.images.source import Images
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Job, Prepared, stack
 from robustcheck_onnx.checker.measure.run import Inputs
@@ -69,85 +69,73 @@ def scan(
     path = local_path(model, "model")
     save_representations = None if save_representations is None else str(checked_path(save_representations))
     if isolate and isolation.is_possible(given, run.images):
-        there = isolation.apart(scan, str(model), limits)
-        saved = save_representations
-        return there(model, blocks=blocks, save_representations=saved, progress=progress, **run.given)
+        return isolation.apart(scan, str(model), limits)(
+            model, blocks=blocks, save_representations=save_representations, progress=progress, **run.given
+        )
     limits.refuse_here()
-    with saving(save_representations) as saver:
-        return _scan(Job(path, run), given, blocks, saver, clock, progress)
-
-
-def _scan(
-    job: Job,
-    given: ImageSource | None,
-    blocks: Sequence[str],
-    saver: Saver | None,
-    clock: Clock,
-    progress: Tell | None,
-) -> ScanReport:
-    run = job.options
     isolation.tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(job, source=given)
+    inputs = measure.read_inputs(Job(path, run), source=given)
     (opened,) = inputs.models
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()
-    with measure.decode(inputs) as decoded:
-        isolation.tell_stage(progress, "finding the blocks")
-        first = measure.take_probe(decoded)  # the next ones are decoded while the sessions open
-        probe = measure.first_pixels(first, inputs.source)
-        plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
-        own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)
-        isolation.tell_stage(progress, "loading the model")
-        runner = Runner(
-            measuring_model(opened, plan),
-            run.device,
-            preprocessing=preprocessing,
-            batch_size=run.batch_size,
-            also=(replace(opened, added_output=False),),
-        )
-        difference = relative_difference(own.representation, runner.represent(probe)[1])
-        if own.class_output is not None:
-            again = runner.run(probe).class_output
-            assert again is not None
-            difference = max(difference, relative_difference(own.class_output, again))
-        depths = [Depth(tap) for tap in plan.taps]
-        for batch in measure.batches(
-            itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
-        ):
-            _add(runner, depths, batch, saver)
-    read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_found > len(inputs.source))
-    facts_of_images = read.facts(inputs.source)
-    layers = tuple(
-        Layer(
-            kind=kind,
-            tensor=tap.tensor,
-            form=tap.form,
-            width=tap.features,
-            positions=tap.positions,
-            measured=tap.measured,
-            class_token=tap.class_token,
-            statistics=depth.statistics(),
-        )
-        for kind, tap, depth in zip(plan.kinds, plan.taps, depths, strict=True)
-    )
-    if not any(layer.statistics.n_images for layer in layers):
-        raise CannotAssessError(
-            f"{opened.path}: number of images with finite, not constant values is 0 of {read.n_usable} "
-            "at every block; at least one is needed",
-            f"robustcheck inspect {quoted(opened.path)}",
-        )
-    if saver is not None:
-        saver.write(
-            MadeWith(
-                model=str(opened.path),
-                model_digest=opened.digest,
-                tensor=opened.representation.tensor,
-                pool=opened.representation.pool,
-                preprocessing=inputs.preprocessing,
-                images=inputs.source.named,
-                seed=inputs.source.seed,
+    with saving(save_representations) as saver:
+        with measure.decode(inputs) as decoded:
+            isolation.tell_stage(progress, "finding the blocks")
+            first = measure.take_probe(decoded)  # the next ones are decoded while the sessions open
+            probe = measure.first_pixels(first, inputs.source)
+            plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
+            own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)
+            isolation.tell_stage(progress, "loading the model")
+            runner = Runner(
+                measuring_model(opened, plan),
+                run.device,
+                preprocessing=preprocessing,
+                batch_size=run.batch_size,
+                also=(replace(opened, added_output=False),),
             )
+            difference = relative_difference(own.representation, runner.represent(probe)[1])
+            if own.class_output is not None:
+                again = runner.run(probe).class_output
+                assert again is not None
+                difference = max(difference, relative_difference(own.class_output, again))
+            depths = [Depth(tap) for tap in plan.taps]
+            for batch in measure.batches(
+                itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
+            ):
+                _add(runner, depths, batch, saver)
+        read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_found > len(inputs.source))
+        facts_of_images = read.facts(inputs.source)
+        layers = tuple(
+            Layer(
+                kind=kind,
+                tensor=tap.tensor,
+                form=tap.form,
+                width=tap.features,
+                positions=tap.positions,
+                measured=tap.measured,
+                class_token=tap.class_token,
+                statistics=depth.statistics(),
+            )
+            for kind, tap, depth in zip(plan.kinds, plan.taps, depths, strict=True)
         )
+        if not any(layer.statistics.n_images for layer in layers):
+            raise CannotAssessError(
+                f"{opened.path}: number of images with finite, not constant values is 0 of {read.n_usable} "
+                "at every block; at least one is needed",
+                f"robustcheck inspect {quoted(opened.path)}",
+            )
+        if saver is not None:
+            saver.write(
+                MadeWith(
+                    model=str(opened.path),
+                    model_digest=opened.digest,
+                    tensor=opened.representation.tensor,
+                    pool=opened.representation.pool,
+                    preprocessing=inputs.preprocessing,
+                    images=inputs.source.named,
+                    seed=inputs.source.seed,
+                )
+            )
     facts = ScanModel(
         **measure.model_read(opened),
         rule=plan.rule,
@@ -193,8 +181,7 @@ def _notes(
 ) -> tuple[str, ...]:
     """What a reader must know next to the numbers."""
     notes = measure.question_notes(inputs) + image_notes(images)
-    n_good = images.n_read - images.n_skipped
-    if n_good < FEW_IMAGES:
+    if (n_good := images.n_usable) < FEW_IMAGES:
         notes.append(f"Only {n_good} images: a feature that persists over few images need not persist over many.")
     notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
     if facts.rule == "stages":

@@ -337,17 +337,15 @@ class Depth:
         """
         rows = np.asarray(rows)
         least_variance = MIN_RELATIVE_VARIANCE[TensorProto.DOUBLE if rows.dtype == np.float64 else TensorProto.FLOAT]
-        values = rows.astype(np.float64)
-        finite = np.isfinite(values).all(axis=1)
-        self.n_not_finite += int((~finite).sum())
-        values = values[finite]
+        values = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
+        self.n_not_finite += len(rows) - len(values)
         ends = np.cumsum(list(self.tap.fields.values()))[:-1]
         row = dict(zip(self.tap.fields, np.split(values, ends, axis=1), strict=True))
         n_rows = (row["kurtosis"] > 0).sum(axis=1)  # 0 stands for a constant one; any other is ≥ 1
         usable = n_rows > 0
-        self.n_constant += int((~usable).sum())
         row, n_rows = {name: piece[usable] for name, piece in row.items()}, n_rows[usable]
         count = len(n_rows)
+        self.n_constant += len(values) - count
         self.n_images += count
         if not count:
             return
@@ -356,26 +354,26 @@ class Depth:
         ratios = np.divide(row["most"], row["median"], out=np.zeros_like(row["most"]), where=has_median).sum(axis=1)
         n_ratios = has_median.sum(axis=1)
         has_ratio = n_ratios > 0
-        self._add("rows", n_rows)
-        self._add("kurtosis", kurtosis)
-        self._add("kurtosis²", kurtosis**2)
-        self._add("ratio", ratios[has_ratio] / n_ratios[has_ratio])
-        self._add("n_ratio", has_ratio)
-        self._add("ratio_rows", n_ratios)
+        numbers: dict[str, npt.ArrayLike] = {
+            "rows": n_rows,
+            "kurtosis": kurtosis,
+            "kurtosis²": kurtosis**2,
+            "ratio": ratios[has_ratio] / n_ratios[has_ratio],
+            "n_ratio": has_ratio,
+            "ratio_rows": n_ratios,
+        }
         if self.tap.class_token:
-            self._add("class", row["kurtosis"][:, 0])
-            self._add("n_class", row["kurtosis"][:, 0] > 0)
+            of_class = row["kurtosis"][:, 0]
+            numbers |= {"class": of_class, "n_class": of_class > 0}
         if self.tap.positions:
             of_mean = _kurtosis(row["mean"], least_variance)
-            self._add("mean", of_mean)
-            self._add("n_mean", of_mean > 0)
+            numbers |= {"mean": of_mean, "n_mean": of_mean > 0}
+        for name, values in numbers.items():
+            self._sums[name] += float(np.sum(values))
         for name in self._features.keys() & row:
             self._features[name] += row[name].sum(axis=0)
         self._place_outliers(row)
         self._place_massive(row)
-
-    def _add(self, name: str, values: npt.ArrayLike) -> None:
-        self._sums[name] += float(np.sum(values))
 
     def _place_outliers(self, row: dict[str, Array]) -> None:
         for by_feature, by_token in zip(row["feature_z2"], row["token_z2"], strict=True):
@@ -437,11 +435,9 @@ class Depth:
         )
 
     def _fixed_outlier(self) -> FixedOutlier | None:
-        nowhere: tuple[Spot, tuple[int, float]] = ((0, 0), (0, 0.0))
-        spot, (count, z2) = max(self._tops.items(), key=lambda item: (item[1][0], item[0]), default=nowhere)
-        if not count or count < PERSISTENT_SHARE * self.n_images:
-            return None
-        return FixedOutlier(**self._place(spot, count), largest_z=z2**0.5)
+        count, spot, z2 = max(((count, spot, z2) for spot, (count, z2) in self._tops.items()), default=(0, (0, 0), 0.0))
+        is_fixed = count and count >= PERSISTENT_SHARE * self.n_images
+        return FixedOutlier(**self._place(spot, count), largest_z=z2**0.5) if is_fixed else None
 
     def _place(self, spot: Spot, count: int) -> dict[str, Any]:
         """Return the fields of a `Place`."""
