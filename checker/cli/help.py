@@ -213,7 +213,7 @@ def value_of(param: Parameter) -> str:
     return f" {param.metavar or (param.name or '').upper()}"
 
 
-REMOVED_VERBS: Final[Mapping[str, str]] = {
+REMOVED_VERBS: Final = {
     "cache": "nothing is kept between checks; the folder robustcheck in your cache folder can be deleted",
     "help": "robustcheck --help, or robustcheck COMMAND --help",
     "reference": f"read the tables of {page('data')}",

@@ -38,7 +38,7 @@ PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suff
 TIMEOUT_S = 7200.0  # of one model, unless another is given
 _CACHE: Final = "leave it out: every check measures, and nothing is kept between checks"
 _RAY: Final = "leave it out: a check runs on one machine; `robustcheck calibrate --engine ray` uses a cluster"
-REMOVED_OPTIONS: Final[Mapping[str, str]] = {
+REMOVED_OPTIONS: Final = {
     "--alias": "robustcheck mlflow gate NAME VERSION report.json --alias ALIAS",
     "--beside": "leave it out: agreement on the line is no longer predicted",
     "--detector": "run the other signal as a step of its own, whose exit code can stop the release",
@@ -52,17 +52,15 @@ REMOVED_OPTIONS: Final[Mapping[str, str]] = {
     "--workers": _RAY,
 }
 """by option of a verb that no longer has it: what to do instead; so do the other tables"""
-REMOVED_KEYS: Final[Mapping[str, str]] = {option.removeprefix("--"): line for option, line in REMOVED_OPTIONS.items()}
-REMOVED_VARIABLES: Final[Mapping[str, str]] = {
+REMOVED_KEYS: Final = {option.removeprefix("--"): line for option, line in REMOVED_OPTIONS.items()}
+REMOVED_VARIABLES: Final = {
     "ROBUSTCHECK_CACHE_DIR": _CACHE,
     **{
         f"ROBUSTCHECK_{key.replace('-', '_').upper()}": REMOVED_KEYS[key]
         for key in ("detector", "engine", "no-cache", "ray-address", "workers")
     },
 }
-REMOVED_FORMS: Final[Mapping[str, str]] = dict.fromkeys(
-    ("csv", "evalresults"), "-o json, or a template of your own: -o template=FILE.j2"
-)
+REMOVED_FORMS: Final = dict.fromkeys(("csv", "evalresults"), "-o json, or a template of your own: -o template=FILE.j2")
 Power = Literal["loosens", "hands over", "harmless", "only typed"]
 """loosens: it can let a model through that the defaults stop. hands over: it has a key vouch. Both are refused by
 `--strict`. harmless: it moves no verdict. only typed: no settings file may set it"""

@@ -281,6 +281,7 @@ def expand(
     """
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     parts = [*parts, "*"] if parts[-1] == "**" else parts
+    as_folder = "{}/".format
     matches, is_checked = [os.path.join("", *parts[:first])], True  # noqa: PTH118
     for part in parts[first:]:
         folders = [path for path in matches if os.path.isdir(path or ".")]  # noqa: PTH112
@@ -293,14 +294,10 @@ def expand(
         for folder in checked:
             read_below(folder or ".")
         matches, is_checked = [], False
-        for top, names, _ in walk(sorted(folders, key=_as_folder), None, shortest_first=True):
-            names[:] = sorted((name for name in names if not name.startswith(".")), key=_as_folder)
+        for top, names, _ in walk(sorted(folders, key=as_folder), None, shortest_first=True):
+            names[:] = sorted((name for name in names if not name.startswith(".")), key=as_folder)
             matches.append(top)
     return matches
-
-
-def _as_folder(name: str) -> str:
-    return name + "/"
 
 
 def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None) -> list[str]:

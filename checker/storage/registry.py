@@ -67,30 +67,22 @@ def resolve(client: MlflowClient, url: Url) -> Entry:
     Raises UsageError: an address of another form; EnvironmentFaultError: an answer about another model or version, or a
     server that names a folder of this machine; MLflow's own errors (no such model, version, alias or run).
     """
-    shown = str(url)
-    with _client_errors(shown):
+    with _client_errors(shown := str(url)):
         entry = _resolved(client, url, shown)
-        _refuse_own_folder(client, entry)
+        place = entry.uri
+        if run := _RUNS.fullmatch(place):
+            place = client.get_run(run["run"]).info.artifact_uri
+        elif _LOGGED.fullmatch(place):
+            place = client.get_logged_model(place.rpartition("/")[2]).artifact_location
+        is_folder = len(urlsplit(place).scheme) < 2 or place.startswith("file:")  # C:\ is one, too
+        servers = client.tracking_uri, os.environ.get("MLFLOW_REGISTRY_URI", "")  # each may be where the place is named
+        # who keeps runs in a folder or database of one's own names the folder oneself
+        if is_folder and any(each.startswith(("http", "databricks", "uc:")) for each in servers):
+            raise EnvironmentFaultError(
+                f"{shown}: MLflow's server names a folder of this machine ({place}); it must name a store",
+                "mlflow server --serve-artifacts, or an --artifacts-destination that is a store",
+            )
         return entry
-
-
-def _refuse_own_folder(client: MlflowClient, entry: Entry) -> None:
-    """Refuse a server's entry with files in a local folder.
-
-    Raises EnvironmentFaultError. Who keeps runs in a folder or database of one's own names the folder oneself.
-    """
-    place = entry.uri
-    if run := _RUNS.fullmatch(place):
-        place = client.get_run(run["run"]).info.artifact_uri
-    elif _LOGGED.fullmatch(place):
-        place = client.get_logged_model(place.rpartition("/")[2]).artifact_location
-    is_folder = len(urlsplit(place).scheme) < 2 or place.startswith("file:")  # C:\ is one, too
-    servers = client.tracking_uri, os.environ.get("MLFLOW_REGISTRY_URI", "")  # each may be where the place is named
-    if is_folder and any(each.startswith(("http", "databricks", "uc:")) for each in servers):
-        raise EnvironmentFaultError(
-            f"{entry.shown}: MLflow's server names a folder of this machine ({place}); it must name a store",
-            "mlflow server --serve-artifacts, or an --artifacts-destination that is a store",
-        )
 
 
 def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:

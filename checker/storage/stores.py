@@ -139,19 +139,15 @@ class RemoteFile:
 
     def names_like(self, pattern: str) -> list[str]:
         """Return the names of files matching a glob. It is relative to this folder; names are sorted."""
+        root = self.path
+        return self._names(lambda _: _files(self.store.glob(f"{root}/{pattern}", detail=True).values()), root)
+
+    def _names(self, listed: Callable[[str], list[str]], root: str | None = None) -> list[str]:
         with self._errors:
             self.store.invalidate_cache()
-            return self._relative(self.path, _files(self.store.glob(f"{self.path}/{pattern}", detail=True).values()))
-
-    def _names(self, listed: Callable[[str], list[str]]) -> list[str]:
-        with self._errors:
-            self.store.invalidate_cache()
-            root = self.store.info(self.path)["name"]
-            return self._relative(root, listed(root))
-
-    def _relative(self, root: str, paths: list[str]) -> list[str]:
-        start = f"{root.strip('/')}/".lstrip("/")
-        bare = [path.lstrip("/") for path in paths if not path.endswith("/")]
+            root = self.store.info(self.path)["name"] if root is None else root
+            start = f"{root.strip('/')}/".lstrip("/")
+            bare = [path.lstrip("/") for path in listed(root) if not path.endswith("/")]
         if not all(name.startswith(start) for name in bare):
             raise StoreError(self.shown, "its listing names files of another folder")
         return sorted(name.removeprefix(start) for name in bare if name != start)
@@ -439,8 +435,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def is_ours(place: Place) -> bool:
     """Return whether a document of this tool lies there. False for what can't be read."""
     with suppress(OSError):
-        if isinstance(place, Url) or place.is_file():
-            return OURS.match(_start_of(place)) is not None
+        return (isinstance(place, Url) or place.is_file()) and OURS.match(_start_of(place)) is not None
     return False
 
 
@@ -489,14 +484,12 @@ def replace_with_error(place: Place, document: str) -> None:
         with suppress(FileNotFoundError):
             if not OURS.match(_start_of(place)):
                 return
-        write_whole(place, document)
-        return
-    if place.is_dir() or not place.parent.is_dir() or (place.is_file() and not is_ours(place)):
+    elif place.is_dir() or not place.parent.is_dir() or (place.is_file() and not is_ours(place)):
         return
     try:
         write_whole(place, document)
     except EnvironmentFaultError:
-        if place.is_file():
+        if isinstance(place, Path) and place.is_file():
             place.resolve().unlink(missing_ok=True)
         raise
 

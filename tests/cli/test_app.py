@@ -16,7 +16,7 @@ import typer
 
 from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.cli.command_line import CommandLine
-from support import Capture, bad_input, read_json, robustcheck
+from support import Capture, Patch, bad_input, read_json, robustcheck
 from support.bad_input import Run, python
 
 PASS = "pass.onnx --images photos"
@@ -61,7 +61,7 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_coloured_when_piped(r
     assert "\x1b[" in run(f"{PASS} --color always", NO_COLOR="1", TERM="xterm").stdout
 
 
-def test_a_locale_without_utf_8_gets_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locale_without_utf_8_gets_ascii(monkeypatch: Patch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for words, said in ((PASS, "PASS"), ("--help", "0 PASS | 1 WARN | 2 usage")):
         raw = io.BytesIO()

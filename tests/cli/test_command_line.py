@@ -3,12 +3,12 @@
 import shlex
 from pathlib import Path
 
-import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.command_line import CommandLine, read
+from support import Patch
 
 GROUP = get_command(cli.app)
 assert isinstance(GROUP, TyperGroup)
@@ -19,7 +19,7 @@ def line(words: str) -> CommandLine:
     return read(shlex.split(words), GROUP)
 
 
-def test_where_documents_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_documents_go(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     rows: list[tuple[str, list[tuple[str, str]]]] = [
         ("check m.onnx -o json=r.json --output junit", [("json", "r.json"), ("junit", "")]),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support import bad_input
+from support import Patch, bad_input
 from support.bad_input import COMMAND, Run, environment
 
 ASK = "_ROBUSTCHECK_COMPLETE"
@@ -58,7 +58,7 @@ def test_install_writes_into_the_home_of_the_caller(here: Path, run: Run, ends: 
     assert str(script) in done.stdout
 
 
-def test_a_shell_that_is_not_known_is_a_usage_error(ends: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_that_is_not_known_is_a_usage_error(ends: Run, monkeypatch: Patch) -> None:
     shellingham: Any = pytest.importorskip("shellingham")
 
     def none_found() -> None:

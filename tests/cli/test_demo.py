@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from robustcheck_onnx.checker import demo
-from support import Patch, bad_input, normal, robustcheck
+from support import Capture, Patch, bad_input, normal, robustcheck
 from support.bad_input import Done, Run
 from support.terminal import OnATerminal, stages_of
 
@@ -44,7 +44,7 @@ def test_one_warns_and_the_synthetic_one_passes(kept: tuple[Done, Path]) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["ordinary.onnx", "planted.onnx"]
 
 
-def test_quietly_it_is_a_line_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quietly_it_is_a_line_a_model(capsys: Capture) -> None:
     assert [robustcheck("demo", "-q"), robustcheck("demo", "-q", "--help")] == [0, 0]
     assert capsys.readouterr().out.startswith("ordinary encoder: WARN · absent\nplanted encoder: PASS\nUsage: ")
 

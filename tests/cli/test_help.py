@@ -20,6 +20,7 @@ from support.bad_input import Run
 
 GROUP = get_command(cli.app)
 assert isinstance(GROUP, TyperGroup)
+Printed = Callable[[str], str]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -111,7 +112,7 @@ def test_a_value_that_an_option_does_not_know_is_refused() -> None:
 
 
 @pytest.fixture
-def printed(ends: Run) -> Callable[[str], str]:
+def printed(ends: Run) -> Printed:
     """What a command line without a fault prints."""
 
     def print_(words: str) -> str:
@@ -122,11 +123,11 @@ def printed(ends: Run) -> Callable[[str], str]:
     return print_
 
 
-def test_the_version_is_a_line_and_nothing_else(printed: Callable[[str], str]) -> None:
+def test_the_version_is_a_line_and_nothing_else(printed: Printed) -> None:
     assert {printed(words) for words in ("-V", "--version")} == {f"robustcheck {VERSION}\n"}
 
 
-def test_reasons_as_json(printed: Callable[[str], str]) -> None:
+def test_reasons_as_json(printed: Printed) -> None:
     document = json.loads(printed("explain -o json"))
     assert list(document["kinds"]) == list(KINDS)
     assert [reason["id"] for reason in document["reasons"]] == list(RULES)
@@ -138,7 +139,7 @@ def test_reasons_as_json(printed: Callable[[str], str]) -> None:
     assert {"$ref": "#/$defs/Report"} in json.loads(printed("explain schema"))["oneOf"]
 
 
-def test_every_word_of_a_report_is_explained_in_the_words_of_the_reports(printed: Callable[[str], str]) -> None:
+def test_every_word_of_a_report_is_explained_in_the_words_of_the_reports(printed: Printed) -> None:
     for word, text in (
         *((str(code), text) for code, text in EXIT_CODES.items()),
         *((NAMES[name], text) for name, text in DEFINITIONS.items()),
@@ -154,6 +155,6 @@ def test_every_word_of_a_report_is_explained_in_the_words_of_the_reports(printed
         assert text in " ".join(printed(f"explain '{word}'").split()), word
 
 
-def test_reasons_are_listed_by_kind(printed: Callable[[str], str]) -> None:
+def test_reasons_are_listed_by_kind(printed: Printed) -> None:
     listed = re.findall(r"^  (\w+)  +\S", printed("explain").rpartition("\n\n")[0], re.MULTILINE)
     assert listed == sorted(RULES, key=lambda name: list(KINDS).index(RULES[name].kind))

@@ -13,9 +13,10 @@ import pytest
 
 from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.report import forms
-from support import read_json
+from support import Patch, read_json
 from support.bad_input import Run
 
+Stands = Callable[[str, int], None]
 FORMS = [form for form in forms.NAMES if form != "terminal"]
 OUTPUTS = " ".join(f"-o {form}={{model}}.{form}" for form in FORMS)
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
@@ -30,7 +31,7 @@ def code_in(path: str) -> int:
 
 
 @pytest.fixture
-def no_pass_stands(here: Path, ends: Run) -> Callable[[str, int], None]:
+def no_pass_stands(here: Path, ends: Run) -> Stands:
     """Type a command line where a PASS stands in every form: each is gone afterwards."""
     (here / "empty").mkdir()
     ends(0, f"pass.onnx --images photos -qq {OUTPUTS}")
@@ -62,14 +63,12 @@ ENDS = {
 }
 
 
-def test_no_earlier_pass_stands_in_any_form(no_pass_stands: Callable[[str, int], None]) -> None:
+def test_no_earlier_pass_stands_in_any_form(no_pass_stands: Stands) -> None:
     for words, code in ENDS.items():
         no_pass_stands(words, code)
 
 
-def test_nor_where_the_measurement_fails(
-    no_pass_stands: Callable[[str, int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nor_where_the_measurement_fails(no_pass_stands: Stands, monkeypatch: Patch) -> None:
     """Who is killed while it measures leaves what stands there by then."""
     for fault, code in ((MemoryError(), 4), (ZeroDivisionError("x"), 70)):
 

@@ -11,6 +11,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.exporters import run as exporter
+from support import Patch
 from support.bad_input import Run, agrees
 
 TABLE = """
@@ -81,7 +82,7 @@ MEASURES = "it would measure now"
 
 
 @pytest.fixture
-def _world(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _world(here: Path, monkeypatch: Patch) -> None:
     """Files of people who begin, and an error in place of each measurement."""
     for name in ("both", "models"):
         (here / name).mkdir()

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.report.record import Failed
 from support import Patch, profile, read_json
 from support.bad_input import Run, listening
 
+Touch = Callable[[str], None]
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
 
 
@@ -28,7 +29,7 @@ PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
 
 
 @pytest.fixture
-def touch(tmp_path: Path, monkeypatch: Patch) -> Callable[[str], None]:
+def touch(tmp_path: Path, monkeypatch: Patch) -> Touch:
     """Makes the files of these names, in a current folder that is empty otherwise."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -41,7 +42,7 @@ def touch(tmp_path: Path, monkeypatch: Patch) -> Callable[[str], None]:
     return make
 
 
-def test_folders_globs_and_files_in_the_order_of_the_words(touch: Callable[[str], None]) -> None:
+def test_folders_globs_and_files_in_the_order_of_the_words(touch: Touch) -> None:
     touch("b.onnx m/z.onnx m/a/x.ONNX m/a/x.onnx.data m/.hidden/h.onnx odd[1].onnx odd1.onnx")
     for words, found in {
         "b.onnx m": "b.onnx m/.hidden/h.onnx m/a/x.ONNX m/z.onnx",
@@ -53,7 +54,7 @@ def test_folders_globs_and_files_in_the_order_of_the_words(touch: Callable[[str]
         assert command_line.expand(words.split()) == found.split()
 
 
-def test_a_glob_passes_no_folder_by(touch: Callable[[str], None]) -> None:
+def test_a_glob_passes_no_folder_by(touch: Touch) -> None:
     touch("m/v1.onnx m/v2/model.onnx m/v2/deep/other.onnx m/notes/readme.md")
     assert command_line.expand(["m/v*"]) == sorted(
         command_line.expand(["m/v1.onnx", "m/v2"])
@@ -61,30 +62,28 @@ def test_a_glob_passes_no_folder_by(touch: Callable[[str], None]) -> None:
     assert command_line.expand(["m/*"]) == ["m/v1.onnx", "m/v2/deep/other.onnx", "m/v2/model.onnx"]
 
 
-def test_a_path_through_a_link_is_another_model(touch: Callable[[str], None]) -> None:
+def test_a_path_through_a_link_is_another_model(touch: Touch) -> None:
     touch("m.onnx ../there/m.onnx ../there/sub/n.onnx")
     Path("link").symlink_to("../there/sub")
     assert command_line.expand(["m.onnx", "link/../m.onnx"]) == ["m.onnx", "link/../m.onnx"]
     assert command_line.expand(["m.onnx", "../empty/m.onnx", str(Path.cwd() / "m.onnx")]) == ["m.onnx"]
 
 
-def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(touch: Callable[[str], None]) -> None:
+def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(touch: Touch) -> None:
     touch("m/a.onnx far/b.onnx")
     for name, target in {"self": "../m", "far": "../far", "gone.onnx": "absent"}.items():
         Path("m", name).symlink_to(target)
     assert sorted(Path(name).name for name in command_line.expand(["m"])) == ["a.onnx", "b.onnx", "gone.onnx"]
 
 
-def test_no_model_is_an_error_never_an_empty_pass(touch: Callable[[str], None]) -> None:
+def test_no_model_is_an_error_never_an_empty_pass(touch: Touch) -> None:
     touch("empty/readme.md")
     for word in ("empty", "*.onnx", "empty/**/*.onnx"):
         with pytest.raises(UsageError, match=r"no .+; at least one is needed"):
             command_line.expand([word])
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
-    touch: Callable[[str], None], monkeypatch: Patch
-) -> None:
+def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(touch: Touch, monkeypatch: Patch) -> None:
     """`glob` passes it by without a word; root reads every folder, so the system's refusal is played."""
     touch("m/a.onnx m/closed/b.onnx")
     real = os.scandir
@@ -105,7 +104,7 @@ def failed(code: int) -> Failed:
     return Failed(model="m.onnx", message="m", hint="", exit_code=code)
 
 
-def test_one_that_fails_does_not_stop_the_others_but_a_signal_does(ends: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_fails_does_not_stop_the_others_but_a_signal_does(ends: Run, monkeypatch: Patch) -> None:
     faults: list[type[BaseException]] = [MemoryError, ValueError, KeyboardInterrupt]
     monkeypatch.setattr(pipeline, "check", Mock(side_effect=[*faults, faults[0]]))
     ends(70, "pass.onnx warn.onnx --images photos -o json={model}.json -qq")

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
-from support import ROOT, read_json
+from support import ROOT, Patch, read_json
 from support.bad_input import Run
 
 WAIVERS = """
@@ -51,7 +51,7 @@ def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default
     assert (alone.settings.seed, alone.settings.max_images, alone.file) == (3, None, None)
 
 
-def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(monkeypatch: Patch) -> None:
     Path("a/b").mkdir(parents=True)
     monkeypatch.chdir("a/b")
     say('[tool.robustcheck]\nimages = "far"\n', "../../pyproject.toml")

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.storage.places import redact_text
-from support import PHOTOS, Capture, levels, robustcheck
+from support import PHOTOS, Capture, Patch, levels, robustcheck
 from support.bad_files import endless_loop
 from support.onnx_models import classifier, save
 from support.written import written
@@ -145,7 +145,7 @@ def test_an_image_set_is_refused(tmp_path: Path, photos: Path) -> None:
     refused(model, photos / "images.parquet", said)
 
 
-def test_a_negative_member_on_any_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_negative_member_on_any_python(tmp_path: Path, monkeypatch: Patch) -> None:
     """Newer Pythons refuse it themselves; here they count blocks as the older ones."""
     monkeypatch.setattr(tarfile.TarInfo, "_block", lambda self, count: -(-count // 512) * 512)
     with pytest.raises(CannotAssessError, match=r"size of member 'b\.jpg' is -512"):

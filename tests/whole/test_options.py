@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.cli.verbs import calibrate, check, questions
 from robustcheck_onnx.checker.evidence import Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure.run import settle
-from support import Fields
+from support import Fields, Patch
 
 
 def test_the_keywords_are_the_record() -> None:
@@ -32,7 +32,7 @@ def test_keywords_become_the_record() -> None:
         Options.of({"imagess": "photos"})
 
 
-def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatch: Patch) -> None:
     """Not even where a folder has that name; a Path is always a folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundled").mkdir()

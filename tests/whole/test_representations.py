@@ -17,7 +17,7 @@ from robustcheck_onnx import check, load_representations, measure, scan
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP, PreprocessingFacts
 from robustcheck_onnx.checker.representations import MadeWith, Saver
-from support import Capture, Fields, Place, lookup, normal, onnx_models, robustcheck
+from support import Capture, Fields, Patch, Place, lookup, normal, onnx_models, robustcheck
 from support.measuring import never_decided
 
 
@@ -111,7 +111,7 @@ def test_the_command_names_the_file_and_wants_one_for_each_model(
 
 
 def test_places_that_no_representations_go_to(
-    lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    lookup_pass: Place, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for options, said in (
