@@ -201,8 +201,8 @@ def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
 
 DEFAULT_VERB = "check"
 FORMS_OF = {
-    **dict.fromkeys(("explain", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow"), ("json",)),
-    **dict.fromkeys(("scan", "concepts", "directions"), ("json", "html")),
+    **dict.fromkeys(("explain", "doctor", "calibrate", "profiles", "mlflow"), ("json",)),
+    **dict.fromkeys(("scan", "shift", "concepts", "directions", "inspect", "verify"), ("json", "html", "markdown")),
 }
 """The forms of the documents of a verb. All forms, where it is not listed."""
 

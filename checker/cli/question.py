@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial, wraps
-from importlib import import_module
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, get_type_hints
@@ -40,6 +39,7 @@ QUESTION: Final = (
     *("verbose", "no_time", "color", "timeout", "max_memory", "max_model_size", "debug"),
 )
 """options of the table that every question has"""
+FORMS: Final = ("terminal", "json", "html", "markdown")
 AS_FOR_A_CHECK: Final = {"help": "In-distribution photos, as for a check. Default: the bundled photos."}
 """of `images`"""
 Verb = Callable[..., int]
@@ -88,7 +88,7 @@ class Call:
 class Question(Call):
     """A call of a verb that asks a question. It knows where its documents go."""
 
-    def __init__(self, ctx: typer.Context, settings: Settings, *, room: str, forms: tuple[str, ...]) -> None:
+    def __init__(self, ctx: typer.Context, settings: Settings, *, forms: tuple[str, ...] = FORMS) -> None:
         from robustcheck_onnx.checker.isolation import signals_wait
 
         super().__init__(ctx, settings)
@@ -97,7 +97,6 @@ class Question(Call):
         with signals_wait(), suppress(Exception):
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
-        self._room = f"robustcheck_onnx.checker.{room}"
         self._forms = forms
 
     def say(self, line: str) -> None:
@@ -119,43 +118,21 @@ class Question(Call):
 
     def answer(self, result: Any) -> None:
         """Deliver a result in each requested form."""
+        from robustcheck_onnx.checker.report import layout
+        from robustcheck_onnx.checker.report.document import document_of
+
         settings = self.settings
         options = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}
         result = result.model_copy(update={"time": None}) if settings.no_time else result
-        render, line = shown(self._room, result)
+        document = document_of(result)
         deliver(
             self.destinations,
-            partial(written, self._room, result),
-            partial(render, **options),
+            lambda form: str(getattr(result, f"to_{form}")()),
+            partial(layout.of_document, document, **options),
             settings.color,
             quiet=settings.quiet,
-            line=lambda: line,
+            line=lambda: document.one_line,
         )
-
-
-def written(room: str, result: Any, form: str) -> str:
-    """Write a room's result in another form than terminal. The room is a module; the text ends in a newline."""
-    from robustcheck_onnx.checker.report import document
-    from robustcheck_onnx.checker.report.record import to_json
-
-    if form == "json":
-        return to_json(result)
-    if isinstance(result, document.Shown):
-        return document.written(document.document_of(result), form)
-    if form == "html":
-        return str(import_module(f"{room}.html").render(result))
-    return str(import_module(f"{room}.forms").render(form, result))
-
-
-def shown(room: str, result: Any) -> tuple[Callable[..., RenderableType], str]:
-    """Return a result's layout in the terminal, and its line. The room is a module."""
-    from robustcheck_onnx.checker.report import document, layout
-
-    if isinstance(result, document.Shown):
-        made = document.document_of(result)
-        return partial(layout.of_document, made), made.one_line
-    terminal = import_module(f"{room}.terminal")
-    return partial(terminal.render, result), terminal.one_line(result)
 
 
 def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, **more: Any) -> Callable[[Verb], Verb]:
@@ -199,28 +176,30 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def question(
-    room: str,
-    *,
-    forms: tuple[str, ...] = ("terminal", "json", "html", "markdown"),
-    without: tuple[str, ...] = (),
-    **more: Any,
-) -> Callable[[Verb], Verb]:
-    """Make a verb of a function. The modules of a room of `checker` show its result.
-
-    Args:
-        room: its name.
-        forms: those of -o; the module `forms` of the room writes what is not terminal, json or html.
-        without: names of shared options that the verb does not have.
-        more: as of `takes`.
-    """
-    output = {
+def output_of(forms: Sequence[str]) -> dict[str, Any]:
+    """Return what the option `output` has for these forms."""
+    return {
         "help": f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH, or a file by its suffix. May be repeated.",
         "autocompletion": completing(lambda: forms),
     }
-    shared = {"output": output, "verbose": {"max": 1, "help": "The whole report."}}
+
+
+def question(
+    *,
+    forms: tuple[str, ...] = FORMS,
+    without: tuple[str, ...] = (),
+    **more: Any,
+) -> Callable[[Verb], Verb]:
+    """Make a verb of a function. Its result is shown as a document.
+
+    Args:
+        forms: those of -o; the result has a method for each but terminal, such as to_json.
+        without: names of shared options that the verb does not have.
+        more: as of `takes`.
+    """
+    shared = {"output": output_of(forms), "verbose": {"max": 1, "help": "The whole report."}}
     names = [name for name in QUESTION if name not in without]
-    return takes(*names, call=partial(Question, room=room, forms=forms), **shared | more)
+    return takes(*names, call=partial(Question, forms=forms), **shared | more)
 
 
 EVERY_S = 10.0  # seconds between two plain lines, and before the first one

@@ -1,31 +1,27 @@
-"""Write a comparison as JUnit, SARIF and Markdown."""
+"""Write a comparison as JUnit and SARIF."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from xml.etree import ElementTree
 
 from robustcheck_onnx.checker.evidence import Gallery, SeenImage
-from robustcheck_onnx.checker.report import markdown, pipelines
-from robustcheck_onnx.checker.report.forms import FormOptions, cautions, fingerprint, path_of
+from robustcheck_onnx.checker.report import pipelines
+from robustcheck_onnx.checker.report.forms import FormOptions, fingerprint, path_of
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.report.words import SIGNS
-from robustcheck_onnx.checker.text import as_json, number_text, printable
+from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.checker.verdict.gate import Gate
 
-from .judge import Compared, CompareReport, statistic_row
+from .judge import Compared, CompareReport
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
-    """Write the comparison as JUnit, SARIF or Markdown. It ends in a newline."""
+    """Write the comparison as JUnit or SARIF. It ends in a newline."""
     outcome = as_side(report, report.candidate)
-    if form in ("junit", "sarif"):
-        if report.required != ("indication",):
-            gate = Gate(exit_code=report.exit_code, fail_on="warn", rule=_rule(report))
-            outcome = outcome.model_copy(update={"gate": gate})
-        return (_junit if form == "junit" else _sarif)(report, outcome, options)
-    return _markdown(report, outcome)
+    if report.required != ("indication",):
+        gate = Gate(exit_code=report.exit_code, fail_on="warn", rule=_rule(report))
+        outcome = outcome.model_copy(update={"gate": gate})
+    return (_junit if form == "junit" else _sarif)(report, outcome, options)
 
 
 def _rule(report: CompareReport) -> str:
@@ -101,58 +97,3 @@ def as_side(report: CompareReport, side: Compared) -> Report:
         claim=report.claim,
         time=report.time,
     )
-
-
-def _markdown(report: CompareReport, outcome: Report) -> str:
-    verdict = report.verdict.verdict
-    sides = (("Candidate", report.candidate), ("Baseline" if report.baseline else "Reference", report.reference))
-    facts = [
-        f"- {name}: {markdown.code(side.evidence.model.file)} {markdown.code(side.evidence.model.digest)}, by itself "
-        f"{side.verdict.verdict}"
-        for name, side in sides
-    ]
-    facts.append(f"- {report.n_images} images{' in pairs' if report.paired else ''}, tolerance {report.tolerance:g}")
-    if report.similarity is not None:
-        facts.append(f"- As a whole: {report.similarity.text}")
-    blocks = [
-        markdown.MARK,
-        f"## {SIGNS[verdict]} {verdict}{report.index_words}: {markdown.text(report.candidate.evidence.model.file)} "
-        f"compared with {markdown.text(reference_name(report))}",
-        *(f"**!** {caution}" for caution in cautions(outcome)),
-        "\n".join(facts),
-        *markdown.reasons(outcome),
-        *markdown.notes(report.notes),
-        *_index(report),
-        _statistics(report),
-        _features(report),
-        markdown.measured(outcome),
-        markdown.text(report.claim),
-    ]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _index(report: CompareReport) -> list[str]:
-    if report.index is None:
-        return []
-    rows = (map(markdown.text, row) for row in report.index.rows())
-    return [f"### {markdown.text(report.index.plain)}", _table("| number | value |\n|---|---|", rows)]
-
-
-def _table(head: str, rows: Iterable[Iterable[object]]) -> str:
-    return "\n".join([head, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
-
-
-def _statistics(report: CompareReport) -> str:
-    head = "| statistic | candidate | reference | ratio | interval | kept? |\n|---|---:|---:|---:|---:|---|"
-    rows = (
-        (row.name, row.candidate, row.reference, number_text(row.ratio.estimate), row.bounds, row.word)
-        for row in map(statistic_row, report.statistics)
-    )
-    return f"### Statistics side by side\n\n{_table(head, rows)}"
-
-
-def _features(report: CompareReport) -> str:
-    head = "### Outlier features of the reference\n\n| feature | in the candidate | as feature |\n|---:|---|---:|"
-    rows = ((f.index, f.fate, "–" if f.to is None else f.to) for f in report.features)
-    new = ", ".join(map(str, report.new_features))
-    return _table(head, rows) + (f"\n\nNew in the candidate: {new}" if new else "")

@@ -3,105 +3,41 @@
 The report of a comparison and its verdict are made here. Pure.
 
 `run.py` runs both models; `pairs.py` adds up their representations and follows each outlier feature; `changes.py`
-computes the other numbers; `terminal.py` shows the report.
+computes the other numbers; `document.py` shows the report.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pydantic import Field, PrivateAttr, field_validator
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import notebook
+from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.report.record import Judged, NoTruth, Time
 from robustcheck_onnx.checker.statistics import wilson
-from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
-from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
+from robustcheck_onnx.checker.text import interval_text, number_text
+from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .baseline import Baseline
-from .changes import Keeps, StatisticChange
+from .changes import StatisticChange
 from .index import SIGNS, IndexReport, Required
 from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, Fate, FeatureFate, Similarity
 
-Colour = Literal["pass", "warn", "muted"]
 
-KEEPS: dict[Keeps, tuple[str, str, Colour]] = {
-    "kept": ("✓", "kept", "pass"),
-    "shrank": ("✗", "shrank", "warn"),
-    "undecided": ("?", "undecided", "warn"),
-    "not required": ("", "–", "muted"),
-}
-"""Sign, word and colour of what became of a statistic."""
-
-FATES: dict[Fate, tuple[str, str, Colour]] = {
-    "kept": ("✓", "kept", "pass"),
-    "moved": ("→", "moved", "warn"),
-    "rotated": ("✗", "rotated away", "warn"),
-    "uncorrelated": ("✗", "another one", "warn"),
-    "undecided": ("?", "undecided", "warn"),
-    "lost": ("✗", "lost", "warn"),
-}
-"""The same of an outlier feature."""
-
-
-class StatisticRow(NamedTuple):
-    """One statistic of both models in words. "–" where a number is missing."""
-
-    name: str
-    candidate: str
-    reference: str
-    bounds: str
-    """of the ratio"""
-    ratio: Interval
-    sign: str
-    word: str
-    colour: Colour
-
-
-class FeatureRow(NamedTuple):
-    """One outlier feature of the reference in words. "–" where a number is missing."""
-
-    feature: str
-    mean_z: str
-    frequency: str
-    """share of the images beyond 4 SD"""
-    at: str
-    """its index in the candidate"""
-    candidate_mean_z: str
-    candidate_frequency: str
-    sign: str
-    word: str
-    colour: Colour
-
-
-def statistic_row(change: StatisticChange) -> StatisticRow:
-    """Write one statistic of both models."""
-    candidate, reference = (number_text(value, missing="–") for value in (change.candidate, change.reference))
-    bounds = _range(change.ratio)
-    return StatisticRow(NAMES[change.name], candidate, reference, bounds, change.ratio, *KEEPS[change.keeps])
-
-
-def _range(interval: Interval) -> str:
+def range_text(interval: Interval) -> str:
+    """Write the interval of a ratio. Without bounds it is the estimate."""
     estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)}, no bounds"
     return interval_text(interval.low, interval.high, missing=estimate)
-
-
-def feature_row(fate: FeatureFate) -> FeatureRow:
-    """Return one outlier feature and its fate in words."""
-    at, z, share = "–", "–", "–"
-    if fate.candidate_mean_z is not None:
-        at, z = str(fate.index if fate.to is None else fate.to), f"{fate.candidate_mean_z:+z.1f}"
-        share = percent_text(fate.candidate_frequency)
-    before = f"{fate.mean_z:+z.1f}"
-    return FeatureRow(str(fate.index), before, percent_text(fate.frequency), at, z, share, *FATES[fate.fate])
 
 
 if TYPE_CHECKING:
@@ -141,7 +77,7 @@ def required_of(require: str | Sequence[str]) -> tuple[Required, ...]:
     return tuple(words)
 
 
-class CompareReport(Judged, Frozen):
+class CompareReport(Shown, Judged, Frozen):
     """Everything that `robustcheck compare` found."""
 
     schema_version: Literal[2] = 2
@@ -231,16 +167,16 @@ class CompareReport(Judged, Frozen):
             ("images", self.n_images),
         ]
 
-    def _repr_html_(self) -> str:
-        """Show the report in a notebook. It has verdict, kind, reasons, and what was kept of each statistic."""
-        rows = [
-            [row.name, row.candidate, row.reference, row.bounds, row.word]
-            for row in map(statistic_row, self.statistics)
-        ]
-        lines = [*notebook.verdict_lines(self.verdict), *self.notes]
-        header = ["statistic", "candidate", "reference", "ratio", "kept?"]
-        table = notebook.table(header, rows)
-        return notebook.block(self._title(str), lines, table, verdict=self.colour)
+    def to_junit(self) -> str:
+        """Return the JUnit document, as `-o junit`."""
+        return self._form("junit")
+
+    def to_sarif(self) -> str:
+        """Return the SARIF document, as `-o sarif`."""
+        return self._form("sarif")
+
+    def _form(self, form: str) -> str:
+        return str(import_module(f"{__package__}.forms").render(form, self))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame, one row per statistic.
@@ -288,38 +224,6 @@ class CompareReport(Judged, Frozen):
         ours, theirs = self.candidate.evidence.model.file, self.reference.evidence.model.file
         index = f"{self.index_words} · ".removeprefix(" · ")
         return notebook.headline(self.verdict, f"{index}{shown(ours)} against {shown(theirs)}", self.n_images)
-
-
-_PLAIN: dict[Kind | None, tuple[str, str]] = {
-    None: (
-        "On the {images}, the candidate has kept the outlier features that made its reference pass.",
-        "They are a sign of robustness to natural distribution shifts, not a proof; no accuracy was measured.",
-    ),
-    "not_established": (
-        "The comparison came to no result: something about the run or the reference stands in the way.",
-        "Do the next steps below and compare again.",
-    ),
-    "not_applicable": (
-        "The comparison cannot judge these two models: the thresholds do not hold for them, or they are too different.",
-        "That says nothing of how robust the candidate is; measure its accuracy on shifted images to find out.",
-    ),
-    "absent": (
-        "On the {images}, the candidate does not show the outlier features that robust CLIP encoders show.",
-        "If its reference shows them, they were lost: look at how the candidate was made before you release it.",
-    ),
-    "other_signal": (
-        "On the {images}, the candidate differs from its reference in what made the reference pass.",
-        "Read the reasons below, and look at how the candidate was made before you release it.",
-    ),
-}
-
-
-def plain_text(report: CompareReport) -> str:
-    """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
-    images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    return (
-        f"{report.verdict.verdict}{report.index_words}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
-    )
 
 
 CLAIM = (
@@ -439,7 +343,7 @@ def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str,
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, name in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
         changed = [
-            f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_range(s.ratio)})"
+            f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {range_text(s.ratio)})"
             for s in found.statistics
             if s.keeps == keeps
         ]

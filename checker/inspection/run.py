@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import Field
+
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
@@ -15,8 +17,9 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure.run import model_facts
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing, models_below, takes_no_image
+from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.runtime.runner import scales_over_batch
-from robustcheck_onnx.checker.text import error_json, quoted
+from robustcheck_onnx.checker.text import as_json, error_json, quoted
 from robustcheck_onnx.checker.verdict.notes import load_profile
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, foreseen, reason
@@ -39,14 +42,20 @@ class CanPass(Frozen):
     """what a yes holds for; None for any batch"""
 
 
-class Inspected(Frozen):
-    """The short result of `inspect`. `robustcheck inspect -o json` has all of it."""
+class Inspected(Shown, Frozen):
+    """What a check would measure, and whether the file can pass."""
 
     file: str
-    digest: str
-    tensor: str
+    digest: str = ""
+    tensor: str = ""
     """what a check would measure"""
     can_pass: CanPass
+    facts: Fields = Field(repr=False)
+    """all of it, as `to_json` writes it"""
+
+    def to_json(self) -> str:
+        """Return the JSON document, as `-o json`."""
+        return as_json(self.facts)
 
 
 @dataclass(frozen=True)
@@ -130,19 +139,21 @@ def inspect(
         UsageError, CannotAssessError: the file can't be opened; see each class.
     """
     path, profile = find_model(Path(model)), load_profile(thresholds)
-    found = document_of(path, profile, limits, tensor=tensor, pool=pool, preprocess=preprocess)
-    tensor = found["representation"]["tensor"]
-    return Inspected.model_validate({"tensor": tensor, **{key: found[key] for key in ("file", "digest", "can_pass")}})
+    read_apart = isolation.apart(inspected, str(path), limits)
+    return read_apart(path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
 
 
-def document_of(path: Path, profile: Profile, limits: Limits, **choices: str | Path | None) -> Fields:
-    """Return a file's `inspect_json`, read by a child. choices: tensor, pool and preprocess."""
-    return isolation.apart(inspected, str(path), limits)(path, profile, **choices)
-
-
-def inspected(path: Path, profile: Profile, **choices: Any) -> Fields:
-    """Return a file's `inspect_json`, read in this process."""
-    return inspect_json(inspect_model(path, profile, **choices))
+def inspected(path: Path, profile: Profile, **choices: Any) -> Inspected:
+    """Inspect a file in this process. choices: tensor, pool and preprocess."""
+    found = inspect_model(path, profile, **choices)
+    model, facts = found.model, inspect_json(found)
+    return Inspected(
+        file=str(path),
+        digest=model.digest,
+        tensor=model.representation.tensor,
+        can_pass=found.can_pass,
+        facts=facts,
+    )
 
 
 def inspect_json(found: Inspection) -> Fields:
@@ -175,17 +186,19 @@ def inspect_json(found: Inspection) -> Fields:
     }
 
 
-def unopened_json(path: Path, fault: RobustcheckError) -> Fields:
-    """Return the JSON values of an unreadable file. They have its error, and that it can't pass."""
+def unopened(path: Path, fault: RobustcheckError) -> Inspected:
+    """Return the inspection of an unreadable file. It has the error, and that the file can't pass."""
     seen = _without_file(path, fault)
     # the reason's id is of no verdict
     why = Reason(id="not_assessable", kind="not_established", seen=seen, next_step=fault.hint)
-    return {
+    can_pass = CanPass(answer="no", reasons=(why,))
+    facts = {
         "schema": INSPECT_SCHEMA,
         "file": str(path),
         **json.loads(error_json(fault.message, fault.hint, fault.exit_code)),
-        "can_pass": CanPass(answer="no", reasons=(why,)).model_dump(mode="json"),
+        "can_pass": can_pass.model_dump(mode="json"),
     }
+    return Inspected(file=str(path), can_pass=can_pass, facts=facts)
 
 
 def _fields(item: object, *names: str) -> Fields:

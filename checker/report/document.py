@@ -15,16 +15,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from robustcheck_onnx.checker.evidence import Execution, Origin
+from robustcheck_onnx.checker.evidence import Execution, Interval, Origin
 from robustcheck_onnx.checker.text import MIB, count_text, name_text, number_text, short_digest, short_provider
 from robustcheck_onnx.checker.verdict.pixels import steps_text
+from robustcheck_onnx.checker.verdict.rule import Reason
 
-from .record import Report, Time
+from .record import Report, Time, to_json
 from .words import preprocessing_text
 
+if TYPE_CHECKING:
+    from robustcheck_onnx.thresholds.frozen import Frozen
+
 Style = Literal["", "bold", "dim", "pass", "warn", "fail"]
+
+
+class Ratio(NamedTuple):
+    """A bar of the page for a number of a comparison."""
+
+    interval: Interval
+    least: float
+    style: Style
 
 
 class Cell(NamedTuple):
@@ -33,6 +45,8 @@ class Cell(NamedTuple):
     text: str
     style: Style = ""
     is_name: bool = False
+    bar: Ratio | None = None
+    """what the page draws before the text"""
 
 
 Words = str | Cell
@@ -106,27 +120,69 @@ class Chart:
     """where the places are, 0 to 1; evenly if empty"""
 
 
-Block = Table | Facts | Bullets | Chart | str
+class Photo(NamedTuple):
+    """A picture of the page."""
+
+    name: str
+    text: str
+    uri: str
+    """`data:`; empty without a picture"""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Pictures next to each other."""
+
+    rows: tuple[Photo, ...]
+
+
+@dataclass(frozen=True)
+class Topics:
+    """What was measured, and how. The page folds it."""
+
+    rows: tuple[Topic, ...]
+
+
+Block = Table | Facts | Bullets | Chart | Photos | Topics | Words
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with blocks below it."""
+    """A heading with blocks below it. Without a title it continues the section before."""
 
     title: str
     remark: str
     blocks: tuple[Block, ...]
-    shown: Literal["short", "whole", "page", "folded"] = "whole"
-    """the least report that has it; the last two are not in the terminal, and the page folds the last"""
+    shown: Literal["brief", "short", "whole", "page", "folded"] = "whole"
+    """the least report that has it. brief: the short one alone; the last two are not in the terminal, and the page
+    folds the last"""
 
 
 class ModelShown(Protocol):
     """The model of a question."""
 
+    @property
+    def file(self) -> str:
+        """Return its path."""
+
+    @property
+    def digest(self) -> str:
+        """Return its digest. "" where the report has none."""
+
+    @property
+    def source(self) -> str:
+        """Return what the contract says it is."""
+
+
+class File(NamedTuple):
+    """A model of which no more is shown."""
+
     file: str
-    digest: str
-    source: str
-    """what the contract says it is"""
+    digest: str = ""
+    source: str = ""
+
+
+INFORMATION = "Information, not a verdict: `robustcheck check` judges the representation alone."
 
 
 @dataclass(frozen=True)
@@ -142,11 +198,23 @@ class Document:
     facts: tuple[Words, ...]
     """of the run, for a line"""
     summary: str
-    """the answer in a sentence or two; the terminal's last words"""
+    """the answer in a sentence or two; the terminal's last words, or its first if there is a verdict"""
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
     limits: str
     version: str
+    verdict: Cell | None = None
+    """sign and words; None: information only"""
+    exit_code: int | None = None
+    cautions: tuple[str, ...] = ()
+    """what a reader must know before the verdict"""
+    reasons: tuple[Reason, ...] = ()
+    step: tuple[str, str] = ("", "")
+    """what to do next, in words and as a command"""
+    headline: str = ""
+    """what the page has next to the verdict's sign instead of the summary"""
+    remark: str = INFORMATION
+    """what the page has below the answer"""
     line: str = ""
     """the answer in one line, for `-q`"""
     tiles: tuple[tuple[str, object, str], ...] = ()
@@ -192,19 +260,26 @@ def _named(rows: Sequence[tuple[str, object]]) -> tuple[tuple[Words, Words], ...
 class Shown:
     """The base of a report that is shown as a document. The module `document` of its room makes it."""
 
+    def to_json(self) -> str:
+        """Return the JSON document, as `-o json`."""
+        return to_json(cast("Frozen", self))
+
     def to_html(self) -> str:
         """Return the page, as `-o html`."""
-        return written(document_of(self), "html")
+        return self._as("html")
 
     def to_markdown(self) -> str:
         """Return the Markdown, as `-o markdown`."""
-        return written(document_of(self), "markdown")
+        return self._as("markdown")
 
     def _repr_html_(self) -> str:
         """Return the HTML that a notebook shows. It has the answer, notes, limits, and the first tables."""
-        return str(import_module(f"{__package__}.notebook").short_of(document_of(self)))
+        return self._as("notebook")
 
     _repr_markdown_ = to_markdown
+
+    def _as(self, form: str) -> str:
+        return str(import_module(f"{__package__}.{form}").of_document(document_of(self)))
 
 
 def document_of(report: Any) -> Document:
@@ -212,11 +287,6 @@ def document_of(report: Any) -> Document:
     room = type(report).__module__.rpartition(".")[0]
     made: Document = import_module(f"{room}.document").document_of(report)
     return made
-
-
-def written(document: Document, form: str) -> str:
-    """Write a document as html or markdown. It ends in a newline."""
-    return str(import_module(f"{__package__}.{form}").of_document(document))
 
 
 TENSORS = "none: the images were given as preprocessed tensors"
@@ -256,18 +326,56 @@ class Topic:
     facts: tuple[Fact, ...]
     more: tuple[Fact, ...] = ()
     """facts for the end of the terminal's line; the page says the same elsewhere"""
+    below: tuple[tuple[Words, ...], ...] = ()
+    """further lines of the terminal"""
 
 
 def blocks_of(report: Report) -> tuple[Topic, ...]:
     """Return a report's facts in the page's order."""
+    evidence, known = report.evidence, report.published
+    p = evidence.preprocessing
+    external = tuple((name(f"{file} {digest}"),) for file, digest in evidence.model.external_digests.items())
+    fields = tuple(
+        (Cell(f"{field}: ", "dim"), name(value), Cell(f" ({where})", "dim"))
+        for field, value, where in (() if p.source == "tensors" else p.fields)
+    )
+    context = f"{known.sentence} Context only: it decides nothing." if known else ""
     return (
-        Topic("Model", "model", _model(report)),
+        Topic("Model", "model", _model(report), below=external),
+        *([Topic("", "published", (), (Fact("", "", short=context),))] if known else []),
         Topic("Representation", "tensor", *_tensor(report)),
-        Topic("Preprocessing", "preprocessing", _preprocessing(report)),
-        Topic("Images", "images", *_images(report)),
-        Topic("Execution", "ran on", _execution(report)),
+        Topic("Preprocessing", "preprocessing", _preprocessing(report), below=fields),
+        Topic("Images", "images", *_images(report), _skipped_and_converted(report)),
+        Topic("Execution", "ran on", _execution(report), below=_fallback_and_time(report)),
         Topic("Judged by", "judged by", _judged(report)),
     )
+
+
+def is_noted(report: Report, text: str) -> bool:
+    """Return whether a note contains this text."""
+    return any(text in note for note in report.notes)
+
+
+def _skipped_and_converted(report: Report) -> tuple[tuple[Words, ...], ...]:
+    images, lines = report.evidence.images, list[tuple[Words, ...]]()
+    if images.n_skipped and not all(is_noted(report, file) for file, _ in images.skipped):
+        listed: list[Words] = [Cell(f"{images.n_skipped} skipped: ", "warn")]
+        for i, (file, why) in enumerate(images.skipped):
+            listed += [", " * (i > 0), name(file), f" ({why})"]
+        more = images.n_skipped - len(images.skipped)
+        lines.append((*listed, f", and {more} more" if more else ""))
+    if images.notes:
+        lines.append(("converted: " + ", ".join(f"{what} {n}" for what, n in images.notes.items()),))
+    return tuple(lines)
+
+
+def _fallback_and_time(report: Report) -> tuple[tuple[Words, ...], ...]:
+    reason, time, lines = report.evidence.execution.fallback_reason, report.time, list[tuple[Words, ...]]()
+    if reason and not is_noted(report, reason):
+        lines.append((Cell("fallback: ", "warn"), reason))
+    if time is not None:
+        lines.append((", ".join(filter(None, [time.started, f"{number_text(time.wall_s)} s", speed_text(time)])),))
+    return tuple(lines)
 
 
 def _model(report: Report) -> tuple[Fact, ...]:

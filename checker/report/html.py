@@ -15,7 +15,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from robustcheck_onnx.checker.errors import EXIT_CODES
-from robustcheck_onnx.checker.evidence import SeenImage
 from robustcheck_onnx.checker.text import (
     count_text,
     gap_text,
@@ -31,7 +30,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS
 from . import charts, words
 from .charts import suite_of
 from .document import Document, blocks_of, cell_of
-from .forms import FormOptions, cautions, findings, model_of, rank_of, without_model
+from .forms import Finding, FormOptions, cautions, findings, model_of, rank_of, without_model
 from .record import Failed, Outcome, Report
 from .terminal import passed_by
 
@@ -48,22 +47,19 @@ def write_html(outcomes: Sequence[Outcome], options: FormOptions) -> str:
         versions=sorted({report.tool_version for report in reports}),
         outcomes=sorted(outcomes, key=rank_of),
         options=options,
-        has_photos=any(photo_of(image, options) for g in galleries for image in (*g.most, *g.least)),
+        has_photos=any(photo(options.thumbnails.get(i.digest, "")) for g in galleries for i in (*g.most, *g.least)),
     )
 
 
 def of_document(document: Document) -> str:
     """Write one self-contained page about a question's result. It ends in a newline."""
-    title = f"{document.question}: {document.model.file}"
+    title = f"{document.verdict.text if document.verdict else document.question}: {document.model.file}"
     return written("document.html.j2", title=title, versions=[document.version], document=document)
 
 
-def written(template: str, folder: Path | None = None, **values: object) -> str:
-    """Write a page from a template. It extends base.html.j2: the page's frame, style and rules are this room's.
-
-    folder: another room's templates, looked at first. values: what the template reads; `title` and `versions` at least.
-    """
-    text: str = _environment(folder).get_template(template).render(**values)
+def written(template: str, **values: object) -> str:
+    """Write a page from a template. values: what it reads; `title` and `versions` at least."""
+    text: str = _environment().get_template(template).render(**values)
     return text
 
 
@@ -76,16 +72,15 @@ def _title(outcomes: Sequence[Outcome]) -> str:
     return count_text(len(outcomes), "model") + (f": {counts}" if counts else "")
 
 
-def photo_of(image: SeenImage, options: FormOptions) -> str:
-    """Return the image's picture as a `data:` URI. Empty for any other address, since the page loads nothing."""
-    uri = options.thumbnails.get(image.digest, "")
+def photo(uri: str) -> str:
+    """Return a picture's `data:` URI. Empty for any other address, since the page loads nothing."""
     return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""
 
 
 @cache
-def _environment(folder: Path | None) -> Environment:
+def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader([TEMPLATES] if folder is None else [folder, TEMPLATES]),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_written,
@@ -99,6 +94,7 @@ def _environment(folder: Path | None) -> Environment:
         "number": number_text,
         "percent": percent_text,
         "cell": cell_of,
+        "finding": lambda reason: Finding(reason, None, None),
         "kind": lambda block: type(block).__name__,
         "signed": lambda value: f"{value:+z.1f}",
     }
@@ -108,7 +104,7 @@ def _environment(folder: Path | None) -> Environment:
         gap_text,
         interval_text,
         passed_by,
-        photo_of,
+        photo,
         short_checkpoint,
         suite_of,
         without_model,

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.text import (
     bars,
+    count_text,
     name_text,
     prose_text,
     sentence_text,
@@ -26,7 +27,7 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 
-from .document import Block, Bullets, Cell, Chart, Document, Facts, Section, Table, Words, cell_of
+from .document import Block, Bullets, Cell, Chart, Document, Facts, Photos, Table, Topic, Topics, Words, cell_of
 from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns
@@ -36,6 +37,7 @@ COLOURS = {"PASS": "green", "WARN": "yellow"}
 STYLES: dict[str, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
 WIDE = 108  # columns that a table needs for all of its own
 LISTED = 12  # facts of a block in a short report
+REASONS_LISTED = 6  # of a short report
 BAR_ROWS = 4
 
 
@@ -248,6 +250,39 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
     return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
 
 
+def reason_ids(pen: Pen, of_verdict: Sequence[Reason], n_notes: int = 0) -> list[Text]:
+    """Write the ids of the reasons for WARN. There is no line where there is none."""
+    if not of_verdict:
+        return []
+    more = len(of_verdict) - REASONS_LISTED
+    notes = f" and {count_text(n_notes, 'note')}" if n_notes else ""
+    text = f"✗ {', '.join(each.id for each in of_verdict[:REASONS_LISTED])}{f' and {more} more' if more > 0 else ''}"
+    return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
+
+
+def steps(pen: Pen, prose: str, command: str) -> list[Text]:
+    """Write what to do next, as `words.step_of` gives it."""
+    if not prose:
+        return [line(pen.say("→ "), pen.command(command))] if command else []
+    return [pen.say(f"→ {prose}"), *([pen.command(f"  {command}")] if command else [])]
+
+
+def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
+    """Show what was measured, and how."""
+    rows: list[tuple[Text, Text]] = []
+    for topic in topics:
+        facts = [
+            line(pen.say(fact.caution, "yellow"), (pen.say if fact.kind == "text" else pen.name)(fact.short))
+            for fact in (*topic.facts, *topic.more)
+        ]
+        below = (line(*(written(pen, each) for each in words)) for words in topic.below)
+        label = f"{topic.label} "
+        for text in (pen.facts(facts), *below):
+            rows.append((pen.say(label, "dim"), text))
+            label = " "
+    return hanging(rows)
+
+
 def bar_chart(
     pen: Pen, counts: Sequence[int], height: int, *, top: str, ends: tuple[str, str], width: int = 1, marks: str = ""
 ) -> list[Text]:
@@ -281,28 +316,42 @@ def bar_chart(
 
 def of_document(document: Document, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
     """Lay out the short report, or the whole. The answer is last."""
-    pen, model = Pen(ascii_only), document.model
-    head = [
-        *([pen.prose(document.claim, "bold")] if document.claim else []),
-        line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
-        *([pen.name(model.source, "dim")] if model.source else []),
-        pen.facts([written(pen, each) for each in document.facts]),
+    pen, model, verdict = Pen(ascii_only), document.model, document.verdict
+    summary, code = pen.say(document.summary, "bold"), document.exit_code
+    blocks: list[list[RenderableType]] = [
+        [
+            *([pen.prose(document.claim, "bold")] if document.claim else []),
+            line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
+            *([pen.name(model.source, "dim")] if model.source else []),
+            *([pen.facts([written(pen, each) for each in document.facts])] if document.facts else []),
+            *([summary] if verdict else []),
+            *(steps(pen, *document.step) if not (verbose and document.reasons) else []),
+        ]
     ]
-    shown = [each for each in document.sections if each.shown == "short" or (verbose and each.shown == "whole")]
-    blocks: list[RenderableType] = [Group(*head), *(_section(pen, each, verbose=verbose) for each in shown)]
-    if verbose or document.notes_in_short:
-        blocks += noted(pen, document.notes)
     if verbose:
-        blocks.append(section(pen, "Limits", "", pen.prose(document.limits)))
-    elif document.hint:
-        blocks.append(pen.say(document.hint, "dim"))
+        blocks.append(reasons(pen, document.reasons))
+    for each in document.sections:
+        if each.shown in ("short", "whole" if verbose else "brief"):
+            parts = [Group(*_block(pen, block, verbose=verbose)) for block in each.blocks]
+            if each.title:
+                blocks.append([section(pen, each.title, each.remark, spaced(parts))])
+            else:
+                blocks[-1] += parts
+    if not verbose:
+        blocks[-1] += reason_ids(pen, document.reasons)
+    if verbose or document.notes_in_short:
+        blocks.append(noted(pen, document.notes))
+    if verbose and document.limits:
+        blocks.append([section(pen, "Limits", "", pen.prose(document.limits))])
+    elif document.hint and not verbose:
+        blocks.append([pen.say(document.hint, "dim")])
+    if verdict is None:
+        blocks.append([summary])
+    elif code is not None:
+        blocks.append([Ruled(pen, f"{verdict.text} · exit code {code}", STYLES[verdict.style])])
     first = pen.say(f"robustcheck {document.version}", "dim")  # distinguishes our own files from others
-    return Trimmed(Group(first, spaced([*blocks, pen.say(document.summary, "bold")])))
-
-
-def _section(pen: Pen, each: Section, *, verbose: bool) -> RenderableType:
-    blocks = [Group(*_block(pen, block, verbose=verbose)) for block in each.blocks]
-    return section(pen, each.title, each.remark, spaced(blocks))
+    cautions = (pen.say(f"! {caution}", "yellow") for caution in document.cautions)
+    return Trimmed(Group(first, *cautions, spaced(Group(*each) for each in blocks if each)))
 
 
 def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
@@ -316,7 +365,13 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
         more = [pen.say(f"and {len(rows) - most} more", "dim")] if len(rows) > most else []
         dim = ((label._replace(style=label.style or "dim"), text) for label, text in rows[:most])
         return [*([pen.say(block.title, "dim")] if block.title else []), listed(pen, dim), *more]
-    return [bullets(pen, block.texts) if isinstance(block, Bullets) else pen.prose(block)]
+    if isinstance(block, Topics):
+        return [measured(pen, block.rows)]
+    if isinstance(block, Photos):
+        return []
+    if isinstance(block, Bullets):
+        return [bullets(pen, block.texts)]
+    return [pen.prose(block) if isinstance(block, str) else written(pen, block)]
 
 
 @dataclass(frozen=True)
@@ -333,9 +388,10 @@ class _Fitting:
         places = [i for i, head in enumerate(table.heads) if options.max_width >= WIDE or head[:1] != "?"]
         hidden = [head.lstrip("?>=") for i, head in enumerate(table.heads) if i not in places]
         heads = [table.heads[i].removeprefix("?") for i in places]
-        yield table_of(pen, heads, ([row[i] for i in places] for row in table.rows[: self.most]))
-        if (more := len(table.rows[: self.most]) - len(table.rows)) < 0:
-            yield pen.say(f"and {-more} more", "dim")
+        if rows := table.rows[: self.most]:
+            yield table_of(pen, heads, ([row[i] for i in places] for row in rows))
+        if more := len(table.rows) - len(rows):
+            yield pen.say(f"and {more} more", "dim")
         last = [table.legend, f"{', '.join(hidden)}: from {WIDE + INDENT} columns on" if hidden else ""]
         if any(last):
             yield Text()

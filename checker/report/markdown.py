@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from robustcheck_onnx.checker.text import bars, number_text, printable
 
-from .document import Block, Bullets, Chart, Document, Facts, Words, cell_of
+from .document import Block, Bullets, Cell, Chart, Document, Facts, Photos, Topics, Words, cell_of
 from .forms import (
     NOT_ASSESSED_HELP,
     Finding,
@@ -80,7 +80,7 @@ def section(outcome: Outcome) -> str:
         *(f"**!** {text(caution)}" for caution in cautions(outcome)),
         meaning_text(outcome.verdict),
         f"**Gate:** exit code {exit_code_of(outcome)}, because {text(rule_of(outcome))}.",
-        *reasons(outcome),
+        *reasons(findings(outcome)),
         *notes(outcome.notes),
         _statistics(outcome),
         measured(outcome),
@@ -88,12 +88,12 @@ def section(outcome: Outcome) -> str:
     return "\n\n".join(blocks)
 
 
-def reasons(report: Report) -> list[str]:
+def reasons(found: Sequence[Finding]) -> list[str]:
     """List the reasons as one block.
 
     They have what was seen, the next step and the waiver; without any there is no block.
     """
-    items = [_reason(finding) for finding in findings(report)]
+    items = map(_reason, found) if found else []
     return ["\n".join(["### Reasons and next steps", "", *items])] if items else []
 
 
@@ -183,17 +183,21 @@ def _literal(part: str) -> str:
 
 def of_document(document: Document) -> str:
     """Write a question's result. The limits are last."""
-    model = document.model
-    blocks = [MARK, f"## {text(document.title)}: {text(model.file)}", *map(text, filter(None, [document.claim]))]
-    blocks += [
-        f"**{text(document.summary)}**",
+    title = document.verdict.text if document.verdict else document.title
+    blocks = [
+        *(MARK, f"## {text(title)}: {text(document.model.file)}"),
+        *(f"**!** {text(caution)}" for caution in document.cautions),
+        *(text(document.claim), f"**{text(document.summary)}**"),
         " · ".join(_cell(each) for each in document.facts if cell_of(each).text),
+        *reasons([Finding(reason, None, None) for reason in document.reasons]),
+        *notes(document.notes),
     ]
-    blocks += notes(document.notes)
     for section in document.sections:
-        remark = f" ({text(section.remark)})" if section.remark else ""
-        blocks += [f"### {text(section.title)}{remark}", *map(_block, section.blocks)]
-    return "\n\n".join([*blocks, f"**Limits.** {text(document.limits)}"]) + "\n"
+        if section.shown != "brief":
+            remark = f" ({text(section.remark)})" if section.remark else ""
+            blocks += [f"### {text(section.title)}{remark}" if section.title else "", *map(_block, section.blocks)]
+    limits = f"**Limits.** {text(document.limits)}" if document.limits else ""
+    return "\n\n".join(filter(None, [*blocks, limits])) + "\n"
 
 
 def _cell(words: Words) -> str:
@@ -201,10 +205,15 @@ def _cell(words: Words) -> str:
 
 
 def _block(block: Block) -> str:
-    if isinstance(block, str):
-        return text(block)
+    if isinstance(block, str | Cell):
+        return _cell(block)
     if isinstance(block, Bullets):
         return "\n".join(f"- {text(each)}" for each in block.texts)
+    if isinstance(block, Photos):
+        return "\n".join(f"- {text(each.name)}: {text(each.text)}" for each in block.rows)
+    if isinstance(block, Topics):
+        facts = [(topic.title, fact) for topic in block.rows for fact in topic.facts if fact.value]
+        return "\n".join(f"- {title}, {text(fact.label)}: {text(fact.value)}" for title, fact in facts)
     if isinstance(block, Facts):
         rows = [f"- {_cell(label)}: {_cell(words)}" for label, words in block.rows if cell_of(words).text]
         return "\n".join([*([f"{text(block.title)}:", ""] if block.title else []), *rows])

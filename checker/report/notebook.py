@@ -9,6 +9,7 @@ Numbers in, a figure out. Colours that are told apart with any colour vision, an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import import_module
@@ -24,7 +25,7 @@ from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
-from .document import Bullets, Document, Facts, Table, cell_of
+from .document import Bullets, Cell, Document, Facts, Table, cell_of
 from .record import ReferenceRow, Report
 from .words import CLEARS, SIGNS, clears, meaning_text, statistics_of, verdict_text
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, str | float | bool | None]
 """one line of a data frame: column, value"""
 
-_EDGE = {"PASS": "#2e7d32", "WARN": "#b26a00", "": "#777"}
+_EDGE = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#a02a2a", "": "#777"}
 """colour of the edge, readable on light and dark; the sign and the word say the same"""
 
 
@@ -45,26 +46,27 @@ def block(head: str, lines: Sequence[str], table: str = "", *, verdict: str = ""
         head: the first line, any text.
         lines: paragraphs, any text.
         table: HTML from `table`.
-        verdict: PASS, WARN or nothing: the colour of the edge.
+        verdict: pass, warn, fail or nothing: the colour of the edge.
     """
     said = "".join(f'<div style="margin-top:.3em">{_text(line)}</div>' for line in lines)
     style = f"border-left:4px solid {_EDGE[verdict]};padding:.2em .8em;max-width:60em"
     return f'<div style="{style}"><div><b>{_text(head)}</b></div>{said}{table}</div>'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int = 1) -> str:
-    """Lay out a table with text columns first. They are `n_text`; the others are numbers. All of it is escaped."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table. Heads are as of `document.Table`. All of it is escaped."""
+    sides = ["right" if ">" in head[:2] else "left" for head in header]
 
     def line(cells: Sequence[str], tag: str) -> str:
-        sides = ["left"] * n_text + ["right"] * (len(cells) - n_text)
         styled = (
             f'<{tag} style="text-align:{side};padding:.1em .6em">{_text(cell)}</{tag}>'
             for side, cell in zip(sides, cells, strict=True)
         )
         return f"<tr>{''.join(styled)}</tr>"
 
+    heads = [head.lstrip("?>=") for head in header]
     body = "".join(line(row, "td") for row in rows)
-    return f'<table style="margin-top:.5em"><thead>{line(header, "th")}</thead><tbody>{body}</tbody></table>'
+    return f'<table style="margin-top:.5em"><thead>{line(heads, "th")}</thead><tbody>{body}</tbody></table>'
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
@@ -94,31 +96,32 @@ def check_html(report: Report) -> str:
     return block(
         headline(verdict, evidence.model.file, evidence.statistics.n_images),
         [*verdict_lines(verdict), *report.notes],
-        table(["statistic", "value", "interval", "threshold", "clears it?"], rows),
-        verdict=verdict.verdict,
+        table(["statistic", ">value", ">interval", ">threshold", ">clears it?"], rows),
+        verdict=verdict.verdict.lower(),
     )
 
 
-def short_of(document: Document) -> str:
+def of_document(document: Document) -> str:
     """Write the HTML of a notebook. It has what the short report shows, and the first table."""
-    short = [each for section in document.sections if section.shown == "short" for each in section.blocks]
+    short = [each for section in document.sections if section.shown in ("brief", "short") for each in section.blocks]
     every = [each for section in document.sections for each in section.blocks if isinstance(each, Table)]
-    said = [document.claim, document.summary]
+    said = [*document.cautions, document.claim, document.summary, *itertools.chain(*map(_reason, document.reasons))]
     for each in short:
         if isinstance(each, Facts):
             said += [
                 f"{cell_of(label).text}: {cell_of(words).text}" for label, words in each.rows if cell_of(words).text
             ]
-        elif isinstance(each, str | Bullets):
-            said += [each] if isinstance(each, str) else each.texts
+        elif isinstance(each, Bullets):
+            said += each.texts
+        elif isinstance(each, str | Cell):
+            said.append(cell_of(each).text)
     shown = "".join(
-        table(
-            [head.lstrip("?>=") for head in each.heads], [[cell_of(words).text for words in row] for row in each.rows]
-        )
+        table(each.heads, [[cell_of(words).text for words in row] for row in each.rows])
         for each in [each for each in short if isinstance(each, Table)] or every[:1]
     )
-    head = f"{document.title} · {document.model.file}"
-    return block(head, [*filter(None, said), *document.notes, document.limits], shown)
+    verdict, code = document.verdict or Cell(document.title), document.exit_code
+    head = f"{verdict.text} · {document.model.file}" + ("" if code is None else f" · exit code {code}")
+    return block(head, [*filter(None, [*said, *document.notes, document.limits])], shown, verdict=verdict.style)
 
 
 def check_frame(report: Report) -> pd.DataFrame:

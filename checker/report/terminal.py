@@ -12,7 +12,6 @@ The worst is first, then come each WARN's reasons. Pure: outcomes in, a rich ren
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -24,7 +23,6 @@ from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.evidence import OUTLIER_SD
 from robustcheck_onnx.checker.text import (
     VERSION,
-    count_text,
     gap_text,
     name_text,
     number_text,
@@ -34,11 +32,10 @@ from robustcheck_onnx.checker.text import (
     short_checkpoint,
 )
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
-from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from . import words
-from .document import Cell, Fact, Words, blocks_of, name, speed_text
+from .document import Cell, Words, blocks_of, is_noted, name
 from .forms import cautions, exit_code_of, loosening_text, rank_of, waiver_text, without_model
 from .layout import (
     COLOURS,
@@ -51,15 +48,18 @@ from .layout import (
     labelled,
     line,
     listed,
+    measured,
     notes,
+    reason_ids,
     reasons,
     section,
     spaced,
+    steps,
     table_of,
     verdict_line,
 )
 from .record import Failed, Outcome, Report
-from .words import SIGNS, plain_text, verdict_text
+from .words import SIGNS, plain_text, step_of, verdict_text
 
 BAR_ROWS = 4
 MAX_FEATURES = 8  # rows
@@ -74,22 +74,17 @@ def whole(report: Report, pen: Pen) -> list[RenderableType]:
         *_gate(report, pen),
         Flow((_evidence_whole(report, pen), _histogram(report, pen), _features(report, pen))),
         _reference(report, pen),
-        measured(report, pen),
+        section(pen, "What was measured", "", measured(pen, blocks_of(report))),
         _limits(report, pen),
     ]
 
 
 def _model(report: Report, pen: Pen) -> RenderableType:
     model = report.evidence.model
-    planted = "" if _noted(report, model.synthetic) else f": {model.synthetic}"
+    planted = "" if is_noted(report, model.synthetic) else f": {model.synthetic}"
     synthetic = pen.say(f"synthetic{planted}" if model.synthetic else "", "yellow")
     what = pen.facts([pen.name(model.file, "bold"), pen.name(model.source), synthetic])
     return Group(what, pen.name(model.digest, "dim"), pen.prose(words.meaning_text(report.verdict)))
-
-
-def _noted(report: Report, text: str) -> bool:
-    """Return whether a note contains this text."""
-    return any(text in note for note in report.notes)
 
 
 def _gate(report: Report, pen: Pen) -> list[RenderableType]:
@@ -204,78 +199,15 @@ def _reference(report: Report, pen: Pen) -> RenderableType:
     return section(pen, title, remark, table, pen.say(f"{moves}.", "dim"))
 
 
-def measured(report: Report, pen: Pen, title: str = "What was measured") -> RenderableType:
-    """Show what was measured, and how."""
-    below = {
-        "model": [pen.name(f"{file} {digest}") for file, digest in report.evidence.model.external_digests.items()],
-        "preprocessing": _fields(report, pen),
-        "images": _skipped_and_converted(report, pen),
-        "ran on": _fallback_and_time(report, pen),
-    }
-    blocks = [
-        (
-            block.label,
-            [pen.facts([_fact(fact, pen) for fact in (*block.facts, *block.more)]), *below.get(block.label, [])],
-        )
-        for block in blocks_of(report)
-    ]
-    if report.published is not None:
-        context = f"{report.published.sentence} Context only: it decides nothing."
-        blocks.insert(1, ("published", [pen.say(context)]))
-    rows = [(pen.say(f"{'' if i else label} ", "dim"), text) for label, texts in blocks for i, text in enumerate(texts)]
-    return section(pen, title, "", hanging(rows))
-
-
-def _fact(fact: Fact, pen: Pen) -> Text:
-    text = pen.say(fact.short) if fact.kind == "text" else pen.name(fact.short)
-    return line(pen.say(fact.caution, "yellow"), text)
-
-
-def _fields(report: Report, pen: Pen) -> list[Text]:
-    """List every field of the preprocessing. It comes with its source."""
-    p = report.evidence.preprocessing
-    if p.source == "tensors":
-        return []
-    return [
-        line(pen.say(f"{field}: ", "dim"), pen.name(value), pen.say(f" ({where})", "dim"))
-        for field, value, where in p.fields
-    ]
-
-
-def _skipped_and_converted(report: Report, pen: Pen) -> list[Text]:
-    images, lines = report.evidence.images, []
-    noted = all(_noted(report, name) for name, _ in images.skipped)
-    if images.n_skipped and not noted:
-        listed = [line(pen.name(name), pen.say(f" ({why})")) for name, why in images.skipped]
-        if images.n_skipped > len(listed):
-            listed.append(pen.say(f"and {images.n_skipped - len(listed)} more"))
-        lines.append(line(pen.say(f"{images.n_skipped} skipped: ", "yellow"), pen.say(", ").join(listed)))
-    if images.notes:
-        lines.append(pen.say("converted: " + ", ".join(f"{what} {n}" for what, n in images.notes.items())))
-    return lines
-
-
-def _fallback_and_time(report: Report, pen: Pen) -> list[Text]:
-    reason, time, lines = report.evidence.execution.fallback_reason, report.time, []
-    if reason and not _noted(report, reason):
-        lines.append(line(pen.say("fallback: ", "yellow"), pen.say(reason)))
-    if time is not None:
-        speed = ", ".join(text for text in (f"{number_text(time.wall_s)} s", speed_text(time)) if text)
-        lines.append(pen.say(f"{time.started}, {speed}"))
-    return lines
-
-
 def _limits(report: Report, pen: Pen) -> RenderableType:
     rows = [(pen.say("•"), pen.prose(text)) for text in (report.claim, *report.profile.limits)]
     return section(pen, "Limits of the claim", "", hanging(rows))
 
 
-LISTED = 6  # reasons that a short report names
 PASSED_STEP = (
     "Check its accuracy, too; hold each later file against this one: "
     "`robustcheck compare NEW.onnx MODEL --images PHOTOS`"
 )
-WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To waive it: `robustcheck init`"
 BUNDLED_STEP = "Check again on photos of the kind that your model will see: `robustcheck MODEL --images DIR`"
 
 
@@ -338,54 +270,7 @@ def _next_step(report: Report, pen: Pen) -> list[Text]:
         step, explain = first.next_step, f"robustcheck explain {first.id}"
     model, images = report.evidence.model, report.evidence.images
     photos = "" if images.bundled else f" --images {quoted(images.source)}"
-    return step_lines(pen, step, model.file, photos, explain, scores=model.rule != "encoder_output")
-
-
-def step_lines(pen: Pen, step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> list[Text]:
-    """Write a next step in words and a command. The command works as it is printed.
-
-    Args:
-        pen: writes in the characters that the output can show.
-        step: of a reason, or the hint of an error.
-        model: for MODEL in the command.
-        photos: the option that names the photos, for a command that has it.
-        explain: the command of a step that has none.
-        scores: whether the model gives class scores, which its accuracy is measured by.
-
-    >>> print(*step_lines(Pen(True), "Do: `robustcheck MODEL --images PHOTOS`", "a", " --images MODELS/", scores=True))
-    -> Do:   robustcheck a --images MODELS/
-    """
-    if "robustcheck shift" in step and not scores:
-        step = WITHOUT_SCORES
-    if step.startswith(COMMANDS):
-        return [line(pen.say("→ "), pen.command(step))]
-    prose, command = step_of(step)
-    names = {"MODEL": quoted(model), " --images PHOTOS": photos}  # each may hold the other's word
-    command = re.sub("|".join(names), lambda word: names[word[0]], command) or explain
-    return [pen.say(f"→ {prose}"), *([pen.command(f"  {command}")] if command else [])]
-
-
-def step_of(text: str) -> tuple[str, str]:
-    """Split a next step into words and command. Without a command, it is the first sentence.
-
-    >>> step_of("Look at it: `robustcheck inspect MODEL -v`. Or not.")
-    ('Look at it:', 'robustcheck inspect MODEL -v')
-    >>> step_of("Export it again. Or not.")
-    ('Export it again.', '')
-    """
-    found = re.match(r"(.*?:) `(robustcheck [^`]*)`", text)
-    first, stop, _ = text.partition(". ")
-    return (found[1], found[2]) if found else (first + stop.strip(), "")
-
-
-def reason_ids(pen: Pen, reasons: Sequence[Reason], n_notes: int = 0) -> list[Text]:
-    """Write the ids of the reasons for WARN. There is no line where there is none."""
-    if not reasons:
-        return []
-    more = len(reasons) - LISTED
-    notes = f" and {count_text(n_notes, 'note')}" if n_notes else ""
-    text = f"✗ {', '.join(each.id for each in reasons[:LISTED])}{f' and {more} more' if more > 0 else ''}"
-    return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
+    return steps(pen, *step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"))
 
 
 def loosened(report: Report, pen: Pen) -> Iterator[Text]:

@@ -7,10 +7,12 @@ Each statistic is compared with its threshold; no report is known here, and repo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
+from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.evidence import (
     CLIP,
     IMAGENET,
@@ -21,7 +23,7 @@ from robustcheck_onnx.checker.evidence import (
     Preprocessing,
     Statistics,
 )
-from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
+from robustcheck_onnx.checker.text import interval_text, number_text, percent_text, quoted
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
 from robustcheck_onnx.checker.verdict.rule import Verdict, describe, inside, outside
 from robustcheck_onnx.thresholds.frozen import End
@@ -155,6 +157,35 @@ class JudgedStatistic(NamedTuple):
 def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
     """Return the deciding statistics, in the profile's order."""
     return [JudgedStatistic(name, getattr(statistics, name), profile.limits_of(name)) for name in profile.deciding]
+
+
+WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To waive it: `robustcheck init`"
+
+
+def step_of(step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> tuple[str, str]:
+    """Split a next step into words and a command. The command works as it is printed.
+
+    Args:
+        step: of a reason, or the hint of an error. Of one without a command only the first sentence stays.
+        model: for MODEL in the command.
+        photos: the option that names the photos, for a command that has it.
+        explain: the command of a step that has none.
+        scores: whether the model gives class scores, which its accuracy is measured by.
+
+    >>> step_of("Do: `robustcheck MODEL --images PHOTOS`. Or not.", "a", " --images MODELS/", scores=True)
+    ('Do:', 'robustcheck a --images MODELS/')
+    >>> step_of("Export it again. Or not.", "a", scores=True)
+    ('Export it again.', '')
+    """
+    if "robustcheck shift" in step and not scores:
+        step = WITHOUT_SCORES
+    if step.startswith(COMMANDS):
+        return "", step
+    found = re.match(r"(.*?:) `(robustcheck [^`]*)`", step)
+    first, stop, _ = step.partition(". ")
+    prose, command = (found[1], found[2]) if found else (first + stop.strip(), "")
+    names = {"MODEL": quoted(model), " --images PHOTOS": photos}  # each may hold the other's word
+    return prose, re.sub("|".join(names), lambda word: names[word[0]], command) or explain
 
 
 NEIGHBOURS = 4  # reference sets listed around the model, next to the two ends of the table

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, tell_stage
 from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.report import notebook
+from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.report.forms import cautions
 from robustcheck_onnx.checker.report.reader import edits, read, ruling
 from robustcheck_onnx.checker.report.record import NoTruth, Report
@@ -42,7 +42,7 @@ from .checks import (
 from .keyless import Identity, identity_of
 
 
-class Verification(NoTruth, Frozen):
+class Verification(Shown, NoTruth, Frozen):
     """The verification of one report. It has an exit code."""
 
     schema_version: Literal[1] = 1
@@ -90,16 +90,6 @@ class Verification(NoTruth, Frozen):
     def __repr_args__(self) -> list[tuple[str, object]]:
         """Return the fields that repr, str and rich show. They fit a line; the record has more."""
         return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
-
-    def _repr_html_(self) -> str:
-        """Return the HTML that a notebook shows. It has the result, what it rests on, and a row per check."""
-        rows = [[each.check, each.status, each.seen] for each in self.findings]
-        return notebook.block(
-            f"{self.result} · exit code {self.exit_code}",
-            [*self.cautions, self.says, self.rests_on, self.rule],
-            notebook.table(["check", "result", "what was seen"], rows, n_text=3),
-            verdict="PASS" if self.passed else "WARN",
-        )
 
 
 class VerifyOptions(TypedDict, total=False):

@@ -12,14 +12,12 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.cli.question import written
-from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import markdown
 from support import Capture, but, read_json, robustcheck
 from support.comparisons import Workshop, alike, eight_bits, judged, planted, rotation
-from support.terminal import printed
+from support.terminal import shown
 
 
 def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop, capsys: Capture) -> None:
@@ -43,7 +41,7 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     lost = judged(planted() @ rotation(384), planted())
     ids = {each.id for each in lost.verdict.reasons}
     forms = ("json", "junit", "markdown", "sarif", "html")
-    text = {form: written("robustcheck_onnx.checker.compare", lost, form) for form in forms}
+    text = {form: getattr(lost, f"to_{form}")() for form in forms}
     assert CompareReport.model_validate_json(text["json"]).model_dump() == lost.model_dump()
     suites = ElementTree.fromstring(text["junit"])
     assert suites.tag == "testsuites"
@@ -52,7 +50,7 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     assert {result["ruleId"] for result in run["results"]} == ids
     assert run["automationDetails"]["id"].startswith("robustcheck-compare/")
     assert text["markdown"].startswith(markdown.MARK)
-    assert f"WARN: {lost.candidate.evidence.model.file}".replace("_", r"\_") in text["markdown"]
+    assert f"WARN · {lost.kind}: {lost.candidate.evidence.model.file}".replace("_", r"\_") in text["markdown"]
     assert alike(lost).text in text["markdown"]
     assert all(each.endswith("\n") for each in text.values())
 
@@ -64,12 +62,12 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         (h @ rotation(384), fits, 0, "note"),
     ):
         report = but(judged(candidate, h), index=index, required=("index",))
-        text = {f: written("robustcheck_onnx.checker.compare", report, f) for f in ("sarif", "markdown", "html")}
+        text = {form: getattr(report, f"to_{form}")() for form in ("sarif", "markdown", "html")}
         (run,) = json.loads(text["sarif"])["runs"]
         assert run["invocations"] == [{"executionSuccessful": True, "exitCode": code}]
         assert {result["level"] for result in run["results"]} == {level}
         headings = [text["markdown"].split("## ")[1], text["html"].split("title>")[1]]
-        for heading in (*headings, printed(terminal.render(report)).splitlines()[-1]):
+        for heading in (*headings, shown(report).splitlines()[-1]):
             assert f"index {index.verdict}" in heading
         assert f'class="verdict {"warn" if code else "pass"}"' in text["html"]
     for require in ((), ("both",), "indexes"):
@@ -83,7 +81,7 @@ def test_no_line_is_too_wide_and_ascii_is_ascii() -> None:
     h = planted(features=(7, 40))
     report = judged(h @ rotation(384), h)
     for width, ascii_only in product((60, 80, 120), (False, True)):
-        text = printed(terminal.render(report, ascii_only=ascii_only, verbose=True), width)
+        text = shown(report, width, ascii_only=ascii_only, verbose=True)
         assert max(map(len, text.splitlines())) <= width
         assert text.isascii() == ascii_only
         assert re.search(r"^ +7 +\+\d+\.\d .*(rotated away)$", text, re.MULTILINE)  # nothing is cut

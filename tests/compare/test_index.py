@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 from scipy import linalg, stats
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.cli.question import written
 from robustcheck_onnx.checker.compare import baseline, neighbours, same_images, vectors
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
@@ -214,9 +213,7 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     assert rc.assert_same_index(near, reference, workshop.photos, device="cpu").index is not None
     with pytest.raises(rc.IndexVerdictError, match="re-embed: rotated"):
         rc.assert_same_index(turned, reference, workshop.photos, device="cpu")
-    junit = ElementTree.fromstring(
-        written("robustcheck_onnx.checker.compare", workshop.run(turned, reference), "junit")
-    )
+    junit = ElementTree.fromstring(workshop.run(turned, reference).to_junit())
     (case,) = (each for each in junit.iter("testcase") if each.attrib["classname"] == "robustcheck.index")
     assert [each.tag for each in case] == ["skipped"]  # it is not required
 

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from robustcheck_onnx.checker.cli.question import written
-from robustcheck_onnx.checker.compare import terminal
-from robustcheck_onnx.checker.compare.judge import plain_text
+from robustcheck_onnx.checker.compare.document import plain_text
+from robustcheck_onnx.checker.report.document import document_of
 from robustcheck_onnx.checker.text import number_text
 from support import but
 from support.comparisons import alike, judged, planted
-from support.terminal import printed
+from support.terminal import shown
 
 
 def test_photos_that_are_not_the_readers_are_said_first() -> None:
@@ -17,13 +16,9 @@ def test_photos_that_are_not_the_readers_are_said_first() -> None:
     for bundled in (True, False):
         report = but(measured, candidate__evidence__images__bundled=bundled)
         for verbose in (False, True):
-            shown = printed(terminal.render(report, verbose=verbose))
-            assert (shown.splitlines()[1] == f"! {said}") is bundled
+            assert (shown(report, verbose=verbose).splitlines()[1] == f"! {said}") is bundled
         forms = ("junit", "markdown", "sarif", "html")  # JSON has a note of the check itself
-        for text in (
-            terminal.one_line(report),
-            *(written("robustcheck_onnx.checker.compare", report, form) for form in forms),
-        ):
+        for text in (document_of(report).one_line, *(getattr(report, f"to_{form}")() for form in forms)):
             assert (said in text) is bundled
 
 
@@ -32,11 +27,11 @@ def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told() -> None:
     report = judged(h - (np.arange(384) == 7) * h[:, 7].mean(), h)
     n = report.n_images
     heading = f"Statistics  {n} images, paired; 80 % must be kept, 95 % confidence together"
-    assert heading in printed(terminal.render(report)).splitlines()
-    shown = printed(terminal.render(report))
-    assert plain_text(report) in " ".join(shown.split())
-    assert f"as a whole: {alike(report).text}" in shown.splitlines()
-    assert "statistic_shrank" in shown.split("✗ ")[-len(report.verdict.reasons)]  # what was lost comes first
+    text = shown(report)
+    assert heading in text.splitlines()
+    assert plain_text(report) in " ".join(text.split())
+    assert f"as a whole: {alike(report).text}" in text.splitlines()
+    assert "statistic_shrank" in text.split("✗ ")[-len(report.verdict.reasons)]  # what was lost comes first
     (seen,) = [reason.seen for reason in report.verdict.reasons if reason.id == "statistic_shrank"]
     assert seen.startswith("at least 80 % of the reference's value must be kept: ")
     assert "not measured" not in seen

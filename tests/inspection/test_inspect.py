@@ -12,8 +12,9 @@ from onnx import TensorProto
 from rich.console import Console, RenderableType
 
 from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
-from robustcheck_onnx.checker.inspection.run import Inspection, inspect_json, inspect_model
-from robustcheck_onnx.checker.inspection.terminal import render_inspect
+from robustcheck_onnx.checker.inspection.run import Inspected, inspected
+from robustcheck_onnx.checker.report import layout
+from robustcheck_onnx.checker.report.document import document_of
 from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
@@ -37,18 +38,22 @@ def shown(renderable: RenderableType, width: int) -> str:
     return text
 
 
-def inspected(path: Path, **options: Any) -> Inspection:
-    return inspect_model(path, profiles.load(), **options)
+def of_file(path: Path, **options: Any) -> Inspected:
+    return inspected(path, profiles.load(), **options)
 
 
-def why(found: Inspection) -> list[str]:
+def lines(found: Inspected, width: int, **options: bool) -> str:
+    return shown(layout.of_document(document_of(found), **options), width)
+
+
+def why(found: Inspected) -> list[str]:
     return [reason.id for reason in found.can_pass.reasons]
 
 
-def answer(found: Inspection, width: int = 80) -> str:
+def answer(found: Inspected, width: int = 80) -> str:
     """The answer, without the breaks of the layout; it comes first."""
-    text = shown(render_inspect(inspect_json(found)), width)
-    assert len(text.splitlines()) <= 12
+    text = lines(found, width)
+    assert len(text.splitlines()) <= 15
     return " ".join(text.partition("\n\n")[0].partition("Can this file pass? ")[2].split())
 
 
@@ -61,13 +66,13 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path) -> None:
     folder = tmp_path / ("a-long-folder-name-" * 6)
     folder.mkdir()
     path = save(classifier(512, output="output"), folder / "m.onnx", external=True)
-    found = inspected(path)
-    model = found.model
-    digests = [model.digest, model.model_digest, *model.external_digests.values()]
+    found = of_file(path)
+    facts = found.facts
+    digests = [found.digest, facts["model_digest"], *(each["digest"] for each in facts["external"])]
     for width in (80, 120):
-        text = squeezed(shown(render_inspect(inspect_json(found), verbose=True), width))
+        text = squeezed(lines(found, width, verbose=True))
         for part in (
-            *(str(path), *digests, f"{model.size_bytes} bytes", "tensor features", model.representation.why),
+            *(str(path), *digests, f"{facts['size_bytes']} bytes", "tensor features", facts["representation"]["why"]),
             *("head_input, assumed: the graph does not show it", "activation:Relu", "set one with --tensor NAME"),
             *("(512, 16)", "NCHW float32", "8 by 8 px", "ai.onnx 18", "none: the tensor was found by rule"),
             *("assumed: ImageNet values", "0.485, 0.456, 0.406"),
@@ -77,25 +82,25 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path) -> None:
 
 def test_contract_and_alternatives(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(4), source={"random_weights": True})
-    found = inspected(path)
+    found = of_file(path)
     assert "untrained" in why(found)
-    text = squeezed(shown(render_inspect(inspect_json(found), verbose=True), 120))
+    text = squeezed(lines(found, 120, verbose=True))
     assert squeezed("schema 1; lookup lookup embedding matrix, random weights, synthetic:") in text
     assert squeezed("Head none found") in text
     assert squeezed("before pooling") not in text  # nothing is pooled
     path = save(encoder(), tmp_path / "e.onnx")
     words = "input of the last linear layer (MatMul) before embedding"
     row = {"tensor": "features", "op": "Flatten", "rule": "pooled", "why": words}
-    assert inspect_json(inspected(path))["alternatives"] == [row]
+    assert of_file(path).facts["alternatives"] == [row]
 
 
 def test_json_of_inspect(tmp_path: Path) -> None:
-    found = inspected(save(classifier(), tmp_path / "m.onnx"))
-    content: Fields = json.loads(json.dumps(inspect_json(found), allow_nan=False))
+    found = of_file(save(classifier(), tmp_path / "m.onnx"))
+    content: Fields = json.loads(found.to_json())
     outputs = [{"name": "logits", "dtype": "float", "shape": [None, 10]}]
     head = {"op": "Gemm", "weight_shape": [10, 16], "classes": 10}
     expected: Fields = {"class_output": "logits", "preprocessing_not_known": None, "contract": None}
-    expected |= {"schema": "robustcheck.inspect/2", "digest": found.model.digest, "head": head, "outputs": outputs}
+    expected |= {"schema": "robustcheck.inspect/2", "digest": found.digest, "head": head, "outputs": outputs}
     assert {name: content[name] for name in expected} == expected
     assert (content["representation"]["tensor"], content["representation"]["shape"]) == ("features", [None, 16])
     assert content["preprocessing"][0] == {"field": "size", "value": "8, 8", "source": "model input"}
@@ -119,7 +124,7 @@ def test_doctor() -> None:
 
 def test_ascii(tmp_path: Path) -> None:
     path = save(classifier(), tmp_path / "modèle.onnx")
-    text = shown(render_inspect(inspect_json(inspected(path)), ascii_only=True), 120)
+    text = lines(of_file(path), 120, ascii_only=True)
     assert text.isascii()
     assert "mod\\xe8le.onnx" in text
 
@@ -143,14 +148,14 @@ def linear_encoder(
 
 
 def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
-    found = inspected(linear_encoder(tmp_path / "m.onnx"), preprocess="clip")
+    found = of_file(linear_encoder(tmp_path / "m.onnx"), preprocess="clip")
     assert (found.can_pass.answer, found.can_pass.reasons) == ("yes", ())
     assert answer(found) == "yes: the thresholds are for models like this one; the numbers decide"
 
 
 def test_a_reason_stands_in_the_answer_with_what_helps(tmp_path: Path) -> None:
     path = linear_encoder(tmp_path / "m.onnx")
-    assert answer(inspected(path), 1000) == (
+    assert answer(of_file(path), 1000) == (
         "no, because neither the file, a sidecar nor an option gives the preprocessing → Name what the model was "
         f"trained with (clip, imagenet or a JSON file): robustcheck {path} --preprocess imagenet"
     )
@@ -158,7 +163,7 @@ def test_a_reason_stands_in_the_answer_with_what_helps(tmp_path: Path) -> None:
 
 def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends(tmp_path: Path) -> None:
     path = save(classifier(512, output="output"), tmp_path / "m.onnx")
-    found = inspected(path)
+    found = of_file(path)
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
         "no, because `features` is the output of an activation (Relu) → Measure it on its own task, or compare it with "
@@ -166,7 +171,7 @@ def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends(tmp_pa
     )
     named = f"If that is what you deploy, say so: `robustcheck {path} --tensor features`."
     assert found.can_pass.reasons[1].next_step == named
-    confirmed = inspected(path, tensor="features", preprocess="clip")  # what the steps say takes these reasons away
+    confirmed = of_file(path, tensor="features", preprocess="clip")  # what the steps say takes these reasons away
     assert why(confirmed) == ["end_not_calibrated", "width_not_calibrated"]
 
 
@@ -177,8 +182,8 @@ def test_a_width_that_the_graph_leaves_open_is_not_known(tmp_path: Path) -> None
         embedding = MatMul(features, chosen)
     """
     path = linear_encoder(tmp_path / "m.onnx", end)
-    found = inspected(path, preprocess="clip")
-    assert found.model.representation.shape == (None, None)
+    found = of_file(path, preprocess="clip")
+    assert found.facts["representation"]["shape"] == (None, None)
     assert (found.can_pass.answer, why(found)) == ("unknown", ["width_not_calibrated"])
     assert answer(found, 1000) == (
         "unknown, because the graph does not show how many features `embedding` has; profile default-3 holds for 384 "
@@ -194,7 +199,7 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path
     proj = (20 * weight(24, 512)).astype(np.int8)
     for batch in ("batch", 1):
         path = linear_encoder(tmp_path / "m.onnx", end, batch=batch, proj=proj)
-        found = inspected(path, preprocess="clip")
+        found = of_file(path, preprocess="clip")
         assert found.can_pass.answer == "yes"
         noted = f"`robustcheck {path} --batch-size 1` gives a verdict for batches of one image"
         assert (noted in answer(found)) == (batch == "batch")
@@ -233,7 +238,7 @@ def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: Captur
     assert [robustcheck("inspect", tmp_path), robustcheck("inspect", path)] == [0, 0]
     said = capsys.readouterr().out
     assert said == 2 * said[: len(said) // 2]
-    assert said.startswith(str(path)[:60])
+    assert f"Inspection  {path}"[:60] in said
 
 
 def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: Capture) -> None:
@@ -255,7 +260,7 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: Captur
     assert robustcheck("inspect", path) == 3
     shown = capsys.readouterr()
     assert f"error: {path}: model file is empty" in shown.err
-    assert " ".join(shown.out.split()) == (
+    assert " ".join(shown.out.split()).partition("Inspection ")[2] == (
         f"{path} Can this file pass? no, because model file is empty (0 bytes); an ONNX protobuf is needed "
         "→ download or export it again"
     )
@@ -280,7 +285,7 @@ def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: Captur
 
 def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: Capture) -> None:
     path = linear_encoder(tmp_path / "m.onnx", "embedding = MatMul(features, w24x256)")
-    assert why(inspected(path, preprocess="clip")) == ["width_not_calibrated"]
+    assert why(of_file(path, preprocess="clip")) == ["width_not_calibrated"]
     wide = profiles.seal(but(profiles.load(), id="wide", min_features=2))
     (tmp_path / "wide.json").write_text(profiles.to_json(wide))
     profile = ["--thresholds", tmp_path / "wide.json"]

@@ -16,11 +16,15 @@ from robustcheck_onnx.checker.report.document import Chart, Curve, Document, Tab
 from robustcheck_onnx.checker.scan.records import PersistentFeature
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.storage.stores import OURS
+from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.verify.checks import unchecked
+from robustcheck_onnx.checker.verify.run import Verification
 from support import Capture, but, levels, onnx_models, robustcheck
+from support.comparisons import judged, planted, rotation
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.terminal import printed
 
-QUESTIONS = ("scan", "concepts", "directions", "shift")
+QUESTIONS = ("scan", "concepts", "directions", "shift", "compare", "inspect", "verify")
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}|`\x1b[31m"
 
 
@@ -49,6 +53,21 @@ def results(place: Path) -> dict[str, Any]:
         "concepts": rc.concepts(model, val, **given),
         "directions": rc.directions(model, labelled=str(val), shifted=[str(blur)], **given),
         "shift": rc.measure_shift(model, val, [str(blur)], target=[str(place / "target")], **given),
+        "compare": judged(planted(features=(7, 40)) @ rotation(384), planted(features=(7, 40))),
+        "inspect": rc.inspect(model),
+        "verify": Verification(
+            tool_version=VERSION,
+            report="report.json",
+            model="model.onnx",
+            verdict="WARN",
+            reasons=("too_weak",),
+            result_digest="sha256:1",
+            cautions=("a caution",),
+            findings=(unchecked("signature", "none was given"),),
+            rests_on="The numbers: nothing.",
+            exit_code=1,
+            rule="nothing was checked",
+        ),
     }
 
 
@@ -58,7 +77,7 @@ def result(request: pytest.FixtureRequest, results: dict[str, Any]) -> Any:
 
 
 def blocks_of(document: Document) -> list[Any]:
-    return [block for section in document.sections for block in section.blocks]
+    return [block for section in document.sections if section.shown != "brief" for block in section.blocks]
 
 
 def parsed(text: str) -> list[str]:
@@ -74,19 +93,28 @@ def page_of(result: Any) -> Element:
 
 def test_the_terminal_fits(result: Any) -> None:
     document = document_of(result)
+    names = rf"{re.escape(document.model.file)}|224\\xd7224"
     for width, ascii_only, verbose in itertools.product((80, 120), (False, True), (False, True)):
         text = printed(layout.of_document(document, ascii_only=ascii_only, verbose=verbose), width)
         lines, flat = text.splitlines(), " ".join(text.split())
         assert max(map(len, lines)) <= width
-        assert not ascii_only or (text.isascii() and "\\x" not in text.replace(str(result.model.file), ""))
+        assert not ascii_only or (text.isascii() and "\\x" not in re.sub(names, "", text))
         assert OURS.match(text.encode())
-        assert ("Limits" in text, document.hint in flat) == (verbose, not verbose or not document.hint)
+        assert ("\nLimits\n" in text) == (verbose and bool(document.limits))
+        assert document.hint in flat or verbose
         for section in document.sections:
-            here = section.shown == "short" or (verbose and section.shown == "whole")
-            assert any(line.startswith(section.title) for line in lines) == here, section.title
+            here = section.shown in ("short", "whole" if verbose else "brief")
+            assert any(line.startswith(section.title or line) for line in lines) == (here or not section.title)
+        ids = ", ".join(reason.id for reason in document.reasons)
+        assert verbose or ids in flat
         if not ascii_only:
-            assert flat.endswith(" ".join(document.summary.split()))
-            assert ("▲" in text) == (document.question == "scan")
+            assert not verbose or all(reason.seen in flat for reason in document.reasons)
+            summary = " ".join(document.summary.split())
+            first = " ".join(text.partition("\n\n")[0].split())
+            assert summary in first if document.verdict else flat.endswith(summary)
+            signs = [document.verdict.text] if document.verdict and document.exit_code is not None else []
+            assert all(f"━━ {sign} · exit code {document.exit_code}" in flat for sign in signs)
+            assert ("▲" in text) == (document.question in ("scan", "compare", "verify"))
     assert document.one_line.count("\n") == 0
 
 
@@ -95,14 +123,20 @@ def test_the_page_holds_every_number(result: Any) -> None:
     tables = [block for block in blocks_of(document) if isinstance(block, Table)]
     for table, shown in zip(tables, root.all("table"), strict=True):
         heads = [head.lstrip("?>=").lower() for head in table.heads]
-        assert [cell.text.lower() for cell in next(shown.all("tr")).all("th")] == heads
+        titles = [cell for cell in next(shown.all("tr")).all("th") if "bars" not in cell.attributes.get("class", "")]
+        assert [cell.text.lower() for cell in titles] == heads
         for row, cells in zip(table.rows, list(shown.all("tr"))[1:], strict=True):
-            assert [cell.text.strip() for cell in cells.all("th", "td")] == [cell_of(each).text for each in row]
-            assert [cell.attributes["data-label"].lower() for cell in cells.all("td")] == heads[1:]
+            told = [cell for cell in cells.all("th", "td") if "bars" not in cell.attributes.get("class", "")]
+            assert [cell.text.strip() for cell in told] == [cell_of(each).text for each in row]
+            assert [cell.attributes["data-label"].lower() for cell in told[1:]] == heads[1:]
     text = words(root)
-    for said in (document.summary, document.limits, document.claim, *document.notes):
+    reasons = [reason.seen for reason in document.reasons]
+    for said in (document.summary, document.limits, document.claim, *document.notes, *document.cautions, *reasons):
         assert said in text
-    assert len(list(root.all("svg"))) == sum(isinstance(block, Chart) for block in blocks_of(document))
+    bars = [row for table in tables for row in table.rows if any(cell_of(each).bar for each in row)]
+    axes = sum(any(cell_of(each).bar for each in table.rows[0]) for table in tables)
+    charts_of = sum(isinstance(block, Chart) for block in blocks_of(document))
+    assert len(list(root.all("svg"))) == charts_of + len(bars) + axes
 
 
 def test_bars_are_in_proportion_and_marked(results: dict[str, Any]) -> None:
@@ -151,7 +185,9 @@ def test_markdown_has_every_section_and_table(result: Any) -> None:
     assert text.endswith("\n")
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     headings = [after.content for token, after in itertools.pairwise(tokens) if token.type == "heading_open"]
-    assert [heading.partition(" (")[0] for heading in headings[1:]] == [each.title for each in document.sections]
+    titles = [each.title for each in document.sections if each.title and each.shown != "brief"]
+    reasons = ["Reasons and next steps"] if document.reasons else []
+    assert [heading.partition(" (")[0] for heading in headings[1:]] == [*reasons, *titles]
     rows = sum(len(block.rows) + 1 for block in blocks_of(document) if isinstance(block, Table))
     assert sum(token.type == "tr_open" for token in tokens) == rows
     assert sum(token.type == "fence" for token in tokens) == sum(isinstance(b, Chart) for b in blocks_of(document))
@@ -183,18 +219,27 @@ def test_a_shift_in_a_notebook(results: dict[str, Any]) -> None:
 
 
 def test_hostile_names_stay_text(result: Any) -> None:
-    report = but(result, model__file=HOSTILE, model__source=HOSTILE, notes=(HOSTILE,), time=None)
-    if document_of(result).question == "scan":
+    question = document_of(result).question
+    names: dict[str, Any] = {"model__file": HOSTILE, "model__source": HOSTILE, "notes": (HOSTILE,), "time": None}
+    if question == "compare":
+        sides = {f"candidate__evidence__{key}": HOSTILE for key in ("model__file", "model__source")}
+        names = sides | {"baseline": HOSTILE, "notes": (HOSTILE,)}
+    elif question == "inspect":
+        names = {"file": HOSTILE}
+    elif question == "verify":
+        names = {"model": HOSTILE, "rule": HOSTILE, "cautions": (HOSTILE,)}
+    report = but(result, **names)
+    if question == "scan":
         report = but(report, layers=tuple(but(layer, tensor=HOSTILE) for layer in report.layers))
-    if document_of(result).question == "concepts":
+    if question == "concepts":
         report = but(report, concepts=tuple(but(each, name=HOSTILE) for each in report.concepts))
     root = page_of(report)
     assert [each.text for each in root.all("h2")] == [HOSTILE.replace("\x1b", "\\x1b")]
     for text in (report.to_html(), report.to_markdown(), report._repr_html_()):
         assert "<script" not in text
         assert "\x1b" not in text
-    same = [parsed(each.to_markdown()) for each in (but(result, notes=("a note",), time=None), report)]
-    assert same[0] == same[1]
+    plain = {key: ("a note",) if isinstance(each, tuple) else each and "x" for key, each in names.items()}
+    assert parsed(but(result, **plain).to_markdown()) == parsed(report.to_markdown())
 
 
 def test_the_command_writes_markdown_and_a_page(place: Path, results: dict[str, Any], capsys: Capture) -> None:

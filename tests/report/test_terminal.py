@@ -15,8 +15,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from robustcheck_onnx.checker.report.layout import REASONS_LISTED
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.report.terminal import LISTED, one_line, render, step_of
+from robustcheck_onnx.checker.report.terminal import one_line, render
+from robustcheck_onnx.checker.report.words import step_of
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
@@ -239,12 +241,12 @@ def shown_for(*names: str, rule: str = "head_input") -> Report:
 def test_the_short_report_is_16_lines_at_most() -> None:
     for shown in (passing(), undecided(), *(shown_for(name) for name in RULES), shown_for(*RULES)):
         assert max(len(terminal_text(shown, width).splitlines()) for width in (80, 100, 140)) <= 16
-    assert f" and {len(RULES) - LISTED} more -v explains them" in words_of(terminal_text(shown_for(*RULES), 80))
+    assert f" and {len(RULES) - REASONS_LISTED} more -v explains them" in words_of(terminal_text(shown_for(*RULES), 80))
 
 
 def test_a_next_step_is_a_line_of_words_and_a_command_that_is_whole_at_every_width() -> None:
     for name in RULES:
-        prose, command = step_of(RULES[name].next_step)
+        prose, command = step_of(RULES[name].next_step, "m.onnx", scores=True)
         lines = terminal_text(shown_for(name), 80).splitlines()
         (at,) = [n for n, line in enumerate(lines) if line.startswith("  robustcheck ")]
         assert words_of(" ".join(lines[:at])).endswith(f"→ {prose}")
@@ -257,7 +259,7 @@ def test_reasons_are_sorted_by_kind_and_the_first_step_is_of_the_verdicts_kind()
     names = ("too_weak", "one_sided", "too_few_images")
     short, whole = (terminal_text(shown_for(*names), 100, verbose=verbose) for verbose in (False, True))
     assert f"✗ {', '.join(reversed(names))}  -v explains them\n" in short
-    assert f"→ {step_of(RULES['too_few_images'].next_step)[0]}\n" in short
+    assert f"→ {step_of(RULES['too_few_images'].next_step, 'm.onnx', scores=True)[0]}\n" in short
     assert re.findall(r"^  +(not_established|not_applicable|absent): ", whole, re.MULTILINE) == [*KINDS][:3]
 
 

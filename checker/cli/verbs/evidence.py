@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from robustcheck_onnx.checker.text import printable, quoted
 
 from ..help import Verbs
 from ..options import (
-    FORMATS,
     OUTPUT,
     SPEED,
     VERDICT,
@@ -25,14 +23,12 @@ from ..options import (
     Rerun,
     Signature,
     argument,
-    completing,
     option,
 )
 from ..output import check_target, say_home
-from ..question import Call, Question, measuring, progress_line, takes
+from ..question import FORMS, Call, Question, measuring, output_of, progress_line, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
-VERIFY = partial(Question, room="verify", forms=FORMATS)
 Thresholds = Annotated[
     Path | None,
     option(
@@ -54,11 +50,8 @@ TrustConfig = Annotated[
 
 @takes(
     *("output", *SHARED),
-    call=VERIFY,
-    output={
-        "help": "terminal or json, each with =PATH to write a file; or a file with the suffix .txt or .json.",
-        "autocompletion": completing(),
-    },
+    call=Question,
+    output=output_of(FORMS),
     certificate_identity=option(
         "Who must have signed, in place of a key: the mail address or URI in the certificate, exactly as it is there; "
         "needs --certificate-oidc-issuer (extra `keyless`).",
@@ -126,7 +119,7 @@ def verify(
 
 @takes(
     *SHARED,
-    call=VERIFY,
+    call=Question,
     key=option(
         "PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
         "one is read from ROBUSTCHECK_KEY_PASSWORD.",

@@ -16,8 +16,8 @@ from robustcheck_onnx.checker.text import as_json, count_text, quoted
 
 from ..help import Verbs
 from ..options import Output, argument, option
-from ..output import check_target, console_for
-from ..question import Call, takes
+from ..output import check_target, console_for, mark_unfinished
+from ..question import FORMS, Call, Question, output_of, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -275,38 +275,28 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 
 
 @takes(
-    *("tensor", "pool", "preprocess", "thresholds", "verbose", "color"),
+    *("tensor", "pool", "preprocess", "thresholds", "output", "verbose", "color"),
     *("timeout", "max_memory", "max_model_size", "debug"),
+    call=Question,
+    output=output_of(FORMS),
     verbose={"max": 1, "help": "Everything that the file holds, each value with where it comes from."},
     thresholds={"help": "The threshold profile that the file would have to pass. Default: the packaged one."},
     model=argument("The ONNX file, or a folder with one in it or in its folder onnx.", "MODEL.onnx", readable=False),
 )
-def inspect(
-    call: Call,
-    model: Path,
-    output: Output = "terminal",
-) -> int:
+def inspect(call: Question, model: Path) -> int:
     """Show whether a file can pass, and what a check would measure."""
-    from robustcheck_onnx.checker.inspection import terminal
-    from robustcheck_onnx.checker.inspection.run import document_of, find_model, unopened_json
+    from robustcheck_onnx.checker.inspection import run
     from robustcheck_onnx.checker.isolation import NotReadError
     from robustcheck_onnx.checker.verdict.notes import load_profile
 
-    settings = call.settings
-    profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
+    settings, path = call.settings, run.find_model(model)
+    thresholds = None if settings.thresholds is None else Path(settings.thresholds)
+    profile = load_profile(thresholds)
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
-    path = find_model(model)
-    limits = settings.limits
-
-    def show(document: dict[str, Any]) -> None:
-        call.show(
-            output,
-            partial(as_json, document),
-            partial(terminal.render_inspect, document, verbose=bool(settings.verbose)),
-        )
-
+    call.reads(path, thresholds)
+    mark_unfinished(call.destinations, str(path))
     try:
-        found = document_of(path, profile, limits, **chosen)
+        result = run.inspect(path, thresholds=profile, limits=settings.limits, **chosen)
     except NotReadError:
         raise  # that says nothing about the file
     except (UsageError, CannotAssessError) as fault:
@@ -314,9 +304,9 @@ def inspect(
         if isinstance(fault, UsageError) and not (is_own and path.is_file()):
             raise  # a fault of the call says nothing about the file
         call.invocation.documents = []  # the error's own document
-        show(unopened_json(path, fault))
+        call.answer(run.unopened(path, fault))
         raise
-    show(found)
+    call.answer(result)
     return 0
 
 

@@ -16,7 +16,6 @@ OF_EACH = {"help": "Stop after this many images of each set."}
 
 
 @question(
-    "compare",
     forms=("terminal", "json", "junit", "markdown", "sarif", "html"),
     without=("tensor", "pool"),
     images=AS_FOR_A_CHECK,
@@ -145,7 +144,6 @@ def compare(
 
 
 @question(
-    "scan",
     images=AS_FOR_A_CHECK,
     max_images={"default": 64},
     save_representations={},
@@ -174,7 +172,6 @@ def scan(
 
 
 @question(
-    "shift",
     without=("tensor", "pool"),
     max_images=OF_EACH,
     inside=option(
@@ -264,7 +261,6 @@ def shift(
 
 
 @question(
-    "concepts",
     max_images={},
     concept_set=option(
         "A folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and "
@@ -321,7 +317,6 @@ def concepts(
 
 
 @question(
-    "directions",
     images=AS_FOR_A_CHECK,
     max_images={**OF_EACH, "default": 300},
     inside=option(

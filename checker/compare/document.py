@@ -1,0 +1,232 @@
+"""Make the document of a comparison. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from robustcheck_onnx.checker.report.document import (
+    Cell,
+    Document,
+    Facts,
+    Photo,
+    Photos,
+    Ratio,
+    Section,
+    Table,
+    Topics,
+    Words,
+    blocks_of,
+    name,
+)
+from robustcheck_onnx.checker.report.forms import cautions
+from robustcheck_onnx.checker.report.words import SIGNS, verdict_text
+from robustcheck_onnx.checker.text import name_text, number_text, percent_text
+from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
+
+from .changes import Keeps
+from .forms import as_side, reference_name
+from .judge import CompareReport, range_text
+from .pairs import KEPT_CKA, Fate, FeatureFate
+
+KEEPS: dict[Keeps, Cell] = {
+    "kept": Cell("✓ kept", "pass"),
+    "shrank": Cell("✗ shrank", "warn"),
+    "undecided": Cell("? undecided", "warn"),
+    "not required": Cell("–", "dim"),
+}
+"""what became of a statistic"""
+FATES: dict[Fate, Cell] = {
+    "kept": Cell("✓ kept", "pass"),
+    "moved": Cell("→ moved", "warn"),
+    "rotated": Cell("✗ rotated away", "warn"),
+    "uncorrelated": Cell("✗ another one", "warn"),
+    "undecided": Cell("? undecided", "warn"),
+    "lost": Cell("✗ lost", "warn"),
+}
+"""the same of an outlier feature"""
+_PLAIN: dict[Kind | None, tuple[str, str]] = {
+    None: (
+        "On the {images}, the candidate has kept the outlier features that made its reference pass.",
+        "They are a sign of robustness to natural distribution shifts, not a proof; no accuracy was measured.",
+    ),
+    "not_established": (
+        "The comparison came to no result: something about the run or the reference stands in the way.",
+        "Do the next steps below and compare again.",
+    ),
+    "not_applicable": (
+        "The comparison cannot judge these two models: the thresholds do not hold for them, or they are too different.",
+        "That says nothing of how robust the candidate is; measure its accuracy on shifted images to find out.",
+    ),
+    "absent": (
+        "On the {images}, the candidate does not show the outlier features that robust CLIP encoders show.",
+        "If its reference shows them, they were lost: look at how the candidate was made before you release it.",
+    ),
+    "other_signal": (
+        "On the {images}, the candidate differs from its reference in what made the reference pass.",
+        "Read the reasons below, and look at how the candidate was made before you release it.",
+    ),
+}
+
+
+def plain_text(report: CompareReport) -> str:
+    """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
+    images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
+    return (
+        f"{report.verdict.verdict}{report.index_words}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
+    )
+
+
+def document_of(report: CompareReport) -> Document:
+    """Return the document of a comparison."""
+    verdict, candidate, alike, index = report.verdict, report.candidate, report.similarity, report.index
+    outcome = as_side(report, candidate)
+    usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
+    reasons = verdict.reasons
+    if verdict.kind == "absent":  # what was lost comes before what a check of the candidate alone says
+        reasons = tuple(sorted(reasons, key=lambda each: each.kind != "other_signal"))
+    required = [each for each in report.statistics if each.keeps != "not required"]
+    kept = [sum(each.keeps == "kept" for each in required), sum(each.fate == "kept" for each in report.features)]
+    bundled = f" ({ON_BUNDLED})" if candidate.evidence.images.bundled else ""
+    ids = f": {', '.join(each.id for each in verdict.reasons)}" if reasons else ""
+    in_line = f"; {index.plain}" if index and "index" in report.required else ""
+    return Document(
+        question="compare",
+        title="Comparison",
+        subject="has a model kept what made its original pass?",
+        model=candidate.evidence.model,
+        facts=(),
+        summary=plain_text(report),
+        sections=tuple(_sections(report, [note for note in report.notes if note not in usual])),
+        notes=report.notes,
+        limits=report.claim,
+        version=report.tool_version,
+        verdict=Cell(
+            f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{report.index_words}",
+            "warn" if report.exit_code else "pass",
+        ),
+        exit_code=report.exit_code,
+        cautions=tuple(cautions(outcome)),
+        reasons=reasons,
+        step=(reasons[0].next_step, f"robustcheck explain {reasons[0].id}") if reasons else ("", ""),
+        remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
+        f"the reference {verdict_text(report.reference.verdict)}.",
+        line=f"{verdict_text(verdict)} {name_text(candidate.evidence.model.file, ascii_only=False)}"
+        f"{bundled}{ids}{in_line}",
+        tiles=(
+            (
+                "Statistics kept",
+                f"{kept[0]} of {len(required)}",
+                f"at least {1 - report.tolerance:g} of each must be left",
+            ),
+            ("Outlier features kept", f"{kept[1]} of {len(report.features)}", "of the reference"),
+            (
+                "CKA, debiased",
+                number_text(alike.cka_debiased if alike else None),
+                f"1 = alike up to rotation and scale; {KEPT_CKA:g} is needed",
+            ),
+            ("Same nearest neighbour", percent_text(alike.same_nearest if alike else None), "of the images"),
+            ("Images measured", report.n_images, "in pairs" if report.paired else "not in pairs"),
+        ),
+    )
+
+
+def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
+    similarity, index = report.similarity, report.index
+    sides = (("candidate", report.candidate), ("baseline" if report.baseline else "reference", report.reference))
+    models = tuple(
+        (
+            *(label, name(side.evidence.model.file, "bold"), side.evidence.execution.precision),
+            Cell(verdict_text(side.verdict), "pass" if side.verdict.passed else "warn"),
+        )
+        for label, side in sides
+    )
+    yield Section("Models", "", (Table(("model", "file", "=precision", "=by itself"), models),), "short")
+    yield Section("", "", (Facts(tuple((Cell("note", "bold"), note) for note in unusual)),), "brief")
+    least, confidence = 1 - report.tolerance, f"{100 * (1 - report.alpha):g} %"
+    remark = (
+        f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
+        f"{100 * least:g} % must be kept, {confidence} confidence together"
+    )
+    yield Section("Statistics", remark, (_statistics(report, least),), "short")
+    kept = (
+        f"A statistic is kept if the interval of its ratio, candidate / reference, is above {least:g} with both its "
+        "ends. A dash: this one need not be kept; it only says whether the thresholds apply."
+    )
+    yield Section("", "", (kept,))
+    plain = Cell(index.plain, "pass" if index.verdict == "compatible" else "warn") if index else None
+    alike = [f"as a whole: {similarity.text}"] if similarity else []
+    yield Section("", "", (*alike, *([plain] if plain else [])), "brief")
+    yield _features(report)
+    yield _whole(report)
+    if index and plain:
+        facts = Facts(tuple(index.rows()))
+        yield Section("Index of vectors", f"{index.n_images} photos in both", (plain, facts))
+        photos = tuple(
+            Photo(each.name, f"cosine {number_text(each.cosine)}", report.thumbnails.get(each.digest, ""))
+            for each in index.worst
+        )
+        if photos:
+            yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
+    for label, side in sides:
+        topics = Topics(blocks_of(as_side(report, side)))
+        yield Section(f"{label.capitalize()}: what was measured, and how", "", (topics,))
+
+
+def _statistics(report: CompareReport, least: float) -> Table:
+    rows = []
+    for each in sorted(report.statistics, key=lambda each: each.keeps == "not required"):
+        candidate, reference = (number_text(value, missing="–") for value in (each.candidate, each.reference))
+        kept = KEEPS[each.keeps]
+        ratio = Cell(range_text(each.ratio), bar=Ratio(each.ratio, least, kept.style))
+        rows.append((NAMES[each.name], Cell(candidate, "bold"), reference, ratio, kept))
+    most = sum(each.keeps != "not required" for each in report.statistics)
+    return Table(("statistic", ">candidate", ">reference", "ratio", "=kept?"), tuple(rows), most=most)
+
+
+def _features(report: CompareReport) -> Section:
+    remark = "of the reference, and what became of them"
+    if not report.features or not report.features[0].persistent:
+        remark = "the reference has no persistent one; its strongest feature, and what became of it"
+    of_candidate = (">is now", ">mean z now", "?>beyond 4 SD now", "=what became of it")
+    heads = (">feature", ">mean z", "?>beyond 4 SD", *of_candidate)
+    blocks: list[Table | Words] = [Table(heads, tuple(map(_feature, report.features)))]
+    if not report.features:
+        blocks = ["The reference has no feature to follow."]
+    if report.new_features:
+        blocks.append(Cell(f"new in the candidate: {', '.join(map(str, report.new_features))}", "warn"))
+    return Section("Outlier features", remark, tuple(blocks))
+
+
+def _feature(each: FeatureFate) -> tuple[Words, ...]:
+    now: tuple[Words, ...] = ("–", "–", "–")
+    if each.candidate_mean_z is not None:
+        at = str(each.index if each.to is None else each.to)
+        now = (at, f"{each.candidate_mean_z:+z.1f}", percent_text(each.candidate_frequency))
+    r = "" if each.correlation is None or each.to is None else f" (r = {each.correlation:+.2f})"
+    fate = FATES[each.fate]
+    before = (Cell(str(each.index), "bold"), f"{each.mean_z:+z.1f}", percent_text(each.frequency))
+    return (*before, *now, fate._replace(text=fate.text + r))
+
+
+def _whole(report: CompareReport) -> Section:
+    similarity, classes = report.similarity, report.agreement
+    if similarity is None:
+        none = Cell("Not compared: the baseline's images, or their order, are not the candidate's.", "dim")
+        return Section("As a whole", "", (none,))
+    rows = [
+        ("alike", similarity.text),
+        ("linear CKA", f"{number_text(similarity.cka)} before it is debiased"),
+        (
+            "cosines between images",
+            f"changed by {number_text(similarity.cosine_change)} (root mean square; a rotation changes none)",
+        ),
+    ]
+    if classes is not None:
+        bounds = f"{100 * classes.low:.1f} to {100 * classes.high:.1f} %, Wilson {100 * classes.confidence:g} %"
+        by_chance = f"{100 * classes.chance:.1f} % by chance"
+        rows.append(
+            ("same top-1 class", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
+        )
+    remark = f"PASS needs a debiased CKA of {KEPT_CKA:g}, and classes that agree more than by chance"
+    return Section("As a whole", remark, (Facts(tuple(rows)),))
