@@ -16,8 +16,7 @@ import speed
 from onnx import TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.model.ends import ends_in, last_linears
-from robustcheck_onnx.checker.model.heads import find_head
-from robustcheck_onnx.checker.model.layers import build_layers
+from robustcheck_onnx.checker.model.layers import build_layers, find_head
 
 BLOCKS, WIDTH, TOKENS = 48, 64, 16
 NODES = 100_000

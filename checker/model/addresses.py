@@ -56,6 +56,7 @@ from .sidecar import (
     takes_no_image,
 )
 
+Tell = Callable[[str], None]  # is called with how far a fetch is
 Model = str | os.PathLike[str] | Url | bytes | ModelProto
 """what `check` takes: a path, a URL, a file's bytes, or the parsed message"""
 IN_MEMORY = "model.onnx"  # its name in the private folder, which no report shows
@@ -129,7 +130,7 @@ def _export_first(library: str, name: str) -> str:
 
 @contextmanager
 def on_this_machine(
-    model: Place | bytes | ModelProto, *, preprocess: str | None = None, tell: Callable[[str], None] | None = None
+    model: Place | bytes | ModelProto, *, preprocess: str | None = None, tell: Tell | None = None
 ) -> Iterator[LocalModel]:
     """Yield the model as a local file. A URL is copied into a private folder, which is removed at the end.
 
@@ -199,7 +200,7 @@ def _in_memory(model: bytes | ModelProto, folder: Path) -> Iterator[LocalModel]:
 
 
 @contextmanager
-def _registered(url: Url, folder: Path, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
+def _registered(url: Url, folder: Path, tell: Tell | None) -> Iterator[LocalModel]:
     """Yield a registered model with all its files. It is in MLflow's registry, or in a run."""
     if tell is not None:
         tell(f"fetching {url}")
@@ -225,7 +226,7 @@ def _registered(url: Url, folder: Path, tell: Callable[[str], None] | None) -> I
 
 
 @contextmanager
-def _remote(url: Url, folder: Path, preprocess: str | None, tell: Callable[[str], None] | None) -> Iterator[LocalModel]:
+def _remote(url: Url, folder: Path, preprocess: str | None, tell: Tell | None) -> Iterator[LocalModel]:
     address, origin = hub.parse_hub(url), None
     if address is None:
         file = open_url(url)
@@ -244,7 +245,7 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: Callable[[str]
         yield LocalModel(path, str(file), fetched=True, origin=origin)
 
 
-def _in_repository(address: hub.Address, tell: Callable[[str], None] | None) -> tuple[RemoteFile, Origin]:
+def _in_repository(address: hub.Address, tell: Tell | None) -> tuple[RemoteFile, Origin]:
     """Return the ONNX file of a hub address, unread. Raises UsageError, StoreError."""
     if tell is not None:
         tell(f"asking what {address} holds")

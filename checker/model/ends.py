@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,8 +45,11 @@ from .layers import (
     UNSIGNED,
     WEIGHT_AT,
     Layers,
+    Names,
+    Shape,
     data_inputs,
     einsum_of,
+    factor_shapes,
     integer,
     integers,
     needed_nodes,
@@ -67,6 +71,8 @@ LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
 LAYER_NORMS = NORMALISATION - {"BatchNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 EMBEDDINGS = LINEAR_ENDS | {SECOND}
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
+# usual name of an activation that several ops compose, by the one that makes its gate
+COMPOSED = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu"}
 INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
 # what is never negative, or may be: max(x, 0), norms, powers
 ONE_SIGN = frozenset(("Max", "Min", "Sqrt", "Pow", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"))
@@ -137,7 +143,7 @@ def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
     return own
 
 
-def _embedding(layers: Layers, tensor: str, own: End | None, names: tuple[str, ...], facts: _Facts) -> End | None:
+def _embedding(layers: Layers, tensor: str, own: End | None, names: Names, facts: _Facts) -> End | None:
     """Return the embedding that a node's output still is. None if there is not one."""
     op, of_statistic = layers.ops[tensor], layers.statistics.keys() & layers.producers[tensor].input
     is_layer_norm = own == AFTER_NORM and layers.ops.get(names[0]) == "Sub" and of_statistic
@@ -164,7 +170,7 @@ def _end_of_join(op: str, under: Sequence[End]) -> End:
     return End("other", op) if op not in SUMS else STREAM if SUM in under else SUM
 
 
-def _rectified(layers: Layers, tensor: str, op: str, names: tuple[str, ...], own: End | None, facts: _Facts) -> str:
+def _rectified(layers: Layers, tensor: str, op: str, names: Names, own: End | None, facts: _Facts) -> str:
     if len(names) == 1 and own is not None and own.kind == "linear":
         return facts.rectified.get(names[0], "")
     under = [facts.rectified.get(name, "") for name in names]
@@ -283,11 +289,16 @@ def _rescales(layers: Layers, node: NodeProto) -> bool:
     return maker is not None and node.input[1] not in maker.input
 
 
-def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: tuple[str, ...]) -> End | None:
+def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: Names) -> End | None:
     op = node.op_type
     if len(names) > 1:
-        source = layers.elementwise.parent(tensor)
-        return End("other", op) if source is None else End("activation", _activation_name(layers, names, source))
+        tree, source = layers.elementwise, layers.elementwise.parent(tensor)
+        if source is None:
+            return End("other", op)
+        above = (each for name in names for each in takewhile(source.__ne__, tree.above(name)))
+        gates = {_maker(layers, each) for each in above}
+        composed = "HardSwish" if gates & {"Clip", "Relu"} else "Product"
+        return End("activation", next((usual for gate, usual in COMPOSED.items() if gate in gates), composed))
     if op not in SCALING:
         return None
     if op == "Div" and node.input[0] not in names:
@@ -298,26 +309,12 @@ def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: tuple[str, 
         return AFTER_NORM if "ReduceMean" in by or sum(size != 1 for size in sizes) > 1 else None
     if _maker(layers, names[0]) == "Cast" and _maker(layers, layers.producers[names[0]].input[0]) in INTEGER_PRODUCTS:
         return None  # the scale of what was quantised, one a feature or one for all
-    factors = [name for name in node.input[:: 3 if op == "QLinearMul" else 1] if name not in layers.image_tensors]
-    shapes = [layers.shape_of(name) for name in factors]
-    if any(shape is None or any(size != 1 for size in shape) for shape in shapes):
+    if any(shape is None or any(size != 1 for size in shape) for shape in factor_shapes(layers, node)):
         one_number = all(size == 1 for size in layers.shapes.get(names[0], (None, None))[1:])
         if op == "Mul" and names[0] in layers.statistics and one_number:
             return SHIFT
         return AFTER_NORM  # one factor a feature, for all that is known: the scale of a norm, folded or decomposed
     return None
-
-
-def _activation_name(layers: Layers, names: tuple[str, ...], source: str) -> str:
-    """Return the usual name of a composed activation. The op that makes its gate decides."""
-    ops = set()
-    for name in names:
-        for tensor in layers.elementwise.above(name):
-            if tensor == source:
-                break
-            ops.add(_maker(layers, tensor))
-    usual = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu"}
-    return next((usual[op] for op in usual if op in ops), "HardSwish" if ops & {"Clip", "Relu"} else "Product")
 
 
 # RMS cosine of two features, in units of 1/√n (random vectors of length n have 1): a rotation has 0, rounded to 4 bits
@@ -474,7 +471,7 @@ class Pooling:
 def choose_pool(
     layers: Layers,
     tensor: str,
-    shape: tuple[int | None, ...] | None,
+    shape: Shape | None,
     crossed: AbstractSet[str] = frozenset(),
     *,
     where: str = "",
@@ -515,12 +512,12 @@ def choose_pool(
     return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
 
 
-def is_vector(shape: tuple[int | None, ...]) -> bool:
+def is_vector(shape: Shape) -> bool:
     """Whether a shape is (image, feature). Further axes of length 1 are allowed."""
     return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
 
 
-def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str, where: str) -> str:
+def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
     """Return the pool that a user's word names. `where` names the file.
 
     Raises:
@@ -565,7 +562,7 @@ def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[An
     return values
 
 
-def show_shape(shape: tuple[int | None, ...] | None) -> str:
+def show_shape(shape: Shape | None) -> str:
     """Write a shape as text, unknown sizes as "?"."""
     return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
 

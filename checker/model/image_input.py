@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import PreprocessingFacts
 
 from .ends import show_shape
-from .layers import integers, needed_nodes, node_inputs, weight_names
+from .layers import Names, Shape, integers, needed_nodes, node_inputs, weight_names
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -126,7 +126,7 @@ def _kind(value: ValueInfoProto) -> int:
     return value.type.tensor_type.elem_type
 
 
-def _shape(value: ValueInfoProto) -> tuple[int | None, ...] | None:
+def _shape(value: ValueInfoProto) -> Shape | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
@@ -134,7 +134,7 @@ def _shape(value: ValueInfoProto) -> tuple[int | None, ...] | None:
     return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
 
 
-def _layout(graph: GraphProto, name: str, shape: tuple[int | None, ...]) -> str:
+def _layout(graph: GraphProto, name: str, shape: Shape) -> str:
     if shape[1] is not None or shape[3] is not None:
         return "NHWC" if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else "NCHW"
     # all sizes open: a graph that first moves the last axis to the front takes NHWC; ONNX's own is NCHW
@@ -185,7 +185,7 @@ def fed_as(facts: PreprocessingFacts, image: ImageInput, where: Path) -> Preproc
 SHOWN = 4  # outputs that a message names
 
 
-def keep_image_part(proto: ModelProto, where: str) -> tuple[str, ...]:
+def keep_image_part(proto: ModelProto, where: str) -> Names:
     """Remove what image-only outputs do not need, in place. Returns the names of what was left out.
 
     Weights that a file lists as inputs (they are defaults) are not inputs here. A graph with one input, or without an

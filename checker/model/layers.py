@@ -1,6 +1,7 @@
 """Index an ONNX graph for walks back to the image.
 
-The index knows which inputs carry the image, and by which ops. Pure.
+The index knows which inputs carry the image, and by which ops. The last linear layer before an output is found on it;
+the walk goes through what may follow a classifier's head. Pure.
 
 Constants that the graph computes and that are far larger than what the file holds are refused: ONNX Runtime computes
 them while it opens a session, and no signal reaches it there.
@@ -13,12 +14,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.numpy_helper import to_array
 
 from robustcheck_onnx.checker.errors import CannotAssessError
+
+Names = tuple[str, ...]
+Sizes = tuple[int, ...]
+Shape = tuple[int | None, ...]
+"""sizes of a tensor, None for one that is left open"""
 
 
 def _ops(names: str) -> frozenset[str]:
@@ -101,7 +109,7 @@ class ElementwiseTree:
         self._depth[tensor] = depth(parent, 0) + 1
         self._skip[tensor] = further if far else parent
 
-    def common(self, tensors: tuple[str, ...]) -> str | None:
+    def common(self, tensors: Names) -> str | None:
         """Return the nearest common ancestor of `tensors`. A tensor is its own ancestor; None if there is none."""
         depth, parents, skips = self._depth.get, self._parent, self._skip
         nearest = tensors[0]
@@ -142,10 +150,10 @@ class Layers:
     producers: Mapping[str, NodeProto]
     image_tensors: frozenset[str]
     """tensors whose values depend on the image (not merely on its shape)"""
-    shapes: Mapping[str, tuple[int | None, ...]]
+    shapes: Mapping[str, Shape]
     types: Mapping[str, int]
     """onnx.TensorProto element types"""
-    constants: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, Sizes]
     """initializers and constants: shape"""
     zero_points: Mapping[str, bool]
     """constants of a quantised type: whether `is_extreme` holds for each"""
@@ -153,7 +161,7 @@ class Layers:
     """constants that hold zeros alone: a bias of zeros is none (loaders of CLIP's projection write one)"""
     ops: Mapping[str, str]
     """of each tensor that depends on the image: the op that makes it; Add for the sum that a fused norm hands on"""
-    data: Mapping[str, tuple[str, ...]]
+    data: Mapping[str, Names]
     """of each of them: the inputs of its node that carry the image, without shapes, scales and the statistics that a
     norm divides by"""
     statistics: Mapping[str, str]
@@ -161,7 +169,7 @@ class Layers:
     elementwise: ElementwiseTree
     """of each tensor: the nearest one that it is an elementwise function of"""
 
-    def shape_of(self, tensor: str) -> tuple[int | None, ...] | None:
+    def shape_of(self, tensor: str) -> Shape | None:
         """Return the shape of a tensor. It is a constant's, or inferred; None where it is not known."""
         return self.constants.get(tensor, self.shapes.get(tensor))
 
@@ -169,7 +177,7 @@ class Layers:
 def build_layers(
     graph: GraphProto,
     image: str,
-    weights: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, Sizes],
     *,
     zeros: AbstractSet[str] = frozenset(),
 ) -> Layers:
@@ -186,7 +194,7 @@ def build_layers(
     zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if is_quantised(weight.data_type)}
     reached = {image}
     ops: dict[str, str] = {}
-    data: dict[str, tuple[str, ...]] = {}
+    data: dict[str, Names] = {}
     statistics: dict[str, str] = {}
     elementwise = ElementwiseTree()
     for node in graph.node:
@@ -215,7 +223,7 @@ def build_layers(
             statistics[outputs[0]] = "ReduceSumSquare"
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
             elementwise.add(outputs[0], source)
-    shapes: dict[str, tuple[int | None, ...]] = {}
+    shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -245,8 +253,8 @@ def _constant_shape(attribute: AttributeProto) -> tuple[int, ...]:
 
 
 def _carriers(
-    node: NodeProto, op: str, of_image: tuple[str, ...], reached: AbstractSet[str], statistics: Mapping[str, str]
-) -> tuple[str, ...]:
+    node: NodeProto, op: str, of_image: Names, reached: AbstractSet[str], statistics: Mapping[str, str]
+) -> Names:
     """Return the inputs of a node that carry the image. They are some of those that depend on it."""
     if op in FIRST_INPUT_ONLY:
         return tuple(name for name in node.input[:1] if name in reached)
@@ -359,7 +367,13 @@ def weight_names(graph: GraphProto) -> list[str]:
     return [tensor.name for tensor in (*graph.initializer, *(each.values for each in graph.sparse_initializer))]
 
 
-def data_inputs(layers: Layers, node: NodeProto) -> tuple[str, ...]:
+def factor_shapes(layers: Layers, node: NodeProto) -> list[Shape | None]:
+    """Return the shapes of the factors in a product. They do not depend on the image."""
+    factors = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
+    return [layers.shape_of(name) for name in factors if name not in layers.image_tensors]
+
+
+def data_inputs(layers: Layers, node: NodeProto) -> Names:
     """Return the inputs of a node that carry the image. This is `Layers.data` of its first output."""
     return layers.data.get(node.output[0], ())
 
@@ -418,3 +432,168 @@ def refuse_giants(proto: ModelProto, graph: GraphProto, where: str) -> None:
             f"{TIMES} times those of the file may be computed",
             "export the model again, with its constants folded",
         )
+
+
+AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
+                                        "Log", "Sum", "Mean", "Concat", "LabelEncoder", "ArrayFeatureExtractor",
+                                        "ZipMap"}  # fmt: skip
+GATE = "gate"  # is written among crossed ops for an activation made of several, such as x·sigmoid(x)
+SCALE = "scale"  # is written among crossed ops for a factor that all outputs share: the temperature of cosine scores
+UNIT = (
+    "LpNormalization"  # is written among crossed ops for a division by a norm of what is divided, however it is written
+)
+COSINE = "cosine"  # is written among crossed ops for a division by the norm of another tensor
+QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
+L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
+_BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
+_BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear layer before an output."""
+
+    op: str
+    tensor: str
+    """its data input, on the float side of a quantisation where there is one"""
+    weight_shape: tuple[int, ...]
+    classes: int | None
+    """width of its output"""
+    has_bias: bool
+    """whether a bias is added that is not all zeros"""
+    writes_bias: bool
+    """whether a bias is added, be it of zeros"""
+    crossed: frozenset[str]
+    """ops between the layer and the output"""
+    cosine: bool = False
+    """whether it reads a vector that is divided by its L2 norm, before or behind it: its outputs are cosines"""
+    dequantize: Names = ()
+    """scale and zero point, where the data input has no float side"""
+
+
+@dataclass(frozen=True)
+class Join:
+    """A node that joins branches and ends a walk."""
+
+    op: str
+    branches: Names
+
+
+class _Tail(NamedTuple):
+    """The nodes between a tensor and its linear layer. A join may end it instead."""
+
+    start: str
+    """the tensor that the layer or the join makes"""
+    crossed: frozenset[str]
+    has_bias: bool
+    writes_bias: bool
+
+
+class _HeadFacts(NamedTuple):
+    """The known facts of every image tensor."""
+
+    tails: dict[str, _Tail]
+    """of those that a linear layer or a join ends"""
+    float_sides: dict[str, str]
+    """the float tensor that a quantised one was made of; "" for none"""
+    unit_length: dict[str, str]
+    """the tensor that was divided by its L2 norm, behind reshapes, casts and factors; "" for none"""
+    roots: dict[str, str]
+    """what a linear layer gave, of which a tensor is a function or a statistic"""
+
+
+def find_head(layers: Layers, output: str) -> Head | Join | None:
+    """Walk back from `output` to the last linear layer.
+
+    That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
+    layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
+    """
+    known = _head_facts(layers).tails
+    tail = known.get(output)
+    if tail is None:
+        return None
+    node, names = layers.producers[tail.start], layers.data[tail.start]
+    if node.op_type in LINEAR:
+        return _head(layers, node, names[0], tail)
+    tails = [known.get(name) for name in names]
+    if node.op_type != "Concat" and all(each and layers.producers[each.start].op_type in LINEAR for each in tails):
+        heads = [find_head(layers, name) for name in names]
+        if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
+            return heads[0]
+    return Join(node.op_type, names)
+
+
+@lru_cache(maxsize=1)
+def _head_facts(layers: Layers) -> _HeadFacts:
+    """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
+    facts = tails, float_sides, unit_length, roots = _HeadFacts({}, {}, {}, {})
+    for tensor, names in layers.data.items():
+        op, inputs = layers.ops[tensor], layers.producers[tensor].input
+        first, parent, is_one = "".join(inputs[:1]), layers.elementwise.parent(tensor), len(names) == 1
+        is_linear = op in LINEAR and tensor not in layers.statistics
+        source = parent if is_linear or len(set(names)) != 1 else names[0]
+        roots[tensor] = roots.get(source, source) if source else tensor
+        if layers.types.get(tensor) in (None, *BITS) and op in RESHAPE:
+            float_sides[tensor] = first if op in QUANTISERS else float_sides.get(first, "")
+        read = inputs if op in SCALING else ()
+        if op == "LpNormalization" or any(layers.statistics.get(name, "") in L2_STATISTICS for name in read):
+            unit_length[tensor] = tensor
+        elif is_one and (op in RESHAPE or op in AFFINE):
+            unit_length[tensor] = unit_length.get(names[0], "")
+        ends_here, is_look_up = op in LINEAR and is_one, op == "Gather" and first not in layers.image_tensors
+        goes_on = op in AFTER_HEAD and names and not is_look_up  # the image picks nothing from a table
+        before = parent if len(names) > 1 else names[0] if names else None
+        if goes_on and not ends_here and before is not None:
+            if before in tails:
+                tails[tensor] = _extend(layers, facts, tensor, before)
+        elif ends_here or goes_on:
+            tails[tensor] = _Tail(tensor, frozenset(), False, False)
+    return facts
+
+
+def _extend(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tail:
+    """Put the node that makes `tensor` behind the tail of `source`."""
+    inner, roots = facts.tails[source], facts.roots
+    op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
+    more = {op, GATE} if several else {op}
+    if not several and op in SCALING:
+        by = [name for name in layers.producers[tensor].input if name in layers.statistics and name != source]
+        if by:
+            more.add(UNIT if {roots.get(name, name) for name in by} == {roots.get(source, source)} else COSINE)
+        elif _scales(layers, layers.producers[tensor], inner):
+            more.add(SCALE)
+    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in layers.producers[tensor].input):
+        more.add("LogSoftmax")
+    added = not several and op in ("Add", "QLinearAdd")
+    not_zero = added and not layers.zeros & set(layers.producers[tensor].input)
+    return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
+
+
+def _scales(layers: Layers, node: NodeProto, inner: _Tail) -> bool:
+    """Whether a node multiplies all features by one factor. The factor does not depend on the image."""
+    if layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger") and inner.crossed <= {"Cast"}:
+        return False  # the scale of what was quantised
+    return any(shape is not None and all(size == 1 for size in shape) for shape in factor_shapes(layers, node))
+
+
+def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
+    op, attributes = node.op_type, {attribute.name: attribute for attribute in node.attribute}
+    at, bias_at = WEIGHT_AT.get(op, 1), _BIAS_AT.get(op, len(node.input))
+    weight = "".join(name for name in node.input[at : at + 1] if name != data) or node.input[0]
+    weight_shape = tuple(size or 0 for size in layers.shape_of(weight) or ())
+    rows_first = "Conv" in op or ("transB" in attributes and attributes["transB"].i)
+    classes: int | None = None
+    if "N" in attributes:
+        classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
+    elif weight_shape and op != "Einsum":
+        classes = weight_shape[0 if rows_first else -1]
+    bias = "".join(node.input[bias_at : bias_at + 1])
+    tensor = _head_facts(layers).float_sides.get(data) or data
+    scales = tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else ()
+    crossed = tail.crossed
+    if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
+        crossed |= {SCALE}
+    on_vectors = "Conv" not in op or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
+    cosine = on_vectors and (COSINE in crossed or bool(_head_facts(layers).unit_length.get(data)))
+    has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
+    return Head(op, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)

@@ -34,9 +34,20 @@ from robustcheck_onnx.thresholds.frozen import End
 from .contract import Contract, graph_digest, parse_contract, properties
 from .ends import EMBEDDINGS, Constants, is_change_of_basis
 from .file import Graph, OnnxFile, read_onnx, sort_model
-from .heads import Head
 from .image_input import ImageInput, find_image_input, keep_image_part
-from .layers import LINEAR, SMALL_FLOATS, Layers, bodies, build_layers, computed_constants, nested_nodes, refuse_giants
+from .layers import (
+    LINEAR,
+    SMALL_FLOATS,
+    Head,
+    Layers,
+    Names,
+    Shape,
+    bodies,
+    build_layers,
+    computed_constants,
+    nested_nodes,
+    refuse_giants,
+)
 from .representation import EMBEDDING_NAME, FLOATS, Candidate, Representation, choose, find_candidates
 from .scaling import find_scalings
 from .weights import ExternalFile, drop_pages, refuse_changed
@@ -84,7 +95,7 @@ def check_supported(proto: ModelProto, where: str) -> frozenset[str]:
     return frozenset(op for _, op in examples)
 
 
-def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: tuple[str, ...], where: str) -> None:
+def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, where: str) -> None:
     """Refuse object detectors and models that predict per pixel.
 
     operators: as `check_supported` gives them.
@@ -175,7 +186,7 @@ class Output:
 
     name: str
     dtype: str
-    shape: tuple[int | None, ...] | None
+    shape: Shape | None
 
 
 @dataclass(frozen=True)
@@ -198,7 +209,7 @@ class ModelFile:
     image_input: ImageInput
     scalings: tuple[GraphScaling, ...]
     """what the graph itself does to the image input before its first layer: several where branches differ"""
-    left_out: tuple[str, ...]
+    left_out: Names
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
     outputs: tuple[Output, ...]
     contract: Contract | None

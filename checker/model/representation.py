@@ -18,8 +18,7 @@ from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract
 from .ends import AFTER_LINEAR, SECOND, choose_pool, embedding_under, ends_in, is_vector, user_pool
-from .heads import GATE, SCALE, UNIT, Head, Join, find_head
-from .layers import Layers
+from .layers import GATE, SCALE, UNIT, Head, Join, Layers, Names, Shape, find_head
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
@@ -166,13 +165,13 @@ class Representation:
     feature_axis: int
     ends_in: End
     why: str
-    shape: tuple[int | None, ...] | None
+    shape: Shape | None
     """before pooling; None where it can't be inferred"""
     tensor_assumed: bool = False
     """True: the graph does not settle whether this tensor is meant, nor did the user"""
     pool_assumed: bool = False
     """True: the graph does not settle how it is pooled, nor did the user"""
-    dequantize: tuple[str, ...] = ()
+    dequantize: Names = ()
     """scale and zero point of a tensor that exists only quantised"""
 
     @property
@@ -192,7 +191,7 @@ class Choice:
 
 def choose(
     layers: Layers,
-    outputs: tuple[str, ...],
+    outputs: Names,
     where: str,
     *,
     contract: Contract | None,

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.evidence import GraphScaling
 
 from .ends import Constants
 from .image_input import ImageInput
-from .layers import integer, integers, needed_nodes, node_inputs
+from .layers import Names, integer, integers, needed_nodes, node_inputs
 
 MOST_VALUES = 4096  # of a small constant that is read: bounds, axes, a depthwise kernel of 31 by 31 px
 MOST_PIXELS = 1 << 22  # values of a constant as large as the image: 3 channels of 1,182 by 1,182 px, 32 MB as float64
@@ -38,7 +38,7 @@ class Scaled:
     rank: int
     quantised: bool = False
     """whether it holds whole numbers that stand for these values"""
-    ops: tuple[str, ...] = ()
+    ops: Names = ()
 
     @property
     def n(self) -> int:

@@ -45,6 +45,9 @@ _KNOWN = re.compile(
     "|(codebook|mask|keypoint)_.*|(min|max)_patches|input_size_patches|total_mask_patches|use_covering_area_grid"
 )
 
+Fields = dict[str, Any]  # values by their names
+Edges = tuple[int, int]  # height and width, px
+
 
 def sidecar_paths(model: Path) -> tuple[Path, ...]:
     """Return the possible sidecars of a model. The first that exists counts: our own, then those of the libraries.
@@ -59,7 +62,7 @@ def sidecar_paths(model: Path) -> tuple[Path, ...]:
     return model.with_suffix(OWN_SUFFIX), *(folder / name for folder in folders for name in SIDECAR_NAMES)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> Fields:
     """Read the JSON object in a file.
 
     Raises:
@@ -82,12 +85,10 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
-Parsed = tuple[dict[str, Any], dict[str, str]]  # fields of our record; those that are a library's default: its name
+Parsed = tuple[Fields, dict[str, str]]  # fields of our record; those that are a library's default: its name
 
 
-def parse_config(
-    path: Path, values: dict[str, Any], input_size: tuple[int, int] | None
-) -> tuple[Preprocessing, dict[str, str]]:
+def parse_config(path: Path, values: Fields, input_size: Edges | None) -> tuple[Preprocessing, dict[str, str]]:
     """Read our record from any known format. Keys decide on the format (a user's FILE may have any name).
 
     Args:
@@ -123,7 +124,7 @@ def parse_config(
         raise UsageError(f"{path}: {field} is {value}; {rule_of(first)}", LOOK) from fault
 
 
-def _from_own(path: Path, values: dict[str, Any]) -> Parsed:
+def _from_own(path: Path, values: Fields) -> Parsed:
     given = _section(path, values, "preprocessing") if "preprocessing" in values else values
     for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
         if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
@@ -132,7 +133,7 @@ def _from_own(path: Path, values: dict[str, Any]) -> Parsed:
     return given | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
 
 
-def _from_open_clip(path: Path, values: dict[str, Any]) -> Parsed:
+def _from_open_clip(path: Path, values: Fields) -> Parsed:
     """Read a configuration of open_clip.
 
     It is read as image_transform reads transform.PreprocessCfg; absent values are that class's defaults.
@@ -172,7 +173,7 @@ def _from_open_clip(path: Path, values: dict[str, Any]) -> Parsed:
     }, defaults
 
 
-def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] | None) -> Parsed:
+def _from_timm(path: Path, values: Fields, input_size: Edges | None) -> Parsed:
     """Read a configuration of timm.
 
     It is read as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
@@ -188,7 +189,7 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
             return default
         return given[key]
 
-    def edges_of(key: str) -> tuple[int, int]:
+    def edges_of(key: str) -> Edges:
         shape = given.get(key) or (3, 224, 224)
         if not isinstance(shape, (list, tuple)) or len(shape) != 3 or shape[0] != 3:
             raise UsageError(f"{path}: {key} is {shape}; it must be [3, height, width]")
@@ -215,7 +216,7 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
     }, defaults
 
 
-def _from_hugging_face(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+def _from_hugging_face(path: Path, values: Fields) -> Fields:
     """Read an image processor of transformers.
 
     It may resize, crop at the centre, rescale, normalise; other steps are refused.
@@ -236,7 +237,7 @@ def _from_hugging_face(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     resample = values.get("resample", "missing")
     if mode != "none" and (not isinstance(resample, int) or resample not in range(len(_PIL_FILTERS))):
         raise UsageError(f"{path}: resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
-    fields: dict[str, Any] = {
+    fields: Fields = {
         "size": size,
         "resize_mode": mode,
         "resize_size": resize_size,
@@ -254,19 +255,19 @@ def _from_hugging_face(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _kind_of(values: dict[str, Any]) -> str:
+def _kind_of(values: Fields) -> str:
     """Return the class of an image processor, shortened. An example is CLIP; "" where the file names none."""
     named = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
     return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", named)
 
 
-def _plain_steps(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+def _plain_steps(path: Path, values: Fields) -> Fields:
     """Add the fixed steps of an image processor's class as keys. Raises UsageError: another class."""
     kind, values = _kind_of(values), dict(values)
     if kind and not _KINDS.fullmatch(kind):
         raise UsageError(f"{path}: image_processor_type is {kind}ImageProcessor; its steps are not known here")
     if kind == "MobileViT":  # with a mean, too, the flip stays among the keys, and is refused
-        values = {"do_flip_channel_order": True, "do_normalize": False} | values
+        values = {"do_flip_channel_order": True, "do_normalize": False, **values}
         if not values["do_normalize"]:
             del values["do_flip_channel_order"]
     if kind == "EfficientNet" and values.pop("include_top", True) and values.get("do_normalize", True):
@@ -286,7 +287,7 @@ def _plain_steps(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _hugging_face_resize(path: Path, values: dict[str, Any]) -> tuple[str, tuple[int, int]]:
+def _hugging_face_resize(path: Path, values: Fields) -> tuple[str, Edges]:
     size = values.get("size")
     if isinstance(size, dict):
         if set(size) == {"shortest_edge"}:
@@ -303,7 +304,7 @@ def _hugging_face_resize(path: Path, values: dict[str, Any]) -> tuple[str, tuple
     )
 
 
-def _hugging_face_edges(path: Path, field: str, size: Any) -> tuple[int, int]:
+def _hugging_face_edges(path: Path, field: str, size: Any) -> Edges:
     if isinstance(size, dict):
         if set(size) != {"height", "width"}:
             raise UsageError(f"{path}: {field} is {size}; it must be {{height, width}} or an integer")
@@ -311,14 +312,14 @@ def _hugging_face_edges(path: Path, field: str, size: Any) -> tuple[int, int]:
     return _edges(path, field, size)
 
 
-def _section(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+def _section(path: Path, values: Fields, key: str) -> Fields:
     section = values[key]
     if not isinstance(section, dict):
         raise UsageError(f"{path}: {key} is {section!r}; it must be an object")
     return section
 
 
-def _edges(path: Path, field: str, value: Any) -> tuple[int, int]:
+def _edges(path: Path, field: str, value: Any) -> Edges:
     """Read an edge length or [height, width], px. The record checks its own limits later."""
     edges = value if isinstance(value, list) else [value, value]
     if len(edges) == 2 and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
@@ -372,7 +373,7 @@ def find_preprocessing(
     model_path: Path,
     option: str | None,
     contract_preprocessing: Preprocessing | None,
-    input_size: tuple[int, int] | None,
+    input_size: Edges | None,
 ) -> PreprocessingFacts:
     """Find the preprocessing of a model.
 
@@ -428,7 +429,7 @@ def says_pixels(sidecar: Path) -> bool:
     return sidecar.name != "config.json" or "pretrained_cfg" in read_object(sidecar)
 
 
-def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
+def _from_option(option: str, input_size: Edges | None) -> Chosen:
     if option in PRESETS:
         preset = PRESETS[option]
         if input_size is None:
@@ -447,7 +448,7 @@ def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
     return preprocessing, "user", str(path), defaults
 
 
-def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chosen:
+def _from_sidecar(model_path: Path, input_size: Edges | None) -> Chosen:
     """Read the first sidecar that exists. Without one, ImageNet values at the model's input size are assumed."""
     own, *others = sidecar_paths(model_path)
     for path in (own, *others):
@@ -496,7 +497,7 @@ def _short(value: object) -> str:
     return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
-def _check_size(where: str, preprocessing: Preprocessing, input_size: tuple[int, int] | None) -> None:
+def _check_size(where: str, preprocessing: Preprocessing, input_size: Edges | None) -> None:
     if input_size is not None and preprocessing.size != input_size:
         (height, width), (rows, columns) = preprocessing.size, input_size
         raise UsageError(

@@ -11,8 +11,17 @@ from onnx import GraphProto, helper
 from onnx.helper import make_node
 
 from robustcheck_onnx.checker.model.ends import _facts, embedding_under, ends_in, last_linears
-from robustcheck_onnx.checker.model.heads import COSINE, SCALE, UNIT, Head, Join, find_head
-from robustcheck_onnx.checker.model.layers import Layers, build_layers, nested_nodes
+from robustcheck_onnx.checker.model.layers import (
+    COSINE,
+    SCALE,
+    UNIT,
+    Head,
+    Join,
+    Layers,
+    build_layers,
+    find_head,
+    nested_nodes,
+)
 from robustcheck_onnx.thresholds.frozen import End
 from support.slow_walks import SlowGraph
 from support.written import written

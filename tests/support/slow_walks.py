@@ -7,7 +7,7 @@ import math
 
 import onnx
 
-from robustcheck_onnx.checker.model import heads, layers
+from robustcheck_onnx.checker.model import layers
 from robustcheck_onnx.thresholds.frozen import End
 
 BLOCKING = ("activation", "normalisation", "pool")
@@ -76,7 +76,7 @@ class SlowGraph:
             return None
         if node.op_type in layers.LINEAR:
             return ("head", tensor, frozenset()) if len(names) == 1 else None
-        if node.op_type not in heads.AFTER_HEAD:
+        if node.op_type not in layers.AFTER_HEAD:
             return None
         if node.op_type == "Gather" and not self.depends(node.input[0]):
             return None
@@ -86,7 +86,7 @@ class SlowGraph:
         inner = self.head(source)
         if inner is None:
             return None
-        more = {node.op_type} | ({heads.GATE} if len(names) > 1 else set())
+        more = {node.op_type} | ({layers.GATE} if len(names) > 1 else set())
         return (*inner[:2], inner[2] | more)
 
     def own_end(self, tensor: str) -> End | None:
