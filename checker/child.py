@@ -64,6 +64,7 @@ def main() -> int:
         if folder := request["folder"]:
             folders.append(folder)
             tempfile.tempdir = folder
+        os.environ.clear()
         os.environ.update(request["variables"])
         _answer(request, fault, answers)
 

@@ -26,9 +26,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import SIGINT, SIGTERM
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, get_type_hints
 
 from .errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 Params = ParamSpec("Params")
 Answer = TypeVar("Answer")
@@ -97,6 +100,8 @@ class Limits:
             )
 
 
+MOST_SIDE_BY_SIDE: Final = 8  # children: each runs its model on all cores
+CONTAINER: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 STATUS: Final = Path("/proc/self/status")
 NO_LIMITS: Final = Limits()
 
@@ -147,11 +152,11 @@ class Wall:
     """The child processes for some tasks, one for each. As a context: whatever still runs at its end is ended."""
 
     def __init__(self, limits: Limits = NO_LIMITS) -> None:
-        """Start the first child. limits: of each child, for each task."""
+        """Start the first child, unless `start_early` has. limits: of each child, for each task."""
         self.limits = limits
         self._is_stopped = False
-        self._running: _Child | None = None
-        self._waiting: _Child | None = _Child()
+        self._running: list[_Child] = []
+        self._waiting = [EARLY.pop() if EARLY else _Child()]
 
     def __enter__(self) -> Self:
         return self
@@ -159,9 +164,32 @@ class Wall:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._waiting is not None:
-            self._waiting.close()
-            self._waiting = None
+        while self._waiting:
+            self._waiting.pop().close()
+
+    def n_side_by_side(self, bytes_each: int) -> int:
+        """Return how many children this machine has cores and memory for. It is 1 where no memory can be read."""
+        free: list[int] = []
+        for file in (Path("/proc/meminfo"), *CONTAINER):
+            with suppress(OSError, ValueError):
+                text = file.read_text(encoding="ascii")
+                free.append(int(text.partition("MemAvailable:")[2].split()[0]) << 10 if "MemA" in text else int(text))
+        n = min(free, default=0) // (self.limits.memory_bytes or bytes_each)
+        return min(n, MOST_SIDE_BY_SIDE, len(os.sched_getaffinity(0))) if n > 1 else 1
+
+    @contextmanager
+    def threads(self, n: int) -> Iterator[ThreadPoolExecutor]:
+        """Yield threads that run tasks side by side. An error here, or a signal, kills their children."""
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 # the child starts meanwhile
+
+        pool = ThreadPoolExecutor(n)
+        try:
+            yield pool
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def run(
         self,
@@ -174,7 +202,7 @@ class Wall:
         is_last: bool = True,
         tries: int = 1,
     ) -> Any:
-        """Let a child call a function; return its answer.
+        """Let a child call a function; return its answer. Threads may run tasks side by side.
 
         Args:
             task: the function, one of `child.TASKS`.
@@ -195,14 +223,17 @@ class Wall:
 
         sent = to_jsonable_python(dict(arguments), by_alias=False, fallback=os.fspath)
         for left in reversed(range(tries)):
-            child, self._waiting = self._waiting or _Child(), None
-            self._running = child
+            try:
+                child = self._waiting.pop()
+            except IndexError:
+                child = _Child()
+            self._running.append(child)
             if self._is_stopped:
                 child.kill()
             with closing(child):
                 child.ask(task, sent, about=about, limits=self.limits)
                 if not is_last:
-                    self._waiting = _Child()
+                    self._waiting.append(_Child())
                 try:
                     found = child.answer(tell)
                 except RobustcheckError:
@@ -216,10 +247,20 @@ class Wall:
         raise AssertionError("tries is less than 1")
 
     def stop(self) -> None:
-        """Kill the child, from another thread. `run` raises as if it had ended by itself."""
+        """Kill the children, from another thread. `run` raises as if they had ended by themselves."""
         self._is_stopped = True
-        if self._running is not None:
-            self._running.kill()
+        for child in list(self._running):
+            child.kill()
+
+
+EARLY: Final[list[_Child]] = []
+"""a child that no wall has taken yet"""
+
+
+def start_early() -> None:
+    """Start the first wall's child now. It imports while this process still imports the command line."""
+    with suppress(RobustcheckError):  # the wall finds the same, and says so
+        EARLY.append(_Child())
 
 
 def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LIMITS) -> Callable[Params, Answer]:
@@ -308,7 +349,7 @@ class _Child:
             "arguments": arguments,
             "log": LOG.getEffectiveLevel(),
             "folder": self._folder.name,
-            "variables": {} if limits.model_bytes is None else {MAX_MODEL_SIZE: str(limits.model_bytes)},
+            "variables": {**os.environ, **({MAX_MODEL_SIZE: str(limits.model_bytes)} if limits.model_bytes else {})},
         }
         assert self._process.stdin is not None
         self._busy = True

@@ -1,4 +1,4 @@
-"""Check one model after the other and deliver their reports. The exit code is that of the worst.
+"""Check models and deliver their reports. Several are checked side by side; the exit code is that of the worst.
 
 It imports what is heavy at the top: a run imports it while the child process starts.
 """
@@ -6,17 +6,19 @@ It imports what is heavy at the top: a run imports it while the child process st
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.isolation import LOG, Wall
+from robustcheck_onnx.checker.isolation import LOG, NotReadError, Tell, Wall
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.forms import FormOptions, exit_code_of, one_model
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, sealed
@@ -42,11 +44,16 @@ from .command_line import (
 )
 from .options import PLACEHOLDER, Settings
 from .output import Destination, check_target, deliver, destinations_of, plain, write_files
-from .question import progress_line
+from .question import progress_lines
 from .settings import Resolved
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+GPUS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
+"""one of these is there on a system with an NVIDIA GPU: a server, a Jetson, Windows' Linux"""
+CHILD_BYTES = 1 << 29
+"""memory of a child besides its model"""
 
 
 def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall) -> int:
@@ -88,23 +95,49 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
             about = redact(settings.images or "bundled photos")
             asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
             wall.run("images.source:count_images", asked, int, about=about, is_last=False)
+        n = _n_side_by_side(settings, models, wall)
         in_html = any(each.form == "html" for each in destinations)
-        outcomes: list[Outcome] = []
-        for model in models:
+        outcomes: dict[str, Outcome] = {}
+        again: list[str] = []
+
+        def judged(model: str) -> Report | Exception:
+            is_last = not in_html if model == models[-1] else n > 1
             try:
-                is_last = model == models[-1] and not in_html
-                outcomes.append(_check(resolved, model, profile, wall, saved=saved.get(model), is_last=is_last))
+                with progress_of(redact(model)) as progress:
+                    return _check(resolved, model, profile, wall, progress, saved=saved.get(model), is_last=is_last)
             except Exception as fault:  # whatever it is, the other models get their verdicts; a signal is not one
                 if not several or invocation.interrupted():
                     raise
-                outcomes.append(_failed(model, fault, invocation))
-        _deliver(settings, models, outcomes, destinations, signed, saved, wall)
+                return fault
+
+        with progress_lines(settings.quiet, several=several) as progress_of:
+            with wall.threads(n) as pool:
+                for model, result in zip(models, (pool.map if n > 1 else map)(judged, models), strict=True):
+                    if n > 1 and isinstance(result, NotReadError | EnvironmentFaultError):
+                        again.append(model)  # alone, when it has memory and time to itself
+                    else:
+                        outcomes[model] = _outcome(model, result, invocation)
+            for model in again:
+                outcomes[model] = _outcome(model, judged(model), invocation)
+        ordered = [outcomes[model] for model in models]
+        _deliver(settings, models, ordered, destinations, signed, saved, wall)
         invocation.judged = True
-    return max(map(exit_code_of, outcomes))
+    return max(map(exit_code_of, ordered))
 
 
-def _failed(model: str, fault: Exception, invocation: Invocation) -> Failed:
-    """Return the outcome of a model without a verdict. It is reported on stderr, too."""
+def _n_side_by_side(settings: Settings, models: Sequence[str], wall: Wall) -> int:
+    """Return how many models are checked at a time. It is 1 on a GPU, with --timeout, and for models elsewhere."""
+    on_gpu = settings.device != "cpu" and (settings.device != "auto" or any(map(os.path.exists, GPUS)))
+    if len(models) == 1 or on_gpu or settings.timeout or not all(map(os.path.isfile, models)):
+        return 1
+    files = [file for path in map(Path, models) for file in path.parent.glob(f"{escape(path.name)}*")]  # and weights
+    return min(len(models), wall.n_side_by_side(3 * max(file.stat().st_size for file in files) + CHILD_BYTES))
+
+
+def _outcome(model: str, fault: Report | Exception, invocation: Invocation) -> Outcome:
+    """Return the outcome of a model. One without a verdict is reported on stderr, too."""
+    if not isinstance(fault, Exception):
+        return fault
     if "debug" in invocation.line.options:
         process.write_traceback(fault)
     code, message, hint = process.explain(fault, invocation.line)
@@ -126,13 +159,21 @@ def _refuse_earlier_reasons(resolved: Resolved, profile: Profile) -> None:
             )
 
 
-def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, saved: str | None, is_last: bool) -> Report:
+def _check(
+    resolved: Resolved,
+    model: str,
+    profile: Profile,
+    wall: Wall,
+    progress: Tell | None,
+    *,
+    saved: str | None,
+    is_last: bool,
+) -> Report:
     """Check one model. The gate decides on its exit code."""
     settings = resolved.settings
-    with progress_line(settings.quiet, redact(model)) as progress:
-        asked = {"model": model, "thresholds": profile, "save_representations": saved, **settings.options.given}
-        about = redact(model)
-        result = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=progress)
+    asked = {"model": model, "thresholds": profile, "save_representations": saved, **settings.options.given}
+    about = redact(model)
+    result = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=progress)
     decision = gate.decide(
         result.verdict,
         model,

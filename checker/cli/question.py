@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
@@ -209,18 +209,27 @@ STARTING = "starting"
 
 @contextmanager
 def progress_line(quiet: int, name: str = "") -> Iterator[Tell | None]:
+    """Show a run's progress while the block runs. It is as in `progress_lines`; name: for the plain lines."""
+    with progress_lines(quiet, several=False) as begin, begin(name) as tell:
+        yield tell
+
+
+@contextmanager
+def progress_lines(quiet: int, *, several: bool) -> Iterator[Callable[[str], AbstractContextManager[Tell | None]]]:
     """Show progress on stderr while the block runs. It has stages, images, rate, and how close the decision is.
 
-    On a terminal a line that moves and goes away at the end. Elsewhere, as in the log of a pipeline, a plain line at
-    most every `EVERY_S` seconds, also while a stage takes long; a run that is shorter than that says nothing.
+    On a terminal a line per run that moves and goes away at the end. Elsewhere, as in the log of a pipeline, a plain
+    line at most every `EVERY_S` seconds, also while a stage takes long; a run that is shorter than that says nothing.
 
-    quiet: 1 or more: nothing is shown, and None is given out. name: of the model, for the plain lines.
+    quiet: 1 or more: nothing is shown, and None is given out. several: lines on a terminal begin with a name, too.
     """
     if quiet:
-        yield None
+        yield lambda _: nullcontext()
+    elif sys.stderr.isatty():
+        with _moving(sys.stderr, several) as begin:
+            yield begin
     else:
-        with _moving(sys.stderr) if sys.stderr.isatty() else _plain(sys.stderr, name) as tell:
-            yield tell
+        yield partial(_plain, sys.stderr)
 
 
 def _stage(now: Progress) -> str:
@@ -232,7 +241,7 @@ def _rate(now: Progress) -> str:
 
 
 @contextmanager
-def _moving(stream: TextIO) -> Iterator[Tell]:
+def _moving(stream: TextIO, several: bool) -> Iterator[Callable[[str], AbstractContextManager[Tell]]]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -244,23 +253,34 @@ def _moving(stream: TextIO) -> Iterator[Tell]:
     if console.width >= WITH_BAR:
         columns = [columns[0], BarColumn(bar_width=24), *columns[1:], TimeRemainingColumn()]
     with Bars(*columns, TextColumn("{task.fields[interval]}"), console=console, transient=True) as bars:
-        task = bars.add_task(STARTING, total=None, count="", rate="", interval="")
 
-        def show(now: Progress) -> None:
-            words = printable(_stage(now))
-            is_new = words != bars.tasks[task].description
-            bars.update(
-                task,
-                description=words,
-                total=now.n_total or None,
-                completed=now.n_done,
-                count=f"{now.n_done}/{now.n_total}" if now.n_total else "",
-                rate=_rate(now),
-                interval=now.interval,
-                refresh=is_new,  # however short the stage is
-            )
+        @contextmanager
+        def begin(name: str) -> Iterator[Tell]:
+            before = f"{Path(name).name}: " if several else ""
+            task = bars.add_task(shown := printable(f"{before}{STARTING}"), total=None, count="", rate="", interval="")
 
-        yield show
+            def show(now: Progress) -> None:
+                nonlocal shown
+                words = printable(f"{before}{_stage(now)}")
+                bars.update(
+                    task,
+                    description=words,
+                    total=now.n_total or None,
+                    completed=now.n_done,
+                    count=f"{now.n_done}/{now.n_total}" if now.n_total else "",
+                    rate=_rate(now),
+                    interval=now.interval,
+                    refresh=words != shown,  # however short the stage is
+                )
+                shown = words
+
+            try:
+                yield show
+            finally:
+                bars.refresh()  # its last words, too
+                bars.remove_task(task)
+
+        yield begin
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,34 +85,21 @@ def run_jobs(
 def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limits) -> Generator[Outcome, None, None]:
     n_workers = max(1, min(workers, len(jobs)))
     threads = max(1, cpu_threads() // n_workers)
-    walls: list[isolation.Wall] = []
-    stopping = threading.Event()
 
     def measured(job: Job) -> Outcome:
         started = time.perf_counter()
         asked = {"job": job, "profile": profile, "threads": threads}
         evidence: tuple[Evidence, ...] = ()
         try:
-            with isolation.Wall(limits) as wall:
-                walls.append(wall)
-                if stopping.is_set():
-                    wall.stop()
-                task, answer = "measure.workers:measure_all", tuple[Evidence, ...]
-                evidence, error = wall.run(task, asked, answer, about=str(job.model), tries=TRIES), None
+            task, answer = "measure.workers:measure_all", tuple[Evidence, ...]
+            evidence, error = wall.run(task, asked, answer, about=str(job.model), tries=TRIES), None
         except Exception as fault:  # noqa: BLE001 # whatever it is: one job's fault must not end the others
             error = as_error(fault)
         return Outcome(job, evidence, error, time.perf_counter() - started)
 
-    pool = ThreadPoolExecutor(n_workers)
-    try:
+    with isolation.Wall(limits) as wall, wall.threads(n_workers) as pool:
         for future in as_completed([pool.submit(measured, job) for job in jobs]):
             yield future.result()
-    finally:
-        stopping.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        for wall in walls:
-            wall.stop()
-        pool.shutdown()
 
 
 def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tuple[Evidence, ...]:

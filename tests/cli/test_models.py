@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 from rich.console import Console
 
 from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.cli import command_line
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.cli import command_line, models
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.record import Failed
 from support import Patch, profile, read_json
 from support.bad_input import Run, listening
+from support.children import all_end, first_children
+from support.no_wall import NoWall
 
 Touch = Callable[[str], None]
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
@@ -174,6 +177,38 @@ def test_what_is_wrong_with_the_call_ends_it_before_anything(ends: Run) -> None:
         assert read_json("old.json")["error"]["exit_code"] == 2
 
 
+def test_one_that_lacked_memory_side_by_side_is_checked_again_alone(run: Run, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(NoWall, "n_side_by_side", lambda *_: 2)
+    real, tried, both = pipeline.check, list[str](), threading.Barrier(2)
+
+    def check(model: str, **options: Any) -> Any:
+        tried.append(model)
+        if len(tried) <= 2:
+            both.wait(profile.PATIENCE_S)
+            if model == "pass.onnx":
+                raise EnvironmentFaultError("memory: none")
+        return real(model, **options)
+
+    monkeypatch.setattr(pipeline, "check", check)
+    done = run("pass.onnx warn.onnx --images photos -q")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == "PASS pass.onnx\nWARN · absent warn.onnx: too_weak, not_persistent\n"
+    assert (sorted(tried[:2]), tried[2:]) == (["pass.onnx", "warn.onnx"], ["pass.onnx"])
+
+
+def test_models_that_share_a_gpu_or_a_limit_of_time_are_checked_one_after_the_other(
+    run: Run, monkeypatch: Patch
+) -> None:
+    asked = Mock(return_value=1)
+    monkeypatch.setattr(NoWall, "n_side_by_side", asked)
+    call = "pass.onnx warn.onnx --images photos -qq"
+    assert (run(call).returncode, asked.call_count) == (1, 1)
+    assert asked.call_args.args[-1] > 3 * Path("pass.onnx").stat().st_size
+    assert (run(f"{call} --timeout 60").returncode, asked.call_count) == (1, 1)
+    monkeypatch.setattr(models, "GPUS", ("pass.onnx",))
+    assert (run(call).returncode, run(f"{call} --device cpu").returncode, asked.call_count) == (1, 1, 2)
+
+
 @pytest.mark.process
 def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
     log, until = here / "run.log", time.monotonic() + profile.PATIENCE_S
@@ -183,8 +218,10 @@ def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
         while "pass.onnx: PASS" not in (log.read_text(encoding="utf-8") if log.exists() else ""):
             assert time.monotonic() < until
             time.sleep(0.005)
+        started = first_children(process.pid)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=profile.PATIENCE_S)
+    assert all_end(started)
     said = "error: interrupted (SIGINT); there is no verdict, and nothing half-written is left"
     assert (process.returncode, out, said in err) == (130, "", True), err
     assert sorted(path.name for path in here.glob("*.json")) == ["all.json", "pass.json", "warn.json"]

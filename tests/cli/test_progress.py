@@ -113,6 +113,9 @@ def test_a_terminal_shows_stages_and_images_and_stdout_holds_the_document(
         if not bar:
             assert stages_of(lines) == ["starting", *stages, "first images", "measuring"]
     assert on_a_terminal("pass.onnx --images photos -q")[:2] == (0, [])
+    _, lines, _ = on_a_terminal("./pass.onnx warn.onnx --images photos -o json", 100)
+    stages = [f"{name}.onnx: {stage}" for name in ("pass", "warn") for stage in ("starting", *stages, "first images")]
+    assert [stage for stage in stages_of(lines) if "measuring" not in stage] == stages
 
 
 STAGES = {

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from robustcheck_onnx.checker.isolation import Limits, Progress
 from robustcheck_onnx.checker.text import as_json
 from support import Capture, Patch, Place, onnx_models, robustcheck
 from support.children import all_end, children, first_children
+from support.profile import PATIENCE_S
 
 pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc (Linux)")
@@ -84,9 +86,39 @@ def test_a_child_that_dies_is_an_error(lookup_pass: Place) -> None:
 
 @pytest.mark.long
 @needs_proc
+def test_models_side_by_side_get_the_reports_that_they_get_alone(
+    lookup_pass: Place, monkeypatch: Patch, tmp_path: Path, capfd: Capture
+) -> None:
+    model, photos = lookup_pass
+    other = model.with_name("other.onnx")
+    other.write_bytes(model.read_bytes())
+    (text := tmp_path / "text.onnx").write_text("text")
+    run, both = isolation.Wall.run, threading.Barrier(2)
+
+    def waits(*words: Any, **others: Any) -> object:
+        if words[2].get("model") in (str(model), str(other)):
+            others["tell"] = lambda now: both.wait(PATIENCE_S) if "opening" in now.stage else None
+        return run(*words, **others)
+
+    written = []
+    for n in (1, 2):
+        monkeypatch.setattr(isolation.Wall, "n_side_by_side", lambda *_, n=n: n)
+        if n == 2:
+            monkeypatch.setattr(isolation.Wall, "run", waits)
+        words = ["--images", photos, "--no-time", "-q", "-o", f"json={tmp_path / 'all.json'}", "-o", "terminal"]
+        code = robustcheck(text, model, other, *words)
+        out, err = capfd.readouterr()
+        written.append((code, out, err, (tmp_path / "all.json").read_bytes()))
+    assert written[0] == written[1]
+    assert (written[0][0], written[0][2].count("error:")) == (3, 1)
+
+
+@pytest.mark.long
+@needs_proc
 def test_models_beside_one_that_kills_its_process_get_their_verdicts(
     lookup_pass: Place, monkeypatch: Patch, capfd: Capture
 ) -> None:
+    monkeypatch.setattr(isolation.Wall, "n_side_by_side", lambda *_: 1)  # else it can strike the other model's
     model, photos = lookup_pass
     killed = model.with_name("killed.onnx")
     killed.write_bytes(model.read_bytes())

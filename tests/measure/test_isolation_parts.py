@@ -6,11 +6,12 @@ import os
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.isolation import (
     NO_LIMITS,
     Limits,
@@ -79,6 +80,32 @@ def test_a_wall_starts_a_child_for_each_task_and_ends_those_that_wait(started: l
     assert all(process.stdin.closed for process in started)
     assert run() == 7  # after its end: by a child of its own
     assert len(started) == 4
+
+
+def test_a_wall_takes_the_child_that_was_started_early(started: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    isolation.start_early()
+    with Wall():
+        assert (len(started), started[0].done, isolation.EARLY) == (1, [], [])
+    assert started[0].done == ["awaited"]
+    monkeypatch.setattr(isolation.subprocess, "Popen", Mock(side_effect=OSError))  # type: ignore[attr-defined]
+    isolation.start_early()  # the wall raises it, where it becomes an error
+    with pytest.raises(EnvironmentFaultError, match="child process is not possible"):
+        Wall()
+
+
+def test_children_side_by_side_have_cores_and_memory(
+    started: list[Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (container := tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(isolation, "CONTAINER", (container, tmp_path / "absent"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    wall = Wall()
+    assert (wall.n_side_by_side(1), wall.n_side_by_side(1 << 60)) == (8, 1)
+    container.write_text(f"{3 * MIB}\n")
+    assert [wall.n_side_by_side(n) for n in (1, MIB, 2 * MIB)] == [8, 3, 1]
+    wall.limits = Limits(memory_bytes=MIB)
+    assert wall.n_side_by_side(2 * MIB) == 3
+    del started
 
 
 def test_a_limit_is_a_number_above_0() -> None:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from robustcheck_onnx.checker import child
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, Wall
 
 
 class NoWall:
@@ -37,6 +37,12 @@ class NoWall:
         sent = json.dumps(to_jsonable_python(dict(arguments), by_alias=False, fallback=os.fspath))
         found = json.dumps(child.call(task, json.loads(sent), progress), allow_nan=False)
         return TypeAdapter(answer).validate_python(json.loads(found))
+
+    threads = Wall.threads
+
+    def n_side_by_side(self, bytes_each: int) -> int:
+        del bytes_each
+        return 1
 
     def stop(self) -> None:
         """Nothing runs beside this thread."""
