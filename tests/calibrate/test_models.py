@@ -69,7 +69,7 @@ def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path) -> None:
     state = timm.create_model(name, pretrained=False).state_dict()
     save_file(state, hub_repo(cache, f"timm/{name}") / "model.safetensors")
     folder = tmp_path / "suite"
-    suite: Path = mini_suite.write_suite(folder)
+    suite = mini_suite.write_suite(folder)
     paper = (ROOT / "thresholds" / "data" / "paper_suite.toml").read_text(encoding="utf-8").split("\n[[models]]\n")
     keys = ('name = "RN50"\nweights = "openai"', 'name = "mobilenetv3_large_100.ra_in1k"')
     blocks = [next(block for block in paper if key in block) for key in keys]

@@ -110,7 +110,7 @@ from robustcheck_onnx.checker import __main__
 sys.exit(__main__.main())
 """
 AT_IMPORT = "sys.addaudithook(lambda event, what: event == 'import' and what[0] == {!r} and strike())".format
-MOMENTS: list[tuple[signal.Signals, str, str]] = [
+MOMENTS = [
     (signal.SIGINT, AT_IMPORT("robustcheck_onnx.checker.cli"), "pass.onnx --isolated -o json=report.json"),
     (signal.SIGTERM, AT_IMPORT("typer"), "pass.onnx --isolated -o json=report.json"),
     (signal.SIGTERM, AT_IMPORT("robustcheck_onnx.checker.cli.settings"), "pass.onnx"),  # a file names the report

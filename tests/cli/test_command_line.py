@@ -21,7 +21,7 @@ def line(words: str) -> CommandLine:
 
 def test_where_documents_go(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
-    rows: list[tuple[str, list[tuple[str, str]]]] = [
+    rows = [
         ("check m.onnx -o json=r.json --output junit", [("json", "r.json"), ("junit", "")]),
         ("check m.onnx -qo json=r.json -ohtml=r --output=junit=-", [("json", "r.json"), ("html", "r"), ("junit", "")]),
         ("check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad", [("json", "r.json")]),

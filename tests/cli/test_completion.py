@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -59,7 +58,7 @@ def test_install_writes_into_the_home_of_the_caller(here: Path, run: Run, ends: 
 
 
 def test_a_shell_that_is_not_known_is_a_usage_error(ends: Run, monkeypatch: Patch) -> None:
-    shellingham: Any = pytest.importorskip("shellingham")
+    shellingham = pytest.importorskip("shellingham")
 
     def none_found() -> None:
         raise shellingham.ShellDetectionFailure

@@ -118,7 +118,7 @@ def test_every_form_is_known_as_ours(ends: Run) -> None:
     """A run that finds a document that it does not know as ours ends with 2, and names its form."""
     say(f"output = {[f'{form}=out/{form}' for form in forms.NAMES]}")
     Path("out").mkdir()
-    written: list[list[bytes]] = []
+    written = []
     for words, code in (("60 -- pass", 0), ("40 -- pass", 1), ("60 -- missing", 2), ("60 -- pass", 0)):
         ends(code, f"{CHECK} --max-images {words}.onnx")
         written.append([Path("out", form).read_bytes() for form in forms.NAMES])

@@ -83,7 +83,7 @@ def external(**entries: str) -> str:
     return "".join(f'external_data {{ key: "{key}" value: "{value}" }} ' for key, value in entries.items())
 
 
-MODELS: list[tuple[bytes, str]] = [
+MODELS = [
     (with_weight("dims: -1"), "its shape [16, 3, 3, 3, -1] and type float need -1728"),
     (with_weight(external(location="w.bin") + external(location="../passwd")), "has an entry twice"),
     (with_weight(external(location="a" * 5000)), "weights file aaaa"),
@@ -112,7 +112,7 @@ def test_no_feature_at_all(refused: Refused) -> None:
 
 
 SOUND = json.dumps(lookup.lookup_contract())
-CONTRACTS: list[tuple[bytes, str]] = [
+CONTRACTS = [
     (b'{"x": "\xff\xfe"}', "contract is ambiguous ('utf-8' codec can't decode byte 0xff"),
     (f'{{"x": {DIGITS}}}'.encode(), "Exceeds the limit (4300 digits)"),
     (SOUND.replace('"lookup"', r'"\ud800"').encode(), "contract does not match schema 1"),
@@ -152,7 +152,7 @@ def pax(*entries: str) -> bytes:
 
 PHOTO = b"\xff\xd8\xff\xe0" + bytes(600)
 MEMBER = member(b"a.jpg", PHOTO) + bytes(1024)
-TARS: list[bytes] = [
+TARS = [
     member(b"a.jpg", PHOTO, size=b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7),
     member(b"a.jpg", PHOTO, size=b"zzzzzzzzzzz"),
     pax(f"size={DIGITS}") + MEMBER,
@@ -173,7 +173,7 @@ def test_tar_files(refused: Refused) -> None:
 
 
 HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999999,3,8,8), }".ljust(117) + b"\n"
-ARRAYS: list[tuple[dict[str, bytes], int, str]] = [
+ARRAYS = [
     ({"a.txt": b"hello"}, 3, "member a.txt is not an array; all must be"),
     ({"a.npy": b"hello"}, 3, "member a is not an array; all must be"),
     ({"a.npy": b"\x93NUMPY\x01\x00\x76\x00" + HUGE}, 3, "file is not a plain array (Python int too large"),
@@ -220,7 +220,7 @@ SUITE = "calibrate --suite {1} --out o.json"
 TABLE = "calibrate --from-evidence {1} --out o.json"
 SEALED = profile.to_json(profile.load())
 ROW = f'{{"image": "{PHOTOS[0]}", "label": "%s"}}'
-TEXTS: list[tuple[str, str, str, str]] = [
+TEXTS = [
     (CHECK, "jsonl", f'{{"image": "a.jpg", "label": {DIGITS}}}\n', "row 1 is not JSON (Exceeds the limit"),
     (CHECK, "jsonl", DEEP, "row 1 is not JSON (maximum recursion depth"),
     (CHECK, "jsonl", '{"image": "\\ud800.jpg", "label": "\\udfff"}\n', "there is no such file"),

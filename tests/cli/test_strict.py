@@ -18,7 +18,7 @@ WAIVER = '[[waivers]]\nreason = "{}"\nbecause = "known"\nowner = "o@example.org"
 WAIVERS = WAIVER.format("not_persistent") + WAIVER.format("too_weak")
 STRICT = "check --strict --images photos"
 # a value of each setting that is not the default, as a file writes it
-OTHER: dict[str, str] = {
+OTHER = {
     "images": '"photos"',
     "max-images": "40",
     "max-bad": "0.5",
@@ -34,7 +34,7 @@ OTHER: dict[str, str] = {
     "accept": '"not_applicable"',
     "sign": '"key.pem"',
 }
-HARMLESS: dict[str, str] = {
+HARMLESS = {
     "output": '["json=r.json"]',
     "quiet": "1",
     "verbose": "1",

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.compare import baseline, neighbours, same_images, 
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
-from support import Capture, Fields, normal, read_json, robustcheck
+from support import Capture, normal, read_json, robustcheck
 from support.comparisons import Array, Workshop, eight_bits, planted, rotation
 
 H = planted(d=64, n=100)
@@ -230,7 +230,7 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
             assert [each.baseline_digest for each in reports] == [sha256_of(file.read_bytes()), ""]
     whole, narrow = file.read_bytes(), workshop.folder / "narrow.npy"
     np.save(narrow, np.eye(2))
-    same: Fields = {"baseline": file, "write_baseline": file}
+    same = {"baseline": file, "write_baseline": file}
     with pytest.raises(UsageError, match="have 2 features"):
         workshop.run(turned, None, index=IndexOptions(file=narrow), **same)
     assert file.read_bytes() == whole  # after an error

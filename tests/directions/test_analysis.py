@@ -95,7 +95,7 @@ def test_intervals_are_those_of_the_bootstrap() -> None:
     (feature,) = outliers.features
     given = (weight[best[:, 0], feature.index] - weight[best[:, 1], feature.index]) * h[:, feature.index]
     margin = np.sort(scores, 1)[:, -1] - np.sort(scores, 1)[:, -2]
-    draws: list[list[float]] = []
+    draws = []
     for number in range(2000):
         i = rng(number).integers(0, 200, 200)
         p = scale * cos[i].mean(0)

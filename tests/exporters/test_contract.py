@@ -28,7 +28,7 @@ def test_fields_are_the_checkers() -> None:
     assert Preprocessing.model_validate_json(json.dumps(filled), strict=True) == Preprocessing.model_validate(SQUASH_32)
 
 
-WRONG_FIELDS: list[tuple[Fields | str, str]] = [
+WRONG_FIELDS = [
     ("{", "is"),
     ("[1]", "is"),
     ({"sise": [1, 1]}, "field sise is unknown"),

@@ -117,7 +117,7 @@ def test_head_is_found_by_following_the_forward_pass(name: str, head: str) -> No
 
 def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
     """With its own weights torchvision sets transform_input; a bare file must get the same."""
-    model: Any = load("torchvision", Wanted("googlenet", random_weights=True)).module.model
+    model = load("torchvision", Wanted("googlenet", random_weights=True)).module.model
     assert model.transform_input is True
 
 

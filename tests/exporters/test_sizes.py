@@ -15,7 +15,7 @@ def part(n_parameters: int, **parts: Any) -> Any:
 
 @pytest.mark.long
 def test_each_name_is_counted_once_and_each_answer_is_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[str] = []
+    counted = []
 
     def check(_: str, tag: str | None) -> None:
         if tag == "wrong":

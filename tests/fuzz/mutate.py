@@ -43,7 +43,7 @@ def change(message: Message, rng: random.Random, times: int) -> None:
 
 
 def _change_many(owner: Message, field: FieldDescriptor, rng: random.Random) -> None:
-    values: Any = getattr(owner, field.name)
+    values = getattr(owner, field.name)
     kind = rng.choice(("delete", "double", "shuffle", "empty", "new", "new"))
     is_message = field.type == FieldDescriptor.TYPE_MESSAGE
     if kind == "new" and is_message:

@@ -75,7 +75,7 @@ def watch(kind: str, first: int, minutes: float, keep: Path, n: int = sys.maxsiz
     An input that broke something is kept in the folder `keep`.
     """
     counts: Counter[str] = Counter()
-    broke: list[str] = []
+    broke = []
     end, seed, worker = time.monotonic() + 60 * minutes, first, None
     while seed < first + n and time.monotonic() < end:
         if worker is None:
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=Path(__file__).parents[2] / "build" / "fuzz")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
-    everything: list[str] = []
+    everything = []
     for kind in kinds:
         counts, broke = watch(kind, options.seed, options.minutes / len(kinds), options.keep)
         numbers = ", ".join(f"{what} {n}" for what, n in counts.most_common())

@@ -73,7 +73,7 @@ def test_digests_that_begin_alike_are_told_apart(monkeypatch: Patch) -> None:
 
 
 def test_entries_are_a_sequence_that_makes_each_when_asked() -> None:
-    made: list[int] = []
+    made = []
 
     def make(place: int) -> Entry:
         made.append(place)
@@ -152,7 +152,7 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(
 
 def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monkeypatch: Patch) -> None:
     names = photos(tmp_path, 12)
-    asked: list[str] = []
+    asked = []
     is_file = os.path.isfile
 
     def count(path: str | Path) -> bool:

@@ -112,7 +112,7 @@ def test_a_row_that_names_nothing_or_a_file_of_this_machine_ends_the_run(row: st
 def test_only_the_images_that_are_needed_are_read(lookup_pass: Place, memory: Any, monkeypatch: Patch) -> None:
     model, photos = lookup_pass
     put(memory, photos, "p")
-    read: list[str] = []
+    read = []
     whole = type(memory).cat_file
 
     def counted(self: Any, path: str, **more: Any) -> bytes:

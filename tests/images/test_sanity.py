@@ -181,7 +181,7 @@ def test_the_orientations_and_brightnesses_of_a_photo_are_one_image(name: str) -
 
 
 def test_counting_is_linear_in_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[int] = []
+    compared = []
     monkeypatch.setattr(sanity.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
     facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
     assert facts.n_varied > GALLERY

@@ -118,7 +118,7 @@ def test_list_csv_and_jsonl(tmp_path: Path) -> None:
 
 def test_bad_manifest_rows_are_usage_errors_with_their_number(tmp_path: Path) -> None:
     fill(tmp_path, ["a.png"])
-    rows: tuple[tuple[str, str | bytes, str], ...] = (
+    rows = (
         ("l.txt", "a.png\nb.png\n", r"l\.txt: row 2: path is b\.png; there is no such file"),
         ("l.txt", "\n", r"l\.txt: no images listed; at least one is needed"),
         ("m.csv", "path\na.png\nb.png\n", r"m\.csv: row 3: path is b\.png; there is no such file"),
@@ -189,7 +189,7 @@ def save(tmp_path: Path) -> Callable[..., None]:
 def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) -> None:
     monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
     for file, levels in enumerate((range(10), range(10, 20))):
-        cells: list[Any] = [{"bytes": png(i), "path": f"{i}.png"} if file else png(i) for i in levels]
+        cells = [{"bytes": png(i), "path": f"{i}.png"} if file else png(i) for i in levels]
         save(f"part-{file}.parquet", label=levels, image=cells)
     (tmp_path / "README.md").write_text("a data card")
     source = open_images(tmp_path, seed=1)
@@ -373,7 +373,7 @@ def thirty(tmp_path: Path) -> tuple[ImageSource, list[str]]:
 
 def test_prefetch_keeps_order_and_bounds_what_waits(thirty: tuple[ImageSource, list[str]]) -> None:
     source, names = thirty
-    started: list[str] = []
+    started = []
     others = threading.Event()
 
     def slow_first(item: Item) -> str:
@@ -392,7 +392,7 @@ def test_prefetch_keeps_order_and_bounds_what_waits(thirty: tuple[ImageSource, l
 
 def test_prefetch_begins_nothing_behind_a_likely_stop(thirty: tuple[ImageSource, list[str]]) -> None:
     source, names = thirty
-    started: list[str] = []
+    started = []
     results = prefetch(source, lambda item: started.append(item.name), workers=4, window=20, stops=(7, 9))
     for _ in range(7):
         next(results)

@@ -52,7 +52,7 @@ def model(folder: Path) -> Path:
 
 def expected(images: Path, n: int = 50, without: Sequence[int] = ()) -> Content:
     """Numbers of the first n different photos of the seeded order."""
-    rows: list[int] = []
+    rows = []
     for item in open_images(images).items():
         row = int(item.name.rpartition("_")[2].removesuffix(".png"))
         if row not in rows and row not in without:

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile
-from support import Fields, lookup
+from support import lookup
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, parts, vectors
 from support.measuring import job as new_job
 from support.onnx_models import classifier, encoder, save
@@ -42,7 +42,7 @@ def two_tensors(path: Path, h: np.ndarray) -> Path:
     return lookup.write_lookup_model(path, h, size_px=SIZE_PX, contract=contract, then=then, outputs=[pooled])
 
 
-BY_ORDER: Any = {"statistics": {"two_sidedness"}}
+BY_ORDER = {"statistics": {"two_sidedness"}}
 
 
 def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_several_outputs_are_measured_in_one_pass(photos: Path, tmp_path: Path) 
 
 def test_a_tensor_inside_the_graph_is_measured_beside_an_output(photos: Path, tmp_path: Path) -> None:
     model = save(encoder(), tmp_path / "m.onnx")
-    few: Fields = {"preprocess": "imagenet", "max_images": 40, "max_bad": 1}
+    few = {"preprocess": "imagenet", "max_images": 40, "max_bad": 1}
     together = assert_as_alone(new_job(model, str(photos), tensors=("embedding", "features"), **few), 2)
     assert None not in {found.model.output_difference for found in together}
 

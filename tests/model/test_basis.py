@@ -22,7 +22,7 @@ from support.written import written
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """Orthonormal columns (or rows, where there are fewer)."""
     size = max(rows, columns)
-    basis: np.ndarray = np.linalg.qr(normal(size, size, seed=seed))[0][:rows, :columns]
+    basis = np.linalg.qr(normal(size, size, seed=seed))[0][:rows, :columns]
     return basis
 
 

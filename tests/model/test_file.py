@@ -37,7 +37,7 @@ def test_missing_and_folder_are_usage_errors(tmp_path: Path) -> None:
 
 def test_not_a_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    whole: bytes = classifier().SerializeToString()
+    whole = classifier().SerializeToString()
     for content, message in (
         (b"", "model file is empty (0 bytes)"),
         (b"# a note\nthis is not a model\n", "model file is text"),

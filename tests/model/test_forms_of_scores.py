@@ -8,7 +8,6 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.thresholds import profile
-from support import Fields
 from support.onnx_models import build, graph, save, weight
 
 D, CLASSES = 384, 768
@@ -86,7 +85,7 @@ STREAMS = (
 
 def opened(tmp_path: Path, text: str, output: str = "output") -> ModelFile:
     """Open image → Conv "flat" → LayerNormalization "h", and what `text` makes of them; y is called `output`."""
-    weights: Fields = {
+    weights = {
         "w": weight(D, D), "square": weight(D, D), "c": weight(D, CLASSES), "ct": weight(CLASSES, D),
         "hc": weight(D, CLASSES), "half": weight(D // 2, CLASSES), "c_map": weight(CLASSES, D, 1, 1),
         "c_square": weight(CLASSES, CLASSES), "ci": np.int8(30 * weight(D, CLASSES)), "b": weight(CLASSES),

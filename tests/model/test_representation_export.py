@@ -1,14 +1,12 @@
 """The rule against torch: the tensor that a forward hook sees at the last linear layer of real architectures."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from numpy.testing import assert_allclose
 
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import Fields
 
 pytestmark = pytest.mark.long
 
@@ -28,8 +26,8 @@ ARCHITECTURES = [
 def test_head_input_equals_the_hook(
     tmp_path: Path, name: str, edge_px: int, layer: str, ends: str, exporter: str
 ) -> None:
-    torch: Any = pytest.importorskip("torch", reason="needs the export extra")
-    torchvision: Any = pytest.importorskip("torchvision", reason="needs the export extra")
+    torch = pytest.importorskip("torch", reason="needs the export extra")
+    torchvision = pytest.importorskip("torchvision", reason="needs the export extra")
     dynamo = exporter == "dynamo"
     torch.manual_seed(0)
     size = {"image_size": edge_px} if name.startswith("vit") else {}
@@ -37,7 +35,7 @@ def test_head_input_equals_the_hook(
     for parameter in network.get_submodule(layer).parameters():
         torch.nn.init.normal_(parameter, std=0.1)  # zero biases, as some start with, are left out by the exporter
     batch = torch.randn(3, 3, edge_px, edge_px)
-    seen: list[Any] = []
+    seen = []
     network.get_submodule(layer).register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
     with torch.inference_mode():
         network(batch)
@@ -45,7 +43,7 @@ def test_head_input_equals_the_hook(
     if expected.ndim == 4:
         expected = expected.mean((2, 3))
     path = tmp_path / "m.onnx"
-    axes: Fields = (
+    axes = (
         {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "external_data": True}
         if dynamo
         else {"dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}

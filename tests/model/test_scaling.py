@@ -18,7 +18,6 @@ from robustcheck_onnx.checker.model.layers import build_layers
 from robustcheck_onnx.checker.model.open import with_shapes
 from robustcheck_onnx.checker.model.scaling import find_scalings
 from robustcheck_onnx.checker.model.weights import Weights, parse_light
-from support import Fields
 from support.onnx_models import IMAGE, Array, Value, graph
 from support.written import written
 
@@ -44,7 +43,7 @@ def taps(matrix: Array) -> Array:
 
 NEARLY_ONE_TAP = taps(np.ones((3, 1)))
 NEARLY_ONE_TAP[1, 0, 0, 1] = 0.01
-CONSTANTS: Fields = {
+CONSTANTS = {
     **{"mean": column(MEAN), "std": column(STD), "mean_full": full(MEAN), "std_full": full(STD)},
     **{"scale": np.array(0.02, np.float32), "zero": np.array(100, np.uint8), "zeros": np.zeros((3, 1, 1), np.float32)},
     **{"tap": taps(1 / STD[:, None]), "turned_tap": taps(np.diag(1 / STD)[::-1]), "bias": -MEAN / STD},

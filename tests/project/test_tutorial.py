@@ -40,7 +40,7 @@ def ran(folder: Path, environment: dict[str, str]) -> list[Any]:
     """Every command of the page but NOT_RUN, with its exit code and output."""
     listed = commands.read(PAGE)
     assert {command.text for command in listed} >= set(NOT_RUN)
-    done: list[Any] = commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
+    done = commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
     return done
 
 

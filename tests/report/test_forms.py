@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
-from robustcheck_onnx.checker.report.record import Failed, Outcome
+from robustcheck_onnx.checker.report.record import Failed
 from robustcheck_onnx.checker.storage import stores
 from support import reports
 from support.form_readers import junit, metrics
@@ -21,7 +21,7 @@ from support.outcomes import FAILED, HOSTILE_REPORT, NAME, NOTHING, PASSING, PLA
 
 
 def test_a_document_is_known_as_ours() -> None:
-    several: list[Outcome] = [FAILED, HOSTILE_REPORT, PASSING]
+    several = [FAILED, HOSTILE_REPORT, PASSING]
     for form in forms.TEXTS:
         for outcomes in ([PASSING], [WARNING], [NOTHING], [HOSTILE_REPORT], [FAILED], several):
             if len(outcomes) == 1 or form not in forms.ONE_MODEL:
@@ -98,7 +98,7 @@ def test_the_same_model_twice_has_two_names() -> None:
 
 @given(st.lists(NAME, min_size=1, max_size=3))
 def test_any_names_parse_in_every_form(names: Sequence[str]) -> None:
-    outcomes: list[Outcome] = [failed(model=name, message=name) for name in names]
+    outcomes = [failed(model=name, message=name) for name in names]
     assert [s.attrib["name"] for s in junit(*outcomes)] == names_of(outcomes)
     assert len(metrics(*outcomes)["robustcheck_error"]) == len(names)
     json.loads(text_of("sarif", *outcomes))

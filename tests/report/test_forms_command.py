@@ -36,7 +36,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
     """What a killed process leaves is what stood there when the work was under way."""
     model, photos = lookup_pass
     place = tmp_path / "r.json"
-    seen: list[int] = []
+    seen = []
 
     def left() -> int:
         return int(read_json(place)["error"]["exit_code"])

@@ -30,7 +30,7 @@ def images() -> Any:
 
 
 LINEAR = "linear = Gemm(features, w, b, transB=1)"
-LAYERS: list[tuple[str, Fields]] = [
+LAYERS = [
     ("logits = Gemm(features, w, b, transB=1)", {"w": W}),
     ("product = MatMul(features, w); logits = Add(b, product)", {"w": W.T.copy()}),
     ("map = Conv(gap, w, b); logits = Flatten(map)", {"w": W[:, :, None, None]}),
@@ -159,7 +159,7 @@ def test_an_image_without_a_representation_is_compared_with_the_others() -> None
 
 def test_what_is_no_head(tmp_path: Path) -> None:
     broken = np.where(np.eye(CLASSES, FEATURES, 4) > 0, np.float32(np.nan), W)
-    one: Fields = {"w": W[:1], "b": B[:1]}
+    one = {"w": W[:1], "b": B[:1]}
     for text, weights, said in (
         (LAYERS[0][0], one, "number of scores of the head is 1"),
         (f"{LINEAR}; logits = Sigmoid(linear)", one, "number of scores of the head is 1"),

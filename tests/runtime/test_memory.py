@@ -34,7 +34,7 @@ FULL = "BFCArena::AllocateRawInternal Failed to allocate memory for requested bu
 
 def short_of_memory(monkeypatch: Patch, most: int) -> list[int]:
     """Make every pass of more than `most` images fail as ONNX Runtime does; the sizes that were tried."""
-    tried: list[int] = []
+    tried = []
     real = Runner._pass
 
     def one_pass(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> list[Any]:
@@ -111,7 +111,7 @@ def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(
 
 
 def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatch: Patch) -> None:
-    ended: list[bool] = []
+    ended = []
 
     def endless(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> None:
         until = time.monotonic() + profile.PATIENCE_S

@@ -1,7 +1,5 @@
 """The nodes that a scan appends: their statistics of given values, against NumPy and SciPy."""
 
-from typing import Any
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -75,7 +73,7 @@ def test_a_rectified_map_has_no_ratio_to_its_median() -> None:
 
 
 def test_a_massive_activation_has_its_feature_place_and_sign() -> None:
-    places: list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[Any, ...], str]] = [
+    places = [
         ("tokens", (5, 17, 64), (17,), (slice(None), 0, 7), "class token"),
         ("tokens", (5, 17, 64), (17,), (slice(None), 11, 7), "token 11"),
         ("map", (5, 64, 9, 20), (9, 20), (slice(None), 7, 8, 13), "row 8, columns 12–14"),

@@ -117,7 +117,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 BASE = ["--in", "val", "--shifted", "blur"]
-BAD: list[tuple[str, list[str], int, str]] = [
+BAD = [
     ("encoder", BASE, 3, "encoder.onnx: class output is missing; accuracy needs a model with class scores"),
     ("nan", BASE, 3, "class scores on val are not all numbers"),
     ("model", ["--shifted", "val"], 2, "--in is missing"),

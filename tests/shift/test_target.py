@@ -151,7 +151,7 @@ def test_behind_the_wall_it_is_the_same(place: Path, wall: None) -> None:
     assert ours.predicted == theirs.predicted
 
 
-BAD: list[tuple[str, list[str], type[Exception], str]] = [
+BAD = [
     ("sigmoid", ["hard"], CannotAssessError, r"no confidence \(it ends in Sigmoid: one yes or no for each class"),
     ("model", ["val"], UsageError, "val: image set is given twice"),
     ("model", ["huge.npy"], CannotAssessError, r"huge\.npy are not all numbers"),  # on the target alone

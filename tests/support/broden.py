@@ -24,7 +24,7 @@ def write(folder: Path, n: int = 12) -> dict[str, set[str]]:
     """Write the folder; return the concepts of each image by its name, any pixel counts."""
     (folder / "images/set").mkdir(parents=True)
     rng = np.random.default_rng(5)
-    truth: dict[str, set[str]] = {}
+    truth = {}
     with (folder / "index.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["image", "split", "ih", "iw", "sh", "sw", *CATEGORIES])
@@ -32,7 +32,7 @@ def write(folder: Path, n: int = 12) -> dict[str, set[str]]:
             name = f"set/photo_{i}.png"
             Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(folder / "images" / name)
             cells = dict.fromkeys(CATEGORIES, "")
-            found: set[str] = set()
+            found = set()
             if i % 2:  # 30 % of the mask is sky, 1 % a door
                 cells["object"] = f"set/photo_{i}_object.png"
                 mask(folder / "images" / cells["object"], {1: 30, 2: 1})

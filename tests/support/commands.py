@@ -19,7 +19,7 @@ class Command:
 
 def read(page: str) -> list[Command]:
     """Every `$ command` of the console blocks; a bash block (a file to write, say) is one command as a whole."""
-    found: list[Command] = []
+    found = []
     for indent, kind, block in re.findall(r"^( *)```(console|bash)\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL):
         lines = [raw.removeprefix(indent) for raw in block.splitlines()]
         if kind == "bash":

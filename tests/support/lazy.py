@@ -17,8 +17,8 @@ class Lazy:
         return getattr(pytest.importorskip(self._name, reason="extra `export` is not installed"), attribute)
 
 
-torch: Any = Lazy("torch")
-open_clip: Any = Lazy("open_clip")
-timm: Any = Lazy("timm")
-torchvision: Any = Lazy("torchvision")
-transformers: Any = Lazy("transformers")
+torch = Lazy("torch")
+open_clip = Lazy("open_clip")
+timm = Lazy("timm")
+torchvision = Lazy("torchvision")
+transformers = Lazy("transformers")

@@ -49,7 +49,7 @@ def blob_id(content: bytes) -> str:
 
 def entry(name: str, content: bytes, path: str = "path", oid: str = "oid", sha: str = "oid") -> Fields:
     """A file of a listing; `path`, `oid`, `sha`: what the answer calls them."""
-    one: Fields = {"type": "file", path: name, "size": len(content), oid: blob_id(content)}
+    one = {"type": "file", path: name, "size": len(content), oid: blob_id(content)}
     if name.endswith(LARGE):
         one["lfs"] = {sha: hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
     return one

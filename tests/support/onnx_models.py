@@ -11,12 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from support import Fields
-
 Array = NDArray[Any]
 Node = tuple[Any, ...]  # (op, inputs, outputs) or (op, inputs, outputs, attributes)
 Value = tuple[str, int, Sequence[int | str | None] | None]
-IMAGE: Value = ("image", TensorProto.FLOAT, ("batch", 3, 8, 8))
+IMAGE = ("image", TensorProto.FLOAT, ("batch", 3, 8, 8))
 
 
 def rng() -> np.random.Generator:
@@ -38,8 +36,8 @@ def graph(text: str) -> list[Node]:
 def _node(text: str) -> Node:
     outputs, _, call = text.partition(" = ")
     op, _, arguments = call.removesuffix(")").partition("(")
-    inputs: list[str] = []
-    attributes: Fields = {}
+    inputs = []
+    attributes = {}
     for argument in re.split(r", (?![^\[]*\])", arguments) if arguments else ():
         name, is_attribute, value = argument.partition("=")
         if is_attribute:
@@ -81,7 +79,7 @@ def build(
 
 def pooled(features: int = 16) -> tuple[list[Node], dict[str, Array]]:
     """image → Conv → Relu → global mean → (batch, features), the last tensor is "features"."""
-    nodes: list[Node] = graph("""
+    nodes = graph("""
         conv = Conv(image, conv.weight, kernel_shape=[3, 3]); relu = Relu(conv)
         gap = GlobalAveragePool(relu); features = Flatten(gap)
     """)

@@ -17,7 +17,7 @@ from support.scripts import load
 TABLE = tables.references()
 DEFAULT = profile.load()
 CLAIMS = load("benchmarks/claims")
-PASSING: dict[str, bool] = CLAIMS.passing_left_out(TABLE)
+PASSING = CLAIMS.passing_left_out(TABLE)
 """which sets pass when their checkpoint is left out of the fit, by plain loops over the checkpoints"""
 
 

@@ -178,7 +178,7 @@ def test_what_was_measured_of_tensors_is_judged() -> None:
         e = but(evidence(IMAGENET, scaling, source=source), levels=levels)
         return [r.id for r in judge(e, PROFILE).reasons]
 
-    levels: list[tuple[Any, Any, bool]] = [
+    levels = [
         ((0.48,) * 3, (0.26,) * 3, False),
         ((-1.9,) * 3, (0.3,) * 3, False),  # ImageNet's normalisation of dark photos
         ((10.0,) * 3, (12.0,) * 3, False),  # dark photos as bytes

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.verify.signature import SignatureError
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What Sigstore's client was given; it takes whatever has a certificate."""
-    given: list[bytes] = []
+    given = []
 
     def from_json(content: bytes) -> str:
         given.append(content)

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -72,7 +71,7 @@ def test_images_are_not_compared_where_a_skipped_one_is_not_named(passed: Report
 
 def test_a_value_of_another_type_is_another_value(passed: Report) -> None:
     """In JSON; Python says that True, 1 and 1.0 are equal."""
-    values: list[Any] = [True, 1, 1.0, "1", None, [1], {"a": 1}]
+    values = [True, 1, 1.0, "1", None, [1], {"a": 1}]
     for one, other in itertools.product(values, values):
         found = list(_walk({"x": one}, {"x": copy.deepcopy(other)}, "", 0.1, passed.profile))
         assert len(found) == (one is not other), (one, other)

@@ -1,7 +1,6 @@
 """One record says what moves a number; what the callers write is compared with it field by field."""
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_type_hints
 
@@ -62,7 +61,7 @@ def test_settings_and_verbs_have_the_records_defaults() -> None:
         {}, {"max_images": 1000}, {"max_images": 64}, {"max_images": 300}, {}, {},
         {"tensor": "auto"},  # which tensor to fit, not which to measure
     )  # fmt: skip
-    verbs: tuple[Callable[..., object], ...] = (
+    verbs = (
         check.check,
         questions.compare,
         questions.scan,
