@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
-from support import ROOT, commands
+from support import ROOT, commands, raised
 from support.bad_input import Run
 
 GROUP = get_command(cli.app)
@@ -107,8 +107,12 @@ def test_the_commands_of_every_page_are_understood() -> None:
 def test_a_value_that_an_option_does_not_know_is_refused() -> None:
     colours = "check compare shift scan concepts directions calibrate demo verify sign inspect doctor"
     for verb in colours.split():
-        with pytest.raises(UsageError, match=r"^--color is 'red'; it must be one of auto, always, never\n"):
-            understood([verb, "--color", "red"])
+        raised(
+            UsageError,
+            "^--color is 'red'; it must be one of auto, always, never\\n",
+            understood,
+            [verb, "--color", "red"],
+        )
 
 
 @pytest.fixture

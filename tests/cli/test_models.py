@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.cli import command_line, models
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.record import Failed
-from support import Patch, profile, read_json
+from support import Patch, profile, raised, read_json
 from support.bad_input import Run, listening
 from support.children import all_end, first_children
 from support.no_wall import NoWall
@@ -82,8 +82,7 @@ def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(touch: Tou
 def test_no_model_is_an_error_never_an_empty_pass(touch: Touch) -> None:
     touch("empty/readme.md")
     for word in ("empty", "*.onnx", "empty/**/*.onnx"):
-        with pytest.raises(UsageError, match=r"no .+; at least one is needed"):
-            command_line.expand([word])
+        raised(UsageError, "no .+; at least one is needed", command_line.expand, [word])
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(touch: Touch, monkeypatch: Patch) -> None:
@@ -98,8 +97,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(touch: Touch
 
     monkeypatch.setattr(os, "scandir", scandir)
     for word in ("**/*.onnx", "m"):  # which folders a pattern has to enter is in images/test_source.py
-        with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
-            command_line.expand([word])
+        raised(UsageError, "m/closed: folder cannot be read \\(Permission denied\\)", command_line.expand, [word])
     assert command_line.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m
 
 
@@ -119,8 +117,7 @@ def test_one_that_fails_does_not_stop_the_others_but_a_signal_does(ends: Run, mo
 def test_two_models_of_one_name_have_no_file_each() -> None:
     assert command_line.fill("r/{model}.json", ["a/x.onnx", "y.onnx"]) == ["r/x.json", "r/y.json"]
     for pair in (["a/x.onnx", "b/x.onnx"], ["x.onnx", "X.onnx"], ["x.onnx", "x.ort"]):
-        with pytest.raises(UsageError, match="each needs its own file"):
-            command_line.fill("{model}.json", pair)
+        raised(UsageError, "each needs its own file", command_line.fill, "{model}.json", pair)
 
 
 def test_what_stands_for_an_address_in_a_reports_path() -> None:

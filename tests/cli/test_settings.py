@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
-from support import ROOT, Patch, read_json
+from support import ROOT, Patch, raised, read_json
 from support.bad_input import Run
 
 WAIVERS = """
@@ -84,8 +84,7 @@ def test_a_named_file_counts_alone() -> None:
         ("pyproject.toml", False, r"\[tool.robustcheck\] is missing"),
         ("nope.toml", False, r"nope.toml: settings file is missing"),
     ):
-        with pytest.raises(UsageError, match=said):
-            settings.resolve({}, {}, file=name, isolated=isolated)
+        raised(UsageError, said, settings.resolve, {}, {}, file=name, isolated=isolated)
 
 
 def test_every_option_of_a_check_is_a_setting_or_is_only_typed() -> None:
@@ -159,8 +158,7 @@ def test_what_is_no_file() -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
 def test_a_file_without_the_right_to_read_is_no_absent_file() -> None:
     Path("robustcheck.toml").touch(0)
-    with pytest.raises(EnvironmentFaultError, match="not readable"):
-        settings.resolve({}, {})
+    raised(EnvironmentFaultError, "not readable", settings.resolve, {}, {})
 
 
 def test_variables_as_they_are_written() -> None:

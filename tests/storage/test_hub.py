@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.model.addresses import choose_model
 from robustcheck_onnx.checker.report.document import blocks_of
 from robustcheck_onnx.checker.storage import hub
 from robustcheck_onnx.checker.storage.stores import StoreError
-from support import Patch, Place, mock_hub, onnx_models
+from support import Patch, Place, mock_hub, onnx_models, raised
 from support.hub_cache import hub_repo
 from support.mock_hub import MockHub
 from support.stores import SECRET
@@ -94,14 +94,14 @@ def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
     served.put("org/deep", files | {"other.onnx": b"z"})  # whose sidecar is it now?
     for prepare in (lambda _: None, go_offline):  # the cache holds the one model, and knows of the other
         prepare(monkeypatch)
-        with pytest.raises(UsageError, match="lies next to 2 models"):
-            check("hf://org/deep/onnx/fp/m.onnx", max_images=3)
+        raised(UsageError, "lies next to 2 models", check, "hf://org/deep/onnx/fp/m.onnx", max_images=3)
     snapshot = hub_repo(tmp_path, "org/hand")  # fetched by other means: nobody kept the listing
     for name, content in files.items():
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes(content)
-    with pytest.raises(UsageError, match="preprocessing is not known; the hub's cache does not list"):
-        check("hf://org/hand", max_images=3)
+    raised(
+        UsageError, "preprocessing is not known; the hub's cache does not list", check, "hf://org/hand", max_images=3
+    )
 
 
 def test_a_model_configuration_that_says_no_pixels_hides_no_sidecar_above_it(served: MockHub, encoder: bytes) -> None:
@@ -116,8 +116,13 @@ def test_a_model_configuration_that_says_no_pixels_hides_no_sidecar_above_it(ser
 def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, encoder: bytes) -> None:
     files = {"open_clip_config.json": SIDECAR, "vit/model.onnx": encoder, "resnet/model.ONNX": encoder}
     served.put("org/two", files)
-    with pytest.raises(UsageError, match=r"next to 2 models, or above them \(vit/model.onnx, resnet/model.ONNX\)"):
-        check("hf://org/two/vit/model.onnx", max_images=3)
+    raised(
+        UsageError,
+        "next to 2 models, or above them \\(vit/model.onnx, resnet/model.ONNX\\)",
+        check,
+        "hf://org/two/vit/model.onnx",
+        max_images=3,
+    )
     del files["resnet/model.ONNX"]
     served.put("org/two", files | {"text/text_model.onnx": b"x"})
     assert check("hf://org/two", max_images=3).evidence.preprocessing.source == "sidecar"
@@ -132,8 +137,7 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
         served.put("org/one", {name: encoder, "open_clip_config.json": SIDECAR})
         read = Mock(side_effect=[tmp_path / "m.onnx", FileNotFoundError(2, "no such file")])
         monkeypatch.setattr(hub.Repository, "fetch", read)
-        with pytest.raises(StoreError, match="it was listed, and is not there"):
-            check("hf://org/one", max_images=3)
+        raised(StoreError, "it was listed, and is not there", check, "hf://org/one", max_images=3)
 
 
 def test_which_file_is_meant() -> None:
@@ -155,9 +159,10 @@ def test_which_file_is_meant() -> None:
         if chosen is not None:
             assert choose_model(paths, "hf://o/r", "hf://o/r/{}".format) == chosen
             continue
-        with pytest.raises(UsageError, match=f"number of encoders is {len(paths)}") as caught:
-            choose_model(paths, "hf://o/r", "hf://o/r/{}".format)
-        assert caught.value.hint == f"robustcheck hf://o/r/{paths[0]}"
+        fault = raised(
+            UsageError, f"number of encoders is {len(paths)}", choose_model, paths, "hf://o/r", "hf://o/r/{}".format
+        )
+        assert fault.hint == f"robustcheck hf://o/r/{paths[0]}"
 
 
 def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes) -> None:
@@ -215,23 +220,19 @@ def test_what_is_no_repository_or_has_nothing_to_check(served: MockHub) -> None:
         ("wandb:org/run/model:v1", 2, "wandb", "wandb artifact get …"),
         ("nosuchscheme:x", 2, "nosuchscheme", "hf://org/repo, models:/name/1"),
     ):
-        with pytest.raises(RobustcheckError, match=said) as caught:
-            check(address, max_images=3)
-        assert (caught.value.exit_code, hint in caught.value.hint) == (code, True)
-        assert SECRET not in caught.value.message + caught.value.hint
+        fault = raised(RobustcheckError, said, check, address, max_images=3)
+        assert (fault.exit_code, hint in fault.hint) == (code, True)
+        assert SECRET not in fault.message + fault.hint
 
 
 def test_a_hub_that_is_asked_too_often_or_is_not_there(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     served.busy = 1
-    with pytest.raises(EnvironmentFaultError, match="accepts no more requests"):
-        check("hf://org/one", max_images=3)
+    raised(EnvironmentFaultError, "accepts no more requests", check, "hf://org/one", max_images=3)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match="ConnectError"):
-        check("hf://org/one", max_images=3)
+    raised(StoreError, "ConnectError", check, "hf://org/one", max_images=3)
     go_offline(monkeypatch)
-    with pytest.raises(EnvironmentFaultError, match="HF_HUB_OFFLINE"):
-        check("hf://org/two", max_images=3)
+    raised(EnvironmentFaultError, "HF_HUB_OFFLINE", check, "hf://org/two", max_images=3)
 
 
 def test_bytes_that_are_not_those_that_the_hub_lists(
@@ -240,18 +241,16 @@ def test_bytes_that_are_not_those_that_the_hub_lists(
     model, photos = lookup_pass
     served.put("org/one", {"m.onnx": model.read_bytes()})
     served.spoiled.add("m.onnx")
-    with pytest.raises(EnvironmentFaultError, match="another digest than the hub lists") as caught:
-        check("hf://org/one", images=photos)
+    fault = raised(EnvironmentFaultError, "another digest than the hub lists", check, "hf://org/one", images=photos)
     (blob,) = (tmp_path / "hub" / "models--org--one" / "blobs").iterdir()
-    assert str(blob) in caught.value.hint
+    assert str(blob) in fault.hint
     blob.unlink()
     served.spoiled.clear()
     served.cut = 1  # a download that breaks off is resumed
     assert check("hf://org/one", images=photos).passed
     blob.write_bytes(model.read_bytes()[:-1] + b"\0")  # somebody changed the cache
     go_offline(monkeypatch)
-    with pytest.raises(EnvironmentFaultError, match="another digest"):
-        check("hf://org/one", images=photos)
+    raised(EnvironmentFaultError, "another digest", check, "hf://org/one", images=photos)
 
 
 def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_without_space(
@@ -264,28 +263,23 @@ def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_witho
     assert said[-1].startswith("fetching m.onnx, ")
     repository = hub.open_repository(address)
     served.put("org/one", {"m.onnx": encoder, "new.txt": b"x"})
-    with pytest.raises(StoreError, match="its revision moved from commit"):
-        repository.fetch("m.onnx")
+    raised(StoreError, "its revision moved from commit", repository.fetch, "m.onnx")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=full))
-    with pytest.raises(EnvironmentFaultError, match="no space is left for the download"):
-        check("hf://org/one", max_images=3)
+    raised(EnvironmentFaultError, "no space is left for the download", check, "hf://org/one", max_images=3)
 
 
 def test_a_limit_of_bytes_and_names_that_leave_the_folder(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     monkeypatch.setenv("ROBUSTCHECK_MAX_DOWNLOAD_BYTES", "10")
-    with pytest.raises(EnvironmentFaultError, match="more than 10 bytes"):
-        check("hf://org/one", max_images=3)
+    raised(EnvironmentFaultError, "more than 10 bytes", check, "hf://org/one", max_images=3)
     assert not any("/cdn/" in asked for asked in served.asked)
     served.put("org/odd", {"../m.onnx": encoder, "/m.onnx": encoder, "a/../../m.onnx": encoder, "a\\m.onnx": encoder})
-    with pytest.raises(UsageError, match="number of ONNX files in the repository is 0"):
-        check("hf://org/odd", max_images=3)
+    raised(UsageError, "number of ONNX files in the repository is 0", check, "hf://org/odd", max_images=3)
     # names that no file can have: passed by they would hide a model beside a sidecar
     for name in ("a\0b.onnx", f"{'x' * 300}/m.onnx", "\ud800.onnx"):
         served.put("org/odd", {"m.onnx": encoder, name: b"x"})
-        with pytest.raises(StoreError, match=r"can't be|surrogates"):
-            check("hf://org/odd/m.onnx", max_images=3)
+        raised(StoreError, "can't be|surrogates", check, "hf://org/odd/m.onnx", max_images=3)
 
 
 def test_a_data_set_by_its_name(served: MockHub, lookup_pass: Place, tmp_path: Path) -> None:

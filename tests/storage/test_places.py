@@ -11,7 +11,7 @@ import pytest
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.storage import places
-from support import Capture, Patch, Place, robustcheck
+from support import Capture, Patch, Place, raised, robustcheck
 from support.stores import SECRET
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -67,8 +67,13 @@ def test_a_url_with_one_slash_and_one_where_only_a_path_serves_are_refused() -> 
         )
         assert caught.value.hint == "give it as text: s3://***@bucket/x"
     for given in ("s3://bucket/x", Path("s3://bucket/x")):
-        with pytest.raises(UsageError, match=r"^s3://bucket/x: model is a URL; here it must be a file on this"):
-            places.local_path(given, "model")
+        raised(
+            UsageError,
+            "^s3://bucket/x: model is a URL; here it must be a file on this",
+            places.local_path,
+            given,
+            "model",
+        )
     assert places.local_path("a/x.onnx", "model") == Path("a/x.onnx")
 
 
@@ -80,25 +85,26 @@ def test_offline_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")
     (tmp_path / "list.txt").write_text(f"https://u:{SECRET}@h/x.jpg\n")
     for url in ("https://h/x.onnx", "s3://bucket/x", "hf://org/m/x.onnx"):
-        with pytest.raises(UsageError, match="offline"):
-            places.parse_place(url)
-    with pytest.raises(UsageError, match="offline") as caught:
-        source.open_images(tmp_path / "list.txt")
-    assert SECRET not in caught.value.message + caught.value.hint
+        raised(UsageError, "offline", places.parse_place, url)
+    fault = raised(UsageError, "offline", source.open_images, tmp_path / "list.txt")
+    assert SECRET not in fault.message + fault.hint
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert isinstance(places.parse_place("s3://bucket/x"), places.Url)
-    with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
-        places.parse_place("hf://org/m/x.onnx")
+    raised(UsageError, "HF_HUB_OFFLINE", places.parse_place, "hf://org/m/x.onnx")
 
 
 def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_named() -> None:
     """hdfs:// of fsspec lets pyarrow load `libhdfs.so` from the current folder: code of a checkout."""
     for protocol, hint in (("ss3", "s3://***@bucket/photos"), ("nosuch", "copy it here"), ("hdfs", "webhdfs://")):
-        with pytest.raises(UsageError, match=f"protocol {protocol} is not read") as caught:
-            source.open_images(f"{protocol}://key:{SECRET}@bucket/photos")
-        assert caught.value.hint.startswith(hint)
-        assert SECRET not in caught.value.message + caught.value.hint
+        fault = raised(
+            UsageError,
+            f"protocol {protocol} is not read",
+            source.open_images,
+            f"{protocol}://key:{SECRET}@bucket/photos",
+        )
+        assert fault.hint.startswith(hint)
+        assert SECRET not in fault.message + fault.hint
     if not importlib.util.find_spec("gcsfs"):
         with pytest.raises(EnvironmentFaultError) as missing:
             source.open_images(f"gs://key:{SECRET}@bucket/photos")

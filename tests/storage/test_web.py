@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.model.addresses import on_this_machine
 from robustcheck_onnx.checker.storage.stores import StoreError, open_url
-from support import Capture, Place, robustcheck
+from support import Capture, Place, raised, robustcheck
 from support.onnx_models import encoder, save
 from support.stores import SECRET, contents, url_of
 
@@ -105,8 +105,7 @@ def test_what_lies_beside_a_model(web: Web) -> None:
         names = sorted(path.name for path in here.path.parent.iterdir())
         assert names == ["m.onnx", "m.onnx.data", "m.robustcheck.json"]
         assert here.path.with_name("m.onnx.data").read_bytes() == data.read_bytes()
-    with pytest.raises(CannotAssessError, match="signed URL"):
-        check(f"{url}/m.onnx?sig=1")
+    raised(CannotAssessError, "signed URL", check, f"{url}/m.onnx?sig=1")
     save(encoder(), folder / "m.onnx")
     with on_this_machine(url_of(f"{url}/m.onnx?sig=1")) as here:
         assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
@@ -116,8 +115,7 @@ def test_a_server_that_ignores_ranges_gives_no_wrong_bytes(web: Web) -> None:
     content = bytes(range(256)) * 4
     (web.folder / "x.bin").write_bytes(content)
     file = open_url(url_of(f"{web.url}/x.bin"))
-    with pytest.raises(StoreError, match="1024 bytes came where 10 at 5"):
-        file.read_span(5, 10)
+    raised(StoreError, "1024 bytes came where 10 at 5", file.read_span, 5, 10)
     with file.open() as reader:
         reader.seek(1000)
         with pytest.raises(StoreError):

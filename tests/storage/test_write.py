@@ -3,14 +3,12 @@
 import os
 from pathlib import Path
 
-import pytest
-
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.storage.places import parse_place
-from support import Patch, onnx_models
+from support import Patch, onnx_models, raised
 
 
 def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -21,8 +19,7 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path:
     monkeypatch.setattr(stores, "token_hex", lambda n: "0" * n)
     taken = tmp_path / ".r.json.00000000.tmp"
     taken.symlink_to(victim)
-    with pytest.raises(EnvironmentFaultError, match="report is not written"):
-        stores.write_whole(target, "{}")
+    raised(EnvironmentFaultError, "report is not written", stores.write_whole, target, "{}")
     taken.unlink()
     stores.write_whole(target, "{}")
     assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("mine", "{}", False)
@@ -41,12 +38,10 @@ def test_a_report_replaces_no_sidecar_no_image_and_no_model(tmp_path: Path) -> N
         target.write_text('{"size": [8, 8]}')
         if name.endswith(".json"):
             output.check_target(target, [tmp_path / "photos"])  # beside no model, it is replaced as ever
-        with pytest.raises(UsageError, match="a report must not replace it") as caught:
-            output.check_target(target, reads)
-        assert caught.value.hint != f"-o json={target}"
+        fault = raised(UsageError, "a report must not replace it", output.check_target, target, reads)
+        assert fault.hint != f"-o json={target}"
         target.write_text(text.error_json("m", "h", 3))
         output.check_target(target, reads)  # a document of ours
     for name in ("m.onnx", "m.onnx.data", "list.txt"):
         for place in (tmp_path / name, parse_place(f"file://{tmp_path}/{name}")):
-            with pytest.raises(UsageError, match="a report must not replace it"):
-                output.check_target(place, reads)
+            raised(UsageError, "a report must not replace it", output.check_target, place, reads)

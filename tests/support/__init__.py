@@ -1,6 +1,7 @@
 """What the tests share, imported by its name: `from support import ROOT, measuring`."""
 
 import json
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,16 @@ def levels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+Fault = TypeVar("Fault", bound=BaseException)
+
+
+def raised(kind: type[Fault], said: str, call: Callable[..., object], *given: Any, **named: Any) -> Fault:
+    """The error of a call, which must be of this kind and match these words."""
+    with pytest.raises(kind, match=said) as caught:
+        call(*given, **named)
+    return caught.value
 
 
 def robustcheck(*words: object) -> int:

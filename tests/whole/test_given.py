@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images.source import Picture, Skipped, Tensor, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
-from support import Fields, Patch, Place, onnx_models
+from support import Fields, Patch, Place, onnx_models, raised
 
 
 def files(folder: Path) -> list[Path]:
@@ -66,9 +66,8 @@ def test_bytes_that_are_no_model_say_so_without_a_path(tmp_path: Path, monkeypat
         (b"", "^<bytes>: model file is empty"),
         (outside, "^<ModelProto>.*"),
     ):
-        with pytest.raises(rc.RobustcheckError, match=said) as caught:
-            rc.check(given)
-        assert str(tmp_path) not in str(caught.value) + caught.value.hint
+        fault = raised(rc.RobustcheckError, said, rc.check, given)
+        assert str(tmp_path) not in str(fault) + fault.hint
 
 
 # ----------------------------------------------------------------------------------------------------- images
@@ -218,10 +217,9 @@ REFUSALS: list[tuple[Fields, type[Exception], str]] = [
 
 def test_what_is_not_taken_is_one_short_sentence(lookup_pass: Place) -> None:
     for given, error, said in REFUSALS:
-        with pytest.raises(error, match=said) as caught:
-            rc.check(**(Fields(model=lookup_pass[0]) | given))
-        assert len(str(caught.value)) < 300
-        assert "\n" not in str(caught.value).partition("\nhint: ")[0]
+        fault = raised(error, said, rc.check, **Fields(model=lookup_pass[0]) | given)
+        assert len(str(fault)) < 300
+        assert "\n" not in str(fault).partition("\nhint: ")[0]
 
 
 # ---------------------------------------------------------------------------------------- what follows from it
@@ -243,8 +241,7 @@ def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place
     file.write_text(to_json(rc.check(model, images=pictures(photos))), encoding="utf-8")
     said = "its images were 80 images in memory, handed over in Python; they can't"
     for rerun, images in ((True, None), (None, photos), (True, str(photos))):
-        with pytest.raises(rc.UsageError, match=said):
-            rc.verify(file, model, images=images, rerun=rerun)
+        raised(rc.UsageError, said, rc.verify, file, model, images=images, rerun=rerun)
     alone = rc.verify(file, model)
     assert (alone.exit_code, alone.rule) == (
         1,

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.storage.places import redact_text
-from support import PHOTOS, Capture, Patch, levels, robustcheck
+from support import PHOTOS, Capture, Patch, levels, raised, robustcheck
 from support.bad_files import endless_loop
 from support.onnx_models import classifier, save
 from support.written import written
@@ -148,8 +148,7 @@ def test_an_image_set_is_refused(tmp_path: Path, photos: Path) -> None:
 def test_a_negative_member_on_any_python(tmp_path: Path, monkeypatch: Patch) -> None:
     """Newer Pythons refuse it themselves; here they count blocks as the older ones."""
     monkeypatch.setattr(tarfile.TarInfo, "_block", lambda self, count: -(-count // 512) * 512)
-    with pytest.raises(CannotAssessError, match=r"size of member 'b\.jpg' is -512"):
-        open_images(negative_member(tmp_path / "images.tar"))
+    raised(CannotAssessError, "size of member 'b\\.jpg' is -512", open_images, negative_member(tmp_path / "images.tar"))
 
 
 def test_pipes_beside_a_model_are_no_sidecars(tmp_path: Path, photos: Path) -> None:
@@ -174,8 +173,15 @@ def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: 
     assert whole.count(right) == 1
     path.write_bytes(whole.replace(right, wrong))
     model = save(classifier(), tmp_path / "m.onnx")
-    with pytest.raises(CannotAssessError, match=r"images\.arrow: Arrow file is damaged .*[Oo]ffset"):
-        rc.check(model, images=path, preprocess="imagenet", device="cpu")
+    raised(
+        CannotAssessError,
+        "images\\.arrow: Arrow file is damaged .*[Oo]ffset",
+        rc.check,
+        model,
+        images=path,
+        preprocess="imagenet",
+        device="cpu",
+    )
 
 
 @pytest.mark.process

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.cli.verbs import calibrate, check, questions
 from robustcheck_onnx.checker.evidence import Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure.run import settle
-from support import Fields, Patch
+from support import Fields, Patch, raised
 
 
 def test_the_keywords_are_the_record() -> None:
@@ -27,8 +27,12 @@ def test_keywords_become_the_record() -> None:
     options = Options.of({"images": Path("photos"), "seed": 3}, max_images=64)
     assert options == Options(images="photos", seed=3, max_images=64) == Options.of(options.given)
     assert Options.of({"max_images": None}, max_images=64).max_images is None
-    with pytest.raises(TypeError, match="unexpected keyword argument 'imagess'; options are images, tensor, pool"):
-        Options.of({"imagess": "photos"})
+    raised(
+        TypeError,
+        "unexpected keyword argument 'imagess'; options are images, tensor, pool",
+        Options.of,
+        {"imagess": "photos"},
+    )
 
 
 def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Patch, Place, but, documents, lookup, normal
+from support import Capture, Patch, Place, but, documents, lookup, normal, raised
 from support.measuring import never_decided, never_narrow
 from support.profile import PATIENCE_S
 
@@ -89,8 +89,14 @@ def test_bad_images_are_counted_named_and_tolerated_to_a_limit(lookup_pass: Plac
     report = check(model, images=tmp_path, max_bad=0.05, thresholds=never_decided())
     assert {name for name, _ in report.evidence.images.skipped} == {"broken.png", "empty.jpg"}
     assert any("2 of 82 images were skipped" in note for note in report.notes)
-    with pytest.raises(CannotAssessError, match=r"number of unusable images is 2 of 82 .*at most 1.00% may be"):
-        check(model, images=tmp_path, thresholds=never_decided())
+    raised(
+        CannotAssessError,
+        "number of unusable images is 2 of 82 .*at most 1.00% may be",
+        check,
+        model,
+        images=tmp_path,
+        thresholds=never_decided(),
+    )
 
 
 def test_a_few_representations_again_and_again_never_pass(
@@ -118,11 +124,16 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, t
     assert not any("--thresholds" in note or "--preprocess" in note for note in plain.notes)
     changed = but(profile.load(), min_images=2)
     # its digest would say that the packaged thresholds had judged, and the cache would take it for them
-    with pytest.raises(UsageError, match="profile default-3: digest does not match the content"):
-        check(model, images=photos, thresholds=changed)
+    raised(
+        UsageError,
+        "profile default-3: digest does not match the content",
+        check,
+        model,
+        images=photos,
+        thresholds=changed,
+    )
     other_alpha = profile.seal(but(changed, alpha=0.01))
-    with pytest.raises(UsageError, match="alpha is 0"):
-        check(model, images=photos, thresholds=other_alpha)
+    raised(UsageError, "alpha is 0", check, model, images=photos, thresholds=other_alpha)
     loose = profile.seal(changed)  # the default's id, other content
     (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]
     assert loose.digest[:19] in note

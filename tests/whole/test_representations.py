@@ -17,7 +17,7 @@ from robustcheck_onnx import check, load_representations, measure, scan
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP, PreprocessingFacts
 from robustcheck_onnx.checker.representations import MadeWith, Saver
-from support import Capture, Fields, Patch, Place, lookup, normal, onnx_models, robustcheck
+from support import Capture, Fields, Patch, Place, lookup, normal, onnx_models, raised, robustcheck
 from support.measuring import never_decided
 
 
@@ -123,16 +123,14 @@ def test_places_that_no_representations_go_to(
         assert said in capsys.readouterr().err
     assert {each.name for each in tmp_path.iterdir()} <= {"rows.npz"}  # an error document, as asked for
     (tmp_path / "circle.npz").symlink_to("circle.npz")
-    with pytest.raises(UsageError, match="leads nowhere"):
-        Saver(tmp_path / "circle.npz")
+    raised(UsageError, "leads nowhere", Saver, tmp_path / "circle.npz")
 
 
 def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     place = tmp_path / "rows.npz"
     place.write_bytes(b"no archive")
     for path in (place, tmp_path / "none.npz"):
-        with pytest.raises(UsageError, match="representations file"):
-            load_representations(path)
+        raised(UsageError, "representations file", load_representations, path)
     rows, names, digests = np.ones((2, 3)), np.array(["a", "b"]), np.array(["c", "d"])
     sound: Fields = {"representations": rows, "names": names, "digests": digests}
     sound["made_with"] = np.array(MADE_WITH.model_dump_json())
@@ -147,19 +145,15 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
         ("made_with", np.array("[" * 100_000), "not readable"),
     ):
         np.savez(place, **(sound | {name: value}))
-        with pytest.raises(UsageError, match=said):
-            load_representations(place)
+        raised(UsageError, said, load_representations, place)
     # archives that claim more than they hold
     np.savez_compressed(place, **sound | {"representations": np.zeros((2, 1 << 20))})
-    with pytest.raises(UsageError, match="compressed"):
-        load_representations(place)
+    raised(UsageError, "compressed", load_representations, place)
     with zipfile.ZipFile(place, "w") as archive, archive.open("representations.npy", "w") as header:
         claim = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)}
         np.lib.format.write_array_header_1_0(header, claim)
-    with pytest.raises(UsageError, match="not readable"):
-        load_representations(place)
+    raised(UsageError, "not readable", load_representations, place)
     place.unlink()
     os.mkfifo(place)
     for read_or_write in (load_representations, Saver):
-        with pytest.raises(UsageError, match="is a folder, device or pipe"):
-            read_or_write(place)
+        raised(UsageError, "is a folder, device or pipe", read_or_write, place)
