@@ -13,17 +13,14 @@ from robustcheck_onnx.checker.calibrate.run import Settings, tasks
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.thresholds import profile, suite
 from robustcheck_onnx.thresholds.tables import references
-from support import ROOT, mini_suite
+from support import EMBEDDINGS, ROOT, mini_suite, needs_embeddings
 from support.bad_input import COMMAND
 from support.calibrations import calibrate, rows, run, words
 from support.hub_cache import hub_repo
 
-SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
-EMBEDDINGS = SHARED / "data" / "embeddings"
-
 
 @pytest.mark.long
-@pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
+@needs_embeddings
 def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path) -> None:
     """Another sample of the same vectors, confidence bounds instead of subsets: the same sets fall on the same side."""
     suite = mini_suite.write_suite(tmp_path, EMBEDDINGS)

@@ -1,8 +1,5 @@
 """Comparisons of whole models: what was kept passes, what was not is said; precisions, opsets, real embeddings."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +7,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from support import ROOT, Fields, lookup, normal
+from support import EMBEDDINGS, Fields, lookup, needs_embeddings, normal
 from support.comparisons import (
     Workshop,
     alike,
@@ -24,8 +21,6 @@ from support.comparisons import (
     rotation,
     same_mean,
 )
-
-SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data" / "embeddings"
 
 
 def test_the_same_file_passes(workshop: Workshop) -> None:
@@ -167,10 +162,10 @@ def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/embeddings is not there: real embeddings stay outside")
+@needs_embeddings
 @pytest.mark.parametrize("name", ["ik_clip_l14_openai", "imas_imagenet_b32", "mahlet_openclip_l14_laion2b"])
 def test_real_clip_embeddings(name: str) -> None:
-    x = np.load(SHARED / f"{name}.npz", allow_pickle=False)["x"][:80].astype(np.float64)
+    x = np.load(EMBEDDINGS / f"{name}.npz", allow_pickle=False)["x"][:80].astype(np.float64)
     d, draw = x.shape[1], default_rng(1)
     top = list(judged(x, x).reference.carrying)
     of_top = np.isin(np.arange(d), top)

@@ -12,10 +12,9 @@ import pytest
 import yaml
 
 import robustcheck_onnx as rc
-from support import ROOT, Fields, Place, read_json
+from support import BIN, ROOT, Fields, Place, read_json
 from support.workflows import ACTION, program, run, steps_of
 
-BIN = Path(sys.executable).parent
 PATH = f"{BIN}:/usr/bin:/bin"
 
 

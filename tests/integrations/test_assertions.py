@@ -4,17 +4,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from robustcheck_onnx import VerdictError, assert_robust
-from support import ROOT, Capture, Place
+from support import BIN, ROOT, Capture, Place
 
 pytest_plugins = "pytester"
-BIN = Path(sys.executable).parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_", "GITHUB", "CI"))}
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.verify.run import verify
-from support import Capture, Patch, Place, but, extra, read_json, robustcheck
+from support import Capture, Patch, Place, but, extra, read_json, robustcheck, serving
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -354,12 +353,10 @@ def test_a_registry_on_another_server_names_no_folder_of_this_machine(lookup_pas
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://127.0.0.1:{server.server_port}")
+    with serving(Handler) as url:
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", url)
         with pytest.raises(EnvironmentFaultError, match="names a folder of this machine"):
             check("models:/encoder/1", images=lookup_pass[1])
-        server.shutdown()
 
 
 @real

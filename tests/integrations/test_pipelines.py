@@ -1,17 +1,15 @@
 """The templates of docs/ci/: the command of each is run; `make manifests` shows the files to their systems."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from support import ROOT, Place
+from support import BIN, ROOT, Place
 from support.workflows import program, run
 
 CI = ROOT / "docs" / "ci"
-BIN = Path(sys.executable).parent
 GITLAB = yaml.safe_load((CI / "robustcheck.gitlab-ci.yml").read_text(encoding="utf-8"))["robustcheck"]
 
 

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.isolation import Limits, Progress
 from robustcheck_onnx.checker.text import as_json
-from support import Capture, Patch, Place, onnx_models, robustcheck
+from support import BIN, Capture, Patch, Place, onnx_models, robustcheck
 from support.children import all_end, children, first_children
 from support.profile import PATIENCE_S
 
@@ -181,7 +181,7 @@ def test_the_process_that_reports_reads_no_model_and_no_image(lookup_pass: Place
 @needs_proc
 def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: Place) -> None:
     model, photos = lookup_pass
-    command = Path(sys.executable).parent / "robustcheck"
+    command = BIN / "robustcheck"
     with subprocess.Popen([command, str(model), "--images", str(photos), "-qq"]) as process:
         started = first_children(process.pid)
         process.kill()

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import tomllib
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile, tables
-from support import ROOT, Capture, Patch, Place, commands, robustcheck
+from support import BIN, ROOT, Capture, Patch, Place, commands, robustcheck
 from support.scripts import load
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PICTURE = ROOT / "docs" / "outlier-feature.svg"
-BIN = Path(sys.executable).parent
 
 
 def test_links_lead_somewhere() -> None:

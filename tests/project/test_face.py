@@ -12,7 +12,7 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.text import VERSION
-from support import ROOT, Place
+from support import BIN, ROOT, Place
 from support.bad_input import agrees, python
 
 
@@ -33,7 +33,7 @@ def test_importing_it_loads_nothing_heavy_and_it_is_what_is_tested(tmp_path: Pat
 
 @pytest.mark.process
 def test_the_module_is_the_command() -> None:
-    calls = ([sys.executable, "-m", "robustcheck_onnx"], [Path(sys.executable).parent / "robustcheck"])
+    calls = ([sys.executable, "-m", "robustcheck_onnx"], [BIN / "robustcheck"])
     module, command = (subprocess.run([*call, "--help"], capture_output=True, check=False) for call in calls)
     assert (module.returncode, module.stdout) == (0, command.stdout)
 

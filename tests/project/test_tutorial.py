@@ -2,13 +2,12 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import ROOT, commands, profile
+from support import BIN, ROOT, commands, profile
 
 PAGE, LANDING = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("tutorial.md", "index.md"))
 NOT_RUN = {
@@ -31,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROBUSTCHECK_", "GITHUB_"))}
     cache = str(tmp_path_factory.mktemp("cache"))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return kept | {"PATH": path, "COLUMNS": "80", "XDG_CACHE_HOME": cache}
 
 

@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import yaml
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.text import HOME
-from support import ROOT
+from support import BIN, ROOT
 from support.workflows import ACTION, WORKFLOWS, jobs, run, script, steps_of
 
 OUR_HOME = "https://git.example/Some-Owner/robustcheck"
@@ -57,14 +56,14 @@ def test_make_knows_what_the_workflows_ask_of_it() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("shellcheck", path=Path(sys.executable).parent) is None, reason="needs shellcheck")
+@pytest.mark.skipif(shutil.which("shellcheck", path=BIN) is None, reason="needs shellcheck")
 def test_shellcheck_finds_nothing_in_the_actions_steps(tmp_path: Path) -> None:
     """Those of workflows are shown to it by actionlint."""
     files = []
     for number, step in enumerate(step for step in steps_of(ACTION) if "run" in step):
         files.append(tmp_path / f"{number}.sh")
         files[-1].write_text(step["run"])
-    command = [str(Path(sys.executable).parent / "shellcheck"), "--shell=bash", *map(str, files)]
+    command = [str(BIN / "shellcheck"), "--shell=bash", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,11 @@ from PIL import Image
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.shift import labels
 from robustcheck_onnx.thresholds.suite import open_suite
-from support import ROOT, Capture, colours, lookup, read_json, robustcheck
+from support import BIN, ROOT, Capture, colours, lookup, read_json, robustcheck
 from support.colours import PX
 from support.onnx_models import classifier, encoder, save
 from support.scripts import load
 
-BIN = Path(sys.executable).parent
 PHOTOS = ROOT / "tests" / "shift" / "labelled_photos.csv"
 
 

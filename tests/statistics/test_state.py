@@ -1,10 +1,8 @@
 """The mergeable state: its laws, its bounds, and the real sets of the reference table."""
 
 import csv
-import os
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,14 +16,7 @@ from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import ROOT, but, profile
-
-SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
-EMBEDDINGS = SHARED / "data" / "embeddings"
-TABLE = SHARED / "data" / "reference_statistics.csv"
-needs_embeddings = pytest.mark.skipif(
-    not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project"
-)
+from support import EMBEDDINGS, SHARED, but, needs_embeddings, profile
 
 
 def state_of(h: np.ndarray, keys: np.ndarray | None = None) -> State:
@@ -195,7 +186,7 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
 
 @needs_embeddings
 def test_real_embeddings_read_as_in_the_reference_table() -> None:
-    with TABLE.open(encoding="utf-8", newline="") as handle:
+    with (SHARED / "reference_statistics.csv").open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == 75
     for row in rows[:: profile.sized(6, 1)]:

@@ -4,7 +4,6 @@ import functools
 import http.server
 import importlib.util
 import shutil
-import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.model.addresses import on_this_machine
 from robustcheck_onnx.checker.storage.stores import StoreError, open_url
-from support import Capture, Place, raised, robustcheck
+from support import Capture, Place, raised, robustcheck, serving
 from support.onnx_models import encoder, save
 from support.stores import SECRET, contents, url_of
 
@@ -58,10 +57,8 @@ def web(tmp_path: Path) -> Generator[Web, None, None]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield Web(f"http://127.0.0.1:{server.server_port}", folder, asked)
-        server.shutdown()
+    with serving(functools.partial(Handler, directory=str(folder))) as url:
+        yield Web(url, folder, asked)
 
 
 def test_a_web_server(lookup_pass: Place, web: Web, own_temporary_folder: Path) -> None:

@@ -1,9 +1,14 @@
 """What the tests share, imported by its name: `from support import ROOT, measuring`."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +22,10 @@ Fields = dict[str, Any]  # values by their names
 Patch = pytest.MonkeyPatch
 Place = tuple[Path, Path]  # a model, and the folder of its photos
 ROOT = Path(__file__).parent.parent.parent  # of the repository
+BIN = Path(sys.executable).parent  # where the command is
+SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data"  # no part of the project
+EMBEDDINGS = SHARED / "embeddings"
+needs_embeddings = pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not there")
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))  # the bundled ones
 INSTALLED = next(each for each in metadata.distributions() if each.name.startswith("robustcheck-onnx")).name
 
@@ -60,6 +69,17 @@ def raised(kind: type[Fault], said: str, call: Callable[..., object], *given: An
     with pytest.raises(kind, match=said) as caught:
         call(*given, **named)
     return caught.value
+
+
+@contextlib.contextmanager
+def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Yield the address of a web server on the loopback interface, whose requests the handler answers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def robustcheck(*words: object) -> int:

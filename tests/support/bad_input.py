@@ -23,9 +23,9 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
-from support import Capture, documents, profile
+from support import BIN, Capture, documents, profile
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
+COMMAND = str(BIN / "robustcheck")
 NATIVE = re.compile(r"\.(cc|h|cu)\b|::|\[ONNXRuntimeError\]|Traceback")  # of ONNX Runtime's source, of Python
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 Done = subprocess.CompletedProcess[str]

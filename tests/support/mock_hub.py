@@ -9,12 +9,11 @@ import hashlib
 import http.server
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from support import Fields
+from support import Fields, serving
 
 LARGE = (".onnx", ".data", ".parquet")
 
@@ -159,12 +158,5 @@ def running() -> Iterator[MockHub]:
             where = f"bytes {first}-{last}/{len(content)}"
             return self.answer(206, content[first : last + 1], Content_Range=where, **headers)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as hub.url:
+        yield hub

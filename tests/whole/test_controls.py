@@ -12,10 +12,7 @@ import pytest
 from numpy.random import default_rng
 
 from robustcheck_onnx import check
-from support import ROOT, lookup
-
-SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
-EMBEDDINGS = SHARED / "data" / "embeddings"
+from support import EMBEDDINGS, lookup, needs_embeddings
 
 
 def judged(model: Path, photos: list[Path], **options: Any) -> tuple[str, set[str]]:
@@ -76,7 +73,7 @@ OF = {name: expected for expected, names in EXPECTED.items() for name in names.s
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
+@needs_embeddings
 def test_real_embeddings(tmp_path: Path, photos_300: list[Path]) -> None:
     wrong = {}
     for name, (expected, reason) in OF.items():
