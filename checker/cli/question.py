@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, TypeVar, get_type_hints
 
 import typer
 
@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.text import printable
 
 from .command_line import Invocation
 from .options import ROWS, Settings, completing, key_of, parameter
-from .output import Destination, deliver, destinations_of, mark_unfinished, print_report
+from .output import deliver, destinations_of, mark_unfinished, print_report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,17 +43,7 @@ FORMS: Final = ("terminal", "json", "html", "markdown")
 AS_FOR_A_CHECK: Final = {"help": "In-distribution photos, as for a check. Default: the bundled photos."}
 """of `images`"""
 Verb = Callable[..., int]
-
-
-@contextmanager
-def measuring(destinations: Sequence[Destination], model: Path, quiet: int) -> Iterator[Tell | None]:
-    """Show a verb's progress while the block runs.
-
-    Its documents are marked as unfinished first; progress is as in `progress_line`.
-    """
-    mark_unfinished(destinations, str(model))
-    with progress_line(quiet, str(model)) as progress:
-        yield progress
+Result = TypeVar("Result")
 
 
 class Call:
@@ -109,15 +99,18 @@ class Question(Call):
         known = [place for place in places if place is not None]
         self.destinations = destinations_of(self.settings.output, known, self._forms)
 
-    @contextmanager
-    def measuring(self, model: Path) -> Iterator[dict[str, Any]]:
-        """Show progress; yield the keyword arguments of every question."""
-        limits = self.settings.limits
-        with measuring(self.destinations, model, self.settings.quiet) as progress:
-            yield {**self.options, "limits": limits, "progress": progress}
+    def measured(self, function: Callable[..., Result], model: Path, *places: Any, **given: Any) -> Result:
+        """Call a question's function; show progress meanwhile. Its documents are marked as unfinished first.
 
-    def answer(self, result: Any) -> None:
-        """Deliver a result in each requested form."""
+        places: more of its arguments. given: options of the verb's own; they count before those of the table.
+        """
+        limits = self.settings.limits
+        mark_unfinished(self.destinations, str(model))
+        with progress_line(self.settings.quiet, str(model)) as progress:
+            return function(model, *places, **self.options | given, limits=limits, progress=progress)
+
+    def answer(self, result: Any) -> int:
+        """Deliver a result in each requested form. Returns the exit code; 0 for one that judges nothing."""
         from robustcheck_onnx.checker.report import layout
         from robustcheck_onnx.checker.report.document import document_of
 
@@ -133,6 +126,7 @@ class Question(Call):
             quiet=settings.quiet,
             line=lambda: document.one_line,
         )
+        return getattr(result, "exit_code", 0)
 
 
 def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, **more: Any) -> Callable[[Verb], Verb]:

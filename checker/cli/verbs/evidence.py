@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from ..options import (
     option,
 )
 from ..output import check_target, say_home
-from ..question import FORMS, Call, Question, measuring, output_of, progress_line, takes
+from ..question import FORMS, Call, Question, output_of, progress_line, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
 Thresholds = Annotated[
@@ -94,27 +95,23 @@ def verify(
     call.reads(report, model, thresholds, public_key, signature, trust_config)
     if verify_signature or public_key is not None or certificate_identity is not None:
         signature = signature or bundle_of(report)
-    with measuring(call.destinations, model, call.settings.quiet) as progress:
-        result = verify(
-            report,
-            model,
-            images=images,
-            thresholds=thresholds,
-            rerun=rerun,
-            elsewhere=elsewhere,
-            device=device,
-            signature=signature,
-            public_key=public_key,
-            certificate_identity=certificate_identity,
-            certificate_oidc_issuer=certificate_oidc_issuer,
-            trust_config=trust_config,
-            accept_waivers=accept_waivers,
-            today=datetime.now(UTC).date(),
-            limits=call.settings.limits,
-            progress=progress,
-        )
-    call.answer(result)
-    return result.exit_code
+    result = call.measured(
+        partial(verify, report),
+        model,
+        images=images,
+        thresholds=thresholds,
+        rerun=rerun,
+        elsewhere=elsewhere,
+        device=device,
+        signature=signature,
+        public_key=public_key,
+        certificate_identity=certificate_identity,
+        certificate_oidc_issuer=certificate_oidc_issuer,
+        trust_config=trust_config,
+        accept_waivers=accept_waivers,
+        today=datetime.now(UTC).date(),
+    )
+    return call.answer(result)
 
 
 @takes(
@@ -179,22 +176,18 @@ def sign(
         by_identity.check_able(trust_config)
     digest = file_digest(report) if report.is_file() else ""
     call.reads()
-    with measuring(call.destinations, model, call.settings.quiet) as progress:
-        result = verify(
-            report,
-            model,
-            images=images,
-            thresholds=thresholds,
-            elsewhere=elsewhere,
-            device=device,
-            today=datetime.now(UTC).date(),
-            limits=call.settings.limits,
-            progress=progress,
-        )
-    call.answer(result)
-    measured = any(finding.check == "rerun" and finding.status == "agrees" for finding in result.findings)
-    if result.exit_code == 3 or not measured:
-        return max(result.exit_code, 1)
+    result = call.measured(
+        partial(verify, report),
+        model,
+        images=images,
+        thresholds=thresholds,
+        elsewhere=elsewhere,
+        device=device,
+        today=datetime.now(UTC).date(),
+    )
+    code = call.answer(result)
+    if code == 3 or ("rerun", "agrees") not in [(finding.check, finding.status) for finding in result.findings]:
+        return max(code, 1)
     about = sealed(report_about(report, model))
     if about.binding is None or about.binding.result_digest != result.result_digest:  # not what was measured
         raise CannotAssessError(
@@ -217,7 +210,7 @@ def sign(
     say_home(call.settings.quiet)
     if call.settings.quiet < 2:
         sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
-    return result.exit_code
+    return code
 
 
 mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")

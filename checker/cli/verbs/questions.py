@@ -119,18 +119,17 @@ def compare(
     if write_baseline is not None:
         models = [each for each in (candidate, reference, index, text) if each]
         check_extra("--write-baseline", write_baseline, models, call.destinations, "baseline.json")
-    with call.measuring(candidate) as options:
-        result = compare_models(
-            candidate,
-            reference,
-            baseline=baseline,
-            tolerance=tolerance,
-            thresholds=thresholds,
-            index=asked,
-            require=required,
-            write_baseline=write_baseline,
-            **options,
-        )
+    result = call.measured(
+        compare_models,
+        candidate,
+        reference,
+        baseline=baseline,
+        tolerance=tolerance,
+        thresholds=thresholds,
+        index=asked,
+        require=required,
+        write_baseline=write_baseline,
+    )
     if isinstance(result, FirstBaseline):
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
@@ -138,9 +137,9 @@ def compare(
         with Wall(settings.limits) as wall:
             photos = form_options(settings, [pictured(result)], ["html"], wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
-    call.answer(result)
+    code = call.answer(result)
     call.invocation.judged = True
-    return result.exit_code
+    return code
 
 
 @question(
@@ -165,10 +164,7 @@ def scan(
     call.reads(model)
     if (saved := call.settings.save_representations) is not None:
         check_extra("--save-representations", Path(saved), [model], call.destinations, "rows.npz")
-    with call.measuring(model) as options:
-        result = run.scan(model, blocks=block or (), save_representations=saved, **options)
-    call.answer(result)
-    return 0
+    return call.answer(call.measured(run.scan, model, blocks=block or (), save_representations=saved))
 
 
 @question(
@@ -238,17 +234,16 @@ def shift(
     if suite_entry is not None:
         read = [place for place in (model, report) if place]
         check_extra("--suite-entry", suite_entry, read, call.destinations, "entry.toml")
-    with call.measuring(model) as options:
-        result = measure_shift(
-            model,
-            inside,
-            labelled,
-            target=unlabelled,
-            classes=classes or (),
-            baseline=baseline,
-            report=report,
-            **options,
-        )
+    result = call.measured(
+        measure_shift,
+        model,
+        inside,
+        labelled,
+        target=unlabelled,
+        classes=classes or (),
+        baseline=baseline,
+        report=report,
+    )
     call.answer(result)
     if suite_entry is not None:
         try:
@@ -301,19 +296,17 @@ def concepts(
     from robustcheck_onnx.checker.concepts import run
 
     call.reads(model, head, Path(concept_set) if Path(concept_set).is_file() else None)
-    with call.measuring(model) as options:
-        result = run.concepts(
-            model,
-            concept_set,
-            of=of,
-            head=head,
-            min_positives=min_positives,
-            min_coverage=min_coverage,
-            shuffles=shuffles,
-            **options,
-        )
-    call.answer(result)
-    return 0
+    found = call.measured(
+        run.concepts,
+        model,
+        concept_set,
+        of=of,
+        head=head,
+        min_positives=min_positives,
+        min_coverage=min_coverage,
+        shuffles=shuffles,
+    )
+    return call.answer(found)
 
 
 @question(
@@ -355,15 +348,5 @@ def directions(
 
     one_of("--baseline", baseline, SOURCES)
     call.reads(model, head)
-    with call.measuring(model) as options:
-        result = run.directions(
-            model,
-            head=head,
-            labelled=inside,
-            shifted=shifted or (),
-            classes=classes or (),
-            baseline=baseline,
-            **options,
-        )
-    call.answer(result)
-    return 0
+    sets = {"labelled": inside, "shifted": shifted or (), "classes": classes or ()}
+    return call.answer(call.measured(run.directions, model, head=head, baseline=baseline, **sets))
