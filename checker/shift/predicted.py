@@ -130,33 +130,31 @@ SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "neg
 """ATC's methods and the score of `ImageScores` that each thresholds"""
 
 
-class Threshold(NamedTuple):
-    """ATC's threshold."""
+def atc_thresholds(scores: npt.ArrayLike, correct: npt.ArrayLike, counts: npt.ArrayLike) -> Array:
+    """Return ATC's threshold of each resample: as many labelled images score below it as are predicted wrong.
 
-    score: float
-    share_right: float
-    """the share of the images with exactly this score that counts as right, 0 to 1; without equal scores it is 1"""
-
-
-def atc_threshold(scores: npt.ArrayLike, correct: npt.ArrayLike) -> Threshold:
-    """Return ATC's threshold.
-
-    As many labelled images score below it as are predicted wrong (Garg et al. 2022, eq. 1). 2022, eq. 1).
-
-    t such that mean(scores < t) = mean(not correct): of n sorted scores, the one at place "number of wrong images".
-    Where several images have the score t, no score has that property: then only a share of them counts as right, so
-    that ATC of the labelled images is their accuracy (ours; the authors' code takes all as right, which is too high
-    where many confidences are exactly 1). Without a wrong image t is the smallest score; infinity where all are wrong.
+    t such that mean(scores < t) = mean(not correct) (Garg et al. 2022, eq. 1): of n sorted scores, the one at place
+    "number of wrong images". Where several images have the score t, no score has that property: then only a share of
+    them counts as right, so that ATC of the labelled images is their accuracy (ours; the authors' code takes all as
+    right, which is too high where many confidences are exactly 1). Without a wrong image t is the smallest score;
+    infinity where all are wrong.
 
     Args:
         scores: (image,), larger = more certain.
         correct: (image,) bool.
+        counts: (resample, image), how often each image was drawn.
+
+    Returns:
+        (2, resample): the threshold, and the share of the images with exactly this score that counts as right, 0 to 1;
+        without equal scores it is 1.
     """
-    ordered, n_wrong = np.sort(np.asarray(scores, dtype=np.float64)), int((~np.asarray(correct, dtype=np.bool_)).sum())
-    if n_wrong == len(ordered):
-        return Threshold(float("inf"), 1.0)
-    first, behind = (int(np.searchsorted(ordered, ordered[n_wrong], side)) for side in ("left", "right"))
-    return Threshold(float(ordered[n_wrong]), (behind - n_wrong) / (behind - first))
+    n_wrong = np.asarray(counts) @ (~np.asarray(correct, dtype=np.bool_)).astype(np.int64)
+    ordered, below = _ordered(np.asarray(scores, dtype=np.float64), np.asarray(counts))
+    chosen = np.append(ordered, np.inf)[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
+    first, up_to = _reached(ordered, below, chosen)
+    with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
+        share_right = np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0)
+    return np.stack([chosen, share_right])
 
 
 def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
@@ -164,7 +162,7 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
 
     This is the share of target images at or above the labelled images' threshold.
 
-    Of the images exactly at it, the share that `atc_threshold` gives counts.
+    Of the images exactly at it, the share that `atc_thresholds` gives counts.
 
     Garg et al. 2022, "Leveraging unlabeled data to predict out-of-distribution performance", eq. 2. Arguments are
     scores (image,) of both sets, and for the labelled ones whether they are right. Returns a fraction.
@@ -172,8 +170,9 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     >>> atc([0.2, 0.5, 0.7, 0.9], [False, True, True, True], [0.1, 0.4, 0.6, 0.8])
     0.5
     """
-    threshold, scores = atc_threshold(inside, correct), np.asarray(outside, dtype=np.float64)
-    return float((scores > threshold.score).mean() + threshold.share_right * (scores == threshold.score).mean())
+    ((threshold,), (share_right,)) = atc_thresholds(inside, correct, np.ones((1, np.size(inside)), np.int64))
+    scores = np.asarray(outside, dtype=np.float64)
+    return float((scores > threshold).mean() + share_right * (scores == threshold).mean())
 
 
 def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
@@ -209,21 +208,15 @@ class Inside(NamedTuple):
     correct: Bools
     """(image,)"""
     thresholds: dict[Method, Array]
-    """(2, resample) of ATC, by method: `Threshold` as two rows"""
+    """(2, resample) of ATC, by method"""
 
 
 def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: int = RESAMPLES) -> Inside:
     """Resample the labelled images; at least one of them."""
     thresholds: dict[Method, list[Array]] = {method: [] for method in SCORES}
     for counts in resampled(len(correct), (seed, 0), resamples):
-        n_wrong = counts @ (~correct).astype(np.int64)
         for method, name in SCORES.items():
-            ordered, below = _ordered(getattr(scores, name), counts)
-            chosen = np.append(ordered, np.inf)[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
-            first, up_to = _reached(ordered, below, chosen)
-            with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
-                share_right = np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0)
-            thresholds[method].append(np.stack([chosen, share_right]))
+            thresholds[method].append(atc_thresholds(getattr(scores, name), correct, counts))
     return Inside(scores, correct, {method: np.concatenate(parts, axis=1) for method, parts in thresholds.items()})
 
 

@@ -175,54 +175,44 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one that is,
     it does not contradict: WARN means that outlier features are absent or were not established, never "not robust".
     """
-
     known = {each.result.shift or "": each for each in shifted if each.effective_robustness}
     # the published means leave ObjectNet out: timm has none
     known = {shift: known[shift] for shift in known if shift in MEAN_SHIFTS} or known
-    shifts = tuple(known)
-    mean = low = high = middle = None
-
-    def result(outcome: Outcome, sentence: str) -> Agreement:
-        return Agreement(
-            outcome=outcome,
-            sentence=sentence,
-            mean_pp=mean,
-            low_pp=low,
-            high_pp=high,
-            shifts=shifts,
-            usual_low_pp=middle and middle.low,
-            usual_high_pp=middle and middle.high,
-        )
-
     if not known:
-        return result(
-            "nothing to compare",
-            "no effective robustness could be measured, and accuracies alone speak neither for nor against the verdict",
+        return Agreement(
+            outcome="nothing to compare",
+            sentence="no effective robustness could be measured, and accuracies alone speak neither for nor against the "
+            "verdict",
         )
-    middle = usual_robustness(source, shifts)
+    shifts, middle = tuple(known), usual_robustness(source, tuple(known))
     share = 1 - (1 - CONFIDENCE) / (len(known) + 1)
     bounds = [_er_bounds(inside, each.result, source, share) for each in known.values()]
     low, high = (sum(side) / len(known) for side in zip(*bounds, strict=True))
     beyond = [each.effective_robustness for each in known.values() if each.effective_robustness]
     mean = sum(each.points for each in beyond) / len(beyond)
     over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
-    what = (
-        f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); {MIDDLE[1] - MIDDLE[0]} % "
-        f"of {FITTED_ON[library_of(source, shifts[0])]} have {middle.low:+.1f} to {middle.high:+.1f}"
-    )
-    if any(each.extrapolated for each in beyond):
-        return result("nothing to compare", f"{what}; the baseline is extrapolated at this ImageNet accuracy")
-    if low <= middle.high < high:
-        return result("undecided", f"{what}: the images do not show clearly whether it is above them")
     above, is_pass = low > middle.high, judged.verdict == "PASS"
-    if above and is_pass:
-        return result("agree", f"{what}: above them, as PASS indicates")
-    if is_pass:
-        return result("disagree", f"{what}: not above them, although PASS indicates robustness")
-    if above:
-        return result(
-            "no contradiction",
-            f"{what}: above them. That is not a contradiction: WARN means that the outlier features are absent, or "
-            "that this was not established",
-        )
-    return result("agree", f"{what}: not above them, and the verdict is WARN")
+    outcome: Outcome = "agree" if above == is_pass else "disagree" if is_pass else "no contradiction"
+    words = {
+        (True, True): ": above them, as PASS indicates",
+        (False, True): ": not above them, although PASS indicates robustness",
+        (True, False): ": above them. That is not a contradiction: WARN means that the outlier features are absent, or "
+        "that this was not established",
+        (False, False): ": not above them, and the verdict is WARN",
+    }[above, is_pass]
+    if any(each.extrapolated for each in beyond):
+        outcome, words = "nothing to compare", "; the baseline is extrapolated at this ImageNet accuracy"
+    elif low <= middle.high < high:
+        outcome, words = "undecided", ": the images do not show clearly whether it is above them"
+    return Agreement(
+        outcome=outcome,
+        sentence=f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); "
+        f"{MIDDLE[1] - MIDDLE[0]} % of {FITTED_ON[library_of(source, shifts[0])]} have {middle.low:+.1f} to "
+        f"{middle.high:+.1f}{words}",
+        mean_pp=mean,
+        low_pp=low,
+        high_pp=high,
+        shifts=shifts,
+        usual_low_pp=middle.low,
+        usual_high_pp=middle.high,
+    )

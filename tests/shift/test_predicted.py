@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from scipy import special, stats
 
 from robustcheck_onnx.checker.shift import predicted
-from robustcheck_onnx.checker.shift.predicted import atc, atc_threshold, class_shift, doc
+from robustcheck_onnx.checker.shift.predicted import atc, atc_thresholds, class_shift, doc
 from support import normal, profile
 
 
@@ -25,7 +25,7 @@ def test_atc_on_scores_that_tell_right_from_wrong_is_the_share_above_their_borde
     rng = default_rng(0)
     inside = np.concatenate([rng.uniform(0.5, 1, 300), rng.uniform(0, 0.5, 100)])
     correct = inside >= 0.5
-    assert 0.5 <= atc_threshold(inside, correct).score < 0.51
+    assert 0.5 <= atc_thresholds(inside, correct, np.ones((1, 400), int))[0, 0] < 0.51
     outside = (np.arange(1000) + 0.5) / 1000 * 0.8  # uniform to 0.8: three eighths are above 0.5
     assert atc(inside, correct, outside) == pytest.approx(0.375, abs=0.01)
     assert atc(inside, correct, inside) == pytest.approx(0.75)  # of the same images it is their accuracy
@@ -34,10 +34,11 @@ def test_atc_on_scores_that_tell_right_from_wrong_is_the_share_above_their_borde
 def test_atcs_threshold_balances_the_wrong_images_with_those_below() -> None:
     rng = default_rng(1)
     values, correct = rng.random(501), rng.random(501) < 0.3
-    threshold = atc_threshold(values, correct)
-    assert (values < threshold.score).mean() == pytest.approx((~correct).mean())
-    assert threshold.share_right == 1
-    assert atc_threshold(values, np.ones(501, bool)) == (values.min(), 1)
+    once = np.ones((1, 501), int)
+    ((threshold,), (share_right,)) = atc_thresholds(values, correct, once)
+    assert (values < threshold).mean() == pytest.approx((~correct).mean())
+    assert share_right == 1
+    assert atc_thresholds(values, np.ones(501, bool), once).tolist() == [[values.min()], [1]]
     assert atc(values, np.zeros(501, bool), values) == 0
     # equal scores: as large a share of them counts as right as makes the labelled images' accuracy
     assert atc([1.0, 1.0, 1.0], [True, False, True], [1.0, 0.9]) == pytest.approx(2 / 3 / 2)
