@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -31,77 +31,6 @@ BELOW = re.compile(r"(?!/)(?!.*://)(?!(.*/)?\.\.(/|$)).+")  # a path below a fol
 SHOWN = 200  # characters of a cell in a message
 Row = tuple[int, dict[str, str]]
 """line number, and cells by column"""
-
-
-class Index(NamedTuple):
-    """The images of a folder, and their labels' places."""
-
-    folder: Path
-    rows: dict[str, Row]
-    """by the image's name, below images/"""
-    categories: tuple[str, ...]
-    labels: dict[int, str]
-    """name of each number"""
-    min_coverage: float
-
-    def concepts_of(self, name: str) -> set[str]:
-        """The labels of an image, over all categories. Raises UsageError: a mask or number that is none."""
-        line, cells = self.rows[name]
-        numbers: set[int] = set()
-        for category in self.categories:
-            for part in filter(None, map(str.strip, cells[category].split(";"))):
-                where = f"{self.folder / 'index.csv'}: row {line}: {category} is {part:.{SHOWN}}"
-                found = {int(part)} if NUMBER.fullmatch(part) else self._in_mask(part, where)
-                if unknown := found - self.labels.keys():
-                    raise UsageError(
-                        f"{where}; {min(unknown)} is not a number of label.csv",
-                        f"head -3 {quoted(self.folder / 'label.csv')}",
-                    )
-                numbers |= found
-        return {self.labels[number] for number in numbers}
-
-    def _in_mask(self, name: str, where: str) -> set[int]:
-        """The numbers that have enough of a mask's pixels."""
-        if not BELOW.fullmatch(name) or not name.lower().endswith(".png"):
-            raise UsageError(
-                f"{where}; it must be a number of label.csv, or a PNG below {IMAGES}/",
-                f"ls {quoted(self.folder / IMAGES)}",
-            )
-        mask = open_files(self.folder / IMAGES, [name], spec=name).load(0)
-        if not isinstance(mask, Picture) or mask.notes:
-            why = ", ".join(mask.notes) if isinstance(mask, Picture) else getattr(mask, "reason", "")
-            raise UsageError(
-                f"{where}; the mask must be a PNG with red, green and blue ({why})",
-                f"file {quoted(self.folder / IMAGES / name)}",
-            )
-        pixels = np.asarray(mask.image, np.int64)
-        numbers, counts = np.unique(pixels[..., 0] + 256 * pixels[..., 1], return_counts=True)
-        enough = (numbers > 0) & (counts >= self.min_coverage * counts.sum())
-        return set(numbers[enough].tolist())
-
-
-def read(folder: Path, min_coverage: float = 0.0) -> Index:
-    """Read the tables of a folder. `Index.concepts_of` reads the masks.
-
-    Args:
-        folder: has the `TABLES` and images/.
-        min_coverage: share of a mask's pixels that a label must have; 0 = any pixel.
-
-    Raises:
-        UsageError: a table or column is missing, a number or name is none, an image is listed twice, none is listed.
-    """
-    labels = _labels(folder / "label.csv")
-    categories = tuple(cells["name"] for _, cells in _table(folder / "category.csv", ["name"]))
-    rows: dict[str, Row] = {}
-    for line, cells in _table(folder / "index.csv", ["image", *categories]):
-        if not BELOW.fullmatch(cells["image"]) or cells["image"] in rows:
-            raise UsageError(
-                f"{folder / 'index.csv'}: row {line}: image is {cells['image']!r:.{SHOWN}}; each row must name another "
-                f"image below {IMAGES}/",
-                f"sed -n {line}p {quoted(folder / 'index.csv')}",
-            )
-        rows[cells["image"]] = (line, cells)
-    return Index(folder, rows, categories, labels, min_coverage)
 
 
 def _labels(path: Path) -> dict[int, str]:
@@ -197,11 +126,9 @@ def open_concepts(
             f"{spec}: concept set is of layout {layout}; --min-coverage is for the masks of a Broden-layout folder",
             "leave out --min-coverage",
         )
-    names: set[str] = set()
     labels_of: LabelsOf
     if layout == "broden":
-        index = read(path, min_coverage)
-        source, labels_of = open_files(path / IMAGES, list(index.rows), spec=str(spec), seed=seed), index.concepts_of
+        source, labels_of, names = _broden(path, str(spec), seed, min_coverage)
         share = f"at least {min_coverage:.2%} of the pixels" if min_coverage else "any pixel"
         rule = f"a concept is present where a mask gives it {share}, or the image is labelled with it as a whole"
     elif layout == "folders":
@@ -229,6 +156,60 @@ def _layout(path: Path) -> Layout:
     if path.is_file() and path.suffix.lower() in MANIFESTS:
         return "manifest"
     raise UsageError(f"{path}: concept set is of no known layout; it must be {LAYOUTS}", "--concepts concepts.csv")
+
+
+def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> tuple[ImageSource, LabelsOf, set[str]]:
+    """Read the tables of a Broden-layout folder. Masks are read with their images.
+
+    Raises UsageError: a table or column is missing, a number or name is none, an image is listed twice, none is listed.
+    """
+    index, images = folder / "index.csv", folder / IMAGES
+    labels = _labels(folder / "label.csv")
+    categories = tuple(cells["name"] for _, cells in _table(folder / "category.csv", ["name"]))
+    rows: dict[str, Row] = {}  # by the image's name, below images/
+    for line, cells in _table(index, ["image", *categories]):
+        if not BELOW.fullmatch(cells["image"]) or cells["image"] in rows:
+            raise UsageError(
+                f"{index}: row {line}: image is {cells['image']!r:.{SHOWN}}; each row must name another image below "
+                f"{IMAGES}/",
+                f"sed -n {line}p {quoted(index)}",
+            )
+        rows[cells["image"]] = (line, cells)
+
+    def in_mask(name: str, where: str) -> set[int]:
+        """Return the numbers that have enough of a mask's pixels."""
+        if not BELOW.fullmatch(name) or not name.lower().endswith(".png"):
+            raise UsageError(
+                f"{where}; it must be a number of label.csv, or a PNG below {IMAGES}/", f"ls {quoted(images)}"
+            )
+        mask = open_files(images, [name], spec=name).load(0)
+        if not isinstance(mask, Picture) or mask.notes:
+            why = ", ".join(mask.notes) if isinstance(mask, Picture) else getattr(mask, "reason", "")
+            raise UsageError(
+                f"{where}; the mask must be a PNG with red, green and blue ({why})", f"file {quoted(images / name)}"
+            )
+        pixels = np.asarray(mask.image, np.int64)
+        numbers, counts = np.unique(pixels[..., 0] + 256 * pixels[..., 1], return_counts=True)
+        enough = (numbers > 0) & (counts >= min_coverage * counts.sum())
+        return set(numbers[enough].tolist())
+
+    def concepts_of(name: str) -> set[str]:
+        """Return the labels of an image, over all categories. Raises UsageError: a mask or number that is none."""
+        line, cells = rows[name]
+        numbers: set[int] = set()
+        for category in categories:
+            for part in filter(None, map(str.strip, cells[category].split(";"))):
+                where = f"{index}: row {line}: {category} is {part:.{SHOWN}}"
+                found = {int(part)} if NUMBER.fullmatch(part) else in_mask(part, where)
+                if unknown := found - labels.keys():
+                    raise UsageError(
+                        f"{where}; {min(unknown)} is not a number of label.csv",
+                        f"head -3 {quoted(folder / 'label.csv')}",
+                    )
+                numbers |= found
+        return {labels[number] for number in numbers}
+
+    return open_files(images, list(rows), spec=spec, seed=seed), concepts_of, set()
 
 
 def _folders(folder: Path, spec: str, seed: int) -> tuple[ImageSource, LabelsOf, set[str]]:

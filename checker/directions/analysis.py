@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
@@ -66,18 +66,6 @@ class Directions(NamedTuple):
     v: Array
     """(feature, direction) unit vectors; their signs mean nothing"""
 
-    @property
-    def n(self) -> int:
-        """Number of directions."""
-        return len(self.sigma)
-
-    def columns(self, weight: Array) -> Array:
-        """Return (U Σ)ᵀ, (direction, class). These are the weights of each class in the coordinates of the directions.
-
-        weight: (class, feature) W as it was decomposed.
-        """
-        return self.v.T @ weight.T - (self.v.T @ self.mean)[:, None]
-
     def project(self, h: Floats) -> Array:
         """h V, (image, direction) of (image, feature)."""
         return np.concatenate([h[images].astype(np.float64) @ self.v for images in pieces(len(h), len(self.v))])
@@ -107,73 +95,6 @@ def decompose(weight: Array) -> tuple[Directions, Directions]:
 def _directions(r: Array, mean: Array) -> Directions:
     _, sigma, vt = np.linalg.svd(r, full_matrices=False)
     return Directions(mean, sigma, np.ascontiguousarray(vt.T))
-
-
-class Importance(NamedTuple):
-    """The weight of each direction. It is σᵢ / Σσ × the mean over images of |cos(vᵢ, h)|."""
-
-    values: Array
-    """(direction,) in the order of the singular values"""
-    se: Array
-    """(direction,) standard errors over images"""
-    cosines: Array
-    """(direction,) mean over images of |cos(vᵢ, h)|"""
-    order: Indices
-    """(direction,) from the most to the least important; ties in the order of the singular values"""
-    participation_ratio: Interval
-    effective_rank: Interval
-    top_shares: tuple[Interval, ...]
-    """share of all importance that the first 1, 3 and 10 directions (`TOP`) have"""
-
-
-def importance(directions: Directions, projected: Array, norms: Array) -> Importance:
-    """Weigh the directions on some images.
-
-    Intervals are normal ones over images: of a function of the mean importances by the delta method, its gradient times
-    each image's importances standing for the image.
-
-    Args:
-        directions: of a head whose singular values are not all 0.
-        projected: (image, direction) h V, of two images or more.
-        norms: (image,) |h|, above 0.
-    """
-    scale = directions.sigma / directions.sigma.sum()
-    absolute = np.abs(projected) / norms[:, None]
-    cosines = absolute.mean(axis=0)
-    values = scale * cosines
-    order = np.argsort(-values, kind="stable")
-
-    def estimate(value: float, gradient: Array, ceiling: float) -> Interval:
-        """Return a value with its delta-method interval.
-
-        `gradient` is that of the value, by each direction's importance.
-        """
-        half = float(Z * (absolute @ (scale * gradient)).std(ddof=1) / np.sqrt(len(projected)))
-        return Interval(estimate=value, low=max(value - half, 0.0), high=min(value + half, ceiling))
-
-    n, total = directions.n, values.sum()
-    shares = values / total
-    squares = float((values**2).sum())
-    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
-    entropy = -float((shares * logs).sum())
-    rank = float(np.exp(entropy))
-    tops = []
-    for k in TOP:
-        held = np.zeros(n)
-        held[order[:k]] = 1.0
-        share = min(float(shares @ held), 1.0) if k < n else 1.0
-        tops.append(estimate(share, (held - share) / total, 1.0))
-    return Importance(
-        values=values,
-        se=scale * absolute.std(axis=0, ddof=1) / np.sqrt(len(projected)),
-        cosines=cosines,
-        order=order,
-        participation_ratio=estimate(
-            float(total**2 / squares), 2 * total / squares - 2 * total**2 * values / squares**2, n
-        ),
-        effective_rank=estimate(rank, np.where(shares > 0, -rank * (logs + entropy) / total, 0.0), n),
-        top_shares=tuple(tops),
-    )
 
 
 LEADING = 10  # directions that are listed
@@ -237,11 +158,126 @@ def analyse(
     raw, centred = decompose(head.weight)
     if not centred.sigma[0] > SAME * raw.sigma[0]:
         raise SameWeightsError
-    whole, found = predict_whole(head, h), outlier_features(h)
-    images = _Images(h, np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64)), whole, labelled, baseline)
-    named = found.indices[:LISTED]
-    of_raw, of_centred = (_analysis(head, each, images, named, seed) for each in (raw, centred))
-    return of_raw, of_centred, _outliers(head, h, whole, found)
+    whole = predict_whole(head, h)
+    outliers = _outliers(head, h, whole)
+
+    def effective(accuracy: dict[str, Accuracy]) -> dict[str, Effective]:
+        """Return effective robustness by shifted set, from the accuracies of all sets."""
+        results = [each.result.model_copy(update={"accuracy": accuracy[each.name]}) for each in labelled if each.result]
+        found = {each.name: robustness.effective(results[0], each, baseline)[0] for each in results[1:]}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def analysis(directions: Directions) -> Analysis:
+        columns = directions.v.T @ head.weight.T - (directions.v.T @ directions.mean)[:, None]
+        projected = directions.project(h)
+        others = [(each, directions.project(each.representations)) for each in labelled]
+        weighed = _weigh(directions, h, projected, [feature.index for feature in outliers.features])
+        n, importances = weighed.n_directions, np.array(weighed.importances)
+        kept = {percent: math.ceil(percent * n / 100) for percent in PERCENT}
+        steps = {math.ceil(n * step / STEPS) for step in range(1, STEPS + 1)} - {n}
+        orders: dict[Order, Indices] = {
+            "importance": np.argsort(-importances, kind="stable"),
+            "singular value": np.arange(n),
+            "random": np.random.default_rng(seed).permutation(n),
+        }
+        curves, same = [], dict[int, float]()
+        for name, order in orders.items():
+            tried = {*kept.values(), *(steps if name == "importance" else ())}
+            found = {k: np.empty(len(projected), dtype=np.intp) for k in tried}
+            for k, part, scores in pruned_scores(columns, projected, head.bias, order, tried):
+                found[k][part] = scores.argmax(axis=1)
+            agrees = {k: whole.agrees(classes) for k, classes in found.items()}
+            same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
+            right = Counter[tuple[int, str]]()
+            for each, of_set in others:
+                for k, part, scores in pruned_scores(columns, of_set, head.bias, order, kept.values()):
+                    right[k, each.name] += each.n_right(part, scores)
+            points = tuple(
+                Point(
+                    percent=percent,
+                    kept=k,
+                    importance=min(float(importances[order[:k]].sum() / importances.sum()), 1.0),
+                    same=_share(agrees[k]),
+                    same_confident=_share(agrees[k][whole.confident]),
+                    accuracy=(of_sets := {s.name: wilson(right[k, s.name], len(s.right)) for s in labelled}),
+                    effective_robustness=effective(of_sets),
+                )
+                for percent, k in kept.items()
+            )
+            curves.append(Curve(order=name, points=points))
+        fewest = []
+        for share in KEEPS:  # from there on every larger number tried keeps that share, too
+            too_few = max((k for k in same if same[k] < share), default=0)
+            least = min((k for k in same if k > too_few), default=n)
+            fewest.append(Fewest(share=share, directions=least, percent=100 * least / n))
+        return weighed.model_copy(update={"curves": tuple(curves), "fewest": tuple(fewest)})
+
+    return analysis(raw), analysis(centred), outliers
+
+
+def _weigh(directions: Directions, h: Floats, projected: Array, named: Sequence[int]) -> Analysis:
+    """Weigh the directions on some images, without pruning them.
+
+    Intervals are normal ones over images: of a function of the mean importances by the delta method, its gradient times
+    each image's importances standing for the image.
+
+    Args:
+        directions: of a head whose singular values are not all 0.
+        h: (image, feature), two images or more, not 0.
+        projected: (image, direction) h V.
+        named: features whose part in the leading directions is reported.
+    """
+    sigma, n = directions.sigma, len(directions.sigma)
+    scale = sigma / sigma.sum()
+    absolute = np.abs(projected) / np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))[:, None]
+    cosines = absolute.mean(axis=0)
+    values, errors = scale * cosines, scale * absolute.std(axis=0, ddof=1) / np.sqrt(len(h))
+    order = np.argsort(-values, kind="stable")
+
+    def interval(value: float, half: float, ceiling: float = math.inf) -> Interval:
+        return Interval(estimate=value, low=max(value - half, 0.0), high=min(value + half, ceiling))
+
+    def estimate(value: float, gradient: Array, ceiling: float) -> Interval:
+        """Return a value with its interval. `gradient` is by each direction's importance."""
+        return interval(value, float(Z * (absolute @ (scale * gradient)).std(ddof=1) / np.sqrt(len(h))), ceiling)
+
+    total, squares = values.sum(), float((values**2).sum())
+    shares = values / total
+    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    entropy = -float((shares * logs).sum())
+    rank = float(np.exp(entropy))
+    tops = []
+    for k in TOP:
+        held = np.zeros(n)
+        held[order[:k]] = 1.0
+        share = min(float(shares @ held), 1.0) if k < n else 1.0
+        tops.append(TopShare(directions=k, share=estimate(share, (held - share) / total, 1.0)))
+    leading = []
+    for i in map(int, order[:LEADING]):
+        components = np.abs(directions.v[:, i])
+        leading.append(
+            Direction(
+                index=i,
+                singular_value=float(sigma[i]),
+                cosine=float(cosines[i]),
+                importance=interval(float(values[i]), Z * float(errors[i])),
+                largest_feature=int(components.argmax()),
+                largest_component=float(components.max()),
+                on_features=tuple(components[named].tolist()),
+            )
+        )
+    by_ratio = 2 * total / squares - 2 * total**2 * values / squares**2
+    return Analysis(
+        n_directions=n,
+        singular_values=tuple(sigma.tolist()),
+        importances=tuple(values.tolist()),
+        participation_ratio=estimate(float(total**2 / squares), by_ratio, n),
+        effective_rank=estimate(rank, np.where(shares > 0, -rank * (logs + entropy) / total, 0.0), n),
+        top=tuple(tops),
+        leading=tuple(leading),
+        curves=(),
+        fewest=(),
+    )
 
 
 class Predictions(NamedTuple):
@@ -285,88 +321,6 @@ def predict_whole(head: LinearHead, h: Floats) -> Predictions:
     return Predictions(first, second, margins, np.array(copies))
 
 
-class _Images(NamedTuple):
-    """The images that a head is analysed on."""
-
-    h: Floats
-    norms: Array
-    """(image,) |h|"""
-    whole: Predictions
-    labelled: Sequence[Labelled]
-    baseline: str
-
-    def effective(self, accuracy: dict[str, Accuracy]) -> dict[str, Effective]:
-        """Return effective robustness by shifted set, from the accuracies of all sets."""
-        results = [
-            each.result.model_copy(update={"accuracy": accuracy[each.name]}) for each in self.labelled if each.result
-        ]
-        found = {each.name: robustness.effective(results[0], each, self.baseline)[0] for each in results[1:]}
-        return {name: each for name, each in found.items() if each is not None}
-
-
-def _analysis(head: LinearHead, directions: Directions, images: _Images, named: Indices, seed: int) -> Analysis:
-    columns, projected = directions.columns(head.weight), directions.project(images.h)
-    weights, n, whole = importance(directions, projected, images.norms), directions.n, images.whole
-    others = [(each, directions.project(each.representations)) for each in images.labelled]
-    kept = {percent: n_kept(percent, n) for percent in PERCENT}
-    orders: dict[Order, Indices] = {
-        "importance": weights.order,
-        "singular value": np.arange(n),
-        "random": np.random.default_rng(seed).permutation(n),
-    }
-    curves, same = [], dict[int, float]()
-    for name, order in orders.items():
-        tried = {*kept.values(), *(steps_of(n) if name == "importance" else ())}
-        found = {k: np.empty(len(projected), dtype=np.intp) for k in tried}
-        for k, part, scores in pruned_scores(columns, projected, head.bias, order, tried):
-            found[k][part] = scores.argmax(axis=1)
-        agrees = {k: whole.agrees(classes) for k, classes in found.items()}
-        same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
-        right = Counter[tuple[int, str]]()
-        for each, of_set in others:
-            for k, part, scores in pruned_scores(columns, of_set, head.bias, order, kept.values()):
-                right[k, each.name] += each.n_right(part, scores)
-        points = tuple(
-            Point(
-                percent=percent,
-                kept=k,
-                importance=min(float(weights.values[order[:k]].sum() / weights.values.sum()), 1.0),
-                same=_share(agrees[k]),
-                same_confident=_share(agrees[k][whole.confident]),
-                accuracy=(of_sets := {each.name: wilson(right[k, each.name], len(each.right)) for each, _ in others}),
-                effective_robustness=images.effective(of_sets),
-            )
-            for percent, k in kept.items()
-        )
-        curves.append(Curve(order=name, points=points))
-    fewest_of = {share: fewest(same, n, share) for share in KEEPS}
-    return Analysis(
-        n_directions=n,
-        singular_values=tuple(map(float, directions.sigma)),
-        importances=tuple(map(float, weights.values)),
-        participation_ratio=weights.participation_ratio,
-        effective_rank=weights.effective_rank,
-        top=tuple(TopShare(directions=k, share=share) for k, share in zip(TOP, weights.top_shares, strict=True)),
-        leading=tuple(_direction(directions, weights, int(i), named) for i in weights.order[:LEADING]),
-        curves=tuple(curves),
-        fewest=tuple(Fewest(share=share, directions=k, percent=100 * k / n) for share, k in fewest_of.items()),
-    )
-
-
-def n_kept(percent: int, n_directions: int) -> int:
-    """Return the number of directions for a percentage. It is rounded up, so at least 1.
-
-    >>> n_kept(2, 768), n_kept(2, 10)
-    (16, 1)
-    """
-    return math.ceil(percent * n_directions / 100)
-
-
-def steps_of(n_directions: int) -> set[int]:
-    """Return the numbers of directions to try. The search is for `KEEPS`, without all of them."""
-    return {math.ceil(n_directions * step / STEPS) for step in range(1, STEPS + 1)} - {n_directions}
-
-
 def pruned_scores(
     columns: Array, projected: Array, bias: Array, order: Indices, kept: Collection[int]
 ) -> Iterator[tuple[int, slice, Array]]:
@@ -392,69 +346,23 @@ def pruned_scores(
             low = high
 
 
-def fewest(same: Mapping[int, float], n_directions: int, share: float) -> int:
-    """Return the fewest directions that keep a share.
-
-    From there on every larger number tried keeps that share of the predictions, too.
-
-    Args:
-        same: share of the same predictions, by number kept.
-        n_directions: all of them; they keep everything.
-        share: 0 to 1.
-    """
-    too_few = max((kept for kept, of_all in same.items() if of_all < share), default=0)
-    return min((kept for kept in same if kept > too_few), default=n_directions)
-
-
 def _share(agree: Bools) -> Accuracy:
     return wilson(int(agree.sum()), len(agree))
 
 
-def _direction(directions: Directions, weights: Importance, index: int, named: Indices) -> Direction:
-    components = np.abs(directions.v[:, index])
-    value, half = float(weights.values[index]), Z * float(weights.se[index])
-    largest = int(components.argmax())
-    return Direction(
-        index=index,
-        singular_value=float(directions.sigma[index]),
-        cosine=float(weights.cosines[index]),
-        importance=Interval(estimate=value, low=max(value - half, 0.0), high=value + half),
-        largest_feature=largest,
-        largest_component=float(components[largest]),
-        on_features=tuple(map(float, components[named])),
-    )
+def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
+    """Find the outlier features, and replace them by mean and by zero. The value is the same in every image.
 
-
-class OutlierFeatures(NamedTuple):
-    """The features that are set to something else."""
-
-    indices: Indices
-    """persistent outlier features, the largest share of the activation kurtosis first; the one feature with the
-    largest share where none is persistent"""
-    persistent: bool
-    frequencies: Array
-    """(feature of `indices`,) share of the images in which |z| > 6"""
-    shares: Array
-    """(feature of `indices`,) share of the activation kurtosis"""
-
-
-def outlier_features(h: Floats) -> OutlierFeatures:
-    """Return the persistent outlier features. They have |z| > 6 in at least half of the images.
+    They have |z| > 6 in at least half of the images; without any it is the feature with most of the kurtosis.
 
     h: (image, feature), finite and not constant (`definitions.usable_rows`).
     """
-    z = definitions.standardise(h)
+    x, z = h.astype(np.float64), definitions.standardise(h)
     frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
     share = definitions.shares_of_kurtosis((z**4).sum(axis=0))
     by_share = np.argsort(-share, kind="stable")
     persistent = by_share[frequency[by_share] >= PERSISTENT_SHARE]
     chosen = persistent if len(persistent) else by_share[:1]
-    return OutlierFeatures(chosen, bool(len(persistent)), frequency[chosen], share[chosen])
-
-
-def _outliers(head: LinearHead, h: Floats, whole: Predictions, found: OutlierFeatures) -> Outliers:
-    """Replace the outlier features by mean and by zero. The value is the same in every image."""
-    x, chosen = h.astype(np.float64), found.indices
     difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
     values: dict[Literal["mean over images", "zero"], Array] = {
         "mean over images": x[:, chosen].mean(axis=0),
@@ -473,13 +381,12 @@ def _outliers(head: LinearHead, h: Floats, whole: Predictions, found: OutlierFea
                 margin_share=margin_share(given, whole.margins),
             )
         )
-    listed = zip(chosen[:LISTED], found.frequencies, found.shares, strict=False)
     return Outliers(
-        persistent=found.persistent,
+        persistent=bool(len(persistent)),
         n_features=len(chosen),
         features=tuple(
-            HeadFeature(index=int(index), frequency=float(frequency), kurtosis_share=float(share))
-            for index, frequency, share in listed
+            HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
+            for i in map(int, chosen[:LISTED])
         ),
         replacements=tuple(replacements),
     )

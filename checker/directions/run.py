@@ -55,8 +55,7 @@ def open_labelled(
     specs: Sequence[sets.Spec], inputs: Inputs, maps: dict[str, str], head: LinearHead, opened: ModelFile
 ) -> list[sets.ImageSet]:
     """Open the labelled sets and read their labels. The in-distribution set comes first."""
-    run, n_classes = inputs.job.options, len(head.bias)
-    names = opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
+    run, n_classes, names = inputs.job.options, len(head.bias), sets.class_names(opened)
     sources = [
         inputs.source
         if i == 0 and as_typed(spec.place) == run.images

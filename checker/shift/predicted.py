@@ -131,13 +131,13 @@ SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "neg
 
 
 def atc_thresholds(scores: npt.ArrayLike, correct: npt.ArrayLike, counts: npt.ArrayLike) -> Array:
-    """Return ATC's threshold of each resample: as many labelled images score below it as are predicted wrong.
+    """Return ATC's threshold of each resample.
 
-    t such that mean(scores < t) = mean(not correct) (Garg et al. 2022, eq. 1): of n sorted scores, the one at place
-    "number of wrong images". Where several images have the score t, no score has that property: then only a share of
-    them counts as right, so that ATC of the labelled images is their accuracy (ours; the authors' code takes all as
-    right, which is too high where many confidences are exactly 1). Without a wrong image t is the smallest score;
-    infinity where all are wrong.
+    As many labelled images score below it as are predicted wrong: t such that mean(scores < t) = mean(not correct)
+    (Garg et al. 2022, eq. 1). Of n sorted scores it is the one at place "number of wrong images". Where several images
+    have the score t, no score has that property: then only a share of them counts as right, so that ATC of the labelled
+    images is their accuracy (ours; the authors' code takes all as right, which is too high where many confidences are
+    exactly 1). Without a wrong image t is the smallest score; infinity where all are wrong.
 
     Args:
         scores: (image,), larger = more certain.
@@ -310,7 +310,7 @@ class Collector:
     """None: read off the first batch"""
     parts: list[ImageScores] = field(default_factory=list)
 
-    def add(self, scores: AnyArray, _right: object = None) -> None:
+    def add(self, scores: AnyArray) -> None:
         """Take the scores (image, class) of the next images.
 
         Raises CannotAssessError: scores that are not finite, or that no confidence can be read from.
@@ -370,7 +370,9 @@ def predict_targets(
     for target in targets:
         where = str(target.spec.place)
         scores = replace(collected, where=where, parts=[])
-        images = run_set(scores.runner, target, inputs, progress, scores.add)
+        images = ImagesRead()
+        for batch, _ in run_set(scores.runner, target, inputs, progress, images):
+            scores.add(batch)
         facts = target.facts(images)
         if facts["digest"] in known:
             raise UsageError(

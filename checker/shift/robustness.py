@@ -181,8 +181,8 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     if not known:
         return Agreement(
             outcome="nothing to compare",
-            sentence="no effective robustness could be measured, and accuracies alone speak neither for nor against the "
-            "verdict",
+            sentence="no effective robustness could be measured, and accuracies alone speak neither for nor against "
+            "the verdict",
         )
     shifts, middle = tuple(known), usual_robustness(source, tuple(known))
     share = 1 - (1 - CONFIDENCE) / (len(known) + 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -280,6 +280,11 @@ def class_output(opened: ModelFile) -> str:
     return opened.class_output
 
 
+def class_names(opened: ModelFile) -> tuple[str, ...]:
+    """Return the names of a model's classes in its contract. Empty where it has none."""
+    return opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
+
+
 def class_scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
     """Return how many classes the model scores. The model runs on one black image."""
     opened = runner.model
@@ -294,7 +299,7 @@ def class_scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
             + "; one score for each of at least two classes is needed",
             "export the model without ArgMax or TopK at its end",
         )
-    names = opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
+    names = class_names(opened)
     if names and len(names) != columns:
         raise CannotAssessError(
             f"{opened.path}: number of class names in the contract is {len(names)}; the model has {columns} classes",
@@ -311,10 +316,8 @@ def measure_labelled(
     collect: Callable[[AnyArray], None] | None = None,
 ) -> Measured:
     """Measure the accuracy on one labelled set. collect: gets (image, class) scores."""
-    seen: set[tuple[int, ...]] = set()
-    correct: list[Bools] = []
-
-    def take(scores: AnyArray, right: list[tuple[int, ...]]) -> None:
+    read, seen, correct = ImagesRead(), set[tuple[int, ...]](), list[Bools]()
+    for scores, right in run_set(runner, each, inputs, progress, read):
         seen.update(right)
         try:
             correct.append(labels.is_correct(scores, right, each.map.compete))
@@ -322,21 +325,18 @@ def measure_labelled(
             raise not_numbers(runner, str(each.spec.place)) from fault
         if collect is not None:
             collect(scores)
-
-    read = run_set(runner, each, inputs, progress, take)
     whole = np.concatenate(correct)
     return Measured(each.result(read, len(seen), int(whole.sum())), read.digests, whole)
 
 
 def run_set(
-    runner: Runner,
-    each: ImageSet,
-    inputs: Inputs,
-    progress: Tell | None,
-    take: Callable[[AnyArray, list[tuple[int, ...]]], None],
-) -> ImagesRead:
-    """Run an image set through a model. `take` gets (image, class) scores and the right classes of the images."""
-    read, run = ImagesRead(), inputs.job.options
+    runner: Runner, each: ImageSet, inputs: Inputs, progress: Tell | None, read: ImagesRead
+) -> Iterator[tuple[AnyArray, list[tuple[int, ...]]]]:
+    """Run an image set through a model. Yields (image, class) scores and the right classes of the images.
+
+    read: counts the images.
+    """
+    run = inputs.job.options
     with measure.decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
         labelled = (
             image if isinstance(image, Skipped) else _Labelled(**vars(image), right=right)
@@ -347,9 +347,8 @@ def run_set(
         ):
             output = runner.run(stack(batch)).class_output
             assert output is not None
-            take(output, [image.right for image in batch])
+            yield output, [image.right for image in batch]
     read.check_usable(each.source, run.max_bad, sampled=each.source.n_found > len(each.source))
-    return read
 
 
 def not_numbers(runner: Runner, where: str) -> CannotAssessError:
