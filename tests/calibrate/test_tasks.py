@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
 from robustcheck_onnx.thresholds.tables import Result
-from support import Fields, Patch, but
+from support import Fields, Patch, but, raised
 from support.onnx_models import encoder
 
 
@@ -104,9 +104,8 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     bytes_ = [(each.estimate_s or 0) / (2 / 10 / 1000 * 50) for each in made.rows]
     assert bytes_ == pytest.approx([size, 0, 80, 80, 0, 0])
     assert [each.estimate_s is None for each in made.rows] == [not each for each in bytes_]
-    with pytest.raises(UsageError, match="suite entry unknown: no such model") as caught:
-        plan.refuse_unknown(work)
-    assert caught.value.hint == "others"
+    caught = raised(UsageError, "suite entry unknown: no such model", plan.refuse_unknown, work)
+    assert caught.hint == "others"
     sizes["known"] = {"missing": "timm"}
     with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
         plan.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
@@ -147,5 +146,4 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
 def test_an_engine_that_refuses_does_so_before_anything_is_exported(suite: Opened, tmp_path: Path) -> None:
     task = run.Task(suite.members[0], tmp_path / "none.onnx", {"source": "torch"}, "k")
     settings = run.Settings(Options(), tmp_path, engine="rai")
-    with pytest.raises(UsageError, match="--engine is 'rai'"):
-        run.measure(suite, [task], [], settings, tmp_path / "t.jsonl", pytest.fail)
+    raised(UsageError, "--engine is 'rai'", run.measure, suite, [task], [], settings, tmp_path / "t.jsonl", pytest.fail)

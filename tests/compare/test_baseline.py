@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import to_json
-from support import Capture, Fields, but, robustcheck
+from support import Capture, Fields, but, raised, robustcheck
 from support.comparisons import Workshop, alike, baseline_of, ids, judged_by, numbers, planted
 
 
@@ -115,14 +115,12 @@ def test_a_damaged_or_changed_baseline_is_refused(tmp_path: Path) -> None:
         document = json.loads(written)
         change(document)
         write(path, document)
-        with pytest.raises(UsageError) as refused:
-            baseline.read(path)
-        assert said in refused.value.message
+        refused = raised(UsageError, "", baseline.read, path)
+        assert said in refused.message
     changed = json.loads(written)
     changed["frequencies"][0] /= 2
     path.write_text(json.dumps(changed), encoding="utf-8")
-    with pytest.raises(UsageError, match="changed after it was written"):
-        baseline.read(path)
+    raised(UsageError, "changed after it was written", baseline.read, path)
 
 
 def test_a_baseline_of_an_earlier_version_is_read(tmp_path: Path) -> None:

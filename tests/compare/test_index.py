@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.compare import baseline, neighbours, same_images, 
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
-from support import Capture, normal, read_json, robustcheck
+from support import Capture, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, eight_bits, planted, rotation
 
 H = planted(d=64, n=100)
@@ -231,8 +231,7 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
     whole, narrow = file.read_bytes(), workshop.folder / "narrow.npy"
     np.save(narrow, np.eye(2))
     same = {"baseline": file, "write_baseline": file}
-    with pytest.raises(UsageError, match="have 2 features"):
-        workshop.run(turned, None, index=IndexOptions(file=narrow), **same)
+    raised(UsageError, "have 2 features", workshop.run, turned, None, index=IndexOptions(file=narrow), **same)
     assert file.read_bytes() == whole  # after an error
     report = workshop.run(turned, None, **same)
     assert report.baseline_digest == sha256_of(whole)
@@ -253,5 +252,4 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
             file.write_bytes(changed)
         else:
             np.savez(file, **stored | {"vectors": changed})
-        with pytest.raises(UsageError, match=f"old.npz: .*{said}"):
-            workshop.run(reference, None, baseline=file)
+        raised(UsageError, f"old.npz: .*{said}", workshop.run, reference, None, baseline=file)

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import intervals, state
 from robustcheck_onnx.thresholds.profile import load
-from support import profile
+from support import profile, raised
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
@@ -161,8 +161,7 @@ def test_always_in_both_is_no_certainty() -> None:
 
 def test_other_images_are_not_paired() -> None:
     a, b = sides(paired(planted(), planted()))[0], sides(paired(planted(60), planted(60)))[0]
-    with pytest.raises(ValueError, match="not paired"):
-        changes.changes(a, b, changes.KEEPS, ALPHA, 0.2)
+    raised(ValueError, "not paired", changes.changes, a, b, changes.KEEPS, ALPHA, 0.2)
     assert changes.changes(a, b, changes.KEEPS, ALPHA, 0.2, paired=False)[0].ratio.low is not None
 
 

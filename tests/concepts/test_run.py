@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.concepts.records import CLAIM, ConceptsReport
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.report.record import to_json
-from support import Capture, Fields, but, lookup, onnx_models, robustcheck
+from support import Capture, Fields, but, lookup, onnx_models, raised, robustcheck
 from support.pages import parse, words
 from support.terminal import shown
 from support.written import written
@@ -231,9 +231,8 @@ def test_bad_input(colours: Path, tmp_path: Path) -> None:
     ]
     for name, given, fault, said in bad:
         paths = {key: colours / given[key] for key in {"head", "concept_set"} & given.keys()}
-        with pytest.raises(fault) as caught:
-            measured(model(tmp_path, name), colours, **given | paths)
-        assert said in str(caught.value)
+        caught = raised(fault, "", measured, model(tmp_path, name), colours, **given | paths)
+        assert said in str(caught)
 
 
 def test_errors_of_the_command(colours: Path, tmp_path: Path, capsys: Capture) -> None:

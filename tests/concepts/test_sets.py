@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from robustcheck_onnx.checker.concepts.sets import ConceptSet, open_concepts
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images.source import Picture
-from support import broden
+from support import broden, raised
 
 
 def picture(path: Path, seed: int) -> Path:
@@ -128,10 +127,9 @@ def test_broken_broden_folders(tmp_path: Path) -> None:
     broden.write(folder)
 
     def assert_refused(said: str) -> None:
-        with pytest.raises(UsageError) as caught:
-            open_concepts(folder)
-        assert said in caught.value.message
-        assert caught.value.hint
+        caught = raised(UsageError, "", open_concepts, folder)
+        assert said in caught.message
+        assert caught.hint
 
     for name, old, new, said in BROKEN:
         text = (folder / name).read_text()
@@ -163,9 +161,8 @@ def test_broken_manifests(tmp_path: Path) -> None:
         ("m.jsonl", '{"path": "a.png", "concept": true}', "row 1: concept is True; it must be a name"),
     ):
         (tmp_path / name).write_text(rows)
-        with pytest.raises(UsageError) as caught:
-            open_concepts(tmp_path / name)
-        assert said in caught.value.message
+        caught = raised(UsageError, "", open_concepts, tmp_path / name)
+        assert said in caught.message
 
 
 def test_what_is_no_concept_set(tmp_path: Path) -> None:
@@ -179,14 +176,12 @@ def test_what_is_no_concept_set(tmp_path: Path) -> None:
         (tmp_path / "with", "empty: no images found; each folder"),
         ("s3://bucket/concepts/", "concept set is a URL"),
     ):
-        with pytest.raises(UsageError) as caught:
-            open_concepts(spec)
-        assert said in caught.value.message
-        assert caught.value.hint
+        caught = raised(UsageError, "", open_concepts, spec)
+        assert said in caught.message
+        assert caught.hint
     for options, said in (
         ({"min_coverage": 0.1}, "--min-coverage is for the masks"),
         ({"min_coverage": float("nan")}, "min_coverage is nan"),
         ({"max_images": 0}, "max_images is 0"),
     ):
-        with pytest.raises(UsageError, match=said):
-            open_concepts(tmp_path / "flat", **options)
+        raised(UsageError, said, open_concepts, tmp_path / "flat", **options)

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
-from support import ROOT, Fields
+from support import ROOT, Fields, raised
 from support.user_modules import refused
 from support.written import written
 
@@ -49,10 +49,9 @@ WRONG_FIELDS = [
 @pytest.mark.parametrize(("change", "text"), WRONG_FIELDS)
 def test_wrong_fields(tmp_path: Path, change: Fields | str, text: str) -> None:
     (tmp_path / "p.json").write_text(change if isinstance(change, str) else json.dumps(SQUASH_32 | change))
-    with pytest.raises(ExportError) as caught:
-        contract.read_preprocessing(tmp_path / "p.json")
-    assert f"p.json: preprocessing {text}" in caught.value.message
-    assert caught.value.exit_code == 2
+    caught = raised(ExportError, "", contract.read_preprocessing, tmp_path / "p.json")
+    assert f"p.json: preprocessing {text}" in caught.message
+    assert caught.exit_code == 2
 
 
 @pytest.mark.parametrize("crop_rounding", ["round", "floor"])

@@ -20,7 +20,7 @@ from robustcheck_onnx.exporters import from_onnx, write
 from robustcheck_onnx.exporters.contract import file_digest, graph_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
-from support import PHOTOS, Capture, Patch, Place, lookup, onnx_models, robustcheck
+from support import PHOTOS, Capture, Patch, Place, lookup, onnx_models, raised, robustcheck
 from support.user_modules import contract_of, outputs_of, refused
 from support.written import written
 
@@ -235,10 +235,9 @@ def test_files_that_are_refused_leave_nothing(
 ) -> None:
     spoilt(what, encoder)
     before = left(encoder.parent)
-    with pytest.raises(ExportError) as caught:
-        made(encoder, photos, "int8-dynamic")
-    assert said in caught.value.message
-    assert (caught.value.exit_code, bool(caught.value.hint)) == (code, True)
+    caught = raised(ExportError, "", made, encoder, photos, "int8-dynamic")
+    assert said in caught.message
+    assert (caught.exit_code, bool(caught.hint)) == (code, True)
     assert left(encoder.parent) == before
 
 
@@ -291,9 +290,8 @@ def test_ranges_from_other_photos_than_the_model_will_see_are_refused(encoder: P
     dark = [encoder.parent / path.name for path in photos[5:]]
     for path in dark:
         Image.open(photos[0].parent / path.name).point(lambda level: level // 3).save(path)
-    with pytest.raises(ExportError, match="disagrees with the source model") as caught:
-        made(encoder, photos, "int8-qdq", calibration=dark)
-    assert "--calibration-images" in caught.value.hint
+    caught = raised(ExportError, "disagrees with the source model", made, encoder, photos, "int8-qdq", calibration=dark)
+    assert "--calibration-images" in caught.hint
     assert not encoder.with_name("int8.onnx").exists()
 
 

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.errors import ExportError, quiet
 from robustcheck_onnx.exporters.run import run
-from support import Capture, Fields, profile
+from support import Capture, Fields, profile, raised
 from support.lazy import torch
 from support.user_modules import contract_of, images_of, left_in, outputs_of
 
@@ -104,10 +104,9 @@ CALL_REFUSALS: list[tuple[Fields, str]] = [
 def test_call_refusals(tmp_path: Path, skimage_photos: list[Path], change: Fields, text: str) -> None:
     call: Fields = {"source": "torch", "name": "my_vision:encoder", "out": "m.onnx", "photos": 5} | change
     call |= {"out": Path(call["out"]), "photos": skimage_photos[: call["photos"]]}
-    with pytest.raises(ExportError) as caught:
-        run(**call)
-    assert text in caught.value.message
-    assert (caught.value.exit_code, bool(caught.value.hint), left_in(tmp_path)) == (2, True, [])
+    caught = raised(ExportError, "", run, **call)
+    assert text in caught.message
+    assert (caught.exit_code, bool(caught.hint), left_in(tmp_path)) == (2, True, [])
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from PIL import Image
 from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import export, preprocessed, run
-from support import Fields, Patch
+from support import Fields, Patch, raised
 from support.user_modules import contract_of, images_of, left_in, outputs_of, refused
 
 pytestmark = pytest.mark.usefixtures("my_vision")
@@ -29,8 +29,7 @@ def test_agreement_against_closed_forms() -> None:
         assert_allclose((seen.max_abs, seen.max_rel, seen.min_cosine), expected)
     assert write.agreement(a[1:], b[:1]).max_rel == np.inf
     for wrong in (np.zeros((2, 4)), np.full((2, 3), np.nan)):
-        with pytest.raises(ValueError, match=r"shapes are|not finite"):
-            write.agreement(a, wrong.astype(np.float32))
+        raised(ValueError, r"shapes are|not finite", write.agreement, a, wrong.astype(np.float32))
 
 
 def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
@@ -153,8 +152,7 @@ def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(photos:
         assert (pixels.shape, pixels.dtype.name) == ((write.PHOTOS, 3, 32, 32), "float32")
     for levels, change in (*apart, (1.1, bgr)):
         said = rf"{abs(levels):g} grey levels from the library's own on 0\.png; at most 1"
-        with pytest.raises(ExportError, match=said):
-            preprocessed(loaded(levels=levels, **change), photos)
+        raised(ExportError, said, preprocessed, loaded(levels=levels, **change), photos)
     with pytest.raises(ExportError, match=r"makes \[3, 32, 31\] of 0\.png; it must be \[3, 32, 32\]"):
         preprocessed(loaded(levels=0.0, std=1.0, width=31), photos)
 

@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.images.preprocess import (
     decode,
     least_edge,
 )
-from support import Fields
+from support import Fields, raised
 
 DATA = Path(skimage.__file__).parent / "data"
 WHITE = (255, 255, 255)
@@ -68,8 +68,7 @@ def test_sixteen_bit_rgb_png_keeps_its_high_byte() -> None:
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pixels_without_a_known_white_level_are_refused(mode: str) -> None:
     data = encoded(Image.new(mode, (16, 16), 1000), "TIFF")
-    with pytest.raises(UnreadableImageError, match=rf"mode {mode} \(32 bit\), whose white level is unknown"):
-        decode(data, "x.tif")
+    raised(UnreadableImageError, rf"mode {mode} \(32 bit\), whose white level is unknown", decode, data, "x.tif")
 
 
 FLAT = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4)
@@ -138,8 +137,7 @@ def test_a_large_jpeg_is_decoded_smaller_while_its_shorter_edge_keeps_enough() -
     whole, half, quarter, eighth = (1333, 2000), (667, 1000), (334, 500), (167, 250)  # upright, as EXIF asks
     assert sizes == {1333: whole, 667: whole, 666: half, 334: half, 333: quarter, 166: eighth, 1: eighth}
     assert decode(encoded(photo, "PNG"), "x.png", 1)[0].size == (2000, 1333)
-    with pytest.raises(UnreadableImageError, match="truncated"):
-        decode(data[: len(data) // 2], "x.jpg", 333)
+    raised(UnreadableImageError, "truncated", decode, data[: len(data) // 2], "x.jpg", 333)
 
 
 def test_five_times_the_resized_edge_is_enough_for_the_same_pixels() -> None:
@@ -190,5 +188,4 @@ def rgb_png(edge: int, bits: int, pixels: bytes) -> bytes:
 def test_unusable_files_have_a_reason_and_no_warning(data: bytes, reason: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UnreadableImageError, match=reason):
-            decode(data, "x.png")
+        raised(UnreadableImageError, reason, decode, data, "x.png")

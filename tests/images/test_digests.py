@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.images.source import Digests, digest_of_set
+from support import raised
 
 SOME = st.lists(st.binary(min_size=32, max_size=32).map(lambda content: f"sha256:{content.hex()}"), max_size=20)
 
@@ -33,7 +34,6 @@ def test_they_are_the_strings_in_less_memory(first: list[str], second: list[str]
 
 @pytest.mark.parametrize("wrong", ["", "sha256:", "sha256:" + "0" * 62, "md5:" + "0" * 64, "0" * 64])
 def test_anything_else_is_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match="64 hexadecimal digits"):
-        Digests([wrong])
+    raised(ValueError, "64 hexadecimal digits", Digests, [wrong])
     with pytest.raises(IndexError):
         Digests()[0]

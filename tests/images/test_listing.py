@@ -30,7 +30,7 @@ from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, Patch, Place
+from support import PHOTOS, Patch, Place, raised
 from support.measuring import job as new_job
 from support.stores import contents, put
 
@@ -128,26 +128,23 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(
     names = photos(tmp_path, 12)
     manifest = write(tmp_path / f"m.{kind}", [*names, "gone.png", "dir"])
     (tmp_path / "dir").mkdir()
-    with pytest.raises(UsageError) as early:
-        open_images(manifest)
+    early = raised(UsageError, "", open_images, manifest)
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 12)
     source = open_images(manifest)
-    said = {early.value.message}
+    said = {early.message}
     for index, entry in enumerate(source.entries):
         if entry.name in names:
             assert isinstance(source.load(index), Picture)
             continue
         for read in (source.load, source.digest):
-            with pytest.raises(UsageError) as late:
-                read(index)
-            said.add(late.value.message)
-            assert late.value.hint == early.value.hint.replace("gone.png", entry.name)
+            late = raised(UsageError, "", read, index)
+            said.add(late.message)
+            assert late.hint == early.hint.replace("gone.png", entry.name)
     assert said == {
         f"{manifest}: row {row}: {column} is gone.png; there is no such file",
         f"{manifest}: row {row + 1}: {column} is dir; there is no such file",
     }
-    with pytest.raises(UsageError, match="there is no such file"):
-        list(prefetch(source, lambda item: item))
+    raised(UsageError, "there is no such file", list, prefetch(source, lambda item: item))
 
 
 def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -173,8 +170,7 @@ def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monk
         ("n.csv", [*names[1:12], "x,y"], "row 13 has more cells than columns"),  # this needs no file system
         ("l.txt", ["a" * 5000], "row 1: path is a+; there is no such file"),  # longer than any file's name
     ):
-        with pytest.raises(UsageError, match=rf"{name}: {said}"):
-            open_images(write(tmp_path / name, rows))
+        raised(UsageError, rf"{name}: {said}", open_images, write(tmp_path / name, rows))
 
 
 ROWS = ('{"path": "a"}', "[1, 2]", "7", '"x"', '{"a": }', '{"a": 1} {', '{"a":1},{"b":2}', "nul", "NaN", '{"a"', "[1")
@@ -255,8 +251,7 @@ def test_what_a_pattern_stands_for(text: str, names: list[str]) -> None:
 
 @pytest.mark.parametrize(("text", "said"), [("{3..1}", "must run upwards"), ("{0..999999}", "more than 100,000")])
 def test_what_is_refused(text: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        listing.expand_braces(text)
+    raised(UsageError, said, listing.expand_braces, text)
 
 
 def test_shards_here_and_in_a_store_are_the_same_images(tmp_path: Path, memory: Any) -> None:
@@ -274,8 +269,7 @@ def test_shards_here_and_in_a_store_are_the_same_images(tmp_path: Path, memory: 
         ("memory://s", "file cannot be read"),
     ):
         assert contents(open_images(root + "/train-{000000..000002}.tar")) == folder
-        with pytest.raises(UsageError, match=rf"train-000003\.tar.* {said}"):
-            open_images(root + "/train-{000000..000003}.tar")
+        raised(UsageError, rf"train-000003\.tar.* {said}", open_images, root + "/train-{000000..000003}.tar")
 
 
 def test_a_file_whose_name_has_braces_is_that_file(tmp_path: Path) -> None:

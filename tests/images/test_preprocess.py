@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.images.preprocess import (
     resized_size,
     scales_finitely,
 )
-from support import Fields, but, levels
+from support import Fields, but, levels, raised
 from support.skimage_data import photos, worst
 
 
@@ -74,8 +74,7 @@ def test_sizes_that_are_refused() -> None:
         # a strip that would fill the memory
         (CLIP, Image.new("RGB", (60000, 10)), "size is 60000×10 px; resized it would have 301,056,000 pixels"),
     ):
-        with pytest.raises(CannotAssessError, match=said):
-            apply(fields, image)
+        raised(CannotAssessError, said, apply, fields, image)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +126,7 @@ def test_at_size_keeps_the_crop_fraction() -> None:
     ],
 )
 def test_impossible_values_are_refused(change: Fields, field: str) -> None:
-    with pytest.raises(ValidationError, match=field):
-        Preprocessing(**{**CLIP.model_dump(), **change})
+    raised(ValidationError, field, Preprocessing, **{**CLIP.model_dump(), **change})
 
 
 @pytest.mark.parametrize("record", [CLIP, IMAGENET, but(CLIP, color_order="BGR")])

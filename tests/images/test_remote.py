@@ -12,7 +12,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.storage.stores import open_url
-from support import Patch, Place, normal
+from support import Patch, Place, normal, raised
 from support.stores import ODD, contents, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -87,8 +87,7 @@ def test_lists_shards_arrays_and_tables(
     mixed = {f"memory://s/{first}": by_name[first], second: by_name[second]}
     assert dict(contents(open_images(here / "urls.txt"))) == mixed
     memory.pipe_file("/bad/0.tar", (here / "0.tar").read_bytes()[:5000])
-    with pytest.raises(CannotAssessError, match="damaged"):
-        open_images("memory://bad/0.tar")
+    raised(CannotAssessError, "damaged", open_images, "memory://bad/0.tar")
 
 
 @pytest.mark.parametrize(
@@ -133,14 +132,12 @@ def test_an_image_that_cannot_be_read_is_skipped_and_many_end_the_run(lookup_pas
     assert source.load(0) == Skipped(first, "cannot be read: no such file")
     for name in names[:20]:
         memory.pipe_file(f"/p/{name}", b"no image")
-    with pytest.raises(CannotAssessError, match="unusable"):
-        check(model, images="memory://p")
+    raised(CannotAssessError, "unusable", check, model, images="memory://p")
 
 
 def test_nothing_there(memory: Any) -> None:
     for spec in ("memory://nothing", "memory://nothing/*.jpg", "memory://nothing/x.txt"):
-        with pytest.raises(CannotAssessError if "*" in spec else UsageError, match="memory://nothing"):
-            open_images(spec)
+        raised(CannotAssessError if "*" in spec else UsageError, "memory://nothing", open_images, spec)
 
 
 def test_readers_read_what_the_file_holds(memory: Any) -> None:

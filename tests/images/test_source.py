@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.images.source import (
     open_images,
     prefetch,
 )
-from support import Patch, extra, normal
+from support import Patch, extra, normal, raised
 from support.profile import PATIENCE_S
 
 
@@ -133,8 +133,7 @@ def test_bad_manifest_rows_are_usage_errors_with_their_number(tmp_path: Path) ->
     )
     for name, content, message in rows:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        with pytest.raises(UsageError, match=message):
-            open_images(tmp_path / name)
+        raised(UsageError, message, open_images, tmp_path / name)
 
 
 def shard(path: Path, members: dict[str, bytes]) -> Path:
@@ -174,8 +173,7 @@ def test_damaged_files_are_never_read_in_part(tmp_path: Path) -> None:
         ("notes.md", b"x", "no images found among 1 files"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CannotAssessError, match=f"{name}: .*{message}"):
-            open_images(tmp_path / name)
+        raised(CannotAssessError, f"{name}: .*{message}", open_images, tmp_path / name)
 
 
 @pytest.fixture
@@ -227,18 +225,15 @@ def test_data_sets_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: P
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     for module in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(EnvironmentFaultError, match="package pyarrow is not installed") as caught:
-        open_images(tmp_path / "t.parquet")
-    assert caught.value.hint == extra("data")
+    caught = raised(EnvironmentFaultError, "package pyarrow is not installed", open_images, tmp_path / "t.parquet")
+    assert caught.hint == extra("data")
 
 
 def test_bad_parquet(tmp_path: Path, save: Callable[..., None]) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(CannotAssessError, match=r"bad\.parquet: Parquet file is damaged"):
-        open_images(tmp_path / "bad.parquet")
+    raised(CannotAssessError, r"bad\.parquet: Parquet file is damaged", open_images, tmp_path / "bad.parquet")
     save("text.parquet", text=["a"])
-    with pytest.raises(UsageError, match=r"columns are text \(string\); one must be named image"):
-        open_images(tmp_path / "text.parquet")
+    raised(UsageError, r"columns are text \(string\); one must be named image", open_images, tmp_path / "text.parquet")
 
 
 def test_npy_and_npz(tmp_path: Path) -> None:
@@ -262,13 +257,11 @@ def test_bad_arrays(tmp_path: Path) -> None:
         (np.array([{"pickle": 1}]), "x.npy: file is not a plain array"),
     ):
         np.save(tmp_path / "x.npy", array, allow_pickle=True)
-        with pytest.raises(CannotAssessError if "plain" in said else UsageError, match=said):
-            open_images(tmp_path / "x.npy")
+        raised(CannotAssessError if "plain" in said else UsageError, said, open_images, tmp_path / "x.npy")
     # a model of free height and width would take them until two meet in a batch
     np.savez(tmp_path / "x.npz", a=np.zeros((1, 3, 8, 8)), b=np.zeros((2, 3, 9, 8)))
     said = r"x\.npz: array b: images \(channel, height, width\) are \(3, 9, 8\), those of array a \(3, 8, 8\)"
-    with pytest.raises(UsageError, match=said):
-        open_images(tmp_path / "x.npz")
+    raised(UsageError, said, open_images, tmp_path / "x.npz")
 
 
 def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -288,13 +281,10 @@ def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: Patch) 
         ("none.tar", r"no images found in 1 tar file\(s\)"),
         ("gz/s.tar.gz", r"s\.tar\.gz: shard is compressed; shards must be plain \.tar"),
     ):
-        with pytest.raises(CannotAssessError if "among" in message else UsageError, match=message):
-            open_images(spec)
-    with pytest.raises(UsageError, match="limit: number of images is 0; it must be at least 1"):
-        open_images("mixed", limit=0)
+        raised(CannotAssessError if "among" in message else UsageError, message, open_images, spec)
+    raised(UsageError, "limit: number of images is 0; it must be at least 1", open_images, "mixed", limit=0)
     Rights(monkeypatch).closed.add("empty")
-    with pytest.raises(UsageError, match=r"folder cannot be read \(Permission denied\); all folders"):
-        open_images("empty")
+    raised(UsageError, r"folder cannot be read \(Permission denied\); all folders", open_images, "empty")
 
 
 class Rights:
@@ -329,9 +319,8 @@ def test_a_glob_passes_by_no_folder_that_it_has_to_enter(tmp_path: Path, monkeyp
     Rights(monkeypatch).closed.add("closed")
     for start in ("", f"{tmp_path}/"):
         where = rf"^({start}|\./)?closed: folder cannot be read \(Permission denied\); all folders of an image set"
-        with pytest.raises(UsageError, match=where) as caught:
-            open_images(start + pattern)
-    assert caught.value.hint == f"ls -ld {tmp_path}/closed"
+        caught = raised(UsageError, where, open_images, start + pattern)
+    assert caught.hint == f"ls -ld {tmp_path}/closed"
 
 
 def test_a_glob_needs_no_folder_that_it_does_not_enter(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -344,14 +333,12 @@ def test_a_glob_needs_no_folder_that_it_does_not_enter(tmp_path: Path, monkeypat
     assert names_of(f"{tmp_path}/*.png") == ["a.png"]
     rights.closed.remove("other")
     assert names_of(f"{tmp_path}/x/*/*.png") == ["other/d.png", "photos/c.png"]
-    with pytest.raises(UsageError, match="/home: folder cannot be read"):
-        open_images(f"{tmp_path}/*/*/*.png")
+    raised(UsageError, "/home: folder cannot be read", open_images, f"{tmp_path}/*/*/*.png")
 
 
 def test_check_bad() -> None:
     for share in (float("nan"), -0.1, 1.1):
-        with pytest.raises(UsageError, match="must be 0 to 1"):
-            check_bad(100, 99, share)
+        raised(UsageError, "must be 0 to 1", check_bad, 100, 99, share)
     bad = [Skipped("a.jpg", "empty file")]
     check_bad(100, 1, 0.01, bad)
     check_bad(1, 0, 0.0)
@@ -360,8 +347,7 @@ def test_check_bad() -> None:
         (3, 3, 1.0, "no usable images among 3"),
         (0, 0, 1.0, "no usable images among 0"),
     ):
-        with pytest.raises(CannotAssessError, match=message):
-            check_bad(read, n_bad, limit, bad)
+        raised(CannotAssessError, message, check_bad, read, n_bad, limit, bad)
 
 
 @pytest.fixture
@@ -413,8 +399,7 @@ def test_prefetch_surfaces_exceptions_and_stops_its_threads(thirty: tuple[ImageS
 
     results = prefetch(source, fails, workers=2, window=4)
     assert [next(results) for _ in range(3)] == names[:3]
-    with pytest.raises(ValueError, match="third"):
-        next(results)
+    raised(ValueError, "third", next, results)
     stopped = prefetch(source, fails, workers=2, window=4)
     next(stopped)
     stopped.close()

@@ -15,7 +15,7 @@ from PIL import Image
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.report.record import Report
-from support import PHOTOS, Place, lookup
+from support import PHOTOS, Place, lookup, raised
 
 Rng = np.random.Generator
 
@@ -62,8 +62,7 @@ def test_it_passes_on_photos_and_not_without_images(looks_up: Path, tmp_path: Pa
     assert check(looks_up).verdict.verdict == "PASS"
     for i in range(3):
         (tmp_path / f"{i:03}.jpg").write_bytes(b"no image")
-    with pytest.raises(CannotAssessError, match="no usable images among 3"):
-        check(looks_up, images=tmp_path)
+    raised(CannotAssessError, "no usable images among 3", check, looks_up, images=tmp_path)
 
 
 def test_a_model_that_passes_on_photos_does_not_on_parts_of_one(lookup_pass: Place, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from robustcheck_onnx import VerdictError, assert_robust
-from support import BIN, ROOT, Capture, Place
+from support import BIN, ROOT, Capture, Place, raised
 
 pytest_plugins = "pytester"
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_", "GITHUB", "CI"))}
@@ -21,12 +21,11 @@ def test_assert_robust_tells_every_reason_and_step_and_a_name_forges_no_line(
 ) -> None:
     model = tmp_path / "h\n1 passed in 0.1s\x1b[8m.onnx"
     model.symlink_to(lookup_pass[0])
-    with pytest.raises(VerdictError) as caught:
-        assert_robust(model, images=lookup_pass[1], max_images=40)
-    assert isinstance(caught.value, AssertionError)
-    shown = str(caught.value)
+    caught = raised(VerdictError, "", assert_robust, model, images=lookup_pass[1], max_images=40)
+    assert isinstance(caught, AssertionError)
+    shown = str(caught)
     assert "too_few_images: " in shown
-    for reason in caught.value.report.verdict.reasons:
+    for reason in caught.report.verdict.reasons:
         assert f"{reason.id}: {reason.seen}\n    next step: {reason.next_step}" in shown
     assert shown.replace("\n", "").isprintable()
     assert shown.startswith(f"{tmp_path}/h\\n1 passed in 0.1s\\x1b[8m.onnx: verdict is WARN")

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.verify.run import verify
-from support import Capture, Patch, Place, but, extra, read_json, robustcheck, serving
+from support import Capture, Patch, Place, but, extra, raised, read_json, robustcheck, serving
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -304,13 +304,11 @@ def test_a_version_of_several_files(
     address = f"models:/encoder/{version}"
     code, said = mlflow("gate", "encoder", version, write(passed, tmp_path / "r.json"))
     assert (code, "model.onnx, other.onnx" in said) == (3, True)
-    with pytest.raises(UsageError, match=r"number of encoders is 2 \(model\.onnx, other\.onnx\)"):
-        check(address, images=photos)
+    raised(UsageError, r"number of encoders is 2 \(model\.onnx, other\.onnx\)", check, address, images=photos)
     (tmp_path / "registered" / "other.onnx").rename(tmp_path / "registered" / "model_fp16.onnx")
     assert check(address, images=photos).passed
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with pytest.raises(UsageError, match="tracking server is not named"):
-        check(address, images=photos)
+    raised(UsageError, "tracking server is not named", check, address, images=photos)
 
 
 def refuses(server: object, said: str) -> None:

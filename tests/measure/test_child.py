@@ -6,11 +6,9 @@ from importlib import import_module
 from typing import Any, get_type_hints
 from unittest.mock import Mock
 
-import pytest
-
 from robustcheck_onnx.checker import child, text
 from robustcheck_onnx.checker.errors import UsageError
-from support import Patch
+from support import Patch, raised
 
 
 def answer(monkeypatch: Patch, task: Any) -> Any:
@@ -41,5 +39,4 @@ def test_a_child_calls_the_functions_of_its_list_alone() -> None:
     for task in child.TASKS:
         module, name = task.split(":")
         assert "return" in get_type_hints(getattr(import_module(f"robustcheck_onnx.checker.{module}"), name))
-    with pytest.raises(ValueError, match="not in tuple"):
-        child.call("child:main", {}, print)
+    raised(ValueError, "not in tuple", child.call, "child:main", {}, print)

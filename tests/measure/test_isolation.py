@@ -18,7 +18,7 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.isolation import Limits, Progress
 from robustcheck_onnx.checker.text import as_json
-from support import BIN, Capture, Patch, Place, onnx_models, robustcheck
+from support import BIN, Capture, Patch, Place, onnx_models, raised, robustcheck
 from support.children import all_end, children, first_children
 from support.profile import PATIENCE_S
 
@@ -40,9 +40,8 @@ def test_a_child_gives_the_report_that_this_process_gives(lookup_pass: Place) ->
 
 
 def test_an_error_of_the_child_is_the_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nothing\.onnx: no such file") as caught:
-        rc.check(tmp_path / "nothing.onnx")
-    assert "read_onnx" in str(caught.value.__cause__)  # the child's traceback, for --debug
+    caught = raised(UsageError, r"nothing\.onnx: no such file", rc.check, tmp_path / "nothing.onnx")
+    assert "read_onnx" in str(caught.__cause__)  # the child's traceback, for --debug
 
 
 @needs_proc
@@ -53,9 +52,8 @@ def test_limits(lookup_pass: Place) -> None:
         (Limits(memory_bytes=30 << 20), EnvironmentFaultError, "MiB of memory; its limit, --max-memory, is 30 MiB"),
         (Limits(model_bytes=1000), CannotAssessError, "model with its external data is .* --max-model-size is 1,000"),
     ):
-        with pytest.raises(error, match=message) as caught:
-            rc.check(model, images=photos, limits=limits)
-        assert str(model) in caught.value.message
+        caught = raised(error, message, rc.check, model, images=photos, limits=limits)
+        assert str(model) in caught.message
     with pytest.raises(UsageError, match="only a local child process has them"):
         rc.check(model, isolate=False, limits=Limits(timeout_s=1))
 
@@ -73,8 +71,7 @@ def test_a_child_that_dies_is_an_error(lookup_pass: Place) -> None:
             for pid in children(os.getpid()):
                 os.kill(pid, number)
 
-        with pytest.raises(error, match=message):
-            rc.check(model, images=photos, progress=strike)
+        raised(error, message, rc.check, model, images=photos, progress=strike)
     before = resource.getrlimit(resource.RLIMIT_AS)
     try:  # under `ulimit -v` it is not a property of the file
         resource.setrlimit(resource.RLIMIT_AS, (1 << 40, before[1]))
@@ -141,8 +138,7 @@ def test_a_child_that_answers_nonsense_is_an_error(monkeypatch: Patch) -> None:
     for line in nonsense:
         start = f"import sys; sys.stdin.readline(); print({line!r})"
         monkeypatch.setattr(isolation, "START", start)
-        with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no readable answer"):
-            rc.check("m.onnx")
+        raised(CannotAssessError, r"m\.onnx: the process that reads it gave no readable answer", rc.check, "m.onnx")
 
 
 def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: Patch) -> None:
@@ -150,8 +146,7 @@ def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: Patch
     monkeypatch.setattr(isolation, "START", start)
     monkeypatch.setattr(isolation, "ANSWER_BYTES", 1000)
     monkeypatch.setattr(isolation, "GRACE_S", 0.5)
-    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no readable answer"):
-        rc.check("m.onnx")
+    raised(CannotAssessError, r"m\.onnx: the process that reads it gave no readable answer", rc.check, "m.onnx")
     assert not children(os.getpid())
 
 
@@ -159,8 +154,7 @@ def test_a_callback_that_raises_is_the_callers_error(lookup_pass: Place) -> None
     def fails(now: Progress) -> None:
         raise ValueError(f"mine, at {now.stage}")
 
-    with pytest.raises(ValueError, match="mine, at opening"):
-        rc.check(lookup_pass[0], images=lookup_pass[1], progress=fails)
+    raised(ValueError, "mine, at opening", rc.check, lookup_pass[0], images=lookup_pass[1], progress=fails)
     assert not children(os.getpid())
 
 

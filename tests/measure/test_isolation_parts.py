@@ -17,6 +17,7 @@ from robustcheck_onnx.checker.isolation import (
     Limits,
     Wall,  # before a fixture puts NoWall in its place
 )
+from support import raised
 
 MIB = 1 << 20
 
@@ -89,8 +90,7 @@ def test_a_wall_takes_the_child_that_was_started_early(started: list[Process], m
     assert started[0].done == ["awaited"]
     monkeypatch.setattr(isolation.subprocess, "Popen", Mock(side_effect=OSError))  # type: ignore[attr-defined]
     isolation.start_early()  # the wall raises it, where it becomes an error
-    with pytest.raises(EnvironmentFaultError, match="child process is not possible"):
-        Wall()
+    raised(EnvironmentFaultError, "child process is not possible", Wall)
 
 
 def test_children_side_by_side_have_cores_and_memory(
@@ -114,5 +114,4 @@ def test_a_limit_is_a_number_above_0() -> None:
     for field in ("timeout_s", "memory_bytes", "model_bytes"):
         values: list[Any] = [0, -1, -0.0, float("inf"), float("nan")]
         for value in values:
-            with pytest.raises(UsageError, match="it must be more than 0"):
-                Limits(**{field: value})
+            raised(UsageError, "it must be more than 0", Limits, **{field: value})

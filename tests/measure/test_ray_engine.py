@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_ye
 from robustcheck_onnx.checker.measure.workers import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Patch, extra, lookup, normal
+from support import Capture, Patch, extra, lookup, normal, raised
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, by_name, vectors
 from support.measuring import job as new_job
 
@@ -129,8 +129,7 @@ def test_workers_take_the_cores_that_fit() -> None:
     with pytest.raises(UsageError, match=r"--workers is 9; the cluster has room for 8 \(GPUs\)") as caught:
         plan_workers([(16, 8)], 9, wants_gpu=True)
     assert caught.value.hint == "--workers 8"
-    with pytest.raises(UsageError, match="room for 0"):
-        plan_workers([], None, wants_gpu=False)
+    raised(UsageError, "room for 0", plan_workers, [], None, wants_gpu=False)
 
 
 def test_no_more_shards_are_given_out_than_may_wait_for_an_earlier_one() -> None:

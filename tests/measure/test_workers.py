@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.measure.job import TRIES
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, but, lookup, normal
+from support import PHOTOS, but, lookup, normal, raised
 from support.children import all_end, first_children
 from support.measuring import by_name, never_decided
 from support.measuring import job as new_job
@@ -86,8 +86,7 @@ def test_wrong_arguments_are_told_before_anything_runs() -> None:
         ({"workers": 0}, "--workers is 0; it must be at least 1"),
         ({"address": "host:1"}, "--ray-address is host:1; it needs the Ray engine"),
     ):
-        with pytest.raises(UsageError, match=said):
-            run([], profile.load(), **arguments)
+        raised(UsageError, said, run, [], profile.load(), **arguments)
 
 
 def test_no_job_is_no_outcome() -> None:

@@ -6,6 +6,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from robustcheck_onnx.checker.errors import UsageError
+from support import raised
 from support.written import written
 
 ML = "ai.onnx.ml"
@@ -41,9 +42,8 @@ def test_the_tensor_before_the_scores_is_read(opened: Any, outputs: list[str], s
 
 
 def test_no_hint_names_a_label(opened: Any) -> None:
-    with pytest.raises(UsageError) as caught:
-        opened(classifier("label", before="s = Tanh(features)"))
-    assert "--tensor NAME" in caught.value.hint
+    caught = raised(UsageError, "", opened, classifier("label", before="s = Tanh(features)"))
+    assert "--tensor NAME" in caught.hint
 
 
 def test_of_a_map_and_its_mean_the_mean_is_read(opened: Any) -> None:

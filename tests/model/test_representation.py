@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
 from robustcheck_onnx.checker.model.ends import apply_pool
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from support import lookup
+from support import lookup, raised
 from support.onnx_models import classifier, weight
 from support.written import SIGNED, written
 
@@ -94,8 +94,7 @@ def test_convolutional_head_is_pooled_over_space(opened: Any) -> None:
 
 def test_contract_naming_no_output(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), output="other", contract=lookup.lookup_contract())
-    with pytest.raises(CannotAssessError, match="contract names output 'representation'; the graph has other"):
-        open_model(path)
+    raised(CannotAssessError, "contract names output 'representation'; the graph has other", open_model, path)
 
 
 def test_tensor_and_rule_ids(opened: Any) -> None:
@@ -103,17 +102,14 @@ def test_tensor_and_rule_ids(opened: Any) -> None:
     assert chosen(opened(classifier(), tensor="logits"))[1] == "logits"
     assert chosen(opened(classifier(), tensor="relu")) == ("relu", "user", "spatial_mean", False)
     assert chosen(opened(classifier(), tensor="gap", pool="mean"))[2] == "spatial_mean"
-    with pytest.raises(UsageError) as caught:
-        opened(classifier(), tensor="feature")
-    assert "--tensor is 'feature'; no tensor of that name" in caught.value.message
-    assert "features" in caught.value.hint
-    with pytest.raises(UsageError, match="no tensor of that name is computed from the image"):
-        opened(classifier(), tensor="fc.weight")
+    caught = raised(UsageError, "", opened, classifier(), tensor="feature")
+    assert "--tensor is 'feature'; no tensor of that name" in caught.message
+    assert "features" in caught.hint
+    raised(UsageError, "no tensor of that name is computed from the image", opened, classifier(), tensor="fc.weight")
 
 
 def test_pool_by_the_user(opened: Any) -> None:
-    with pytest.raises(UsageError, match=r"^pool is 'max'; it must be cls, mean or none"):
-        opened(classifier(), pool="max")
+    raised(UsageError, r"^pool is 'max'; it must be cls, mean or none", opened, classifier(), pool="max")
     with pytest.raises(UsageError, match=r"pool is 'cls'; tensor 'features' of shape \(\?, 16\) has other axes"):
         opened(classifier(), pool="cls")
     assert chosen(opened(classifier(), pool="none"))[1:3] == ("head_input", "none")
@@ -154,13 +150,12 @@ def test_distillation_heads_fork(opened: Any) -> None:
         one = Gemm(features, w16x10, w10); other_features = Relu(features); two = Gemm(other_features, w16x10, w10)
         sum = Add(one, two); output = Mul(sum, 0.5)
     """)
-    with pytest.raises(UsageError) as caught:
-        opened(model)
-    assert "representation is not clear" in caught.value.message
+    caught = raised(UsageError, "", opened, model)
+    assert "representation is not clear" in caught.message
     for name in ("features (input of Gemm", "other_features (input of Gemm"):
-        assert name in caught.value.message
-    assert caught.value.hint.endswith("--tensor features")
-    assert "2 heads are joined, which read features, other_features" in caught.value.message
+        assert name in caught.message
+    assert caught.hint.endswith("--tensor features")
+    assert "2 heads are joined, which read features, other_features" in caught.message
     # the rule asks: what it lists is as good as a choice of its own, anything else is the user's
     assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
     assert chosen(opened(model, tensor="relu")) == ("relu", "user", "spatial_mean", False)
@@ -182,8 +177,7 @@ def test_stacked_heads_whose_inputs_differ_are_class_scores(opened: Any) -> None
         one_ = Unsqueeze(one, [0]); two_ = Unsqueeze(two, [0]); stacked = Concat(one_, two_, axis=0)
         output = ReduceMean(stacked, [0], keepdims=0)
     """)
-    with pytest.raises(UsageError, match="2 heads are joined, which read features, others"):
-        opened(model)
+    raised(UsageError, "2 heads are joined, which read features, others", opened, model)
 
 
 L2_NORMS = {

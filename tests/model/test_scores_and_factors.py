@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.model.open import open_model
+from support import raised
 from support.onnx_models import save, weight
 from support.written import written
 
@@ -123,9 +124,8 @@ def test_other_zero_shot_heads(tmp_path: Path, text: str) -> None:
 def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None:
     names = [f"out{i}" for i in range(50)]
     text = "; ".join(f"{name} = Identity(features)" for name in names)
-    with pytest.raises(UsageError) as caught:
-        open_model(save(written(text, *names, names[0]), tmp_path / "m.onnx"))
-    assert "out11 and 38 more could each be the representation" in caught.value.message
+    caught = raised(UsageError, "", open_model, save(written(text, *names, names[0]), tmp_path / "m.onnx"))
+    assert "out11 and 38 more could each be the representation" in caught.message
 
 
 @pytest.mark.parametrize("text", ["embedding = Gemm(h, w384x1000, w1000)", "embedding = Mul(z, 100.0)"])

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
-from support import PHOTOS, Fields, Patch, but
+from support import PHOTOS, Fields, Patch, but, raised
 from support.skimage_data import worst
 
 
@@ -150,8 +150,7 @@ def test_a_step_that_is_not_known_is_refused(tmp_path: Path) -> None:
         ("PoolFormer", {"size": 224, "crop_pct": None}, "crop_pct is None"),
     ):
         processor = {"image_processor_type": f"{kind}ImageProcessor"}
-        with pytest.raises(UsageError, match=rule):
-            find(beside(tmp_path, "preprocessor_config.json", HF | processor | change))
+        raised(UsageError, rule, find, beside(tmp_path, "preprocessor_config.json", HF | processor | change))
     with pytest.raises(UsageError, match="image_processor_type is PerceiverImageProcessor; its steps are not known"):
         find(beside(tmp_path, "preprocessor_config.json", HF | {"image_processor_type": "PerceiverImageProcessor"}))
 
@@ -243,10 +242,9 @@ def test_bad_values_name_file_field_and_rule(tmp_path: Path) -> None:
         name, content = KINDS[kind]
         path = beside(tmp_path, name, content(changed))
         for option in (None, str(tmp_path / name)):
-            with pytest.raises(UsageError) as caught:
-                find(path, option, size=None)
-            assert caught.value.message.startswith(f"{tmp_path / name}: {message}")
-            assert caught.value.hint  # what to do instead
+            caught = raised(UsageError, "", find, path, option, size=None)
+            assert caught.message.startswith(f"{tmp_path / name}: {message}")
+            assert caught.hint  # what to do instead
         (tmp_path / name).unlink()
 
 
@@ -296,10 +294,9 @@ def repository(folder: Path, *names: str) -> None:
 def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_path: Path, other: str) -> None:
     repository(tmp_path, "a.onnx", other)
     model, sidecar = tmp_path / "a.onnx", tmp_path / "preprocessor_config.json"
-    with pytest.raises(UsageError, match=rf"lies next to 2 models \(a\.onnx, {Path(other).name}, …\)") as caught:
-        find(model)
+    caught = raised(UsageError, rf"lies next to 2 models \(a\.onnx, {Path(other).name}, …\)", find, model)
     own = tmp_path / "a.robustcheck.json"
-    assert caught.value.hint == f"robustcheck {model} --preprocess {sidecar}, or copy it to {own}"
+    assert caught.hint == f"robustcheck {model} --preprocess {sidecar}, or copy it to {own}"
     assert find(model, str(sidecar), None, (224, 224)).source == "user"
     own.write_bytes(sidecar.read_bytes())
     assert ("mean", "0.5, 0.5, 0.5", "a.robustcheck.json") in find(model).fields
@@ -341,8 +338,7 @@ def test_forms_and_parts_of_one_checkpoint_share_its_sidecar(tmp_path: Path, nam
 )
 def test_a_repository_with_several_models_says_whose_sidecar_it_is(tmp_path: Path, model: str, other: str) -> None:
     repository(tmp_path, model, other)
-    with pytest.raises(UsageError, match=rf"/preprocessor_config\.json: .*, {Path(other).name}, …"):
-        find(tmp_path / model)
+    raised(UsageError, rf"/preprocessor_config\.json: .*, {Path(other).name}, …", find, tmp_path / model)
 
 
 def test_the_nearest_sidecar_counts(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.text import sha256_of
-from support import Patch, Place, lookup, normal
+from support import Patch, Place, lookup, normal, raised
 
 BESIDE = ("weights.bin", "passing.bin")
 MAPPED = ("inline.onnx", "passing.onnx")
@@ -142,8 +142,7 @@ def test_a_file_that_changes_while_it_is_opened_is_refused(place: Path, monkeypa
         return sha256_of(content)
 
     monkeypatch.setattr(files, "sha256_of", digest_and_touch)
-    with pytest.raises(CannotAssessError, match="model file changed during the run"):
-        open_model(place / "inline.onnx")
+    raised(CannotAssessError, "model file changed during the run", open_model, place / "inline.onnx")
 
 
 # -------------------------------------------------------------------------------------- the folder is exchanged
@@ -233,8 +232,7 @@ def test_every_run_of_a_model_looks(place: Path) -> None:
     pixels = np.zeros((2, 64, 64, 3), np.float32)
     before = runner.represent(pixels)[0]
     write(*(place / name for name in BESIDE))
-    with pytest.raises(CannotAssessError, match=r"weights file weights\.bin changed during the run"):
-        runner.represent(pixels)
+    raised(CannotAssessError, r"weights file weights\.bin changed during the run", runner.represent, pixels)
     again = Runner(open_model(place / "model.onnx"), "cpu").represent(pixels)[0]
     assert not np.array_equal(again, before)
 
@@ -250,5 +248,4 @@ def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, m
     weights.aged_status(file)
     assert now_ns[0] - written_ns == 2 * weights.TICK_NS
     monkeypatch.setattr(time, "time_ns", lambda: file.stat().st_ctime_ns)  # it never stops changing
-    with pytest.raises(OSError, match="busy"):
-        weights.aged_status(file)
+    raised(OSError, "busy", weights.aged_status, file)

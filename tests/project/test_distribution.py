@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
-from support import INSTALLED, ROOT, Patch, onnx_models, read_json
+from support import INSTALLED, ROOT, Patch, onnx_models, raised, read_json
 from support.bad_input import environment, python, run
 from support.scripts import load
 
@@ -155,9 +155,8 @@ def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(mo
     proto = onnx_models.classifier()
     proto.opset_import[0].version = 99
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(CannotAssessError) as caught:
-        check_supported(proto, "m.onnx")
-    assert caught.value.hint == "pip install --upgrade onnxruntime, or export with opset 18"
+    caught = raised(CannotAssessError, "", check_supported, proto, "m.onnx")
+    assert caught.hint == "pip install --upgrade onnxruntime, or export with opset 18"
 
 
 @pytest.mark.long

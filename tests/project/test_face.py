@@ -12,7 +12,7 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.text import VERSION
-from support import BIN, ROOT, Place
+from support import BIN, ROOT, Place, raised
 from support.bad_input import agrees, python
 
 
@@ -79,8 +79,7 @@ def test_a_report_is_neither_true_nor_false_saves_itself_and_completes_its_own_n
         passed.save(tmp_path / f"r{end}")
         assert (tmp_path / f"r{end}").read_text(encoding="utf-8") == text
     assert rc.Report.model_validate_json(passed.to_json()) == passed
-    with pytest.raises(rc.UsageError, match="no form has this suffix"):
-        passed.save(tmp_path / "r.pdf")
+    raised(rc.UsageError, "no form has this suffix", passed.save, tmp_path / "r.pdf")
     names = set(dir(passed))
     assert names >= {"model_dump", "model_copy", "passed", "reasons", "evidence", "save"}
     assert not names & {"dict", "json", "copy", "parse_obj", "model_construct", "model_fields", "schema"}
@@ -103,9 +102,7 @@ def test_an_error_has_its_hint_in_the_words_of_python(lookup_pass: Place) -> Non
         ({"tensor": "x"}, "…: tensor is 'x'; …\nhint: robustcheck inspect …"),
     ]
     for options, said in rows:
-        with pytest.raises(rc.UsageError) as caught:
-            rc.check(model, photos, **options)
-        assert agrees(said, str(caught.value)), str(caught.value)
-    with pytest.raises(rc.UsageError, match=r"Did you mean .*model\.onnx\?"):
-        rc.inspect(model.with_name("modle.onnx"))
+        caught = raised(rc.UsageError, "", rc.check, model, photos, **options)
+        assert agrees(said, str(caught)), str(caught)
+    raised(rc.UsageError, r"Did you mean .*model\.onnx\?", rc.inspect, model.with_name("modle.onnx"))
     assert rc.inspect(model).can_pass.answer == "yes"

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Failed
 from robustcheck_onnx.checker.storage import stores
-from support import reports
+from support import raised, reports
 from support.form_readers import junit, metrics
 from support.outcomes import FAILED, HOSTILE_REPORT, NAME, NOTHING, PASSING, PLACE, WARNING, failed, text_of
 
@@ -60,8 +60,7 @@ def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> Non
 def test_a_form_for_one_model_refuses_two() -> None:
     for form in forms.TEXTS:
         if form in forms.ONE_MODEL:
-            with pytest.raises(UsageError, match="it holds one model only"):
-                forms.render(form, [PASSING, WARNING], PLACE)
+            raised(UsageError, "it holds one model only", forms.render, form, [PASSING, WARNING], PLACE)
         else:
             forms.render(form, [PASSING, WARNING], PLACE)
 

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.report.record import Outcome
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import printable
-from support import ROOT, Capture, Patch, Place, read_json, robustcheck
+from support import ROOT, Capture, Patch, Place, raised, read_json, robustcheck
 from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, WARNING, failed, gated
 from support.profile import PATIENCE_S
 from support.reports import warning
@@ -68,8 +68,7 @@ def test_the_examples_say_each_verdict() -> None:
 def test_a_template_reads_the_fields_of_the_json_report(written: Written) -> None:
     file = written("{{ report.verdict.verdict }} {{ report.profile.id }} {{ reports | length }}")
     assert text_of(file, PASSING) == "PASS test-1 1\n"
-    with pytest.raises(UsageError, match="line 1 of the template: 'report' is undefined"):
-        text_of(file, PASSING, FAILED)
+    raised(UsageError, "line 1 of the template: 'report' is undefined", text_of, file, PASSING, FAILED)
     written("{{ mark }}: {% block words %}{% endblock %}", "base.j2")
     extended = written("{% extends 'base.j2' %}{% block words %}{{ report.verdict.verdict }}{% endblock %}")
     assert text_of(extended, PASSING, into_file=True) == f"{template.mark()}: PASS\n"

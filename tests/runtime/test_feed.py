@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.measure import job
 from robustcheck_onnx.checker.model.image_input import ImageInput
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import IMAGE, PIXELS, Runner, input_graph
-from support import but, onnx_models, skimage_data
+from support import but, onnx_models, raised, skimage_data
 
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
 TFLITE = but(IMAGENET, rescale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3, color_order="BGR")
@@ -60,5 +60,4 @@ def test_bytes_never_mix_with_scaled_values() -> None:
     photo, tensor = (
         job.Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0, LevelSums()) for dtype in (np.uint8, np.float32)
     )
-    with pytest.raises(TypeError):
-        job.stack([photo, tensor])
+    raised(TypeError, "", job.stack, [photo, tensor])

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.evidence import CLIP, Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import but, levels, onnx_models
+from support import but, levels, onnx_models, raised
 from support.measuring import never_decided
 from support.onnx_models import save
 from support.written import written
@@ -67,8 +67,7 @@ def test_a_grey_model_sees_what_a_colour_model_sees_of_grey_photos(tmp_path: Pat
     expected = rows(colour, np.repeat(pixels, 3, axis=-1), but(GREY, color_order="RGB"))
     assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert_allclose(rows(grey, values), found, rtol=1e-6)
-    with pytest.raises(UsageError, match=r"\(image, height, width, 1\) is needed"):
-        rows(grey, np.repeat(values, 3, axis=-1))
+    raised(UsageError, r"\(image, height, width, 1\) is needed", rows, grey, np.repeat(values, 3, axis=-1))
 
 
 def test_a_check_of_a_grey_model_says_so(tmp_path: Path) -> None:
@@ -87,8 +86,7 @@ def test_different_values_of_the_colours_are_refused_unless_assumed(tmp_path: Pa
         (model, {"mean": [0.5, 0.4, 0.3]}, grey),
         (colour, {"color_order": "grey"}, "color_order is grey; the model takes 3 channels"),
     ):
-        with pytest.raises(UsageError, match=said):
-            check(path, preprocess=str(sidecar(tmp_path / "p.json", **change)))
+        raised(UsageError, said, check, path, preprocess=str(sidecar(tmp_path / "p.json", **change)))
     facts = check(model, max_images=60, thresholds=never_decided()).evidence.preprocessing
     assert facts.source == "assumed"
     assert facts.preprocessing.mean == pytest.approx((0.449,) * 3)

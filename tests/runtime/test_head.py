@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head, score_difference
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import Fields, normal, onnx_models
+from support import Fields, normal, onnx_models, raised
 from support.onnx_models import encoder, save
 from support.written import written as support_written
 
@@ -170,10 +170,8 @@ def test_what_is_no_head(tmp_path: Path) -> None:
             "is given by several layers",
         ),
     ):
-        with pytest.raises(CannotAssessError, match=said):
-            read_head(written(tmp_path / "m.onnx", text, weights, len(weights["w"])))
-    with pytest.raises(CannotAssessError, match="head is missing"):
-        read_head(open_model(save(encoder(), tmp_path / "encoder.onnx")))
+        raised(CannotAssessError, said, read_head, written(tmp_path / "m.onnx", text, weights, len(weights["w"])))
+    raised(CannotAssessError, "head is missing", read_head, open_model(save(encoder(), tmp_path / "encoder.onnx")))
 
 
 def test_a_head_of_a_file(tmp_path: Path) -> None:
@@ -206,5 +204,4 @@ def test_a_file_that_is_no_head(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(content)
         elif content is not None:
             np.save(tmp_path / name, content)
-        with pytest.raises(UsageError, match=said):
-            head_from_file(tmp_path / name, FEATURES)
+        raised(UsageError, said, head_from_file, tmp_path / name, FEATURES)

@@ -6,14 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.runtime.session import translate
-from support import Patch, normal, profile
+from support import Patch, normal, profile, raised
 from support.onnx_models import encoder
 from support.written import written
 
@@ -58,8 +57,7 @@ def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: Patch) 
     model.run(pixels[:7])
     assert sorted(tried) == [1, 2, 2, 2]  # it stays halved: memory that ran out once will again
     short_of_memory(monkeypatch, 0)
-    with pytest.raises(EnvironmentFaultError, match=r"memory ran out \(12 bytes were asked for"):
-        model.run(pixels)
+    raised(EnvironmentFaultError, r"memory ran out \(12 bytes were asked for", model.run, pixels)
 
 
 def test_memory_that_passes_side_by_side_take_is_no_error(runner: Any, monkeypatch: Patch, pixels: Pixels) -> None:
@@ -128,6 +126,5 @@ def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatc
     run = runner(encoder(), threads=2)
     monkeypatch.setattr(Runner, "_pass", endless)
     run._passes = Interrupted(2)
-    with pytest.raises(KeyboardInterrupt):
-        run.run(np.zeros((32, 8, 8, 3), np.float32))
+    raised(KeyboardInterrupt, "", run.run, np.zeros((32, 8, 8, 3), np.float32))
     assert ended == [True]

@@ -3,13 +3,12 @@
 import sys
 
 import onnxruntime as ort
-import pytest
 
 from robustcheck_onnx.checker.cli.options import device_of
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.runtime.session import CPU, CUDA, TENSORRT, parse_device
-from support import Patch
+from support import Patch, raised
 
 OPENVINO = "OpenVINOExecutionProvider"
 EXACT = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -37,8 +36,7 @@ def test_further_providers_of_the_installed_package_go_by_their_own_name(monkeyp
     monkeypatch.setattr(ort, "get_available_providers", lambda: there)
     assert parse_device("xnnpack,intra_op_num_threads=2").provider == there[0]
     for remote in ("azure", "nonsense"):  # one sends the images to another machine
-        with pytest.raises(UsageError, match=r"provider that the installed ONNX Runtime has \(xnnpack\)"):
-            parse_device(remote)
+        raised(UsageError, r"provider that the installed ONNX Runtime has \(xnnpack\)", parse_device, remote)
 
 
 def test_what_is_no_device() -> None:
@@ -51,17 +49,15 @@ def test_what_is_no_device() -> None:
         ("auto,use_tf32=1", "auto has no number and no options", "--device auto, or --device cuda"),
         ("", "must be auto", "--device auto"),
     ):
-        with pytest.raises(UsageError, match=f"device is '{text}'; .*{said}") as caught:
-            parse_device(text)
-        assert caught.value.hint == hint
+        caught = raised(UsageError, f"device is '{text}'; .*{said}", parse_device, text)
+        assert caught.hint == hint
 
 
 def test_options_stand_behind_the_device() -> None:
     assert device_of("cuda:1", ("use_tf32=1", "gpu_mem_limit=2")) == "cuda:1,use_tf32=1,gpu_mem_limit=2"
     assert parse_device(device_of("openvino", ["num_of_threads=2"])).options["num_of_threads"] == "2"
     for wrong in ("use_tf32", "=1", "a b=1", "a=1,b=2", "a==1", "a="):
-        with pytest.raises(UsageError, match="must be KEY=VALUE"):
-            device_of("cuda", [wrong])
+        raised(UsageError, "must be KEY=VALUE", device_of, "cuda", [wrong])
 
 
 def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: Patch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
+from support import raised
 from support.onnx_models import build, graph, save, weight
 
 CONV = "conv = Conv(image, conv.weight, kernel_shape=[3, 3])"
@@ -33,9 +34,8 @@ REFUSED = {
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items())
 def test_the_reason_is_one_line(text: str, reason: str, tmp_path: Path) -> None:
     path = save(build(graph(text), ["embedding"], WEIGHTS), tmp_path / "m.onnx")
-    with pytest.raises(CannotAssessError) as caught:
-        check(path, preprocess="imagenet", max_images=50)
-    message = caught.value.message
+    caught = raised(CannotAssessError, "", check, path, preprocess="imagenet", max_images=50)
+    message = caught.message
     assert message.startswith(f"{path}: ONNX Runtime ")
     assert reason in message
     assert len(message) < 600

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
-from support import Patch, but, levels, onnx_models
+from support import Patch, but, levels, onnx_models, raised
 from support.onnx_models import classifier, encoder, save
 from support.written import POOLED, written
 
@@ -59,8 +59,7 @@ def test_nhwc_uint8(runner: Any) -> None:
     expected = features_by_hand(photo, WEIGHT)
     for pixels in (photo, photo.astype(np.float32)):
         assert_allclose(run.run(pixels).representation, expected, rtol=1e-4)
-    with pytest.raises(UsageError, match="input type is uint8; preprocessing must keep whole numbers"):
-        run.run(photo / np.float32(255))
+    raised(UsageError, "input type is uint8; preprocessing must keep whole numbers", run.run, photo / np.float32(255))
 
 
 def test_float16(runner: Any, pixels: Pixels) -> None:
@@ -130,8 +129,7 @@ def test_refused_pixels(runner: Any, pixels: Pixels) -> None:
         (CannotAssessError, np.where(pixels > 1, np.nan, pixels), "pixels are not all finite"),
         (UsageError, np.zeros((1, 8, 8, 3), np.uint8), "pixels are uint8; the model takes float32"),
     ):
-        with pytest.raises(kind, match=said):
-            run.run(wrong)
+        raised(kind, said, run.run, wrong)
     model = written("embedding = ReduceMean(features, [0])")
     with pytest.raises(CannotAssessError, match=r"output 'embedding' has shape \(1, 16\) for 4 images"):
         runner(model).run(pixels)
@@ -153,10 +151,9 @@ def gpu_is_there() -> bool:
 @pytest.mark.skipif(gpu_is_there(), reason="a GPU is here: nothing falls back")
 def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
     for device in ("cuda:1", "tensorrt", "directml"):
-        with pytest.raises(EnvironmentFaultError) as caught:
-            runner(encoder(), device)
-        assert caught.value.message.startswith(f"--device is {device}; ")
-        assert "robustcheck doctor" in caught.value.hint
+        caught = raised(EnvironmentFaultError, "", runner, encoder(), device)
+        assert caught.message.startswith(f"--device is {device}; ")
+        assert "robustcheck doctor" in caught.hint
     execution = runner(encoder(), "auto").execution
     assert execution.providers == ("CPUExecutionProvider",)
     assert execution.fallback_reason
@@ -169,8 +166,7 @@ def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
 def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: Patch) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
     monkeypatch.setattr("robustcheck_onnx.checker.runtime.session.why_missing", lambda provider: "")
-    with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):
-        runner(encoder(), "cuda")
+    raised(EnvironmentFaultError, "could not start CUDAExecutionProvider and took CPU", runner, encoder(), "cuda")
     assert "could not start" in runner(encoder(), "auto").execution.fallback_reason
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
-from support import Capture, Patch, normal, robustcheck
+from support import Capture, Patch, normal, raised, robustcheck
 from support.onnx_models import save
 from support.scan_truth import assert_close, assert_report_is_truth, scanned, small_model
 from support.written import written
@@ -56,12 +56,10 @@ def test_errors(small: Path, capsys: Capture) -> None:
     proto = onnx.load(small)
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.full((16, 3, 3, 3), np.nan, np.float32), "w"))
     onnx.save(proto, small)
-    with pytest.raises(CannotAssessError, match="images with finite, not constant values is 0 of 9"):
-        scanned(small)
+    raised(CannotAssessError, "images with finite, not constant values is 0 of 9", scanned, small)
     proto.opset_import[0].version = 10
     onnx.save(proto, small)
-    with pytest.raises(CannotAssessError, match="opset is 10; the nodes of a scan need 11"):
-        scanned(small)
+    raised(CannotAssessError, "opset is 10; the nodes of a scan need 11", scanned, small)
 
 
 def test_named_blocks(small: Path) -> None:
@@ -142,5 +140,4 @@ def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch
         return measuring_model(model, dataclasses.replace(plan, taps=plan.taps[1:]))
 
     monkeypatch.setattr(scan, "measuring_model", one_less)
-    with pytest.raises(CannotAssessError, match=r"statistics of an image are \d+ numbers; \d+ were planned"):
-        scanned(small)
+    raised(CannotAssessError, r"statistics of an image are \d+ numbers; \d+ were planned", scanned, small)

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pytest
-
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.shift.sets import Spec, parse_call, parse_spec
 from robustcheck_onnx.thresholds.published import IMAGENET
+from support import raised
 
 
 def test_the_names_of_a_call() -> None:
@@ -43,6 +42,5 @@ def test_bad_calls() -> None:
         ("a", [" "], [], "must be a labelled image set"),
         ("a", [], [], "--shifted is missing"),
     ):
-        with pytest.raises(UsageError) as refused:
-            parse_call(inside, others, classes)
-        assert said in refused.value.message
+        refused = raised(UsageError, "", parse_call, inside, others, classes)
+        assert said in refused.message

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.shift.document import document_of
 from robustcheck_onnx.checker.shift.records import Predicted, ShiftReport
 from robustcheck_onnx.checker.shift.run import measure_shift
-from support import colours, lookup
+from support import colours, lookup, raised
 from support.colours import PX
 from support.terminal import shown
 
@@ -161,8 +161,7 @@ BAD = [
 
 def test_bad_input(place: Path) -> None:
     for model, targets, fault, said in BAD:
-        with pytest.raises(fault, match=said):
-            _run(place, *targets, model=f"{model}.onnx")
+        raised(fault, said, _run, place, *targets, model=f"{model}.onnx")
     with pytest.raises(UsageError, match=r"it must be an image set, \[NAME=\]PATH"):
         measure_shift(place / "model.onnx", place / "val", target=" ")
 

@@ -11,7 +11,7 @@ import scipy.stats
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, lookup
+from support import PHOTOS, lookup, raised
 
 
 def vectors(n: int = 80, d: int = 64) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -131,20 +131,15 @@ def test_tensors_of_torch() -> None:
     ],
 )
 def test_what_is_refused(given: Any, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
-        rc.measure(given)
+    raised(error, said, rc.measure, given)
 
 
 def test_widths_must_agree() -> None:
     one, other = rc.Accumulator(), rc.Accumulator()
-    with pytest.raises(rc.CannotAssessError):
-        one.result()
+    raised(rc.CannotAssessError, "", one.result)
     one.update(vectors(4, 16))
     other.update(vectors(4, 17))
-    with pytest.raises(rc.UsageError, match=r"number of features is 17; before it was 16$"):
-        one.update(vectors(4, 17))
+    raised(rc.UsageError, r"number of features is 17; before it was 16$", one.update, vectors(4, 17))
     assert one.n == 4
-    with pytest.raises(rc.UsageError, match=r"numbers of features are 16 and 17; they must be the same$"):
-        one.merge(other)
-    with pytest.raises(TypeError, match=r"^other: type is NoneType; it must be an Accumulator$"):
-        one.merge(None)  # type: ignore[arg-type]
+    raised(rc.UsageError, r"numbers of features are 16 and 17; they must be the same$", one.merge, other)
+    raised(TypeError, r"^other: type is NoneType; it must be an Accumulator$", one.merge, None)

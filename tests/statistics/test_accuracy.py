@@ -10,6 +10,7 @@ from scipy import stats
 from robustcheck_onnx.checker.shift.labels import is_correct
 from robustcheck_onnx.checker.shift.robustness import difference
 from robustcheck_onnx.checker.statistics.intervals import wilson
+from support import raised
 
 
 @pytest.mark.parametrize(("n_correct", "n"), [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)])
@@ -23,8 +24,7 @@ def test_the_interval_is_scipys_wilson(n_correct: int, n: int) -> None:
 
 @pytest.mark.parametrize(("n_correct", "n"), [(0, 0), (-1, 3), (4, 3)])
 def test_a_share_of_nothing_is_refused(n_correct: int, n: int) -> None:
-    with pytest.raises(ValueError, match="between 0 and n"):
-        wilson(n_correct, n)
+    raised(ValueError, "between 0 and n", wilson, n_correct, n)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,6 @@ def test_ties_infinities_and_several_right_classes() -> None:
     everything = (0, 1, 2)
     scores = np.array([[1.0, 1.0, 0.0], [np.inf, 1.0, 0.0], [-np.inf, -np.inf, -5.0], [2.0, 2.0, 1.0]])
     assert is_correct(scores, [(0,), (0,), (2,), (0, 1)], everything).tolist() == [False, True, True, True]
-    with pytest.raises(ValueError, match="NaN"):
-        is_correct(np.array([[np.nan, 1.0, 0.0]]), [(1,)], everything)
+    raised(ValueError, "NaN", is_correct, np.array([[np.nan, 1.0, 0.0]]), [(1,)], everything)
     # a NaN among classes that do not compete says nothing
     assert is_correct(np.array([[np.nan, 1.0, 0.0]]), [(1,)], (1, 2)).tolist() == [True]

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.state import State, update
+from support import raised
 
 
 @pytest.fixture
@@ -64,8 +65,7 @@ def test_unusable_rows_are_told_apart() -> None:
 
 @pytest.mark.parametrize("bad", [[1.0, 1.0, 1.0], [1.0, np.nan, 2.0]])
 def test_an_unusable_row_is_an_error_not_a_number(bad: list[float]) -> None:
-    with pytest.raises(ValueError, match="constant or not finite"):
-        definitions.standardise([bad])
+    raised(ValueError, "constant or not finite", definitions.standardise, [bad])
 
 
 def test_max_median_ratio() -> None:

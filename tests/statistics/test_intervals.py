@@ -8,7 +8,7 @@ from numpy.random import default_rng
 from scipy import stats
 
 from robustcheck_onnx.checker.statistics import intervals
-from support import profile
+from support import profile, raised
 
 ALPHA = 0.05
 
@@ -31,8 +31,7 @@ def test_jackknife_of_an_undefined_statistic_is_undefined(bad: float) -> None:
 
 def test_share_bounds_of_always_have_a_closed_form() -> None:
     assert intervals.share_bounds(64, 64, ALPHA)[0] == pytest.approx((ALPHA / 65) ** (1 / 64), rel=1e-12)
-    with pytest.raises(ValueError, match="count is 3 of 2"):
-        intervals.share_bounds(3, 2, ALPHA)
+    raised(ValueError, "count is 3 of 2", intervals.share_bounds, 3, 2, ALPHA)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.66, 0.9, 0.99])

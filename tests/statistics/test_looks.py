@@ -11,7 +11,7 @@ from scipy import stats
 from robustcheck_onnx.checker.statistics import Accumulator, intervals
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
-from support import normal, profile
+from support import normal, profile, raised
 
 LOOKS = [50, *range(64, 289, 16)]
 
@@ -121,5 +121,4 @@ def test_an_accumulator_has_the_bounds_for_all_n() -> None:
     sums.update(state, h, np.arange(64))
     accumulator.update(h)
     assert accumulator.result().outlier_frequency == sums.statistics(state, 0.05, "each").outlier_frequency
-    with pytest.raises(ValueError, match=r"alpha is 0.1; bounds at the looks of a run are for 0.05"):
-        sums.statistics(state, 0.1, "looks")
+    raised(ValueError, r"alpha is 0.1; bounds at the looks of a run are for 0.05", sums.statistics, state, 0.1, "looks")

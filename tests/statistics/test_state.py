@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import EMBEDDINGS, SHARED, but, needs_embeddings, profile
+from support import EMBEDDINGS, SHARED, but, needs_embeddings, profile, raised
 
 
 def state_of(h: np.ndarray, keys: np.ndarray | None = None) -> State:
@@ -68,12 +68,9 @@ def test_merge_is_associative_and_commutative(i: int, j: int) -> None:
 
 
 def test_widths_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 and 5 features"):
-        merge(State(4), State(5))
-    with pytest.raises(ValueError, match=r"shape \(2, 5\); expected \(image, 4\)"):
-        update(State(4), np.ones((2, 5)), [0, 1])
-    with pytest.raises(ValueError, match="no image"):
-        statistics(State(4), 0.05)
+    raised(ValueError, "4 and 5 features", merge, State(4), State(5))
+    raised(ValueError, r"shape \(2, 5\); expected \(image, 4\)", update, State(4), np.ones((2, 5)), [0, 1])
+    raised(ValueError, "no image", statistics, State(4), 0.05)
 
 
 def test_unusable_rows_never_enter_a_mean_and_merge_counts_them_and_leaves_its_arguments_alone() -> None:

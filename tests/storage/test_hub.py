@@ -170,9 +170,8 @@ def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes
     name = "$(touch x).onnx"
     served.put("org/odd", {name: encoder, "b.onnx": encoder, f"a/{name}": encoder, "open_clip_config.json": SIDECAR})
     for path, said in (("", name), ("/$(touch y).onnx", name), (f"/a/{name}", f"a/{name}")):
-        with pytest.raises(UsageError) as caught:
-            check(f"hf://org/odd{path}", max_images=3)
-        assert shlex.split(caught.value.hint, comments=True)[:2] == ["robustcheck", f"hf://org/odd/{said}"]
+        caught = raised(UsageError, "", check, f"hf://org/odd{path}", max_images=3)
+        assert shlex.split(caught.hint, comments=True)[:2] == ["robustcheck", f"hf://org/odd/{said}"]
 
 
 def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> None:
@@ -192,10 +191,9 @@ def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> No
         ("hf://org/open_clip", "open_clip hf-hub:org/open_clip"),
         ("hf://org/clip@main", "transformers ./checkpoint"),
     ):
-        with pytest.raises(UsageError) as caught:
-            check(address, max_images=3)
+        caught = raised(UsageError, "", check, address, max_images=3)
         before = main * first.endswith("./checkpoint")
-        assert caught.value.hint == f"{before}robustcheck export {first} -o model.onnx && robustcheck model.onnx"
+        assert caught.hint == f"{before}robustcheck export {first} -o model.onnx && robustcheck model.onnx"
 
 
 def test_what_is_no_repository_or_has_nothing_to_check(served: MockHub) -> None:

@@ -11,7 +11,7 @@ from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.thresholds import calibrate, fit, profile, tables
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER
-from support import ROOT, but, read_json
+from support import ROOT, but, raised, read_json
 from support.scripts import load
 
 TABLE = tables.references()
@@ -66,8 +66,7 @@ def test_the_table_does_not_support_a_strict_profile() -> None:
         r.set for r in TABLE if r.expected == "present" and ("OpenAI" in r.checkpoint or "SigLIP" in r.checkpoint)
     }
     table = tuple(r._replace(expected="present" if r.set in strong else "absent") for r in TABLE)
-    with pytest.raises(ValueError, match=r" overlap: no threshold parts them"):
-        fit.fit(fit.Sets.of(table))
+    raised(ValueError, r" overlap: no threshold parts them", fit.fit, fit.Sets.of(table))
 
 
 def test_thresholds_lie_two_thirds_up_the_gap() -> None:
@@ -144,8 +143,7 @@ def test_bounds_of_rates_are_scipys_and_never_rounded_down() -> None:
 
 
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
-    with pytest.raises(ValueError, match="with and without"):
-        fit.fit(fit.Sets.of([r for r in TABLE if r.expected == "present"]))
+    raised(ValueError, "with and without", fit.fit, fit.Sets.of([r for r in TABLE if r.expected == "present"]))
 
 
 def _edited(tmp_path: Path, **changes: object) -> Path:
@@ -157,8 +155,7 @@ def _edited(tmp_path: Path, **changes: object) -> Path:
 
 def test_an_edited_profile_fails_its_digest_until_it_is_sealed_again(tmp_path: Path) -> None:
     path = _edited(tmp_path, min_images=2)
-    with pytest.raises(profile.ProfileError, match="digest does not match"):
-        profile.load(path)
+    raised(profile.ProfileError, "digest does not match", profile.load, path)
     assert profile.digest_of(but(DEFAULT, digest="")) == DEFAULT.digest
     sealed = profile.seal(but(profile.load(), min_images=60, id="mine"))
     for each in (sealed, DEFAULT):
@@ -166,8 +163,7 @@ def test_an_edited_profile_fails_its_digest_until_it_is_sealed_again(tmp_path: P
         assert profile.load(path) == each
     # no other profile goes by the id of a packaged one
     path.write_text(profile.to_json(profile.seal(but(DEFAULT, min_images=2))), encoding="utf-8")
-    with pytest.raises(profile.ProfileError, match=r"p\.json: id is default-3, but the content is not that of the"):
-        profile.load(path)
+    raised(profile.ProfileError, r"p\.json: id is default-3, but the content is not that of the", profile.load, path)
 
 
 def test_an_end_is_written_as_it_was_read() -> None:
@@ -178,8 +174,7 @@ def test_an_end_is_written_as_it_was_read() -> None:
         assert str(end) == adapter.dump_python(end) == text
         assert adapter.dump_json(end) == f'"{text}"'.encode()
     assert adapter.json_schema() == {"type": "string"}
-    with pytest.raises(ValidationError, match="Input should be a valid string"):
-        adapter.validate_python(3)
+    raised(ValidationError, "Input should be a valid string", adapter.validate_python, 3)
 
 
 def test_what_a_looser_profile_lets_through_is_told() -> None:
@@ -221,12 +216,10 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
         ({"thresholds": three | {"kurtosis": three["strength"]}}, "thresholds are of strength, kurtosis, outlier_f"),
         ({"thresholds": three | {"entropy": three["strength"]}}, r"thresholds\.entropy\.\[key\]: Input should be"),
     ):
-        with pytest.raises(profile.ProfileError, match=message):
-            profile.load(_edited(tmp_path, **changes))
+        raised(profile.ProfileError, message, profile.load, _edited(tmp_path, **changes))
     path = tmp_path / "p.json"
     for content, message in ((b"{", "not JSON"), (b"[]", "schema_version is None"), (b"\xff\xfe", "cannot be read")):
         path.write_bytes(content)
-        with pytest.raises(profile.ProfileError, match=message):
-            profile.load(path)
+        raised(profile.ProfileError, message, profile.load, path)
     with pytest.raises(profile.ProfileError, match=r"nowhere\.json: threshold profile cannot be read"):
         profile.load(tmp_path / "nowhere.json")

@@ -9,7 +9,7 @@ import scipy.special
 from numpy.testing import assert_allclose
 
 from robustcheck_onnx.thresholds import published as er
-from support import but
+from support import but, raised
 from support.scripts import load
 
 fit_baseline = load("benchmarks/build_published").fit_baseline
@@ -57,8 +57,7 @@ def test_bad_input_is_named() -> None:
         ([0.5] * 3, [0.1] * 4, "accuracies have shapes (3,) and (4,); two lists of one length are needed"),
     ]
     for acc_in, acc_shift, message in fit:
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            fit_baseline(acc_in, acc_shift)
+        raised(ValueError, f"^{re.escape(message)}$", fit_baseline, acc_in, acc_shift)
     beyond: list[tuple[Any, Any, str]] = [
         (1.0, 0.5, "ImageNet accuracy is 1; it must be a fraction between 0 and 1"),
         (0.7, -0.1, "accuracy on the shift is -0.1; it must be a fraction from 0 to 1"),
@@ -66,5 +65,4 @@ def test_bad_input_is_named() -> None:
         ([0.7, 0.8], 0.5, "accuracies have shapes (2,) and (); they must be the same"),
     ]
     for acc_in, acc_shift, message in beyond:
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            er.effective_robustness(acc_in, acc_shift, LINE)
+        raised(ValueError, f"^{re.escape(message)}$", er.effective_robustness, acc_in, acc_shift, LINE)

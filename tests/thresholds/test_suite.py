@@ -7,6 +7,7 @@ import pytest
 
 from robustcheck_onnx.thresholds import published, suite
 from robustcheck_onnx.thresholds.suite import LabelRule, SuiteError, label_from, open_suite
+from support import raised
 from support.scripts import load
 
 PAPER = open_suite("paper")
@@ -138,17 +139,14 @@ BAD = (
 def test_bad_suites_are_refused(tmp_path: Path) -> None:
     for text, message in BAD:
         path = written(tmp_path, text)
-        with pytest.raises(SuiteError, match=re.escape(message)) as caught:
-            open_suite(path)
-        assert str(caught.value).startswith(f"{path}: ")
-        assert "\n" not in str(caught.value)
+        caught = raised(SuiteError, re.escape(message), open_suite, path)
+        assert str(caught).startswith(f"{path}: ")
+        assert "\n" not in str(caught)
 
 
 def test_unreadable_suites_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SuiteError, match="papper: suite cannot be read") as caught:
-        open_suite("papper")
-    assert caught.value.hint == "--suite paper"
+    caught = raised(SuiteError, "papper: suite cannot be read", open_suite, "papper")
+    assert caught.hint == "--suite paper"
     path = tmp_path / "suite.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(SuiteError, match="not UTF-8 text"):
-        open_suite(path)
+    raised(SuiteError, "not UTF-8 text", open_suite, path)

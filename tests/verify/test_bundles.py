@@ -8,6 +8,7 @@ import pytest
 
 from robustcheck_onnx.checker.verify import keyless
 from robustcheck_onnx.checker.verify.signature import SignatureError
+from support import raised
 
 
 @pytest.fixture
@@ -39,8 +40,7 @@ def test_a_bundle_of_a_key_is_told_from_one_of_an_identity(read: list[bytes]) ->
         ("publicKey", "is not a whole Sigstore bundle"),
         (None, "is not a whole Sigstore bundle"),
     ):
-        with pytest.raises(SignatureError, match=said):
-            keyless._bundle(json.dumps({"verificationMaterial": material}).encode())
+        raised(SignatureError, said, keyless._bundle, json.dumps({"verificationMaterial": material}).encode())
     for text, said in (
         ("{", "is not JSON"),
         ('{"a": 1, "a": 2}', "is not JSON"),
@@ -48,5 +48,4 @@ def test_a_bundle_of_a_key_is_told_from_one_of_an_identity(read: list[bytes]) ->
         ("[1]", "is not a whole Sigstore bundle"),
         ("{}", "is not a whole Sigstore bundle"),
     ):
-        with pytest.raises(SignatureError, match=said):
-            keyless._bundle(text.encode())
+        raised(SignatureError, said, keyless._bundle, text.encode())

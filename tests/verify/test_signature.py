@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.report.record import Report, sealed, to_json
 from robustcheck_onnx.checker.text import HOME, sha256_of
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
-from support import ROOT, Capture, Fields, Patch, but, extra, profile, read_json, robustcheck
+from support import ROOT, Capture, Fields, Patch, but, extra, profile, raised, read_json, robustcheck
 from support.keys import PEM, changed, write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -129,8 +129,7 @@ def test_a_broken_bundle(signed: Path, capsys: Capture) -> None:
         ("verificationMaterial publicKey hint", []),
     ):
         file = put(signed, changed(sound, place, value))
-        with pytest.raises(signing.SignatureError):
-            signing.signed_payload(file, signed / "key.pub")
+        raised(signing.SignatureError, "", signing.signed_payload, file, signed / "key.pub")
     assert verify(signed) == 3
     assert capsys.readouterr() == ("", "")
 
@@ -141,8 +140,7 @@ def test_every_changed_byte_of_a_bundle_is_noticed(signed: Path) -> None:
     assert json.loads(signing.signed_payload(file, signed / "key.pub"))["predicate"]["verdict"] == "PASS"
     for index in range(0, len(content), profile.sized(7, 1)):
         file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
-        with pytest.raises(signing.SignatureError):
-            signing.signed_payload(file, signed / "key.pub")
+        raised(signing.SignatureError, "", signing.signed_payload, file, signed / "key.pub")
 
 
 def signature_seen(out: str) -> str:
@@ -184,17 +182,13 @@ def test_keys_that_cannot_serve(place: Path, monkeypatch: Patch, capsys: Capture
     file, key = place / "report.sigstore.json", place / "key.pem"
     file.write_text(signing.sign(STATEMENT, key), encoding="utf-8")
     for name in ("text", "edwards", "curve", "key.pub", "none", "."):
-        with pytest.raises(UsageError):
-            signing.check_key(place / name)
-    with pytest.raises(UsageError, match="is encrypted"):
-        signing.check_key(place / "locked.pem")
+        raised(UsageError, "", signing.check_key, place / name)
+    raised(UsageError, "is encrypted", signing.check_key, place / "locked.pem")
     for name in ("key.pem", "text", "none"):
-        with pytest.raises(UsageError):
-            signing.signed_payload(file, place / name)
+        raised(UsageError, "", signing.signed_payload, file, place / name)
     for password, name in (("wrong", "locked.pem"), ("secret", "key.pem")):  # one has no password
         monkeypatch.setenv(signing.PASSWORD, password)
-        with pytest.raises(UsageError):
-            signing.check_key(place / name)
+        raised(UsageError, "", signing.check_key, place / name)
     assert sign(place, key="locked.pem") == 0
     assert verify(place, key="locked.pub") == 0
     assert "secret" not in capsys.readouterr().err

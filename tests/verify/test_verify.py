@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import _walk, check_images
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, but, lookup, normal, read_json, robustcheck
+from support import Capture, Fields, but, lookup, normal, raised, read_json, robustcheck
 from support.keys import changed
 from support.measuring import job as new_job
 
@@ -92,11 +92,9 @@ def test_a_report_that_holds(place: Path, capsys: Capture, passed: Report) -> No
 def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report) -> None:
     assert read_one(place / "report.json") == passed
     forge(place, lambda d: d["verdict"].update(verdict="WARN"))
-    with pytest.raises(CannotAssessError, match=r"was edited \(verdict: its evidence gives PASS\);"):
-        read_one(place / "report.json")
+    raised(CannotAssessError, r"was edited \(verdict: its evidence gives PASS\);", read_one, place / "report.json")
     (place / "report.json").write_text(forms.render("json", [passed, passed]), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"document holds 2 reports; it must hold one\n"):
-        read_one(place / "report.json")
+    raised(UsageError, r"document holds 2 reports; it must hold one\n", read_one, place / "report.json")
 
 
 def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_for_nothing(
@@ -142,8 +140,7 @@ def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, capsys: Capture) 
     for verdict in ("WARN", "PASS"):
         code, status, document = verify(place, capsys)
         assert (code, document["verdict"], status["verdict"]) == (3, verdict, "differs")
-        with pytest.raises(CannotAssessError, match="a plug-in of an earlier version warned"):
-            read_one(place / "report.json")
+        raised(CannotAssessError, "a plug-in of an earlier version warned", read_one, place / "report.json")
         forge(place, lambda d: d.update(verdict=passed))
 
 
@@ -309,8 +306,7 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
         if value is not None:
             document["binding"]["result_digest"] = canonical_digest(document)
         (place / "report.json").write_text(json.dumps(document), encoding="utf-8")
-        with pytest.raises(UsageError, match=said):
-            read(place / "report.json")
+        raised(UsageError, said, read, place / "report.json")
 
 
 def test_files_that_are_no_reports(place: Path, capsys: Capture) -> None:

@@ -231,8 +231,7 @@ def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     assert report.candidate.evidence.images.source == "80 images in memory"
     assert report.passed
     for call in (rc.scan, rc.compare):
-        with pytest.raises(TypeError, match=r"^model: type is bytes; here it must be the path of a file$"):
-            call(b"x" * 1000)  # type: ignore[arg-type, call-overload]
+        raised(TypeError, r"^model: type is bytes; here it must be the path of a file$", call, b"x" * 1000)
 
 
 def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place, tmp_path: Path) -> None:

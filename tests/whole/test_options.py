@@ -4,7 +4,6 @@ import inspect
 from pathlib import Path
 from typing import get_type_hints
 
-import pytest
 from PIL import Image
 
 import robustcheck_onnx as rc
@@ -52,10 +51,8 @@ def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatc
 
 def test_mistyped_keywords_are_refused_before_anything_is_opened() -> None:
     for function in (rc.check, rc.scan):
-        with pytest.raises(TypeError, match="'sead'"):
-            function("none.onnx", sead=1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="images"):
-        rc.measure_shift("none.onnx", "photos", ["sketches"], images="other")  # type: ignore[misc]
+        raised(TypeError, "'sead'", function, "none.onnx", sead=1)
+    raised(TypeError, "images", rc.measure_shift, "none.onnx", "photos", ["sketches"], images="other")
 
 
 def test_settings_and_verbs_have_the_records_defaults() -> None:

@@ -88,8 +88,7 @@ def test_memory_is_flat_while_a_file_is_written(tmp_path: Path) -> None:
 def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "rows.npz").write_bytes(b"earlier")
     broken = lookup.write_lookup_model(tmp_path / "nan.onnx", np.full((9, 16), np.nan))
-    with pytest.raises(CannotAssessError):
-        check(broken, max_images=9, save_representations=tmp_path / "rows.npz")
+    raised(CannotAssessError, "", check, broken, max_images=9, save_representations=tmp_path / "rows.npz")
     assert (tmp_path / "rows.npz").read_bytes() == b"earlier"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["nan.onnx", "rows.npz"]
 
