@@ -33,6 +33,7 @@ from .wrappers import (
     EMBEDDING,
     LOGITS,
     NAME_THE_HEAD,
+    Tower,
     as_rows,
     classifier_outputs,
     find_head,
@@ -50,7 +51,6 @@ from .wrappers import (
     weights_file,
 )
 
-Outputs = tuple[Output, ...]
 SLOW = {"googlenet", "inception_v3"}  # torchvision's own initialisation of them takes seconds
 # torchvision re-normalises the input inside them when it loads its own weights, and only then; a checkpoint file
 # without that would be another model
@@ -177,7 +177,7 @@ def _timm_place(name: str) -> str:
     return from_hub(repo)
 
 
-def _timm_outputs(model: Any, name: str) -> tuple[nn.Module, Outputs]:
+def _timm_outputs(model: Any, name: str) -> Tower:
     head = model.get_classifier()
     place = next((n for n, m in model.named_modules() if m is head), None)
     if hasattr(head, "fuse"):  # a norm and one or two linear layers, which are one (RepViT, iFormer)
@@ -365,7 +365,7 @@ def _made(name: str) -> nn.Module:
     return module
 
 
-def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: str) -> tuple[nn.Module, Outputs]:
+def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: str) -> Tower:
     if head:
         try:
             module.get_submodule(head)

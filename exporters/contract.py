@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .errors import CallError
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 Fields = dict[str, Any]  # values by their names
+Array = NDArray[np.float32]
+Photos = Sequence[Path]
 
 METADATA_KEY = "robustcheck.contract"  # key in the ONNX file's metadata_props
 SCHEMA_VERSION = 1  # of the JSON under METADATA_KEY
@@ -66,6 +68,9 @@ class Output(NamedTuple):
     name: str
     meaning: str
     rule: str
+
+
+Outputs = tuple[Output, ...]
 
 
 class Source(NamedTuple):
@@ -136,7 +141,7 @@ class Loaded(NamedTuple):
     """
 
     module: torch.nn.Module
-    outputs: tuple[Output, ...]
+    outputs: Outputs
     preprocessing: Fields
     transform: Callable[[Image.Image], torch.Tensor]
     source: Source
@@ -302,7 +307,7 @@ def open_photo(path: Path, what: str, why: str, hint: str) -> Image.Image:
         raise CallError(f"{path}: {what} is unreadable ({error}); {why}", hint) from error
 
 
-def preprocess(fields: Fields, image: Image.Image) -> NDArray[np.float32]:
+def preprocess(fields: Fields, image: Image.Image) -> Array:
     """Return a photo as the model sees it: resized, cropped, normalised.
 
     Shapes: (channel, height, width), float32. Independent equals: open_clip's, timm's, torchvision's and
@@ -326,7 +331,7 @@ def as_transform(fields: Fields) -> Callable[[Image.Image], torch.Tensor]:
     return lambda image: torch.from_numpy(preprocess(fields, image))
 
 
-def grey_levels_apart(fields: Fields, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+def grey_levels_apart(fields: Fields, ours: Array, theirs: Array) -> float:
     """Return the largest difference of two preprocessed photos in grey levels."""
     if ours.shape != theirs.shape or not np.isfinite(theirs).all():
         return math.inf
@@ -357,16 +362,15 @@ def _resized(image: Image.Image, fields: Fields) -> Image.Image:
 
 def _centred(image: Image.Image, fields: Fields) -> Image.Image:
     height, width = fields["size"]
-    rounds = fields["crop_rounding"] == "round"
-    short_w, short_h = max(width - image.width, 0), max(height - image.height, 0)
-    if short_w or short_h:
-        # the odd pixel of the padding: torchvision puts it right and bottom, transformers left and top
-        left, top = (short_w // 2, short_h // 2) if rounds else (-(-short_w // 2), -(-short_h // 2))
-        border = (left, top, short_w - left, short_h - top)
-        image = ImageOps.expand(image, border, fill=tuple(fields["fill"]))
-    spare_w, spare_h = image.width - width, image.height - height
-    left, top = (round(spare_w / 2), round(spare_h / 2)) if rounds else (spare_w // 2, spare_h // 2)
-    return image.crop((left, top, left + width, top + height))
+
+    def start(spare: int) -> int:  # of the crop; the odd pixel of a padding is right and bottom, or left and top
+        if fields["crop_rounding"] == "floor":  # as transformers does it
+            return spare // 2
+        return round(spare / 2) if spare > 0 else -(-spare // 2)
+
+    cropped = Image.new("RGB", (width, height), tuple(fields["fill"]))
+    cropped.paste(image, (-start(image.width - width), -start(image.height - height)))
+    return cropped
 
 
 _CHUNK_BYTES = 1 << 22  # read size of external weights, 4 MiB
@@ -391,7 +395,7 @@ def graph_digest(model: onnx.ModelProto, folder: Path) -> str:
         OSError: external weights can't be read.
         ValueError: they end too early.
     """
-    text = json.dumps(_message(model, folder), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_value(model, folder), sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -416,18 +420,14 @@ def state_digest(module: torch.nn.Module) -> str:
     return "sha256:" + sha.hexdigest()
 
 
-def _message(message: Any, folder: Path) -> Any:
-    """Return the fields that are set; of a tensor a digest."""
-    kind = message.DESCRIPTOR.name
-    if kind == "TensorProto":
-        return _tensor(message, folder)
-    left_out = _LEFT_OUT_EVERYWHERE | _LEFT_OUT.get(kind, set())
-    return {field.name: _value(value, folder) for field, value in message.ListFields() if field.name not in left_out}
-
-
 def _value(value: Any, folder: Path) -> Any:
+    """Return the fields of a message that are set. Of a tensor it is a digest."""
     if hasattr(value, "DESCRIPTOR"):
-        return _message(value, folder)
+        kind = value.DESCRIPTOR.name
+        left_out = _LEFT_OUT_EVERYWHERE | _LEFT_OUT.get(kind, set())
+        if kind == "TensorProto":
+            return _tensor(value, folder)
+        return {field.name: _value(inner, folder) for field, inner in value.ListFields() if field.name not in left_out}
     if isinstance(value, float):
         return repr(value)  # JSON has no NaN
     if isinstance(value, bytes):

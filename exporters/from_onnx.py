@@ -6,20 +6,20 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from . import contract, write
-from .contract import Fields, Source, graph_digest
+from .contract import Array, Fields, Photos, Source, graph_digest
 from .errors import CallError, ExportError, MissingError, Tell, first_line, ignore_progress, quiet
 
 if TYPE_CHECKING:
     import onnx
 
-Transform = Callable[[Image.Image], NDArray[np.float32]]  # PIL image → (channel, height, width)
+Transform = Callable[[Image.Image], Array]  # PIL image → (channel, height, width)
 
 CALIBRATION_PHOTOS = 128  # used at most; more hardly widen a range
 FEWEST_CALIBRATION_PHOTOS = 16  # ranges of fewer photos cut off what the next ones have
@@ -33,8 +33,8 @@ def quantise_file(
     out: Path,
     *,
     precision: str,
-    photos: Sequence[Path],
-    calibration: Sequence[Path],
+    photos: Photos,
+    calibration: Photos,
     matched_to: str | None = None,
     tell: Tell = ignore_progress,
 ) -> write.ExportRecord:
@@ -75,7 +75,7 @@ def quantise_file(
     _check_fp32(path, proto, content["precision"])
     fields = contract.checked_preprocessing(content["preprocessing"], str(path))
 
-    def transform(image: Image.Image) -> NDArray[np.float32]:
+    def transform(image: Image.Image) -> Array:
         return contract.preprocess(fields, image)
 
     prepared = [transform(contract.open_photo(photo, *write.PARITY_PHOTO)) for photo in photos[: write.PHOTOS]]
@@ -113,7 +113,7 @@ def quantise_file(
     )
 
 
-def calibration_photos(precision: str, given: Sequence[Path], parity_photos: Sequence[Path]) -> list[Path]:
+def calibration_photos(precision: str, given: Photos, parity_photos: Photos) -> list[Path]:
     """Return the photos for quantisation ranges. Those of the parity check are left out.
 
     Args:
@@ -143,9 +143,7 @@ def calibration_photos(precision: str, given: Sequence[Path], parity_photos: Seq
     return left[:CALIBRATION_PHOTOS]
 
 
-def quantise(
-    draft: Path, precision: str, photos: Sequence[Path], transform: Transform, *, name: str
-) -> onnx.ModelProto:
+def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, *, name: str) -> onnx.ModelProto:
     """Replace an fp32 file by its int8 form. It is alone with its weights in a folder; returns the graph.
 
     int8-dynamic: int8 weights, one scale a tensor; activations are scaled in every run, over the whole batch. Depthwise
@@ -322,9 +320,7 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
         )
 
 
-def _references(
-    path: Path, input_name: str, images: Sequence[write.Array], outputs: list[str]
-) -> dict[str, write.Array]:
+def _references(path: Path, input_name: str, images: Sequence[Array], outputs: list[str]) -> dict[str, Array]:
     """Run the fp32 file photo by photo."""
     runs = write.run_file(
         path,
@@ -364,21 +360,14 @@ def _delicate(proto: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _reader(photos: Sequence[Path], transform: Transform, input_name: str) -> Any:
+def _reader(photos: Photos, transform: Transform, input_name: str) -> Any:
     """Return the photos one by one. ONNX Runtime's calibration asks for them so."""
-    from onnxruntime.quantization import CalibrationDataReader
 
-    def feeds() -> Iterator[dict[str, NDArray[np.float32]]]:
+    def feeds() -> Iterator[dict[str, Array]]:
         for path in photos:
             hint = f"ls -l {shlex.quote(str(path))}"
             image = contract.open_photo(path, "calibration photo", "ranges are taken from real photos", hint)
             yield {input_name: np.ascontiguousarray(transform(image)[None], dtype=np.float32)}
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # no type information is shipped
-        def __init__(self) -> None:
-            self.feeds = feeds()
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            return next(self.feeds, None)
-
-    return Reader()
+    left = feeds()
+    return SimpleNamespace(get_next=lambda: next(left, None))

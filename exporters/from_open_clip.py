@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -26,7 +25,9 @@ from .contract import (
 from .errors import CallError, ExportError, first_line
 from .wrappers import (
     EMBEDDING,
+    Embed,
     Rows,
+    Tower,
     Wrapped,
     as_rows,
     from_hub,
@@ -190,7 +191,7 @@ def _place(name: str, tag: Fields) -> str:
     return from_hub(repo)
 
 
-def _tower(visual: nn.Module, size: list[int], name: str) -> tuple[nn.Module, tuple[Output, ...]]:
+def _tower(visual: nn.Module, size: list[int], name: str) -> Tower:
     module: nn.Module = as_rows(visual)
     meaning = ""
     if isinstance(visual, VisionTransformer) and visual.proj is not None:
@@ -221,7 +222,7 @@ def _trunk_head(visual: TimmModel) -> str | None:
     return next((name for name, module in visual.named_modules() if module is head), None)
 
 
-def _text_tower(model: Any, name: str) -> Callable[[list[str]], Tensor]:
+def _text_tower(model: Any, name: str) -> Embed:
     """Return tokenizer and text tower as one function. They are the library's own: texts → (text, feature)."""
     tokens = tokenizer(name, lambda: open_clip.get_tokenizer(name))
     simple = isinstance(tokens, open_clip.SimpleTokenizer)

@@ -12,10 +12,11 @@ from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import Tensor, nn
 
-from .contract import FIELDS_FILE, Loaded, Output, Source, Wanted, checked_preprocessing, state_digest
+from .contract import FIELDS_FILE, Fields, Loaded, Output, Outputs, Source, Wanted, checked_preprocessing, state_digest
 from .errors import CallError, ExportError, MissingError
 from .wrappers import (
     EMBEDDING,
+    Embed,
     Rows,
     Wrapped,
     classifier_outputs,
@@ -46,7 +47,7 @@ class Family(NamedTuple):
     """The class that loads a model_type, and what is read of it."""
 
     model_class: str
-    outputs: tuple[Output, ...]
+    outputs: Outputs
     read: Callable[[Any, Tensor], Rows]
 
 
@@ -179,7 +180,7 @@ def _model(model_class: Any, config: Any, wanted: Wanted, **options: Any) -> Any
     return model
 
 
-def _text_tower(model: Any, name: str) -> Callable[[list[str]], Tensor]:
+def _text_tower(model: Any, name: str) -> Embed:
     """Return tokenizer and text tower as one function.
 
     They are those of a whole CLIP model: texts → (text, feature).
@@ -201,7 +202,7 @@ def _text_tower(model: Any, name: str) -> Callable[[list[str]], Tensor]:
     return embed
 
 
-def transformers_contract(processor: Any, name: str) -> dict[str, Any]:
+def transformers_contract(processor: Any, name: str) -> Fields:
     """Return an image processor's settings in the contract's fields.
 
     transformers resizes with Pillow, crops at (H − h) // 2 and pads with black.

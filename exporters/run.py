@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import contract, write
-from .contract import Fields, Loaded, Prompts, Wanted
+from .contract import Array, Fields, Loaded, Photos, Prompts, Wanted
 from .errors import CallError, ExportError, Tell, first_line, ignore_progress, import_error, quiet
 from .from_onnx import calibration_photos, quantise, quantise_file
 
@@ -48,8 +48,8 @@ def run(
     zero_shot: str | None = None,
     templates: str | None = None,
     matched_to: str | None = None,
-    photos: Sequence[Path],
-    calibration: Sequence[Path] = (),
+    photos: Photos,
+    calibration: Photos = (),
     tell: Tell = ignore_progress,
 ) -> write.ExportRecord:
     """Load a model and write it as ONNX. Its own library loads it; the file has the contract.
@@ -206,8 +206,8 @@ def export(
     path: Path,
     *,
     precision: str = "fp32",
-    photos: Sequence[Path],
-    calibration: Sequence[Path] = (),
+    photos: Photos,
+    calibration: Photos = (),
     tell: Tell = ignore_progress,
 ) -> write.ExportRecord:
     """Export a loaded model to ONNX, and prove it. Only a file that agrees in ONNX Runtime is put in place.
@@ -265,7 +265,7 @@ def export(
     return write.deliver(path, draw, content, images, references, **shared)
 
 
-def preprocessed(loaded: Loaded, photos: Sequence[Path]) -> write.Array:
+def preprocessed(loaded: Loaded, photos: Photos) -> Array:
     """Apply the library's transform to the first photos. A contract that gives other pixels is refused."""
     arrays = []
     for path in photos[: write.PHOTOS]:
@@ -290,7 +290,7 @@ def preprocessed(loaded: Loaded, photos: Sequence[Path]) -> write.Array:
     return np.stack(arrays).astype(np.float32)
 
 
-def _references(loaded: Loaded, images: write.Array, name: str) -> dict[str, write.Array]:
+def _references(loaded: Loaded, images: Array, name: str) -> dict[str, Array]:
     """Run the eager float32 model photo by photo. The results are independent of batches."""
     import torch
 
@@ -320,7 +320,7 @@ def _references(loaded: Loaded, images: write.Array, name: str) -> dict[str, wri
     return references
 
 
-def _traced(loaded: Loaded, images: write.Array, precision: str) -> torch.onnx.ONNXProgram | None:
+def _traced(loaded: Loaded, images: Array, precision: str) -> torch.onnx.ONNXProgram | None:
     import torch
 
     from .wrappers import half_precision

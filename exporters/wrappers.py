@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .contract import Fields, Loaded, Output, Prompts, Source, Wanted, file_digest, state_digest
+from .contract import Fields, Loaded, Output, Outputs, Prompts, Source, Wanted, file_digest, state_digest
 from .errors import CallError, ExportError, Messages, MissingError, first_line, quiet
 
 Rows = tuple[Tensor, ...]
+Tower = tuple[nn.Module, Outputs]
+Embed = Callable[[list[str]], Tensor]  # texts → (text, feature), not normalised
 T = TypeVar("T")
 
 CHECKPOINT_MARKS = (b"PK", b"\x80")  # zip (torch, npz) and pickle (old torch; read without unpickling code)
@@ -49,7 +51,7 @@ _NOT_REACHABLE = {
 }
 
 
-def classifier_outputs(head: str) -> tuple[Output, ...]:
+def classifier_outputs(head: str) -> Outputs:
     """Return the outputs of a head_tap on a classifier's last layer."""
     return Output("representation", f"input of {head}, the last linear layer", "head_input"), LOGITS
 
@@ -64,7 +66,7 @@ def loaded(
     wanted: Wanted,
     source: Source,
     module: nn.Module,
-    outputs: tuple[Output, ...],
+    outputs: Outputs,
     pixels: tuple[Fields, Any],
     *packages: str,
 ) -> Loaded:
@@ -330,12 +332,16 @@ def half_precision(module: nn.Module) -> Wrapped:
     return Wrapped(lambda self, image: tuple(rows.float() for rows in self.module(image.half())), module=half)
 
 
-def zero_shot(tower: nn.Module, weight: Tensor, bias: Tensor | None) -> Wrapped:
+def with_text_head(module: nn.Module, outputs: Outputs, prompts: Prompts, model: Any, embed: Embed, name: str) -> Tower:
     """Give an image tower a text head. forward(image) returns its outputs and the class logits.
 
     logits = representation / ‖representation‖ · weightᵀ + bias; weight (class, feature) holds the logit scale.
     The representation itself stays as the tower gives it.
+
+    Args:
+        model: has the logit scale, and a logit bias where there is one.
     """
+    weight, bias = text_head(prompts, embed, model.logit_scale, name), getattr(model, "logit_bias", None)
     head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         head.weight.copy_(weight)
@@ -346,37 +352,20 @@ def zero_shot(tower: nn.Module, weight: Tensor, bias: Tensor | None) -> Wrapped:
         rows = self.tower(image)
         return *rows, self.head(nn.functional.normalize(rows[0], dim=-1))
 
-    return Wrapped(classify, tower=tower, head=head)
-
-
-def with_text_head(
-    module: nn.Module,
-    outputs: tuple[Output, ...],
-    prompts: Prompts,
-    model: Any,
-    embed: Callable[[list[str]], Tensor],
-    name: str,
-) -> tuple[nn.Module, tuple[Output, ...]]:
-    """Return an image tower with a zero-shot head, and its outputs.
-
-    Args:
-        model: has the logit scale, and a logit bias where there is one. embed: see text_head.
-    """
-    head = text_head(prompts, embed, model.logit_scale, name)
     meaning = (
         f"zero-shot class logits: cosine of the normalised representation with {len(prompts.classes)} text embeddings "
         f"({len(prompts.templates)} templates averaged), times the logit scale"
     )
-    return zero_shot(module, head, getattr(model, "logit_bias", None)), (*outputs, Output("logits", meaning, "logits"))
+    return Wrapped(classify, tower=module, head=head), (*outputs, Output("logits", meaning, "logits"))
 
 
-def text_head(prompts: Prompts, embed: Callable[[list[str]], Tensor], logit_scale: Tensor, name: str) -> Tensor:
+def text_head(prompts: Prompts, embed: Embed, logit_scale: Tensor, name: str) -> Tensor:
     """Return the weight (class, feature) of a zero-shot head.
 
     It is computed as CLIP's authors do: every class name in every template, each text embedding L2-normalised,
     averaged over the templates, normalised again (Radford et al. 2021, section 3.1.4), times e to the logit scale.
 
-    embed: texts → (text, feature), not normalised. Raises ExportError when an embedding is not finite or zero (3).
+    Raises ExportError when an embedding is not finite or zero (3).
     """
     normalize = nn.functional.normalize
     texts = [text for each in prompts.classes for text in prompts.texts(each)]

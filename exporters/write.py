@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import contract
-from .contract import graph_digest
+from .contract import Array, Photos, graph_digest
 from .errors import CallError, ExportError, MissingError, Tell, first_line, quiet
 
 if TYPE_CHECKING:
     import onnx
-
-Array = NDArray[np.float32]
 
 BATCHES = (1, 2, 5)  # batch sizes that are compared
 PHOTOS = max(BATCHES)  # distinct photos needed
@@ -86,7 +83,7 @@ class ExportRecord(NamedTuple):
     calibrated_on: int
 
 
-def check_call(path: Path, precision: str, photos: Sequence[Path]) -> None:
+def check_call(path: Path, precision: str, photos: Photos) -> None:
     """Refuse a wrong target, precision or number of photos.
 
     Raises:

@@ -89,42 +89,27 @@ class ElementwiseTree:
     """A forest of tensors by elementwise functions.
 
     The parent of each is the nearest tensor that it is such a function of.
-
-    `common` finds the tensor that several are all functions of (x for x·sigmoid(x)): their lowest common ancestor,
-    in O(log depth) by skip pointers (Myers, "An applicative random-access stack", 1983).
     """
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
         self._depth: dict[str, int] = {}  # a root is not in it: 0
-        self._skip: dict[str, str] = {}
 
     def add(self, tensor: str, parent: str) -> None:
         """Add `tensor` below `parent`. It must not be in the forest yet."""
-        depth, skip = self._depth.get, self._skip.get
-        over = skip(parent, parent)
-        further = skip(over, over)
-        far = depth(parent, 0) - depth(over, 0) == depth(over, 0) - depth(further, 0)
-        self._parent[tensor] = parent
-        self._depth[tensor] = depth(parent, 0) + 1
-        self._skip[tensor] = further if far else parent
+        self._parent[tensor], self._depth[tensor] = parent, self._depth.get(parent, 0) + 1
 
     def common(self, tensors: Names) -> str | None:
-        """Return the nearest common ancestor of `tensors`. A tensor is its own ancestor; None if there is none."""
-        depth, parents, skips = self._depth.get, self._parent, self._skip
-        nearest = tensors[0]
-        for other in tensors[1:]:
+        """Return the nearest tensor that all are functions of: x for x·sigmoid(x). None if there is none."""
+        nearest, *others = tensors
+        for other in others:
             a, b = nearest, other
             while a != b:
-                if depth(a, 0) < depth(b, 0):
+                if self._depth.get(a, 0) < self._depth.get(b, 0):
                     a, b = b, a
-                if a not in parents:
+                if a not in self._parent:
                     return None
-                if depth(a, 0) > depth(b, 0):
-                    a = skips[a] if depth(skips[a], 0) >= depth(b, 0) else parents[a]
-                else:
-                    up = skips if skips[a] != skips[b] else parents
-                    a, b = up[a], up[b]
+                a = self._parent[a]
             nearest = a
         return nearest
 
@@ -332,15 +317,10 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Yield each node, and then the nodes inside it."""
-    waiting = [iter(nodes)]
-    while waiting:
-        for node in waiting[-1]:
-            yield node
-            if inner := [iter(graph.node) for graph in subgraphs(node)]:
-                waiting += reversed(inner)
-                break
-        else:
-            waiting.pop()
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):  # not deep: protobuf parses no message that is nested deeper than 100
+            yield from nested_nodes(graph.node)
 
 
 def bodies(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:

@@ -294,10 +294,8 @@ def _hugging_face_resize(path: Path, values: Fields) -> tuple[str, Edges]:
             return "shortest", _edges(path, "size.shortest_edge", size["shortest_edge"])
         return "squash", _hugging_face_edges(path, "size", size)
     kind = _kind_of(values)
-    if kind in _SHORTEST:
-        return "shortest", _edges(path, "size", size)
-    if kind in _SQUARE:
-        return "squash", _edges(path, "size", size)
+    if kind in (*_SHORTEST, *_SQUARE):
+        return "shortest" if kind in _SHORTEST else "squash", _edges(path, "size", size)
     raise UsageError(
         f"{path}: size is {size} and image_processor_type is {kind or 'missing'}; "
         "size must be {shortest_edge} or {height, width} for a processor that is not known here"

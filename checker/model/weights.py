@@ -215,7 +215,7 @@ def parse_light(content: Bytes) -> tuple[ModelProto, Places]:
     try:
         light, places = _without_large(content)
         return ModelProto.FromString(light), places
-    except (IndexError, ValueError, DecodeError):
+    except (LookupError, ValueError, DecodeError):
         return ModelProto.FromString(content[:]), {}
 
 
@@ -247,24 +247,24 @@ def drop_pages(content: Bytes) -> None:
 
 
 def _without_large(content: Bytes) -> tuple[bytes, Places]:
-    """Cut the data of large initializers out of a model. Raises IndexError, ValueError for what is not a plain one."""
-    graphs = [field for field in _fields(content, 0, len(content)) if field.number == GRAPH]
-    if len(graphs) != 1:
-        raise ValueError("protobuf would merge several graphs")
-    (graph,) = graphs
+    """Cut the data of large initializers out of a model. Raises LookupError, ValueError for what is not a plain one.
+
+    Protobuf would merge several graphs, and take the last of several names or data.
+    """
+    (graph,) = (field for field in _fields(content, 0, len(content)) if field.number == GRAPH)
     view, places, parts, at = memoryview(content), dict[str, slice](), list[bytes | memoryview](), graph.inner
     for field in _fields(content, graph.inner, graph.end):
         if field.number != INITIALIZER or field.end - field.inner < LARGE_BYTES:
             continue
         inside = list(_fields(content, field.inner, field.end))
-        names = [content[part.inner : part.end].decode() for part in inside if part.number == NAME]
-        raw = [part for part in inside if part.number == RAW_DATA]
-        if len(names) != 1 or len(raw) != 1 or names[0] in places:
-            raise ValueError("protobuf would take the last one")
-        if raw[0].end - raw[0].inner < LARGE_BYTES:  # the rest of the field is long: a doc string, say
+        (name,) = (content[part.inner : part.end].decode() for part in inside if part.number == NAME)
+        (raw,) = (part for part in inside if part.number == RAW_DATA)
+        if name in places:
+            raise ValueError("two initializers of one name")
+        if raw.end - raw.inner < LARGE_BYTES:  # the rest of the field is long: a doc string, say
             continue
-        places[names[0]] = slice(raw[0].inner, raw[0].end)
-        rest = view[field.inner : raw[0].start], view[raw[0].end : field.end]
+        places[name] = slice(raw.inner, raw.end)
+        rest = view[field.inner : raw.start], view[raw.end : field.end]
         parts += [view[at : field.start], _key(INITIALIZER, sum(map(len, rest))), *rest]
         at = field.end
     if not places:
@@ -275,7 +275,7 @@ def _without_large(content: Bytes) -> tuple[bytes, Places]:
 
 
 def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
-    """Yield the fields of a message that have a length. IndexError or ValueError where one is cut off."""
+    """Yield the fields of a message that have a length. LookupError or ValueError where one is cut off."""
     while at < end:
         start = at
         key, at = _varint(content, at)
@@ -287,10 +287,8 @@ def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
                 yield _Field(key >> 3, start, inner, at)
         elif kind == VARINT:
             _, at = _varint(content, at)
-        elif kind in (EIGHT_BYTES, FOUR_BYTES):
-            at += 8 if kind == EIGHT_BYTES else 4
-        else:
-            raise ValueError("a wire type that ONNX does not use")
+        else:  # a KeyError for a wire type that ONNX does not use
+            at += {EIGHT_BYTES: 8, FOUR_BYTES: 4}[kind]
         if at > end:
             raise ValueError("a field ends behind its message")
 

@@ -173,7 +173,7 @@ def test_a_tensor_under_many_branches_is_walked_once() -> None:
     assert steps(lambda: build_and_walk(graph), 60 * len(graph.node)) > 300
 
 
-def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
+def test_nested_graphs_are_walked_in_order() -> None:
     def inner(depth: int) -> GraphProto:
         nodes = [make_node("Identity", [f"d{depth}"], [f"e{depth}"])]
         if depth:
