@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import shutil
 import signal
@@ -16,9 +15,10 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
+from logging import LogRecord
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIG_IGN, SIGINT, SIGTERM
@@ -31,7 +31,6 @@ from .isolation import PACKAGE as IMPORTED_FROM
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.isolation import Progress, Tell
 
-INTERNAL = RobustcheckError.exit_code
 PACKAGE = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
 TASKS: Final = (
@@ -121,22 +120,24 @@ def _answer(request: Mapping[str, Any], fault: Exception | None, answers: Binary
     def tell(now: Progress) -> None:
         send("progress", asdict(now))
 
-    handler = _Sender(lambda record: send("log", {"level": record.levelno, "text": record.getMessage()}))
+    def log(record: LogRecord) -> bool:
+        send("log", {"level": record.levelno, "text": record.getMessage()})
+        return False
+
     LOG.setLevel(request["log"])
-    LOG.addHandler(handler)
+    LOG.addFilter(log)
     try:
         if fault is not None:
             raise fault
         send("answer", call(request["task"], request["arguments"], tell))
     except Exception as error:  # noqa: BLE001 # told as the task's error
-        told = as_error(error)
-        if told.exit_code == INTERNAL and request["about"]:
-            told = _broken_by(request["about"], error)
-        text = traceback.format_exc()
-        kind, content = "error", {"exit_code": told.exit_code, "message": told.message, "hint": told.hint}
-        send(kind, {**content, "traceback": text})
+        known = as_error(error)
+        if known.exit_code == RobustcheckError.exit_code and request["about"]:
+            known = _broken_by(request["about"], error)
+        shown = {"exit_code": known.exit_code, "message": known.message, "hint": known.hint}
+        send("error", {**shown, "traceback": traceback.format_exc()})
     finally:
-        LOG.removeHandler(handler)
+        LOG.removeFilter(log)
 
 
 def _broken_by(about: str, error: Exception) -> CannotAssessError:
@@ -147,15 +148,6 @@ def _broken_by(about: str, error: Exception) -> CannotAssessError:
         f"{about}: this file broke the reader ({type(error).__name__} in {place})",
         "run again with --debug, and report the traceback",
     )
-
-
-class _Sender(logging.Handler):
-    def __init__(self, send: Callable[[logging.LogRecord], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._send(record)
 
 
 def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:

@@ -297,14 +297,10 @@ def unreadable(about: str) -> NotReadError:
     )
 
 
-class _ToldError(Exception):
-    """An error in a child, with its traceback's text. It is the cause of the error, for `--debug`."""
-
-
 def _error(content: Mapping[str, Any]) -> RobustcheckError:
     kinds = {kind.exit_code: kind for kind in (UsageError, CannotAssessError, EnvironmentFaultError)}
     error = kinds.get(content["exit_code"], RobustcheckError)(str(content["message"]), str(content["hint"]))
-    error.__cause__ = _ToldError(f"in the child process\n{content['traceback']}")
+    error.__cause__ = Exception(f"in the child process\n{content['traceback']}")  # for --debug
     return error
 
 

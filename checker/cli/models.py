@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.isolation import LOG, NotReadError, Tell, Wall
+from robustcheck_onnx.checker.isolation import LOG, NotReadError, Wall
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.forms import FormOptions, exit_code_of, one_model
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, sealed
@@ -97,32 +97,32 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
             wall.run("images.source:count_images", asked, int, about=about, is_last=False)
         n = _n_side_by_side(settings, models, wall)
         in_html = any(each.form == "html" for each in destinations)
-        outcomes: dict[str, Outcome] = {}
-        again: list[str] = []
 
         def judged(model: str) -> Report | Exception:
             is_last = not in_html if model == models[-1] else n > 1
+            about = redact(model)
             try:
-                with progress_of(redact(model)) as progress:
-                    return _check(resolved, model, profile, wall, progress, saved=saved.get(model), is_last=is_last)
+                with progress_of(about) as tell:
+                    asked = {"model": model, "thresholds": profile, "save_representations": saved.get(model)}
+                    asked |= settings.options.given
+                    report = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=tell)
+                return _gated(resolved, model, report)
             except Exception as fault:  # whatever it is, the other models get their verdicts; a signal is not one
                 if not several or invocation.interrupted():
                     raise
                 return fault
 
+        outcomes: dict[str, Outcome] = {}
         with progress_lines(settings.quiet, several=several) as progress_of:
             with wall.threads(n) as pool:
                 for model, result in zip(models, (pool.map if n > 1 else map)(judged, models), strict=True):
-                    if n > 1 and isinstance(result, NotReadError | EnvironmentFaultError):
-                        again.append(model)  # alone, when it has memory and time to itself
-                    else:
+                    if n == 1 or not isinstance(result, NotReadError | EnvironmentFaultError):
                         outcomes[model] = _outcome(model, result, invocation)
-            for model in again:
-                outcomes[model] = _outcome(model, judged(model), invocation)
-        ordered = [outcomes[model] for model in models]
-        _deliver(settings, models, ordered, destinations, signed, saved, wall)
+            for model in [model for model in models if model not in outcomes]:
+                outcomes[model] = _outcome(model, judged(model), invocation)  # alone: with memory and time to itself
+        _deliver(settings, {model: outcomes[model] for model in models}, destinations, signed, saved, wall)
         invocation.judged = True
-    return max(map(exit_code_of, ordered))
+    return max(map(exit_code_of, outcomes.values()))
 
 
 def _n_side_by_side(settings: Settings, models: Sequence[str], wall: Wall) -> int:
@@ -159,21 +159,9 @@ def _refuse_earlier_reasons(resolved: Resolved, profile: Profile) -> None:
             )
 
 
-def _check(
-    resolved: Resolved,
-    model: str,
-    profile: Profile,
-    wall: Wall,
-    progress: Tell | None,
-    *,
-    saved: str | None,
-    is_last: bool,
-) -> Report:
-    """Check one model. The gate decides on its exit code."""
+def _gated(resolved: Resolved, model: str, result: Report) -> Report:
+    """Let the gate decide on the exit code of a report."""
     settings = resolved.settings
-    asked = {"model": model, "thresholds": profile, "save_representations": saved, **settings.options.given}
-    about = redact(model)
-    result = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=progress)
     decision = gate.decide(
         result.verdict,
         model,
@@ -187,10 +175,9 @@ def _check(
         today=datetime.now(UTC).date(),
     )
     LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, decision.exit_code, decision.rule)
-    changed = {"gate": decision, "notes": (*result.notes, *resolved.notes())} | (
-        {"time": None} if settings.no_time else {}
-    )
-    return sealed(result.model_copy(update=changed))
+    time = None if settings.no_time else result.time
+    notes = (*result.notes, *resolved.notes())
+    return sealed(result.model_copy(update={"gate": decision, "notes": notes, "time": time}))
 
 
 def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
@@ -221,16 +208,15 @@ def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Pla
 
 def _deliver(
     settings: Settings,
-    models: Sequence[str],
-    outcomes: Sequence[Outcome],
+    by_model: Mapping[str, Outcome],
     destinations: Sequence[Destination],
     signed: Sequence[Destination],
     saved: Mapping[str, str],
     wall: Wall,
 ) -> None:
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
-    by_model = dict(zip(models, outcomes, strict=True))
-    measured = [model for model, outcome in by_model.items() if not isinstance(outcome, Failed)]
+    outcomes = list(by_model.values())
+    measured = [model for model, outcome in by_model.items() if isinstance(outcome, Report)]
     options = form_options(settings, outcomes, [each.form for each in destinations], wall)
     faults: dict[Destination, BaseException] = {}
 
@@ -252,7 +238,7 @@ def _deliver(
         files = [f"{each.form}: {each.path}" for each in destinations if each.path and each not in faults]
         table = render_several(
             outcomes,
-            models=list(map(redact, models)),
+            models=list(map(redact, by_model)),
             code=max(map(exit_code_of, outcomes)),
             places=files + beside,
             ascii_only=ascii_only,
