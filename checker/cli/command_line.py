@@ -27,6 +27,10 @@ from robustcheck_onnx.checker.text import form_of, quoted
 
 from .options import PLACEHOLDER
 
+Words = Sequence[str]
+Variables = Mapping[str, str]
+Documents = list[tuple[str, str]]
+"""each as (form, path); path "" is stdout"""
 TEMPLATE: Final = "template"
 _END: Final = ".j2="
 
@@ -89,7 +93,7 @@ def follows_link(path: str) -> bool:
     return os.path.islink(path) or not (goes_up or is_inside(path, os.curdir))  # noqa: PTH114
 
 
-def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *, strict: bool) -> list[tuple[str, str]]:
+def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *, strict: bool) -> Documents:
     """Return the documents that a run may write.
 
     They are (form, path) with path "" for stdout; the others are never touched.
@@ -108,8 +112,8 @@ CONFIG = "ROBUSTCHECK_CONFIG"  # environment variable: the file, as --config
 OUTPUT_VARIABLE = "ROBUSTCHECK_OUTPUT"  # environment variable: the setting `output`
 
 
-def outputs_elsewhere(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]:
-    """Read `output` of the environment or a file. Other faults there do not matter; of a file it is what it may name.
+def outputs_elsewhere(environment: Variables, file: str | None) -> tuple[Words, Path | None]:
+    """Read `output` of the environment or a file, and the file's folder. Other faults there do not matter.
 
     Args:
         environment: the variables.
@@ -117,16 +121,15 @@ def outputs_elsewhere(environment: Mapping[str, str], file: str | None) -> tuple
 
     Raises what reading the file raises; TypeError, AttributeError where `output` is not a list of texts.
     """
-    if listed := environment.get(OUTPUT_VARIABLE):
-        return tuple(part.strip() for part in listed.split(","))
-    path = find_named(environment, file)
+    listed = environment.get(OUTPUT_VARIABLE, "")
+    path = None if listed else find_named(environment, file)
     if path is None:
-        return ()
-    named = rebased_outputs((read_table(path, required=True) or {}).get("output", ()), path.parent)
-    return tuple(text for text in named if (place := split(text)[2]) in ("", "-") or may_write(place, path.parent))
+        return [part.strip() for part in listed.split(",") if listed], None
+    outputs = (read_table(path, required=True) or {}).get("output", ())
+    return rebased_outputs(outputs, path.parent), path.parent
 
 
-def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:
+def find_named(environment: Variables, file: str | None) -> Path | None:
     """Return the settings file.
 
     --config names it, else ROBUSTCHECK_CONFIG, else it is the nearest one upward from the current folder.
@@ -244,18 +247,19 @@ class CommandLine:
 
         return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
 
-    def documents(self) -> list[tuple[str, str]]:
+    def documents(self) -> Documents:
         """Return each `-o FORM[=PATH]` as (form, path). Path "" is stdout; paths that hold `{model}` are left out.
 
         Of a check without `-o`: those that its settings file or the environment gives, if they can be read.
         """
-        outputs, stems, is_check = self.options.get("output", ()), list[str](), self.verb == DEFAULT_VERB
+        outputs: Words = self.options.get("output", ())
+        stems, folder, is_check = list[str](), None, self.verb == DEFAULT_VERB
         if is_check and not outputs and "isolated" not in self.options:
             with suppress(RobustcheckError, OSError, TypeError, AttributeError):
-                outputs = outputs_elsewhere(os.environ, self.options.get("config", (None,))[-1])
+                outputs, folder = outputs_elsewhere(os.environ, self.options.get("config", (None,))[-1])
         if is_check and any(PLACEHOLDER in text for text in outputs):
             stems = stems_of(self.arguments)
-        documents = safe_documents(documents_of(outputs, stems), None, strict="strict" in self.options)
+        documents = safe_documents(documents_of(outputs, stems), folder, strict="strict" in self.options)
         return [each for each in documents if each[0] in FORMS_OF.get(self.verb, each)]
 
 
@@ -267,7 +271,7 @@ class Invocation:
     """
 
     line: CommandLine
-    documents: list[tuple[str, str]] | None = None
+    documents: Documents | None = None
     """as `CommandLine.documents`; None until a verb has read its settings"""
     annotates: bool | None = None
     """whether to annotate on GitHub Actions; None until a verb has read its settings"""
@@ -277,7 +281,7 @@ class Invocation:
     """whether a signal came; what it raised may have become another error on its way"""
 
 
-def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str, str]]:
+def documents_of(outputs: Words, stems: Words) -> Documents:
     """Return each FORM[=PATH] as (form, path), without repeats. Path "" is stdout.
 
     stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
@@ -290,7 +294,7 @@ def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str
     return list(filled)
 
 
-def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
+def read(words: Words, group: TyperGroup) -> CommandLine:
     """Read a command line that starts with its verb. Where there is no such verb, it is read as one of a check.
 
     An option's value may follow as the next word or after `=`, short options may stand together (`-qo json`), and `--`
@@ -340,7 +344,7 @@ SUFFIX = ".onnx"
 _ADDRESS = re.compile(r"(models|runs):/[^/]")
 
 
-def expand(words: Sequence[str]) -> list[str]:
+def expand(words: Words) -> list[str]:
     """Return the models that words name.
 
     A word is a file itself, a folder with all .onnx files below it, or a glob with what it matches.
@@ -357,7 +361,7 @@ def expand(words: Sequence[str]) -> list[str]:
     return list(models.values())
 
 
-def split_images(words: Sequence[str], *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
+def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
     """Split the image set off the typed places: `robustcheck model.onnx photos/`.
 
     It is the last place, with images and no ONNX file. `--strict` takes photos from `--images` alone.
@@ -410,7 +414,7 @@ def is_address(word: str) -> bool:
     return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
 
 
-def refuse_missing(models: Sequence[str]) -> None:
+def refuse_missing(models: Words) -> None:
     """Refuse a missing model before others are measured. Raises UsageError."""
     for model in models:
         if not is_address(model) and not os.path.lexists(model):
@@ -486,7 +490,7 @@ def stem(model: str) -> str:
     return name if name.strip(".") else "model"
 
 
-def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str]:
+def fill(path: str, models: Words, option: str = "--output") -> list[str]:
     """Fill in `{model}` in a path, per model. `option` names the path in errors.
 
     Raises UsageError where two models would share one file, also on a file system that ignores case.
@@ -503,7 +507,7 @@ def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str
     return [path.replace(PLACEHOLDER, stem(model)) for model in models]
 
 
-def stems_of(words: Sequence[str]) -> list[str]:
+def stems_of(words: Words) -> list[str]:
     """Return the stems of the models of these words. Those that can be found are meant; nothing is raised."""
     stems: list[str] = []
     for word in words:

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from typer.exceptions import TyperException
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import form_of, page, sentence_text
 
-from .command_line import CommandLine
+from .command_line import CommandLine, Variables, Words
 from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, VERB_PANELS, one_of, refuse_removed
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Verbs(typer.Typer):
         self,
         name: str | None = None,
         *,
-        examples: Sequence[str],
+        examples: Words,
         codes: str = "",
         panel: str | None = None,
     ) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -226,7 +226,7 @@ REMOVED_VERBS: Final = {
 """by verb, as it was typed"""
 
 
-def _by_word(words_of: Mapping[str, str]) -> dict[str, str]:
+def _by_word(words_of: Variables) -> dict[str, str]:
     return {word: ours for ours, words in words_of.items() for word in words.split()}
 
 
@@ -282,7 +282,7 @@ OTHER_VERBS: Final = _by_word(
 """by a command that is typed: ours, with what else its line needs"""
 
 
-def nearest(word: str, known: Mapping[str, object] | list[str], synonyms: Mapping[str, str]) -> str | None:
+def nearest(word: str, known: Mapping[str, object] | list[str], synonyms: Variables) -> str | None:
     """Return the word that a typed one means.
 
     It is what the word means here, else the word that is spelled almost like it, else None.
@@ -380,7 +380,7 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
     return f"unknown command {word}. Did you mean {ours}?", _command(*again)
 
 
-def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
+def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
     """Refuse a first word that is an unknown verb.
 
     It can only be a verb, and is mistyped, removed, or of another tool.
@@ -398,7 +398,7 @@ def refuse_unknown_verb(words: Sequence[str], verbs: list[str]) -> None:
     raise UsageError(f"{word} is neither a command nor a file", hint)
 
 
-def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:
+def verb_over_models(line: CommandLine, verbs: Words) -> str:
     """Return a hint where a verb is also a folder.
 
     The verb has no arguments, and the folder holds models, which may have been meant; else "".
@@ -417,7 +417,7 @@ SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 COMPLETION_OPTIONS = ("--show-completion", "--install-completion")
 
 
-def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
+def for_shell(words: Words, program: str, variable: str) -> bool:
     """Show or install shell completion.
 
     The words are `--show-completion SHELL` or `--install-completion SHELL`; False for any other command line.
@@ -442,7 +442,7 @@ def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
     return True
 
 
-def complete_as_check(environment: MutableMapping[str, str], verbs: Sequence[str]) -> None:
+def complete_as_check(environment: MutableMapping[str, str], verbs: Words) -> None:
     """Insert `check` into a line to complete. A shell wants it completed, and its first word is a model.
 
     environment: changed in place; completion scripts set COMP_WORDS and COMP_CWORD, or _TYPER_COMPLETE_ARGS.

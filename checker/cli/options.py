@@ -34,6 +34,8 @@ OPTION_PANELS = (OPTIONS, IMAGES, MODEL, VERDICT, VECTORS, OUTPUT, SPEED, LIMITS
 FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
 VERB_PANELS = (FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP)
 FORMATS = ("terminal", "json")
+Several = list[str] | None
+"""of an option that may be given several times"""
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
 TIMEOUT_S = 7200.0  # of one model, unless another is given
 _CACHE: Final = "leave it out: every check measures, and nothing is kept between checks"
@@ -125,11 +127,8 @@ def row(
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
-        near = get_close_matches(value.lower(), valid, 1)
-        raise UsageError(
-            f"{option} is {value!r}; it must be one of {', '.join(valid)}",
-            f"{option} {near[0] if near else valid[0]}",
-        )
+        near = get_close_matches(value.lower(), valid, 1) or valid
+        raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", f"{option} {near[0]}")
 
 
 def refuse_removed(kind: str, word: str, lines: Mapping[str, str]) -> None:
@@ -369,6 +368,13 @@ class Settings:
 
         timeout_s = TIMEOUT_S if self.timeout is None else self.timeout
         return Limits(timeout_s or None, self.max_memory, self.max_model_size)
+
+
+def frozen(value: object) -> Any:
+    """Return a value with tuples for lists. It was typed, or a file contains it."""
+    if isinstance(value, list):
+        return tuple(map(frozen, value))
+    return {key: frozen(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def key_of(name: str) -> str:

@@ -43,6 +43,9 @@ class Destination(NamedTuple):
     """the one that it is about; empty for all of the run"""
 
 
+Destinations = Sequence[Destination]
+
+
 def destinations_of(
     outputs: Iterable[str], reads: Sequence[Place], formats: Sequence[str] = FORMATS
 ) -> list[Destination]:
@@ -154,9 +157,7 @@ def _replaced(path: Path, reads: Iterable[Place]) -> str:
     return "an existing image or model" if is_other and path.suffix.lower() in {*SUFFIXES, ".onnx"} else ""
 
 
-def check_extra(
-    option: str, path: Path, reads: Sequence[Place], destinations: Sequence[Destination], example: str
-) -> None:
+def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: Destinations, example: str) -> None:
     """Check early the path of a further file. A verb writes it with its reports; the work has not started.
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
@@ -170,7 +171,7 @@ UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "
 """Message, hint and exit code (a shell's for SIGKILL) of the document that stands until the run has a result."""
 
 
-def mark_unfinished(destinations: Sequence[Destination], model: str, signed: Sequence[Destination] = ()) -> None:
+def mark_unfinished(destinations: Destinations, model: str, signed: Destinations = ()) -> None:
     """Replace earlier documents by one that says "not finished". A process that is killed can't do it.
 
     Called when the work starts. A file that is missing, or not a document of this tool, stays as it is. Before
@@ -257,7 +258,7 @@ def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Des
 
 
 def deliver(
-    destinations: Sequence[Destination],
+    destinations: Destinations,
     text: Callable[[str], str],
     render: Callable[..., RenderableType],
     color: str,
@@ -418,7 +419,7 @@ def _is_log(path: Path) -> bool:
 
 
 def signed_reports(
-    key: str | None, destinations: Sequence[Destination], models: Sequence[str], reads: Sequence[Place]
+    key: str | None, destinations: Destinations, models: Sequence[str], reads: Sequence[Place]
 ) -> list[Destination]:
     """Return the reports that a run signs, each with its model. They are JSON in a file; none without a key.
 

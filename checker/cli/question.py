@@ -24,7 +24,7 @@ import typer
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import Invocation
-from .options import ROWS, Settings, completing, key_of, parameter
+from .options import CI, ROWS, VERDICT, Settings, completing, frozen, key_of, parameter
 from .output import deliver, destinations_of, mark_unfinished, print_report
 
 if TYPE_CHECKING:
@@ -34,11 +34,9 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.isolation import Progress, Tell
     from robustcheck_onnx.checker.storage.places import Place
 
-QUESTION: Final = (
-    *("max_bad", "seed", "preprocess", "tensor", "pool", "device", "provider_option", "batch_size", "output", "quiet"),
-    *("verbose", "no_time", "color", "timeout", "max_memory", "max_model_size", "debug"),
-)
-"""options of the table that every question has"""
+NOT_SHARED = ("images", "max_images", "sign", "save_representations", "log_file", "no_thumbnails")
+QUESTION: Final = [n for n, row in ROWS.items() if n not in NOT_SHARED and row.panel not in (VERDICT, CI)]
+"""options of the table that every question has; it may have others, too"""
 FORMS: Final = ("terminal", "json", "html", "markdown")
 AS_FOR_A_CHECK: Final = {"help": "In-distribution photos, as for a check. Default: the bundled photos."}
 """of `images`"""
@@ -54,7 +52,7 @@ class Call:
         """the options of the table; those that the verb does not have are at their defaults"""
         sources = {name: ctx.get_parameter_source(name) for name in ctx.params.keys() & ROWS.keys()}
         typed = [name for name, source in sources.items() if getattr(source, "name", "") == "COMMANDLINE"]
-        self.typed = {name: _frozen(ctx.params[name]) for name in typed}
+        self.typed = {name: frozen(ctx.params[name]) for name in typed}
         """those that were typed"""
         self.invocation: Invocation = ctx.obj
         self._names = ctx.params.keys()
@@ -150,7 +148,7 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
         @wraps(function)
         def verb(ctx: typer.Context, **values: Any) -> int:
             shared = {name: values.pop(name) for name in ordered}
-            typed = {n: _frozen(v) for n, v in shared.items() if v is not None and n != "waivers"}
+            typed = {n: frozen(v) for n, v in shared.items() if v is not None and n != "waivers"}
             return function(call(ctx, replace(Settings(), **typed)), **values)
 
         context = Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
@@ -164,10 +162,6 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
         return verb
 
     return decorate
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def output_of(forms: Sequence[str]) -> dict[str, Any]:

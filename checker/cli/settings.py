@@ -27,7 +27,17 @@ from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
-from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, find_named, read_table, rebased, rebased_outputs
+from .command_line import (
+    CONFIG,
+    SHARED_FILE,
+    TABLE,
+    CommandLine,
+    Variables,
+    find_named,
+    read_table,
+    rebased,
+    rebased_outputs,
+)
 from .options import (
     FIELDS,
     HARMLESS,
@@ -39,11 +49,13 @@ from .options import (
     ROWS,
     TYPES,
     Settings,
+    frozen,
     key_of,
     refuse_removed,
     words_of,
 )
 
+Values = dict[str, Any]
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
     CONFIG,
@@ -155,8 +167,8 @@ class Resolved:
 
 
 def resolve(
-    given: Mapping[str, Any],
-    environment: Mapping[str, str],
+    given: Values,
+    environment: Variables,
     *,
     file: str | None = None,
     isolated: bool = False,
@@ -178,7 +190,7 @@ def resolve(
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
     settings, sources = Settings(), dict[str, Source]()
 
-    def put(source: Source, values: Mapping[str, Any]) -> None:
+    def put(source: Source, values: Values) -> None:
         nonlocal settings
         settings = replace(settings, **values)
         for name in values:
@@ -202,9 +214,9 @@ def resolve(
     return Resolved(settings, ordered, None if used is None else str(used))
 
 
-def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
+def _environment(environment: Variables) -> Values:
     """Return the settings of environment variables, by field. An empty variable counts as not set."""
-    values: dict[str, Any] = {}
+    values: Values = {}
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
         text, key = environment[variable], VARIABLES.get(variable)
         if key is None and variable not in OTHER_VARIABLES:
@@ -219,27 +231,18 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
+def _layer(values: Values, where: str, *, strict: bool) -> Values:
     """Check the settings of a file or the environment.
 
     Returns the values by field. Raises UsageError with key and nearest name.
     """
     try:
-        layer: Any = FILE.model_validate({key: _frozen(value) for key, value in values.items()}, strict=strict)
+        layer: Any = FILE.model_validate({key: frozen(value) for key, value in values.items()}, strict=strict)
     except ValidationError as fault:
         raise _explained(fault, where) from fault
     for number, waiver in enumerate(layer.waivers, 1):
         _check_waiver(waiver, f"{where}: waiver {number}:")
     return {name: getattr(layer, name) for name in layer.model_fields_set}
-
-
-def _frozen(value: object) -> object:
-    """Return a TOML value with tuples for lists."""
-    if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return value
 
 
 def _explained(fault: ValidationError, where: str) -> UsageError:
@@ -283,10 +286,10 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
         raise UsageError(f"{where} models is {list(waiver.models)}; it must name models", 'models = ["*"]')
 
 
-def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _rebased(layer: Values, folder: Path) -> Values:
     """Join relative paths in a file's settings to its folder."""
     words = {"thresholds": PACKAGED, "preprocess": ("clip", "imagenet"), "images": (STOCK,), "sign": (), "log_file": ()}
-    joined: dict[str, Any] = {
+    joined: Values = {
         name: rebased(layer[name], folder) for name in words.keys() & layer.keys() if layer[name] not in words[name]
     }
     if "output" in layer:
@@ -307,7 +310,7 @@ def value_text(key: str, value: object) -> str:
     return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
 
 
-def settings_json(resolved: Resolved) -> dict[str, Any]:
+def settings_json(resolved: Resolved) -> Values:
     """Return every setting as a JSON document. It has value and source, and no URL shows a key."""
 
     def redacted(value: Any) -> Any:

@@ -32,6 +32,8 @@ TIMEOUT_S = 30.0  # for one answer about a repository
 MOST_CONFIG_BYTES = 2**20  # of a config.json that is looked into: 1 MiB
 MOST_NAME_BYTES = 255  # of a part of a path: where file systems end
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # environment variables of the client
+Tell = Callable[[str], None] | None
+"""gets the words of how far a download is"""
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_MODELS = ("datasets", "spaces", "buckets", "kernels")
 _PAGES = ("tree", "blob", "resolve", "raw")  # https://HUB/org/repo/PAGE/revision/path
@@ -99,7 +101,7 @@ class Repository:
     is_whole: bool = True
     """False: only files in the client's cache are known, since HF_HUB_OFFLINE forbids to ask"""
 
-    def fetch(self, path: str, tell: Callable[[str], None] | None = None) -> Path:
+    def fetch(self, path: str, tell: Tell = None) -> Path:
         """Return a file in the client's cache. It is fetched where it is missing.
 
         The client remembers files that it was asked for by name, so that it answers offline, too. Raises as the client,
@@ -117,7 +119,7 @@ class Repository:
 class HubFile(RemoteFile):
     """A file or folder of a Repository. The Repository is its `store`; `path` is below its root."""
 
-    tell: Callable[[str], None] | None = None
+    tell: Tell = None
 
     def __truediv__(self, name: str) -> HubFile:
         """Return a file below this folder."""
@@ -197,7 +199,7 @@ def _snapshot(address: Address, patterns: Sequence[str], bar: type) -> Path:
     return Path(folder)
 
 
-def open_hub_file(repository: Repository, path: str, tell: Callable[[str], None] | None = None) -> HubFile:
+def open_hub_file(repository: Repository, path: str, tell: Tell = None) -> HubFile:
     """Return a file of a repository, unread. Reports show the revision that was asked for."""
     shown = str(replace(repository.address, path=path))
     return HubFile(Url(shown, "hf"), repository, path, shown, tell)
@@ -290,7 +292,7 @@ def _is_plain(name: str) -> bool:
     return not {"..", ".", ""} & set(parts) and "\\" not in name
 
 
-def _bar(tell: Callable[[str], None] | None, path: str, size_bytes: int | None) -> type:
+def _bar(tell: Tell, path: str, size_bytes: int | None) -> type:
     """Return a silent progress bar's class. It passes the progress of a download to `tell`."""
     silent: Any = load_hub_client(path).utils.tqdm
     of_all = f" of {size_bytes / 1e6:.0f}" if size_bytes else ""

@@ -92,7 +92,7 @@ pass.onnx --quiet=3 => 2 => robustcheck check --help
 inspect pass.onnx b => 2 => robustcheck inspect --help
   unexpected argument b
 inspect pass.onnx -o xml => 2 => --output terminal
-  --output is 'xml'; it must be one of terminal, json
+  --output is 'xml'; it must be one of terminal, json, html, markdown
 profiles shw default => 2 => robustcheck profiles show default
   unknown command shw. Did you mean show?
 profiles qqq => 2 => robustcheck profiles --help

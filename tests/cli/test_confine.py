@@ -7,7 +7,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from robustcheck_onnx.checker.cli import command_line
-from robustcheck_onnx.checker.cli.command_line import outputs_elsewhere
 from robustcheck_onnx.checker.report import forms
 from support import read_json
 from support.bad_input import Run
@@ -64,7 +63,7 @@ def test_which_paths_follow_a_link(here: Path) -> None:
 
 def test_an_error_is_written_to_no_other_place_either() -> None:
     say('output = ["json=../r.json", "junit=r.xml", "html=s3://b/r.html", "gitlab", "markdown=-"]')
-    assert outputs_elsewhere({}, None) == ("junit=r.xml", "gitlab", "markdown=-")
+    assert command_line.CommandLine(("check",)).documents() == [("junit", "r.xml"), ("gitlab", ""), ("markdown", "")]
 
 
 # ------------------------------------------------------------------------------------------------ reports

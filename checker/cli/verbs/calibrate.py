@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import as_json, page, printable
 
-from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, one_of, option
+from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, Several, one_of, option
 from ..output import ascii_only, check_target, console_for
 from ..question import AS_FOR_A_CHECK, Call, progress_line, takes
 
@@ -67,7 +67,7 @@ def calibrate(
     out: Path | None = None,
     results: Path | None = None,
     plan: bool = False,
-    from_evidence: list[str] | None = None,
+    from_evidence: Several = None,
     from_reference: bool = False,
     tensor: str = "auto",
     profile_id: str = "",

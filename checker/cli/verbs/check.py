@@ -11,7 +11,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import as_json
 
 from .. import command_line
-from ..options import FORMATS, ROWS, argument, one_of
+from ..options import FORMATS, ROWS, Several, argument, one_of
 from ..output import ascii_only, console_for
 from ..question import Call, takes
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 def check(
     call: Call,
-    models: list[str] | None = None,
+    models: Several = None,
 ) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
     from robustcheck_onnx.checker import isolation

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, Usage
 from robustcheck_onnx.checker.text import as_json, count_text, quoted
 
 from ..help import Verbs
-from ..options import Output, argument, option
+from ..options import Output, Several, argument, option
 from ..output import check_target, console_for, mark_unfinished
 from ..question import FORMS, Call, Question, output_of, takes
 
@@ -181,7 +181,7 @@ profiles = Verbs(name="profiles", help="List and show threshold profiles.")
 )
 def list_profiles(
     call: Call,
-    files: list[str] | None = None,
+    files: Several = None,
     output: Output = "terminal",
 ) -> int:
     """List the packaged profiles, and files."""

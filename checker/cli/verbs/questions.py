@@ -8,7 +8,7 @@ from typing import Any
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
 from .. import process
-from ..options import IMAGES, MODEL, OUTPUT, VECTORS, VERDICT, Baseline, Model, argument, one_of, option
+from ..options import IMAGES, MODEL, OUTPUT, VECTORS, VERDICT, Baseline, Model, Several, argument, one_of, option
 from ..output import check_extra, check_outputs, check_written
 from ..question import AS_FOR_A_CHECK, Question, question
 
@@ -73,7 +73,7 @@ def compare(
     metric: str | None = None,
     min_cosine: float = 0.9,
     min_recall: float = 0.8,
-    require: list[str] | None = None,
+    require: Several = None,
 ) -> int:
     """Compare a model with its original, for PASS and for an index.
 
@@ -153,7 +153,7 @@ def compare(
 def scan(
     call: Question,
     model: Model,
-    block: list[str] | None = None,
+    block: Several = None,
 ) -> int:
     """Show outlier features block by block through the depth of a model.
 
@@ -205,10 +205,10 @@ def shift(
     call: Question,
     model: Model,
     inside: str,
-    shifted: list[str] | None = None,
-    target: list[str] | None = None,
-    more: list[str] | None = None,
-    classes: list[str] | None = None,
+    shifted: Several = None,
+    target: Several = None,
+    more: Several = None,
+    classes: Several = None,
     baseline: Baseline = "timm",
     report: Path | None = None,
     suite_entry: Path | None = None,
@@ -334,8 +334,8 @@ def directions(
     call: Question,
     model: Model,
     inside: str | None = None,
-    shifted: list[str] | None = None,
-    classes: list[str] | None = None,
+    shifted: Several = None,
+    classes: Several = None,
     baseline: Baseline = "timm",
     head: Path | None = None,
 ) -> int:
