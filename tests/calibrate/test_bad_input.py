@@ -13,32 +13,31 @@ from support import but
 from support.calibrations import Calibrated, Call, rows
 
 SUITE = 'schema_version = 1\nname = "x"\n[[models]]\nmodel = "a.onnx"\ngroup = "other"\nlabel = "{}"\n'
-CALLS = (
-    ("", "--suite, --from-evidence and --from-reference: one is needed"),
-    ("--suite a --from-reference", "--from-reference: one is needed"),
-    ("--from-reference --plan", "--plan is for a suite"),
-    ("--suite paper", "--out is missing; a calibration writes a profile"),
-    ("--suite papr --out p.json", "papr: suite cannot be read"),
-    (
-        "--suite paper --out default.json --id default-1",
-        "default, default-3, default-2, default-1 are ids of packaged profiles",
+CALLS = {
+    "": "--suite, --from-evidence and --from-reference: one is needed",
+    "--suite a --from-reference": "--from-reference: one is needed",
+    "--from-reference --plan": "--plan is for a suite",
+    "--suite paper": "--out is missing; a calibration writes a profile",
+    "--suite papr --out p.json": "papr: suite cannot be read",
+    "--suite paper --out default.json --id default-1": (
+        "default, default-3, default-2, default-1 are ids of packaged profiles"
     ),
-    ("--suite paper --out nowhere/p.json", "nowhere is missing; reports are written into existing folders"),
-    ("--suite paper --out p.json --results ./p.json", "p.json: --results and --out are one file; they must be two"),
-    ("--suite paper --out p.json --tensor pool", "--tensor is 'pool'; it must be one of auto, representation"),
-    ("--suite paper --out p.json --engine rai", "--engine is 'rai'; it must be one of local, ray"),
-    ("--suite paper --out p.json --images nowhere", "nowhere: image set is not readable"),
-    ("--from-evidence nowhere.jsonl --out p.json", "nowhere.jsonl: results table cannot be read"),
-    ("--suite present.toml --out p.json", "number of models labelled absent is 0; a fit needs models of both labels"),
-    ("--suite absent.toml --out p.json", "number of models labelled present is 0; a fit needs models of both labels"),
-)
+    "--suite paper --out nowhere/p.json": "nowhere is missing; reports are written into existing folders",
+    "--suite paper --out p.json --results ./p.json": "p.json: --results and --out are one file; they must be two",
+    "--suite paper --out p.json --tensor pool": "--tensor is 'pool'; it must be one of auto, representation",
+    "--suite paper --out p.json --engine rai": "--engine is 'rai'; it must be one of local, ray",
+    "--suite paper --out p.json --images nowhere": "nowhere: image set is not readable",
+    "--from-evidence nowhere.jsonl --out p.json": "nowhere.jsonl: results table cannot be read",
+    "--suite present.toml --out p.json": "number of models labelled absent is 0; a fit needs models of both labels",
+    "--suite absent.toml --out p.json": "number of models labelled present is 0; a fit needs models of both labels",
+}
 
 
 def test_wrong_calls(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for label in ("present", "absent"):
         (tmp_path / f"{label}.toml").write_text(SUITE.format(label))
-    for words, message in CALLS:
+    for words, message in CALLS.items():
         out, err = call("calibrate", *words.split(), code=2)
         assert err.startswith("error: ")
         assert message in err

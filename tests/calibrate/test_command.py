@@ -48,7 +48,7 @@ def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calib
     assert "2 checkpoints with and 4 without it: too few" in c.few
     assert f"{N_IMAGES} images" in c.images
     assert any("made by hand" in text for text in fitted.limits)
-    for name, code in (("made_with_1", 0), ("made_without_1", 1), ("made_rectified_1", 1)):
+    for name, code in {"made_with_1": 0, "made_without_1": 1, "made_rectified_1": 1}.items():
         model = calibrated.folder / f"{name}.onnx"
         call(model, "--images", calibrated.photos, "--thresholds", calibrated.profile, "-qq", code=code)
 

@@ -111,13 +111,13 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
         plan.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
 
 
-EXPORTS = (
-    ("weights=openai", "--weights openai"),
-    ("weights=w.pt", "--weights {0}/w.pt"),
-    ("weights=there", "--weights {0}/there"),
-    ("weights=not/there", "--weights {0}/not/there"),
-    ("random_weights=yes preprocessing=p.json head=h", "--random-weights --preprocessing {0}/p.json --head h"),
-)
+EXPORTS = {
+    "weights=openai": "--weights openai",
+    "weights=w.pt": "--weights {0}/w.pt",
+    "weights=there": "--weights {0}/there",
+    "weights=not/there": "--weights {0}/not/there",
+    "random_weights=yes preprocessing=p.json head=h": "--random-weights --preprocessing {0}/p.json --head h",
+}
 
 
 def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -126,7 +126,7 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
     process.communicate.return_value, process.returncode = (None, ""), 0
     monkeypatch.setattr(run.subprocess, "Popen", started)  # type: ignore[attr-defined] # the module, here and there
     (tmp_path / "there").write_bytes(b"PK")
-    for fields, expected in EXPORTS:
+    for fields, expected in EXPORTS.items():
         said: Any = dict(field.split("=") for field in fields.split())
         entry = Entry(source="torch", name="mine:make", group="other", label="present", **said)
         member = Member("m", "m", entry, "present", None, False)

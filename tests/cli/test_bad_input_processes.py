@@ -47,7 +47,7 @@ def test_a_full_device(tmp_path: Path) -> None:
 
 def test_a_reader_that_goes_away(world: Path) -> None:
     """`robustcheck --help | head -1` is not an error; a verdict that nobody read is not a success."""
-    for call, code in (("check --help", 0), ("explain", 0), ("pass.onnx --images photos -o json", 4)):
+    for call, code in {"check --help": 0, "explain": 0, "pass.onnx --images photos -o json": 4}.items():
         reading, writing = os.pipe()
         os.close(reading)
         with os.fdopen(writing, "wb") as gone:

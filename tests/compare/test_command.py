@@ -97,20 +97,20 @@ def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: pytest.Monk
     workshop.model("broken", np.full((80, 384), np.nan))
     Path("link").symlink_to("outside")
     call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
-    for words, said in (
-        ("a.onnx", "REFERENCE.onnx is missing"),
-        ("a.onnx b.onnx --tolerance 1", "--tolerance is 1; it must be at least 0 and less than 1"),
-        ("a.onnx b.onnx --baseline b.json", "compared with one of them"),
-        ("a.onnx --baseline b.json", "baseline is not readable"),
-        ("a.onnx --baseline b.onnx", "baseline is not JSON"),
-        ("a.onnx --write-baseline x.json", "nothing is compared, so there is no report for --output"),
-        ("a.onnx b.onnx --write-baseline a.onnx", "must not replace it"),
-        ("a.onnx b.onnx --write-baseline report.json", "which a report uses too"),
-        ("--strict -o html=link -- a.onnx b.onnx", "output is html=link, which follows a link"),
-        ("--strict --write-baseline link -- a.onnx b.onnx", "--write-baseline is link, which follows a link"),
-        ("--strict --write-baseline outside -- a.onnx", "REFERENCE.onnx is missing"),
-        ("broken.onnx b.onnx", "broken.onnx: number of finite, not constant representations is 0 of 80"),
-    ):
+    for words, said in {
+        "a.onnx": "REFERENCE.onnx is missing",
+        "a.onnx b.onnx --tolerance 1": "--tolerance is 1; it must be at least 0 and less than 1",
+        "a.onnx b.onnx --baseline b.json": "compared with one of them",
+        "a.onnx --baseline b.json": "baseline is not readable",
+        "a.onnx --baseline b.onnx": "baseline is not JSON",
+        "a.onnx --write-baseline x.json": "nothing is compared, so there is no report for --output",
+        "a.onnx b.onnx --write-baseline a.onnx": "must not replace it",
+        "a.onnx b.onnx --write-baseline report.json": "which a report uses too",
+        "--strict -o html=link -- a.onnx b.onnx": "output is html=link, which follows a link",
+        "--strict --write-baseline link -- a.onnx b.onnx": "--write-baseline is link, which follows a link",
+        "--strict --write-baseline outside -- a.onnx": "REFERENCE.onnx is missing",
+        "broken.onnx b.onnx": "broken.onnx: number of finite, not constant representations is 0 of 80",
+    }.items():
         assert robustcheck(*f"{call} {words}".split()) == 2 + ("broken" in words)
         out, err = capsys.readouterr()
         assert (said in err, out) == (True, "")

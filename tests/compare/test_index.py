@@ -201,13 +201,13 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     assert compare("--strict -o html=report.html --require index -- turned.onnx reference.onnx") == 1
     assert "data:image/jpeg" in Path("report.html").read_text(encoding="utf-8")
     capsys.readouterr()
-    for words, said in (
-        ("near.onnx reference.onnx --require both", "--require is 'both'"),
-        ("near.onnx reference.onnx --metric angle", "--metric is 'angle'"),
-        ("near.onnx reference.onnx --strict", "before --"),
-        ("near.onnx --write-baseline b.npz --require index", "nothing is compared"),
-        ("near.onnx reference.onnx --text index.npy", "No such file"),
-    ):
+    for words, said in {
+        "near.onnx reference.onnx --require both": "--require is 'both'",
+        "near.onnx reference.onnx --metric angle": "--metric is 'angle'",
+        "near.onnx reference.onnx --strict": "before --",
+        "near.onnx --write-baseline b.npz --require index": "nothing is compared",
+        "near.onnx reference.onnx --text index.npy": "No such file",
+    }.items():
         assert compare(words) == 2
         assert said in capsys.readouterr().err
     assert rc.assert_same_index(near, reference, workshop.photos, device="cpu").index is not None

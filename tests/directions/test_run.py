@@ -263,12 +263,12 @@ def test_bad_head_files(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "torn.npy").write_bytes(head.read_bytes()[:90])
     np.save(tmp_path / "narrow.npy", np.ones((5, 15)))
     np.save(tmp_path / "nan.npy", np.full((5, 16), np.nan))
-    for name, said in (
-        ("head.txt", "head is a .txt file; it must be .npy or .safetensors"),
-        ("torn.npy", "head is not readable"),
-        ("narrow.npy", "weight has shape (5, 15)"),
-        ("nan.npy", "holds values that are not finite"),
-    ):
+    for name, said in {
+        "head.txt": "head is a .txt file; it must be .npy or .safetensors",
+        "torn.npy": "head is not readable",
+        "narrow.npy": "weight has shape (5, 15)",
+        "nan.npy": "holds values that are not finite",
+    }.items():
         assert command(model, "--head", tmp_path / name, "-qq") == 2, name
         assert said in " ".join(capsys.readouterr().err.split()), name
 

@@ -99,13 +99,13 @@ def test_every_published_preprocessing_can_be_written() -> None:
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [
-        ("alexnet", "classifier.6"),
-        ("densenet121", "classifier"),
-        ("googlenet", "fc"),
-        ("mobilenet_v3_small", "classifier.3"),
-        ("squeezenet1_1", "classifier.1"),
-    ],
+    {
+        "alexnet": "classifier.6",
+        "densenet121": "classifier",
+        "googlenet": "fc",
+        "mobilenet_v3_small": "classifier.3",
+        "squeezenet1_1": "classifier.1",
+    }.items(),
 )
 def test_head_is_found_by_following_the_forward_pass(name: str, head: str) -> None:
     from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED
@@ -134,12 +134,12 @@ def test_two_heads_are_not_guessed_at() -> None:
 
 @pytest.mark.parametrize(
     ("name", "rules"),
-    [
-        ("vit_base_patch32_clip_224.openai", {"representation": "encoder_output", "pooled": "pooled"}),
-        ("vit_base_patch32_clip_224.laion2b_ft_in12k_in1k", {"representation": "head_input", "logits": "logits"}),
-        ("resnet18.a1_in1k", {"representation": "head_input", "logits": "logits"}),
-        ("vit_small_patch14_dinov2.lvd142m", {"representation": "encoder_output"}),
-    ],
+    {
+        "vit_base_patch32_clip_224.openai": {"representation": "encoder_output", "pooled": "pooled"},
+        "vit_base_patch32_clip_224.laion2b_ft_in12k_in1k": {"representation": "head_input", "logits": "logits"},
+        "resnet18.a1_in1k": {"representation": "head_input", "logits": "logits"},
+        "vit_small_patch14_dinov2.lvd142m": {"representation": "encoder_output"},
+    }.items(),
 )
 def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) -> None:
     """timm's CLIP towers keep the projection where classifiers keep their head."""

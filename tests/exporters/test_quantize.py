@@ -112,12 +112,12 @@ def test_what_a_model_was_matched_to_is_written_once(encoder: Path, photos: list
     onnx.save(with_contract(onnx.load(encoder), source=source), encoder)
     assert contract_of(made(encoder, photos, "int8-dynamic").path)["source"] == source
     one_line = "must be one line of 1 to 200 characters"
-    for wrong, said in (
-        ("none", r"--matched-to is none; the contract in .* says CLIP ViT-B/32"),
-        ("", one_line),
-        ("two\nlines", one_line),
-        ("x" * 201, one_line),
-    ):
+    for wrong, said in {
+        "none": r"--matched-to is none; the contract in .* says CLIP ViT-B/32",
+        "": one_line,
+        "two\nlines": one_line,
+        "x" * 201: one_line,
+    }.items():
         with refused(2, said):
             made(encoder, photos, "int8-dynamic", matched_to=wrong)
 

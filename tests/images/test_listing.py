@@ -236,13 +236,13 @@ def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: Patch)
 
 @pytest.mark.parametrize(
     ("text", "names"),
-    [
-        ("a-{8..11}.tar", ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"]),
-        ("{000..002}", ["000", "001", "002"]),
-        ("{0..2}", ["0", "1", "2"]),
-        ("{train,val}/{0..1}.tar", ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"]),
-        ("{model}-{1..2}", ["{model}-1", "{model}-2"]),
-    ],
+    {
+        "a-{8..11}.tar": ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"],
+        "{000..002}": ["000", "001", "002"],
+        "{0..2}": ["0", "1", "2"],
+        "{train,val}/{0..1}.tar": ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"],
+        "{model}-{1..2}": ["{model}-1", "{model}-2"],
+    }.items(),
 )
 def test_what_a_pattern_stands_for(text: str, names: list[str]) -> None:
     assert listing.is_pattern(text)

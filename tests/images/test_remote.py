@@ -74,9 +74,9 @@ def test_lists_shards_arrays_and_tables(
     with pa.OSFile(str(here / "t.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
     put(memory, here, "s")
-    for spec, n_images in (
-        ("list.txt", 2), ("set.csv", 2), ("*.tar", 10), ("x.npy", 4), ("t.parquet", 10), ("t.arrow", 10),
-    ):  # fmt: skip
+    for spec, n_images in {
+        "list.txt": 2, "set.csv": 2, "*.tar": 10, "x.npy": 4, "t.parquet": 10, "t.arrow": 10,
+    }.items():  # fmt: skip
         ours, theirs = open_images(f"{here}/{spec}"), open_images(f"memory://s/{spec}")
         assert len(ours) == n_images
         assert contents(ours) == contents(theirs)
@@ -92,14 +92,14 @@ def test_lists_shards_arrays_and_tables(
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [
-        ("/etc/hostname.jpg", "row 2"),
-        ("../x.jpg", "row 2"),
-        ("a/../../x.jpg", "row 2"),
-        ("file:///etc/x.jpg", "row 2"),
-        ("gone.jpg", "memory://box/list.txt: row 2: path is gone.jpg"),
-        ("hdfs://host/a.jpg", "protocol hdfs is not read"),  # it loads code
-    ],
+    {
+        "/etc/hostname.jpg": "row 2",
+        "../x.jpg": "row 2",
+        "a/../../x.jpg": "row 2",
+        "file:///etc/x.jpg": "row 2",
+        "gone.jpg": "memory://box/list.txt: row 2: path is gone.jpg",
+        "hdfs://host/a.jpg": "protocol hdfs is not read",  # it loads code
+    }.items(),
 )
 def test_a_row_that_names_nothing_or_a_file_of_this_machine_ends_the_run(row: str, said: str, memory: Any) -> None:
     memory.pipe_file("/box/list.txt", f"a.jpg\n{row}\n".encode())

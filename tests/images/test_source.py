@@ -270,17 +270,17 @@ def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: Patch) 
     os.mkfifo(tmp_path / "pipe")
     shard(tmp_path / "none.tar", {"a.txt": b"x"})
     monkeypatch.chdir(tmp_path)
-    for spec, message in (
-        ("nowhere", r"^nowhere: image set is not readable \(No such file or directory\)"),
-        ("", "^images is ''; it must be a folder"),  # not the current folder
-        (" ", "images is ' '; it must be a folder"),
-        ("empty", "no images found among 0 files"),
-        ("empty/*.png", "no images found among 0 files"),
-        ("pipe", "pipe: image set is not a regular file or folder"),
-        ("mixed", r"content is a mixture \(images, \.tar\); an image set must be of one kind"),
-        ("none.tar", r"no images found in 1 tar file\(s\)"),
-        ("gz/s.tar.gz", r"s\.tar\.gz: shard is compressed; shards must be plain \.tar"),
-    ):
+    for spec, message in {
+        "nowhere": r"^nowhere: image set is not readable \(No such file or directory\)",
+        "": "^images is ''; it must be a folder",  # not the current folder
+        " ": "images is ' '; it must be a folder",
+        "empty": "no images found among 0 files",
+        "empty/*.png": "no images found among 0 files",
+        "pipe": "pipe: image set is not a regular file or folder",
+        "mixed": r"content is a mixture \(images, \.tar\); an image set must be of one kind",
+        "none.tar": r"no images found in 1 tar file\(s\)",
+        "gz/s.tar.gz": r"s\.tar\.gz: shard is compressed; shards must be plain \.tar",
+    }.items():
         raised(CannotAssessError if "among" in message else UsageError, message, open_images, spec)
     raised(UsageError, "limit: number of images is 0; it must be at least 1", open_images, "mixed", limit=0)
     Rights(monkeypatch).closed.add("empty")

@@ -252,12 +252,12 @@ def test_a_gate_has_one_comment_and_changes_it_and_nobody_elses(tmp_path: Path) 
 @pytest.mark.long
 def test_what_keeps_the_comment_from_being_written_is_a_warning(tmp_path: Path) -> None:
     """The verdict is that of the step before: a token of a fork, which may not comment, changes nothing of it."""
-    for gh, said in (
-        ("echo 'HTTP 403: 100% no\nmore' >&2; exit 1", "gh ended with 1: HTTP 403: 100%25 no%0Amore"),
-        ("echo '[]'", "gh answered something else: []"),
-        ("echo hello", "gh answered no JSON: 'hello\\n'"),
-        ("exec /nowhere/gh 2>/dev/null", "gh ended with "),
-    ):
+    for gh, said in {
+        "echo 'HTTP 403: 100% no\nmore' >&2; exit 1": "gh ended with 1: HTTP 403: 100%25 no%0Amore",
+        "echo '[]'": "gh answered something else: []",
+        "echo hello": "gh answered no JSON: 'hello\\n'",
+        "exec /nowhere/gh 2>/dev/null": "gh ended with ",
+    }.items():
         code, line = comment(tmp_path, f"#!/bin/bash\n{gh}\n", "text")
         start = "::warning title=robustcheck::The report was not written into the pull request: "
         assert (code, line.count("\n"), line.startswith(start + said)) == (0, 1, True), line

@@ -281,13 +281,13 @@ def test_a_registered_model_is_checked(
 @pytest.mark.usefixtures("server_named")
 def test_what_is_no_registered_model(register: Register, lookup_pass: Place, capsys: Capture) -> None:
     register(lookup_pass[0])
-    for model, said in (
-        ("models:/encoder/9", "not found"),
-        ("models:/encoder", "must be models:/NAME/VERSION, models:/NAME@ALIAS"),
-        ("models:/encoder/Production", "must be a number, or latest"),
-        ("runs:/nothing/m", "must be models:/NAME/VERSION"),
-        ("models:/encoder@champion", "champion not found"),
-    ):
+    for model, said in {
+        "models:/encoder/9": "not found",
+        "models:/encoder": "must be models:/NAME/VERSION, models:/NAME@ALIAS",
+        "models:/encoder/Production": "must be a number, or latest",
+        "runs:/nothing/m": "must be models:/NAME/VERSION",
+        "models:/encoder@champion": "champion not found",
+    }.items():
         assert robustcheck(model, "--images", lookup_pass[1]) == 2
         assert said in capsys.readouterr().err
 

@@ -219,22 +219,16 @@ NORM = "norm = LayerNormalization(signed, w16)"
 
 @pytest.mark.parametrize(
     ("text", "end"),
-    [
-        ('heads = Einsum(signed, w16x4x4, equation="bi,ijk->bjk"); embedding = Flatten(heads)', "linear_unread"),
-        ("w = Transpose(features, perm=[1, 0]); embedding = MatMul(signed, w)", "other:MatMul"),  # of the image
+    {
+        'heads = Einsum(signed, w16x4x4, equation="bi,ijk->bjk"); embedding = Flatten(heads)': "linear_unread",
+        "w = Transpose(features, perm=[1, 0]); embedding = MatMul(signed, w)": "other:MatMul",  # of the image
         # factors of features: behind a norm they would hide the outlier features that its scales make
-        (
-            f"{NORM}; row = Unsqueeze(norm, [2]); map = Conv(row, w16x1x3, group=16, pads=[1, 1])\n"
-            "embedding = Squeeze(map, [2])",
-            "linear_unread",
-        ),
-        (
-            f"{NORM}; row = Unsqueeze(norm, [2,3]); map = MatMul(row, w16x1x3); embedding = Flatten(map)",
-            "linear_unread",
-        ),
-        (f'{NORM}; embedding = Einsum(norm, w16x4, equation="bi,ij->bi")', "linear_unread"),
-        (f'{NORM}; embedding = Einsum(norm, w12x16, equation="bi ,oi -> bo")', "linear"),
-    ],
+        f"{NORM}; row = Unsqueeze(norm, [2]); map = Conv(row, w16x1x3, group=16, pads=[1, 1])\n"
+        "embedding = Squeeze(map, [2])": "linear_unread",
+        f"{NORM}; row = Unsqueeze(norm, [2,3]); map = MatMul(row, w16x1x3); embedding = Flatten(map)": "linear_unread",
+        f'{NORM}; embedding = Einsum(norm, w16x4, equation="bi,ij->bi")': "linear_unread",
+        f'{NORM}; embedding = Einsum(norm, w12x16, equation="bi ,oi -> bo")': "linear",
+    }.items(),
 )
 def test_what_is_no_matrix_is_no_linear_layer(opened: Any, text: str, end: str) -> None:
     assert str(opened(written(text, before=SIGNED)).representation.ends_in) == end

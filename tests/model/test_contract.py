@@ -46,5 +46,5 @@ def test_refused(changes: Fields, message: str) -> None:
 
 def test_what_is_no_contract() -> None:
     assert parse_contract({"author": "someone"}, "m.onnx") is None
-    for text, message in (("{", "is not JSON"), ("[]", "is a JSON list"), ("{}", "schema_version: Field required")):
+    for text, message in {"{": "is not JSON", "[]": "is a JSON list", "{}": "schema_version: Field required"}.items():
         raised(CannotAssessError, f"contract .*{message}", parse_contract, {CONTRACT_KEY: text}, "m.onnx")

@@ -56,13 +56,13 @@ def test_classifier_or_encoder(
 @pytest.mark.parametrize("rule", ["encoder_output", "head_input"])
 @pytest.mark.parametrize(
     ("text", "doubt"),
-    [
-        ("representation = Gemm(features, w16x1000, w1000)", "a bias and 1000 outputs"),
-        ("s = MatMul(features, w16x512); representation = Softmax(s)", "it ends in Softmax"),
-        ("representation = Gemm(features, w16x512, w512)", ""),
-        ("representation = MatMul(features, w16x1000)", ""),
-        ("s = Gemm(features, w16x1000, w1000); representation = Relu(s)", ""),
-    ],
+    {
+        "representation = Gemm(features, w16x1000, w1000)": "a bias and 1000 outputs",
+        "s = MatMul(features, w16x512); representation = Softmax(s)": "it ends in Softmax",
+        "representation = Gemm(features, w16x512, w512)": "",
+        "representation = MatMul(features, w16x1000)": "",
+        "s = Gemm(features, w16x1000, w1000); representation = Relu(s)": "",
+    }.items(),
 )
 def test_class_scores_that_a_contract_calls_a_representation(opened: Any, rule: str, text: str, doubt: str) -> None:
     props = {CONTRACT_KEY: json.dumps(lookup.lookup_contract(rule=rule, size_px=8))}
@@ -282,7 +282,9 @@ def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: An
     assert chosen(found) == ("output", "encoder_output", "none", False)
 
 
-@pytest.mark.parametrize(("named", "rule"), [("encoder_output", "user"), ("head_input", "user"), ("pooled", "pooled")])
+@pytest.mark.parametrize(
+    ("named", "rule"), {"encoder_output": "user", "head_input": "user", "pooled": "pooled"}.items()
+)
 def test_a_contract_has_one_representation(opened: Any, named: str, rule: str) -> None:
     """Another tensor that it names may be chosen, but not as one that the thresholds hold for."""
     contract = lookup.lookup_contract(size_px=8)
@@ -327,119 +329,92 @@ def test_several_outputs(opened: Any) -> None:
 
 
 # what stands behind `pooled` and `signed`, and how it ends
-ENDS = [
-    ("e = Identity(features)", "activation:Relu"),
-    ("e = MatMul(signed, w16x16)", "linear"),
-    ("a = Gemm(signed, w16x16, w16); e = Flatten(a)", "linear"),
-    ("a = MatMul(signed, w16x16); e = Add(a, w16)", "linear"),
-    ("n = LayerNormalization(signed, w16); e = MatMul(n, w16x16)", "linear"),
-    ("e = MatMul(features, w16x16)", "linear_of:Relu"),
-    ("n = LayerNormalization(features, w16); e = Gemm(n, w16x16, w16)", "linear_of:Relu"),
-    ("a = MatMul(features, w16x16); e = MatMul(a, w16x16)", "linear_of:Relu"),
-    ("s = Sigmoid(features); silu = Mul(features, s); e = MatMul(silu, w16x16)", "linear_of:SiLU"),
-    (  # generalised mean pooling: what is between the activation and the layer has no sign of its own
-        "p = Pow(features, 2.0); r = Sqrt(p); e = MatMul(r, w16x16)",
-        "linear_of:Relu",
+ENDS = {
+    "e = Identity(features)": "activation:Relu",
+    "e = MatMul(signed, w16x16)": "linear",
+    "a = Gemm(signed, w16x16, w16); e = Flatten(a)": "linear",
+    "a = MatMul(signed, w16x16); e = Add(a, w16)": "linear",
+    "n = LayerNormalization(signed, w16); e = MatMul(n, w16x16)": "linear",
+    "e = MatMul(features, w16x16)": "linear_of:Relu",
+    "n = LayerNormalization(features, w16); e = Gemm(n, w16x16, w16)": "linear_of:Relu",
+    "a = MatMul(features, w16x16); e = MatMul(a, w16x16)": "linear_of:Relu",
+    "s = Sigmoid(features); silu = Mul(features, s); e = MatMul(silu, w16x16)": "linear_of:SiLU",
+    # generalised mean pooling: what is between the activation and the layer has no sign of its own
+    "p = Pow(features, 2.0); r = Sqrt(p); e = MatMul(r, w16x16)": "linear_of:Relu",
+    "r = Max(signed, 1e-6); e = MatMul(r, w16x16)": "linear_of:Max",
+    "up = Greater(signed, 1e-6); r = Where(up, signed, 1e-6); e = MatMul(r, w16x16)": "linear_of:Where",
+    # the same before opset 12: x ≥ 0 is "not x < 0"
+    "down = Less(signed, 1e-6); up = Not(down); r = Where(up, signed, 1e-6); e = MatMul(r, w16x16)": "linear_of:Where",
+    # x · (x > 0)
+    "up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); r = Mul(signed, mask); e = MatMul(r, w16x16)": (
+        "linear_of:Product"
     ),
-    ("r = Max(signed, 1e-6); e = MatMul(r, w16x16)", "linear_of:Max"),
-    ("up = Greater(signed, 1e-6); r = Where(up, signed, 1e-6); e = MatMul(r, w16x16)", "linear_of:Where"),
-    (  # the same before opset 12: x ≥ 0 is "not x < 0"
-        "down = Less(signed, 1e-6); up = Not(down); r = Where(up, signed, 1e-6); e = MatMul(r, w16x16)",
-        "linear_of:Where",
+    "up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); e = MatMul(mask, w16x16)": "linear_of:Greater",
+    # |x|
+    "side = Sign(signed); r = Mul(signed, side); e = MatMul(r, w16x16)": "linear_of:Product",
+    # of two activations, neither of them a gate
+    "a = MatMul(signed, w16x16); other = Relu(a); product = Mul(features, other); e = MatMul(product, w16x16)": (
+        "linear_of:Mul"
     ),
-    (  # x · (x > 0)
-        "up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); r = Mul(signed, mask); e = MatMul(r, w16x16)",
-        "linear_of:Product",
-    ),
-    ("up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); e = MatMul(mask, w16x16)", "linear_of:Greater"),
-    (  # |x|
-        "side = Sign(signed); r = Mul(signed, side); e = MatMul(r, w16x16)",
-        "linear_of:Product",
-    ),
-    (  # of two activations, neither of them a gate
-        "a = MatMul(signed, w16x16); other = Relu(a); product = Mul(features, other); e = MatMul(product, w16x16)",
-        "linear_of:Mul",
-    ),
-    (  # SwiGLU: of an activation and a linear layer
-        "a = MatMul(signed, w16x16); product = Mul(features, a); e = MatMul(product, w16x16)",
-        "linear",
-    ),
-    (  # squeeze-and-excite
-        """
+    # SwiGLU: of an activation and a linear layer
+    "a = MatMul(signed, w16x16); product = Mul(features, a); e = MatMul(product, w16x16)": "linear",
+    # squeeze-and-excite
+    """
             s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(features, gate)
             e = MatMul(excited, w16x16)
-        """,
-        "linear_of:Relu",
+        """: "linear_of:Relu",
+    "s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(signed, gate); e = MatMul(excited, w16x16)": (
+        "linear"
     ),
-    (
-        "s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(signed, gate); e = MatMul(excited, w16x16)",
-        "linear",
-    ),
-    ("both = Concat(signed, features, axis=1); e = MatMul(both, w32x16)", "linear_of:Relu"),
-    (  # a residual sum under the layer: one branch is not a function of an activation
-        "a = MatMul(features, w16x16); sum = Add(a, signed); e = MatMul(sum, w16x16)",
-        "linear",
-    ),
-    (
-        """
+    "both = Concat(signed, features, axis=1); e = MatMul(both, w32x16)": "linear_of:Relu",
+    # a residual sum under the layer: one branch is not a function of an activation
+    "a = MatMul(features, w16x16); sum = Add(a, signed); e = MatMul(sum, w16x16)": "linear",
+    """
             a = MatMul(signed, w16x16); norm = ReduceL2(a, [1], keepdims=1); safe = Clip(norm, 1e-6)
             wide = Expand(safe, [1,1]); e = Div(a, wide)
-        """,
-        "linear",
+        """: "linear",
+    "e = LpNormalization(features, axis=1)": "activation:Relu",
+    "e = Tanh(features)": "activation:Tanh",
+    "s = Sigmoid(features); e = Mul(features, s)": "activation:SiLU",
+    "x = Div(features, 2.0); erf = Erf(x); gate = Add(erf, 2.0); p = Mul(features, gate); e = Mul(p, 2.0)": (
+        "activation:Gelu"
     ),
-    ("e = LpNormalization(features, axis=1)", "activation:Relu"),
-    ("e = Tanh(features)", "activation:Tanh"),
-    ("s = Sigmoid(features); e = Mul(features, s)", "activation:SiLU"),
-    (
-        "x = Div(features, 2.0); erf = Erf(x); gate = Add(erf, 2.0); p = Mul(features, gate); e = Mul(p, 2.0)",
-        "activation:Gelu",
-    ),
-    ("e = LayerNormalization(features, w16)", "normalisation"),
-    (
-        """
+    "e = LayerNormalization(features, w16)": "normalisation",
+    """
             mean = ReduceMean(features, [1], keepdims=1); centred = Sub(features, mean)
             square = Pow(centred, 2.0); var = ReduceMean(square, [1], keepdims=1); var_eps = Add(var, 1e-6)
             sd = Sqrt(var_eps); unit = Div(centred, sd); scaled = Mul(unit, w16); e = Add(scaled, w16)
-        """,
-        "normalisation",
-    ),
-    ("e = Mul(features, w16)", "normalisation"),  # one factor a feature
-    ("e = Mul(features, 2.0)", "activation:Relu"),  # a scalar factor
-    ("m = MaxPool(conv, kernel_shape=[6, 6]); e = Flatten(m)", "pool"),
-    ("a = MatMul(features, w16x16); e = Add(a, features)", "linear_of:Relu"),
+        """: "normalisation",
+    "e = Mul(features, w16)": "normalisation",  # one factor a feature
+    "e = Mul(features, 2.0)": "activation:Relu",  # a scalar factor
+    "m = MaxPool(conv, kernel_shape=[6, 6]); e = Flatten(m)": "pool",
+    "a = MatMul(features, w16x16); e = Add(a, features)": "linear_of:Relu",
     # a sum ends as its branches do: one is enough
-    ("a = MatMul(signed, w16x16); b = MatMul(signed, w16x16); e = Add(a, b)", "other:Add"),
-    ("a = MatMul(signed, w16x16); b = MatMul(signed, w16x16); c = Add(a, b); e = Add(c, b)", "residual"),
-    ("a = MatMul(signed, w16x16); e = Add(a, signed)", "other:Mul"),
-    ("a = MatMul(signed, w16x16); t = Tanh(a); e = Add(a, t)", "activation:Gelu"),
-    ("a = MatMul(signed, w16x16); t = Tanh(a); b = MatMul(a, w16x16); e = Add(b, t)", "activation:Tanh"),
-    ("a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Mean(a, n)", "normalisation"),
-    (
-        "n = LayerNormalization(signed, w16); cls = Gather(n, [1], axis=0); s = Add(cls, n); e = Div(s, 2.0)",
-        "normalisation",
+    "a = MatMul(signed, w16x16); b = MatMul(signed, w16x16); e = Add(a, b)": "other:Add",
+    "a = MatMul(signed, w16x16); b = MatMul(signed, w16x16); c = Add(a, b); e = Add(c, b)": "residual",
+    "a = MatMul(signed, w16x16); e = Add(a, signed)": "other:Mul",
+    "a = MatMul(signed, w16x16); t = Tanh(a); e = Add(a, t)": "activation:Gelu",
+    "a = MatMul(signed, w16x16); t = Tanh(a); b = MatMul(a, w16x16); e = Add(b, t)": "activation:Tanh",
+    "a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Mean(a, n)": "normalisation",
+    "n = LayerNormalization(signed, w16); cls = Gather(n, [1], axis=0); s = Add(cls, n); e = Div(s, 2.0)": (
+        "normalisation"
     ),
-    ("a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Concat(a, n, axis=1)", "normalisation"),
-    ("a = MatMul(signed, w16x16); m = GlobalAveragePool(conv); p = Flatten(m); e = Sub(a, p)", "pool"),
-    ("a = MatMul(signed, w16x16); e = Div(a, w16)", "normalisation"),  # as Mul by a vector
+    "a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Concat(a, n, axis=1)": "normalisation",
+    "a = MatMul(signed, w16x16); m = GlobalAveragePool(conv); p = Flatten(m); e = Sub(a, p)": "pool",
+    "a = MatMul(signed, w16x16); e = Div(a, w16)": "normalisation",  # as Mul by a vector
     # what a fused norm hands on beside its output is the sum that it reads
-    (
-        """
+    """
             a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
             n, , , e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
-        """,
-        "other:Add",
-    ),
-    (
-        """
+        """: "other:Add",
+    """
             a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
             e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
-        """,
-        "normalisation",
-    ),
-]
+        """: "normalisation",
+}
 
 
 def test_ends_in(opened: Any) -> None:
-    for text, end in ENDS:
+    for text, end in ENDS.items():
         model = written(f"{text}\nembedding = Identity(e)", before=SIGNED)
         assert str(opened(model).representation.ends_in) == end, text

@@ -173,7 +173,7 @@ def test_the_python_of_the_readme_runs(lookup_pass: Place, monkeypatch: Patch) -
 
 
 def test_every_reason_can_be_explained_in_lines_that_fit(capsys: Capture, monkeypatch: Patch) -> None:
-    for columns, width in (("80", 80), ("200", 100), ("0", 40)):
+    for columns, width in {"80": 80, "200": 100, "0": 40}.items():
         monkeypatch.setenv("COLUMNS", columns)
         for name, rule in RULES.items():
             assert robustcheck("explain", name) == 0

@@ -36,7 +36,7 @@ LOOSE, LOOSE_PASS = loose(WARNING), loose(PASSING)
 
 
 def test_documents_for_people_say_them_before_the_reasons() -> None:
-    for form, start in (("markdown", "## "), ("html", "<header"), ("modelcard", "## robustcheck")):
+    for form, start in {"markdown": "## ", "html": "<header", "modelcard": "## robustcheck"}.items():
         text = forms.render(form, [LOOSE])
         body = text[text.index(start) :]
         reasons = body.index(RULES["assumed_preprocessing"].title)
@@ -59,12 +59,12 @@ def test_they_are_the_first_lines_of_the_terminal_report_and_of_a_table() -> Non
 
 
 def test_documents_for_programs_hold_them() -> None:
-    for form, told in (
-        ("json", ['"setting": "fail-on",', f'"Measured {BUNDLED}']),
-        ("sarif", [f'"text": "{SAID}"', f'"text": "{BUNDLED}"']),
-        ("openmetrics", [f'caution="{SAID}"}} 1\n', f'caution="{BUNDLED}"}} 1\n']),
-        ("junit", [f'name="cautions" value="{SAID}; {BUNDLED}"', f"<system-out>{SAID}\n{BUNDLED}</system-out>"]),
-    ):
+    for form, told in {
+        "json": ['"setting": "fail-on",', f'"Measured {BUNDLED}'],
+        "sarif": [f'"text": "{SAID}"', f'"text": "{BUNDLED}"'],
+        "openmetrics": [f'caution="{SAID}"}} 1\n', f'caution="{BUNDLED}"}} 1\n'],
+        "junit": [f'name="cautions" value="{SAID}; {BUNDLED}"', f"<system-out>{SAID}\n{BUNDLED}</system-out>"],
+    }.items():
         shown, plain = forms.render(form, [LOOSE]), forms.render(form, [PASSING])
         assert [words for words in told if words not in shown] == [], form
         assert not [words for words in told if words in plain], form

@@ -16,11 +16,11 @@ def test_their_bytes() -> None:
     outcomes = (PASSING, WAIVED, HOSTILE_REPORT, NOTHING, FAILED)
     golden = Path(__file__).parent / "golden"
     cards = "".join(text_of("modelcard", outcome) for outcome in outcomes)
-    for form, text in (
-        ("gitlab", text_of("gitlab", *outcomes)),
-        ("openmetrics", text_of("openmetrics", *outcomes)),
-        ("modelcard", cards),
-    ):
+    for form, text in {
+        "gitlab": text_of("gitlab", *outcomes),
+        "openmetrics": text_of("openmetrics", *outcomes),
+        "modelcard": cards,
+    }.items():
         assert text == (golden / f"{form}.txt").read_text(encoding="utf-8"), form
     assert json.loads(text_of("gitlab", PASSING)) == []
 

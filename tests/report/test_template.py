@@ -115,13 +115,13 @@ def test_faults_with_their_line(written: Written, tmp_path: Path) -> None:
         assert said in message
         assert "secret" not in message.replace("../secret.txt", "")
     (tmp_path / "latin.j2").write_bytes(b"\xff")
-    for name, said in (
-        ("none.j2", "it is missing or no file"),
-        ("..j2", "it is missing or no file"),
-        ("secret.txt", "its name must end in .j2"),
-        (".j2", "its name must end in .j2"),
-        ("latin.j2", "it is not UTF-8"),
-    ):
+    for name, said in {
+        "none.j2": "it is missing or no file",
+        "..j2": "it is missing or no file",
+        "secret.txt": "its name must end in .j2",
+        ".j2": "its name must end in .j2",
+        "latin.j2": "it is not UTF-8",
+    }.items():
         assert said in fault_of(tmp_path / name), name
 
 
@@ -185,14 +185,14 @@ def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(run: Run, written
 
 def test_how_it_is_named(run: Run, capsys: Capture) -> None:
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
-    for output, said in (
-        ("template", "it needs the template's file"),
-        ("template=m.onnx", "its name must end in .j2"),
-        ("template=t.j2=", "a path must follow the equals sign"),
-        ("template=t.j2=t.j2", "is a file that this run reads"),
-        ("template=https://example.org/t.j2", "a template must be a file on this machine"),
-        ("json=t.j2", "is a file that this run reads"),
-    ):
+    for output, said in {
+        "template": "it needs the template's file",
+        "template=m.onnx": "its name must end in .j2",
+        "template=t.j2=": "a path must follow the equals sign",
+        "template=t.j2=t.j2": "is a file that this run reads",
+        "template=https://example.org/t.j2": "a template must be a file on this machine",
+        "json=t.j2": "is a file that this run reads",
+    }.items():
         assert run("-o", output, *["-o", "template=t.j2"][: 2 * output.startswith("json")]) == 2, output
         assert said in capsys.readouterr().err
         assert {path: path.read_bytes() for path in before} == before, output

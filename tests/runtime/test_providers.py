@@ -17,17 +17,17 @@ EXACT = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
 def test_providers_and_options() -> None:
     cuda, openvino = {"device_id": "0"} | EXACT, {"device_type": "CPU", "precision": "FP32"}
     tensorrt = {"device_id": "1", "trt_fp16_enable": "1"}
-    for text, wanted in (
-        ("cpu", []),
-        ("auto", [(CUDA, cuda)]),
-        ("CUDA:1", [(CUDA, cuda | {"device_id": "1"})]),
-        ("cuda,use_tf32=1", [(CUDA, cuda | {"use_tf32": "1"})]),
-        ("tensorrt:1,trt_fp16_enable=1", [(TENSORRT, tensorrt), (CUDA, cuda | {"device_id": "1"})]),
-        ("openvino", [(OPENVINO, openvino)]),
-        ("openvino:GPU.1", [(OPENVINO, openvino | {"device_type": "GPU.1"})]),
-        ("directml:1", [("DmlExecutionProvider", {"device_id": "1"})]),
-        ("coreml,MLComputeUnits=CPUOnly", [("CoreMLExecutionProvider", {"MLComputeUnits": "CPUOnly"})]),
-    ):
+    for text, wanted in {
+        "cpu": [],
+        "auto": [(CUDA, cuda)],
+        "CUDA:1": [(CUDA, cuda | {"device_id": "1"})],
+        "cuda,use_tf32=1": [(CUDA, cuda | {"use_tf32": "1"})],
+        "tensorrt:1,trt_fp16_enable=1": [(TENSORRT, tensorrt), (CUDA, cuda | {"device_id": "1"})],
+        "openvino": [(OPENVINO, openvino)],
+        "openvino:GPU.1": [(OPENVINO, openvino | {"device_type": "GPU.1"})],
+        "directml:1": [("DmlExecutionProvider", {"device_id": "1"})],
+        "coreml,MLComputeUnits=CPUOnly": [("CoreMLExecutionProvider", {"MLComputeUnits": "CPUOnly"})],
+    }.items():
         assert parse_device(text).providers == [*wanted, CPU]
 
 

@@ -76,21 +76,21 @@ def test_a_map_of_several_classes_a_label(tmp_path: Path) -> None:
     assert (found.label_set, everything.label_set) == ("file", "")  # only the first is as published results are
 
 
-BAD_MAPS = [
-    ("[1, 2]", "class map is a JSON list"),
-    ("{}", "class map is empty"),
-    ("{", "class map is not readable JSON"),
-    ('{"cat": 0, "cat": 1}', "key 'cat' occurs 2 times"),
-    ('{"cat": 10}', "class of 'cat' is 10; the model has 10 classes, 0 to 9"),
-    ('{"cat": -1}', "class of 'cat' is -1"),
-    ('{"cat": true, "dog": 1}', "class of 'cat' is True"),
-    ('{"cat": []}', "class of 'cat' is []"),
-    ('{"cat": "n02123045"}', "class of 'cat' is 'n02123045'"),
-    ('{"cat": [0, 1]}', "classes of 'cat' are all that compete"),
-    ('{"labels": {"cat": 0}, "compete": "none"}', "compete is 'none'"),
-    ('{"labels": {"cat": 0}, "competes": "all"}', "key 'competes' is unknown"),
-    ('{"dog": 0, "bird": 1}', "label is 'cat' (1 images; 1 such labels)"),
-]
+BAD_MAPS = {
+    "[1, 2]": "class map is a JSON list",
+    "{}": "class map is empty",
+    "{": "class map is not readable JSON",
+    '{"cat": 0, "cat": 1}': "key 'cat' occurs 2 times",
+    '{"cat": 10}': "class of 'cat' is 10; the model has 10 classes, 0 to 9",
+    '{"cat": -1}': "class of 'cat' is -1",
+    '{"cat": true, "dog": 1}': "class of 'cat' is True",
+    '{"cat": []}': "class of 'cat' is []",
+    '{"cat": "n02123045"}': "class of 'cat' is 'n02123045'",
+    '{"cat": [0, 1]}': "classes of 'cat' are all that compete",
+    '{"labels": {"cat": 0}, "compete": "none"}': "compete is 'none'",
+    '{"labels": {"cat": 0}, "competes": "all"}': "key 'competes' is unknown",
+    '{"dog": 0, "bird": 1}': "label is 'cat' (1 images; 1 such labels)",
+}
 
 
 def _assert_refused(said: str, spec: str | None, known: Sequence[str], scores: Scores, shift: str | None) -> None:
@@ -101,7 +101,7 @@ def _assert_refused(said: str, spec: str | None, known: Sequence[str], scores: S
 
 
 def test_bad_maps(tmp_path: Path) -> None:
-    for text, said in BAD_MAPS:
+    for text, said in BAD_MAPS.items():
         (tmp_path / "map.json").write_text(text)
         _assert_refused(said, str(tmp_path / "map.json"), ["cat"], Scores(10), None)
 

@@ -99,8 +99,8 @@ def test_effective_robustness_through_the_command(tmp_path: Path, capsys: Captur
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Classifiers, an encoder and small labelled folders, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    for name, model in (("model", classifier(10)), ("thousand", classifier(1000)),
-                        ("encoder", encoder()), ("nan", classifier(10))):  # fmt: skip
+    for name, model in {"model": classifier(10), "thousand": classifier(1000),
+                        "encoder": encoder(), "nan": classifier(10)}.items():  # fmt: skip
         if name == "nan":
             model.graph.initializer[-1].raw_data = np.full(10, np.nan, np.float32).tobytes()
         save(model, tmp_path / f"{name}.onnx")

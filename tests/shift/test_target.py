@@ -36,7 +36,7 @@ def _images(folder: Path, n: int, spread: float, seed: int, *, only: int | None 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("target")
-    for name, end in (("model", "Identity"), ("softmax", "Softmax"), ("log", "LogSoftmax"), ("sigmoid", "Sigmoid")):
+    for name, end in {"model": "Identity", "softmax": "Softmax", "log": "LogSoftmax", "sigmoid": "Sigmoid"}.items():
         colours.classifier(folder / f"{name}.onnx", COLOURS / 255, end)
     (folder / "plain.json").write_text(json.dumps(lookup.lookup_preprocessing(PX)))
     _images(folder / "val", 200, 1.0, 0)

@@ -141,20 +141,20 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
 
 
 def test_which_file_is_meant() -> None:
-    for names, chosen in (
-        ("onnx/model.onnx onnx/model_fp16.onnx onnx/model_quantized.onnx", "onnx/model.onnx"),
-        ("m_fp16.onnx m_fp32.onnx", "m_fp32.onnx"),
-        ("onnx/model.onnx onnx/text_model.onnx onnx/vision_model.onnx", "onnx/vision_model.onnx"),
-        ("vision_model_fp16.onnx text_model.onnx", "vision_model_fp16.onnx"),
-        ("model.onnx onnx/model_fp16.onnx", "model.onnx"),
-        ("M.ONNX M_FP16.ONNX", "M.ONNX"),
-        ("vision_model.onnx vision_model_fp16.onnx model_fp16.onnx text_model.onnx", "vision_model.onnx"),
-        ("m_fp16.onnx m_int8.onnx", None),
-        ("model.onnx vision_model.onnx", None),
-        ("dino.onnx resnet_fp16.onnx", None),
-        ("a/model.onnx b/model_fp16.onnx", None),
-        ("clip/vision_model.onnx dino/model.onnx", None),
-    ):
+    for names, chosen in {
+        "onnx/model.onnx onnx/model_fp16.onnx onnx/model_quantized.onnx": "onnx/model.onnx",
+        "m_fp16.onnx m_fp32.onnx": "m_fp32.onnx",
+        "onnx/model.onnx onnx/text_model.onnx onnx/vision_model.onnx": "onnx/vision_model.onnx",
+        "vision_model_fp16.onnx text_model.onnx": "vision_model_fp16.onnx",
+        "model.onnx onnx/model_fp16.onnx": "model.onnx",
+        "M.ONNX M_FP16.ONNX": "M.ONNX",
+        "vision_model.onnx vision_model_fp16.onnx model_fp16.onnx text_model.onnx": "vision_model.onnx",
+        "m_fp16.onnx m_int8.onnx": None,
+        "model.onnx vision_model.onnx": None,
+        "dino.onnx resnet_fp16.onnx": None,
+        "a/model.onnx b/model_fp16.onnx": None,
+        "clip/vision_model.onnx dino/model.onnx": None,
+    }.items():
         paths = names.split()
         if chosen is not None:
             assert choose_model(paths, "hf://o/r", "hf://o/r/{}".format) == chosen
@@ -169,7 +169,7 @@ def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes
     """Whoever owns a repository names its files; a hint is copied to a shell."""
     name = "$(touch x).onnx"
     served.put("org/odd", {name: encoder, "b.onnx": encoder, f"a/{name}": encoder, "open_clip_config.json": SIDECAR})
-    for path, said in (("", name), ("/$(touch y).onnx", name), (f"/a/{name}", f"a/{name}")):
+    for path, said in {"": name, "/$(touch y).onnx": name, f"/a/{name}": f"a/{name}"}.items():
         caught = raised(UsageError, "", check, f"hf://org/odd{path}", max_images=3)
         assert shlex.split(caught.hint, comments=True)[:2] == ["robustcheck", f"hf://org/odd/{said}"]
 
@@ -179,18 +179,18 @@ def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> No
     served.put("org/timm", {"config.json": b'{"architecture": "vit", "num_features": 3}'})
     served.put("org/open_clip", {"open_clip_config.json": b"{}"})
     main = "hf download org/clip --revision main --local-dir checkpoint && "  # the default would be another model
-    for address, first in (
-        ("timm:vit_base_patch16_clip_224.openai", "timm vit_base_patch16_clip_224.openai"),
-        ("open_clip:ViT-B-32/openai", "open_clip ViT-B-32 --weights openai"),
-        ("open_clip:hf-hub:org/repo", "open_clip hf-hub:org/repo"),
-        ("transformers:openai/clip-vit-base-patch32", "transformers openai/clip-vit-base-patch32"),
-        ("timm:$(touch x)", "timm '$(touch x)'"),
-        ("timn:resnet50", "timm resnet50"),
-        ("hf://org/timm@main", "timm hf-hub:org/timm@main"),
-        ("hf://org/clip/onnx/model.onnx", "transformers org/clip"),
-        ("hf://org/open_clip", "open_clip hf-hub:org/open_clip"),
-        ("hf://org/clip@main", "transformers ./checkpoint"),
-    ):
+    for address, first in {
+        "timm:vit_base_patch16_clip_224.openai": "timm vit_base_patch16_clip_224.openai",
+        "open_clip:ViT-B-32/openai": "open_clip ViT-B-32 --weights openai",
+        "open_clip:hf-hub:org/repo": "open_clip hf-hub:org/repo",
+        "transformers:openai/clip-vit-base-patch32": "transformers openai/clip-vit-base-patch32",
+        "timm:$(touch x)": "timm '$(touch x)'",
+        "timn:resnet50": "timm resnet50",
+        "hf://org/timm@main": "timm hf-hub:org/timm@main",
+        "hf://org/clip/onnx/model.onnx": "transformers org/clip",
+        "hf://org/open_clip": "open_clip hf-hub:org/open_clip",
+        "hf://org/clip@main": "transformers ./checkpoint",
+    }.items():
         caught = raised(UsageError, "", check, address, max_images=3)
         before = main * first.endswith("./checkpoint")
         assert caught.hint == f"{before}robustcheck export {first} -o model.onnx && robustcheck model.onnx"

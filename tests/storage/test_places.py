@@ -19,18 +19,18 @@ pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
 
 def test_what_is_shown_of_a_url() -> None:
-    for url, shown in (
-        ("s3://bucket/a b/ü%.onnx", "s3://bucket/a b/ü%.onnx"),
-        ("s3://bucket/img?.jpg", "s3://bucket/img?.jpg"),
-        ("https://u:hunter2@host:8/x.onnx", "https://***@host:8/x.onnx"),
-        ("https://host/x.onnx?X-Amz-Signature=hunter2&a=b", "https://host/x.onnx?***"),
-        ("https://host/x.onnx#hunter2", "https://host/x.onnx#***"),
-        ("https://u:hun/ter2@host/x", "https://***"),
-        ("https://[::1]:80/x", "https://[::1]:80/x"),
-        ("s3://bucket/x?versionId=hunter2", "s3://bucket/x?***"),
-        ("abfs://box@account.dfs.core.windows.net/x", "abfs://box@account.dfs.core.windows.net/x"),
-        ("/a/path?with=marks", "/a/path?with=marks"),
-    ):
+    for url, shown in {
+        "s3://bucket/a b/ü%.onnx": "s3://bucket/a b/ü%.onnx",
+        "s3://bucket/img?.jpg": "s3://bucket/img?.jpg",
+        "https://u:hunter2@host:8/x.onnx": "https://***@host:8/x.onnx",
+        "https://host/x.onnx?X-Amz-Signature=hunter2&a=b": "https://host/x.onnx?***",
+        "https://host/x.onnx#hunter2": "https://host/x.onnx#***",
+        "https://u:hun/ter2@host/x": "https://***",
+        "https://[::1]:80/x": "https://[::1]:80/x",
+        "s3://bucket/x?versionId=hunter2": "s3://bucket/x?***",
+        "abfs://box@account.dfs.core.windows.net/x": "abfs://box@account.dfs.core.windows.net/x",
+        "/a/path?with=marks": "/a/path?with=marks",
+    }.items():
         assert places.redact(url) == shown
         assert places.redact_text(f"see '{url}': no") == f"see '{shown}': no"
         place = places.parse_place(url)
@@ -94,7 +94,7 @@ def test_offline_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: 
 
 def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_named() -> None:
     """hdfs:// of fsspec lets pyarrow load `libhdfs.so` from the current folder: code of a checkout."""
-    for protocol, hint in (("ss3", "s3://***@bucket/photos"), ("nosuch", "copy it here"), ("hdfs", "webhdfs://")):
+    for protocol, hint in {"ss3": "s3://***@bucket/photos", "nosuch": "copy it here", "hdfs": "webhdfs://"}.items():
         fault = raised(
             UsageError,
             f"protocol {protocol} is not read",

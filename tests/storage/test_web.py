@@ -87,7 +87,7 @@ def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: Capture) ->
     assert "403" in said.err
     with pytest.raises(StoreError, match=r"short\.onnx"):  # half of what its length says
         check(f"{url}/short.onnx")
-    for images, rule in (("forbidden.tar", "403"), ("gone.tar", "no such file"), ("photos/", "can't list")):
+    for images, rule in {"forbidden.tar": "403", "gone.tar": "no such file", "photos/": "can't list"}.items():
         with pytest.raises((UsageError, StoreError), match=rule):
             source.open_images(f"{url}/{images}")
 

@@ -86,11 +86,11 @@ def test_thresholds_lie_two_thirds_up_the_gap() -> None:
 
 def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:
     """By each packaged profile; the first asks for 77 % of the images, and one set has 76 %."""
-    for name, missed in (
-        ("default-3", set()),
-        ("default-2", set()),
-        ("default-1", {"fairouz_openclip_b32_laion2b"}),
-    ):
+    for name, missed in {
+        "default-3": set(),
+        "default-2": set(),
+        "default-1": {"fairouz_openclip_b32_laion2b"},
+    }.items():
         limits = {s: profile.load(name).limits_of(s) for s in profile.load(name).deciding}
         passing = {r.set for r in TABLE if all(at.minimum < getattr(r, s) < at.maximum for s, at in limits.items())}
         assert passing == {r.set for r in TABLE if r.expected == "present"} - missed
@@ -218,7 +218,7 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
     ):
         raised(profile.ProfileError, message, profile.load, _edited(tmp_path, **changes))
     path = tmp_path / "p.json"
-    for content, message in ((b"{", "not JSON"), (b"[]", "schema_version is None"), (b"\xff\xfe", "cannot be read")):
+    for content, message in {b"{": "not JSON", b"[]": "schema_version is None", b"\xff\xfe": "cannot be read"}.items():
         path.write_bytes(content)
         raised(profile.ProfileError, message, profile.load, path)
     with pytest.raises(profile.ProfileError, match=r"nowhere\.json: threshold profile cannot be read"):

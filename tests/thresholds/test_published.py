@@ -226,12 +226,12 @@ def test_the_document_states_the_fits_and_medians_of_the_code() -> None:
         word = published.SHIFT_WORDS[shift]
         figures = f"| {line.n} | {line.a:.4f} | {line.b:.4f} | {line.r2:.3f} | {line.residual_sd_pp:.2f} |"
         assert any(row.startswith(f"| {word} |") and figures in row for row in DOCS.splitlines()), word
-    for group, library in (
-        ("zero_shot_clip", "open_clip"),
-        ("imagenet_finetuned_clip", "timm"),
-        ("more_data", "timm"),
-        ("in1k_only", "timm"),
-    ):
+    for group, library in {
+        "zero_shot_clip": "open_clip",
+        "imagenet_finetuned_clip": "timm",
+        "more_data": "timm",
+        "in1k_only": "timm",
+    }.items():
         found = means(group, library)
         low, median, high = np.percentile(found, [5, 50, 95])
         assert f"| {group} | {library} | {len(found)} | {median:+.1f} | {low:+.1f} to {high:+.1f} |" in DOCS

@@ -33,16 +33,16 @@ def test_nothing_is_amiss_with_what_the_cases_change() -> None:
 
 def test_the_end_of_the_encoder() -> None:
     no_negatives = "which has no negative values (as a quantised output of a ReLU)"
-    for ends_in, words in (
-        ("normalisation", "the output of a normalisation layer"),
-        ("activation:Tanh", "the output of an activation (Tanh)"),
-        ("linear_of:Relu", "a linear map of the output of an activation (Relu)"),
-        ("linear_unread", "the output of a linear layer whose weight could not be read as one matrix"),
-        ("change_of_basis", "a change of basis (its last layer's features are orthogonal, as those of a PCA are)"),
-        ("other:MatMul", "the output of MatMul"),
-        ("activation:QuantizeLinear", f"the output of QuantizeLinear, {no_negatives}"),
-        ("linear_of:QLinearConv", f"a linear map of the output of QLinearConv, {no_negatives}"),
-    ):
+    for ends_in, words in {
+        "normalisation": "the output of a normalisation layer",
+        "activation:Tanh": "the output of an activation (Tanh)",
+        "linear_of:Relu": "a linear map of the output of an activation (Relu)",
+        "linear_unread": "the output of a linear layer whose weight could not be read as one matrix",
+        "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
+        "other:MatMul": "the output of MatMul",
+        "activation:QuantizeLinear": f"the output of QuantizeLinear, {no_negatives}",
+        "linear_of:QLinearConv": f"a linear map of the output of QLinearConv, {no_negatives}",
+    }.items():
         given = reports.evidence(Statistics(**reports.PASS_STATISTICS), model={"ends_in": ends_in})
         assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
 

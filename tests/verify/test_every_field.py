@@ -297,14 +297,14 @@ def test_a_report_never_loosens_the_tolerance_and_the_one_who_verifies_can(
 
 def test_elsewhere_loosens_nothing_but_the_environment(place: Path, document: Document, second: Report) -> None:
     """Least of all `precision`, by which the tolerance goes: it is that of the model here."""
-    for where, value in (
-        ("claim", "It is robust."),
-        ("reference", []),
-        ("evidence model synthetic", ""),
-        ("evidence execution precision", "int8"),
-        ("evidence images n_available", 50_000),
-        ("evidence statistics spread", 0.9),
-        ("binding settings seed", 1),
-    ):
+    for where, value in {
+        "claim": "It is robust.",
+        "reference": [],
+        "evidence model synthetic": "",
+        "evidence execution precision": "int8",
+        "evidence images n_available": 50_000,
+        "evidence statistics spread": 0.9,
+        "binding settings seed": 1,
+    }.items():
         made = forged(document, setting(tuple(where.split()), value))
         assert sees_in_parts(place, second, made, elsewhere=True), where

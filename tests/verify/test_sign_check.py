@@ -101,19 +101,19 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_measured(
         "r.sigstore.json: signature of r.json can't be written here",
         "; a report that is signed must go to a file on this machine",
     )
-    for call, said in (
-        ("model.onnx -o json --sign key.pem", a_file),
-        ("model.onnx -o html=report.html --sign key.pem", a_file),
-        ("model.onnx warn.onnx -o json=all.json --sign key.pem", f"--output is json=all.json {one}"),
-        ("model.onnx -o json=memory://b/r.json --sign key.pem", f"json=memory://b/r.json{of_this_machine}"),
-        ("model.onnx -o json=/dev/null --sign key.pem", f"--output is json=/dev/null{of_this_machine}"),
-        ("model.onnx -o json=key.pem --sign key.pem", "key.pem: report path is a file that this run reads"),
-        ("model.onnx -o json=r.json -o html=r.sigstore.json --sign key.pem", taken),
-        ("model.onnx -o json=r.json -o json=r.txt --sign key.pem", taken),
-        ("model.onnx -o json=r.json --sign r.sigstore.json", "report path is a file that this run reads"),
-        ("model.onnx -o json=r.json --sign photos", "photos: private key is missing or no file"),
-        ("model.onnx -o json=r.json --sign key.pub", "key.pub: private key is not readable"),
-    ):
+    for call, said in {
+        "model.onnx -o json --sign key.pem": a_file,
+        "model.onnx -o html=report.html --sign key.pem": a_file,
+        "model.onnx warn.onnx -o json=all.json --sign key.pem": f"--output is json=all.json {one}",
+        "model.onnx -o json=memory://b/r.json --sign key.pem": f"json=memory://b/r.json{of_this_machine}",
+        "model.onnx -o json=/dev/null --sign key.pem": f"--output is json=/dev/null{of_this_machine}",
+        "model.onnx -o json=key.pem --sign key.pem": "key.pem: report path is a file that this run reads",
+        "model.onnx -o json=r.json -o html=r.sigstore.json --sign key.pem": taken,
+        "model.onnx -o json=r.json -o json=r.txt --sign key.pem": taken,
+        "model.onnx -o json=r.json --sign r.sigstore.json": "report path is a file that this run reads",
+        "model.onnx -o json=r.json --sign photos": "photos: private key is missing or no file",
+        "model.onnx -o json=r.json --sign key.pub": "key.pub: private key is not readable",
+    }.items():
         before = {path: path.read_bytes() for path in here.glob("*.pem")}
         assert check(*call.split(), "-qq", sign="") == 2, call
         error, hint = capsys.readouterr().err.splitlines()

@@ -172,11 +172,11 @@ def test_what_does_not_hold_is_not_signed(place: Path) -> None:
 
 def test_keys_that_cannot_serve(place: Path, monkeypatch: Patch, capsys: Capture) -> None:
     form = (PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for name, content in (
-        ("text", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
-        ("edwards", ed25519.Ed25519PrivateKey.generate().private_bytes(*form)),
-        ("curve", ec.generate_private_key(ec.SECP256K1()).private_bytes(*form)),
-    ):
+    for name, content in {
+        "text": b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        "edwards": ed25519.Ed25519PrivateKey.generate().private_bytes(*form),
+        "curve": ec.generate_private_key(ec.SECP256K1()).private_bytes(*form),
+    }.items():
         (place / name).write_bytes(content)
     write_keys(place, "locked", b"secret")
     file, key = place / "report.sigstore.json", place / "key.pem"
@@ -199,19 +199,19 @@ def test_keys_that_cannot_serve(place: Path, monkeypatch: Patch, capsys: Capture
 def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """What needs no instance of Sigstore of test_keyless.py; NAME and ISSUER are its two options."""
     monkeypatch.chdir(place)
-    for words, said in (
-        ("sign --key key.pem -o key.pem", "is a file that this run reads"),
-        ("sign --key key.pem --keyless", "exclude each other"),
-        ("sign", "exclude each other"),
-        ("sign --key key.pem --trust-config t.json", "--trust-config belongs to --keyless"),
-        ("verify --verify-signature", "belong together"),
-        ("verify NAMEa", "belong together"),
-        ("verify ISSUERi", "belong together"),
-        ("verify --trust-config t.json", "belong together"),
-        ("verify NAMEa ISSUER", "neither may be empty"),
-        ("verify NAME ISSUERi", "neither may be empty"),
-        ("verify NAMEa ISSUERi --public-key key.pub", "exclude each other"),
-    ):
+    for words, said in {
+        "sign --key key.pem -o key.pem": "is a file that this run reads",
+        "sign --key key.pem --keyless": "exclude each other",
+        "sign": "exclude each other",
+        "sign --key key.pem --trust-config t.json": "--trust-config belongs to --keyless",
+        "verify --verify-signature": "belong together",
+        "verify NAMEa": "belong together",
+        "verify ISSUERi": "belong together",
+        "verify --trust-config t.json": "belong together",
+        "verify NAMEa ISSUER": "neither may be empty",
+        "verify NAME ISSUERi": "neither may be empty",
+        "verify NAMEa ISSUERi --public-key key.pub": "exclude each other",
+    }.items():
         full = words.replace("NAME", "--certificate-identity=").replace("ISSUER", "--certificate-oidc-issuer=")
         assert robustcheck(*full.split(), "report.json", "model.onnx") == 2, words
         assert said in capsys.readouterr().err
