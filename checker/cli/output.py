@@ -133,7 +133,7 @@ def check_target(
 def _replaced(path: Path, reads: Iterable[Place]) -> str:
     """Return what a report must not replace at an existing path. "" where it may.
 
-    A report or a signature of this tool is no image, and not part of a model; no model has to be read to know that.
+    A report or a signature of this tool is not an image, and not part of a model; no model has to be read to know that.
     """
     from robustcheck_onnx.checker.report.reader import is_verdict
     from robustcheck_onnx.checker.storage.places import SUFFIXES

@@ -139,7 +139,7 @@ def explain(
 
 
 def _answer(topic: str, meaning: str | None) -> tuple[dict[str, Any], str]:
-    """Return a topic's explanation as JSON values, and as text. meaning: of a word that is no reason or kind."""
+    """Return a topic's explanation as JSON values, and as text. meaning: of a word that is not a reason or kind."""
     from robustcheck_onnx.checker.evidence import CLIP
     from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 
