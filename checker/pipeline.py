@@ -200,10 +200,8 @@ def _measured(
         opened = measure.open_sessions(inputs)
         _log_opened(opened)
         isolation.tell_stage(progress, "trying the model on a few images")
-        facts = measure.probe(opened, first)
-        LOG.debug("%s: batch invariance and output were tried", job.model)
         watch = None if saver is None else saver.add
-        total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch)
+        facts, total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch)
     (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 

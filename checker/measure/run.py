@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,7 +46,7 @@ from robustcheck_onnx.checker.model.image_input import fed_as
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
 from robustcheck_onnx.checker.runtime.head import LinearHead, score_difference
-from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner
+from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, TRIED, Runner
 from robustcheck_onnx.checker.runtime.session import CPU, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
@@ -59,7 +59,6 @@ from robustcheck_onnx.thresholds.profile import Profile
 from . import job
 from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Prepared, nothing_yet, prepare, stack
 
-PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 FIRST_IMAGES = "first images"  # the stage before the first batch is through
 AHEAD = 32  # decoded images that may wait: two batches between looks; what is decoded beyond the last look is lost
@@ -165,12 +164,12 @@ def _own_outputs(models: Sequence[ModelFile]) -> bool:
     return all(not model.added_output for model in models)
 
 
-def take_probe(decoded: Iterable[Prepared | Skipped]) -> list[Prepared | Skipped]:
-    """Take images until `PROBE_IMAGES` are usable. All are taken if they are fewer."""
+def take_probe(decoded: Iterable[Prepared | Skipped], n: int = TRIED) -> list[Prepared | Skipped]:
+    """Take images until `n` are usable. All are taken if they are fewer."""
     first: list[Prepared | Skipped] = []
     for item in decoded:
         first.append(item)
-        if len(usable(first)) == PROBE_IMAGES:
+        if len(usable(first)) == n:
             break
     return first
 
@@ -180,41 +179,48 @@ def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
     return [item for item in items if isinstance(item, Prepared)]
 
 
-def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> Facts:
-    """Try the model on the first usable images. See `Runner.output_unchanged` and `Runner.batch_invariances`.
+def probe(opened: Opened) -> Facts:
+    """Try the model on the first usable images, decoded here. See `probe_measured`."""
+    first = take_probe(prepare_item(item, opened) for item in opened.source.items())
+    return probe_measured(opened, usable(first))[0]
 
-    To be called before anything is measured: it settles the graph optimisation that the session runs with, and since
-    it looks at the same images everywhere, every worker settles the same. With less than two usable images there is
-    no difference to tell, and it is None.
+
+def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, list[AnyArray]]:
+    """Try the model, and measure images for it. See `Runner.output_unchanged` and `Runner.batch_invariances`.
+
+    To be called before anything else is measured: it settles the graph optimisation that the session runs with, and
+    since it looks at the same images everywhere, every worker settles the same. With less than two usable images there
+    is no difference to tell, and it is None.
 
     Args:
         opened: the job.
-        first: `take_probe` of the job's images; None = decoded here.
+        images: the first usable ones of the job.
+
+    Returns:
+        The facts, and the representations (image, feature) of each tensor; none for less than two images.
     """
-    if first is None:
-        first = take_probe(prepare_item(item, opened) for item in opened.source.items())
-    images = usable(first)
-    batch: list[float | None] = [None] * len(opened.models)
-    fixed = list(batch)
-    output: list[float | None] = [None] * len(opened.models)
-    if len(images) > 1:
+    rows: list[AnyArray] = []
+    models: list[ModelFacts] = []
+    for runner in opened.runners if len(images) > 1 else ():
         pixels = stack(images)
-        output = [  # first: it may lower the graph optimisation, at which everything else is measured
-            check.max_difference
-            for runner in opened.runners
-            for check in [runner.output_unchanged(pixels)] * len(runner.models)
-        ]
-        batch = [value for runner in opened.runners for value in runner.batch_invariances(pixels)]
+        output = runner.output_unchanged(pixels[:TRIED])  # first: it may lower the graph optimisation
+        own = runner.represent_in_batches(pixels)
+        batch = runner.batch_invariances(pixels, own)
+        fixed: tuple[float | None, ...] = (None,) * len(own)
         if opened.job.options.batch_size == 1:
-            fixed = [value for runner in opened.runners for value in runner.fixed_scale_invariances(pixels)]
-    return Facts(
-        models=tuple(model_facts(*row) for row in zip(opened.models, batch, output, fixed, strict=True)),
+            fixed = runner.fixed_scale_invariances(pixels[:TRIED])
+        rows += own
+        for model, *measured in zip(runner.models, batch, fixed, strict=True):
+            models.append(model_facts(model, output.max_difference, *measured))
+    facts = Facts(
+        models=tuple(models or map(model_facts, opened.models)),
         executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,
         source=replace(opened.source, entries=Entries.of([])),
         n_images=len(opened.source),
         names=opened.source.names_digest,
     )
+    return facts, rows
 
 
 def decode(
@@ -334,7 +340,13 @@ def prepare_item(item: Item, inputs: Inputs) -> Prepared | Skipped:
     return prepare(item, inputs.models[0], inputs.preprocessing.preprocessing, inputs.described)
 
 
-def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], watch: Watch | None = None) -> None:
+def add_batch(
+    opened: Opened,
+    total: Measurement,
+    batch: Sequence[Prepared],
+    watch: Watch | None = None,
+    measured: Sequence[AnyArray] = (),
+) -> None:
     """Run one batch and add its representations.
 
     Args:
@@ -342,15 +354,17 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
         total: what is added to; its images are counted already.
         batch: from `batches`.
         watch: is shown the usable representations of the first tensor.
+        measured: the representations, where they are measured already.
 
     Raises:
         CannotAssessError: a representation of more than `MAX_FEATURES` features.
     """
-    pixels = stack(batch)
     names, digests = [item.name for item in batch], [item.digest for item in batch]
     keys = [key_of(digest) for digest in digests]
-    representations = [array for runner in opened.runners for array in runner.represent(pixels)]
-    for index, array in enumerate(representations):
+    if not measured:
+        pixels = stack(batch)
+        measured = [array for runner in opened.runners for array in runner.represent(pixels)]
+    for index, array in enumerate(measured):
         each = total.tensors[index]
         if each.state is None:
             if array.shape[1] > MAX_FEATURES:
@@ -361,11 +375,11 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
                     f"robustcheck inspect {quoted(path)}",
                 )
             each.state = sums.State(array.shape[1])
-        measured = sums.update(each.state, array, keys)
-        new = job.seen_rows(measured, names, digests, room=job.SHOWN - len(each.seen.first))
+        added = sums.update(each.state, array, keys)
+        new = job.seen_rows(added, names, digests, room=job.SHOWN - len(each.seen.first))
         each.seen = job.merge_seen(each.seen, new)
-        shown = array[measured.usable]
-        used = [item for item, is_usable in zip(batch, measured.usable, strict=True) if is_usable]
+        shown = array[added.usable]
+        used = [item for item, is_usable in zip(batch, added.usable, strict=True) if is_usable]
         sketches = [item.sketch for item in used]
         each.described = job.merge_described(each.described, job.described_rows(shown, sketches))
         if watch is not None and index == 0:
@@ -392,8 +406,8 @@ def model_read(opened: ModelFile) -> dict[str, Any]:
 
 def model_facts(
     opened: ModelFile,
-    batch_difference: float | None = None,
     output_difference: float | None = None,
+    batch_difference: float | None = None,
     fixed_scale_difference: float | None = None,
 ) -> ModelFacts:
     """Record the facts of model and tensor. The differences are None until they are measured."""
@@ -429,22 +443,27 @@ def until_decided(
     decoded: Iterable[Prepared | Skipped],
     progress: Tell | None,
     watch: Watch | None,
-) -> tuple[Measurement, bool]:
-    """Measure until the evidence decides. True: it does; False: the images end first."""
+) -> tuple[Facts, Measurement, bool]:
+    """Try the model, and measure until the evidence decides. True: it does; False: the images end first."""
+    batch_size = opened.job.options.batch_size
+    first = take_probe(decoded, max(TRIED, min(batch_size, profile.min_images)))
+    facts, rows = probe_measured(opened, usable(first))
+    LOG.debug("%s: batch invariance and output were tried", opened.job.model)
     total = nothing_yet(1)
     enough_varied = False
     closest = [""]  # of the last look, for the progress
     of_images = batches(
-        decoded,
+        chain(first, decoded),
         total.images,
-        opened.job.options.batch_size,
+        batch_size,
         n_images=len(opened.source),
         first_look=profile.min_images,
         progress=progress,
         label=lambda: closest[-1],
     )
     for batch in of_images:
-        add_batch(opened, total, batch, watch)
+        add_batch(opened, total, batch, watch, [each[: len(batch)] for each in rows if len(each) >= len(batch)])
+        rows = [each[len(batch) :] for each in rows]
         state, n_usable = total.tensors[0].state, total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue
@@ -458,8 +477,8 @@ def until_decided(
                 and job.is_complete(total.tensors[0].described)
             )
             if enough_varied:
-                return total, True
-    return total, False
+                return facts, total, True
+    return facts, total, False
 
 
 def likely_stops(profile: Profile) -> tuple[int, int]:

@@ -221,7 +221,7 @@ MOST_IMAGES = 1024  # in a forward pass on a GPU, until memory runs out; callers
 # On a CPU larger passes save nothing and leave its caches, and small ones side by side, one a core, wait for no other
 # core (benchmarks/results/performance.md). The number is fixed: other batches, other last digits.
 MOST_IMAGES_ON_CPU = 4
-INVARIANCE_IMAGES = 8  # that batch invariance is measured on; each runs alone too
+TRIED = 5  # images that run alone, and once more together, to see whether representations depend on the batch
 BATCH_SIZE = 32  # images that callers give at once, by default
 SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2, "fp8": 5e-2, "fp4": 5e-2}
 """Relative difference below which two runs of one model count as the same, by precision: it leaves room for another
@@ -371,38 +371,53 @@ class Runner:
             for each in outputs
         ]
 
-    def batch_invariances(self, pixels: AnyArray) -> tuple[float | None, ...]:
+    def represent_in_batches(self, pixels: AnyArray) -> tuple[AnyArray, ...]:
+        """Compute the representations of images in the batches that callers give."""
+        starts = range(0, len(pixels), self._batch_size)
+        parts = [self.represent(pixels[i : i + self._batch_size]) for i in starts]
+        return tuple(np.concatenate(rows) for rows in zip(*parts, strict=True))
+
+    def batch_invariances(
+        self, pixels: AnyArray, measured: Sequence[AnyArray] | None = None
+    ) -> tuple[float | None, ...]:
         """Measure how representations depend on the batch. There is one number for each of `models`.
 
-        max |alone − together| / rms(alone) over the first images of `pixels`, which run each alone, together in order,
-        and reversed in a pass of as many images as `represent` gives the model at once; where the batch is fixed, a
-        batch of one image repeated stands for "alone". 0 means that no representation depends on its batch; with a
-        fixed batch of 1 it can't; 1e9 at most, also where a value is finite together and not alone, or the other way
-        round. Together is one pass: where memory is short it has fewer images, and no later pass has more; None where
-        it is a single image, which says nothing.
+        max |expected − actual| / rms(expected) of an image. Expected are the representations of the first `TRIED`
+        images when each runs alone, and of the others as they were measured. Actual are those as they were measured,
+        and those of passes in reverse order: of the first `TRIED` images, and of one image more than a measured pass
+        where that is larger. What a model makes of 5 images it may not make of 4. Where each image is measured alone,
+        a pass in order counts, too. With a fixed batch, one image repeated stands for "alone". 0 means that no
+        representation depends on its batch; with a fixed batch of 1 it can't; 1e9 at most, also where a value is
+        finite together and not alone, or the other way round. Where memory is short, fewer images run together, and no
+        later pass has more; None where it is a single image, which says nothing.
+
+        Args:
+            pixels: the first images of the run.
+            measured: what `represent_in_batches` gives for them; None = computed here.
         """
-        images = pixels[:INVARIANCE_IMAGES]
-        while len(images) > 1:
-            usual = min(self._batch_size, self._pass_images)  # what a model makes of 5 images it may not make of 4
-            turned = np.resize(np.arange(len(images))[::-1], len(images) if self.fixed_batch or usual < 2 else usual)
-            sets = [*(images[i : i + 1] for i in range(len(images))), images, images[turned]]
+        rows = self.represent_in_batches(pixels) if measured is None else measured
+        usual = self.fixed_batch or min(self._batch_size, self._pass_images)
+        alone = [pixels[i : i + 1] for i in range(0 if usual < 2 else min(TRIED, len(pixels)))]
+        most = max(TRIED, self.fixed_batch or usual + 1)
+        while most > 1 < len(pixels):
+            sizes = sorted({min(TRIED, most), most})
+            orders = [np.resize(np.arange(min(len(pixels), size))[::-1], size) for size in sizes]
+            if usual < 2:
+                orders.append(orders[0][::-1])
             try:
-                *single, in_order, reversed_ = self._represent(sets, whole=True)
+                outputs = self._represent([*(pixels[order] for order in orders), *alone], whole=True)
                 break
             except EnvironmentFaultError:
                 if self.fixed_batch:
                     raise
-                if len(turned) > len(images):
-                    self._pass_images = len(turned) // 2
-                else:
-                    images = images[: len(images) // 2]
-                    self._pass_images = min(self._pass_images, len(images))
+                most = usual if most // 2 < usual < most else most // 2
+                self._pass_images = min(self._pass_images, most)
         else:
             return (None,) * len(self.models)
         differences: list[float | None] = []
-        for rows, together, as_usual in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
-            alone = np.concatenate(rows)
-            pairs = ((alone, together), (alone[turned], as_usual))
+        for found, *outcomes in zip(rows, *outputs, strict=True):
+            expected = np.concatenate([*outcomes[len(orders) :], found[len(alone) :]])
+            pairs = [(expected, found), *((expected[order], outcomes[i]) for i, order in enumerate(orders))]
             differences.append(max(relative_difference(*pair) for pair in pairs))
         return tuple(differences)
 
@@ -421,7 +436,7 @@ class Runner:
         model, names = with_scales(self.model.graph.whole())
         try:
             session, _ = self._open_graph(model.SerializeToString(), level)
-            values = feed(pixels[:INVARIANCE_IMAGES], self.model, scaled_on_device=self._scaling is not None)
+            values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
             (scales,) = self._run_session(session, names, [values])
             if isinstance(scales, Exception):
                 return nothing

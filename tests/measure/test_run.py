@@ -81,9 +81,9 @@ def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, m
     levels = []
     real = Runner.batch_invariances
 
-    def batch_invariances(self: Runner, pixels: Any) -> tuple[float | None, ...]:
+    def batch_invariances(self: Runner, *arguments: Any) -> tuple[float | None, ...]:
         levels.append(self.execution.optimization)
-        return real(self, pixels)
+        return real(self, *arguments)
 
     monkeypatch.setattr(Runner, "batch_invariances", batch_invariances)
     facts = measure.probe(measure.open_job(new_job(tmp_path / "m.onnx", max_images=8)))

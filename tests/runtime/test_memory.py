@@ -91,7 +91,7 @@ def test_short_memory_never_makes_company_of_an_image_alone(runner: Any, monkeyp
             assert (found is None) if most == 1 else found > 0.1
             tried.clear()
             run.run(pixels)
-            assert max(tried) == min(most, 2)  # no later pass has more company than was looked at
+            assert max(tried) == most  # no later pass has more company than was looked at
     assert runner(model).batch_invariances(pixels[:1]) == (None,)
 
 
@@ -102,7 +102,7 @@ def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(
     run._pass_images = 32  # as on a GPU
     tried = short_of_memory(monkeypatch, 8)
     assert run.batch_invariances(pixels)[0] < 1e-5
-    assert [size for size in tried if size > 1] == [5, 32, 5, 16, 5, 8]
+    assert [size for size in tried if size > 5] == [33, 32, 16, 8]
     tried.clear()
     run.run(np.resize(pixels, (20, *pixels.shape[1:])))
     assert sorted(tried) == [4, 8, 8]

@@ -70,31 +70,6 @@ def test_float16(runner: Any, pixels: Pixels) -> None:
     assert_allclose(output, features_by_hand(pixels, WEIGHT), atol=0.02)
 
 
-def test_what_depends_on_its_batch_is_caught(runner: Any, pixels: Pixels) -> None:
-    """The last: even numbers of images get another result; 1 and 5, which are tried together, do not."""
-    even = """
-        shape = Shape(features); images = Gather(shape, [0]); odd = Mod(images, [2]); is_odd = Cast(odd, to=FLOAT)
-        shift = Mul(is_odd, [7.0]); embedding = Add(features, shift)
-    """
-    for text in ("mean = ReduceMean(features, [0]); embedding = Sub(features, mean)", even):
-        model = written(text)
-        assert runner(model).batch_invariances(pixels)[0] > 0.1
-    # no pass has company: five together are odd as well
-    assert runner(model, batch_size=1).batch_invariances(pixels)[0] < 1e-5
-
-
-def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Pixels) -> None:
-    """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
-    text = """
-        shape = Shape(features); images = Gather(shape, [0]); n = Cast(images, to=FLOAT); freedom = Sub(n, 1.0)
-        factor = Div(freedom, freedom); embedding = Mul(features, factor)
-    """
-    run = runner(written(text))
-    assert np.isnan(run.run(pixels[:1]).representation).all()
-    assert np.isfinite(run.run(pixels[:4]).representation).all()  # one pass
-    assert run.batch_invariances(pixels)[0] == 1e9
-
-
 def test_outputs_with_infinities_are_compared() -> None:
     """Scores of −∞ for classes that are switched off, and one in the place of another."""
     a = np.array([[1.0, -np.inf, 2.0]] * 2)

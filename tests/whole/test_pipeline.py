@@ -13,6 +13,7 @@ from robustcheck_onnx.checker.images.source import Item, Skipped
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Prepared
 from robustcheck_onnx.checker.report.record import to_json
+from robustcheck_onnx.checker.runtime.runner import TRIED
 from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
@@ -43,7 +44,7 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
     def opened(inputs: measure.Inputs) -> measure.Opened:
         names = {ready.get(timeout=PATIENCE_S) for _ in range(measure.AHEAD)}  # raises where nobody decodes meanwhile
         # the probe took some out of the window already, and two threads decode: later ones may be among them
-        assert names <= set(inputs.source.entries[: measure.AHEAD + measure.PROBE_IMAGES].names())
+        assert names <= set(inputs.source.entries[: measure.AHEAD + TRIED].names())
         return open_sessions(inputs)
 
     monkeypatch.setattr(measure, "prepare_item", prepared)

@@ -1,0 +1,151 @@
+"""Models whose representation of an image depends on its batch: each is caught, however it mixes the images.
+
+Of those that take scales over the batch: what is left of it once the scales are held fixed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
+from support import Fields, normal
+from support.onnx_models import encoder, save
+from support.written import POOLED, written
+
+SEEN = """
+    shape = Shape(features); images = Gather(shape, [0]); n = Cast(images, to=FLOAT); several = Greater(n, 1.0)
+    many = Greater(n, 4.0); zero = Sub(features, features); none = ReduceSum(zero, [1]); one = Add(none, 1.0)
+    after = CumSum(one, 0); place = Sub(after, one); left = Sub(n, after); bright = ReduceMean(features, [1])
+"""
+"""facts of the batch: how many images, where each is in it, how bright it is"""
+CHOSEN = "; more = Cast(chosen, to=FLOAT); shift = Mul(more, 7.0); embedding = Add(features, shift)"
+"""images that are chosen get another representation"""
+BY_ORDER = "; sorted, order = TopK(key, images, axis=0, largest={largest}); rows = Flatten(order, axis=0)"
+MIXING = {
+    "its place": "embedding = Add(features, place)",
+    "an odd place": "odd = Mod(place, 2.0, fmod=1); chosen = Cast(odd, to=BOOL)" + CHOSEN,
+    "the first place": "first = Less(place, 0.5); chosen = And(first, several)" + CHOSEN,
+    "the last place": "last = Less(left, 0.5); chosen = And(last, several)" + CHOSEN,
+    "the second place": "far = Sub(place, 1.0); off = Abs(far); chosen = Less(off, 0.5)" + CHOSEN,
+    "the fifth place": "chosen = Greater(place, 3.5)" + CHOSEN,
+    "a place between others": "a = Greater(place, 0.5); b = Greater(left, 0.5); chosen = And(a, b)" + CHOSEN,
+    "the second half": "half = Mul(n, 0.5); b = GreaterOrEqual(place, half); chosen = And(b, several)" + CHOSEN,
+    "company": "chosen = Identity(several)" + CHOSEN,
+    "an even number": "odd = Mod(n, 2.0, fmod=1); chosen = Less(odd, 0.5)" + CHOSEN,
+    "more than four": "chosen = Identity(many)" + CHOSEN,
+    "four": "far = Sub(n, 4.0); off = Abs(far); chosen = Less(off, 0.5)" + CHOSEN,
+    "the brightest": "most = ReduceMax(bright, [0]); a = Equal(bright, most); chosen = And(a, several)" + CHOSEN,
+    "the darkest": "least = ReduceMin(bright, [0]); a = Equal(bright, least); chosen = And(a, several)" + CHOSEN,
+    "the brightest of many": "most = ReduceMax(bright, [0]); a = Equal(bright, most); chosen = And(a, many)" + CHOSEN,
+    "the darkest of many": "least = ReduceMin(bright, [0]); a = Equal(bright, least); chosen = And(a, many)" + CHOSEN,
+    "brighter than the mean": "mean = ReduceMean(bright, [0]); chosen = Greater(bright, mean)" + CHOSEN,
+    "the mean": "mean = ReduceMean(features, [0]); embedding = Sub(features, mean)",
+    "the largest": "most = ReduceMax(features, [0]); embedding = Sub(features, most)",
+    "the length": "length = ReduceL2(features, [0]); embedding = Div(features, length)",
+    "the softmax": "shares = Softmax(features, axis=0); embedding = Mul(shares, features)",
+    "a running sum": "embedding = CumSum(features, 0)",
+    "attention": """
+        turned = Transpose(features, perm=[1, 0]); products = MatMul(features, turned); shares = Softmax(products)
+        embedding = MatMul(shares, features)
+    """,
+    "a mixed-up layout": "turned = Transpose(features, perm=[1, 0]); embedding = Reshape(turned, shape)",
+    "its neighbour": "at = Cast(left, to=INT64); rows = Flatten(at, axis=0); row = Reshape(at, [-1]); embedding = "
+    "Gather(features, row)",
+    "rising order": "s, order = TopK(bright, images, axis=0, largest=0); row = Reshape(order, [-1]); embedding = "
+    "Gather(features, row)",
+    "falling order": "s, order = TopK(bright, images, axis=0); row = Reshape(order, [-1]); embedding = "
+    "Gather(features, row)",
+}
+"""what a representation depends on beside its image"""
+NOT_OF_FIVE = {"an even number", "four"}
+
+
+@pytest.mark.parametrize("by", MIXING)
+def test_what_depends_on_its_batch_is_caught(runner: Any, by: str) -> None:
+    """By the images of a worker, of a check on the CPU and on a GPU, and one by one, where five together show it."""
+    model = written(SEEN + MIXING[by], "embedding")
+    for draw in range(3):
+        pixels = normal(33, 8, 8, 3, seed=draw).astype(np.float32)
+        run = runner(model, tensor="embedding")
+        assert run.batch_invariances(pixels[:5])[0] > 0.1
+        assert run.batch_invariances(pixels[:32])[0] > 0.1
+        run._pass_images = 32  # as on a GPU
+        assert by == "four" or run.batch_invariances(pixels[:32])[0] > 0.1
+        single = runner(model, tensor="embedding", batch_size=1).batch_invariances(pixels)[0]
+        assert single < 1e-5 if by in NOT_OF_FIVE else single > 0.1
+
+
+def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Any) -> None:
+    """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
+    run = runner(written(SEEN + "free = Sub(n, 1.0); factor = Div(free, free); embedding = Mul(features, factor)"))
+    assert np.isnan(run.run(pixels[:1]).representation).all()
+    assert np.isfinite(run.run(pixels[:4]).representation).all()  # one pass
+    assert run.batch_invariances(pixels)[0] == 1e9
+
+
+FEATURES = 24
+CONTRASTS = np.array([1, 4, 16, 64, 256], np.float32).reshape(-1, 1, 1, 1) / 256
+UNLIKE = normal(5, 8, 8, 3, seed=5).astype(np.float32) * CONTRASTS
+"""images whose contrast differs by a factor of 256, so that each would have a scale of its own"""
+
+
+INTEGERS = {
+    "fused": "product = com.microsoft:DynamicQuantizeMatMul(features, q, 0.01, zero, bias)",
+    "apart": """
+        a, a.scale, a.zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, q, a.zero, zero)
+        float = Cast(whole, to=FLOAT); scale = Mul(a.scale, 0.01); unbiased = Mul(float, scale)
+        product = Add(unbiased, bias)
+    """,
+}
+"""ways from "features" to "product", a product with int8 weights whose other factor is quantised in the run"""
+WEIGHTS: Fields = {
+    "q": default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8),
+    "zero": np.array(3, np.int8),
+    "bias": np.linspace(-1, 1, FEATURES).astype(np.float32),
+}
+GAIN, SHIFT = [1.0] * FEATURES, [0.0] * FEATURES
+
+
+def quantised(
+    path: Path, form: str, end: str = "embedding = Identity(product)", *, batch: int | str = "batch"
+) -> Runner:
+    """A quantised encoder, then nodes from "product" to "embedding"."""
+    image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
+    text = POOLED.replace("w16", "w24") + INTEGERS[form] + "\n" + end
+    model = written(text, "embedding", before="", inputs=[image], **WEIGHTS)
+    return Runner(open_model(save(model, path)), "cpu", batch_size=1)
+
+
+@pytest.mark.parametrize("form", INTEGERS)
+def test_nothing_is_left_of_dynamic_quantisers_alone(tmp_path: Path, form: str) -> None:
+    run = quantised(tmp_path / "m.onnx", form)
+    before = run.represent(UNLIKE)[0]
+    (together,), (fixed,) = run.batch_invariances(UNLIKE), run.fixed_scale_invariances(UNLIKE)
+    assert (together or 0) > 0.02
+    assert fixed is not None
+    assert fixed < 1e-3
+    np.testing.assert_array_equal(run.represent(UNLIKE)[0], before)  # the model itself runs on
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "mean = ReduceMean(product, [0]); embedding = Sub(product, mean)",
+        f"embedding, mean, spread = BatchNormalization(product, {GAIN}, {SHIFT}, {SHIFT}, {GAIN}, training_mode=1)",
+    ],
+)
+def test_what_else_mixes_the_batch_is_left(tmp_path: Path, end: str) -> None:
+    (fixed,) = quantised(tmp_path / "m.onnx", "apart", end).fixed_scale_invariances(UNLIKE)
+    assert (fixed or 0) > 0.3
+
+
+def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(tmp_path: Path) -> None:
+    plain = Runner(open_model(save(encoder(), tmp_path / "p.onnx")), "cpu")
+    assert not scales_over_batch(plain.model.graph.proto)
+    assert plain.fixed_scale_invariances(UNLIKE) == (None,)
+    assert quantised(tmp_path / "m.onnx", "apart", batch=4).fixed_scale_invariances(UNLIKE) == (None,)
