@@ -10,11 +10,11 @@ from pydantic.json_schema import models_json_schema
 
 from robustcheck_onnx.checker.calibrate.plan import Plan as PlanFields
 from robustcheck_onnx.checker.compare import CompareReport
-from robustcheck_onnx.checker.concepts.records import ConceptsReport
+from robustcheck_onnx.checker.concepts.document import ConceptsReport
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.runtime.doctor import Finding
-from robustcheck_onnx.checker.scan.records import ScanReport
+from robustcheck_onnx.checker.scan.document import ScanReport
 from robustcheck_onnx.checker.shift.records import ShiftReport
 from robustcheck_onnx.checker.text import SCHEMA_VERSION
 from robustcheck_onnx.checker.verify.run import Verification

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import IndexOptions as IndexOptions
     from robustcheck_onnx.checker.compare import Required as Required
     from robustcheck_onnx.checker.compare import compare as compare
-    from robustcheck_onnx.checker.concepts.records import ConceptsReport as ConceptsReport
+    from robustcheck_onnx.checker.concepts.document import ConceptsReport as ConceptsReport
     from robustcheck_onnx.checker.concepts.run import concepts as concepts
     from robustcheck_onnx.checker.directions.records import DirectionsReport as DirectionsReport
     from robustcheck_onnx.checker.directions.run import directions as directions
@@ -54,7 +54,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.report.record import Report as Report
     from robustcheck_onnx.checker.representations import Representations as Representations
     from robustcheck_onnx.checker.representations import load_representations as load_representations
-    from robustcheck_onnx.checker.scan.records import ScanReport as ScanReport
+    from robustcheck_onnx.checker.scan.document import ScanReport as ScanReport
     from robustcheck_onnx.checker.scan.run import scan as scan
     from robustcheck_onnx.checker.shift.records import ShiftReport as ShiftReport
     from robustcheck_onnx.checker.shift.run import Several as Several
@@ -78,7 +78,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     name: module
     for module, names in {
         "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required",
-        "concepts.records": "ConceptsReport",
+        "concepts.document": "ConceptsReport",
         "concepts.run": "concepts",
         "directions.records": "DirectionsReport",
         "directions.run": "directions",
@@ -93,7 +93,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "pipeline": "check CheckOptions",
         "report.record": "Report",
         "representations": "load_representations Representations",
-        "scan.records": "ScanReport",
+        "scan.document": "ScanReport",
         "scan.run": "scan",
         "shift.records": "ShiftReport",
         "shift.run": "measure_shift Several",

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.arrays import Array, Bools, Floats
 from robustcheck_onnx.checker.text import count_text
 
-from .records import ENCODED_AP, ChanceFacts, Concept, DirectionConcepts, DirectionFacts, DirectionScore, NotJudged
+from .document import ENCODED_AP, ChanceFacts, Concept, DirectionConcepts, DirectionFacts, DirectionScore, NotJudged
 
 Of = Literal["head", "features", "axes"]
 OF: tuple[Of, ...] = ("head", "features", "axes")

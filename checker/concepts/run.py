@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
 
 from . import directions
 from .directions import OF, Directions, search
-from .records import ENCODED_AP, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
+from .document import ENCODED_AP, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
 from .sets import ConceptSet, open_concepts
 
 MIN_POSITIVES = 10

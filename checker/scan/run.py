@@ -30,7 +30,7 @@ from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
 
 from .blocks import measuring_model, plan_scan
-from .records import Layer, ScanModel, ScanReport, summary
+from .document import Layer, ScanModel, ScanReport, summary
 from .taps import GRID, Depth
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, TOP_FEATURES
 
-from .records import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
+from .document import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 
 PREFIX = "robustcheck.scan"
 OUTPUT = f"{PREFIX}.rows"

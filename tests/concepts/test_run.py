@@ -12,7 +12,7 @@ from onnx import TensorProto
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.concepts.records import CLAIM, ConceptsReport
+from robustcheck_onnx.checker.concepts.document import CLAIM, ConceptsReport
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.report.record import to_json

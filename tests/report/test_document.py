@@ -13,7 +13,7 @@ from PIL import Image
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report import charts, layout
 from robustcheck_onnx.checker.report.document import Chart, Curve, Document, Table, cell_of, document_of
-from robustcheck_onnx.checker.scan.records import PersistentFeature
+from robustcheck_onnx.checker.scan.document import PersistentFeature
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.storage.stores import OURS
 from robustcheck_onnx.checker.text import VERSION

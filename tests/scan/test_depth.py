@@ -8,7 +8,7 @@ from numpy.random import default_rng
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.scan import taps
-from robustcheck_onnx.checker.scan.records import LayerStatistics
+from robustcheck_onnx.checker.scan.document import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Depth, Tap
 from support import normal
 from support.scan_truth import Array, assert_close, assert_is_truth

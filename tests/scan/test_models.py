@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.scan.records import ScanReport
+from robustcheck_onnx.checker.scan.document import ScanReport
 from support import Fields, normal
 from support.onnx_models import save, weight
 from support.scan_truth import assert_report_is_truth, scanned

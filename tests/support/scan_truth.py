@@ -10,9 +10,9 @@ import scipy.stats
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.scan import records
+from robustcheck_onnx.checker.scan import document
 from robustcheck_onnx.checker.scan import run as scan
-from robustcheck_onnx.checker.scan.records import LayerStatistics
+from robustcheck_onnx.checker.scan.document import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
 from support import normal
 from support.onnx_models import build, graph, save, weight
@@ -128,7 +128,7 @@ def activations(model: Path, tensors: list[str], feed: Array) -> dict[str, Array
     return dict(zip(tensors, session.run(tensors, {proto.graph.input[0].name: feed}), strict=True))
 
 
-def assert_report_is_truth(report: records.ScanReport, model: Path, feed: Array) -> None:
+def assert_report_is_truth(report: document.ScanReport, model: Path, feed: Array) -> None:
     found = activations(model, [layer.tensor for layer in report.layers], feed)
     for layer in report.layers:
         rectified = layer.statistics.largest_value is not None and bool((found[layer.tensor] >= 0).all())
@@ -137,7 +137,7 @@ def assert_report_is_truth(report: records.ScanReport, model: Path, feed: Array)
         assert_is_truth(layer.statistics, found[layer.tensor], tap)
 
 
-def scanned(path: Path, **options: Any) -> tuple[records.ScanReport, Array]:
+def scanned(path: Path, **options: Any) -> tuple[document.ScanReport, Array]:
     """The report of a tiny model, and the input it was run on, in any order."""
     inputs = path.with_suffix(".npy")
     options = {"preprocess": "imagenet", "device": "cpu", "batch_size": 5, **options}
