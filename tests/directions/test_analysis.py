@@ -29,33 +29,36 @@ def head_of(weight: Array, bias: Array | None = None) -> LinearHead:
     )
 
 
-@pytest.mark.parametrize(("n_classes", "d"), [(60, 24), (24, 60), (2, 5), (30, 30)])
-def test_every_number_is_that_of_an_independent_script(n_classes: int, d: int) -> None:
-    weight = rng(1).normal(size=(n_classes, d)) * rng(2).lognormal(0, 1, d) + rng(3).normal(size=d)
-    bias, h = rng(4).normal(size=n_classes), (rng(5).normal(size=(91, d)) + rng(6).normal(size=d)).astype(np.float32)
-    raw, centred, outliers = analyse(head_of(weight, bias), h, seed=3)
-    for found, is_centred in ((raw, False), (centred, True)):
-        expected = directions_truth.truth(weight, bias, h, centred=is_centred, seed=3)
-        assert found.n_directions == len(expected["sigma"]) == min(n_classes - is_centred, d)
-        directions_truth.assert_is_truth(found, expected, len(h))
-        for fewest in found.fewest:  # every number of directions, one after the other
-            shares = [(expected["predicted"](expected["order"][:k]) == expected["first"]).mean()
-                      for k in range(1, found.n_directions)]  # fmt: skip
-            n = found.n_directions
-            steps = {int(np.ceil(n * step / 50)) for step in range(1, 50)}
-            tried = sorted(steps | {int(np.ceil(n * percent / 100)) for percent in directions_truth.PERCENT})
-            bad = [k for k in tried if k < n and shares[k - 1] < fewest.share]
-            assert fewest.directions == min([k for k in [*tried, n] if not bad or k > bad[-1]])
-            assert fewest.percent == 100 * fewest.directions / n
-    x = np.asarray(h, np.float64)
-    z = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
-    (feature,) = outliers.features
-    assert not outliers.persistent
-    assert feature.index == (z**4).sum(0).argmax()
-    for replacement, value in zip(outliers.replacements, (x[:, feature.index].mean(), 0.0), strict=True):
-        n_changed, share = directions_truth.changed(weight, bias, h, [feature.index], value)
-        assert replacement.changed == wilson(n_changed, len(h))
-        assert replacement.margin_share.estimate == pytest.approx(share, rel=1e-6)
+def test_every_number_is_that_of_an_independent_script() -> None:
+    for n_classes, d in [(60, 24), (24, 60), (2, 5), (30, 30)]:
+        weight = rng(1).normal(size=(n_classes, d)) * rng(2).lognormal(0, 1, d) + rng(3).normal(size=d)
+        bias, h = (
+            rng(4).normal(size=n_classes),
+            (rng(5).normal(size=(91, d)) + rng(6).normal(size=d)).astype(np.float32),
+        )
+        raw, centred, outliers = analyse(head_of(weight, bias), h, seed=3)
+        for found, is_centred in ((raw, False), (centred, True)):
+            expected = directions_truth.truth(weight, bias, h, centred=is_centred, seed=3)
+            assert found.n_directions == len(expected["sigma"]) == min(n_classes - is_centred, d)
+            directions_truth.assert_is_truth(found, expected, len(h))
+            for fewest in found.fewest:  # every number of directions, one after the other
+                shares = [(expected["predicted"](expected["order"][:k]) == expected["first"]).mean()
+                          for k in range(1, found.n_directions)]  # fmt: skip
+                n = found.n_directions
+                steps = {int(np.ceil(n * step / 50)) for step in range(1, 50)}
+                tried = sorted(steps | {int(np.ceil(n * percent / 100)) for percent in directions_truth.PERCENT})
+                bad = [k for k in tried if k < n and shares[k - 1] < fewest.share]
+                assert fewest.directions == min([k for k in [*tried, n] if not bad or k > bad[-1]])
+                assert fewest.percent == 100 * fewest.directions / n
+        x = np.asarray(h, np.float64)
+        z = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+        (feature,) = outliers.features
+        assert not outliers.persistent
+        assert feature.index == (z**4).sum(0).argmax()
+        for replacement, value in zip(outliers.replacements, (x[:, feature.index].mean(), 0.0), strict=True):
+            n_changed, share = directions_truth.changed(weight, bias, h, [feature.index], value)
+            assert replacement.changed == wilson(n_changed, len(h))
+            assert replacement.margin_share.estimate == pytest.approx(share, rel=1e-6)
 
 
 def test_an_outlier_feature_that_the_head_ignores_or_uses() -> None:

@@ -32,8 +32,8 @@ def test_they_are_the_strings_in_less_memory(first: list[str], second: list[str]
     assert len(pickle.dumps(joined)) < 200 + 32 * len(joined)
 
 
-@pytest.mark.parametrize("wrong", ["", "sha256:", "sha256:" + "0" * 62, "md5:" + "0" * 64, "0" * 64])
-def test_anything_else_is_refused(wrong: str) -> None:
-    raised(ValueError, "64 hexadecimal digits", Digests, [wrong])
-    with pytest.raises(IndexError):
-        Digests()[0]
+def test_anything_else_is_refused() -> None:
+    for wrong in ["", "sha256:", "sha256:" + "0" * 62, "md5:" + "0" * 64, "0" * 64]:
+        raised(ValueError, "64 hexadecimal digits", Digests, [wrong])
+        with pytest.raises(IndexError):
+            Digests()[0]

@@ -77,9 +77,14 @@ def test_sizes_that_are_refused() -> None:
         raised(CannotAssessError, said, apply, fields, image)
 
 
-@pytest.mark.parametrize(
-    ("mode", "height", "width", "image", "expected"),
-    [  # (height, width); timm's and open_clip's ResizeKeepRatio: round(edge / ratio), and at least a pixel
+def test_sizes_by_hand() -> None:
+    for (
+        mode,
+        height,
+        width,
+        image,
+        expected,
+    ) in [  # (height, width); timm's and open_clip's ResizeKeepRatio: round(edge / ratio), and at least a pixel
         ("longest", 224, 224, (300, 451), (149, 224)),  # 451 / 224 = 2.0134
         ("longest", 224, 192, (300, 451), (128, 192)),  # 451 / 192 = 2.3490
         ("longest", 10, 10, (1, 640), (1, 10)),
@@ -89,11 +94,9 @@ def test_sizes_that_are_refused() -> None:
         ("shortest", 224, 224, (300, 451), (224, 336)),  # one edge: cut to whole pixels, 336.7
         ("squash", 224, 192, (300, 451), (224, 192)),
         ("none", 224, 192, (300, 451), (300, 451)),
-    ],
-)
-def test_sizes_by_hand(mode: Any, height: int, width: int, image: tuple[int, int], expected: tuple[int, int]) -> None:
-    fields = but(CLIP, resize_mode=mode, resize_size=(height, width))
-    assert resized_size(fields, *image) == expected
+    ]:
+        fields = but(CLIP, resize_mode=mode, resize_size=(height, width))
+        assert resized_size(fields, *image) == expected
 
 
 def test_a_scale_that_is_too_large_is_told_without_a_word_of_numpys() -> None:
@@ -129,11 +132,11 @@ def test_impossible_values_are_refused(change: Fields, field: str) -> None:
     raised(ValidationError, field, Preprocessing, **{**CLIP.model_dump(), **change})
 
 
-@pytest.mark.parametrize("record", [CLIP, IMAGENET, but(CLIP, color_order="BGR")])
-def test_as_photo_is_the_inverse_after_the_crop(record: Preprocessing) -> None:
-    photo = Image.fromarray(levels(300, 260, 3))
-    rgb = but(record, color_order="RGB")
-    assert_array_equal(np.asarray(as_photo(record, apply(record, photo))), apply_uint8(rgb, photo))
+def test_as_photo_is_the_inverse_after_the_crop() -> None:
+    for record in [CLIP, IMAGENET, but(CLIP, color_order="BGR")]:
+        photo = Image.fromarray(levels(300, 260, 3))
+        rgb = but(record, color_order="RGB")
+        assert_array_equal(np.asarray(as_photo(record, apply(record, photo))), apply_uint8(rgb, photo))
 
 
 def test_bgr_reverses_channels_and_keeps_mean_in_rgb() -> None:

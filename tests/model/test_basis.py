@@ -26,22 +26,22 @@ def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return basis
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(768, 512), (512, 512), (320, 512)])
-def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: int) -> None:
-    basis = rotation(rows, columns)
-    assert mutually_orthogonal(basis)
-    assert mutually_orthogonal(basis.T)
-    scales = default_rng(1).lognormal(0, 1, columns)
-    assert mutually_orthogonal(basis * scales) == (columns <= rows)  # a PCA that whitens; 512 of 320 can't be
-    assert mutually_orthogonal(basis.astype(np.float16).astype(np.float64))
-    padded = basis.copy()
-    padded[:, 3] = 0  # a feature that is switched off hides nothing
-    assert mutually_orthogonal(padded)
-    for levels in (127, 7):  # 8 and 4 bits, one scale
-        assert mutually_orthogonal(np.round(basis / (np.abs(basis).max() / levels)))
-    noise = normal(*basis.shape, seed=3) / np.sqrt(max(basis.shape))
-    assert mutually_orthogonal(basis + 0.2 * noise)
-    assert not mutually_orthogonal(normal(rows, columns, seed=2))
+def test_orthogonal_columns_or_rows_are_a_change_of_basis() -> None:
+    for rows, columns in [(768, 512), (512, 512), (320, 512)]:
+        basis = rotation(rows, columns)
+        assert mutually_orthogonal(basis)
+        assert mutually_orthogonal(basis.T)
+        scales = default_rng(1).lognormal(0, 1, columns)
+        assert mutually_orthogonal(basis * scales) == (columns <= rows)  # a PCA that whitens; 512 of 320 can't be
+        assert mutually_orthogonal(basis.astype(np.float16).astype(np.float64))
+        padded = basis.copy()
+        padded[:, 3] = 0  # a feature that is switched off hides nothing
+        assert mutually_orthogonal(padded)
+        for levels in (127, 7):  # 8 and 4 bits, one scale
+            assert mutually_orthogonal(np.round(basis / (np.abs(basis).max() / levels)))
+        noise = normal(*basis.shape, seed=3) / np.sqrt(max(basis.shape))
+        assert mutually_orthogonal(basis + 0.2 * noise)
+        assert not mutually_orthogonal(normal(rows, columns, seed=2))
 
 
 @pytest.mark.long
@@ -54,9 +54,9 @@ def test_every_real_learned_layer_is_none(efficientnet_lite0: Path) -> None:
     assert not any(mutually_orthogonal(layer) for layer in layers)
 
 
-@pytest.mark.parametrize("vectors", [np.zeros((8, 8)), np.ones((1, 8)), np.full((8, 8), np.nan)])
-def test_nothing_to_compare_is_no_change_of_basis(vectors: np.ndarray) -> None:
-    assert not mutually_orthogonal(vectors)
+def test_nothing_to_compare_is_no_change_of_basis() -> None:
+    for vectors in [np.zeros((8, 8)), np.ones((1, 8)), np.full((8, 8), np.nan)]:
+        assert not mutually_orthogonal(vectors)
 
 
 SIGNED = """
@@ -130,13 +130,13 @@ FIRST = "a = MatMul(signed, w)"
 TURNED, LEARNED = (each.astype(np.float32) for each in (rotation(16, 12), onnx_models.weight(16, 12)))
 
 
-@pytest.mark.parametrize("form", forms(TURNED))
-def test_every_form_of_a_weight_is_read(opened: Any, form: str) -> None:
-    for weight, turned in ((TURNED, True), (LEARNED, False)):
-        text, constants = forms(weight)[form]
-        end = opened(written(text, before=SIGNED, **constants)).representation.ends_in
-        assert (end.kind == "change_of_basis") == turned
-        assert turned or end.kind in ("linear", "other", "second_linear")
+def test_every_form_of_a_weight_is_read(opened: Any) -> None:
+    for form in forms(TURNED):
+        for weight, turned in ((TURNED, True), (LEARNED, False)):
+            text, constants = forms(weight)[form]
+            end = opened(written(text, before=SIGNED, **constants)).representation.ends_in
+            assert (end.kind == "change_of_basis") == turned
+            assert turned or end.kind in ("linear", "other", "second_linear")
 
 
 def written_with(w: Array, form: str) -> ModelProto:
@@ -194,32 +194,26 @@ def test_wherever_a_weight_stands_it_is_read(form: str, tmp_path: Path) -> None:
         assert str(open_model(path).representation.ends_in) == ends
 
 
-@pytest.mark.parametrize(
-    ("kind", "precision", "ends"),
-    [
+def test_a_quantised_end_has_one_sign_only_where_its_type_has(opened: Any) -> None:
+    for kind, precision, ends in [
         ("FLOAT8E4M3FN", "fp8", "linear"),
         ("FLOAT8E5M2FNUZ", "fp8", "linear"),
         ("FLOAT4E2M1", "fp4", "linear"),
         ("INT8", "int8", "linear"),
         ("UINT8", "int8", "activation:QuantizeLinear"),  # the lowest is 0: a quantiser writes a ReLU so
-    ],
-)
-def test_a_quantised_end_has_one_sign_only_where_its_type_has(
-    opened: Any, kind: str, precision: str, ends: str
-) -> None:
-    text = "p = MatMul(signed, w16x12); q = QuantizeLinear(p, 0.1, z); embedding = DequantizeLinear(q, 0.1, z)"
-    proto = written(text, before=SIGNED, opset=23, z=0)
-    proto.graph.initializer[0].CopyFrom(helper.make_tensor("z", getattr(TensorProto, kind), [], [0]))
-    found = opened(proto)
-    assert (str(found.representation.ends_in), found.precision) == (ends, precision)
+    ]:
+        text = "p = MatMul(signed, w16x12); q = QuantizeLinear(p, 0.1, z); embedding = DequantizeLinear(q, 0.1, z)"
+        proto = written(text, before=SIGNED, opset=23, z=0)
+        proto.graph.initializer[0].CopyFrom(helper.make_tensor("z", getattr(TensorProto, kind), [], [0]))
+        found = opened(proto)
+        assert (str(found.representation.ends_in), found.precision) == (ends, precision)
 
 
 NORM = "norm = LayerNormalization(signed, w16)"
 
 
-@pytest.mark.parametrize(
-    ("text", "end"),
-    {
+def test_what_is_no_matrix_is_no_linear_layer(opened: Any) -> None:
+    for text, end in {
         'heads = Einsum(signed, w16x4x4, equation="bi,ijk->bjk"); embedding = Flatten(heads)': "linear_unread",
         "w = Transpose(features, perm=[1, 0]); embedding = MatMul(signed, w)": "other:MatMul",  # of the image
         # factors of features: behind a norm they would hide the outlier features that its scales make
@@ -228,10 +222,8 @@ NORM = "norm = LayerNormalization(signed, w16)"
         f"{NORM}; row = Unsqueeze(norm, [2,3]); map = MatMul(row, w16x1x3); embedding = Flatten(map)": "linear_unread",
         f'{NORM}; embedding = Einsum(norm, w16x4, equation="bi,ij->bi")': "linear_unread",
         f'{NORM}; embedding = Einsum(norm, w12x16, equation="bi ,oi -> bo")': "linear",
-    }.items(),
-)
-def test_what_is_no_matrix_is_no_linear_layer(opened: Any, text: str, end: str) -> None:
-    assert str(opened(written(text, before=SIGNED)).representation.ends_in) == end
+    }.items():
+        assert str(opened(written(text, before=SIGNED)).representation.ends_in) == end
 
 
 def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(tmp_path: Path, photos_80: Path) -> None:

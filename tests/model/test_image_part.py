@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from robustcheck_onnx import check
@@ -84,9 +83,8 @@ def test_inputs_that_are_none(opened: Any) -> None:
 NEEDED = "an output must need the image input alone"
 
 
-@pytest.mark.parametrize(
-    ("extra", "text", "outputs", "message"),
-    [
+def test_what_cannot_be_fed_says_which_output_needs_what(opened: Any) -> None:
+    for extra, text, outputs, message in [
         (("t", FLOAT, (1,)), "y = Mul(image_embeds, t)", ["y"], f"t float (1); y needs pixel_values, t; {NEEDED}"),
         (
             ("on", BOOL, ()),
@@ -112,15 +110,11 @@ NEEDED = "an output must need the image input alone"
             [f"y{i}" for i in range(6)],
             f"y3 needs pixel_values, t; … (6 outputs); {NEEDED}",
         ),
-    ],
-)
-def test_what_cannot_be_fed_says_which_output_needs_what(
-    opened: Any, extra: Any, text: str, outputs: list[str], message: str
-) -> None:
-    caught = raised(CannotAssessError, "", opened, written(text, *outputs, before=TOWER, inputs=[IMAGE, extra]))
-    assert caught.message.partition(": ")[2].startswith("inputs are pixel_values float (?, 3, 8, 8), ")
-    assert message in caught.message
-    assert caught.hint == "export the vision encoder alone: robustcheck export --help"
+    ]:
+        caught = raised(CannotAssessError, "", opened, written(text, *outputs, before=TOWER, inputs=[IMAGE, extra]))
+        assert caught.message.partition(": ")[2].startswith("inputs are pixel_values float (?, 3, 8, 8), ")
+        assert message in caught.message
+        assert caught.hint == "export the vision encoder alone: robustcheck export --help"
 
 
 def test_only_a_text_encoder_is_called_one(opened: Any) -> None:

@@ -22,9 +22,8 @@ def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
     return found.tensor, found.rule, found.pool, found.assumed
 
 
-@pytest.mark.parametrize(
-    ("output", "classes", "bias", "expected"),
-    [
+def test_classifier_or_encoder(opened: Any) -> None:
+    for output, classes, bias, expected in [
         ("logits", 16, False, ("features", "head_input", "none", False)),  # by name
         ("class_probs", 16, True, ("features", "head_input", "none", False)),
         ("output", 1000, True, ("features", "head_input", "none", False)),  # by a class count
@@ -35,22 +34,18 @@ def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
         ("image_embeds", 1000, False, ("image_embeds", "encoder_output", "none", False)),
         ("image_embeds", 512, True, ("image_embeds", "encoder_output", "none", False)),
         ("image_embeds", 1000, True, ("image_embeds", "encoder_output", "none", True)),  # named so, made as scores
-    ],
-)
-def test_classifier_or_encoder(
-    opened: Any, output: str, classes: int, bias: bool, expected: tuple[str, str, str, bool]
-) -> None:
-    model = opened(classifier(classes, output=output, bias=bias))
-    assert chosen(model) == expected
-    if expected[1] == "head_input":
-        assert model.head.op == "Gemm"
-        assert model.head.weight_shape == (classes, 16)
-        assert model.head.classes == classes
-        assert model.class_output == (None if expected[3] else output)
-        assert model.added_output
-    else:
-        assert (model.head, model.class_output, model.added_output) == (None, None, False)
-    assert ("assumed" in model.representation.why) == expected[3]
+    ]:
+        model = opened(classifier(classes, output=output, bias=bias))
+        assert chosen(model) == expected
+        if expected[1] == "head_input":
+            assert model.head.op == "Gemm"
+            assert model.head.weight_shape == (classes, 16)
+            assert model.head.classes == classes
+            assert model.class_output == (None if expected[3] else output)
+            assert model.added_output
+        else:
+            assert (model.head, model.class_output, model.added_output) == (None, None, False)
+        assert ("assumed" in model.representation.why) == expected[3]
 
 
 @pytest.mark.parametrize("rule", ["encoder_output", "head_input"])
@@ -218,27 +213,29 @@ def test_a_factor_behind_the_last_linear_layer_leaves_open_what_it_makes(opened:
     assert chosen(opened(gemm)) == ("features", "head_input", "none", True)
 
 
-@pytest.mark.parametrize(("rows", "shape"), [("[0,1,-1]", ("batch", 1, 16)), ("[0,-1,1,1]", ("batch", 16, 1, 1))])
-def test_axes_of_length_1_change_nothing(opened: Any, rows: str, shape: tuple[Any, ...]) -> None:
-    value = ("embedding", TensorProto.FLOAT, shape)
-    model = opened(written(f"e = MatMul(features, w16x16); embedding = Reshape(e, {rows})", value))
-    assert chosen(model) == ("embedding", "encoder_output", "none", False)
-    values = np.arange(32, dtype=np.float32).reshape(2, *shape[1:])
-    assert apply_pool(values, "none", -1).tolist() == np.arange(32).reshape(2, 16).tolist()
-    with pytest.raises(CannotAssessError, match=r"shape \(2, 4, 4\); pool none needs 2 axes"):
-        apply_pool(values.reshape(2, 4, 4), "none", -1)
+def test_axes_of_length_1_change_nothing(opened: Any) -> None:
+    for rows, shape in [("[0,1,-1]", ("batch", 1, 16)), ("[0,-1,1,1]", ("batch", 16, 1, 1))]:
+        value = ("embedding", TensorProto.FLOAT, shape)
+        model = opened(written(f"e = MatMul(features, w16x16); embedding = Reshape(e, {rows})", value))
+        assert chosen(model) == ("embedding", "encoder_output", "none", False)
+        values = np.arange(32, dtype=np.float32).reshape(2, *shape[1:])
+        assert apply_pool(values, "none", -1).tolist() == np.arange(32).reshape(2, 16).tolist()
+        with pytest.raises(CannotAssessError, match=r"shape \(2, 4, 4\); pool none needs 2 axes"):
+            apply_pool(values.reshape(2, 4, 4), "none", -1)
 
 
-@pytest.mark.parametrize(
-    ("active", "end"),
-    [("active = Relu(c)", "activation:Relu"), ("s = Sigmoid(c); active = Mul(c, s)", "activation:SiLU")],
-)
-def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any, active: str, end: str) -> None:
+def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any) -> None:
     """EfficientNet without its classifier: Conv → SiLU → mean; SqueezeNet's Conv → Relu → mean holds class scores."""
-    text = f"c = Conv(image, w1280x3x1x1, w1280); {active}; mean = GlobalAveragePool(active); output = Flatten(mean)"
-    model = opened(written(text))
-    assert chosen(model) == ("output", "encoder_output", "none", False)
-    assert str(model.representation.ends_in) == end
+    for active, end in [
+        ("active = Relu(c)", "activation:Relu"),
+        ("s = Sigmoid(c); active = Mul(c, s)", "activation:SiLU"),
+    ]:
+        text = (
+            f"c = Conv(image, w1280x3x1x1, w1280); {active}; mean = GlobalAveragePool(active); output = Flatten(mean)"
+        )
+        model = opened(written(text))
+        assert chosen(model) == ("output", "encoder_output", "none", False)
+        assert str(model.representation.ends_in) == end
 
 
 def test_projection_of_tokens_is_no_class_head(opened: Any) -> None:
@@ -263,14 +260,12 @@ def test_assumed_head_input_is_settled_by_the_user(opened: Any) -> None:
     assert chosen(opened(model, tensor="relu"))[1] == "user"
 
 
-@pytest.mark.parametrize(
-    "text", ["output0 = Gemm(features, w16x512, b)", "e = MatMul(features, w16x512); output0 = Add(e, b)"]
-)
-def test_a_bias_of_zeros_is_none(opened: Any, text: str) -> None:
+def test_a_bias_of_zeros_is_none(opened: Any) -> None:
     """timm's loaders write one behind CLIP's projection."""
-    found = chosen(opened(written(text, b=np.zeros(512, np.float32))))
-    assert found == ("output0", "encoder_output", "none", False)
-    assert chosen(opened(written(text, b=weight(512)))) == ("features", "head_input", "none", True)
+    for text in ["output0 = Gemm(features, w16x512, b)", "e = MatMul(features, w16x512); output0 = Add(e, b)"]:
+        found = chosen(opened(written(text, b=np.zeros(512, np.float32))))
+        assert found == ("output0", "encoder_output", "none", False)
+        assert chosen(opened(written(text, b=weight(512)))) == ("features", "head_input", "none", True)
 
 
 def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: Any) -> None:
@@ -282,22 +277,20 @@ def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: An
     assert chosen(found) == ("output", "encoder_output", "none", False)
 
 
-@pytest.mark.parametrize(
-    ("named", "rule"), {"encoder_output": "user", "head_input": "user", "pooled": "pooled"}.items()
-)
-def test_a_contract_has_one_representation(opened: Any, named: str, rule: str) -> None:
+def test_a_contract_has_one_representation(opened: Any) -> None:
     """Another tensor that it names may be chosen, but not as one that the thresholds hold for."""
-    contract = lookup.lookup_contract(size_px=8)
-    contract["tensors"]["other"] = {"meaning": "another", "rule": named}
-    text, props = (
-        "representation = Identity(features); other = Mul(features, 2.0)",
-        {CONTRACT_KEY: json.dumps(contract)},
-    )
-    model = written(text, "representation", "other", props=props)
-    assert chosen(opened(model))[:2] == ("representation", "encoder_output")
-    found = opened(model, tensor="other")
-    assert chosen(found)[:2] == ("other", rule)
-    assert found.representation.why == "set by --tensor; the rule reads representation"
+    for named, rule in {"encoder_output": "user", "head_input": "user", "pooled": "pooled"}.items():
+        contract = lookup.lookup_contract(size_px=8)
+        contract["tensors"]["other"] = {"meaning": "another", "rule": named}
+        text, props = (
+            "representation = Identity(features); other = Mul(features, 2.0)",
+            {CONTRACT_KEY: json.dumps(contract)},
+        )
+        model = written(text, "representation", "other", props=props)
+        assert chosen(opened(model))[:2] == ("representation", "encoder_output")
+        found = opened(model, tensor="other")
+        assert chosen(found)[:2] == ("other", rule)
+        assert found.representation.why == "set by --tensor; the rule reads representation"
 
 
 def test_tanh_pooler_is_not_chosen(opened: Any) -> None:

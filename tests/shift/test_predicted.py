@@ -82,30 +82,30 @@ def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
 # --------------------------------------------------------------------------------------------------- bootstrap
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_resamples_are_what_a_loop_over_images_gives(ties: bool) -> None:
+def test_resamples_are_what_a_loop_over_images_gives() -> None:
     """The vectorised bootstrap against one that draws images and calls `atc` and `doc` on them."""
-    rng = default_rng(3)
-    places = 1 if ties else 9
-    inside, outside = (_images(rng.uniform(0.5, high, n).round(places)) for n, high in ((60, 1), (50, 0.9)))
-    correct = rng.random(60) < inside.confidence
-    found = predicted.predict(predicted.resample_inside(inside, correct, 7, 40), outside, (7, 1, 1))
-    ours, theirs = (
-        np.concatenate(list(predicted.resampled(n, seed, 40))) for n, seed in ((60, (7, 0)), (50, (7, 1, 1)))
-    )
-    assert ours.sum(axis=1).tolist() == [60] * 40
-    assert found.pop("doc") == predicted.Prediction(doc(inside.confidence, correct, outside.confidence))
-    for method, each in found.items():
-        name = predicted.SCORES[method]
-        one, other = getattr(inside, name), getattr(outside, name)
-        by_hand = []
-        for counts, target in zip(ours, theirs, strict=True):
-            i, j = np.repeat(np.arange(60), counts), np.repeat(np.arange(50), target)
-            by_hand.append(atc(one[i], correct[i], other[j]))
-        low, high = np.quantile(by_hand, [0.025, 0.975])
-        # or Wilson's interval of the target alone, where that is wider
-        alone = stats.binomtest(round(each.value * 50), 50).proportion_ci(0.95, method="wilson")
-        assert (each.low, each.high) == pytest.approx((min(low, alone.low), max(high, alone.high)))
+    for ties in [False, True]:
+        rng = default_rng(3)
+        places = 1 if ties else 9
+        inside, outside = (_images(rng.uniform(0.5, high, n).round(places)) for n, high in ((60, 1), (50, 0.9)))
+        correct = rng.random(60) < inside.confidence
+        found = predicted.predict(predicted.resample_inside(inside, correct, 7, 40), outside, (7, 1, 1))
+        ours, theirs = (
+            np.concatenate(list(predicted.resampled(n, seed, 40))) for n, seed in ((60, (7, 0)), (50, (7, 1, 1)))
+        )
+        assert ours.sum(axis=1).tolist() == [60] * 40
+        assert found.pop("doc") == predicted.Prediction(doc(inside.confidence, correct, outside.confidence))
+        for method, each in found.items():
+            name = predicted.SCORES[method]
+            one, other = getattr(inside, name), getattr(outside, name)
+            by_hand = []
+            for counts, target in zip(ours, theirs, strict=True):
+                i, j = np.repeat(np.arange(60), counts), np.repeat(np.arange(50), target)
+                by_hand.append(atc(one[i], correct[i], other[j]))
+            low, high = np.quantile(by_hand, [0.025, 0.975])
+            # or Wilson's interval of the target alone, where that is wider
+            alone = stats.binomtest(round(each.value * 50), 50).proportion_ci(0.95, method="wilson")
+            assert (each.low, each.high) == pytest.approx((min(low, alone.low), max(high, alone.high)))
 
 
 def test_intervals_cover_what_the_method_would_give_with_endless_images() -> None:

@@ -1,7 +1,6 @@
 """Top-1 accuracy: intervals against SciPy and Newcombe's own table, predictions against NumPy's argmax."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -13,28 +12,28 @@ from robustcheck_onnx.checker.statistics.intervals import wilson
 from support import raised
 
 
-@pytest.mark.parametrize(("n_correct", "n"), [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)])
-def test_the_interval_is_scipys_wilson(n_correct: int, n: int) -> None:
-    found = wilson(n_correct, n)
-    truth = stats.binomtest(n_correct, n).proportion_ci(0.95, method="wilson")
-    assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-12)
-    assert found.low <= found.value <= found.high
-    assert found.value == n_correct / n
+def test_the_interval_is_scipys_wilson() -> None:
+    for n_correct, n in [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)]:
+        found = wilson(n_correct, n)
+        truth = stats.binomtest(n_correct, n).proportion_ci(0.95, method="wilson")
+        assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-12)
+        assert found.low <= found.value <= found.high
+        assert found.value == n_correct / n
 
 
-@pytest.mark.parametrize(("n_correct", "n"), [(0, 0), (-1, 3), (4, 3)])
-def test_a_share_of_nothing_is_refused(n_correct: int, n: int) -> None:
-    raised(ValueError, "between 0 and n", wilson, n_correct, n)
+def test_a_share_of_nothing_is_refused() -> None:
+    for n_correct, n in [(0, 0), (-1, 3), (4, 3)]:
+        raised(ValueError, "between 0 and n", wilson, n_correct, n)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "low", "high"),
-    # Newcombe 1998, Statistics in Medicine 17:873-890, table II, method 10
-    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((5, 56), (0, 29), -0.0381, 0.1926)],
-)
-def test_the_difference_is_newcombes(first: tuple[int, int], second: tuple[int, int], low: float, high: float) -> None:
-    found = difference(wilson(*first), wilson(*second))
-    assert_allclose([found.low, found.high], [low, high], atol=6e-5)
+def test_the_difference_is_newcombes() -> None:
+    for first, second, low, high in [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+    ]:
+        found = difference(wilson(*first), wilson(*second))
+        assert_allclose([found.low, found.high], [low, high], atol=6e-5)
 
 
 @given(st.integers(1, 12), st.integers(2, 9), st.integers(0, 2**32 - 1))

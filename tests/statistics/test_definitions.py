@@ -20,12 +20,12 @@ def per_image(h: np.ndarray) -> np.ndarray:
     return update(State(h.shape[1]), h, np.arange(len(h))).kurtosis
 
 
-@pytest.mark.parametrize("d", [4, 512, 2048])
-def test_one_hot_reaches_the_largest_value(d: int) -> None:
-    one_hot = np.zeros((1, d))
-    one_hot[0, d // 2] = 5.0
-    # closed form: p = 1/d, (1 − 3p + 3p²) / (p(1 − p)) = d²/(d − 1) − 3
-    assert_allclose(per_image(one_hot), [d**2 / (d - 1) - 3], rtol=1e-10)
+def test_one_hot_reaches_the_largest_value() -> None:
+    for d in [4, 512, 2048]:
+        one_hot = np.zeros((1, d))
+        one_hot[0, d // 2] = 5.0
+        # closed form: p = 1/d, (1 − 3p + 3p²) / (p(1 − p)) = d²/(d − 1) − 3
+        assert_allclose(per_image(one_hot), [d**2 / (d - 1) - 3], rtol=1e-10)
 
 
 def test_offset_of_1000_in_float32_is_harmless(rng: np.random.Generator) -> None:
@@ -63,9 +63,9 @@ def test_unusable_rows_are_told_apart() -> None:
     assert rows.constant.tolist() == [True, False, False, False, True, False]
 
 
-@pytest.mark.parametrize("bad", [[1.0, 1.0, 1.0], [1.0, np.nan, 2.0]])
-def test_an_unusable_row_is_an_error_not_a_number(bad: list[float]) -> None:
-    raised(ValueError, "constant or not finite", definitions.standardise, [bad])
+def test_an_unusable_row_is_an_error_not_a_number() -> None:
+    for bad in [[1.0, 1.0, 1.0], [1.0, np.nan, 2.0]]:
+        raised(ValueError, "constant or not finite", definitions.standardise, [bad])
 
 
 def test_max_median_ratio() -> None:

@@ -76,9 +76,9 @@ def test_skewness_of_a_mean_is_that_of_the_images_over_root_n() -> None:
     assert intervals.grouped_jackknife(1.0, alike, alike) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("unknown", [(math.nan, 0.0), (1.0, math.nan)])
-def test_unknown_spread_gives_no_lower_bound(unknown: tuple[float, float]) -> None:
-    assert intervals.depth(64, *unknown) == math.inf
+def test_unknown_spread_gives_no_lower_bound() -> None:
+    for unknown in [(math.nan, 0.0), (1.0, math.nan)]:
+        assert intervals.depth(64, *unknown) == math.inf
 
 
 def low(share: float) -> Callable[..., np.ndarray]:
