@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
@@ -64,12 +65,10 @@ class Column(NamedTuple):
     text: str
 
 
-class Histogram(NamedTuple):
+@dataclass(frozen=True)
+class Histogram:
     """The bars, the axis below, and the marks above."""
 
-    width: float
-    height: float
-    base: float
     columns: tuple[Column, ...]
     ticks: tuple[Tick, ...]
     marks: tuple[Tick, ...]
@@ -78,6 +77,7 @@ class Histogram(NamedTuple):
     """the words' text-anchor: start (right of the line) or end"""
     top: int
     """the largest count"""
+    width, height, base = 440.0, 210.0, 176.0
 
 
 class Cell(NamedTuple):
@@ -102,16 +102,24 @@ class MapRow(NamedTuple):
     text: str
 
 
-class Map(NamedTuple):
+@dataclass(frozen=True)
+class Map:
     """A map of features over images."""
 
-    width: float
-    height: float
-    label_width: float
     cell_width: float
-    cell_height: float
     rows: tuple[MapRow, ...]
     n_images: int
+    label_width, cell_height, gap = 104.0, 20.0, 4.0
+
+    @property
+    def width(self) -> float:
+        """Return the width, px."""
+        return self.label_width + self.cell_width * self.n_images
+
+    @property
+    def height(self) -> float:
+        """Return the height, px."""
+        return len(self.rows) * (self.cell_height + self.gap) - self.gap
 
 
 def position(value: float, minimum: float) -> float:
@@ -163,28 +171,25 @@ def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str,
     top = max(counts, default=0)
     if not top or len(edges) != len(counts) + 1 or edges[-1] <= edges[0]:
         return None
-    width, height, base, room = 440.0, 210.0, 176.0, 140.0
+    width, base, room = Histogram.width, Histogram.base, 140.0
 
     def x(value: float) -> float:
         return (value - edges[0]) / (edges[-1] - edges[0]) * width
 
-    columns = tuple(
-        Column(
-            x(low) + 0.75,
-            base - room * count / top,
-            max(x(high) - x(low) - 1.5, 0.5),
-            room * count / top,
-            f"{number_text(low)} to {number_text(high)}: {count_text(count, 'image')}",
-        )
-        for low, high, count in zip(edges, edges[1:], counts, strict=False)
-    )
+    columns = []
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        text = f"{number_text(low)} to {number_text(high)}: {count_text(count, 'image')}"
+        height = room * count / top
+        columns.append(Column(x(low) + 0.75, base - height, max(x(high) - x(low) - 1.5, 0.5), height, text))
     ticks = tuple(Tick(x(value), f"{value:g}") for value in round_values(edges[0], edges[-1]))
-    inside = sorted((value, word) for word, value in marks.items() if edges[0] <= value <= edges[-1])
-    rightwards = sum(x(value) for value, _ in inside) < len(inside) * width / 2
-    placed = tuple(
-        Tick(x(value), f"{word} {number_text(value)}") for value, word in (reversed(inside) if rightwards else inside)
-    )
-    return Histogram(width, height, base, columns, ticks, placed, "start" if rightwards else "end", top)
+    placed = [
+        Tick(x(value), f"{word} {number_text(value)}")
+        for value, word in sorted((value, word) for word, value in marks.items())
+        if edges[0] <= value <= edges[-1]
+    ]
+    rightwards = sum(mark.at for mark in placed) < len(placed) * width / 2
+    anchor, step = ("start", -1) if rightwards else ("end", 1)
+    return Histogram(tuple(columns), ticks, tuple(placed[::step]), anchor, top)
 
 
 def histogram_of(s: Statistics) -> Histogram | None:
@@ -288,36 +293,25 @@ def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> 
     """Draw the gallery's features over its images. None where there is none of either."""
     if gallery is None or not gallery.shown or not gallery.features:
         return None
-    by_index = {f.index: f for f in features}
-    label_width, cell_height, gap = 104.0, 20.0, 4.0
+    persistent = {feature.index for feature in features if feature.persistent}
     cell_width = min(max(760.0 / len(gallery.shown), 8.0), 26.0)
     rows = []
     for rank, index in enumerate(gallery.features):
         values = [(image.name, image.z[rank]) for image in gallery.shown if rank < len(image.z)]
-        beyond = sum(abs(z) > OUTLIER_SD for _, z in values)
-        feature = by_index.get(index)
-        persistent = feature is not None and feature.persistent
         cells = tuple(
             Cell(
-                label_width + i * cell_width,
+                Map.label_width + i * cell_width,
                 level(z),
                 "above" if z >= 0 else "below",
                 f"{name}, feature {index}: z = {z:+.1f}",
             )
             for i, (name, z) in enumerate(values)
         )
-        rows.append(
-            MapRow(
-                rank * (cell_height + gap),
-                f"feature {index}",
-                persistent,
-                cells,
-                f"feature {index}: beyond {OUTLIER_SD:g} SD in {beyond} of {count_text(len(values), 'image')} shown",
-            )
-        )
-    width = label_width + cell_width * len(gallery.shown)
-    height = len(rows) * (cell_height + gap) - gap
-    return Map(width, height, label_width, cell_width, cell_height, tuple(rows), len(gallery.shown))
+        beyond = sum(abs(z) > OUTLIER_SD for _, z in values)
+        label = f"feature {index}"
+        text = f"{label}: beyond {OUTLIER_SD:g} SD in {beyond} of {count_text(len(values), 'image')} shown"
+        rows.append(MapRow(rank * (Map.cell_height + Map.gap), label, index in persistent, cells, text))
+    return Map(cell_width, tuple(rows), len(gallery.shown))
 
 
 NUMBER_ROOM, NUMBER_HEIGHT = 34.0, 14.0
@@ -369,26 +363,17 @@ class Line(NamedTuple):
     """the number's text-anchor: start (right of the dots), or end where another checkpoint's dot is in its way"""
 
 
-class Scatter(NamedTuple):
+@dataclass(frozen=True)
+class Scatter:
     """A plot of kurtosis against published effective robustness.
 
     Kurtosis is logarithmic. The sets for which none is published are below.
     """
 
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    base: float
-    strip: float
-    """height of the strip of sets without a published number"""
     lines: tuple[Line, ...]
     unpublished: tuple[Dot, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    zero: float | None
-    """y of 0 percentage points"""
     threshold: float | None
     """x; None = the profile has none of the kurtosis"""
     own: float | None
@@ -397,6 +382,9 @@ class Scatter(NamedTuple):
     own_high: float | None
     own_y: float | None
     """y of what is published of the checkpoint that this model's contract names"""
+    width, height, left, right, top, base = 480.0, 380.0, 40.0, 472.0, 34.0, 262.0
+    strip = 300.0
+    """height of the strip of sets without a published number"""
 
 
 class Suite(NamedTuple):
@@ -499,30 +487,26 @@ def scatter(
     """
     if not published and not unpublished:
         return None
-    width, height, left, right, top, base, strip = 480.0, 380.0, 40.0, 472.0, 34.0, 262.0, 300.0
-    own_values = [v for v in (own.estimate, own.low, own.high) if v is not None]
-    values = (
-        [k for row in published for k in row.kurtosis]
-        + [row.kurtosis for row in unpublished]
-        + own_values
-        + ([] if threshold is None else [threshold])
-    )
-    positive = [v for v in values if v > 0]
+    kurtosis = [k for row in published for k in row.kurtosis] + [row.kurtosis for row in unpublished]
+    known = (own.estimate, own.low, own.high, threshold)
+    positive = [value for value in (*kurtosis, *known) if value is not None and value > 0]
     low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
+    pps = [0.0, 10.0, *(row.mean_pp for row in published), *([] if own_pp is None else [own_pp])]
+    floor, ceiling = min(pps) - 4, max(pps) + 6
 
     def x(value: float) -> float:
         place = (math.log(max(value, math.exp(low))) - low) / (high - low)
-        return left + place * (right - left)
+        return Scatter.left + place * (Scatter.right - Scatter.left)
 
-    points = [row.mean_pp for row in published] + ([] if own_pp is None else [own_pp])
-    floor, ceiling = min([0.0, *points]) - 4, max([10.0, *points]) + 6
+    def x_of(value: float | None) -> float | None:
+        return None if value is None else x(value)
 
     def y(pp: float) -> float:
-        return base - (pp - floor) / (ceiling - floor) * (base - top)
+        return Scatter.base - (pp - floor) / (ceiling - floor) * (Scatter.base - Scatter.top)
 
     dots_of = [
         tuple(
-            Dot(x(k), y(row.mean_pp), row.shows, f"{row.checkpoint}: K {number_text(k)}, {row.mean_pp:+.1f} points")
+            Dot(x(k), y(row.mean_pp), row.shows, f"{row.checkpoint}: K {number_text(k)}, {row.pp} points")
             for k in row.kurtosis
         )
         for row in published
@@ -531,33 +515,20 @@ def scatter(
         _line(row.number, dots, [d for other in dots_of if other is not dots for d in other])
         for row, dots in zip(published, dots_of, strict=True)
     ]
-    rug = tuple(
-        Dot(
-            x(row.kurtosis),
-            strip,
-            row.shows_outlier_features,
-            f"{short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}",
-        )
+    rug = [
+        (row.kurtosis, row.shows_outlier_features, f"{short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}")
         for row in unpublished
-    )
+    ]
     return Scatter(
-        width=width,
-        height=height,
-        left=left,
-        right=right,
-        top=top,
-        base=base,
-        strip=strip,
-        lines=tuple(lines),
-        unpublished=rug,
-        x_ticks=tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
-        y_ticks=tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
-        zero=y(0.0),
-        threshold=None if threshold is None else x(threshold),
-        own=None if own.estimate is None else x(own.estimate),
-        own_low=None if own.low is None else x(own.low),
-        own_high=None if own.high is None else x(own.high),
-        own_y=None if own_pp is None else y(own_pp),
+        tuple(lines),
+        tuple(Dot(x(k), Scatter.strip, shows, text) for k, shows, text in rug),
+        tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
+        tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
+        x_of(threshold),
+        x_of(own.estimate),
+        x_of(own.low),
+        x_of(own.high),
+        None if own_pp is None else y(own_pp),
     )
 
 
