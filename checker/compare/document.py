@@ -19,9 +19,10 @@ from robustcheck_onnx.checker.report.document import (
     name,
 )
 from robustcheck_onnx.checker.report.forms import cautions
+from robustcheck_onnx.checker.report.terminal import one_line
 from robustcheck_onnx.checker.report.words import SIGNS, verdict_text
-from robustcheck_onnx.checker.text import name_text, number_text, percent_text
-from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.text import number_text, percent_text
+from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, fallback_note
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
 
 from .changes import Keeps
@@ -87,8 +88,6 @@ def document_of(report: CompareReport) -> Document:
         reasons = tuple(sorted(reasons, key=lambda each: each.kind != "other_signal"))
     required = [each for each in report.statistics if each.keeps != "not required"]
     kept = [sum(each.keeps == "kept" for each in required), sum(each.fate == "kept" for each in report.features)]
-    bundled = f" ({ON_BUNDLED})" if candidate.evidence.images.bundled else ""
-    ids = f": {', '.join(each.id for each in verdict.reasons)}" if reasons else ""
     in_line = f"; {index.plain}" if index and "index" in report.required else ""
     return Document(
         question="compare",
@@ -111,8 +110,7 @@ def document_of(report: CompareReport) -> Document:
         step=(reasons[0].next_step, f"robustcheck explain {reasons[0].id}") if reasons else ("", ""),
         remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
         f"the reference {verdict_text(report.reference.verdict)}.",
-        line=f"{verdict_text(verdict)} {name_text(candidate.evidence.model.file, ascii_only=False)}"
-        f"{bundled}{ids}{in_line}",
+        line=one_line(outcome) + in_line,
         tiles=(
             (
                 "Statistics kept",

@@ -223,6 +223,8 @@ class Document:
     """what the short report lacks"""
     claim: str = ""
     """what must be known before all else"""
+    n_hidden: int = 0
+    """notes that only the whole report has, where the short one counts them"""
     notes_in_short: bool = False
     """whether the short report has the notes"""
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.segment import Segment
@@ -25,10 +24,9 @@ from robustcheck_onnx.checker.text import (
     sentence_text,
 )
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
-from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
+from robustcheck_onnx.checker.verdict.rule import Reason
 
 from .document import Block, Bullets, Cell, Chart, Document, Facts, Photos, Table, Topic, Topics, Words, cell_of
-from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
@@ -91,34 +89,6 @@ def _without_trailing_blanks(segments: list[Segment]) -> Iterator[Segment]:
             yield Segment(written, style, control)
 
 
-@dataclass(frozen=True)
-class Flow:
-    """A row of blocks that wraps.
-
-    As many are next to each other as their widths allow, then comes the next row, with a blank line between.
-    """
-
-    blocks: tuple[RenderableType, ...]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Implement rich's protocol."""
-        rows: list[list[RenderableType]] = []
-        free = -1
-        for block in self.blocks:
-            width = Measurement.get(console, options, block).maximum
-            if width + GAP > free:
-                rows.append([])
-                free = options.max_width + GAP
-            rows[-1].append(block)
-            free -= width + GAP
-        for i, row in enumerate(rows):
-            if i:
-                yield Text()
-            grid = Grid.grid(padding=(0, GAP, 0, 0))
-            grid.add_row(*row)
-            yield grid
-
-
 def line(*pieces: Text) -> Text:
     """Join pieces, each in its own style. `+` would spread the first one's style over all."""
     return Text(overflow="fold").join(pieces)
@@ -139,7 +109,8 @@ def noted(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
 
 def columns(pen: Pen, *headers: str) -> Grid:
     """Make a table without lines. A header with `>` is right-justified, with `>` or `=` its column never wraps."""
-    table = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    is_headed = any(header.lstrip(">=") for header in headers)
+    table = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=is_headed)
     for header in headers:
         table.add_column(
             pen.say(header.lstrip(">=")),
@@ -194,22 +165,6 @@ def bullets(pen: Pen, sentences: Iterable[str]) -> Grid:
     return listed(pen, (("•", sentence) for sentence in sentences))
 
 
-def notes(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
-    """List a verdict's notes as one block. Without any there is no block."""
-    return [listed(pen, ((Cell("note", "bold"), note) for note in sentences))] if sentences else []
-
-
-def verdict_line(pen: Pen, verdict: Verdict, exit_code: int | None, remark: str = "") -> Ruled:
-    """Draw the last line of a report.
-
-    It is a rule over the full width, with the verdict, its kind and the exit code in it.
-
-    exit_code: None for a report from Python, which has none.
-    """
-    code = "" if exit_code is None else f" · exit code {exit_code}"
-    return Ruled(pen, f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{remark}{code}", COLOURS[verdict.verdict])
-
-
 @dataclass(frozen=True)
 class Ruled:
     """A line of words in a rule. It has the full width; where the words fill the line, they are alone and wrap."""
@@ -226,12 +181,10 @@ class Ruled:
         yield rule if title.cell_len + 2 <= options.max_width else title
 
 
-def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") -> list[RenderableType]:
+def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> list[RenderableType]:
     """Explain the reasons for WARN as one block.
 
     Each has what was seen and what to do next; without any there is no block.
-
-    command_style: of what is between backticks in a next step.
     """
     rows: list[tuple[Text, Text]] = []
     first_with: dict[str, str] = {}  # next step → the first reason that names it
@@ -243,7 +196,7 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
         rule = RULES.get(reason.id)
         first = first_with.setdefault(reason.next_step, reason.id)
         step = pen.say(f"→ {reason.next_step if first == reason.id else f'The same as for {first}.'}")
-        step.highlight_regex(r"`[^`]*`", command_style)
+        step.highlight_regex(r"`[^`]*`", "cyan")
         title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
         rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
     remark = "`robustcheck explain REASON` shows more"
@@ -317,19 +270,27 @@ def bar_chart(
 def of_document(document: Document, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
     """Lay out the short report, or the whole. The answer is last."""
     pen, model, verdict = Pen(ascii_only), document.model, document.verdict
-    summary, code = pen.say(document.summary, "bold"), document.exit_code
+    summary = pen.say(document.summary, "bold")
+    facts = [pen.facts([written(pen, each) for each in document.facts])] if document.facts else []
+    title = [
+        line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
+        *([pen.name(model.source, "dim")] if model.source else []),
+        *facts,
+    ]
     blocks: list[list[RenderableType]] = [
         [
             *([pen.prose(document.claim, "bold")] if document.claim else []),
-            line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
-            *([pen.name(model.source, "dim")] if model.source else []),
-            *([pen.facts([written(pen, each) for each in document.facts])] if document.facts else []),
+            *(title if document.title else []),
             *([summary] if verdict else []),
             *(steps(pen, *document.step) if not (verbose and document.reasons) else []),
         ]
     ]
     if verbose:
         blocks.append(reasons(pen, document.reasons))
+    if verbose or document.notes_in_short:
+        blocks.append(noted(pen, document.notes))
+    if not document.title:
+        blocks.append([*facts])
     for each in document.sections:
         if each.shown in ("short", "whole" if verbose else "brief"):
             parts = [Group(*_block(pen, block, verbose=verbose)) for block in each.blocks]
@@ -338,17 +299,18 @@ def of_document(document: Document, *, ascii_only: bool = False, verbose: bool =
             else:
                 blocks[-1] += parts
     if not verbose:
-        blocks[-1] += reason_ids(pen, document.reasons)
-    if verbose or document.notes_in_short:
-        blocks.append(noted(pen, document.notes))
+        blocks[-1] += reason_ids(pen, document.reasons, document.n_hidden)
     if verbose and document.limits:
         blocks.append([section(pen, "Limits", "", pen.prose(document.limits))])
     elif document.hint and not verbose:
         blocks.append([pen.say(document.hint, "dim")])
+    if verbose or verdict is None:
+        blocks.append([])
     if verdict is None:
-        blocks.append([summary])
-    elif code is not None:
-        blocks.append([Ruled(pen, f"{verdict.text} · exit code {code}", STYLES[verdict.style])])
+        blocks[-1].append(summary)
+    else:
+        code = "" if document.exit_code is None else f" · exit code {document.exit_code}"
+        blocks[-1].append(Ruled(pen, f"{verdict.text}{code}", STYLES[verdict.style]))
     first = pen.say(f"robustcheck {document.version}", "dim")  # distinguishes our own files from others
     cautions = (pen.say(f"! {caution}", "yellow") for caution in document.cautions)
     return Trimmed(Group(first, *cautions, spaced(Group(*each) for each in blocks if each)))
@@ -416,7 +378,7 @@ class _Bars:
         marks = [any(marked[i : i + step]) for i in range(0, n, step)]
         signs = "".join(("▲" if mark else " ") * wide for mark in marks) if any(marks) else ""
         ends = chart.names[0], chart.names[-1]
-        if not chart.caption:
+        if chart.title and not chart.caption:
             yield pen.say(chart.title, "dim")
         yield from bar_chart(pen, counts, BAR_ROWS, top=chart.top, ends=ends, width=wide, marks=signs)
         said = [f"▲ {chart.mark}" if signs else "", f"a bar is the largest of {step}" if step > 1 else ""]

@@ -27,7 +27,7 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
 from .document import Bullets, Cell, Document, Facts, Table, cell_of
 from .record import ReferenceRow, Report
-from .words import CLEARS, SIGNS, clears, meaning_text, statistics_of, verdict_text
+from .words import SIGNS, clears, statistics_of, verdict_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,11 +69,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<table style="margin-top:.5em"><thead>{line(heads, "th")}</thead><tbody>{body}</tbody></table>'
 
 
-def verdict_lines(verdict: Verdict) -> list[str]:
-    """Explain a verdict and its reasons. A reason has its kind and its next step."""
-    return [meaning_text(verdict), *(text for reason in verdict.reasons for text in _reason(reason))]
-
-
 def _reason(reason: Reason) -> list[str]:
     return [f"{reason.id} ({reason.kind}): {reason.seen}", f"→ {reason.next_step}"]
 
@@ -83,29 +78,18 @@ def headline(verdict: Verdict, file: str, n_images: int) -> str:
     return f"{SIGNS[verdict.verdict]} {verdict_text(verdict)} · {file} · {count_text(n_images, 'image')}"
 
 
-def check_html(report: Report) -> str:
-    """Write a check as HTML.
-
-    It has verdict, kind, reasons, the deciding statistics with their thresholds, and notes.
-    """
-    verdict, evidence = report.verdict, report.evidence
-    rows = [
-        [each.name, each.value, each.bounds(), str(each.limits), " ".join(CLEARS[each.clears])]
-        for each in statistics_of(report)
-    ]
-    return block(
-        headline(verdict, evidence.model.file, evidence.statistics.n_images),
-        [*verdict_lines(verdict), *report.notes],
-        table(["statistic", ">value", ">interval", ">threshold", ">clears it?"], rows),
-        verdict=verdict.verdict.lower(),
-    )
-
-
 def of_document(document: Document) -> str:
     """Write the HTML of a notebook. It has what the short report shows, and the first table."""
     short = [each for section in document.sections if section.shown in ("brief", "short") for each in section.blocks]
     every = [each for section in document.sections for each in section.blocks if isinstance(each, Table)]
-    said = [*document.cautions, document.claim, document.summary, *itertools.chain(*map(_reason, document.reasons))]
+    facts = " · ".join(cell_of(each).text for each in document.facts if cell_of(each).text)
+    said = [
+        *document.cautions,
+        document.claim,
+        document.summary,
+        facts,
+        *itertools.chain(*map(_reason, document.reasons)),
+    ]
     for each in short:
         if isinstance(each, Facts):
             said += [

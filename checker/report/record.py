@@ -186,7 +186,8 @@ class Report(Judged, Frozen):
 
         It has verdict, kind, reasons, and the deciding statistics with their thresholds.
         """
-        return str(_notebook().check_html(self))
+        made = import_module(f"{__package__}.terminal").document_of(self)
+        return str(_notebook().of_document(made))
 
     def to_frame(self) -> pd.DataFrame:
         """Return the measured statistics as a data frame. A row has estimate, interval, and threshold where it decides.

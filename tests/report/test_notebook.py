@@ -54,12 +54,13 @@ def test_a_check_is_one_line_and_a_page() -> None:
     line, page = told_of(shown)
     assert line == f"Report(verdict='WARN', kind='{shown.kind}', model='models/efficientnet-lite0.onnx', images=160)"
     assert str(shown).startswith(f"verdict='WARN' kind='{shown.kind}' model=")
-    assert page.startswith(f"▲ WARN · {shown.kind} · models/efficientnet-lite0.onnx · ")
+    assert page.startswith(f"▲ WARN · {shown.kind} · models/efficientnet-lite0.onnx\n")
+    assert "160 of 300 images" in page
     for reason in shown.verdict.reasons:
         assert f"{reason.id} ({reason.kind}): {reason.seen}" in page
         assert reason.next_step in page
     for each in statistics_of(shown):
-        assert f"{each.name}\n{each.value}\n{each.bounds()}\n{each.limits}\n" in page
+        assert f"{each.name}\n{each.value}\n{each.bounds(' – ')}\n{each.limits}\n" in page
     assert all(note in page for note in shown.notes)
     line, page = told_of(gated(passed, file=EVIL))
     assert not set(line + page) & {"\x1b", "\x07"} | set(line) & {"\n"}

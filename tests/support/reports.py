@@ -24,8 +24,9 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
+from robustcheck_onnx.checker.report.layout import of_document
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
-from robustcheck_onnx.checker.report.terminal import render
+from robustcheck_onnx.checker.report.terminal import document_of
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.frozen import End
@@ -376,7 +377,7 @@ MADE = {"pass": passing, "warn": warning, "undecided": undecided}
 
 def terminal_text(shown: Report, width: int = 100, **options: bool) -> str:
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(render(shown, **options), crop=False)
+    Console(file=file, width=width, color_system=None).print(of_document(document_of(shown), **options), crop=False)
     return file.getvalue()
 
 
