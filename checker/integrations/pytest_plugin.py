@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.images.source import Images
-    from robustcheck_onnx.checker.isolation import Progress
     from robustcheck_onnx.checker.model.addresses import Model
-    from robustcheck_onnx.checker.pipeline import CheckOptions
     from robustcheck_onnx.checker.report.record import Report
 
     from .assertions import AssertRobust
@@ -56,13 +54,7 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
     # "" stays, and is refused as --images "" is: an unset variable must not mean the bundled photos
     default = given and str(request.config.invocation_params.dir / given)
 
-    def assert_robust(
-        model: Model,
-        images: Images | None = None,
-        *,
-        progress: Callable[[Progress], None] | None = None,
-        **options: Unpack[CheckOptions],
-    ) -> Report:
+    def assert_robust(model: Model, images: Images | None = None, **options: Any) -> Report:
         __tracebackhide__ = True
         from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
         from robustcheck_onnx.checker.report import terminal  # noqa: PLC0415
@@ -74,9 +66,7 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
             request.node.user_properties.append((PROPERTY, printable(line)))
 
         try:
-            report = assertions.assert_robust(
-                model, images=default if images is None else images, progress=progress, **options
-            )
+            report = assertions.assert_robust(model, default if images is None else images, **options)
         except assertions.VerdictError as warning:
             add_line(terminal.one_line(warning.report))
             raise
