@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.text import VERSION
 from .help import Verbs
 from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import run
-from .verbs import calibrate, check, evidence, export, look_up, questions
+from .verbs import calibrate, evidence, export, look_up, questions
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
 COMPARED = VERDICT_CODES.replace("0 PASS · 1 WARN", "0 what --require names holds (by default PASS) · 1 it does not")
@@ -60,7 +60,7 @@ app.verb(
         "robustcheck check --strict --images photos/ -- model.onnx  # in a pipeline",
     ),
     codes=VERDICT_CODES,
-)(check.check)
+)(questions.check)
 app.verb(
     panel=FIRST,
     examples=(

@@ -1,9 +1,11 @@
-"""Help: every verb shows an example; every example, in help and in the pages, is a command line that is understood."""
+"""Help and completion: every example, in help and in the pages, is a command line that is understood."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from typer.core import TyperGroup
@@ -15,8 +17,8 @@ from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
-from support import ROOT, commands, raised
-from support.bad_input import Run
+from support import ROOT, Patch, bad_input, commands, raised
+from support.bad_input import COMMAND, Run, environment
 
 GROUP = get_command(cli.app)
 assert isinstance(GROUP, TyperGroup)
@@ -162,3 +164,77 @@ def test_every_word_of_a_report_is_explained_in_the_words_of_the_reports(printed
 def test_reasons_are_listed_by_kind(printed: Printed) -> None:
     listed = re.findall(r"^  (\w+)  +\S", printed("explain").rpartition("\n\n")[0], re.MULTILINE)
     assert listed == sorted(RULES, key=lambda name: list(KINDS).index(RULES[name].kind))
+
+
+ASK = "_ROBUSTCHECK_COMPLETE"
+OFFERED = {
+    "robustcheck profiles sh": ["show"],
+    "robustcheck check model.onnx --max-": ["--max-images", "--max-bad", "--max-memory", "--max-model-size"],
+    "robustcheck model.onnx --max-": ["--max-images", "--max-bad", "--max-memory", "--max-model-size"],  # of check
+    "robustcheck explain recti": ["rectified"],
+    "robustcheck check model.onnx -o j": ["json", "junit"],
+    "robustcheck compare a.onnx b.onnx -o ": ["terminal", "json", "junit", "markdown", "sarif", "html"],
+    "robustcheck scan model.onnx -o t": ["terminal"],
+    "robustcheck model.on": [],  # then bash completes names of files
+}
+
+
+def test_words_are_completed(ends: Run) -> None:
+    for line, offered in OFFERED.items():
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+        done = ends(0, "", **{ASK: "complete_bash"}, **words)
+        assert (done.stdout.split(), done.stderr) == (offered, "")
+
+
+@pytest.mark.process
+def test_bash_completes_by_the_script_that_the_command_prints() -> None:
+    code = """
+eval "$(robustcheck --show-completion bash)"
+ask() { $(complete -p robustcheck | sed "s/.*-F \\([^ ]*\\) .*/\\1/") robustcheck; echo "${COMPREPLY[@]}"; }
+COMP_WORDS=(robustcheck check model.onnx -o j); COMP_CWORD=4; ask
+COMP_WORDS=(robustcheck model.onnx --thr); COMP_CWORD=2; ask
+"""
+    path = f"{Path(COMMAND).parent}{os.pathsep}{os.environ['PATH']}"
+    done = bad_input.run(["bash", "--norc", "-c", code], env=environment(PATH=path))
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "json junit\n--thresholds\n")
+
+
+def test_other_shells_have_a_script(run: Run, ends: Run) -> None:
+    for shell, sign in (("zsh", "#compdef robustcheck"), ("fish", "complete --command robustcheck")):
+        done = ends(0, f"--show-completion {shell}")
+        assert (done.stderr, sign in done.stdout) == ("", True)
+        # what such a script asks for when it runs
+        words = {"_TYPER_COMPLETE_ARGS": "robustcheck model.onnx --thr", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        assert "--thresholds" in run("", **words, **{ASK: f"complete_{shell}"}).stdout
+
+
+def test_install_writes_into_the_home_of_the_caller(here: Path, run: Run, ends: Run) -> None:
+    done = ends(0, "--install-completion bash", HOME=str(here / "home"))
+    script = next(path for path in (here / "home").rglob("*robustcheck*") if path.is_file())
+    assert script.read_text().strip() == run("--show-completion bash").stdout.strip()
+    assert str(script) in done.stdout
+
+
+def test_a_shell_that_is_not_known_is_a_usage_error(ends: Run, monkeypatch: Patch) -> None:
+    shellingham = pytest.importorskip("shellingham")
+
+    def none_found() -> None:
+        raise shellingham.ShellDetectionFailure
+
+    monkeypatch.setattr(shellingham, "detect_shell", none_found)  # a test can't choose the processes above it
+    for option in ("--show-completion", "--install-completion"):
+        for words in ("", "tcsh", "bash model.onnx"):
+            ends(2, f"{option} {words}", HOME=str(Path.cwd()))
+
+
+def test_a_check_in_a_shell_that_asks_for_completion_is_a_check(ends: Run) -> None:
+    words = {"COMP_WORDS": "robustcheck che", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "robustcheck che"}
+    for asked in ("complete_bash", "complete_zsh", "source_bash", "", "nonsense"):
+        for call in ("missing.onnx", "check missing.onnx"):
+            done = ends(2, call, **words, **{ASK: asked})
+            assert done.stdout == ""
+
+
+def test_a_question_that_makes_no_sense_is_never_a_verdict(ends: Run) -> None:
+    for asked in ("nonsense", "complete_tcsh", "complete_bash", "explain_zsh"):
+        ends(70, "", **{ASK: asked}, COMP_WORDS="", COMP_CWORD="x")

@@ -1,4 +1,4 @@
-"""No PASS of an earlier run stands where a run that ended without a verdict would have written.
+"""Where documents go, as read before typer; no PASS of an earlier run stands where a run ended without a verdict.
 
 Every way in which a run can end inside this process, times every form; whole processes that are killed or signalled
 are in test_app.py, test_models.py and benchmarks/kills.py.
@@ -6,15 +6,19 @@ are in test_app.py, test_models.py and benchmarks/kills.py.
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from robustcheck_onnx.checker import pipeline
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli.command_line import CommandLine, read
 from robustcheck_onnx.checker.report import forms
 from support import Patch, read_json
-from support.bad_input import Run
+from support.bad_input import GROUP_OF, Run
 
 Stands = Callable[[str, int], None]
 FORMS = [form for form in forms.NAMES if form != "terminal"]
@@ -128,3 +132,40 @@ def test_a_pipe_that_a_settings_file_names_is_not_waited_for(here: Path, ends: R
     Path("robustcheck.toml").write_text('output = ["json=pipe.json"]', encoding="utf-8")
     ends(2, "text.onnx")
     assert Path("pipe.json").is_fifo()
+
+
+def line(words: str) -> CommandLine:
+    group: Any = GROUP_OF(cli.app)
+    return read(shlex.split(words), group)
+
+
+def test_where_documents_go(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        ("check m.onnx -o json=r.json --output junit", [("json", "r.json"), ("junit", "")]),
+        ("check m.onnx -qo json=r.json -ohtml=r --output=junit=-", [("json", "r.json"), ("html", "r"), ("junit", "")]),
+        ("check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad", [("json", "r.json")]),
+        ("check --images -o m.onnx -o json", [("json", "")]),  # the first -o is a path of images
+        ("check -o json -o json=- -o 'json={model}.json' m.onnx", [("json", ""), ("json", "m.json")]),
+        ("check -- -o json=r.json", []),
+        ("scan m.onnx -o terminal=r.txt -o json=r.json", [("json", "r.json")]),
+        ("profiles shw default -o json", [("json", "")]),
+        ("chek m.onnx -o json=r.json", [("json", "r.json")]),
+        ("export timm resnet18 -o json", []),  # an ONNX file of that name
+        ("sign r.json m.onnx --key k.pem -o json", []),
+        ("", []),
+    ]  # fmt: skip
+    for words, documents in rows:
+        assert line(words).documents() == documents, words
+
+
+def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> None:
+    read_line = line("check --images a.onnx -vv -q b/M.ONNX --seed -1 --isolated -- -c.onnx")
+    assert read_line.verb == "check"
+    assert read_line.arguments == ("b/M.ONNX", "-c.onnx")
+    assert read_line.model == "b/M.ONNX"
+    assert read_line.options == {
+        "images": ("a.onnx",), "verbose": ("", ""), "quiet": ("",), "seed": ("-1",), "isolated": ("",)
+    }  # fmt: skip
+    assert line("mlflow gate encoder 3 r.json --no-rerun").arguments == ("gate", "encoder", "3", "r.json")
+    assert line("check s3://key:secret@bucket/m.onnx").model == "s3://***@bucket/m.onnx"

@@ -1,4 +1,4 @@
-"""What people type who don't know the command, with exit code and hint. Each hint typed again leads on."""
+"""What people type who don't know the command, or knew an earlier one, with exit code and hint. Each hint leads on."""
 
 import json
 import re
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from robustcheck_onnx.checker.cli import help, options
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.exporters import run as exporter
-from support import Patch
+from support import ROOT, Patch
 from support.bad_input import Run, agrees
 
 TABLE = """
@@ -151,3 +152,34 @@ def test_the_example_of_a_preprocessing_file_and_one_number_for_a_square(run: Ru
     Path("own.json").write_text(json.dumps(values | {"size": 64, "resize_size": 64, "std": 0.5}), encoding="utf-8")
     stated = json.loads(run("pass.onnx photos --preprocess own.json --json").stdout)["evidence"]["preprocessing"]
     assert [stated["preprocessing"][name] for name in ("size", "resize_size", "std")] == [[64] * 2, [64] * 2, [0.5] * 3]
+
+
+CHANGELOG = " ".join((ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split())
+VALUE = {"--alias": "x", "--beside": "x.onnx", "--detector": "x", "--engine": "ray", "--workers": "2"}
+SHOW = "check --show-settings"
+
+
+def test_a_removed_word_is_answered_and_the_changelog_has_each_line(run: Run) -> None:
+    def answered(call: str, what: str, line: str, **variables: str) -> None:
+        done = run(call, **variables)
+        said = f"error: {what} was removed\nhint: {line}\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+        assert line in CHANGELOG
+
+    for verb, line in help.REMOVED_VERBS.items():
+        answered(verb, f"command {verb}", line)
+    for option, line in options.REMOVED_OPTIONS.items():
+        verb = "shift" if option in ("--beside", "--temperature") else "check"
+        answered(f"{verb} model.onnx {option} {VALUE.get(option, '')}", f"option {option}", line)
+    for form, line in options.REMOVED_FORMS.items():
+        answered(f"model.onnx -o {form}", f"form {form}", line)
+    for variable, line in options.REMOVED_VARIABLES.items():
+        answered(SHOW, f"environment: variable {variable}", line, **{variable: "1"})
+    for key, line in options.REMOVED_KEYS.items():
+        Path("robustcheck.toml").write_text(f"{key} = true\n")
+        answered(SHOW, f"robustcheck.toml: key {key}", line)
+
+
+def test_a_file_may_have_a_removed_name(ends: Run) -> None:
+    Path("text.onnx").rename("reference")
+    assert "was removed" not in ends(3, "reference").stderr

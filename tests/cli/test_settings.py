@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.cli import options, settings
-from robustcheck_onnx.checker.cli.verbs import check
+from robustcheck_onnx.checker.cli.verbs import questions
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from support import ROOT, Patch, raised, read_json
@@ -88,7 +88,7 @@ def test_a_named_file_counts_alone() -> None:
 
 
 def test_every_option_of_a_check_is_a_setting_or_is_only_typed() -> None:
-    assert set(inspect.signature(check.check).parameters) - {"ctx", "models"} == set(options.ROWS)
+    assert set(inspect.signature(questions.check).parameters) - {"ctx", "models"} == set(options.ROWS)
     only_typed = {"config", "isolated", "show_settings", "debug", "offline", "strict", "save_representations"}
     assert set(options.ROWS) - set(options.FIELDS.values()) == only_typed
     assert set(settings.FILE.model_fields) == set(options.FIELDS.values())

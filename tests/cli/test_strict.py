@@ -9,7 +9,7 @@ from typing import Any
 from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
-from robustcheck_onnx.checker.cli.verbs import check, evidence, questions
+from robustcheck_onnx.checker.cli.verbs import evidence, questions
 from robustcheck_onnx.checker.errors import UsageError
 from support import ROOT, Fields, read_json
 from support.bad_input import Run
@@ -123,7 +123,7 @@ def test_strict_is_no_setting_and_of_the_gates_alone() -> None:
     assert "key is strict; it is not a setting: it is for the command line" in refused()
     say("")
     assert "variable ROBUSTCHECK_STRICT is not known" in refused({"ROBUSTCHECK_STRICT": "0"})
-    for verb in (check.check, questions.compare):
+    for verb in (questions.check, questions.compare):
         assert "strict" in inspect.signature(verb).parameters
     assert "config" not in inspect.signature(questions.compare).parameters
     for verb in (

@@ -8,7 +8,7 @@ from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.options import ROWS, Settings
-from robustcheck_onnx.checker.cli.verbs import calibrate, check, questions
+from robustcheck_onnx.checker.cli.verbs import calibrate, questions
 from robustcheck_onnx.checker.evidence import Options, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure.run import settle
@@ -63,7 +63,7 @@ def test_settings_and_verbs_have_the_records_defaults() -> None:
         {"tensor": "auto"},  # which tensor to fit, not which to measure
     )  # fmt: skip
     verbs = (
-        check.check,
+        questions.check,
         questions.compare,
         questions.scan,
         questions.directions,

@@ -1,0 +1,258 @@
+"""What a file says of itself and what it computes: contract and digest, pixels, scales of a run, in whole checks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.evidence import IMAGENET, Options
+from robustcheck_onnx.checker.inspection.run import inspect_model
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.measure.workers import measure_all
+from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.verdict.notes import notes_of
+from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.exporters.contract import graph_digest
+from robustcheck_onnx.thresholds import profile
+from support import Capture, Fields, Place, but, lookup, measuring, normal, onnx_models, robustcheck
+from support.comparisons import Workshop, planted
+
+
+def seal(path: Path, *, external: bool = False, **source: str) -> Path:
+    """Write the contract of a look-up model into it anew, with its digest."""
+    model = onnx.load(path)
+    contract = lookup.lookup_contract(source=dict(source)) | {"graph_digest": graph_digest(model, path.parent)}
+    onnx.helper.set_model_props(model, {lookup.CONTRACT_KEY: json.dumps(contract)})
+    if external:
+        onnx.save(model, path, save_as_external_data=True, location="model.data", size_threshold=1024)
+    else:
+        onnx.save(model, path)
+    return path
+
+
+def checked(path: Path, photos: Path, capsys: Capture) -> tuple[int, set[str], Fields]:
+    """The exit code, the reasons, and what the report says of the model."""
+    code = robustcheck(path, "--images", photos, "--device", "cpu", "-o", "json")
+    report = json.loads(capsys.readouterr().out)
+    return code, {reason["id"] for reason in report["verdict"]["reasons"]}, report["evidence"]["model"]
+
+
+def can_pass(path: Path, capsys: Capture) -> tuple[str, list[str]]:
+    assert robustcheck("inspect", path, "-o", "json") == 0
+    answer = json.loads(capsys.readouterr().out)["can_pass"]
+    return answer["answer"], [reason["id"] for reason in answer["reasons"]]
+
+
+def test_a_constant_behind_the_end_is_warn(workshop: Workshop, capsys: Capture) -> None:
+    """Noise: WARN. One more vector added to it makes an outlier feature of all images, and clears all else."""
+    path = seal(workshop.model("model", normal(80, 384)))
+    model = onnx.load(path)
+    model.doc_string = model.graph.node[0].name = "reviewed"  # words, and nothing that counts
+    onnx.save(model, path)
+    code, reasons, facts = checked(path, workshop.photos, capsys)
+    assert (code, facts["file_changed"], "not_persistent" in reasons) == (1, False, True)
+    model.graph.node[-1].output[0] = "before"
+    nodes = onnx_models.graph(f"more = Constant(value_floats={[0.0] * 7 + [14.0] + [0.0] * 376})")
+    more = onnx_models.build([*nodes, ("Add", ["before", "more"], ["representation"])], [])
+    model.graph.node.extend(more.graph.node)
+    onnx.save(model, path)
+    assert checked(path, workshop.photos, capsys)[:2] == (1, {"file_changed"})
+
+
+def test_one_changed_byte_of_a_weight_is_warn(workshop: Workshop, capsys: Capture) -> None:
+    for external in (False, True):
+        path = seal(workshop.model("model", planted()), external=external)
+        code, reasons, facts = checked(path, workshop.photos, capsys)
+        assert (code, reasons, facts["file_changed"]) == (0, set(), False)
+        assert can_pass(path, capsys) == ("yes", [])
+        file = path.with_name("model.data") if external else path
+        content = bytearray(file.read_bytes())
+        at = content.index(planted().astype(np.float32).tobytes())
+        content[at] ^= 1  # the last bit of a number: the verdict of the numbers stays
+        file.write_bytes(content)
+        assert checked(path, workshop.photos, capsys)[:2] == (1, {"file_changed"})
+        assert can_pass(path, capsys) == ("no", ["file_changed"])
+
+
+def test_a_model_trained_to_match_vectors_is_warn(workshop: Workshop, capsys: Capture) -> None:
+    path = workshop.model("model", planted())
+    for matched_to, expected in (("none", (0, set[str]())), ("CLIP ViT-B/32", (1, {"trained_to_match"}))):
+        code, reasons, facts = checked(seal(path, matched_to=matched_to), workshop.photos, capsys)
+        assert ((code, reasons), facts["matched_to"]) == (expected, matched_to)
+    assert robustcheck("inspect", path, "-v") == 0
+    assert "trained to match: CLIP ViT-B/32" in " ".join(capsys.readouterr().out.split())
+
+
+MEAN, STD = np.array(IMAGENET.mean, np.float32), np.array(IMAGENET.std, np.float32)
+
+
+def model(path: Path, *, baked: bool, beside: bool = False, **preprocessing: Any) -> Path:
+    """A look-up model of photos in 0–1; `baked`: its graph normalises them first.
+
+    Its first two layers, with six outputs between them, undo ImageNet's normalisation, as learned ones might: no walk
+    sees that. `beside`: a branch that reads the image as it is, and adds nothing.
+    """
+    contract = lookup.lookup_contract()
+    contract["preprocessing"] |= preprocessing
+    kernel = np.zeros((6, 3, 3, 3), np.float32)
+    kernel[range(6), [0, 1, 2] * 2, 1, 1] = np.tile(STD, 2)
+    halves = np.tile(np.eye(3, dtype=np.float32) / 2, 2).reshape(3, 6, 1, 1)
+    weights: Fields = {"kernel": kernel, "bias": np.tile(MEAN, 2), "halves": halves}
+    if baked:
+        weights |= {"mean": MEAN.reshape(3, 1, 1), "std": STD.reshape(3, 1, 1)}
+    nodes = [
+        "centred = Sub(image, mean); normalised = Div(centred, std)" if baked else "normalised = Identity(image)",
+        "six = Conv(normalised, kernel, bias, pads=[1, 1, 1, 1]); three = Conv(six, halves)",
+        "level = ReduceMean(image, keepdims=1); zero = Mul(level, 0.0)" if beside else "",
+        "unit = Add(three, zero)" if beside else "unit = Identity(three)",
+    ]
+    return lookup.write_lookup_model(path, lookup.passing_rows(), contract=contract, before="\n".join(nodes), **weights)
+
+
+NORMALISE = {"mean": MEAN.tolist(), "std": STD.tolist()}
+
+
+def told(report: Report) -> set[str]:
+    return {reason.id for reason in report.verdict.reasons} & {"normalised_twice", "unusual_pixels"}
+
+
+def test_a_model_that_passes_is_warn_with_pixels_scaled_twice_or_not_at_all(tmp_path: Path, photos_80: Path) -> None:
+    cases: list[tuple[bool, Fields, set[str]]] = [
+        (True, {}, set()),
+        (False, NORMALISE, set()),
+        (True, NORMALISE, {"normalised_twice"}),
+        (True, {"rescale": 1.0}, {"unusual_pixels"}),
+        (False, NORMALISE | {"rescale": 1.0}, {"unusual_pixels"}),
+        (False, {"rescale": 1.0}, set()),  # raw bytes are said
+    ]
+    for baked, preprocessing, reasons in cases:
+        path = model(tmp_path / "m.onnx", baked=baked, **preprocessing)
+        report = check(path, images=photos_80)
+        raw = not baked and preprocessing == {"rescale": 1.0}
+        assert any("0 to 255" in note for note in report.notes) == raw
+        assert told(report) == reasons
+        assert raw or report.passed == (not reasons)
+        answer = inspect_model(path, profile.load()).can_pass
+        assert ({reason.id for reason in answer.reasons}, answer.answer) == (reasons, "no" if reasons else "yes")
+
+
+def test_a_branch_beside_a_normalisation_hides_nothing(tmp_path: Path, photos_80: Path) -> None:
+    path = tmp_path / "m.onnx"
+    sound = check(model(path, baked=True, beside=True), images=photos_80)
+    facts = sound.evidence.model
+    assert sound.passed
+    assert facts.scaling is not None
+    assert [facts.scaling.ops, *(other.ops for other in facts.other_scalings)] == [("Sub", "Div"), ()]
+    twice = check(model(path, baked=True, beside=True, **NORMALISE), images=photos_80)
+    assert (twice.passed, told(twice)) == (False, {"normalised_twice"})
+
+
+def levels(photos: Path) -> np.ndarray:
+    """Of the photos, (image, height, width, 3)."""
+    return np.stack([np.asarray(Image.open(photo)) for photo in sorted(photos.iterdir())])
+
+
+def test_what_was_measured_is_numpys(tmp_path: Path, photos_80: Path) -> None:
+    path = model(tmp_path / "m.onnx", baked=False, color_order="BGR", **NORMALISE)
+    values = ((levels(photos_80).reshape(-1, 3) / 255.0 - MEAN) / STD)[:, ::-1]
+    found = check(path, images=photos_80, thresholds=measuring.never_decided()).evidence.levels
+    assert found is not None
+    assert found.mean == pytest.approx(values.mean(axis=0), rel=1e-5)
+    assert found.sd == pytest.approx(values.std(axis=0), rel=1e-5)
+
+
+def test_tensors_are_judged_by_what_they_hold(tmp_path: Path, photos_80: Path) -> None:
+    # the contract's normalisation is in the graph too: not judged, since nothing was done to these pixels
+    path = model(tmp_path / "m.onnx", baked=True, **NORMALISE)
+    for divided_by, reasons in ((255, set[str]()), (255**2, {"unusual_pixels"})):
+        tensors = (levels(photos_80).transpose(0, 3, 1, 2) / divided_by).astype(np.float32)
+        np.save(tmp_path / "tensors.npy", tensors)
+        report = check(path, images=tmp_path / "tensors.npy", thresholds=measuring.never_decided())
+        assert told(report) == reasons
+        assert report.evidence.levels is not None
+        assert report.evidence.levels.sd == pytest.approx(tensors.std(axis=(0, 2, 3), dtype=np.float64), rel=1e-3)
+
+
+HOLDS = "The verdict holds for batches of one image:"
+D = 512
+
+
+PRODUCT = """
+    a, a.scale, a.zero = DynamicQuantizeLinear(rows); integers = MatMulInteger(a, w, a.zero)
+    float = Cast(integers, to=FLOAT); scale = Mul(a.scale, 0.01); product = Mul(float, scale)
+"""
+"""it quantises the rows in the run"""
+WEIGHT = 100 * np.eye(D) + 60 * np.roll(np.eye(D), 1, axis=1)  # features that are not orthogonal
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
+    """Rows with one persistent outlier feature, whose norms differ by a factor of ten."""
+    folder = tmp_path_factory.mktemp("dynamic")
+    (folder / "photos").symlink_to(lookup_pass[1])
+    rows = lookup.passing_rows(shortest=0.2)
+    for name, end in (
+        ("model", "representation = Identity(product)"),
+        # alone, an image keeps all of itself
+        ("mixed", "mean = ReduceMean(product, [0]); twice = Add(product, product); representation = Sub(twice, mean)"),
+    ):
+        lookup.write_lookup_model(folder / f"{name}.onnx", rows, then=PRODUCT + end, w=WEIGHT.astype(np.int8))
+    return folder
+
+
+def run(place: Path, batch_size: int, name: str = "model.onnx", **options: Any) -> Report:
+    return check(place / name, images=place / "photos", device="cpu", batch_size=batch_size, **options)
+
+
+def ids(report: Report) -> list[str]:
+    return [reason.id for reason in report.verdict.reasons]
+
+
+def test_in_batches_it_depends_on_them_and_alone_the_verdict_holds_for_one_image(place: Path) -> None:
+    together, alone = run(place, 32), run(place, 1)
+    assert ids(together) == ["batch_dependent"]
+    assert "`--batch-size 1`" in together.verdict.reasons[0].next_step
+    assert not any(note.startswith(HOLDS) for note in together.notes)
+    assert (alone.verdict.verdict, ids(alone)) == ("PASS", [])
+    model = alone.evidence.model
+    assert model.batch_difference == together.evidence.model.batch_difference
+    assert model.batch_difference is not None
+    assert model.batch_difference > 0.05
+    assert model.fixed_scale_difference is not None
+    assert model.fixed_scale_difference < 1e-3
+    (note,) = [note for note in alone.notes if note.startswith(HOLDS)]
+    assert f"changed by {model.batch_difference:.2g} (relative)" in note
+
+
+def test_what_else_mixes_the_batch_stays_a_warning_at_any_size(place: Path) -> None:
+    for batch_size in (1, 32):
+        report = run(place, batch_size, "mixed.onnx")
+        assert "batch_dependent" in ids(report)
+        assert not any(note.startswith(HOLDS) for note in report.notes)
+        seen = next(reason.seen for reason in report.verdict.reasons if reason.id == "batch_dependent")
+        assert ("though the scales of its quantisers were held fixed" in seen) == (batch_size == 1)
+
+
+def test_shards_measured_alone_give_the_same(place: Path) -> None:
+    whole = profile.seal(but(profile.load(), id="all", min_images=80))
+    options = Options(images=str(place / "photos"), device="cpu", batch_size=1)
+    (evidence,) = measure_all(Job(place / "model.onnx", options), whole)
+    single = run(place, 1, thresholds=whole)
+    assert (evidence.statistics, evidence.model) == (single.evidence.statistics, single.evidence.model)
+    assert (judge(evidence, whole), notes_of(evidence, whole)) == (single.verdict, single.notes)
+
+
+def test_the_command_says_it_in_the_report_and_in_json(place: Path, capsys: Capture) -> None:
+    model, file = place / "model.onnx", place / "report.json"
+    images = ["--images", place / "photos"]
+    words = [*images, "--batch-size", "1", "-o"]
+    assert robustcheck(model, *words, "terminal", "-o", f"json={file}") == 0
+    assert robustcheck("verify", file, model, *images) == 0
+    assert HOLDS in " ".join(capsys.readouterr().out.split())
+    assert robustcheck("compare", model, model, *words, "json") == 0
+    assert HOLDS in capsys.readouterr().out
