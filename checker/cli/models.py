@@ -95,6 +95,8 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
             about = redact(settings.images or "bundled photos")
             asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
             wall.run("images.source:count_images", asked, int, about=about, is_last=False)
+        if not settings.quiet and all(each.path or each.form == "terminal" for each in destinations):
+            from robustcheck_onnx.checker.report import terminal  # noqa: F401 # while the child still imports
         n = _n_side_by_side(settings, models, wall)
         in_html = any(each.form == "html" for each in destinations)
 
@@ -246,11 +248,6 @@ def _deliver(
         reports = [_full(outcome, settings, ascii_only) for outcome in outcomes] if settings.verbose else []
         return Group(*reports, table)
 
-    def lines() -> str:
-        from robustcheck_onnx.checker.report.terminal import line_of
-
-        return "\n".join(map(line_of, outcomes))
-
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
         if (file := template_of(form)) is not None:
             from robustcheck_onnx.checker.report import template
@@ -266,7 +263,15 @@ def _deliver(
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
     on_stdout = [each for each in destinations if each.path is None]
     text = partial(rendered, outcomes)
-    deliver(on_stdout, text, terminal, settings.color, quiet=settings.quiet, line=lines, faults=faults)
+    deliver(
+        on_stdout,
+        text,
+        terminal,
+        settings.color,
+        quiet=settings.quiet,
+        line=lambda: "\n".join(map(forms.line_of, outcomes)),
+        faults=faults,
+    )
 
 
 def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> RenderableType:

@@ -18,8 +18,7 @@ from robustcheck_onnx.checker.report.document import (
     blocks_of,
     name,
 )
-from robustcheck_onnx.checker.report.forms import cautions
-from robustcheck_onnx.checker.report.terminal import one_line
+from robustcheck_onnx.checker.report.forms import cautions, one_line
 from robustcheck_onnx.checker.report.words import SIGNS, verdict_text
 from robustcheck_onnx.checker.text import number_text, percent_text
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, fallback_note

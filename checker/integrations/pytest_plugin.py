@@ -57,7 +57,7 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
     def assert_robust(model: Model, images: Images | None = None, **options: Any) -> Report:
         __tracebackhide__ = True
         from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
-        from robustcheck_onnx.checker.report import terminal  # noqa: PLC0415
+        from robustcheck_onnx.checker.report.forms import one_line  # noqa: PLC0415
         from robustcheck_onnx.checker.text import printable  # noqa: PLC0415
 
         from . import assertions  # noqa: PLC0415 # pytest starts fast
@@ -68,12 +68,12 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
         try:
             report = assertions.assert_robust(model, default if images is None else images, **options)
         except assertions.VerdictError as warning:
-            add_line(terminal.one_line(warning.report))
+            add_line(one_line(warning.report))
             raise
         except RobustcheckError as fault:
             add_line(f"no verdict (exit code {fault.exit_code}): {fault.message}")
             raise
-        add_line(terminal.one_line(report))
+        add_line(one_line(report))
         return report
 
     return assert_robust

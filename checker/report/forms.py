@@ -17,13 +17,14 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, error_json, error_text, printable
+from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, error_json, error_text, name_text, printable
 from robustcheck_onnx.checker.verdict.gate import Waiver
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
 
 from .record import Failed, Outcome, Report, sealed, to_json
+from .words import verdict_text
 
 TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "gitlab", "predicate", "cyclonedx")
 NAMES = ("terminal", *TEXTS)
@@ -179,6 +180,21 @@ def exit_code_of(outcome: Outcome) -> int:
     if outcome.gate is not None:
         return outcome.gate.exit_code
     return 0 if outcome.verdict.verdict == "PASS" else 1
+
+
+def one_line(report: Report) -> str:
+    """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
+    reasons = ", ".join(reason.id for reason in report.verdict.reasons)
+    file = name_text(report.evidence.model.file, ascii_only=False)
+    photos = f" ({ON_BUNDLED})" if report.evidence.images.bundled else ""
+    return f"{verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "")
+
+
+def line_of(outcome: Outcome) -> str:
+    """Write an outcome in one line, for `-q`. It has verdict, model, reasons, or the error."""
+    if isinstance(outcome, Failed):
+        return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
+    return one_line(outcome)
 
 
 def rank_of(outcome: Outcome) -> tuple[int, bool]:

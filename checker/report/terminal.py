@@ -17,10 +17,8 @@ from robustcheck_onnx.checker.evidence import OUTLIER_SD
 from robustcheck_onnx.checker.text import (
     VERSION,
     gap_text,
-    name_text,
     number_text,
     percent_text,
-    printable,
     quoted,
     short_checkpoint,
 )
@@ -43,7 +41,7 @@ from .document import (
     is_noted,
     name,
 )
-from .forms import cautions, exit_code_of, loosening_text, rank_of, waiver_text, without_model
+from .forms import cautions, exit_code_of, loosening_text, one_line, rank_of, waiver_text, without_model
 from .layout import COLOURS, Pen, Ruled, Trimmed, hanging, reason_ids, spaced, table_of
 from .record import Failed, Outcome, Report
 from .words import SIGNS, plain_text, step_of, verdict_text
@@ -193,14 +191,6 @@ def _reference(report: Report) -> tuple[Block, ...]:
     return (Table(heads, tuple(rows)), Cell(f"{moves}.", "dim"))
 
 
-def one_line(report: Report) -> str:
-    """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
-    reasons = ", ".join(reason.id for reason in report.verdict.reasons)
-    file = name_text(report.evidence.model.file, ascii_only=False)
-    photos = f" ({ON_BUNDLED})" if report.evidence.images.bundled else ""
-    return f"{words.verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "")
-
-
 def passed_by(report: Report) -> str:
     """Write why a WARN does not fail the run. It is " (waived)", " (accepted)" or " (let through)"."""
     if report.verdict.passed or exit_code_of(report) != 0 or report.gate is None:
@@ -220,13 +210,6 @@ def loosened(report: Report) -> Iterator[str]:
         yield gate.rule
     yield from (f"{w.reason}: {waiver_text(w)}" for w in gate.waived)
     yield from (f"{w.reason}: {waiver_text(w, expired=True)}" for w in gate.expired)
-
-
-def line_of(outcome: Outcome) -> str:
-    """Write an outcome in one line, for `-q`. It has verdict, model, reasons, or the error."""
-    if isinstance(outcome, Failed):
-        return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
-    return one_line(outcome)
 
 
 def render_several(

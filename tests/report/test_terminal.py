@@ -15,9 +15,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from robustcheck_onnx.checker.report.forms import one_line
 from robustcheck_onnx.checker.report.layout import REASONS_LISTED, of_document
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.report.terminal import document_of, one_line
+from robustcheck_onnx.checker.report.terminal import document_of
 from robustcheck_onnx.checker.report.words import step_of
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
