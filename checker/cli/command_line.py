@@ -420,10 +420,11 @@ def refuse_missing(models: Words) -> None:
         if not is_address(model) and not os.path.lexists(model):
             # not where the files are there: ONNX Runtime
             from robustcheck_onnx.checker.model.addresses import parse_model
-            from robustcheck_onnx.checker.model.file import missing
+            from robustcheck_onnx.checker.model.file import about, missing
 
             parse_model(model)
-            raise missing(Path(model))
+            with about(Path(model)):
+                raise missing(Path(model))
 
 
 def _models_of(word: str) -> list[str]:

@@ -276,21 +276,14 @@ def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence
         )
     library = hub.library_of(repository)
     content = f"a checkpoint of {library}" if library else f"{len(repository.files)} other files"
-    return UsageError(
-        f"{address}: number of ONNX files in the repository is 0; it holds {content}",
-        _export_repository(library, address) if library else "export it, and name the ONNX file",
-    )
-
-
-def _export_repository(library: str, address: hub.Address) -> str:
-    """Return the export commands for a checkpoint on the hub. Only timm loads another revision than main itself."""
     schema, folder = ("", "./") if library == "transformers" else ("hf-hub:", "local-dir:")
-    if address.revision is None:
-        return _export_first(library, f"{schema}{address.repo}")
-    if library == "timm":
-        return _export_first(library, f"{schema}{address.repo}@{address.revision}")
-    download_first = ["hf", "download", address.repo, "--revision", address.revision, "--local-dir", "checkpoint"]
-    return f"{shlex.join(download_first)} && {_export_first(library, f'{folder}checkpoint')}"
+    hint, revision = "export it, and name the ONNX file", address.revision
+    if library and revision is not None and library != "timm":  # only timm loads another revision than main itself
+        download = shlex.join(["hf", "download", address.repo, "--revision", revision, "--local-dir", "checkpoint"])
+        hint = f"{download} && {_export_first(library, f'{folder}checkpoint')}"
+    elif library:
+        hint = _export_first(library, f"{schema}{address.repo}{'' if revision is None else '@'}{revision or ''}")
+    return UsageError(f"{address}: number of ONNX files in the repository is 0; it holds {content}", hint)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,9 +47,9 @@ from .layers import (
     Layers,
     Names,
     Shape,
+    are_one_factor,
     data_inputs,
     einsum_of,
-    factor_shapes,
     integer,
     integers,
     needed_nodes,
@@ -217,24 +217,17 @@ def last_linears(layers: Layers, tensor: str) -> Iterator[NodeProto]:
         level = branches
 
 
-def writes_one_sign(node: NodeProto, zero_points: Mapping[str, bool]) -> bool:
+def _writes_one_sign(layers: Layers, node: NodeProto) -> bool:
     """Whether a layer's quantised output holds one sign only.
 
     A quantiser takes a ReLU out and writes what comes before it so. A zero point that is not among the constants
     counts, too: it could be one.
-
-    Args:
-        node: any layer. zero_points: constants of a quantised type, each with `is_extreme`.
     """
-    if node.op_type not in WRITTEN_ZERO_AT:
-        return False
     at = WRITTEN_ZERO_AT[node.op_type]
-    name = node.input[at] if at < len(node.input) else ""
-    if name:
-        return zero_points.get(name, True)
-    if node.op_type == "QGemm":
-        return False  # writes floats then
-    return (integer(node, "output_dtype", 0) or TensorProto.UINT8) in UNSIGNED  # the zero point is 0
+    if name := "".join(node.input[at : at + 1]):
+        return layers.zero_points.get(name, True)
+    # QGemm writes floats then; else the zero point is 0
+    return node.op_type != "QGemm" and (integer(node, "output_dtype", 0) or TensorProto.UINT8) in UNSIGNED
 
 
 def _is_comparison(layers: Layers, condition: str) -> bool:
@@ -252,7 +245,7 @@ def _maker(layers: Layers, tensor: str) -> str:
 def _end_of(layers: Layers, node: NodeProto, tensor: str) -> End | None:
     """Return the end that `node` is for one output. None to look through it."""
     op, names = layers.ops.get(tensor, node.op_type), layers.data.get(tensor, ())
-    if op in WRITTEN_ZERO_AT and names and writes_one_sign(node, layers.zero_points):
+    if op in WRITTEN_ZERO_AT and names and _writes_one_sign(layers, node):
         maker = layers.producers.get(node.input[0])
         before = None if maker is None else _end_of(layers, maker, node.input[0])
         # the image itself has no negative pixels; an activation that still comes before it is the end, by its own name
@@ -309,7 +302,7 @@ def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: Names) -> E
         return AFTER_NORM if "ReduceMean" in by or sum(size != 1 for size in sizes) > 1 else None
     if _maker(layers, names[0]) == "Cast" and _maker(layers, layers.producers[names[0]].input[0]) in INTEGER_PRODUCTS:
         return None  # the scale of what was quantised, one a feature or one for all
-    if any(shape is None or any(size != 1 for size in shape) for shape in factor_shapes(layers, node)):
+    if not all(are_one_factor(layers, node)):
         one_number = all(size == 1 for size in layers.shapes.get(names[0], (None, None))[1:])
         if op == "Mul" and names[0] in layers.statistics and one_number:
             return SHIFT
@@ -366,7 +359,7 @@ class Constants:
         if squeezed.ndim != 2 or (not is_conv and math.prod(values.shape[:-2]) != 1):
             return None
         zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
-        name = node.input[zero_at] if zero_at < len(node.input) else ""
+        name = "".join(node.input[zero_at : zero_at + 1])
         zero = self.value(name) if name else None
         if zero is None:
             return squeezed

@@ -17,18 +17,17 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Mapping, MutableSequence, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.isolation import max_model_bytes
 from robustcheck_onnx.checker.storage.places import local_path, nearest_path
 from robustcheck_onnx.checker.text import quoted, sha256_of
@@ -64,7 +63,17 @@ MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to e
 TYPES = frozenset(TensorProto.DataType.values())
 
 
-def check_well_formed(where: str, proto: ModelProto) -> None:
+@contextmanager
+def about(name: object) -> Iterator[None]:
+    """Begin the messages of errors inside with a name. What reads a model raises the bare fact."""
+    try:
+        yield
+    except RobustcheckError as fault:
+        fault.message = f"{name}: {fault.message}"
+        raise
+
+
+def check_well_formed(proto: ModelProto) -> None:
     """Check a model with its inner graphs and functions. A negative size becomes an unknown one, in place.
 
     ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
@@ -79,7 +88,7 @@ def check_well_formed(where: str, proto: ModelProto) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
         least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
         if len(node.input) < least:
-            raise _damaged(where, f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
+            raise _damaged(f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
     names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
     names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
     for graph in graphs:
@@ -89,35 +98,35 @@ def check_well_formed(where: str, proto: ModelProto) -> None:
         names += [attribute.name for node in graph.node for attribute in node.attribute]
         for weight in graph.initializer:
             if weight.data_type == TensorProto.UNDEFINED:
-                raise _damaged(where, f"weight '{weight.name!s:.80}' has no type; each needs one")
+                raise _damaged(f"weight '{weight.name!s:.80}' has no type; each needs one")
         for value in values:
             tensor = value.type.tensor_type
             if tensor.elem_type not in TYPES:
-                raise _damaged(where, f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
-            check_dimensions(where, f"'{value.name!s:.80}'", len(tensor.shape.dim))
+                raise _damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
+            check_dimensions(f"'{value.name!s:.80}'", len(tensor.shape.dim))
             for size in tensor.shape.dim:
                 if size.dim_value < 0:
                     size.ClearField("dim_value")
     for word in names:
         if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
-            raise _damaged(where, f"name in the graph is {word!r:.80}; names must be UTF-8 text")
+            raise _damaged(f"name in the graph is {word!r:.80}; names must be UTF-8 text")
     twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
     if twice:
-        raise _damaged(where, f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
+        raise _damaged(f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
 
 
-def check_dimensions(where: str, what: str, n: int) -> None:
+def check_dimensions(what: str, n: int) -> None:
     """Refuse a tensor with too many dimensions. Their product is a number with as many digits as there is memory for.
 
     Raises:
         CannotAssessError.
     """
     if n > MOST_DIMENSIONS:
-        raise _damaged(where, f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
+        raise _damaged(f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
 
 
-def _damaged(where: object, what: str) -> CannotAssessError:
-    return CannotAssessError(f"{where}: {what}", AGAIN)
+def _damaged(what: str) -> CannotAssessError:
+    return CannotAssessError(what, AGAIN)
 
 
 @cache
@@ -259,34 +268,35 @@ def read_onnx(path: str | Path) -> OnnxFile:
             or outside the model's folder.
     """
     path = local_path(path, "model")
-    content, status = _read_bytes(path)
-    digest, mapped, held, own = sha256_of(content), None, None, path.resolve()
-    drop_pages(content)
-    if isinstance(content, mmap.mmap):
-        mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
-    proto, places = _parse(path, content)
-    if not proto.graph.node:
-        raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
-    check_well_formed(str(path), proto)
-    every = all_tensors(proto)
-    tensors = external_tensors(every)
-    for index, tensor in enumerate(every):
-        check_dimensions(str(path), f"weight '{tensor.name!s:.80}'", len(tensor.dims))
-        if tensor.data_location != TensorProto.EXTERNAL:
-            check_inline(path, tensor, places if index < len(proto.graph.initializer) else {})
-    folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
-    _check_size(path, len(content) + sum(target.stat().st_size for target in targets.values()))
-    for tensor in tensors:
-        check_length(path, tensor, targets[location_of(path, tensor)])
-    external: tuple[ExternalFile, ...] = ()
-    if folder is not None:
-        held = Held(folder)
-        external = tuple(read_file(location, target, folder, held) for location, target in targets.items())
-        use_resolved_names(folder, targets, tensors)
-    elif mapped is not None and places:
-        held = Held(own.parent)
-    weights = Weights(held, content, places)
-    return OnnxFile(path, proto, len(content), digest, external, weights, mapped)
+    with about(path):
+        content, status = _read_bytes(path)
+        digest, mapped, held, own = sha256_of(content), None, None, path.resolve()
+        drop_pages(content)
+        if isinstance(content, mmap.mmap):
+            mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
+        proto, places = _parse(path, content)
+        if not proto.graph.node:
+            raise CannotAssessError("graph has 0 nodes; a model needs some", "export or download the model again")
+        check_well_formed(proto)
+        every = all_tensors(proto)
+        tensors = external_tensors(every)
+        for index, tensor in enumerate(every):
+            check_dimensions(f"weight '{tensor.name!s:.80}'", len(tensor.dims))
+            if tensor.data_location != TensorProto.EXTERNAL:
+                check_inline(tensor, places if index < len(proto.graph.initializer) else {})
+        folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
+        _check_size(len(content) + sum(target.stat().st_size for target in targets.values()))
+        for tensor in tensors:
+            check_length(tensor, targets[location_of(path, tensor)])
+        external: tuple[ExternalFile, ...] = ()
+        if folder is not None:
+            held = Held(folder)
+            external = tuple(read_file(location, target, folder, held) for location, target in targets.items())
+            use_resolved_names(folder, targets, tensors)
+        elif mapped is not None and places:
+            held = Held(own.parent)
+        weights = Weights(held, content, places)
+        return OnnxFile(path, proto, len(content), digest, external, weights, mapped)
 
 
 def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
@@ -294,8 +304,9 @@ def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
 
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
-    proto, _ = _parse(path, _read_bytes(path)[0])
-    return proto, sorted({location_of(path, tensor) for tensor in external_tensors(all_tensors(proto))})
+    with about(path):
+        proto, _ = _parse(path, _read_bytes(path)[0])
+        return proto, sorted({location_of(path, tensor) for tensor in external_tensors(all_tensors(proto))})
 
 
 def may_be_model(path: Path) -> bool:
@@ -308,19 +319,19 @@ def may_be_model(path: Path) -> bool:
 
 
 def missing(path: Path) -> UsageError:
-    """Return the error for a model that does not exist. It contains the nearest name or address."""
+    """Return the error for a model that does not exist. Its hint is the nearest name or address."""
     near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
     if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
-        return UsageError(f"{path}: no such file", f"Did you mean hf://{repository[1]}?")
-    return UsageError(f"{path}: no such file", f"Did you mean {near}?" if near else f"ls {quoted(path.parent)}")
+        return UsageError("no such file", f"Did you mean hf://{repository[1]}?")
+    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(path.parent)}")
 
 
-def _check_size(path: Path, size_bytes: int) -> None:
+def _check_size(size_bytes: int) -> None:
     """Refuse a model that is larger than allowed. It is not read before."""
     limit_bytes = max_model_bytes()
     if limit_bytes is not None and size_bytes > limit_bytes:
         raise CannotAssessError(
-            f"{path}: model with its external data is {size_bytes:,} bytes; --max-model-size is {limit_bytes:,}",
+            f"model with its external data is {size_bytes:,} bytes; --max-model-size is {limit_bytes:,}",
             f"--max-model-size {size_bytes}",
         )
 
@@ -333,72 +344,58 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         if path.is_dir():
             there = [*sorted(path.glob("*.onnx")), *sorted(path.glob("onnx/*.onnx"))]
             raise UsageError(
-                f"{path}: model is a folder; one .onnx file is needed",
+                "model is a folder; one .onnx file is needed",
                 f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos",
             )
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever, /dev/zero never end
-            raise UsageError(f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
-        _check_size(path, size_bytes)
+            raise UsageError("model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
+        _check_size(size_bytes)
         if size_bytes > PROTOBUF_LIMIT_BYTES:
             raise CannotAssessError(
-                f"{path}: model file is {size_bytes} bytes; protobuf ends at {PROTOBUF_LIMIT_BYTES}",
+                f"model file is {size_bytes} bytes; protobuf ends at {PROTOBUF_LIMIT_BYTES}",
                 "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
             )
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            if status.st_size >= MAPPED_BYTES:
-                status = aged_status(file.fileno())
-            content = _mapped(file, status) or file.read()
+            content: Bytes = b""
+            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno())):
+                with suppress(OSError, ValueError):
+                    os.fsync(file.fileno())
+                    content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
+            content = content or file.read()
     except FileNotFoundError as error:
         raise missing(path) from error
     except OSError as error:
         raise CannotAssessError(
-            f"{path}: model file is not readable ({error.strerror}); it must be a readable file",
+            f"model file is not readable ({error.strerror}); it must be a readable file",
             f"ls -l {quoted(path)}",
         ) from error
     if not content:
-        raise _damaged(path, "model file is empty (0 bytes); an ONNX protobuf is needed")
+        raise _damaged("model file is empty (0 bytes); an ONNX protobuf is needed")
     return content, status
-
-
-def _mapped(file: BinaryIO, status: os.stat_result) -> mmap.mmap | None:
-    """Map the content of a large file. None for a small one, and where a write to it might not be seen.
-
-    status: of the open file, taken before.
-    """
-    if status.st_size < MAPPED_BYTES or not stamps_writes(status):
-        return None
-    with suppress(OSError, ValueError):
-        os.fsync(file.fileno())
-        return mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
-    return None
 
 
 def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
     if content[: len(LFS_MARK)] == LFS_MARK:
         raise CannotAssessError(
-            f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
+            "model file is a Git LFS pointer; the model itself was not downloaded",
             f"git lfs pull --include {quoted(path.name)}",
         )
     for ends, hint in UNPACK.items():
         if path.name.lower().endswith(ends):
-            raise CannotAssessError(f"{path}: file is packed; an ONNX file is needed", hint.format(file=quoted(path)))
+            raise CannotAssessError("file is packed; an ONNX file is needed", hint.format(file=quoted(path)))
     for offset, mark, what, hint in OTHER_FORMATS:
         if content[offset : offset + len(mark)] == mark:
-            raise CannotAssessError(
-                f"{path}: model file is {what}; an ONNX protobuf is needed", hint.format(file=quoted(path))
-            )
+            raise CannotAssessError(f"model file is {what}; an ONNX protobuf is needed", hint.format(file=quoted(path)))
     if _is_text(content[:1024]):
-        raise CannotAssessError(
-            f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {quoted(path)}"
-        )
+        raise CannotAssessError("model file is text; an ONNX protobuf is needed", f"head -c 200 {quoted(path)}")
     try:
         proto, places = parse_light(content)
     except DecodeError as error:
         what = f"model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged"
-        raise _damaged(path, what) from error
+        raise _damaged(what) from error
     if not proto.opset_import:
-        raise _damaged(path, "opset_import is missing; the file is truncated or no ONNX model")
+        raise _damaged("opset_import is missing; the file is truncated or no ONNX model")
     return proto, places
 
 
@@ -416,23 +413,21 @@ def _is_text(start: bytes) -> bool:
 BEFORE = -1  # stands for what is there before the first node: inputs and weights
 
 
-def sort_model(proto: ModelProto, where: str) -> bool:
+def sort_model(proto: ModelProto) -> bool:
     """Sort the nodes of a model, in place. Functions and the graphs inside nodes, too; returns whether anything moved.
-
-    Args:
-        proto: the model. where: its file, named in errors.
 
     Raises:
         CannotAssessError: one name is written twice; nodes read each other in a circle.
     """
-    moved = _sort_graph(proto.graph.node, _given(proto.graph, where), where)
+    moved = _sort_graph(proto.graph.node, _given(proto.graph))
     for function in proto.functions:
         given = dict.fromkeys(function.input, "an input")
-        moved |= _sort_graph(function.node, given, f"{where}: function {function.name}")
+        with about(f"function {function.name}"):
+            moved |= _sort_graph(function.node, given)
     return moved
 
 
-def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str], where: str) -> list[NodeProto] | None:
+def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str]) -> list[NodeProto] | None:
     """Return the nodes with producers before consumers. None if they have that order already.
 
     Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
@@ -441,7 +436,6 @@ def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str], where: st
     Args:
         nodes: of one graph.
         given: names that are there before the first node, and what each is, in words.
-        where: the file, named in errors.
 
     Raises:
         CannotAssessError: a name is written twice; nodes read each other in a circle. The message names the tensor.
@@ -450,7 +444,7 @@ def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str], where: st
     for index, node in enumerate(nodes):
         for name in node.output:
             if name in makers:
-                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes", where)
+                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes")
             if name:
                 makers[name] = index
     sources = [[makers[name] for name in node_inputs(node) if name in makers] for node in nodes]
@@ -467,49 +461,49 @@ def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str], where: st
             entered.add(path[-1])
             for source in missing:
                 if source in entered:
-                    raise _circle(nodes, [at for at in path if at in entered and at not in placed], source, where)
+                    raise _circle(nodes, [at for at in path if at in entered and at not in placed], source)
             path += reversed(missing)
     return [nodes[index] for index in placed if index != BEFORE]
 
 
-def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str], where: str) -> bool:
+def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str]) -> bool:
     """Sort the nodes of one graph, in place.
 
     Those of the graphs inside them come first. `nodes` is a protobuf field.
     """
     moved = False
     for graph in (graph for node in nodes if node.op_type in HOLDERS for graph in subgraphs(node)):
-        moved |= _sort_graph(graph.node, _given(graph, where), where)  # protobuf nests messages 100 times at most
-    order = sorted_nodes(list(nodes), given, where)
+        moved |= _sort_graph(graph.node, _given(graph))  # protobuf nests messages 100 times at most
+    order = sorted_nodes(list(nodes), given)
     if order is not None:
         del nodes[:]
         nodes.extend(order)
     return moved or order is not None
 
 
-def _given(graph: GraphProto, where: str) -> dict[str, str]:
+def _given(graph: GraphProto) -> dict[str, str]:
     """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
     given = dict.fromkeys((value.name for value in graph.input), "an input")
     for name in weight_names(graph):
         if given.get(name) == "a weight":
-            raise _written_twice(name, "two weights", where)
+            raise _written_twice(name, "two weights")
         given[name] = "a weight"
     return given
 
 
-def _written_twice(name: str, by: str, where: str) -> CannotAssessError:
+def _written_twice(name: str, by: str) -> CannotAssessError:
     return CannotAssessError(
-        f"{where}: tensor {name!r} is written twice, by {by}; each name must belong to one tensor",
+        f"tensor {name!r} is written twice, by {by}; each name must belong to one tensor",
         "export the model again",
     )
 
 
-def _circle(nodes: Sequence[NodeProto], path: Sequence[int], source: int, where: str) -> CannotAssessError:
+def _circle(nodes: Sequence[NodeProto], path: Sequence[int], source: int) -> CannotAssessError:
     circle = path[path.index(source) :]
     name = next(name for name in nodes[source].output if name)
     ops = ", ".join(nodes[index].op_type for index in circle[:4]) + ", …" * (len(circle) > 4)
     return CannotAssessError(
-        f"{where}: tensor {name!r} is computed from itself, through {len(circle)} node{'s' * (len(circle) > 1)} "
+        f"tensor {name!r} is computed from itself, through {len(circle)} node{'s' * (len(circle) > 1)} "
         f"({ops}); the nodes of a graph must not form a circle",
         "export the model again",
     )

@@ -58,7 +58,7 @@ class ImageInput:
         return None if self.height is None or self.width is None else (self.height, self.width)
 
 
-def find_image_input(graph: GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
+def find_image_input(graph: GraphProto, weights: AbstractSet[str]) -> ImageInput:
     """Find the image input of a graph. `keep_image_part` has kept one; it is checked that it takes photos.
 
     Raises:
@@ -71,25 +71,23 @@ def find_image_input(graph: GraphProto, weights: AbstractSet[str], where: str) -
     if not images:
         text = ": a text encoder" if any(_takes_tokens(graph, value) for value in inputs) else ""
         are = "inputs are" if len(inputs) > 1 else "input is"
-        raise CannotAssessError(
-            f"{where}: {are} {listed}{text}; an image input (batch, 3, height, width) is needed", hint
-        )
+        raise CannotAssessError(f"{are} {listed}{text}; an image input (batch, 3, height, width) is needed", hint)
     (value,) = images
     shape = _shape(value) or ()
     layout = _layout(graph, value.name, shape)
     channels = shape[1 if layout == "NCHW" else 3]
     if channels not in (1, 3, None):
-        raise CannotAssessError(f"{where}: input {listed} has {channels} channels; photos have 3, or 1 in grey", hint)
+        raise CannotAssessError(f"input {listed} has {channels} channels; photos have 3, or 1 in grey", hint)
     if _kind(value) not in DTYPES:
         raise CannotAssessError(
-            f"{where}: input {listed} is of type {TensorProto.DataType.Name(_kind(value)).lower()}; float32, "
+            f"input {listed} is of type {TensorProto.DataType.Name(_kind(value)).lower()}; float32, "
             "float16, bfloat16, float64 and uint8 can be fed",
             "export with float32 inputs",
         )
     height, width = (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
     if math.prod(size or 1 for size in shape) > MOST_VALUES:
         raise CannotAssessError(
-            f"{where}: input {listed} holds more than {MOST_VALUES:,} values in one batch; that is too many",
+            f"input {listed} holds more than {MOST_VALUES:,} values in one batch; that is too many",
             "export with a dynamic batch axis",
         )
     return ImageInput(value.name, layout, DTYPES[_kind(value)], shape[0], height, width, channels)
@@ -185,14 +183,14 @@ def fed_as(facts: PreprocessingFacts, image: ImageInput, where: Path) -> Preproc
 SHOWN = 4  # outputs that a message names
 
 
-def keep_image_part(proto: ModelProto, where: str) -> Names:
+def keep_image_part(proto: ModelProto) -> Names:
     """Remove what image-only outputs do not need, in place. Returns the names of what was left out.
 
     Weights that a file lists as inputs (they are defaults) are not inputs here. A graph with one input, or without an
     image input, stays as it is.
 
     Args:
-        proto: its nodes are sorted and its functions opened up. where: its file, named in errors.
+        proto: its nodes are sorted and its functions opened up.
 
     Returns:
         The inputs, then the outputs that were left out, each as "input NAME" or "output NAME".
@@ -210,7 +208,7 @@ def keep_image_part(proto: ModelProto, where: str) -> Names:
     by_image = {image: [name for name, found in needs.items() if found == {image}] for image in images}
     found = {image: names for image, names in by_image.items() if names}
     if len(found) != 1:
-        raise _unclear(inputs, needs, found, where)
+        raise _unclear(inputs, needs, found)
     ((image, outputs),) = found.items()
     left_out = [f"input {value.name}" for value in inputs if value.name != image]
     left_out += [f"output {name}" for name in needs if name not in outputs]
@@ -255,16 +253,15 @@ def _unclear(
     inputs: Sequence[ValueInfoProto],
     needs: dict[str, set[str]],
     found: dict[str, list[str]],
-    where: str,
 ) -> CannotAssessError:
     listed = ", ".join(describe_input(value) for value in inputs)
     if found:
         pairs = "; ".join(f"{names[0]} needs {image} alone" for image, names in found.items())
         return CannotAssessError(
-            f"{where}: inputs are {listed}; {pairs}; it must be clear which of them takes the photos", VISION_ALONE
+            f"inputs are {listed}; {pairs}; it must be clear which of them takes the photos", VISION_ALONE
         )
     pairs = "; ".join(f"{name} needs {', '.join(sorted(used)) or 'none'}" for name, used in [*needs.items()][:SHOWN])
     more = f"; … ({len(needs)} outputs)" if len(needs) > SHOWN else ""
     return CannotAssessError(
-        f"{where}: inputs are {listed}; {pairs}{more}; an output must need the image input alone", VISION_ALONE
+        f"inputs are {listed}; {pairs}{more}; an output must need the image input alone", VISION_ALONE
     )

@@ -204,8 +204,10 @@ def build_layers(
         passes_on = op in OF_A_STATISTIC and len(of_image) == len(carriers) == 1
         if op in REDUCE or (passes_on and carriers[0] in statistics):
             statistics |= dict.fromkeys(outputs, op if op in REDUCE else statistics[carriers[0]])
-        elif op == "Einsum" and _sums_squares(node):
-            statistics[outputs[0]] = "ReduceSumSquare"
+        elif op == "Einsum" and len(node.input) == 2 and node.input[0] == node.input[1]:
+            terms, result = einsum_of(node)
+            if len({*terms}) == 1 and len(result) < len(terms[0]):  # of squares, as `bi,bi->b`
+                statistics[outputs[0]] = "ReduceSumSquare"
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
             elementwise.add(outputs[0], source)
     shapes: dict[str, Shape] = {}
@@ -221,20 +223,14 @@ def build_layers(
     )
 
 
-def _sums_squares(node: NodeProto) -> bool:
-    """Whether an Einsum sums squares, as `bi,bi->b` does."""
-    terms, result = einsum_of(node)
-    return len(terms) == 2 and terms[0] == terms[1] and len(set(node.input)) == 1 and len(result) < len(terms[0])
-
-
 def _constant_shape(attribute: AttributeProto) -> tuple[int, ...]:
     """Return the shape of a Constant's output. It follows from the attribute: a tensor, a list, or one number."""
     if attribute.name == "value":
         return tuple(attribute.t.dims)
     if attribute.name == "sparse_value":
         return tuple(attribute.sparse_tensor.dims)
-    lists = {"value_floats": attribute.floats, "value_ints": attribute.ints, "value_strings": attribute.strings}
-    return (len(lists[attribute.name]),) if attribute.name in lists else ()
+    n = len(attribute.floats or attribute.ints or attribute.strings)
+    return (n,) if attribute.name in ("value_floats", "value_ints", "value_strings") else ()
 
 
 def _carriers(
@@ -347,10 +343,11 @@ def weight_names(graph: GraphProto) -> list[str]:
     return [tensor.name for tensor in (*graph.initializer, *(each.values for each in graph.sparse_initializer))]
 
 
-def factor_shapes(layers: Layers, node: NodeProto) -> list[Shape | None]:
-    """Return the shapes of the factors in a product. They do not depend on the image."""
+def are_one_factor(layers: Layers, node: NodeProto) -> list[bool]:
+    """Return whether each factor of a product is one for all features. Those of the image are left out."""
     factors = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
-    return [layers.shape_of(name) for name in factors if name not in layers.image_tensors]
+    shapes = [layers.shape_of(name) for name in factors if name not in layers.image_tensors]
+    return [shape is not None and all(size == 1 for size in shape) for shape in shapes]
 
 
 def data_inputs(layers: Layers, node: NodeProto) -> Names:
@@ -383,7 +380,7 @@ def computed_constants(proto: ModelProto) -> frozenset[str]:
     return frozenset(computed - {""})
 
 
-def refuse_giants(proto: ModelProto, graph: GraphProto, where: str) -> None:
+def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
     """Refuse a graph that computes giant constants.
 
     They hold more than `FREE` values and more than `TIMES` those that the file holds.
@@ -391,7 +388,6 @@ def refuse_giants(proto: ModelProto, graph: GraphProto, where: str) -> None:
     Args:
         proto: the model.
         graph: the same with inferred shapes (`with_shapes`); what has no known shape is not counted.
-        where: the file, named in errors.
 
     Raises:
         CannotAssessError.
@@ -408,7 +404,7 @@ def refuse_giants(proto: ModelProto, graph: GraphProto, where: str) -> None:
     made += sum(sizes.get(name, 0) for name in computed_constants(proto))
     if made > FREE + TIMES * held:
         raise CannotAssessError(
-            f"{where}: constants that the graph computes hold {made:,} values, the file {held:,}; at most {FREE:,} and "
+            f"constants that the graph computes hold {made:,} values, the file {held:,}; at most {FREE:,} and "
             f"{TIMES} times those of the file may be computed",
             "export the model again, with its constants folded",
         )
@@ -533,27 +529,21 @@ def _head_facts(layers: Layers) -> _HeadFacts:
 
 def _extend(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tail:
     """Put the node that makes `tensor` behind the tail of `source`."""
-    inner, roots = facts.tails[source], facts.roots
+    inner, roots, node = facts.tails[source], facts.roots, layers.producers[tensor]
     op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
     more = {op, GATE} if several else {op}
     if not several and op in SCALING:
-        by = [name for name in layers.producers[tensor].input if name in layers.statistics and name != source]
+        by = [name for name in node.input if name in layers.statistics and name != source]
+        is_integer = layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger")
         if by:
             more.add(UNIT if {roots.get(name, name) for name in by} == {roots.get(source, source)} else COSINE)
-        elif _scales(layers, layers.producers[tensor], inner):
-            more.add(SCALE)
-    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in layers.producers[tensor].input):
+        elif any(are_one_factor(layers, node)) and not (is_integer and inner.crossed <= {"Cast"}):
+            more.add(SCALE)  # not that of what was quantised
+    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in node.input):
         more.add("LogSoftmax")
     added = not several and op in ("Add", "QLinearAdd")
-    not_zero = added and not layers.zeros & set(layers.producers[tensor].input)
+    not_zero = added and not layers.zeros & {*node.input}
     return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
-
-
-def _scales(layers: Layers, node: NodeProto, inner: _Tail) -> bool:
-    """Whether a node multiplies all features by one factor. The factor does not depend on the image."""
-    if layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger") and inner.crossed <= {"Cast"}:
-        return False  # the scale of what was quantised
-    return any(shape is not None and all(size == 1 for size in shape) for shape in factor_shapes(layers, node))
 
 
 def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:

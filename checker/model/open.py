@@ -33,7 +33,7 @@ from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract, graph_digest, parse_contract, properties
 from .ends import EMBEDDINGS, Constants, is_change_of_basis
-from .file import Graph, OnnxFile, read_onnx, sort_model
+from .file import Graph, OnnxFile, about, read_onnx, sort_model
 from .image_input import ImageInput, find_image_input, keep_image_part
 from .layers import (
     LINEAR,
@@ -60,7 +60,7 @@ DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "Effici
 UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
 
 
-def check_supported(proto: ModelProto, where: str) -> frozenset[str]:
+def check_supported(proto: ModelProto) -> frozenset[str]:
     """Refuse what the installed ONNX Runtime cannot run. Names and versions decide, before it is loaded.
 
     Returns:
@@ -77,7 +77,7 @@ def check_supported(proto: ModelProto, where: str) -> frozenset[str]:
         if newest and version > newest:
             export = "an older onnx" if what == "IR version" else f"opset {min(newest, 18)}"
             raise CannotAssessError(
-                f"{where}: {what} is {version}; {runtime} supports up to {newest}",
+                f"{what} is {version}; {runtime} supports up to {newest}",
                 f"pip install --upgrade {package}, or export with {export}",
             )
     known = _operators()
@@ -87,7 +87,7 @@ def check_supported(proto: ModelProto, where: str) -> frozenset[str]:
         if known and (domain, node.op_type) not in known:
             close = get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
             raise CannotAssessError(
-                f"{where}: node {node.name or ''.join(node.output[:1])!r} uses operator "
+                f"node {node.name or ''.join(node.output[:1])!r} uses operator "
                 f"{domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
                 + (f" (closest: {close[0]})" if close else ""),
                 "export with standard operators; custom operator libraries are not loaded",
@@ -107,16 +107,15 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, wh
     hint = f"to look at its vision encoder: {command}"
     for name in outputs:
         if DETECTOR_NAME.search(name):
-            raise CannotAssessError(f"{where}: output {name!r} is an object detector's; {ONE_EACH}", hint)
+            raise CannotAssessError(f"output {name!r} is an object detector's; {ONE_EACH}", hint)
     for op in sorted(DETECTOR_OPS & operators):
-        raise CannotAssessError(f"{where}: graph has {op}, as object detectors have; {ONE_EACH}", hint)
+        raise CannotAssessError(f"graph has {op}, as object detectors have; {ONE_EACH}", hint)
     upsampling = _upsamples(layers) if UPSAMPLING_OPS & operators else ""
     for name in outputs:
         rank = len(layers.shapes.get(name, ()))
         if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
             raise CannotAssessError(
-                f"{where}: output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters "
-                f"have; {ONE_EACH}",
+                f"output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters have; {ONE_EACH}",
                 hint,
             )
 
@@ -265,18 +264,19 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     said = None if contract is None else contract.graph_digest
     file_changed = None if said is None else said != graph_digest(file.proto, file.weights)
     drop_pages(file.weights.content)
-    moved = sort_model(file.proto, where)
-    proto = _inlined(file.proto, where) if file.proto.functions else file.proto
-    left_out = keep_image_part(proto, where)
-    operators = check_supported(proto, where)
-    graph = with_shapes(proto)
-    refuse_giants(proto, graph, where)
-    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    image_input = find_image_input(graph, weights.keys(), where)
-    layers = build_layers(graph, image_input.name, weights, zeros=_zero_vectors(proto))
-    names = tuple(output.name for output in proto.graph.output)
-    if contract is None and tensor is None:
-        refuse_dense(operators, layers, names, where)
+    with about(where):
+        moved = sort_model(file.proto)
+        proto = _inlined(file.proto) if file.proto.functions else file.proto
+        left_out = keep_image_part(proto)
+        operators = check_supported(proto)
+        graph = with_shapes(proto)
+        refuse_giants(proto, graph)
+        weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
+        image_input = find_image_input(graph, weights.keys())
+        layers = build_layers(graph, image_input.name, weights, zeros=_zero_vectors(proto))
+        names = tuple(output.name for output in proto.graph.output)
+        if contract is None and tensor is None:
+            refuse_dense(operators, layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
     representation, constants = choice.representation, Constants(proto, layers, file.weights)
     if representation.ends_in in EMBEDDINGS:
@@ -300,7 +300,11 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         image_input=image_input,
         scalings=find_scalings(constants, image_input, representation.tensor),
         left_out=left_out,
-        outputs=tuple(_output(layers, name) for name in names),
+        outputs=tuple(
+            Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
+            for name in names
+            for kind in [layers.types.get(name)]
+        ),
         contract=contract,
         file_changed=file_changed,
         representation=representation,
@@ -319,7 +323,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     )
 
 
-def _inlined(proto: ModelProto, where: str) -> ModelProto:
+def _inlined(proto: ModelProto) -> ModelProto:
     """Open up the functions of a model.
 
     Raises:
@@ -342,14 +346,14 @@ def _inlined(proto: ModelProto, where: str) -> ModelProto:
 
     if size(proto.graph.node, 0) > MOST_NODES:
         raise CannotAssessError(
-            f"{where}: functions expand to more than {MOST_NODES:,} nodes; no image model has so many",
+            f"functions expand to more than {MOST_NODES:,} nodes; no image model has so many",
             "export the model again without functions",
         )
     try:
         return onnx.inliner.inline_local_functions(proto)
     except (onnx.checker.ValidationError, RuntimeError) as error:
         raise CannotAssessError(
-            f"{where}: functions can't be expanded ({' '.join(str(error).split())[:200]})", "export the model again"
+            f"functions can't be expanded ({' '.join(str(error).split())[:200]})", "export the model again"
         ) from error
 
 
@@ -417,11 +421,6 @@ def _precision(proto: ModelProto) -> str:
         if weight.data_type in FLOATS:
             sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
     return max(sizes, key=sizes.__getitem__, default="fp32")
-
-
-def _output(layers: Layers, name: str) -> Output:
-    kind = layers.types.get(name)
-    return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
 
 
 def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:

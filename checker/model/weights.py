@@ -368,20 +368,20 @@ def location_of(path: Path, tensor: TensorProto) -> str:
     words = [word for entry in tensor.external_data for word in (entry.key, entry.value)]
     odd = next((word for word in words if not isinstance(word, str)), None)  # protobuf gives bytes for no UTF-8
     if odd is not None:
-        raise _odd_place(path, tensor, f"says {odd!r:.80}; it must be UTF-8 text")
+        raise _odd_place(tensor, f"says {odd!r:.80}; it must be UTF-8 text")
     if len(words) != 2 * len(entries_of(tensor)):  # readers differ in the one that they take
-        raise _odd_place(path, tensor, "has an entry twice; each must be there once")
+        raise _odd_place(tensor, "has an entry twice; each must be there once")
     location = entries_of(tensor).get("location", "")
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
     if not location:
-        raise _odd_place(path, tensor, "has no location; the model is damaged")
+        raise _odd_place(tensor, "has no location; the model is damaged")
     if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
         raise _outside_folder(path, location)
     return location
 
 
-def _odd_place(path: Path, tensor: TensorProto, what: str, hint: str = AGAIN) -> CannotAssessError:
-    return CannotAssessError(f"{path}: external data of tensor {tensor.name!r:.80} {what}", hint)
+def _odd_place(tensor: TensorProto, what: str, hint: str = AGAIN) -> CannotAssessError:
+    return CannotAssessError(f"external data of tensor {tensor.name!r:.80} {what}", hint)
 
 
 def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
@@ -398,14 +398,16 @@ def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[
     for name in locations:
         if not _is_file(folder / name):
             raise CannotAssessError(
-                f"{path}: weights file {name:.1000} is missing; the model keeps its weights in it",
+                f"weights file {name:.1000} is missing; the model keeps its weights in it",
                 f"copy {name:.1000} next to the model: {folder / name!s:.1000}",
             )
     folder = folder.resolve()
     targets = {name: (folder / name).resolve() for name in locations}
     if all(target.is_relative_to(folder) for target in targets.values()):
         return folder, targets
-    blobs = _hub_blobs(folder)
+    # of a Hugging Face cache: there <repo>/snapshots/<revision>/… links to <repo>/blobs/…
+    above = (part.parent for part in (folder, *folder.parents) if part.parent.name == "snapshots")
+    blobs = next((snapshots.with_name("blobs") for snapshots in above), None)
     for name, target in targets.items():
         if blobs is None or target.parent != blobs:
             raise _outside_folder(path, name)
@@ -419,7 +421,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def check_length(path: Path, tensor: TensorProto, target: Path) -> None:
+def check_length(tensor: TensorProto, target: Path) -> None:
     """Refuse a tensor with too few or too many bytes.
 
     Its values must lie whole in `target`, and be as many as its shape needs.
@@ -434,26 +436,25 @@ def check_length(path: Path, tensor: TensorProto, target: Path) -> None:
         length = int(entries.get("length") or needed)
     except (ValueError, KeyError) as error:
         what = f"is described by {entries!s:.200}; offset, length and type must be known"
-        raise _odd_place(path, tensor, what, "export the model again") from error
+        raise _odd_place(tensor, what, "export the model again") from error
     if offset < 0 or any(size < 0 for size in tensor.dims) or length != needed:
         what = f"is {length} bytes at {offset} in {name:.200}; its shape {list(tensor.dims)} needs {needed}"
-        raise _odd_place(path, tensor, what, "export the model again")
+        raise _odd_place(tensor, what, "export the model again")
     size_bytes = target.stat().st_size
     if offset + length > size_bytes:
         with target.open("rb") as file:
             pointer = file.read(len(LFS_MARK)) == LFS_MARK
         raise CannotAssessError(
-            f"{path}: weights file {name} is {size_bytes} bytes; tensor {tensor.name!r} ends at byte "
+            f"weights file {name} is {size_bytes} bytes; tensor {tensor.name!r} ends at byte "
             f"{offset + length}, so it is {'a Git LFS pointer' if pointer else 'truncated'}",
             f"git lfs pull --include {quoted(name)}" if pointer else f"copy or download {name} again",
         )
 
 
-def check_inline(path: Path, tensor: TensorProto, places: Places) -> None:
+def check_inline(tensor: TensorProto, places: Places) -> None:
     """Refuse an inline tensor of the wrong length. It must have as many values as its shape needs.
 
     Args:
-        path: the model's file.
         tensor: its values are not in another file.
         places: of the large weights, which the tensor does not hold itself; none unless it is of the main graph.
 
@@ -466,11 +467,11 @@ def check_inline(path: Path, tensor: TensorProto, places: Places) -> None:
         needed, unit = needed_bytes(tensor), "bytes"
     except (ValueError, KeyError, TypeError) as error:
         raise CannotAssessError(
-            f"{path}: type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", AGAIN
+            f"type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", AGAIN
         ) from error
     if len(getattr(tensor, field)) and (tensor.HasField("raw_data") or tensor.name in places):
         raise CannotAssessError(
-            f"{path}: weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place", AGAIN
+            f"weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place", AGAIN
         )
     if tensor.HasField("raw_data"):
         length = len(tensor.raw_data)
@@ -482,12 +483,11 @@ def check_inline(path: Path, tensor: TensorProto, places: Places) -> None:
         needed = needed if tensor.data_type in PACKED_BITS and length == needed else values
     if length != needed or any(size < 0 for size in tensor.dims):
         raise CannotAssessError(
-            f"{path}: weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need "
-            f"{needed}",
+            f"weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need {needed}",
             AGAIN,
         )
     if tensor.HasField("segment"):
-        raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", AGAIN)
+        raise CannotAssessError(f"weight {tensor.name!r} is in segments; it must be whole", AGAIN)
 
 
 def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[TensorProto]) -> None:
@@ -581,16 +581,8 @@ def entries_of(tensor: TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _hub_blobs(folder: Path) -> Path | None:
-    """Return the blobs folder of a Hugging Face cache. There <repo>/snapshots/<revision>/… links to <repo>/blobs/…."""
-    for part in (folder, *folder.parents):
-        if part.parent.name == "snapshots":
-            return part.parent.parent / "blobs"
-    return None
-
-
 def _outside_folder(path: Path, location: str) -> CannotAssessError:
     return CannotAssessError(
-        f"{path}: external data path {location!r} leaves the model's folder; weights must lie next to it",
+        f"external data path {location!r} leaves the model's folder; weights must lie next to it",
         f"copy the weights file into {path.parent} and save the model with its plain name",
     )

@@ -66,7 +66,7 @@ def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
     content = model.SerializeToString()
     proto, places = parse_light(content)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    image = find_image_input(proto.graph, weights.keys(), "m.onnx")
+    image = find_image_input(proto.graph, weights.keys())
     layers = build_layers(with_shapes(proto), image.name, weights)
     return find_scalings(Constants(proto, layers, Weights(None, content, places)), image, "out")
 

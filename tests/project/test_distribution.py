@@ -155,7 +155,7 @@ def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(mo
     proto = onnx_models.classifier()
     proto.opset_import[0].version = 99
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    caught = raised(CannotAssessError, "", check_supported, proto, "m.onnx")
+    caught = raised(CannotAssessError, "", check_supported, proto)
     assert caught.hint == "pip install --upgrade onnxruntime, or export with opset 18"
 
 
