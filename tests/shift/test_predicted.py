@@ -20,17 +20,6 @@ def _images(confidence: np.ndarray) -> predicted.ImageScores:
 # ------------------------------------------------------------------------------------------------- ATC and DoC
 
 
-def test_atc_on_scores_that_tell_right_from_wrong_is_the_share_above_their_border() -> None:
-    """Closed form: right images score above 0.5, wrong ones below; then ATC is P(score ≥ 0.5) on the target."""
-    rng = default_rng(0)
-    inside = np.concatenate([rng.uniform(0.5, 1, 300), rng.uniform(0, 0.5, 100)])
-    correct = inside >= 0.5
-    assert 0.5 <= atc_thresholds(inside, correct, np.ones((1, 400), int))[0, 0] < 0.51
-    outside = (np.arange(1000) + 0.5) / 1000 * 0.8  # uniform to 0.8: three eighths are above 0.5
-    assert atc(inside, correct, outside) == pytest.approx(0.375, abs=0.01)
-    assert atc(inside, correct, inside) == pytest.approx(0.75)  # of the same images it is their accuracy
-
-
 def test_atcs_threshold_balances_the_wrong_images_with_those_below() -> None:
     rng = default_rng(1)
     values, correct = rng.random(501), rng.random(501) < 0.3
