@@ -1,9 +1,10 @@
 """What real changes to a file do to an index of its vectors: results/index-pairs.md.
 
-    python benchmarks/index_pairs.py EMBEDDINGS_DIR    # some 20 minutes on two busy cores
+    python benchmarks/index_pairs.py EMBEDDINGS_DIR    # some 40 minutes on two busy cores
 
-EfficientNet-Lite0 with trained weights and an encoder with a planted feature are quantised, converted and given wrong
-preprocessing, on the bundled photos. EMBEDDINGS_DIR holds one <set>.npz per set (entry x: (image, feature)): real
+EfficientNet-Lite0 with trained weights, and two encoders with a planted feature, one on top of it and one a small
+vision transformer, are quantised, converted and given wrong preprocessing, on the bundled photos. EfficientNet-Lite0 is
+also finetuned on these photos. EMBEDDINGS_DIR holds one <set>.npz per set (entry x: (image, feature)): real
 representations of encoders, which are rounded, rotated, permuted, scaled and mixed, as models that look them up.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +22,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import numpy_helper, version_converter
+import torch
+from onnx import helper, numpy_helper, version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from PIL import Image
+from planted.encoder import PREPROCESSING, planted_encoder
+from torch import nn
 
 from robustcheck_onnx.checker.compare import CompareReport, IndexOptions, compare
 from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters.demo import EFFICIENTNET_LITE0_PREPROCESSING, EfficientNetLite0, efficientnet_lite0
+from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import lookup
 
@@ -121,6 +129,33 @@ def optimised(source: Path, target: Path) -> None:
     _keep_contract(source, target)
 
 
+def nhwc(model: onnx.ModelProto) -> None:
+    """Take images with the channels last, as a converter from such a framework does: a Transpose comes first."""
+    (image,) = model.graph.input
+    inside = f"{image.name}_nchw"
+    for node in model.graph.node:
+        node.input[:] = [inside if name == image.name else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Transpose", [image.name], [inside], perm=[0, 3, 1, 2]))
+    batch, channels, height, width = image.type.tensor_type.shape.dim
+    ordered = [
+        onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in (batch, height, width, channels)
+    ]
+    del image.type.tensor_type.shape.dim[:]
+    image.type.tensor_type.shape.dim.extend(ordered)
+
+
+def nbits(bits: int) -> Change:
+    """Weights of matrix products in ONNX Runtime's MatMulNBits, in blocks of 32."""
+
+    def edit(model: onnx.ModelProto) -> onnx.ModelProto:
+        quantizer = MatMulNBitsQuantizer(model, bits=bits, block_size=32)
+        quantizer.process()
+        made: onnx.ModelProto = quantizer.model.model
+        return made
+
+    return edited(edit)
+
+
 def _keep_contract(source: Path, target: Path) -> None:
     model = onnx.load(target)
     del model.metadata_props[:]
@@ -138,12 +173,55 @@ CHANGES: dict[str, Change] = {
     "weights of 6 bits": rounded_weights(6),
     "weights of 4 bits": rounded_weights(4),
     "ONNX Runtime's optimiser, NCHWc layout": optimised,
+    "NHWC input": edited(nhwc),
+    "MatMulNBits, 8 bits": nbits(8),
+    "MatMulNBits, 4 bits": nbits(4),
     "opset + 2": edited(lambda m: version_converter.convert_version(m, m.opset_import[0].version + 2)),
     "*resize:* bilinear for bicubic": said(interpolation="bilinear"),
     "*resize:* nearest": said(interpolation="nearest"),
     "*wrong mean:* 0": said(mean=[0.0, 0.0, 0.0]),
     "*wrong channels:* BGR": said(color_order="BGR"),
 }
+
+
+def _finetuned(steps: int) -> EfficientNetLite0:
+    """EfficientNet-Lite0 after steps of Adam (10⁻⁴) that tell the bundled photos apart by crops of them, 16 a step."""
+    torch.manual_seed(0)
+    model, draw = efficientnet_lite0(), np.random.default_rng(0)
+    head = nn.Linear(1280, len(PHOTOS))
+    fields = contract.checked_preprocessing(EFFICIENTNET_LITE0_PREPROCESSING, "finetuned")
+    optimiser = torch.optim.Adam([*model.network.parameters(), *head.parameters()], lr=1e-4)
+    for _ in range(steps):
+        chosen, crops = draw.choice(len(PHOTOS), 16, replace=False), []
+        for place in chosen:
+            photo = Image.open(PHOTOS[place]).convert("RGB")
+            size = int(min(photo.size) * draw.uniform(0.5, 1))
+            left, top = (int(draw.integers(edge - size + 1)) for edge in photo.size)
+            crops.append(contract.preprocess(fields, photo.crop((left, top, left + size, top + size))))
+        scores = head(model(torch.from_numpy(np.stack(crops)))["representation"])
+        loss = nn.functional.cross_entropy(scores, torch.from_numpy(chosen))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.weights, model.weights_digest = f"finetuned in {steps} steps", ""
+    model.eval()
+    return model
+
+
+def finetuned_10() -> EfficientNetLite0:
+    return _finetuned(10)
+
+
+def finetuned_30() -> EfficientNetLite0:
+    return _finetuned(30)
+
+
+def tower() -> nn.Module:
+    """The planted vision transformer of benchmarks/planted."""
+    model = planted_encoder()
+    model.preprocessing = PREPROCESSING.model_dump() | {"interpolation": "bicubic"}
+    model.synthetic = "random weights; one feature of its projection reads the mean"
+    return model
 
 
 def rounded(x: Array, bits: int) -> Array:
@@ -171,8 +249,9 @@ def vectors(x: Array) -> dict[str, Array]:
     }
 
 
-def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, CompareReport]]:
-    """Yield model, change and report."""
+def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, CompareReport | None]]:
+    """Yield model, change and report; no report where the exporter refuses to write the file."""
+    logging.disable(logging.WARNING)  # of the quantisers
     photos = folder / "photos"
     lookup.write_lookup_images(photos, N_IMAGES, photos=PHOTOS)
     for name in SETS if embeddings is not None else ():
@@ -181,19 +260,36 @@ def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, C
         for what, rows in vectors(x).items():
             candidate = lookup.write_lookup_model(folder / "candidate.onnx", rows)
             yield name, what, compare(candidate, reference, images=str(photos), device="cpu")
-    for name, factory in (("EfficientNet-Lite0", "efficientnet_lite0"), ("planted encoder", "planted_outlier")):
-        full = folder / f"{factory}.onnx"
-        run("torch", f"robustcheck_onnx.exporters.demo:{factory}", full, photos=PHOTOS[:5])
+    demo = "robustcheck_onnx.exporters.demo"
+    for name, factory in (
+        ("planted transformer", "index_pairs:tower"),
+        ("EfficientNet-Lite0", f"{demo}:efficientnet_lite0"),
+        ("planted encoder", f"{demo}:planted_outlier"),
+    ):
+        full, candidate = folder / "full.onnx", folder / "candidate.onnx"
+        run("torch", factory, full, photos=PHOTOS[:5], random_weights="tower" in factory)
         for what, change in CHANGES.items():
-            change(full, candidate := folder / "candidate.onnx")
-            yield name, what, compare(candidate, full, device="cpu")
+            if what.startswith("MatMulNBits") and name == "EfficientNet-Lite0":
+                continue  # its representation comes of convolutions alone
+            try:
+                change(full, candidate)
+            except ExportError as refused:  # it disagrees with its source, by the exporter's own measure
+                print(f"{name}, {what}: {refused}", flush=True)
+                yield name, what, None
+            else:
+                yield name, what, compare(candidate, full, device="cpu")
+        for steps in (10, 30) if name == "EfficientNet-Lite0" else ():
+            run("torch", f"index_pairs:finetuned_{steps}", candidate, photos=PHOTOS[:5])
+            yield name, f"*finetuned:* {steps} steps on the photos", compare(candidate, full, device="cpu")
 
 
 COLUMNS = ("model", "what was done", "cosine, median", "worst 5 %", "recall@10", "own recall@10", "index", "words")
 
 
-def row(name: str, what: str, report: CompareReport) -> str:
+def row(name: str, what: str, report: CompareReport | None) -> str:
     """Return a line of the table."""
+    if report is None:
+        return f"| {name} | {what} {'| – ' * 4}| not written | the exporter refuses it |\n"
     assert report.index is not None
     index, n = report.index, report.index.numbers
 

@@ -7,8 +7,8 @@ index holds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -18,10 +18,10 @@ from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.statistics import wilson_bounds
 from robustcheck_onnx.checker.text import interval_text, number_text, short_provider
+from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .neighbours import Metric, Neighbours, margins, search
-from .same_images import Change, cosine, explain, lengths, quantile
+from .neighbours import KS, Block, Change, Metric, cosine, explain, lengths, margins, quantile, search, shares_kept
 
 IndexVerdict = Literal["compatible", "re-embed", "undecided"]
 Required = Literal["indication", "index"]
@@ -36,9 +36,6 @@ UNSOUND: Final = {
 }
 """reasons of a check for which vectors or images can't be taken as they were measured"""
 SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
-RE_EMBED: Final = "Embed the index again with the candidate, or look at how the candidate was made."
-MORE: Final = "Give more photos, of the kind that you search for."
-IN_COMMON: Final = "Look at what all vectors have in common, such as one large feature."
 
 
 class IndexOptions(Frozen):
@@ -102,9 +99,10 @@ class IndexReport(Frozen):
     differs: tuple[str, ...] = ()
     """how the two files differ"""
 
-    def because(self, name: str, verdict: IndexVerdict, seen: str, next_step: str) -> IndexReport:
+    def because(self, name: str, verdict: IndexVerdict, seen: str, next_step: str = "") -> IndexReport:
         """Return the report with one more reason. re-embed counts before undecided."""
-        reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=next_step)
+        step = next_step or INDEX_REASONS.get(name, ("", ""))[1] or INDEX_STEPS[verdict]
+        reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=step)
         worst = "re-embed" if "re-embed" in (self.verdict, verdict) else "undecided"
         return self.model_copy(update={"reasons": (*self.reasons, reason), "verdict": worst})
 
@@ -138,7 +136,7 @@ def compare_vectors(
     images: Sequence[tuple[str, str]],
     options: IndexOptions,
     text: Array | None,
-    found: Neighbours | None,
+    index: Iterable[Block] | None,
 ) -> IndexReport:
     """Measure the two vectors of each image, and judge each number.
 
@@ -147,87 +145,95 @@ def compare_vectors(
         images: name and digest of each.
         options: what `compatible` needs.
         text: (class, feature) embeddings.
-        found: in the index of a file.
+        index: the vectors of a file.
     """
-    cosines, ratios = cosine(candidate, reference), lengths(candidate) / lengths(reference)
-    distances = lengths(candidate - reference) / lengths(reference)
-    numbers = {}
+    names, digests = [PurePath(name).name for name, _ in images], [digest for _, digest in images]
+    metric: Metric = options.metric or "cosine"
+    cosines, sizes = cosine(candidate, reference), lengths(reference)
+    ratios = lengths(candidate) / sizes
+    numbers, tied = dict[str, Number](), dict[str, float]()
 
     def add(name: str, interval: Interval, needs: float | None = None) -> None:
         numbers[name] = Number(**interval.model_dump(), needs=needs)
 
-    for name, values, at in (("cosine", cosines, 0), ("distance", distances, 1)):
+    for name, values, at in (("cosine", cosines, 0), ("distance", lengths(candidate - reference) / sizes, 1)):
         add(f"{name}, median", quantile(values, 0.5))
         add(f"{name}, worst 5 %", quantile(values, abs(at - 0.05)), None if at else options.min_cosine)
         add(f"{name}, worst 1 %", quantile(values, abs(at - 0.01)))
     add("length, relative", quantile(ratios, 0.5))
-    add(
-        "length kept",
-        quantile(np.minimum(ratios, 1 / ratios), 0.5),
-        None if options.metric == "cosine" else SAME_LENGTH,
+    needed = None if options.metric == "cosine" else SAME_LENGTH
+    add("length kept", quantile(np.minimum(ratios, 1 / ratios), 0.5), needed)
+    photos = search(
+        [candidate, np.roll(reference, 1, axis=0), reference], [(reference, sizes, digests)], metric, digests
     )
-    digests, metric = [digest for _, digest in images], options.metric or "cosine"
-    searched = {
-        where: search(candidate, reference, [(asked, reference, digests)], metric, digests)
-        for where, asked in (("among the photos", reference), (OWN, candidate))
-    }
-    tied = {}
-    for where, neighbours in (searched if found is None else searched | {"in the index": found}).items():
-        for k, values in neighbours.kept.items():
-            decides, most = where != OWN and k == max(neighbours.kept), neighbours.possible[k]
-            add(name := f"recall@{k} {where}", _share(values, most), options.min_recall if decides else None)
-            if most.mean() - values.mean() > TIED_SHARE:
+    own = search([candidate], [(candidate, lengths(candidate), digests)], metric, digests)
+    in_file = None if index is None else search([candidate, reference], index, metric, names)
+    searched = {"among the photos": photos, OWN: own} | ({} if in_file is None else {"in the index": in_file})
+    kept_own = 1.0
+    for where, found in searched.items():
+        theirs = (photos if where == OWN else found).ranked[-1]
+        # of equal vectors one search is that of both: products of other shapes differ by rounding
+        ours = theirs if np.array_equal(candidate, reference) else found.ranked[0]
+        counted = [k for k in KS if k <= found.n_vectors - bool(found.own)]
+        for k in counted:
+            least, most = shares_kept(ours, theirs, k, metric)
+            decides = where != OWN and k == counted[-1]
+            add(name := f"recall@{k} {where}", _share(least, most), options.min_recall if decides else None)
+            if most.mean() - least.mean() > TIED_SHARE:
                 tied[name] = float(most.mean())
+            kept_own = min(kept_own, least.mean()) if where == OWN else kept_own
     if text is not None:
-        ours, theirs = margins(candidate, reference, text)
-        add("top-1 class kept", _share(ours > 0), options.min_recall)
-        add("margin moved", quantile(ours - theirs, 0.5))
+        now, before = margins(candidate, reference, text)
+        add("top-1 class kept", _share(now > 0), options.min_recall)
+        add("margin moved", quantile(now - before, 0.5))
     change, after = explain(candidate, reference, options.min_cosine)
-    if change == "rotated" and min(values.mean() for values in searched[OWN].kept.values()) < options.min_recall:
+    if change == "rotated" and kept_own < options.min_recall:
         change = "none"  # a rotation fits few vectors well, whatever they are; after one all neighbours are kept
-    worst = [(*images[row], cosines[row]) for row in np.argsort(cosines, kind="stable")[:WORST]]
     report = IndexReport(
         options=options,
         n_images=len(images),
         numbers=numbers,
         change=change,
-        worst=tuple(WorstImage(name=name, digest=digest, cosine=value) for name, digest, value in worst),
-        n_vectors=0 if found is None else found.n_vectors,
+        worst=tuple(
+            WorstImage(name=images[row][0], digest=images[row][1], cosine=cosines[row])
+            for row in np.argsort(cosines, kind="stable")[:WORST]
+        ),
+        n_vectors=0 if in_file is None else in_file.n_vectors,
     )
     if change in ("permuted", "rotated"):
         seen = f"{change}: after undoing it, the cosine of the same image is {number_text(after)} (worst 5 %)"
-        report = report.because(change, "re-embed", seen, RE_EMBED)
-    others = search(np.roll(reference, 1, axis=0), reference, [(reference, reference, digests)], metric, digests).kept
-    if others and (shared := float(others[max(others)].mean())) >= options.min_recall:
+        report = report.because(change, "re-embed", seen)
+    k = max(k for k in KS if k < len(images))
+    _, another, theirs = photos.ranked
+    shared = float(shares_kept(another, theirs, k, metric)[0].mean())
+    if shared >= options.min_recall:
         seen = f"the query of another photo finds the same neighbours, too (recall {number_text(shared)})"
-        report = report.because("same_for_all", "undecided", seen, IN_COMMON)
-    if found is not None and found.own and (nearest := min(found.own)) < SAME_VECTOR:
+        report = report.because("same_for_all", "undecided", seen)
+    if in_file is not None and in_file.own and (nearest := min(in_file.own)) < SAME_VECTOR:
         seen = f"a photo's vector in the index has cosine {number_text(nearest)} to the reference's"
-        report = report.because("other_index", "undecided", seen, "Name the reference that the index was made with.")
-    return _judged(report, options, tied)
+        report = report.because("other_index", "undecided", seen)
+    return _judged(report, tied)
 
 
-def _judged(report: IndexReport, options: IndexOptions, tied: Mapping[str, float]) -> IndexReport:
+def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
     """Add a reason for each number that misses its limit. tied: the most that a recall with many ties can be."""
     for name, number in report.numbers.items():
         if number.needs is None or (number.low is not None and number.low >= number.needs):
             continue
         lost = number.high is not None and number.high < number.needs
-        seen, step = f"{name} {number_text(number.estimate)} ({_bounds(number)})", RE_EMBED if lost else MORE
-        seen += f"; {number.needs:g} is needed"
-        if name == "length kept":
+        reason, step = name.split(" ")[0].strip(","), ""
+        seen = f"{name} {number_text(number.estimate)} ({_bounds(number)}); {number.needs:g} is needed"
+        if reason == "length":
             factor = number_text(report.numbers["length, relative"].estimate)
             seen = f"{report.change if report.change != 'none' else 'scaled'}: vectors are {factor} times as long"
-            if options.metric is None:
+            if report.options.metric is None:
                 lost, step = (
                     False,
                     "If the index is searched by cosine, say `--metric cosine`. Otherwise embed it again.",
                 )
-        reason = name.split(" ")[0].strip(",")
         if name in tied and not lost:
             least, most = number_text(number.estimate), number_text(tied[name])
             reason, seen = "ties", f"neighbours can't be told apart: {name} is between {least} and {most}"
-            step = IN_COMMON
         report = report.because(reason, "re-embed" if lost else "undecided", seen, step)
     return report
 
@@ -265,7 +271,7 @@ def concluded(
         ran += f", recall@1 {number_text(n['recall@1 among the photos'].estimate)}"
         if n_varied < FEWEST_IMAGES:
             seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
-            report = report.because("too_few_images", "undecided", seen, MORE)
+            report = report.because("too_few_images", "undecided", seen)
     new, old = (_facts(e, n) for e, n in zip(evidence, nodes, strict=True))
     differs = tuple(
         f"{name} {old.get(name, 0)} → {new.get(name, 0)}" for name in {**old, **new} if old.get(name) != new.get(name)

@@ -20,9 +20,8 @@ from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import bound_text, percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .same_images import procrustes
+from .neighbours import TIED, procrustes
 
-TIED = 1e-6  # difference of two cosines that float32 rows and a baseline's seven decimals can make
 KEPT_IMAGES = 1024  # rows kept for similarity and matching, the first of the seeded order: memory stays bounded
 # Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
 # and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
@@ -322,7 +321,7 @@ class FeatureFate(Frozen):
     """that feature"""
     explained: float | None
     """share of the feature's energy (variance and mean) that the best rotation of the candidate gives back
-    (`same_images.procrustes`); None where it was not needed. A rotation fits few images well, so
+    (`neighbours.procrustes`); None where it was not needed. A rotation fits few images well, so
     "rotated" rests on `Similarity.cosine_change` too"""
 
 

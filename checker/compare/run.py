@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack, overload
 
@@ -45,7 +45,7 @@ from robustcheck_onnx.thresholds.profile import Profile
 from . import baseline as baselines
 from . import changes, pairs
 from .baseline import COSINE_IMAGES, Baseline, Vectors
-from .index import RE_EMBED, IndexOptions, IndexReport, Required, compare_vectors
+from .index import IndexOptions, IndexReport, Required, compare_vectors
 from .index import concluded as concluded_index
 from .judge import (
     CLAIM,
@@ -58,7 +58,6 @@ from .judge import (
     judge_pair,
     required_of,
 )
-from .neighbours import search
 from .pairs import Pair, Side, cosines, similarity, similarity_of
 from .vectors import VectorFile, open_vectors
 
@@ -230,8 +229,7 @@ def _index_report(
             )
     report = IndexReport(options=options)
     if old is None:
-        step = "Write the baseline with --write-baseline FILE.npz, which keeps vectors."
-        return report.because("no_vectors", "undecided", "the baseline holds no vectors", step)
+        return report.because("no_vectors", "undecided", "the baseline holds no vectors")
     places = {digest: row for row, digest in enumerate(old.digests)}
     rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
     images = [pair.images[row] for row in rows]
@@ -239,17 +237,12 @@ def _index_report(
     theirs = old.rows[[places[digest] for _, digest in images]].astype(np.float64)
     if ours.shape[1] != width:
         seen = f"the vectors have {ours.shape[1]} features, those of the reference {width}"
-        return report.because("another_width", "re-embed", seen, RE_EMBED)
+        return report.because("another_width", "re-embed", seen)
     if len(images) < 2:
-        return report.because("other_images", "undecided", "the baseline has other images", "Compare on its images.")
-    text = (
-        np.concatenate([rows for rows, _ in files["--text"].blocks()]).astype(np.float64) if "--text" in files else None
-    )
-    if "--index" not in files:
-        return compare_vectors(ours, theirs, images, options, text, None)
-    blocks = ((block, block, ids) for block, ids in files["--index"].blocks())
-    found = search(ours, theirs, blocks, options.metric or "cosine", [PurePath(name).name for name, _ in images])
-    return compare_vectors(ours, theirs, images, options, text, found)
+        return report.because("other_images", "undecided", "the baseline has other images")
+    text = np.concatenate([rows for rows, *_ in files["--text"].blocks()]) if "--text" in files else None
+    index = files["--index"].blocks() if "--index" in files else None
+    return compare_vectors(ours, theirs, images, options, text, index)
 
 
 def _compared(evidence: Evidence, profile: Profile) -> Compared:

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from robustcheck_onnx.checker.arrays import AnyArray, Floats
+from robustcheck_onnx.checker.arrays import AnyArray
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 
-from .same_images import lengths
+from .neighbours import Block, lengths
 
 BLOCK: Final = 8192  # vectors that are read and multiplied at once
 NAMES: Final = ("vectors", "embeddings", "representations", "embedding", "vector")
@@ -37,8 +37,8 @@ class VectorFile(NamedTuple):
     width: int
     read: Callable[[], Blocks]
 
-    def blocks(self) -> Iterator[tuple[Floats, Sequence[str]]]:
-        """Yield the vectors and their ids in blocks. Raises UsageError where one has no direction."""
+    def blocks(self) -> Iterator[Block]:
+        """Yield the vectors in blocks. Raises UsageError where one has no direction."""
         n = 0
         with readable(self.path, self.option), np.errstate(over="ignore", invalid="ignore"):
             for vectors, ids in self.read():
@@ -46,7 +46,7 @@ class VectorFile(NamedTuple):
                 if not (sound := np.isfinite(size := lengths(rows)) & (size > 0)).all():
                     raise ValueError(f"vector {n + int(sound.argmin())} is zero or not finite")
                 n += len(rows)
-                yield rows, list(map(str, ids))
+                yield rows, size, list(map(str, ids))
 
 
 def open_vectors(path: Path, option: str) -> VectorFile:
@@ -132,7 +132,8 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
         file.seek(member.header_offset + 26)  # of a zip's local header: two lengths, then what has them
         file.seek(int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little"), 1)
         if member.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"array {member.filename} is compressed; numpy.savez writes it as it must be")
+            fix = f"numpy.savez('plain.npz', **numpy.load({path.name!r})) writes it as needed"
+            raise ValueError(f"array {member.filename} is compressed; {fix}")
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype.hasobject:
             raise ValueError(f"array {member.filename} holds Python objects")

@@ -396,3 +396,36 @@ def below_reasons(profile: Profile) -> dict[Statistic, str]:
     """Return the reason for WARN of each deciding statistic. It applies where the statistic lies outside its limits."""
     known = _BELOW_EARLIER if profile.is_earlier else _BELOW
     return {name: known[name] for name in profile.deciding}
+
+
+_IN_COMMON = "Look at what all vectors have in common, such as one large feature."
+INDEX_REASONS: dict[str, tuple[str, str]] = {
+    "cosine": ("the worst 5 % of the photos have vectors that are less alike than `--min-cosine` asks.", ""),
+    **dict.fromkeys(
+        ("recall@1", "recall@5", "recall@10"),
+        ("the candidate's queries find fewer of the reference's neighbours than `--min-recall` asks.", ""),
+    ),
+    "top-1": ("fewer photos keep their most similar class of `--text` than `--min-recall` asks.", ""),
+    "length": ("the vectors have other lengths, which a search by dot product or by distance sees.", ""),
+    "permuted": ("the candidate's features are the reference's in another order.", ""),
+    "rotated": ("a rotation turns the candidate's vectors into the reference's.", ""),
+    "ties": ("rounding decides which neighbours are found, so it is not known how many were kept.", _IN_COMMON),
+    "same_for_all": ("the query of another photo finds the same neighbours, so kept ones show nothing.", _IN_COMMON),
+    "other_index": (
+        "a photo's vector in the index is not the reference's vector of that photo.",
+        "Name the reference that the index was made with.",
+    ),
+    "no_vectors": (
+        "the baseline was written without vectors.",
+        "Write the baseline with --write-baseline FILE.npz, which keeps vectors.",
+    ),
+    "other_images": ("the baseline's vectors are of other photos.", "Compare on its images."),
+    "another_width": ("candidate and reference have vectors of different widths.", ""),
+    "unsound": ("a check of one of the models finds that its vectors, or the photos, can't be relied on.", ""),
+}
+"""Reasons for an index verdict: what each means, and the next step where it is always the same."""
+INDEX_STEPS = {
+    "re-embed": "Embed the index again with the candidate, or look at how the candidate was made.",
+    "undecided": "Give more photos, of the kind that you search for.",
+}
+"""The next step of the others, by verdict."""

@@ -1,6 +1,7 @@
 """The index verdict: same images, neighbours, files of vectors, baselines with vectors, exit codes."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from scipy import linalg, stats
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.compare import baseline, neighbours, same_images, vectors
+from robustcheck_onnx.checker.compare import baseline, neighbours, vectors
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
@@ -24,10 +25,20 @@ from support.comparisons import Array, Workshop, eight_bits, planted, rotation
 H = planted(d=64, n=100)
 
 
-def index_of(candidate: Array, reference: Array = H, **options: object) -> IndexReport:
+def index_of(
+    candidate: Array, reference: Array = H, index: Iterable[neighbours.Block] | None = None, **options: object
+) -> IndexReport:
     images = [(f"{row}.jpg", f"digest {row}") for row in range(len(candidate))]
     text = normal(9, reference.shape[1], seed=4)
-    return compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, None)
+    return compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index)
+
+
+def block(rows: Array, *ids: str) -> neighbours.Block:
+    return rows, neighbours.lengths(rows), ids
+
+
+def recalls(report: IndexReport, where: str = "in the index") -> list[float | None]:
+    return [number.estimate for name, number in report.numbers.items() if name.endswith(where)]
 
 
 @pytest.mark.long
@@ -36,14 +47,14 @@ def index_of(candidate: Array, reference: Array = H, **options: object) -> Index
 def test_neighbours_are_those_of_scikit_learn(metric: neighbours.Metric) -> None:
     sklearn = pytest.importorskip("sklearn.neighbors")
     old, index = H + normal(*H.shape, seed=1), normal(20_000, 64, seed=2) + H.mean(axis=0)
-    blocks = [(part, part, ()) for part in (index[:7], index[7:9000], index[9000:])]
-    found = neighbours.search(H, old, blocks, metric, ())
+    blocks = map(block, (index[:7], index[7:9000], index[9000:]))
     truth = sklearn.NearestNeighbors(n_neighbors=10, metric=metric, algorithm="brute").fit(index)
     ours, theirs = (truth.kneighbors(each, return_distance=False) for each in (H, old))
-    for k, kept in found.kept.items():
-        shares = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(ours, theirs, strict=True)]
-        assert_array_equal(kept, shares)
-    assert 0.1 < found.kept[10].mean() < 0.9
+    shares = [
+        np.mean([len(set(a[:k]) & set(b[:k])) / k for a, b in zip(ours, theirs, strict=True)]) for k in neighbours.KS
+    ]
+    assert recalls(index_of(H, old, blocks, metric=metric)) == shares
+    assert 0.1 < shares[-1] < 0.9
 
 
 def test_neighbours_that_cannot_be_told_apart_are_not_kept() -> None:
@@ -58,26 +69,35 @@ def test_neighbours_that_cannot_be_told_apart_are_not_kept() -> None:
         assert (report.numbers["recall@10 among the photos"].low or 0) < 0.2
     unrelated = (100 * mean + normal(200, 512, seed=seed) for seed in (1, 2))  # by dot product all find the same few
     assert index_of(*unrelated, metric="dot").reasons[0].id == "same_for_all"
-    ids, ones = [str(row) for row in range(100)], np.ones_like(H)
-    assert neighbours.search(ones, H, [(H, H, ids)], "cosine", ids).possible[1].mean() < 0.1
-    twice = np.concatenate([H, H])  # in an index, each vector twice: one is not the photo's own by its id
-    for block, names in (([(twice, twice, ())], ()), ([(twice, twice, [*ids, *"x" * 100])], ids)):
-        found = neighbours.search(H, H, block, "cosine", names)
-        assert [share.min() for share in found.kept.values()] == [1, 1, 1]
-    assert neighbours.search(H, H + 0.05 * normal(*H.shape), block, "cosine", ids).kept[10].mean() > 0.8
+    assert (index_of(np.ones_like(H)).numbers["recall@1 among the photos"].high or 1) < 0.2
+    ids, twice = [f"{row}.jpg" for row in range(100)], np.concatenate([H, H])  # in an index, each vector twice
+    for names in ((), (*ids, *"x" * 100)):  # one is not the photo's own by its id
+        assert recalls(index_of(H, index=[block(twice, *names)])) == [1, 1, 1]
+    assert (recalls(index_of(H, H + 0.05 * normal(*H.shape), [block(twice, *names)]))[-1] or 0) > 0.8
+
+
+@pytest.mark.parametrize("metric", [None, "cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e25])
+def test_any_scale_of_the_vectors_is_compared(scale: float, metric: neighbours.Metric | None) -> None:
+    rows, moved = scale * H, scale * (H + 0.02 * normal(*H.shape))
+    for candidate in (rows, moved):
+        report = index_of(candidate, rows, [block(rows.astype(np.float32))], metric=metric)
+        assert report.verdict == "compatible", report.reasons
+        assert (recalls(report)[-1] or 0) > 0.9
+    assert index_of(normal(*H.shape, seed=5) * scale, rows, metric=metric).verdict == "re-embed"
 
 
 def test_quantiles_and_procrustes_are_scipys() -> None:
     for n in (40, FEWEST_IMAGES - 1, FEWEST_IMAGES, 368, 1024):
         x = normal(n, 1, seed=n)[:, 0]
         for p in (0.5, 0.05, 0.01, 0.99):
-            truth, found = stats.quantile_test(x, p=p).confidence_interval(0.95), same_images.quantile(x, p)
+            truth, found = stats.quantile_test(x, p=p).confidence_interval(0.95), neighbours.quantile(x, p)
             bounds = [np.nan if bound is None else bound for bound in (found.low, found.high)]
             assert_array_equal(bounds, [truth.low, truth.high])
             assert found.estimate == np.quantile(x, p, method="inverted_cdf")
     for n, d in ((200, 30), (20, 50)):
         x, y = normal(n, d, seed=1), normal(n, d, seed=2)
-        assert_allclose(same_images.procrustes(x, y), x @ linalg.orthogonal_procrustes(x, y)[0], atol=1e-10)
+        assert_allclose(neighbours.procrustes(x, y), x @ linalg.orthogonal_procrustes(x, y)[0], atol=1e-10)
 
 
 def test_each_change_has_its_verdict_and_its_word() -> None:
@@ -131,15 +151,15 @@ def files_of(folder: Path, rows: Array, ids: list[str]) -> list[Path]:
 def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "BLOCK", 32)
     ids = [f"{row}.jpg" for row in range(len(H))]
-    kept = []
     for path in files_of(tmp_path, H, ids):
         blocks = list(vectors.open_vectors(path, "--index").blocks())
-        assert max(len(rows) for rows, _ in blocks) == 32
-        assert_array_equal(np.concatenate([rows for rows, _ in blocks]), H.astype(np.float16))
-        found = neighbours.search(H, H, ((rows, rows, names) for rows, names in blocks), "cosine", ids)
-        assert len(found.own) == (len(H) if path.suffix in (".npz", ".parquet") else 0)
-        kept.append(found.kept[10].mean())
-    assert kept == [1, 1, 1, 1]
+        assert max(len(rows) for rows, *_ in blocks) == 32
+        assert_array_equal(np.concatenate([rows for rows, *_ in blocks]), H.astype(np.float16))
+        read = [name for *_, names in blocks for name in names]
+        assert read == (ids if path.suffix in (".npz", ".parquet") else [])
+        assert recalls(index_of(H, index=blocks)) == [1, 1, 1]
+    (other,) = index_of(H, index=[block(np.roll(H, 1, axis=0), *ids)]).reasons
+    assert (other.id, other.verdict) == ("other_index", "undecided")
 
 
 def test_bad_files_of_vectors(tmp_path: Path) -> None:

@@ -81,13 +81,14 @@ WORDS = {
 def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
     from robustcheck_onnx.checker.report.record import CLAIM
-    from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
+    from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, KINDS, NAMES
     from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
     kinds = "; ".join(f"{kind} ({text})" for kind, text in KINDS.items())
     verdicts = {"PASS": CLAIM, "WARN": f"{CLAIM} The kinds of WARN: {kinds}."}
-    return statistics | {str(code): f"{text}." for code, text in EXIT_CODES.items()} | verdicts | WORDS
+    of_index = {name: f"index verdict: {' '.join(texts).strip()}" for name, texts in INDEX_REASONS.items()}
+    return statistics | {str(code): f"{text}." for code, text in EXIT_CODES.items()} | verdicts | of_index | WORDS
 
 
 def _topics(incomplete: str) -> list[str]:
