@@ -29,24 +29,59 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
 
     It has what the profile rests on, how often it is wrong, what it holds for, its limits.
     """
-    pen = Pen(ascii_only)
+    pen, c = Pen(ascii_only), profile.calibration
     title = pen.facts([pen.name(profile.id, "bold"), pen.name(profile.digest, "dim"), pen.name(where)])
-    sections: list[RenderableType] = [
-        Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in warnings_of(profile, pen)))
+    excluded = dict.fromkeys(why for _, why in c.excluded)
+    rests_on = [
+        ("few", c.few),
+        ("labels", c.labels),
+        ("suite", f"{c.suite} {short_digest(c.suite_digest)}" if c.suite else ""),
+        ("table", f"{c.table}, {c.table_digest}"),
+        ("images", c.images),
+        ("measured", c.date),
+        ("spread", c.spread),
+        ("rule", c.rule),
+        ("command", c.command),
+        (
+            "left out",
+            "; ".join(f"{why} ({_names([name for name, of in c.excluded if of == why])})" for why in excluded),
+        ),
+        ("missing", "; ".join(f"{name}: {why}" for name, why in c.missing)),
     ]
-    sections += [
-        section(pen, "Rests on", checkpoint_counts(profile.calibration), _rests_on(profile.calibration, pen)),
-        thresholds_section(profile, pen),
-        section(pen, "How often it is wrong", "each checkpoint left out in turn", error_rates(profile, pen)),
-        *evidence_sections(profile.calibration, pen),
+    holds_for = [
+        ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
+        ("that ends in", ", ".join(map(str, profile.ends))),
+        ("width", f"{profile.min_features} to {profile.max_features} features"),
+        ("images", f"at least {profile.min_images} varied ones"),
+        ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for {_BOUNDS[profile.bounds]}"),
+        ("preprocessing", profile.preprocessing),
+        ("statistics", f"version {profile.statistic_version} ({page('statistics')})"),
     ]
-    if profile.calibration.tensors:
-        sections.append(tensors_section(profile, pen))
-    sections += [
-        section(pen, "Holds for", "anything else is WARN", _holds_for(profile, pen)),
-        section(pen, "Limits", "", hanging([(pen.say("•"), pen.prose(text)) for text in profile.limits])),
+    by_training = [
+        (
+            one.training.replace("_", "-"),
+            f"{one.n_passing} of {count_text(one.n, 'set')} pass"
+            + (f"; otherwise {_names(one.otherwise)}" if one.otherwise else ""),
+        )
+        for one in c.by_training
     ]
-    return Trimmed(spaced(sections))
+    nearest = [(f"× {one.factor:.2f}", f"{one.set}, by {NAMES[one.statistic]}") for one in c.nearest]
+    remark = f"factor below the lowest passing set; {c.n_traps} traps included"
+    kinds = ("Compared with the kind of training", "the label that the sources give", by_training)
+    near = ("Nearest without the outlier features", remark, nearest)
+    return Trimmed(
+        spaced(
+            [
+                Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in warnings_of(profile, pen))),
+                section(pen, "Rests on", _checkpoints(c), labelled(pen, rests_on)),
+                *_findings(profile, pen, "each checkpoint left out in turn"),
+                *(section(pen, head, remark, labelled(pen, rows)) for head, remark, rows in (kinds, near) if rows),
+                *_tensors(profile, pen),
+                section(pen, "Holds for", "anything else is WARN", labelled(pen, holds_for)),
+                section(pen, "Limits", "", hanging([(pen.say("•"), pen.prose(text)) for text in profile.limits])),
+            ]
+        )
+    )
 
 
 def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
@@ -64,7 +99,7 @@ def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
     return [pen.say(f"! {what}: {text}", "yellow") for what, text in warnings.items() if text]
 
 
-def checkpoint_counts(c: Calibration) -> str:
+def _checkpoints(c: Calibration) -> str:
     """Count the checkpoints and sets behind a profile."""
     return (
         f"{count_text(c.n_checkpoints, 'checkpoint')}: {c.n_with_checkpoints} with, {c.n_without_checkpoints} "
@@ -72,31 +107,8 @@ def checkpoint_counts(c: Calibration) -> str:
     )
 
 
-def _rests_on(c: Calibration, pen: Pen) -> RenderableType:
-    suite = f"{c.suite} {short_digest(c.suite_digest)}" if c.suite else ""
-    facts = [
-        ("few", c.few),
-        ("labels", c.labels),
-        ("suite", suite),
-        ("table", f"{c.table}, {c.table_digest}"),
-        ("images", c.images),
-        ("measured", c.date),
-        ("spread", c.spread),
-        ("rule", c.rule),
-        ("command", c.command),
-        ("left out", _by_reason(c.excluded)),
-        ("missing", "; ".join(f"{name}: {why}" for name, why in c.missing)),
-    ]
-    return labelled(pen, facts)
-
-
-def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
-    reasons = dict.fromkeys(why for _, why in pairs)
-    return "; ".join(f"{why} ({_names([name for name, other in pairs if other == why])})" for why in reasons)
-
-
-def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
-    """Render the thresholds, with the gap of each."""
+def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
+    """Render the thresholds with the gap of each, and the errors on checkpoints that the fit left out."""
     rows = [
         (
             *(NAMES[each], Cell(str(profile.limits_of(each)), "bold")),
@@ -108,11 +120,6 @@ def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
     table = table_of(pen, ("statistic", "=threshold", "=without", "=with"), rows)
     meanings = labelled(pen, [(f"{NAMES[name]}:", DEFINITIONS[name]) for name in profile.deciding])
     legend = "without, with: the gap that a threshold lies in, of the sets that its statistic turns away best."
-    return section(pen, "Thresholds", "", table, pen.say(legend, "dim"), Text(), meanings)
-
-
-def error_rates(profile: Profile, pen: Pen) -> RenderableType:
-    """Render the errors on checkpoints that were left out. The fit left them out; how often and where it is wrong."""
     c = profile.calibration
     rates = [
         (
@@ -133,7 +140,10 @@ def error_rates(profile: Profile, pen: Pen) -> RenderableType:
         ("unlabelled", f"{_names(c.unlabelled_passing)} would pass" if c.unlabelled_passing else ""),
         *(("family out" if i == 0 else "", f"{group}: {what}") for i, (group, what) in enumerate(c.family_out)),
     ]
-    return labelled(pen, rates)
+    return [
+        section(pen, "Thresholds", "", table, pen.say(legend, "dim"), Text(), meanings),
+        section(pen, "How often it is wrong", remark, labelled(pen, rates)),
+    ]
 
 
 def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
@@ -144,30 +154,10 @@ def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
     )
 
 
-def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
-    """Render which kinds of training pass. How near the nearest sets without the outlier features lie is shown, too."""
-    out: list[RenderableType] = []
-    if c.by_training:
-        rows = [
-            (
-                one.training.replace("_", "-"),
-                f"{one.n_passing} of {count_text(one.n, 'set')} pass"
-                + (f"; otherwise {_names(one.otherwise)}" if one.otherwise else ""),
-            )
-            for one in c.by_training
-        ]
-        out.append(
-            section(pen, "Compared with the kind of training", "the label that the sources give", labelled(pen, rows))
-        )
-    if c.nearest:
-        rows = [(f"× {one.factor:.2f}", f"{one.set}, by {NAMES[one.statistic]}") for one in c.nearest]
-        remark = f"factor below the lowest passing set; {c.n_traps} traps included"
-        out.append(section(pen, "Nearest without the outlier features", remark, labelled(pen, rows)))
-    return out
-
-
-def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
-    """Render the compared tensors, the chosen one in bold."""
+def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
+    """Render the compared tensors, the chosen one in bold. There is nothing where none were compared."""
+    if not profile.calibration.tensors:
+        return []
     rows = [
         (
             Cell(f"{one.tensor} (chosen)", "bold") if one.tensor == profile.tensor else one.tensor,
@@ -178,23 +168,8 @@ def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
     ]
     table = table_of(pen, ("tensor", ">pass", ">false PASS", ">false WARN", ">gap"), rows)
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in profile.calibration.tensors if one.fault]
-    legend = pen.say(
-        "false PASS, false WARN: each checkpoint left out in turn. gap: of the nearest set without.", "dim"
-    )
-    return section(pen, "Tensors compared", "", table, *faults, legend)
-
-
-def _holds_for(profile: Profile, pen: Pen) -> RenderableType:
-    facts = [
-        ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
-        ("that ends in", ", ".join(map(str, profile.ends))),
-        ("width", f"{profile.min_features} to {profile.max_features} features"),
-        ("images", f"at least {profile.min_images} varied ones"),
-        ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for {_BOUNDS[profile.bounds]}"),
-        ("preprocessing", profile.preprocessing),
-        ("statistics", f"version {profile.statistic_version} ({page('statistics')})"),
-    ]
-    return labelled(pen, facts)
+    legend = "false PASS, false WARN: each checkpoint left out in turn. gap: of the nearest set without."
+    return [section(pen, "Tensors compared", "", table, *faults, pen.say(legend, "dim"))]
 
 
 def _names(names: Sequence[str], most: int = MAX_NAMES) -> str:
@@ -222,13 +197,9 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
     """Render the short form: thresholds and error rates."""
     pen = Pen(ascii_only)
-    blocks: list[RenderableType] = [
-        Group(*warnings_of(profile, pen), thresholds_section(profile, pen)),
-        section(pen, "How often it is wrong", checkpoint_counts(profile.calibration), error_rates(profile, pen)),
-    ]
-    if profile.calibration.tensors:
-        blocks.append(tensors_section(profile, pen))
-    return Trimmed(spaced(blocks))
+    thresholds, rates = _findings(profile, pen, _checkpoints(profile.calibration))
+    first = Group(*warnings_of(profile, pen), thresholds)
+    return Trimmed(spaced([first, rates, *_tensors(profile, pen)]))
 
 
 def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
