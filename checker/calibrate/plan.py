@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,13 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
     Raises EnvironmentFaultError where a library that knows models of the suite is not installed.
     """
     sizes = _sizes([task for task in work if task.is_to_export])
-    _refuse_missing([task for task in work if not done(task, rows)], sizes)
+    to_measure = [task.member.id for task in work if not done(task, rows)]
+    if missing := [package for each in to_measure if (package := sizes.get(each, {}).get("missing"))]:
+        raise EnvironmentFaultError(  # once for all models
+            f"{len(missing)} of {count_text(len(to_measure), 'model')} can't be planned: how large they are is known "
+            f"only with {', '.join(sorted(set(missing)))} installed",
+            install_hint("export"),
+        )
     device = device_name(settings.options.device)
     rate, how = _rate(rows, device)
     planned = []
@@ -97,7 +103,8 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
             None if (n := size.get(name)) is None else n * BYTES_A_PARAMETER
             for name in ("vision_parameters", "parameters")
         )
-        model_bytes = _bytes_on_disk(task.model) if task.is_exported and not fault else vision
+        files = [file for end in ("", ".data") if (file := Path(f"{task.model}{end}")).is_file()]
+        model_bytes = sum(file.stat().st_size for file in files) if task.is_exported and not fault else vision
         downloads = to_export and not member.entry.random_weights and member.entry.source != "torch"
         planned.append(
             Planned(
@@ -114,18 +121,6 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
         )
     there = next(folder for folder in (settings.cache, *settings.cache.parents) if folder.is_dir())
     return Plan(n_images, digest, settings.cache, shutil.disk_usage(there).free, device, tuple(planned), how)
-
-
-def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise EnvironmentFaultError where libraries are not installed. It is raised once for all models."""
-    missing = [package for task in to_do if (package := sizes.get(task.member.id, {}).get("missing"))]
-    if missing:
-        packages = ", ".join(sorted(set(missing)))
-        raise EnvironmentFaultError(
-            f"{len(missing)} of {count_text(len(to_do), 'model')} can't be planned: how large they are is known only "
-            f"with {packages} installed",
-            install_hint("export"),
-        )
 
 
 def device_name(device: str) -> str:
@@ -181,63 +176,54 @@ def refuse_unknown(work: Sequence[Task]) -> None:
             raise UsageError(f"suite entry {member}: {message}", hint)
 
 
-def _bytes_on_disk(model: Path) -> int:
-    return sum(path.stat().st_size for path in (model, model.with_name(model.name + ".data")) if path.is_file())
-
-
 def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
     """Render what a calibration will do. It is shown model by model, and in all."""
-    pen = Pen(ascii_only)
-    timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
-    rows: list[tuple[Words, ...]] = [
+    pen, rows = Pen(ascii_only), plan.rows
+    timed = any(row.estimate_s is not None for row in rows)  # else a column of question marks
+    cells: list[tuple[Words, ...]] = [
         (
             *(name(row.id), "–" if row.label == "unlabelled" else row.label),
             Cell(row.state, "warn" if row.state == "can't" else ""),
             *(_bytes(row.download_bytes), _bytes(row.disk_bytes), str(row.passes or "–")),
             *([_duration(row.estimate_s) if row.passes else "–"] if timed else []),
         )
-        for row in plan.rows
+        for row in rows
     ]
     heads = ("model", "=label", "=state", ">download", ">disk", ">passes", *([">time"] if timed else []))
-    table = table_of(pen, heads, rows)
+    table = table_of(pen, heads, cells)
     table.padding = (0, 1, 0, 0)
-    faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in plan.rows if r.fault]
+    to_do = [row for row in rows if row.passes]
+    downloads, disk = (
+        _total(_bytes, [getattr(row, field) for row in to_do]) for field in ("download_bytes", "disk_bytes")
+    )
+    states, labels = (
+        ", ".join(f"{n} {word}" for word, n in Counter(words).items())
+        for words in ([row.state for row in rows], [row.label for row in rows])
+    )
+    in_all = [
+        ("models", f"{states}; {labels}"),
+        ("downloads", f"{downloads} (at 4 bytes a parameter, half of it for float16 checkpoints)"),
+        ("disk", f"{disk}; {plan.free_bytes / GB:.1f} GB are free for {plan.cache}"),
+        ("passes", f"{sum(row.passes for row in rows):,} forward passes".replace(",", " ")),
+        ("time", f"{_total(_duration, [row.estimate_s for row in to_do])}; {plan.how_estimated}"),
+        ("images", plan.images_digest),
+    ]
+    faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in rows if r.fault]
     blocks: list[RenderableType] = [
-        section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),
-        section(pen, "In all", "nothing was downloaded, exported or measured", _in_all(plan, pen)),
+        section(pen, "Plan", f"{len(rows)} models × {plan.n_images} images, {plan.device}", table),
+        section(pen, "In all", "nothing was downloaded, exported or measured", labelled(pen, in_all)),
     ]
     if faults:
         blocks.append(section(pen, "Not known, or not possible", "", hanging(faults)))
     return Trimmed(spaced(blocks))
 
 
-def _in_all(plan: Plan, pen: Pen) -> RenderableType:
-    rows = plan.rows
-    states, labels = (
-        ", ".join(f"{n} {word}" for word, n in Counter(words).items())
-        for words in ([row.state for row in rows], [row.label for row in rows])
-    )
-    to_do = [row for row in rows if row.passes]
-    facts = [
-        ("models", f"{states}; {labels}"),
-        ("downloads", _total(to_do, "download_bytes", "at 4 bytes a parameter, half of it for float16 checkpoints")),
-        ("disk", f"{_total(to_do, 'disk_bytes', '')}; {plan.free_bytes / GB:.1f} GB are free for {plan.cache}"),
-        ("passes", f"{sum(row.passes for row in rows):,} forward passes".replace(",", " ")),
-        ("time", f"{_total(to_do, 'estimate_s', '')}; {plan.how_estimated}"),
-        ("images", plan.images_digest),
-    ]
-    return labelled(pen, facts)
-
-
-def _total(rows: Sequence[Planned], field: str, remark: str) -> str:
-    values = [getattr(row, field) for row in rows]
+def _total(show: Callable[[Any], str], values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    show = _duration if field == "estimate_s" else _bytes
+    if not known and values:
+        return "not known"
     unknown = len(values) - len(known)
-    text = show(sum(known)) if known or not values else "not known"
-    if unknown and known:
-        text += f" and {unknown} models for which it is not known"
-    return text + (f" ({remark})" if remark else "")
+    return show(sum(known)) + (f" and {unknown} models for which it is not known" if unknown else "")
 
 
 def _bytes(n: int | None) -> str:
