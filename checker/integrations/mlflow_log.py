@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -54,7 +55,12 @@ def log_report(
         EnvironmentFaultError: MLflow is not installed, the server does not answer or refuses.
     """
     with registry.connected(tracking_uri) as client:
-        run = client.get_run(run_id).info.run_id if run_id else _new_run(client, experiment, report)
+        if run_id:
+            run = client.get_run(run_id).info.run_id
+        else:
+            existing = client.get_experiment_by_name(experiment)
+            of = existing.experiment_id if existing else client.create_experiment(experiment)
+            run = client.create_run(of, run_name=Path(report.evidence.model.file).name).info.run_id
         try:
             client.set_tag(run, f"{FOLDER}.verdict", "none")  # it stays so if logging fails half-way
             with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
@@ -63,10 +69,10 @@ def log_report(
                 client.log_artifacts(run, folder, FOLDER)
             if html is not None:
                 client.log_artifact(run, str(html), FOLDER)
-            for name, value in metrics_of(report).items():
-                client.log_metric(run, name, value)
-            for name, text in tags_of(report).items():
-                client.set_tag(run, name, text)
+            for name, value in _metrics_of(report):
+                client.log_metric(run, f"{FOLDER}.{name}", value)
+            for name, text in _tags_of(report).items():
+                client.set_tag(run, f"{FOLDER}.{name}", text[:TAG_CHARACTERS])
         except BaseException:
             if run_id is None:
                 with contextlib.suppress(Exception):  # the first error is the one to report
@@ -146,21 +152,19 @@ def gate_model_version(
         return result
 
 
-def metrics_of(report: Report) -> dict[str, float]:
-    """Return the measured deciding statistics. They have bounds and thresholds."""
-    metrics: dict[str, float] = {f"{FOLDER}.n_images": report.evidence.statistics.n_images}
+def _metrics_of(report: Report) -> Iterator[tuple[str, float]]:
+    """Yield the measured deciding statistics. They have bounds and thresholds."""
+    yield "n_images", report.evidence.statistics.n_images
     for statistic in report.profile.deciding:
-        interval = getattr(report.evidence.statistics, statistic)
-        for bound in ("estimate", "low", "high"):
-            if getattr(interval, bound) is not None:
-                metrics[f"{FOLDER}.{statistic}.{bound}"] = getattr(interval, bound)
-        metrics[f"{FOLDER}.{statistic}.threshold"] = report.profile.thresholds[statistic].minimum
-    return metrics
+        for bound, value in getattr(report.evidence.statistics, statistic):
+            if value is not None:
+                yield f"{statistic}.{bound}", value
+        yield f"{statistic}.threshold", report.profile.thresholds[statistic].minimum
 
 
-def tags_of(report: Report) -> dict[str, str]:
+def _tags_of(report: Report) -> dict[str, str]:
     """Return digests, reasons, and last the verdict."""
-    tags = {
+    return {
         "reasons": ", ".join(reason.id for reason in report.verdict.reasons),
         "synthetic": report.evidence.model.synthetic,
         "model_digest": report.evidence.model.digest,
@@ -170,14 +174,6 @@ def tags_of(report: Report) -> dict[str, str]:
         "version": report.tool_version,
         "verdict": report.verdict.verdict,
     }
-    return {f"{FOLDER}.{name}": text[:TAG_CHARACTERS] for name, text in tags.items()}
-
-
-def _new_run(client: MlflowClient, experiment: str, report: Report) -> str:
-    existing = client.get_experiment_by_name(experiment)
-    identity = existing.experiment_id if existing else client.create_experiment(experiment)
-    run = client.create_run(identity, run_name=Path(report.evidence.model.file).name)
-    return str(run.info.run_id)
 
 
 def _only_model(found: registry.Files, shown: str) -> Path:
