@@ -1,6 +1,6 @@
 """Do statistics change where large JPEGs are decoded at a smaller scale? (results/performance.md, "JPEG decoding")
 
-    python benchmarks/draft_decoding.py MODEL.onnx... [--dinov2 WHEEL] [--photos 200]
+    python benchmarks/draft_decoding.py [MODEL.onnx...] [--dinov2 WHEEL] [--photos 300]
 
 Photos of 12 megapixels (4032 × 3024) are made of the bundled ones and five of scikit-image, enlarged by Lanczos's
 filter, with noise of 2 to 12 grey levels, quality 90. Each is decoded whole and with a shorter edge of at least 5 (as a
@@ -85,18 +85,21 @@ def main(models: list[Path], n: int) -> None:
             pixels = np.stack(images) * np.asarray(preprocessing.std, np.float32) / np.float32(preprocessing.rescale)
             whole = pixels if spare is None else whole
             off = np.abs(pixels - whole)
-            change = np.abs(measured(h[spare]) - measured(h[None]))
-            units = np.divide(change, standard_errors(h[None]), out=np.zeros_like(change), where=change > 0)
+            found, reference, errors = measured(h[spare]), measured(h[None]), standard_errors(h[None])
+            change = np.abs(found - reference)
+            units = np.divide(change, errors, out=np.zeros_like(change), where=change > 0)
             cells = [path.stem, spare or "whole", f"{took_ms:.1f}", f"{off.max():.0f}", f"{(off > 1.5).mean():.2%}"]
             cells += [f"{unit:.4f}" for unit in (*units, units.max())]
             print(*cells, "yes" if units.max() <= LIMIT else "no", sep=" | ", flush=True)
+            for name, *values in zip(DECIDING, reference, found, errors, strict=True):
+                print(f"  {name}", *(f"{value:.6g}" for value in values))  # whole, scaled, standard error
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("models", type=Path, nargs="*")
     parser.add_argument("--dinov2", type=Path)
-    parser.add_argument("--photos", type=int, default=200)
+    parser.add_argument("--photos", type=int, default=300)
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
         if given.dinov2:

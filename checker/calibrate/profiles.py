@@ -108,7 +108,7 @@ def _checkpoints(c: Calibration) -> str:
 
 
 def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
-    """Render the thresholds with the gap of each, and the errors on checkpoints that the fit left out."""
+    """Render the thresholds and the rates of errors. Each has its gap; the fit left the checkpoints out in turn."""
     rows = [
         (
             *(NAMES[each], Cell(str(profile.limits_of(each)), "bold")),
