@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.images.source import digest_of_set, open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, tell_stage
 from robustcheck_onnx.checker.measure.job import Job, Outcome
 from robustcheck_onnx.checker.measure.workers import run_jobs
-from robustcheck_onnx.checker.model.contract import parse_contract, properties
+from robustcheck_onnx.checker.model.contract import parse_contract
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
@@ -349,7 +349,7 @@ def _job(folder: Path, task: Task, settings: Settings) -> Job:
     """Return the job that measures all contract tensors. Without a contract, the one found by rule."""
     entry = task.member.entry
     file = read_onnx(task.model)
-    contract = parse_contract(properties(file.proto.metadata_props, str(task.model)), str(task.model))
+    contract = parse_contract(file.proto, str(task.model))
     tensors: tuple[str | None, ...] = (None,)
     if contract is not None:
         # None: the representation by rule, as a check finds it; the other by its name

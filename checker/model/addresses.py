@@ -40,7 +40,7 @@ from robustcheck_onnx.checker.storage.stores import (
 )
 from robustcheck_onnx.checker.text import quoted, type_name
 
-from .contract import parse_contract, properties
+from .contract import parse_contract
 from .file import external_locations
 from .sidecar import (
     HUB_FOLDER,
@@ -304,7 +304,7 @@ class _Download:
                 f"{file}: model file is missing; no such file, or a folder", "look at the URL: one .onnx file is needed"
             ) from fault
         proto, locations = external_locations(path)
-        contract = parse_contract(properties(proto.metadata_props, str(path)), str(path))
+        contract = parse_contract(proto, str(path))
         if locations and file.is_signed:
             raise CannotAssessError(
                 f"{file}: model keeps weights in {locations[0]}; a signed URL opens one file alone",

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, TensorProto
@@ -96,46 +95,30 @@ class Contract(Frozen):
         return tensors
 
 
-class _Property(Protocol):
-    """An entry of `metadata_props`."""
-
-    key: str
-    value: str
-
-
-def properties(entries: Iterable[_Property], where: str) -> dict[str, str]:
-    """Return a model's metadata properties by key. Of keys that occur twice the last counts, as in other tools.
-
-    Raises CannotAssessError: two contracts.
-    """
-    pairs = [(entry.key, entry.value) for entry in entries]
-    n_contracts = sum(key == CONTRACT_KEY for key, _ in pairs)
-    if n_contracts > 1:
-        raise CannotAssessError(
-            f"{where}: number of contracts is {n_contracts}; metadata {CONTRACT_KEY} must occur in a file once",
-            "export the model again with `robustcheck export`",
-        )
-    return dict(pairs)
-
-
-def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
+def parse_contract(model: ModelProto, where: str) -> Contract | None:
     """Read the contract from a model's metadata properties. None when the model has none.
 
     `where` names the file in messages.
 
     Raises:
-        CannotAssessError: the contract is of a newer schema, is not a JSON object, or breaks the schema. It is
-            never ignored: preprocessing and tensor would silently change their meaning.
+        CannotAssessError: there are two; the contract is of a newer schema, is not a JSON object, or breaks the schema.
+            It is never ignored: preprocessing and tensor would silently change their meaning.
     """
-    if CONTRACT_KEY not in metadata:
+    texts = [entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY]
+    if not texts:
         return None
     meaning = f"metadata {CONTRACT_KEY} must hold"
 
     def odd(what: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
         return CannotAssessError(f"{where}: contract {what}", hint)
 
+    if len(texts) > 1:
+        raise CannotAssessError(
+            f"{where}: number of contracts is {len(texts)}; metadata {CONTRACT_KEY} must occur in a file once",
+            "export the model again with `robustcheck export`",
+        )
     try:
-        raw = json.loads(metadata[CONTRACT_KEY], object_pairs_hook=once)
+        raw = json.loads(texts[0], object_pairs_hook=once)
     except RecursionError as error:
         raise odd(f"is nested too deeply; {meaning} one JSON object") from error
     except json.JSONDecodeError as error:
@@ -150,7 +133,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     if isinstance(version, bool | float):  # equal to 1, to pydantic, too
         raise odd(f"does not match schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not a version)")
     try:
-        return Contract.model_validate_json(metadata[CONTRACT_KEY], strict=True)
+        return Contract.model_validate_json(texts[0], strict=True)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"

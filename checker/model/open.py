@@ -31,7 +31,7 @@ from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.frozen import End
 
-from .contract import Contract, graph_digest, parse_contract, properties
+from .contract import Contract, graph_digest, parse_contract
 from .ends import EMBEDDINGS, Constants, is_change_of_basis
 from .file import Graph, OnnxFile, about, read_onnx, sort_model
 from .image_input import ImageInput, find_image_input, keep_image_part
@@ -260,7 +260,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     """
     file = read_onnx(path)
     where = str(file.path)
-    contract = parse_contract(properties(file.proto.metadata_props, where), where)
+    contract = parse_contract(file.proto, where)
     said = None if contract is None else contract.graph_digest
     file_changed = None if said is None else said != graph_digest(file.proto, file.weights)
     drop_pages(file.weights.content)

@@ -23,6 +23,8 @@ from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.storage.places import nearest_path
 from robustcheck_onnx.checker.text import quoted, rule_of
 
+from .file import about
+
 OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
 SIDECAR_NAMES = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
 HUB_FOLDER = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX files
@@ -99,46 +101,48 @@ def parse_config(path: Path, values: Fields, input_size: Edges | None) -> tuple[
         The record, and which of its fields are a library's default: its name.
 
     Raises:
-        UsageError: a value is missing, impossible or not supported.
+        UsageError: a value is missing, impossible or not supported; the size is not the model's.
     """
-    try:
-        if "preprocess_cfg" in values:
-            fields, defaults = _from_open_clip(path, values)
-        elif "pretrained_cfg" in values:
-            fields, defaults = _from_timm(path, values, input_size)
-        elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
-            fields, defaults = _from_hugging_face(path, values), {"crop_rounding": "transformers"}
-        elif path.name == "open_clip_config.json":
-            raise UsageError(f"{path}: preprocess_cfg is missing; an open_clip configuration must have it")
-        else:
-            fields, defaults = _from_own(path, values)
-    except UsageError as fault:
-        fault.hint = fault.hint or LOOK
-        raise
-    try:
-        return Preprocessing.model_validate(fields), defaults
-    except ValidationError as fault:
-        first = fault.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "preprocessing"
-        value = "missing" if first["type"] == "missing" else repr(first["input"])[:80]
-        raise UsageError(f"{path}: {field} is {value}; {rule_of(first)}", LOOK) from fault
+    with about(path):
+        try:
+            if "preprocess_cfg" in values:
+                fields, defaults = _from_open_clip(values)
+            elif "pretrained_cfg" in values:
+                fields, defaults = _from_timm(values, input_size)
+            elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
+                fields, defaults = _from_hugging_face(values), {"crop_rounding": "transformers"}
+            elif path.name == "open_clip_config.json":
+                raise UsageError("preprocess_cfg is missing; an open_clip configuration must have it")
+            else:
+                fields, defaults = _from_own(values)
+            preprocessing = Preprocessing.model_validate(fields)
+        except UsageError as fault:
+            fault.hint = fault.hint or LOOK
+            raise
+        except ValidationError as fault:
+            first = fault.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "preprocessing"
+            value = "missing" if first["type"] == "missing" else repr(first["input"])[:80]
+            raise UsageError(f"{field} is {value}; {rule_of(first)}", LOOK) from fault
+        _check_size(preprocessing, input_size)
+        return preprocessing, defaults
 
 
-def _from_own(path: Path, values: Fields) -> Parsed:
-    given = _section(path, values, "preprocessing") if "preprocessing" in values else values
+def _from_own(values: Fields) -> Parsed:
+    given = _section(values, "preprocessing") if "preprocessing" in values else values
     for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
         if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
-            raise UsageError(f"{path}: {field} is missing; it must be stated, {none} where nothing is done")
-    squares = {field: _edges(path, field, given[field]) for field in ("size", "resize_size") if field in given}
+            raise UsageError(f"{field} is missing; it must be stated, {none} where nothing is done")
+    squares = {field: _edges(field, given[field]) for field in ("size", "resize_size") if field in given}
     return given | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
 
 
-def _from_open_clip(path: Path, values: Fields) -> Parsed:
+def _from_open_clip(values: Fields) -> Parsed:
     """Read a configuration of open_clip.
 
     It is read as image_transform reads transform.PreprocessCfg; absent values are that class's defaults.
     """
-    given = _section(path, values, "preprocess_cfg")
+    given = _section(values, "preprocess_cfg")
     defaults: dict[str, str] = {}
 
     def get(key: str, field: str, default: Any) -> Any:
@@ -148,39 +152,37 @@ def _from_open_clip(path: Path, values: Fields) -> Parsed:
         return given[key]
 
     if given.get("mode", "RGB") != "RGB":
-        raise UsageError(f"{path}: mode is {given['mode']!r}; only RGB is supported")
+        raise UsageError(f"mode is {given['mode']!r}; only RGB is supported")
     size = given.get("size")
     if size is None:
         size = values
         for key in ("model_cfg", "vision_cfg", "image_size"):
             size = size.get(key) if isinstance(size, dict) else None
-    edges = _edges(path, "size", size)
-    mode = _one_of(
-        path, "resize_mode", get("resize_mode", "resize_mode", "shortest"), ("shortest", "longest", "squash")
-    )
-    fill = _number(path, "fill_color", get("fill_color", "fill", 0))
+    edges = _edges("size", size)
+    mode = _one_of("resize_mode", get("resize_mode", "resize_mode", "shortest"), ("shortest", "longest", "squash"))
+    fill = _number("fill_color", get("fill_color", "fill", 0))
     return {
         "size": edges,
         "resize_mode": mode,
         "resize_size": edges,
         "interpolation": _one_of(
-            path, "interpolation", get("interpolation", "interpolation", "bicubic"), ("bicubic", "bilinear")
+            "interpolation", get("interpolation", "interpolation", "bicubic"), ("bicubic", "bilinear")
         ),
         "crop": "none" if mode == "squash" else "center",
         "fill": (round(fill),) * 3,
-        "mean": _triple(path, "mean", get("mean", "mean", CLIP.mean)),
-        "std": _triple(path, "std", get("std", "std", CLIP.std)),
+        "mean": _triple("mean", get("mean", "mean", CLIP.mean)),
+        "std": _triple("std", get("std", "std", CLIP.std)),
     }, defaults
 
 
-def _from_timm(path: Path, values: Fields, input_size: Edges | None) -> Parsed:
+def _from_timm(values: Fields, input_size: Edges | None) -> Parsed:
     """Read a configuration of timm.
 
     It is read as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
 
     Where the model's input has the size of `test_input_size`, timm's test size and crop are used.
     """
-    given = _section(path, values, "pretrained_cfg")
+    given = _section(values, "pretrained_cfg")
     defaults: dict[str, str] = {}
 
     def get(key: str, field: str, default: Any) -> Any:
@@ -192,19 +194,19 @@ def _from_timm(path: Path, values: Fields, input_size: Edges | None) -> Parsed:
     def edges_of(key: str) -> Edges:
         shape = given.get(key) or (3, 224, 224)
         if not isinstance(shape, (list, tuple)) or len(shape) != 3 or shape[0] != 3:
-            raise UsageError(f"{path}: {key} is {shape}; it must be [3, height, width]")
-        return _edges(path, key, list(shape[1:]))
+            raise UsageError(f"{key} is {shape}; it must be [3, height, width]")
+        return _edges(key, list(shape[1:]))
 
     size, crop_pct = edges_of("input_size"), get("crop_pct", "resize_size", 0.875)
     if not given.get("input_size"):
         defaults["size"] = "timm default"
     if given.get("test_input_size") and input_size == edges_of("test_input_size") != size:
         size, crop_pct = input_size, given.get("test_crop_pct") or crop_pct
-    crop_pct = _number(path, "crop_pct", crop_pct)
+    crop_pct = _number("crop_pct", crop_pct)
     if not 0 < crop_pct <= 1:
-        raise UsageError(f"{path}: crop_pct is {crop_pct}; it must be above 0 and at most 1")
-    mode = _one_of(path, "crop_mode", get("crop_mode", "resize_mode", "center"), ("center", "squash", "border"))
-    mean = _triple(path, "mean", get("mean", "mean", IMAGENET.mean))
+        raise UsageError(f"crop_pct is {crop_pct}; it must be above 0 and at most 1")
+    mode = _one_of("crop_mode", get("crop_mode", "resize_mode", "center"), ("center", "squash", "border"))
+    mean = _triple("mean", get("mean", "mean", IMAGENET.mean))
     return {
         "size": size,
         "resize_mode": {"center": "shortest", "squash": "squash", "border": "longest"}[mode],
@@ -212,31 +214,31 @@ def _from_timm(path: Path, values: Fields, input_size: Edges | None) -> Parsed:
         "interpolation": get("interpolation", "interpolation", "bicubic"),
         "fill": tuple(round(255 * level) for level in mean) if mode == "border" else (0, 0, 0),
         "mean": mean,
-        "std": _triple(path, "std", get("std", "std", IMAGENET.std)),
+        "std": _triple("std", get("std", "std", IMAGENET.std)),
     }, defaults
 
 
-def _from_hugging_face(path: Path, values: Fields) -> Fields:
+def _from_hugging_face(values: Fields) -> Fields:
     """Read an image processor of transformers.
 
     It may resize, crop at the centre, rescale, normalise; other steps are refused.
     """
     is_flipped = values.get("do_flip_channel_order", _kind_of(values) == "MobileViT")  # else it is refused
-    values = _plain_steps(path, values)
+    values = _plain_steps(values)
     for key, value in values.items():
         if value and not _KNOWN.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
-            raise UsageError(f"{path}: {key} is {str(value)[:60]}; this step is not supported")
+            raise UsageError(f"{key} is {str(value)[:60]}; this step is not supported")
     crops = bool(values.get("do_center_crop", False))
     if values.get("do_resize", True):
-        mode, resize_size = _hugging_face_resize(path, values)
+        mode, resize_size = _hugging_face_resize(values)
     else:
-        mode, resize_size = "none", _hugging_face_edges(path, "crop_size", values.get("crop_size"))
-    size = _hugging_face_edges(path, "crop_size", values.get("crop_size")) if crops else resize_size
+        mode, resize_size = "none", _hugging_face_edges("crop_size", values.get("crop_size"))
+    size = _hugging_face_edges("crop_size", values.get("crop_size")) if crops else resize_size
     if mode == "shortest" and not crops:
-        raise UsageError(f"{path}: do_center_crop is false and size is a shortest edge; the input size would vary")
+        raise UsageError("do_center_crop is false and size is a shortest edge; the input size would vary")
     resample = values.get("resample", "missing")
     if mode != "none" and (not isinstance(resample, int) or resample not in range(len(_PIL_FILTERS))):
-        raise UsageError(f"{path}: resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
+        raise UsageError(f"resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
     fields: Fields = {
         "size": size,
         "resize_mode": mode,
@@ -248,10 +250,10 @@ def _from_hugging_face(path: Path, values: Fields) -> Fields:
         "color_order": "BGR" if is_flipped else "RGB",
     }
     if values.get("do_rescale", True):
-        fields["rescale"] = _number(path, "rescale_factor", values.get("rescale_factor", 1 / 255))
+        fields["rescale"] = _number("rescale_factor", values.get("rescale_factor", 1 / 255))
     if values.get("do_normalize", True):
-        fields["mean"] = _triple(path, "image_mean", values.get("image_mean"))
-        fields["std"] = _triple(path, "image_std", values.get("image_std"))
+        fields["mean"] = _triple("image_mean", values.get("image_mean"))
+        fields["std"] = _triple("image_std", values.get("image_std"))
     return fields
 
 
@@ -261,24 +263,24 @@ def _kind_of(values: Fields) -> str:
     return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", named)
 
 
-def _plain_steps(path: Path, values: Fields) -> Fields:
+def _plain_steps(values: Fields) -> Fields:
     """Add the fixed steps of an image processor's class as keys. Raises UsageError: another class."""
     kind, values = _kind_of(values), dict(values)
     if kind and not _KINDS.fullmatch(kind):
-        raise UsageError(f"{path}: image_processor_type is {kind}ImageProcessor; its steps are not known here")
+        raise UsageError(f"image_processor_type is {kind}ImageProcessor; its steps are not known here")
     if kind == "MobileViT":  # with a mean, too, the flip stays among the keys, and is refused
         values = {"do_flip_channel_order": True, "do_normalize": False, **values}
         if not values["do_normalize"]:
             del values["do_flip_channel_order"]
     if kind == "EfficientNet" and values.pop("include_top", True) and values.get("do_normalize", True):
         # it divides by the deviation twice
-        values["image_std"] = [level**2 for level in _triple(path, "image_std", values.get("image_std"))]
+        values["image_std"] = [level**2 for level in _triple("image_std", values.get("image_std"))]
     scaled = {"Levit": 224 / 256, "ConvNext": 224 / 256, "PoolFormer": 0.9}.get(kind)
     edge = values.get("size")
     edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
     if scaled is not None and values.get("do_resize", True) and (kind != "Levit" or isinstance(edge, int)):
-        edge, _ = _edges(path, "size.shortest_edge", edge)
-        share = _number(path, "crop_pct", values.pop("crop_pct", scaled)) if kind != "Levit" else scaled
+        edge, _ = _edges("size.shortest_edge", edge)
+        share = _number("crop_pct", values.pop("crop_pct", scaled)) if kind != "Levit" else scaled
         values["size"] = {"shortest_edge": int(edge / share)}
         if kind == "ConvNext" and edge < 384:
             values |= {"do_center_crop": True, "crop_size": edge}
@@ -287,65 +289,65 @@ def _plain_steps(path: Path, values: Fields) -> Fields:
     return values
 
 
-def _hugging_face_resize(path: Path, values: Fields) -> tuple[str, Edges]:
+def _hugging_face_resize(values: Fields) -> tuple[str, Edges]:
     size = values.get("size")
     if isinstance(size, dict):
         if set(size) == {"shortest_edge"}:
-            return "shortest", _edges(path, "size.shortest_edge", size["shortest_edge"])
-        return "squash", _hugging_face_edges(path, "size", size)
+            return "shortest", _edges("size.shortest_edge", size["shortest_edge"])
+        return "squash", _hugging_face_edges("size", size)
     kind = _kind_of(values)
     if kind in (*_SHORTEST, *_SQUARE):
-        return "shortest" if kind in _SHORTEST else "squash", _edges(path, "size", size)
+        return "shortest" if kind in _SHORTEST else "squash", _edges("size", size)
     raise UsageError(
-        f"{path}: size is {size} and image_processor_type is {kind or 'missing'}; "
+        f"size is {size} and image_processor_type is {kind or 'missing'}; "
         "size must be {shortest_edge} or {height, width} for a processor that is not known here"
     )
 
 
-def _hugging_face_edges(path: Path, field: str, size: Any) -> Edges:
+def _hugging_face_edges(field: str, size: Any) -> Edges:
     if isinstance(size, dict):
         if set(size) != {"height", "width"}:
-            raise UsageError(f"{path}: {field} is {size}; it must be {{height, width}} or an integer")
-        return _edges(path, field, [size["height"], size["width"]])
-    return _edges(path, field, size)
+            raise UsageError(f"{field} is {size}; it must be {{height, width}} or an integer")
+        return _edges(field, [size["height"], size["width"]])
+    return _edges(field, size)
 
 
-def _section(path: Path, values: Fields, key: str) -> Fields:
+def _section(values: Fields, key: str) -> Fields:
     section = values[key]
     if not isinstance(section, dict):
-        raise UsageError(f"{path}: {key} is {section!r}; it must be an object")
+        raise UsageError(f"{key} is {section!r}; it must be an object")
     return section
 
 
-def _edges(path: Path, field: str, value: Any) -> Edges:
+def _edges(field: str, value: Any) -> Edges:
     """Read an edge length or [height, width], px. The record checks its own limits later."""
     edges = value if isinstance(value, list) else [value, value]
     if len(edges) == 2 and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
         return edges[0], edges[1]
     shown = "missing" if value is None else value
-    raise UsageError(f"{path}: {field} is {shown}; it must be an integer or [height, width], in pixels")
+    raise UsageError(f"{field} is {shown}; it must be an integer or [height, width], in pixels")
 
 
-def _number(path: Path, field: str, value: Any) -> float:
+def _number(field: str, value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise UsageError(f"{path}: {field} is {value!r}; it must be a finite number")
+    raise UsageError(f"{field} is {value!r}; it must be a finite number")
 
 
-def _triple(path: Path, field: str, value: Any) -> tuple[float, float, float]:
+def _triple(field: str, value: Any) -> tuple[float, float, float]:
     values = value if isinstance(value, (list, tuple)) else [value] * 3
     if len(values) == 1:
         values = list(values) * 3
     if value is None or len(values) != 3:
-        raise UsageError(f"{path}: {field} is {'missing' if value is None else value}; it must be three numbers")
-    red, green, blue = (_number(path, field, level) for level in values)
+        raise UsageError(f"{field} is {'missing' if value is None else value}; it must be three numbers")
+    red, green, blue = (_number(field, level) for level in values)
     return red, green, blue
 
 
-def _one_of(path: Path, field: str, value: Any, valid: tuple[str, ...]) -> str:
+def _one_of(field: str, value: Any, valid: tuple[str, ...]) -> str:
     if value in valid:
         return str(value)
-    raise UsageError(f"{path}: {field} is {value!r}; it must be one of {', '.join(valid)}")
+    raise UsageError(f"{field} is {value!r}; it must be one of {', '.join(valid)}")
 
 
 PRESETS = {"clip": CLIP, "imagenet": IMAGENET}
@@ -395,7 +397,8 @@ def find_preprocessing(
     if option is not None:
         preprocessing, source, origin, exceptions = _from_option(option, input_size)
     elif contract_preprocessing is not None:
-        _check_size(f"{model_path}: contract", contract_preprocessing, input_size)
+        with about(f"{model_path}: contract"):
+            _check_size(contract_preprocessing, input_size)
         preprocessing, source, origin, exceptions = contract_preprocessing, "contract", "contract", {}
     else:
         preprocessing, source, origin, exceptions = _from_sidecar(model_path, input_size)
@@ -442,7 +445,6 @@ def _from_option(option: str, input_size: Edges | None) -> Chosen:
             f"--preprocess {quoted(near[0] if isinstance(near, list) else near)}" if near else LOOK,
         )
     preprocessing, defaults = parse_config(path, read_object(path), input_size)
-    _check_size(str(path), preprocessing, input_size)
     return preprocessing, "user", str(path), defaults
 
 
@@ -457,7 +459,6 @@ def _from_sidecar(model_path: Path, input_size: Edges | None) -> Chosen:
             if path != own:
                 _check_neighbours(model_path, path)
             preprocessing, defaults = parse_config(path, values, input_size)
-            _check_size(str(path), preprocessing, input_size)
             named = path.name if path.parent == model_path.parent else f"../{path.name}"
             return preprocessing, "sidecar", named, defaults
     if input_size is None:
@@ -495,10 +496,10 @@ def _short(value: object) -> str:
     return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
-def _check_size(where: str, preprocessing: Preprocessing, input_size: Edges | None) -> None:
+def _check_size(preprocessing: Preprocessing, input_size: Edges | None) -> None:
     if input_size is not None and preprocessing.size != input_size:
         (height, width), (rows, columns) = preprocessing.size, input_size
         raise UsageError(
-            f"{where}: size is {height}×{width}; the model's input is {rows}×{columns} (height×width)",
+            f"size is {height}×{width}; the model's input is {rows}×{columns} (height×width)",
             f"give this model's own preprocessing, of size [{rows}, {columns}], with --preprocess FILE",
         )

@@ -4,14 +4,19 @@ import json
 from typing import Any
 
 import pytest
+from onnx import ModelProto, StringStringEntryProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
 from support import Fields, lookup, raised
 
 
+def parse_text(text: str, key: str = CONTRACT_KEY) -> Any:
+    return parse_contract(ModelProto(metadata_props=[StringStringEntryProto(key=key, value=text)]), "m.onnx")
+
+
 def parse(contract: object) -> Any:
-    return parse_contract({CONTRACT_KEY: json.dumps(contract)}, "m.onnx")
+    return parse_text(json.dumps(contract))
 
 
 def test_valid_contract() -> None:
@@ -45,6 +50,6 @@ def test_refused(changes: Fields, message: str) -> None:
 
 
 def test_what_is_no_contract() -> None:
-    assert parse_contract({"author": "someone"}, "m.onnx") is None
+    assert parse_text("someone", "author") is None
     for text, message in {"{": "is not JSON", "[]": "is a JSON list", "{}": "schema_version: Field required"}.items():
-        raised(CannotAssessError, f"contract .*{message}", parse_contract, {CONTRACT_KEY: text}, "m.onnx")
+        raised(CannotAssessError, f"contract .*{message}", parse_text, text)
