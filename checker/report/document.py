@@ -63,6 +63,11 @@ def cell_of(words: Words) -> Cell:
     return words if isinstance(words, Cell) else Cell(words)
 
 
+def text_of(words: Words) -> str:
+    """Return the text of words."""
+    return words if isinstance(words, str) else words.text
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with one cell per column in each row."""
@@ -81,13 +86,6 @@ class Facts:
 
     rows: tuple[tuple[Words, Words], ...]
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """A list of sentences."""
-
-    texts: tuple[str, ...]
 
 
 class Curve(NamedTuple):
@@ -143,7 +141,23 @@ class Topics:
     rows: tuple[Topic, ...]
 
 
-Block = Table | Facts | Bullets | Chart | Photos | Topics | Words
+Block = Table | Facts | Chart | Photos | Topics | Words
+
+
+def pairs_of(block: Block) -> list[tuple[str, str]]:
+    """Return the labels and texts of a block. Words have no label; tables and charts give none."""
+    rows: list[tuple[Words, Words]] = []
+    if isinstance(block, Facts):
+        rows += block.rows
+    elif isinstance(block, Photos):
+        rows += ((photo.name, photo.text) for photo in block.rows)
+    elif isinstance(block, Topics):
+        for topic in block.rows:
+            shorts = (f"{fact.caution}{fact.short}" for fact in (*topic.facts, *topic.more))
+            rows.append((topic.label, " · ".join(filter(None, shorts))))
+    elif isinstance(block, str | Cell):
+        rows.append(("", block))
+    return [(text_of(label), text_of(words)) for label, words in rows if text_of(words)]
 
 
 @dataclass(frozen=True)
@@ -153,9 +167,9 @@ class Section:
     title: str
     remark: str
     blocks: tuple[Block, ...]
-    shown: Literal["brief", "short", "whole", "page", "folded"] = "whole"
-    """the least report that has it. brief: the short one alone; the last two are not in the terminal, and the page
-    folds the last"""
+    shown: Literal["brief", "short", "whole", "terminal", "page", "folded"] = "whole"
+    """the least report that has it. brief: the short one alone; terminal: the whole one alone; the last two are not in
+    the terminal, and the page folds the last"""
 
 
 class ModelShown(Protocol):
@@ -348,7 +362,7 @@ def blocks_of(report: Report) -> tuple[Topic, ...]:
         Topic("Representation", "tensor", *_tensor(report)),
         Topic("Preprocessing", "preprocessing", _preprocessing(report), below=fields),
         Topic("Images", "images", *_images(report), _skipped_and_converted(report)),
-        Topic("Execution", "ran on", _execution(report), below=_fallback_and_time(report)),
+        Topic("Execution", "ran on", _execution(report), below=_fallback(report)),
         Topic("Judged by", "judged by", _judged(report)),
     )
 
@@ -371,13 +385,9 @@ def _skipped_and_converted(report: Report) -> tuple[tuple[Words, ...], ...]:
     return tuple(lines)
 
 
-def _fallback_and_time(report: Report) -> tuple[tuple[Words, ...], ...]:
-    reason, time, lines = report.evidence.execution.fallback_reason, report.time, list[tuple[Words, ...]]()
-    if reason and not is_noted(report, reason):
-        lines.append((Cell("fallback: ", "warn"), reason))
-    if time is not None:
-        lines.append((", ".join(filter(None, [time.started, f"{number_text(time.wall_s)} s", speed_text(time)])),))
-    return tuple(lines)
+def _fallback(report: Report) -> tuple[tuple[Words, ...], ...]:
+    reason = report.evidence.execution.fallback_reason
+    return ((Cell("fallback: ", "warn"), reason),) if reason and not is_noted(report, reason) else ()
 
 
 def _model(report: Report) -> tuple[Fact, ...]:
@@ -387,9 +397,9 @@ def _model(report: Report) -> tuple[Fact, ...]:
     weights = {None: "no contract says", True: "random", False: "trained, says the contract"}[m.random_weights]
     weights += "; graph or weights changed since the contract was written" if m.file_changed else ""
     return (
-        Fact("File", m.file, kind="code"),
+        Fact("File", m.file, kind="code", short=m.file),
         *([_origin(origin)] if origin else []),
-        Fact("Digest", m.digest, kind="code"),
+        Fact("Digest", m.digest, kind="code", short=m.digest),
         *(Fact("External data", digest, file, kind="code") for file, digest in m.external_digests.items()),
         Fact("Size", size, short=size),
         Fact("Opset", ", ".join(opsets), short=" · ".join(f"opset {opset}" for opset in opsets)),
@@ -509,10 +519,11 @@ def _execution(report: Report) -> tuple[Fact, ...]:
     )
     if time is None:
         return facts
+    wall = f"{number_text(time.wall_s)} s"
     return (
         *facts,
-        Fact("Started", time.started, f"{number_text(time.wall_s)} s"),
-        Fact("Speed", speed_text(time)),
+        Fact("Started", time.started, wall, short=f"{time.started}, {wall}"),
+        Fact("Speed", speed_text(time), short=speed_text(time)),
     )
 
 

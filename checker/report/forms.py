@@ -118,9 +118,14 @@ class Finding(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Return the reason's title. It is its id where this version does not know it."""
-        rule = RULES.get(self.reason.id)
-        return rule.title if rule else self.reason.id
+        """Return the reason's title."""
+        return title_of(self.reason)
+
+
+def title_of(reason: Reason) -> str:
+    """Return a reason's title. It is its id where this version does not know it."""
+    rule = RULES.get(reason.id)
+    return rule.title if rule else reason.id
 
 
 def findings(report: Report) -> tuple[Finding, ...]:

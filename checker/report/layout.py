@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
 
-from .document import Block, Bullets, Cell, Chart, Document, Facts, Photos, Table, Topic, Topics, Words, cell_of
+from .document import Block, Cell, Chart, Document, Facts, Photos, Table, Topic, Topics, Words, cell_of
 
 INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
@@ -236,34 +236,6 @@ def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
     return hanging(rows)
 
 
-def bar_chart(
-    pen: Pen, counts: Sequence[int], height: int, *, top: str, ends: tuple[str, str], width: int = 1, marks: str = ""
-) -> list[Text]:
-    """Draw vertical bars with both axes. Returns the lines from the top down.
-
-    Args:
-        pen: writes in the characters that the output can show.
-        counts: one for each bar, not negative.
-        height: rows of the largest bar.
-        top: what is next to the largest bar's top; 0 is next to the axis.
-        ends: what is below the first and the last bar.
-        width: columns of a bar.
-        marks: a line of signs below the axis, as wide as all bars; empty for none.
-    """
-    indent, n_columns = len(top), width * len(counts)
-    labels = [top, *[""] * (height - 1)]
-    lines = [
-        line(pen.say(f"{label:>{indent}} │", "dim"), pen.say("".join(sign * width for sign in row), "cyan"))
-        for label, row in zip(labels, bars(counts, height), strict=True)
-    ]
-    lines.append(pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim"))
-    if marks:
-        lines.append(line(pen.say(" " * (indent + 2)), pen.say(marks, "yellow")))
-    low, high = ends
-    gap = max(n_columns - len(low), len(high) + 1)
-    return [*lines, pen.say(f"{'':>{indent}}  {low}{high:>{gap}}", "dim")]
-
-
 # ---- documents
 
 
@@ -292,7 +264,7 @@ def of_document(document: Document, *, ascii_only: bool = False, verbose: bool =
     if not document.title:
         blocks.append([*facts])
     for each in document.sections:
-        if each.shown in ("short", "whole" if verbose else "brief"):
+        if each.shown in ("short", *(("whole", "terminal") if verbose else ("brief",))):
             parts = [Group(*_block(pen, block, verbose=verbose)) for block in each.blocks]
             if each.title:
                 blocks.append([section(pen, each.title, each.remark, spaced(parts))])
@@ -331,8 +303,6 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
         return [measured(pen, block.rows)]
     if isinstance(block, Photos):
         return []
-    if isinstance(block, Bullets):
-        return [bullets(pen, block.texts)]
     return [pen.prose(block) if isinstance(block, str) else written(pen, block)]
 
 
@@ -376,11 +346,18 @@ class _Bars:
         wide = max(1, min(4, room // n))
         counts = [round(1000 * max(values[i : i + step])) for i in range(0, n, step)]
         marks = [any(marked[i : i + step]) for i in range(0, n, step)]
-        signs = "".join(("▲" if mark else " ") * wide for mark in marks) if any(marks) else ""
-        ends = chart.names[0], chart.names[-1]
+        indent, n_columns = len(chart.top), wide * len(counts)
         if chart.title and not chart.caption:
             yield pen.say(chart.title, "dim")
-        yield from bar_chart(pen, counts, BAR_ROWS, top=chart.top, ends=ends, width=wide, marks=signs)
-        said = [f"▲ {chart.mark}" if signs else "", f"a bar is the largest of {step}" if step > 1 else ""]
+        for label, row in zip([chart.top, *[""] * (BAR_ROWS - 1)], bars(counts, BAR_ROWS), strict=True):
+            drawn = pen.say("".join(sign * wide for sign in row), "cyan")
+            yield line(pen.say(f"{label:>{indent}} │", "dim"), drawn)
+        yield pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim")
+        if any(marks):
+            yield pen.say(" " * (indent + 2) + "".join(("▲" if mark else " ") * wide for mark in marks), "yellow")
+        first, last = chart.names[0], chart.names[-1]
+        gap = max(n_columns - len(first), len(last) + 1)
+        yield pen.say(f"{'':>{indent}}  {first}{last:>{gap}}", "dim")
+        said = [f"▲ {chart.mark}" if any(marks) else "", f"a bar is the largest of {step}" if step > 1 else ""]
         if any(said):
             yield pen.say("; ".join(filter(None, said)), "dim")

@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
-from .document import Bullets, Cell, Document, Facts, Table, cell_of
+from .document import Cell, Document, Table, pairs_of, text_of
 from .record import ReferenceRow, Report
 from .words import SIGNS, clears, statistics_of, verdict_text
 
@@ -82,27 +82,16 @@ def of_document(document: Document) -> str:
     """Write the HTML of a notebook. It has what the short report shows, and the first table."""
     short = [each for section in document.sections if section.shown in ("brief", "short") for each in section.blocks]
     every = [each for section in document.sections for each in section.blocks if isinstance(each, Table)]
-    facts = " · ".join(cell_of(each).text for each in document.facts if cell_of(each).text)
     said = [
         *document.cautions,
         document.claim,
         document.summary,
-        facts,
-        *itertools.chain(*map(_reason, document.reasons)),
+        " · ".join(filter(None, map(text_of, document.facts))),
     ]
-    for each in short:
-        if isinstance(each, Facts):
-            said += [
-                f"{cell_of(label).text}: {cell_of(words).text}" for label, words in each.rows if cell_of(words).text
-            ]
-        elif isinstance(each, Bullets):
-            said += each.texts
-        elif isinstance(each, str | Cell):
-            said.append(cell_of(each).text)
-    shown = "".join(
-        table(each.heads, [[cell_of(words).text for words in row] for row in each.rows])
-        for each in [each for each in short if isinstance(each, Table)] or every[:1]
-    )
+    said += itertools.chain(*map(_reason, document.reasons))
+    said += (f"{label}: {words}" if label else words for each in short for label, words in pairs_of(each))
+    tables = [each for each in short if isinstance(each, Table)] or every[:1]
+    shown = "".join(table(each.heads, [[*map(text_of, row)] for row in each.rows]) for each in tables)
     verdict, code = document.verdict or Cell(document.title), document.exit_code
     head = f"{verdict.text} · {document.model.file}" + ("" if code is None else f" · exit code {code}")
     return block(head, [*filter(None, [*said, *document.notes, document.limits])], shown, verdict=verdict.style)

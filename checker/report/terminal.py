@@ -101,25 +101,27 @@ def _whole(report: Report) -> Iterator[Section]:
     model, s, gate = report.evidence.model, report.evidence.statistics, report.gate
     planted = "" if is_noted(report, model.synthetic) else f": {model.synthetic}"
     synthetic = Cell(f"synthetic{planted}" if model.synthetic else "", "warn")
-    said = [each for each in (name(model.source), synthetic, name(model.digest, "dim")) if each.text]
+    said = [each for each in (name(model.source), synthetic) if each.text]
     rule = [Facts(((Cell("gate", "bold"), f"exit code {gate.exit_code}: {gate.rule}"),))] if gate else []
     yield Section("", "", (*said, words.meaning_text(report.verdict), *rule))
     heads = ("statistic", ">value", "=interval", "=threshold", "=clears it?")
-    meanings = Facts(tuple((f"{each.name}:", DEFINITIONS[each.id]) for each in words.statistics_of(report)))
-    evidence = (Table(heads, _evidence(report, aligned=True)), meanings, _context(report))
+    meanings = Facts(tuple((each.name, DEFINITIONS[each.id]) for each in words.statistics_of(report)))
+    evidence = (Table(heads, _evidence(report, aligned=True)), meanings)
     yield Section("Evidence and thresholds", words.confidence_text(report), evidence)
+    yield Section("More numbers", "", (_context(report),), "terminal")
     histogram: Block = "not measured"
     if s.histogram_counts and s.kurtosis_quantiles is not None:
         ends = [number_text(edge) for edge in (s.histogram_edges[0], s.histogram_edges[-1])]
         places = (ends[0], *[""] * (len(s.histogram_counts) - 2), ends[1])
         histogram = Chart("", places, (Curve("", s.histogram_counts, ()),), str(max(s.histogram_counts)))
     median = f"median {number_text(s.kurtosis_quantiles[2])}" if s.kurtosis_quantiles else ""
-    yield Section("Kurtosis per image", median, (histogram,))
+    yield Section("Kurtosis per image", median, (histogram,), "terminal")
     remark = f"of {s.n_features}; the first three, and all that are beyond {OUTLIER_SD:g} SD in half of the images"
-    yield Section("Most extreme features", remark, _features(report))
-    yield Section("Place among the reference sets", "by strength; ✓ = shows the outlier features", _reference(report))
+    yield Section("Most extreme features", remark, _features(report), "terminal")
+    remark = "by strength; ✓ = shows the outlier features"
+    yield Section("Place among the reference sets", remark, _reference(report), "terminal")
     yield Section("What was measured", "", (Topics(blocks_of(report)),))
-    yield Section("Limits of the claim", "", (report.claim, *report.profile.limits))
+    yield Section("Limits of the claim", "", (report.claim, *report.profile.limits), "terminal")
 
 
 def _evidence(report: Report, *, aligned: bool) -> tuple[tuple[Words, ...], ...]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.report.document import (
     Block,
-    Bullets,
     Cell,
     Document,
     Facts,
@@ -210,6 +209,6 @@ def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
         f"{inner.n_labels} of {inner.n_compete} classes",
     )
     blocks: list[Block] = [predicted.claim, predicted.seen, table]
-    blocks += [Bullets(tuple(missing))] if missing else []
+    blocks += map(Cell, missing)
     blocks += [Facts(tuple(assumes.items()), "each number is right only if")]
     return [Section("Predicted accuracy, without labels", "intervals of resampling", tuple(blocks), "short")]

@@ -11,8 +11,10 @@ was fetched. The numbers that are measured may differ by a tolerance, which is g
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import operator
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -65,6 +67,11 @@ EXACT: Final = "evidence.statistics.alpha"
 OTHER_NOTES: Final = ("settings from ", "Detector ")
 """How a note begins that says which file or variable set what (`cli.settings`), or what a plug-in of an earlier version
 said."""
+ENVIRONMENT: Final = (
+    *("evidence.statistics.histogram_edges", "evidence.statistics.histogram_counts", "evidence.images.source"),
+    *("binding.versions", "binding.settings.images", "binding.settings.device", "tool_version"),
+)
+"""What another machine, version or place changes though the report is true."""
 SHOWN: Final = 60  # characters of a value in a message
 
 
@@ -99,7 +106,7 @@ def disagreements(
     theirs, ours = (_compared(report, on_ray=on_ray) for report in (first, second))
     if first.profile.is_earlier and first.evidence.statistics.strength == NOT_MEASURED:  # of an earlier version
         for form in (theirs, ours):
-            del form["evidence"]["statistics"]["strength"], form["evidence"]["statistics"]["two_sidedness"]
+            _leave_out(form, "evidence.statistics.strength", "evidence.statistics.two_sidedness")
     if elsewhere:
         same_words = first.tool_version == second.tool_version
         for report, form in ((first, theirs), (second, ours)):
@@ -116,9 +123,8 @@ def _compared(report: Report, *, on_ray: bool) -> dict[str, Any]:
     """
     form = report.model_dump(mode="json")
     evidence, settings = form["evidence"], form["binding"]["settings"]
-    for name in ("time", "gate", "verdict"):  # of the verdict its ruling counts here; `edits` judges the evidence again
-        del form[name]
-    del form["binding"]["result_digest"], evidence["model"]["file"], evidence["model"]["origin"]
+    # of the verdict its ruling counts here; `edits` judges the evidence again
+    _leave_out(form, "time", "gate", "verdict", "binding.result_digest", "evidence.model.file", "evidence.model.origin")
     own = memory_note(report.evidence.model.file)  # the second run has a file
     form["notes"] = [note for note in form["notes"] if not note.startswith(OTHER_NOTES) and note not in own]
     evidence["images"]["source"] = _last_part(evidence["images"]["source"])
@@ -127,9 +133,14 @@ def _compared(report: Report, *, on_ray: bool) -> dict[str, Any]:
         settings["preprocess"] = ""
         evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
     if on_ray:
-        for fact in ("engine", "workers", "threads"):
-            evidence["execution"][fact] = None
+        evidence["execution"] |= dict.fromkeys(("engine", "workers", "threads"))
     return form
+
+
+def _leave_out(form: dict[str, Any], *paths: str) -> None:
+    for path in paths:
+        *above, last = path.split(".")
+        del functools.reduce(operator.getitem, above, form)[last]
 
 
 def _last_part(source: str | None) -> str | None:
@@ -144,20 +155,14 @@ def _leave_out_environment(report: Report, form: dict[str, Any], *, same_words: 
     evidence = form["evidence"]
     statistics, images = evidence["statistics"], evidence["images"]
     evidence["execution"] = evidence["execution"]["precision"]
-    for name in ("histogram_edges", "histogram_counts"):
-        del statistics[name]
+    _leave_out(form, *ENVIRONMENT)
     statistics["features"] = sorted(feature.index for feature in report.evidence.statistics.persistent)
     evidence["gallery"] = [image["name"] for image in (evidence["gallery"] or {"shown": []})["shown"]]
     images["sanity"] = sorted(finding["id"] for finding in images["sanity"]["findings"])
-    del images["source"], form["binding"]["versions"], form["tool_version"]
-    for name in ("images", "device"):
-        del form["binding"]["settings"][name]
     machine = execution_notes(report.evidence.execution)
     form["notes"] = [note for note in form["notes"] if note not in machine]
     if not same_words:
-        for name in ("notes", "claim", "reference", "published"):
-            del form[name]
-        del evidence["model"]["why"]
+        _leave_out(form, "notes", "claim", "reference", "published", "evidence.model.why")
         evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
 
 

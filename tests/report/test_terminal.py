@@ -79,7 +79,7 @@ def test_every_number_of_the_deciding_statistics_is_shown_whole_at_every_width()
     numbers = "6.40 4.498 8.30 4.5 1.00 0.910 1.00 0.75 0.444 0.428 0.460 0.35"
     for width in WIDTHS:
         text = terminal_text(undecided(), width, verbose=True)
-        (table,) = re.findall(r"^  statistic .*?(?=^  strength: )", text, re.MULTILINE | re.DOTALL)
+        (table,) = re.findall(r"^  statistic .*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
         right = table.index("clears it?")  # what stands beside the table begins further right
         assert re.findall(r"(?<!-)\b\d[\d.]*", " ".join(line[:right] for line in table.splitlines())) == numbers.split()
 
