@@ -473,8 +473,8 @@ def until_decided(
         if decided(measured, profile):
             # asked last, and only until it holds: counting varied images compares all pairs
             enough_varied = enough_varied or (
-                total.images.sanity.facts().n_varied >= profile.min_images
-                and job.is_complete(total.tensors[0].described)
+                job.is_complete(total.tensors[0].described)
+                and total.images.sanity.facts().n_varied >= profile.min_images
             )
             if enough_varied:
                 return facts, total, True
