@@ -37,7 +37,8 @@ def main() -> int:
     for number in (SIGINT, SIGTERM):
         signal.signal(number, SIG_IGN)
     while isolation.EARLY:  # no task came, as after a wrong word
-        isolation.EARLY.pop().close()
+        (child := isolation.EARLY.pop()).kill()
+        child.close()
     gc.freeze()  # Python would look for garbage as it ends: 25 ms
     return code
 
