@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import math
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -340,7 +338,9 @@ def _made(name: str) -> nn.Module:
     where, _, factory = name.partition(":")
     if not (where and factory):
         raise CallError(f"{name}: name has no colon; it must be package.module:factory", "my_models.vision:build")
-    with _current_folder_importable():
+    working_folder = str(Path.cwd())
+    sys.path.append(working_folder)  # last: it shadows nothing that is installed
+    try:
         try:
             code = importlib.import_module(where)
         except ModuleNotFoundError as error:
@@ -360,6 +360,8 @@ def _made(name: str) -> nn.Module:
                     f"{name}: factory raised {type(error).__name__}: {error}{messages.quoted()}",
                     f"call {factory}() yourself",
                 ) from error
+    finally:
+        sys.path.remove(working_folder)
     if not isinstance(module, nn.Module):
         raise ExportError(f"{name}: factory returned {type(module).__name__}; it must return a torch.nn.Module")
     return module
@@ -407,14 +409,3 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
         )
     outputs = tuple(o for o in known_outputs if o.name in output)
     return as_rows(module, [o.name for o in outputs]), outputs
-
-
-@contextlib.contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Put the current folder last on the import path. It shadows nothing that is installed."""
-    working_folder = str(Path.cwd())
-    sys.path.append(working_folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(working_folder)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import CallError
+from .errors import CallError, quoted
 
 if TYPE_CHECKING:
     import onnx
@@ -258,7 +257,7 @@ def read_preprocessing(path: Path) -> Fields:
     except (OSError, ValueError, RecursionError) as error:
         raise CallError(
             f"{path}: preprocessing is unreadable ({error}); it must be a JSON object",
-            f"python -m json.tool {shlex.quote(str(path))}",
+            f"python -m json.tool {quoted(path)}",
         ) from error
     if not isinstance(values, dict):
         raise CallError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -43,6 +44,11 @@ class MissingError(ExportError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text, its type without one."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def quoted(word: object) -> str:
+    """Quote a word for the shell. It may be a path."""
+    return shlex.quote(str(word))
 
 
 def install_hint(extra: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from . import contract, write
 from .contract import Array, Fields, Photos, Source, graph_digest
-from .errors import CallError, ExportError, MissingError, Tell, first_line, ignore_progress, quiet
+from .errors import CallError, ExportError, MissingError, Tell, first_line, ignore_progress, quiet, quoted
 
 if TYPE_CHECKING:
     import onnx
@@ -54,7 +54,6 @@ def quantise_file(
             Nothing is left.
     """
     write.check_call(out, precision, photos)
-    quoted = shlex.quote(str(path))
     if precision == "fp32":
         raise CallError(
             f"--precision is fp32; an ONNX file is made smaller: {', '.join(contract.PRECISIONS[1:])}",
@@ -83,13 +82,13 @@ def quantise_file(
         raise ExportError(
             f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which need "
             "one size",
-            f"robustcheck export onnx {quoted} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
+            f"robustcheck export onnx {quoted(path)} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
         )
     there = [output.name for output in proto.graph.output]
     if absent := [output for output in content["tensors"] if output not in there]:
         raise ExportError(
             f"{path}: contract names the output {absent[0]}, which the graph does not have ({', '.join(there)})",
-            f"robustcheck inspect {quoted}",
+            f"robustcheck inspect {quoted(path)}",
         )
     tell("running the original on the photos")
     references = _references(path, proto.graph.input[0].name, prepared, sorted(content["tensors"], key=there.index))
@@ -165,7 +164,7 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-    weights = draft.with_name(draft.name + ".data")
+    weights = write.data_of(draft)
     proto = onnx.load(draft, load_external_data=False)
     # the exporter's shapes say more than the quantiser can infer, and it takes the difference for a conflict
     del proto.graph.value_info[:]
@@ -220,7 +219,7 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
     import onnx
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    weights = draft.with_name(draft.name + ".data")
+    weights = write.data_of(draft)
     try:
         converted = OnnxModel(onnx.load(draft))
         converted.convert_float_to_float16(use_symbolic_shape_infer=False, keep_io_types=True)
@@ -244,7 +243,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
     import onnx
     from onnx import inliner
 
-    folder, hint = f"ls -l {shlex.quote(str(path.parent))}", f"robustcheck inspect {shlex.quote(str(path))}"
+    folder, hint = f"ls -l {quoted(path.parent)}", f"robustcheck inspect {quoted(path)}"
     if not path.is_file():
         raise CallError(f"{path}: ONNX file is missing; the source onnx quantises an existing file", folder)
     try:
@@ -294,14 +293,14 @@ def _external(proto: onnx.ModelProto) -> set[str]:
 def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
     """Refuse to write over the file or its weights."""
     read = [path, *(path.parent / location for location in _external(proto))]
-    for written in (out, out.with_name(out.name + ".data")):
+    for written in (out, write.data_of(out)):
         if any(
             written.resolve() == each.resolve() or (written.exists() and each.exists() and written.samefile(each))
             for each in read
         ):
             raise CallError(
                 f"{out}: target is the file that is quantised, or its weights; it must be another file",
-                f"-o {shlex.quote(str(path.with_name(path.stem + '-int8.onnx')))}",
+                f"-o {quoted(path.with_name(path.stem + '-int8.onnx'))}",
             )
 
 
@@ -327,7 +326,7 @@ def _references(path: Path, input_name: str, images: Sequence[Array], outputs: l
         outputs,
         [{input_name: image[None]} for image in images],
         f"{path}: ONNX Runtime could not run it",
-        f"robustcheck inspect {shlex.quote(str(path))}",
+        f"robustcheck inspect {quoted(path)}",
     )
     rows = {name: np.concatenate(values) for name, values in zip(outputs, zip(*runs, strict=True), strict=True)}
     for name, values in rows.items():
@@ -365,7 +364,7 @@ def _reader(photos: Photos, transform: Transform, input_name: str) -> Any:
 
     def feeds() -> Iterator[dict[str, Array]]:
         for path in photos:
-            hint = f"ls -l {shlex.quote(str(path))}"
+            hint = f"ls -l {quoted(path)}"
             image = contract.open_photo(path, "calibration photo", "ranges are taken from real photos", hint)
             yield {input_name: np.ascontiguousarray(transform(image)[None], dtype=np.float32)}
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import contract, write
 from .contract import Array, Fields, Loaded, Photos, Prompts, Wanted
-from .errors import CallError, ExportError, Tell, first_line, ignore_progress, import_error, quiet
+from .errors import CallError, ExportError, Tell, first_line, ignore_progress, import_error, quiet, quoted
 from .from_onnx import calibration_photos, quantise, quantise_file
 
 if TYPE_CHECKING:
@@ -160,12 +160,12 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
         if double := sorted({name for name in names if names.count(name) > 1}):
             raise CallError(
                 f"{classes}: class name {double[0]!r} occurs {names.count(double[0])} times; names must differ",
-                f"sort {shlex.quote(classes)} | uniq -d",
+                f"sort {quoted(classes)} | uniq -d",
             )
     if len(names) < MIN_CLASSES:
         raise CallError(
             f"{classes}: number of class names is {len(names)}; at least {MIN_CLASSES} are needed, one per line",
-            f"cat {shlex.quote(classes)}",
+            f"cat {quoted(classes)}",
         )
     if templates is None:
         return Prompts(names, DEFAULT_TEMPLATES)
@@ -177,7 +177,7 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
         what = f"template is {without[0]!r}" if lines else "number of templates is 0"
         raise CallError(
             f"{templates}: {what}; every line must hold {place}, where the class name goes",
-            f"echo 'a photo of a {place}.' > {shlex.quote(templates)}",
+            f"echo 'a photo of a {place}.' > {quoted(templates)}",
         )
     return Prompts(names, lines)
 
@@ -188,7 +188,7 @@ def _lines(path: str, option: str, what: str) -> tuple[str, ...]:
     except (OSError, ValueError) as error:  # a name with a null byte, bytes that are not UTF-8
         reason = error.strerror if isinstance(error, OSError) else error
         raise CallError(
-            f"{option} is {path!r}: file is not readable ({reason}); it must be {what}", f"ls -l {shlex.quote(path)}"
+            f"{option} is {path!r}: file is not readable ({reason}); it must be {what}", f"ls -l {quoted(path)}"
         ) from error
     return tuple(line.strip() for line in text.split("\n") if line.strip())
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import difflib
 import pickle
-import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .contract import Fields, Loaded, Output, Outputs, Prompts, Source, Wanted, file_digest, state_digest
-from .errors import CallError, ExportError, Messages, MissingError, first_line, quiet
+from .errors import CallError, ExportError, Messages, MissingError, first_line, quiet, quoted
 
 Rows = tuple[Tensor, ...]
 Tower = tuple[nn.Module, Outputs]
@@ -94,7 +93,7 @@ def weights_file(weights: str | None) -> Path | None:
         if not start.startswith(CHECKPOINT_MARKS) and start[8:] != SAFETENSORS_MARK:
             raise ExportError(
                 f"{weights}: checkpoint starts with {start!r}; it must be safetensors, a torch state dict or npz",
-                f"file {shlex.quote(weights)}",
+                f"file {quoted(weights)}",
             )
         return path
     if "/" in weights or path.suffix in {".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt"}:

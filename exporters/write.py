@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from . import contract
 from .contract import Array, Photos, graph_digest
-from .errors import CallError, ExportError, MissingError, Tell, first_line, quiet
+from .errors import CallError, ExportError, MissingError, Tell, first_line, quiet, quoted
 
 if TYPE_CHECKING:
     import onnx
@@ -89,7 +88,7 @@ def check_call(path: Path, precision: str, photos: Photos) -> None:
     Raises:
         ExportError: 2 for the call, 4 for a folder that can't be written.
     """
-    where = shlex.quote(str(path.parent))
+    where = quoted(path.parent)
     if precision not in contract.PRECISIONS:
         close = difflib.get_close_matches(precision, contract.PRECISIONS, 1, cutoff=0.3)
         raise CallError(
@@ -97,10 +96,10 @@ def check_call(path: Path, precision: str, photos: Photos) -> None:
             f"--precision {close[0] if close else 'fp32'}",
         )
     if path.is_dir():
-        raise CallError(f"{path}: target is a folder; it must be a file", f"-o {shlex.quote(str(path / 'model.onnx'))}")
+        raise CallError(f"{path}: target is a folder; it must be a file", f"-o {quoted(path / 'model.onnx')}")
     if path.suffix != ".onnx":
         raise CallError(
-            f"{path}: suffix is {path.suffix!r}; it must be .onnx", f"-o {shlex.quote(str(path.with_suffix('.onnx')))}"
+            f"{path}: suffix is {path.suffix!r}; it must be .onnx", f"-o {quoted(path.with_suffix('.onnx'))}"
         )
     if not path.parent.is_dir():
         raise CallError(
@@ -150,7 +149,7 @@ def deliver(
             draft.write_bytes(model.SerializeToString(deterministic=True))
             size = _put_in_place(draft, path)
     except OSError as error:
-        where = shlex.quote(str(path.parent))
+        where = quoted(path.parent)
         raise MissingError(
             f"{path}: file could not be written ({error.strerror or error}); nothing is left",
             f"df -h {where}; ls -ld {where}",
@@ -159,9 +158,14 @@ def deliver(
     return ExportRecord(path, size, outputs, agreement, calibrated_on)
 
 
+def data_of(path: Path) -> Path:
+    """Return the file of the weights next to an ONNX file."""
+    return path.with_name(path.name + ".data")
+
+
 def _put_in_place(draft: Path, path: Path) -> int:
     """Move a file after its weights. So it finds them; returns their size."""
-    weights, place = draft.with_name(draft.name + ".data"), path.with_name(path.name + ".data")
+    weights, place = data_of(draft), data_of(path)
     has_weights = weights.exists()
     size = draft.stat().st_size + (weights.stat().st_size if has_weights else 0)
     if has_weights:

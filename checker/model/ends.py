@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shlex
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds.frozen import WRITTEN_ZERO_AT, End
 
 from .layers import (
@@ -489,7 +489,7 @@ def choose_pool(
     if len(shape) != 3:
         raise CannotAssessError(
             f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
-            f"robustcheck inspect {shlex.quote(where)} names other tensors; choose one with --tensor",
+            f"robustcheck inspect {quoted(where)} names other tensors; choose one with --tensor",
         )
     if "ReduceMean" in crossed:
         return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -28,7 +27,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import GraphScaling
-from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.checker.text import quoted, sha256_of
 from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract, graph_digest, parse_contract
@@ -103,7 +102,7 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, wh
     Raises:
         CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
     """
-    command = f"robustcheck inspect {shlex.quote(where)} --tensor {shlex.quote(_deepest_map(layers) or 'NAME')}"
+    command = f"robustcheck inspect {quoted(where)} --tensor {quoted(_deepest_map(layers) or 'NAME')}"
     hint = f"to look at its vision encoder: {command}"
     for name in outputs:
         if DETECTOR_NAME.search(name):

@@ -6,7 +6,6 @@ What each output of the graph holds, class scores or an embedding, is decided he
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from difflib import get_close_matches
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract
@@ -297,7 +297,7 @@ def _by_rule(layers: Layers, outputs: Sequence[str], where: str) -> Choice:
         likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
         return UsageError(
             f"{where}: representation is not clear; {what}; candidates: {listed}",
-            f"robustcheck {shlex.quote(where)} --tensor {shlex.quote(likely[0].tensor) if likely else 'NAME'}",
+            f"robustcheck {quoted(where)} --tensor {quoted(likely[0].tensor) if likely else 'NAME'}",
         )
 
     classes = [role for role in roles if role.is_class]
@@ -349,13 +349,13 @@ def _by_contract(layers: Layers, outputs: Sequence[str], where: str, contract: C
 
 def _refuse_tensor(layers: Layers, where: str, tensor: str, candidates: Sequence[Candidate]) -> None:
     """Refuse a user's tensor that can't be measured. Raises UsageError."""
-    inspect = f"robustcheck inspect {shlex.quote(where)}"
+    inspect = f"robustcheck inspect {quoted(where)}"
     names = sorted(layers.image_tensors & layers.producers.keys())
     if tensor not in names:
         named = get_close_matches(tensor, names, n=3, cutoff=0.5) or [candidate.tensor for candidate in candidates]
         raise UsageError(
             f"{where}: --tensor is {tensor!r}; no tensor of that name is computed from the image",
-            f"{inspect} --tensor {shlex.quote(named[0]) if named else 'NAME'}",
+            f"{inspect} --tensor {quoted(named[0]) if named else 'NAME'}",
         )
     if layers.types.get(tensor, TensorProto.FLOAT) not in FLOATS:
         raise UsageError(
