@@ -25,7 +25,7 @@ from typer.core import TyperGroup, TyperOption
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import form_of, quoted
 
-from .options import PLACEHOLDER
+from .options import PLACEHOLDER, Texts, Values
 
 Words = Sequence[str]
 Variables = Mapping[str, str]
@@ -143,7 +143,7 @@ def rebased(path: str, folder: Path) -> str:
     return path if "://" in path else str(folder / path)
 
 
-def rebased_outputs(outputs: Iterable[str], folder: Path) -> tuple[str, ...]:
+def rebased_outputs(outputs: Iterable[str], folder: Path) -> Texts:
     """Rebase the path in each FORM[=PATH]."""
     return tuple(
         form + sign + (rebased(path, folder) if path not in ("", "-") else path)
@@ -167,7 +167,7 @@ def find(folder: Path) -> Path | None:
     return None
 
 
-def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
+def read_table(path: Path, *, required: bool) -> Values | None:
     """Read the settings in a file. None for a pyproject.toml without a table of them, unless `required`."""
     look = f"ls -ld {path}"
     if not path.exists():
@@ -218,13 +218,13 @@ LOOK_UPS = ("explain", "--version", "-V")
 class CommandLine:
     """A command line with its verb. Options that the verb does not declare are left out; refusing them is typer's."""
 
-    words: tuple[str, ...] = ()
+    words: Texts = ()
     """all of it, without the program's name; the verb is the first one"""
-    arguments: tuple[str, ...] = ()
+    arguments: Texts = ()
     """what follows the verb and is not an option; the first one after a group is its verb"""
-    behind_dashes: tuple[str, ...] = ()
+    behind_dashes: Texts = ()
     """those of the arguments that follow `--`, which ends the options"""
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, Texts] = field(default_factory=dict)
     """by parameter, such as no_ci: each value that was typed; "" for a flag"""
     twice: str = ""
     """an option that takes one value and was given several, such as --seed"""
@@ -310,7 +310,7 @@ def read(words: Words, group: TyperGroup) -> CommandLine:
     declared = {name: option for option in options for name in (*option.opts, *option.secondary_opts)}
     arguments: list[str] = []
     behind: list[str] = []
-    values: dict[str, tuple[str, ...]] = {}
+    values: dict[str, Texts] = {}
     twice = ""
     rest, typed = list(words[1:]), list(words)
     while rest:

@@ -34,6 +34,8 @@ OPTION_PANELS = (OPTIONS, IMAGES, MODEL, VERDICT, VECTORS, OUTPUT, SPEED, LIMITS
 FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
 VERB_PANELS = (FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP)
 FORMATS = ("terminal", "json")
+Texts = tuple[str, ...]
+Values = dict[str, Any]
 Several = list[str] | None
 """of an option that may be given several times"""
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
@@ -94,7 +96,7 @@ class Row(NamedTuple):
     """what it can do to the gate"""
     why: str
     """why it can do that; of one that is only typed, what to do instead"""
-    names: tuple[str, ...]
+    names: Texts
     """as they are typed; none: the one that typer makes of the field's name"""
     about: str
     """its line in the file of `init`"""
@@ -102,7 +104,7 @@ class Row(NamedTuple):
     """its value there; None: the default"""
     pattern: str | None
     """of its value in a file"""
-    more: dict[str, Any]
+    more: Values
     """for typer.Option"""
 
 
@@ -391,7 +393,7 @@ POWERS: Final = {key: ROWS[name] for key, name in FIELDS.items()}
 TYPES: Final = get_type_hints(Settings, localns={"Waiver": object})
 
 
-def words_of(hint: Any) -> tuple[str, ...]:
+def words_of(hint: Any) -> Texts:
     """Return the words that a type allows. There are none for any other type than Literal, or Literal and None."""
     literal = next((each for each in (hint, *get_args(hint)) if get_origin(each) is Literal), None)
     return get_args(literal)

@@ -24,7 +24,7 @@ import typer
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import Invocation
-from .options import CI, ROWS, VERDICT, Settings, completing, frozen, key_of, parameter
+from .options import CI, ROWS, VERDICT, Settings, Texts, Values, completing, frozen, key_of, parameter
 from .output import deliver, destinations_of, mark_unfinished, print_report
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Call:
         self._names = ctx.params.keys()
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Values:
         """Return the options that move a run's numbers.
 
         They are keyword arguments, of the options that the verb has.
@@ -76,7 +76,7 @@ class Call:
 class Question(Call):
     """A call of a verb that asks a question. It knows where its documents go."""
 
-    def __init__(self, ctx: typer.Context, settings: Settings, *, forms: tuple[str, ...] = FORMS) -> None:
+    def __init__(self, ctx: typer.Context, settings: Settings, *, forms: Texts = FORMS) -> None:
         from robustcheck_onnx.checker.isolation import signals_wait
 
         super().__init__(ctx, settings)
@@ -164,7 +164,7 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
     return decorate
 
 
-def output_of(forms: Sequence[str]) -> dict[str, Any]:
+def output_of(forms: Sequence[str]) -> Values:
     """Return what the option `output` has for these forms."""
     return {
         "help": f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH, or a file by its suffix. May be repeated.",
@@ -174,8 +174,8 @@ def output_of(forms: Sequence[str]) -> dict[str, Any]:
 
 def question(
     *,
-    forms: tuple[str, ...] = FORMS,
-    without: tuple[str, ...] = (),
+    forms: Texts = FORMS,
+    without: Texts = (),
     **more: Any,
 ) -> Callable[[Verb], Verb]:
     """Make a verb of a function. Its result is shown as a document.

@@ -49,13 +49,14 @@ from .options import (
     ROWS,
     TYPES,
     Settings,
+    Texts,
+    Values,
     frozen,
     key_of,
     refuse_removed,
     words_of,
 )
 
-Values = dict[str, Any]
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
     CONFIG,
@@ -120,7 +121,7 @@ class Resolved:
         """Return whether one of these settings has its value from a layer."""
         return any(self.sources.get(key, UNSET).layer == layer for key in keys)
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> Texts:
         """Write the settings that can change a result.
 
         A file or the environment set them, and numbers or the exit code can change. The report shows the sentences.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.random import default_rng
+from numpy.random import Generator, default_rng
 
 from robustcheck_onnx import check
 from support import EMBEDDINGS, lookup, needs_embeddings
@@ -96,61 +96,62 @@ def test_real_embeddings(tmp_path: Path, photos_300: list[Path]) -> None:
 
 
 N, D = 128, 1024
+Array = np.ndarray
 
 
-def _signed(rng: np.random.Generator, n: int = N) -> np.ndarray:
+def _signed(rng: Generator, n: int = N) -> Array:
     return rng.normal(size=(n, D)) + rng.normal(0, 0.5, D)
 
 
-def _planted(rng: np.random.Generator, n: int = N) -> np.ndarray:
+def _planted(rng: Generator, n: int = N) -> Array:
     h = _signed(rng, n)
     h[:, 7] += 20
     return h * rng.uniform(0.5, 2, (n, 1))
 
 
-def _spike(rng: np.random.Generator) -> np.ndarray:
+def _spike(rng: Generator) -> Array:
     return _signed(rng) + 20 * np.eye(D)[rng.integers(0, D, N)]
 
 
-def _overflow(rng: np.random.Generator) -> np.ndarray:
+def _overflow(rng: Generator) -> Array:
     with np.errstate(over="ignore"):
         return (_planted(rng) * 5000).astype(np.float16).astype(np.float32)
 
 
-def _often(rng: np.random.Generator, share: float, n: int = N) -> np.ndarray:
+def _often(rng: Generator, share: float, n: int = N) -> Array:
     """One feature far above the rest, but in a part of the images only."""
     h = _signed(rng, n)
     h[:, 7] += 20 * (rng.random(n) < share)
     return h
 
 
-def _one_sided_norms(rng: np.random.Generator) -> np.ndarray:
+def _one_sided_norms(rng: Generator) -> Array:
     """Rectified images, and one in ten signed with a fifty times larger norm, which would decide an energy of h."""
-    h: np.ndarray = np.maximum(_planted(rng), 0)
+    h: Array = np.maximum(_planted(rng), 0)
     h[::10] = 50 * _planted(rng, len(h[::10]))
     return h
 
 
-def _almost_constant(rng: np.random.Generator) -> np.ndarray:
+def _almost_constant(rng: Generator) -> Array:
     h = _signed(rng)
     h[:, 7] = 20 * (1 + 0.005 * rng.normal(size=N))
     return h
 
 
-def _heavy_tails(rng: np.random.Generator) -> np.ndarray:
+def _heavy_tails(rng: Generator) -> Array:
     h = rng.standard_t(4.5, size=(N, D))
     h[:, 7] += 4.6 * h.std(axis=1)
     return h
 
 
-def _spikes(rng: np.random.Generator) -> np.ndarray:
+def _spikes(rng: Generator) -> Array:
     h = rng.normal(size=(N, D))
     h[:, 7] += 5
     h[np.arange(N), rng.integers(0, D, N)] += 12
     return h
 
 
-def _hard_swish(x: np.ndarray) -> np.ndarray:
+def _hard_swish(x: Array) -> Array:
     return np.asarray(x * np.clip(x + 3, 0, 6) / 6)
 
 

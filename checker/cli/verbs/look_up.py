@@ -9,13 +9,13 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import as_json, count_text, quoted
 
 from ..help import Verbs
-from ..options import Output, Several, argument, option
+from ..options import Output, Several, Values, argument, option
 from ..output import check_target, console_for, mark_unfinished
 from ..question import FORMS, Call, Question, output_of, takes
 
@@ -139,7 +139,7 @@ def explain(
     return 0
 
 
-def _answer(topic: str, meaning: str | None) -> tuple[dict[str, Any], str]:
+def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
     """Return a topic's explanation as JSON values, and as text. meaning: of a word that is not a reason or kind."""
     from robustcheck_onnx.checker.evidence import CLIP
     from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
@@ -345,6 +345,6 @@ def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> R
     return Trimmed(Group(*blocks, Text(), pen.say(answer, "bold")))
 
 
-def doctor_json(findings: Sequence[Finding]) -> dict[str, Any]:
+def doctor_json(findings: Sequence[Finding]) -> Values:
     """Return the findings as JSON values."""
     return {"schema": DOCTOR_SCHEMA, "findings": [finding.model_dump(mode="json") for finding in findings]}
