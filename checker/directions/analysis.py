@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.shift import labels, robustness
 from robustcheck_onnx.checker.shift.records import Effective, SetResult
 from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, Accuracy, definitions, wilson
 
-from .records import (
+from .document import (
     SAME,
     Analysis,
     Curve,

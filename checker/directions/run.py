@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
 
 from .analysis import Labelled, SameWeightsError, analyse, correct
-from .records import DirectionsReport, HeadModel, spectrum_notes, summary_of
+from .document import DirectionsReport, HeadModel, spectrum_notes, summary_of
 
 
 def parse_sets(
