@@ -99,13 +99,17 @@ def parse_call(
             "--shifted is missing; at least one shifted set is needed, or a --target",
             "--in photos/ --shifted sketches/",
         )
-    _refuse_same_place((first, *others), "--in photos/ --shifted sketches/")
-    _refuse_same_place((first, *unlabelled), "--in photos/ --target new-photos/")
-    both = {(same_place(spec), spec.name) for spec in others}
-    own = [spec for spec in unlabelled if (same_place(spec), spec.name) not in both]
-    names = Counter(spec.name for spec in (first, *others))
-    every = names + Counter(spec.name for spec in own)
-    known = Counter(spec.shift for spec in (first, *others) if spec.shift)
+    labelled = (first, *others)
+    for specs, option in ((labelled, "--shifted sketches/"), ((first, *unlabelled), "--target new-photos/")):
+        places = [same_place(spec) for spec in specs]
+        for i, spec in enumerate(specs):
+            if places[i] in places[:i]:
+                raise UsageError(
+                    f"{spec.place}: image set is given twice; every set must be another one", f"--in photos/ {option}"
+                )
+    different = dict.fromkeys((same_place(spec), spec.name) for spec in (*labelled, *unlabelled))
+    names, every = [spec.name for spec in labelled], Counter(name for _, name in different)
+    known = Counter(spec.shift for spec in labelled if spec.shift)
     for what, counts in (("name", every), ("set", known)):
         if double := [each for each, count in counts.items() if count > 1]:
             raise UsageError(
@@ -131,14 +135,6 @@ def parse_call(
 def same_place(spec: Spec) -> Place:
     """Return one place for all spellings of a set."""
     return spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
-
-
-def _refuse_same_place(specs: Sequence[Spec], hint: str) -> None:
-    places: set[Place] = set()
-    for spec in specs:
-        if same_place(spec) in places:
-            raise UsageError(f"{spec.place}: image set is given twice; every set must be another one", hint)
-        places.add(same_place(spec))
 
 
 def judged_before(given: str | Path | Report, digest: str) -> Judged:
