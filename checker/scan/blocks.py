@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -118,7 +118,7 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
 
     They lie on the way to the tensor `end`, in order; connections alone decide.
 
-    Shapes are not looked at: `keep_residuals` does.
+    Shapes are not looked at: `residual_blocks` does.
     """
     ancestry = Ancestry(layers, nodes, end)
     consumers: dict[str, list[onnx.NodeProto]] = {}
@@ -137,18 +137,25 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
             total = node.output[SKIP_SUM_AT]
         if meeting := _source(ancestry, *branches):
             source, inside = meeting
-            output, kind = _after(consumers, total), _kind(ancestry.members(inside))
+            readers = consumers.get(total, [])
+            ends_in_it = [r.op_type in ACTIVATION and "oftmax" not in r.op_type for r in readers] == [True]
+            output = readers[0].output[0] if ends_in_it else total
+            ops = {member.op_type for member in ancestry.members(inside)}
+            kind = "attention" if ops & ATTENTION else "convolution" if any("Conv" in op for op in ops) else "mlp"
             residuals.append(Residual(total, output, source, branches, kind, ancestry.own[total], inside))
     return residuals
 
 
-def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -> list[Residual]:
-    """Return the additions that end a block.
+def residual_blocks(
+    layers: Layers, residuals: Iterable[Residual], shapes: Mapping[str, Shape], order: Mapping[str, int]
+) -> Kinds:
+    """Return the ends of the residual blocks. They are in the order of the graph.
 
-    Both branches and the sum have one shape of 2 to 4 axes, and no other holds them.
+    They are the additions whose branches and sum have one shape of 2 to 4 axes, and that no other holds: an addition
+    inside the branch of another one is none (relative positions added to attention scores, the inner sums of a Res2Net
+    block). What enters a block and is the end of no other is among them.
 
-    An addition inside the branch of another one is none: relative positions added to attention scores, the inner sums
-    of a Res2Net block.
+    order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
     """
     alike = [
         residual
@@ -156,19 +163,10 @@ def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -
         if {shapes.get(name) for name in residual.branches} == {shapes.get(residual.total)}
         and 2 <= len(shapes.get(residual.total, ())) <= 4
     ]
-    return [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
-
-
-def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mapping[str, int]) -> Kinds:
-    """Return the ends of the residual blocks.
-
-    What enters a block and is the end of no other is among them; in the order of the graph.
-
-    order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
-    """
-    ends = {residual.output: residual.kind for residual in residuals}
-    known = ends.keys() | {residual.total for residual in residuals}
-    entries = [r.source for r in residuals if _same_values(layers, r.source) not in known and r.source in order]
+    kept = [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
+    ends = {residual.output: residual.kind for residual in kept}
+    known = ends.keys() | {residual.total for residual in kept}
+    entries = [r.source for r in kept if _same_values(layers, r.source) not in known and r.source in order]
     first = min(entries, key=order.__getitem__, default=None)
     kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
     return {name: kinds[name] for name in sorted(kinds, key=order.__getitem__)}
@@ -242,21 +240,6 @@ def _same_values(layers: Layers, tensor: str) -> str:
     return tensor
 
 
-def _after(consumers: Mapping[str, Sequence[onnx.NodeProto]], total: str) -> str:
-    """Return the output of the activation after `total`. It alone reads `total`; else `total`."""
-    readers = consumers.get(total, ())
-    if len(readers) == 1 and readers[0].op_type in ACTIVATION and "oftmax" not in readers[0].op_type:
-        return str(readers[0].output[0])
-    return total
-
-
-def _kind(nodes: Iterable[onnx.NodeProto]) -> str:
-    ops = {node.op_type for node in nodes}
-    if ops & ATTENTION:
-        return "attention"
-    return "convolution" if any("Conv" in op for op in ops) else "mlp"
-
-
 MIN_FEATURES = 8  # narrower tensors (kurtosis is at most about the width) are left out
 FLOATS = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
@@ -264,8 +247,7 @@ FLOATS = frozenset(
 _OR_UNKNOWN = FLOATS | {None}
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Where to measure."""
 
     taps: tuple[Tap, ...]
@@ -320,7 +302,7 @@ def plan_scan(
     order = {name: index for index, node in enumerate(nodes) for name in node.output}
     rule = "named" if named else "residual"
     kinds = dict.fromkeys(sorted(set(named), key=order.__getitem__), "named")
-    kinds = kinds or residual_blocks(layers, keep_residuals(residuals, shapes), order)
+    kinds = kinds or residual_blocks(layers, residuals, shapes, order)
     if not kinds:
         rule, kinds = "stages", stage_blocks(layers, passages, shapes)
     kinds.pop(model.fetch, None)

@@ -6,7 +6,6 @@ from robustcheck_onnx.checker.model.layers import build_layers
 from robustcheck_onnx.checker.scan.blocks import (
     find_passages,
     find_residuals,
-    keep_residuals,
     residual_blocks,
     stage_blocks,
 )
@@ -24,8 +23,7 @@ def blocks_of(text: str, end: str, **shapes: tuple[int, ...]) -> list[tuple[str,
     nodes = list(proto.graph.node)
     known = {name: shapes.get(name, (2, 16, 4, 4)) for node in nodes for name in node.output}
     order = {name: i for i, node in enumerate(nodes) for name in node.output}
-    kept = keep_residuals(find_residuals(layers, nodes, end), known)
-    return list(residual_blocks(layers, kept, order).items())
+    return list(residual_blocks(layers, find_residuals(layers, nodes, end), known, order).items())
 
 
 def test_residual_blocks_by_rule() -> None:

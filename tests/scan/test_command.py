@@ -137,7 +137,7 @@ def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch
     """As where the number of tokens depends on the images: cut as planned, numbers would stand in others' places."""
 
     def one_less(model: Any, plan: Plan) -> Any:
-        return measuring_model(model, dataclasses.replace(plan, taps=plan.taps[1:]))
+        return measuring_model(model, plan._replace(taps=plan.taps[1:]))
 
     monkeypatch.setattr(scan, "measuring_model", one_less)
     raised(CannotAssessError, r"statistics of an image are \d+ numbers; \d+ were planned", scanned, small)
