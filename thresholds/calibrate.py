@@ -114,6 +114,8 @@ def fitted_profile(
         for r in table
         if by_id[r.set].hard_case
     ]
+    wide = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
+    wide = wide if rule.position != GAP_POSITION else ""
     widest = "" if len({row.n_varied for row in some}) > 1 else f", {first.n_varied} varied"
     return profile_of(
         table,
@@ -134,7 +136,10 @@ def fitted_profile(
             "suite_digest": ", ".join(digest for _, digest in suites),
             "images": f"{first.n_images} images{widest}, seed {first.seed}, {first.images_digest}",
             "labels": labels or RESULT_LABELS,
-            "rule": _rule_text(rule),
+            "rule": f"threshold = {_POSITIONS[rule.position]} of the way from the largest estimate below the passing "
+            f"sets, of those that the statistic turns away best, to their smallest estimate{wide}; logarithmic for the "
+            "strength; no set without the label and no trap is above all of them, and of those with it as many as "
+            "possible are",
             "missing": tuple(sorted(missing.items())),
             "hard_cases": tuple(sorted(hard)),
             "tensors": compared if len(compared) > 1 else (),
@@ -228,17 +233,6 @@ def chosen_rule(sets: Sets) -> Rule:
     return rule._replace(position=min(found)[1])
 
 
-def _rule_text(rule: Rule) -> str:
-    wide = ""
-    if rule.position != GAP_POSITION:
-        wide = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
-    return (
-        f"threshold = {_POSITIONS[rule.position]} of the way from the largest estimate below the passing sets, of "
-        f"those that the statistic turns away best, to their smallest estimate{wide}; logarithmic for the strength; "
-        "no set without the label and no trap is above all of them, and of those with it as many as possible are"
-    )
-
-
 def _limits(
     some: Sequence[Result], passing: Sequence[Result], missing: Mapping[str, str], suite_known: bool
 ) -> tuple[str, ...]:
@@ -295,10 +289,11 @@ def profile_of(
         if trial.passing is not None
         for row, passed in zip(trial.own.rows, trial.passing, strict=True)
     }
-    rates = tuple(
-        _rate(name, [row for row in used if belongs(row)], passing)
-        for name, belongs in (populations or {"without the label": lambda row: row.expected == "absent"}).items()
-    )
+    rates = []
+    for name, belongs in (populations or {"without the label": lambda row: row.expected == "absent"}).items():
+        judged_ones = [row for row in used if belongs(row) and row.set in passing]
+        n, n_wrong = len(models(judged_ones)), len(models([row for row in judged_ones if passing[row.set]]))
+        rates.append(Rate(of=name, n=n, n_wrong=n_wrong, upper=upper_bound(n_wrong, n)))
     trials = [r for r in present if r.model not in alone.no_fit]
     wrong = {r.model for r in present if r.set in alone.false_warn}
     few = FEW.format(with_=n_with, without=n_without) if min(n_with, n_without) < MANY_CHECKPOINTS else ""
@@ -323,7 +318,7 @@ def profile_of(
         "family_out": tuple(map(_family_out, _trials(sets, rule, "group"))),
         "n_traps": sum(row.trap for row in sets.rows),
         "nearest": [dict(zip(Nearest.model_fields, one, strict=True)) for one in fitted.nearest[:SHOWN]],
-        "rates": rates if populations else (),
+        "rates": tuple(rates) if populations else (),
         "by_training": _by_training(used, thresholds),
     }
     return seal(
@@ -339,12 +334,6 @@ def profile_of(
             calibration=Calibration.model_validate({**content, **says}),
         )
     )
-
-
-def _rate(name: str, rows: Sequence[Reference], passing: Mapping[str, bool]) -> Rate:
-    trials = {row.model for row in rows if row.set in passing}
-    wrong = {row.model for row in rows if passing.get(row.set)}
-    return Rate(of=name, n=len(trials), n_wrong=len(wrong), upper=upper_bound(len(wrong), len(trials)))
 
 
 def _family_out(trial: Trial) -> tuple[str, str]:

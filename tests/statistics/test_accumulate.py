@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.statistics import intervals
+from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, raised
 
@@ -22,22 +21,18 @@ def vectors(n: int = 80, d: int = 64) -> np.ndarray[Any, np.dtype[np.float32]]:
     return (h * rng.uniform(0.5, 2, (n, 1))).astype(np.float32)
 
 
-def test_the_numbers_are_scipys() -> None:
-    h = vectors()
-    found = rc.measure(h)
-    per_image = scipy.stats.kurtosis(h.astype(np.float64), axis=1, fisher=False)
-    below = intervals.radius(len(h), per_image.std(ddof=1), 0.05)
-    mean = per_image.mean()
-    assert (found.kurtosis.estimate, found.kurtosis.low) == pytest.approx((mean, mean - below), rel=1e-12)
+def test_the_numbers_are_those_of_the_sums_at_every_number_of_images() -> None:
+    """What the sums are is compared with SciPy and the page (test_page.py, test_definitions.py)."""
+    h, total = vectors(), state.State(64)
+    state.update(total, h, list(range(80)))
+    found, want = rc.measure(h), state.statistics(total, 0.05, "each")
     default = profile.load()
     assert (found.alpha, found.bounds) == (default.alpha, "each") == (0.05, "each")  # it may be asked at any time
-    z = scipy.stats.zscore(h.astype(np.float64), axis=1)
-    count = int((z[:, 7] > 4).sum())
-    assert 0 < count < 80
-    assert found.features[0].index == 7
-    assert found.outlier_frequency.estimate == count / 80
-    assert found.outlier_frequency.low == intervals.share_bounds(count, 80, 0.05)[0]
     assert (found.n_images, found.n_features, found.n_nonfinite, found.n_constant) == (80, 64, 0, 0)
+    for name in ("kurtosis", "outlier_frequency"):
+        assert getattr(found, name).model_dump() == pytest.approx(getattr(want, name).model_dump(), rel=1e-12), name
+    assert 0 < (found.outlier_frequency.estimate or 0) < 1
+    assert found.features[0].index == 7
 
 
 def test_the_numbers_are_those_of_a_check_on_the_same_vectors(tmp_path: Path) -> None:
