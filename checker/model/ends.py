@@ -36,6 +36,7 @@ from .layers import (
     COMPARISON,
     ELEMENTWISE,
     HOLDERS,
+    INTEGER_PRODUCTS,
     LINEAR,
     NORMALISATION,
     POOL,
@@ -73,7 +74,6 @@ EMBEDDINGS = LINEAR_ENDS | {SECOND}
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
 # usual name of an activation that several ops compose, by the one that makes its gate
 COMPOSED = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu"}
-INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
 # what is never negative, or may be: max(x, 0), norms, powers
 ONE_SIGN = frozenset(("Max", "Min", "Sqrt", "Pow", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"))
 JOIN_DEPTH = 2  # nested joins whose last linear layers count
@@ -451,8 +451,7 @@ KEEPS_AXES = ELEMENTWISE | {"Concat", "HardSwish", "Gelu", "LeakyRelu", "Dropout
 RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
 
 
-@dataclass(frozen=True)
-class Pooling:
+class Pooling(NamedTuple):
     """How a tensor becomes (image, feature)."""
 
     pool: str

@@ -82,6 +82,8 @@ SMALL_FLOATS: dict[int, str] = {
 HOLDERS = _ops("If Loop Scan SequenceMap FlexAttention BeamSearch GreedySearch Sampling WhisperBeamSearch")
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
+FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
+INTEGER_PRODUCTS = _ops("MatMulInteger ConvInteger")
 UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
 
 
@@ -425,8 +427,7 @@ _BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2,
 _BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """The last linear layer before an output."""
 
     op: str
@@ -447,8 +448,7 @@ class Head:
     """scale and zero point, where the data input has no float side"""
 
 
-@dataclass(frozen=True)
-class Join:
+class Join(NamedTuple):
     """A node that joins branches and ends a walk."""
 
     op: str
@@ -534,7 +534,7 @@ def _extend(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tai
     more = {op, GATE} if several else {op}
     if not several and op in SCALING:
         by = [name for name in node.input if name in layers.statistics and name != source]
-        is_integer = layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger")
+        is_integer = layers.producers[inner.start].op_type in INTEGER_PRODUCTS
         if by:
             more.add(UNIT if {roots.get(name, name) for name in by} == {roots.get(source, source)} else COSINE)
         elif any(are_one_factor(layers, node)) and not (is_integer and inner.crossed <= {"Cast"}):

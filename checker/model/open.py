@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 import onnx.inliner
@@ -35,6 +36,7 @@ from .ends import EMBEDDINGS, Constants, is_change_of_basis
 from .file import Graph, OnnxFile, about, read_onnx, sort_model
 from .image_input import ImageInput, find_image_input, keep_image_part
 from .layers import (
+    FLOATS,
     LINEAR,
     SMALL_FLOATS,
     Head,
@@ -47,7 +49,7 @@ from .layers import (
     nested_nodes,
     refuse_giants,
 )
-from .representation import EMBEDDING_NAME, FLOATS, Candidate, Representation, choose, find_candidates
+from .representation import EMBEDDING_NAME, Candidate, Representation, choose, find_candidates
 from .scaling import find_scalings
 from .weights import ExternalFile, drop_pages, refuse_changed
 
@@ -178,8 +180,7 @@ SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inferenc
 QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """One output of the author's graph."""
 
     name: str

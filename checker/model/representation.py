@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from onnx import TensorProto
 
@@ -18,7 +19,7 @@ from robustcheck_onnx.thresholds.frozen import End
 
 from .contract import Contract
 from .ends import AFTER_LINEAR, SECOND, choose_pool, embedding_under, ends_in, is_vector, user_pool
-from .layers import GATE, SCALE, UNIT, Head, Join, Layers, Names, Shape, find_head
+from .layers import FLOATS, GATE, SCALE, UNIT, Head, Join, Layers, Names, Shape, find_head
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
@@ -31,8 +32,7 @@ EMBEDDING_NAME = re.compile(r"embed|feature|represent|pooler|hidden_state|descri
 COSINE = "its last linear layer reads a vector of length 1, as that of a zero-shot head does"
 
 
-@dataclass(frozen=True)
-class Role:
+class Role(NamedTuple):
     """The content of one output of the graph."""
 
     output: str
@@ -139,11 +139,9 @@ def is_untrained_pooler(layers: Layers, output: str) -> bool:
 SHOWN = 12  # names that a message lists
 # what a contract may call a tensor next to its representation; by any other rule there is that one
 BESIDE = frozenset(("pooled", "logits"))
-FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A tensor that could be the representation."""
 
     tensor: str
@@ -180,8 +178,7 @@ class Representation:
         return self.tensor_assumed or self.pool_assumed
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The representation of a graph, and its classifier's head and output."""
 
     representation: Representation

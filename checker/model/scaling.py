@@ -10,21 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.evidence import GraphScaling
 
 from .ends import Constants
 from .image_input import ImageInput
-from .layers import Names, integer, integers, needed_nodes, node_inputs
+from .layers import FLOATS, Names, integer, integers, needed_nodes, node_inputs
 
 MOST_VALUES = 4096  # of a small constant that is read: bounds, axes, a depthwise kernel of 31 by 31 px
 MOST_PIXELS = 1 << 22  # values of a constant as large as the image: 3 channels of 1,182 by 1,182 px, 32 MB as float64
 MOST_AXES = 64  # of a condition; NumPy's own limit
 SAME = 1e-5  # relative difference at which values count as the same: float32 keeps 7 digits
 COPIES = frozenset(("Expand", "Identity", "Cast", "CastLike"))
-FLOAT_TYPES = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Steps(Constants):
     def _source(self, name: str) -> str:
         """Return the constant from which `name` was copied. It was repeated or converted, to whatever shape or type."""
         while (maker := self.layers.producers.get(name)) is not None and maker.op_type in COPIES:
-            if maker.op_type != "Expand" and self.layers.types.get(name) not in FLOAT_TYPES:
+            if maker.op_type != "Expand" and self.layers.types.get(name) not in FLOATS:
                 return name  # whole numbers are other values
             name = maker.input[0]
         return name

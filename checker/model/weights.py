@@ -35,6 +35,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -50,8 +51,7 @@ from robustcheck_onnx.checker.text import quoted
 CHUNK_BYTES = 1 << 22  # read size of weights in other files, 4 MiB
 
 
-@dataclass(frozen=True)
-class ExternalFile:
+class ExternalFile(NamedTuple):
     """One file of weights next to the model."""
 
     location: str
@@ -194,8 +194,7 @@ Places = Mapping[str, slice]
 """name of an initializer: where its raw data lie in the content of the file"""
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(NamedTuple):
     """A field with a length. It is from `start` (its key) to `end` in the content, its value from `inner` on."""
 
     number: int

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.layers import (
+    FLOATS,
     LINEAR,
     RESHAPE,
     Layers,
@@ -30,7 +31,6 @@ from robustcheck_onnx.checker.model.layers import (
     text_of,
 )
 from robustcheck_onnx.checker.model.open import ModelFile, with_shapes
-from robustcheck_onnx.checker.model.representation import FLOATS
 from robustcheck_onnx.checker.text import quoted
 
 from .runner import relative_difference
