@@ -84,8 +84,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 LONGEST = (
     "exporters/test_families.py",
-    "integrations/test_integrations.py",
-    "cli/test_kills.py",
     "whole/test_controls.py",
     "verify/test_every_field.py",
     "calibrate/test_models.py",

@@ -125,12 +125,12 @@ def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path:
     assert report.in_distribution.accuracy.n_correct == 34  # as `shift` measures on these 40 photos
 
 
-def coloured(folder: Path, *, names: tuple[str, ...] = ("0", "1", "2"), n: int = 20, seed: int = 0) -> Path:
+def coloured(folder: Path, *, names: tuple[str, ...] = ("0", "1", "2"), seed: int = 0) -> Path:
     """Images in folders that are class indices."""
     rng = default_rng(seed)
     for name in names:
         (folder / name).mkdir(parents=True)
-        for i in range(n):
+        for i in range(20):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
     return folder
 

@@ -16,9 +16,9 @@ from support import normal, profile, raised
 LOOKS = [50, *range(64, 289, 16)]
 
 
-def ever_above(critical: float, looks: Sequence[int], nodes: int = 101) -> float:
+def ever_above(critical: float, looks: Sequence[int]) -> float:
     """P(a standard Brownian motion W has W(n) > critical·√n at a look), by integration from look to look."""
-    x, w = np.polynomial.legendre.leggauss(nodes)
+    x, w = np.polynomial.legendre.leggauss(101)
     place, mass, before, total = np.zeros(1), np.ones(1), 0, 0.0
     for n in looks:
         sd, edge, floor = math.sqrt(n - before), critical * math.sqrt(n), -9 * math.sqrt(n)

@@ -114,14 +114,14 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
 # --------------------------------------------------------------------------------------------------- fitting
 
 
-def made_set(name: str, expected: str, scale: float, group: str = "g") -> Reference:
+def made_set(name: str, expected: str, scale: float) -> Reference:
     """A set whose strength and persistence grow with `scale`; two-sided."""
     values: Fields = {
         "strength": 0.5 * scale, "kurtosis": 3 * scale, "persistence_ratio": scale, "top3_share": 1 - 0.95 / scale,
         "outlier_frequency": 1 - 0.9 / scale, "negative_energy": 0.5, "negative_z_energy": 0.5, "two_sidedness": 0.5,
     }  # fmt: skip
     return Reference(
-        set=name, group=group, checkpoint=name, model=name, n=100, d=512, **values, persistent_outlier_features="",
+        set=name, group="g", checkpoint=name, model=name, n=100, d=512, **values, persistent_outlier_features="",
         expected=expected, excluded="", source="made",
     )  # fmt: skip
 

@@ -21,8 +21,8 @@ def rows(library: str) -> list[published.Published]:
     return [row for row in published.published() if row.library == library]
 
 
-def means(group: str, library: str, lowest: float = 0.55) -> list[float]:
-    found = [r for r in rows(library) if r.group == group and r.accuracy.get("imagenet1k", 0) >= lowest]
+def means(group: str, library: str) -> list[float]:
+    found = [r for r in rows(library) if r.group == group and r.accuracy.get("imagenet1k", 0) >= 0.55]
     return [r.mean_pp for r in found if r.mean_pp is not None]
 
 
