@@ -14,7 +14,6 @@ import tarfile
 import threading
 import tokenize
 import zipfile
-import zlib
 from array import array
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from robustcheck_onnx.checker.storage.places import SUFFIXES, Url, is_hidden, pa
 from robustcheck_onnx.checker.storage.stores import RemoteFile, StoreError, copied, open_url
 from robustcheck_onnx.checker.text import quoted
 
-from .preprocess import MAX_FILE_BYTES, UnreadableImageError
+from .preprocess import DAMAGE, MAX_FILE_BYTES, UnreadableImageError
 
 File = Path | RemoteFile
 """where an image, or a file of many images, is: on this machine, or in a store"""
@@ -203,19 +202,8 @@ def read_file(path: Path) -> bytes:
 
 _NPY = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
 _ZIP = b"PK"  # how an npz file starts
-_NO_ARRAY = (  # what numpy and zipfile raise on damaged, encrypted or hostile files
-    OSError,
-    ValueError,
-    EOFError,
-    TypeError,
-    OverflowError,
-    KeyError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+# what numpy and zipfile raise on damaged, encrypted or hostile files
+_NO_ARRAY = (*DAMAGE, tokenize.TokenError, zipfile.BadZipFile)
 _BLOCK = 512  # bytes, the unit of a tar file (POSIX.1-2001)
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "bytes")  # usual names, in order
@@ -354,12 +342,8 @@ def tensor_entries(path: File) -> list[Entry]:
                 "numpy.savez a file for each shape",
             )
         prefix = f"{path.name}/{key}" if key else path.name
-        entries += [Entry(f"{prefix}#{row:08d}", partial(_row, block, row)) for row in range(len(block))]
+        entries += [Entry(f"{prefix}#{row:08d}", partial(block.__getitem__, row)) for row in range(len(block))]
     return entries
-
-
-def _row(array: AnyArray, row: int) -> AnyArray:
-    return np.asarray(array[row])
 
 
 class Table:

@@ -240,7 +240,7 @@ _HEADER_LOCK = threading.Lock()  # warnings.catch_warnings is not thread-safe be
 _PICTURE_LOCK = threading.Lock()  # Pillow loads on first use, and one image may occur twice in a set
 
 # What Pillow's decoders raise on damaged files (Pillow's own fuzz tests list the same kinds).
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -287,7 +287,7 @@ def decode(data: bytes, name: str, keep: int = WHOLE) -> tuple[Image.Image, tupl
         raise UnreadableImageError("not an image that Pillow can decode") from fault
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
         raise UnreadableImageError(f"more than {MAX_PIXELS:,} pixels") from fault
-    except _DAMAGE as fault:
+    except DAMAGE as fault:
         raise UnreadableImageError(f"damaged: {fault}") from fault
 
 
@@ -330,7 +330,7 @@ def from_picture(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
                 notes.add(EXIF)
             own = ImageOps.exif_transpose(image)  # a copy, turned or not
         return _to_rgb(own, notes), tuple(sorted(notes))
-    except _DAMAGE as fault:
+    except DAMAGE as fault:
         raise UnreadableImageError(f"damaged: {fault}") from fault
 
 

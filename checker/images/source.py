@@ -446,11 +446,9 @@ class Digests(Sequence[str]):
         for digest in np.sort(np.frombuffer(self._content, f"S{_BYTES}")):
             yield _PREFIX + bytes(digest).ljust(_BYTES, b"\0").hex()
 
-    def __getitem__(self, index: int | slice) -> Any:
-        places = range(len(self))[index]  # IndexError as of any sequence
-        if isinstance(places, range):
-            return Digests(self[place] for place in places)
-        return _PREFIX + self._content[places * _BYTES : (places + 1) * _BYTES].hex()
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index] * _BYTES  # IndexError as of any sequence; no slices
+        return _PREFIX + self._content[place : place + _BYTES].hex()
 
     def __len__(self) -> int:
         return len(self._content) // _BYTES
@@ -459,11 +457,6 @@ class Digests(Sequence[str]):
         joined = Digests()
         joined._content = self._content + other._content
         return joined
-
-    def __eq__(self, other: object) -> bool:
-        return self._content == other._content if isinstance(other, Digests) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment] # it can change
 
 
 def digest_of_set(digests: Iterable[str]) -> str:

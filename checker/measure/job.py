@@ -142,29 +142,19 @@ class SeenRows:
     """the `EXTREME` of the smallest, smallest first; of equal ones the earlier first"""
 
 
-def seen_rows(batch: Measured, names: Sequence[str], digests: Sequence[str], *, room: int = SHOWN) -> SeenRows:
-    """Select the rows of one batch. `merge` adds them to those that came before.
+def seen_rows(batch: Measured, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
+    """Select the rows of one batch. `merge_seen` adds them to those that came before.
 
     Args:
         batch: from `state.update`; images that it could not use are left out.
         names, digests: of all images of the batch, in its order.
-        room: how many more of the first images are wanted.
     """
-    places = np.flatnonzero(batch.usable)
-
-    def row(index: int) -> SeenRow:
-        place = int(places[index])
-        # float32 is a copy: a view would keep the whole batch
-        z = batch.z[index].astype(np.float32)
-        return SeenRow(names[place], digests[place], float(batch.kurtosis[index]), z)
-
-    rising = np.argsort(batch.kurtosis, kind="stable")[:EXTREME]
-    falling = np.argsort(-batch.kurtosis, kind="stable")[:EXTREME]
-    return SeenRows(
-        first=tuple(row(index) for index in range(min(len(places), room))),
-        most=tuple(row(int(index)) for index in falling),
-        least=tuple(row(int(index)) for index in rising),
+    # float32 is a copy: a view would keep the whole batch
+    rows = tuple(
+        SeenRow(names[place], digests[place], float(kurtosis), z.astype(np.float32))
+        for place, kurtosis, z in zip(np.flatnonzero(batch.usable).tolist(), batch.kurtosis, batch.z, strict=True)
     )
+    return merge_seen(SeenRows(), SeenRows(rows, rows, rows))
 
 
 def merge_seen(a: SeenRows, b: SeenRows) -> SeenRows:

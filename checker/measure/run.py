@@ -143,20 +143,21 @@ def read_inputs(job: Job, *, source: ImageSource | None = None) -> Inputs:
 def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
     """Open the models of `read_inputs`. Arguments and errors are those of `open_job`."""
     groups = [inputs.models] if _own_outputs(inputs.models) else [(model,) for model in inputs.models]
-    return Opened(
-        **vars(inputs),
-        runners=tuple(
-            Runner(
-                first,
-                inputs.job.options.device,
-                preprocessing=None if inputs.source.kind == "tensors" else inputs.preprocessing.preprocessing,
-                also=also,
-                threads=threads,
-                batch_size=inputs.job.options.batch_size,
-            )
-            for first, *also in groups
-        ),
-    )
+    photos = inputs.source.kind != "tensors"
+    runners = tuple(open_runner(inputs, group, photos=photos, threads=threads) for group in groups)
+    return Opened(**vars(inputs), runners=runners)
+
+
+def open_runner(
+    inputs: Inputs, models: Sequence[ModelFile] = (), *, photos: bool = True, threads: int | None = None
+) -> Runner:
+    """Open a session for photos or for tensors. Photos are preprocessed by it, tensors are already.
+
+    models: the tensors that it reads; none = the first one. threads: as in `open_job`.
+    """
+    run, (first, *also) = inputs.job.options, models or inputs.models[:1]
+    preprocessing = inputs.preprocessing.preprocessing if photos else None
+    return Runner(first, run.device, preprocessing=preprocessing, also=also, threads=threads, batch_size=run.batch_size)
 
 
 def _own_outputs(models: Sequence[ModelFile]) -> bool:
@@ -376,8 +377,7 @@ def add_batch(
                 )
             each.state = sums.State(array.shape[1])
         added = sums.update(each.state, array, keys)
-        new = job.seen_rows(added, names, digests, room=job.SHOWN - len(each.seen.first))
-        each.seen = job.merge_seen(each.seen, new)
+        each.seen = job.merge_seen(each.seen, job.seen_rows(added, names, digests))
         shown = array[added.usable]
         used = [item for item, is_usable in zip(batch, added.usable, strict=True) if is_usable]
         sketches = [item.sketch for item in used]
@@ -629,13 +629,6 @@ def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile
             "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
         )
     return difference
-
-
-def open_runner(inputs: Inputs, *, photos: bool = True) -> Runner:
-    """Open a session for photos or for tensors. Photos are preprocessed by it, tensors are already."""
-    run = inputs.job.options
-    preprocessing = inputs.preprocessing.preprocessing if photos else None
-    return Runner(inputs.models[0], run.device, preprocessing=preprocessing, batch_size=run.batch_size)
 
 
 def first_pixels(items: Sequence[Prepared | Skipped], source: ImageSource) -> GenericArray:

@@ -26,9 +26,7 @@ def test_they_are_the_strings_in_less_memory(first: list[str], second: list[str]
     assert list(joined) == first + second
     assert list(joined.sorted()) == sorted(first + second)
     assert digest_of_set(joined) == digest_of_set(first + second)
-    assert (joined == Digests(first + second), joined[1:3]) == (True, Digests((first + second)[1:3]))
-    assert (joined == Digests(first)) == (not second)
-    assert pickle.loads(pickle.dumps(joined)) == joined
+    assert list(pickle.loads(pickle.dumps(joined))) == first + second
     assert len(pickle.dumps(joined)) < 200 + 32 * len(joined)
 
 
