@@ -414,30 +414,23 @@ def _by_checkpoint(
     """
     from robustcheck_onnx.thresholds import published as tables  # noqa: PLC0415 # takes NumPy; an error needs none
 
-    rows = {(row.library, row.model, row.weights): row for row in tables.published()}
+    rows = {(row.library, row.model, row.weights): row for row in tables.published() if row.mean_pp is not None}
     sets: dict[tuple[str, str, str], list[ReferenceRow]] = {}
-    others = []
+    others: list[ReferenceRow] = []
     for one in reference:
         key = tables.MEASURED.get(one.images)
-        row = rows.get(key) if key else None
-        if key is None or row is None or row.mean_pp is None:
-            others.append(one)
-        else:
-            sets.setdefault(key, []).append(one)
-
-    def mean(key: tuple[str, str, str]) -> float:
-        return rows[key].mean_pp or 0.0
-
+        (sets.setdefault(key, []) if key in rows else others).append(one)
+    named = ((-(rows[key].mean_pp or 0.0), rows[key].name, of_key) for key, of_key in sets.items())
     checkpoints = tuple(
         PublishedCheckpoint(
-            number=number,
-            checkpoint=rows[key].name,
-            group=group_text(sets[key][0].group),
-            kurtosis=tuple(sorted(one.kurtosis for one in sets[key])),
-            mean_pp=mean(key),
-            shows=all(one.shows_outlier_features for one in sets[key]),
+            number,
+            checkpoint,
+            group_text(of_key[0].group),
+            tuple(sorted(one.kurtosis for one in of_key)),
+            -minus_pp,
+            all(one.shows_outlier_features for one in of_key),
         )
-        for number, key in enumerate(sorted(sets, key=lambda key: -mean(key)), 1)
+        for number, (minus_pp, checkpoint, of_key) in enumerate(sorted(named, key=lambda each: each[0]), 1)
     )
     return checkpoints, tuple(others)
 
