@@ -68,29 +68,19 @@ class Tap(NamedTuple):
         return int(np.prod(self.measured, dtype=int))
 
     @property
-    def n_medians(self) -> int:
-        """Rows of features that the medians are taken over."""
-        return -(-self.n_measured // self.median_step)
-
-    @property
     def median_step(self) -> int:
         """The step between rows that medians are taken over."""
         return -(-self.n_measured // MEDIAN_TOKENS)
 
     @property
-    def n_largest(self) -> int:
-        """Features that the largest values are named of."""
-        return min(LARGEST, self.features)
-
-    @property
     def fields(self) -> dict[str, int]:
         """Return name and length of a row's pieces, in order."""
-        large, features = self.n_largest, self.features
+        large, features, medians = min(LARGEST, self.features), self.features, -(-self.n_measured // self.median_step)
         pieces = {
             "kurtosis": self.n_measured,  # of each measured token; 0 where constant
             "token_z2": self.n_measured,  # largest z² of each
-            "median": self.n_medians,  # of |h| of a token, of the tokens that medians are taken over
-            "most": self.n_medians,  # the largest |h| of the same tokens
+            "median": medians,  # of |h| of a token, of the tokens that medians are taken over
+            "most": medians,  # the largest |h| of the same tokens
             "value_feature": large,  # the features with the largest |h|
             "value": large,  # that |h|
             "value_token": large,  # where, among the measured ones; of a map: the cell that begins there
@@ -225,7 +215,7 @@ def _measure(graph: _Writer, tap: Tap) -> list[str]:
     beyond = graph.node("Greater", z2, graph.number(OUTLIER_SD**2))
     # the largest |h| of features, over all positions
     most = graph.reduce("ReduceMax", size, 3 - axis) if tap.positions else size
-    value, chosen = graph.top(most, tap.n_largest, axis=1)
+    value, chosen = graph.top(most, tap.fields["value"], axis=1)
     # medians, over few rows
     few = rows if tap.median_step == 1 else graph.slice(rows, axis=1, step=tap.median_step)
     few = few if tap.rectified else graph.node("Abs", few)
@@ -411,7 +401,7 @@ class Depth:
             MassiveActivation(**self._place(spot, count), value=value, over_median=ratio)
             for spot, (count, value, ratio) in sorted(self._massive.items(), key=lambda item: (-item[1][0], item[0]))
         ]
-        has_medians = n and sums["ratio_rows"] >= 0.5 * n * self.tap.n_medians
+        has_medians = n and sums["ratio_rows"] >= 0.5 * n * self.tap.fields["median"]
         return LayerStatistics(
             n_images=n,
             n_rows=round(rows),
