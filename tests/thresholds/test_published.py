@@ -66,14 +66,6 @@ def test_zero_shot_models_lie_above_every_other_group() -> None:
         published.usual_robustness("timm", ("sketch", "objectnet"))
 
 
-def test_accuracies_beyond_the_baseline_are_flagged_as_extrapolated() -> None:
-    for row in published.published():
-        for shift in row.effective_robustness_pp:
-            line = published.baselines_of("timm")[shift]
-            inside = max(line.low, 0.55) <= row.accuracy["imagenet1k"] <= line.high
-            assert (shift in row.extrapolated) is not inside
-
-
 def test_one_row_by_hand() -> None:
     (row,) = published.find("open_clip", "ViT-B-32", "openai")
     accuracy = {"imagenet1k": 0.6332, "imagenetv2": 0.5592, "imagenet_r": 0.6933}  # of the source

@@ -215,14 +215,6 @@ def test_no_earlier_profile_passes_without_a_persistent_outlier_feature() -> Non
     assert verdict.reasons[0].seen == "no feature is beyond 4 SD on one side in half of the images"
 
 
-def test_content_of_fewer_images_than_its_limits_are_for_never_passes() -> None:
-    few = but(PROFILE, min_images=2)
-    e = evidence(planted(n=22))
-    assert e.content is not None
-    short = but(e, content__n=22)
-    assert "too_few_images" in ids(judge(short, few))
-
-
 @given(
     st.dictionaries(
         st.sampled_from(STATISTICS),
