@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
+from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.document import (
     Cell,
     Document,
@@ -28,6 +31,9 @@ from .changes import Keeps
 from .forms import as_side, reference_name
 from .judge import CompareReport, range_text
 from .pairs import KEPT_CKA, Fate, FeatureFate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KEEPS: dict[Keeps, Cell] = {
     "kept": Cell("✓ kept", "pass"),
@@ -227,3 +233,34 @@ def _whole(report: CompareReport) -> Section:
         )
     remark = f"PASS needs a debiased CKA of {KEPT_CKA:g}, and classes that agree more than by chance"
     return Section("As a whole", remark, (Facts(tuple(rows)),))
+
+
+def figure_of(report: CompareReport) -> Figure:
+    """Draw a comparison.
+
+    The panels are kurtosis of the images in both, the ratio of each statistic, the outlier features of both.
+    """
+    models = [side.evidence.model.file for side in (report.candidate, report.reference)]
+    ours, theirs = (PurePath(file).name for file in models)
+    index = f"{report.index_words} · ".removeprefix(" · ")
+    title = notebook.headline(report.verdict, f"{index}{ours} against {theirs}", report.n_images)
+    made, (histogram, kept, features) = notebook.figure(title, 3)
+    sides = ((report.reference, notebook.WITH, "reference"), (report.candidate, notebook.OWN, "candidate"))
+    for side, colour, word in sides:
+        s = side.evidence.statistics
+        if s.histogram_counts:
+            histogram.stairs(s.histogram_counts, s.histogram_edges, color=colour, linewidth=2, label=word)
+    histogram.set(title="activation kurtosis", xlabel="kurtosis of an image", ylabel="images")
+    ratios = [(NAMES[each.name], each.ratio, 1.0, each.keeps in ("kept", "not required")) for each in report.statistics]
+    notebook.intervals(kept, ratios, "candidate / reference", 1 - report.tolerance)
+    kept.set_title(f"kept of the reference (at least {100 * (1 - report.tolerance):g} %)")
+    places = range(len(report.features))
+    of_candidate = [notebook.NAN if (z := each.candidate_mean_z) is None else z for each in report.features]
+    heights = ([each.mean_z for each in report.features], of_candidate)
+    for (_, colour, word), of_side, offset in zip(sides, heights, (-0.2, 0.2), strict=True):
+        features.bar([place + offset for place in places], of_side, 0.4, color=colour, label=word)
+    features.set_xticks(places, [str(each.index) for each in report.features])
+    features.set(title="outlier features of the reference", xlabel="feature", ylabel="mean z (SD)")
+    for axes in (histogram, features):
+        axes.legend(fontsize="small")
+    return made

@@ -8,10 +8,9 @@ computes the other numbers; `document.py` shows the report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pydantic import Field, PrivateAttr, field_validator
@@ -212,18 +211,8 @@ class CompareReport(Shown, Judged, Frozen):
         Raises:
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
-        pairs = notebook.Pairs(
-            [(NAMES[each.name], each.ratio, each.keeps in ("kept", "not required")) for each in self.statistics],
-            1 - self.tolerance,
-            [(each.index, each.mean_z, each.candidate_mean_z) for each in self.features],
-        )
-        ours, theirs = self.candidate.evidence.statistics, self.reference.evidence.statistics
-        return notebook.pair_figure(self._title(lambda file: PurePath(file).name), ours, theirs, pairs)
-
-    def _title(self, shown: Callable[[str], str]) -> str:
-        ours, theirs = self.candidate.evidence.model.file, self.reference.evidence.model.file
-        index = f"{self.index_words} · ".removeprefix(" · ")
-        return notebook.headline(self.verdict, f"{index}{shown(ours)} against {shown(theirs)}", self.n_images)
+        figure: Figure = import_module(f"{__package__}.document").figure_of(self)
+        return figure
 
 
 CLAIM = (

@@ -137,7 +137,8 @@ def _library(name: str, why: str, hint: str) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as fault:
-        raise EnvironmentFaultError(f"package {name} is not installed; {why}", hint) from fault
+        package = name.partition(".")[0]
+        raise EnvironmentFaultError(f"package {package} is not installed; {why}", hint) from fault
 
 
 def _text(text: str) -> str:
@@ -161,13 +162,7 @@ def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]
     Raises:
         EnvironmentFaultError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import pyplot  # noqa: PLC0415 # an extra
-    except ModuleNotFoundError as fault:
-        raise EnvironmentFaultError(
-            "package matplotlib is not installed; a plot needs it",
-            install_hint("plot"),
-        ) from fault
+    pyplot = _library("matplotlib.pyplot", "a plot needs it", install_hint("plot"))
     made, axes = pyplot.subplots(
         rows, n_panels, figsize=(PANEL[0] * n_panels, PANEL[1] * rows), layout="constrained", squeeze=False
     )
@@ -303,46 +298,4 @@ def depth_figure(title: str, layers: Sequence[Point]) -> Figure:
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(f"layer (1 to {len(layers)}; the last is the {layers[-1].kind if layers else 'last'})")
     kurtosis.legend(fontsize="small")
-    return made
-
-
-class Pairs(NamedTuple):
-    """The compared numbers in a comparison's picture."""
-
-    ratios: Sequence[tuple[str, Interval, bool]]
-    """statistic, candidate / reference, and whether it is kept or need not be"""
-    least: float
-    """share of the reference's that must be kept"""
-    features: Sequence[tuple[int, float, float | None]]
-    """outlier feature of the reference, its mean z, and the candidate's; None where nothing stands for it"""
-
-
-def pair_figure(title: str, candidate: Statistics, reference: Statistics, pairs: Pairs) -> Figure:
-    """Draw a comparison.
-
-    The panels are kurtosis of the images in both, the ratio of each statistic, the outlier features of both.
-
-    Args:
-        title: verdict and models.
-        candidate, reference: the statistics of both.
-        pairs: what was compared.
-    """
-    made, (histogram, kept, features) = figure(title, 3)
-    for side, colour, word in ((reference, WITH, "reference"), (candidate, OWN, "candidate")):
-        if side.histogram_counts:
-            histogram.stairs(side.histogram_counts, side.histogram_edges, color=colour, linewidth=2, label=word)
-    histogram.set(title="activation kurtosis", xlabel="kurtosis of an image", ylabel="images")
-    histogram.legend(fontsize="small")
-    intervals(
-        kept, [(name, ratio, 1.0, good) for name, ratio, good in pairs.ratios], "candidate / reference", pairs.least
-    )
-    kept.set_title(f"kept of the reference (at least {100 * pairs.least:g} %)")
-    places = range(len(pairs.features))
-    theirs = [z for _, z, _ in pairs.features]
-    ours = [NAN if z is None else z for _, _, z in pairs.features]
-    features.bar([place - 0.2 for place in places], theirs, 0.4, color=WITH, label="reference")
-    features.bar([place + 0.2 for place in places], ours, 0.4, color=OWN, label="candidate")
-    features.set_xticks(places, [str(index) for index, _, _ in pairs.features])
-    features.set(title="outlier features of the reference", xlabel="feature", ylabel="mean z (SD)")
-    features.legend(fontsize="small")
     return made

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 from robustcheck_onnx.checker.report import notebook
 from support import but, reports
+from support.comparisons import judged, planted
 
 
 def axes() -> MagicMock:
@@ -40,16 +41,17 @@ def test_an_interval_is_drawn_where_both_bounds_are_known_in_its_unit() -> None:
 
 
 def test_a_pair_shows_both_histograms_where_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = reports.passing().evidence.statistics
-    unknown = but(known, histogram_counts=(), histogram_edges=())
-    ratios = [("kurtosis", reports.interval(1.0, 0.9, 1.1), True)]
-    pairs = notebook.Pairs(ratios, 0.8, [(7, 5.0, 4.0), (9, -6.0, None)])
-    for candidate, drawn in ((known, ["reference", "candidate"]), (unknown, ["reference"])):
+    report = judged(planted(features=(7, 40)), planted(features=(7, 40)))
+    fates = [but(each, candidate_mean_z=z) for each, z in zip(report.features, (4.0, None), strict=True)]
+    known = but(report, features=fates)
+    statistics = "candidate__evidence__statistics__histogram"
+    unknown = but(known, **{f"{statistics}_counts": (), f"{statistics}_edges": ()})
+    for compared, drawn in ((known, ["reference", "candidate"]), (unknown, ["reference"])):
         panels = [axes(), axes(), axes()]
         monkeypatch.setattr(notebook, "figure", lambda *_, panels=panels: ("made", panels))
-        made: object = notebook.pair_figure("title", candidate, known, pairs)
+        made: object = compared.plot()
         assert made == "made"
         assert [call.kwargs["label"] for call in panels[0].stairs.call_args_list] == drawn
         bars = {call.kwargs["label"]: call.args for call in panels[2].bar.call_args_list}
-        assert_array_equal(bars["reference"][1], [5.0, -6.0])
+        assert_array_equal(bars["reference"][1], [each.mean_z for each in report.features])
         assert_array_equal(bars["candidate"][1], [4.0, np.nan])
