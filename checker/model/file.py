@@ -45,6 +45,7 @@ from .weights import (
     by_place,
     check_inline,
     check_length,
+    damaged,
     drop_pages,
     external_tensors,
     locate_weights,
@@ -57,7 +58,6 @@ from .weights import (
     use_resolved_names,
 )
 
-AGAIN = "download or export it again"
 MOST_VERSION = 2**31  # ONNX's schemas take no larger one
 MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to eight
 TYPES = frozenset(TensorProto.DataType.values())
@@ -88,7 +88,7 @@ def check_well_formed(proto: ModelProto) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
         least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
         if len(node.input) < least:
-            raise _damaged(f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
+            raise damaged(f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
     names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
     names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
     for graph in graphs:
@@ -98,21 +98,21 @@ def check_well_formed(proto: ModelProto) -> None:
         names += [attribute.name for node in graph.node for attribute in node.attribute]
         for weight in graph.initializer:
             if weight.data_type == TensorProto.UNDEFINED:
-                raise _damaged(f"weight '{weight.name!s:.80}' has no type; each needs one")
+                raise damaged(f"weight '{weight.name!s:.80}' has no type; each needs one")
         for value in values:
             tensor = value.type.tensor_type
             if tensor.elem_type not in TYPES:
-                raise _damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
+                raise damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
             check_dimensions(f"'{value.name!s:.80}'", len(tensor.shape.dim))
             for size in tensor.shape.dim:
                 if size.dim_value < 0:
                     size.ClearField("dim_value")
     for word in names:
         if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
-            raise _damaged(f"name in the graph is {word!r:.80}; names must be UTF-8 text")
+            raise damaged(f"name in the graph is {word!r:.80}; names must be UTF-8 text")
     twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
     if twice:
-        raise _damaged(f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
+        raise damaged(f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
 
 
 def check_dimensions(what: str, n: int) -> None:
@@ -122,11 +122,7 @@ def check_dimensions(what: str, n: int) -> None:
         CannotAssessError.
     """
     if n > MOST_DIMENSIONS:
-        raise _damaged(f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
-
-
-def _damaged(what: str) -> CannotAssessError:
-    return CannotAssessError(what, AGAIN)
+        raise damaged(f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
 
 
 @cache
@@ -371,7 +367,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
             f"ls -l {quoted(path)}",
         ) from error
     if not content:
-        raise _damaged("model file is empty (0 bytes); an ONNX protobuf is needed")
+        raise damaged("model file is empty (0 bytes); an ONNX protobuf is needed")
     return content, status
 
 
@@ -393,9 +389,9 @@ def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
         proto, places = parse_light(content)
     except DecodeError as error:
         what = f"model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged"
-        raise _damaged(what) from error
+        raise damaged(what) from error
     if not proto.opset_import:
-        raise _damaged("opset_import is missing; the file is truncated or no ONNX model")
+        raise damaged("opset_import is missing; the file is truncated or no ONNX model")
     return proto, places
 
 

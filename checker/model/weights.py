@@ -450,6 +450,11 @@ def check_length(tensor: TensorProto, target: Path) -> None:
         )
 
 
+def damaged(what: str) -> CannotAssessError:
+    """Return the error for a damaged file."""
+    return CannotAssessError(what, AGAIN)
+
+
 def check_inline(tensor: TensorProto, places: Places) -> None:
     """Refuse an inline tensor of the wrong length. It must have as many values as its shape needs.
 
@@ -465,28 +470,25 @@ def check_inline(tensor: TensorProto, places: Places) -> None:
         field = tensor_dtype_to_field(tensor.data_type)
         needed, unit = needed_bytes(tensor), "bytes"
     except (ValueError, KeyError, TypeError) as error:
-        raise CannotAssessError(
-            f"type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", AGAIN
-        ) from error
-    if len(getattr(tensor, field)) and (tensor.HasField("raw_data") or tensor.name in places):
-        raise CannotAssessError(
-            f"weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place", AGAIN
-        )
+        what = f"type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type"
+        raise damaged(what) from error
+    count = len(getattr(tensor, field))
+    if count and (tensor.HasField("raw_data") or tensor.name in places):
+        raise damaged(f"weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place")
     if tensor.HasField("raw_data"):
         length = len(tensor.raw_data)
     elif tensor.name in places:
         length = places[tensor.name].stop - places[tensor.name].start
     else:  # one number in a field of its own type for each value, two for a complex one, or for each packed byte
-        length, unit = len(getattr(tensor, field)), "values"
+        length, unit = count, "values"
         values = math.prod(tensor.dims) * (2 if kind.startswith("complex") else 1)
         needed = needed if tensor.data_type in PACKED_BITS and length == needed else values
     if length != needed or any(size < 0 for size in tensor.dims):
-        raise CannotAssessError(
-            f"weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need {needed}",
-            AGAIN,
+        raise damaged(
+            f"weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need {needed}"
         )
     if tensor.HasField("segment"):
-        raise CannotAssessError(f"weight {tensor.name!r} is in segments; it must be whole", AGAIN)
+        raise damaged(f"weight {tensor.name!r} is in segments; it must be whole")
 
 
 def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[TensorProto]) -> None:
