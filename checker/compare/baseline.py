@@ -15,7 +15,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from robustcheck_onnx.checker.arrays import Array, Float32s
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
+from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
 from robustcheck_onnx.checker.storage.stores import write_whole
@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted, s
 from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
 
-from .changes import ModelJackknife, StatisticJackknife, jackknife_of
+from .changes import ModelJackknife, jackknife_of
 from .pairs import KEPT_IMAGES, Side, cosines, decisive_features
 
 SCHEMA_VERSION = 1
@@ -57,7 +57,7 @@ AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
 class StoredJackknife(Frozen):
-    """A `StatisticJackknife` as stored in the file. None where a value could not be measured."""
+    """A statistic as `ModelJackknife` has it. None where a value could not be measured."""
 
     whole: float | None
     without: tuple[float | None, ...]
@@ -102,6 +102,8 @@ class Baseline(Frozen):
     cosines: tuple[Cosine, ...]
     """between the representations of the first `COSINE_IMAGES` usable images: above the diagonal, row by row, rounded
     to seven decimals"""
+    nodes: dict[str, int] = Field(default_factory=dict)
+    """of the graph, by type; none in files of earlier versions"""
     vectors_digest: str = ""
     """of the vectors in the same file"""
     digest: str = ""
@@ -151,13 +153,8 @@ class Baseline(Frozen):
         return min(sum(self.group_sizes), COSINE_IMAGES)
 
     @property
-    def features(self) -> tuple[tuple[OutlierFeature, float], ...]:
-        """Return the outlier features. Each has the share of the images beyond 4 SD on its usual side."""
-        return tuple(zip(decisive_features(self.evidence.statistics).features, self.frequencies, strict=True))
-
-    @property
     def rows(self) -> Array:
-        """(image, feature) `values` as `fates.fates_by_index` takes them."""
+        """(image, feature) `values` as `pairs.fates` takes them."""
         return np.array(self.values, dtype=np.float64).reshape(len(self.values), len(self.frequencies))
 
     @property
@@ -170,35 +167,24 @@ class Baseline(Frozen):
     def jackknife(self) -> ModelJackknife:
         """The statistics as `changes.changes` takes them."""
         values = {
-            name: StatisticJackknife(
-                _number(stored.whole), np.array([_number(v) for v in stored.without], dtype=np.float64)
-            )
+            name: np.array([stored.whole, *stored.without], dtype=np.float64)  # None becomes NaN
             for name, stored in self.left_out.items()
         }
         if "strength" not in values:  # of an earlier version
-            k, share = values["kurtosis"], values["top3_share"]
-            values["strength"] = StatisticJackknife(k.whole * share.whole, k.without * share.without)
-            sides = [np.array([values[name].whole, *values[name].without]) for name in ENERGIES]
-            least = np.minimum(sides, np.subtract(1, sides)).min(axis=0)
-            values["two_sidedness"] = StatisticJackknife(float(least[0]), least[1:])
+            values["strength"] = values["kurtosis"] * values["top3_share"]
+            sides = [values[name] for name in ENERGIES]
+            values["two_sidedness"] = np.minimum(sides, np.subtract(1, sides)).min(axis=0)
         return ModelJackknife(self.evidence.statistics.n_features, np.array(self.group_sizes, dtype=np.float64), values)
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
+def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[str, int]) -> Baseline:
     """Make the baseline of a measured model. It was measured on all its images.
 
     Args:
         side: its sums.
         evidence: what it concluded to.
         digests: of the images, in the order of the run.
+        nodes: of its graph, by type.
     """
     model = jackknife_of(side)
     indices = [f.index for f in decisive_features(evidence.statistics).features]
@@ -211,13 +197,15 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
         images=tuple(digests),
         group_sizes=tuple(int(size) for size in model.sizes),
         left_out={
-            name: StoredJackknife(whole=_known(value.whole), without=tuple(_known(v) for v in value.without))
+            name: StoredJackknife(whole=whole, without=tuple(without))
             for name, value in model.values.items()
+            for whole, *without in [[float(v) if np.isfinite(v) else None for v in value]]
         },
         frequencies=tuple(side.share(index, side.usual_side(index)) for index in indices),
         # rounding: 2e-3 of the smallest SD over images that an outlier feature may have (CONSTANT_SD of about 4)
         values=tuple(tuple(round(v, 4) for v in row) for row in rows[:, indices].tolist()),
         cosines=tuple(round(v, COSINE_DECIMALS) for v in between.tolist()),
+        nodes=dict(nodes),
     )
     return _sealed(made)
 
@@ -256,6 +244,7 @@ def read(path: Path) -> Baseline:
 
     Raises UsageError: not readable, no JSON, no baseline, of a newer schema, not whole, or changed, also its vectors.
     """
+    again = AGAIN.replace("FILE", quoted(path))
     try:
         text, vectors = _read_file(path)
         raw = json.loads(text)
@@ -265,28 +254,26 @@ def read(path: Path) -> Baseline:
         raise UsageError(f"{path}: baseline is not JSON ({fault}); it must be one document", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("document") != "baseline":
         raise UsageError(f"{path}: file is not a baseline; `--write-baseline` writes one", AGAIN)
-    if not is_version(raw.get("schema_version"), SCHEMA_VERSION):
+    version = raw.get("schema_version")
+    if not is_version(version, SCHEMA_VERSION):
         raise UsageError(
-            f"{path}: schema_version is {raw.get('schema_version')!r}; this robustcheck reads {SCHEMA_VERSION}",
+            f"{path}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}",
             f"{AGAIN}  # or a newer robustcheck: git pull && pip install . in its clone",
         )
     try:
         baseline = Baseline.model_validate_json(text)
+        computed = digest_of({key: value for key, value in raw.items() if key != "digest"})
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "content"
         raise UsageError(
-            f"{path}: baseline has a wrong {where} ({first['msg']}); it must be as it was written",
-            f"{AGAIN.replace('FILE', quoted(path))}",
+            f"{path}: baseline has a wrong {where} ({first['msg']}); it must be as it was written", again
         ) from fault
-    try:
-        computed = digest_of({key: value for key, value in raw.items() if key != "digest"})
     except ValueError:  # a number that is not finite
         computed = ""
     if computed != baseline.digest:
         raise UsageError(
-            f"{path}: digest does not match the content; the baseline was changed after it was written",
-            f"{AGAIN.replace('FILE', quoted(path))}",
+            f"{path}: digest does not match the content; the baseline was changed after it was written", again
         )
     if vectors is not None:
         _check_vectors(path, vectors, baseline)
@@ -337,8 +324,12 @@ def staleness(baseline: Baseline, candidate: Evidence) -> tuple[str, ...]:
         out.append(f"the baseline was measured on other images ({old.images.n_read} of {old.images.source})")
     elif old.statistics.n_images != candidate.statistics.n_images:
         out.append("the baseline has another number of usable representations")
-    ours, theirs = candidate.preprocessing.preprocessing, old.preprocessing.preprocessing
-    if ours != theirs:
-        fields = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
-        out.append(f"the baseline was preprocessed otherwise ({', '.join(fields)})")
+    if fields := changed_preprocessing(candidate, old):
+        out.append(f"the baseline was preprocessed otherwise ({fields})")
     return tuple(out)
+
+
+def changed_preprocessing(candidate: Evidence, reference: Evidence) -> str:
+    """Name the fields in which the preprocessing of two models differs."""
+    ours, theirs = (dict(each.preprocessing.preprocessing) for each in (candidate, reference))
+    return ", ".join(name for name in ours if ours[name] != theirs[name])

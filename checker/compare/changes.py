@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import Interval
@@ -39,16 +38,6 @@ class StatisticChange(Frozen):
     """`not required`: shown as context, its interval at the same level as those that must be kept"""
 
 
-class StatisticJackknife(NamedTuple):
-    """One statistic, and its jackknife values.
-
-    It is over all images, and with each group that is not empty left out in turn (group,).
-    """
-
-    whole: float
-    without: Array
-
-
 @dataclass(frozen=True)
 class ModelJackknife:
     """Every statistic of one model, with jackknife values. This is all that `changes` needs."""
@@ -56,7 +45,8 @@ class ModelJackknife:
     n_features: int
     sizes: Array
     """(all groups,) images of each"""
-    values: Mapping[Statistic, StatisticJackknife]
+    values: Mapping[Statistic, Array]
+    """(1 + group,) the statistic over all images, and with each group that is not empty left out in turn"""
 
     @property
     def n(self) -> int:
@@ -104,54 +94,35 @@ def changes(
     """
     if paired and not np.array_equal(candidate.sizes, reference.sizes):
         raise ValueError("the groups of candidate and reference hold other numbers of images; they are not paired")
-    share = alpha / len(required)
+    share, missing = alpha / len(required), Interval(estimate=None, low=None, high=None)
     same_width = candidate.n_features == reference.n_features
     out = []
     for name in STATISTICS:
         a, b = candidate.values[name], reference.values[name]
-        floors = [0.0, 0.0]
+        floor, lower = 0.0, 1.0
         if name == "outlier_frequency":
-            n = min(candidate.n, reference.n)
-            discordant = math.sqrt(2 / (n + 2))
-            lower = min(a.whole, b.whole)
-            floors = [discordant, discordant / lower if lower > 0 else math.nan]
+            floor, lower = math.sqrt(2 / (min(candidate.n, reference.n) + 2)), float(min(a[0], b[0]))
 
-        def bounds(
-            of: Callable[[npt.ArrayLike], Array],
-            a: StatisticJackknife = a,
-            b: StatisticJackknife = b,
-            floor: float = 0.0,
-        ) -> tuple[float, float]:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                whole = [float(of(each.whole)) for each in (a, b)]
-                without = [of(each.without) for each in (a, b)]
-                change = whole[0] - whole[1]
-                if paired:
-                    sizes = candidate.sizes[candidate.sizes > 0]
-                    sd = grouped_jackknife_sd(change, without[0] - without[1], sizes)
-                    return change, intervals.radius(candidate.n, max(sd, floor), share)
-                half = [
-                    intervals.radius(
-                        side.n,
-                        max(grouped_jackknife_sd(w, o, side.sizes[side.sizes > 0]), floor),
-                        share,
-                    )
-                    for side, w, o in zip((candidate, reference), whole, without, strict=True)
-                ]
-                return change, math.hypot(*half)
+        def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
+            parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
+            spreads = [max(grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor) for side, x in parts]
+            radii = (intervals.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
+            change, radius = float(a[0] - b[0]), math.hypot(*radii)
+            return change, change - radius, change + radius
 
-        difference, difference_radius = bounds(lambda x: np.asarray(x, np.float64), floor=floors[0])
-        logarithm, radius = bounds(lambda x: np.log(np.asarray(x, np.float64)), floor=floors[1])
-        apart = _interval(difference, difference - difference_radius, difference + difference_radius)
-        ratio = _ratio(logarithm, radius) if same_width else Interval(estimate=None, low=None, high=None)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            difference = _interval(*bounds(a, b, floor))
+            logarithms = bounds(np.log(a), np.log(b), floor / lower if lower > 0 else math.nan)
+            is_measured = same_width and math.isfinite(logarithms[0])
+            ratio = _interval(*np.exp(logarithms)) if is_measured else missing
         out.append(
             StatisticChange(
                 name=name,
-                candidate=_finite(a.whole),
-                reference=_finite(b.whole),
-                difference=apart,
+                candidate=_finite(a[0]),
+                reference=_finite(b[0]),
+                difference=difference,
                 ratio=ratio,
-                keeps=_keeps(ratio, apart, b.whole, tolerance) if name in required and same_width else "not required",
+                keeps=_keeps(ratio, difference, b[0], tolerance) if name in required and same_width else "not required",
             )
         )
     return tuple(out)
@@ -171,19 +142,9 @@ def _keeps(ratio: Interval, difference: Interval, reference: float, tolerance: f
     return "undecided"
 
 
-def _ratio(logarithm: float, radius: float) -> Interval:
-    if not math.isfinite(logarithm):
-        return Interval(estimate=None, low=None, high=None)
-    with np.errstate(over="ignore"):
-        values = [float(np.exp(logarithm + step)) for step in (0.0, -radius, radius)]
-    return _interval(*values)
-
-
 def _interval(estimate: float, low: float, high: float) -> Interval:
-    if not math.isfinite(estimate):
-        return Interval(estimate=None, low=None, high=None)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return Interval(estimate=estimate, low=None, high=None)
+    if not math.isfinite(estimate) or not (math.isfinite(low) and math.isfinite(high)):
+        return Interval(estimate=_finite(estimate), low=None, high=None)
     return Interval(estimate=estimate, low=low, high=high)
 
 
@@ -198,16 +159,11 @@ def jackknife_of(side: Side) -> ModelJackknife:
     strongest = int(groups.top[0])
     counts = side.far[side.usual_side(strongest)][state.sizes > 0, strongest]
     with np.errstate(divide="ignore", invalid="ignore"):
-        frequency = StatisticJackknife(
-            float(counts.sum() / state.n), (counts.sum() - counts) / (state.n - groups.sizes)
-        )
+        frequency = np.append(counts.sum() / state.n, (counts.sum() - counts) / (state.n - groups.sizes))
     negative = np.stack(groups.negative)
-    sides = np.minimum(negative, 1 - negative).min(axis=0)
-    apart = {"outlier_frequency": frequency, "two_sidedness": StatisticJackknife(float(sides[0]), sides[1:])}
+    apart = {"outlier_frequency": frequency, "two_sidedness": np.minimum(negative, 1 - negative).min(axis=0)}
     values = {
-        name: apart[name]
-        if name in apart
-        else StatisticJackknife(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
+        name: apart[name] if name in apart else np.append(getattr(groups.whole, name), getattr(groups.without, name))
         for name in STATISTICS
     }
     return ModelJackknife(state.n_features, state.sizes.copy(), values)

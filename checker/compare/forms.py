@@ -12,7 +12,8 @@ from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.checker.verdict.gate import Gate
 
-from .judge import Compared, CompareReport
+from .judge import CompareReport
+from .pairs import Compared
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen

@@ -7,7 +7,7 @@ index holds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Final, Literal
 
@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .neighbours import KS, Block, Change, Metric, cosine, explain, lengths, margins, quantile, search, shares_kept
+from .pairs import Compared
 
 IndexVerdict = Literal["compatible", "re-embed", "undecided"]
 Required = Literal["indication", "index"]
@@ -250,19 +251,17 @@ def _share(values: Array | Any, most: Array | Any = None) -> Interval:
     return Interval(estimate=means[0], low=low, high=high)
 
 
-def concluded(
-    report: IndexReport, evidence: Sequence[Evidence], nodes: Sequence[Counter[str]], reasons: Collection[str]
-) -> IndexReport:
+def concluded(report: IndexReport, both: Sequence[Compared], nodes: Sequence[Counter[str]]) -> IndexReport:
     """Add what differs between the files, and what makes the numbers unsure.
 
     Args:
         report: of the vectors.
-        evidence: of candidate and reference.
+        both: candidate and reference.
         nodes: of each file's graph, by type; none where those of one are not known.
-        reasons: ids of the reasons of a check of either model.
     """
+    evidence = [each.evidence for each in both]
     n_varied = min(evidence[0].images.sanity.n_varied, report.n_images)
-    if unsound := sorted(UNSOUND.intersection(reasons)):
+    if unsound := sorted(UNSOUND & {reason.id for each in both for reason in each.verdict.reasons}):
         step = f"Run `robustcheck explain {unsound[0]}`."
         report = report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step)
     ran = " against ".join(f"{short_provider(e.execution.providers[0])} {e.execution.runtime}" for e in evidence)

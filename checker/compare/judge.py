@@ -30,7 +30,7 @@ from robustcheck_onnx.thresholds.profile import Profile
 from .baseline import Baseline
 from .changes import StatisticChange
 from .index import SIGNS, IndexReport, Required
-from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, Fate, FeatureFate, Similarity
+from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, Agreement, Compared, Fate, FeatureFate, Similarity
 
 
 def range_text(interval: Interval) -> str:
@@ -44,28 +44,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOLERANCE = 0.2  # share of a statistic that may be lost: one checkpoint's K moves more between image sets
-
-
-class Agreement(Frozen):
-    """The share of images with the same predicted class. It has a Wilson score interval."""
-
-    n: int
-    n_same: int
-    value: float
-    low: float
-    high: float
-    confidence: float
-    chance: float
-    """share on which independent predictions with these class frequencies would agree"""
-
-
-class Compared(Frozen):
-    """One of the two models. It is as a check over these images would show it."""
-
-    evidence: Evidence
-    verdict: Verdict
-    carrying: tuple[int, ...]
-    """indices of its outlier features, strongest first; of its strongest feature where it has none"""
 
 
 def required_of(require: str | Sequence[str]) -> tuple[Required, ...]:

@@ -14,11 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s
-from robustcheck_onnx.checker.evidence import OutlierFeature, Statistics
-from robustcheck_onnx.checker.statistics import GROUPS, OUTLIER_SD, correlation_bounds, standardise, usable_rows
+from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature, Statistics
+from robustcheck_onnx.checker.statistics import (
+    CONFIDENCE,
+    GROUPS,
+    OUTLIER_SD,
+    correlation_bounds,
+    standardise,
+    usable_rows,
+    wilson,
+)
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import bound_text, percent_text
+from robustcheck_onnx.checker.verdict.rule import Verdict, judge
 from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Profile
 
 from .neighbours import TIED, procrustes
 
@@ -89,10 +99,8 @@ class Pair:
 
     candidate: Side
     reference: Side
-    n_predicted: int = 0
-    n_agreeing: int = 0
-    predicted: Counts | None = None
-    """(2, class) how often candidate and reference predict each class; None without predictions"""
+    predicted: list[Counts] = field(default_factory=list)
+    """(2, image) the class that candidate and reference predict; −1: none"""
     images: list[tuple[str, str]] = field(default_factory=list)
     """name and digest of each image of the kept rows"""
 
@@ -120,42 +128,47 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
     return np.asarray(both)
 
 
+class Agreement(Frozen):
+    """The share of images with the same predicted class. It has a Wilson score interval."""
+
+    n: int
+    n_same: int
+    value: float
+    low: float
+    high: float
+    confidence: float
+    chance: float
+    """share on which independent predictions with these class frequencies would agree"""
+
+
 def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLike) -> None:
-    """Count the images with the same predicted class, in place. Both models have the same largest class score on them.
+    """Add the predicted classes of the same images, in place.
 
     Args:
-        pair: the counts so far.
+        pair: the classes so far.
         candidate, reference: (image, class) scores of equal width. A tie for the largest score, or a NaN, is not
             a prediction and agrees with nothing.
     """
-    a, b = _top1(candidate), _top1(reference)
-    pair.n_predicted += len(a)
-    pair.n_agreeing += int(((a == b) & (a >= 0)).sum())
-    width = np.asarray(candidate).shape[1]
-    counts = np.stack([np.bincount(top[top >= 0], minlength=width) for top in (a, b)])
-    pair.predicted = counts if pair.predicted is None else pair.predicted + counts
+    tops = []
+    for scores in (np.asarray(candidate, np.float64), np.asarray(reference, np.float64)):
+        is_alone = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) == 1
+        tops.append(np.where(is_alone, scores.argmax(axis=1), -1))
+    pair.predicted.append(np.stack(tops))
 
 
-def chance_agreement(pair: Pair) -> float:
-    """Return the agreement by chance.
+def agreement(pair: Pair) -> Agreement | None:
+    """Compare the predicted classes. None without any.
 
-    It is the share of images on which independent predictions with these class frequencies would agree.
-
-    Σ_k p_k q_k with the shares of both models' predictions, as in Cohen's kappa (Cohen 1960, "A coefficient of
-    agreement for nominal scales"); 0 without predictions.
+    By chance Σ_k p_k q_k agree, with the shares of both models' predictions, as in Cohen's kappa (Cohen 1960, "A
+    coefficient of agreement for nominal scales").
     """
-    if pair.predicted is None:
-        return 0.0
-    ours, theirs = pair.predicted / pair.n_predicted
-    return float(ours @ theirs)
-
-
-def _top1(scores: npt.ArrayLike) -> Counts:
-    x = np.asarray(scores, dtype=np.float64)
-    known = np.asarray(~np.isnan(x).any(axis=1))
-    x = np.where(known[:, None], x, 0.0)
-    alone = (x == x.max(axis=1, keepdims=True)).sum(axis=1) == 1
-    return np.where(known & alone, x.argmax(axis=1), -1)
+    if not pair.predicted:
+        return None
+    ours, theirs = both = np.hstack(pair.predicted)
+    p, q = (np.bincount(each[each >= 0], minlength=both.max() + 1) / len(each) for each in both)
+    same = wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
+    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": CONFIDENCE}
+    return Agreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
 
 
 def scaled(h: npt.ArrayLike) -> Array:
@@ -339,7 +352,29 @@ def decisive_features(statistics: Statistics) -> DecisiveFeatures:
     return DecisiveFeatures(statistics.features[:1], False)
 
 
-def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureFate, ...]:
+class Compared(Frozen):
+    """One of the two models. It is as a check over these images would show it."""
+
+    evidence: Evidence
+    verdict: Verdict
+    carrying: tuple[int, ...]
+    """indices of its outlier features, strongest first; of its strongest feature where it has none"""
+
+    @classmethod
+    def of(cls, evidence: Evidence, profile: Profile) -> Compared:
+        """Judge a model by itself."""
+        features = decisive_features(evidence.statistics).features
+        return cls(evidence=evidence, verdict=judge(evidence, profile), carrying=tuple(f.index for f in features))
+
+
+def fates(
+    ours: Side,
+    theirs: Side | None,
+    reference: Statistics,
+    tolerance: float,
+    frequencies: Sequence[float] = (),
+    values: Array | None = None,
+) -> tuple[FeatureFate, ...]:
     """Find each outlier feature of the reference in the candidate.
 
     kept: the candidate's feature of the same index is beyond 4 SD, on the same side, in at least (1 − tolerance) of
@@ -355,29 +390,37 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
     lost: none of these.
 
     Args:
-        pair: candidate and reference over the same images.
+        ours: the candidate.
+        theirs: the reference over the same images. None where only numbers of it are known, in a baseline of the same
+            width: then features are looked for under the same index alone.
         reference: the reference's statistics; its `features` are looked for.
         tolerance: share of the images, 0 to 1, that a feature may lose.
+        frequencies: of the features in a baseline: share of the images beyond 4 SD on the usual side.
+        values: (image, feature) of these at the scale of `scaled`, on the images of `ours`; None where the baseline
+            saw other images: then nothing is kept.
     """
-    ours, theirs = pair.candidate, pair.reference
-    same_width = ours.state.n_features == theirs.state.n_features
-    x, y = ours.kept_rows, theirs.kept_rows
     features, persistent = decisive_features(reference)
-    enough = len(x) >= FEW_IMAGES
-    r = correlations(x, y[:, [f.index for f in features]]) if enough else None
+    places = [int(f.mean_z < 0) for f in features]
+    same_width = ours.state.n_features == reference.n_features
+    x = ours.kept_rows
+    y = x if theirs is None else theirs.kept_rows
+    if theirs is not None:
+        frequencies = [theirs.share(f.index, place) for f, place in zip(features, places, strict=True)]
+        values = y[:, [f.index for f in features]]
+    r = correlations(x, values) if values is not None and len(x) >= FEW_IMAGES else None
 
     def stands_out(index: int, where: int, before: float) -> bool:
         return before > 0 and ours.share(index, where) >= (1 - tolerance) * before
 
-    places = [theirs.usual_side(f.index) for f in features]
-    before = [theirs.share(f.index, place) for f, place in zip(features, places, strict=True)]
-    by_index: list[Fate] = [
-        correlated_fate(x[:, f.index], y[:, f.index]) if same_width and stands_out(f.index, place, was) else "lost"
-        for f, place, was in zip(features, places, before, strict=True)
-    ]
+    by_index = list[Fate]()
+    for column, (feature, place, was) in enumerate(zip(features, places, frequencies, strict=True)):
+        if not (same_width and stands_out(feature.index, place, was)):
+            by_index.append("lost")
+        else:
+            by_index.append("undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column]))
     claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     rest = None
-    if "lost" in by_index and len(x) > 1 and cosine_change(x, y) <= SAME_COSINES:
+    if theirs is not None and "lost" in by_index and len(x) > 1 and cosine_change(x, y) <= SAME_COSINES:
         rest = np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0)
 
     def stayed(index: int, where: int) -> bool:
@@ -387,16 +430,17 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
         """
         return (
             same_width
+            and theirs is not None
             and theirs.share(index, where) >= (1 - tolerance) * ours.share(index, where)
             and float(correlations(x[:, [index]], y[:, [index]])[0, 0]) >= SAME_FEATURE
         )
 
     out = []
-    for column, (feature, place, was, found) in enumerate(zip(features, places, before, by_index, strict=True)):
+    for column, (feature, place, was, found) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
         fate, to = found, None if found == "lost" else feature.index
         explained = None
-        correlated = None if r is None else int(np.argmax(np.abs(r[:, column])))
-        if fate != "kept" and r is not None:
+        correlated = None if r is None else feature.index if theirs is None else int(np.abs(r[:, column]).argmax())
+        if theirs is not None and fate != "kept" and r is not None:
             for other in map(int, np.argsort(-np.abs(r[:, column]), kind="stable")):
                 if abs(r[other, column]) < SAME_FEATURE:
                     if fate == "lost":
@@ -449,53 +493,6 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     return "kept" if low >= KEPT_CORRELATION else "uncorrelated" if high < KEPT_CORRELATION else "undecided"
 
 
-def fates_by_index(
-    candidate: Side,
-    features: Sequence[tuple[OutlierFeature, float]],
-    values: Array | None,
-    persistent: bool,
-    tolerance: float,
-) -> tuple[FeatureFate, ...]:
-    """Return fates by index alone.
-
-    Of the reference only numbers are known, so features are looked for under the same index.
-
-    Args:
-        candidate: its sums; as wide as the reference.
-        features: the reference's, each with the share of images in which it is beyond 4 SD on its usual side.
-        values: (image, feature) of these features at the scale of `scaled`, on the images of `candidate.kept_rows`;
-            None where the reference saw other images: then nothing is kept.
-        persistent: whether they are persistent outlier features.
-        tolerance: as for `fates`.
-    """
-    rows = candidate.kept_rows
-    out = []
-    for column, (feature, before) in enumerate(features):
-        now = candidate.share(feature.index, int(feature.mean_z < 0))
-        fate: Fate = "lost"
-        r = None
-        if values is not None and len(rows) >= FEW_IMAGES:
-            r = float(correlations(rows[:, [feature.index]], values[:, [column]])[0, 0])
-        if before > 0 and now >= (1 - tolerance) * before:
-            fate = "undecided" if values is None else correlated_fate(rows[:, feature.index], values[:, column])
-        out.append(
-            FeatureFate(
-                index=feature.index,
-                mean_z=feature.mean_z,
-                frequency=before,
-                persistent=persistent,
-                fate=fate,
-                to=None if fate == "lost" else feature.index,
-                candidate_mean_z=candidate.mean_z(feature.index),
-                candidate_frequency=now,
-                correlation=r,
-                correlated=None if r is None else feature.index,
-                explained=None,
-            )
-        )
-    return tuple(out)
-
-
 def new_features(candidate: Statistics, reference_fates: tuple[FeatureFate, ...]) -> tuple[int, ...]:
     """Return the candidate's new persistent outlier features. None of the reference's features became them."""
     known = {fate.to for fate in reference_fates}
@@ -513,9 +510,11 @@ def correlations(x: Array, y: Array) -> Array:
     Returns:
         (feature, other), −1 to 1.
     """
-    a, b = x - x.mean(axis=0), y - y.mean(axis=0)
-    sizes = [np.sqrt((v**2).sum(axis=0)) for v in (a, b)]
-    # a constant column leaves rounding of its own size behind
-    flat = [s <= 1e-6 * np.sqrt((v**2).sum(axis=0)) for s, v in zip(sizes, (x, y), strict=True)]
-    a, b = (np.where(f, 0.0, v / np.where(f, 1.0, s)) for v, s, f in zip((a, b), sizes, flat, strict=True))
+    units = []
+    for each in (x, y):
+        centred = each - each.mean(axis=0)
+        size = np.sqrt((centred**2).sum(axis=0))
+        flat = size <= 1e-6 * np.sqrt((each**2).sum(axis=0))  # a constant leaves rounding of its own size behind
+        units.append(np.where(flat, 0.0, centred / np.where(flat, 1.0, size)))
+    a, b = units
     return np.asarray(np.clip(a.T @ b, -1.0, 1.0), dtype=np.float64)

@@ -35,11 +35,10 @@ from robustcheck_onnx.checker.measure.job import (
 from robustcheck_onnx.checker.measure.run import Opened
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.runner import RunOutput
-from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
+from robustcheck_onnx.checker.statistics import MAX_FEATURES, state
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted, sha256_of
 from robustcheck_onnx.checker.verdict.notes import load_profile, notes_of
-from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines
@@ -50,15 +49,13 @@ from .index import concluded as concluded_index
 from .judge import (
     CLAIM,
     TOLERANCE,
-    Agreement,
-    Compared,
     CompareReport,
     Comparison,
     FirstBaseline,
     judge_pair,
     required_of,
 )
-from .pairs import Pair, Side, cosines, similarity, similarity_of
+from .pairs import Compared, Pair, Side, cosines, similarity, similarity_of
 from .vectors import VectorFile, open_vectors
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
@@ -171,24 +168,22 @@ def compare(
     when = Time.until_now(clock, read.n_usable)
     nodes = [Counter(node.op_type for node in each.models[0].graph.proto.graph.node) for each in opened]
     vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
-    new_baseline = baselines.make(pair.candidate, evidence[0], read.digests).with_vectors(vectors)
-    ours = _compared(evidence[0], profile)
+    new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
+    ours = Compared.of(evidence[0], profile)
     if reference is None and known is None:
         return _kept(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
     if known is None:
-        comparison = _between(pair, _compared(evidence[-1], profile), profile, tolerance)
+        comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
         old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
     else:
         comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
-        nodes, old = [Counter(), Counter()], known.vectors
+        nodes, old = [nodes[0] if known.nodes else Counter(), Counter(known.nodes)], known.vectors
     isolation.tell_stage(progress, "comparing the vectors")
     index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
-    both = ours, comparison.reference
-    reasons = [reason.id for each in both for reason in each.verdict.reasons]
-    index_report = concluded_index(index_report, [each.evidence for each in both], nodes, reasons)
-    report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when)
-    added = {"index": index_report, "required": tuple(require), "baseline_digest": baseline_digest}
-    return _kept(report.model_copy(update=added).with_baseline(new_baseline), write_baseline)
+    index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
+    added = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
+    report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
+    return _kept(report.with_baseline(new_baseline), write_baseline)
 
 
 def _kept(found: CompareReport | FirstBaseline, file: str | Path | None) -> CompareReport | FirstBaseline:
@@ -245,23 +240,15 @@ def _index_report(
     return compare_vectors(ours, theirs, images, options, text, index)
 
 
-def _compared(evidence: Evidence, profile: Profile) -> Compared:
-    return Compared(
-        evidence=evidence,
-        verdict=judge(evidence, profile),
-        carrying=tuple(f.index for f in pairs.decisive_features(evidence.statistics).features),
-    )
-
-
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
     """Two models that were run."""
     numbers = changes.jackknife_of(pair.candidate), changes.jackknife_of(pair.reference)
     return Comparison(
         reference,
         statistics=changes.changes(*numbers, changes.required_by(profile), profile.alpha, tolerance),
-        features=pairs.fates(pair, reference.evidence.statistics, tolerance),
+        features=pairs.fates(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
         similarity=similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
-        agreement=_agreement(pair),
+        agreement=pairs.agreement(pair),
     )
 
 
@@ -280,11 +267,12 @@ def _against(
     same_rows = paired and tuple(digests) == known.images
     if not stale and not same_rows:
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
-    persistent = pairs.decisive_features(known.evidence.statistics).persistent
     return Comparison(
-        _compared(known.evidence, profile),
+        Compared.of(known.evidence, profile),
         statistics=changes.changes(ours, theirs, changes.required_by(profile), profile.alpha, tolerance, paired=paired),
-        features=pairs.fates_by_index(side, known.features, known.rows if same_rows else None, persistent, tolerance)
+        features=pairs.fates(
+            side, None, known.evidence.statistics, tolerance, known.frequencies, known.rows if same_rows else None
+        )
         if same_width
         else (),
         stale=stale,
@@ -294,28 +282,30 @@ def _against(
 
 
 def _report(
-    candidate: Compared, comparison: Comparison, profile: Profile, tolerance: float, baseline: str, when: Time
+    candidate: Compared,
+    comparison: Comparison,
+    profile: Profile,
+    tolerance: float,
+    baseline: str,
+    when: Time,
+    **added: Any,
 ) -> CompareReport:
-    reference = comparison.reference
+    numbers = {name: value for name, value in vars(comparison).items() if name != "stale"}
     return CompareReport(
         tool_version=VERSION,
         verdict=judge_pair(candidate, comparison, tolerance, profile),
         tolerance=tolerance,
         baseline=baseline,
-        paired=comparison.paired,
         n_images=candidate.evidence.statistics.n_images,
         candidate=candidate,
-        reference=reference,
-        statistics=comparison.statistics,
         alpha=profile.alpha,
-        features=comparison.features,
         new_features=pairs.new_features(candidate.evidence.statistics, comparison.features),
-        similarity=comparison.similarity,
-        agreement=comparison.agreement,
-        notes=_notes(candidate, reference, profile, is_baseline=baseline != ""),
+        notes=_notes(candidate, comparison.reference, profile, is_baseline=baseline != ""),
         profile=profile,
         claim=CLAIM,
         time=when,
+        **numbers,
+        **added,
     )
 
 
@@ -403,21 +393,6 @@ def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
     )
 
 
-def _agreement(pair: Pair) -> Agreement | None:
-    if pair.n_predicted == 0:
-        return None
-    share = wilson(pair.n_agreeing, pair.n_predicted)
-    return Agreement(
-        n=share.n,
-        n_same=share.n_correct,
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        confidence=CONFIDENCE,
-        chance=pairs.chance_agreement(pair),
-    )
-
-
 BASELINE_NOTE = "A baseline holds no predicted classes: whether both models predict the same ones was not compared."
 
 
@@ -426,10 +401,8 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_bas
     notes = [BASELINE_NOTE] if is_baseline else []
     if candidate.evidence.model.digest == reference.evidence.model.digest:
         notes.append("Candidate and reference are the same file, byte for byte.")
-    ours, theirs = (each.evidence.preprocessing.preprocessing for each in (candidate, reference))
-    if ours != theirs:
-        fields = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
-        notes.append(f"Candidate and reference preprocess differently ({', '.join(fields)}), each as its file says.")
+    if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):
+        notes.append(f"Candidate and reference preprocess differently ({fields}), each as its file says.")
     notes_by_model = [notes_of(each.evidence, profile) for each in (candidate, reference)]
     notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
     for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):

@@ -14,7 +14,7 @@ from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 def fates_of(candidate: Array, reference: Array) -> dict[int, pairs.FeatureFate]:
     pair = paired(candidate, reference)
-    found = pairs.fates(pair, state.statistics(pair.reference.state, ALPHA), 0.2)
+    found = pairs.fates(pair.candidate, pair.reference, state.statistics(pair.reference.state, ALPHA), 0.2)
     return {fate.index: fate for fate in found}
 
 

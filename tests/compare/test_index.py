@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.compare import baseline, neighbours, vectors
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
-from support import Capture, normal, raised, read_json, robustcheck
+from support import Capture, but, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, eight_bits, planted, rotation
 
 H = planted(d=64, n=100)
@@ -248,6 +248,11 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
             reports = [workshop.run(candidate, None, baseline=each) for each in (file, first.next_baseline)]
             assert [each.index and each.index.verdict for each in reports] == [verdict, held]
             assert [each.baseline_digest for each in reports] == [sha256_of(file.read_bytes()), ""]
+    other = workshop.folder / "other.npz"
+    baseline.write(other, but(first.next_baseline, nodes={"Split": 9}))
+    index = workshop.run(reference, None, baseline=other).index
+    assert index is not None
+    assert "nodes Split 9 → 0" in index.differs
     whole, narrow = file.read_bytes(), workshop.folder / "narrow.npy"
     np.save(narrow, np.eye(2))
     same = {"baseline": file, "write_baseline": file}

@@ -3,7 +3,8 @@
 from scipy import stats
 
 from robustcheck_onnx.checker.compare.baseline import Baseline, staleness
-from robustcheck_onnx.checker.compare.judge import Agreement, _unrelated
+from robustcheck_onnx.checker.compare.judge import _unrelated
+from robustcheck_onnx.checker.compare.pairs import Agreement
 from support import Fields, but, reports
 
 

@@ -173,4 +173,6 @@ def test_a_tie_or_a_nan_agrees_with_nothing() -> None:
     a = np.array([[1.0, 2, 0], [2, 2, 0], [np.nan, 9, 1], [5, 1, 1]])
     pairs.add_predictions(pair, a, a)
     pairs.add_predictions(pair, a[:1], a[3:])
-    assert (pair.n_agreeing, pair.n_predicted) == (2, 5)
+    agreement = pairs.agreement(pair)
+    assert agreement is not None
+    assert (agreement.n_same, agreement.n) == (2, 5)

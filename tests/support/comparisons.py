@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.compare import baseline, pairs, run
-from robustcheck_onnx.checker.compare.judge import Compared, CompareReport, Comparison
-from robustcheck_onnx.checker.compare.pairs import Pair, Side
+from robustcheck_onnx.checker.compare.judge import CompareReport, Comparison
+from robustcheck_onnx.checker.compare.pairs import Compared, Pair, Side
 from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.checker.statistics import state
@@ -64,7 +64,7 @@ def eight_bits(h: Array) -> Array:
 
 def measured(side: Side, profile: Profile, **model: Any) -> Compared:
     """What a check concludes of a model's sums; `model` changes single facts."""
-    return run._compared(reports.evidence(state.statistics(side.state, profile.alpha), model=model), profile)
+    return Compared.of(reports.evidence(state.statistics(side.state, profile.alpha), model=model), profile)
 
 
 def concluded(
@@ -99,7 +99,7 @@ def on_images(model: Compared, keys: npt.NDArray[np.int64]) -> tuple[Compared, l
 def baseline_of(h: Array) -> baseline.Baseline:
     side = paired(h, h).candidate
     model, digests = on_images(measured(side, load()), np.arange(len(h)))
-    return baseline.make(side, model.evidence, digests)
+    return baseline.make(side, model.evidence, digests, {})
 
 
 def judged_by(known: baseline.Baseline, candidate: Array, order: npt.NDArray[np.int64] | None = None) -> CompareReport:
