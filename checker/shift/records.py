@@ -88,14 +88,14 @@ class Agreement(Frozen):
 
     outcome: Outcome
     sentence: str
-    mean_pp: float | None = None
+    mean_pp: float | None
     """mean effective robustness over `shifts`, percentage points"""
-    low_pp: float | None = None
-    high_pp: float | None = None
-    shifts: tuple[str, ...] = ()
-    usual_low_pp: float | None = None
+    low_pp: float | None
+    high_pp: float | None
+    shifts: tuple[str, ...]
+    usual_low_pp: float | None
     """5 and 95 % of that mean over the models of the baseline"""
-    usual_high_pp: float | None = None
+    usual_high_pp: float | None
 
 
 Kind = Literal["logits", "log-probabilities", "probabilities"]

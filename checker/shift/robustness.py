@@ -183,6 +183,12 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
             outcome="nothing to compare",
             sentence="no effective robustness could be measured, and accuracies alone speak neither for nor against "
             "the verdict",
+            mean_pp=None,
+            low_pp=None,
+            high_pp=None,
+            shifts=(),
+            usual_low_pp=None,
+            usual_high_pp=None,
         )
     shifts, middle = tuple(known), usual_robustness(source, tuple(known))
     share = 1 - (1 - CONFIDENCE) / (len(known) + 1)
