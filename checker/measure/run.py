@@ -187,7 +187,7 @@ def probe(opened: Opened) -> Facts:
 
 
 def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, list[AnyArray]]:
-    """Try the model, and measure images for it. See `Runner.output_unchanged` and `Runner.batch_invariances`.
+    """Try the model, and measure images for it. See `Runner.output_difference` and `Runner.batch_invariances`.
 
     To be called before anything else is measured: it settles the graph optimisation that the session runs with, and
     since it looks at the same images everywhere, every worker settles the same. With less than two usable images there
@@ -204,7 +204,7 @@ def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, l
     models: list[ModelFacts] = []
     for runner in opened.runners if len(images) > 1 else ():
         pixels = stack(images)
-        output = runner.output_unchanged(pixels[:TRIED])  # first: it may lower the graph optimisation
+        output = runner.output_difference(pixels[:TRIED])  # first: it may lower the graph optimisation
         own = runner.represent_in_batches(pixels)
         batch = runner.batch_invariances(pixels, own)
         fixed: tuple[float | None, ...] = (None,) * len(own)
@@ -212,7 +212,7 @@ def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, l
             fixed = runner.fixed_scale_invariances(pixels[:TRIED])
         rows += own
         for model, *measured in zip(runner.models, batch, fixed, strict=True):
-            models.append(model_facts(model, output.max_difference, *measured))
+            models.append(model_facts(model, output, *measured))
     facts = Facts(
         models=tuple(models or map(model_facts, opened.models)),
         executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),

@@ -238,20 +238,6 @@ class RunOutput:
     """(image, class) where the model has class scores"""
 
 
-@dataclass(frozen=True)
-class OutputCheck:
-    """The effect of the added output on a model.
-
-    It shows whether asking for the representation changed what the model computes.
-    """
-
-    unchanged: bool
-    max_difference: float
-    """largest relative difference of the model's own outputs, with and without the added output"""
-    optimization: str
-    """graph optimisation level at which it was measured, and which the runner uses since"""
-
-
 class Runner:
     """A model in an ONNX Runtime session. It is the only stateful object of the check.
 
@@ -313,8 +299,8 @@ class Runner:
         mapped = graph.mapped(whole=whole) if self._maps else None
         return mapped or (graph.whole() if whole else graph.own())
 
-    def _open_graph(self, graph: bytes, level: str) -> tuple[ort.InferenceSession, str]:
-        return open_session(graph, self.model, self._device, level, threads=self._threads)
+    def _open_graph(self, graph: bytes, level: str = "all", device: str = "") -> tuple[ort.InferenceSession, str]:
+        return open_session(graph, self.model, device or self._device, level, threads=self._threads)
 
     def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
         """Open the session that scales uint8 pixels. It makes the model's input, on the device that the model got."""
@@ -326,7 +312,7 @@ class Runner:
         if first != CUDA:  # no engine is built for five operators
             device = "cuda" if first == TENSORRT else "cpu"
         graph = input_graph(preprocessing, self.model.image_input)
-        return open_session(graph, self.model, device, threads=self._threads)[0]
+        return self._open_graph(graph, device=device)[0]
 
     @property
     def fixed_batch(self) -> int | None:
@@ -447,28 +433,28 @@ class Runner:
         finally:
             self._session = measured
 
-    def output_unchanged(self, pixels: AnyArray) -> OutputCheck:
+    def output_difference(self, pixels: AnyArray) -> float:
         """Compare outputs with and without the added one. They are the model's own, on one batch.
 
-        ONNX Runtime fuses layers, and an output in the middle forbids some fusions. When the outputs differ, the
-        runner goes to lower graph optimisation until they agree, and keeps the last level either way.
+        Returns their largest relative difference. ONNX Runtime fuses layers, and an output in the middle forbids some
+        fusions. When the outputs differ, the runner goes to lower graph optimisation until they agree, and keeps the
+        last level either way: `execution` has it.
         """
+        difference = 0.0
         if not self.model.added_output:
-            return OutputCheck(True, 0.0, self.execution.optimization)
+            return difference
         names = [output.name for output in self.model.outputs]
-        limit = SAME_OUTPUT[self.model.precision]
-        session, _ = open_session(self._graph(whole=False), self.model, self._device, threads=self._threads)
+        session, _ = self._open_graph(self._graph(whole=False))
         (without,) = self._outputs(session, [pixels], names)
         del session
-        difference = LARGEST_DIFFERENCE
         for level in ("all", "basic", "none"):
             if level != self.execution.optimization:
                 self._open(level)
             (with_added,) = self._outputs(self._session, [pixels], names)
             difference = max(relative_difference(a, b) for a, b in zip(without, with_added, strict=True))
-            if difference <= limit:
+            if difference <= SAME_OUTPUT[self.model.precision]:
                 break
-        return OutputCheck(difference <= limit, difference, self.execution.optimization)
+        return difference
 
     def _outputs(
         self, session: Any, sets: Sequence[AnyArray], names: list[str], *, whole: bool = False

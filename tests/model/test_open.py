@@ -77,4 +77,4 @@ def test_quantised_classifiers(tmp_path: Path, kind: str) -> None:
     assert output.representation.dtype == np.float32
     # int8 steps are about 1/255 of the range of a tensor; two tensors lie on the way
     np.testing.assert_allclose(output.representation, truth, atol=0.03 * float(truth.max()))
-    assert Runner(found, "cpu").output_unchanged(pixels).unchanged
+    assert Runner(found, "cpu").output_difference(pixels) < 1e-4
