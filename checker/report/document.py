@@ -274,7 +274,7 @@ def _named(rows: Sequence[tuple[str, object]]) -> tuple[tuple[Words, Words], ...
 
 
 class Shown:
-    """The base of a report that is shown as a document. The module `document` of its room makes it."""
+    """The base of a report that is shown as a document (`document_of`)."""
 
     def to_json(self) -> str:
         """Return the JSON document, as `-o json`."""
@@ -299,9 +299,11 @@ class Shown:
 
 
 def document_of(report: Any) -> Document:
-    """Return the document of a question's report."""
-    room = type(report).__module__.rpartition(".")[0]
-    made: Document = import_module(f"{room}.document").document_of(report)
+    """Return the document of a question's report. The report's module makes it, or the module `document` beside it."""
+    module = import_module(type(report).__module__)
+    if not hasattr(module, "document_of"):
+        module = import_module(f"{module.__package__}.document")
+    made: Document = module.document_of(report)
     return made
 
 

@@ -14,12 +14,12 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, tell_stage
 from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.report.document import Shown
+from robustcheck_onnx.checker.report.document import Cell, Document, File, Section, Shown, Table
 from robustcheck_onnx.checker.report.forms import cautions
 from robustcheck_onnx.checker.report.reader import edits, read, ruling
 from robustcheck_onnx.checker.report.record import NoTruth, Report
 from robustcheck_onnx.checker.storage.places import local_path
-from robustcheck_onnx.checker.text import VERSION, quoted, short_digest
+from robustcheck_onnx.checker.text import VERSION, name_text, quoted, short_digest
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED, load_profile
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -306,4 +306,40 @@ def _rests_on(findings: list[Finding], signer: Path | Identity | None) -> str:
     return (
         "The numbers: only the report itself. They fit this model's digest, but nothing here shows that they were "
         "measured; --images with --rerun or a signature would."
+    )
+
+
+_SIGNS = {
+    "agrees": Cell("✓ agrees", "pass"),
+    "differs": Cell("✗ differs", "fail"),
+    "not checked": Cell("– not checked", "dim"),
+}
+
+
+def document_of(report: Verification) -> Document:
+    """Return a verification's document."""
+    result, code = report.result, report.exit_code
+    rows = tuple((each.check, _SIGNS[each.status], each.seen) for each in report.findings)
+    # where it does not hold, or nothing vouches for it, the rule and the last line say so
+    proof = (report.rests_on,) if result.startswith("VERIFIED") else ()
+    return Document(
+        question="verify",
+        title="Verification",
+        subject="does a report hold for this model?",
+        model=File(report.model),
+        facts=(),
+        summary=report.says,
+        sections=(
+            Section("Checks", "", (Table(("=check", "=result", "what was seen"), rows),), "short"),
+            Section("What follows", "", (*proof, report.rule), "short"),
+        ),
+        notes=(),
+        limits="",
+        version=report.tool_version,
+        verdict={0: Cell(f"✓ {result}", "pass"), 1: Cell(f"▲ {result}", "warn"), 3: Cell(f"✗ {result}", "fail")}[code],
+        exit_code=code,
+        cautions=report.cautions,
+        headline=f"{result}. {report.says}",
+        remark=f"The numbers are in `{report.report}`.",
+        line=f"{result} {name_text(report.report, ascii_only=False)}: {report.rule}",
     )
