@@ -94,6 +94,9 @@ def document_of(report: CompareReport) -> Document:
     required = [each for each in report.statistics if each.keeps != "not required"]
     kept = [sum(each.keeps == "kept" for each in required), sum(each.fate == "kept" for each in report.features)]
     in_line = f"; {index.plain}" if index and "index" in report.required else ""
+    decisive = reasons[0] if reasons else None
+    if index and "indication" not in report.required:
+        decisive = index.reason
     return Document(
         question="compare",
         title="Comparison",
@@ -112,7 +115,7 @@ def document_of(report: CompareReport) -> Document:
         exit_code=report.exit_code,
         cautions=tuple(cautions(outcome)),
         reasons=reasons,
-        step=(reasons[0].next_step, f"robustcheck explain {reasons[0].id}") if reasons else ("", ""),
+        step=(decisive.next_step, f"robustcheck explain {decisive.id}") if decisive else ("", ""),
         remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
         f"the reference {verdict_text(report.reference.verdict)}.",
         line=one_line(outcome) + in_line,

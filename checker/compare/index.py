@@ -108,10 +108,15 @@ class IndexReport(Frozen):
         return self.model_copy(update={"reasons": (*self.reasons, reason), "verdict": worst})
 
     @property
+    def reason(self) -> IndexReason | None:
+        """The first reason for the verdict."""
+        return next((each for each in self.reasons if each.verdict == self.verdict), None)
+
+    @property
     def plain(self) -> str:
         """Return the verdict with the first reason for it."""
-        found = [f": {each.seen}. {each.next_step}" for each in self.reasons if each.verdict == self.verdict]
-        return f"{SIGNS[self.verdict]} index: {self.verdict}{''.join(found[:1])}"
+        because = f": {self.reason.seen}. {self.reason.next_step}" if self.reason else ""
+        return f"{SIGNS[self.verdict]} index: {self.verdict}{because}"
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield label and text of each line. They are the same in every form for people."""
