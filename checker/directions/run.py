@@ -17,10 +17,9 @@ from robustcheck_onnx.checker.images.source import Images, open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.run import Collected, Inputs
-from robustcheck_onnx.checker.model.open import ModelFile
+from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
+from robustcheck_onnx.checker.runtime.head import head_from_file, read_head
 from robustcheck_onnx.checker.shift import labels, robustness, sets
 from robustcheck_onnx.checker.shift.records import SetResult
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
@@ -49,33 +48,6 @@ def parse_sets(
                 f"--in photos/ {option} {quoted(values[0])}",
             )
     return [], {}
-
-
-def open_labelled(
-    specs: Sequence[sets.Spec], inputs: Inputs, maps: dict[str, str], head: LinearHead, opened: ModelFile
-) -> list[sets.ImageSet]:
-    """Open the labelled sets and read their labels. The in-distribution set comes first."""
-    run, n_classes, names = inputs.job.options, len(head.bias), sets.class_names(opened)
-    sources = [
-        inputs.source
-        if i == 0 and as_typed(spec.place) == run.images
-        else open_images(spec.place, seed=run.seed, limit=run.max_images)
-        for i, spec in enumerate(specs)
-    ]
-    known = labels.Scores(n_classes, names if len(names) == n_classes else ())
-    return sets.with_labels(specs, sources, [labels.labels_of(source) for source in sources], maps, known)
-
-
-def put_labels(each: sets.ImageSet, collected: Collected, head: LinearHead) -> tuple[Labelled, SetResult]:
-    """Label the usable images, and count those that the head predicts right.
-
-    Labels are in the order of the representations; skipped images have none.
-    """
-    usable = set(collected.names)
-    right = [classes for entry, classes in zip(each.source.entries, each.right, strict=True) if entry.name in usable]
-    found = Labelled(each.spec.name, collected.representations, right, each.map.compete)
-    result = each.result(collected.read, len(set(right)), correct(head, found))
-    return found._replace(result=result), result
 
 
 MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
@@ -153,7 +125,15 @@ def directions(
     are_photos = inputs.source.kind != "tensors"
     runner = measure.open_runner(inputs, photos=are_photos)
     linear = own or head_from_file(Path(str(head)), measure.n_features(runner, inputs))
-    prepared = open_labelled(specs, inputs, maps, linear, opened)
+    sources = [
+        inputs.source
+        if i == 0 and as_typed(spec.place) == run.images
+        else open_images(spec.place, seed=run.seed, limit=run.max_images)
+        for i, spec in enumerate(specs)
+    ]
+    n_classes, names = len(linear.bias), sets.class_names(opened)
+    scores = labels.Scores(n_classes, names if len(names) == n_classes else ())
+    prepared = sets.with_labels(specs, sources, [labels.labels_of(source) for source in sources], maps, scores)
     collected = measure.collect(runner, inputs, progress=progress)
     difference = None if own is None else measure.difference_of_head(own, collected, opened)
     h = collected.representations[usable_rows(collected.representations).usable]
@@ -169,8 +149,11 @@ def directions(
         of_set = collected
         if each.source is not inputs.source:
             of_set = measure.collect(for_labels, inputs, each.source, progress=progress, label=each.spec.name)
-        labelled_set, result = put_labels(each, of_set, linear)
-        measured.append(labelled_set)
+        usable = set(of_set.names)  # skipped images have no row
+        right = [right for entry, right in zip(each.source.entries, each.right, strict=True) if entry.name in usable]
+        predicted = Labelled(each.spec.name, of_set.representations, right, each.map.compete)
+        result = each.result(of_set.read, len(set(right)), correct(linear, predicted))
+        measured.append(predicted._replace(result=result))
         results.append((result, of_set.digests))
     isolation.tell_stage(progress, "decomposing the head")
     beside = tuple(robustness.put_beside(*results[0], *each, baseline) for each in results[1:])
