@@ -108,7 +108,7 @@ def test_models(refused: Refused) -> None:
 def test_no_feature_at_all(refused: Refused) -> None:
     text = "flat = Flatten(image); none = Slice(flat, [0], [0], [1])"
     onnx.save(written(text, ("none", TensorProto.FLOAT, ("n", 0)), before=""), "bad.onnx")
-    refused(3, "shape of none is (1, 0); it must have features", model="bad.onnx --tensor none")
+    refused(3, "shape of none is (3, 0); it must have features", model="bad.onnx --tensor none")
 
 
 SOUND = json.dumps(lookup.lookup_contract())
