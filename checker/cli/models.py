@@ -101,7 +101,8 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
         in_html = any(each.form == "html" for each in destinations)
 
         def judged(model: str) -> Report | Exception:
-            is_last = not in_html if model == models[-1] else n > 1
+            # a child ends with the thread that starts it: those side by side start none for later
+            is_last = n > 1 or (model == models[-1] and not in_html)
             about = redact(model)
             try:
                 with progress_of(about) as tell:
@@ -132,8 +133,10 @@ def _n_side_by_side(settings: Settings, models: Sequence[str], wall: Wall) -> in
     on_gpu = settings.device != "cpu" and (settings.device != "auto" or any(map(os.path.exists, GPUS)))
     if len(models) == 1 or on_gpu or settings.timeout or not all(map(os.path.isfile, models)):
         return 1
-    files = [file for path in map(Path, models) for file in path.parent.glob(f"{escape(path.name)}*")]  # and weights
-    return min(len(models), wall.n_side_by_side(3 * max(file.stat().st_size for file in files) + CHILD_BYTES))
+    with suppress(OSError, ValueError):  # no size is known of a broken link, or in a folder that can't be listed
+        weights_too = (file for path in map(Path, models) for file in path.parent.glob(f"{escape(path.name)}*"))
+        return min(len(models), wall.n_side_by_side(3 * max(file.stat().st_size for file in weights_too) + CHILD_BYTES))
+    return 1
 
 
 def _outcome(model: str, fault: Report | Exception, invocation: Invocation) -> Outcome:

@@ -202,6 +202,9 @@ def test_models_that_share_a_gpu_or_a_limit_of_time_are_checked_one_after_the_ot
     assert (run(call).returncode, asked.call_count) == (1, 1)
     assert asked.call_args.args[-1] > 3 * Path("pass.onnx").stat().st_size
     assert (run(f"{call} --timeout 60").returncode, asked.call_count) == (1, 1)
+    Path("pass.onnx.old").symlink_to("absent")  # beside a model, where its weights are looked for
+    assert (run(call).returncode, asked.call_count) == (1, 1)
+    Path("pass.onnx.old").unlink()
     monkeypatch.setattr(models, "GPUS", ("pass.onnx",))
     assert (run(call).returncode, run(f"{call} --device cpu").returncode, asked.call_count) == (1, 1, 2)
 

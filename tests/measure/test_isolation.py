@@ -102,12 +102,11 @@ def test_models_side_by_side_get_the_reports_that_they_get_alone(
         monkeypatch.setattr(isolation.Wall, "n_side_by_side", lambda *_, n=n: n)
         if n == 2:
             monkeypatch.setattr(isolation.Wall, "run", waits)
-        words = ["--images", photos, "--no-time", "-q", "-o", f"json={tmp_path / 'all.json'}", "-o", "terminal"]
-        code = robustcheck(text, model, other, *words)
-        out, err = capfd.readouterr()
-        written.append((code, out, err, (tmp_path / "all.json").read_bytes()))
+        into = [f"-o{form}={tmp_path / form}" for form in ("json", "html")]
+        code = robustcheck(text, model, other, "--images", photos, "--no-time", "-q", "-o", "terminal", *into)
+        written.append((code, *capfd.readouterr(), *((tmp_path / form).read_bytes() for form in ("json", "html"))))
     assert written[0] == written[1]
-    assert (written[0][0], written[0][2].count("error:")) == (3, 1)
+    assert (written[0][0], written[0][2].count("error:"), b"data:image" in written[0][4]) == (3, 1, True)
 
 
 @pytest.mark.long
