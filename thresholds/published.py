@@ -355,7 +355,8 @@ def _aliases() -> Mapping[tuple[str, ...], tuple[str, ...]]:
     (library, name, weights) → (library, model, weights) of a row; no weights = the name brings its own.
     """
     with (DATA / "published_aliases.csv").open(encoding="utf-8", newline="") as file:
-        return {tuple(row[:3]): tuple(row[3:]) for row in csv.reader(file)}
+        _, *rows = csv.reader(file)
+    return {tuple(row[:3]): tuple(row[3:]) for row in rows}
 
 
 @cache

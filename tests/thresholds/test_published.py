@@ -150,6 +150,7 @@ def test_what_is_not_certain_is_not_found() -> None:
         ("timm", "vit_base_patch32_clip_224.openai", "openai"),  # timm's own image tower of CLIP: no row of timm's
         ("torchvision", "vgg16", "IMAGENET1K_V1"),  # timm has its own copy: not the same file
         ("transformers", "clip-vit-base-patch32", "local folder"),
+        ("library", "name", "weights"),  # the heads of a table's columns
     ):
         assert published.find(library, name, weights) == ()
         assert published.context_for(library, name, weights) is None
