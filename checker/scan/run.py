@@ -19,10 +19,10 @@ from robustcheck_onnx.checker.evidence import Execution, ImageFacts, RunOptions
 from robustcheck_onnx.checker.images.source import Images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import ImagesRead, Job, Prepared, stack
+from robustcheck_onnx.checker.measure.job import ImagesRead, Job, stack
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
+from robustcheck_onnx.checker.representations import MadeWith, checked_path, saving
 from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, relative_difference
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
@@ -99,10 +99,22 @@ def scan(
                 assert again is not None
                 difference = max(difference, relative_difference(own.class_output, again))
             depths = [Depth(tap) for tap in plan.taps]
+            *ends, n_numbers = np.cumsum([tap.n_numbers for tap in plan.taps])
             for batch in measure.batches(
                 itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
             ):
-                _add(runner, depths, batch, saver)
+                rows, representations = runner.represent(stack(batch))
+                if saver is not None:
+                    usable = usable_rows(representations).usable
+                    saver.add(representations[usable], list(itertools.compress(batch, usable)))
+                if rows.shape[1] != n_numbers:
+                    raise CannotAssessError(
+                        f"{opened.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned "
+                        "from its first images: the number of tokens must not depend on the images",
+                        f"robustcheck scan {quoted(opened.path)} --block TENSOR",
+                    )
+                for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
+                    depth.update(part)
         read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_found > len(inputs.source))
         facts_of_images = read.facts(inputs.source)
         layers = tuple(
@@ -156,24 +168,6 @@ def scan(
         notes=_notes(inputs, facts, layers, facts_of_images, runner.execution),
         time=Time.until_now(clock, read.n_usable),
     )
-
-
-def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], saver: Saver | None) -> None:
-    """Run one batch and add its numbers. They go to each block's, and its representations to the file."""
-    *ends, n_numbers = np.cumsum([depth.tap.n_numbers for depth in depths])
-    rows, representations = runner.represent(stack(batch))
-    if saver is not None:
-        usable = usable_rows(representations).usable
-        images = [image for image, is_usable in zip(batch, usable, strict=True) if is_usable]
-        saver.add(representations[usable], images)
-    if rows.shape[1] != n_numbers:
-        raise CannotAssessError(
-            f"{runner.model.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned from "
-            "its first images: the number of tokens must not depend on the images",
-            f"robustcheck scan {quoted(runner.model.path)} --block TENSOR",
-        )
-    for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
-        depth.update(part)
 
 
 def _notes(
