@@ -26,9 +26,11 @@ from robustcheck_onnx.checker.report.words import SIGNS, verdict_text
 from robustcheck_onnx.checker.text import number_text, percent_text
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, fallback_note
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
+from robustcheck_onnx.checker.verdict.rule import Reason
 
 from .changes import Keeps
 from .forms import as_side, reference_name
+from .index import IndexReason
 from .judge import CompareReport, range_text
 from .pairs import KEPT_CKA, Fate, FeatureFate
 
@@ -94,7 +96,7 @@ def document_of(report: CompareReport) -> Document:
     required = [each for each in report.statistics if each.keeps != "not required"]
     kept = [sum(each.keeps == "kept" for each in required), sum(each.fate == "kept" for each in report.features)]
     in_line = f"; {index.plain}" if index and "index" in report.required else ""
-    decisive = reasons[0] if reasons else None
+    decisive: Reason | IndexReason | None = reasons[0] if reasons else None
     if index and "indication" not in report.required:
         decisive = index.reason
     return Document(
