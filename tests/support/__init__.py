@@ -66,7 +66,7 @@ Fault = TypeVar("Fault", bound=BaseException)
 
 def raised(kind: type[Fault], said: str, call: Callable[..., object], *given: Any, **named: Any) -> Fault:
     """The error of a call, which must be of this kind and match these words."""
-    with pytest.raises(kind, match=said) as caught:
+    with pytest.raises(kind, match=said or None) as caught:
         call(*given, **named)
     return caught.value
 
