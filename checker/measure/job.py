@@ -431,15 +431,17 @@ class Facts:
 
         Sums must come from the same model, preprocessing and list of images, on the same execution provider.
         """
-        pairs = {
-            "model": [(m.digest, m.tensor, m.pool) for m in self.models]
-            == [(m.digest, m.tensor, m.pool) for m in other.models],
-            "preprocessing": self.preprocessing == other.preprocessing,
-            "list of images": (self.n_images, self.names) == (other.n_images, other.names),
-            "execution": [(e.providers, e.optimization, e.runtime) for e in self.executions]
-            == [(e.providers, e.optimization, e.runtime) for e in other.executions],
+        theirs = other._shared
+        return ", ".join(what for what, ours in self._shared.items() if ours != theirs[what])
+
+    @property
+    def _shared(self) -> dict[str, object]:
+        return {
+            "model": [(m.digest, m.tensor, m.pool) for m in self.models],
+            "preprocessing": self.preprocessing,
+            "list of images": (self.n_images, self.names),
+            "execution": [(e.providers, e.optimization, e.runtime) for e in self.executions],
         }
-        return ", ".join(what for what, same in pairs.items() if not same)
 
 
 def conclude(

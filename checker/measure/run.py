@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Container, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -274,6 +274,7 @@ def batches(
     first_look: int = FIRST_LOOK,
     progress: Tell | None = None,
     label: Callable[[], str] = str,
+    n_shown: int = 0,
 ) -> Generator[list[Ready], None, None]:
     """Put images into batches and count them.
 
@@ -287,6 +288,7 @@ def batches(
         first_look: images at the first look.
         progress: called after every batch; before the first one is through, after every image.
         label: what the progress says next to the numbers.
+        n_shown: images that the progress has shown before.
     """
     clock, is_first = time.perf_counter(), True
 
@@ -296,7 +298,7 @@ def batches(
             progress(Progress(read.n_read, n_images, rate, label()))
 
     def tick() -> None:
-        if progress is not None and is_first:
+        if progress is not None and is_first and read.n_read > n_shown:
             progress(Progress(read.n_read, n_images, 0.0, "", FIRST_IMAGES))
 
     batch: list[Ready] = []
@@ -446,7 +448,14 @@ def until_decided(
 ) -> tuple[Facts, Measurement, bool]:
     """Try the model, and measure until the evidence decides. True: it does; False: the images end first."""
     batch_size = opened.job.options.batch_size
-    first = take_probe(decoded, max(TRIED, min(batch_size, profile.min_images)))
+
+    def counted() -> Iterator[Prepared | Skipped]:
+        for n_read, item in enumerate(decoded, 1):
+            if progress is not None:
+                progress(Progress(n_read, len(opened.source), 0.0, "", FIRST_IMAGES))
+            yield item
+
+    first = take_probe(counted(), max(TRIED, min(batch_size, profile.min_images)))
     facts, rows = probe_measured(opened, usable(first))
     LOG.debug("%s: batch invariance and output were tried", opened.job.model)
     total = nothing_yet(1)
@@ -460,6 +469,7 @@ def until_decided(
         first_look=profile.min_images,
         progress=progress,
         label=lambda: closest[-1],
+        n_shown=len(first),
     )
     for batch in of_images:
         add_batch(opened, total, batch, watch, [each[: len(batch)] for each in rows if len(each) >= len(batch)])
