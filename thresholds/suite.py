@@ -198,7 +198,10 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
         raise SuiteError(*_choice(where, "group", entry.group, GROUPS))
     if "(" in name or not name.isprintable():
         raise SuiteError(f"{where}: id is {name!r}; it must be printable and have no parenthesis", 'id = "…"')
-    mean_pp, extrapolated = _known(where, entry)
+    row = None if entry.published is None else published_row(where, entry.published)
+    mean_pp, extrapolated = (row.mean_pp, bool(row.extrapolated & set(MEAN_SHIFTS))) if row else (None, False)
+    if entry.accuracies is not None:  # the entry's own count
+        mean_pp, extrapolated = _mean(where, entry.accuracies)
     label = entry.label
     follows: Label | None = None if mean_pp is None else label_from(mean_pp, rule)
     if label is None:
@@ -217,17 +220,6 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
             "correct the label or the accuracies",
         )
     return Member(name, entry.checkpoint or name, entry, label, mean_pp, extrapolated)
-
-
-def _known(where: str, entry: Entry) -> tuple[float | None, bool]:
-    """Return an entry's mean effective robustness.
-
-    The entry's own accuracies count, else its published row; the flag marks an extrapolation.
-    """
-    row = None if entry.published is None else published_row(where, entry.published)
-    if entry.accuracies is not None:
-        return _mean(where, entry.accuracies)
-    return (row.mean_pp, bool(row.extrapolated & set(MEAN_SHIFTS))) if row else (None, False)
 
 
 def published_row(where: str, key: str) -> published.Published:
