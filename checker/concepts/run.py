@@ -12,14 +12,13 @@ from typing import Unpack
 import numpy as np
 
 from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.arrays import Bools, Float32s
+from robustcheck_onnx.checker.arrays import Bools
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Collected, Inputs
-from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.storage.places import local_path
@@ -126,7 +125,22 @@ def concepts(
         )
     names = [found.names[index] for index in judged]
     positives = [np.flatnonzero(present[:, index]) for index in judged]
-    looked_at, source = _directions(of, chosen, h, opened)
+    tensor = opened.representation.tensor
+    if of == "features":
+        looked_at, source = directions.of_features(h.shape[1]), f"the features of {tensor}"
+    elif chosen is None:
+        looked_at, source = directions.of_axes(h), f"principal axes of {tensor}, these images"
+    else:
+        looked_at, source = (
+            directions.of_head(chosen.weight),
+            f"right singular vectors of the weight of {chosen.source}",
+        )
+    if looked_at.n == 0:
+        raise CannotAssessError(
+            f"{opened.path}: no directions found ({source}); the head must have a weight other than 0, or the "
+            "representations must differ",
+            f"robustcheck inspect {quoted(opened.path)}",
+        )
     stage = "ranking the images along each direction"
     isolation.tell_stage(progress, stage)
 
@@ -214,24 +228,6 @@ def _labels(collected: Collected, found: ConceptSet) -> Bools:
             )
         present[row, [column[name] for name in found.concepts[digest]]] = True
     return present
-
-
-def _directions(of: str | None, head: LinearHead | None, h: Float32s, opened: ModelFile) -> tuple[Directions, str]:
-    """The directions, and what they are in words."""
-    tensor = opened.representation.tensor
-    if of == "features":
-        made, source = directions.of_features(h.shape[1]), f"the features of {tensor}"
-    elif head is None:
-        made, source = directions.of_axes(h), f"principal axes of {tensor}, these images"
-    else:
-        made, source = directions.of_head(head.weight), f"right singular vectors of the weight of {head.source}"
-    if made.n == 0:
-        raise CannotAssessError(
-            f"{opened.path}: no directions found ({source}); the head must have a weight other than 0, or the "
-            "representations must differ",
-            f"robustcheck inspect {quoted(opened.path)}",
-        )
-    return made, source
 
 
 def _set_notes(found: ConceptSet, looked_at: Directions, present: Bools, judged: Sequence[Concept]) -> list[str]:
