@@ -219,7 +219,9 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     assert compare("weak.onnx same.onnx --require index") == 0  # WARN, and the index can stay
     assert compare("weak.onnx same.onnx") == 1
     assert compare("--strict -o html=report.html --require index -- turned.onnx reference.onnx") == 1
-    assert "data:image/jpeg" in Path("report.html").read_text(encoding="utf-8")
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg" in page
+    assert "It holds small copies of photos" in page
     capsys.readouterr()
     for words, said in {
         "near.onnx reference.onnx --require both": "--require is 'both'",
