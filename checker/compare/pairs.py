@@ -261,18 +261,8 @@ def same_nearest(k: Array, m: Array) -> float | None:
     return float(np.mean((ours & theirs).sum(axis=1) / (ours | theirs).sum(axis=1)))
 
 
-def cosine_change(x: Array, y: Array) -> float:
-    """Return how much the cosines between images changed.
-
-    It is their root mean square difference in two representations; no rotation changes them.
-
-    Args:
-        x: (image, feature); y: (image, other); at the scale of `scaled`, of at least two images.
-    """
-    return _rms_off_diagonal(cosines(x) - cosines(y))
-
-
 def _rms_off_diagonal(change: Array) -> float:
+    """Return the root mean square of a difference of two `cosines`. No rotation changes these."""
     off = ~np.eye(len(change), dtype=bool)
     return float(np.sqrt(np.mean(change[off] ** 2)))
 
@@ -420,7 +410,12 @@ def fates(
             by_index.append("undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column]))
     claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     rest = None
-    if theirs is not None and "lost" in by_index and len(x) > 1 and cosine_change(x, y) <= SAME_COSINES:
+    if (
+        theirs is not None
+        and "lost" in by_index
+        and len(x) > 1
+        and _rms_off_diagonal(cosines(x) - cosines(y)) <= SAME_COSINES
+    ):
         rest = np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0)
 
     def stayed(index: int, where: int) -> bool:

@@ -148,8 +148,8 @@ def compare(
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
     baseline_digest = sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else ""
-    named = {"--index": index.file, "--text": index.text}
-    files = {option: open_vectors(file, option) for option, file in named.items() if file is not None}
+    named = (("--index", index.file), ("--text", index.text))
+    files = {option: open_vectors(file, option) for option, file in named if file is not None}
     jobs = [Job(model, run) for model in models]
     isolation.tell_stage(progress, "loading the candidate")
     opened = [measure.open_job(jobs[0], source=given)]
@@ -338,33 +338,23 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, Im
         for batch in measure.batches(
             decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
         ):
-            pair = _add(first, second, batch, pair, described)
+            ours = first.runners[0].run(stack(batch))
+            theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
+            pair = pair or Pair(_side(first, ours), _side(second, theirs))
+            keys = [measure.key_of(both.digest) for both in batch]
+            is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
+            usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
+            pair.images += [(both.name, both.digest) for both in usable[: pairs.KEPT_IMAGES - len(pair.images)]]
+            for index, output in enumerate((ours, theirs)):
+                rows = described_rows(output.representation[is_usable], [both.sketch for both in usable])
+                described[index] = merge_described(described[index], rows)
+            a, b = ours.class_output, theirs.class_output
+            if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
+                pairs.add_predictions(pair, a, b)
     if pair is None:
         read.check_usable(first.source)
         raise AssertionError("check_usable refuses a set without a usable image")
     return pair, read, described
-
-
-def _add(
-    first: Opened, second: Opened, batch: Sequence[_Both], pair: Pair | None, described: list[DescribedRows]
-) -> Pair:
-    """Run one batch through both models and add it."""
-    ours = first.runners[0].run(stack(batch))
-    theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
-    if pair is None:
-        pair = Pair(_side(first, ours), _side(second, theirs))
-    keys = [measure.key_of(both.digest) for both in batch]
-    both_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
-    used_images = [(both.name, both.digest) for both, used in zip(batch, both_usable, strict=True) if used]
-    pair.images += used_images[: pairs.KEPT_IMAGES - len(pair.images)]
-    sketches = [both.sketch for both, used in zip(batch, both_usable, strict=True) if used]
-    for index, output in enumerate((ours, theirs)):
-        rows = described_rows(output.representation[both_usable], sketches)
-        described[index] = merge_described(described[index], rows)
-    a, b = ours.class_output, theirs.class_output
-    if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
-        pairs.add_predictions(pair, a, b)
-    return pair
 
 
 def _side(opened: Opened, output: RunOutput) -> Side:
