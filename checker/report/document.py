@@ -299,7 +299,7 @@ class Shown:
 
 
 def document_of(report: Any) -> Document:
-    """Return the document of a question's report. The report's module makes it, or the module `document` beside it."""
+    """Return the document of a question's report. The report's module makes it, or `document` of its room."""
     module = import_module(type(report).__module__)
     if not hasattr(module, "document_of"):
         module = import_module(f"{module.__package__}.document")
