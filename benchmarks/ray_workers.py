@@ -2,8 +2,8 @@
 
     python benchmarks/ray_workers.py MODEL.onnx [--shards 6]
 
-One model on the bundled photos over and over, in a cluster that runs already: with one worker, with two, and with two
-of which one is killed. Needs the extra `ray`. The evidence must be the same but for its execution.
+One model on the bundled photos over and over, in a cluster that runs already: with one worker on one core, with two on
+two, and with two of which one is killed. Needs the extra `ray`. The evidence must be the same but for its execution.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job
 from robustcheck_onnx.thresholds import profile
 
+CORES = sorted(os.sched_getaffinity(0))
 PHOTOS = Path(__file__).parent.parent / "checker" / "photos"
 
 
@@ -33,7 +34,8 @@ def kill_one(after_s: float, stop: threading.Event) -> None:
 
 
 def measured(job: Job, workers: int, kill_after_s: float | None = None) -> tuple[float, Any]:
-    """Seconds of the job, and its evidence."""
+    """Seconds of the job on as many cores as workers, and its evidence."""
+    os.sched_setaffinity(0, CORES[:workers])
     ray, stop = engine.import_ray(own_cluster=True), threading.Event()
     with engine.open_cluster(ray, workers, None):
         killer = threading.Thread(target=kill_one, args=(kill_after_s or 0.0, stop))
