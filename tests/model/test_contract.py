@@ -53,3 +53,8 @@ def test_what_is_no_contract() -> None:
     assert parse_text("someone", "author") is None
     for text, message in {"{": "is not JSON", "[]": "is a JSON list", "{}": "schema_version: Field required"}.items():
         raised(CannotAssessError, f"contract .*{message}", parse_text, text)
+
+
+def test_two_contracts() -> None:
+    entry = StringStringEntryProto(key=CONTRACT_KEY, value=json.dumps(VALID))
+    raised(CannotAssessError, "number of contracts is 2", parse_contract, ModelProto(metadata_props=[entry, entry]), "m")
