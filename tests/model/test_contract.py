@@ -57,4 +57,4 @@ def test_what_is_no_contract() -> None:
 
 def test_two_contracts() -> None:
     entry = StringStringEntryProto(key=CONTRACT_KEY, value=json.dumps(VALID))
-    raised(CannotAssessError, "number of contracts is 2", parse_contract, ModelProto(metadata_props=[entry, entry]), "m")
+    raised(CannotAssessError, "number of contracts is 2", parse_contract, ModelProto(metadata_props=[entry] * 2), "m")
