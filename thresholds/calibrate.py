@@ -164,15 +164,21 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
 
     Raises CannotFitError: no tensor can be fitted.
     """
-    ranked = [
-        (-one.left_out_false_pass, one.n_passing, -one.left_out_false_warn, one.gap or 0.0, -TENSORS.index(one.tensor))
-        for one in compared
-        if not one.fault
-    ]
-    if not ranked:
+    fitted = [one for one in compared if not one.fault]
+    if not fitted:
         why = "; ".join(f"{one.tensor}: {one.fault}" for one in compared)
         raise CannotFitError(f"no thresholds can be fitted; {why or 'there is no row'}")
-    return TENSORS[-max(ranked)[-1]]
+    best = max(
+        fitted,
+        key=lambda one: (
+            -one.left_out_false_pass,
+            one.n_passing,
+            -one.left_out_false_warn,
+            one.gap or 0.0,
+            -TENSORS.index(one.tensor),
+        ),
+    )
+    return best.tensor
 
 
 def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:

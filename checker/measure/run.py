@@ -167,10 +167,11 @@ def _own_outputs(models: Sequence[ModelFile]) -> bool:
 
 def take_probe(decoded: Iterable[Prepared | Skipped], n: int = TRIED) -> list[Prepared | Skipped]:
     """Take images until `n` are usable. All are taken if they are fewer."""
-    first: list[Prepared | Skipped] = []
+    first, n_usable = list[Prepared | Skipped](), 0
     for item in decoded:
         first.append(item)
-        if len(usable(first)) == n:
+        n_usable += isinstance(item, Prepared)
+        if n_usable == n:
             break
     return first
 
@@ -442,7 +443,7 @@ def model_facts(
 def until_decided(
     opened: Opened,
     profile: Profile,
-    decoded: Iterable[Prepared | Skipped],
+    decoded: Iterator[Prepared | Skipped],
     progress: Tell | None,
     watch: Watch | None,
 ) -> tuple[Facts, Measurement, bool]:
@@ -472,8 +473,9 @@ def until_decided(
         n_shown=len(first),
     )
     for batch in of_images:
-        add_batch(opened, total, batch, watch, [each[: len(batch)] for each in rows if len(each) >= len(batch)])
-        rows = [each[len(batch) :] for each in rows]
+        own, rows = [each[: len(batch)] for each in rows], [each[len(batch) :] for each in rows]
+        are_all = all(len(each) == len(batch) for each in own)  # else they end inside this batch: it runs
+        add_batch(opened, total, batch, watch, own if are_all else ())
         state, n_usable = total.tensors[0].state, total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue

@@ -382,13 +382,14 @@ class Runner:
             measured: what `represent_in_batches` gives for them; None = computed here.
         """
         rows = self.represent_in_batches(pixels) if measured is None else measured
-        usual = self.fixed_batch or min(self._batch_size, self._pass_images)
-        alone = [pixels[i : i + 1] for i in range(0 if usual < 2 else min(TRIED, len(pixels)))]
+        usual = self.fixed_batch or min(self._batch_size, self._pass_images)  # images of a measured pass
+        measured_alone = usual == 1
+        alone = [] if measured_alone else [pixels[i : i + 1] for i in range(min(TRIED, len(pixels)))]
         most = max(TRIED, self.fixed_batch or usual + 1)
-        while most > 1 < len(pixels):
+        while most > 1 and len(pixels) > 1:
             sizes = sorted({min(TRIED, most), most})
             orders = [np.resize(np.arange(min(len(pixels), size))[::-1], size) for size in sizes]
-            if usual < 2:
+            if measured_alone:
                 orders.append(orders[0][::-1])
             try:
                 outputs = self._represent([*(pixels[order] for order in orders), *alone], whole=True)
@@ -396,7 +397,7 @@ class Runner:
             except EnvironmentFaultError:
                 if self.fixed_batch:
                     raise
-                most = usual if most // 2 < usual < most else most // 2
+                most = max(most // 2, usual) if most > usual else most // 2
                 self._pass_images = min(self._pass_images, most)
         else:
             return (None,) * len(self.models)

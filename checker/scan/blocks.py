@@ -92,9 +92,8 @@ class Ancestry:
             bits = own = 1 << i
             for name in self.reads(node):
                 bits |= self.above[name]
-            made = [name for name in node.output if name]
-            self.own.update(dict.fromkeys(made, own))
-            self.above.update(dict.fromkeys(made, bits))
+            for name in filter(None, node.output):
+                self.own[name], self.above[name] = own, bits
         self.to_end = self.above[end]
 
     def reads(self, node: onnx.NodeProto) -> list[str]:
@@ -138,8 +137,8 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
         if meeting := _source(ancestry, *branches):
             source, inside = meeting
             readers = consumers.get(total, [])
-            ends_in_it = [r.op_type in ACTIVATION and "oftmax" not in r.op_type for r in readers] == [True]
-            output = readers[0].output[0] if ends_in_it else total
+            reader = readers[0].op_type if len(readers) == 1 else ""
+            output = readers[0].output[0] if reader in ACTIVATION and "oftmax" not in reader else total
             ops = {member.op_type for member in ancestry.members(inside)}
             kind = "attention" if ops & ATTENTION else "convolution" if any("Conv" in op for op in ops) else "mlp"
             residuals.append(Residual(total, output, source, branches, kind, ancestry.own[total], inside))
