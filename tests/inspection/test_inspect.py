@@ -238,7 +238,7 @@ def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: Captur
     assert [robustcheck("inspect", tmp_path), robustcheck("inspect", path)] == [0, 0]
     said = capsys.readouterr().out
     assert said == 2 * said[: len(said) // 2]
-    assert f"Inspection  {path}"[:60] in said
+    assert f"Inspection{path}" in "".join(said.split())  # a long path has a line of its own
 
 
 def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: Capture) -> None:
