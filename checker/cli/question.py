@@ -92,9 +92,17 @@ class Question(Call):
         if not self.settings.quiet:
             sys.stdout.write(f"{line}\n")
 
-    def reads(self, *places: Place | None) -> None:
-        """Note what the verb reads: no document may replace it."""
-        known = [place for place in places if place is not None]
+    def reads(self, *places: Place | str | None) -> None:
+        """Note what the verb reads: no document may replace it.
+
+        What the table's options name is noted, too. places: a text is PATH or NAME=PATH.
+        """
+        from robustcheck_onnx.checker.storage.places import parse_place
+
+        settings = self.settings
+        named = [place for place in (*places, settings.preprocess, settings.images, settings.thresholds) if place]
+        named += [path for place in named if isinstance(place, str) and (path := place.partition("=")[2])]
+        known = [parse_place(place) for place in named]
         self.destinations = destinations_of(self.settings.output, known, self._forms)
 
     def measured(self, function: Callable[..., Result], model: Path, *places: Any, **given: Any) -> Result:

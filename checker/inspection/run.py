@@ -306,7 +306,7 @@ def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     chosen, head, image, contract = (facts[key] for key in ("representation", "head", "image_input", "contract"))
     scaling, external, values = facts["scaling"], facts["external"], facts["preprocessing"]
     size, shape = f"{image['height'] or '?'} by {image['width'] or '?'} px", show_shape(chosen["shape"])
-    unknown = f"not known: {facts['preprocessing_not_known']}"
+    unknown = Cell(f"not known: {facts['preprocessing_not_known']}")
     sources = ", ".join(dict.fromkeys(row["source"].removesuffix(" (scaled)") for row in values or ()))
     others = tuple(
         (*(name(other[key]) for key in ("tensor", "op", "rule")), other["why"]) for other in facts["alternatives"]
@@ -316,7 +316,7 @@ def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         Section("Decisive facts", "", (_rows({
             "tensor": f"{chosen['tensor']} {shape}, {chosen['rule']}, ends in {chosen['ends_in']}",
             "why": chosen["why"],
-            "preprocessing": f"{size}, {f'from {sources}' if values else unknown}",
+            "preprocessing": f"{size}, {f'from {sources}' if values else unknown.text}",
         }),), "brief"),
         Section("Representation", "what the check reads", (_rows({
             "tensor": chosen["tensor"],

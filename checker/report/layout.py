@@ -322,7 +322,7 @@ class _Fitting:
         heads = [table.heads[i].removeprefix("?") for i in places]
         if rows := table.rows[: self.most]:
             yield table_of(pen, heads, ([row[i] for i in places] for row in rows))
-        if more := len(table.rows) - len(rows):
+        if rows and (more := len(table.rows) - len(rows)):
             yield pen.say(f"and {more} more", "dim")
         last = [table.legend, f"{', '.join(hidden)}: from {WIDE + INDENT} columns on" if hidden else ""]
         if any(last):

@@ -331,7 +331,7 @@ def document_of(report: Verification) -> Document:
         summary=report.says,
         sections=(
             Section("Checks", "", (Table(("=check", "=result", "what was seen"), rows),), "short"),
-            Section("What follows", "", (*proof, report.rule), "short"),
+            Section("What follows", "", (*map(Cell, proof), Cell(report.rule)), "short"),
         ),
         notes=(),
         limits="",

@@ -79,6 +79,8 @@ def test_nothing_that_may_be_missing_is_written(kept: CompareReport) -> None:
     text = words(parse(page_of(bare)))
     assert "Not compared: the baseline's images" in text
     assert "not in pairs" in text
+    nothing = but(bare, statistics=tuple(but(each, keeps="not required") for each in bare.statistics))
+    assert "more" not in shown(nothing)  # than no row
 
 
 def test_photos_that_are_not_the_readers_are_said_first() -> None:

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from rich.console import Console, RenderableType
 
 from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
+from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.inspection.run import Inspected, inspected
 from robustcheck_onnx.checker.report import layout
 from robustcheck_onnx.checker.report.document import document_of
@@ -124,9 +125,12 @@ def test_doctor() -> None:
 
 def test_ascii(tmp_path: Path) -> None:
     path = save(classifier(), tmp_path / "modèle.onnx")
-    text = lines(of_file(path), 120, ascii_only=True)
+    (tmp_path / "modèle.robustcheck.json").write_text("[]")
+    text = lines(of_file(path), 120, verbose=True, ascii_only=True)
     assert text.isascii()
+    assert "not known: " in text
     assert "mod\\xe8le.onnx" in text
+    assert "modele" not in text  # a name is exact
 
 
 # ------------------------------------------------------------------------------------------- can this file pass?
@@ -278,6 +282,12 @@ def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: Captur
     for words in ([tmp_path / "gone.onnx"], [path, "--tensor", "gone"], [path, "--preprocess", "gone"]):
         assert robustcheck("inspect", *words) == 2
         assert capsys.readouterr().out == ""
+    values = but(CLIP, size=(8, 8), resize_size=(8, 8)).model_dump_json()
+    (own := tmp_path / "pre.json").write_text(values)
+    assert robustcheck("inspect", path, "--preprocess", own) == 0
+    assert robustcheck("inspect", path, "--preprocess", own, "-o", own) == 2
+    assert own.read_text() == values  # an input stays
+    assert "pre.json: report path is a file that this run reads" in capsys.readouterr().err
     two = written("left = Conv(image, w24x3x3x3); right = Conv(image, w24x3x3x3)", "left", "right")
     assert robustcheck("inspect", save(two, path)) == 2  # the file's own fault: nothing was asked for
     assert "Can this file pass? no, because representation is not clear" in " ".join(capsys.readouterr().out.split())

@@ -126,6 +126,12 @@ BAD = [
     ("model", [*BASE, "--report", "report.json"], 2, "report.json: schema_version is None; this robust"),
     ("model", [*BASE, "--suite-entry", "gone/entry.toml"], 2, "folder gone is missing"),
     ("model", [*BASE, "--suite-entry", "model.onnx"], 2, "path of --suite-entry is a file that this run reads"),
+    (
+        "model",
+        [*BASE, "--classes", "r=list.txt", "-o", "json=list.txt"],
+        2,
+        "list.txt: report path is a file that this",
+    ),
     ("model", [*BASE, "--suite-entry", "out.json"], 2, "which a report uses too"),
     ("model", [*BASE, "--device", "cuda:99"], 4, "cuda"),
 ]

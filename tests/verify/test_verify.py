@@ -21,10 +21,12 @@ from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_js
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import _walk, check_images
+from robustcheck_onnx.checker.verify.run import verify as verify_report
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Fields, but, lookup, normal, raised, read_json, robustcheck
 from support.keys import changed
 from support.measuring import job as new_job
+from support.terminal import shown as shown_of
 
 Change = Callable[[Fields], object]
 
@@ -109,6 +111,9 @@ def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_
         shown = " ".join(capsys.readouterr().out.split())
         assert shown.count("– not checked") == 3
         assert [text for text in said if text not in shown] == []
+    found = verify_report(place / "report.json", place / "model.onnx", rerun=False)
+    signed = but(found, result="VERIFIED", rests_on="The numbers: josé signed them.")
+    assert "The numbers: jos\\xe9 signed them." in shown_of(signed, ascii_only=True)  # a name is exact
     flip(place / "model.onnx")
     assert robustcheck(*words) == 3
     assert "DOES NOT HOLD" in capsys.readouterr().out

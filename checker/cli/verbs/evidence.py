@@ -92,7 +92,7 @@ def verify(
     if report.suffix.lower() == ".onnx":
         again = f"robustcheck verify {quoted(model)} {quoted(report)}"
         raise UsageError(f"{report}: REPORT.json comes before MODEL.onnx", again)
-    call.reads(report, model, thresholds, public_key, signature, trust_config)
+    call.reads(report, model, images, thresholds, public_key, signature, trust_config)
     if verify_signature or public_key is not None or certificate_identity is not None:
         signature = signature or bundle_of(report)
     result = call.measured(

@@ -294,7 +294,7 @@ def inspect(call: Question, model: Path) -> int:
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
     profile = load_profile(thresholds)
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
-    call.reads(path, thresholds)
+    call.reads(path)
     mark_unfinished(call.destinations, str(path))
     try:
         result = run.inspect(path, thresholds=profile, limits=settings.limits, **chosen)

@@ -209,7 +209,7 @@ def compare(
             "nothing is compared, so there is no report for --output, and none for --require", "leave it out"
         )
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
-    call.reads(candidate, reference, baseline, thresholds, index, text)
+    call.reads(candidate, reference, baseline, index, text)
     if write_baseline is not None:
         models = [each for each in (candidate, reference, index, text) if each]
         check_extra("--write-baseline", write_baseline, models, call.destinations, "baseline.json")
@@ -324,7 +324,7 @@ def shift(
         )
     labelled, unlabelled = shifted or [], target or []
     (unlabelled or labelled).extend(more or ())  # a shell makes several words of one pattern
-    call.reads(model, report)
+    call.reads(model, report, inside, *labelled, *unlabelled, *(classes or ()))
     if suite_entry is not None:
         read = [place for place in (model, report) if place]
         check_extra("--suite-entry", suite_entry, read, call.destinations, "entry.toml")
@@ -389,7 +389,7 @@ def concepts(
     """
     from robustcheck_onnx.checker.concepts import run
 
-    call.reads(model, head, Path(concept_set) if Path(concept_set).is_file() else None)
+    call.reads(model, head, concept_set)
     found = call.measured(
         run.concepts,
         model,
@@ -441,6 +441,6 @@ def directions(
     from robustcheck_onnx.thresholds.published import SOURCES
 
     one_of("--baseline", baseline, SOURCES)
-    call.reads(model, head)
+    call.reads(model, head, inside, *(shifted or ()), *(classes or ()))
     sets = {"labelled": inside, "shifted": shifted or (), "classes": classes or ()}
     return call.answer(call.measured(run.directions, model, head=head, baseline=baseline, **sets))
