@@ -173,7 +173,8 @@ class Wall:
         for file in (Path("/proc/meminfo"), *CONTAINER):
             with suppress(OSError, ValueError):
                 text = file.read_text(encoding="ascii")
-                free.append(int(text.partition("MemAvailable:")[2].split()[0]) << 10 if "MemA" in text else int(text))
+                _, is_of_system, kibibytes = text.partition("MemAvailable:")
+                free.append(int(kibibytes.split()[0]) << 10 if is_of_system else int(text))
         n = min(free, default=0) // (self.limits.memory_bytes or bytes_each)
         return min(n, MOST_SIDE_BY_SIDE, len(os.sched_getaffinity(0))) if n > 1 else 1
 
@@ -210,7 +211,8 @@ class Wall:
             answer: type of what comes back.
             about: names the model, or what else is read, in errors.
             tell: called with the progress of the child.
-            is_last: False where another task comes: its child starts while this one works.
+            is_last: False where another task comes: its child starts while this one works. Linux ends a child with the
+                thread that started it, so a thread that ends before that task starts none.
             tries: times that the task is begun where a child ends by itself.
 
         Raises:
