@@ -97,7 +97,7 @@ def test_models_side_by_side_get_the_reports_that_they_get_alone(
             others["tell"] = lambda now: both.wait(PATIENCE_S) if "opening" in now.stage else None
         return run(*words, **others)
 
-    written = []
+    written: list[Any] = []
     for n in (1, 2):
         monkeypatch.setattr(isolation.Wall, "n_side_by_side", lambda *_, n=n: n)
         if n == 2:
