@@ -242,8 +242,8 @@ def _moving(stream: TextIO, several: bool) -> Iterator[Callable[[str], AbstractC
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    # the stream itself: while a library works, sys.stderr may be another one
-    console = Console(file=stream, highlight=False)
+    # the stream itself: while a library works, sys.stderr may be another one; what it gets meanwhile keeps its lines
+    console = Console(file=stream, highlight=False, soft_wrap=True)
     columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), TextColumn("{task.fields[count]}")]
     columns.append(TextColumn("{task.fields[rate]}"))
     if console.width >= WITH_BAR:

@@ -116,6 +116,10 @@ def test_a_terminal_shows_stages_and_images_and_stdout_holds_the_document(
     _, lines, _ = on_a_terminal("./pass.onnx warn.onnx --images photos -o json", 100)
     stages = [f"{name}.onnx: {stage}" for name in ("pass", "warn") for stage in ("starting", *stages, "first images")]
     assert [stage for stage in stages_of(lines) if "measuring" not in stage] == stages
+    (far := here / ("a" * 90)).mkdir()
+    (far / "text.onnx").write_text("text")
+    _, lines, _ = on_a_terminal(f"pass.onnx {far.name}/text.onnx --images photos -o json")
+    assert f"head -c 200 {far.name}/text.onnx" in lines  # a command is whole, also while progress is shown
 
 
 STAGES = {
