@@ -178,7 +178,8 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
             yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
     for label, side in sides:
         topics = Topics(blocks_of(as_side(report, side)))
-        yield Section(f"{label.capitalize()}: what was measured, and how", "", (topics,))
+        source = side.evidence.model.source
+        yield Section(f"{label.capitalize()}: what was measured, and how", source, (topics,))
 
 
 def _statistics(report: CompareReport, least: float) -> Table:

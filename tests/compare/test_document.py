@@ -83,6 +83,13 @@ def test_nothing_that_may_be_missing_is_written(kept: CompareReport) -> None:
     assert "more" not in shown(nothing)  # than no row
 
 
+def test_where_both_models_come_from_is_told(kept: CompareReport) -> None:
+    report = but(kept, reference__evidence__model__source="open_clip <i>RN50</i> [red]")
+    assert "Reference: what was measured, and how  open_clip <i>RN50</i> [red]\n" in shown(report, 120, verbose=True)
+    assert "clip &lt;i&gt;RN50&lt;/i&gt; \\[red\\]" in report.to_markdown()
+    assert words(parse(page_of(report))).count("open_clip <i>RN50</i> [red]") == 2
+
+
 def test_photos_that_are_not_the_readers_are_said_first() -> None:
     measured = judged(planted(), planted())
     said = "on the bundled photos, not yours"
