@@ -102,7 +102,7 @@ class Question(Call):
         settings = self.settings
         named = [place for place in (*places, settings.preprocess, settings.images, settings.thresholds) if place]
         named += [path for place in named if isinstance(place, str) and (path := place.partition("=")[2])]
-        known = [parse_place(place) for place in named]
+        known = [parse_place(place) if isinstance(place, str) else place for place in named]
         self.destinations = destinations_of(self.settings.output, known, self._forms)
 
     def measured(self, function: Callable[..., Result], model: Path, *places: Any, **given: Any) -> Result:

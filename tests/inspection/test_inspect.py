@@ -54,7 +54,7 @@ def why(found: Inspected) -> list[str]:
 def answer(found: Inspected, width: int = 80) -> str:
     """The answer, without the breaks of the layout; it comes first."""
     text = lines(found, width)
-    assert len(text.splitlines()) <= 15
+    assert len([line for line in text.splitlines() if not line.startswith("/")]) <= 15  # a long path has its own
     return " ".join(text.partition("\n\n")[0].partition("Can this file pass? ")[2].split())
 
 
