@@ -80,9 +80,10 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 def plain_text(report: CompareReport) -> str:
     """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
     images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    return (
-        f"{report.verdict.verdict}{report.index_words}: {' '.join(_PLAIN[report.verdict.kind]).format(images=images)}"
-    )
+    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images)
+    if report.index and "indication" not in report.required:
+        return f"{report.index.plain} Only this is required. On outlier features it is {report.verdict.verdict}: {text}"
+    return f"{report.verdict.verdict}{report.index_words}: {text}"
 
 
 def document_of(report: CompareReport) -> Document:
@@ -164,7 +165,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
     yield Section("", "", (kept,))
     plain = Cell(index.plain, "pass" if index.verdict == "compatible" else "warn") if index else None
     alike = [f"as a whole: {similarity.text}"] if similarity else []
-    yield Section("", "", (*alike, *([plain] if plain else [])), "brief")
+    yield Section("", "", (*alike, *([plain] if plain and "indication" in report.required else [])), "brief")
     yield _features(report)
     yield _whole(report)
     if index and plain:

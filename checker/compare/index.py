@@ -114,8 +114,11 @@ class IndexReport(Frozen):
 
     @property
     def plain(self) -> str:
-        """Return the verdict with the first reason for it."""
-        because = f": {self.reason.seen}. {self.reason.next_step}" if self.reason else ""
+        """Return the verdict with its first reason, or the numbers that decide."""
+        decide = [f"{name} {number_text(n.estimate)} ({_bounds(n)})" for name, n in self.numbers.items() if n.needs]
+        because = (
+            f": {self.reason.seen}. {self.reason.next_step}" if self.reason else f". Measured: {'; '.join(decide)}."
+        )
         return f"{SIGNS[self.verdict]} index: {self.verdict}{because}"
 
     def rows(self) -> Iterator[tuple[str, str]]:

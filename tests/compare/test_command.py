@@ -70,6 +70,7 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         for heading in (*headings, shown(report).splitlines()[-1]):
             assert f"index {index.verdict}" in heading
         assert f'class="verdict {"warn" if code else "pass"}"' in text["html"]
+        assert f"{index.plain} Only this is required. On outlier features it is" in " ".join(shown(report).split())
         assert re.findall(r"explain (\w+)", shown(report)) == ["cosine"] * code  # no step for the other verdict
     for require in ((), ("both",), "indexes"):
         with pytest.raises(rc.UsageError, match="require is"):
