@@ -1,4 +1,4 @@
-"""How long `compare --index` searches, and in how much memory, beside faiss: results/index-speed.md.
+"""How long `compare --index` searches, and in how much memory, compared with faiss: results/index-speed.md.
 
     python benchmarks/index_speed.py FOLDER --vectors 10000000 --queries 141    # needs 1 GB of disk per million
 
