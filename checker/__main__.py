@@ -1,7 +1,5 @@
 """Start `robustcheck`. `python -m robustcheck_onnx.checker` is the same."""
 
-from __future__ import annotations
-
 import gc
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Turn arrays of any library into NumPy arrays. The library is not imported."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np

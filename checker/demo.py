@@ -4,8 +4,6 @@
 coarse upper half. `planted` is the same map with one feature shifted by hand; its contract says that it is synthetic.
 """
 
-from __future__ import annotations
-
 import json
 from importlib.metadata import version
 from pathlib import Path

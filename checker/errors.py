@@ -4,8 +4,6 @@ The library raises; only `cli/` prints and exits. The exit code belongs to the c
 usage", "could not assess" and "environment" are never confused with a verdict (0 PASS, 1 WARN).
 """
 
-from __future__ import annotations
-
 import errno
 import re
 from typing import ClassVar

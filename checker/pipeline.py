@@ -1,7 +1,5 @@
 """Turn a model and an image set into a report. Silent; progress goes to a callback."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial

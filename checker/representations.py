@@ -4,8 +4,6 @@ The file is a NumPy archive (.npz) with one row per image, the names and digests
 made with.
 """
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence

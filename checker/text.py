@@ -1,7 +1,5 @@
 """Write numbers, names, digests and JSON. Text from outside is shown safely; pure, light to import."""
 
-from __future__ import annotations
-
 import json
 import math
 import mmap

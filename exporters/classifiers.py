@@ -1,7 +1,5 @@
 """Load classifiers and encoders. They come from timm, torchvision, or the user's own torch code."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import math

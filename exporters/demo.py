@@ -3,8 +3,6 @@
 `robustcheck export torch robustcheck_onnx.exporters.demo:efficientnet_lite0 -o lite0.onnx`
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The errors of an export, and what libraries print meanwhile."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

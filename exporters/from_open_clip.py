@@ -1,7 +1,5 @@
 """Load an open_clip vision encoder. It is a published model, an hf-hub: or local-dir: name, or a checkpoint file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import open_clip

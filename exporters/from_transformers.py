@@ -1,7 +1,5 @@
 """Load a vision model of transformers. CLIP, SigLIP, DINOv2 or ViT, from the hub, its cache or a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Wrap torch modules and load weights strictly. This is what loaders share."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import difflib

@@ -1,7 +1,5 @@
 """`python -m robustcheck_onnx` is the command `robustcheck`."""
 
-from __future__ import annotations
-
 import sys
 
 from robustcheck_onnx.checker.__main__ import main

@@ -11,8 +11,6 @@ room, took the places of 42, 46 and 47, whose code is gone, and 10 that of one w
 a62dd49, null where those asked (for two minutes: the nearest of its room and of two folders more) did not.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

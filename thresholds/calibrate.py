@@ -7,8 +7,6 @@ The profile records this command, so the module keeps its name. Other profiles a
 `fitted_profile` is for the rows that `robustcheck calibrate` measured, `profile_of` for any labelled sets.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence

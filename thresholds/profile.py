@@ -1,7 +1,5 @@
 """The threshold profile, sealed by a digest. It has the thresholds and everything that fixes their meaning."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -7,8 +7,6 @@ accuracies of models trained on ImageNet alone lie close to a line; what a model
 robustness. These lines are also the baselines of accuracies that `shift` measures.
 """
 
-from __future__ import annotations
-
 import csv
 import difflib
 import json

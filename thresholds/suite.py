@@ -6,8 +6,6 @@ The file is TOML (docs/calibration.md). A label says whether robustness to natur
 measured for the model, never whether its representation shows the statistic: that is what calibration finds out.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 from collections.abc import Mapping

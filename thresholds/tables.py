@@ -7,8 +7,6 @@ A line is written whole and flushed before the next model starts; a last line wi
 left, and is not read. docs/calibration.md describes the fields.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -3,8 +3,6 @@
 Imports only Python's own library: settings are needed even where a signal has ended the import of everything else.
 """
 
-from __future__ import annotations
-
 import tomllib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Plan a calibration. What is to do for each model, sizes and time are found, and shown."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Show profiles: a list, one, or a summary."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType

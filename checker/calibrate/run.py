@@ -7,8 +7,6 @@ There is a task per model. Its key is a digest of everything that influences the
 settings, versions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ Results go to stdout, everything else to stderr. Modules import what is heavy in
 fast.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

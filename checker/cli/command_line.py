@@ -8,8 +8,6 @@ Which words are options, and which of them take a value, is what the verb itself
 import of everything else.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -6,8 +6,6 @@ The command line counts before the environment, that before the file, and that b
 value of a wrong type and an unreadable file end the run: a gate must not run with other settings than were written.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -3,8 +3,6 @@
 Comes in: two models. May import: measure, report and what is below them.
 """
 
-from __future__ import annotations
-
 from .baseline import Baseline
 from .index import IndexOptions, Required
 from .judge import CompareReport, FirstBaseline

@@ -1,7 +1,5 @@
 """Compute how each statistic changed between two models. These are difference and ratio, with confidence intervals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Write a comparison as JUnit and SARIF."""
 
-from __future__ import annotations
-
 import json
 from xml.etree import ElementTree
 

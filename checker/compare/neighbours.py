@@ -3,8 +3,6 @@
 The index comes in blocks, so memory stays bounded.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

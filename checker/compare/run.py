@@ -3,8 +3,6 @@
 One loop runs both and compares them. Silent; progress goes to a callback.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 They are an index that somebody built, or the embeddings of classes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -14,8 +14,6 @@ high AP), so each is standardised by its own shuffles, and the largest over all 
 exceed: the single-step max-T procedure of Westfall and Young (Resampling-Based Multiple Testing, 1993).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 

@@ -3,8 +3,6 @@
 One pass over the images, then linear algebra. Information, not a verdict. Silent; progress goes to a callback.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack

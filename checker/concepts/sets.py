@@ -5,8 +5,6 @@ and, in a column for each category of category.csv, their labels, several with `
 the whole image, or masks (PNG, below images/) whose pixels are such numbers as red + 256 · green, 0 for none.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 import re

@@ -9,8 +9,6 @@ Rodríguez, Shankar, Zappella, Blaas, "Interpreting CLIP: Insights on the Robust
 TMLR 2024. Where singular values are equal, their directions are no more than one choice among many.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence

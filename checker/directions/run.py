@@ -4,8 +4,6 @@ Information, not a verdict. Labels of a labelled set become classes of the head,
 a callback.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack

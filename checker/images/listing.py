@@ -3,8 +3,6 @@
 Each row of a list (.txt) or manifest (.csv, .jsonl) must name a file that is there.
 """
 
-from __future__ import annotations
-
 import csv
 import glob
 import json

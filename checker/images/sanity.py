@@ -12,8 +12,6 @@ transform (turn, zoom, shift, with or without mirror) maps their positions. Cons
 docs/dev/decisions/image-sanity.md.
 """
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 import math

@@ -3,8 +3,6 @@
 They are made after the verdict and do not change it: an image that fails has no thumbnail, and the report says why.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

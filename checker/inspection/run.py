@@ -1,7 +1,5 @@
 """Find what a check would measure in a file. Also find whether it can pass; nothing of it runs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The check as an assertion, for tests and scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Unpack

@@ -4,8 +4,6 @@ The check and every engine add up statistics in it (`add_batch`); compare, scan 
 looks at its numbers while they grow, and stops when they decide.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence

@@ -7,8 +7,6 @@ Ray starts the processes, assigns devices, restarts a killed actor and repeats i
 started, shards are assigned to actors, and their results are merged in order.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import os

@@ -3,8 +3,6 @@
 An address is a path, a URL, a name on the hub or in MLflow's registry; a model in memory is taken as it is.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

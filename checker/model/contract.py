@@ -4,8 +4,6 @@ It records a digest of the file's graph and weights. `exporters/contract.py` com
 docs/dev/graph-digest.md defines it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace

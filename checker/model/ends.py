@@ -6,8 +6,6 @@ A last linear layer that only turns the coordinates (PCA, truncated SVD, a rotat
 Pure.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator, Sequence

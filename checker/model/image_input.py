@@ -4,8 +4,6 @@ A graph with several inputs is cut down to the outputs that need the image alone
 the tokens of texts; its image embedding needs only the pixels.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Sequence

@@ -7,8 +7,6 @@ Constants that the graph computes and that are far larger than what the file hol
 them while it opens a session, and no signal reaches it there.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

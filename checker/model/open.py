@@ -5,8 +5,6 @@ from their folder, so read-only folders, hard links and models over 2 GB work. M
 unknown operators, object detectors, segmenters.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

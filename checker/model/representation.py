@@ -3,8 +3,6 @@
 What each output of the graph holds, class scores or an embedding, is decided here, too.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

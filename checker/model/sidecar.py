@@ -3,8 +3,6 @@
 Read are our own files, and those of open_clip, timm and transformers.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

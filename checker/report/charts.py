@@ -7,8 +7,6 @@ Coordinates are SVG user units, x to the right and y downward.
 The picture is kurtosis against effective robustness, with remarks; pure.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

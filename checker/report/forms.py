@@ -4,8 +4,6 @@ Each form but the terminal's is a template of this package, or a module with one
 `write_NAME(outcomes, options) -> str`; what it needs is imported when it is asked for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -5,8 +5,6 @@ from elsewhere: a policy in the page forbids it. Pictures of numbers are inline 
 (thumbnails.py) or not at all.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache

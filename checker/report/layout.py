@@ -4,8 +4,6 @@ Only bold, dim and the eight basic colours are used, never white, black or a bac
 a meaning alone, so that it reads the same on dark, light and colourless output.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 

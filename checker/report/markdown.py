@@ -1,7 +1,5 @@
 """Write the Markdown form. It is CommonMark with GitHub's tables, for summaries, comments and release notes; pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

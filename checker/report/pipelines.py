@@ -6,8 +6,6 @@ A component's hashes are those of files; the verdict and the digests of what it 
 model card: its metrics are of a model's performance, which was not measured.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,6 @@ It is the predicate of an in-toto statement alone: whoever signs adds the model'
 It is a signed verdict next to its report. Light, for a run that ends early.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -3,8 +3,6 @@
 The short report has at most 16 lines at 80 columns; `-v` shows all. The verdict is the last line of both.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

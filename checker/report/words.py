@@ -5,8 +5,6 @@ They describe verdict, statistics, reference list, and preprocessing; pure.
 Each statistic is compared with its threshold; no report is known here, and reports may use it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import groupby

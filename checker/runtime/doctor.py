@@ -3,8 +3,6 @@
 The findings are facts about the environment, and a command to type for each fault.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import re

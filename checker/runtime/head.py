@@ -5,8 +5,6 @@ whatever the layer takes, and ends before a softmax: it computes W·h + b, so a 
 weights are stored. Only what rounds the scores to integers with fixed scales is replaced by its float equal.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Float pixels are scaled here, uint8 ones by a graph on the device: three quarter
 Quantisers that take their scale over the whole batch are found, and held fixed to see what else mixes the batch.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ What `--device` names is read here: execution providers, their options, and why 
 GPUs by NVIDIA's driver) is read without torch and CUDA.
 """
 
-from __future__ import annotations
-
 import ctypes
 import io
 import os

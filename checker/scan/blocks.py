@@ -6,8 +6,6 @@ changes its width). That is how the residual stream of transformers and the bloc
 are written. A graph without one is cut where width or resolution of what all paths lead through changes.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

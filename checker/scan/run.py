@@ -3,8 +3,6 @@
 Information, not a verdict. Silent; progress goes to a callback.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ centred before they are squared: float16 overflows, and raw moments lose their d
 and counts are kept: nothing grows with their number.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Make the document of accuracies under shift. The entry of a suite file is here, too."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable

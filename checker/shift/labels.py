@@ -3,8 +3,6 @@
 A class map says which class indices count as right for a label, and which classes compete for the prediction.
 """
 
-from __future__ import annotations
-
 import csv
 import difflib
 import json

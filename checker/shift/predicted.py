@@ -6,8 +6,6 @@ bootstrap over the images of both sets. DoC has none: where its assumption fails
 Formulas take the scores of the classes that compete, (image, class), and are computed in float64.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """What `shift` measured, as frozen records; pure."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -3,8 +3,6 @@
 Also the image sets with published accuracies: what each is called, and the classes and images that it has.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

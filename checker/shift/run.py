@@ -3,8 +3,6 @@
 One loop runs the model. Silent; progress goes to a callback. The notes of the report are written here, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack

@@ -3,8 +3,6 @@
 What a call names is read here: labelled image sets, class maps, and an earlier report of the model.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Comes in: representations (image, feature), float. May import: evidence (the records it fills), text, errors.
 """
 
-from __future__ import annotations
-
 from robustcheck_onnx.checker.evidence import CONTENT_IMAGES, OUTLIER_SD, TOP_FEATURES
 
 from .accumulate import Accumulator, measure

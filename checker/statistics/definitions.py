@@ -8,8 +8,6 @@ describe mostly the mean of the representations. A model that has learned hardly
 trained to match another encoder's vectors may have, shows all of them.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -8,8 +8,6 @@ A run looks at the evidence at fixed numbers of images (`is_look`), so the batch
 `share_bounds` hold at every number of images together. The formulas, and why they hold: docs/statistics.md.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from statistics import NormalDist

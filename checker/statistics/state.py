@@ -4,8 +4,6 @@ A state takes memory O(groups · features) and one number per image. Two states 
 rounding, so batches, workers and machines can be added up.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@ A waiver accepts one reason of one model for a time, in somebody's name. It neve
 says WARN, and says who accepted it, why and until when.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from datetime import date

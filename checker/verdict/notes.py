@@ -3,8 +3,6 @@
 The profile that a caller names is loaded here, too, since notes tell how it differs from the default. Pure.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

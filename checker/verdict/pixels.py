@@ -3,8 +3,6 @@
 docs/dev/decisions/preprocessing-probe.md has the table that the limits rest on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The texts of a verdict's reasons and next steps. They are listed by reason id."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, Profile, Statistic

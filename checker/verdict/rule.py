@@ -3,8 +3,6 @@
 Reasons that are known before anything is measured come from one function, for the judge and for `inspect`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 

@@ -9,8 +9,6 @@ looks whether it fits the verdict); where settings came from; under which name t
 was fetched. The numbers that are measured may differ by a tolerance, which is given, never read from the report. Pure.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

@@ -3,8 +3,6 @@
 The exit code is 0 only where every check that was made agrees and the verdict is PASS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path

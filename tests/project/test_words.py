@@ -1,7 +1,5 @@
 """Words of a text that reads as translated are in no page, message, help text or docstring."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The verbs about a report. They are `verify`, `sign`, and the group `mlflow`."""
 
-from __future__ import annotations
-
 import sys
 from datetime import UTC, datetime
 from functools import partial
