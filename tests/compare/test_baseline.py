@@ -16,21 +16,14 @@ from support.comparisons import Workshop, alike, baseline_of, ids, judged_by, nu
 
 
 def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: Capture) -> None:
-    h, is_planted = planted(), np.arange(384) == 7
-    a, b = workshop.model("candidate", h * (1 - 0.05 * is_planted)), workshop.model("reference", h)
+    h = planted()
+    a, b = workshop.model("candidate", h * (1 - 0.05 * (np.arange(384) == 7))), workshop.model("reference", h)
     file, out = workshop.folder / "baseline.json", workshop.folder / "report.json"
-
-    def compared(*words: object) -> int:
-        given = ["--images", workshop.photos, "--device", "cpu"]
-        return robustcheck("compare", *words, *given)
-
-    assert compared(b, "--write-baseline", file, "-qq") == 0
-    assert compared(a, "--baseline", file, "-o", f"json={out}") == 0
+    for words in ((b, "--write-baseline", file, "-qq"), (a, "--baseline", file, "-o", f"json={out}")):
+        assert robustcheck("compare", *words, "--images", workshop.photos, "--device", "cpu") == 0
     assert "baseline" in capsys.readouterr().out
-    with_model = workshop.run(a, b)
-    with_file = CompareReport.model_validate_json(out.read_text(encoding="utf-8"))
+    with_file, with_model = CompareReport.model_validate_json(out.read_bytes()), workshop.run(a, b)
     assert (with_file.verdict, with_file.statistics) == (with_model.verdict, with_model.statistics)
-    assert with_file.verdict.verdict == "PASS"
     assert (with_file.paired, with_file.baseline) == (True, str(file))
 
     def facts(report: CompareReport) -> Fields:
@@ -39,11 +32,6 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: C
 
     assert facts(with_file) == pytest.approx(facts(with_model), abs=1e-4)
     assert alike(with_file).cka == pytest.approx(alike(with_model).cka, abs=1e-6)
-    workshop.model("candidate", h - is_planted * h[:, 7].mean())
-    assert compared(a, "--baseline", file, "-q") == 1
-    shown = capsys.readouterr().out
-    assert "statistic_shrank" in shown
-    assert "outlier_feature_lost" in shown
 
 
 def test_of_many_images_the_first_cosines_are_kept() -> None:
@@ -58,25 +46,21 @@ def test_of_many_images_the_first_cosines_are_kept() -> None:
     assert pairs.similarity_of(same, pairs.cosines(other)).cka_debiased is None
 
 
-def test_another_order_of_the_images_is_stale() -> None:
-    """What is compared image by image would be compared between different images."""
-    h, order = planted(), np.random.default_rng(1).permutation(80)
-    report = judged_by(baseline_of(h), h[order], order)
-    assert ids(report) == {"stale_baseline", "undecided"}
-    assert "another order" in report.verdict.reasons[0].seen
-    assert report.paired  # the groups go by digest
-    assert report.similarity is None
-
-
 def test_a_stale_baseline_is_a_reason() -> None:
     h = planted()
     known = baseline_of(h[:70])
-    assert judged_by(known, h[:70]).verdict.verdict == "PASS"
+    assert judged_by(known, h[:70]).passed
+    without = h[:70] - (np.arange(384) == 7) * h[:70, 7].mean()
+    assert ids(judged_by(known, without)) >= {"statistic_shrank", "outlier_feature_lost"}
     other_images = judged_by(known, h)
     assert ids(other_images) == {"stale_baseline", "undecided"}  # not paired, the intervals are wider
     assert not other_images.paired
     assert other_images.statistics[0].ratio.low is not None
-
+    order = np.arange(70)[::-1]  # what is compared image by image would be compared between different images
+    reversed_ = judged_by(known, h[order], order)
+    assert ids(reversed_) == {"stale_baseline", "undecided"}
+    assert "another order" in reversed_.verdict.reasons[0].seen
+    assert (reversed_.paired, reversed_.similarity) == (True, None)  # the groups go by digest
     old = judged_by(but(known, evidence__statistics__statistic_version=1), h[:70])
     assert {"stale_baseline", "reference_without_indication"} <= ids(old)
     assert all(s.ratio.estimate is None for s in old.statistics)
@@ -92,9 +76,12 @@ def write(path: Path, document: Fields) -> None:
 
 
 def test_a_damaged_or_changed_baseline_is_refused(tmp_path: Path) -> None:
-    written, path = baseline.to_json(baseline_of(planted(24))), tmp_path / "baseline.json"
-    path.write_text(written, encoding="utf-8")
-    baseline.read(path)
+    made, path = baseline_of(planted(24)), tmp_path / "baseline.json"
+    written = baseline.to_json(made)
+    earlier = json.loads(written)
+    earlier["evidence"]["detectors"] = []  # once a field for plug-ins; the digest is over it, too
+    write(path, earlier)
+    assert baseline.known(baseline.read(path)) == made
     for changed, said in (
         ({"schema_version": 2}, "schema_version is 2"),
         ({"document": "compare"}, "is not a baseline"),
@@ -119,16 +106,6 @@ def test_a_damaged_or_changed_baseline_is_refused(tmp_path: Path) -> None:
         raised(UsageError, said, baseline.read, path)
     path.write_text(json.dumps(json.loads(written) | {"frequencies": [0.5]}), encoding="utf-8")
     raised(UsageError, "changed after it was written", baseline.read, path)
-
-
-def test_a_baseline_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """Its evidence had a field for plug-ins, and its digest is over that, too."""
-    made = baseline_of(planted(24))
-    document = json.loads(baseline.to_json(made))
-    document["evidence"]["detectors"] = []
-    path = tmp_path / "earlier.json"
-    write(path, document)
-    assert baseline.known(baseline.read(path)) == made
 
 
 def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:

@@ -25,7 +25,7 @@ from support.comparisons import (
 
 def test_the_same_file_passes(workshop: Workshop) -> None:
     same = workshop.compare(planted(), planted())
-    assert (same.verdict.verdict, same.n_images) == ("PASS", 80)
+    assert (same.passed, same.n_images) == (True, 80)
     assert_allclose(numbers(alike(same).cka, alike(same).cosine_change), [1.0, 0.0], atol=1e-9)
     assert any("same file" in note for note in same.notes)
 
@@ -42,10 +42,8 @@ def test_what_was_not_kept_is_said() -> None:
         (same_mean(h), {"unrelated", "outlier_feature_lost"}),  # a mean vector is not an encoder
     ):
         report = judged(candidate, h)
-        assert report.verdict.verdict == "WARN"
-        assert expected <= ids(report)
-        alone = report.candidate.verdict
-        assert alone.verdict == "PASS" or {r.id for r in alone.reasons} <= ids(report)
+        assert not report.passed
+        assert expected | {r.id for r in report.candidate.verdict.reasons} <= ids(report)
 
 
 def test_a_chimera_never_passes_and_a_copy_does() -> None:
@@ -62,28 +60,28 @@ def test_a_chimera_never_passes_and_a_copy_does() -> None:
         ):
             for report in (judged(chimera, h), judged_by(known, chimera)):
                 assert {f.fate for f in report.features} <= {"kept", "undecided"}
-                assert report.candidate.verdict.verdict == "PASS"
+                assert report.candidate.verdict.passed
                 assert ids(report) == expected
-                assert alike(report).text in report.verdict.reasons[0].seen
-                assert (alike(report).cka_debiased or 1) < 0.6
-                assert (alike(report).same_nearest or 0) < 0.2
+                found = alike(report)
+                assert found.text in report.verdict.reasons[0].seen
+                assert (numbers(found.cka_debiased, found.same_nearest) < (0.6, 0.2)).all()
     lengths = np.linalg.norm(h, axis=1, keepdims=True)
     six_bits = np.round(h / np.abs(h).max() * 31)
     for copied in (h, h / lengths, eight_bits(h), six_bits, h + noise / 4, same_mean(h, 0.97)):
         for report in (judged(copied, h), judged_by(known, copied)):
             assert report.passed, report.verdict.reasons
-            assert (alike(report).cka_debiased or 0) > 0.9
-            assert (alike(report).same_nearest or 0) > 0.5
+            found = alike(report)
+            assert (numbers(found.cka_debiased, found.same_nearest) > (0.9, 0.5)).all()
     assert (alike(judged(h + noise / 2, h)).cka_debiased or 0) > 0.8
 
 
 def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns() -> None:
     h = planted()
     weaker = h * (1 - 0.03 * (np.arange(384) == 7))
-    assert judged(weaker, h).verdict.verdict == "PASS"
+    assert judged(weaker, h).passed
     strict = judged(weaker, h, tolerance=0.001)
     assert "statistic_shrank" in ids(strict)
-    assert strict.candidate.verdict.verdict == "PASS"
+    assert strict.candidate.verdict.passed
 
 
 def test_a_reference_without_the_indication_is_said_to_be_that() -> None:
@@ -91,18 +89,15 @@ def test_a_reference_without_the_indication_is_said_to_be_that() -> None:
     assert ids(judged(h, h)) >= {"reference_without_indication", "too_weak"}
     better = judged(planted(), h)
     assert ids(better) == {"reference_without_indication"}
-    assert better.candidate.verdict.verdict == "PASS"
-    assert better.new_features == (7,)
+    assert (better.candidate.verdict.passed, better.new_features) == (True, (7,))
 
 
 def test_a_candidate_that_warns_alone_never_passes() -> None:
-    h = planted()
-    assert {"too_few_images", "reference_without_indication"} <= ids(judged(h[:20], h[:20]))
-    bad = h.copy()
+    h, bad = planted(), planted()
     bad[3] = np.nan
     broken = judged(bad, h)
-    assert ids(broken) == {"nonfinite_representations"}
-    assert broken.n_images == 79
+    assert (ids(broken), broken.n_images) == ({"nonfinite_representations"}, 79)
+    assert ids(judged(h[:20], h[:20])) >= {"too_few_images", "reference_without_indication"}
     assert ids(judged(h, h, random_weights=True)) >= {"untrained"}
 
 
@@ -112,36 +107,36 @@ def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Wo
     head = (normal(384, 10, seed=2) * (np.arange(384) != 7)[:, None]).astype(np.float32)
     contract = lookup.lookup_contract(rule="head_input")
     contract["tensors"]["logits"] = {"meaning": "class scores", "rule": "logits"}
-    paths = []
-    then: Fields = {"then": "logits = MatMul(representation, head)"}
+    then: Fields = {"contract": contract, "then": "logits = MatMul(representation, head)"}
     then["outputs"] = [("logits", onnx.TensorProto.FLOAT, ("batch", 10))]
-    for name, features in (("permuted", order), ("reference", np.arange(384))):
-        paths.append(workshop.model(name, h[:, features], contract=contract, head=head[features], **then))
-    report = workshop.run(paths[0], paths[1])
-    assert (report.verdict.verdict, [f.fate for f in report.features]) == ("PASS", ["moved"])
+    permuted, reference = (
+        workshop.model(name, h[:, features], head=head[features], **then)
+        for name, features in (("permuted", order), ("reference", np.arange(384)))
+    )
+    report = workshop.run(permuted, reference)
+    assert (report.passed, [f.fate for f in report.features]) == (True, ["moved"])
     assert report.agreement is not None
     assert (report.agreement.n, report.agreement.n_same) == (80, 80)
     truth = stats.binomtest(80, 80).proportion_ci(0.95, method="wilson")
-    assert_allclose(numbers(report.agreement.low, report.agreement.high), truth, atol=1e-12)
-    against = workshop.run(paths[0], None, baseline=workshop.baseline(paths[0]))
+    assert_allclose((report.agreement.low, report.agreement.high), truth, atol=1e-12)
+    against = workshop.run(permuted, None, baseline=workshop.baseline(permuted))
     assert any("holds no predicted classes" in note for note in against.notes)
 
 
 def test_classes_in_another_order_agree_by_chance() -> None:
     h, logits = planted(), normal(80, 10, seed=2)
-    other = judged(h, h, logits=(logits[:, ::-1], logits), rule="head_input")
-    truth_rows = logits.argmax(1)
-    assert other.agreement is not None
-    assert other.agreement.n_same == int((truth_rows == 9 - truth_rows).sum()) == 0
-    assert ids(other) == {"unrelated"}  # the features are kept
-    p, q = (np.bincount(rows, minlength=10) / 80 for rows in (truth_rows, 9 - truth_rows))
-    assert_allclose(numbers(other.agreement.chance), p @ q, atol=1e-12)
-    assert f"by chance it would be {100 * (p @ q):.1f} %" in other.verdict.reasons[0].seen
-    # where both predict one class for everything, agreement says nothing, and is not a reason
-    one = logits + 1e4 * np.eye(10)[0]
-    alike_by_chance = judged(h, h, logits=(one, one), rule="head_input")
-    assert alike_by_chance.agreement is not None
-    assert (alike_by_chance.agreement.chance, alike_by_chance.verdict.verdict) == (1, "PASS")
+    p = np.bincount(logits.argmax(1), minlength=10) / 80
+    by_chance = f"by chance it would be {100 * (p @ p[::-1]):.1f} %"
+    one = logits + 1e4 * np.eye(10)[0]  # both predict one class for everything: agreement says nothing
+    for ours, theirs, n_same, chance, reasons in (
+        (logits[:, ::-1], logits, 0, p @ p[::-1], {"unrelated"}),  # the features are kept
+        (one, one, 80, 1, set()),
+    ):
+        report = judged(h, h, logits=(ours, theirs), rule="head_input")
+        assert report.agreement is not None
+        assert (report.agreement.n_same, ids(report)) == (n_same, reasons)
+        assert report.agreement.chance == pytest.approx(chance, abs=1e-12)
+        assert not reasons or by_chance in report.verdict.reasons[0].seen
 
 
 def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
@@ -150,13 +145,9 @@ def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
     b = workshop.model("rgb", h)
     contract = lookup.lookup_contract()
     contract["preprocessing"]["color_order"] = "BGR"
-    a = workshop.model("bgr", h, contract=contract)
-    model = onnx.load(a)
-    places = next(w for w in model.graph.initializer if w.name == "places")
-    places.CopyFrom(onnx.numpy_helper.from_array(np.array([65536, 256, 1], np.float32), "places"))
-    onnx.save(model, a)
+    a = workshop.model("bgr", h, contract=contract, places=np.array([65536, 256, 1], np.float32))
     report = workshop.run(a, b)
-    assert report.verdict.verdict == "PASS"
+    assert report.passed
     assert alike(report).cosine_change == pytest.approx(0, abs=1e-9)
     assert any("preprocess differently (color_order)" in note for note in report.notes)
 
@@ -167,22 +158,22 @@ def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
 def test_real_clip_embeddings(name: str) -> None:
     x = np.load(EMBEDDINGS / f"{name}.npz", allow_pickle=False)["x"][:80].astype(np.float64)
     d, draw = x.shape[1], default_rng(1)
-    top = list(judged(x, x).reference.carrying)
-    of_top = np.isin(np.arange(d), top)
+    of_top = np.isin(np.arange(d), judged(x, x).reference.carrying)
     mixed = judged((x + np.roll(x, 40, axis=0)) / 2, x)  # neighbours can be of one class
     assert "undecided" in ids(mixed)
     assert 0.2 < (alike(mixed).cka_debiased or 0) < 0.7
     for kept in (eight_bits(x), x + 0.3 * x.std(axis=0) * draw.normal(size=x.shape)):
         report = judged(kept, x)
-        assert report.verdict.verdict == "PASS", report.verdict.reasons
+        assert report.passed, report.verdict.reasons
         assert min(f.correlation or 0 for f in report.features) > 0.9
-    for lost, expected in (
+    for candidate, expected in (
         (x - of_top * x.mean(axis=0), {"statistic_shrank", "outlier_feature_lost"}),
         (x / (1 + of_top), {"statistic_shrank"}),
         (x[draw.permutation(len(x))], {"unrelated", "outlier_feature_lost"}),
+        (x @ rotation(d), {"representation_rotated", "statistic_shrank"}),
+        (x[:, draw.permutation(d)], {"representation_permuted"}),
     ):
-        assert expected <= ids(judged(lost, x))
-    turned = ids(judged(x @ rotation(d), x))
-    assert {"representation_rotated", "statistic_shrank"} <= turned
-    assert "outlier_feature_lost" not in turned
-    assert ids(judged(x[:, draw.permutation(d)], x)) == {"representation_permuted"}
+        found = ids(judged(candidate, x))
+        assert expected <= found
+        assert "outlier_feature_lost" in expected or "outlier_feature_lost" not in found
+    assert found == expected

@@ -121,8 +121,8 @@ def write_lookup_model(
     rows = "rows" if any(output in node[2] for node in last) else output
     text = LOOK_UP.format(image=image, px=BLOCK_PX, n=len(matrix), rows=rows)
     nodes = [*first, *graph(text), *last]
-    given = {name: np.asarray(value) for name, value in weights.items()}
-    given |= {"places": np.array([1, 256, 65536], np.float32), "embeddings": matrix}
+    given = {"places": np.array([1, 256, 65536], np.float32), "embeddings": matrix}
+    given |= {name: np.asarray(value) for name, value in weights.items()}
     given |= constants_of(nodes, {"image", *given})
     element = helper.np_dtype_to_tensor_dtype(matrix.dtype)
     pixels = ("image", TensorProto.FLOAT, ("batch", 3, size_px, size_px))
