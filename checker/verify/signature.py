@@ -29,6 +29,8 @@ from robustcheck_onnx.checker.text import as_json, once, quoted
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
+    from robustcheck_onnx.checker.report.record import Report
+
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
@@ -129,12 +131,6 @@ def _decoded(text: str) -> bytes:
     if base64.b64encode(content).decode() != text:
         raise ValueError("not in its standard spelling")
     return content
-
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-
-    from robustcheck_onnx.checker.report.record import Report
 
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

@@ -37,7 +37,8 @@ def test_the_command_needs_neither_torch_nor_a_connection(lookup_pass: Place) ->
     calls = [["--help"], ["explain"], ["export", "--help"], ["doctor"], [str(model), "--images", str(photos)]]
     done = alone(
         f"from robustcheck_onnx.checker import cli\nprint([cli.main(call) for call in {calls}])\n"
-        "print('loaded', sorted({'torch', 'timm', 'scipy', 'requests', 'httpx'} & sys.modules.keys()))"
+        "heavy = {'torch', 'timm', 'scipy', 'requests', 'httpx', 'fsspec', 'aiohttp', 'huggingface_hub'}\n"
+        "print('loaded', sorted(heavy & sys.modules.keys()))"
     )
     assert done.returncode == 0, done.stderr
     codes, loaded = done.stdout.splitlines()[-2:]

@@ -20,7 +20,8 @@ def test_the_bounds_are_tightest_at_the_first_look() -> None:
 
 
 def test_unknown_spread_gives_no_bound() -> None:
-    assert intervals.radius(64, math.nan, ALPHA) == math.inf
+    lower = [intervals.depth(64, *unknown) for unknown in ((math.nan, 0.0), (1.0, math.nan))]
+    assert [intervals.radius(64, math.nan, ALPHA), *lower] == 3 * [math.inf]
 
 
 def test_jackknife_of_an_undefined_statistic_is_undefined() -> None:

@@ -76,11 +76,6 @@ def test_skewness_of_a_mean_is_that_of_the_images_over_root_n() -> None:
     assert intervals.grouped_jackknife(1.0, alike, alike) == (0.0, 0.0)
 
 
-def test_unknown_spread_gives_no_lower_bound() -> None:
-    for unknown in [(math.nan, 0.0), (1.0, math.nan)]:
-        assert intervals.depth(64, *unknown) == math.inf
-
-
 def low(share: float) -> Callable[..., np.ndarray]:
     """Values of which a share is low."""
     return lambda g, s: np.where(g.random(s) < share, share - 1, share) + g.normal(0, 0.05, s)

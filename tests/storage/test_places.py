@@ -1,10 +1,7 @@
 """Places: what is shown of them, what is none, --offline, missing packages; how much of a file in a store is read."""
 
-import functools
 import importlib.util
 import io
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +12,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.storage import places
 from robustcheck_onnx.checker.storage.stores import PIECE_BYTES, RemoteFile, open_url
-from support import Capture, Patch, Place, raised, robustcheck
+from support import Capture, Patch, raised, robustcheck
 from support.stores import SECRET, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -111,26 +108,6 @@ def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_na
         missing = raised(EnvironmentFaultError, "", source.open_images, f"gs://key:{SECRET}@bucket/photos")
         assert missing.hint.startswith("pip install gcsfs")
         assert SECRET not in missing.message
-
-
-@pytest.mark.long
-def test_a_check_without_urls_imports_no_fsspec_and_opens_no_socket(lookup_pass: Place) -> None:
-    model, photos = lookup_pass
-    program = f"""
-import sys
-if len(sys.argv) > 1: import fsspec, socket; socket.socket()
-opened = []
-sys.addaudithook(lambda name, _: opened.append(name) if name.startswith("socket.") else None)
-if len(sys.argv) > 1: socket.socket()
-from robustcheck_onnx.checker.cli import main
-code = main([{str(model)!r}, "--images", {str(photos)!r}, "-qq"])
-loaded = [name for name in ("fsspec", "aiohttp", "torch", "huggingface_hub") if name in sys.modules]
-sys.stdout.write(repr((code, loaded, opened)))
-"""
-    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True, timeout=120)
-    assert run([sys.executable, "-c", program]).stdout == "(0, [], [])"
-    # the probe can fail
-    assert "['fsspec'], ['socket" in run([sys.executable, "-c", program, "probe"]).stdout
 
 
 class Pieces(io.BytesIO):

@@ -33,8 +33,11 @@ def test_a_check_saves_what_it_measured(lookup_pass: Place, tmp_path: Path) -> N
     rows = [int(name.removeprefix("photo_").removesuffix(".png")) for name in saved.names]
     assert_array_equal(saved.values, embeddings[rows])
     again = measure(saved)
-    for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):
+    for name in ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy"):
         assert getattr(again, name).estimate == pytest.approx(getattr(statistics, name).estimate, rel=1e-12)
+    for name in ("statistic_version", "n_images", "n_features", "alpha", "histogram_counts"):
+        assert getattr(again, name) == getattr(statistics, name), name
+    assert again.features[0].index == statistics.features[0].index
     made_with = saved.made_with
     assert (made_with.model_digest, made_with.preprocessing) == (facts.digest, report.evidence.preprocessing)
     assert re.match("<Representations: .*512 features", repr(saved))
@@ -88,7 +91,7 @@ def test_memory_is_flat_while_a_file_is_written(tmp_path: Path) -> None:
 def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "rows.npz").write_bytes(b"earlier")
     broken = lookup.write_lookup_model(tmp_path / "nan.onnx", np.full((9, 16), np.nan))
-    raised(CannotAssessError, "", check, broken, max_images=9, save_representations=tmp_path / "rows.npz")
+    raised(CannotAssessError, "no usable", check, broken, max_images=9, save_representations=tmp_path / "rows.npz")
     assert (tmp_path / "rows.npz").read_bytes() == b"earlier"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["nan.onnx", "rows.npz"]
 
