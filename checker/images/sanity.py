@@ -48,6 +48,7 @@ MIN_BASE_PX = 6.0  # between the two points that give a similarity
 SINGLE_THREAD = 200_000  # multiplications; OpenBLAS starts threads at 262,144
 
 _SIZE = len(RINGS) * HARMONICS
+_PAIRS = np.triu_indices(MOST_POINTS, 1)
 _TURN = 2 * np.pi * np.arange(ANGLES) / ANGLES
 _RING_X = (RINGS[:, None] * np.cos(_TURN)).ravel()
 _RING_Y = (RINGS[:, None] * np.sin(_TURN)).ravel()
@@ -164,12 +165,9 @@ class Gallery:
         nearest = likeness.argmax(axis=2)  # (gallery image, its point): point of the new image
         back = likeness.argmax(axis=1)  # (gallery image, point of the new image): point of the gallery image
         mutual = np.take_along_axis(back, nearest, axis=1) == np.arange(MOST_POINTS)
-        mutual &= likeness.max(axis=2) >= MIN_LIKENESS
-        for index in np.flatnonzero(mutual.sum(axis=1) >= MIN_SHARED):
-            pairs = mutual[index]
-            if _share_a_similarity(self._positions[index, pairs], positions[nearest[index, pairs]]):
-                return True
-        return False
+        mutual &= np.take_along_axis(likeness, nearest[..., None], axis=2)[..., 0] >= MIN_LIKENESS
+        likely = np.flatnonzero(mutual.sum(axis=1) >= MIN_SHARED)
+        return _share_a_similarity(self._positions[likely], positions[nearest[likely]], mutual[likely])
 
 
 def _unpack(points: bytes) -> tuple[Array, Float32s]:
@@ -186,22 +184,17 @@ def _unpack(points: bytes) -> tuple[Array, Float32s]:
     return positions, descriptions.astype(np.float32)
 
 
-@lru_cache(maxsize=MOST_POINTS + 1)
-def _pairs(n: int) -> tuple[Indices, Indices]:
-    """Return the indices of all pairs of points."""
-    return np.triu_indices(n, 1)
+def _share_a_similarity(one: Array, other: Array, matched: Bools) -> bool:
+    """Return whether one similarity transform maps enough points of an image.
 
-
-def _share_a_similarity(one: Array, other: Array) -> bool:
-    """Return whether one similarity transform maps enough points.
-
-    It must map MIN_SHARED points of one image to their partners, each (point, 3).
+    It must map MIN_SHARED matched points to their partners: (image, point, 3), (image, point, 3), (image, point).
 
     Every two points and their partners give one: b = αa + β of complex positions, or of mirrored ones.
     """
-    first, second = _pairs(len(one))
-    scale = other[:, 2] - one[:, 2]
-    a, b = one[:, 0] + 1j * one[:, 1], other[:, 0] + 1j * other[:, 1]
+    image, pair = np.nonzero(matched[:, _PAIRS[0]] & matched[:, _PAIRS[1]])
+    first, second = (image, _PAIRS[0][pair]), (image, _PAIRS[1][pair])
+    scale = other[..., 2] - one[..., 2]
+    a, b = one[..., 0] + 1j * one[..., 1], other[..., 0] + 1j * other[..., 1]
     base = np.abs(a[second] - a[first])
     zoom = np.log(np.maximum(np.abs(b[second] - b[first]), 1e-9) / np.maximum(base, 1e-9))
     fits = (
@@ -209,14 +202,15 @@ def _share_a_similarity(one: Array, other: Array) -> bool:
         & (np.abs(scale[first] - zoom) < SCALE_TOLERANCE)
         & (np.abs(scale[second] - zoom) < SCALE_TOLERANCE)
     )
-    if fits.sum() < MIN_SHARED * (MIN_SHARED - 1) // 2:  # among points of one similarity every two fit
-        return False
-    first, second, zoom = first[fits], second[fits], zoom[fits]
-    same_scale = np.abs(scale - zoom[:, None]) < SCALE_TOLERANCE
+    # among points of one similarity every two fit
+    fits &= (np.bincount(image[fits], minlength=len(one)) >= MIN_SHARED * (MIN_SHARED - 1) // 2)[image]
+    image, pair, zoom = image[fits], pair[fits], zoom[fits, None]
+    first, second = (image, _PAIRS[0][pair]), (image, _PAIRS[1][pair])
+    same_scale = matched[image] & (np.abs(scale[image] - zoom) < SCALE_TOLERANCE)
     for positions in (a, a.conj()):
-        turn = (b[second] - b[first]) / (positions[second] - positions[first])
-        mapped = turn[:, None] * (positions - positions[first][:, None]) + b[first][:, None]
-        near = np.abs(mapped - b) < POSITION_TOLERANCE_PX * np.minimum(1.0, np.abs(turn))[:, None]  # in both images
+        turn = ((b[second] - b[first]) / (positions[second] - positions[first]))[:, None]
+        mapped = turn * (positions[image] - positions[first][:, None]) + b[first][:, None]
+        near = np.abs(mapped - b[image]) < POSITION_TOLERANCE_PX * np.minimum(1.0, np.abs(turn))  # in both images
         if np.any(np.sum(near & same_scale, axis=1) >= MIN_SHARED):
             return True
     return False

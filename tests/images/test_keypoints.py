@@ -87,8 +87,9 @@ def test_a_similarity_is_needed() -> None:
     z, sizes = rng.uniform(0, 96, (12, 2)) @ [1, 1j], np.log(rng.choice(SIGMAS, 12))
 
     def is_shared(places: NDArray[Any], at: NDArray[Any], n: int = 12) -> bool:
-        one, other = (np.column_stack([p.real, p.imag, s])[:n] for p, s in ((z, sizes), (places, at)))
-        return sanity._share_a_similarity(one, other)
+        one, other = np.zeros((2, 1, sanity.MOST_POINTS, 3))
+        one[0, :12], other[0, :12] = (np.column_stack([p.real, p.imag, s]) for p, s in ((z, sizes), (places, at)))
+        return sanity._share_a_similarity(one, other, np.arange(sanity.MOST_POINTS)[None] < n)
 
     for zoom, turn, mirror in ((1.0, 0.0, False), (0.6, 1.0, False), (1.7, 2.5, True)):
         mapped = zoom * np.exp(1j * turn) * (z.conj() if mirror else z) + (5 - 3j)
