@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from typing import Generic, Self, TypeVar
 
 import numpy as np
@@ -49,6 +50,11 @@ SINGLE_THREAD = 200_000  # multiplications; OpenBLAS starts threads at 262,144
 
 _SIZE = len(RINGS) * HARMONICS
 _PAIRS = np.triu_indices(MOST_POINTS, 1)
+_NEIGHBOURS = (
+    (np.s_[1:], np.s_[:-1]),
+    (np.s_[:, 1:], np.s_[:, :-1]),
+    (np.s_[..., 1:], np.s_[..., :-1]),
+)  # levels, rows, columns
 _TURN = 2 * np.pi * np.arange(ANGLES) / ANGLES
 _RING_X = (RINGS[:, None] * np.cos(_TURN)).ravel()
 _RING_Y = (RINGS[:, None] * np.sin(_TURN)).ravel()
@@ -63,10 +69,11 @@ def find_keypoints(image: Image.Image) -> bytes:
     width, height = round(image.width * shrink), round(image.height * shrink)
     if min(width, height) < MIN_EDGE_PX:
         return b""
-    small = image.convert("L").resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    rows_blurred = _times(_blurs(height), np.asarray(small, dtype=np.float32))
-    blurred = _times(rows_blurred, _blurs(width).transpose(0, 2, 1))
-    level, row, column = _strongest(np.abs(np.diff(blurred, axis=0)))
+    grey = image if image.mode == "L" else image.convert("L")
+    small = np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0), dtype=np.float32)
+    columns_blurred = _times(small.T[None], _blurs(height))
+    blurred = _times(columns_blurred.transpose(0, 2, 1), _blurs(width))
+    level, row, column = _strongest(blurred)
     descriptions = np.rint(127 * _describe_points(blurred, level, row, column)) + 128
     return np.column_stack([column, row, level, descriptions]).astype(np.uint8).tobytes()
 
@@ -75,45 +82,40 @@ def find_keypoints(image: Image.Image) -> bytes:
 def _blurs(n: int) -> Float32s:
     """Return the matrices of Gaussian blurs, (level, n, n).
 
-    They blur a line of n pixels; weights are normalised at its ends too.
+    A row of n pixels times a matrix is the blurred row; weights are normalised at its ends too.
     """
     sigmas = np.subtract.outer(np.arange(n), np.arange(n)) / SIGMAS[:, None, None]
     weights = np.where(np.abs(sigmas) < REACH, np.exp(-(sigmas**2) / 2), 0)
-    return np.asarray(weights / weights.sum(axis=2, keepdims=True), dtype=np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _times(left: Float32s, right: Float32s) -> Float32s:
     """Return left @ right, computed in small strips.
 
-    No matrix library starts threads for them; callers prepare images in parallel.
+    No matrix library starts threads for them; callers prepare images in parallel. A `right` that is not contiguous
+    takes twice the time.
     """
     strip = max(1, SINGLE_THREAD // (right.shape[-2] * right.shape[-1]))
     return np.concatenate([left[:, k : k + strip] @ right for k in range(0, left.shape[1], strip)], axis=1)
 
 
-def _strongest(contrast: Float32s) -> tuple[Indices, Indices, Indices]:
-    """Return the strongest local maxima of (level, row, column). They come as levels, rows and columns."""
-    inner = contrast[1:-1]
-    strength = np.where((inner >= _highest_around(contrast)) & (inner > MIN_CONTRAST), inner, 0.0)
-    for plane, sigma in zip(strength, SIGMAS[1:-2], strict=True):
-        margin = int(MARGIN * sigma)
-        plane[:margin] = plane[-margin:] = 0.0
-        plane[:, :margin] = plane[:, -margin:] = 0.0
-    order = np.argsort(-strength, axis=None, kind="stable")[:MOST_POINTS]
-    order = order[strength.ravel()[order] > 0]
-    level, row, column = np.unravel_index(order, strength.shape)
-    return level + 1, row, column  # the lowest level has no neighbour below
-
-
-def _highest_around(values: Float32s) -> Float32s:
-    """Return the maximum around each position of inner levels. It is taken over the 3 × 3 × 3 neighbours."""
-    for axis in (2, 1):
-        wide = np.swapaxes(values, axis, 2)
-        highest = wide.copy()  # the border has no neighbour outside
-        np.maximum(highest[..., 1:], wide[..., :-1], out=highest[..., 1:])
-        np.maximum(highest[..., :-1], wide[..., 1:], out=highest[..., :-1])
-        values = np.swapaxes(highest, axis, 2)
-    return np.maximum(np.maximum(values[:-2], values[1:-1]), values[2:])
+def _strongest(blurred: Float32s) -> tuple[Indices, Indices, Indices]:
+    """Return the strongest local extremes of the contrast between levels. They come as levels, rows and columns."""
+    contrast = blurred[1:] - blurred[:-1]
+    np.abs(contrast, out=contrast)
+    highest = contrast
+    for later, earlier in _NEIGHBOURS:
+        for _ in range(2):  # the highest of two neighbours, and of two such pairs
+            highest = np.maximum(highest[later], highest[earlier])
+    inner = contrast[1:-1, 1:-1, 1:-1]  # the others lack a neighbour
+    at = np.unravel_index(np.flatnonzero((inner >= highest) & (inner > MIN_CONTRAST)), inner.shape)
+    strength = inner[at]
+    level, row, column = (index + 1 for index in at)
+    height, width = blurred.shape[1:]
+    border = np.minimum(np.minimum(row, height - 1 - row), np.minimum(column, width - 1 - column))
+    inside = np.flatnonzero(border >= (MARGIN * SIGMAS[level]).astype(int))
+    order = inside[np.argsort(-strength[inside], kind="stable")[:MOST_POINTS]]
+    return level[order], row[order], column[order]
 
 
 def _describe_points(blurred: Float32s, level: Indices, row: Indices, column: Indices) -> Array:
@@ -122,9 +124,9 @@ def _describe_points(blurred: Float32s, level: Indices, row: Indices, column: In
     height, width = blurred.shape[1:]
     y, top = _between(row[:, None] + sigma * _RING_Y, height)
     x, left = _between(column[:, None] + sigma * _RING_X, width)
-    at = level[:, None]
-    upper = (1 - x) * blurred[at, top, left] + x * blurred[at, top, left + 1]
-    lower = (1 - x) * blurred[at, top + 1, left] + x * blurred[at, top + 1, left + 1]
+    flat, at = blurred.ravel(), (level[:, None] * height + top) * width + left
+    upper = (1 - x) * flat[at] + x * flat[at + 1]
+    lower = (1 - x) * flat[at + width] + x * flat[at + width + 1]
     rings = ((1 - y) * upper + y * lower).reshape(-1, len(RINGS), ANGLES)
     spectrum = np.fft.rfft(rings - rings.mean(axis=(1, 2), keepdims=True))[..., :HARMONICS]
     described = math.sqrt(2) * np.abs(spectrum)  # both signs of the frequency
@@ -240,6 +242,8 @@ MAX_DUPLICATE_SHARE = 0.05  # a stray copy does no harm; more is another set tha
 MAX_NEAR_DUPLICATE_SHARE = 0.2  # photo sets: .06 or less | small crops of one photo .7 or more
 MIN_VARIED_SHARE = 0.5  # photo sets: .93 or more | crops of one photo fall below as they get more
 
+HASHED_PX = 2**17  # at once
+
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
 
 
@@ -277,7 +281,9 @@ class Sketch:
 def digest_of_pixels(image: Image.Image) -> int:
     """Return 64 bits of the digest of decoded pixels. The image's size counts, too."""
     digest = hashlib.sha256(f"{image.size}".encode())  # processors have instructions for this one
-    digest.update(image.tobytes())
+    rows = max(1, HASHED_PX // image.width)
+    for top in range(0, image.height, rows):  # a photo's bytes as one would be copied twice
+        digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
     return int.from_bytes(digest.digest()[:8], "big")
 
 
@@ -301,7 +307,7 @@ def describe(image: Image.Image) -> Sketch:
     )
 
 
-def _central_square(image: Image.Image) -> Array:
+def _central_square(image: Image.Image) -> NDArray[np.uint8]:
     """Return the central square, (edge, edge, 3). edge is WORK_PX, or the shorter edge where that is smaller."""
     shorter = min(image.size)
     edge = min(WORK_PX, shorter)
@@ -309,46 +315,45 @@ def _central_square(image: Image.Image) -> Array:
         size = (max(edge, round(image.width * edge / shorter)), max(edge, round(image.height * edge / shorter)))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    return np.asarray(image.crop((left, top, left + edge, top + edge)), dtype=np.float64)
+    return np.asarray(image.crop((left, top, left + edge, top + edge)))
 
 
-def _statistics(rgb: Array) -> tuple[float, float | None, float | None, float | None]:
-    grey = rgb @ _LUMA
+def _statistics(rgb: NDArray[np.uint8]) -> tuple[float, float | None, float | None, float | None]:
+    grey = rgb.astype(np.float64) @ _LUMA
     spread = float(grey.std())
     if len(grey) < MIN_PX:
         return spread, None, None, None
     levels = np.rint(grey).astype(int)
     common = int(np.bincount(levels.ravel(), minlength=256).argmax())
     object_pixels = np.abs(levels - common) > BACKGROUND_LEVELS
-    across = object_pixels[:, 1:] | object_pixels[:, :-1]
-    down = object_pixels[1:] | object_pixels[:-1]
-    if min(across.sum(), down.sum()) < MIN_PAIRS:
+    beside = np.zeros_like(object_pixels)  # a pixel or its right neighbour
+    np.logical_or(object_pixels[:, 1:], object_pixels[:, :-1], out=beside[:, :-1])
+    pairs = np.flatnonzero(beside), np.flatnonzero(object_pixels[1:] | object_pixels[:-1])  # faster than a mask
+    if min(map(len, pairs)) < MIN_PAIRS:
         return spread, None, None, None
-    pairs = np.flatnonzero(across), np.flatnonzero(down)  # indices: faster than a mask
-    neighbours = _mean_or_none(
-        _correlation(grey[:, 1:].ravel()[pairs[0]], grey[:, :-1].ravel()[pairs[0]]),
-        _correlation(grey[1:].ravel()[pairs[1]], grey[:-1].ravel()[pairs[1]]),
-    )
-    squares = _steps(grey, *pairs) ** 2
+    flat, to_neighbour = grey.ravel(), (1, len(grey))
+    neighbours = [(flat[at + step], flat[at]) for at, step in zip(pairs, to_neighbour, strict=True)]
+    squares = np.concatenate([one - other for one, other in neighbours]) ** 2
     power = float(np.mean(squares))
     kurtosis = float(np.mean(squares**2)) / power**2 if power > 0 else None
-    red, green, blue = (_steps(np.ascontiguousarray(rgb[..., channel]), *pairs) for channel in range(3))
-    channels = _mean_or_none(_correlation(red, green), _correlation(green, blue), _correlation(red, blue))
-    return spread, neighbours, kurtosis, channels
+    planes = np.ascontiguousarray(rgb.reshape(-1, 3).T, dtype=np.int16)
+    differences = [
+        (planes[:, step:] - planes[:, :-step]).take(at, axis=1) for at, step in zip(pairs, to_neighbour, strict=True)
+    ]
+    channels = _correlation(*np.concatenate(differences, axis=1, dtype=np.float64))
+    return spread, _mean_or_none(*(_correlation(*pair) for pair in neighbours)), kurtosis, channels
 
 
-def _steps(plane: Array, across: Indices, down: Indices) -> Array:
-    """Return some differences between neighbouring pixels.
-
-    They go across and down; the indices are those of the flattened differences.
-    """
-    return np.concatenate([np.diff(plane, axis=1).ravel()[across], np.diff(plane, axis=0).ravel()[down]])
-
-
-def _correlation(a: Array, b: Array) -> float | None:
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt(float(np.mean(a * a)) * float(np.mean(b * b)))
-    return float(np.mean(a * b)) / size if size > 1e-9 else None  # grey levels²; below it is rounding only
+def _correlation(*values: Array) -> float | None:
+    """Return the mean Pearson correlation of all pairs. Pairs with a constant have none."""
+    centred = [one - one.mean() for one in values]
+    powers = [float(np.mean(one * one)) for one in centred]
+    known = []
+    for a, b in combinations(range(len(values)), 2):
+        size = math.sqrt(powers[a] * powers[b])
+        if size > 1e-9:  # grey levels²; below it is rounding only
+            known.append(float(np.mean(centred[a] * centred[b])) / size)
+    return _mean_or_none(*known)
 
 
 def _mean_or_none(*values: float | None) -> float | None:
