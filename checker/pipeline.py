@@ -1,5 +1,7 @@
 """Turn a model and an image set into a report. Silent; progress goes to a callback."""
 
+from __future__ import annotations  # help() names the types as the package does
+
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial

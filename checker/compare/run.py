@@ -3,6 +3,8 @@
 One loop runs both and compares them. Silent; progress goes to a callback.
 """
 
+from __future__ import annotations  # help() names the types as the package does
+
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

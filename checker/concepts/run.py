@@ -3,6 +3,8 @@
 One pass over the images, then linear algebra. Information, not a verdict. Silent; progress goes to a callback.
 """
 
+from __future__ import annotations  # help() names the types as the package does
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack

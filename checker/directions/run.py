@@ -4,6 +4,8 @@ Information, not a verdict. Labels of a labelled set become classes of the head,
 a callback.
 """
 
+from __future__ import annotations  # help() names the types as the package does
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack

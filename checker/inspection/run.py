@@ -1,5 +1,7 @@
 """Find what a check would measure in a file. Also find whether it can pass; nothing of it runs."""
 
+from __future__ import annotations  # help() names the types as the package does
+
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """The check as an assertion, for tests and scripts."""
 
+from __future__ import annotations  # help() names the types as the package does
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Unpack

@@ -3,6 +3,8 @@
 Information, not a verdict. Silent; progress goes to a callback.
 """
 
+from __future__ import annotations  # help() names the types as the package does
+
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace

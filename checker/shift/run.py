@@ -3,6 +3,8 @@
 One loop runs the model. Silent; progress goes to a callback. The notes of the report are written here, too.
 """
 
+from __future__ import annotations  # help() names the types as the package does
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack

@@ -3,6 +3,8 @@
 The exit code is 0 only where every check that was made agrees and the verdict is PASS.
 """
 
+from __future__ import annotations  # help() names the types as the package does
+
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
