@@ -7,7 +7,6 @@ import io
 import os
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,21 +73,12 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         pytest.fail(f"the test started {len(_started)} processes ({_started[0]}); it must be marked process")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Count the skips by their reason, so that nothing stays untested unseen."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    counted = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
-    for reason, n in counted.most_common():
-        terminalreporter.line(f"{n} skipped: {reason}")
-
-
 LONGEST = (
     "exporters/test_families.py",
     "whole/test_controls.py",
     "verify/test_every_field.py",
     "calibrate/test_models.py",
     "project/test_tutorial.py",
-    "project/test_types.py",
     "calibrate/test_command.py",
     "measure/test_ray_engine.py",
     "shift/test_run.py",

@@ -51,12 +51,20 @@ def flip(path: Path, place: int = -1) -> None:
     path.write_bytes(content)
 
 
-def verify(place: Path, capsys: Capture, *more: object) -> tuple[int, dict[str, str], Fields]:
+Verify = Callable[..., tuple[int, dict[str, str], Fields]]
+
+
+@pytest.fixture
+def verify(place: Path, capsys: Capture) -> Verify:
     """Exit code, status of each check, and the document; without images it rests on the report."""
-    more = more if {"--images", "--rerun", "--no-rerun"} & set(more) else (*more, "--no-rerun")
-    code = robustcheck("verify", place / "report.json", place / "model.onnx", "-o", "json", *more)
-    document = json.loads(capsys.readouterr().out)
-    return code, {f["check"]: f["status"] for f in document.get("findings", [])}, document
+
+    def typed(*more: object, images: str = "") -> tuple[int, dict[str, str], Fields]:
+        again = ["--images", place / images] if images else [] if "--rerun" in more else ["--no-rerun"]
+        code = robustcheck("verify", place / "report.json", place / "model.onnx", "-o", "json", *again, *more)
+        document = json.loads(capsys.readouterr().out)
+        return code, {f["check"]: f["status"] for f in document.get("findings", [])}, document
+
+    return typed
 
 
 def test_images_are_not_compared_where_a_skipped_one_is_not_named(passed: Report, place: Path) -> None:
@@ -69,13 +77,13 @@ def test_images_are_not_compared_where_a_skipped_one_is_not_named(passed: Report
     assert (found.status, found.seen) == ("not checked", "1 were skipped and not all are named; --rerun compares them")
 
 
-def test_a_report_that_holds(place: Path, capsys: Capture, passed: Report) -> None:
+def test_a_report_that_holds(verify: Verify, passed: Report) -> None:
     agrees = dict.fromkeys(("report", "model", "profile", "verdict"), "agrees")
-    code, status, document = verify(place, capsys)
+    code, status, document = verify()
     assert code == document["exit_code"] == 0
     assert status == agrees | dict.fromkeys(("signature", "images", "rerun"), "not checked")
     assert "only the report itself" in document["rests_on"]
-    code, status, document = verify(place, capsys, "--images", place / "photos")
+    code, status, document = verify(images="photos")
     assert (code, status) == (0, agrees | {"signature": "not checked", "images": "agrees", "rerun": "agrees"})
     assert "measured again" in document["rests_on"]
     assert document["result_digest"] == canonical_digest(json.loads(to_json(passed)))
@@ -122,25 +130,25 @@ def as_earlier_versions_wrote(document: Fields, finding: str = "ok") -> None:
         document["verdict"] |= {"verdict": "WARN", "kind": "other_signal", "reasons": [reason]}
 
 
-def test_a_report_of_an_earlier_version_holds_without_what_is_gone(place: Path, capsys: Capture) -> None:
+def test_a_report_of_an_earlier_version_holds_without_what_is_gone(place: Path, verify: Verify) -> None:
     forge(place, as_earlier_versions_wrote)
-    code, status, document = verify(place, capsys, "--images", place / "photos")
+    code, status, document = verify(images="photos")
     assert (code, "differs" in status.values()) == (0, False), document
 
 
-def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, capsys: Capture) -> None:
+def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, verify: Verify) -> None:
     """Neither as it was written, nor with the verdict that the rest of the evidence gives."""
     passed = read_json(place / "report.json")["verdict"]
     forge(place, lambda d: as_earlier_versions_wrote(d, "warn"))
     for verdict in ("WARN", "PASS"):
-        code, status, document = verify(place, capsys)
+        code, status, document = verify()
         assert (code, document["verdict"], status["verdict"]) == (3, verdict, "differs")
         raised(CannotAssessError, "a plug-in of an earlier version warned", read_one, place / "report.json")
         forge(place, lambda d: d.update(verdict=passed))
 
 
 def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
-    place: Path, capsys: Capture, passed: Report
+    place: Path, verify: Verify, passed: Report
 ) -> None:
     assert passed.evidence.stopped == "decided"
     job = new_job(place / "model.onnx", str(place / "photos"))
@@ -153,7 +161,7 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
             part.update(engine="ray", workers=2)
 
     forge(place, on_ray)
-    code, status, document = verify(place, capsys, "--images", place / "photos")
+    code, status, document = verify(images="photos")
     assert (code, status["rerun"]) == (0, "agrees"), document
     assert '"80 images measured again' in json.dumps(document)
 
@@ -161,32 +169,32 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
 # ---------------------------------------------------------------------------------- one byte, anywhere
 
 
-def test_one_byte_of_the_model_and_of_its_external_weights(place: Path, capsys: Capture) -> None:
+def test_one_byte_of_the_model_and_of_its_external_weights(place: Path, verify: Verify) -> None:
     proto = onnx.load(place / "model.onnx")
     onnx.save(proto, place / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
     report = check(place / "model.onnx", images=place / "photos")
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
-    assert verify(place, capsys)[0] == 0
+    assert verify()[0] == 0
     for file, byte in (("weights.bin", -1), ("model.onnx", 0), ("model.onnx", 1000), ("model.onnx", -1)):
         flip(place / file, byte)
-        code, status, document = verify(place, capsys, "--images", place / "photos")
+        code, status, document = verify(images="photos")
         assert (code, status["model"], status["rerun"]) == (3, "differs", "not checked")
         assert document["rests_on"] == "Nothing rests on these numbers: the report does not hold."
         assert ("weights.bin" in str(document["findings"])) == (file == "weights.bin")
         flip(place / file, byte)
     forge(place, lambda d: d["evidence"]["model"].update(external_digests={}))
-    assert verify(place, capsys)[1]["model"] == "differs"
+    assert verify()[1]["model"] == "differs"
 
 
-def test_one_byte_of_an_image(place: Path, capsys: Capture, passed: Report) -> None:
+def test_one_byte_of_an_image(place: Path, verify: Verify, passed: Report) -> None:
     assert passed.evidence.gallery is not None
     shutil.copytree(place / "photos", place / "other")
     flip(place / "other" / passed.evidence.gallery.shown[0].name)
-    code, status, _ = verify(place, capsys, "--images", place / "other")
+    code, status, _ = verify(images="other")
     assert (code, status["images"]) == (3, "differs")
 
 
-def test_a_profile_that_nobody_accepted(place: Path, passed: Report, capsys: Capture) -> None:
+def test_a_profile_that_nobody_accepted(place: Path, passed: Report, verify: Verify) -> None:
     """One of the caller's own; one of ours that is looser than the default; one edited in the report."""
     own = profile.seal(but(profile.load(), min_images=2, id="mine-1"))
     (place / "mine.json").write_text(profile.to_json(own), encoding="utf-8")
@@ -197,15 +205,17 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, capsys: Cap
         report = but(passed, profile=other, verdict=judge(passed.evidence, other))
         (place / "report.json").write_text(to_json(sealed(report)), encoding="utf-8")
         for accepted, found in ([], (3, "differs")), (["--thresholds", name], (0, "agrees")):
-            code, status, document = verify(place, capsys, *accepted)
+            code, status, document = verify(*accepted)
             assert (code, status["profile"]) == found
             assert code == 0 or said in str(document["findings"])
-    assert verify(place, capsys, "--thresholds", "default")[0] == 3
+    assert verify("--thresholds", "default")[0] == 3
     forge(place, lambda d: d["profile"]["thresholds"]["kurtosis"].update(minimum=7.999))
-    assert verify(place, capsys)[1]["profile"] == "differs"
+    assert verify()[1]["profile"] == "differs"
 
 
-def test_what_the_report_alone_says_is_shown_as_that(place: Path, capsys: Capture, passed: Report) -> None:
+def test_what_the_report_alone_says_is_shown_as_that(
+    place: Path, capsys: Capture, verify: Verify, passed: Report
+) -> None:
     """The address a model is said to be from is not checked; what loosened the gate is said before the result."""
     decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
     loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
@@ -213,7 +223,7 @@ def test_what_the_report_alone_says_is_shown_as_that(place: Path, capsys: Captur
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
     origin = {"address": "hf://bank/encoder", "revision": "1f", "file": "model.onnx"}
     forge(place, lambda d: d["evidence"]["model"].update(origin=origin))
-    assert verify(place, capsys)[1]["origin"] == "not checked"
+    assert verify()[1]["origin"] == "not checked"
     robustcheck("verify", place / "report.json", place / "model.onnx", "--color", "never")
     out = capsys.readouterr().out
     assert out.index("! can loosen the gate: fail_on never (robustcheck.toml)") < out.index("origin")
@@ -231,19 +241,19 @@ def warning(place: Path, warned: tuple[Path, Report]) -> Report:
 
 
 @pytest.mark.usefixtures("warning")
-def test_a_warn_is_never_0(place: Path, capsys: Capture) -> None:
-    code, status, document = verify(place, capsys, "--images", place / "photos")
+def test_a_warn_is_never_0(place: Path, verify: Verify) -> None:
+    code, status, document = verify(images="photos")
     assert (code, status["rerun"], document["verdict"]) == (1, "agrees", "WARN")
     forge(place, lambda d: d["verdict"].update(verdict="PASS", reasons=[]))
-    code, status, _ = verify(place, capsys)
+    code, status, _ = verify()
     assert (code, status["report"], status["verdict"]) == (3, "agrees", "differs")
 
 
-def test_evidence_of_a_better_model(place: Path, passed: Report, warning: Report, capsys: Capture) -> None:
+def test_evidence_of_a_better_model(place: Path, passed: Report, warning: Report, verify: Verify) -> None:
     """Numbers of a passing model under the digest of one that warns: only a second run can tell."""
     forged = sealed(but(passed, evidence__model=warning.evidence.model))
     (place / "report.json").write_text(to_json(forged), encoding="utf-8")
-    code, status, document = verify(place, capsys, "--images", place / "photos")
+    code, status, document = verify(images="photos")
     assert (code, [name for name, value in status.items() if value == "differs"]) == (3, ["rerun"])
     assert "verdict PASS against WARN" in json.dumps(document)
 
@@ -258,19 +268,19 @@ def let_through(report: Report, last_day: int, fail_on: gate.FailOn = "warn") ->
     return to_json(sealed(but(report, gate=answer)))
 
 
-def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report, capsys: Capture) -> None:
+def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report, verify: Verify) -> None:
     """And a second run vouches for none of them."""
     (place / "report.json").write_text(let_through(warning, 5), encoding="utf-8")
-    assert verify(place, capsys)[0] == 1
-    assert verify(place, capsys, "--accept-waivers")[0] == 0
-    code, status, document = verify(place, capsys, "--images", place / "photos", "--accept-waivers")
+    assert verify()[0] == 1
+    assert verify("--accept-waivers")[0] == 0
+    code, status, document = verify("--accept-waivers", images="photos")
     assert (code, status["rerun"]) == (1, "agrees")
     assert "the waivers in the report count only with a signature" in document["rule"]
     for fail_on in ("warn", "never"):
         (place / "report.json").write_text(let_through(warning, -1, fail_on), encoding="utf-8")
-        assert verify(place, capsys, "--accept-waivers")[0] == 1
+        assert verify("--accept-waivers")[0] == 1
     forge(place, lambda d: d["gate"].update(waived=[], exit_code=1))
-    code, status, _ = verify(place, capsys, "--accept-waivers")
+    code, status, _ = verify("--accept-waivers")
     assert (code, status["verdict"]) == (3, "differs")  # fail_on "never" gives 0: somebody has edited the gate
 
 
@@ -298,7 +308,7 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
         raised(UsageError, said, read, place / "report.json")
 
 
-def test_files_that_are_no_reports(place: Path, capsys: Capture) -> None:
+def test_files_that_are_no_reports(place: Path, verify: Verify) -> None:
     text = (place / "report.json").read_text(encoding="utf-8")
     error = {"schema_version": 2, "tool": "robustcheck", "error": {"message": "no memory", "hint": "", "exit_code": 4}}
     for content, code, said in (
@@ -309,44 +319,42 @@ def test_files_that_are_no_reports(place: Path, capsys: Capture) -> None:
         (json.dumps(error), 3, "no memory"),
     ):
         (place / "report.json").write_text(content, encoding="utf-8")
-        got, _, document = verify(place, capsys)
+        got, _, document = verify()
         assert (got, said in document["error"]["message"]) == (code, True), (said, document)
     for name in ("report.json", "model.onnx"):
         (place / name).unlink()
-        assert verify(place, capsys)[0] == 2
+        assert verify()[0] == 2
         (place / "report.json").write_text(text, encoding="utf-8")
 
 
-def test_a_rerun_needs_the_images(place: Path, capsys: Capture) -> None:
-    code, _, document = verify(place, capsys, "--rerun")
+def test_a_rerun_needs_the_images(verify: Verify) -> None:
+    code, _, document = verify("--rerun")
     assert (code, "needs the images" in document["error"]["message"]) == (2, True)
-    assert verify(place, capsys, "--images", place / "photos", "--no-rerun")[1]["rerun"] == "not checked"
-    assert verify(place, capsys, "--images", place / "none")[0] == 2
+    assert verify("--no-rerun", images="photos")[1]["rerun"] == "not checked"
+    assert verify(images="none")[0] == 2
 
 
-def test_a_document_of_several_models(
-    place: Path, passed: Report, warned: tuple[Path, Report], capsys: Capture
-) -> None:
+def test_a_document_of_several_models(place: Path, passed: Report, warned: tuple[Path, Report], verify: Verify) -> None:
     failed = Failed(model="x.onnx", message="gone", hint="", exit_code=3)
     (place / "report.json").write_text(forms.render("json", [passed, failed, warned[1]]), encoding="utf-8")
-    assert verify(place, capsys)[0] == 0
+    assert verify()[0] == 0
     shutil.copy(warned[0], place / "model.onnx")
-    assert verify(place, capsys)[0] == 1
+    assert verify()[0] == 1
     flip(place / "model.onnx")
-    code, _, document = verify(place, capsys)
+    code, _, document = verify()
     assert (code, "none of its 2 reports" in document["error"]["message"]) == (3, True)
 
 
 # -------------------------------------------------------------------------------------------- bundled photos
 
 
-def test_the_bundled_photos_are_those_of_the_package(tmp_path: Path, capsys: Capture) -> None:
-    model = lookup.write_lookup_model(tmp_path / "model.onnx", normal(80, 512))
+def test_the_bundled_photos_are_those_of_the_package(place: Path, verify: Verify) -> None:
+    model = lookup.write_lookup_model(place / "model.onnx", normal(80, 512))
     report = check(model, preprocess="clip", max_images=60)
-    (tmp_path / "report.json").write_text(to_json(report), encoding="utf-8")
-    code, status, document = verify(tmp_path, capsys)
+    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    code, status, document = verify()
     assert (code, status["images"], status["rerun"]) == (1, "agrees", "not checked")
     assert document["unfit"].startswith("on the bundled photos, not yours; of a synthetic model: repr")
-    assert verify(tmp_path, capsys, "--rerun")[1]["rerun"] == "agrees"
-    forge(tmp_path, lambda d: d["evidence"]["images"].update(digest="sha256:" + "0" * 64))
-    assert verify(tmp_path, capsys)[1]["images"] == "differs"
+    assert verify("--rerun")[1]["rerun"] == "agrees"
+    forge(place, lambda d: d["evidence"]["images"].update(digest="sha256:" + "0" * 64))
+    assert verify()[1]["images"] == "differs"
