@@ -1,4 +1,4 @@
-"""The gallery: which images it keeps, their numbers against SciPy on the raw representations, and its merging."""
+"""The images that a report shows, against SciPy on the raw representations, and their merging."""
 
 from pathlib import Path
 
@@ -9,105 +9,70 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.evidence import Evidence, Gallery
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import job
-from robustcheck_onnx.checker.measure.job import EXTREME, FEATURES, SHOWN, SeenRows
-from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.measure.job import EXTREME, FEATURES, SHOWN
 from robustcheck_onnx.checker.statistics import state
 from support import PHOTOS, lookup
 from support.measuring import never_decided
 
-N_IMAGES, WIDTH, SIZE_PX = 150, 24, 16
+N_IMAGES, SIZE_PX = 150, 16
 CONSTANT, NOT_FINITE, DAMAGED = 17, 23, 40  # images that the gallery must leave out
 
 
-def vectors() -> np.ndarray:
-    h = np.random.default_rng(11).standard_t(4, size=(N_IMAGES, WIDTH))
+def test_images_and_numbers_are_those_of_the_raw_representations(tmp_path: Path) -> None:
+    h = np.random.default_rng(11).standard_t(4, size=(N_IMAGES, 24)).astype(np.float32)
     h[:, 5] += 6
-    h[CONSTANT] = 2.0
-    h[NOT_FINITE, 3] = np.inf
-    return h.astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A look-up model of `vectors` and its images, one of them damaged."""
-    folder = tmp_path_factory.mktemp("gallery")
-    paths = lookup.write_lookup_images(folder / "photos", N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
-    paths[DAMAGED].write_bytes(b"\x89PNG\r\n\x1a\n damaged")
-    return lookup.write_lookup_model(folder / "m.onnx", vectors(), size_px=SIZE_PX), folder / "photos"
-
-
-@pytest.fixture(scope="module")
-def order(model: tuple[Path, Path]) -> list[tuple[int, str, str]]:
-    """(row of `vectors`, name, digest) of the usable images in the order of a run."""
-    in_folder = [path.name for path in sorted(model[1].iterdir())]
-    source = open_images(model[1])
-    loaded = [item for item in source.items() if not isinstance(item, Skipped)]
-    found = [(in_folder.index(item.name), item.name, item.digest) for item in loaded]
-    return [entry for entry in found if entry[0] not in (CONSTANT, NOT_FINITE)]
-
-
-@pytest.fixture(scope="module")
-def report(model: tuple[Path, Path]) -> Report:
-    return check(model[0], images=model[1], thresholds=never_decided(), max_bad=0.5)
-
-
-def gallery_of(evidence: Evidence) -> Gallery:
-    assert evidence.gallery is not None
-    return evidence.gallery
-
-
-def test_images_and_numbers_are_those_of_the_raw_representations(
-    report: Report, order: list[tuple[int, str, str]]
-) -> None:
-    found, h = gallery_of(report.evidence), vectors().astype(np.float64)
-    assert len(order) == N_IMAGES - 3
-    rows = [row for row, _, _ in order]
-    z = dict(zip(rows, scipy.stats.zscore(h[rows], axis=1), strict=True))
-    kurtosis = dict(zip(rows, scipy.stats.kurtosis(h[rows], axis=1, fisher=False), strict=True))
-    shares = (scipy.stats.zscore(h[rows], axis=1) ** 4).sum(axis=0)
-    assert found.features == tuple(np.argsort(-shares)[:FEATURES])
-    ranked = sorted(order, key=lambda entry: kurtosis[entry[0]])
+    h[CONSTANT], h[NOT_FINITE, 3] = 2.0, np.inf
+    photos = tmp_path / "photos"
+    lookup.write_lookup_images(photos, N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)[DAMAGED].write_bytes(b"\x89PNG")
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", h, size_px=SIZE_PX)
+    found = check(model, images=photos, thresholds=never_decided(), max_bad=0.5).evidence.gallery
+    assert found is not None
+    loaded = [item for item in open_images(photos).items() if not isinstance(item, Skipped)]
+    digests = {int(item.name[6:11]): item.digest for item in loaded}  # in the order of a run
+    rows = [row for row in digests if row not in (CONSTANT, NOT_FINITE)]
+    assert len(rows) == N_IMAGES - 3
+    z = scipy.stats.zscore(h[rows].astype(np.float64), axis=1)
+    kurtosis = scipy.stats.kurtosis(z, axis=1, fisher=False)
+    assert found.features == tuple(np.argsort(-(z**4).sum(axis=0))[:FEATURES])
+    ranked = np.argsort(kurtosis)
     for got, want in (
-        (found.shown, order[:SHOWN]),
+        (found.shown, range(SHOWN)),
         (found.least, ranked[:EXTREME]),
-        (found.most, ranked[::-1][:EXTREME]),
+        (found.most, ranked[: -EXTREME - 1 : -1]),
     ):
-        assert [(seen.name, seen.digest) for seen in got] == [(name, digest) for _, name, digest in want]
-        for seen, (row, _, _) in zip(got, want, strict=True):
-            assert seen.kurtosis == pytest.approx(kurtosis[row], rel=1e-9)
-            np.testing.assert_allclose(seen.z, z[row][list(found.features)], atol=5.1e-4)
+        for seen, place in zip(got, want, strict=True):
+            assert (seen.name, seen.digest) == (f"photo_{rows[place]:05d}.png", digests[rows[place]])
+            assert seen.kurtosis == pytest.approx(kurtosis[place], rel=1e-9)
+            np.testing.assert_allclose(seen.z, z[place, found.features], atol=5.1e-4)
             assert seen.z == tuple(round(value, 3) for value in seen.z)
 
 
-def kept(kurtosis: list[float], start: int = 0) -> SeenRows:
-    """What one batch of images of these kurtosis values keeps."""
-    n = len(kurtosis)
-    batch = state.Measured(
-        np.ones(n, dtype=bool), np.arange(start, start + n, dtype=np.float64)[:, None], np.array(kurtosis)
-    )
-    names = [f"{number}.png" for number in range(start, start + n)]
-    return job.seen_rows(batch, names, names)
+@given(st.lists(st.integers(1, 6), max_size=90), st.integers(0, 90), st.integers(0, 90))
+def test_merging_is_associative_and_ties_go_to_the_earlier(kurtosis: list[int], i: int, j: int) -> None:
+    names = [f"{number}.png" for number in range(len(kurtosis))]
+    z = np.arange(len(kurtosis), dtype=np.float64)[:, None]
 
+    def rows(start: int | None, end: int | None) -> job.SeenRows:
+        part = slice(start, end)
+        batch = state.Measured(np.ones_like(kurtosis[part], bool), z[part], np.array(kurtosis[part]))
+        return job.seen_rows(batch, names[part], names[part])
 
-@given(st.lists(st.integers(1, 6).map(float), max_size=90), st.integers(0, 90), st.integers(0, 90))
-def test_merging_is_associative_and_ties_go_to_the_earlier(values: list[float], i: int, j: int) -> None:
-    i, j = sorted((min(i, len(values)), min(j, len(values))))
-    a, b, c = kept(values[:i]), kept(values[i:j], i), kept(values[j:], j)
-    most, least = ((sorted(range(len(values)), key=lambda n: (sign * values[n], n))[:EXTREME]) for sign in (-1, 1))
-    want = [[f"{n}.png" for n in part] for part in (range(len(values))[:SHOWN], most, least)]
-    for rows in (job.merge_seen(job.merge_seen(a, b), c), job.merge_seen(a, job.merge_seen(b, c)), kept(values)):
-        assert [[row.name for row in part] for part in (rows.first, rows.most, rows.least)] == want
-        assert [float(row.z[0]) for row in rows.first] == list(range(len(rows.first)))
-        assert all(row.z.base is None and row.z.dtype == np.float32 for row in rows.first)  # a view would keep a batch
+    i, j = sorted((i, j))
+    a, b, c = rows(None, i), rows(i, j), rows(j, None)
+    most, least = (np.argsort(sign * np.array(kurtosis, int), kind="stable")[:EXTREME] for sign in (-1, 1))
+    want = [names[:SHOWN], [names[n] for n in most], [names[n] for n in least]]
+    for found in (job.merge_seen(job.merge_seen(a, b), c), job.merge_seen(a, job.merge_seen(b, c)), rows(None, None)):
+        assert [[row.name for row in part] for part in vars(found).values()] == want
+        assert [row.z for row in found.first] == list(z[:SHOWN])
+        assert all(row.z.base is None and row.z.dtype == np.float32 for row in found.first)  # a view keeps a batch
 
 
 def test_zero_has_no_sign_and_no_usable_image_keeps_nothing() -> None:
     batch = state.Measured(np.ones(1, dtype=bool), np.array([[-1e-4, 1.0]]), np.array([1.0]))
-    found = job.gallery_of(job.seen_rows(batch, ["a"], ["0"]), [0, 1])
+    found = job.gallery_of(job.seen_rows(batch, "a", "0"), [0, 1])
     assert found is not None
     assert str(found.shown[0].z) == "(0.0, 1.0)"
     nothing = state.update(state.State(4), [[1.0, 1, 1, 1], [np.nan, 0, 1, 2]], [0, 1])
-    assert job.gallery_of(job.seen_rows(nothing, ["a", "b"], ["0", "1"]), [0]) is None
+    assert job.gallery_of(job.seen_rows(nothing, "ab", "01"), [0]) is None

@@ -12,15 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_yet
 from robustcheck_onnx.checker.measure.workers import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Patch, extra, lookup, normal, raised
-from support.measuring import N_IMAGES, SIZE_PX, assert_same, by_name, vectors
+from support.measuring import N_IMAGES, SIZE_PX, assert_same, outcomes, vectors
 from support.measuring import job as new_job
 
 on_ray = pytest.mark.skipif(
@@ -30,50 +29,48 @@ on_ray = pytest.mark.skipif(
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[[str], Path]:
-    return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", vectors(), size_px=SIZE_PX)
+def job(tmp_path: Path, photos: Path) -> Callable[..., Job]:
+    """A job of a look-up model of that name."""
+    h = vectors()
+    return lambda name, **given: new_job(
+        lookup.write_lookup_model(tmp_path / f"{name}.onnx", h, size_px=SIZE_PX), photos, **given
+    )
 
 
-def assert_same_but_execution(a: Evidence, b: Evidence) -> None:
-    assert_same(a.model_dump(exclude={"execution"}), b.model_dump(exclude={"execution"}))
+def assert_same_but_execution(a: Outcome, b: Outcome) -> None:
+    for one, two in zip(a.evidence, b.evidence, strict=True):
+        assert_same(one.model_dump(exclude={"execution"}), two.model_dump(exclude={"execution"}))
 
 
 @pytest.mark.long
 @on_ray
 def test_two_workers_give_the_local_engines_evidence(
-    model: Callable[[str], Path], photos: Path, tmp_path: Path, capfd: Capture
+    job: Callable[..., Job], photos: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"no model")
-    jobs = [new_job(model("a"), str(photos)), new_job(damaged, str(photos)), new_job(model("b"), str(photos), seed=4)]
-    both = (None, "representation")
-    jobs.append(new_job(model("few"), str(photos), tensors=both, max_images=60, max_bad=1))
+    both = job("few", tensors=(None, "representation"), max_images=60, max_bad=1)
+    jobs = [job("a"), new_job(damaged, photos), job("b", seed=4), both]
     threads = set(threading.enumerate())
-    spread = by_name(list(run(jobs, profile.load(), engine="ray", workers=2)))
+    spread = outcomes(jobs, engine="ray", workers=2)
     assert capfd.readouterr() == ("", "")
     assert set(threading.enumerate()) <= threads  # those of earlier tests may end meanwhile
-    alone = by_name(list(run(jobs, profile.load())))
-    assert spread.keys() == alone.keys() == {"a", "b", "damaged", "few"}
+    alone = outcomes(jobs)
     for name, outcome in spread.items():
         assert (type(outcome.error), str(outcome.error)) == (type(alone[name].error), str(alone[name].error))
-        for one, two in zip(outcome.evidence, alone[name].evidence, strict=True):
-            assert_same_but_execution(one, two)
-            assert (one.execution.engine, one.execution.workers) == ("ray", 2)
+        assert_same_but_execution(outcome, alone[name])
+        assert {(each.execution.engine, each.execution.workers) for each in outcome.evidence} <= {("ray", 2)}
     assert isinstance(spread["damaged"].error, CannotAssessError)
 
 
 @pytest.mark.long
 @on_ray
 def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
-    model: Callable[[str], Path],
-    photos: Path,
-    saboteur: Callable[[dict[str, int]], Path],
-    capfd: Capture,
-    monkeypatch: Patch,
+    job: Callable[..., Job], saboteur: Callable[[dict[str, int]], Path], capfd: Capture, monkeypatch: Patch
 ) -> None:
     kills = saboteur({"photo_00300.png": TRIES - 1, "poisoned.onnx": 99})
-    jobs = [new_job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
-    found = by_name(list(run(jobs, profile.load(), engine="ray", workers=2)))
+    jobs = [job(name) for name in ("a", "poisoned", "b")]
+    found = outcomes(jobs, engine="ray", workers=2)
     assert capfd.readouterr().out == ""
     assert len(list(kills.glob("poisoned.onnx.*"))) == TRIES
     assert len(list(kills.glob("photo_00300.png.*"))) == TRIES - 1
@@ -81,39 +78,33 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
     assert isinstance(error, CannotAssessError)
     assert f"worker process ended {TRIES} times" in error.message
     monkeypatch.delenv("PYTHONPATH")
-    alone = by_name(list(run([new_job(model(name), str(photos)) for name in "ab"], profile.load())))
-    for name in "ab":
-        (evidence,) = found[name].evidence
-        assert evidence.images.sanity.n_images == N_IMAGES - 2  # each shard once
-        assert_same_but_execution(evidence, alone[name].evidence[0])
+    for name, alone in outcomes(jobs[::2]).items():
+        assert found[name].evidence[0].images.sanity.n_images == N_IMAGES - 2  # each shard once
+        assert_same_but_execution(found[name], alone)
 
 
 def test_shards_of_another_model_or_image_set_are_never_merged(
-    model: Callable[[str], Path], photos: Path, tmp_path: Path
+    job: Callable[..., Job], photos: Path, tmp_path: Path
 ) -> None:
-    def conclude(job: Job, change: Callable[[], object]) -> RobustcheckError | None:
-        course = engine._Course(0, job, nothing_yet(1), begun=True)
-        first, second = engine.Worker(".", 1), engine.Worker(".", 1)  # as two nodes have them
-        for shard, result in ((-1, first.begin(0, job)), (0, first.shard(0, job, 0))):
-            assert engine._take(result, engine._Task(0, course, shard), 2, profile.load()) is None
-        change()
-        found = engine._take(second.shard(0, job, 1), engine._Task(1, course, 1), 2, profile.load())
-        assert isinstance(found, Outcome)
-        return found.error
-
-    few, other = tmp_path / "few", normal(20, 48, seed=9)
+    few = tmp_path / "few"
     few.mkdir()
     for path in photos.iterdir():
         (few / path.name).symlink_to(path)
-    same = new_job(model("m"), few, max_bad=1)
-    assert conclude(same, list) is None
+    same = new_job(job("m").model, few, max_bad=1)
     for what, change in (
-        ("model", lambda: lookup.write_lookup_model(same.model, other, size_px=SIZE_PX)),
+        ("", list),
+        ("model", lambda: lookup.write_lookup_model(same.model, normal(20, 48, seed=9), size_px=SIZE_PX)),
         ("list of images", (few / "photo_00001.png").unlink),
     ):
-        error = conclude(same, change)
-        assert isinstance(error, EnvironmentFaultError)
-        assert f"workers differ in {what};" in error.message
+        course = engine._Course(0, same, nothing_yet(1), begun=True)
+        first, second = engine.Worker(".", 1), engine.Worker(".", 1)  # as two nodes have them
+        for shard, result in ((-1, first.begin(0, same)), (0, first.shard(0, same, 0))):
+            assert engine._take(result, engine._Task(0, course, shard), 2, profile.load()) is None
+        change()
+        found = engine._take(second.shard(0, same, 1), engine._Task(1, course, 1), 2, profile.load())
+        assert found is not None
+        assert type(found.error) is (EnvironmentFaultError if what else type(None))
+        assert not what or f"workers differ in {what};" in str(found.error)
 
 
 def test_workers_take_the_cores_that_fit() -> None:
@@ -152,7 +143,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: Patch) -> None:
         with pytest.raises(EnvironmentFaultError, match=r"^ray: .* \(.*\); --engine ray needs it\n") as caught:
             run([], profile.load(), engine="ray")
     assert caught.value.hint == extra("ray")
-    assert list(run([], profile.load())) == []
+    assert not outcomes([])
 
 
 @pytest.mark.long

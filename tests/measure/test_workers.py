@@ -9,13 +9,13 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.measure.job import TRIES
+from robustcheck_onnx.checker.measure.job import TRIES, Job
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, but, lookup, normal, raised
 from support.children import all_end, first_children
-from support.measuring import by_name, never_decided
 from support.measuring import job as new_job
+from support.measuring import never_decided, outcomes
 
 N_PHOTOS = 40
 pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
@@ -30,25 +30,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[[str], Path]:
-    """A look-up model of that name."""
+def job(tmp_path: Path, photos: Path) -> Callable[..., Job]:
+    """A job of a look-up model of that name."""
     h = normal(N_PHOTOS, 32, seed=1)
-    return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", h)
+    return lambda name, **run: new_job(lookup.write_lookup_model(tmp_path / f"{name}.onnx", h), photos, **run)
 
 
-def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    jobs = [new_job(model(name), str(photos), seed=seed) for seed, name in enumerate("ab")]
-    jobs.append(new_job(tmp_path / "none.onnx", str(photos)))
-    found = by_name(list(run(jobs, never_decided(), workers=2)))
-    assert found.keys() == {"a", "b", "none"}
-    for job in jobs[:2]:
-        outcome = found[job.model.stem]
-        (evidence,) = outcome.evidence
-        direct = check(job.model, images=photos, seed=job.options.seed, thresholds=never_decided()).evidence
-        threads = {"threads": max(1, direct.execution.threads // 2)}
-        execution = direct.execution.model_copy(update=threads)
-        assert evidence == but(direct, execution=execution)
-        assert outcome.error is None
+def test_the_evidence_is_the_checks(job: Callable[..., Job], photos: Path, tmp_path: Path) -> None:
+    jobs = [job("a"), job("b", seed=1)]
+    found = outcomes([*jobs, new_job(tmp_path / "none.onnx", photos)], never_decided(), workers=2)
+    for each in jobs:
+        outcome = found[each.model.stem]
+        direct = check(each.model, images=photos, seed=each.options.seed, thresholds=never_decided()).evidence
+        threads = max(1, direct.execution.threads // 2)
+        assert (*outcome.evidence, outcome.error) == (but(direct, execution__threads=threads), None)
     error = found["none"].error
     assert isinstance(error, UsageError)  # class, words and hint survive the process
     assert "none.onnx: no such file" in error.message
@@ -56,27 +51,26 @@ def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, 
 
 @pytest.mark.long
 def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
-    model: Callable[[str], Path], photos: Path, saboteur: Callable[[dict[str, int]], Path]
+    job: Callable[..., Job], saboteur: Callable[[dict[str, int]], Path]
 ) -> None:
     kills = saboteur({"photo_00017.png": TRIES - 1, "poisoned.onnx": 99})
-    jobs = [new_job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
-    found = by_name(list(run(jobs, profile.load(), workers=2)))
+    found = outcomes([job(name) for name in ("a", "poisoned", "b")], workers=2)
     assert len(list(kills.iterdir())) == 2 * TRIES - 1
     error = found.pop("poisoned").error
     assert isinstance(error, EnvironmentFaultError)
     assert "poisoned.onnx: the process that read it was killed" in error.message
     for outcome in found.values():
-        again = check(outcome.job.model, images=photos).evidence
+        again = check(outcome.job.model, images=outcome.job.options.images).evidence
         assert again.statistics.n_images == N_PHOTOS
         assert [(seen.images, seen.statistics) for seen in outcome.evidence] == [(again.images, again.statistics)]
 
 
 @needs_proc
-def test_closing_the_iterator_ends_the_workers(model: Callable[[str], Path], photos: Path) -> None:
-    outcomes = run([new_job(model(name), str(photos)) for name in "ab"], profile.load())
-    next(outcomes)
+def test_closing_the_iterator_ends_the_workers(job: Callable[..., Job]) -> None:
+    running = run([job("a"), job("b")], profile.load())
+    next(running)
     workers = first_children(os.getpid())
-    outcomes.close()  # type: ignore[attr-defined] # a generator
+    running.close()  # type: ignore[attr-defined] # a generator
     assert all_end(workers)
 
 
@@ -91,5 +85,5 @@ def test_wrong_arguments_are_told_before_anything_runs() -> None:
 
 def test_no_job_is_no_outcome() -> None:
     before = signal.getsignal(signal.SIGINT)
-    assert list(run([], profile.load(), workers=3)) == []
+    assert not outcomes([], workers=3)
     assert signal.getsignal(signal.SIGINT) is before  # only workers leave Ctrl-C alone

@@ -12,7 +12,6 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 from support import Patch, but, levels, onnx_models, raised
@@ -83,15 +82,6 @@ def test_added_output_changes_nothing(runner: Any, pixels: Pixels) -> None:
     run = runner(classifier())
     assert run.output_difference(pixels) < 1e-6
     assert run.execution.optimization == "all"
-
-
-def test_changed_output_goes_down_to_no_optimisation(runner: Any, pixels: Pixels, monkeypatch: Patch) -> None:
-    run = runner(classifier())
-    other, with_output = classifier(bias=False).SerializeToString(), run.model.graph.whole()
-    monkeypatch.setattr(Graph, "whole", lambda graph: with_output)
-    monkeypatch.setattr(Graph, "own", lambda graph: other)
-    assert run.output_difference(pixels) > 0.1
-    assert run.execution.optimization == "none"
 
 
 def test_refused_pixels(runner: Any, pixels: Pixels) -> None:

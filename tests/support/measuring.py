@@ -1,5 +1,6 @@
 """What several tests of measuring share: a profile that never decides, a run in parts, outcomes by name."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, Outcome
+from robustcheck_onnx.checker.measure.workers import run_jobs
 from robustcheck_onnx.thresholds import profile
 from support import but
 
@@ -50,10 +52,10 @@ def parts(opened: measure.Opened, *spans: tuple[int, int]) -> list[Measurement]:
     ]
 
 
-def by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:
-    """Each outcome by its model's name, which no two share."""
-    found = {outcome.job.model.stem: outcome for outcome in outcomes}
-    assert len(found) == len(outcomes)
+def outcomes(jobs: Sequence[Job], thresholds: profile.Profile | None = None, **options: Any) -> dict[str, Outcome]:
+    """Run jobs; each outcome by its model's name, which no two share."""
+    found = {outcome.job.model.stem: outcome for outcome in run_jobs(jobs, thresholds or profile.load(), **options)}
+    assert len(found) == len(jobs)
     return found
 
 
