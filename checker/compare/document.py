@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.report.document import (
 )
 from robustcheck_onnx.checker.report.forms import cautions, one_line
 from robustcheck_onnx.checker.report.words import SIGNS, verdict_text
-from robustcheck_onnx.checker.text import number_text, percent_text
+from robustcheck_onnx.checker.text import count_text, number_text, percent_text
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, fallback_note
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
 from robustcheck_onnx.checker.verdict.rule import Reason
@@ -59,12 +59,12 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
         "They are a sign of robustness to natural distribution shifts, not a proof; no accuracy was measured.",
     ),
     "not_established": (
-        "The comparison came to no result: something about the run or the reference stands in the way.",
+        "The comparison came to no result: {why}.",
         "Do the next steps below and compare again.",
     ),
     "not_applicable": (
         "The comparison cannot judge these two models: the thresholds do not hold for them, or they are too different.",
-        "That says nothing of how robust the candidate is; measure its accuracy on shifted images to find out.",
+        "This does not show how robust the candidate is; measure its accuracy on shifted photos to find out.",
     ),
     "absent": (
         "On the {images}, the candidate does not show the outlier features that robust CLIP encoders show.",
@@ -80,7 +80,8 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 def plain_text(report: CompareReport) -> str:
     """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
     images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images)
+    why = report.verdict.reasons[0].seen if report.verdict.reasons else ""
+    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images, why=why)
     if report.index and "indication" not in report.required:
         return f"{report.index.plain} Only this is required. On outlier features it is {report.verdict.verdict}: {text}"
     return f"{report.verdict.verdict}{report.index_words}: {text}"
@@ -170,7 +171,8 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
     yield _whole(report)
     if index and plain:
         facts = Facts(tuple(index.rows()))
-        yield Section("Index of vectors", f"{index.n_images} photos in both", (plain, facts))
+        remark = f"measured on {count_text(index.n_images, 'photo')}" if index.n_images else "not measured"
+        yield Section("Index of vectors", remark, (plain, facts))
         photos = tuple(
             Photo(each.name, f"cosine {number_text(each.cosine)}", report.thumbnails.get(each.digest, ""))
             for each in index.worst

@@ -3,6 +3,7 @@
 from __future__ import annotations  # help() names the types as the package does
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,6 +284,11 @@ def document_of(report: Inspected) -> Document:
         words = f"{can_pass.answer}, because {hardest.seen}"
         step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
     is_read = "representation" in facts
+    command = re.compile(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])")  # a file's own name may have the word, too
+    reasons = (
+        each.model_copy(update={"next_step": command.sub(lambda found: found[1] + quoted(report.file), each.next_step)})
+        for each in can_pass.reasons
+    )
     return Document(
         question="inspect",
         title="Inspection",
@@ -295,7 +301,7 @@ def document_of(report: Inspected) -> Document:
         limits="",
         version=VERSION,
         verdict=_ANSWERS[can_pass.answer],
-        reasons=can_pass.reasons if is_read else (),
+        reasons=tuple(reasons) if is_read else (),
         step=step,
         remark="Nothing was measured: `robustcheck check` gives the verdict.",
         hint="" if can_pass.reasons else "-v shows all",

@@ -185,15 +185,13 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> list[RenderableType]:
     Each has what was seen and what to do next; without any there is no block.
     """
     rows: list[tuple[Text, Text]] = []
-    first_with: dict[str, str] = {}  # next step → the first reason that names it
     before = None
     for reason in of_verdict:
         if reason.kind != before:
             rows.append((Text(), pen.say(f"{reason.kind}: {KINDS[reason.kind]}", "dim")))
             before = reason.kind
         rule = RULES.get(reason.id)
-        first = first_with.setdefault(reason.next_step, reason.id)
-        step = pen.say(f"→ {reason.next_step if first == reason.id else f'The same as for {first}.'}")
+        step = pen.say(f"→ {reason.next_step}")
         step.highlight_regex(r"`[^`]*`", "cyan")
         title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
         rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]

@@ -166,8 +166,11 @@ def test_a_reason_stands_in_the_answer_with_what_helps(tmp_path: Path) -> None:
 
 
 def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends(tmp_path: Path) -> None:
-    path = save(classifier(512, output="output"), tmp_path / "m.onnx")
+    path = save(classifier(512, output="output"), tmp_path / "MODEL.onnx")
     found = of_file(path)
+    assert squeezed(f"→ Measure accuracy on labelled photos instead: `robustcheck shift {path} --in") in squeezed(
+        lines(found, 80, verbose=True)
+    )
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
         "no, because `features` is the output of an activation (Relu) → Measure it on its own task, or compare it with "
