@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.exporters import run as exporter
-from support import ROOT, Patch
+from support import Patch
 from support.bad_input import Run, agrees
 
 TABLE = """
@@ -150,21 +150,19 @@ def test_the_example_of_a_preprocessing_file_and_one_number_for_a_square(run: Ru
     values = json.loads(example)
     assert values == json.loads(CLIP.model_dump_json(include=set(values)))
     Path("own.json").write_text(json.dumps(values | {"size": 64, "resize_size": 64, "std": 0.5}), encoding="utf-8")
-    stated = json.loads(run("pass.onnx photos --preprocess own.json --json").stdout)["evidence"]["preprocessing"]
-    assert [stated["preprocessing"][name] for name in ("size", "resize_size", "std")] == [[64] * 2, [64] * 2, [0.5] * 3]
+    report = json.loads(run("pass.onnx photos --preprocess own.json --json").stdout)
+    stated = report["evidence"]["preprocessing"]["preprocessing"]
+    assert [stated[name] for name in ("size", "resize_size", "std")] == [[64, 64], [64, 64], [0.5] * 3]
 
 
-CHANGELOG = " ".join((ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split())
 VALUE = {"--alias": "x", "--beside": "x.onnx", "--detector": "x", "--engine": "ray", "--workers": "2"}
 SHOW = "check --show-settings"
 
 
-def test_a_removed_word_is_answered_and_the_changelog_has_each_line(run: Run) -> None:
+def test_a_removed_word_is_answered(ends: Run) -> None:
     def answered(call: str, what: str, line: str, **variables: str) -> None:
-        done = run(call, **variables)
-        said = f"error: {what} was removed\nhint: {line}\n"
-        assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
-        assert line in CHANGELOG
+        done = ends(2, call, **variables)
+        assert done.stdout + done.stderr == f"error: {what} was removed\nhint: {line}\n"
 
     for verb, line in help.REMOVED_VERBS.items():
         answered(verb, f"command {verb}", line)

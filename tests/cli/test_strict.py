@@ -123,36 +123,33 @@ def test_strict_is_no_setting_and_of_the_gates_alone() -> None:
     assert "key is strict; it is not a setting: it is for the command line" in refused()
     say("")
     assert "variable ROBUSTCHECK_STRICT is not known" in refused({"ROBUSTCHECK_STRICT": "0"})
-    for verb in (questions.check, questions.compare):
-        assert "strict" in inspect.signature(verb).parameters
-    assert "config" not in inspect.signature(questions.compare).parameters
-    for verb in (
-        questions.scan,
-        questions.shift,
-        questions.concepts,
-        questions.directions,
-        evidence.verify,
+    others = [questions.scan, questions.shift, questions.concepts, questions.directions, evidence.verify]
+    for own, verbs in (
+        ({"strict", "config"}, [questions.check]),
+        ({"strict"}, [questions.compare]),
+        (set(), others),
     ):
-        assert not {"strict", "config"} & set(inspect.signature(verb).parameters)
+        assert [{"strict", "config"} & {*inspect.signature(verb).parameters} for verb in verbs] == [own] * len(verbs)
 
 
 def test_no_hint_leaves_the_photos_out() -> None:
     """Neither in words, nor by an example of a check without them."""
-    sources = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "checker").rglob("*.py"))}
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "checker").rglob("*.py")}
     assert len(sources) > 100
     for path, text in sources.items():
         assert not re.search(r"leave out --images|leave (it|them) out for the bundled", text), path
-        for example in re.findall(r'"(robustcheck (?:check )?[^"]*\.onnx[^"]*)"', text):
-            verb = example.split()[1]
-            if verb == "check" or verb.endswith(".onnx"):
-                assert "--images" in example or " photos/" in example, (path, example)
+        for example in re.findall(r'"robustcheck (?:check [^"]*|\S*)\.onnx[^"]*"', text):
+            assert "--images" in example or " photos/" in example, (path, example)
 
 
 # -------------------------------------------------------------------------------------------------- waivers
 
 
 def test_the_command_line_may_name_a_file_of_waivers(ends: Run) -> None:
+    say(WAIVER.format("one_sided"))
     say(WAIVERS, "w.toml")
+    found = settings.resolve({}, {}, waivers_file="w.toml")  # they replace those of the settings file
+    assert [each.reason for each in found.settings.waivers] == ["not_persistent", "too_weak"]
     done = ends(0, f"{STRICT} -o json --waivers w.toml -- warn.onnx")
     gate = json.loads(done.stdout)["gate"]
     assert "every reason for WARN is waived in w.toml" in gate["rule"]
@@ -166,14 +163,6 @@ def test_the_command_line_may_name_a_file_of_waivers(ends: Run) -> None:
         "robustcheck.toml: waivers is 2 in all; with --strict only the command line",
         "hint: remove it there, or type --waivers FILE",
     )
-
-
-def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_settings_file() -> None:
-    say(WAIVERS)
-    say(WAIVER.format("one_sided"), "w.toml")
-    found = settings.resolve({}, {}, waivers_file="w.toml")
-    assert [each.reason for each in found.settings.waivers] == ["one_sided"]
-    assert found.source("waivers") == "w.toml"
     say('fail-on = "never"\n' + WAIVERS, "w.toml")
     assert "w.toml: key is fail-on; a file of --waivers may only hold waivers" in refused(waivers_file="w.toml")
     assert "none.toml: settings file is missing" in refused(waivers_file="none.toml")
@@ -182,8 +171,8 @@ def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_setting
 # ---------------------------------------------------------------------------------------------- the command
 
 
-def test_a_gate_names_its_photos(here: Path, run: Run, ends: Run) -> None:
-    done = ends(
+def test_a_gate_names_its_photos(here: Path, ends: Run) -> None:
+    ends(
         2,
         "check --strict -o json=r.json -- pass.onnx",
         "error: --images is missing; with --strict you must name the photos",
@@ -192,10 +181,9 @@ def test_a_gate_names_its_photos(here: Path, run: Run, ends: Run) -> None:
     assert read_json("r.json")["error"]["exit_code"] == 2
     ends(0, f"{STRICT} -qq -- pass.onnx")
     demo.write(here / "planted.onnx", "planted", *demo.train())
-    done = run("check --strict --images bundled -o json -- planted.onnx")
-    report = json.loads(done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert (report["evidence"]["images"]["bundled"], report["evidence"]["images"]["source"]) == (True, "bundled photos")
+    report = json.loads(ends(0, "check --strict --images bundled -o json -- planted.onnx").stdout)
+    images = report["evidence"]["images"]
+    assert (images["bundled"], images["source"]) == (True, "bundled photos")
     assert (report["binding"]["settings"]["images"], report["gate"]["loosening"]) == (None, [])
 
 

@@ -36,17 +36,15 @@ def test_all_manifests_have_the_command_of_the_job() -> None:
 
 
 def test_images_are_pinned_hold_no_model_and_do_not_run_as_root() -> None:
-    rooms = "face|checker|exporters|thresholds|release|pyproject.toml|README.md|LICENSE|NOTICE|constraints.txt"
+    rooms = ["face", "checker", "exporters", "thresholds", "release", "pyproject.toml", "README.md"]
     for file in ("Dockerfile.cpu", "Dockerfile.cuda"):
         text = (CI / file).read_text()
-        bases = re.findall("^FROM .*", text, re.MULTILINE)
-        assert all(re.fullmatch(r"FROM python:3\.\d+\.\d+-slim-\w+( AS build)?", base) for base in bases)
+        assert not re.findall(r"^FROM (?!python:3\.\d+\.\d+-slim-\w+( AS build)?$).*", text, re.MULTILINE)
         # no model named: exit 2, not a help text's 0
         settings = re.findall("^(?:ENTRYPOINT|CMD|USER) .*", text, re.MULTILINE)
         assert sorted(settings) == ['ENTRYPOINT ["robustcheck"]', "USER 10001"]
-        copied = " ".join(re.findall("^COPY (?!--from)(.*) .*", text, re.MULTILINE)).split()
-        assert all(re.fullmatch(rooms, word) for word in copied)
-        assert {"LICENSE", "NOTICE", "constraints.txt"} <= {*copied}
+        copied = set(" ".join(re.findall("^COPY (?!--from)(.*) .*", text, re.MULTILINE)).split())
+        assert copied - {*rooms} == {"LICENSE", "NOTICE", "constraints.txt"}
 
 
 # --------------------------------------------------------------------------------------- GitLab, Jenkins, a container

@@ -46,23 +46,22 @@ def test_every_outcome_is_a_component_by_the_official_schema() -> None:
 
 
 def test_what_a_component_says(passed: Report, lookup_pass: Place) -> None:
-    facts: Fields = {
-        "file_digest": "sha256:" + "cd" * 32,
-        "external_digests": {"w\n.data": "sha256:" + "ab" * 32},
-    }
+    facts: Fields = {"file_digest": "sha256:" + "cd" * 32, "external_digests": {"w\n.data": "sha256:" + "ab" * 32}}
     report = gated(reports.warning(), waived=("one_sided",), **facts)
     (component,) = bill(report)["components"]
-    hashes = [{"alg": "SHA-256", "content": "cd" * 32}]
-    assert (component["name"], component["hashes"]) == ("efficientnet-lite0.onnx", hashes)
-    said = properties(component)
-    assert (said["verdict"], said["waived"]) == (["WARN"], ["one_sided"])
-    assert said["reason"] == [each.id for each in report.verdict.reasons]
-    assert said["images_digest"] == [report.evidence.images.digest]
-    assert (said["profile_digest"], said["claim"]) == ([report.profile.digest], [printable(report.claim)])
-    (file,) = component["components"]
-    assert file == {"type": "file", "name": "w\\n.data", "hashes": [{"alg": "SHA-256", "content": "ab" * 32}]}
+    hashes = [[{"alg": "SHA-256", "content": content * 32}] for content in ("cd", "ab")]
+    assert (component["name"], component["hashes"]) == ("efficientnet-lite0.onnx", hashes[0])
+    assert component["components"] == [{"type": "file", "name": "w\\n.data", "hashes": hashes[1]}]
+    assert properties(component).items() >= {
+        "verdict": ["WARN"],
+        "waived": ["one_sided"],
+        "reason": [each.id for each in report.verdict.reasons],
+        "images_digest": [report.evidence.images.digest],
+        "profile_digest": [report.profile.digest],
+        "claim": [printable(report.claim)],
+    }.items()  # fmt: skip
     (component,) = bill(passed)["components"]  # of the file that was measured
-    assert component["hashes"][0]["content"] == hashlib.sha256(lookup_pass[0].read_bytes()).hexdigest()
+    assert component["hashes"][0]["content"] == sha256(lookup_pass[0])
     assert passed.binding is not None
     assert properties(component)["result_digest"] == [passed.binding.result_digest]
 
@@ -70,11 +69,9 @@ def test_what_a_component_says(passed: Report, lookup_pass: Place) -> None:
 def test_an_error_is_no_verdict() -> None:
     document = bill(FAILED)
     (component,) = document["components"]
-    assert properties(component).items() >= {
-        "verdict": ["ERROR"], "exit_code": ["3"], "error": [FAILED.message],
-    }.items()  # fmt: skip
-    assert "hashes" not in component
-    assert "timestamp" not in document["metadata"]
+    told = {"verdict": ["ERROR"], "exit_code": ["3"], "error": [FAILED.message]}
+    assert properties(component).items() >= told.items()
+    assert ("hashes" in component, "timestamp" in document["metadata"]) == (False, False)
     assert bill(failed(model=""))["components"][0]["name"] == "model"
 
 
@@ -83,11 +80,10 @@ def test_the_same_report_gives_the_same_bytes_and_another_one_another_serial_num
     times = [f"2026-01-02T0{hour}:04:05+00:00" for hour in (3, 4)]
     first, later = (but(PASSING, time=Time(started=each, wall_s=1.0, images_per_s=2.0)) for each in times)
     serials = {bill(each)["serialNumber"] for each in (*EVERY, first)}
-    assert {uuid.UUID(each).version for each in serials} == {5}
-    assert len(serials) == len(EVERY) + 1
+    assert ({uuid.UUID(each).version for each in serials}, len(serials)) == ({5}, len(EVERY) + 1)
+    assert "timestamp" not in bill(PASSING)["metadata"]
     for order in ((first, later), (later, first)):
         assert bill(*order)["metadata"]["timestamp"] == times[0]  # when the first check began
-    assert "timestamp" not in bill(PASSING)["metadata"]
 
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -107,8 +103,8 @@ def check(*words: str) -> int:
     return robustcheck("check", *words, "--images", "photos", "-qq")
 
 
-def sha256(name: str) -> str:
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+def sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def test_it_is_the_predicate_that_we_sign_ourselves() -> None:
@@ -116,19 +112,20 @@ def test_it_is_the_predicate_that_we_sign_ourselves() -> None:
     assert check("pass.onnx", *words) == 0
     made, report = read_json("predicate.json"), read_json("report.json")
     payload = json.loads(base64.b64decode(read_json("report.sigstore.json")["dsseEnvelope"]["payload"]))
-    assert made == payload["predicate"]
-    assert payload["predicateType"] == reader.PREDICATE_TYPE
-    assert (made["verdict"], made["reasons"]) == ("PASS", [])
-    assert made["report"] == {"digest": {"sha256": sha256("report.json")}}
-    assert made["result"]["digest"]["sha256"] == report["binding"]["result_digest"].removeprefix("sha256:")
-    assert made["time"] == report["time"]["started"]
+    assert (payload["predicateType"], payload["predicate"]) == (reader.PREDICATE_TYPE, made)
+    digest = report["binding"]["result_digest"].removeprefix("sha256:")
+    assert made.items() >= {
+        "verdict": "PASS",
+        "reasons": [],
+        "report": {"digest": {"sha256": sha256("report.json")}},
+        "time": report["time"]["started"],
+    }.items()  # fmt: skip
+    assert made["result"]["digest"]["sha256"] == digest
 
 
 def test_several_models_have_one_each() -> None:
     words = ("-o", "json={model}.json", "-o", "predicate={model}.predicate.json", "--no-time")
     assert check("pass.onnx", "text.onnx", *words) == 3
-    made = read_json("pass.predicate.json")
+    made, failed = (read_json(f"{name}.predicate.json") for name in ("pass", "text"))
     assert (made["report"]["digest"]["sha256"], made["time"]) == (sha256("pass.json"), None)
-    failed = read_json("text.predicate.json")
-    assert failed["error"]["exit_code"] == 3
-    assert "verdict" not in failed
+    assert (failed["error"]["exit_code"], "verdict" in failed) == (3, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from typing import Any
 from xml.etree import ElementTree
 
 VOID = re.compile(r"<((?:meta|br|img|link|input|hr)\b[^>]*?)/?>")
@@ -30,6 +31,14 @@ def parse(page: str) -> Element:
     """Parse a page as XML but for its void elements: all else must be closed in order, no attribute comes twice."""
     closed = VOID.sub(r"<\1/>", page.removeprefix("<!DOCTYPE html>"))
     return Element(ElementTree.fromstring(f"<page>{closed}</page>"))
+
+
+def in_notebook(result: Any) -> Element:
+    """What a notebook shows of a report: nothing in it could run."""
+    root = parse(result._repr_html_())
+    assert {e.tag for e in root.all()} <= {"div", "b", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {name for e in root.all() for name in e.attributes} == {"style"}
+    return root
 
 
 def words(root: Element) -> str:

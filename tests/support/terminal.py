@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from robustcheck_onnx.checker.report import layout
 from robustcheck_onnx.checker.report.document import document_of
@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
         return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
-def printed(rendered: RenderableType, width: int = 80) -> str:
+def printed(rendered: object, width: int = 80) -> str:
     """What is shown in so many columns, without colours."""
     Console(file=(file := io.StringIO()), width=width, no_color=True).print(rendered)
     return file.getvalue()
