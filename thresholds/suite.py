@@ -270,8 +270,8 @@ def _message_of(path: Path, fault: ValidationError) -> tuple[str, str]:
     parts = first["loc"]
     place = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
-        owners: dict[object, type[Frozen]] = {"models": Entry, "labels": LabelRule}
-        fields = owners.get(parts[0] if parts[1:] else "", Suite).model_fields
+        parents: dict[int | str, type[Frozen]] = {"models": Entry, "labels": LabelRule}
+        fields = (parents[parts[0]] if len(parts) > 1 else Suite).model_fields
         near, *_ = difflib.get_close_matches(str(parts[-1]), fields, 1) or [""]
         rule = f"the closest is {near}" if near else f"known are {', '.join(fields)}"
         return f"{path}: key {place} is unknown; {rule}", near

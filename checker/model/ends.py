@@ -49,6 +49,7 @@ from .layers import (
     are_one_factor,
     data_inputs,
     einsum_of,
+    input_at,
     integer,
     integers,
     needed_nodes,
@@ -221,8 +222,7 @@ def _writes_one_sign(layers: Layers, node: NodeProto) -> bool:
     A quantiser takes a ReLU out and writes what comes before it so. A zero point that is not among the constants
     counts, too: it could be one.
     """
-    at = WRITTEN_ZERO_AT[node.op_type]
-    if name := "".join(node.input[at : at + 1]):
+    if name := input_at(node, WRITTEN_ZERO_AT[node.op_type]):
         return layers.zero_points.get(name, True)
     # QGemm writes floats then; else the zero point is 0
     return node.op_type != "QGemm" and (integer(node, "output_dtype", 0) or TensorProto.UINT8) in UNSIGNED
@@ -356,8 +356,7 @@ class Constants:
         squeezed = np.squeeze(values).astype(np.float64)
         if squeezed.ndim != 2 or (not is_conv and math.prod(values.shape[:-2]) != 1):
             return None
-        zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
-        name = "".join(node.input[zero_at : zero_at + 1])
+        name = input_at(node, ZERO_POINT_AT.get(node.op_type, len(node.input)))
         zero = self.value(name) if name else None
         if zero is None:
             return squeezed

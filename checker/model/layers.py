@@ -277,6 +277,11 @@ def integers(node: NodeProto, name: str) -> list[int] | None:
     return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), None)
 
 
+def input_at(node: NodeProto, at: int) -> str:
+    """Return the name of a node's input. "" where it has none at this place."""
+    return node.input[at] if at < len(node.input) else ""
+
+
 def text_of(node: NodeProto, name: str) -> str:
     """Return a text attribute of a node. "" where it has none of this name."""
     return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), "")
@@ -502,14 +507,14 @@ def _head_facts(layers: Layers) -> _HeadFacts:
     """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
     facts = tails, float_sides, unit_length, roots = _HeadFacts({}, {}, {}, {})
     for tensor, names in layers.data.items():
-        op, inputs = layers.ops[tensor], layers.producers[tensor].input
-        first, parent, is_one = "".join(inputs[:1]), layers.elementwise.parent(tensor), len(names) == 1
+        op, node = layers.ops[tensor], layers.producers[tensor]
+        first, parent, is_one = input_at(node, 0), layers.elementwise.parent(tensor), len(names) == 1
         is_linear = op in LINEAR and tensor not in layers.statistics
         source = parent if is_linear or len(set(names)) != 1 else names[0]
         roots[tensor] = roots.get(source, source) if source else tensor
         if layers.types.get(tensor) in (None, *BITS) and op in RESHAPE:
             float_sides[tensor] = first if op in QUANTISERS else float_sides.get(first, "")
-        read = inputs if op in SCALING else ()
+        read = node.input if op in SCALING else ()
         if op == "LpNormalization" or any(layers.statistics.get(name, "") in L2_STATISTICS for name in read):
             unit_length[tensor] = tensor
         elif is_one and (op in RESHAPE or op in AFFINE):
@@ -555,7 +560,7 @@ def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
         classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
     elif weight_shape and op != "Einsum":
         classes = weight_shape[0 if rows_first else -1]
-    bias = "".join(node.input[bias_at : bias_at + 1])
+    bias = input_at(node, bias_at)
     tensor = _head_facts(layers).float_sides.get(data) or data
     scales = tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else ()
     crossed = tail.crossed

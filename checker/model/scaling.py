@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.evidence import GraphScaling
 
 from .ends import Constants
 from .image_input import ImageInput
-from .layers import FLOATS, Names, integer, integers, needed_nodes, node_inputs
+from .layers import FLOATS, Names, input_at, integer, integers, needed_nodes, node_inputs
 
 MOST_VALUES = 4096  # of a small constant that is read: bounds, axes, a depthwise kernel of 31 by 31 px
 MOST_PIXELS = 1 << 22  # values of a constant as large as the image: 3 channels of 1,182 by 1,182 px, 32 MB as float64
@@ -117,7 +117,7 @@ class Steps(Constants):
 
     def _integers(self, node: NodeProto, at: int, absent: Sequence[int] | None = None) -> Sequence[int]:
         """Read a constant input as whole numbers. `absent` stands for one that is left out."""
-        if absent is not None and not "".join(node.input[at : at + 1]):
+        if absent is not None and not input_at(node, at):
             return absent
         return [int(value) for value in self._values(node.input[at]).ravel()]
 
@@ -194,7 +194,7 @@ class Steps(Constants):
         weight, groups = self._values(node.input[1]), integer(node, "group", 1)
         if (x.axis, x.rank, weight.ndim) != (1, 4, 4) or weight.shape[:2] != (x.n, x.n // groups):
             return None
-        bias = self._values(node.input[2]).ravel() if "".join(node.input[2:]) else np.zeros(x.n)
+        bias = self._values(node.input[2]).ravel() if input_at(node, 2) else np.zeros(x.n)
         taps = weight.reshape(x.n, -1)
         large = np.abs(taps) > SAME * np.abs(taps).max()
         at = np.argmax(large, axis=1)
