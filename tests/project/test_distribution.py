@@ -58,30 +58,26 @@ def test_the_lowest_versions_are_those_that_are_admitted() -> None:
     """constraints-lowest.txt names the lower bound of each dependency, in its first release."""
     lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
-    bounds = {}
-    for one in map(Requirement, PROJECT["dependencies"]):
+    wanted = list(map(Requirement, PROJECT["dependencies"]))
+    assert pinned.keys() == {one.name for one in wanted}
+    for one in wanted:
         (lowest,) = [bound.version for bound in one.specifier if bound.operator == ">="]
-        bounds[one.name] = lowest
-    assert pinned.keys() == bounds.keys()
-    for name, lowest in bounds.items():
-        assert f"{pinned[name]}.".startswith(f"{lowest}."), name
+        assert f"{pinned[one.name]}.".startswith(f"{lowest}."), one.name
 
 
 def test_the_licences_are_the_codes_and_the_photos() -> None:
     table = (ROOT / "checker" / "photos" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     photos = {row.split(" | ")[2] for row in table.splitlines() if re.match(r"\| \S+\.jpg \|", row)}
     assert "public domain" in photos
-    names = {name if name != "public domain" else "LicenseRef-Public-Domain" for name in photos}
-    sources = read_json(ROOT / "thresholds" / "data" / "published_sources.json")
+    names = photos - {"public domain"} | {"LicenseRef-Public-Domain"}
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
-    for name, table in sources.items():
-        _, told, rest = notice.partition(f"published_{name}.csv")
-        assert told
-        assert f"from {table['source'].partition('@')[0]} " in rest.split("\n\n\n")[0]
+    for name, table in read_json(ROOT / "thresholds" / "data" / "published_sources.json").items():
+        part = notice.partition(f"published_{name}.csv")[2].partition("\n\n\n")[0]
+        assert f"from {table['source'].partition('@')[0]} " in part
         names.add(table["licence"])
     assert "NOTICE" in PROJECT["license-files"]
-    names.discard("Apache-2.0")
-    assert PROJECT["license"] == canonicalize_license_expression(" AND ".join(["Apache-2.0", *sorted(names)]))
+    expression = " AND ".join(["Apache-2.0", *sorted(names - {"Apache-2.0"})])
+    assert PROJECT["license"] == canonicalize_license_expression(expression)
 
 
 # ------------------------------------------------------------------------------------------------------------- sdist
@@ -155,7 +151,7 @@ def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(mo
     proto = onnx_models.classifier()
     proto.opset_import[0].version = 99
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    caught = raised(CannotAssessError, "", check_supported, proto)
+    caught = raised(CannotAssessError, "opset", check_supported, proto)
     assert caught.hint == "pip install --upgrade onnxruntime, or export with opset 18"
 
 

@@ -12,7 +12,7 @@ from robustcheck_onnx.thresholds import profile
 from support import raised
 
 
-def vectors(n: int = 80, d: int = 64) -> np.ndarray[Any, np.dtype[np.float32]]:
+def vectors(n: int = 80, d: int = 64) -> np.ndarray:
     rng = np.random.default_rng(5)
     h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
     h[:, 7] += 12
@@ -60,7 +60,7 @@ def test_copies_of_one_image_do_not_narrow_the_bounds() -> None:
 class Tensor:
     """Another library's array: DLPack alone."""
 
-    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+    def __init__(self, values: np.ndarray) -> None:
         self.values = values
 
     def __dlpack__(self, **options: object) -> Any:

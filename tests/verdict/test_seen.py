@@ -12,9 +12,11 @@ from robustcheck_onnx.checker.verdict.rule import (
     judge,
 )
 from robustcheck_onnx.thresholds.profile import Profile
-from support import but, reports
+from support import Fields, but, reports
 from support.reports import interval
 
+PASSING = Statistics(**reports.PASS_STATISTICS)
+STRADDLES = "after 162 images the interval does not clear the threshold: "
 PROFILE = reports.profile()
 EARLIER = reports.profile(reports.EARLIER_MINIMUM)
 
@@ -25,10 +27,6 @@ def seen(given: Evidence, profile: Profile = PROFILE) -> dict[str, str]:
 
 def evidence(**statistics: Any) -> Evidence:
     return reports.evidence(Statistics(**(reports.PASS_STATISTICS | statistics)))
-
-
-def test_nothing_is_amiss_with_what_the_cases_change() -> None:
-    assert seen(evidence()) == {}
 
 
 def test_the_end_of_the_encoder() -> None:
@@ -43,102 +41,108 @@ def test_the_end_of_the_encoder() -> None:
         "activation:QuantizeLinear": f"the output of QuantizeLinear, {no_negatives}",
         "linear_of:QLinearConv": f"a linear map of the output of QLinearConv, {no_negatives}",
     }.items():
-        given = reports.evidence(Statistics(**reports.PASS_STATISTICS), model={"ends_in": ends_in})
+        given = reports.evidence(PASSING, model={"ends_in": ends_in})
         assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
 
 
-def test_each_of_the_three_has_its_reason_and_its_numbers() -> None:
-    low = {
-        "strength": interval(3.25, 2.0, 4.498),
-        "outlier_frequency": interval(0.55, 0.45, 0.65),
-        "two_sidedness": interval(0.01, 0.0, 0.02),
-    }
-    assert seen(evidence(**low)) == {
-        "one_sided": "two-sidedness 0.0100 (upper bound 0.0200, threshold 0.35)",
-        "too_weak": "strength 3.25 (upper bound 4.498, threshold 4.5)",
-        "not_persistent": "persistence 0.550 (upper bound 0.650, threshold 0.75)",
-    }
-
-
-def test_the_context_of_the_three_decides_nothing() -> None:
-    """K and what the earlier six were: shown, and not judged."""
-    nothing = {name: interval(0.0, 0.0, 0.0) for name in reports.EARLIER_MINIMUM if name != "outlier_frequency"}
-    assert seen(evidence(**nothing)) == {}
-
-
-def test_earlier_profiles_give_their_own_reasons() -> None:
-    low = {
-        "negative_energy": interval(0.01, 0.0, 0.02),
-        "kurtosis": interval(5.25, 4.0, 6.5),
-        "persistence_ratio": interval(1.104, 1.049, 1.159),
-        "top3_share": interval(0.1398, 0.1012, 0.1784),
-    }
-    assert seen(evidence(**low), EARLIER) == {
-        "rectified": "negative energy 0.0100 (upper bound 0.0200, threshold 0.35)",
-        "low_kurtosis": "activation kurtosis 5.25 (upper bound 6.50, threshold 8)",
-        "no_persistent_outlier_features": "persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
-        "top-3 share 0.140 (upper bound 0.178, threshold 0.5)",
-    }
-    assert seen(evidence(strength=interval(0.0, 0.0, 0.0), two_sidedness=interval(0.0, 0.0, 0.0)), EARLIER) == {}
-
-
-def test_what_could_not_be_measured_is_named() -> None:
-    unknown = {name: interval(None, None, None) for name in ("strength", "two_sidedness")}
-    assert seen(evidence(**unknown)) == {"not_measurable": "strength, two-sidedness could not be measured"}
-    before = {name: value for name, value in reports.PASS_STATISTICS.items() if name not in unknown}
-    assert list(seen(reports.evidence(Statistics(**before)))) == ["not_measurable"]  # of a version without them
-
-
-def test_an_undecided_run_tells_each_interval() -> None:
-    straddling = {"strength": interval(6.0, 4.0, 8.0), "two_sidedness": interval(0.4, 0.31, 0.45)}
-    assert seen(evidence(**straddling)) == {
-        "undecided": "after 162 images the interval does not clear the threshold: "
-        "strength 4.00 to 8.00 (threshold 4.5), two-sidedness 0.310 to 0.450 (threshold 0.35)"
-    }
-
-
-def test_a_bound_that_is_unknown_is_told_as_such() -> None:
-    undecided = seen(evidence(strength=interval(5.25, 4.0, None)))["undecided"]
-    assert undecided.endswith("strength 4.00 to not measured (threshold 4.5)")
-
-
-def test_representations_alike_at_the_very_limit() -> None:
-    assert seen(evidence(spread=ALIKE_SPREAD)) == {}
+def test_each_statistic_and_what_each_profile_says_of_it() -> None:
+    """Context is shown and not judged: for the three, K and what the earlier six were, and the other way round."""
+    zero, unknown = interval(0.0, 0.0, 0.0), interval(None, None, None)
+    cases: list[tuple[Fields, Profile, dict[str, str]]] = [
+        ({}, PROFILE, {}),
+        ({name: zero for name in reports.EARLIER_MINIMUM if name != "outlier_frequency"}, PROFILE, {}),
+        ({"strength": zero, "two_sidedness": zero}, EARLIER, {}),
+        (
+            {
+                "strength": interval(3.25, 2.0, 4.498),
+                "outlier_frequency": interval(0.55, 0.45, 0.65),
+                "two_sidedness": interval(0.01, 0.0, 0.02),
+            },
+            PROFILE,
+            {
+                "one_sided": "two-sidedness 0.0100 (upper bound 0.0200, threshold 0.35)",
+                "too_weak": "strength 3.25 (upper bound 4.498, threshold 4.5)",
+                "not_persistent": "persistence 0.550 (upper bound 0.650, threshold 0.75)",
+            },
+        ),
+        (
+            {
+                "negative_energy": interval(0.01, 0.0, 0.02),
+                "kurtosis": interval(5.25, 4.0, 6.5),
+                "persistence_ratio": interval(1.104, 1.049, 1.159),
+                "top3_share": interval(0.1398, 0.1012, 0.1784),
+            },
+            EARLIER,
+            {
+                "rectified": "negative energy 0.0100 (upper bound 0.0200, threshold 0.35)",
+                "low_kurtosis": "activation kurtosis 5.25 (upper bound 6.50, threshold 8)",
+                "no_persistent_outlier_features": "persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
+                "top-3 share 0.140 (upper bound 0.178, threshold 0.5)",
+            },
+        ),
+        (
+            {"strength": unknown, "two_sidedness": unknown},
+            PROFILE,
+            {"not_measurable": "strength, two-sidedness could not be measured"},
+        ),
+        (
+            {"strength": interval(6.0, 4.0, 8.0), "two_sidedness": interval(0.4, 0.31, 0.45)},
+            PROFILE,
+            {
+                "undecided": f"{STRADDLES}strength 4.00 to 8.00 (threshold 4.5), "
+                "two-sidedness 0.310 to 0.450 (threshold 0.35)"
+            },
+        ),
+        (
+            {"strength": interval(5.25, 4.0, None)},
+            PROFILE,
+            {"undecided": f"{STRADDLES}strength 4.00 to not measured (threshold 4.5)"},
+        ),
+        ({"spread": ALIKE_SPREAD}, PROFILE, {}),
+        (
+            {"spread": None},
+            PROFILE,
+            {"representations_alike": "how much the representation varies between images could not be measured"},
+        ),
+        (
+            {"distinct_share": 0.4},
+            PROFILE,
+            {"representations_alike": "40.0 % of the representations differ in kurtosis; at least 50 % must"},
+        ),
+    ]
+    for changes, profile, reasons in cases:
+        assert seen(evidence(**changes), profile) == reasons
     assert list(seen(evidence(spread=ALIKE_SPREAD / 2))) == ["representations_alike"]
-    assert seen(evidence(spread=None)) == {
-        "representations_alike": "how much the representation varies between images could not be measured"
-    }
-
-
-def content(n: int = 50, **changes: float) -> Evidence:
-    measured = Statistics(**reports.PASS_STATISTICS)
-    return reports.evidence(measured, content=but(reports.CONTENT, n=n, **changes))
+    without = PASSING.model_fields_set - {"strength", "two_sidedness"}
+    of_a_version_without_them = Statistics(**PASSING.model_dump(include=without))
+    assert list(seen(reports.evidence(of_a_version_without_them))) == ["not_measurable"]
 
 
 def test_content_at_the_very_limits() -> None:
-    assert seen(content(effective_rank=MIN_EFFECTIVE_RANK, relative_variance=MIN_RELATIVE_VARIANCE)) == {}
     rank = f"the effective rank is 3.90; at least {MIN_EFFECTIVE_RANK:g} is needed over 50 images"
     variance = f"0.310 % of the energy varies between images; at least {100 * MIN_RELATIVE_VARIANCE:g} % must"
-    assert seen(content(effective_rank=3.9)) == {"little_content": f"over 50 varied images {rank}"}
-    assert seen(content(relative_variance=0.0031)) == {"little_content": f"over 50 varied images {variance}"}
-    assert seen(content(n=49, effective_rank=3.9, relative_variance=0.0031)) == {
-        "too_few_images": "the content was measured on 49 varied images; it needs 50",
-        "little_content": f"over 49 varied images {rank}, and {variance}",
-    }
-
-
-def test_of_too_few_images_nothing_is_said_about_content() -> None:
-    few = but(
-        content(n=20, effective_rank=3.9),
-        images=reports.evidence(Statistics(**reports.PASS_STATISTICS), images=reports.sanity(20)).images,
-    )
-    assert list(seen(few)) == ["too_few_images"]
+    little: Fields = {"effective_rank": 3.9, "relative_variance": 0.0031}
+    cases: list[tuple[Fields, dict[str, str]]] = [
+        ({"effective_rank": MIN_EFFECTIVE_RANK, "relative_variance": MIN_RELATIVE_VARIANCE}, {}),
+        ({"effective_rank": 3.9}, {"little_content": f"over 50 varied images {rank}"}),
+        ({"relative_variance": 0.0031}, {"little_content": f"over 50 varied images {variance}"}),
+        (
+            {"n": 49} | little,
+            {
+                "too_few_images": "the content was measured on 49 varied images; it needs 50",
+                "little_content": f"over 49 varied images {rank}, and {variance}",
+            },
+        ),
+    ]
+    for changes, reasons in cases:
+        assert seen(reports.evidence(PASSING, content=but(reports.CONTENT, **changes))) == reasons
+    few = reports.evidence(PASSING, content=but(reports.CONTENT, n=20, effective_rank=3.9), images=reports.sanity(20))
+    assert list(seen(few)) == ["too_few_images"]  # of so few nothing is said about content
 
 
 def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
-    enough = Statistics(**(reports.PASS_STATISTICS | {"n_images": PROFILE.min_images}))
-    assert decided(enough, PROFILE)
-    assert not decided(but(enough, n_images=PROFILE.min_images - 1), PROFILE)
+    assert decided(but(PASSING, n_images=PROFILE.min_images), PROFILE)
+    assert not decided(but(PASSING, n_images=PROFILE.min_images - 1), PROFILE)
 
 
 def test_each_statistic_alone_is_seen_below_its_threshold() -> None:
@@ -147,8 +151,3 @@ def test_each_statistic_alone_is_seen_below_its_threshold() -> None:
         for name, reason in below_reasons(profile).items():
             low = 0.5 * profile.thresholds[name].minimum
             assert list(seen(evidence(**{name: interval(low, 0.9 * low, 1.1 * low)}), profile)) == [reason]
-
-
-def test_a_few_representations_again_and_again() -> None:
-    words = "40.0 % of the representations differ in kurtosis; at least 50 % must"
-    assert seen(evidence(distinct_share=0.4)) == {"representations_alike": words}
