@@ -32,13 +32,10 @@ def test_the_error_rate_on_noise_is_the_nominal_one() -> None:
 
 def by_hand(best: Array, shuffled: Array) -> list[float]:
     """p-values, row by row."""
-    rows = [best, *shuffled]
-    largest = []
-    for i, row in enumerate(rows):
-        others = np.array([other for j, other in enumerate(rows) if j != i])
-        largest.append((row - others.mean(axis=0)) / others.std(axis=0))
-    most = [max(t) for t in largest[1:]]
-    return [(1 + sum(m >= t for m in most)) / len(rows) for t in largest[0]]
+    rows = np.vstack([best, shuffled])
+    others = [np.delete(rows, i, axis=0) for i in range(len(rows))]
+    first, *largest = [(row - other.mean(0)) / other.std(0) for row, other in zip(rows, others, strict=True)]
+    return [(1 + sum(max(each) >= t for each in largest)) / len(rows) for t in first]
 
 
 def test_p_values_and_needed_are_those_of_a_plain_script() -> None:
@@ -51,11 +48,9 @@ def test_p_values_and_needed_are_those_of_a_plain_script() -> None:
             np.testing.assert_allclose(chance.p, by_hand(best, shuffled))
             assert ((best > chance.needed) == (chance.p <= 0.05)).all()
             for index, needed in enumerate(chance.needed):
-                if_ap = best.copy()
-                if_ap[index] = min(needed, 1.0) - 1e-9
-                assert by_hand(if_ap, shuffled)[index] > 0.05
-                if_ap[index] = min(needed + 1e-9, 1.0)
-                assert (by_hand(if_ap, shuffled)[index] <= 0.05) == (needed <= 1.0)
+                for ap, is_beyond in ((min(needed, 1.0) - 1e-9, False), (min(needed + 1e-9, 1.0), needed <= 1.0)):
+                    if_ap = np.where(np.arange(n_concepts) == index, ap, best)
+                    assert (by_hand(if_ap, shuffled)[index] <= 0.05) == is_beyond
 
 
 def test_one_strong_direction_does_not_lower_the_bar_for_the_others() -> None:

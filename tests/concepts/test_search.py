@@ -20,26 +20,22 @@ def test_principal_axes_and_features() -> None:
     h = (rng.normal(size=(60, 4)) * [9, 5, 2, 1] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 7).astype(np.float32)
     found = directions.of_axes(h)
     _, values, rows = np.linalg.svd(h - h.mean(axis=0), full_matrices=False)
-    assert found.vectors is not None
-    assert found.strengths is not None
-    assert_allclose(found.strengths, values / np.sqrt(60), rtol=1e-4)
-    assert_allclose(np.abs(np.einsum("fd,df->d", found.vectors, rows)), 1, rtol=1e-4)
+    assert_allclose(np.array(found.strengths, float), values / np.sqrt(60), rtol=1e-4)
+    assert_allclose(np.abs(rows @ np.array(found.vectors, float)), np.eye(4), atol=1e-4)
     assert directions.of_axes(h[:3]).n == 2  # three images lie in a plane
     assert directions.of_axes(np.ones((5, 4), np.float32)).n == 0
-    (first,) = directions.of_features(4).blocks(h)
-    assert_array_equal(first[1], h.T.astype(np.float64))
+    ((_, scores),) = directions.of_features(4).blocks(h)
+    assert_array_equal(scores, h.T.astype(np.float64))
 
 
 def test_scores_of_all_blocks_are_the_projections(monkeypatch: Patch) -> None:
     monkeypatch.setattr(directions, "BLOCK", 3)
     monkeypatch.setattr(directions, "ROWS", 4)
-    rng = default_rng(2)
-    h, weight = rng.normal(size=(10, 8)).astype(np.float32), rng.normal(size=(7, 8))
-    found = directions.of_head(weight)
-    blocks = list(found.blocks(h))
-    assert [start for start, _ in blocks] == [0, 3, 6]
+    h, found = normal(10, 8).astype(np.float32), directions.of_head(normal(7, 8, seed=1))
+    starts, scores = zip(*found.blocks(h), strict=True)
+    assert starts == (0, 3, 6)
     assert found.vectors is not None
-    assert_allclose(np.vstack([scores for _, scores in blocks]), (h.astype(float) @ found.vectors).T)
+    assert_allclose(np.vstack(scores), (h.astype(float) @ found.vectors).T)
 
 
 def test_planted_concepts_are_found_where_they_are(monkeypatch: Patch) -> None:
@@ -60,21 +56,19 @@ def test_planted_concepts_are_found_where_they_are(monkeypatch: Patch) -> None:
         ("high", 3, 1), ("low", 3, -1), ("other", 5, 1),
     ]  # fmt: skip
     assert (told_of[0].ap, told_of[0].p, told_of[0].n_directions) == (1.0, 1 / 61, 1)
-    assert not nothing.encoded
-    assert nothing.p > 0.05
+    assert (nothing.encoded, nothing.p > 0.05) == (False, True)
     told = directions.directions_told(measured, names, features, "the features")
     assert [(each.direction, set(each.concepts)) for each in told.telling] == [(3, {"high", "low"}), (5, {"other"})]
     assert (told.n, told.n_telling, told.n_polysemantic) == (70, 2, 1)
     facts = directions.chance_facts(measured, 0)
     assert (sum(facts.shuffled), sum(facts.measured), facts.shuffles, len(facts.edges)) == (240, 4, 60, 21)
     # the same numbers without blocks
-    along, against = average_precisions(rank(h.T.copy()), positives[3][np.newaxis])
-    assert_array_equal(measured.ap[3], np.maximum(along, against)[:, 0])
+    found = average_precisions(rank(h.T.copy()), positives[3][np.newaxis])
+    assert_array_equal(measured.ap[3], np.max(found, axis=0)[:, 0])
 
 
 def test_concepts_that_cannot_be_judged() -> None:
-    present = np.zeros((30, 4), bool)
-    present[:10, 0] = present[:9, 1] = present[:25, 2] = present[:, 3] = True
+    present = np.arange(30)[:, np.newaxis] < (10, 9, 25, 30)
     judged, others = directions.split(present, ["ten", "nine", "most", "all"], 10)
     assert judged == [0]
     assert [(each.name, each.n_images, each.reason) for each in others] == [

@@ -2,7 +2,7 @@
 
 import onnx
 
-from robustcheck_onnx.checker.model.layers import build_layers
+from robustcheck_onnx.checker.model.layers import Layers, build_layers
 from robustcheck_onnx.checker.scan.blocks import (
     find_passages,
     find_residuals,
@@ -12,17 +12,16 @@ from robustcheck_onnx.checker.scan.blocks import (
 from support.written import written
 
 
-def proto_of(text: str) -> onnx.ModelProto:
-    return written(text, before="", w=[1.0], table=[1.0])
+def layers_of(text: str) -> tuple[Layers, list[onnx.NodeProto]]:
+    graph = written(text, before="", w=[1.0], table=[1.0]).graph
+    return build_layers(graph, "image", {"w": (1,), "table": (1,)}), list(graph.node)
 
 
 def blocks_of(text: str, end: str, **shapes: tuple[int, ...]) -> list[tuple[str, str]]:
     """(tensor, kind) by the residual rule; shapes not named are (2, 16, 4, 4)."""
-    proto = proto_of(text)
-    layers = build_layers(proto.graph, "image", {w.name: tuple(w.dims) for w in proto.graph.initializer})
-    nodes = list(proto.graph.node)
-    known = {name: shapes.get(name, (2, 16, 4, 4)) for node in nodes for name in node.output}
+    layers, nodes = layers_of(text)
     order = {name: i for i, node in enumerate(nodes) for name in node.output}
+    known = dict.fromkeys(order, (2, 16, 4, 4)) | shapes
     return list(residual_blocks(layers, find_residuals(layers, nodes, end), known, order).items())
 
 
@@ -37,8 +36,7 @@ def test_residual_blocks_by_rule() -> None:
         s2 = Add(b3, d1); x2 = Relu(s2); end = GlobalAveragePool(x2)
     """
     )  # its second block changes the width: both branches start with a layer
-    found = blocks_of(resnet, "end")
-    assert found == [("x0", "stem"), ("x1", "convolution"), ("x2", "convolution")]
+    assert blocks_of(resnet, "end") == [("x0", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
     mobile = (
         stem
@@ -49,8 +47,7 @@ def test_residual_blocks_by_rule() -> None:
         t0 = Conv(y2, w); y3 = Add(y2, t0)
     """
     )  # p and r are not residual
-    found = blocks_of(mobile, "y3")
-    assert found == [("y0", "stem"), ("y1", "convolution"), ("y2", "stage"), ("y3", "convolution")]
+    assert blocks_of(mobile, "y3") == [("y0", "stem"), ("y1", "convolution"), ("y2", "stage"), ("y3", "convolution")]
 
 
 def test_additions_that_end_no_block() -> None:
@@ -88,20 +85,17 @@ def test_a_quantised_end_is_the_same_end() -> None:
         x = Conv(image, w); a = Conv(x, w); x1 = Add(x, a)
         q = QuantizeLinear(x1, 1.0); d = DequantizeLinear(q, 1.0); b = Conv(d, w); x2 = Add(d, b)
     """
-    found = blocks_of(text, "x2")
-    assert found == [("x", "stem"), ("x1", "convolution"), ("x2", "convolution")]
+    assert blocks_of(text, "x2") == [("x", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
 
 def test_without_residual_blocks_layers_are_cut_where_shapes_change() -> None:
     """Of two branches that are joined nothing inside is a passage."""
-    proto = proto_of("""
+    layers, nodes = layers_of("""
         a = Conv(image, w); b = Relu(a); c = MaxPool(b, kernel_shape=[2, 2]); d = Conv(c, w); e = Relu(d)
         f1 = Conv(e, w); f2 = Conv(e, w); g = Concat(f1, f2, axis=1); h = GlobalAveragePool(g); end = Flatten(h)
     """)
-    layers = build_layers(proto.graph, "image", {"w": (1,)})
-    passages = find_passages(layers, list(proto.graph.node), "end")
+    passages = find_passages(layers, nodes, "end")
     assert passages == list("abcdegh")
-    shapes = dict.fromkeys("ab", (2, 8, 8, 8)) | {"c": (2, 8, 4, 4)} | dict.fromkeys("de", (2, 16, 4, 4))
-    shapes |= {"g": (2, 32, 4, 4), "h": (2, 32, 1, 1)}
-    found = stage_blocks(layers, passages, shapes)
+    rows = (2, 8, 8, 8), (2, 8, 8, 8), (2, 8, 4, 4), (2, 16, 4, 4), (2, 16, 4, 4), (2, 32, 4, 4), (2, 32, 1, 1)
+    found = stage_blocks(layers, passages, dict(zip(passages, rows, strict=True)))
     assert list(found.items()) == [(name, "stage") for name in "beg"]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
@@ -34,16 +33,13 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> No
     assert [layer["tensor"] for layer in document["layers"]] == ["x", "z", "embedding"]
     report, _ = scanned(small, batch_size=8)
     assert document["layers"] == json.loads(report.model_dump_json())["layers"]
-    text = path.read_text()
-    assert "do not tell effective" in " ".join(text.split())
     assert report.summary == "No layer has a persistent outlier feature on these 9 images."
-    assert report.summary in text
+    assert report.summary in path.read_text()
 
 
 def test_errors(small: Path, capsys: Capture) -> None:
-    flat = small.with_name("flat.onnx")
     embedding = ("embedding", TensorProto.FLOAT, ("batch", 192))
-    save(written("f = Flatten(image); embedding = Identity(f)", embedding, before=""), flat)
+    flat = save(written("f = Flatten(image); embedding = Identity(f)", embedding, before=""), small.parent / "f.onnx")
     given = ["--images", small.with_suffix(".npy"), "--preprocess", "imagenet", "--device", "cpu"]
     for words, code, said in (
         ([flat], 3, "no blocks found"),
@@ -54,12 +50,14 @@ def test_errors(small: Path, capsys: Capture) -> None:
         shown = capsys.readouterr()
         assert (said in shown.err, "--block" in shown.err, shown.out) == (True, True, "")
     proto = onnx.load(small)
-    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.full((16, 3, 3, 3), np.nan, np.float32), "w"))
-    onnx.save(proto, small)
-    raised(CannotAssessError, "images with finite, not constant values is 0 of 9", scanned, small)
-    proto.opset_import[0].version = 10
-    onnx.save(proto, small)
-    raised(CannotAssessError, "opset is 10; the nodes of a scan need 11", scanned, small)
+    proto.graph.initializer[0].raw_data = np.full(432, np.nan, np.float32).tobytes()
+    for version, said in (
+        (18, "images with finite, not constant values is 0 of 9"),
+        (10, "opset is 10; the nodes of a scan need 11"),
+    ):
+        proto.opset_import[0].version = version
+        onnx.save(proto, small)
+        raised(CannotAssessError, said, scanned, small)
 
 
 def test_named_blocks(small: Path) -> None:
@@ -74,27 +72,27 @@ def test_a_changed_output_is_said(small: Path, monkeypatch: Patch) -> None:
     def meddle(model: Any, plan: Any) -> Any:
         changed = measuring_model(model, plan)
         proto = changed.graph.light()
-        weight = next(w for w in proto.graph.initializer if w.name == "v")
-        weight.CopyFrom(onnx.numpy_helper.from_array(1.01 * onnx.numpy_helper.to_array(weight), "v"))
+        (weight,) = (w for w in proto.graph.initializer if w.name == "v")
+        weight.raw_data = (1.01 * onnx.numpy_helper.to_array(weight)).tobytes()
         return dataclasses.replace(changed, graph=changed.graph.changed(proto))
 
     monkeypatch.setattr(scan, "measuring_model", meddle)
     report, _ = scanned(small)
-    assert (report.model.output_unchanged, report.model.output_difference > 1e-3) == (False, True)
+    assert not report.model.output_unchanged
+    assert report.model.output_difference > 1e-3
     assert any("changed the model's own output" in note for note in report.notes)
 
 
 def test_the_rows_that_fill_a_fixed_batch_count_for_nothing(small: Path) -> None:
-    whole, _ = scanned(small)
-    proto = onnx.load(small)
+    def found() -> list[Any]:
+        every = (each.statistics for each in scanned(small)[0].layers)
+        return [(each.n_rows, each.kurtosis, each.rms_kurtosis, each.top3_share) for each in every]
+
+    whole, proto = found(), onnx.load(small)
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 5
     onnx.save(proto, small)
-    padded, _ = scanned(small)
-    for a, b in zip(whole.layers, padded.layers, strict=True):
-        assert a.statistics.n_rows == b.statistics.n_rows
-        for name in ("kurtosis", "rms_kurtosis", "top3_share"):
-            assert_close(getattr(b.statistics, name), getattr(a.statistics, name), rtol=1e-4, note=f"{a.tensor} {name}")
+    np.testing.assert_allclose(found(), whole, rtol=1e-4)
 
 
 def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
@@ -111,8 +109,7 @@ def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
     np.save(path.with_suffix(".npy"), normal(6, 3, 8, 8).astype(np.float32))
     report, feed = scanned(path, batch_size=3)
     forms = {layer.tensor: layer.form for layer in report.layers}
-    assert (forms["first"], forms["x1"]) == ("tokens_first", "tokens_first")
-    assert not {"x2", "x3"} & forms.keys()
+    assert forms == {"first": "tokens_first", "x1": "tokens_first", "embedding": "vector"}
     assert report.model.n_left_out >= 2
     assert any("left out: their axes could not be told apart" in note for note in report.notes)
     assert_report_is_truth(report, path, feed)
@@ -120,15 +117,12 @@ def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.requires_cuda
 def test_a_gpu_gives_the_same_numbers(small: Path) -> None:
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        pytest.skip("this ONNX Runtime has no CUDA provider")
-    cpu, _ = scanned(small)
     try:
         cuda, _ = scanned(small, device="cuda")
     except EnvironmentFaultError as fault:
         pytest.skip(f"no GPU: {fault.message}")
     assert cuda.execution.providers[0] == "CUDAExecutionProvider"
-    for a, b in zip(cpu.layers, cuda.layers, strict=True):
+    for a, b in zip(scanned(small)[0].layers, cuda.layers, strict=True):
         assert_close(a.statistics.kurtosis, b.statistics.kurtosis, rtol=1e-3)
         assert_close(a.statistics.rms_kurtosis, b.statistics.rms_kurtosis, rtol=1e-3)
 

@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import scipy.stats
-from numpy.random import default_rng
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.scan import taps
@@ -27,63 +26,56 @@ def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FL
     (rows,) = session.run([taps.OUTPUT], {"x": values})
     assert rows.shape == (values.shape[batch], tap.n_numbers)
     state = Depth(tap)
-    state.update(rows[:2])
-    state.update(rows[2:])
+    for part in (rows[:2], rows[2:]):
+        state.update(part)
     return state.statistics()
 
 
-def draw(*shape: int, features: int, seed: int = 0) -> Array:
-    """Values with an offset, and in feature 3 an outlier."""
-    rng = default_rng(seed)
-    values = rng.normal(size=shape).astype(np.float32) + np.float32(rng.normal() * 3)
-    axis = 1 if len(shape) == 4 and shape[1] == features else len(shape) - 1
-    np.moveaxis(values, axis, -1)[..., 3] += 25
-    return values
+def tap_of(form: str, shape: tuple[int, ...], **given: bool) -> Tap:
+    """Tokens first have images second; a map has its features second."""
+    axis = {"map": 1}.get(form, -1)
+    positions = shape[:1] if form == "tokens_first" else np.delete(shape, (0, axis)).tolist()
+    return Tap("t", form, shape[axis], tuple(positions), **given)
 
 
 def test_the_nodes_give_what_scipy_gives() -> None:
-    for number, (form, shape, positions, class_token) in enumerate(
-        (
-            ("vector", (5, 96), (), False),
-            ("tokens", (5, 17, 64), (17,), True),
-            ("tokens", (5, 4, 65), (4,), False),
-            ("tokens_first", (10, 5, 64), (10,), True),
-            ("map", (5, 64, 9, 23), (9, 23), False),
-            ("map", (5, 63, 3, 7), (3, 7), False),
-            ("map_last", (5, 20, 16, 64), (20, 16), False),
-        )
+    for form, shape, class_token, opsets in (
+        ("vector", (5, 96), False, (11, 13, 18, 21)),
+        ("tokens", (5, 17, 64), True, (11, 21)),
+        ("tokens", (5, 4, 65), False, (11, 13, 18, 21)),
+        ("tokens_first", (10, 5, 64), True, (11, 21)),
+        ("map", (5, 64, 9, 23), False, (11, 13, 18, 21)),
+        ("map", (5, 63, 3, 7), False, (11, 21)),
+        ("map_last", (5, 20, 16, 64), False, (11, 13, 18, 21)),
     ):
-        features = shape[1] if form == "map" else shape[-1]
-        tap = Tap("t", form, features, positions, class_token=class_token)
-        values = draw(*shape, features=features)
-        for opset in ((11, 13, 18, 21), (11, 21))[number % 2]:
+        values = (normal(*shape) + 3).astype(np.float32)
+        values[(..., 3) if form != "map" else (slice(None), 3)] += 25
+        tap = tap_of(form, shape, class_token=class_token)
+        for opset in opsets:
             found = measure(values, tap, opset)
             assert [feature.feature for feature in found.persistent] == [3]
             assert_is_truth(found, values, tap)
 
 
 def test_a_rectified_map_has_no_ratio_to_its_median() -> None:
-    values = np.maximum(default_rng(0).normal(-0.5, 1, (5, 64, 9, 9)), 0).astype(np.float32)
-    tap = Tap("t", "map", 64, (9, 9), rectified=True)
+    values = np.maximum(normal(5, 64, 9, 9) - 0.5, 0).astype(np.float32)
+    tap = tap_of("map", values.shape, rectified=True)
     values[:, 5, 4, 4] = 1e4
     found = measure(values, tap)
-    assert found.max_median_ratio is None
-    assert found.massive == ()
+    assert (found.max_median_ratio, found.massive) == (None, ())
     assert_is_truth(found, values, tap)
 
 
 def test_a_massive_activation_has_its_feature_place_and_sign() -> None:
-    places = [
-        ("tokens", (5, 17, 64), (17,), (slice(None), 0, 7), "class token"),
-        ("tokens", (5, 17, 64), (17,), (slice(None), 11, 7), "token 11"),
-        ("map", (5, 64, 9, 20), (9, 20), (slice(None), 7, 8, 13), "row 8, columns 12–14"),
-        ("map_last", (5, 9, 20, 64), (9, 20), (slice(None), 3, 0, 7), "rows 2–3, columns 0–2"),
-    ]
-    for number, (form, shape, positions, at, where) in enumerate(places):
+    for form, shape, at, size, where in (
+        ("tokens", (5, 17, 64), (0, 7), 3000.0, "class token"),
+        ("tokens", (5, 17, 64), (11, 7), -3000.0, "token 11"),
+        ("map", (5, 64, 9, 20), (7, 8, 13), 3000.0, "row 8, columns 12–14"),
+        ("map_last", (5, 9, 20, 64), (3, 0, 7), -3000.0, "rows 2–3, columns 0–2"),
+    ):
         values = normal(*shape).astype(np.float32)
-        size = (3000.0, -3000.0)[number % 2]
-        values[at] = size
-        tap = Tap("t", form, 64, positions, class_token=form == "tokens")
+        values[slice(None), *at] = size
+        tap = tap_of(form, shape, class_token=form == "tokens")
         found = measure(values, tap)
         (massive,) = found.massive
         assert (massive.feature, massive.where, massive.frequency, massive.value) == (7, where, 1.0, size)
@@ -92,39 +84,33 @@ def test_a_massive_activation_has_its_feature_place_and_sign() -> None:
 
 
 def test_float16_does_not_overflow_and_float64_keeps_its_digits() -> None:
-    tap = Tap("t", "tokens", 64, (9,))
-    half = draw(4, 9, 64, features=64).astype(np.float16)
+    tap, values = Tap("t", "tokens", 64, (9,)), normal(4, 9, 64, seed=1)
+    half = values.astype(np.float16)
     half[..., 3] = 60000  # its square is infinite in float16
     assert_is_truth(measure(half, tap, kind=TensorProto.FLOAT16), half, tap, places=False)  # z ties at √63
-    values = normal(4, 9, 64, seed=1) + 1e8
-    assert_is_truth(measure(values, tap, kind=TensorProto.DOUBLE), values, tap)
-    offset = normal(4, 9, 64, seed=1).astype(np.float32) + np.float32(1000)
+    assert_is_truth(measure(values + 1e8, tap, kind=TensorProto.DOUBLE), values + 1e8, tap)
+    offset = values.astype(np.float32) + np.float32(1000)
     assert_is_truth(measure(offset, tap), offset, tap)
 
 
 def test_values_that_cannot_be_measured_never_enter_a_mean() -> None:
     tap = Tap("t", "tokens", 64, (9,), class_token=True)
-    values = normal(6, 9, 64).astype(np.float32)
+    values = normal(7, 9, 64).astype(np.float32)
     bad = values.copy()
-    bad[1, 8, 63] = np.nan
-    bad[2, 0, 0] = np.inf
+    bad[1, 8, 63], bad[2, 0, 0] = np.nan, np.inf
     bad[3] = 1e6  # constant
+    bad[4, 2, 2] = 1e25  # its square is infinite in float32
     found = measure(bad, tap)
-    assert (found.n_images, found.n_not_finite, found.n_constant) == (3, 2, 1)
-    assert_is_truth(found, values[[0, 4, 5]], tap)
-    huge = values.copy()
-    huge[5, 2, 2] = 1e25  # its square is infinite in float32
-    assert measure(huge, tap).n_not_finite == 1
-    token = values.copy()
-    token[:, 4] = -7.0  # constant tokens, left out one by one
-    found = measure(token, tap)
-    assert found.n_rows == 6 * 8
-    rest = np.delete(token, 4, axis=1).astype(np.float64)
+    assert (found.n_images, found.n_not_finite, found.n_constant) == (3, 3, 1)
+    assert_is_truth(found, values[[0, 5, 6]], tap)
+    values[:, 4] = -7.0  # constant tokens, left out one by one
+    found = measure(values, tap)
+    rest = np.delete(values, 4, axis=1).astype(np.float64)
+    assert found.n_rows == 7 * 8
     assert_close(found.kurtosis, scipy.stats.kurtosis(rest, axis=2, fisher=False).mean(), rtol=1e-4)
     nothing = Depth(tap)
     nothing.update(np.full((2, tap.n_numbers), np.nan))
-    assert nothing.statistics().kurtosis is None
-    assert nothing.statistics().n_not_finite == 2
+    assert (nothing.statistics().kurtosis, nothing.statistics().n_not_finite) == (None, 2)
 
 
 def test_a_value_that_is_no_number_is_seen_at_positions_that_are_not_measured() -> None:
@@ -137,11 +123,11 @@ def test_a_value_that_is_no_number_is_seen_at_positions_that_are_not_measured() 
 
 def test_of_two_places_with_the_same_largest_value_none_is_made_up() -> None:
     """Features 5 and 50 at tokens 3 and 1: (5, 1) is not a place of an outlier."""
-    values = np.zeros((4, 4, 64), np.float32)
-    values[:, 3, 5] = values[:, 1, 50] = 9
-    found = measure(values + np.float32(0.5), Tap("t", "tokens", 64, (4,)))
-    assert found.fixed_outlier is None
-    values[:, 1] = 0
-    fixed = measure(values + np.float32(0.5), Tap("t", "tokens", 64, (4,))).fixed_outlier
+    values = np.full((4, 4, 64), 0.5, np.float32)
+    values[:, 3, 5] = values[:, 1, 50] = 9.5
+    tap = Tap("t", "tokens", 64, (4,))
+    assert measure(values, tap).fixed_outlier is None
+    values[:, 1] = 0.5
+    fixed = measure(values, tap).fixed_outlier
     assert fixed is not None
     assert (fixed.feature, fixed.token) == (5, 3)

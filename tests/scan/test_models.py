@@ -73,26 +73,23 @@ def test_planted_outliers_are_found_at_their_depth(scan: tuple[ScanReport, Path,
     ):
         assert said in report.summary
     for depth, layer in enumerate(layers[:-1]):
-        planted = [m for m in layer.statistics.massive if m.feature == 21]
-        told = [(m.where, m.frequency, m.token) for m in planted]
-        assert told == [("class token", 1.0, 0)] * (depth >= 3), depth
-        assert [m.value for m in planted] == [pytest.approx(-4000, rel=0.01)] * (depth >= 3)
-    fixed = layers[3].statistics.fixed_outlier
-    assert fixed is not None
-    assert (fixed.feature, fixed.where) == (21, "class token")
-    assert [f.feature for f in layers[3].statistics.class_token_persistent] == [21]
-    assert layers[3].statistics.n_persistent == 0  # one token of 17 is not a persistent feature
+        told: list[object] = [
+            (m.where, m.frequency, m.token, m.value) for m in layer.statistics.massive if m.feature == 21
+        ]
+        assert told == [("class token", 1.0, 0, pytest.approx(-4000, rel=0.01))] * (depth >= 3), depth
+    found = layers[3].statistics
+    assert found.fixed_outlier is not None
+    assert (found.fixed_outlier.feature, found.fixed_outlier.where) == (21, "class token")
+    assert [f.feature for f in found.class_token_persistent] == [21]
+    assert found.n_persistent == 0  # one token of 17 is not a persistent feature
 
 
 def test_the_terminal_report(scan: tuple[ScanReport, Path, Any]) -> None:
-    for width, ascii_only in ((80, True), (80, False), (120, True)):
-        text = shown(scan[0], width, ascii_only=ascii_only, verbose=True)
-        assert text.isascii() == ascii_only == ("▲" not in text)
-        flat = " ".join(text.split())
-        for said in ("feature 40 layers 7", "feature 21, class token layers 4", "Information, not a verdict"):
-            assert said in flat
-        table = text.split("Layers")[1].split("kurtosis, RMS")[0]
-        rows = re.findall(r"^ +(\d+)  (?:stem|attention|mlp|representation) ", table, re.M)
+    for width in (80, 120):
+        text = shown(scan[0], width, verbose=True)
+        for said in ("feature 40 layers 7", "feature 21, class token layers 4"):
+            assert said in " ".join(text.split())
+        rows = re.findall(r"^ +(\d+)  (?:stem|attention|mlp|representation) ", text, re.M)
         assert rows == [str(i) for i in range(1, 11)]
-        assert (" attended0" in table) == (width == 120)
+        assert bool(re.search("^ .* attended0", text, re.M)) == (width == 120)
     assert len(shown(scan[0]).splitlines()) <= 22  # the first is the version

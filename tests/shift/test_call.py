@@ -2,34 +2,30 @@
 
 from pathlib import Path
 
-from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.shift.sets import Spec, parse_call, parse_spec
 from robustcheck_onnx.thresholds.published import IMAGENET
-from support import raised
+from support import refused
 
 
-def test_the_names_of_a_call() -> None:
-    inside, others, maps, targets = parse_call(
-        "imagenet=val", ["ImageNet-V2=v2", "r=art", "some/blur"], ["r=map.json", "imagenet"]
+def test_the_names_of_a_call(tmp_path: Path) -> None:
+    named = parse_call("imagenet=val", ["ImageNet-V2=v2", "r=art", "some/blur"], ["r=map.json", "imagenet"])
+    assert named == (
+        Spec("imagenet", Path("val"), IMAGENET),
+        [
+            Spec("ImageNet-V2", Path("v2"), "imagenetv2"),
+            Spec("r", Path("art"), "imagenet_r"),
+            Spec("blur", Path("some/blur"), None),
+        ],
+        {"r": "map.json", "": "imagenet"},
+        [],
     )
-    assert inside == Spec("imagenet", Path("val"), IMAGENET)
-    assert others == [
-        Spec("ImageNet-V2", Path("v2"), "imagenetv2"),
-        Spec("r", Path("art"), "imagenet_r"),
-        Spec("blur", Path("some/blur"), None),
-    ]
-    assert maps == {"r": "map.json", "": "imagenet"}
-    assert targets == []
+    (tmp_path / "v2=x").mkdir()  # a path may have an equals sign
+    assert parse_spec(str(tmp_path / "v2=x"), "--in").shift is None
 
 
 def test_no_key_of_a_url_is_shown() -> None:
     spec = parse_spec("https://u:hunter2@host/val.csv?sig=hunter2", "--in")
     assert (spec.name, str(spec.place)) == ("val", "https://***@host/val.csv?***")
-
-
-def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
-    (tmp_path / "v2=x").mkdir()
-    assert parse_spec(str(tmp_path / "v2=x"), "--in").shift is None
 
 
 def test_bad_calls() -> None:
@@ -42,5 +38,4 @@ def test_bad_calls() -> None:
         ("a", [" "], [], "must be a labelled image set"),
         ("a", [], [], "--shifted is missing"),
     ):
-        refused = raised(UsageError, "", parse_call, inside, others, classes)
-        assert said in refused.message
+        refused(said, parse_call, inside, others, classes)

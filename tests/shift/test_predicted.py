@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from numpy.random import default_rng
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import special, stats
 
 from robustcheck_onnx.checker.shift import predicted
 from robustcheck_onnx.checker.shift.predicted import atc, atc_thresholds, class_shift, doc
-from support import normal, profile
+from support import normal, profile, raised
+from support.comparisons import numbers
 
 
 def _images(confidence: np.ndarray) -> predicted.ImageScores:
@@ -25,8 +26,7 @@ def test_atcs_threshold_balances_the_wrong_images_with_those_below() -> None:
     values, correct = rng.random(501), rng.random(501) < 0.3
     once = np.ones((1, 501), int)
     ((threshold,), (share_right,)) = atc_thresholds(values, correct, once)
-    assert (values < threshold).mean() == pytest.approx((~correct).mean())
-    assert share_right == 1
+    assert ((values < threshold).sum(), share_right) == ((~correct).sum(), 1)
     assert atc_thresholds(values, np.ones(501, bool), once).tolist() == [[values.min()], [1]]
     assert atc(values, np.zeros(501, bool), values) == 0
     # equal scores: as large a share of them counts as right as makes the labelled images' accuracy
@@ -44,28 +44,28 @@ def test_atc_is_not_too_high_where_many_confidences_are_exactly_1() -> None:
         assert atc(getattr(inside, name), correct, getattr(inside, name)) == pytest.approx(correct.mean())
         found = predicted.predict(resamples, outside, (0, 1))[method]
         assert found.value == pytest.approx(0.7, abs=0.03)
-        assert found.low is not None
-        assert found.high is not None
-        assert found.low < 0.7 < found.high < 0.75
+        low, high = numbers(found.low, found.high)
+        assert low < 0.7 < high < 0.75
 
 
 def test_doc_is_accuracy_less_the_fall_of_confidence() -> None:
-    assert doc([0.9, 0.7], [True, True], [0.5, 0.6]) == pytest.approx(1 - (0.8 - 0.55))
-    assert doc([0.9, 0.9], [True, False], [0.1, 0.1]) == 0  # never below
-    assert doc([0.1, 0.1], [True, True], [0.9, 0.9]) == 1
+    for inside, correct, outside, accuracy in (
+        ([0.9, 0.7], [True, True], [0.5, 0.6], 1 - (0.8 - 0.55)),
+        ([0.9, 0.9], [True, False], [0.1, 0.1], 0),  # never below
+        ([0.1, 0.1], [True, True], [0.9, 0.9], 1),
+    ):
+        assert doc(inside, correct, outside) == pytest.approx(accuracy)
 
 
 def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
-    logits = default_rng(2).normal(0, 4, (30, 7))
-    found = predicted.describe(logits, (3, 5, 8, 9, 10, 11, 12))
+    """Huge logits neither overflow nor make a NaN."""
+    logits, classes = default_rng(2).normal(0, 4, (30, 7)), np.array([3, 5, 8, 9, 10, 11, 12])
+    logits[:2] *= 1e5
+    found = predicted.describe(logits, classes.tolist())
     p = special.softmax(logits, axis=1)
     assert_allclose(found.confidence, p.max(axis=1))
     assert_allclose(found.negative_entropy, -special.entr(p).sum(axis=1), atol=1e-12)
-    assert found.predicted.tolist() == [(3, 5, 8, 9, 10, 11, 12)[place] for place in logits.argmax(axis=1)]
-    # huge logits neither overflow nor make a NaN
-    huge = predicted.describe(np.array([[1e5, -1e5], [0.0, 0.0]]), (0, 1))
-    assert huge.confidence.tolist() == [1.0, 0.5]
-    assert np.isfinite(huge.negative_entropy).all()
+    assert_array_equal(found.predicted, classes[logits.argmax(axis=1)])
 
 
 # --------------------------------------------------------------------------------------------------- bootstrap
@@ -73,24 +73,21 @@ def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
 
 def test_resamples_are_what_a_loop_over_images_gives() -> None:
     """The vectorised bootstrap against one that draws images and calls `atc` and `doc` on them."""
-    for ties in [False, True]:
+    for places in (9, 1):  # the second has ties
         rng = default_rng(3)
-        places = 1 if ties else 9
         inside, outside = (_images(rng.uniform(0.5, high, n).round(places)) for n, high in ((60, 1), (50, 0.9)))
         correct = rng.random(60) < inside.confidence
         found = predicted.predict(predicted.resample_inside(inside, correct, 7, 40), outside, (7, 1, 1))
-        ours, theirs = (
-            np.concatenate(list(predicted.resampled(n, seed, 40))) for n, seed in ((60, (7, 0)), (50, (7, 1, 1)))
-        )
+        drawn = ((60, (7, 0)), (50, (7, 1, 1)))
+        ours, theirs = (np.concatenate([*predicted.resampled(n, seed, 40)]) for n, seed in drawn)
         assert ours.sum(axis=1).tolist() == [60] * 40
         assert found.pop("doc") == predicted.Prediction(doc(inside.confidence, correct, outside.confidence))
         for method, each in found.items():
-            name = predicted.SCORES[method]
-            one, other = getattr(inside, name), getattr(outside, name)
-            by_hand = []
-            for counts, target in zip(ours, theirs, strict=True):
-                i, j = np.repeat(np.arange(60), counts), np.repeat(np.arange(50), target)
-                by_hand.append(atc(one[i], correct[i], other[j]))
+            one, other = (getattr(scores, predicted.SCORES[method]) for scores in (inside, outside))
+            by_hand = [
+                atc(np.repeat(one, i), np.repeat(correct, i), np.repeat(other, j))
+                for i, j in zip(ours, theirs, strict=True)
+            ]
             low, high = np.quantile(by_hand, [0.025, 0.975])
             # or Wilson's interval of the target alone, where that is wider
             alone = stats.binomtest(round(each.value * 50), 50).proportion_ci(0.95, method="wilson")
@@ -101,29 +98,26 @@ def test_intervals_cover_what_the_method_would_give_with_endless_images() -> Non
     """Calibrated scores, target of another mix: of simulated pairs of sets, 95 % must hold in at least 90 %."""
     rng = default_rng(4)
 
-    def draw(n: int, power: float) -> tuple[predicted.ImageScores, np.ndarray]:
-        confidence = 0.5 + 0.5 * rng.random(n) ** power
-        return _images(confidence), rng.random(n) < confidence
+    def draw(n_inside: int, n_outside: int) -> tuple[predicted.ImageScores, np.ndarray, predicted.ImageScores]:
+        inside, outside = 0.5 + 0.5 * rng.random(n_inside), 0.5 + 0.5 * rng.random(n_outside) ** 2
+        return _images(inside), rng.random(n_inside) < inside, _images(outside)
 
-    (big_in, big_right), (big_out, _) = draw(200_000, 1.0), draw(200_000, 2.0)
-    endless = big_in.confidence, big_right, big_out.confidence
-    truth, held = atc(*endless), []
+    inside, correct, outside = draw(200_000, 200_000)
+    truth, held = atc(inside.confidence, correct, outside.confidence), []
     for number in range(profile.sized(150, 300)):
-        (inside, correct), (outside, _) = draw(150, 1.0), draw(100, 2.0)
+        inside, correct, outside = draw(150, 100)
         resamples = predicted.resample_inside(inside, correct, number, 200)
         found = predicted.predict(resamples, outside, (number, 1))["atc_confidence"]
-        assert found.low is not None
-        assert found.high is not None
-        held.append(found.low <= truth <= found.high)
+        low, high = numbers(found.low, found.high)
+        held.append(low <= truth <= high)
     assert np.mean(held) >= 0.9
 
 
 def test_a_share_of_one_still_has_an_interval() -> None:
     inside = _images(np.linspace(0.5, 1, 100))
-    correct = inside.confidence >= 0.6
-    found = predicted.predict(predicted.resample_inside(inside, correct, 0), _images(np.full(60, 0.99)), (0, 1))
-    assert found["atc_confidence"].value == 1
-    assert (found["atc_confidence"].low or 1) < 0.95
+    resamples = predicted.resample_inside(inside, inside.confidence >= 0.6, 0)
+    found = predicted.predict(resamples, _images(np.full(60, 0.99)), (0, 1))["atc_confidence"]
+    assert (found.value, (found.low or 1) < 0.95) == (1, True)
 
 
 def test_blocks_hold_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,20 +134,16 @@ def test_a_shift_of_the_predicted_classes_is_told_and_chance_is_not() -> None:
     rng = default_rng(2)
     inside, same = rng.integers(100, size=200), rng.integers(100, size=150)
     found = class_shift(inside, same, (0,))
-    share = [np.bincount(each, minlength=100) / len(each) for each in (inside, same)]
-    assert found.distance == pytest.approx(np.abs(share[0] - share[1]).sum() / 2)
-    assert found.distance > 0.3  # far from 0 by chance alone
+    ours, theirs = (np.bincount(each, minlength=100) / len(each) for each in (inside, same))
+    assert 0.3 < found.distance == pytest.approx(np.abs(ours - theirs).sum() / 2)  # far from 0 by chance alone
     assert found.expected_distance == pytest.approx(found.distance, abs=0.06)
     assert not found.are_shifted
     assert class_shift(inside, rng.integers(50, size=150), (0,)).are_shifted
     assert class_shift(inside, np.zeros(150, int), (0,)).p_value == pytest.approx(1 / 1001)
     assert class_shift(inside, inside, (0,)).p_value == 1
-
-
-def test_the_permutation_test_is_fishers_for_two_classes() -> None:
-    inside, outside = np.repeat([0, 1], [30, 20]), np.repeat([0, 1], [12, 28])
-    truth = stats.fisher_exact([[30, 20], [12, 28]]).pvalue
-    assert class_shift(inside, outside, (3,)).p_value == pytest.approx(truth, abs=0.01)
+    table = [30, 20], [12, 28]  # for two classes the permutation test is Fisher's
+    one, other = (np.repeat([0, 1], counts) for counts in table)
+    assert class_shift(one, other, (3,)).p_value == pytest.approx(stats.fisher_exact(table).pvalue, abs=0.01)
 
 
 # ---------------------------------------------------------------------------------------------- kinds of scores
@@ -162,24 +152,24 @@ def test_the_permutation_test_is_fishers_for_two_classes() -> None:
 def test_what_the_class_output_holds() -> None:
     logits = normal(9, 4, seed=6)
     p = special.softmax(logits, axis=1)
-    nothing: frozenset[str] = frozenset()
-    assert predicted.kind_of(logits, nothing).kind == "logits"
-    assert predicted.kind_of(p, nothing) == ("probabilities", "each row adds up to 1")
-    assert predicted.kind_of(p.astype(np.float16), frozenset({"Softmax"})) == ("probabilities", "it ends in Softmax")
-    assert predicted.kind_of(np.log(p), nothing).kind == "log-probabilities"
-    assert predicted.kind_of(np.full((2, 4), 0.3), nothing, cosine=True) == ("logits", predicted.COSINES)
+    for values, crossed, cosine, kind, why in (
+        (logits, set(), False, "logits", ""),
+        (p, set(), False, "probabilities", "each row adds up to 1"),
+        (p.astype(np.float16), {"Softmax"}, False, "probabilities", "it ends in Softmax"),
+        (np.log(p), set(), False, "log-probabilities", ""),
+        (np.full((2, 4), 0.3), set(), True, "logits", predicted.COSINES),
+    ):
+        found = predicted.kind_of(values, frozenset(crossed), cosine=cosine)
+        assert found == (kind, why or found[1])
     for values, crossed, said in (
         (p, {"Sigmoid"}, "it ends in Sigmoid"),
         (special.expit(logits), set(), "as after a sigmoid"),
         (2 * p, {"Softmax"}, "a row adds up to 2"),
     ):
-        with pytest.raises(predicted.NoScoresError, match=said):
-            predicted.kind_of(values, frozenset(crossed))
-    # probabilities are taken as they are, and zeros do no harm
-    assert_allclose(predicted.describe(predicted.as_logits(p, "probabilities"), range(4)).confidence, p.max(axis=1))
-    sure = predicted.describe(predicted.as_logits(np.eye(3), "probabilities"), range(3))
-    assert_allclose(sure.confidence, 1)
-    assert_allclose(sure.negative_entropy, 0, atol=1e-12)
+        raised(predicted.NoScoresError, said, predicted.kind_of, values, frozenset(crossed))
+    for taken in (p, np.eye(3)):  # as they are, and zeros do no harm
+        found_ = predicted.describe(predicted.as_logits(taken, "probabilities"), range(len(taken[0])))
+        assert_allclose(found_.confidence, taken.max(axis=1))
+        assert_allclose(found_.negative_entropy, -special.entr(taken).sum(axis=1), atol=1e-12)
     for odd in (logits, np.zeros((1, 4))):
-        with pytest.raises(ValueError, match="of others are not"):
-            predicted.as_logits(odd, "probabilities")
+        raised(ValueError, "of others are not", predicted.as_logits, odd, "probabilities")

@@ -17,6 +17,8 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from robustcheck_onnx.checker.errors import UsageError
+
 Capture = pytest.CaptureFixture[str]
 Fields = dict[str, Any]  # values by their names
 Patch = pytest.MonkeyPatch
@@ -69,6 +71,13 @@ def raised(kind: type[Fault], said: str, call: Callable[..., object], *given: An
     with pytest.raises(kind, match=said or None) as caught:
         call(*given, **named)
     return caught.value
+
+
+def refused(said: str, call: Callable[..., object], *given: Any, **named: Any) -> None:
+    """Hold that a call ends in a usage error with these words, and with a hint."""
+    fault = raised(UsageError, "", call, *given, **named)
+    assert said in fault.message
+    assert fault.hint
 
 
 @contextlib.contextmanager
