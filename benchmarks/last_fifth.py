@@ -31,7 +31,6 @@ import speed
 
 from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.exporters import contract as contracts
-from robustcheck_onnx.exporters.contract import graph_digest
 from support import lookup
 
 BARE = speed.ROOT / "benchmarks" / "baselines" / "bare_session.py"
@@ -93,7 +92,7 @@ def with_contract(path: Path) -> Path:
     model = onnx.load(path)
     contract: dict[str, Any] = lookup.lookup_contract() | {"preprocessing": CLIP.model_dump(mode="json")}
     contract["source"] = contract["source"] | {"random_weights": True, "synthetic": ""}
-    contracts.embed(model, contract | {"graph_digest": graph_digest(model, path.parent)})
+    contracts.embed(model, contract, path.parent)
     onnx.save(model, path)
     return path
 

@@ -218,7 +218,9 @@ def load_torchvision(wanted: Wanted) -> Loaded:
     entries = get_model_weights(name)
     if path:
         digest = file_digest(path)
-        entry: Any = next((e for e in entries if digest[7:].startswith(_hash_prefix(e))), None)
+        # torchvision puts the first digits of a file's SHA-256 into its name
+        prefixes = {str(each.url).rsplit("-", 1)[-1].partition(".")[0]: each for each in entries}
+        entry: Any = next((each for prefix, each in prefixes.items() if digest[7:].startswith(prefix)), None)
     else:
         check_torchvision(name, tag)
         entry = entries.__members__[tag or "DEFAULT"]
@@ -276,11 +278,6 @@ def torchvision_contract(transform: Any, name: str) -> Fields:
         "std": transform.std,
     }
     return checked_preprocessing(fields, name)
-
-
-def _hash_prefix(entry: Any) -> str:
-    """Return the digits of SHA-256 in a file name. torchvision puts the first ones there."""
-    return str(entry.url).rsplit("-", 1)[-1].partition(".")[0]
 
 
 def load_torch(wanted: Wanted) -> Loaded:

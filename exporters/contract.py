@@ -31,6 +31,7 @@ Array = NDArray[np.float32]
 Photos = Sequence[Path]
 
 METADATA_KEY = "robustcheck.contract"  # key in the ONNX file's metadata_props
+BEGINNING_KEY = "robustcheck.beginning"  # next to it, see `embed`
 SCHEMA_VERSION = 1  # of the JSON under METADATA_KEY
 INPUT_NAME = "image"
 BATCH_AXIS = "batch"  # name of the dynamic axis 0 of the input and of every output
@@ -182,19 +183,29 @@ def without_folders(name: str) -> str:
     return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
 
 
-def embed(model: onnx.ModelProto, contract: Fields) -> None:
-    """Write the contract into the model's metadata_props, replacing an earlier one."""
-    keep_metadata(model, METADATA_KEY.__ne__)
-    text = json.dumps(contract, sort_keys=True, allow_nan=False, ensure_ascii=False)
+def embed(model: onnx.ModelProto, contract: Fields, folder: Path) -> None:
+    """Write the contract into the model's metadata_props, replacing an earlier one.
+
+    It gets the graph digest. Next to it comes the digest of the model's bytes without metadata. They are the file's
+    first bytes, so the checker need not compute the graph digest of a file that begins with them.
+
+    Args:
+        model, folder: as for `graph_digest`, which may raise.
+    """
+    digest = graph_digest(model, folder)
+    others = [entry for entry in model.metadata_props if entry.key not in (METADATA_KEY, BEGINNING_KEY)]
+    text = json.dumps({**contract, "graph_digest": digest}, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    del model.metadata_props[:]
+    beginning = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    model.metadata_props.extend(others)
     model.metadata_props.add(key=METADATA_KEY, value=text)
+    model.metadata_props.add(key=BEGINNING_KEY, value=f"{digest} sha256:{beginning}")
 
 
 def keep_metadata(item: Any, is_kept: Callable[[str], bool]) -> None:
     """Remove the other entries from a message's metadata_props."""
-    kept = [(entry.key, entry.value) for entry in item.metadata_props if is_kept(entry.key)]
-    del item.metadata_props[:]
-    for key, value in kept:
-        item.metadata_props.add(key=key, value=value)
+    for entry in [each for each in item.metadata_props if not is_kept(each.key)]:
+        item.metadata_props.remove(entry)
 
 
 def checked_preprocessing(values: Fields, where: str) -> Fields:
@@ -372,7 +383,6 @@ def _centred(image: Image.Image, fields: Fields) -> Image.Image:
     return cropped
 
 
-_CHUNK_BYTES = 1 << 22  # read size of external weights, 4 MiB
 # What no value depends on: fields of any message, and of one kind.
 _LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
 _LEFT_OUT = {
@@ -443,7 +453,14 @@ def _tensor(tensor: onnx.TensorProto, folder: Path) -> list[Any]:
 
     digest = hashlib.sha256()
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        _add_external(digest, tensor, folder)
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        size = int(entries["length"])
+        with (folder / entries["location"]).open("rb") as file:
+            file.seek(int(entries.get("offset") or 0))
+            content = file.read(size)
+        if len(content) < size:
+            raise ValueError(f"{entries['location']}: weights end before those of {tensor.name!r}")
+        digest.update(content)
     elif tensor.HasField("raw_data"):
         digest.update(tensor.raw_data)
     elif tensor.data_type == onnx.TensorProto.STRING:
@@ -452,16 +469,3 @@ def _tensor(tensor: onnx.TensorProto, folder: Path) -> list[Any]:
     else:
         digest.update(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data)
     return [tensor.name, tensor.data_type, list(tensor.dims), digest.hexdigest()]
-
-
-def _add_external(digest: Any, tensor: onnx.TensorProto, folder: Path) -> None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    with (folder / entries["location"]).open("rb") as file:
-        file.seek(int(entries.get("offset") or 0))
-        left = int(entries["length"])
-        while left:
-            piece = file.read(min(_CHUNK_BYTES, left))
-            if not piece:
-                raise ValueError(f"{entries['location']}: weights end before those of {tensor.name!r}")
-            digest.update(piece)
-            left -= len(piece)

@@ -177,7 +177,15 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
     with quiet() as messages:
         try:
             if precision == "int8-dynamic":
-                quantize_dynamic(draft, quantised, nodes_to_exclude=_delicate(proto), **options)
+                # convolutions that one scale for all channels would ruin
+                images = {value.name for value in proto.graph.input}
+                delicate = [
+                    node.name
+                    for node in proto.graph.node
+                    if node.op_type == "Conv"
+                    and (node.input[0] in images or any(a.name == "group" and a.i > 1 for a in node.attribute))
+                ]
+                quantize_dynamic(draft, quantised, nodes_to_exclude=delicate, **options)
             else:
                 options |= {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8, "per_channel": True}
                 quantize_static(draft, quantised, _reader(photos, transform, proto.graph.input[0].name), **options)
@@ -346,17 +354,6 @@ def _copy(path: Path, proto: onnx.ModelProto, draft: Path) -> None:
         load_external_data_for_model(proto, str(path.parent))  # refuses a path that leaves the folder
     big = sum(len(weight.raw_data) for weight in proto.graph.initializer) > write.INLINE_LIMIT_BYTES
     onnx.save(proto, draft, save_as_external_data=big, location=draft.name + ".data")
-
-
-def _delicate(proto: onnx.ModelProto) -> list[str]:
-    """Return the convolutions that one scale would ruin. It is one scale for all channels."""
-    images = {value.name for value in proto.graph.input}
-    return [
-        node.name
-        for node in proto.graph.node
-        if node.op_type == "Conv"
-        and (node.input[0] in images or any(a.name == "group" and a.i > 1 for a in node.attribute))
-    ]
 
 
 def _reader(photos: Photos, transform: Transform, input_name: str) -> Any:

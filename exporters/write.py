@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import contract
-from .contract import Array, Photos, graph_digest
+from .contract import Array, Photos
 from .errors import CallError, ExportError, MissingError, Tell, first_line, quiet, quoted
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ def deliver(
             tell("comparing the file with the original")
             agreement = measure(draft, images, references, precision=precision, input_name=model.graph.input[0].name)
             parity = {**agreement._asdict(), "batches": BATCHES, "photos": PHOTOS}
-            digest = graph_digest(model, draft.parent)
-            contract.embed(model, {**content, "precision": precision, "parity": parity, "graph_digest": digest})
+            contract.embed(model, {**content, "precision": precision, "parity": parity}, draft.parent)
             draft.write_bytes(model.SerializeToString(deterministic=True))
             size = _put_in_place(draft, path)
     except OSError as error:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 from pydantic import Field, ValidationError, field_validator
 
 from robustcheck_onnx.checker.errors import NEWER, CannotAssessError
@@ -18,9 +18,11 @@ from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.text import digest_of, once
 from robustcheck_onnx.thresholds.frozen import Frozen
 
+from .file import OnnxFile
 from .weights import Weights, pieces_of
 
 CONTRACT_KEY = "robustcheck.contract"
+BEGINNING_KEY = "robustcheck.beginning"  # of metadata, see `changed`
 SCHEMA_VERSION = 1  # the newest contract this version reads
 
 
@@ -138,6 +140,20 @@ def parse_contract(model: ModelProto, where: str) -> Contract | None:
             for fault in error.errors(include_url=False)[:3]
         )
         raise odd(f"does not match schema {SCHEMA_VERSION} ({faults})") from error
+
+
+def changed(contract: Contract | None, file: OnnxFile) -> bool | None:
+    """Return whether graph or weights changed. None: the contract has no digest of them.
+
+    The export writes the digest of graph and weights together with that of the file's bytes before the metadata. A file
+    of the same bytes and metadata, and nothing else, has the same graph and weights: their digest is not computed.
+    """
+    if contract is None or contract.graph_digest is None:
+        return None
+    entry = StringStringEntryProto(key=BEGINNING_KEY, value=f"{contract.graph_digest} {file.beginning}")
+    if entry in file.proto.metadata_props and not file.external:
+        return False
+    return contract.graph_digest != graph_digest(file.proto, file.weights)
 
 
 NONE = Weights(held=None, content=b"", places={})

@@ -30,7 +30,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.isolation import max_model_bytes
 from robustcheck_onnx.checker.storage.places import local_path, nearest_path
-from robustcheck_onnx.checker.text import quoted, sha256_of
+from robustcheck_onnx.checker.text import quoted
 
 from .layers import HOLDERS, bodies, node_inputs, subgraphs, weight_names
 from .weights import (
@@ -46,6 +46,7 @@ from .weights import (
     check_inline,
     check_length,
     damaged,
+    digests_of,
     drop_pages,
     external_tensors,
     locate_weights,
@@ -176,6 +177,8 @@ class OnnxFile:
     """of the model file alone"""
     model_digest: str
     """sha256:… of the model file alone, as `sha256sum` prints it"""
+    beginning: str
+    """digest of all bytes before the metadata; empty where the file does not end with all of them"""
     external: tuple[ExternalFile, ...]
     weights: Weights
     """the file's content, and where in it, or in other files, the values of weights lie that `proto` does not hold"""
@@ -266,11 +269,12 @@ def read_onnx(path: str | Path) -> OnnxFile:
     path = local_path(path, "model")
     with about(path):
         content, status = _read_bytes(path)
-        digest, mapped, held, own = sha256_of(content), None, None, path.resolve()
+        proto, places = _parse(path, content)
+        metadata = ModelProto(metadata_props=proto.metadata_props).SerializeToString()
+        (digest, beginning), mapped, held, own = digests_of(content, metadata), None, None, path.resolve()
         drop_pages(content)
         if isinstance(content, mmap.mmap):
             mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
-        proto, places = _parse(path, content)
         if not proto.graph.node:
             raise CannotAssessError("graph has 0 nodes; a model needs some", "export or download the model again")
         check_well_formed(proto)
@@ -292,7 +296,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
         elif mapped is not None and places:
             held = Held(own.parent)
         weights = Weights(held, content, places)
-        return OnnxFile(path, proto, len(content), digest, external, weights, mapped)
+        return OnnxFile(path, proto, len(content), digest, beginning, external, weights, mapped)
 
 
 def external_locations(path: Path) -> tuple[ModelProto, list[str]]:

@@ -65,17 +65,16 @@ def find_image_input(graph: GraphProto, weights: AbstractSet[str]) -> ImageInput
     inputs = [value for value in graph.input if value.name not in weights]
     listed = ", ".join(describe_input(value) for value in inputs) or "none"
     images = [value for value in inputs if looks_like_image(value)]
-    hint = VISION_ALONE
     if not images:
         text = ": a text encoder" if any(_takes_tokens(graph, value) for value in inputs) else ""
-        are = "inputs are" if len(inputs) > 1 else "input is"
-        raise CannotAssessError(f"{are} {listed}{text}; an image input (batch, 3, height, width) is needed", hint)
+        start = f"input{'s are' if len(inputs) > 1 else ' is'} {listed}{text}"
+        raise CannotAssessError(f"{start}; an image input (batch, 3, height, width) is needed", VISION_ALONE)
     (value,) = images
     shape = _shape(value) or ()
     layout = _layout(graph, value.name, shape)
     channels = shape[1 if layout == "NCHW" else 3]
     if channels not in (1, 3, None):
-        raise CannotAssessError(f"input {listed} has {channels} channels; photos have 3, or 1 in grey", hint)
+        raise CannotAssessError(f"input {listed} has {channels} channels; photos have 3, or 1 in grey", VISION_ALONE)
     if _kind(value) not in DTYPES:
         raise CannotAssessError(
             f"input {listed} is of type {TensorProto.DataType.Name(_kind(value)).lower()}; float32, "
@@ -203,8 +202,7 @@ def keep_image_part(proto: ModelProto) -> Names:
     if len(inputs) < 2 or not images:
         return ()
     needs = _needs(graph, [value.name for value in inputs])
-    by_image = {image: [name for name, found in needs.items() if found == {image}] for image in images}
-    found = {image: names for image, names in by_image.items() if names}
+    found = {image: names for image in images if (names := [each for each, of in needs.items() if of == {image}])}
     if len(found) != 1:
         raise _unclear(inputs, needs, found)
     ((image, outputs),) = found.items()
@@ -254,12 +252,10 @@ def _unclear(
 ) -> CannotAssessError:
     listed = ", ".join(describe_input(value) for value in inputs)
     if found:
-        pairs = "; ".join(f"{names[0]} needs {image} alone" for image, names in found.items())
-        return CannotAssessError(
-            f"inputs are {listed}; {pairs}; it must be clear which of them takes the photos", VISION_ALONE
-        )
-    pairs = "; ".join(f"{name} needs {', '.join(sorted(used)) or 'none'}" for name, used in [*needs.items()][:SHOWN])
-    more = f"; … ({len(needs)} outputs)" if len(needs) > SHOWN else ""
-    return CannotAssessError(
-        f"inputs are {listed}; {pairs}{more}; an output must need the image input alone", VISION_ALONE
-    )
+        pairs = [f"{names[0]} needs {image} alone" for image, names in found.items()]
+        rule = "it must be clear which of them takes the photos"
+    else:
+        pairs = [f"{name} needs {', '.join(sorted(used)) or 'none'}" for name, used in [*needs.items()][:SHOWN]]
+        pairs += [f"… ({len(needs)} outputs)"] if len(needs) > SHOWN else []
+        rule = "an output must need the image input alone"
+    return CannotAssessError("; ".join([f"inputs are {listed}", *pairs, rule]), VISION_ALONE)

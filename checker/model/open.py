@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.text import quoted, sha256_of
 from robustcheck_onnx.thresholds.frozen import End
 
-from .contract import Contract, graph_digest, parse_contract
+from .contract import Contract, changed, parse_contract
 from .ends import EMBEDDINGS, Constants, is_change_of_basis
 from .file import Graph, OnnxFile, about, read_onnx, sort_model
 from .image_input import ImageInput, find_image_input, keep_image_part
@@ -259,8 +259,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     file = read_onnx(path)
     where = str(file.path)
     contract = parse_contract(file.proto, where)
-    said = None if contract is None else contract.graph_digest
-    file_changed = None if said is None else said != graph_digest(file.proto, file.weights)
+    file_changed = changed(contract, file)
     drop_pages(file.weights.content)
     with about(where):
         moved = sort_model(file.proto)
@@ -388,10 +387,11 @@ def _zero_vectors(proto: ModelProto) -> frozenset[str]:
 
     Those in external files, or larger than a bias is, do not count.
     """
-    vectors = (weight for weight in proto.graph.initializer if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR)
-    inline = (weight for weight in vectors if weight.data_location != TensorProto.EXTERNAL)
     return frozenset(
-        weight.name for weight in inline if weight.data_type in FLOATS and not numpy_helper.to_array(weight).any()
+        weight.name
+        for weight in proto.graph.initializer
+        if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR and weight.data_type in FLOATS
+        if weight.data_location != TensorProto.EXTERNAL and not numpy_helper.to_array(weight).any()
     )
 
 

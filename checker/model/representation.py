@@ -88,13 +88,6 @@ def _joins(end: Head | Join | None, heads: Sequence[object]) -> str:
     return f"{end.op if end else ''} joins {len(heads)} linear layers as class scores have"
 
 
-def heads_joined(layers: Layers, output: str) -> str:
-    """Return the inputs of linear layers that are joined. "" where a join is not what ends `output`."""
-    heads = _joined(layers, find_head(layers, output))
-    read = sorted({head.tensor for head in heads if isinstance(head, Head)})
-    return f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
-
-
 def like_scores(layers: Layers, tensor: str) -> str:
     """Return why `tensor` holds class scores, by its layers. Its name does not count; "" where it does not.
 
@@ -126,12 +119,6 @@ def _is_classifier(head: Head) -> bool:
 def has_class_width(head: Head) -> bool:
     """Whether a head has the width of a label set. That is a well-known count, or not a multiple of 8."""
     return head.classes is not None and (head.classes in CLASS_COUNTS or head.classes % 8 != 0)
-
-
-def is_untrained_pooler(layers: Layers, output: str) -> bool:
-    """Whether an output is the ViT pooler of transformers. Most checkpoints hold no weights for that layer."""
-    vector = EMBEDDING_NAME.search(output) is not None and len(layers.shapes.get(output, ())) == 2
-    return vector and ends_in(layers, output) == End("activation", "Tanh")
 
 
 SHOWN = 12  # names that a message lists
@@ -298,16 +285,24 @@ def _by_rule(layers: Layers, outputs: Sequence[str], where: str) -> Choice:
     classes = [role for role in roles if role.is_class]
     for role in classes:
         if role.head is None:
+            heads = _joined(layers, find_head(layers, role.output))
+            read = sorted({head.tensor for head in heads if isinstance(head, Head)})
+            joined = f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
             raise undecided(
-                f"output {role.output!r} holds class scores ({role.why}), but "
-                f"no single linear layer ends it{heads_joined(layers, role.output)}"
+                f"output {role.output!r} holds class scores ({role.why}), but no single linear layer ends it{joined}"
             )
     if len({role.head.tensor for role in classes if role.head}) > 1:
         raise undecided(f"outputs {', '.join(role.output for role in classes)} have heads of their own")
     if classes:
         classes.sort(key=lambda role: layers.types.get(role.output) not in FLOATS)  # scores before their labels
         return _head_input(layers, where, classes[0])
-    roles = [role for role in roles if not is_untrained_pooler(layers, role.output)] or roles
+    roles = [  # but for the ViT pooler of transformers: most checkpoints hold no weights for that layer
+        role
+        for role in roles
+        if len(layers.shapes.get(role.output, ())) != 2
+        or not EMBEDDING_NAME.search(role.output)
+        or ends_in(layers, role.output) != End("activation", "Tanh")
+    ] or roles
     role = roles[0]
     if len(roles) > 1:
         vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and is_vector(layers.shapes.get(r.output, ()))]

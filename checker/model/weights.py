@@ -239,6 +239,15 @@ def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
     return pointing
 
 
+def digests_of(content: Bytes, tail: bytes) -> tuple[str, str]:
+    """Digest a file, and what comes before its tail. The latter is empty for another tail."""
+    view, end = memoryview(content), len(content) - len(tail)
+    digest = hashlib.sha256(view[:end])
+    beginning = f"sha256:{digest.hexdigest()}" if view[end:] == tail else ""
+    digest.update(view[end:])
+    return f"sha256:{digest.hexdigest()}", beginning
+
+
 def drop_pages(content: Bytes) -> None:
     """Free the memory that a mapped file has filled. What is read again comes from the file again."""
     if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from numpy.testing import assert_allclose
 
+from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.errors import ExportError, quiet
 from robustcheck_onnx.exporters.run import run
@@ -28,6 +29,8 @@ def test_factories_with_one_tensor_and_with_a_dict(tmp_path: Path, skimage_photo
     assert read["tensors"] == {"representation": meaning}
     assert (read["source"]["weights"], record.outputs) == ("trained by hand", {"representation": 5})
     assert record.size_bytes == record.path.stat().st_size
+    file = read_onnx(record.path)
+    assert f"{read['graph_digest']} {file.beginning}" in [entry.value for entry in file.proto.metadata_props]
     assert left_in(tmp_path) == ["m.onnx"]
     first, second = (
         run("torch", "my_vision:dictionary", tmp_path / f"{name}.onnx", photos=skimage_photos) for name in "ab"

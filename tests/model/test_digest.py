@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 from onnx.numpy_helper import from_array, to_array
 
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.model import contract as checked
 from robustcheck_onnx.checker.model.contract import graph_digest
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract
-from support import Fields, lookup
+from support import Fields, Patch, lookup, raised
 from support.onnx_models import save
 from support.written import written
 
@@ -233,12 +235,13 @@ def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path, bytes, list[int]]]:
     """A model with its digest, the file that holds its weights, its bytes, and the places of those of a tensor."""
     folder, found = tmp_path_factory.mktemp("digest"), []
-    contract = lookup.lookup_contract(size_px=8) | {"graph_digest": written_out(*raw_of(noted()))}
     for external in (False, True):
         model = noted()
         raws = [weight.raw_data for weight in model.graph.initializer]
-        helper.set_model_props(model, {lookup.CONTRACT_KEY: json.dumps(contract)})
         path = save(model, folder / f"{external}.onnx", external=external)
+        model = onnx.load(path, load_external_data=False)
+        contract.embed(model, lookup.lookup_contract(size_px=8), folder)
+        path.write_bytes(model.SerializeToString())
         data = path.with_name("True.onnx.data") if external else path
         content = data.read_bytes()
         places = [at for raw in raws for at in range(content.index(raw), content.index(raw) + len(raw))]
@@ -262,3 +265,49 @@ def test_a_contract_without_the_digest_says_nothing(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8, 400))
     assert open_model(path).file_changed is None
     assert open_model(save(noted(), tmp_path / "bare.onnx")).file_changed is None
+
+
+def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    computed: list[str] = []
+
+    def compute(*of: Any) -> str:
+        computed.append(graph_digest(*of))
+        return computed[-1]
+
+    monkeypatch.setattr(checked, "graph_digest", compute)
+
+    def opened(content: bytes) -> tuple[bool | None, int]:
+        computed.clear()
+        (tmp_path / "m.onnx").write_bytes(content)
+        return open_model(tmp_path / "m.onnx").file_changed, len(computed)
+
+    def metadata(model: ModelProto) -> list[bytes]:
+        return [ModelProto(metadata_props=[entry]).SerializeToString() for entry in model.metadata_props]
+
+    model, said = noted(), lookup.lookup_contract(size_px=8)
+    start, digest = model.SerializeToString(), written_out(*raw_of(model))
+    contract.embed(model, said | {"graph_digest": "earlier"}, tmp_path)
+    whole, (stated, proof) = model.SerializeToString(), metadata(model)
+    other = stated.replace(digest[-8:].encode(), b"0" * 8)
+    assert whole == start + stated + proof
+    more = ModelProto(metadata_props=[{"key": "more", "value": "m" * 300}]).SerializeToString()
+    for content in (whole, whole + more, start + more + proof + stated):
+        assert opened(content) == (False, 0)
+    assert opened(start + other + proof) == (True, 1)
+    function = onnx.parser.parse_function('<domain: "own", opset_import: ["" : 18]> Twice (x) => (y) {y = Add (x, x)}')
+    for added, changed in (
+        (ModelProto(graph={"initializer": [from_array(np.ones(3), "second")]}).SerializeToString(), True),
+        (ModelProto(opset_import=[{"domain": "own", "version": 1}]).SerializeToString(), True),
+        (ModelProto(functions=[function]).SerializeToString(), True),
+        (ModelProto(producer_name="x").SerializeToString(), False),  # no value depends on this and the next
+        (ModelProto(ir_version=9).SerializeToString(), False),
+        (bytes([15 << 3 | 1, *range(8)]), False),  # a field that ONNX does not have
+    ):
+        for content in (whole + added, whole + added + more, start + added + stated + proof):
+            assert opened(content) == (changed, 1)
+    lie = proof[:-1] + bytes([proof[-1] ^ 1])
+    for content in (stated + proof + start, stated + start + proof, start + stated, start + stated + lie):
+        assert opened(content) == (False, 1)
+    raised(CannotAssessError, "truncated or damaged", opened, whole[:-1])

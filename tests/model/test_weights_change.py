@@ -1,6 +1,7 @@
 """Weights that change while a model runs: nobody knows which ones were measured, so there is no verdict."""
 
 import hashlib
+import json
 import mmap
 import os
 import shutil
@@ -21,7 +22,7 @@ from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.exporters.contract import embed
 from support import Patch, Place, lookup, normal, raised
 
 BESIDE = ("weights.bin", "passing.bin")
@@ -41,8 +42,12 @@ def place(tmp_path: Path, lookup_pass: Place, monkeypatch: Patch) -> Path:
     shutil.copy(lookup_pass[0], tmp_path / "passing.onnx")
     for source, beside in zip(MAPPED[::-1], BESIDE[::-1], strict=True):
         options: Any = {"save_as_external_data": True, "location": "new.bin", "size_threshold": 1024}
-        onnx.save(onnx.load(tmp_path / source), tmp_path / "model.onnx", **options)
+        proto = onnx.load(tmp_path / source)
+        onnx.save(proto, tmp_path / "model.onnx", **options)
         (tmp_path / "new.bin").rename(tmp_path / beside)
+        proto = onnx.load(tmp_path / source)
+        embed(proto, json.loads(proto.metadata_props[0].value), tmp_path)
+        onnx.save(proto, tmp_path / source)
         for name in (source, beside):
             os.utime(tmp_path / name, (1e9, 1e9))  # some clocks of file systems tick every 4 ms only
     point(tmp_path / "model.onnx", location="weights.bin")
@@ -137,11 +142,11 @@ def test_a_write_through_a_map_that_was_written_through_before_is_seen(place: Pa
 def test_a_file_that_changes_while_it_is_opened_is_refused(place: Path, monkeypatch: Patch) -> None:
     """Without a run, too: what `inspect` says is of the bytes that were digested."""
 
-    def digest_and_touch(content: bytes) -> str:
+    def digest_and_touch(*of: bytes) -> tuple[str, str]:
         os.utime(place / "inline.onnx", (1e8, 1e8))
-        return sha256_of(content)
+        return weights.digests_of(*of)
 
-    monkeypatch.setattr(files, "sha256_of", digest_and_touch)
+    monkeypatch.setattr(files, "digests_of", digest_and_touch)
     raised(CannotAssessError, "model file changed during the run", open_model, place / "inline.onnx")
 
 
