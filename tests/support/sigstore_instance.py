@@ -4,13 +4,14 @@ Written by their documents and RFC 6962, not with Sigstore's code, which is the 
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import struct
-import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import jwt
@@ -19,11 +20,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from support import Fields
+from support import Fields, serving
 
 SCT_LIST = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
 ISSUER_NAMED = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 ISSUER = "https://issuer.example.org"
+OPTIONAL = (x509.AuthorityKeyIdentifier, x509.ExtendedKeyUsage, x509.UnrecognizedExtension)
 VALID = {"start": "2020-01-01T00:00:00Z"}
 
 
@@ -49,47 +51,34 @@ def canonical(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
+def _usage(bit: int) -> x509.KeyUsage:
+    return x509.KeyUsage(*(place == bit for place in range(9)))
+
+
+def _builder(
+    issuer: x509.Name, subject: x509.Name, key: Any, valid: timedelta, *extensions: x509.ExtensionType
+) -> x509.CertificateBuilder:
+    start, number = datetime.now(UTC).replace(microsecond=0), x509.random_serial_number()
+    builder = x509.CertificateBuilder(issuer, subject, key, number, start, start + valid)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=not isinstance(extension, OPTIONAL))
+    return builder
+
+
 class Instance:
-    """Keys of all parts, and an HTTP server on the loopback interface that answers for the authority and the log."""
+    """Keys of all parts; `running` answers for the authority and the log, on the loopback interface."""
+
+    url = "http://127.0.0.1:9"  # nobody answers there
+    log_status = 201
+    """HTTP status that the log answers with"""
+    late_s = 0
+    """how long after the true time it says that it has logged"""
 
     def __init__(self) -> None:
         self.provider, self.authority, self.ct, self.log = (ec.generate_private_key(ec.SECP256R1()) for _ in range(4))
         self.root = self._root()
         self.requests: list[str] = []
         """what was asked for, in order"""
-        self.log_status, self.late_s = 201, 0
-        """HTTP status that the log answers with; how long after the true time it says that it has logged"""
-        instance = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if "signingCert" in self.path:
-                    self.answer(*instance.certify(body, self.headers["Authorization"].removeprefix("Bearer ")))
-                else:
-                    self.answer(instance.log_status, instance.enter(body["spec"]["proposedContent"]))
-
-            def do_GET(self) -> None:
-                """The address at which a job of GitHub's asks for its token."""
-                self.answer(200, {"value": instance.token()})
-
-            def answer(self, status: int, document: Fields) -> None:
-                instance.requests.append(self.path)
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                self.wfile.write(json.dumps(document).encode())
-
-            def log_message(self, format: str, *args: object) -> None:  # as the base class names it
-                del format, args
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def token(self, subject: str = "release@example.org", *, age: int = 0, aud: str = "sigstore") -> str:
         """The identity provider's: it is valid for ten minutes, and was made `age` seconds ago."""
@@ -101,15 +90,11 @@ class Instance:
 
     def _root(self) -> x509.Certificate:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of a test")])
-        start = datetime.now(UTC) - timedelta(days=1)
-        key, end = self.authority.public_key(), start + timedelta(days=30)
-        return (
-            x509.CertificateBuilder(name, name, key, x509.random_serial_number(), start, end)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(x509.KeyUsage(*(bit == 5 for bit in range(9))), critical=True)  # signs certificates
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .sign(self.authority, hashes.SHA256())
-        )
+        ca = (x509.BasicConstraints(ca=True, path_length=0), _usage(5))  # signs certificates
+        return self._sealed(_builder(name, name, self.authority.public_key(), timedelta(days=30), *ca))
+
+    def _sealed(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        return builder.sign(self.authority, hashes.SHA256())
 
     def certify(self, body: Fields, token: str) -> tuple[int, Fields]:
         """Fulcio's answer to a request for a certificate."""
@@ -126,25 +111,21 @@ class Instance:
     def certificate(self, key: Any, subject: str) -> x509.Certificate:
         """A signing certificate with its timestamp of certificate transparency (RFC 6962, section 3.2)."""
         kind = x509.UniformResourceIdentifier if "://" in subject else x509.RFC822Name
-        now, issuer = datetime.now(UTC).replace(microsecond=0), self.authority.public_key()
-        end, number = now + timedelta(minutes=10), x509.random_serial_number()
-        builder = (
-            x509.CertificateBuilder(self.root.subject, x509.Name([]), key, number, now, end)
-            .add_extension(x509.KeyUsage(*(bit == 0 for bit in range(9))), critical=True)  # signs
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
-            .add_extension(x509.SubjectAlternativeName([kind(subject)]), critical=True)
-            .add_extension(x509.UnrecognizedExtension(ISSUER_NAMED, ISSUER.encode()), critical=False)
-        )
-        stamp, tbs = int(now.timestamp() * 1000), builder.sign(self.authority, hashes.SHA256()).tbs_certificate_bytes
+        builder = _builder(
+            self.root.subject, x509.Name([]), key, timedelta(minutes=10),
+            _usage(0),  # signs
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.authority.public_key()),
+            x509.SubjectAlternativeName([kind(subject)]),
+            x509.UnrecognizedExtension(ISSUER_NAMED, ISSUER.encode()),
+        )  # fmt: skip
+        stamp, tbs = int(time.time() * 1000), self._sealed(builder).tbs_certificate_bytes
         entry = id_of(self.authority) + len(tbs).to_bytes(3, "big") + tbs
         by_log = signed(self.ct, struct.pack("!BBQH", 0, 0, stamp, 1) + entry + b"\0\0")
         timestamp = b"\0" + id_of(self.ct) + struct.pack("!QHBBH", stamp, 0, 4, 3, len(by_log)) + by_log
         listed = struct.pack("!HH", len(timestamp) + 2, len(timestamp)) + timestamp
         octets = bytes([0x04, len(listed)]) + listed  # as DER has them: fewer than 128, the length is one byte
-        return builder.add_extension(x509.UnrecognizedExtension(SCT_LIST, octets), critical=False).sign(
-            self.authority, hashes.SHA256()
-        )
+        return self._sealed(builder.add_extension(x509.UnrecognizedExtension(SCT_LIST, octets), critical=False))
 
     # ------------------------------------------------------------------------------------------------- log
 
@@ -180,14 +161,9 @@ class Instance:
             name = {"keyId": b64(id_of(key))}
             return {"baseUrl": self.url, "hashAlgorithm": "SHA2_256", "publicKey": public, "logId": name}
 
-        subject = {"organization": "test", "commonName": "test"}
         certificates = [{"rawBytes": b64(self.root.public_bytes(serialization.Encoding.DER))}]
-        authority = {
-            "subject": subject,
-            "uri": self.url,
-            "certChain": {"certificates": certificates},
-            "validFor": VALID,
-        }
+        authority = {"uri": self.url, "certChain": {"certificates": certificates}, "validFor": VALID}
+        authority["subject"] = {"organization": "test", "commonName": "test"}
         service = [{"url": self.url, "majorApiVersion": 1, "validFor": VALID, "operator": "test"}]
         return {
             "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
@@ -204,3 +180,33 @@ class Instance:
                 "rekorTlogConfig": {"selector": "ANY"},
             },
         }
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Instance]:
+    instance = Instance()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if "signingCert" in self.path:
+                self.answer(*instance.certify(body, self.headers["Authorization"].removeprefix("Bearer ")))
+            else:
+                self.answer(instance.log_status, instance.enter(body["spec"]["proposedContent"]))
+
+        def do_GET(self) -> None:
+            """The address at which a job of GitHub's asks for its token."""
+            self.answer(200, {"value": instance.token()})
+
+        def answer(self, status: int, document: Fields) -> None:
+            instance.requests.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(document).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as instance.url:
+        yield instance

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.verify import signature as signing
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
 from support import Capture, Fields, Patch, extra, robustcheck
 from support.keys import changed
-from support.sigstore_instance import ISSUER, Instance
+from support.sigstore_instance import ISSUER, Instance, running
 
 pytestmark = [pytest.mark.usefixtures("capsys", "away"), pytest.mark.long]
 NAME = "release@example.org"
@@ -30,9 +30,8 @@ CI = ("GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "TF_BUILD", "ACTIO
 
 @pytest.fixture(scope="module")
 def instance() -> Iterator[Instance]:
-    made = Instance()
-    yield made
-    made.close()
+    with running() as made:
+        yield made
 
 
 @pytest.fixture
@@ -156,7 +155,6 @@ def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsy
     assert verify(place, *NAMED, "--offline", "-o", "json", trust=False) == 3
     assert "certificate chain" in signature_seen(capsys.readouterr().out)
     other = Instance()
-    other.close()
     (place / "trust.json").write_text(json.dumps(other.trust_config()), encoding="utf-8")
     assert verify(place, *NAMED, "-qq") == 3
 
@@ -217,7 +215,6 @@ def test_an_instance_that_gives_no_signature(
 ) -> None:
     """It knows not the token's provider; its log refuses; it logged outside of the certificate's time; it is down."""
     other = Instance()
-    other.close()
     for token, status, late_s, said in (
         (other.token(), 201, 0, "Sigstore gave no signature"),
         (instance.token(), 500, 0, "Sigstore gave no signature"),
