@@ -16,6 +16,12 @@ from urllib.parse import unquote
 from support import Fields, serving
 
 LARGE = (".onnx", ".data", ".parquet")
+JSON = {"Content-Type": "application/json"}
+ADDRESS = re.compile(
+    r"/(?:(api|cdn)/)?(?:models/)?(?P<repo>(?:datasets/)?[^/]+/[^/]+)(?:/(tree|revision|resolve)/([^/]+))?(?:/(.+))?"
+)
+Reply = tuple[int, bytes, dict[str, str]]
+"""HTTP status, body, headers"""
 
 
 @dataclass
@@ -41,6 +47,44 @@ class MockHub:
         self.commits[repo] = hashlib.sha1(f"{repo}{text}".encode(), usedforsecurity=False).hexdigest()
         return self.commits[repo]
 
+    def reply(self, command: str, path: str, span: re.Match[str] | None) -> Reply:
+        """The answer to a request; `span`: first and last byte that it asks for."""
+        if self.busy:
+            self.busy -= 1
+            return 429, b"busy", {"Retry-After": "0"}
+        match = ADDRESS.fullmatch(path)
+        if match is None or match["repo"] not in self.repositories:
+            return refused(404, "RepoNotFound")
+        server, repo, kind, revision, name = match.groups()
+        commit, files = self.commits[repo], self.repositories[repo]
+        if server != "cdn" and repo in self.gated:
+            return refused(403, "GatedRepo")
+        if revision not in (None, "main", commit):
+            return refused(404, "RevisionNotFound")
+        if kind == "tree":
+            return 200, json.dumps([entry(*file) for file in files.items()]).encode(), JSON
+        if server == "api":
+            siblings = [entry(*file, "rfilename", "blobId", "sha256") for file in files.items()]
+            return 200, json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode(), JSON
+        if name not in files:
+            return refused(404, "EntryNotFound")
+        content, is_large = files[name], name.endswith(LARGE)
+        etag = f'"{hashlib.sha256(content).hexdigest() if is_large else blob_id(content)}"'
+        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "ETag": etag}
+        if is_large and server != "cdn":
+            elsewhere = self.url.replace("127.0.0.1", "localhost")  # another host's name, as the real hub has it
+            headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(content))}
+            return 302, b"", headers | {"Location": f"{elsewhere}/cdn/{repo}/{name}"}
+        if name in self.spoiled:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        if self.cut and is_large and command == "GET":
+            self.cut -= 1
+            return 200, content[: len(content) // 2], {"Content-Length": str(len(content)), "Connection": "close"}
+        if span is None:
+            return 200, content, headers
+        first, last = int(span[1]), min(int(span[2] or len(content) - 1), len(content) - 1)
+        return 206, content[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+
 
 def blob_id(content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
@@ -54,6 +98,10 @@ def entry(name: str, content: bytes, path: str = "path", oid: str = "oid", sha: 
     return one
 
 
+def refused(code: int, kind: str) -> Reply:
+    return code, b"", {"X-Error-Code": kind}
+
+
 @contextlib.contextmanager
 def running() -> Iterator[MockHub]:
     hub = MockHub()
@@ -64,99 +112,21 @@ def running() -> Iterator[MockHub]:
         def log_message(self, *_: object) -> None:
             pass
 
-        def answer(self, code: int, body: bytes, **headers: str) -> None:
-            self.send_response(code)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            if "Content_Length" not in headers:
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def json(self, content: object) -> None:
-            self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
-
-        def refuse(self, code: int, kind: str) -> None:
-            self.answer(code, b"", X_Error_Code=kind)
-
-        def found(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-            """The commit and files of a revision; None after an answer of its own."""
-            if repo not in hub.repositories:
-                self.refuse(404, "RepoNotFound")
-                return None
-            if repo in hub.gated:
-                self.refuse(403, "GatedRepo")
-                return None
-            if revision in ("main", hub.commits[repo]):
-                return hub.commits[repo], hub.repositories[repo]
-            self.refuse(404, "RevisionNotFound")
-            return None
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
         def do_GET(self) -> None:
             path = unquote(self.path.partition("?")[0])
             hub.asked.append(f"{self.command} {path}")
             hub.tokens |= {self.headers.get("Authorization", "")} - {""}
-            if hub.busy:
-                hub.busy -= 1
-                return self.answer(429, b"busy", Retry_After="0")
-            if match := re.fullmatch(r"/cdn/((?:datasets/)?[^/]+/[^/]+)/(.+)", path):
-                return self.large(match[1], match[2])
-            if match := re.fullmatch(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/(.*))?", path):
-                return self.api(match[1], match[2] or "")
-            if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-                return self.resolve(match[1], match[2], match[3])
-            return self.refuse(404, "NotFound")
+            span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            code, body, headers = hub.reply(self.command, path, span)
+            self.send_response(code)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
-        def api(self, repo: str, rest: str) -> None:
-            kind, _, more = rest.partition("/")
-            if (got := self.found(repo, more or "main")) is None:
-                return None
-            commit, files = got
-            if kind != "tree":
-                siblings = [entry(*file, "rfilename", "blobId", "sha256") for file in files.items()]
-                return self.json({"id": repo, "sha": commit, "siblings": siblings})
-            return self.json([entry(path, content) for path, content in files.items()])
-
-        def resolve(self, repo: str, revision: str, path: str) -> None:
-            if (got := self.found(repo, revision)) is None:
-                return None
-            commit, files = got
-            if path not in files:
-                return self.refuse(404, "EntryNotFound")
-            content = files[path]
-            common = {"X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
-            if not path.endswith(LARGE):
-                return self.span(content, ETag=f'"{blob_id(content)}"', **common)
-            oid = hashlib.sha256(content).hexdigest()
-            elsewhere = hub.url.replace("127.0.0.1", "localhost")  # another host's name, as the real hub has it
-            return self.answer(
-                302, b"", Location=f"{elsewhere}/cdn/{repo}/{path}", X_Linked_Etag=f'"{oid}"',
-                X_Linked_Size=str(len(content)), ETag=f'"{oid}"', **common,
-            )  # fmt: skip
-
-        def large(self, repo: str, path: str) -> None:
-            content = hub.repositories[repo][path]
-            if path in hub.spoiled:
-                content = content[:-1] + bytes([content[-1] ^ 1])
-            if hub.cut and self.command == "GET":
-                hub.cut -= 1
-                half = content[: len(content) // 2]
-                self.answer(200, half, Content_Length=str(len(content)))
-                self.close_connection = True
-                return None
-            return self.span(content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', Accept_Ranges="bytes")
-
-        def span(self, content: bytes, **headers: str) -> None:
-            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if wanted is None:
-                return self.answer(200, content, **headers)
-            first, last = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
-            where = f"bytes {first}-{last}/{len(content)}"
-            return self.answer(206, content[first : last + 1], Content_Range=where, **headers)
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
     with serving(Handler) as hub.url:
         yield hub
