@@ -44,9 +44,6 @@ class Process:
         self.done: list[str] = []
         STARTED.append(self)
 
-    def kill(self) -> None:
-        self.done.append("killed")
-
     def wait(self, _: float = 0.0) -> int:
         self.done.append("awaited")
         return 0
@@ -60,13 +57,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
     STARTED.clear()
     monkeypatch.setattr(isolation.subprocess, "Popen", Process)  # type: ignore[attr-defined] # the module
     return STARTED
-
-
-def test_a_child_that_works_is_killed(started: list[Process]) -> None:
-    child = isolation._Child()
-    child.ask("check", {}, about="m.onnx", limits=NO_LIMITS)
-    child.close()
-    assert (started[0].done, started[0].stdin.closed) == (["killed", "awaited"], True)
 
 
 def test_a_wall_starts_a_child_for_each_task_and_ends_those_that_wait(started: list[Process]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 
+from robustcheck_onnx.checker.pipeline import _reference
 from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.forms import one_line
 from robustcheck_onnx.checker.report.layout import REASONS_LISTED, of_document
@@ -36,7 +37,6 @@ from support.reports import (
     feature,
     interval,
     passing,
-    placed_references,
     report,
     terminal_text,
     undecided,
@@ -125,7 +125,7 @@ def test_ascii_only_holds_for_data_too() -> None:
         skipped=(("фото.jpg", "broken – really"),),
         execution={"device": "Prozessör", "fallback_reason": "ße"},
         with_profile=load(),
-        reference=placed_references(),
+        reference=_reference(),
     )
     text = terminal_text(shown, ascii_only=True, verbose=True)
     assert (text + terminal_text(shown, ascii_only=True)).isascii()

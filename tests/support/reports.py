@@ -31,7 +31,6 @@ from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import Calibration, Profile, Statistic, Threshold, seal
-from robustcheck_onnx.thresholds.tables import references
 from support import Fields, but
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
@@ -379,19 +378,3 @@ def terminal_text(shown: Report, width: int = 100, **options: bool) -> str:
     file = io.StringIO()
     Console(file=file, width=width, color_system=None).print(of_document(document_of(shown), **options), crop=False)
     return file.getvalue()
-
-
-def placed_references() -> tuple[ReferenceRow, ...]:
-    return tuple(
-        ReferenceRow(
-            checkpoint=row.checkpoint,
-            group=row.group,
-            images=row.set,
-            kurtosis=row.kurtosis,
-            persistence_ratio=row.persistence_ratio,
-            top3_share=row.top3_share,
-            shows_outlier_features=row.expected == "present",
-            source=row.source,
-        )
-        for row in references()
-    )
