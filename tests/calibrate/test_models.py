@@ -75,8 +75,7 @@ def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path) -> None:
         file.writelines(f"\n[[models]]\n{block}" for block in blocks)
 
     missing = "as 1 models could not be measured: timm:mobilenetv3_large_100.ra_in1k: "
-    call = words(suite, folder / "photos", tmp_path / "p.json", "--workers", "2")
-    done = run(*call, code=4, HF_HOME=str(cache))
+    done = run(*words(suite, folder / "photos", tmp_path / "p.json", "--workers", "2"), code=4, HF_HOME=str(cache))
     assert f"{missing}mobilenetv3_large_100.ra_in1k: weights" in done.stderr
     assert "copy models--timm--mobilenetv3_large_100.ra_in1k into $HF_HOME/hub" in done.stderr
     assert not (tmp_path / "p.json").exists()

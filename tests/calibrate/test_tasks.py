@@ -33,8 +33,7 @@ def suite(tmp_path: Path) -> Opened:
 
 
 def keys(suite: Opened, images: str = "sha256:images", **options: Any) -> list[str]:
-    settings = run.Settings(Options(**options), suite.folder / "cache")
-    return [task.key for task in run.tasks(suite, settings, images)]
+    return [task.key for task in run.tasks(suite, run.Settings(Options(**options), suite.folder / "cache"), images)]
 
 
 def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: Patch) -> None:
@@ -105,8 +104,7 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     bytes_ = [(each.estimate_s or 0) / (2 / 10 / 1000 * 50) for each in made.rows]
     assert bytes_ == pytest.approx([size, 0, 80, 80, 0, 0])
     assert [each.estimate_s is None for each in made.rows] == [not each for each in bytes_]
-    caught = raised(UsageError, "suite entry unknown: no such model", plan.refuse_unknown, work)
-    assert caught.hint == "others"
+    assert raised(UsageError, "suite entry unknown: no such model", plan.refuse_unknown, work).hint == "others"
     sizes["known"] = {"missing": "timm"}
     with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
         plan.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")

@@ -19,8 +19,7 @@ def test_nothing_but_an_error_of_our_own(tmp_path: Path) -> None:
     for kind in TARGETS.keys() - {SELF_TEST, "command"}:
         folder = tmp_path / kind
         folder.mkdir()
-        seeds = range(SLOW.get(kind, 50))
-        said = {seed: read(kind, made(kind, seed), folder) for seed in seeds}
+        said = {seed: read(kind, made(kind, seed), folder) for seed in range(SLOW.get(kind, 50))}
         assert {seed: text for seed, text in said.items() if text.startswith("broke")} == {}, kind
 
 

@@ -19,7 +19,6 @@ from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
 from support import INSTALLED, ROOT, Patch, onnx_models, raised, read_json
-from support.bad_input import environment, python, run
 from support.scripts import load
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -153,43 +152,3 @@ def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(mo
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     caught = raised(CannotAssessError, "opset", check_supported, proto)
     assert caught.hint == "pip install --upgrade onnxruntime, or export with opset 18"
-
-
-@pytest.mark.long
-def test_the_small_distributions_command_and_package_work_under_its_name(small: Path, tmp_path: Path) -> None:
-    """Every file is installed, and used in the clone's root, too; nothing asks for the metadata of robustcheck-onnx."""
-    site = tmp_path / "site"
-    words = ["-q", "--no-deps", "--no-build-isolation", "--target", str(site), "."]
-    subprocess.run([sys.executable, "-m", "pip", "install", *words], cwd=small, check=True, capture_output=True)
-    (installed,) = site.glob("*.dist-info")
-    assert installed.name == f"robustcheck_onnx_cpu-{VERSION}.dist-info"
-    package, there = site / "robustcheck_onnx", environment(PYTHONPATH=str(site))
-    for room in ("face", "checker", "exporters", "thresholds"):
-        files = [path.relative_to(small / room) for path in (small / room).rglob("*") if path.is_file()]
-        assert [file for file in files if not (package / room.replace("face", "") / file).is_file()] == []
-    assert (package / "py.typed").is_file()
-    used = "import inspect, robustcheck_onnx as rc; print(rc.__file__, inspect.getfile(rc.check))"
-    for folder in (small, ROOT, tmp_path):
-        shown = python(used, folder=folder, env=there).stdout
-        assert shown == f"{package / '__init__.py'} {package / 'checker' / 'pipeline.py'}\n"
-        module = run([sys.executable, "-m", "robustcheck_onnx", "--version"], folder, env=there)
-        assert module.stdout == f"robustcheck {VERSION}\n"
-    code = f"""
-import importlib.metadata as metadata, sys
-sys.path.insert(0, {str(site)!r})
-found = metadata.distribution
-def only_this(name):
-    if name == "robustcheck-onnx":
-        raise metadata.PackageNotFoundError(name)
-    return found(name)
-metadata.distribution = only_this  # as in an environment without the other one
-import robustcheck_onnx
-assert robustcheck_onnx.__file__.startswith({str(site)!r})
-from robustcheck_onnx.checker import cli
-assert cli.main(["demo", "--keep", "kept"]) == 0
-cli.main(["doctor"])
-"""
-    done = python(code, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for said in ("WARN", "PASS", f"robustcheck-onnx-cpu {VERSION}, "):
-        assert said in done.stdout

@@ -154,8 +154,7 @@ def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: Place, planted_
     assert [(command.text, output) for command, code, output in ran if code] == []
     for start, said in SAID.items():
         assert said in next(output for command, _, output in ran if command.text.startswith(start)), start
-    written = {path.name for path in tmp_path.iterdir()} - before
-    assert written == {"report.json", "vectors.npz", "vectors.npy"}
+    assert {path.name for path in tmp_path.iterdir()} - before == {"report.json", "vectors.npz", "vectors.npy"}
 
 
 def test_the_python_of_the_readme_runs(lookup_pass: Place, monkeypatch: Patch) -> None:

@@ -3,7 +3,6 @@
 import ast
 import inspect
 import re
-import subprocess
 import sys
 import typing
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.text import VERSION
-from support import BIN, ROOT, Place, raised
-from support.bad_input import python
+from support import ROOT, Place, raised
+from support.bad_input import COMMAND, python, run
 
 
 @pytest.mark.process
@@ -33,8 +32,8 @@ def test_importing_it_loads_nothing_heavy_and_it_is_what_is_tested(tmp_path: Pat
 
 @pytest.mark.process
 def test_the_module_is_the_command() -> None:
-    calls = ([sys.executable, "-m", "robustcheck_onnx"], [BIN / "robustcheck"])
-    module, command = (subprocess.run([*call, "--help"], capture_output=True, check=False) for call in calls)
+    calls = ([sys.executable, "-m", "robustcheck_onnx"], [COMMAND])
+    module, command = (run([*call, "--help"]) for call in calls)
     assert (module.returncode, module.stdout) == (0, command.stdout)
 
 
@@ -60,8 +59,7 @@ FUNCTIONS = "check compare inspect scan concepts directions measure_shift verify
 
 def test_every_name_of_a_signature_is_there_and_in_help() -> None:
     known = {*dir(rc), "Any", "Callable", "Iterable", "Sequence", "Mapping", "Path", "Unpack", "None"}
-    functions = [getattr(rc, name) for name in FUNCTIONS.split()]
-    for function in (*functions, *typing.get_overloads(rc.compare)):
+    for function in (*(getattr(rc, name) for name in FUNCTIONS.split()), *typing.get_overloads(rc.compare)):
         assert set(re.findall(r"\b[A-Z]\w+", str(function.__annotations__))) <= known, function
     told = inspect.getdoc(rc.check) or ""
     assert all(option in told for option in (*inspect.signature(rc.check).parameters, *rc.RunOptions.__annotations__))

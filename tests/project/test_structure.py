@@ -10,6 +10,7 @@ import pytest
 
 from robustcheck_onnx.checker.text import PAGES
 from support import ROOT, Place
+from support.bad_input import Done, run
 
 ALONE = """
 import socket, sys
@@ -25,10 +26,9 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "scipy", "requests", "httpx"}
 
 
-def alone(code: str, names: set[str] = HEAVY) -> subprocess.CompletedProcess[str]:
+def alone(code: str, names: set[str] = HEAVY) -> Done:
     """Run code where packages are refused, and connections."""
-    script = ALONE.format(names=names, code=code)
-    return subprocess.run([sys.executable, "-Ic", script], capture_output=True, text=True, check=False)
+    return run([sys.executable, "-Ic", ALONE.format(names=names, code=code)])
 
 
 @pytest.mark.process

@@ -39,8 +39,7 @@ def ran(folder: Path, environment: dict[str, str]) -> list[Any]:
     """Every command of the page but NOT_RUN, with its exit code and output."""
     listed = commands.read(PAGE)
     assert {command.text for command in listed} >= set(NOT_RUN)
-    done = commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
-    return done
+    return commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
 
 
 @pytest.mark.long
@@ -75,8 +74,7 @@ def test_the_notebook_runs_where_the_tutorial_ended(
 
     notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
     assert not [cell for cell in notebook.cells if cell.get("outputs")]  # kept without outputs
-    source = "\n".join(cell.source for cell in notebook.cells)
-    made = re.findall(r"^ *!(robustcheck.*)", source, re.MULTILINE)
+    made = re.findall(r"^ *!(robustcheck.*)", "\n".join(cell.source for cell in notebook.cells), re.MULTILINE)
     assert made
     assert [line for line in made if f"\n$ {line}\n" not in PAGE] == []
     gate = folder / "gate"

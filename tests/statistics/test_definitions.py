@@ -68,8 +68,7 @@ def test_max_median_ratio() -> None:
 
 
 def test_shares_of_several_groups_add_to_one_each_and_ties_go_to_the_smaller_index() -> None:
-    sums = np.array([[1, 3, 4], [6, 2, 2]], dtype=np.float32)
-    shares = definitions.shares_of_kurtosis(sums)
+    shares = definitions.shares_of_kurtosis(np.array([[1, 3, 4], [6, 2, 2]], dtype=np.float32))
     assert_array_equal(shares, [[0.125, 0.375, 0.5], [0.6, 0.2, 0.2]])
     assert shares.dtype == np.float64
     ties = np.zeros(64)

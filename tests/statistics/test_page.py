@@ -76,8 +76,7 @@ def spread_and_skewness(whole: Array, without: Array, m: Array) -> tuple[Array, 
 
 def sequence(n: int, a: float) -> float:
     v = (-2 * math.log(a) + math.log(1 - 2 * math.log(a))) / 50
-    r = math.sqrt(2 * (n * v + 1) / (n * n * v) * math.log(math.sqrt(n * v + 1) / a))
-    return r * (1 + C["w"] / math.sqrt(n))
+    return math.sqrt(2 * (n * v + 1) / (n * n * v) * math.log(math.sqrt(n * v + 1) / a)) * (1 + C["w"] / math.sqrt(n))
 
 
 def crossing(inside: float, outside: float, is_beyond: Callable[[float], bool]) -> float:

@@ -27,8 +27,7 @@ def state_of(h: np.ndarray, keys: np.ndarray | None = None) -> State:
 
 def assert_same(a: Statistics, b: Statistics, rtol: float = 1e-9, *, but: str = "") -> None:
     for name, x in a.model_dump(exclude={"features", "bounds", but}).items():
-        y = b.model_dump()[name]
-        left, right = (list(v.values()) if isinstance(v, dict) else v for v in (x, y))
+        left, right = (list(v.values()) if isinstance(v, dict) else v for v in (x, b.model_dump()[name]))
         if left is None or right is None:
             assert left is right, name
         else:
@@ -176,8 +175,7 @@ def test_real_embeddings_read_as_in_the_reference_table() -> None:
         rows = list(csv.DictReader(handle))
     assert len(rows) == 75
     for row in rows[:: profile.sized(6, 1)]:
-        x = np.load(EMBEDDINGS / f"{row['set']}.npz", allow_pickle=False)["x"]
-        s = statistics(state_of(x), 0.05)
+        s = statistics(state_of(np.load(EMBEDDINGS / f"{row['set']}.npz", allow_pickle=False)["x"]), 0.05)
         assert s.n_features == int(row["d"])
         for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):
             want = float(row[name])

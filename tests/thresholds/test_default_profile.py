@@ -101,8 +101,7 @@ def test_no_trap_passes_by_its_point_estimates() -> None:
     sets = calibrate.with_traps(TABLE)
     trap = sets.which(lambda row: row.trap)
     assert DEFAULT.calibration.n_traps == trap.sum() == len(tables.traps()) + 81
-    minimums = {name: t.minimum for name, t in DEFAULT.thresholds.items()}
-    assert not sets.passing(minimums)[trap].any()
+    assert not sets.passing({name: t.minimum for name, t in DEFAULT.thresholds.items()})[trap].any()
 
 
 def test_no_reference_set_is_judged_falsely_when_its_checkpoint_is_left_out() -> None:
@@ -119,8 +118,7 @@ def test_no_reference_set_is_judged_falsely_when_its_checkpoint_is_left_out() ->
 def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
     """Against the benchmark's loops and SciPy's bounds; the page has its tables."""
     made = DEFAULT.calibration
-    used = [r for r in TABLE if not r.excluded]
-    rates = CLAIMS.rates(used, PASSING)
+    rates = CLAIMS.rates([r for r in TABLE if not r.excluded], PASSING)
     assert rates == [f"| {r.of} | {r.n_wrong} of {r.n} | {100 * r.upper:.1f} % |" for r in made.rates]
     assert "\n".join(rates) in (ROOT / "benchmarks" / "results" / "claims.md").read_text(encoding="utf-8")
     assert made.false_pass_upper == made.rates[0].upper == 0.074
@@ -151,8 +149,7 @@ def test_an_edited_profile_fails_its_digest_until_it_is_sealed_again(tmp_path: P
     path = _edited(tmp_path, min_images=2)
     raised(profile.ProfileError, "digest does not match", profile.load, path)
     assert profile.digest_of(but(DEFAULT, digest="")) == DEFAULT.digest
-    sealed = profile.seal(but(profile.load(), min_images=60, id="mine"))
-    for each in (sealed, DEFAULT):
+    for each in (profile.seal(but(profile.load(), min_images=60, id="mine")), DEFAULT):
         path.write_text(profile.to_json(each), encoding="utf-8")
         assert profile.load(path) == each
     # no other profile goes by the id of a packaged one
@@ -174,10 +171,9 @@ def test_an_end_is_written_as_it_was_read() -> None:
 def test_what_a_looser_profile_lets_through_is_told() -> None:
     default = profile.load()
     assert profile.looser_than(default, default) == ()
-    lower = but(default.thresholds["strength"], minimum=3.0)
     loose = but(
         default,
-        thresholds=default.thresholds | {"strength": lower},
+        thresholds=default.thresholds | {"strength": but(default.thresholds["strength"], minimum=3.0)},
         min_images=2,
         alpha=0.5,
         ends=(*default.ends, End("pool")),

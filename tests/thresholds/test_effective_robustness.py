@@ -43,8 +43,7 @@ def test_effective_robustness_is_what_lies_above_the_line() -> None:
 def test_extrapolation_is_flagged_outside_the_fit_and_below_55_percent() -> None:
     at = [0.3, 0.4, 0.5499, 0.55, 0.7, 0.9, 0.91]
     assert er.effective_robustness(at, at, LINE).extrapolated.tolist() == [True, True, True, False, False, False, True]
-    narrow = but(LINE, low=0.6)
-    assert er.effective_robustness([0.58, 0.6], [0.5, 0.5], narrow).extrapolated.tolist() == [True, False]
+    assert er.effective_robustness([0.58, 0.6], [0.5, 0.5], but(LINE, low=0.6)).extrapolated.tolist() == [True, False]
 
 
 def test_bad_input_is_named() -> None:

@@ -71,8 +71,7 @@ def test_list_names_the_packaged_ones_and_files(call: Call, tmp_path: Path) -> N
     path = tmp_path / "m.json"
     path.write_text(profile.to_json(profile.seal(but(DEFAULT, id="mine"))), encoding="utf-8")
     out, _ = call("profiles", "list", path, "-o", "json")
-    rows = json.loads(out)["profiles"]
-    assert [(row["profile"], row["id"], row["with"], row["without"]) for row in rows] == [
+    assert [(row["profile"], row["id"], row["with"], row["without"]) for row in json.loads(out)["profiles"]] == [
         ("default", "default-3", 13, 42),
         ("default-2", "default-2", 13, 42),
         ("default-1", "default-1", 8, 13),
@@ -208,8 +207,7 @@ def test_the_margin_widens_until_no_checkpoint_passes_when_left_out() -> None:
 
 
 def test_checkpoints_without_which_there_is_no_fit_are_no_trial() -> None:
-    table = table_of([8], [1, 1.1])
-    judged = fit.judged(fit.trials(Sets.of(table), lambda others: fit.fit(others, LOOSE).minimums))
+    judged = fit.judged(fit.trials(Sets.of(table_of([8], [1, 1.1])), lambda others: fit.fit(others, LOOSE).minimums))
     assert judged == ((), (), ("with0",))
 
 

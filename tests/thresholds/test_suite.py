@@ -26,8 +26,7 @@ def written(folder: Path, text: str) -> Path:
 def test_the_packaged_suite_is_what_its_command_writes() -> None:
     """Every entry has weights in the installed open_clip or timm, and no tag of the paper's is left out."""
     pytest.importorskip("open_clip", reason="extra `export` is not installed")
-    build = load("benchmarks/build_paper_suite")
-    assert suite.PACKAGED["paper"].read_text(encoding="utf-8") == build.text()
+    assert suite.PACKAGED["paper"].read_text(encoding="utf-8") == load("benchmarks/build_paper_suite").text()
 
 
 def test_the_packaged_suite_covers_the_papers_encoders_and_controls() -> None:
@@ -53,8 +52,7 @@ def test_every_published_row_is_the_checkpoints_own() -> None:
         row = suite.published_row(member.id, entry.published)
         assert entry.source is not None
         assert entry.name is not None
-        weights = entry.weights or entry.name.partition(".")[2]
-        found = published.find(entry.source, entry.name, weights)
+        found = published.find(entry.source, entry.name, entry.weights or entry.name.partition(".")[2])
         assert row.name in {r.name for r in found}, member.id
 
 
@@ -140,8 +138,7 @@ def test_bad_suites_are_refused(tmp_path: Path) -> None:
 
 
 def test_unreadable_suites_are_refused(tmp_path: Path) -> None:
-    caught = raised(SuiteError, "papper: suite cannot be read", open_suite, "papper")
-    assert caught.hint == "--suite paper"
+    assert raised(SuiteError, "papper: suite cannot be read", open_suite, "papper").hint == "--suite paper"
     path = tmp_path / "suite.toml"
     path.write_bytes(b"\xff\xfe")
     raised(SuiteError, "not UTF-8 text", open_suite, path)

@@ -175,8 +175,7 @@ def test_channels_that_the_graph_turns_round_are_followed() -> None:
 
 def test_what_was_measured_of_tensors_is_judged() -> None:
     def reasons(levels: InputLevels | None, scaling: GraphScaling | None = None, source: str = "tensors") -> list[str]:
-        e = but(evidence(IMAGENET, scaling, source=source), levels=levels)
-        return [r.id for r in judge(e, PROFILE).reasons]
+        return [r.id for r in judge(but(evidence(IMAGENET, scaling, source=source), levels=levels), PROFILE).reasons]
 
     levels = [
         ((0.48,) * 3, (0.26,) * 3, False),

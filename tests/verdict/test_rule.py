@@ -113,9 +113,8 @@ def test_scales_over_the_batch_are_no_reason_where_every_image_ran_alone() -> No
 
 def test_a_rectified_end_is_told_by_its_statistics_instead() -> None:
     rectified = evidence(np.maximum(planted(), 0), model={"ends_in": "activation:Relu"})
-    before = foreseen(rectified.model, rectified.preprocessing, 512, PROFILE)
     assert (
-        [i for i, _ in before]
+        [i for i, _ in foreseen(rectified.model, rectified.preprocessing, 512, PROFILE)]
         == ["end_not_calibrated"]
         == list(ids(judge(evidence(model={"ends_in": "activation:Relu"}), PROFILE)))
     )
@@ -195,8 +194,7 @@ def test_too_much_energy_below_zero_is_one_sided_too() -> None:
 
 
 def test_what_the_profile_does_not_ask_for_decides_nothing() -> None:
-    thresholds = {name: t for name, t in EARLIER.thresholds.items() if name != "top3_share"}
-    loose = but(EARLIER, thresholds=thresholds)
+    loose = but(EARLIER, thresholds={name: t for name, t in EARLIER.thresholds.items() if name != "top3_share"})
     low = with_bounds(top3_share=interval(0.0, 0.01, 0.02))
     assert judge(evidence(low), loose).verdict == judge(evidence(low), PROFILE).verdict == "PASS"
     assert ids(judge(evidence(low), EARLIER)) == {"no_persistent_outlier_features"}

@@ -114,8 +114,7 @@ def test_each_statistic_and_what_each_profile_says_of_it() -> None:
         assert seen(evidence(**changes), profile) == reasons
     assert list(seen(evidence(spread=ALIKE_SPREAD / 2))) == ["representations_alike"]
     without = PASSING.model_fields_set - {"strength", "two_sidedness"}
-    of_a_version_without_them = Statistics(**PASSING.model_dump(include=without))
-    assert list(seen(reports.evidence(of_a_version_without_them))) == ["not_measurable"]
+    assert list(seen(reports.evidence(Statistics(**PASSING.model_dump(include=without))))) == ["not_measurable"]
 
 
 def test_content_at_the_very_limits() -> None:

@@ -136,8 +136,7 @@ def test_another_identity(place: Path, capsys: Capture) -> None:
     names = ("other@example.org", "release@example.org.example.net", "RELEASE@example.org", ".*")
     issuers = ("https://issuer.example.org/", "https://accounts.example.org", NAME)
     for name, issuer in [(name, ISSUER) for name in names] + [(NAME, issuer) for issuer in issuers]:
-        named = ("--certificate-identity", name, "--certificate-oidc-issuer", issuer)
-        assert verify(place, *named, "-o", "json") == 3
+        assert verify(place, "--certificate-identity", name, "--certificate-oidc-issuer", issuer, "-o", "json") == 3
         assert "does not hold for" in signature_seen(capsys.readouterr().out)
 
 

@@ -4,7 +4,6 @@ import base64
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import HOME
 from support import Capture, Fields, Patch, extra, read_json, robustcheck
+from support.bad_input import run
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -187,7 +187,7 @@ def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
         "sys.argv[1:] = 'model.onnx --images photos -o json=report.json --sign key.pem'.split()\n"
         "sys.exit(__main__.main())\n"
     )
-    done = subprocess.run([sys.executable, "-Pc", script], check=False, capture_output=True, text=True)
+    done = run([sys.executable, "-Pc", script])
     assert done.returncode == 128 + signal.SIGINT, done.stderr
     assert is_unsigned_error(130)
 

@@ -26,6 +26,7 @@ from robustcheck_onnx.checker.text import HOME, sha256_of
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
 from support import ROOT, Capture, Fields, Patch, but, extra, profile, raised, read_json, robustcheck
+from support.bad_input import run
 from support.keys import PEM, changed, write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
@@ -352,7 +353,7 @@ def test_nothing_of_the_extra_is_loaded_by_a_check_and_signing_opens_no_connecti
         ["verify", *files, "--public-key", str(place / "key.pub"), "-qq"],
     ]
     script = OFFLINE.format(calls=calls, tests=str(ROOT / "tests"))
-    done = subprocess.run([sys.executable, "-Pc", script], capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-Pc", script])
     with_extra = "0 securesystemslib cryptography"
     assert done.stdout.splitlines() == ["0", "0", with_extra, with_extra], done.stderr
 

@@ -172,8 +172,7 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
 def test_one_byte_of_the_model_and_of_its_external_weights(place: Path, verify: Verify) -> None:
     proto = onnx.load(place / "model.onnx")
     onnx.save(proto, place / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
-    report = check(place / "model.onnx", images=place / "photos")
-    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    (place / "report.json").write_text(to_json(check(place / "model.onnx", images=place / "photos")), encoding="utf-8")
     assert verify()[0] == 0
     for file, byte in (("weights.bin", -1), ("model.onnx", 0), ("model.onnx", 1000), ("model.onnx", -1)):
         flip(place / file, byte)
@@ -219,8 +218,7 @@ def test_what_the_report_alone_says_is_shown_as_that(
     """The address a model is said to be from is not checked; what loosened the gate is said before the result."""
     decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
     loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
-    report = but(passed, gate=but(decided, loosening=loosening))
-    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    (place / "report.json").write_text(to_json(but(passed, gate=but(decided, loosening=loosening))), encoding="utf-8")
     origin = {"address": "hf://bank/encoder", "revision": "1f", "file": "model.onnx"}
     forge(place, lambda d: d["evidence"]["model"].update(origin=origin))
     assert verify()[1]["origin"] == "not checked"
@@ -349,8 +347,7 @@ def test_a_document_of_several_models(place: Path, passed: Report, warned: tuple
 
 
 def test_the_bundled_photos_are_those_of_the_package(place: Path, verify: Verify) -> None:
-    model = lookup.write_lookup_model(place / "model.onnx", normal(80, 512))
-    report = check(model, preprocess="clip", max_images=60)
+    report = check(lookup.write_lookup_model(place / "model.onnx", normal(80, 512)), preprocess="clip", max_images=60)
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
     code, status, document = verify()
     assert (code, status["images"], status["rerun"]) == (1, "agrees", "not checked")

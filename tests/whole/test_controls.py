@@ -23,8 +23,7 @@ def judged(model: Path, photos: list[Path], **options: Any) -> tuple[str, set[st
 
 @pytest.fixture(scope="session")
 def photos_300(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("photos")
-    return lookup.write_lookup_images(folder, 300)
+    return lookup.write_lookup_images(tmp_path_factory.mktemp("photos"), 300)
 
 
 def listed(folder: Path, paths: list[Path]) -> Path:
@@ -183,8 +182,7 @@ def test_traps_never_pass(tmp_path: Path, photos_300: list[Path]) -> None:
     wrong = {}
     for trap, (make, reason) in TRAPS.items():
         h = make(default_rng(3)).astype(np.float32)  # type: ignore[no-untyped-call]
-        model = lookup.write_lookup_model(tmp_path / "trap.onnx", h)
-        verdict, reasons = judged(model, photos_300[: len(h)])
+        verdict, reasons = judged(lookup.write_lookup_model(tmp_path / "trap.onnx", h), photos_300[: len(h)])
         if verdict != "WARN" or reason not in reasons:
             wrong[trap] = (verdict, reasons)
     assert wrong == {}

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from PIL import Image, ImageSequence
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.images.source import Picture, Skipped, Tensor, open_given, open_images
+from robustcheck_onnx.checker.images.source import Picture, Skipped, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
 from support import Fields, Patch, Place, levels, onnx_models, raised
 
@@ -115,16 +114,6 @@ def test_images_in_memory_are_looked_at_as_files_are(lookup_pass: Place) -> None
         assert reason in {found.id for found in given.evidence.images.sanity.findings}
 
 
-@pytest.mark.long
-def test_tensors_of_torch_are_images_too() -> None:
-    torch = pytest.importorskip("torch")
-    batch = torch.full((2, 3, 4, 5), 0.5, requires_grad=True)
-    for item in open_given(batch).items():
-        assert isinstance(item, Tensor)
-        assert item.values.shape == (3, 4, 5)
-        assert item.values.dtype == np.float32
-
-
 class Big:
     """A value whose repr is 40 million characters long."""
 
@@ -142,8 +131,7 @@ def test_buffers_and_frames_that_are_used_again_are_copied(tmp_path: Path) -> No
     frames = [Image.fromarray(array.copy()) for array in stream()]
     frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
     for source in (stream(), ImageSequence.Iterator(Image.open(tmp_path / "film.png"))):
-        items = list(open_given(source).items())
-        seen = {item.image.getpixel((0, 0)) for item in items if isinstance(item, Picture)}
+        seen = {item.image.getpixel((0, 0)) for item in open_given(source).items() if isinstance(item, Picture)}
         assert seen == {(level,) * 3 for level in range(4)}
 
 

@@ -92,8 +92,7 @@ def test_thousands_of_dimensions(tmp_path: Path, photos: Path) -> None:
     inside = with_constant(f"giant = Reshape([[1.0]], {[1] * 1000})")
     inside.graph.value_info.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1 << 62] * 16_000))
     for model, name in ((wide, "weight 'wide'"), (inside, "'scores'")):
-        said = f"{name} has 16,000 dimensions; at most 32 are possible"
-        refused(save(model, tmp_path / "m.onnx"), photos, said)
+        refused(save(model, tmp_path / "m.onnx"), photos, f"{name} has 16,000 dimensions; at most 32 are possible")
 
 
 def test_blocks_that_each_multiply_what_they_get_by_a_gate_made_of_it(tmp_path: Path) -> None:
@@ -172,12 +171,11 @@ def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: 
     whole = path.read_bytes()
     assert whole.count(right) == 1
     path.write_bytes(whole.replace(right, wrong))
-    model = save(classifier(), tmp_path / "m.onnx")
     raised(
         CannotAssessError,
         "images\\.arrow: Arrow file is damaged .*[Oo]ffset",
         rc.check,
-        model,
+        save(classifier(), tmp_path / "m.onnx"),
         images=path,
         preprocess="imagenet",
         device="cpu",
@@ -189,8 +187,7 @@ def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: 
 def test_a_loop_without_end_ends_at_the_limit(tmp_path: Path, photos: Path, capfd: Capture) -> None:
     path = save(endless_loop(), tmp_path / "m.onnx")
     started_s = time.monotonic()
-    code = robustcheck(path, "--images", photos, "--timeout", "3", "--preprocess", "imagenet", "-q")
-    assert code == 3
+    assert robustcheck(path, "--images", photos, "--timeout", "3", "--preprocess", "imagenet", "-q") == 3
     assert time.monotonic() - started_s >= 3
     assert "reading and measuring it took longer than 3 s, its limit of time (--timeout)" in capfd.readouterr().err
 

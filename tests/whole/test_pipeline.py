@@ -57,8 +57,7 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
 
     monkeypatch.setattr(measure, "prepare_item", prepared)
     monkeypatch.setattr("robustcheck_onnx.checker.measure.run.open_sessions", opened)
-    report = check(lookup_pass[0], images=lookup_pass[1], thresholds=never_decided())
-    n_images = report.evidence.statistics.n_images
+    n_images = check(lookup_pass[0], images=lookup_pass[1], thresholds=never_decided()).evidence.statistics.n_images
     assert (n_images, ready.qsize()) == (80, 80 - measure.AHEAD)  # each is decoded once, those of the probe too
 
 

@@ -152,8 +152,7 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     np.savez_compressed(place, **sound | {"representations": np.zeros((2, 1 << 20))})
     raised(UsageError, "compressed", load_representations, place)
     with zipfile.ZipFile(place, "w") as archive, archive.open("representations.npy", "w") as header:
-        claim = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)}
-        np.lib.format.write_array_header_1_0(header, claim)
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)})
     raised(UsageError, "not readable", load_representations, place)
     place.unlink()
     os.mkfifo(place)
