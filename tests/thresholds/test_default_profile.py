@@ -212,3 +212,8 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         raised(profile.ProfileError, message, profile.load, path)
     raised(profile.ProfileError, r"e\.json: threshold profile cannot be read", profile.load, tmp_path / "nowhere.json")
+
+
+def test_the_page_on_robustness_is_what_its_script_writes() -> None:
+    _, _, predict = map(load, ("benchmarks/predict_facts", "benchmarks/predict_text", "benchmarks/predict"))
+    assert predict.PAGE.read_text(encoding="utf-8") == predict.page(), "python benchmarks/predict.py"

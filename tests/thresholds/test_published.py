@@ -1,7 +1,6 @@
 """The published tables: fits and medians to the printed digits, and which model a contract names."""
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from numpy.testing import assert_allclose
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.tables import references
 from support import ROOT
-from support.scripts import load
 
 DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -95,25 +93,6 @@ def test_what_was_not_published_stays_unknown() -> None:
     assert resnet.effective_robustness_pp.keys() == {"imagenetv2", "sketch", "imagenet_r"}
     assert resnet.mean_pp is None
     assert not any("objectnet" in row.accuracy for row in rows("timm"))
-
-
-@pytest.mark.long
-def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = ROOT.parent / "shared" / "data"
-    inputs = [folder / f"{name}_shift_accuracy.csv" for name in ("openclip", "timm", "testbed")]
-    if not all(path.is_file() for path in inputs):
-        pytest.skip("the source tables are not beside this checkout")
-    for library in ("open_clip", "timm", "torchvision"):
-        pytest.importorskip(library, reason="needs the export extra")
-    script = load("benchmarks/build_published")
-    monkeypatch.setattr(script, "OUTPUT", tmp_path)
-    script.main([str(path) for path in inputs])
-    made = sorted(tmp_path.iterdir())
-    assert len(made) == 6
-    for path in made:
-        assert path.read_bytes() == (DATA / path.name).read_bytes(), path.name
 
 
 # ------------------------------------------------------------------------------------------------- whose row is it?
