@@ -1,7 +1,6 @@
 """Every rule for finding the representation, on tiny graphs."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,65 +10,90 @@ from onnx import ModelProto, TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
 from robustcheck_onnx.checker.model.ends import apply_pool
-from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from support import lookup, raised
+from robustcheck_onnx.checker.model.open import ModelFile
+from support import Fields, lookup, raised
 from support.onnx_models import classifier, weight
 from support.written import SIGNED, written
 
+FEATURES = ("features", "head_input")
 
-def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
+
+def chosen(model: ModelFile) -> tuple[str, ...]:
+    """Tensor and rule, and what is not usual: the pool, and that it was assumed."""
     found = model.representation
-    return found.tensor, found.rule, found.pool, found.assumed
+    return found.tensor, found.rule, *{found.pool} - {"none"}, *["assumed"] * found.assumed
+
+
+def with_contract(text: str, *outputs: str, rule: str = "encoder_output", **tensors: Fields) -> ModelProto:
+    contract = lookup.lookup_contract(rule=rule, size_px=8)
+    contract["tensors"] |= tensors
+    return written(text, *outputs, props={CONTRACT_KEY: json.dumps(contract)})
 
 
 def test_classifier_or_encoder(opened: Any) -> None:
     for output, classes, bias, expected in [
-        ("logits", 16, False, ("features", "head_input", "none", False)),  # by name
-        ("class_probs", 16, True, ("features", "head_input", "none", False)),
-        ("output", 1000, True, ("features", "head_input", "none", False)),  # by a class count
-        ("output", 7, True, ("features", "head_input", "none", False)),  # no multiple of 8
-        ("output", 512, True, ("features", "head_input", "none", True)),  # can't tell
-        ("output", 1000, False, ("features", "head_input", "none", True)),
-        ("output", 512, False, ("output", "encoder_output", "none", False)),  # projection
-        ("image_embeds", 1000, False, ("image_embeds", "encoder_output", "none", False)),
-        ("image_embeds", 512, True, ("image_embeds", "encoder_output", "none", False)),
-        ("image_embeds", 1000, True, ("image_embeds", "encoder_output", "none", True)),  # named so, made as scores
+        ("logits", 16, False, FEATURES),  # by name
+        ("class_probs", 16, True, FEATURES),
+        ("output", 1000, True, FEATURES),  # by a class count
+        ("output", 7, True, FEATURES),  # no multiple of 8
+        ("output", 512, True, (*FEATURES, "assumed")),  # can't tell
+        ("output", 1000, False, (*FEATURES, "assumed")),
+        ("output", 512, False, ("output", "encoder_output")),  # projection
+        ("image_embeds", 1000, False, ("image_embeds", "encoder_output")),
+        ("image_embeds", 512, True, ("image_embeds", "encoder_output")),
+        ("image_embeds", 1000, True, ("image_embeds", "encoder_output", "assumed")),  # named so, made as scores
     ]:
         model = opened(classifier(classes, output=output, bias=bias))
         assert chosen(model) == expected
-        if expected[1] == "head_input":
-            assert model.head.op == "Gemm"
-            assert model.head.weight_shape == (classes, 16)
-            assert model.head.classes == classes
-            assert model.class_output == (None if expected[3] else output)
-            assert model.added_output
-        else:
-            assert (model.head, model.class_output, model.added_output) == (None, None, False)
-        assert ("assumed" in model.representation.why) == expected[3]
+        assert ("assumed" in model.representation.why) == ("assumed" in expected)
+        is_head = expected[1] == "head_input"
+        assert model.class_output == (output if expected == FEATURES else None)
+        assert (model.added_output, model.head is not None) == (is_head, is_head)
+        if is_head:
+            assert (model.head.op, model.head.weight_shape, model.head.classes) == ("Gemm", (classes, 16), classes)
 
 
 @pytest.mark.parametrize("rule", ["encoder_output", "head_input"])
-@pytest.mark.parametrize(
-    ("text", "doubt"),
-    {
+def test_class_scores_that_a_contract_calls_a_representation(opened: Any, rule: str) -> None:
+    for text, doubt in {
         "representation = Gemm(features, w16x1000, w1000)": "a bias and 1000 outputs",
         "s = MatMul(features, w16x512); representation = Softmax(s)": "it ends in Softmax",
         "representation = Gemm(features, w16x512, w512)": "",
         "representation = MatMul(features, w16x1000)": "",
         "s = Gemm(features, w16x1000, w1000); representation = Relu(s)": "",
-    }.items(),
-)
-def test_class_scores_that_a_contract_calls_a_representation(opened: Any, rule: str, text: str, doubt: str) -> None:
-    props = {CONTRACT_KEY: json.dumps(lookup.lookup_contract(rule=rule, size_px=8))}
-    model = opened(written(text, props=props))
-    assert chosen(model) == ("representation", rule, "none", bool(doubt))
-    assert doubt in model.representation.why
-    assert ("assumed" in model.representation.why) == bool(doubt)
+    }.items():
+        model = opened(with_contract(text, rule=rule))
+        assert chosen(model) == ("representation", rule, *["assumed"] * bool(doubt))
+        assert doubt in model.representation.why
+        assert ("assumed" in model.representation.why) == bool(doubt)
 
 
-def test_softmax_makes_a_classifier_of_any_width(opened: Any) -> None:
+HEADS = "one = Gemm(features, w16x10, w10); two = Gemm(features, w16x10, w10); output = "
+CHOSEN = {
+    "scores = MatMul(features, w16x512); output = Softmax(scores)": FEATURES,
+    f"{HEADS}Add(one, two)": FEATURES,
+    f"{HEADS}Mean(one, two)": FEATURES,
+    # a factor behind the last linear layer leaves open what it makes
+    "output = Gemm(features, w16x768, alpha=100.0)": (*FEATURES, "assumed"),
+    # the scale of a dynamically quantised projection is none
+    """
+        q, scale, zero = DynamicQuantizeLinear(features); integers = MatMulInteger(q, w8, zero)
+        floats = Cast(integers, to=FLOAT); scales = Mul(scale, 0.01); output = Mul(floats, scales)
+    """: ("output", "encoder_output"),
+    # timm's loaders write a bias of zeros behind CLIP's projection
+    "output0 = Gemm(features, w16x512, zeros)": ("output0", "encoder_output"),
+    "e = MatMul(features, w16x512); output0 = Add(e, zeros)": ("output0", "encoder_output"),
+    "output0 = Gemm(features, w16x512, bias)": (*FEATURES, "assumed"),
+    "e = MatMul(features, w16x512); output0 = Add(e, bias)": (*FEATURES, "assumed"),
+}
+WEIGHTS: Fields = {"w8": np.ones((16, 512), np.int8), "zeros": np.zeros(512, np.float32), "bias": weight(512)}
+
+
+def test_what_ends_the_graph_tells_a_classifier_from_an_encoder(opened: Any) -> None:
+    for text, expected in CHOSEN.items():
+        weights = {name: value for name, value in WEIGHTS.items() if name in text}
+        assert chosen(opened(written(text, **weights))) == expected, text
     model = opened(written("scores = MatMul(features, w16x512); output = Softmax(scores)"))
-    assert chosen(model) == ("features", "head_input", "none", False)
     assert "ends in Softmax" in model.representation.why
     assert str(model.representation.ends_in) == "activation:Relu"  # under the pooling
 
@@ -81,33 +105,36 @@ def test_convolutional_head_is_pooled_over_space(opened: Any) -> None:
     """
     model = opened(written(text.format("output")))
     # a convolution without bias and with 10 outputs: a class count, but nothing else says so
-    assert chosen(model) == ("dropped", "head_input", "spatial_mean", True)
+    assert chosen(model) == ("dropped", "head_input", "spatial_mean", "assumed")
     assert model.representation.feature_axis == 1
     assert "mean over height and width" in model.representation.why
-    assert chosen(opened(written(text.format("logits")))) == ("dropped", "head_input", "spatial_mean", False)
+    assert chosen(opened(written(text.format("logits")))) == ("dropped", "head_input", "spatial_mean")
 
 
-def test_contract_naming_no_output(tmp_path: Path) -> None:
-    path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), output="other", contract=lookup.lookup_contract())
-    raised(CannotAssessError, "contract names output 'representation'; the graph has other", open_model, path)
-
-
-def test_tensor_and_rule_ids(opened: Any) -> None:
-    assert chosen(opened(classifier(), tensor="features"))[1] == "head_input"
-    assert chosen(opened(classifier(), tensor="logits"))[1] == "logits"
-    assert chosen(opened(classifier(), tensor="relu")) == ("relu", "user", "spatial_mean", False)
-    assert chosen(opened(classifier(), tensor="gap", pool="mean"))[2] == "spatial_mean"
-    caught = raised(UsageError, "", opened, classifier(), tensor="feature")
-    assert "--tensor is 'feature'; no tensor of that name" in caught.message
-    assert "features" in caught.hint
-    raised(UsageError, "no tensor of that name is computed from the image", opened, classifier(), tensor="fc.weight")
-
-
-def test_pool_by_the_user(opened: Any) -> None:
-    raised(UsageError, r"^pool is 'max'; it must be cls, mean or none", opened, classifier(), pool="max")
-    with pytest.raises(UsageError, match=r"pool is 'cls'; tensor 'features' of shape \(\?, 16\) has other axes"):
-        opened(classifier(), pool="cls")
-    assert chosen(opened(classifier(), pool="none"))[1:3] == ("head_input", "none")
+def test_what_the_user_names(opened: Any) -> None:
+    model = classifier()
+    for options, expected in (
+        ({"tensor": "features"}, FEATURES),
+        ({"tensor": "logits"}, ("logits", "logits")),
+        ({"tensor": "relu"}, ("relu", "user", "spatial_mean")),
+        ({"tensor": "gap", "pool": "mean"}, ("gap", "user", "spatial_mean")),
+        ({"pool": "none"}, FEATURES),
+    ):
+        assert chosen(opened(model, **options)) == expected
+    for options, said in (
+        ({"tensor": "feature"}, "--tensor is 'feature'; no tensor of that name"),
+        ({"tensor": "fc.weight"}, "no tensor of that name is computed from the image"),
+        ({"pool": "max"}, r"^pool is 'max'; it must be cls, mean or none"),
+        ({"pool": "cls"}, r"pool is 'cls'; tensor 'features' of shape \(\?, 16\) has other axes"),
+    ):
+        caught = raised(UsageError, said, opened, model, **options)
+        assert "features" in caught.hint or options != {"tensor": "feature"}
+    raised(
+        CannotAssessError,
+        "contract names output 'representation'; the graph has other",
+        opened,
+        with_contract("other = Identity(features)"),
+    )
 
 
 PATCHES = """
@@ -120,24 +147,23 @@ ALL = """
 """
 
 
-def tokens(*, class_token: bool) -> ModelProto:
-    """A tiny ViT: patches → tokens → LayerNorm, output (batch, token, 16)."""
-    value = ("last_hidden_state", TensorProto.FLOAT, ("batch", 16 + class_token, 16))
-    name, before = ("all", PATCHES + ALL) if class_token else ("patches", PATCHES)
-    return written(f"last_hidden_state = LayerNormalization({name}, w16)", value, before=before)
-
-
 def test_token_outputs(opened: Any) -> None:
-    with_class = opened(tokens(class_token=True))
-    assert chosen(with_class) == ("last_hidden_state", "encoder_output", "token_cls", False)
-    assert "class token" in with_class.representation.why
-    assert str(with_class.representation.ends_in) == "normalisation"
-    grid = opened(tokens(class_token=False))
-    assert chosen(grid) == ("last_hidden_state", "encoder_output", "token_mean", False)
-    assert "mean over 16 tokens" in grid.representation.why
-    # another pool than the rule's is the user's own choice
-    assert chosen(opened(tokens(class_token=True), pool="mean"))[1:3] == ("user", "token_mean")
-    assert chosen(opened(tokens(class_token=True), pool="cls"))[1:3] == ("encoder_output", "token_cls")
+    """A tiny ViT: patches → tokens → LayerNorm, output (batch, token, 16)."""
+    state = "last_hidden_state"
+    for before, name, n, rule, why in (
+        (PATCHES + ALL, "all", 17, "token_cls", "class token"),
+        (PATCHES, "patches", 16, "token_mean", "mean over 16 tokens"),
+    ):
+        output = (state, TensorProto.FLOAT, ("batch", n, 16))
+        model = written(f"{state} = LayerNormalization({name}, w16)", output, before=before)
+        found = opened(model)
+        assert chosen(found) == (state, "encoder_output", rule)
+        assert why in found.representation.why
+        assert str(found.representation.ends_in) == "normalisation"
+        # another pool than the rule's is the user's own choice
+        for pool in ("mean", "cls"):
+            rules = "encoder_output" if rule == f"token_{pool}" else "user"
+            assert chosen(opened(model, pool=pool)) == (state, rules, f"token_{pool}")
 
 
 def test_distillation_heads_fork(opened: Any) -> None:
@@ -145,34 +171,29 @@ def test_distillation_heads_fork(opened: Any) -> None:
         one = Gemm(features, w16x10, w10); other_features = Relu(features); two = Gemm(other_features, w16x10, w10)
         sum = Add(one, two); output = Mul(sum, 0.5)
     """)
-    caught = raised(UsageError, "", opened, model)
-    assert "representation is not clear" in caught.message
-    for name in ("features (input of Gemm", "other_features (input of Gemm"):
-        assert name in caught.message
+    caught = raised(UsageError, "representation is not clear", opened, model)
+    for said in (
+        "features (input of Gemm",
+        "other_features (input of Gemm",
+        "2 heads are joined, which read features, other_features",
+    ):
+        assert said in caught.message
     assert caught.hint.endswith("--tensor features")
-    assert "2 heads are joined, which read features, other_features" in caught.message
     # the rule asks: what it lists is as good as a choice of its own, anything else is the user's
-    assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
-    assert chosen(opened(model, tensor="relu")) == ("relu", "user", "spatial_mean", False)
-    assert chosen(opened(model, tensor="output")) == ("output", "logits", "none", False)
+    assert chosen(opened(model, tensor="features")) == FEATURES
+    assert chosen(opened(model, tensor="relu")) == ("relu", "user", "spatial_mean")
+    assert chosen(opened(model, tensor="output")) == ("output", "logits")
 
 
-def test_heads_that_read_one_tensor_are_one(opened: Any) -> None:
-    text = "one = Gemm(features, w16x10, w10); two = Gemm(features, w16x10, w10); output = "
-    for join in ("Add(one, two)", "Mean(one, two)"):
-        assert chosen(opened(written(text + join))) == ("features", "head_input", "none", False)
-    with pytest.raises(UsageError, match="2 heads are joined, which read features"):  # scores of two kinds side by side
-        opened(written(text + "Concat(one, two, axis=1)"))
-
-
-def test_stacked_heads_whose_inputs_differ_are_class_scores(opened: Any) -> None:
-    """CrossViT averages the heads of its two branches by stacking them."""
-    model = written("""
+def test_heads_that_are_joined_otherwise(opened: Any) -> None:
+    """Scores of two kinds side by side; CrossViT averages the heads of its two branches by stacking them."""
+    stacked = """
         others = Tanh(features); one = Gemm(features, w16x1000, w1000); two = Gemm(others, w16x1000, w1000)
         one_ = Unsqueeze(one, [0]); two_ = Unsqueeze(two, [0]); stacked = Concat(one_, two_, axis=0)
         output = ReduceMean(stacked, [0], keepdims=0)
-    """)
-    raised(UsageError, "2 heads are joined, which read features, others", opened, model)
+    """
+    for text, read in ((f"{HEADS}Concat(one, two, axis=1)", "features"), (stacked, "features, others")):
+        raised(UsageError, f"2 heads are joined, which read {read}", opened, written(text))
 
 
 L2_NORMS = {
@@ -199,97 +220,62 @@ def test_a_linear_layer_behind_an_l2_norm_is_a_zero_shot_head(opened: Any) -> No
     for norm, output, classes in [*rows, ("ReduceL2", "image_embeds", 768), ("by hand", "similarity", 512)]:
         head = f"cosines = MatMul(unit, w32x{classes}); {output} = Mul(cosines, 100.0)"
         model = opened(written(f"e = MatMul(features, w16x32)\n{L2_NORMS[norm]}\n{head}"))
-        assert chosen(model) == ("unit", "head_input", "none", False), (norm, output)
+        assert chosen(model) == ("unit", "head_input"), (norm, output)
         assert "reads a vector of length 1" in model.representation.why
         assert model.class_output == output
 
 
-def test_a_factor_behind_the_last_linear_layer_leaves_open_what_it_makes(opened: Any) -> None:
-    model = written("cosines = MatMul(features, w16x768); output = Mul(cosines, [100.0])")
-    assert chosen(opened(model)) == ("features", "head_input", "none", True)
-    # perhaps class scores: no choice of the user's makes them a representation
-    assert chosen(opened(model, tensor="output"))[1] == "logits"
-    gemm = written("output = Gemm(features, w16x768, alpha=100.0)")
-    assert chosen(opened(gemm)) == ("features", "head_input", "none", True)
+def test_what_is_open_is_settled_by_the_user_but_for_what_could_be_scores(opened: Any) -> None:
+    biased, encoded = classifier(512, output="output"), ("output", "encoder_output")
+    scaled = written("cosines = MatMul(features, w16x768); output = Mul(cosines, [100.0])")
+    # CLIP's attention pool projects all tokens, with a bias, and takes one afterwards
+    tokens = written("""
+        line = ReduceMean(relu, [3], keepdims=0); projected = MatMul(line, w6x24); tokens = Add(projected, w24)
+        output = Gather(tokens, 0, axis=1)
+    """)
+    for model, assumed, settled in (
+        (biased, FEATURES, {"features": FEATURES, "output": encoded, "relu": ("relu", "user", "spatial_mean")}),
+        (scaled, FEATURES, {"output": ("output", "logits")}),
+        (tokens, encoded, {"output": encoded}),
+    ):
+        assert chosen(opened(model)) == (*assumed, "assumed")
+        for tensor, expected in settled.items():
+            assert chosen(opened(model, tensor=tensor))[:2] == expected[:2]
+    assert "confirmed by --tensor" in opened(tokens, tensor="output").representation.why
 
 
 def test_axes_of_length_1_change_nothing(opened: Any) -> None:
     for rows, shape in [("[0,1,-1]", ("batch", 1, 16)), ("[0,-1,1,1]", ("batch", 16, 1, 1))]:
         value = ("embedding", TensorProto.FLOAT, shape)
         model = opened(written(f"e = MatMul(features, w16x16); embedding = Reshape(e, {rows})", value))
-        assert chosen(model) == ("embedding", "encoder_output", "none", False)
+        assert chosen(model) == ("embedding", "encoder_output")
         values = np.arange(32, dtype=np.float32).reshape(2, *shape[1:])
         assert apply_pool(values, "none", -1).tolist() == np.arange(32).reshape(2, 16).tolist()
-        with pytest.raises(CannotAssessError, match=r"shape \(2, 4, 4\); pool none needs 2 axes"):
-            apply_pool(values.reshape(2, 4, 4), "none", -1)
+    said = r"shape \(2, 4, 4\); pool none needs 2 axes"
+    raised(CannotAssessError, said, apply_pool, values.reshape(2, 4, 4), "none", -1)
 
 
 def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any) -> None:
     """EfficientNet without its classifier: Conv → SiLU → mean; SqueezeNet's Conv → Relu → mean holds class scores."""
-    for active, end in [
-        ("active = Relu(c)", "activation:Relu"),
-        ("s = Sigmoid(c); active = Mul(c, s)", "activation:SiLU"),
-    ]:
-        text = (
-            f"c = Conv(image, w1280x3x1x1, w1280); {active}; mean = GlobalAveragePool(active); output = Flatten(mean)"
+    for active, end in {"active = Relu(c)": "Relu", "s = Sigmoid(c); active = Mul(c, s)": "SiLU"}.items():
+        model = opened(
+            written(
+                f"c = Conv(image, w1280x3x1x1, w1280); {active}; mean = GlobalAveragePool(active);"
+                " output = Flatten(mean)"
+            )
         )
-        model = opened(written(text))
-        assert chosen(model) == ("output", "encoder_output", "none", False)
-        assert str(model.representation.ends_in) == end
-
-
-def test_projection_of_tokens_is_no_class_head(opened: Any) -> None:
-    """CLIP's attention pool projects all tokens, with a bias, and takes one afterwards."""
-    model = written("""
-        line = ReduceMean(relu, [3], keepdims=0); projected = MatMul(line, w6x24); tokens = Add(projected, w24)
-        output = Gather(tokens, 0, axis=1)
-    """)
-    assert chosen(opened(model)) == ("output", "encoder_output", "none", True)
-    # the user settles it
-    settled = opened(model, tensor="output")
-    assert chosen(settled) == ("output", "encoder_output", "none", False)
-    assert "confirmed by --tensor" in settled.representation.why
-
-
-def test_assumed_head_input_is_settled_by_the_user(opened: Any) -> None:
-    model = classifier(512, output="output")
-    assert chosen(opened(model)) == ("features", "head_input", "none", True)
-    assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
-    # the rule is not sure, and the graph offers the other reading, too: a biased projection
-    assert chosen(opened(model, tensor="output")) == ("output", "encoder_output", "none", False)
-    assert chosen(opened(model, tensor="relu"))[1] == "user"
-
-
-def test_a_bias_of_zeros_is_none(opened: Any) -> None:
-    """timm's loaders write one behind CLIP's projection."""
-    for text in ["output0 = Gemm(features, w16x512, b)", "e = MatMul(features, w16x512); output0 = Add(e, b)"]:
-        found = chosen(opened(written(text, b=np.zeros(512, np.float32))))
-        assert found == ("output0", "encoder_output", "none", False)
-        assert chosen(opened(written(text, b=weight(512)))) == ("features", "head_input", "none", True)
-
-
-def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: Any) -> None:
-    text = """
-        q, scale, zero = DynamicQuantizeLinear(features); integers = MatMulInteger(q, w8, zero)
-        floats = Cast(integers, to=FLOAT); scales = Mul(scale, 0.01); output = Mul(floats, scales)
-    """
-    found = opened(written(text, w8=np.ones((16, 512), np.int8)))
-    assert chosen(found) == ("output", "encoder_output", "none", False)
+        assert chosen(model) == ("output", "encoder_output")
+        assert str(model.representation.ends_in) == f"activation:{end}"
 
 
 def test_a_contract_has_one_representation(opened: Any) -> None:
     """Another tensor that it names may be chosen, but not as one that the thresholds hold for."""
+    text = "representation = Identity(features); other = Mul(features, 2.0)"
     for named, rule in {"encoder_output": "user", "head_input": "user", "pooled": "pooled"}.items():
-        contract = lookup.lookup_contract(size_px=8)
-        contract["tensors"]["other"] = {"meaning": "another", "rule": named}
-        text, props = (
-            "representation = Identity(features); other = Mul(features, 2.0)",
-            {CONTRACT_KEY: json.dumps(contract)},
-        )
-        model = written(text, "representation", "other", props=props)
-        assert chosen(opened(model))[:2] == ("representation", "encoder_output")
+        model = with_contract(text, "representation", "other", other={"meaning": "another", "rule": named})
+        assert chosen(opened(model)) == ("representation", "encoder_output")
         found = opened(model, tensor="other")
-        assert chosen(found)[:2] == ("other", rule)
+        assert chosen(found) == ("other", rule)
         assert found.representation.why == "set by --tensor; the rule reads representation"
 
 
@@ -297,28 +283,27 @@ def test_tanh_pooler_is_not_chosen(opened: Any) -> None:
     hidden = ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 36))
     vector = ("pooler_output", TensorProto.FLOAT, ("batch", 16))
     text = "last_hidden_state = Reshape(relu, [0,16,-1]); dense = Gemm(features, w16x16, w16); pooler_output = "
-    model = opened(written(text + "Tanh(dense)", hidden, vector))
-    assert chosen(model)[:2] == ("last_hidden_state", "encoder_output")
-    alone = opened(written(text + "Tanh(dense)", vector))
-    assert chosen(alone) == ("pooler_output", "encoder_output", "none", False)
-    assert str(alone.representation.ends_in) == "activation:Tanh"
-    model = opened(written(text + "LayerNormalization(dense, w16)", hidden, vector))
-    assert chosen(model) == ("pooler_output", "encoder_output", "none", False)
+    for pooler, outputs, expected in (
+        ("Tanh(dense)", [hidden, vector], "last_hidden_state"),
+        ("Tanh(dense)", [vector], "pooler_output"),
+        ("LayerNormalization(dense, w16)", [hidden, vector], "pooler_output"),
+    ):
+        assert chosen(opened(written(text + pooler, *outputs)))[:2] == (expected, "encoder_output")
 
 
 def test_several_outputs(opened: Any) -> None:
     text = "logits = MatMul(features, w16x10); probabilities = Softmax(logits); second = MatMul(features, w16x24)"
     # class scores twice, of one head
     both = opened(written(text, "logits", "probabilities"))
-    assert chosen(both) == ("features", "head_input", "none", False)
+    assert chosen(both) == FEATURES
     assert {candidate.tensor for candidate in both.candidates} == {"logits", "probabilities", "features"}
     # two vectors that could both be meant
-    with pytest.raises(UsageError, match="outputs features, second could each be the representation"):
-        opened(written(text, "features", "second"))
+    said = "outputs features, second could each be the representation"
+    raised(UsageError, said, opened, written(text, "features", "second"))
     # an embedding and a map: the vector
     maps = ("relu", TensorProto.FLOAT, ("batch", 16, 6, 6))
-    found = opened(written(text, maps, ("features", TensorProto.FLOAT, ("batch", 16))))
-    assert chosen(found) == ("features", "encoder_output", "none", False)
+    vector = ("features", TensorProto.FLOAT, ("batch", 16))
+    assert chosen(opened(written(text, maps, vector))) == ("features", "encoder_output")
 
 
 # what stands behind `pooled` and `signed`, and how it ends
