@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from robustcheck_onnx.checker.calibrate.profiles import causes
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import tables
-from support import but
+from support import Patch, but
 from support.calibrations import Calibrated, Call, rows
 
 SUITE = 'schema_version = 1\nname = "x"\n[[models]]\nmodel = "a.onnx"\ngroup = "other"\nlabel = "{}"\n'
@@ -33,7 +31,7 @@ CALLS = {
 }
 
 
-def test_wrong_calls(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_calls(tmp_path: Path, call: Call, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     for label in ("present", "absent"):
         (tmp_path / f"{label}.toml").write_text(SUITE.format(label))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support import BIN, ROOT, commands, profile
+from support import BIN, ROOT, Patch, commands, profile
 
 PAGE, LANDING = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("tutorial.md", "index.md"))
 NOT_RUN = {
@@ -66,7 +66,7 @@ def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -
 @pytest.mark.long
 @pytest.mark.usefixtures("ran")
 def test_the_notebook_runs_where_the_tutorial_ended(
-    folder: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The exports are the tutorial's, and not made twice."""
     import nbclient

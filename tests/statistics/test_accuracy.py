@@ -1,8 +1,6 @@
 """Top-1 accuracy: intervals against SciPy and Newcombe's own table, predictions against NumPy's argmax."""
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
@@ -13,12 +11,11 @@ from support import raised
 
 
 def test_the_interval_is_scipys_wilson() -> None:
-    for n_correct, n in [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)]:
+    for n_correct, n in [(0, 1), (1, 1), (0, 40), (33, 40), (25_000, 50_000), (199, 200)]:
         found = wilson(n_correct, n)
         truth = stats.binomtest(n_correct, n).proportion_ci(0.95, method="wilson")
-        assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-12)
+        assert_allclose([found.low, found.value, found.high], [truth.low, n_correct / n, truth.high], atol=1e-12)
         assert found.low <= found.value <= found.high
-        assert found.value == n_correct / n
 
 
 def test_a_share_of_nothing_is_refused() -> None:
@@ -36,15 +33,13 @@ def test_the_difference_is_newcombes() -> None:
         assert_allclose([found.low, found.high], [low, high], atol=6e-5)
 
 
-@given(st.integers(1, 12), st.integers(2, 9), st.integers(0, 2**32 - 1))
-def test_a_prediction_is_the_largest_of_the_competing_scores(n: int, classes: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scores = rng.normal(size=(n, classes))
-    compete = sorted(rng.choice(classes, size=rng.integers(2, classes + 1), replace=False).tolist())
-    truth = [compete[i] for i in scores[:, compete].argmax(axis=1)]  # NumPy's argmax over the columns
-    right = [(int(rng.choice(compete)),) for _ in range(n)]
-    found = is_correct(scores, right, compete)
-    assert found.tolist() == [guess == group[0] for guess, group in zip(truth, right, strict=True)]
+def test_a_prediction_is_the_largest_of_the_competing_scores() -> None:
+    rng = np.random.default_rng(0)
+    for classes in range(2, 10):
+        scores = rng.normal(size=(50, classes))
+        compete = sorted(rng.choice(classes, size=rng.integers(2, classes + 1), replace=False).tolist())
+        truth, right = np.take(compete, scores[:, compete].argmax(axis=1)), rng.choice(compete, 50)
+        assert is_correct(scores, right[:, None].tolist(), compete).tolist() == (truth == right).tolist()
 
 
 def test_ties_infinities_and_several_right_classes() -> None:

@@ -161,9 +161,8 @@ def test_an_end_is_written_as_it_was_read() -> None:
     adapter = TypeAdapter(End)
     for text in ("linear_of:Relu", "of a later version", ""):
         end = adapter.validate_python(text)
-        assert end == End.parse(text) == adapter.validate_json(f'"{text}"') == adapter.validate_python(end)
+        assert end == End.parse(text) == adapter.validate_python(end)
         assert str(end) == adapter.dump_python(end) == text
-        assert adapter.dump_json(end) == f'"{text}"'.encode()
     assert adapter.json_schema() == {"type": "string"}
     raised(ValidationError, "Input should be a valid string", adapter.validate_python, 3)
 

@@ -8,11 +8,11 @@ import pytest
 
 from robustcheck_onnx.checker.verify import keyless
 from robustcheck_onnx.checker.verify.signature import SignatureError
-from support import raised
+from support import Patch, raised
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def read(monkeypatch: Patch) -> list[bytes]:
     """What Sigstore's client was given; it takes whatever has a certificate."""
     given = []
 

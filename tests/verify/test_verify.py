@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import check_images
 from robustcheck_onnx.checker.verify.run import verify as verify_report
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, but, lookup, normal, raised, read_json, robustcheck
+from support import Capture, Fields, Patch, but, lookup, normal, raised, read_json, robustcheck
 from support.keys import changed
 from support.measuring import job as new_job
 from support.terminal import shown as shown_of
@@ -98,7 +98,7 @@ def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report
 
 
 def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_for_nothing(
-    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    place: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
     """ "VERIFIED, but WARN" would be wrong twice."""
     monkeypatch.setenv("COLUMNS", "400")  # a long path of the tests is not folded
