@@ -43,22 +43,23 @@ def change(message: Message, rng: random.Random, times: int) -> None:
 
 
 def _change_many(owner: Message, field: FieldDescriptor, rng: random.Random) -> None:
+    """Add one; then keep, take one out, double one, shuffle, or empty."""
     values = getattr(owner, field.name)
-    kind = rng.choice(("delete", "double", "shuffle", "empty", "new", "new"))
-    is_message = field.type == FieldDescriptor.TYPE_MESSAGE
-    if kind == "new" and is_message:
+    if field.type == FieldDescriptor.TYPE_MESSAGE:
         values.add()
-        return
+    else:
+        values.append(_value(field, rng))
     made = [copy.deepcopy(value) for value in values]
-    if kind == "shuffle" and is_message:
-        rng.shuffle(made)
-    elif kind in ("new", "shuffle"):
-        made.insert(rng.randrange(len(made) + 1), _value(field, rng))
-    elif made:
-        at = rng.randrange(len(made))
-        made[at : at + 1] = [made[at]] * (2 if kind == "double" else 0)
+    at = rng.randrange(len(made))
+    others: tuple[list[Any], ...] = (
+        made,
+        made[:at] + made[at + 1 :],
+        [*made, made[at]],
+        rng.sample(made, len(made)),
+        [],
+    )
     del values[:]
-    values.extend([] if kind == "empty" else made)
+    values.extend(rng.choice(others))
 
 
 def _change_one(owner: Message, field: FieldDescriptor, rng: random.Random) -> None:
