@@ -479,7 +479,7 @@ IMAGENET = Preprocessing(
 FindingId = Literal["duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like"]
 
 
-class Finding(Frozen):
+class ImageFinding(Frozen):
     """A fact about the images that matters. A verdict must know it."""
 
     id: FindingId
@@ -509,4 +509,4 @@ class ImageSetFacts(Frozen):
     """median"""
     kurtosis_spread: float | None
     """robust standard deviation of ln gradient kurtosis over the images"""
-    findings: tuple[Finding, ...]
+    findings: tuple[ImageFinding, ...]

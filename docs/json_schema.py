@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.compare import CompareReport
 from robustcheck_onnx.checker.concepts.document import ConceptsReport
 from robustcheck_onnx.checker.directions.document import DirectionsReport
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.runtime.doctor import Finding
+from robustcheck_onnx.checker.runtime.doctor import MachineFinding
 from robustcheck_onnx.checker.scan.document import ScanReport
 from robustcheck_onnx.checker.shift.records import ShiftReport
 from robustcheck_onnx.checker.text import SCHEMA_VERSION
@@ -86,7 +86,7 @@ class Environment(Closed):
     """What `doctor` finds."""
 
     schema_: Literal["robustcheck.doctor/1"] = Field(alias="schema")
-    findings: list[Finding]
+    findings: list[MachineFinding]
 
 
 class Explained(Closed):

@@ -30,7 +30,7 @@ from robustcheck_onnx.thresholds.profile import Profile
 from .baseline import Baseline
 from .changes import StatisticChange
 from .index import SIGNS, IndexReport, Required
-from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, Agreement, Compared, Fate, FeatureFate, Similarity
+from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, ClassAgreement, Compared, Fate, FeatureFate, Similarity
 
 
 def range_text(interval: Interval) -> str:
@@ -79,7 +79,7 @@ class CompareReport(Shown, Judged, Frozen):
     """outlier features of the candidate that none of the reference's became"""
     similarity: Similarity | None
     """None against a baseline that was measured on other images, or on the same in another order"""
-    agreement: Agreement | None
+    agreement: ClassAgreement | None
     """None unless both have class scores of equal width; None against a baseline, which holds no classes"""
     notes: tuple[str, ...]
     profile: Profile
@@ -153,7 +153,7 @@ class CompareReport(Shown, Judged, Frozen):
         return self._form("sarif")
 
     def _form(self, form: str) -> str:
-        return str(import_module(f"{__package__}.forms").render(form, self))
+        return str(import_module(f"{__package__}.document").render(form, self))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame, one row per statistic.
@@ -231,7 +231,7 @@ class Comparison:
     paired: bool = True
     similarity: Similarity | None = None
     """None, as `agreement`, where it was not measured"""
-    agreement: Agreement | None = None
+    agreement: ClassAgreement | None = None
 
 
 def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile: Profile) -> Verdict:
@@ -289,7 +289,7 @@ def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
     return out
 
 
-def _unrelated(similarity: Similarity | None, agreement: Agreement | None) -> Iterator[str]:
+def _unrelated(similarity: Similarity | None, agreement: ClassAgreement | None) -> Iterator[str]:
     """Return how the two models are unrelated.
 
     The candidate then has no more to do with the reference than a model made by itself.

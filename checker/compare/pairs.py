@@ -128,7 +128,7 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
     return np.asarray(both)
 
 
-class Agreement(Frozen):
+class ClassAgreement(Frozen):
     """The share of images with the same predicted class. It has a Wilson score interval."""
 
     n: int
@@ -156,7 +156,7 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
     pair.predicted.append(np.stack(tops))
 
 
-def agreement(pair: Pair) -> Agreement | None:
+def agreement(pair: Pair) -> ClassAgreement | None:
     """Compare the predicted classes. None without any.
 
     By chance Σ_k p_k q_k agree, with the shares of both models' predictions, as in Cohen's kappa (Cohen 1960, "A
@@ -168,7 +168,7 @@ def agreement(pair: Pair) -> Agreement | None:
     p, q = (np.bincount(each[each >= 0], minlength=both.max() + 1) / len(each) for each in both)
     same = wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
     bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": CONFIDENCE}
-    return Agreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
+    return ClassAgreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
 
 
 def scaled(h: npt.ArrayLike) -> Array:

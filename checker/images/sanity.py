@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s, Indices
-from robustcheck_onnx.checker.evidence import Finding, ImageSetFacts
+from robustcheck_onnx.checker.evidence import ImageFinding, ImageSetFacts
 
 EDGE_PX = 96  # the image is made as large as a square of this edge (never enlarged)
 LONGEST_PX = 255  # of very long images; positions are stored as bytes
@@ -510,26 +510,26 @@ def _spread(values: Array) -> float:
     return float((high - low) / 1.349)
 
 
-def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
+def _findings(facts: ImageSetFacts) -> tuple[ImageFinding, ...]:
     n_described = facts.n_near_duplicates + facts.n_varied
-    findings: list[Finding] = []
+    findings: list[ImageFinding] = []
     if facts.n_duplicates > MAX_DUPLICATE_SHARE * facts.n_compared:
         seen = f"{facts.n_duplicates} of {facts.n_compared} images repeat another one pixel for pixel"
-        findings.append(Finding(id="duplicate_images", seen=seen))
+        findings.append(ImageFinding(id="duplicate_images", seen=seen))
     if facts.n_near_duplicates > MAX_NEAR_DUPLICATE_SHARE * n_described:
         seen = (
             f"{facts.n_near_duplicates} of {n_described} different images show the same photo as another one, or parts "
             "of it, maybe mirrored or turned"
         )
-        findings.append(Finding(id="near_duplicate_images", seen=seen))
+        findings.append(ImageFinding(id="near_duplicate_images", seen=seen))
     n_distinct = facts.n_compared - facts.n_duplicates
     if facts.n_varied * n_distinct < MIN_VARIED_SHARE * n_described * facts.n_compared:
         n_seen = round(n_described * facts.n_compared / n_distinct)  # the described ones, with their repetitions
         seen = f"only {facts.n_varied} of {n_seen} images differ clearly from the others"
-        findings.append(Finding(id="images_not_varied", seen=seen))
+        findings.append(ImageFinding(id="images_not_varied", seen=seen))
     if facts.unlike_share > MAX_UNLIKE_SHARE:
         seen = f"{100 * facts.unlike_share:.0f} % of the images are flat, noise or unrelated colours, unlike photos"
-        findings.append(Finding(id="images_not_photo_like", seen=seen))
+        findings.append(ImageFinding(id="images_not_photo_like", seen=seen))
     elif (
         facts.kurtosis_spread is not None
         and n_described >= MIN_FOR_SPREAD
@@ -539,5 +539,5 @@ def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
             f"edges are equally strong in all images, as in one texture (spread of ln gradient kurtosis "
             f"{facts.kurtosis_spread:.2f}; photos: at least {MIN_KURTOSIS_SPREAD})"
         )
-        findings.append(Finding(id="images_not_photo_like", seen=seen))
+        findings.append(ImageFinding(id="images_not_photo_like", seen=seen))
     return tuple(findings)

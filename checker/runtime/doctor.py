@@ -41,7 +41,7 @@ WITH_CUDA = "onnxruntime-gpu[cuda,cudnn]"
 GPU_INSTALL = f"pip install '{WITH_CUDA}'"
 
 
-class Finding(Frozen):
+class MachineFinding(Frozen):
     """A judged fact about the environment."""
 
     check: str
@@ -78,7 +78,7 @@ class Facts:
     cores: int
 
 
-def diagnose() -> tuple[Finding, ...]:
+def diagnose() -> tuple[MachineFinding, ...]:
     """Examine this environment: wheels, providers, driver, CUDA, packages, processor. torch is not imported."""
     return examine(gather())
 
@@ -110,19 +110,19 @@ def gather() -> Facts:
     )
 
 
-def examine(facts: Facts) -> tuple[Finding, ...]:
+def examine(facts: Facts) -> tuple[MachineFinding, ...]:
     """Judge the facts of an environment (pure)."""
     providers = f"ONNX Runtime {facts.runtime} can try {', '.join(facts.providers)}"
     providers += f"; opsets up to {facts.opset}" if facts.opset else ""
     cores = f"{facts.cpu}, {facts.threads} of {facts.cores} cores for this process"
     return (
-        Finding(check="Python", status="ok", detail=facts.python),
+        MachineFinding(check="Python", status="ok", detail=facts.python),
         _packages(facts),
         _wheels(facts),
-        Finding(check="execution providers", status="ok", detail=providers),
+        MachineFinding(check="execution providers", status="ok", detail=providers),
         _gpu(facts),
         *_cuda(facts),
-        Finding(check="processor", status="ok", detail=cores),
+        MachineFinding(check="processor", status="ok", detail=cores),
     )
 
 
@@ -130,41 +130,41 @@ def _listed(versions: dict[str, str]) -> str:
     return ", ".join(map(" ".join, versions.items()))
 
 
-def _packages(facts: Facts) -> Finding:
+def _packages(facts: Facts) -> MachineFinding:
     check, listed = "packages", _listed(facts.packages)
     if not facts.packages.keys() >= set(OURS):
-        return Finding(check=check, status="ok", detail=listed)
+        return MachineFinding(check=check, status="ok", detail=listed)
     detail = f"{listed}: {' and '.join(OURS)} overwrite each other's files; keep one"
     fix = f"pip uninstall -y {' '.join(OURS)}  # then install one of them again"
-    return Finding(check=check, status="fail", detail=detail, fix=fix)
+    return MachineFinding(check=check, status="fail", detail=detail, fix=fix)
 
 
-def _wheels(facts: Facts) -> Finding:
+def _wheels(facts: Facts) -> MachineFinding:
     check, listed = "ONNX Runtime wheels", _listed(facts.wheels)
     if len(facts.wheels) > 1:
         keep = _flavour_to_keep(facts)
         where = "an NVIDIA GPU is" if facts.gpus else "no NVIDIA GPU is"
         detail = f"{listed}: they overwrite each other's files; {where} here: keep {keep.partition('[')[0]}"
-        return Finding(check=check, status="fail", detail=detail, fix=_reinstall(facts, keep))
+        return MachineFinding(check=check, status="fail", detail=detail, fix=_reinstall(facts, keep))
     if not facts.wheels:
         detail = f"ONNX Runtime {facts.runtime} is installed, but by no package that pip knows"
         fix = f"pip install {facts.asked}  # unless you built this one yourself"
-        return Finding(check=check, status="warn", detail=detail, fix=fix)
-    return Finding(check=check, status="ok", detail=listed)
+        return MachineFinding(check=check, status="warn", detail=detail, fix=fix)
+    return MachineFinding(check=check, status="ok", detail=listed)
 
 
-def _gpu(facts: Facts) -> Finding:
+def _gpu(facts: Facts) -> MachineFinding:
     check = "NVIDIA GPU"
     if not facts.gpus:
-        return Finding(check=check, status="ok", detail="none (nvidia-smi lists none); the CPU is used")
+        return MachineFinding(check=check, status="ok", detail="none (nvidia-smi lists none); the CPU is used")
     listed = "; ".join(
         f"{gpu.index}: {gpu.name}, {gpu.memory_free_mib} of {gpu.memory_mib} MiB free" for gpu in facts.gpus
     )
     driver = f"driver {facts.gpus[0].driver}" + (f", CUDA up to {facts.driver_cuda}" if facts.driver_cuda else "")
     if CUDA not in facts.providers:
         detail = f"{listed}; {driver}; this ONNX Runtime has no {CUDA}"
-        return Finding(check=check, status="warn", detail=detail, fix=_reinstall(facts, WITH_CUDA))
-    return Finding(check=check, status="ok", detail=f"{listed}; {driver}")
+        return MachineFinding(check=check, status="warn", detail=detail, fix=_reinstall(facts, WITH_CUDA))
+    return MachineFinding(check=check, status="ok", detail=f"{listed}; {driver}")
 
 
 def _flavour_to_keep(facts: Facts) -> str:
@@ -194,7 +194,7 @@ def _reinstall(facts: Facts, keep: str) -> str:
     return f"{gone}pip install {shlex.quote(keep)}{note}"
 
 
-def _cuda(facts: Facts) -> list[Finding]:
+def _cuda(facts: Facts) -> list[MachineFinding]:
     if not facts.gpus or CUDA not in facts.providers:
         return []
     built, driver = _major(facts.runtime_cuda), _major(facts.driver_cuda)
@@ -207,23 +207,25 @@ def _cuda(facts: Facts) -> list[Finding]:
         detail = f"{detail}; the driver runs CUDA up to {facts.driver_cuda}"
         older = f"pip install '{WITH_CUDA}<1.27'  # CUDA 12; or "
         fix = f"{older if driver == 12 else ''}update the NVIDIA driver"
-        findings = [Finding(check="CUDA", status="fail", detail=detail, fix=fix)]
+        findings = [MachineFinding(check="CUDA", status="fail", detail=detail, fix=fix)]
     elif built and wrong:
         detail = f"{detail}; {_listed(wrong)} is for another CUDA"
-        findings = [Finding(check="CUDA", status="warn", detail=detail, fix=fix)]
+        findings = [MachineFinding(check="CUDA", status="warn", detail=detail, fix=fix)]
     else:
-        findings = [Finding(check="CUDA", status="ok", detail=detail)]
+        findings = [MachineFinding(check="CUDA", status="ok", detail=detail)]
     torch_cuda = re.search(r"\+cu(\d\d)", facts.torch)
     if torch_cuda and built and int(torch_cuda[1]) != built:
         detail = (
             f"torch {facts.torch} is for CUDA {torch_cuda[1]}, ONNX Runtime for {built}: they can't share a process"
         )
         apart = "keep torch (exports) and the check in two environments"
-        findings.append(Finding(check="torch", status="warn", detail=detail, fix=apart))
+        findings.append(MachineFinding(check="torch", status="warn", detail=detail, fix=apart))
     if facts.cuda_fault == "":
-        findings.append(Finding(check="CUDA run", status="ok", detail="a tiny model ran on CUDAExecutionProvider"))
+        findings.append(
+            MachineFinding(check="CUDA run", status="ok", detail="a tiny model ran on CUDAExecutionProvider")
+        )
     elif facts.cuda_fault is not None:
-        findings.append(Finding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=fix))
+        findings.append(MachineFinding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=fix))
     return findings
 
 

@@ -81,7 +81,7 @@ class Judged(Frozen):
     """where it comes from, in words"""
 
 
-class Agreement(Frozen):
+class VerdictAgreement(Frozen):
     """Whether the measured robustness agrees with the verdict."""
 
     outcome: Outcome
@@ -250,7 +250,7 @@ class ShiftReport(Shown, Frozen):
     """accuracy predicted without labels; None where no target set was given"""
     baseline: str
     verdict: Judged
-    agreement: Agreement
+    agreement: VerdictAgreement
     preprocessing: Preprocessing
     preprocessing_source: str
     execution: Execution

@@ -23,7 +23,7 @@ from robustcheck_onnx.thresholds.published import (
     usual_robustness,
 )
 
-from .records import Agreement, Difference, Effective, Judged, Outcome, SetResult, Shifted
+from .records import Difference, Effective, Judged, Outcome, SetResult, Shifted, VerdictAgreement
 
 CLASSES = {IMAGENET: 1000, "imagenetv2": 1000, "sketch": 1000, "imagenet_r": 200, "imagenet_a": 200, "objectnet": 113}
 """Number of classes that each named image set has."""
@@ -166,7 +166,7 @@ def put_beside(
     )
 
 
-def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> Agreement:
+def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> VerdictAgreement:
     """Whether mean effective robustness agrees with the verdict. This is one-sided, as the verdict is.
 
     Compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is surely
@@ -177,7 +177,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     # the published means leave ObjectNet out: timm has none
     known = {shift: known[shift] for shift in known if shift in MEAN_SHIFTS} or known
     if not known:
-        return Agreement(
+        return VerdictAgreement(
             outcome="nothing to compare",
             sentence="no effective robustness could be measured, and accuracies alone speak neither for nor against "
             "the verdict",
@@ -208,7 +208,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
         outcome, words = "nothing to compare", "; the baseline is extrapolated at this ImageNet accuracy"
     elif low <= middle.high < high:
         outcome, words = "undecided", ": the images do not show clearly whether it is above them"
-    return Agreement(
+    return VerdictAgreement(
         outcome=outcome,
         sentence=f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); "
         f"{MIDDLE[1] - MIDDLE[0]} % of {FITTED_ON[library_of(source, shifts[0])]} have {middle.low:+.1f} to "

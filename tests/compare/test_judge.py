@@ -6,7 +6,7 @@ from scipy import stats
 
 from robustcheck_onnx.checker.compare.baseline import Baseline, staleness
 from robustcheck_onnx.checker.compare.judge import _unrelated
-from robustcheck_onnx.checker.compare.pairs import Agreement
+from robustcheck_onnx.checker.compare.pairs import ClassAgreement
 from support import but, reports
 
 
@@ -19,7 +19,9 @@ def test_agreement_is_chance_where_its_lower_bound_is() -> None:
         (10, 5, 0.73, False),  # ten of ten would have 72.2 % as lower bound: they would not be told from chance
     ):
         low, high = stats.binomtest(n_same, n).proportion_ci(0.95, "wilson")
-        agreement = Agreement(n=n, n_same=n_same, value=n_same / n, low=low, high=high, confidence=0.95, chance=chance)
+        agreement = ClassAgreement(
+            n=n, n_same=n_same, value=n_same / n, low=low, high=high, confidence=0.95, chance=chance
+        )
         told = [f"same class on {n_same} of {n} images" in text for text in _unrelated(None, agreement)]
         assert told == [True] * is_unrelated
 

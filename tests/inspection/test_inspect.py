@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.inspection.run import Inspected, inspected
 from robustcheck_onnx.checker.report import layout
 from robustcheck_onnx.checker.report.document import document_of
-from robustcheck_onnx.checker.runtime.doctor import Finding
+from robustcheck_onnx.checker.runtime.doctor import MachineFinding
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
 from support import Capture, Fields, but, lookup, robustcheck
@@ -24,8 +24,8 @@ from support.onnx_models import classifier, encoder, save, weight
 from support.written import written
 
 FINDINGS = [
-    Finding(check="Python", status="ok", detail="3.11.7"),
-    Finding(
+    MachineFinding(check="Python", status="ok", detail="3.11.7"),
+    MachineFinding(
         check="CUDA", status="fail", detail="the driver is too old", fix="pip install 'onnxruntime-gpu[cuda,cudnn]'"
     ),
 ]

@@ -19,7 +19,7 @@ BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 OPENVINO = {"onnxruntime": "1.32.0", "onnxruntime-openvino": "1.24.1"}
 
 
-def finding(facts: doctor.Facts, check: str) -> doctor.Finding:
+def finding(facts: doctor.Facts, check: str) -> doctor.MachineFinding:
     return {found.check: found for found in doctor.examine(facts)}[check]
 
 

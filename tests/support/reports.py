@@ -14,8 +14,8 @@ from robustcheck_onnx.checker.evidence import (
     Content,
     Evidence,
     Execution,
-    Finding,
     ImageFacts,
+    ImageFinding,
     ImageSetFacts,
     Interval,
     ModelFacts,
@@ -291,7 +291,7 @@ def report(
     source: str = "open_clip RN50 (openai)",
     synthetic: str = "",
     notes: tuple[str, ...] = (),
-    findings: tuple[Finding, ...] = (),
+    findings: tuple[ImageFinding, ...] = (),
     reference: tuple[ReferenceRow, ...] | None = None,
     with_profile: Profile | None = None,
     time: Time | None = None,
@@ -315,7 +315,7 @@ def report(
     )
 
 
-def sanity(n_varied: int, findings: tuple[Finding, ...] = ()) -> ImageSetFacts:
+def sanity(n_varied: int, findings: tuple[ImageFinding, ...] = ()) -> ImageSetFacts:
     return ImageSetFacts(
         n_images=n_varied,
         n_compared=n_varied,

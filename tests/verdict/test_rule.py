@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import default_rng
 
-from robustcheck_onnx.checker.evidence import Content, Evidence, Finding, ImageSetFacts, Interval, Statistics
+from robustcheck_onnx.checker.evidence import Content, Evidence, ImageFinding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
@@ -83,7 +83,7 @@ AMISS: list[tuple[Fields, str]] = [
     ({"h": np.concatenate([planted(), np.full((1, 512), 7.0)])}, "constant_representations"),
     ({"h": np.tile(planted(n=1), (64, 1))}, "representations_alike"),
     *(
-        ({"sanity": sanity(findings=(Finding(id=name, seen="seen"),))}, name)
+        ({"sanity": sanity(findings=(ImageFinding(id=name, seen="seen"),))}, name)
         for name in ("duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like")
     ),
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from ..question import FORMS, Call, Question, output_of, takes
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from robustcheck_onnx.checker.runtime.doctor import Finding
+    from robustcheck_onnx.checker.runtime.doctor import MachineFinding
     from robustcheck_onnx.thresholds.profile import Profile
 
 
@@ -324,7 +324,7 @@ def doctor(
     return 4 if any(finding.status == "fail" for finding in findings) else 0
 
 
-def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> RenderableType:
+def render_doctor(findings: Sequence[MachineFinding], *, ascii_only: bool = False) -> RenderableType:
     """Lay out findings about the environment. Each has what to type, and the last line answers."""
     from rich.console import Group
     from rich.text import Text
@@ -345,6 +345,6 @@ def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> R
     return Trimmed(Group(*blocks, Text(), pen.say(answer, "bold")))
 
 
-def doctor_json(findings: Sequence[Finding]) -> Values:
+def doctor_json(findings: Sequence[MachineFinding]) -> Values:
     """Return the findings as JSON values."""
     return {"schema": DOCTOR_SCHEMA, "findings": [finding.model_dump(mode="json") for finding in findings]}

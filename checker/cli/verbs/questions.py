@@ -178,7 +178,7 @@ def compare(
     """
     from robustcheck_onnx.checker.compare import FirstBaseline
     from robustcheck_onnx.checker.compare import compare as compare_models
-    from robustcheck_onnx.checker.compare.forms import pictured
+    from robustcheck_onnx.checker.compare.document import pictured
     from robustcheck_onnx.checker.compare.index import IndexOptions
     from robustcheck_onnx.checker.isolation import Wall
 
