@@ -45,8 +45,8 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def rocket(*size: int) -> Image.Image:
-    return photo("rocket.jpg").resize(size, Image.Resampling.LANCZOS)
+def rocket(width: int, height: int) -> Image.Image:
+    return photo("rocket.jpg").resize((width, height), Image.Resampling.LANCZOS)
 
 
 WIDE = np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16)
