@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ hypothesis.settings.load_profile("robustcheck")
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.model.open import ModelFile
     from robustcheck_onnx.checker.report.record import Report
+    from support.bad_input import Done, Run
     from support.calibrations import Calibrated, Call
     from support.comparisons import Workshop
 
@@ -324,3 +326,41 @@ def call(capfd: Capture, monkeypatch: Patch) -> Call:
         return out, err
 
     return made_call
+
+
+@pytest.fixture(scope="session")
+def _models(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
+    """A folder of pass.onnx, its photos, text.onnx (no model) and warn.onnx, whose rows are Gaussian."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copy(lookup_pass[0], folder / "pass.onnx")
+    (folder / "photos").symlink_to(lookup_pass[1])
+    (folder / "text.onnx").write_text("no model", encoding="utf-8")
+    lookup.write_lookup_model(folder / "warn.onnx", normal(80, 512, seed=3))
+    return folder
+
+
+@pytest.fixture
+def here(_models: Path, tmp_path: Path, monkeypatch: Patch) -> Path:
+    """The current folder, with the models and the photos."""
+    monkeypatch.chdir(shutil.copytree(_models, tmp_path / "here", symlinks=True))
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def run(capfd: Capture) -> Run:
+    """Type a command line in this process: `run("pass.onnx --images photos", **environment)`."""
+    from support.bad_input import Typed
+
+    return Typed(capfd)
+
+
+@pytest.fixture
+def ends(run: Run) -> Run:
+    """Type a command line that must end with this code, and with these texts on stderr: `ends(2, "pass.onnx", "x")`."""
+
+    def typed(code: int, line: str, *said: str, **environment: str) -> Done:
+        done = run(line, **environment)
+        assert (done.returncode, [text for text in said if text not in done.stderr]) == (code, []), done.stderr
+        return done
+
+    return typed

@@ -241,15 +241,9 @@ def render_several(
     word = {0: "PASS", 1: "WARN"}.get(code, "ERROR")
     last = Ruled(pen, f"{SIGNS[word]} {len(outcomes)} models: {said} · exit code {code}", COLOURS.get(word, "red"))
     first = pen.say(f"robustcheck {VERSION}", "dim")
-    return Trimmed(Group(first, *_cautions(outcomes, pen), spaced([table, *details, *where, last])))
-
-
-def _cautions(outcomes: Sequence[Outcome], pen: Pen) -> list[Text]:
-    """Write once what holds for all models.
-
-    Reported are what can loosen the gate, and photos that are not the reader's.
-    """
-    return _marked(pen, dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o)))
+    # once what holds for all models: what can loosen the gate, and photos that are not the reader's
+    shared = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
+    return Trimmed(Group(first, *_marked(pen, shared), spaced([table, *details, *where, last])))
 
 
 def _marked(pen: Pen, texts: Iterable[str]) -> list[Text]:

@@ -7,12 +7,11 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from support import ROOT, profile
+from support import profile
 from support.bad_input import (
     COMMAND,
     agrees,
@@ -24,6 +23,7 @@ from support.bad_input import (
     small_files,
     without_progress,
 )
+from support.children import wait_until
 
 pytestmark = pytest.mark.process
 TERMINATED = "error: terminated (SIGTERM); there is no verdict, and nothing half-written is left\n"
@@ -153,14 +153,15 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def work(process: subprocess.Popen[str], cpu_s: float) -> None:
     """Wait until a process and those that it started have worked so long, however busy the machine is."""
-    end = time.monotonic() + profile.PATIENCE_S
-    while time.monotonic() < end and process.poll() is None:
-        time.sleep(0.02)
+
+    def has_worked() -> bool:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         with contextlib.suppress(FileNotFoundError):  # one that has ended
             pids = [str(process.pid), *children.read_text(encoding="utf-8").split()]
-            if sum(map(cpu_time_s, pids)) >= cpu_s:
-                break
+            return sum(map(cpu_time_s, pids)) >= cpu_s
+        return False
+
+    wait_until(lambda: has_worked() or process.poll() is not None)
     assert process.poll() is None
 
 
@@ -195,21 +196,10 @@ def test_an_interrupted_export_leaves_nothing(world: Path, tmp_path: Path) -> No
     target.mkdir()
     words = ("export", "torch", "net:build_slow", *EXPORT, str(target / "m.onnx"))
     with listening(world, *words, env=environment(MARK=str(mark))) as process:
-        end = time.monotonic() + profile.PATIENCE_S
-        while not mark.exists() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_until(lambda: mark.exists() or process.poll() is not None)
         draft = next(target.iterdir())
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=profile.PATIENCE_S)
     assert draft.name.startswith(".robustcheck-export-")
     assert (process.returncode, out, without_progress(err)) == (143, "", TERMINATED)
     assert list(target.iterdir()) == []
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for what is left in /proc")
-def test_kills_at_random_moments_leave_nothing_that_they_must_not() -> None:
-    """The benchmark in its smallest form; it ends with 0 only where it found nothing wrong."""
-    few = ["--kills", "1", "--signals", "1", "--aimed", "1", "--seed", "7"]
-    done = run([sys.executable, str(ROOT / "benchmarks" / "kills.py"), *few], env=None)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout

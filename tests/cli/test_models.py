@@ -4,8 +4,8 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.cli import command_line, models
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from support import Patch, profile, raised, read_json
 from support.bad_input import Run, listening
-from support.children import all_end, first_children
+from support.children import all_end, first_children, wait_until
 from support.no_wall import NoWall
 
 Touch = Callable[[str], None]
@@ -204,23 +204,22 @@ def test_models_that_share_a_gpu_or_a_limit_of_time_are_checked_one_after_the_ot
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("words", ["--timeout=600", ""], ids=["one_after_the_other", "side_by_side"])
-def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path, words: str) -> None:
-    log, until = here / "run.log", time.monotonic() + profile.PATIENCE_S
-    call = f"pass.onnx warn.onnx --images photos -o json=all.json -o json={{model}}.json --log-file run.log {words}"
-    begun = "pass.onnx: PASS" if words else "warn.onnx: opening"
-    with listening(here, *call.split()) as process:
-        # the first model has its verdict, or is under way as the second one is
-        while begun not in (log.read_text(encoding="utf-8") if log.exists() else ""):
-            assert time.monotonic() < until
-            time.sleep(0.005)
-        started = first_children(process.pid)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=profile.PATIENCE_S)
-    assert all_end(started)
-    said = "error: interrupted (SIGINT); there is no verdict, and nothing half-written is left"
-    assert (process.returncode, out, said in err) == (130, "", True), err
-    assert sorted(path.name for path in here.glob("*.json")) == ["all.json", "pass.json", "warn.json"]
-    for path in here.glob("*.json"):  # no verdict, that of the first model neither
-        document = read_json(path)
-        assert (set(document), document["error"]["exit_code"]) == ({"schema_version", "tool", "error"}, 130)
+def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
+    call = "pass.onnx warn.onnx --images photos -o json=all.json -o json={model}.json --log-file run.log"
+    log = here / "run.log"
+    # the first model has its verdict, or is under way as the second one is
+    for word, begun in (("--timeout=600", "pass.onnx: PASS"), ("", "warn.onnx: opening")):
+        log.write_text("")
+        with listening(here, *call.split(), *word.split()) as process:
+            wait_until(partial(lambda words: words in log.read_text(encoding="utf-8"), begun))
+            started = first_children(process.pid)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=profile.PATIENCE_S)
+        assert all_end(started)
+        said = "error: interrupted (SIGINT); there is no verdict, and nothing half-written is left"
+        assert (process.returncode, out, said in err) == (130, "", True), err
+        # no verdict, that of the first model neither
+        documents = {path.name: read_json(path) for path in here.glob("*.json")}
+        assert documents.keys() == {"all.json", "pass.json", "warn.json"}
+        for document in documents.values():
+            assert (set(document), document["error"]["exit_code"]) == ({"schema_version", "tool", "error"}, 130)

@@ -6,15 +6,18 @@ import itertools
 import json
 import os
 import pickle
+import tarfile
 import tracemalloc
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from numpy.random import default_rng
+from PIL import Image
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
@@ -27,16 +30,20 @@ from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import Patch, Place, raised
+from support import PHOTOS, Patch, Place, raised
 from support.measuring import job as new_job
-from support.stores import contents, fill, put, shard
+from support.stores import contents, put
 
 
 def order_by_definition(names: Sequence[str], seed: int) -> list[int]:
     """Sorted bytewise by NFC name (then by name), then, stably, by sha256(seed, NFC name)."""
-    nfc = [unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape") for name in names]
-    digests = [hashlib.sha256(f"{seed}\0".encode() + one).digest() for one in nfc]
-    return sorted(range(len(names)), key=lambda i: (digests[i], nfc[i], names[i].encode("utf-8", "surrogateescape")))
+
+    def encoded(name: str) -> bytes:
+        return name.encode("utf-8", "surrogateescape")
+
+    nfc = [encoded(unicodedata.normalize("NFC", name)) for name in names]
+    places = sorted(range(len(names)), key=lambda place: (nfc[place], encoded(names[place])))
+    return sorted(places, key=lambda place: hashlib.sha256(f"{seed}\0".encode() + nfc[place]).digest())
 
 
 AWKWARD = ["é.png", "e\u0301.png", "é.png", "b", "b", "a\udc80.jpg", "ｚ.png", "z.png", "日本.jpg", "b", "ﬁ.png", ""]
@@ -79,13 +86,14 @@ def test_entries_are_a_sequence_that_makes_each_when_asked() -> None:
     rows = [entry.row for entry in (entries[3], entries[-1], *entries[7:9])]
     assert rows == made == [order[3], order[-1], *order[7:9]]
     assert [entry.row for entry in entries] == order.tolist()  # iteration ends
-    assert [*Entries.of([])] == [*Entries.of([]).names()] == []
+    none = Entries.of([])
+    assert (len(none), list(none.names()), list(none)) == (0, [], [])
 
 
-def names_in(folder: Path, n: int) -> list[str]:
-    """The names of pictures, written to the folder."""
+def photos(folder: Path, n: int) -> list[str]:
     names = [f"{i:03d}.png" for i in range(n)]
-    fill(folder, names)
+    for level, name in enumerate(names):
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(folder / name)
     return names
 
 
@@ -97,50 +105,50 @@ def write(path: Path, names: Sequence[str]) -> Path:
     return path
 
 
-def digest_of(names: Sequence[str]) -> str:
-    return hashlib.sha256("".join(f"{name}\0" for name in names).encode()).hexdigest()
-
-
-def test_every_row_comes_once_with_its_file(tmp_path: Path) -> None:
-    names = names_in(tmp_path, 40)
+@pytest.mark.parametrize("kind", ["txt", "csv", "jsonl"])
+def test_every_row_comes_once_with_its_file(tmp_path: Path, kind: str) -> None:
+    names = photos(tmp_path, 40)
+    source = open_images(write(tmp_path / f"m.{kind}", names), seed=3)
     ordered = [names[i] for i in order_by_definition(names, 3)]
-    for kind in ("txt", "csv", "jsonl"):
-        manifest = write(tmp_path / f"m.{kind}", names)
-        source = open_images(manifest, seed=3)
-        assert [(entry.name, entry.origin) for entry in source.entries] == [(n, str(tmp_path / n)) for n in ordered]
-        for item in source.items():
-            assert isinstance(item, Picture)
-            assert (item.image.getpixel((0, 0)), item.label) == ((int(item.name[:3]), 0, 0), None)
-        assert source.names_digest == digest_of(ordered)
-        first = open_images(manifest, seed=3, limit=29)
-        assert (list(first.entries.names()), first.n_found, first.names_digest) == (
-            ordered[:29], 40, digest_of(ordered[:29]),
-        )  # fmt: skip
+    assert list(source.entries.names()) == ordered
+    assert [entry.origin for entry in source.entries] == [str(tmp_path / name) for name in ordered]
+    for item in source.items():
+        assert isinstance(item, Picture)
+        assert (item.image.getpixel((0, 0)), item.label) == ((int(item.name[:3]), 0, 0), None)
+    first = open_images(tmp_path / f"m.{kind}", seed=3, limit=7)
+    assert (list(first.entries.names()), first.n_found) == (ordered[:7], 40)
+    for some, listed in ((source, ordered), (replace(source, entries=source.entries[:29]), ordered[:29])):
+        assert some.names_digest == hashlib.sha256("".join(f"{name}\0" for name in listed).encode()).hexdigest()
 
 
-def test_a_late_row_without_a_file_is_told_when_read_never_skipped(tmp_path: Path, monkeypatch: Patch) -> None:
-    names = names_in(tmp_path, 12)
+@pytest.mark.parametrize(("kind", "row", "column"), [("csv", 14, "path"), ("jsonl", 13, "image")])
+def test_a_late_row_without_a_file_is_told_when_read_never_skipped(
+    tmp_path: Path, monkeypatch: Patch, kind: str, row: int, column: str
+) -> None:
+    names = photos(tmp_path, 12)
+    manifest = write(tmp_path / f"m.{kind}", [*names, "gone.png", "dir"])
     (tmp_path / "dir").mkdir()
-    for kind, row, column in (("csv", 14, "path"), ("jsonl", 13, "image")):
-        manifest = write(tmp_path / f"m.{kind}", [*names, "gone.png", "dir"])
-        early = raised(UsageError, f"row {row}: {column} is gone.png; there is", open_images, manifest)
-        monkeypatch.setattr(entry_files, "CHECKED_ROWS", 12)
-        source = open_images(manifest)
-        for index, entry in enumerate(source.entries):
-            if entry.name in names:
-                assert isinstance(source.load(index), Picture)
-                continue
-            for read in (source.load, source.digest):
-                late = raised(UsageError, "", read, index)
-                place = f"{manifest}: row {row + (entry.name == 'dir')}: {column} is {entry.name}"
-                assert late.message == f"{place}; there is no such file"
-                assert late.hint == early.hint.replace("gone.png", entry.name)
-        raised(UsageError, "there is no such file", list, prefetch(source, lambda item: item))
-        monkeypatch.undo()
+    early = raised(UsageError, "", open_images, manifest)
+    monkeypatch.setattr(entry_files, "CHECKED_ROWS", 12)
+    source = open_images(manifest)
+    said = {early.message}
+    for index, entry in enumerate(source.entries):
+        if entry.name in names:
+            assert isinstance(source.load(index), Picture)
+            continue
+        for read in (source.load, source.digest):
+            late = raised(UsageError, "", read, index)
+            said.add(late.message)
+            assert late.hint == early.hint.replace("gone.png", entry.name)
+    assert said == {
+        f"{manifest}: row {row}: {column} is gone.png; there is no such file",
+        f"{manifest}: row {row + 1}: {column} is dir; there is no such file",
+    }
+    raised(UsageError, "there is no such file", list, prefetch(source, lambda item: item))
 
 
 def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monkeypatch: Patch) -> None:
-    names = names_in(tmp_path, 12)
+    names = photos(tmp_path, 12)
     asked = []
     is_file = os.path.isfile
 
@@ -176,8 +184,9 @@ def outcome_of(read: Callable[[str], object], row: str) -> str:
 
 
 def test_rows_of_json_are_read_as_by_json_loads() -> None:
-    for parts in itertools.product(("", " ", "\t ", "\u3000"), ROWS, ("", " ", "\t", "\u3000", "x", " x")):
-        row = "".join(parts)
+    around = (("", " ", "\t ", "\u3000"), ("", " ", "\t", "\u3000", "x", " x"))
+    for before, text, after in itertools.product(around[0], ROWS, around[1]):
+        row = before + text + after
         assert outcome_of(_json, f"{row}\n") == outcome_of(json.loads, row), row
 
 
@@ -217,7 +226,7 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
 def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: Patch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 1)
-    names = names_in(tmp_path, 1) + [f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(50_000)]
+    names = photos(tmp_path, 1) + [f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(50_000)]
     write(tmp_path / "m.csv", names)
     tracemalloc.start()
     assert open_images(tmp_path / "m.csv", limit=1000).names_digest
@@ -235,24 +244,31 @@ def test_what_a_pattern_stands_for() -> None:
     }.items():
         assert listing.is_pattern(text)
         assert listing.expand_braces(text) == names
-    for text, said in (("{3..1}", "must run upwards"), ("{0..999999}", "more than 100,000")):
+
+
+def test_what_is_refused() -> None:
+    for text, said in [("{3..1}", "must run upwards"), ("{0..999999}", "more than 100,000")]:
         raised(UsageError, said, listing.expand_braces, text)
 
 
 def test_shards_here_and_in_a_store_are_the_same_images(tmp_path: Path, memory: Any) -> None:
+    (tmp_path / "s").mkdir()
     for number in range(3):
-        shard(tmp_path / f"train-{number:06}.tar", {f"{i}.png": bytes([number, i]) for i in range(3)})
-    put(memory, tmp_path, "s")
-    folder = contents(open_images(tmp_path))
+        with tarfile.open(tmp_path / "s" / f"train-00000{number}.tar", "w") as archive:
+            for photo in PHOTOS[number:9:3]:
+                archive.add(photo, photo.name)
+    put(memory, tmp_path / "s", "s")
+    folder = contents(open_images(tmp_path / "s"))
     assert len(folder) == 9
-    assert len(contents(open_images(f"{tmp_path}/train-{{000000,000002}}.tar"))) == 6
+    assert len(contents(open_images(f"{tmp_path}/s/train-{{000000,000002}}.tar"))) == 6
     for root, said in (
-        (tmp_path, "is missing; all 4 names of a pattern must be there"), ("memory://s", "file cannot be read"),
-    ):  # fmt: skip
-        assert contents(open_images(f"{root}/train-{{000000..000002}}.tar")) == folder
-        raised(UsageError, rf"train-000003\.tar.* {said}", open_images, f"{root}/train-{{000000..000003}}.tar")
+        (f"{tmp_path}/s", "is missing; all 4 names of a pattern must be there"),
+        ("memory://s", "file cannot be read"),
+    ):
+        assert contents(open_images(root + "/train-{000000..000002}.tar")) == folder
+        raised(UsageError, rf"train-000003\.tar.* {said}", open_images, root + "/train-{000000..000003}.tar")
 
 
 def test_a_file_whose_name_has_braces_is_that_file(tmp_path: Path) -> None:
-    (tmp_path / "a{1,2}.jpg").touch()
+    (tmp_path / "a{1,2}.jpg").write_bytes(PHOTOS[0].read_bytes())
     assert len(open_images(tmp_path / "a{1,2}.jpg")) == 1

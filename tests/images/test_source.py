@@ -1,6 +1,7 @@
 """Image sources: what counts as an image, in which order, and one clear error for everything else."""
 
 import hashlib
+import io
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import containers
@@ -28,15 +30,24 @@ from robustcheck_onnx.checker.images.source import (
 )
 from support import Patch, extra, normal, raised
 from support.profile import PATIENCE_S
-from support.stores import fill, png, shard
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fill(folder: Path, names: list[str]) -> Path:
+    for level, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(level))
+    return folder
 
 
 def names_of(spec: Any, **options: Any) -> list[str]:
     return [entry.name for entry in open_images(spec, **options).entries]
-
-
-def by_name(source: ImageSource) -> list[Item]:
-    return sorted(source.items(), key=lambda item: item.name)
 
 
 def level(item: Item) -> int:
@@ -51,19 +62,23 @@ def test_folder_is_recursive_and_leaves_out_what_is_no_image(tmp_path: Path) -> 
     fill(tmp_path, [*names, ".hidden.png", ".git/x.png", "@eaDir/t.png", "__MACOSX/._a.png", ".DS_Store", "notes.txt"])
     source = open_images(tmp_path)
     assert (source.kind, source.n_found, len(source)) == ("folder", 5, 5)
-    found = {item.name: (level(item), getattr(item, "digest", "")) for item in source.items()}
-    assert found == {n: (i, "sha256:" + hashlib.sha256(png(i)).hexdigest()) for i, n in enumerate(names)}
+    items = list(source.items())
+    assert {item.name: level(item) for item in items} == {n: i for i, n in enumerate(names)}
+    for item in items:
+        assert getattr(item, "digest", "") == "sha256:" + hashlib.sha256(png(level(item))).hexdigest()
 
 
 def test_order_depends_on_names_and_seed_only(tmp_path: Path, monkeypatch: Patch) -> None:
     names = [f"{i:03d}.png" for i in range(50)]
-    fill(tmp_path, names)
+    fill(tmp_path / "one", names)
+    fill(tmp_path / "two", names[::-1])
     truth = sorted(names, key=lambda name: hashlib.sha256(b"3\0" + name.encode()).digest())
+    for folder in (tmp_path / "one", tmp_path / "two", f"{tmp_path}/one/*.png"):
+        assert names_of(folder, seed=3) == truth
+    assert names_of(tmp_path / "one", seed=4) != truth
     walk = os.walk
-    for _ in range(2):
-        assert names_of(tmp_path, seed=3) == names_of(f"{tmp_path}/*.png", seed=3) == truth
-        monkeypatch.setattr(os, "walk", lambda *a, **k: ((t, d, f[::-1]) for t, d, f in walk(*a, **k)))
-    assert names_of(tmp_path, seed=4) != truth
+    monkeypatch.setattr(os, "walk", lambda *a, **k: ((t, d, f[::-1]) for t, d, f in walk(*a, **k)))
+    assert names_of(tmp_path / "one", seed=3) == truth
 
 
 def test_links_show_each_file_once_by_its_shortest_name(tmp_path: Path) -> None:
@@ -79,9 +94,10 @@ def test_links_show_each_file_once_by_its_shortest_name(tmp_path: Path) -> None:
 def test_broken_link_and_pipe_are_named_skips(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "pipe.png")
-    assert {*open_images(tmp_path).items()} == {
-        Skipped("gone.jpg", "cannot be read: No such file or directory"),
-        Skipped("pipe.png", "not a regular file"),
+    reasons = {item.name: item for item in open_images(tmp_path).items()}
+    assert reasons == {
+        "gone.jpg": Skipped("gone.jpg", "cannot be read: No such file or directory"),
+        "pipe.png": Skipped("pipe.png", "not a regular file"),
     }
 
 
@@ -120,19 +136,28 @@ def test_bad_manifest_rows_are_usage_errors_with_their_number(tmp_path: Path) ->
         raised(UsageError, message, open_images, tmp_path / name)
 
 
-def test_tar_shards_give_images_and_touch_nothing_else(tmp_path: Path) -> None:
-    code = {"0.cls": b"3", "0.pkl": b"cos\nsystem\n(S'false'\ntR.", "0.seg.png": png(99), "./._0.png": b"mac"}
-    shard(tmp_path / "s-000.tar", {"./0.png": png(0), **code, "d/1.v2.png": png(1)})
-    with tarfile.open(shard(tmp_path / "s-001.TAR", {"2.PNG": png(2), "3.jpg": b""}), "a") as archive:
+def shard(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
+    return path
+
+
+def test_tar_shards_give_images_and_touch_nothing_else(tmp_path: Path) -> None:
+    code = {"0.cls": b"3", "0.pkl": b"cos\nsystem\n(S'false'\ntR.", "0.seg.png": png(99), "./._0.png": b"mac"}
+    shard(tmp_path / "s-000.tar", {"./0.png": png(0), **code, "d/1.v2.png": png(1)})
+    shard(tmp_path / "s-001.TAR", {"2.PNG": png(2), "3.jpg": b""})
     for spec in (tmp_path, f"{tmp_path}/s-*"):
         source = open_images(spec)
-        *found, last = by_name(source)
-        assert last == Skipped("s-001.TAR/3.jpg", "empty file")
-        names = ["s-000.tar/0.png", "s-000.tar/d/1.v2.png", "s-001.TAR/2.PNG"]
-        assert [(level(item), item.name) for item in found] == list(enumerate(names))
+        found = sorted(source.items(), key=lambda item: item.name)
+        assert found.pop() == Skipped("s-001.TAR/3.jpg", "empty file")
+        assert [level(item) for item in found] == [0, 1, 2]
+        assert [item.name for item in found] == ["s-000.tar/0.png", "s-000.tar/d/1.v2.png", "s-001.TAR/2.PNG"]
         assert source.kind == "tar"
 
 
@@ -161,14 +186,15 @@ def save(tmp_path: Path) -> Callable[..., None]:
 
 def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) -> None:
     monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
-    save("part-0.parquet", label=range(10), image=[png(i) for i in range(10)])
-    save("part-1.parquet", image=[{"bytes": png(i), "path": f"{i}.png"} for i in range(10, 20)])
+    for file, levels in enumerate((range(10), range(10, 20))):
+        cells = [{"bytes": png(i), "path": f"{i}.png"} if file else png(i) for i in levels]
+        save(f"part-{file}.parquet", label=levels, image=cells)
     (tmp_path / "README.md").write_text("a data card")
     source = open_images(tmp_path, seed=1)
-    assert source.kind == "parquet"
+    assert (source.kind, len(source)) == ("parquet", 20)
     found = [level(item) for item in prefetch(source, lambda item: item, workers=3, window=6)]
-    assert sorted(found) == list(range(20))
-    assert list(source.entries.names()) == [f"part-{i // 10}.parquet#{i % 10:08d}" for i in found]
+    names = [f"part-{i // 10}.parquet#{i % 10:08d}" for i in found]
+    assert (names, sorted(found)) == (list(source.entries.names()), list(range(20)))
     assert [level(source.load(i)) for i in (19, 0, 7)] == [found[i] for i in (19, 0, 7)]
 
 
@@ -176,7 +202,7 @@ def test_parquet_rows_without_bytes(tmp_path: Path, save: Callable[..., None]) -
     fill(tmp_path, ["inside.bin"])
     paths = ("inside.bin", "gone.png", "../x.png", None)
     save("t.parquet", image=[{"bytes": None, "path": path} for path in paths] + [{"bytes": b"", "path": None}])
-    first, *others = by_name(open_images(tmp_path / "t.parquet"))
+    first, *others = sorted(open_images(tmp_path / "t.parquet").items(), key=lambda item: item.name)
     assert level(first) == 0
     assert [getattr(item, "reason", "") for item in others] == [
         "cannot be read: No such file or directory",
@@ -197,7 +223,8 @@ def test_arrow_data_set_of_hugging_face(tmp_path: Path) -> None:
 
 def test_data_sets_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
     caught = raised(EnvironmentFaultError, "package pyarrow is not installed", open_images, tmp_path / "t.parquet")
     assert caught.hint == extra("data")
 
@@ -214,7 +241,7 @@ def test_npy_and_npz(tmp_path: Path) -> None:
     values[2, 0, 0, 0] = np.nan
     np.save(tmp_path / "x.npy", values)
     np.savez(tmp_path / "x.npz", a=values[:1].astype(np.float64), b=values[1:2].astype(np.float16))
-    *_, bad, last = by_name(open_images(tmp_path / "x.npy"))
+    *_, bad, last = sorted(open_images(tmp_path / "x.npy").items(), key=lambda item: item.name)
     assert bad == Skipped("x.npy#00000002", "values that are not finite")
     assert isinstance(last, Tensor)
     assert (last.name, last.values.dtype.name, last.digest[:7]) == ("x.npy#00000003", "float32", "sha256:")
@@ -323,17 +350,14 @@ def test_check_bad() -> None:
         raised(CannotAssessError, message, check_bad, read, n_bad, limit, bad)
 
 
-Thirty = tuple[ImageSource, list[str]]
-
-
 @pytest.fixture
-def thirty(tmp_path: Path) -> Thirty:
+def thirty(tmp_path: Path) -> tuple[ImageSource, list[str]]:
     """A folder of 30 images, and their names in order."""
     source = open_images(fill(tmp_path, [f"{i}.png" for i in range(30)]))
     return source, list(source.entries.names())
 
 
-def test_prefetch_keeps_order_and_bounds_what_waits(thirty: Thirty) -> None:
+def test_prefetch_keeps_order_and_bounds_what_waits(thirty: tuple[ImageSource, list[str]]) -> None:
     source, names = thirty
     started = []
     others = threading.Event()
@@ -352,7 +376,7 @@ def test_prefetch_keeps_order_and_bounds_what_waits(thirty: Thirty) -> None:
     assert list(results) == names[1:]
 
 
-def test_prefetch_begins_nothing_behind_a_likely_stop(thirty: Thirty) -> None:
+def test_prefetch_begins_nothing_behind_a_likely_stop(thirty: tuple[ImageSource, list[str]]) -> None:
     source, names = thirty
     started = []
     results = prefetch(source, lambda item: started.append(item.name), workers=4, window=20, stops=(7, 9))
@@ -364,7 +388,7 @@ def test_prefetch_begins_nothing_behind_a_likely_stop(thirty: Thirty) -> None:
     assert len([*results]) == 22
 
 
-def test_prefetch_surfaces_exceptions_and_stops_its_threads(thirty: Thirty) -> None:
+def test_prefetch_surfaces_exceptions_and_stops_its_threads(thirty: tuple[ImageSource, list[str]]) -> None:
     source, names = thirty
     before = threading.active_count()
 

@@ -22,13 +22,14 @@ from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.verify.run import verify
-from support import Capture, Patch, Place, but, extra, raised, read_json, robustcheck, serving
+from support import Patch, Place, but, extra, raised, read_json, serving
+from support.bad_input import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Register = Callable[..., str]
-Typed = Callable[..., tuple[int, str]]
+Typed = Callable[..., str]
 real = pytest.mark.long
 """MLflow's own package is imported"""
 
@@ -55,7 +56,7 @@ def client(store: str) -> MlflowClient:
 
 @pytest.fixture
 def register(tmp_path: Path, client: MlflowClient) -> Register:
-    """`register(file, …)`: version 1 of "encoder", a folder with these files; returns its version."""
+    """`register(file, …)`: a version of "encoder", a folder with these files; returns its version."""
 
     def make(*files: Path) -> str:
         folder = tmp_path / "registered"
@@ -68,38 +69,38 @@ def register(tmp_path: Path, client: MlflowClient) -> Register:
     return make
 
 
-def write(report: Report, path: Path) -> Path:
-    path.write_text(to_json(report), encoding="utf-8")
-    return path
+def write(report: Report, name: str = "r.json") -> str:
+    Path(name).write_text(to_json(report), encoding="utf-8")
+    return name
 
 
 @pytest.fixture
-def mlflow(store: str, capsys: Capture) -> Typed:
-    """Types `robustcheck mlflow WORDS`: its exit code, and what it says."""
+def mlflow(store: str, run: Run) -> Typed:
+    """Types `robustcheck mlflow LINE`, with the exit code and words expected; returns what it says."""
 
-    def typed(*words: object) -> tuple[int, str]:
-        capsys.readouterr()
-        code = robustcheck("mlflow", *words, "--tracking-uri", store)
-        return code, "".join(capsys.readouterr())
+    def typed(code: int, line: str, *expected: str) -> str:
+        done = run(f"mlflow {line} --tracking-uri {store}")
+        said = done.stdout + done.stderr
+        assert (done.returncode, [each for each in expected if each not in said]) == (code, []), said
+        return said
 
     return typed
 
 
 @real
-def test_a_report_is_logged_whole(
-    passed: Report, warned: Report, store: str, client: MlflowClient, tmp_path: Path
-) -> None:
-    html = tmp_path / "report.html"
+def test_a_report_is_logged_whole(passed: Report, warned: Report, store: str, client: MlflowClient) -> None:
+    html = Path("report.html")
     html.write_text("<p>")
     run = client.get_run(mlflow_log.log_report(passed, tracking_uri=store, html=html))
     assert run.info.status == "FINISHED"
     metrics, tags = run.data.metrics, run.data.tags
-    strength = [*passed.evidence.statistics.strength, ("threshold", 4.762)]
-    assert [metrics[f"robustcheck.strength.{name}"] for name, _ in strength] == [value for _, value in strength]
-    assert len([name for name in metrics if name.endswith(".low")]) == 3
-    of = [tags[f"robustcheck.{name}"] for name in ("verdict", "model_digest", "profile_digest")]
-    assert of == ["PASS", passed.evidence.model.digest, passed.profile.digest]
-    folder = Path(client.download_artifacts(run.info.run_id, "robustcheck", str(tmp_path)))
+    strength = dict(passed.evidence.statistics.strength) | {"threshold": 4.762}
+    assert metrics.items() >= {f"robustcheck.strength.{name}": value for name, value in strength.items()}.items()
+    assert sum(name.endswith(".low") for name in metrics) == 3
+    digests = {"model_digest": passed.evidence.model.digest, "profile_digest": passed.profile.digest}
+    told = {"verdict": "PASS"} | digests
+    assert tags.items() >= {f"robustcheck.{name}": value for name, value in told.items()}.items()
+    folder = Path(client.download_artifacts(run.info.run_id, "robustcheck", "."))
     assert sorted(p.name for p in folder.iterdir()) == ["report.html", "report.json", "report.md"]
     assert (folder / "report.json").read_text() == to_json(passed)
     html.unlink()
@@ -108,121 +109,107 @@ def test_a_report_is_logged_whole(
     assert client.get_run(run.info.run_id).data.tags["robustcheck.verdict"] == "none"
 
 
-def test_a_report_that_was_edited_is_not_logged(warned: Report, mlflow: Typed, tmp_path: Path) -> None:
+def test_a_report_that_was_edited_is_not_logged(warned: Report, mlflow: Typed) -> None:
     document = json.loads(to_json(warned))
     document["verdict"] |= {"verdict": "PASS", "reasons": []}
     sealed_anew = document | {"binding": document["binding"] | {"result_digest": result_digest_of(document)}}
     for edited, told in ((document, True), (sealed_anew, False)):
-        (tmp_path / "r.json").write_text(json.dumps(edited))
-        code, said = mlflow("log", tmp_path / "r.json")
-        assert (code, "report: content has" in said) == (3, told)
-        assert "verdict: its evidence gives WARN" in said
-    assert not (tmp_path / "store").exists()
+        Path("r.json").write_text(json.dumps(edited))
+        said = mlflow(3, "log r.json", "verdict: its evidence gives WARN")
+        assert ("report: content has" in said) == told
+    assert not Path("store").exists()
 
 
 @real
 def test_a_report_forges_no_line_of_the_gates_answer(
-    passed: Report, mlflow: Typed, register: Register, tmp_path: Path, lookup_pass: Place
+    passed: Report, mlflow: Typed, register: Register, lookup_pass: Place
 ) -> None:
-    other = tmp_path / "model.onnx"
+    other = Path("model.onnx")
     other.write_bytes(lookup_pass[0].read_bytes() + b"\x1a\x00")
-    words = ["gate", "encoder", register(other), tmp_path / "r.json"]
+    version = register(other)
     document = json.loads(to_json(passed))
     document["evidence"]["model"]["file"] = "m\n  alias champion is set\x1b[8m"
-    (tmp_path / "r.json").write_text(json.dumps(document))
-    for told, alias in ((False, []), (True, ["--alias", "champion"])):
-        code, said = mlflow(*words, *alias)
-        assert (code, "\n  alias champion is not on this version\n" in said) == (3, told)
-        assert "\n  alias champion is set" not in said
-        assert said.replace("\n", "").isprintable()
+    Path("r.json").write_text(json.dumps(document))
+    for told, alias in ((False, ""), (True, "--alias champion")):
+        said = mlflow(3, f"gate encoder {version} r.json {alias}")
+        lines = [f"\n  alias champion is {what}" in said for what in ("not on this version\n", "set")]
+        assert (lines, said.replace("\n", "").isprintable()) == ([told, False], True)
 
 
 @real
 def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
-    passed: Report, warned: Report, mlflow: Typed, client: MlflowClient, register: Register, lookup_pass: Place,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+    passed: Report, warned: Report, mlflow: Typed, client: MlflowClient, register: Register, lookup_pass: Place
+) -> None:
     version = register(lookup_pass[0])
-    other = str(client.create_model_version("encoder", (tmp_path / "registered").as_uri()).version)
-    good, broken = write(passed, tmp_path / "pass.json"), tmp_path / "broken.json"
-    broken.write_text("{")
-    champion = ["--no-rerun", "--alias", "champion"]
+    other = str(client.create_model_version("encoder", Path("registered").absolute().as_uri()).version)
+    good, champion = write(passed, "pass.json"), "--no-rerun --alias champion"
+    Path("broken.json").write_text("{")
 
-    def gate(report: Path, *words: str, of: str = version) -> tuple[int, str, str, object]:
-        code, _ = mlflow("gate", "encoder", of, report, *words)
+    def gate(code: int, words: str, of: str = version) -> tuple[str, str, object]:
+        mlflow(code, f"gate encoder {of} {words}")
         tags = client.get_model_version("encoder", of).tags
         said = f"{tags['robustcheck.gate']} {tags['robustcheck.verdict']}"
-        return code, said, tags["robustcheck.reasons"], client.get_registered_model("encoder").aliases
+        return said, tags["robustcheck.reasons"], client.get_registered_model("encoder").aliases
 
     held = {"next": other}
-    assert gate(good, "--no-rerun", "--alias", "next", of=other) == (0, "open PASS", "", held)
+    assert gate(0, f"{good} --no-rerun --alias next", other) == ("open PASS", "", held)
     client.set_registered_model_alias("encoder", "by-hand", version)
     held["by-hand"] = version
     for report, code, said, words in (
-        (write(warned, tmp_path / "warn.json"), 1, "closed WARN", champion[:1]),
-        (broken, 2, "closed PASS", champion),  # the verdict is of the report before
+        (write(warned, "warn.json"), 1, "closed WARN", "--no-rerun"),
+        ("broken.json", 2, "closed PASS", champion),  # the verdict is of the report before
         (good, 3, "closed none", champion),
     ):
-        opened = (0, "open PASS", "", held | {"champion": version})
-        assert gate(good, *champion) == opened
-        assert gate(good, "--no-rerun") == opened  # still open: nothing is taken
+        opened = ("open PASS", "", held | {"champion": version})
+        assert gate(0, f"{good} {champion}") == opened
+        assert gate(0, f"{good} --no-rerun") == opened  # still open: nothing is taken
         if code == 3:  # an empty field more: other bytes
-            with (tmp_path / "registered" / "model.onnx").open("ab") as model:
+            with Path("registered/model.onnx").open("ab") as model:
                 model.write(b"\x1a\x00")
-        *found, reasons, aliases = gate(report, *words)
-        assert (found, aliases) == ([code, said], held)
-        assert ("too_few_images" in reasons) == (code == 1)
+        found, reasons, aliases = gate(code, f"{report} {words}")
+        assert (found, aliases, "too_few_images" in reasons) == (said, held, code == 1)
     # an alias that has moved on is not this version's to lose
     client.set_registered_model_alias("encoder", "champion", other)
-    code, _, _, aliases = gate(tmp_path / "missing.json", *champion)
-    assert (code, aliases) == (2, held | {"champion": other})
+    assert gate(2, f"missing.json {champion}")[-1] == held | {"champion": other}
 
 
 @real
 def test_no_alias_moves_for_a_synthetic_model_or_on_bundled_photos(
-    passed: Report, mlflow: Typed, client: MlflowClient, register: Register, synthetic: Path, lookup_pass: Place,
-    tmp_path: Path, monkeypatch: Patch,
-) -> None:  # fmt: skip
+    mlflow: Typed, client: MlflowClient, register: Register, synthetic: Path, lookup_pass: Place, monkeypatch: Patch
+) -> None:
     version = register(synthetic)
-    report = write(check(synthetic, images=lookup_pass[1]), tmp_path / "r.json")
-    words = ["gate", "encoder", version, report, "--no-rerun", "--alias", "champion"]
+    report = write(check(synthetic, images=lookup_pass[1]))
+    found = verify(report, synthetic, rerun=False)
+    assert (found.verdict, found.exit_code) == ("PASS", 0)
     for unfit in ("of a synthetic model: planted", "on the bundled photos, not yours"):
-        code, said = mlflow(*words)
-        assert (code, f"gate is closed; the PASS is {unfit}" in said) == (1, True)
+        words = f"gate encoder {version} {report} --no-rerun --alias champion"
+        mlflow(1, words, f"gate is closed; the PASS is {unfit}")
         assert client.get_registered_model("encoder").aliases == {}
         assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"
-        found = verify(report, synthetic, rerun=False)
-        assert (found.verdict, found.exit_code) == ("PASS", 0)
-        bundled = but(found, unfit=ON_BUNDLED)
-        monkeypatch.setattr(mlflow_log, "verify", Mock(return_value=bundled))
+        monkeypatch.setattr(mlflow_log, "verify", Mock(return_value=but(found, unfit=ON_BUNDLED)))
 
 
 @real
-def test_the_command_gates_and_logs(
-    passed: Report, mlflow: Typed, register: Register, tmp_path: Path, lookup_pass: Place
-) -> None:
-    report = write(passed, tmp_path / "r.json")
-    gate = ["gate", "encoder", register(lookup_pass[0]), report]
+def test_the_command_gates_and_logs(passed: Report, mlflow: Typed, register: Register, lookup_pass: Place) -> None:
+    gate = f"gate encoder {register(lookup_pass[0])} {write(passed)}"
     for words, code, wanted in (
         (gate, 1, "gate is closed"),  # nothing vouches for the report
-        ([*gate, "--images", lookup_pass[1]], 0, "encoder version 1: gate is open"),
-        (["log", report], 0, "logged PASS to run "),
-        (["log", report, "--run-id", "0" * 32], 2, "not found"),
-        (["log", report, "--html", "missing.html"], 2, "missing.html"),
+        (f"{gate} --images {lookup_pass[1]}", 0, "encoder version 1: gate is open"),
+        ("log r.json", 0, "logged PASS to run "),
+        (f"log r.json --run-id {'0' * 32}", 2, "not found"),
+        ("log r.json --html missing.html", 2, "missing.html"),
     ):
-        found, said = mlflow(*words)
-        assert (found, wanted in said) == (code, True), said
+        mlflow(code, words, wanted)
 
 
 @real
+@pytest.mark.usefixtures("here")
 def test_a_server_that_is_down_is_the_environments_fault_and_no_error_shows_its_password(
-    passed: Report, tmp_path: Path, capsys: Capture, monkeypatch: Patch
+    passed: Report, ends: Run, monkeypatch: Patch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-0123")
-    words = ["mlflow", "log", str(write(passed, tmp_path / "r.json"))]
-    assert robustcheck(*words, "--tracking-uri", "http://user:pass-word@127.0.0.1:9") == 4
-    said = capsys.readouterr().err
-    assert ("http://***@127.0.0.1:9: MLflow's server" in said, "pass-word" in said) == (True, False)
+    line = f"mlflow log {write(passed)} --tracking-uri http://user:pass-word@127.0.0.1:9"
+    assert "pass-word" not in ends(4, line, "http://***@127.0.0.1:9: MLflow's server").stderr
     assert registry._safe("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
 
 
@@ -235,51 +222,47 @@ def server_named(store: str, monkeypatch: Patch) -> None:
 
 
 def test_a_server_must_be_named_and_its_package_installed(
-    passed: Report, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+    passed: Report, tmp_path: Path, monkeypatch: Patch, ends: Run
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    words = ["mlflow", "log", str(write(passed, tmp_path / "r.json"))]
-    assert robustcheck(*words) == 2
-    assert "tracking server is not named" in capsys.readouterr().err
+    line = f"mlflow log {write(passed)}"
+    ends(2, line, "tracking server is not named")
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    assert robustcheck(*words, "--tracking-uri", "http://127.0.0.1:9") == 4
-    assert extra("mlflow") in capsys.readouterr().err
+    ends(4, f"{line} --tracking-uri http://127.0.0.1:9", extra("mlflow"))
 
 
 @real
 @pytest.mark.usefixtures("server_named")
 def test_a_registered_model_is_checked(
-    register: Register, client: MlflowClient, lookup_pass: Place, tmp_path: Path, capsys: Capture
+    register: Register, client: MlflowClient, lookup_pass: Place, tmp_path: Path, ends: Run
 ) -> None:
     model, photos = map(str, lookup_pass)
     version = register(lookup_pass[0])
     client.set_registered_model_alias("encoder", "champion", version)
     trained = client.create_run("0").info.run_id
     client.log_artifact(trained, model, "m")
-    words = ["--images", photos, "-o", "json={model}.json", "-q"]
+    words = f"--images {photos} -o json={{model}}.json -q"
     for address, name, revision in (
         (f"models:/encoder/{version}", f"encoder-{version}", f"version {version}"),
         ("models:/encoder@champion", "encoder@champion", f"version {version}"),
         (f"runs:/{trained}/m", f"{trained}-m", f"run {trained}"),
     ):
-        assert robustcheck(address, *words) == 0
-        origin = read_json(tmp_path / f"{name}.json")["evidence"]["model"]["origin"]
+        ends(0, f"{address} {words}")
+        origin = read_json(f"{name}.json")["evidence"]["model"]["origin"]
         assert (origin["address"], origin["revision"]) == (address, revision)
     assert client.get_model_version("encoder", version).tags == {}  # nothing is written back
 
     # an error names the address, not the copy
-    (tmp_path / "registered" / "model.onnx").write_bytes(b"\x08\x07" * 9)
-    assert robustcheck(f"models:/encoder/{version}", *words) == 3
-    said = capsys.readouterr().err
-    assert f"models:/encoder/{version}" in said
-    assert str(tmp_path / "robustcheck-") not in said
+    Path("registered/model.onnx").write_bytes(b"\x08\x07" * 9)
+    done = ends(3, f"models:/encoder/{version} {words}", f"models:/encoder/{version}")
+    assert str(tmp_path / "robustcheck-") not in done.stderr
 
 
 @real
 @pytest.mark.usefixtures("server_named")
-def test_what_is_no_registered_model(register: Register, lookup_pass: Place, capsys: Capture) -> None:
+def test_what_is_no_registered_model(register: Register, lookup_pass: Place, ends: Run) -> None:
     register(lookup_pass[0])
     for model, said in {
         "models:/encoder/9": "not found",
@@ -288,32 +271,28 @@ def test_what_is_no_registered_model(register: Register, lookup_pass: Place, cap
         "runs:/nothing/m": "must be models:/NAME/VERSION",
         "models:/encoder@champion": "champion not found",
     }.items():
-        assert robustcheck(model, "--images", lookup_pass[1]) == 2
-        assert said in capsys.readouterr().err
+        ends(2, f"{model} --images {lookup_pass[1]}", said)
 
 
 @real
 @pytest.mark.usefixtures("server_named")
 def test_a_version_of_several_files(
-    passed: Report, mlflow: Typed, register: Register, lookup_pass: Place, tmp_path: Path,
-    monkeypatch: Patch,
-) -> None:  # fmt: skip
+    passed: Report, mlflow: Typed, register: Register, lookup_pass: Place, monkeypatch: Patch
+) -> None:
     model, photos = lookup_pass
-    shutil.copy(model, tmp_path / "other.onnx")
-    version = register(model, tmp_path / "other.onnx")
+    version = register(model, Path(shutil.copy(model, "other.onnx")))
     address = f"models:/encoder/{version}"
-    code, said = mlflow("gate", "encoder", version, write(passed, tmp_path / "r.json"))
-    assert (code, "model.onnx, other.onnx" in said) == (3, True)
+    mlflow(3, f"gate encoder {version} {write(passed)}", "model.onnx, other.onnx")
     raised(UsageError, r"number of encoders is 2 \(model\.onnx, other\.onnx\)", check, address, images=photos)
-    (tmp_path / "registered" / "other.onnx").rename(tmp_path / "registered" / "model_fp16.onnx")
+    Path("registered/other.onnx").rename("registered/model_fp16.onnx")
     assert check(address, images=photos).passed
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     raised(UsageError, "tracking server is not named", check, address, images=photos)
 
 
 def refuses(server: object, said: str) -> None:
-    with pytest.raises(EnvironmentFaultError, match=said):
-        registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
+    url = Url("models:/encoder/3", "models")
+    raised(EnvironmentFaultError, said, registry.resolve, server, url)
 
 
 @real
@@ -367,12 +346,9 @@ def test_what_a_store_raises_is_the_environments_fault() -> None:
 
 @real
 @pytest.mark.usefixtures("server_named")
-def test_a_hint_about_a_registered_file_can_be_typed(register: Register, tmp_path: Path) -> None:
-    text = tmp_path / "text.onnx"
+def test_a_hint_about_a_registered_file_can_be_typed(register: Register) -> None:
+    text = Path("text.onnx")
     text.write_text("no model")
-    version = register(text)
-    with pytest.raises(CannotAssessError, match=f"models:/encoder/{version}: model file is text") as caught:
-        check(f"models:/encoder/{version}", max_images=3)
-    assert caught.value.hint == (
-        f"mlflow artifacts download -u models:/encoder/{version} -d . && head -c 200 text.onnx"
-    )
+    address = f"models:/encoder/{register(text)}"
+    caught = raised(CannotAssessError, f"{address}: model file is text", check, address, max_images=3)
+    assert caught.hint == f"mlflow artifacts download -u {address} -d . && head -c 200 text.onnx"

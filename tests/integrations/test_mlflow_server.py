@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,9 @@ import pytest
 
 from robustcheck_onnx import Report
 from robustcheck_onnx.checker.report.record import to_json
-from support import Capture, Place, profile, robustcheck
+from support import Patch, Place, profile
+from support.bad_input import Run
+from support.children import wait_until
 
 pytestmark = [
     pytest.mark.long,
@@ -33,22 +34,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             cwd=folder, stdout=file, stderr=file, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )  # fmt: skip
     try:
-        end = time.monotonic() + profile.PATIENCE_S
-        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        yield found[1]
+        said = r"running on (http://127\.0\.0\.1:\d+)"
+        wait_until(lambda: re.search(said, log.read_text()) or process.poll() is not None)
+        yield re.findall(said, log.read_text())[0]
     finally:
         process.terminate()
         process.wait(profile.PATIENCE_S)
 
 
 def test_a_report_is_logged_and_gates_its_model_version(
-    server: str, lookup_pass: Place, passed: Report, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    server: str, lookup_pass: Place, passed: Report, tmp_path: Path, ends: Run, monkeypatch: Patch
 ) -> None:
     from mlflow import MlflowClient
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     client = MlflowClient(tracking_uri=server, registry_uri=server)
@@ -56,12 +55,9 @@ def test_a_report_is_logged_and_gates_its_model_version(
     client.log_artifact(trained.run_id, str(lookup_pass[0]), "model")
     client.create_registered_model("encoder")
     version = str(client.create_model_version("encoder", f"{trained.artifact_uri}/model", trained.run_id).version)
-    report = tmp_path / "r.json"
-    report.write_text(to_json(passed), encoding="utf-8")
-    assert robustcheck("mlflow", "log", report) == 0
-    logged = capsys.readouterr().out.split()[-1]
+    Path("r.json").write_text(to_json(passed), encoding="utf-8")
+    logged = ends(0, "mlflow log r.json").stdout.split()[-1]
     assert len(client.list_artifacts(logged, "robustcheck")) == 2
-    photos = ["--images", str(lookup_pass[1])]
-    assert robustcheck("mlflow", "gate", "encoder", version, report, "--alias", "champion", *photos) == 0
+    ends(0, f"mlflow gate encoder {version} r.json --alias champion --images {lookup_pass[1]}")
     assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "open"
     assert client.get_registered_model("encoder").aliases == {"champion": version}

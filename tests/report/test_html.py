@@ -26,7 +26,8 @@ from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, load
 from robustcheck_onnx.thresholds.tables import references
-from support import Capture, Fields, Place, but, reports, robustcheck
+from support import Fields, but, reports
+from support.bad_input import Run
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.profile import PATIENCE_S
@@ -310,13 +311,13 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
     assert "Both numbers are known for 12 checkpoints. For 47 other reference sets " in suite.remarks[0]
 
 
-def test_the_command_writes_a_page_with_or_without_photos(lookup_pass: Place, capsys: Capture) -> None:
-    for more, n, said in (
-        ([], 10, "everyone who gets the file can see them"),
-        (["--no-thumbnails"], 0, "It holds no photos"),
+@pytest.mark.usefixtures("here")
+def test_the_command_writes_a_page_with_or_without_photos(ends: Run) -> None:
+    for word, n, said in (
+        ("", 10, "everyone who gets the file can see them"),
+        ("--no-thumbnails", 0, "It holds no photos"),
     ):
-        assert robustcheck(lookup_pass[0], "--images", lookup_pass[1], "-qq", "-o", "html", *more) == 0
-        root = parse(capsys.readouterr().out)
+        root = parse(ends(0, f"pass.onnx --images photos -qq -o html {word}").stdout)
         assert len({e.attributes["alt"].removeprefix("Calibration photo ") for e in root.all("img")}) == n
         assert said in words(root)
 

@@ -14,25 +14,23 @@ from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.report.record import Outcome
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import printable
-from support import ROOT, Capture, Patch, Place, raised, read_json, robustcheck
+from support import ROOT, Patch, raised, read_json
+from support.bad_input import Run
 from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, WARNING, failed, gated
 from support.profile import PATIENCE_S
 from support.reports import warning
 
 EXAMPLES = ROOT / "docs" / "examples" / "templates"
-Run = Callable[..., int]
 Written = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("capsys")
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: Patch) -> Written:
+def written(here: Path) -> Written:
     """Writes a template into the test's folder, the current one."""
-    monkeypatch.chdir(tmp_path)
 
     def write_(source: str, name: str = "t.txt.j2") -> Path:
-        (tmp_path / name).write_text(source, encoding="utf-8")
-        return tmp_path / name
+        (here / name).write_text(source, encoding="utf-8")
+        return here / name
 
     return write_
 
@@ -92,10 +90,10 @@ def test_names_are_escaped_by_the_name_of_the_template(written: Written) -> None
         assert text_of(file, gated(warning(), file=model)) == expected + "\n"
 
 
-def test_faults_with_their_line(written: Written, tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
+def test_faults_with_their_line(written: Written, here: Path) -> None:
+    (here / "own").mkdir()
     written("secret", "secret.txt")
-    (tmp_path / "own" / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (here / "own" / "link.txt").symlink_to(here / "secret.txt")
     for source, said in (
         ("a\n{{ report.verdct }}", "line 2 of the template: 'dict object' has no attribute 'verdct'"),
         ("a\n\n{% for %}", "line 3 of the template: "),
@@ -114,7 +112,7 @@ def test_faults_with_their_line(written: Written, tmp_path: Path) -> None:
         message = fault_of(written(source, "own/t.j2"))
         assert said in message
         assert "secret" not in message.replace("../secret.txt", "")
-    (tmp_path / "latin.j2").write_bytes(b"\xff")
+    (here / "latin.j2").write_bytes(b"\xff")
     for name, said in {
         "none.j2": "it is missing or no file",
         "..j2": "it is missing or no file",
@@ -122,7 +120,7 @@ def test_faults_with_their_line(written: Written, tmp_path: Path) -> None:
         ".j2": "its name must end in .j2",
         "latin.j2": "it is not UTF-8",
     }.items():
-        assert said in fault_of(tmp_path / name), name
+        assert said in fault_of(here / name), name
 
 
 def test_a_text_in_a_file_shows_whose_it_is(written: Written) -> None:
@@ -150,57 +148,49 @@ def test_the_child_process_bounds_time_and_memory(written: Written, monkeypatch:
 
 
 @pytest.fixture
-def run(written: Written, lookup_pass: Place) -> Run:
-    """Checks m.onnx on photos/ in the current folder, with these words."""
-    for name, link in zip(("m.onnx", "photos"), lookup_pass, strict=True):
-        Path(name).symlink_to(link)
+def checks(written: Written, ends: Run) -> Run:
+    """Checks pass.onnx on photos/ with these words, where a template t.j2 is."""
     written("{{ mark }} {{ report.verdict.verdict }}", "t.j2")
-    return lambda *words: robustcheck("check", "m.onnx", "--images", "photos", "-qq", *words)
+    return lambda code, words, *said: ends(code, f"check pass.onnx --images photos -qq {words}", *said)
 
 
-def test_the_exit_code_is_the_verdicts_whatever_a_template_says(run: Run, written: Written, capsys: Capture) -> None:
+def test_the_exit_code_is_the_verdicts_whatever_a_template_says(checks: Run, written: Written) -> None:
     written("{{ mark }} PASS", "always.j2")
-    assert run("-o", "template=always.j2=out.txt", "--max-images", "40") == 1
-    assert run("-o", "template=t.j2", "--max-images", "40") == 1
-    assert capsys.readouterr().out == f"{template.mark()} WARN\n"
-    shutil.copy("m.onnx", "n.onnx")
-    assert run("n.onnx", "-o", "template=t.j2={model}.txt") == 0
-    assert Path("m.txt").read_text() == Path("n.txt").read_text() == f"{template.mark()} PASS\n"
+    checks(1, "-o template=always.j2=out.txt --max-images 40")
+    assert checks(1, "-o template=t.j2 --max-images 40").stdout == f"{template.mark()} WARN\n"
+    shutil.copy("pass.onnx", "n.onnx")
+    checks(0, "n.onnx -o template=t.j2={model}.txt")
+    assert [Path(f"{name}.txt").read_text() for name in ("pass", "n")] == [f"{template.mark()} PASS\n"] * 2
 
 
-def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(run: Run, written: Written, capsys: Capture) -> None:
+def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(checks: Run, written: Written) -> None:
     written("{{ mark }}\n{{ report.nothing }}", "broken.j2")
     mine = written("a file of somebody else\n", "mine.txt")
-    assert run("-o", "json=r.json", "-o", "template=t.j2=out.txt") == 0
-    assert run("-o", "json=r.json", "-o", "template=broken.j2=out.txt") == 4
-    assert "broken.j2: line 2 of the template: 'dict object' has no attribute 'nothing'" in capsys.readouterr().err
+    checks(0, "-o json=r.json -o template=t.j2=out.txt")
+    said = "broken.j2: line 2 of the template: 'dict object' has no attribute 'nothing'"
+    checks(4, "-o json=r.json -o template=broken.j2=out.txt", said)
     assert read_json("r.json")["verdict"]["verdict"] == "PASS"
-    assert Path("out.txt").read_text().startswith("robustcheck: no verdict (exit code 4)\n")
-    Path("m.onnx").unlink()
-    written("no model", "m.onnx")
-    assert run("-o", "template=t.j2=new.txt", "-o", "template=t.j2=mine.txt") == 3
-    assert Path("new.txt").read_text().startswith("robustcheck: no verdict (exit code 3)\nerror: m.onnx")
+    written("no model", "pass.onnx")
+    checks(3, "-o template=t.j2=new.txt -o template=t.j2=mine.txt")
+    for name, start in (("out", "4)\n"), ("new", "3)\nerror: pass.onnx")):
+        assert Path(f"{name}.txt").read_text().startswith(f"robustcheck: no verdict (exit code {start}")
     assert mine.read_text() == "a file of somebody else\n"
 
 
-def test_how_it_is_named(run: Run, capsys: Capture) -> None:
+def test_how_it_is_named(checks: Run, written: Written, ends: Run) -> None:
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     for output, said in {
         "template": "it needs the template's file",
-        "template=m.onnx": "its name must end in .j2",
+        "template=pass.onnx": "its name must end in .j2",
         "template=t.j2=": "a path must follow the equals sign",
         "template=t.j2=t.j2": "is a file that this run reads",
         "template=https://example.org/t.j2": "a template must be a file on this machine",
-        "json=t.j2": "is a file that this run reads",
+        "json=t.j2 -o template=t.j2": "is a file that this run reads",
     }.items():
-        assert run("-o", output, *["-o", "template=t.j2"][: 2 * output.startswith("json")]) == 2, output
-        assert said in capsys.readouterr().err
+        checks(2, f"-o {output}", said)
         assert {path: path.read_bytes() for path in before} == before, output
-    assert robustcheck("scan", "m.onnx", "--images", "photos", "-o", "template=t.j2") == 2
-    assert "--output is 'template'; it must be one of" in capsys.readouterr().err
+    ends(2, "scan pass.onnx --images photos -o template=t.j2", "--output is 'template'; it must be one of")
     # only the command line names one
-    settings = Path("robustcheck.toml")
-    settings.write_text('output = ["template=t.j2=out.txt"]\n')
-    assert run("-o", "template=t.j2=out.txt") == 0
-    assert run() == 2
-    assert "so only the command line may name one" in capsys.readouterr().err
+    written('output = ["template=t.j2=out.txt"]\n', "robustcheck.toml")
+    checks(0, "-o template=t.j2=out.txt")
+    checks(2, "", "so only the command line may name one")

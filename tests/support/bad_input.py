@@ -44,7 +44,8 @@ class Row(NamedTuple):
 
 def environment(**more: str) -> dict[str, str]:
     """The caller's, without what would change messages, and without a network for the model hubs."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "PYTHONUNBUFFERED")}
+    others = ("COLUMNS", "PYTHONUNBUFFERED", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
+    kept = {name: value for name, value in os.environ.items() if name not in others}
     return kept | {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"} | more
 
 

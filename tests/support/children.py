@@ -2,9 +2,13 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from .profile import PATIENCE_S
+
+Found = TypeVar("Found")
 
 
 def children(pid: int) -> list[int]:
@@ -18,21 +22,23 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
+def wait_until(happens: Callable[[], Found]) -> Found:
+    """What the function gives, once that is true: it is asked again and again."""
+    end = time.monotonic() + PATIENCE_S
+    while not (found := happens()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
 def first_children(pid: int) -> list[int]:
     """`children`, once there are some."""
-    end = time.monotonic() + PATIENCE_S
-    while not (found := children(pid)) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert found
-    return found
+    return wait_until(lambda: children(pid))
 
 
 def all_end(pids: list[int]) -> bool:
     """Whether all these processes end; one that nobody has waited for yet has ended."""
-    end = time.monotonic() + PATIENCE_S
-    while any(map(_runs, pids)) and time.monotonic() < end:
-        time.sleep(0.01)
-    return not any(map(_runs, pids))
+    return wait_until(lambda: not any(map(_runs, pids)))
 
 
 def _runs(pid: int) -> bool:

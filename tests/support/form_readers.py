@@ -10,7 +10,7 @@ from support.outcomes import text_of
 
 
 def junit(*outcomes: Outcome) -> ElementTree.Element:
-    """Counts are those of the cases, which have a name each (test_junit.py holds the rest)."""
+    """Counts are those of the cases, which have a name each (test_pipelines.py holds the rest)."""
     root = ElementTree.fromstring(text_of("junit", *outcomes))
     assert root.tag == "testsuites"
     for element in root.iter():

