@@ -141,7 +141,7 @@ def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
 def _edited(tmp_path: Path, **changes: object) -> Path:
     raw = read_json(profile.DEFAULT) | changes
     path = tmp_path / "p.json"
-    path.write_text(json.dumps(raw), encoding="utf-8")
+    path.write_text(json.dumps(raw))
     return path
 
 

@@ -99,7 +99,7 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
         "digest": "sha256:79e8836858890ec20f0ba883f7e0274b2b0357c1cbdc56d904cd3f613d79c80e",
     }
     edited = tmp_path / "edited.json"
-    edited.write_text(json.dumps(raw), encoding="utf-8")
+    edited.write_text(json.dumps(raw))
     model, photos = lookup_pass
     report = check(model, images=photos, thresholds=edited)
     assert (report.verdict.profile_id, report.verdict.profile_digest) == ("mine-1", raw["digest"])

@@ -167,7 +167,7 @@ def whole(place: Path, monkeypatch: Patch) -> Whole:
     """Whether `verify` refuses a forged report, or says that it does not hold; for None it makes the second run."""
 
     def sees(document: Document, second: Report | None) -> bool:
-        (place / "forged.json").write_text(json.dumps(document), encoding="utf-8")
+        (place / "forged.json").write_text(json.dumps(document))
         with monkeypatch.context() as changed:
             if second is not None:
                 changed.setattr(checks, "measure_again", lambda *_, **__: second)
@@ -182,7 +182,7 @@ def whole(place: Path, monkeypatch: Patch) -> Whole:
 
 def sees_in_parts(place: Path, second: Report, document: Document, *, elsewhere: bool = False) -> bool:
     """As `whole`, but by the parts of `verify` that neither model nor images are opened for."""
-    (place / "forged.json").write_text(json.dumps(document), encoding="utf-8")
+    (place / "forged.json").write_text(json.dumps(document))
     try:
         ((report, raw),) = read(place / "forged.json")
     except RobustcheckError as fault:
@@ -278,7 +278,7 @@ def test_a_report_never_loosens_the_tolerance_and_the_one_who_verifies_can(
         assert sees_in_parts(place, second, forged(document, change), elsewhere=elsewhere) == seen, change
     monkeypatch.setattr(checks, "measure_again", lambda *_, **__: second)
     files = (place / "forged.json", place / "model.onnx")
-    files[0].write_text(json.dumps(forged(document, claims_another_machine)), encoding="utf-8")
+    files[0].write_text(json.dumps(forged(document, claims_another_machine)))
     (finding,) = (each for each in verify(*files, images=place / "photos").findings if each.check == "rerun")
     assert "; --elsewhere accepts that, if you know that the report was made on another machine" in finding.seen
     assert robustcheck("verify", *files, "--images", place / "photos", "--elsewhere", "-qq") == 0

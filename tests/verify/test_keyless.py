@@ -49,7 +49,7 @@ def away(tmp_path: Path, monkeypatch: Patch) -> None:
 @pytest.fixture
 def place(place: Path, instance: Instance) -> Path:
     """A model, its photos and report, keys, and the trust config of the instance."""
-    (place / "trust.json").write_text(json.dumps(instance.trust_config()), encoding="utf-8")
+    (place / "trust.json").write_text(json.dumps(instance.trust_config()))
     instance.requests.clear()
     instance.log_status, instance.late_s = 201, 0
     return place
@@ -154,7 +154,7 @@ def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsy
     assert verify(place, *NAMED, "--offline", "-o", "json", trust=False) == 3
     assert "certificate chain" in signature_seen(capsys.readouterr().out)
     other = Instance()
-    (place / "trust.json").write_text(json.dumps(other.trust_config()), encoding="utf-8")
+    (place / "trust.json").write_text(json.dumps(other.trust_config()))
     assert verify(place, *NAMED, "-qq") == 3
 
 
@@ -179,7 +179,7 @@ def test_a_broken_bundle(place: Path, bundle: Fields, capsys: Capture) -> None:
         ("verificationMaterial tlogEntries", [entry | {"inclusionProof": None}]),
         ("verificationMaterial tlogEntries", [changed(entry, "inclusionProof checkpoint envelope", "x")]),
     ):
-        file.write_text(json.dumps(changed(bundle, at, value)), encoding="utf-8")
+        file.write_text(json.dumps(changed(bundle, at, value)))
         assert verify(place, *NAMED, "-qq") == 3, at
     assert capsys.readouterr() == ("", "")
 
@@ -223,7 +223,7 @@ def test_an_instance_that_gives_no_signature(
     ):
         instance.log_status, instance.late_s = status, late_s
         if not status:
-            (place / "trust.json").write_text(json.dumps(other.trust_config()), encoding="utf-8")
+            (place / "trust.json").write_text(json.dumps(other.trust_config()))
         monkeypatch.setenv(keyless.TOKEN, token)
         assert sign(place, "--debug") == 4
         out = "".join(capsys.readouterr())

@@ -3,7 +3,6 @@
 import base64
 import json
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import HOME
 from support import Capture, Fields, Patch, extra, read_json, robustcheck
-from support.bad_input import run
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -26,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process'
 def here(signed: Path, warned: tuple[Path, Report], monkeypatch: Patch) -> Path:
     """The current folder: `signed`, with warn.onnx and text.onnx, which is not a model."""
     shutil.copy(warned[0], signed / "warn.onnx")
-    (signed / "text.onnx").write_text("no model", encoding="utf-8")
+    (signed / "text.onnx").write_text("no model")
     monkeypatch.chdir(signed)
     return signed
 
@@ -173,25 +171,6 @@ def test_options_that_are_refused_leave_no_signature_either_unless_the_report_is
     assert (here / "report.sigstore.json").read_text(encoding="utf-8") == signature
 
 
-@pytest.mark.process
-def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
-    """In the middle of an import, before a model is read."""
-    assert read_json("report.sigstore.json")
-    script = (
-        "import os, signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from robustcheck_onnx.checker import __main__\n"
-        "strike = lambda event, words: event == 'import' and words[0].endswith('report.record') and "
-        "os.kill(os.getpid(), signal.SIGINT)\n"
-        "sys.addaudithook(strike)\n"
-        "sys.argv[1:] = 'model.onnx --images photos -o json=report.json --sign key.pem'.split()\n"
-        "sys.exit(__main__.main())\n"
-    )
-    done = run([sys.executable, "-Pc", script])
-    assert done.returncode == 128 + signal.SIGINT, done.stderr
-    assert is_unsigned_error(130)
-
-
 @pytest.mark.parametrize("sign", ["key.pem", ""])
 def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, sign: str, monkeypatch: Patch) -> None:
     """All earlier signatures go before the first of their reports is marked: nothing can be tidied after SIGKILL."""
@@ -245,7 +224,7 @@ def test_an_earlier_signature_that_cannot_be_removed_ends_the_run(
 def test_as_a_setting_in_a_file(here: Path, monkeypatch: Patch) -> None:
     """Its path counts from the file's folder."""
     (here / "sub").mkdir()
-    (here / "robustcheck.toml").write_text('sign = "key.pem"\noutput = ["json=report.json"]\n', encoding="utf-8")
+    (here / "robustcheck.toml").write_text('sign = "key.pem"\noutput = ["json=report.json"]\n')
     with monkeypatch.context() as there:
         there.chdir("sub")
         assert check("../model.onnx", "-qq", sign="", images="../photos") == 0

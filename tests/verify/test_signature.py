@@ -44,7 +44,7 @@ def verify(place: Path, *more: object, key: str = "key.pub") -> int:
 
 def put(place: Path, bundle: Fields) -> Path:
     file = place / "report.sigstore.json"
-    file.write_text(json.dumps(bundle), encoding="utf-8")
+    file.write_text(json.dumps(bundle))
     return file
 
 

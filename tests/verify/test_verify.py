@@ -42,7 +42,7 @@ def forge(place: Path, change: Change) -> None:
     document = read_json(place / "report.json")
     change(document)
     document["binding"]["result_digest"] = canonical_digest(document)
-    (place / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    (place / "report.json").write_text(json.dumps(document))
 
 
 def flip(path: Path, place: int = -1) -> None:
@@ -302,7 +302,7 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
         document = changed(whole, at, value)
         if value is not None:
             document["binding"]["result_digest"] = canonical_digest(document)
-        (place / "report.json").write_text(json.dumps(document), encoding="utf-8")
+        (place / "report.json").write_text(json.dumps(document))
         raised(UsageError, said, read, place / "report.json")
 
 
