@@ -1,8 +1,10 @@
 """What `robustcheck directions` must find, by plain NumPy: every pruned head from one SVD of W."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
@@ -21,12 +23,11 @@ def truth(weight: Array, bias: Array, h: Array, *, centred: bool = False, seed: 
         u, s, vt = u[:, :-1], s[:-1], vt[:-1]  # the last one is the mean, taken away
     cos = np.abs(x @ vt.T) / np.linalg.norm(x, axis=1)[:, None]
     p = s / s.sum() * cos.mean(0)
-    q = p[p > 0] / p.sum()
+    q = np.sort(p / p.sum())[::-1]
     full = x @ w.T + bias
     first = full.argmax(1)
-    ordered = np.sort(full, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2]
-    confident = np.argsort(-margin, kind="stable")[: (len(x) + 1) // 2]
+    second, best = np.sort(full, axis=1)[:, -2:].T
+    confident = np.argsort(second - best, kind="stable")[: (len(x) + 1) // 2]
 
     def predicted(kept: Array) -> Array:
         return np.asarray((x @ vt[kept].T @ (u[:, kept] * s[kept]).T + bias).argmax(1))
@@ -37,29 +38,26 @@ def truth(weight: Array, bias: Array, h: Array, *, centred: bool = False, seed: 
         "random": np.random.default_rng(seed).permutation(len(s)),
     }
     same = {}
-    for name, order in orders.items():
-        for percent in PERCENT:
-            agree = predicted(order[: int(np.ceil(percent * len(s) / 100))]) == first
-            same[name, percent] = (agree.sum(), agree[confident].sum())
+    for (name, order), percent in product(orders.items(), PERCENT):
+        agree = predicted(order[: int(np.ceil(percent * len(s) / 100))]) == first
+        same[name, percent] = (agree.sum(), agree[confident].sum())
     return {
-        "sigma": s, "importance": p, "v": vt, "order": orders["importance"], "same": same,
-        "cosines": cos.mean(0), "se": s / s.sum() * cos.std(0, ddof=1) / len(x) ** 0.5,
-        "participation": p.sum() ** 2 / (p**2).sum(), "rank": np.exp(-(q * np.log(q)).sum()),
-        "top": [np.sort(p)[::-1][:k].sum() / p.sum() for k in (1, 3, 10)],
+        "sigma": s, "importance": p, "v": np.abs(vt), "order": orders["importance"], "same": same,
+        "cosines": cos.mean(0), "half": 1.959963984540054 * s / s.sum() * cos.std(0, ddof=1) / len(x) ** 0.5,
+        "sums": [1 / (q**2).sum(), np.exp(scipy.stats.entropy(q)), *(q[:k].sum() for k in (1, 3, 10))],
         "predicted": predicted, "first": first,
     }  # fmt: skip
 
 
 def changed(weight: Array, bias: Array, h: Array, features: list[int], value: Array | float) -> tuple[int, float]:
     """Predictions that change when features are set to a value, and the share of the margin that goes."""
-    x = np.asarray(h, np.float64)
-    other = x.copy()
+    other = h.astype(np.float64)
     other[:, features] = value
-    before, after = x @ np.asarray(weight, np.float64).T + bias, other @ np.asarray(weight, np.float64).T + bias
-    best = np.argsort(-before, axis=1, kind="stable")[:, :2]
-    rows = np.arange(len(x))
-    margin = [scores[rows, best[:, 0]] - scores[rows, best[:, 1]] for scores in (before, after)]
-    return int((before.argmax(1) != after.argmax(1)).sum()), float((margin[0] - margin[1]).sum() / margin[0].sum())
+    scores = [x.astype(np.float64) @ np.asarray(weight, np.float64).T + bias for x in (h, other)]
+    best = np.argsort(-scores[0], axis=1, kind="stable")[:, :2]
+    before, after = (np.take_along_axis(each, best, axis=1) @ (1, -1) for each in scores)
+    n_changed = (scores[0].argmax(1) != scores[1].argmax(1)).sum()
+    return int(n_changed), float((before - after).sum() / before.sum())
 
 
 def assert_is_truth(analysis: Any, expected: Fields, n_images: int, rtol: float = 1e-6, of_largest: float = 0) -> None:
@@ -68,26 +66,21 @@ def assert_is_truth(analysis: Any, expected: Fields, n_images: int, rtol: float 
     of_largest: difference of importances, over the largest one, that is allowed as well: directions of nearly equal
         singular values turn into each other by the last digits of W, which is read in float32.
     """
-    scale = expected["sigma"][0]
-    assert_allclose(analysis.singular_values, expected["sigma"], rtol=rtol, atol=1e-12 * scale)
+    sums = (analysis.participation_ratio, analysis.effective_rank, *(top.share for top in analysis.top))
     allowed = max(of_largest * max(expected["importance"]), 1e-12)
-    assert_allclose(analysis.importances, expected["importance"], rtol=rtol, atol=allowed)
-    assert_allclose(analysis.participation_ratio.estimate, expected["participation"], rtol=rtol)
-    assert_allclose(analysis.effective_rank.estimate, expected["rank"], rtol=rtol)
-    assert_allclose([top.share.estimate for top in analysis.top], expected["top"], rtol=rtol)
+    for found, wanted, atol in (
+        (analysis.singular_values, expected["sigma"], 1e-12 * expected["sigma"][0]),
+        (analysis.importances, expected["importance"], allowed),
+        ([each.estimate for each in sums], expected["sums"], 0),
+    ):
+        assert_allclose(found, wanted, rtol=rtol, atol=atol)
     assert [each.index for each in analysis.leading] == list(expected["order"][:10])
     for each in analysis.leading:
-        v = np.abs(expected["v"][each.index])
+        v, half, middle = expected["v"][each.index], expected["half"][each.index], each.importance.estimate
         assert each.largest_feature == v.argmax()
         assert_allclose(each.largest_component, v.max(), rtol=rtol)
         assert_allclose(each.cosine, expected["cosines"][each.index], rtol=rtol, atol=of_largest)
-        half = 1.959963984540054 * expected["se"][each.index]
-        low = max(each.importance.estimate - half, 0)
-        assert_allclose([each.importance.low, each.importance.high], [low, each.importance.estimate + half], rtol=1e-4)
-    found = {
-        (curve.order, point.percent): (point.same.n_correct, point.same_confident.n_correct)
-        for curve in analysis.curves
-        for point in curve.points
-    }
-    assert found == expected["same"]
-    assert {point.same.n for curve in analysis.curves for point in curve.points} == {n_images}
+        assert_allclose([each.importance.low, each.importance.high], [max(middle - half, 0), middle + half], rtol=1e-4)
+    points = {(curve.order, point.percent): point for curve in analysis.curves for point in curve.points}
+    assert {at: (p.same.n_correct, p.same_confident.n_correct) for at, p in points.items()} == expected["same"]
+    assert {point.same.n for point in points.values()} == {n_images}
