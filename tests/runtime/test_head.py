@@ -24,11 +24,7 @@ W = onnx_models.weight(CLASSES, FEATURES)
 B = np.linspace(-3, 3, CLASSES).astype(np.float32)
 
 
-@pytest.fixture
-def images() -> Any:
-    return normal(16, 3, 8, 8, seed=3).astype(np.float32)
-
-
+IMAGES = normal(16, 3, 8, 8, seed=3).astype(np.float32)
 LINEAR = "linear = Gemm(features, w, b, transB=1)"
 LAYERS = [
     ("logits = Gemm(features, w, b, transB=1)", {"w": W}),
@@ -50,53 +46,59 @@ LAYERS = [
 ]
 
 
-def written(path: Path, text: str, weights: Fields, classes: int = CLASSES) -> ModelFile:
-    model = support_written(text, ("logits", TensorProto.FLOAT, ("batch", classes)), **{"b": B, **weights})
-    return open_model(save(model, path))
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    """Opens a model with these nodes behind its features."""
+
+    def open_(text: str, weights: Fields, classes: int = CLASSES) -> ModelFile:
+        model = support_written(text, ("logits", TensorProto.FLOAT, ("batch", classes)), **{"b": B, **weights})
+        return open_model(save(model, tmp_path / "m.onnx"))
+
+    return open_
 
 
 def assert_near(head: LinearHead, weight: Any = W) -> None:
     assert_allclose(head.weight, weight, rtol=1e-5, atol=1e-6)
 
 
-def apart(model: ModelFile, images: Any, head: LinearHead | None = None) -> float:
+def apart(model: ModelFile, head: LinearHead | None = None) -> float:
     """How far the scores of `head`, or of the model's own, lie from the model's."""
-    output = Runner(model, "cpu").run(images.transpose(0, 2, 3, 1))
+    output = Runner(model, "cpu").run(IMAGES.transpose(0, 2, 3, 1))
     assert output.class_output is not None
     return score_difference(head or read_head(model), output.representation, output.class_output)
 
 
-def test_weights_are_those_that_were_written(tmp_path: Path, images: Any) -> None:
+def test_weights_are_those_that_were_written(written: Any) -> None:
     for layer in LAYERS:
-        model = written(tmp_path / "model.onnx", *layer)
+        model = written(*layer)
         head = read_head(model)
         assert_near(head)
         assert_allclose(head.bias, B, rtol=1e-6)
-        assert apart(model, images, head) < 1e-5
-        assert apart(model, images, replace(head, weight=-head.weight, bias=-head.bias)) > 0.1
+        assert apart(model, head) < 1e-5
+        assert apart(model, replace(head, weight=-head.weight, bias=-head.bias)) > 0.1
 
 
-def test_weights_in_half_precision_in_a_large_matrix_and_outside_the_file(tmp_path: Path) -> None:
+def test_weights_in_half_precision_in_a_large_matrix_and_outside_the_file(tmp_path: Path, written: Any) -> None:
     half = "half = Cast(features, to=FLOAT16); product = MatMul(half, w); logits = Cast(product, to=FLOAT)"
-    head = read_head(written(tmp_path / "half.onnx", half, {"w": W.T.astype(np.float16)}))
+    head = read_head(written(half, {"w": W.T.astype(np.float16)}))
     assert_array_equal(head.weight, W.astype(np.float16))
     assert not head.bias.any()
     wide = normal(3000, FEATURES, seed=1).astype(np.float32)  # more than is parsed at once
-    written(tmp_path / "in.onnx", "logits = MatMul(features, w)", {"w": wide.T.copy()}, classes=3000)
-    outside = save(onnx.load(tmp_path / "in.onnx"), tmp_path / "outside.onnx", external=True)
+    inside = written("logits = MatMul(features, w)", {"w": wide.T.copy()}, classes=3000)
+    outside = save(onnx.load(inside.path), tmp_path / "outside.onnx", external=True)
     assert_near(read_head(open_model(outside)), wide)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "QDQ", "QOperator"])
-def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, images: Any, kind: str) -> None:
+def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, written: Any, kind: str) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization", reason="needs onnxruntime.quantization")
-    source, path = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    path = tmp_path / "int8.onnx"
     for layer in LAYERS[:3]:
-        written(source, *layer)
+        source = written(*layer).path
         if kind == "dynamic":
             quantization.quantize_dynamic(source, path, op_types_to_quantize=["Gemm", "MatMul"])
         else:
-            reader = Mock(get_next=Mock(side_effect=[*({"image": image[None]} for image in images), None]))
+            reader = Mock(get_next=Mock(side_effect=[*({"image": image[None]} for image in IMAGES), None]))
             options = {"quant_format": quantization.QuantFormat[kind], "per_channel": layer is LAYERS[2]}
             quantization.quantize_static(source, path, reader, **options)
         model = open_model(path)
@@ -104,7 +106,7 @@ def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, images: Any
         step = np.abs(W).max() * 2 / 255  # of 8 bits over the range of a matrix
         assert_allclose(head.weight, W, atol=step)
         assert_allclose(head.bias, B, atol=0.02)
-        assert apart(model, images, head) < 0.05
+        assert apart(model, head) < 0.05
 
 
 def test_a_fixed_batch(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
     assert_near(read_head(open_model(save(model, tmp_path / "fixed.onnx"))))
 
 
-def test_scores_that_are_no_linear_function_are_not_reproduced(tmp_path: Path, images: Any) -> None:
+def test_scores_that_are_no_linear_function_are_not_reproduced(written: Any) -> None:
     """A bias that dwarfs all scores is not an excuse. The operator has an activation, and a class is shut out."""
     leaky = "activation='LeakyRelu', activation_alpha=0.1"
     shut_out = np.where(np.arange(CLASSES) == 4, np.float32(-1e9), B)
@@ -121,17 +123,17 @@ def test_scores_that_are_no_linear_function_are_not_reproduced(tmp_path: Path, i
         (f"{LINEAR}; logits = Relu(linear)", B),
         (f"logits = com.microsoft:FusedGemm(features, w, b, transB=1, {leaky})", shut_out),
     ):
-        assert apart(written(tmp_path / "relu.onnx", text, {"w": W, "b": bias}), images) > 0.01
+        assert apart(written(text, {"w": W, "b": bias})) > 0.01
 
 
-def test_a_class_that_a_bias_shuts_out_hides_nothing(tmp_path: Path, images: Any) -> None:
+def test_a_class_that_a_bias_shuts_out_hides_nothing(written: Any) -> None:
     """Its own weights are read, too, and those of the other classes must be right."""
     for shut_out in (-1e5, -1e20):
         bias = np.where(np.arange(CLASSES) == 4, np.float32(shut_out), B)
-        model = written(tmp_path / "shut.onnx", LAYERS[0][0], {"w": W, "b": bias})
+        model = written(LAYERS[0][0], {"w": W, "b": bias})
         head = read_head(model)
-        assert apart(model, images, head) < 1e-5
-        assert apart(model, images, replace(head, weight=head.weight[::-1])) > 0.1
+        assert apart(model, head) < 1e-5
+        assert apart(model, replace(head, weight=head.weight[::-1])) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -143,11 +145,11 @@ def test_a_class_that_a_bias_shuts_out_hides_nothing(tmp_path: Path, images: Any
         "n = ReduceL2(linear, [1], keepdims=1); y = Div(linear, n); x = Mul(y, 30000.0)": False,
     }.items(),
 )  # fmt: skip
-def test_saturated_probabilities_excuse_nothing(tmp_path: Path, images: Any, between: str, same: bool) -> None:
+def test_saturated_probabilities_excuse_nothing(written: Any, between: str, same: bool) -> None:
     """All probabilities are 0 or 1: only the largest score can be told."""
     weights = {"w": 3e4 * W}
-    model = written(tmp_path / "saturated.onnx", f"{LINEAR}; {between}; logits = Softmax(x, axis=-1)", weights)
-    assert (apart(model, images) < 1e-4) == same
+    model = written(f"{LINEAR}; {between}; logits = Softmax(x, axis=-1)", weights)
+    assert (apart(model) < 1e-4) == same
 
 
 def test_an_image_without_a_representation_is_compared_with_the_others() -> None:
@@ -157,7 +159,7 @@ def test_an_image_without_a_representation_is_compared_with_the_others() -> None
     assert score_difference(head, h, head.scores(h) + 1e-6) == pytest.approx(1e-6 / np.sqrt(((h @ W.T) ** 2).mean()))
 
 
-def test_what_is_no_head(tmp_path: Path) -> None:
+def test_what_is_no_head(tmp_path: Path, written: Any) -> None:
     broken = np.where(np.eye(CLASSES, FEATURES, 4) > 0, np.float32(np.nan), W)
     one = {"w": W[:1], "b": B[:1]}
     for text, weights, said in (
@@ -170,7 +172,7 @@ def test_what_is_no_head(tmp_path: Path) -> None:
             "is given by several layers",
         ),
     ):
-        raised(CannotAssessError, said, read_head, written(tmp_path / "m.onnx", text, weights, len(weights["w"])))
+        raised(CannotAssessError, said, read_head, written(text, weights, len(weights["w"])))
     raised(CannotAssessError, "head is missing", read_head, open_model(save(encoder(), tmp_path / "encoder.onnx")))
 
 
