@@ -260,12 +260,15 @@ class ReferenceLine(NamedTuple):
     """sets between the line before and this one that are not listed"""
 
 
-def reference_lines(references: Sequence[ReferenceRow], strength: float) -> tuple[ReferenceLine, ...]:
+def reference_lines(
+    references: Sequence[ReferenceRow], strength: float, everything: bool = False
+) -> tuple[ReferenceLine, ...]:
     """Rank the model among the reference sets by strength. The list has its neighbours and both ends.
 
     Args:
         references: in any order.
         strength: the model's.
+        everything: all sets instead.
 
     Returns:
         The strongest first, ranks counted with the model among the sets; after sets of the same strength.
@@ -276,7 +279,7 @@ def reference_lines(references: Sequence[ReferenceRow], strength: float) -> tupl
     last = len(ordered) - 1
     first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
     window = range(first, first + NEIGHBOURS + 1)
-    listed = [i for i in range(len(ordered)) if i in window or i in (0, last)]
+    listed = [i for i in range(len(ordered)) if everything or i in window or i in (0, last)]
     return tuple(
         ReferenceLine(i + 1, ordered[i], i - before - 1) for before, i in zip((-1, *listed), listed, strict=False)
     )

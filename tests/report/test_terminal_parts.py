@@ -112,12 +112,12 @@ def test_bars_are_proportional() -> None:
 
 def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
     table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
-    for strength, shown in (
-        (5.5, [(1, 10, 0), (4, 7, 2), (5, 6, 0), (6, None, 0), (7, 5, 0), (8, 4, 0), (11, 1, 2)]),
-        (0.0, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
-        (11.0, [(1, None, 0), (2, 10, 0), (3, 9, 0), (4, 8, 0), (5, 7, 0), (11, 1, 5)]),
+    for strength, everything, shown in (
+        (5.5, False, [(1, 10, 0), (4, 7, 2), (5, 6, 0), (6, None, 0), (7, 5, 0), (8, 4, 0), (11, 1, 2)]),
+        (0.0, False, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
+        (11.0, True, [(1, None, 0), *((rank, 12 - rank, 0) for rank in range(2, 12))]),
     ):
-        lines = words.reference_lines(table, strength)
+        lines = words.reference_lines(table, strength, everything=everything)
         assert [(p.rank, p.reference and p.reference.strength, p.left_out) for p in lines] == shown
     for few in ([], table[1:2]):
         lines = words.reference_lines(few, 1.0)
