@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -117,9 +118,8 @@ def test_workers_take_the_cores_that_fit() -> None:
         (big[1:], None, False, (5, 4, 0)),
     ):
         assert plan_workers(nodes, workers, wants_gpu=wants_gpu) == planned
-    with pytest.raises(UsageError, match=r"--workers is 9; the cluster has room for 8 \(GPUs\)") as caught:
-        plan_workers([(16, 8)], 9, wants_gpu=True)
-    assert caught.value.hint == "--workers 8"
+    no_room = r"--workers is 9; the cluster has room for 8 \(GPUs\)"
+    assert raised(UsageError, no_room, plan_workers, [(16, 8)], 9, wants_gpu=True).hint == "--workers 8"
     raised(UsageError, "room for 0", plan_workers, [], None, wants_gpu=False)
 
 
@@ -136,42 +136,38 @@ def test_no_more_shards_are_given_out_than_may_wait_for_an_earlier_one() -> None
     assert given_out() == [4, 5]
 
 
+def on_cluster(*jobs: Job, address: str | None = None) -> object:
+    return run(jobs, profile.load(), engine="ray", address=address)
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: Patch) -> None:
     with monkeypatch.context() as gone:
         gone.setitem(sys.modules, "ray", None)
         gone.setattr(os, "environ", dict(os.environ))  # which holds settings of Ray from then on
-        with pytest.raises(EnvironmentFaultError, match=r"^ray: .* \(.*\); --engine ray needs it\n") as caught:
-            run([], profile.load(), engine="ray")
-    assert caught.value.hint == extra("ray")
+        caught = raised(EnvironmentFaultError, r"^ray: .* \(.*\); --engine ray needs it\n", on_cluster)
+    assert caught.hint == extra("ray")
     assert not outcomes([])
 
 
 @pytest.mark.long
 @on_ray
-def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_an_address_without_a_cluster_and_a_gpu_by_number_are_refused(tmp_path: Path, monkeypatch: Patch) -> None:
     """It is tried without the code of the current folder."""
     (tmp_path / "ray.py").write_text("open('imported', 'w').close()")
     monkeypatch.chdir(tmp_path)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(EnvironmentFaultError, match=f"{closed}; cluster can't be used: .*refused"):
-            run([], profile.load(), engine="ray", address=closed)
+        refused = f"{closed}; cluster can't be used: .*refused"
+        raised(EnvironmentFaultError, refused, on_cluster, address=closed)
         other.listen()  # something that is not a cluster: it takes the connection and says nothing
         monkeypatch.setattr(engine, "REACH_S", 3)
-        with pytest.raises(EnvironmentFaultError, match="no answer within 3 s"):
-            run([], profile.load(), engine="ray", address=closed)
+        raised(EnvironmentFaultError, "no answer within 3 s", on_cluster, address=closed)
     for wrong in ("localhost", "ray://localhost:1", "host:port"):
-        with pytest.raises(UsageError, match="it must be HOST:PORT or auto"):
-            run([], profile.load(), engine="ray", address=wrong)
+        raised(UsageError, "it must be HOST:PORT or auto", on_cluster, address=wrong)
     assert not (tmp_path / "imported").exists()
-
-
-@pytest.mark.long
-@on_ray
-def test_a_gpu_is_not_named_where_ray_gives_them_out(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="device is cuda:1; Ray gives out the GPUs"):
-        run([new_job(tmp_path / "m.onnx", device="cuda:1")], profile.load(), engine="ray")
+    named = new_job(tmp_path, device="cuda:1")
+    raised(UsageError, "device is cuda:1; Ray gives out the GPUs", on_cluster, named)
 
 
 @pytest.mark.process
@@ -199,20 +195,14 @@ list(workers._run(ray, [], None, 1, None))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
 
 
-def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: Patch) -> None:
+def test_whatever_ray_raises_at_its_start_is_the_environments() -> None:
     """It raises bare Exceptions, too; and it starts in an empty folder, from which its workers import."""
-    seen = []
 
     def init(**_: object) -> None:
-        seen.append(list(Path().iterdir()))
+        assert not [*Path().iterdir()]
         raise Exception("Failed to start the dashboard")  # what Ray does
 
-    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    ray: Any = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
     here = Path.cwd()
-    with (
-        pytest.raises(EnvironmentFaultError, match="Failed to start the dashboard"),
-        engine.open_cluster(ray, 1, None),  # type: ignore[arg-type]
-    ):
-        pass
-    assert seen == [[]]
+    raised(EnvironmentFaultError, "Failed to start the dashboard", engine.open_cluster(ray, 1, None).__enter__)
     assert Path.cwd() == here

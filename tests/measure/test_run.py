@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile
 from support import lookup, raised
-from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, parts, vectors
+from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, vectors
 from support.measuring import job as new_job
 from support.onnx_models import classifier, encoder, save
 
@@ -53,8 +53,8 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
     assert report.evidence.statistics.n_constant == report.evidence.statistics.n_nonfinite == 1
     # shards don't know which images came first, and two-sidedness goes by the first 50
     assert_same(evidence.model_dump(exclude=BY_ORDER), report.evidence.model_dump(exclude=BY_ORDER))
-    with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
-        measured(new_job(model, photos, max_bad=0.001))
+    strict = new_job(model, photos, max_bad=0.001)
+    raised(CannotAssessError, f"unusable images is 2 of {N_IMAGES}", measured, strict)
 
 
 def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:
@@ -62,7 +62,11 @@ def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     opened = measure.open_job(new_job(model, photos, max_images=300))
     facts = measure.probe(opened)
-    a, b, c, whole = parts(opened, (0, 13), (13, 130), (130, 300), (0, 300))
+    entries = opened.source.entries
+    a, b, c, whole = (
+        measure.measure_images(opened, replace(opened.source, entries=entries[start:end]))
+        for start, end in ((0, 13), (13, 130), (130, 300), (0, 300))
+    )
     one = conclude(opened.job, facts, whole, profile.load())[0].model_dump(exclude=BY_ORDER)
     for total in (merge(merge(a, b), c), merge(a, merge(b, c)), merge(nothing_yet(1), whole)):
         assert_same(conclude(opened.job, facts, total, profile.load())[0].model_dump(exclude=BY_ORDER), one)
@@ -116,8 +120,8 @@ def test_a_tensor_without_a_representation_is_named(photos: Path, tmp_path: Path
     h = vectors()
     h[:, :20] = 1
     model = two_tensors(tmp_path / "m.onnx", h)
-    with pytest.raises(CannotAssessError, match="representations of pooled is 0 of 40"):
-        measured(new_job(model, photos, tensors=(None, "pooled"), max_images=40))
+    job = new_job(model, photos, tensors=(None, "pooled"), max_images=40)
+    raised(CannotAssessError, "representations of pooled is 0 of 40", measured, job)
 
 
 def test_a_gpu_is_fed_by_all_cores() -> None:

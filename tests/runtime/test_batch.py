@@ -3,18 +3,16 @@
 Of those that take scales over the batch: what is left of it once the scales are held fixed.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import default_rng
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
+from robustcheck_onnx.checker.runtime.runner import scales_over_batch
 from support import Fields, normal
-from support.onnx_models import encoder, save
+from support.onnx_models import encoder
 from support.written import POOLED, written
 
 SEEN = """
@@ -111,41 +109,34 @@ WEIGHTS: Fields = {
 GAIN, SHIFT = [1.0] * FEATURES, [0.0] * FEATURES
 
 
-def quantised(
-    path: Path, form: str, end: str = "embedding = Identity(product)", *, batch: int | str = "batch"
-) -> Runner:
+def quantised(form: str, end: str = "embedding = Identity(product)", *, batch: int | str = "batch") -> ModelProto:
     """A quantised encoder, then nodes from "product" to "embedding"."""
     image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
     text = POOLED.replace("w16", "w24") + INTEGERS[form] + "\n" + end
-    model = written(text, "embedding", before="", inputs=[image], **WEIGHTS)
-    return Runner(open_model(save(model, path)), "cpu", batch_size=1)
+    return written(text, "embedding", before="", inputs=[image], **WEIGHTS)
 
 
 @pytest.mark.parametrize("form", INTEGERS)
-def test_nothing_is_left_of_dynamic_quantisers_alone(tmp_path: Path, form: str) -> None:
-    run = quantised(tmp_path / "m.onnx", form)
+def test_nothing_is_left_of_dynamic_quantisers_alone(runner: Any, form: str) -> None:
+    run = runner(quantised(form), batch_size=1)
     before = run.represent(UNLIKE)[0]
     (together,), (fixed,) = run.batch_invariances(UNLIKE), run.fixed_scale_invariances(UNLIKE)
-    assert (together or 0) > 0.02
-    assert fixed is not None
+    assert together > 0.02
     assert fixed < 1e-3
     np.testing.assert_array_equal(run.represent(UNLIKE)[0], before)  # the model itself runs on
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
+def test_what_else_mixes_the_batch_is_left(runner: Any) -> None:
+    for end in (
         "mean = ReduceMean(product, [0]); embedding = Sub(product, mean)",
         f"embedding, mean, spread = BatchNormalization(product, {GAIN}, {SHIFT}, {SHIFT}, {GAIN}, training_mode=1)",
-    ],
-)
-def test_what_else_mixes_the_batch_is_left(tmp_path: Path, end: str) -> None:
-    (fixed,) = quantised(tmp_path / "m.onnx", "apart", end).fixed_scale_invariances(UNLIKE)
-    assert (fixed or 0) > 0.3
+    ):
+        (fixed,) = runner(quantised("apart", end), batch_size=1).fixed_scale_invariances(UNLIKE)
+        assert fixed > 0.3
 
 
-def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(tmp_path: Path) -> None:
-    plain = Runner(open_model(save(encoder(), tmp_path / "p.onnx")), "cpu")
-    assert not scales_over_batch(plain.model.graph.proto)
-    assert plain.fixed_scale_invariances(UNLIKE) == (None,)
-    assert quantised(tmp_path / "m.onnx", "apart", batch=4).fixed_scale_invariances(UNLIKE) == (None,)
+def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(runner: Any) -> None:
+    plain = encoder()
+    assert not scales_over_batch(plain)
+    for model in (plain, quantised("apart", batch=4)):
+        assert runner(model).fixed_scale_invariances(UNLIKE) == (None,)

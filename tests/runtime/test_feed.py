@@ -49,10 +49,10 @@ def test_the_graph_scales_as_numpy_does(preprocessing: Preprocessing) -> None:
 
 
 def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path) -> None:
-    path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
-    for change in ({"rescale": 1e38}, {"std": (1.0, 1e-45, 1.0)}):
-        with pytest.raises(CannotAssessError, match="preprocessed pixels are not all finite; mean and std must be"):
-            Runner(open_model(path), "cpu", preprocessing=IMAGENET.model_copy(update=change))
+    model = open_model(onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx"))
+    for preprocessing in (but(IMAGENET, rescale=1e38), but(IMAGENET, std=(1.0, 1e-45, 1.0))):
+        said = "preprocessed pixels are not all finite; mean and std must be"
+        raised(CannotAssessError, said, Runner, model, "cpu", preprocessing=preprocessing)
 
 
 def test_bytes_never_mix_with_scaled_values() -> None:

@@ -1,7 +1,6 @@
 """What several tests of measuring share: a profile that never decides, a run in parts, outcomes by name."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, Outcome
+from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Outcome
 from robustcheck_onnx.checker.measure.workers import run_jobs
 from robustcheck_onnx.thresholds import profile
 from support import but
@@ -44,14 +42,6 @@ def never_narrow() -> profile.Profile:
     return profile.seal(but(profile.load(), id="wide", alpha=1e-60, bounds="each"))
 
 
-def parts(opened: measure.Opened, *spans: tuple[int, int]) -> list[Measurement]:
-    """A measurement of one tensor for each span of the images."""
-    return [
-        measure.measure_images(opened, replace(opened.source, entries=opened.source.entries[start:end]))
-        for start, end in spans
-    ]
-
-
 def outcomes(jobs: Sequence[Job], thresholds: profile.Profile | None = None, **options: Any) -> dict[str, Outcome]:
     """Run jobs; each outcome by its model's name, which no two share."""
     found = {outcome.job.model.stem: outcome for outcome in run_jobs(jobs, thresholds or profile.load(), **options)}
@@ -59,17 +49,16 @@ def outcomes(jobs: Sequence[Job], thresholds: profile.Profile | None = None, **o
     return found
 
 
-def assert_same(a: object, b: object, where: str = "") -> None:
+def assert_same(a: Any, b: Any, where: str = "") -> None:
     """Two documents: numbers to the last digits, everything else exactly."""
-    if isinstance(a, dict) and isinstance(b, dict):
+    assert type(a) is type(b), where
+    if isinstance(a, list | tuple):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
+    if isinstance(a, float):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=0, err_msg=where)
+    elif not isinstance(a, dict):
+        assert a == b, where
+    else:
         assert a.keys() == b.keys(), where
         for key in a:
             assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{index}]")
-    elif isinstance(a, float) and isinstance(b, float):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=0, err_msg=where)
-    else:
-        assert a == b, where
