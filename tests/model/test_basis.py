@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.random import default_rng
-from onnx import ModelProto, TensorProto, helper
+from onnx import TensorProto, helper
 from onnx.numpy_helper import from_array, to_array
 from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
@@ -59,12 +59,11 @@ def test_nothing_to_compare_is_no_change_of_basis() -> None:
 
 
 SIGNED = """
-    conv = Conv(image, w16x3x3x3, kernel_shape=[3, 3]); relu = Relu(conv); gap = GlobalAveragePool(relu)
-    features = Flatten(gap); mixed = MatMul(features, w16x16); across = Transpose(features, perm=[1, 0])
+    conv = Conv(image, w32x3x3x3, kernel_shape=[3, 3]); relu = Relu(conv); gap = GlobalAveragePool(relu)
+    features = Flatten(gap); mixed = MatMul(features, w32x32); across = Transpose(features, perm=[1, 0])
     weights = MatMul(mixed, across); signed = MatMul(weights, mixed)
 """
-"""A matrix product of two image tensors, as attention is one: (image, 16), named "signed"."""
-WIDE = SIGNED.replace("w16", "w32").replace("x16", "x32")
+"""A matrix product of two image tensors, as attention is one: (image, 32), named "signed"."""
 MATMUL = "embedding = MatMul(signed, w)"
 Form = tuple[str, Fields]
 
@@ -78,6 +77,10 @@ def forms(w: Array) -> dict[str, Form]:
     scales = (w.max(axis=0) - low) / 255
     points = np.clip(np.round(-low / scales), 0, 255)
     by_channel = np.clip(np.round(w / scales + points), 0, 255).astype(np.uint8)
+    largest = np.abs(w).max(axis=0) / 127
+    blocks = (np.round(w / largest) + 128).astype(np.uint8).T[:, None]
+    packed, absmax = np.zeros(w.size // 2, np.uint8), np.zeros(w.size // 16, np.float32)
+    quantize_matmul_bnb4(packed, w.T.copy(), absmax, 16, 1, 12, 32)
     return {
         "matmul": (MATMUL, {"w": w}),
         "gemm": ("embedding = Gemm(signed, w, transB=1)", {"w": w.T}),
@@ -108,6 +111,14 @@ def forms(w: Array) -> dict[str, Form]:
             """,
             uint8,
         ),
+        "8 bits, one block of 32 a feature": (
+            "embedding = com.microsoft:MatMulNBits(signed, w8, scales, K=32, N=12, bits=8, block_size=32)",
+            {"w8": blocks, "scales": largest},
+        ),
+        "4 bits, as bitsandbytes packs them": (
+            "embedding = com.microsoft:MatMulBnb4(signed, w4, absmax, K=32, N=12, block_size=16, quant_type=1)",
+            {"w4": packed, "absmax": absmax},
+        ),
         "fused": ("embedding = com.microsoft:DynamicQuantizeMatMul(signed, w8, scale, z)", uint8),
         # a weight that the graph computes: a PCA that whitens, its scales kept apart
         "scaled": (f"w = Div(v, scales); {MATMUL}", {"v": w, "scales": np.linspace(1, 3, 12)}),
@@ -117,16 +128,17 @@ def forms(w: Array) -> dict[str, Form]:
         "joined": (f"w = Concat(v, v2, axis=1); {MATMUL}", {"v": w[:, :5], "v2": w[:, 5:]}),
         "product": (f"w = MatMul(v, one); {MATMUL}", {"v": w, "one": np.eye(12)}),
         # one turned layer among several is enough
-        "beside another": (f"{FIRST}; b = MatMul(signed, w16x12); embedding = Concat(a, b, axis=-1)", {"w": w}),
-        "sum": (f"{FIRST}; b = MatMul(signed, w16x12); embedding = Add(a, b)", {"w": w}),
+        "beside another": (f"{FIRST}; b = MatMul(signed, w32x12); embedding = Concat(a, b, axis=-1)", {"w": w}),
+        "sum": (f"{FIRST}; b = MatMul(signed, w32x12); embedding = Add(a, b)", {"w": w}),
         "residual": (f"{FIRST}; b = MatMul(a, w12x12); c = MatMul(b, w12x12); embedding = Add(a, c)", {"w": w}),
         "beside a constant": (f"{FIRST}; embedding = Concat(a, [[1.0]], axis=-1)", {"w": w}),
         "then linear": (f"{FIRST}; embedding = MatMul(a, w12x12)", {"w": w}),
     }
 
 
+OTHERS = {"sum": "other", "residual": "second_linear", "then linear": "second_linear"}
 FIRST = "a = MatMul(signed, w)"
-TURNED, LEARNED = (each.astype(np.float32) for each in (rotation(16, 12), onnx_models.weight(16, 12)))
+TURNED, LEARNED = (each.astype(np.float32) for each in (rotation(32, 12), onnx_models.weight(32, 12)))
 
 
 def test_every_form_of_a_weight_is_read(opened: Any) -> None:
@@ -135,57 +147,31 @@ def test_every_form_of_a_weight_is_read(opened: Any) -> None:
             text, constants = forms(weight)[form]
             end = opened(written(text, before=SIGNED, **constants)).representation.ends_in
             assert (end.kind == "change_of_basis") == turned
-            assert turned or end.kind in ("linear", "other", "second_linear")
+            assert turned or end.kind == OTHERS.get(form, "linear"), form
 
 
-def written_with(w: Array, form: str) -> ModelProto:
-    """Weights that stand elsewhere than in the file's initializers, or packed."""
-    if form == "convolution over the whole map":
-        image = ("image", TensorProto.FLOAT, ("batch", 3, 4, 4))
-        kernel = np.ascontiguousarray(w.T).reshape(12, 3, 4, 4)
-        return written("map = Conv(image, w); embedding = Flatten(map)", before="", inputs=[image], w=kernel)
-    if form == "8 bits, one block of 32 a feature":
-        scales = np.abs(w).max(axis=0) / 127
-        levels = (np.round(w / scales) + 128).astype(np.uint8).T[:, None]
-        text = "embedding = com.microsoft:MatMulNBits(signed, w8, scales, K=32, N=12, bits=8, block_size=32)"
-        return written(text, before=WIDE, w8=levels, scales=scales)
-    if form == "4 bits, as bitsandbytes packs them":
-        packed, absmax = np.zeros(w.size // 2, np.uint8), np.zeros(w.size // 16, np.float32)
-        quantize_matmul_bnb4(packed, w.T.copy(), absmax, 16, 1, 12, 32)
-        text = "embedding = com.microsoft:MatMulBnb4(signed, w4, absmax, K=32, N=12, block_size=16, quant_type=1)"
-        return written(text, before=WIDE, w4=packed, absmax=absmax)
-    model = written(MATMUL, before=WIDE, w=w)
-    tensor = model.graph.initializer.pop(0)
-    if form == "sparse":
-        values = from_array(w.ravel(), "w")
-        places = from_array(np.arange(w.size), "w_places")
-        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, list(w.shape)))
-    else:
-        model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
-    return model
+IMAGE_4 = ("image", TensorProto.FLOAT, ("batch", 3, 4, 4))
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        "convolution over the whole map",
-        "8 bits, one block of 32 a feature",
-        "4 bits, as bitsandbytes packs them",
-        "sparse",
-        "external",
-        "a node's, external",
-    ],
-)
+@pytest.mark.parametrize("form", ["convolution over the whole map", "sparse", "external", "a node's, external"])
 def test_wherever_a_weight_stands_it_is_read(form: str, tmp_path: Path) -> None:
     for make, ends in ((rotation, "change_of_basis"), (onnx_models.weight, "linear")):
         w = make(48 if form.startswith("convolution") else 32, 12).astype(np.float32)
-        model = written(MATMUL, before=WIDE, w=w) if form == "external" else written_with(w, form)
-        if form == "a node's, external":
-            tensor = model.graph.node[0].attribute[0].t
-            (tmp_path / "w.bin").write_bytes(tensor.raw_data)
-            onnx.external_data_helper.set_external_data(tensor, "w.bin")
-            tensor.ClearField("raw_data")
-        path = tmp_path / f"{ends}.onnx"
+        model, path = written(MATMUL, before=SIGNED, w=w), tmp_path / f"{ends}.onnx"
+        if form == "convolution over the whole map":
+            kernel = np.ascontiguousarray(w.T).reshape(12, 3, 4, 4)
+            text = "map = Conv(image, w); embedding = Flatten(map)"
+            model = written(text, before="", inputs=[IMAGE_4], w=kernel)
+        elif form != "external":
+            tensor = model.graph.initializer.pop(0)
+            sparse = helper.make_sparse_tensor(from_array(w.ravel(), "w"), from_array(np.arange(w.size), "at"), w.shape)
+            if form == "sparse":
+                model.graph.sparse_initializer.append(sparse)
+            else:
+                (tmp_path / "w.bin").write_bytes(tensor.raw_data)
+                onnx.external_data_helper.set_external_data(tensor, "w.bin")
+                tensor.ClearField("raw_data")
+                model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
         if form == "external":
             onnx_models.save(model, path, external=True)
         else:
@@ -201,26 +187,26 @@ def test_a_quantised_end_has_one_sign_only_where_its_type_has(opened: Any) -> No
         ("INT8", "int8", "linear"),
         ("UINT8", "int8", "activation:QuantizeLinear"),  # the lowest is 0: a quantiser writes a ReLU so
     ]:
-        text = "p = MatMul(signed, w16x12); q = QuantizeLinear(p, 0.1, z); embedding = DequantizeLinear(q, 0.1, z)"
+        text = "p = MatMul(signed, w32x12); q = QuantizeLinear(p, 0.1, z); embedding = DequantizeLinear(q, 0.1, z)"
         proto = written(text, before=SIGNED, opset=23, z=0)
         proto.graph.initializer[0].CopyFrom(helper.make_tensor("z", getattr(TensorProto, kind), [], [0]))
         found = opened(proto)
         assert (str(found.representation.ends_in), found.precision) == (ends, precision)
 
 
-NORM = "norm = LayerNormalization(signed, w16)"
+NORM = "norm = LayerNormalization(signed, w32)"
 
 
 def test_what_is_no_matrix_is_no_linear_layer(opened: Any) -> None:
     for text, end in {
-        'heads = Einsum(signed, w16x4x4, equation="bi,ijk->bjk"); embedding = Flatten(heads)': "linear_unread",
+        'heads = Einsum(signed, w32x4x4, equation="bi,ijk->bjk"); embedding = Flatten(heads)': "linear_unread",
         "w = Transpose(features, perm=[1, 0]); embedding = MatMul(signed, w)": "other:MatMul",  # of the image
         # factors of features: behind a norm they would hide the outlier features that its scales make
-        f"{NORM}; row = Unsqueeze(norm, [2]); map = Conv(row, w16x1x3, group=16, pads=[1, 1])\n"
+        f"{NORM}; row = Unsqueeze(norm, [2]); map = Conv(row, w32x1x3, group=32, pads=[1, 1])\n"
         "embedding = Squeeze(map, [2])": "linear_unread",
-        f"{NORM}; row = Unsqueeze(norm, [2,3]); map = MatMul(row, w16x1x3); embedding = Flatten(map)": "linear_unread",
-        f'{NORM}; embedding = Einsum(norm, w16x4, equation="bi,ij->bi")': "linear_unread",
-        f'{NORM}; embedding = Einsum(norm, w12x16, equation="bi ,oi -> bo")': "linear",
+        f"{NORM}; row = Unsqueeze(norm, [2,3]); map = MatMul(row, w32x1x3); embedding = Flatten(map)": "linear_unread",
+        f'{NORM}; embedding = Einsum(norm, w32x4, equation="bi,ij->bi")': "linear_unread",
+        f'{NORM}; embedding = Einsum(norm, w12x32, equation="bi ,oi -> bo")': "linear",
     }.items():
         assert str(opened(written(text, before=SIGNED)).representation.ends_in) == end
 

@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import pytest
 from onnx import ModelProto, StringStringEntryProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
-from support import Fields, lookup, raised
+from support import lookup, raised
 
 
 def parse_text(text: str, key: str = CONTRACT_KEY) -> Any:
@@ -19,34 +18,24 @@ def parse(contract: object) -> Any:
     return parse_text(json.dumps(contract))
 
 
-def test_valid_contract() -> None:
-    contract = parse(lookup.lookup_contract(source={"random_weights": True}))
-    assert (contract.tensors["representation"].rule, contract.source.random_weights) == ("encoder_output", True)
-    pixels = contract.preprocessing
-    assert (pixels.size, pixels.crop_rounding, contract.parity.batches) == ((64, 64), "round", (1, 2, 5))
-
-
 VALID = lookup.lookup_contract()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"schema_version": 2}, "contract has schema version 2; this robustcheck reads up to 1"),
-        ({"schema_version": 0}, "contract does not match schema 1 (schema_version: Input should be 1)"),
-        ({"schema_version": True}, "contract does not match schema 1 (schema_version: true is not a version)"),
-        ({"schema_version": 1.0}, "contract does not match schema 1 (schema_version: 1.0 is not a version)"),
-        ({"precision": "int4"}, "precision: Input should be 'fp32', 'fp16', 'int8-dynamic' or 'int8-qdq'"),
-        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
-        ({"tensors": {}}, 'there is no entry "representation"'),
-        ({"source": VALID["source"] | {"random_weights": "no"}}, "source.random_weights"),
-    ],
-)
-def test_refused(changes: Fields, message: str) -> None:
-    caught = raised(CannotAssessError, "", parse, VALID | changes)
-    assert caught.message.startswith("m.onnx: ")
-    assert message in caught.message
-    assert caught.hint
+def test_refused() -> None:
+    for field, value, message in (
+        ("schema_version", 2, "contract has schema version 2; this robustcheck reads up to 1"),
+        ("schema_version", 0, "contract does not match schema 1 (schema_version: Input should be 1)"),
+        ("schema_version", True, "contract does not match schema 1 (schema_version: true is not a version)"),
+        ("schema_version", 1.0, "contract does not match schema 1 (schema_version: 1.0 is not a version)"),
+        ("precision", "int4", "precision: Input should be 'fp32', 'fp16', 'int8-dynamic' or 'int8-qdq'"),
+        ("colour", "red", "colour: Extra inputs are not permitted"),
+        ("tensors", {}, 'there is no entry "representation"'),
+        ("source", VALID["source"] | {"random_weights": "no"}, "source.random_weights"),
+    ):
+        caught = raised(CannotAssessError, "", parse, VALID | {field: value})
+        assert caught.message.startswith("m.onnx: ")
+        assert message in caught.message
+        assert caught.hint
 
 
 def test_what_is_no_contract() -> None:

@@ -14,7 +14,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
-from support import Capture, Patch, Place, robustcheck
+from support import Capture, Patch, Place, raised, robustcheck
 from support.onnx_models import encoder, save
 from support.profile import PATIENCE_S
 from support.stores import ODD, SECRET, put, url_of
@@ -31,9 +31,8 @@ def refused(own_temporary_folder: Path) -> Callable[..., None]:
     """Check what is behind a URL: an error that names it and nothing of the copy, which is gone."""
 
     def refused_(kind: type[RobustcheckError], url: str, message: str, **options: Any) -> None:
-        with pytest.raises(kind, match=message) as caught:
-            check(url, max_images=3, **options)
-        assert str(own_temporary_folder) not in caught.value.message + caught.value.hint
+        caught = raised(kind, message, check, url, max_images=3, **options)
+        assert str(own_temporary_folder) not in caught.message + caught.hint
         assert list(own_temporary_folder.iterdir()) == []
 
     return refused_
@@ -91,8 +90,8 @@ def test_models_that_cannot_be_had(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_the_environments_fault(memory: Any) -> None:
     memory.pipe_file("/box/m.onnx", b"x" * 10_000)
-    with pytest.raises(EnvironmentFaultError, match="No space left"):
-        download(open_url(url_of("memory://box/m.onnx")), Path("/dev/full"), 10**6)
+    file = open_url(url_of("memory://box/m.onnx"))
+    raised(EnvironmentFaultError, "No space left", download, file, Path("/dev/full"), 10**6)
 
 
 def test_other_verbs_say_that_they_take_no_url(lookup_pass: Place, capsys: Capture) -> None:

@@ -8,19 +8,19 @@ import onnx
 import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.file import OnnxFile, read_onnx
 from robustcheck_onnx.checker.model.weights import LFS_MARK
+from support import raised
 from support.onnx_models import build, classifier, save
 
 
 def fails(path: Path, message: str, kind: type[RobustcheckError] = CannotAssessError) -> str:
     """The hint of a refusal."""
-    with pytest.raises(kind) as caught:
-        read_onnx(path)
-    assert caught.value.message.startswith(f"{path}: ")
-    assert message in caught.value.message
-    assert caught.value.hint
-    return caught.value.hint
+    caught = raised(kind, "", read_onnx, path)
+    assert caught.message.startswith(f"{path}: ")
+    assert message in caught.message
+    assert caught.hint
+    return caught.hint
 
 
 @pytest.fixture
@@ -103,30 +103,31 @@ def test_places_of_weights_that_lie(model: Path, key: str, value: str, message: 
 
 def hub_cache(root: Path, blob_of_data: str) -> Path:
     """A model as the hub client keeps it: links in snapshots, files in blobs."""
-    snapshot, blobs = root / "models--x/snapshots/abc/onnx", root / "models--x/blobs"
+    snapshot = root / "models--x/snapshots/abc/onnx"
     snapshot.mkdir(parents=True)
-    blobs.mkdir()
     path = save(classifier(), snapshot / "model.onnx", external=True)
-    (root / blob_of_data).parent.mkdir(exist_ok=True, parents=True)
-    for link, blob in ((path, blobs / "b0"), (snapshot / "model.onnx.data", root / blob_of_data)):
+    for link, name in ((path, "models--x/blobs/b0"), (snapshot / "model.onnx.data", blob_of_data)):
+        blob = root / name
+        blob.parent.mkdir(exist_ok=True, parents=True)
         link.rename(blob)
         link.symlink_to(os.path.relpath(blob, link.parent))
     return path
 
 
+def folder_of(file: OnnxFile) -> Path:
+    assert file.weights.folder is not None
+    return file.weights.folder.resolve()
+
+
 def test_links(tmp_path: Path, model: Path) -> None:
     """Those of a hub's cache are followed, and that of a model; those of weights lead nowhere else."""
     file = read_onnx(hub_cache(tmp_path / "hub", "models--x/blobs/b1"))
-    assert file.weights.folder is not None
-    assert file.weights.folder.resolve() == tmp_path / "hub/models--x/blobs"
-    assert file.external[0].path.name == "b1"
+    assert (folder_of(file), file.external[0].path.name) == (tmp_path / "hub/models--x/blobs", "b1")
     assert {entry.value for entry in file.proto.graph.initializer[0].external_data if entry.key == "location"} == {"b1"}
     fails(hub_cache(tmp_path / "other", "models--y/blobs/b1"), "leaves the model's folder")
     link = tmp_path / "hub" / "current.onnx"
     link.symlink_to(model)
-    file = read_onnx(link)
-    assert file.weights.folder is not None
-    assert file.weights.folder.resolve() == tmp_path / "m"
-    data = model.with_name("m.onnx.data").rename(tmp_path / "hub" / "data")
-    model.with_name("m.onnx.data").symlink_to(data)
+    assert folder_of(read_onnx(link)) == model.parent
+    data = model.with_name("m.onnx.data")
+    data.symlink_to(data.rename(tmp_path / "hub" / "data"))
     fails(model, "leaves the model's folder")

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import UsageError
@@ -41,16 +40,15 @@ def end_of(folder: Path, text: str, **options: Any) -> str:
     return str(found.ends_in)
 
 
-@pytest.mark.parametrize("op", ["Mul", "Div"])
-def test_a_factor_a_feature_that_is_computed_is_one(tmp_path: Path, op: str) -> None:
-    makers = ["Identity(w512)", "Exp(w512)", "Cast(w512, to=FLOAT)"]
-    for maker in (*makers, f"Constant(value_floats={FACTOR.tolist()})"):
-        assert end_of(tmp_path, f"f = {maker}; embedding = {op}(z, f)") == "normalisation", maker
+def test_a_factor_a_feature_that_is_computed_is_one(tmp_path: Path) -> None:
+    for op in ["Mul", "Div"]:
+        makers = ["Identity(w512)", "Exp(w512)", "Cast(w512, to=FLOAT)"]
+        for maker in (*makers, f"Constant(value_floats={FACTOR.tolist()})"):
+            assert end_of(tmp_path, f"f = {maker}; embedding = {op}(z, f)") == "normalisation", maker
 
 
-@pytest.mark.parametrize(
-    ("text", "end"),
-    [
+def test_ends(tmp_path: Path) -> None:
+    for text, end in [
         ("f = Exp(2.0); embedding = Mul(z, f)", "linear"),  # one factor
         ("embedding = Div(2.0, z)", "other:Div"),  # a reciprocal
         (  # the scales of a dynamic quantiser
@@ -86,39 +84,33 @@ def test_a_factor_a_feature_that_is_computed_is_one(tmp_path: Path, op: str) -> 
             f"{SHIFT}; {STORED('sd')}; shift = Mul(sd_, w512); {STORED('shift')}; embedding = Add(z, shift_)",
             "other:Add",
         ),
-    ],
-)
-def test_ends(tmp_path: Path, text: str, end: str) -> None:
-    weights = {"scales": np.abs(FACTOR), "zero8": np.array(0, np.int8), "zero_u8": np.array(0, np.uint8)}
-    weights["wq"] = (weight(384, 512) * 30).astype(np.int8)
-    before = LINEAR + "places = Conv(image, w512x3x3x3, kernel_shape=[3, 3])\n"
-    assert end_of(tmp_path, text, before=before, **weights) == end
+    ]:
+        weights = {"scales": np.abs(FACTOR), "zero8": np.array(0, np.int8), "zero_u8": np.array(0, np.uint8)}
+        weights["wq"] = (weight(384, 512) * 30).astype(np.int8)
+        before = LINEAR + "places = Conv(image, w512x3x3x3, kernel_shape=[3, 3])\n"
+        assert end_of(tmp_path, text, before=before, **weights) == end
 
 
-@pytest.mark.parametrize(("op", "end"), [("Relu", "linear_of:Relu"), ("Identity", "linear")])
-def test_what_is_inside_an_if_is_seen(tmp_path: Path, op: str, end: str) -> None:
-    value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
-    branch = helper.make_graph([helper.make_node(op, ["h"], ["inner"])], "branch", [], [value])
-    model = written("r = If(True); embedding = MatMul(r, w384x512)", before=BEFORE, gain=np.ones(384, np.float32))
-    node = next(node for node in model.graph.node if node.op_type == "If")
-    node.attribute.extend(helper.make_attribute(name, branch) for name in ("then_branch", "else_branch"))
-    assert str(open_model(save(model, tmp_path / "m.onnx")).representation.ends_in) == end
+def test_what_is_inside_an_if_is_seen(tmp_path: Path) -> None:
+    for op, end in [("Relu", "linear_of:Relu"), ("Identity", "linear")]:
+        value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+        branch = helper.make_graph([helper.make_node(op, ["h"], ["inner"])], "branch", [], [value])
+        model = written("r = If(True); embedding = MatMul(r, w384x512)", before=BEFORE, gain=np.ones(384, np.float32))
+        node = next(node for node in model.graph.node if node.op_type == "If")
+        node.attribute.extend(helper.make_attribute(name, branch) for name in ("then_branch", "else_branch"))
+        assert str(open_model(save(model, tmp_path / "m.onnx")).representation.ends_in) == end
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_other_zero_shot_heads(tmp_path: Path) -> None:
+    for text in [
         """
         unit = LpNormalization(z, axis=1); point = Reshape(unit, [0,512,1,1])
         cosines = Conv(point, w768x512x1x1, kernel_shape=[1, 1]); output = Flatten(cosines)
         """,
         "unit = LpNormalization(z, axis=1); moved = Add(unit, w512); output = MatMul(moved, w512x768)",
-    ],
-    ids=["Conv", "shifted"],
-)
-def test_other_zero_shot_heads(tmp_path: Path, text: str) -> None:
-    model = opened(tmp_path, text)
-    assert (model.representation.rule, model.class_output) == ("head_input", "output")
+    ]:
+        model = opened(tmp_path, text)
+        assert (model.representation.rule, model.class_output) == ("head_input", "output")
 
 
 def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None:
@@ -128,11 +120,11 @@ def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None
     assert "out11 and 38 more could each be the representation" in caught.message
 
 
-@pytest.mark.parametrize("text", ["embedding = Gemm(h, w384x1000, w1000)", "embedding = Mul(z, 100.0)"])
-def test_a_user_makes_no_embedding_of_what_looks_like_scores(tmp_path: Path, text: str) -> None:
-    for options in ({}, {"tensor": "embedding"}):
-        found = opened(tmp_path, text, **options).representation
-        assert (found.tensor, found.tensor_assumed) == ("embedding", True)
+def test_a_user_makes_no_embedding_of_what_looks_like_scores(tmp_path: Path) -> None:
+    for text in ["embedding = Gemm(h, w384x1000, w1000)", "embedding = Mul(z, 100.0)"]:
+        for options in ({}, {"tensor": "embedding"}):
+            found = opened(tmp_path, text, **options).representation
+            assert (found.tensor, found.tensor_assumed) == ("embedding", True)
 
 
 def test_scores_of_a_layer_without_bias_stay_scores(tmp_path: Path) -> None:
@@ -147,10 +139,10 @@ def test_a_bias_of_zeros_does_not_hide_the_width_of_a_label_set(tmp_path: Path) 
     assert (model.representation.tensor, model.class_output) == ("h", "output")
 
 
-@pytest.mark.parametrize("join", ["Add(y1, y2)", "Concat(y1, y2, axis=1)"])
-def test_joined_scores_are_doubted_under_an_embeddings_name(tmp_path: Path, join: str) -> None:
-    text = f"y1 = Gemm(h, w384x1000, w1000); y2 = Gemm(flat, w384x1000, w1000); embedding = {join}"
-    assert opened(tmp_path, text).representation.assumed
+def test_joined_scores_are_doubted_under_an_embeddings_name(tmp_path: Path) -> None:
+    for join in ["Add(y1, y2)", "Concat(y1, y2, axis=1)"]:
+        text = f"y1 = Gemm(h, w384x1000, w1000); y2 = Gemm(flat, w384x1000, w1000); embedding = {join}"
+        assert opened(tmp_path, text).representation.assumed
 
 
 def test_what_is_less_its_log_sum_exp_is_a_log_softmax(tmp_path: Path) -> None:

@@ -134,25 +134,18 @@ def test_every_image_processor_of_transformers_gives_its_pixels_or_is_refused(tm
 
 
 def test_a_step_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    for step in (
-        {"do_flip_channel_order": True},
-        {"max_pixels": 9},
-        {"do_thumbnail": True},
-        {"keep_aspect_ratio": True},
-        {"ensure_multiple_of": 32},
-        {"crop_pct": 0.9},
-    ):
-        with pytest.raises(UsageError, match=f"{next(iter(step))} is .*; this step is not supported"):
-            find(beside(tmp_path, "preprocessor_config.json", HF | step))
+    unknown: Fields = {"do_flip_channel_order": True, "max_pixels": 9, "do_thumbnail": True, "keep_aspect_ratio": True}
+    unknown |= {"ensure_multiple_of": 32, "crop_pct": 0.9}
+    rows: list[tuple[Fields, str]] = [({k: v}, f"{k} is .*; this step is not supported") for k, v in unknown.items()]
     for kind, change, rule in (
         ("MobileViT", {"do_normalize": True}, "do_flip_channel_order is True; this step"),
         ("PoolFormer", {}, "size.shortest_edge is missing"),
         ("PoolFormer", {"size": 224, "crop_pct": None}, "crop_pct is None"),
+        ("Perceiver", {}, "image_processor_type is PerceiverImageProcessor; its steps are not known"),
     ):
-        processor = {"image_processor_type": f"{kind}ImageProcessor"}
-        raised(UsageError, rule, find, beside(tmp_path, "preprocessor_config.json", HF | processor | change))
-    with pytest.raises(UsageError, match="image_processor_type is PerceiverImageProcessor; its steps are not known"):
-        find(beside(tmp_path, "preprocessor_config.json", HF | {"image_processor_type": "PerceiverImageProcessor"}))
+        rows.append(({"image_processor_type": f"{kind}ImageProcessor"} | change, rule))
+    for step, rule in rows:
+        raised(UsageError, rule, find, beside(tmp_path, "preprocessor_config.json", HF | step))
 
 
 def test_old_integer_sizes_mean_what_the_processor_says(tmp_path: Path) -> None:
@@ -256,27 +249,17 @@ def test_defaults_of_own_files_are_told_from_stated_values(tmp_path: Path) -> No
     assert ("mean", "0.485, 0.456, 0.406", "model.robustcheck.json") in found.fields
 
 
-def test_size_that_is_not_the_models_is_an_error(tmp_path: Path) -> None:
+def test_what_does_not_fit_the_model_or_is_not_there(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
-    with pytest.raises(UsageError, match=r"m\.onnx: contract: size is 224×224; the model's input is 336×224"):
-        find(model, None, CLIP, (336, 224))
+    caught = raised(UsageError, "preprocessing is missing, and the input size is dynamic", find, model, size=None)
+    presets = f"robustcheck {model} --preprocess clip (or imagenet, or a JSON file)"
+    assert caught.hint == f"{presets}, or write m.robustcheck.json next to it"
+    raised(UsageError, "value is clipp; it must be clip, imagenet or a JSON file that exists", find, model, "clipp")
+    said = r"m\.onnx: contract: size is 224×224; the model's input is 336×224"
+    raised(UsageError, said, find, model, None, CLIP, (336, 224))
     beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": OPEN_CLIP})
-    with pytest.raises(UsageError, match=r"open_clip_config\.json: size is 224×224; the model's input is 336×336"):
-        find(model, size=(336, 336))
-
-
-def test_nothing_known_and_dynamic_size(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="preprocessing is missing, and the input size is dynamic") as caught:
-        find(tmp_path / "m.onnx", size=None)
-    assert caught.value.hint == (
-        f"robustcheck {tmp_path}/m.onnx --preprocess clip (or imagenet, or a JSON file), or write m.robustcheck.json "
-        "next to it"
-    )
-
-
-def test_option_must_be_a_preset_or_a_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="value is clipp; it must be clip, imagenet or a JSON file that exists"):
-        find(tmp_path / "m.onnx", "clipp", None, (224, 224))
+    said = r"open_clip_config\.json: size is 224×224; the model's input is 336×336"
+    raised(UsageError, said, find, model, size=(336, 336))
 
 
 SIGLIP = HF | {"image_processor_type": "SiglipImageProcessor"}

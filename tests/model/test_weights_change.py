@@ -103,10 +103,9 @@ def refused(model: Path, file: Path, stage: str, change: Callable[[], object]) -
 
     what = "model file" if file == model else f"weights file {file.relative_to(model.parent)}"
     photos = next(folder / "photos" for folder in model.parents if (folder / "photos").is_dir())
-    with pytest.raises(CannotAssessError) as caught:
-        check(model, images=photos, batch_size=8, progress=when)
-    assert caught.value.message == f"{model}: {what} changed during the run; it must not change after it was digested"
-    assert caught.value.hint == "run again when nothing writes to it any more"
+    caught = raised(CannotAssessError, "", check, model, images=photos, batch_size=8, progress=when)
+    assert caught.message == f"{model}: {what} changed during the run; it must not change after it was digested"
+    assert caught.hint == "run again when nothing writes to it any more"
 
 
 @pytest.mark.parametrize(
