@@ -248,7 +248,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(run: Run) -> None:
     """As root, renaming a file over a device such as /dev/null would break the machine."""
     fifo, received = Path("fifo"), []
     os.mkfifo(fifo)
-    reader = threading.Thread(target=lambda: received.append(fifo.read_text(encoding="utf-8")), daemon=True)
+    reader = threading.Thread(target=lambda: received.append(fifo.read_text()), daemon=True)
     reader.start()
     done = run("pass.onnx --images photos -qq -o json=fifo")
     reader.join(profile.PATIENCE_S)

@@ -157,7 +157,7 @@ def work(process: subprocess.Popen[str], cpu_s: float) -> None:
     def has_worked() -> bool:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         with contextlib.suppress(FileNotFoundError):  # one that has ended
-            pids = [str(process.pid), *children.read_text(encoding="utf-8").split()]
+            pids = [str(process.pid), *children.read_text().split()]
             return sum(map(cpu_time_s, pids)) >= cpu_s
         return False
 
@@ -167,7 +167,7 @@ def work(process: subprocess.Popen[str], cpu_s: float) -> None:
 
 def cpu_time_s(pid: str) -> float:
     """User and system time of a process on Linux."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -7,7 +7,6 @@ are in test_app.py, test_models.py and benchmarks/kills.py.
 import os
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.command_line import CommandLine, read
 from robustcheck_onnx.checker.report import forms
-from support import Patch, read_json
+from support import Made, Patch, read_json
 from support.bad_input import GROUP_OF, Run
 
-Stands = Callable[[str, int], None]
 FORMS = [form for form in forms.NAMES if form != "terminal"]
 OUTPUTS = " ".join(f"-o {form}={{model}}.{form}" for form in FORMS)
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
@@ -35,7 +33,7 @@ def code_in(path: str) -> int:
 
 
 @pytest.fixture
-def no_pass_stands(here: Path, ends: Run) -> Stands:
+def no_pass_stands(here: Path, ends: Run) -> Made:
     """Type a command line where a PASS stands in every form: each is gone afterwards."""
     (here / "empty").mkdir()
     ends(0, f"pass.onnx --images photos -qq {OUTPUTS}")
@@ -67,12 +65,12 @@ ENDS = {
 }
 
 
-def test_no_earlier_pass_stands_in_any_form(no_pass_stands: Stands) -> None:
+def test_no_earlier_pass_stands_in_any_form(no_pass_stands: Made) -> None:
     for words, code in ENDS.items():
         no_pass_stands(words, code)
 
 
-def test_nor_where_the_measurement_fails(no_pass_stands: Stands, monkeypatch: Patch) -> None:
+def test_nor_where_the_measurement_fails(no_pass_stands: Made, monkeypatch: Patch) -> None:
     """Who is killed while it measures leaves what stands there by then."""
     for fault, code in ((MemoryError(), 4), (ZeroDivisionError("x"), 70)):
 
@@ -96,7 +94,7 @@ def test_nor_where_settings_say_the_report_goes(ends: Run) -> None:
         ("pass.onnx --bogus --config none.toml", {"ROBUSTCHECK_OUTPUT": "json, json=report.json"}, ""),
     ):
         for folder in ("", "settings/"):
-            Path(f"{folder}robustcheck.toml").write_text(f'output = ["json=report.json"]\n{lines}\n', encoding="utf-8")
+            Path(f"{folder}robustcheck.toml").write_text(f'output = ["json=report.json"]\n{lines}\n')
         report = Path("settings/report.json" if "settings" in words else "report.json")
         for own, place in (
             ("", report),
@@ -104,29 +102,29 @@ def test_nor_where_settings_say_the_report_goes(ends: Run) -> None:
             ("-o json=other.json --bogus", Path("other.json")),
         ):
             for path in (report, Path("other.json")):
-                path.write_text(PASSED, encoding="utf-8")
+                path.write_text(PASSED)
             ends(2, f"{own} {words}", **variables)
             assert place is None or code_in(str(place)) == 2
-            assert place == report or report.read_text(encoding="utf-8") == PASSED  # this run would not write it
+            assert place == report or report.read_text() == PASSED  # this run would not write it
 
 
 def test_an_error_replaces_a_report_of_ours_and_nothing_else(here: Path, ends: Run) -> None:
-    Path("mine.json").write_text('{"mine": 1}', encoding="utf-8")
+    Path("mine.json").write_text('{"mine": 1}')
     before = sorted(here.iterdir())
     ends(3, "text.onnx -o json=mine.json")
-    assert Path("mine.json").read_text(encoding="utf-8") == '{"mine": 1}'
+    assert Path("mine.json").read_text() == '{"mine": 1}'
     assert sorted(here.iterdir()) == before
 
 
 def test_a_question_writes_its_error_as_a_page(here: Path, run: Run) -> None:
     for verb in ("scan", "concepts", "directions"):
         assert run(f"{verb} text.onnx -o html={verb}.html").returncode >= 2
-        assert "<title>ERROR: " in Path(f"{verb}.html").read_text(encoding="utf-8")
+        assert "<title>ERROR: " in Path(f"{verb}.html").read_text()
 
 
 def test_a_pipe_that_a_settings_file_names_is_not_waited_for(here: Path, ends: Run) -> None:
     os.mkfifo("pipe.json")
-    Path("robustcheck.toml").write_text('output = ["json=pipe.json"]', encoding="utf-8")
+    Path("robustcheck.toml").write_text('output = ["json=pipe.json"]')
     ends(2, "text.onnx")
     assert Path("pipe.json").is_fifo()
 

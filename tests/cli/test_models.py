@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ import pytest
 from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import command_line, models
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from support import Patch, profile, raised, read_json
+from support import Made, Patch, profile, raised, read_json
 from support.bad_input import Run, listening
 from support.children import all_end, first_children, wait_until
 from support.no_wall import NoWall
 
-Touch = Callable[[str], None]
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
 
 
@@ -28,7 +26,7 @@ PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
 
 
 @pytest.fixture
-def touch(tmp_path: Path, monkeypatch: Patch) -> Touch:
+def touch(tmp_path: Path, monkeypatch: Patch) -> Made:
     """Makes the files of these names, in a current folder that is empty otherwise."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -41,7 +39,7 @@ def touch(tmp_path: Path, monkeypatch: Patch) -> Touch:
     return make
 
 
-def test_folders_globs_and_files_in_the_order_of_the_words(touch: Touch) -> None:
+def test_folders_globs_and_files_in_the_order_of_the_words(touch: Made) -> None:
     touch("b.onnx m/z.onnx m/a/x.ONNX m/a/x.onnx.data m/.hidden/h.onnx odd[1].onnx odd1.onnx")
     for words, found in {
         "b.onnx m": "b.onnx m/.hidden/h.onnx m/a/x.ONNX m/z.onnx",
@@ -53,7 +51,7 @@ def test_folders_globs_and_files_in_the_order_of_the_words(touch: Touch) -> None
         assert command_line.expand(words.split()) == found.split()
 
 
-def test_a_glob_passes_no_folder_by(touch: Touch) -> None:
+def test_a_glob_passes_no_folder_by(touch: Made) -> None:
     touch("m/v1.onnx m/v2/model.onnx m/v2/deep/other.onnx m/notes/readme.md")
     assert command_line.expand(["m/v*"]) == sorted(
         command_line.expand(["m/v1.onnx", "m/v2"])
@@ -61,27 +59,27 @@ def test_a_glob_passes_no_folder_by(touch: Touch) -> None:
     assert command_line.expand(["m/*"]) == ["m/v1.onnx", "m/v2/deep/other.onnx", "m/v2/model.onnx"]
 
 
-def test_a_path_through_a_link_is_another_model(touch: Touch) -> None:
+def test_a_path_through_a_link_is_another_model(touch: Made) -> None:
     touch("m.onnx ../there/m.onnx ../there/sub/n.onnx")
     Path("link").symlink_to("../there/sub")
     assert command_line.expand(["m.onnx", "link/../m.onnx"]) == ["m.onnx", "link/../m.onnx"]
     assert command_line.expand(["m.onnx", "../empty/m.onnx", str(Path.cwd() / "m.onnx")]) == ["m.onnx"]
 
 
-def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(touch: Touch) -> None:
+def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(touch: Made) -> None:
     touch("m/a.onnx far/b.onnx")
     for name, target in {"self": "../m", "far": "../far", "gone.onnx": "absent"}.items():
         Path("m", name).symlink_to(target)
     assert sorted(Path(name).name for name in command_line.expand(["m"])) == ["a.onnx", "b.onnx", "gone.onnx"]
 
 
-def test_no_model_is_an_error_never_an_empty_pass(touch: Touch) -> None:
+def test_no_model_is_an_error_never_an_empty_pass(touch: Made) -> None:
     touch("empty/readme.md")
     for word in ("empty", "*.onnx", "empty/**/*.onnx"):
         raised(UsageError, "no .+; at least one is needed", command_line.expand, [word])
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(touch: Touch, monkeypatch: Patch) -> None:
+def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(touch: Made, monkeypatch: Patch) -> None:
     """`glob` passes it by without a word; root reads every folder, so the system's refusal is played."""
     touch("m/a.onnx m/closed/b.onnx")
     real = os.scandir
@@ -145,7 +143,7 @@ def test_one_document_about_all_and_one_for_each(ends: Run) -> None:
     assert [first["verdict"]["verdict"], failed["model"], last["verdict"]["verdict"]] == ["PASS", "text.onnx", "WARN"]
     assert read_json("text.json")["error"]["exit_code"] == 3
     for name, said in (("pass", "✓ PASS"), ("text", "error: text.onnx: model file is text")):
-        assert said in Path(f"{name}.txt").read_text(encoding="utf-8")
+        assert said in Path(f"{name}.txt").read_text()
 
 
 def test_what_is_wrong_with_the_call_ends_it_before_anything(ends: Run) -> None:
@@ -211,7 +209,7 @@ def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
     for word, begun in (("--timeout=600", "pass.onnx: PASS"), ("", "warn.onnx: opening")):
         log.write_text("")
         with listening(here, *call.split(), *word.split()) as process:
-            wait_until(partial(lambda words: words in log.read_text(encoding="utf-8"), begun))
+            wait_until(partial(lambda words: words in log.read_text(), begun))
             started = first_children(process.pid)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=profile.PATIENCE_S)

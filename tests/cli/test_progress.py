@@ -101,7 +101,7 @@ def test_a_name_forges_no_line() -> None:
 def test_a_terminal_shows_stages_and_images_and_stdout_holds_the_document(
     here: Path, on_a_terminal: OnATerminal
 ) -> None:
-    Path("all.json").write_text(profile.to_json(never_narrow()), encoding="utf-8")
+    Path("all.json").write_text(profile.to_json(never_narrow()))
     line = r"measuring +{}\d+/80 +\d+\.\d images/s .*\d against \d"  # how far from its threshold
     stages = ["opening the model and the images", "loading the model", "trying the model on a few images"]
     for columns, bar in ((80, ""), (110, "(━| |╸|╺)*")):

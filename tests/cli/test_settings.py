@@ -33,7 +33,7 @@ WARN = "warn.onnx --images photos"
 
 
 def say(text: str, name: str = "robustcheck.toml") -> None:
-    Path(name).write_text(text, encoding="utf-8")
+    Path(name).write_text(text)
 
 
 # ------------------------------------------------------------------------------------------------- layers
@@ -183,10 +183,10 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
 def test_init_writes_it_and_replaces_nothing(ends: Run) -> None:
     file = Path("robustcheck.toml")
     ends(0, "init")
-    assert file.read_text(encoding="utf-8") == settings.template()
+    assert file.read_text() == settings.template()
     say("seed = 1\n")
     done = ends(2, "init", "robustcheck init robustcheck.toml --force")
-    assert (done.stdout, file.read_text(encoding="utf-8")) == ("", "seed = 1\n")
+    assert (done.stdout, file.read_text()) == ("", "seed = 1\n")
     ends(0, "init --force")
 
 
@@ -289,7 +289,7 @@ def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(run: Run, end
     call = "pass.onnx --images photos -qq"
     done = ends(0, f"{call} --log-file a.log")
     assert (done.stdout, done.stderr) == ("", "")
-    text = Path("a.log").read_text(encoding="utf-8")
+    text = Path("a.log").read_text()
     steps = ("opening model", "tensor representation", "preprocessing from contract", "session on", "PASS")
     assert [step for step in steps if step not in text] == []
     assert re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|DEBUG) .*\n)+", text)

@@ -5,23 +5,28 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
 import robustcheck_onnx as rc
-from support import BIN, ROOT, Fields, Place, read_json
+from support import BIN, ROOT, Fields, Patch, Place, read_json
 from support.workflows import ACTION, program, run, steps_of
 
 PATH = f"{BIN}:/usr/bin:/bin"
-INPUTS = yaml.safe_load(ACTION.read_text(encoding="utf-8"))["inputs"]
+INPUTS = yaml.safe_load(ACTION.read_text())["inputs"]
 
 
-def step(name: str) -> Fields:
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def does(name: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], Fields]:
+    """Run the step of this id in the current folder; its outputs, too."""
     (found,) = (step for step in steps_of(ACTION) if step.get("id") == name)
-    return found
+    return run(found["run"], Path.cwd(), **{"PATH": PATH, "HERE": str(ROOT)} | variables)
 
 
 # ------------------------------------------------------------------------------------------------- what it declares
@@ -37,7 +42,7 @@ def test_steps_stop_at_a_fault_and_the_inputs_that_are_switches_are_off() -> Non
 
 
 def test_the_example_of_the_page_is_of_this_action() -> None:
-    page = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/ci.md").read_text()
     (example,) = re.findall(r"```yaml\n(jobs:.*?)```", page, re.DOTALL)
     (given,) = (
         step["with"] for step in yaml.safe_load(example)["jobs"]["gate"]["steps"] if "robustcheck@" in str(step)
@@ -50,17 +55,22 @@ def test_the_example_of_the_page_is_of_this_action() -> None:
 # ---------------------------------------------------------------------------------------------------------- options
 
 
+def stub(name: str, text: str) -> str:
+    """Another program of this name; the path that finds it first."""
+    return f"{program(Path.cwd() / 'bin' / name, text).parent}:{PATH}"
+
+
 @pytest.mark.long
 def test_options_are_true_or_false_and_the_cache_is_of_what_is_installed(tmp_path: Path) -> None:
     names = ("CACHE", "UPLOAD_SARIF", "COMMENT", "GPU")
-    plain = dict.fromkeys(names, "false") | {"VERSION": "x==1", "HERE": str(ROOT), "RUNNER_TEMP": str(tmp_path)}
+    plain = dict.fromkeys(names, "false") | {"VERSION": "x==1", "RUNNER_TEMP": str(tmp_path)}
     for name in names:
-        done, outputs = run(step("options")["run"], tmp_path, PATH=PATH, **plain | {name: "yes"})
+        done, outputs = does("options", **plain | {name: "yes"})
         said = f"error: {name} is 'yes'; it must be true or false\n"
         assert (done.returncode, outputs, done.stderr) == (2, {}, said)
     keys = set()
     for changes in ({}, {"CACHE": "true"}, {"CACHE": "true", "VERSION": "x==2"}, {"CACHE": "true", "GPU": "true"}):
-        _, outputs = run(step("options")["run"], tmp_path, PATH=PATH, **plain | changes)
+        _, outputs = does("options", **plain | changes)
         assert Path(outputs.pop("folder")).stat().st_mode & 0o777 == 0o700
         assert outputs.keys() == ({"key", "wheels"} if changes else set())  # nothing is kept unless it is asked for
         keys.add(outputs.get("key"))
@@ -70,59 +80,50 @@ def test_options_are_true_or_false_and_the_cache_is_of_what_is_installed(tmp_pat
 @pytest.mark.long
 def test_what_the_action_installs(tmp_path: Path) -> None:
     """The words that pip gets; a real installation takes minutes."""
-    program(
-        tmp_path / "python",
-        f'#!/bin/bash\nif [ "$2" = -m ]; then echo "$PIP_CACHE_DIR $*" > words; else exec {sys.executable} "$@"; fi\n',
-    )
-    given = {"PATH": f"{tmp_path}:/usr/bin:/bin", "FOLDER": str(tmp_path), "HERE": str(ROOT), "WHEELS": "/wheels"}
+    python = f'if [ "$2" = -m ]; then echo "$PIP_CACHE_DIR $*" > words; else exec {sys.executable} "$@"; fi'
+    given = {"PATH": stub("python", f"#!/bin/bash\n{python}\n"), "FOLDER": str(tmp_path), "WHEELS": "/wheels"}
     for version, gpu, code, installed in (
         ("", "true", 0, str(ROOT)),
         ("a; touch b", "true", 0, "a; touch b"),
         ("", "false", 0, f"{tmp_path}/cpu"),
         ("--index-url=http://x", "true", 2, f"{tmp_path}/cpu"),
     ):
-        assert run(step("install")["run"], tmp_path, VERSION=version, GPU=gpu, **given)[0].returncode == code
-        words = (tmp_path / "words").read_text()
+        assert does("install", VERSION=version, GPU=gpu, **given)[0].returncode == code
+        words = Path("words").read_text()
         assert re.fullmatch(f"/wheels -P -m pip install .*{re.escape(installed)}\n", words)
-    project = tomllib.loads((tmp_path / "cpu" / "pyproject.toml").read_text())["project"]
-    assert project["name"] == "robustcheck-onnx-cpu"
+    assert 'name = "robustcheck-onnx-cpu"\n' in Path("cpu/pyproject.toml").read_text()
 
 
 # ------------------------------------------------------------------------------------------------------------ check
 
 
-def check(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
-    """Run the step with these inputs, in a folder."""
+def check(**inputs: str) -> tuple[subprocess.CompletedProcess[str], Fields]:
+    """Run the step with these inputs."""
     plain = {"UPLOAD_SARIF": "false", "COMMENT": "false", "FOLDER": "/none", "IMAGES": "", "ARGS": ""}
-    plain |= {"REPORT": "robustcheck.json", "PATH": PATH}
-    return run(step("check")["run"], folder, **plain | inputs)
+    return does("check", **plain | {"REPORT": "robustcheck.json"} | inputs)
 
 
 @pytest.mark.long
 def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(lookup_pass: Place, tmp_path: Path) -> None:
-    (tmp_path / "json.py").write_text("def load(file):\n    return {'verdict': {'verdict': 'PASS'}}\n")  # no part of it
+    Path("json.py").write_text("def load(file):\n    return {'verdict': {'verdict': 'PASS'}}\n")  # no part of it
     more = {"UPLOAD_SARIF": "true", "COMMENT": "true", "FOLDER": str(tmp_path)}
     more |= {"MODEL": f"{lookup_pass[0]}\n", "IMAGES": str(lookup_pass[1])}
-    for arguments, code, verdict in (
-        ("", 0, "PASS"),
-        ("--fail-on=never --max-images=40", 0, "WARN"),
-    ):
-        done, outputs = check(tmp_path, ARGS=arguments, **more)
-        assert done.returncode == code, done.stderr
+    for arguments, verdict in (("", "PASS"), ("--fail-on=never --max-images=40", "WARN")):
+        done, outputs = check(ARGS=arguments, **more)
+        assert done.returncode == 0, done.stderr
         assert outputs == {
-            "verdict": verdict, "exit-code": str(code), "report": "robustcheck.json",
+            "verdict": verdict, "exit-code": "0", "report": "robustcheck.json",
             "sarif": f"{tmp_path}/robustcheck.sarif", "md": f"{tmp_path}/robustcheck.md",
         }  # fmt: skip
         assert verdict in done.stdout
-        assert ('"ruleId": "too_few' in (tmp_path / "robustcheck.sarif").read_text()) == (verdict == "WARN")
-        assert re.match(f"<!-- robustcheck report -->\n\n## . {verdict}", (tmp_path / "robustcheck.md").read_text())
+        assert ('"ruleId": "too_few' in Path("robustcheck.sarif").read_text()) == (verdict == "WARN")
+        assert re.match(f"<!-- robustcheck report -->\n\n## . {verdict}", Path("robustcheck.md").read_text())
 
 
 @pytest.mark.long
-def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: Place, tmp_path: Path) -> None:
+def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: Place) -> None:
     model, photos = map(str, lookup_pass)
-    own = tmp_path / "m.onnx"
-    shutil.copy(model, own)
+    shutil.copy(model, "m.onnx")
     for inputs, said in (
         ({"MODEL": f"{model}\nmissing.onnx"}, "missing.onnx"),
         ({"MODEL": model, "IMAGES": ""}, "--images is missing; with --strict"),
@@ -131,24 +132,22 @@ def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: Place, 
         ({"MODEL": "m.onnx", "REPORT": "m.onnx"}, "a report must not replace it"),
         ({"MODEL": "m.onnx", "ARGS": "--tensor 'a"}, "args can't be split as a shell splits words (No closing quotat"),
     ):
-        done, outputs = check(tmp_path, **{"IMAGES": photos} | inputs)
+        done, outputs = check(**{"IMAGES": photos} | inputs)
         assert (done.returncode, outputs["verdict"], outputs["exit-code"]) == (2, "NONE", "2"), inputs
         assert said in done.stderr
-    assert not (tmp_path / "pwned").exists()
-    assert own.read_bytes() == lookup_pass[0].read_bytes()  # a slip is not an order to delete the model
-    done, outputs = check(tmp_path, MODEL="m.onnx", REPORT="r.json\nverdict=PASS")
+    assert not Path("pwned").exists()
+    assert Path("m.onnx").read_bytes() == lookup_pass[0].read_bytes()  # a slip is not an order to delete the model
+    done, outputs = check(MODEL="m.onnx", REPORT="r.json\nverdict=PASS")
     assert (done.returncode, outputs) == (2, {})  # a path of two lines forges no output
 
 
 @pytest.mark.long
-def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path) -> None:
+def test_the_action_takes_no_report_of_an_earlier_run_for_its_own() -> None:
     """A command that ends without writing: what lay there before must not speak for it, nor what is not a report."""
-    stub = tmp_path / "bin" / "robustcheck"
     for mark in ('"schema_version": 1, "tool": "robustcheck", ', ""):
         for ends, code in ((0, 70), (1, 1), (127, 127)):  # 127: robustcheck is not installed
-            (tmp_path / "robustcheck.json").write_text(f'{{{mark}"verdict": {{"verdict": "PASS"}}}}')
-            program(stub, f"#!/bin/sh\nexit {ends}\n")
-            done, outputs = check(tmp_path, MODEL="m.onnx", PATH=f"{stub.parent}:{PATH}")
+            Path("robustcheck.json").write_text(f'{{{mark}"verdict": {{"verdict": "PASS"}}}}')
+            done, outputs = check(MODEL="m.onnx", PATH=stub("robustcheck", f"#!/bin/sh\nexit {ends}\n"))
             assert (done.returncode, outputs["verdict"]) == (code, "NONE"), done.stderr
 
 
@@ -165,18 +164,18 @@ ARGS = {
 
 
 @pytest.mark.long
-def test_names_and_args_are_the_words_that_they_should_be_and_never_run(tmp_path: Path) -> None:
+def test_names_and_args_are_the_words_that_they_should_be_and_never_run() -> None:
     """Args are split as a shell splits; a name stands behind `--`, where test_strict.py shows that it is a model."""
-    stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
-    (tmp_path / "glob.py").touch()
+    path = stub("robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
+    Path("glob.py").touch()
     for name, arguments in [*((name, "") for name in NAMES), *(("m.onnx", arguments) for arguments in ARGS)]:
         images = "my photos" if arguments else "--help"
-        done, _ = check(tmp_path, MODEL=name, IMAGES=images, ARGS=arguments, PATH=f"{stub.parent}:{PATH}")
+        done, _ = check(MODEL=name, IMAGES=images, ARGS=arguments, PATH=path)
         assert done.returncode == 3, done.stderr
         first = ["check", "--strict", "-o", "json=robustcheck.json", f"--images={images}"]
         words = [*first, *ARGS[arguments], "-o", "terminal", "--", name]
-        assert (tmp_path / "words").read_text().split("\n")[:-1] == words
-    assert not (tmp_path / "pwned").exists()
+        assert Path("words").read_text().split("\n")[:-1] == words
+    assert not Path("pwned").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------- comment
@@ -208,17 +207,15 @@ else:
 """
 
 
-def comment(folder: Path, gh: str, text: str, **others: str) -> tuple[int, str]:
+def comment(gh: str, text: str, **others: str) -> tuple[int, str]:
     """Run the step with a `gh` of this text, which answers as GitHub does."""
-    program(folder / "bin" / "gh", gh)
-    report = folder / "report.md"
-    report.write_text(text)
+    Path("report.md").write_text(text)
     variables = {
-        "PATH": f"{folder}/bin:{PATH}", "GITHUB_REPOSITORY": "o/r", "GITHUB_WORKFLOW": "w", "GITHUB_JOB": "j",
-        "GITHUB_SERVER_URL": "https://git.example", "HERE": str(ROOT), "NUMBER": "7", "TEXT": str(report),
+        "PATH": stub("gh", gh), "GITHUB_REPOSITORY": "o/r", "GITHUB_WORKFLOW": "w", "GITHUB_JOB": "j",
+        "GITHUB_SERVER_URL": "https://git.example", "NUMBER": "7", "TEXT": "report.md",
         "MODEL": "m.onnx", "REPORT": "r.json", "GH_TOKEN": "t",
     }  # fmt: skip
-    done, _ = run(step("comment")["run"], folder, **variables | others)
+    done, _ = does("comment", **variables | others)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -233,16 +230,16 @@ def test_a_gate_has_one_comment_and_changes_it_and_nobody_elses(tmp_path: Path) 
         ("added", "of another job", {"GITHUB_JOB": "k"}),
         ("changed", "second", {}),
     ):
-        assert comment(tmp_path, gh, text, **others) == (0, f"comment {said}\n")
+        assert comment(gh, text, **others) == (0, f"comment {said}\n")
     marks, texts = zip(*(each["body"].split("\n", 1) for each in read_json(state)), strict=True)
     assert texts == ("second", "of another model", "of another job")
-    assert not (tmp_path / "pwned").exists()
+    assert not Path("pwned").exists()
     theirs = [  # somebody who copies the mark, and somebody who quotes it further down
         {"id": "X", "body": f"{marks[0]}\nsecond", "viewerDidAuthor": False},
         {"id": "Y", "body": f"> {marks[0]}\nsecond", "viewerDidAuthor": True},
     ]
     state.write_text(json.dumps(theirs))
-    assert comment(tmp_path, gh, "line of twenty signs\n" * 4000) == (0, "comment added\n")
+    assert comment(gh, "line of twenty signs\n" * 4000) == (0, "comment added\n")
     *before, ours = read_json(state)
     assert before == theirs
     assert 65_000 < len(ours["body"]) <= 65_536
@@ -250,7 +247,7 @@ def test_a_gate_has_one_comment_and_changes_it_and_nobody_elses(tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_what_keeps_the_comment_from_being_written_is_a_warning(tmp_path: Path) -> None:
+def test_what_keeps_the_comment_from_being_written_is_a_warning() -> None:
     """The verdict is that of the step before: a token of a fork, which may not comment, changes nothing of it."""
     for gh, said in {
         "echo 'HTTP 403: 100% no\nmore' >&2; exit 1": "gh ended with 1: HTTP 403: 100%25 no%0Amore",
@@ -258,6 +255,6 @@ def test_what_keeps_the_comment_from_being_written_is_a_warning(tmp_path: Path) 
         "echo hello": "gh answered no JSON: 'hello\\n'",
         "exec /nowhere/gh 2>/dev/null": "gh ended with ",
     }.items():
-        code, line = comment(tmp_path, f"#!/bin/bash\n{gh}\n", "text")
+        code, line = comment(f"#!/bin/bash\n{gh}\n", "text")
         start = "::warning title=robustcheck::The report was not written into the pull request: "
         assert (code, line.count("\n"), line.startswith(start + said)) == (0, 1, True), line

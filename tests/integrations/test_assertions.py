@@ -86,7 +86,7 @@ def test_of_something_else():
 def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytester, capsys: Capture) -> None:
     (pytester.path / "model.onnx").symlink_to(lookup_pass[0])
     (pytester.path / "photos").symlink_to(lookup_pass[1])
-    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("python-api.md", "ci.md")]
+    pages = [(ROOT / "docs" / name).read_text() for name in ("python-api.md", "ci.md")]
     *_, progress, assertion, fixture = re.findall(r"```python\n(.*?)```", "".join(pages), re.DOTALL)
     seen = r"opening the model and the images\n(?s:.*)\d+ of 80 images, \d+ per second; (?s:.*)\nPASS estimate="
     for example, said in (

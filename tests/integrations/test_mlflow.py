@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,14 +21,12 @@ from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.verify.run import verify
-from support import Patch, Place, but, extra, raised, read_json, serving
+from support import Made, Patch, Place, but, extra, raised, read_json, serving
 from support.bad_input import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Register = Callable[..., str]
-Typed = Callable[..., str]
 real = pytest.mark.long
 """MLflow's own package is imported"""
 
@@ -55,7 +52,7 @@ def client(store: str) -> MlflowClient:
 
 
 @pytest.fixture
-def register(tmp_path: Path, client: MlflowClient) -> Register:
+def register(tmp_path: Path, client: MlflowClient) -> Made:
     """`register(file, …)`: a version of "encoder", a folder with these files; returns its version."""
 
     def make(*files: Path) -> str:
@@ -70,12 +67,12 @@ def register(tmp_path: Path, client: MlflowClient) -> Register:
 
 
 def write(report: Report, name: str = "r.json") -> str:
-    Path(name).write_text(to_json(report), encoding="utf-8")
+    Path(name).write_text(to_json(report))
     return name
 
 
 @pytest.fixture
-def mlflow(store: str, run: Run) -> Typed:
+def mlflow(store: str, run: Run) -> Made:
     """Types `robustcheck mlflow LINE`, with the exit code and words expected; returns what it says."""
 
     def typed(code: int, line: str, *expected: str) -> str:
@@ -109,7 +106,7 @@ def test_a_report_is_logged_whole(passed: Report, warned: Report, store: str, cl
     assert client.get_run(run.info.run_id).data.tags["robustcheck.verdict"] == "none"
 
 
-def test_a_report_that_was_edited_is_not_logged(warned: Report, mlflow: Typed) -> None:
+def test_a_report_that_was_edited_is_not_logged(warned: Report, mlflow: Made) -> None:
     document = json.loads(to_json(warned))
     document["verdict"] |= {"verdict": "PASS", "reasons": []}
     sealed_anew = document | {"binding": document["binding"] | {"result_digest": result_digest_of(document)}}
@@ -122,7 +119,7 @@ def test_a_report_that_was_edited_is_not_logged(warned: Report, mlflow: Typed) -
 
 @real
 def test_a_report_forges_no_line_of_the_gates_answer(
-    passed: Report, mlflow: Typed, register: Register, lookup_pass: Place
+    passed: Report, mlflow: Made, register: Made, lookup_pass: Place
 ) -> None:
     other = Path("model.onnx")
     other.write_bytes(lookup_pass[0].read_bytes() + b"\x1a\x00")
@@ -138,7 +135,7 @@ def test_a_report_forges_no_line_of_the_gates_answer(
 
 @real
 def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
-    passed: Report, warned: Report, mlflow: Typed, client: MlflowClient, register: Register, lookup_pass: Place
+    passed: Report, warned: Report, mlflow: Made, client: MlflowClient, register: Made, lookup_pass: Place
 ) -> None:
     version = register(lookup_pass[0])
     other = str(client.create_model_version("encoder", Path("registered").absolute().as_uri()).version)
@@ -175,7 +172,7 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
 
 @real
 def test_no_alias_moves_for_a_synthetic_model_or_on_bundled_photos(
-    mlflow: Typed, client: MlflowClient, register: Register, synthetic: Path, lookup_pass: Place, monkeypatch: Patch
+    mlflow: Made, client: MlflowClient, register: Made, synthetic: Path, lookup_pass: Place, monkeypatch: Patch
 ) -> None:
     version = register(synthetic)
     report = write(check(synthetic, images=lookup_pass[1]))
@@ -190,7 +187,7 @@ def test_no_alias_moves_for_a_synthetic_model_or_on_bundled_photos(
 
 
 @real
-def test_the_command_gates_and_logs(passed: Report, mlflow: Typed, register: Register, lookup_pass: Place) -> None:
+def test_the_command_gates_and_logs(passed: Report, mlflow: Made, register: Made, lookup_pass: Place) -> None:
     gate = f"gate encoder {register(lookup_pass[0])} {write(passed)}"
     for words, code, wanted in (
         (gate, 1, "gate is closed"),  # nothing vouches for the report
@@ -236,7 +233,7 @@ def test_a_server_must_be_named_and_its_package_installed(
 @real
 @pytest.mark.usefixtures("server_named")
 def test_a_registered_model_is_checked(
-    register: Register, client: MlflowClient, lookup_pass: Place, tmp_path: Path, ends: Run
+    register: Made, client: MlflowClient, lookup_pass: Place, tmp_path: Path, ends: Run
 ) -> None:
     model, photos = map(str, lookup_pass)
     version = register(lookup_pass[0])
@@ -262,7 +259,7 @@ def test_a_registered_model_is_checked(
 
 @real
 @pytest.mark.usefixtures("server_named")
-def test_what_is_no_registered_model(register: Register, lookup_pass: Place, ends: Run) -> None:
+def test_what_is_no_registered_model(register: Made, lookup_pass: Place, ends: Run) -> None:
     register(lookup_pass[0])
     for model, said in {
         "models:/encoder/9": "not found",
@@ -277,7 +274,7 @@ def test_what_is_no_registered_model(register: Register, lookup_pass: Place, end
 @real
 @pytest.mark.usefixtures("server_named")
 def test_a_version_of_several_files(
-    passed: Report, mlflow: Typed, register: Register, lookup_pass: Place, monkeypatch: Patch
+    passed: Report, mlflow: Made, register: Made, lookup_pass: Place, monkeypatch: Patch
 ) -> None:
     model, photos = lookup_pass
     version = register(model, Path(shutil.copy(model, "other.onnx")))
@@ -346,7 +343,7 @@ def test_what_a_store_raises_is_the_environments_fault() -> None:
 
 @real
 @pytest.mark.usefixtures("server_named")
-def test_a_hint_about_a_registered_file_can_be_typed(register: Register) -> None:
+def test_a_hint_about_a_registered_file_can_be_typed(register: Made) -> None:
     text = Path("text.onnx")
     text.write_text("no model")
     address = f"models:/encoder/{register(text)}"

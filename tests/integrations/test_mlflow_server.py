@@ -55,7 +55,7 @@ def test_a_report_is_logged_and_gates_its_model_version(
     client.log_artifact(trained.run_id, str(lookup_pass[0]), "model")
     client.create_registered_model("encoder")
     version = str(client.create_model_version("encoder", f"{trained.artifact_uri}/model", trained.run_id).version)
-    Path("r.json").write_text(to_json(passed), encoding="utf-8")
+    Path("r.json").write_text(to_json(passed))
     logged = ends(0, "mlflow log r.json").stdout.split()[-1]
     assert len(client.list_artifacts(logged, "robustcheck")) == 2
     ends(0, f"mlflow gate encoder {version} r.json --alias champion --images {lookup_pass[1]}")

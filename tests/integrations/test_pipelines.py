@@ -10,12 +10,12 @@ from support import BIN, ROOT, Place
 from support.workflows import program, run
 
 CI = ROOT / "docs" / "ci"
-GITLAB = yaml.safe_load((CI / "robustcheck.gitlab-ci.yml").read_text(encoding="utf-8"))["robustcheck"]
+GITLAB = yaml.safe_load((CI / "robustcheck.gitlab-ci.yml").read_text())["robustcheck"]
 
 
 def words_of(name: str) -> str:
     """The words of the gate's container, as its file writes them."""
-    text = (CI / name).read_text(encoding="utf-8")
+    text = (CI / name).read_text()
     (lines,) = re.findall(r"^[ -]*\"?check\"?,?\n.*?--\"?,?\n.*?\n", text, re.MULTILINE | re.DOTALL)
     words = re.sub(r" +#.*|^[ -]* |dsl\.ConcatPlaceholder\(\[|\]\)|f?\"|, ?", "", lines, flags=re.MULTILINE)
     return " ".join(words.split())

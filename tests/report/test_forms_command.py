@@ -37,7 +37,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(ends: Ru
         "shift.run.measure_shift": "shift pass.onnx --in photos --shifted photos",
         "verify.run.verify": "verify report.json pass.onnx",
     }.items():
-        Path("r.json").write_text(error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
+        Path("r.json").write_text(error_json("stands for an earlier PASS", "", 3))
         monkeypatch.setattr(f"robustcheck_onnx.checker.{function}", work)
         ends(4, f"{words} -o json=r.json", "error: memory")
         assert (left.pop(), read_json("r.json")["error"]["exit_code"]) == (137, 4)
@@ -90,7 +90,7 @@ def test_a_form_that_fails_takes_neither_the_verdict_nor_another_form_with_it(en
     assert read_json("json")["verdict"]["verdict"] == "PASS"
     assert Path("json.sigstore.json").exists()
     for name in ("junit", "pass.md"):
-        assert Path(name).read_text(encoding="utf-8").startswith("robustcheck: no verdict (exit code 4)\n")
+        assert Path(name).read_text().startswith("robustcheck: no verdict (exit code 4)\n")
     for words in ("pass.onnx -o junit", "compare pass.onnx pass.onnx -o junit=junit"):
         Path("json").unlink()
         ends(4, f"{words} {json}")
@@ -108,15 +108,15 @@ def test_github_annotations_and_summary(here: Path, ends: Run) -> None:
         "::warning file=pass.onnx,line=1,title=robustcheck WARN · not_established%3A too few varied images::40 "
     )
     assert [annotation in line for line in done.stdout.splitlines() if line.startswith("::")] == [True]
-    text = summary.read_text(encoding="utf-8")
+    text = summary.read_text()
     assert text.startswith("before\n<!-- robustcheck report -->\n\n## ▲ WARN")
     assert "::" not in ends(1, f"{call} --no-ci", **on).stdout
-    assert summary.read_text(encoding="utf-8") == text
+    assert summary.read_text() == text
     document = ends(1, f"{call} -o json", annotation, **on)
     assert json.loads(document.stdout)["verdict"]["verdict"] == "WARN"
     said = "::error file=no.onnx,line=1,title=robustcheck%3A could not assess::no.onnx"
     assert json.loads(ends(2, "no.onnx -o json", said, **on).stdout)["error"]["exit_code"] == 2
-    assert "✗ ERROR: no.onnx" in summary.read_text(encoding="utf-8")
+    assert "✗ ERROR: no.onnx" in summary.read_text()
     summary.write_text("x" * 2**20)  # GitHub takes no more
     for place, said in (("no/summary.md", "is not written"), ("summary.md", "is full")):
         ends(1, f"{call} -qq", "note: GITHUB_STEP_SUMMARY", said, **on | {"GITHUB_STEP_SUMMARY": place})

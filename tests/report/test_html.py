@@ -119,7 +119,7 @@ def contrast(*colours: str) -> float:
 
 def test_contrast_is_sufficient_in_light_dark_and_print() -> None:
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # WCAG's own example of "not enough"
-    css = STYLE.read_text(encoding="utf-8")
+    css = STYLE.read_text()
     blocks = re.findall(r"(@media [^{]*\{\s*)?:root \{([^}]*)\}", css)
     assert [bool(media) for media, _ in blocks] == [False, True, True]  # light, dark, print
     themes = [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", body)) for _, body in blocks]
@@ -347,8 +347,8 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
     page = pages["several"].replace('<p class="meta">', source)
     assert page.count(source) > 1
     page = page.replace(FAILED.model, "models/" + 30 * "unbroken_")  # nor for 270: words keep their room
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    (tmp_path / "frame.html").write_text(FRAME, encoding="utf-8")
+    (tmp_path / "page.html").write_text(page)
+    (tmp_path / "frame.html").write_text(FRAME)
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom", "--enable-logging=stderr"]
     words += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,1000", "--allow-file-access-from-files"]
     done = subprocess.run(

@@ -59,7 +59,7 @@ def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
 ) -> None:
     model, photos = lookup_pass
     written = tmp_path / "report.json"
-    written.write_text(passed.model_dump_json(), encoding="utf-8")
+    written.write_text(passed.model_dump_json())
     found = rc.verify(written, model, images=photos)
     assert repr(found) == f"Verification(result='VERIFIED', exit_code=0, report='{written}', model='{model}')"
     page = "\n".join([*in_notebook(found).texts, ""])

