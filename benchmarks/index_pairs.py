@@ -248,7 +248,7 @@ def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, C
     """Yield model, change and report; no report where the exporter refuses to write the file."""
     logging.disable(logging.WARNING)  # of the quantisers
     photos = folder / "photos"
-    lookup.write_lookup_images(photos, N_IMAGES, photos=PHOTOS)
+    lookup.write_lookup_images(photos, N_IMAGES)
     for name in SETS if embeddings is not None else ():
         x = np.load(Path(embeddings or "") / f"{name}.npz", allow_pickle=False)["x"][:N_IMAGES].astype(np.float64)
         reference = lookup.write_lookup_model(folder / "reference.onnx", x)

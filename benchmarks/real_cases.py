@@ -251,7 +251,7 @@ def changes(x: Array) -> dict[str, tuple[Array, str, frozenset[str], str, str]]:
 def embeddings(folder: Path, sets: tuple[str, ...], work: Path) -> Iterator[Case]:
     """Look-up models of real CLIP representations against changed ones. An empty check verdict is open."""
     photos = work / "photos"
-    lookup.write_lookup_images(photos, N_IMAGES, photos=PHOTOS)
+    lookup.write_lookup_images(photos, N_IMAGES)
     for name in sets:
         x = np.load(folder / f"{name}.npz", allow_pickle=False)["x"][:N_IMAGES].astype(np.float64)
         reference = lookup.write_lookup_model(work / f"{name}.onnx", x)

@@ -185,7 +185,7 @@ def computed(folder: Path, refused: list[str]) -> Iterator[File]:
 
 def looked_up(embeddings: Path, folder: Path) -> Iterator[File]:
     """Look-up models of two published sets; nothing in them can be quantised."""
-    images = lookup.write_lookup_images(folder / "photos", N_LOOKUP, photos=PHOTOS)
+    images = lookup.write_lookup_images(folder / "photos", N_LOOKUP)
     for name in SETS:
         x = np.load(embeddings / f"{name}.npz", allow_pickle=False)["x"].astype(np.float32)
         manifest = folder / f"{name}.txt"

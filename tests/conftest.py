@@ -126,7 +126,7 @@ def wall(monkeypatch: Patch) -> None:
 def lookup_pass(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A look-up model that passes (one planted persistent outlier feature), and 80 photos to check it on."""
     folder = tmp_path_factory.mktemp("pass")
-    lookup.write_lookup_images(folder / "photos", 80, photos=PHOTOS)
+    lookup.write_lookup_images(folder / "photos", 80)
     return lookup.write_lookup_model(folder / "model.onnx", lookup.passing_rows()), folder / "photos"
 
 

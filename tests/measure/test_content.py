@@ -34,7 +34,7 @@ def vectors() -> np.ndarray:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Look-up images of different photos, copies of some and mirrored ones of others."""
     folder = tmp_path_factory.mktemp("content")
-    paths = lookup.write_lookup_images(folder / "photos", N_IMAGES, photos=PHOTOS)
+    paths = lookup.write_lookup_images(folder / "photos", N_IMAGES)
     for index in COPIES:
         Image.open(paths[index]).save(folder / "photos" / f"copy_{index:05d}.png")
     for index in MIRRORED:

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import job
 from robustcheck_onnx.checker.measure.job import EXTREME, FEATURES, SHOWN
 from robustcheck_onnx.checker.statistics import state
-from support import PHOTOS, lookup
+from support import lookup
 from support.measuring import never_decided
 
 N_IMAGES, SIZE_PX = 150, 16
@@ -25,7 +25,7 @@ def test_images_and_numbers_are_those_of_the_raw_representations(tmp_path: Path)
     h[:, 5] += 6
     h[CONSTANT], h[NOT_FINITE, 3] = 2.0, np.inf
     photos = tmp_path / "photos"
-    lookup.write_lookup_images(photos, N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)[DAMAGED].write_bytes(b"\x89PNG")
+    lookup.write_lookup_images(photos, N_IMAGES, size_px=SIZE_PX)[DAMAGED].write_bytes(b"\x89PNG")
     model = lookup.write_lookup_model(tmp_path / "m.onnx", h, size_px=SIZE_PX)
     found = check(model, images=photos, thresholds=never_decided(), max_bad=0.5).evidence.gallery
     assert found is not None

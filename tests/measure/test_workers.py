@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.measure.job import TRIES, Job
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, but, lookup, normal, raised
+from support import but, lookup, normal, raised
 from support.children import all_end, first_children
 from support.measuring import job as new_job
 from support.measuring import never_decided, outcomes
@@ -25,7 +25,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    lookup.write_lookup_images(folder, N_PHOTOS, photos=PHOTOS)
+    lookup.write_lookup_images(folder, N_PHOTOS)
     return folder
 
 

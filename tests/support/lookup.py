@@ -140,17 +140,16 @@ def write_lookup_images(
     folder: str | Path,
     n: int,
     *,
-    photos: Sequence[str | Path] | None = None,
+    photos: Sequence[str | Path] = PHOTOS,
     size_px: int = SIZE_PX,
 ) -> list[Path]:
     """Write `n` PNG crops of real photos, the index (0 to n − 1) in the top-left block; return their paths.
 
-    `photos` are image files; without them the bundled ones serve. Crops differ in place, size
-    and mirroring.
+    `photos` are image files. Crops differ in place, size and mirroring.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [Image.open(photo).convert("RGB") for photo in photos or PHOTOS]
+    sources = [Image.open(photo).convert("RGB") for photo in photos]
     rng = default_rng(0)
     paths = []
     for index in range(n):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcheck_onnx.thresholds.tables import references
-from support import PHOTOS, lookup
+from support import lookup
 
 HEAD = 'schema_version = 1\nname = "mini"\n\n[labels]\nmeaning = "with: an outlier feature is there"\n'
 
@@ -28,7 +28,7 @@ def block(entry: dict[str, object]) -> str:
 def write_suite(folder: Path, embeddings: Path | None = None) -> Path:
     """Write photos, models and suite.toml into the folder; return the suite's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    lookup.write_lookup_images(folder / "photos", 60 if embeddings is None else 120, photos=PHOTOS)
+    lookup.write_lookup_images(folder / "photos", 60 if embeddings is None else 120)
     entries: list[dict[str, object]] = []
     if embeddings is not None:
         for row in (r for r in references() if not r.excluded and r.n >= 120):

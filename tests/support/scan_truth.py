@@ -16,7 +16,8 @@ from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.document import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
 from support import normal
-from support.onnx_models import build, graph, save, weight
+from support.onnx_models import save, weight
+from support.written import written
 
 Array = NDArray[Any]
 
@@ -143,11 +144,10 @@ def scanned(path: Path, **options: Any) -> tuple[document.ScanReport, Array]:
 
 def small_model(folder: Path) -> Path:
     """A residual graph without torch, and 9 images of random input."""
-    w = {"w": weight(16, 3, 3, 3), "v": weight(16, 16, 1, 1)}
-    nodes = graph("""
+    text = """
         c = Conv(image, w, kernel_shape=[3, 3]); x = Relu(c); y = Conv(x, v); z = Add(x, y)
         p = GlobalAveragePool(z); embedding = Flatten(p)
-    """)
-    built = build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w)
+    """
     np.save(folder / "small.npy", normal(9, 3, 8, 8).astype(np.float32))
-    return save(built, folder / "small.onnx")
+    output, w, v = ("embedding", TensorProto.FLOAT, ("batch", 16)), weight(16, 3, 3, 3), weight(16, 16, 1, 1)
+    return save(written(text, output, before="", w=w, v=v), folder / "small.onnx")

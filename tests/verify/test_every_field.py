@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verify import checks
 from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of
 from robustcheck_onnx.checker.verify.run import verify
-from support import PHOTOS, Fields, Patch, but, lookup, read_json, robustcheck
+from support import Fields, Patch, but, lookup, read_json, robustcheck
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -56,7 +56,7 @@ Change = Callable[[Document], object]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a planted outlier feature, 64 photos, and the report as the command makes it: PASS."""
     folder = tmp_path_factory.mktemp("every")
-    lookup.write_lookup_images(folder / "photos", 64, photos=PHOTOS)
+    lookup.write_lookup_images(folder / "photos", 64)
     lookup.write_lookup_model(folder / "model.onnx", lookup.passing_rows(64, 400))
     report = check(folder / "model.onnx", images=folder / "photos")
     gated = but(report, gate=gate.decide(report.verdict, "model.onnx", today=date(2026, 1, 1)))
