@@ -13,8 +13,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -34,6 +32,7 @@ from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
 
 from .changes import ModelJackknife, jackknife_of
 from .pairs import KEPT_IMAGES, Side, cosines, decisive_features
+from .vectors import DAMAGE
 
 SCHEMA_VERSION = 1
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
@@ -41,18 +40,6 @@ SCHEMA_VERSION = 1
 COSINE_IMAGES = 80
 COSINE_DECIMALS = 7  # rounding, SD 3e-8, stays below what `pairs.similarity_of` takes for no variation (1e-7)
 Cosine = Annotated[float, Field(ge=-1, le=1)]
-DAMAGE = (
-    ValueError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""what a damaged or encrypted file raises"""
 AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
@@ -137,7 +124,7 @@ class Baseline(Frozen):
             raise ValueError("groups hold another number of images than the evidence")
         if digest_of_set(self.images) != self.evidence.images.digest:
             raise ValueError("the images are not those of the evidence")
-        if len(self.frequencies) != len(decisive_features(self.evidence.statistics).features):
+        if len(self.frequencies) != len(decisive_features(self.evidence.statistics)):
             raise ValueError("features and frequencies differ in number")
         if len(self.values) != min(sum(self.group_sizes), KEPT_IMAGES):
             raise ValueError("values are of another number of images")
@@ -187,7 +174,7 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[
         nodes: of its graph, by type.
     """
     model = jackknife_of(side)
-    indices = [f.index for f in decisive_features(evidence.statistics).features]
+    indices = [f.index for f in decisive_features(evidence.statistics)]
     rows = side.kept_rows
     first = rows[:COSINE_IMAGES]
     between = np.clip(cosines(first), -1.0, 1.0)[np.triu_indices(len(first), 1)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -328,18 +328,9 @@ class FeatureFate(Frozen):
     "rotated" rests on `Similarity.cosine_change` too"""
 
 
-class DecisiveFeatures(NamedTuple):
-    """The features that a model's indication rests on. They are persistent outlier features, or not."""
-
-    features: tuple[OutlierFeature, ...]
-    persistent: bool
-
-
-def decisive_features(statistics: Statistics) -> DecisiveFeatures:
+def decisive_features(statistics: Statistics) -> tuple[OutlierFeature, ...]:
     """Return the persistent outlier features. They are at most `LISTED`; without any, the strongest feature."""
-    if statistics.persistent:
-        return DecisiveFeatures(statistics.persistent[:LISTED], True)
-    return DecisiveFeatures(statistics.features[:1], False)
+    return statistics.persistent[:LISTED] or statistics.features[:1]
 
 
 class Compared(Frozen):
@@ -353,8 +344,8 @@ class Compared(Frozen):
     @classmethod
     def of(cls, evidence: Evidence, profile: Profile) -> Compared:
         """Judge a model by itself."""
-        features = decisive_features(evidence.statistics).features
-        return cls(evidence=evidence, verdict=judge(evidence, profile), carrying=tuple(f.index for f in features))
+        carrying = tuple(feature.index for feature in decisive_features(evidence.statistics))
+        return cls(evidence=evidence, verdict=judge(evidence, profile), carrying=carrying)
 
 
 def fates(
@@ -389,7 +380,7 @@ def fates(
         values: (image, feature) of these at the scale of `scaled`, on the images of `ours`; None where the baseline
             saw other images: then nothing is kept.
     """
-    features, persistent = decisive_features(reference)
+    features = decisive_features(reference)
     places = [int(f.mean_z < 0) for f in features]
     same_width = ours.state.n_features == reference.n_features
     x = ours.kept_rows
@@ -455,7 +446,7 @@ def fates(
                 index=feature.index,
                 mean_z=feature.mean_z,
                 frequency=was,
-                persistent=persistent,
+                persistent=feature.persistent,
                 fate=fate,
                 to=to,
                 candidate_mean_z=None if shown is None else ours.mean_z(shown),

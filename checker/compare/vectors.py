@@ -5,6 +5,7 @@ They are an index that somebody built, or the embeddings of classes.
 
 import contextlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,8 +21,11 @@ BLOCK: Final = 8192  # vectors that are read and multiplied at once
 NAMES: Final = ("vectors", "embeddings", "representations", "embedding", "vector")
 """names of the vectors where a file holds several arrays"""
 IDS: Final = ("ids", "id", "names", "name")
-DAMAGE: Final = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, NotImplementedError)
-"""what a reader raises where a file claims what it does not hold"""
+DAMAGE: Final = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""what a reader raises where a file is damaged or encrypted, or claims what it does not hold"""
 
 Blocks = Iterator[tuple[AnyArray, Sequence[Any]]]
 
@@ -91,7 +95,7 @@ def readable(path: Path, option: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
-    except (*DAMAGE, zipfile.BadZipFile) as fault:
+    except DAMAGE as fault:
         raise UsageError(
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
             f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",

@@ -28,43 +28,35 @@ def assert_close(found: float | None, expected: Any, rtol: float = 1e-7, atol: f
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol, err_msg=note)
 
 
-def canonical(values: Array, form: str) -> Array:
-    """(image, position, feature), float64, all positions."""
+def rows_of(values: Array, tap: Tap, strides: tuple[int, ...] = (1, 1)) -> Array:
+    """(image, position, feature), float64: every position, or those of a map at the strides."""
     x = np.asarray(values, dtype=np.float64)
-    if form == "tokens_first":
-        return x.transpose(1, 0, 2)
-    if form == "map":
+    if tap.form == "tokens_first":
+        x = x.swapaxes(0, 1)
+    if tap.form == "map":
         x = np.moveaxis(x, 1, -1)
+    if x.ndim == 4:
+        x = x[:, :: strides[0], :: strides[1]]
     return x.reshape(len(x), -1, x.shape[-1])
 
 
 def assert_is_truth(found: LayerStatistics, values: Array, tap: Tap, *, places: bool = True) -> None:
     """Every number of the statistics, computed again from the activations."""
-    strided: tuple[slice, ...] = tuple(slice(None, None, step) for step in tap.strides)
-    part = {"map": (slice(None), slice(None), *strided), "map_last": (slice(None), *strided)}.get(tap.form, ...)
-    rows, everything = canonical(values[part], tap.form), canonical(values, tap.form)
+    rows, everything = rows_of(values, tap, tap.strides), rows_of(values, tap)
     kurtosis = scipy.stats.kurtosis(rows, axis=2, fisher=False)
     z = scipy.stats.zscore(rows, axis=2)
     flat = z.reshape(-1, z.shape[-1])
-    s2 = (flat**2).mean(axis=0)
-    z4 = (flat**4).sum(axis=0)
+    s2, z4 = (flat**2).mean(axis=0), (flat**4).sum(axis=0)
     assert found.n_rows == len(flat)
     expected = {
-        "kurtosis": kurtosis.mean(axis=1).mean(),
+        "kurtosis": kurtosis.mean(),
         "rms_kurtosis": (s2**2).mean() / s2.mean() ** 2,
         "top3_share": np.sort(z4)[-3:].sum() / z4.sum(),
-        "mean_token_kurtosis": None,
-        "class_token_kurtosis": None,
+        "mean_token_kurtosis": scipy.stats.kurtosis(everything.mean(axis=1), axis=1, fisher=False).mean()
+        if tap.positions
+        else None,
+        "class_token_kurtosis": kurtosis[:, 0].mean() if tap.class_token else None,
     }
-    if tap.positions:
-        mean = everything.mean(axis=1)
-        expected["mean_token_kurtosis"] = scipy.stats.kurtosis(mean, axis=1, fisher=False).mean()
-    if tap.class_token:
-        expected["class_token_kurtosis"] = kurtosis[:, 0].mean()
-        own = (np.abs(z[:, 0]) > 6).mean(axis=0)
-        assert {f.feature for f in found.class_token_persistent} == set(np.flatnonzero(own >= 0.5))
-    else:
-        assert found.n_class_token_persistent == 0
     few = np.abs(rows[:, :: tap.median_step])
     medians = np.median(few, axis=2)
     if (medians > 0).all():
@@ -76,12 +68,12 @@ def assert_is_truth(found: LayerStatistics, values: Array, tap: Tap, *, places: 
             assert getattr(found, name) is None, name
         else:
             assert_close(getattr(found, name), value, rtol=1e-4, note=name)
-    if len(rows) > 1:
-        se = kurtosis.mean(axis=1).std(ddof=1) / np.sqrt(len(rows))
-        assert_close(found.kurtosis_se, se, rtol=1e-3, atol=1e-5)
     assert_close(found.largest_value, np.abs(everything).max(), rtol=1e-5)
-    frequency = (np.abs(flat) > 6).mean(axis=0)
-    assert {f.feature for f in found.persistent} == set(np.flatnonzero(frequency >= 0.5))
+    if len(rows) > 1:
+        assert_close(found.kurtosis_se, scipy.stats.sem(kurtosis.mean(axis=1)), rtol=1e-3, atol=1e-5)
+    frequency, of_class = ((np.abs(each) > 6).mean(axis=0) for each in (flat, z[:, 0] * tap.class_token))
+    for features, share in ((found.persistent, frequency), (found.class_token_persistent, of_class)):
+        assert {each.feature for each in features} == set(np.flatnonzero(share >= 0.5))
     for feature in found.persistent:
         assert_close(feature.frequency, frequency[feature.feature])
         assert_close(feature.kurtosis_share, z4[feature.feature] / z4.sum(), rtol=1e-4)
@@ -91,23 +83,20 @@ def assert_is_truth(found: LayerStatistics, values: Array, tap: Tap, *, places: 
 
 def assert_places(found: LayerStatistics, z: Array, everything: Array, median: Array, tap: Tap) -> None:
     """Where the largest |z| lies, and massive activations with their positions."""
-    strong: Counter[tuple[int, ...]] = Counter()
-    massive: Counter[tuple[int, int]] = Counter()
-    for image, values, middle in zip(np.abs(z), np.abs(everything), median, strict=True):
-        if image.max() > 6:
-            strong[tuple(int(place) for place in np.unravel_index(image.argmax(), image.shape))[::-1]] += 1
-        size = values.max(axis=0)
-        for feature in np.argsort(-size)[:3]:
-            if size[feature] > 100 and middle > 0 and size[feature] >= 1000 * middle:
-                massive[int(feature), cell_of(int(values[:, feature].argmax()), tap)] += 1
-    n, place = max(((n, place) for place, n in strong.items()), default=(0, ()))
-    if n and n >= 0.5 * len(z):
-        assert found.fixed_outlier is not None
-        assert (found.fixed_outlier.feature, found.fixed_outlier.token or 0) == place
+    tops = [np.unravel_index(np.abs(image).argmax(), image.shape) for image in z]
+    strong = Counter((int(f), int(t)) for (t, f), image in zip(tops, z, strict=True) if np.abs(image).max() > 6)
+    common, n = max(strong.items(), key=lambda place: place[::-1], default=((), 0))
+    assert (found.fixed_outlier is not None) == (n >= 0.5 * len(z))
+    if found.fixed_outlier is not None:
+        assert (found.fixed_outlier.feature, found.fixed_outlier.token or 0) == common
         assert_close(found.fixed_outlier.frequency, n / len(z))
-    else:
-        assert found.fixed_outlier is None
-    assert {(m.feature, m.token or 0): round(m.frequency * len(z)) for m in found.massive} == massive
+    expected: Counter[tuple[int, int]] = Counter()
+    for image, middle in zip(np.abs(everything), median, strict=True):
+        size = image.max(axis=0)
+        for feature in np.argsort(-size)[:3].tolist():
+            if size[feature] > 100 and size[feature] >= 1000 * middle > 0:
+                expected[feature, cell_of(int(image[:, feature].argmax()), tap)] += 1
+    assert {(m.feature, m.token or 0): round(m.frequency * len(z)) for m in found.massive} == expected
 
 
 def cell_of(position: int, tap: Tap) -> int:
