@@ -1,28 +1,36 @@
 """Do statistics change where large JPEGs are decoded at a smaller scale? (results/performance.md, "JPEG decoding")
 
-    python benchmarks/draft_decoding.py [MODEL.onnx...] [--dinov2 WHEEL] [--photos 300]
+    python benchmarks/draft_decoding.py [MODEL.onnx...] [--dinov2 WHEEL] [--photos 300] [--checks RUNS]
 
 Photos of 12 megapixels (4032 × 3024) are made of the bundled ones and five of scikit-image, enlarged by Lanczos's
 filter, with noise of 2 to 12 grey levels, quality 90. Each is decoded whole and with a shorter edge of at least 5 (as a
 check does), 2.9 and 1.4 times the edge that it is resized to, so at 1/2, 1/4 and 1/8. WHEEL: as of `dinov2_layers.py`.
+With --checks instead: what a check of such photos costs beside one of as many bundled ones, in turns, and of what.
 Each statistic's change is in units of its standard error, by a delete-a-group jackknife over 20 groups of photos.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dinov2_layers
+import last_fifth
 import numpy as np
 import onnx
+import speed
 from PIL import Image
 
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.images.preprocess import SPARE, WHOLE, apply, decode
+from robustcheck_onnx.checker.images.preprocess import SPARE, WHOLE, apply, apply_uint8, decode, least_edge
+from robustcheck_onnx.checker.images.sanity import describe, digest_of_pixels
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import state as sums
@@ -95,11 +103,55 @@ def main(models: list[Path], n: int) -> None:
                 print(f"  {name}", *(f"{value:.6g}" for value in values))  # whole, scaled, standard error
 
 
+def checks(models: list[Path], n: int, runs: int) -> None:
+    """Print what a check costs, large photos against bundled ones, and a photo's parts (ms of one thread)."""
+    sets = {"12 megapixels": photos(n), "bundled": [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"))[:n]]}
+    with TemporaryDirectory() as folder:
+        for kind, contents in sets.items():
+            Path(folder, kind).mkdir()
+            for index, content in enumerate(contents):
+                Path(folder, kind, f"{index:03}.jpg").write_bytes(content)
+        for path in models:
+            commands = [[str(speed.COMMAND), str(path), "-q", "--images", str(Path(folder, kind))] for kind in sets]
+            large, bundled = last_fifth.compared(*commands, len(os.sched_getaffinity(0)), runs)
+            print(path.stem, f"{n} photos, processor and clock: {large.processor_s:.2f}, {large.wall_s:.2f} s;",
+                  f"bundled {bundled.processor_s:.2f}, {bundled.wall_s:.2f} s;",
+                  f"ratio {large.processor_s / bundled.processor_s:.2f}", flush=True)  # fmt: skip
+            contract = open_model(path).contract
+            preprocessing = contract.preprocessing if contract else IMAGENET
+            keep = least_edge(preprocessing)
+            for kind, contents in sets.items():
+                images = [decode(content, "x.jpg", keep)[0] for content in contents]
+                parts = {
+                    "decoding": [partial(decode, c, "x.jpg", keep) for c in contents],
+                    "the same at 1/8": [partial(decode, c, "x.jpg", 1) for c in contents],
+                    "resize": [partial(apply_uint8, preprocessing, i) for i in images],
+                    "sketch": [partial(describe, i) for i in images],
+                    "of it the digest": [partial(digest_of_pixels, i) for i in images],
+                    "digest of the file": [partial(hashlib.sha256, c) for c in contents],
+                }
+                print(f"  {kind}:", ", ".join(f"{name} {_least_ms(calls):.1f}" for name, calls in parts.items()))
+
+
+def _least_ms(calls: list[Callable[[], object]]) -> float:
+    """Mean of each call's least processor time of three."""
+    least = []
+    for call in calls:
+        times = []
+        for _ in range(3):
+            start = time.thread_time()
+            call()
+            times.append(time.thread_time() - start)
+        least.append(min(times))
+    return 1000 * sum(least) / len(least)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="*")
     parser.add_argument("--dinov2", type=Path)
     parser.add_argument("--photos", type=int, default=300)
+    parser.add_argument("--checks", type=int, default=0, metavar="RUNS")
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
         if given.dinov2:
@@ -107,4 +159,7 @@ if __name__ == "__main__":
             dinov2_layers.fold_layer_scales(model)
             given.models.append(Path(folder) / "dinov2_s14.onnx")
             onnx.save(dinov2_layers.encoder(model, dinov2_layers.LAYERS["block 12, final norm"]), given.models[-1])
-        main(given.models, given.photos)
+        if given.checks:
+            checks(given.models, given.photos, given.checks)
+        else:
+            main(given.models, given.photos)

@@ -35,11 +35,12 @@ def test_a_blob_is_found_where_and_as_large_as_it_is(level: int) -> None:
 
 
 def test_mirroring_and_turning_moves_points_and_changes_no_description() -> None:
+    square = photo("astronaut.png").crop((100, 0, 356, 256)).resize((96, 96))
+    plain = table(find_keypoints(square))
+    places = np.zeros((96, 96), np.uint8)
+    places[plain[:, 1], plain[:, 0]] = 1
     for turn in list(Image.Transpose):
-        square = photo("astronaut.png").crop((100, 0, 356, 256)).resize((96, 96))
-        plain, turned = (table(find_keypoints(image)) for image in (square, square.transpose(turn)))
-        places = np.zeros((96, 96), np.uint8)
-        places[plain[:, 1], plain[:, 0]] = 1
+        turned = table(find_keypoints(square.transpose(turn)))
         moved = np.argwhere(np.asarray(Image.fromarray(places).transpose(turn)))
         assert {*map(tuple, turned[:, 1::-1].tolist())} == {*map(tuple, moved.tolist())}
         by_strength = np.abs(plain[:, 3:] - turned[:, 3:]).max(axis=1)  # both lists begin with the strongest
@@ -102,22 +103,17 @@ def test_a_similarity_is_needed() -> None:
 
 
 def test_images_without_keypoints_are_like_nothing() -> None:
-    flat = Image.new("RGB", (200, 100), "red")
+    coffee = photo("coffee.png")
     ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
-    small = photo("coffee.png").resize((15, 40))
-    for image in (flat, ramp, small):
+    for image in (Image.new("RGB", (200, 100), "red"), ramp, coffee.resize((15, 40))):
         assert find_keypoints(image) == b""
     assert not is_known(b"", b"")
-    assert not Gallery(3).has_part_of(find_keypoints(photo("coffee.png")))
-
-
-def test_sizes() -> None:
+    assert not Gallery(3).has_part_of(find_keypoints(coffee))
+    assert len(find_keypoints(coffee.filter(ImageFilter.GaussianBlur(60)))) < len(find_keypoints(coffee))
     for size in ((3000, 40), (40, 3000), (97, 31), (16, 16)):
-        points = table(find_keypoints(photo("coffee.png").resize(size)))
+        points = table(find_keypoints(coffee.resize(size)))
         assert len(points) <= 32
         assert {*points[:, 2]} <= {1, 2, 3, 4}
-    blurred = photo("coffee.png").filter(ImageFilter.GaussianBlur(60))
-    assert len(find_keypoints(blurred)) < len(find_keypoints(photo("coffee.png")))
 
 
 def test_a_full_gallery_stays_as_it_is() -> None:

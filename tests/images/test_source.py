@@ -1,20 +1,17 @@
 """Image sources: what counts as an image, in which order, and one clear error for everything else."""
 
 import hashlib
-import io
 import json
 import os
 import sys
 import tarfile
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import containers
@@ -30,24 +27,15 @@ from robustcheck_onnx.checker.images.source import (
 )
 from support import Patch, extra, normal, raised
 from support.profile import PATIENCE_S
-
-
-def png(level: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (level, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def fill(folder: Path, names: list[str]) -> Path:
-    for level, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(level))
-    return folder
+from support.stores import fill, png, shard
 
 
 def names_of(spec: Any, **options: Any) -> list[str]:
     return [entry.name for entry in open_images(spec, **options).entries]
+
+
+def by_name(source: ImageSource) -> list[Item]:
+    return sorted(source.items(), key=lambda item: item.name)
 
 
 def level(item: Item) -> int:
@@ -62,30 +50,25 @@ def test_folder_is_recursive_and_leaves_out_what_is_no_image(tmp_path: Path) -> 
     fill(tmp_path, [*names, ".hidden.png", ".git/x.png", "@eaDir/t.png", "__MACOSX/._a.png", ".DS_Store", "notes.txt"])
     source = open_images(tmp_path)
     assert (source.kind, source.n_found, len(source)) == ("folder", 5, 5)
-    items = list(source.items())
-    assert {item.name: level(item) for item in items} == {n: i for i, n in enumerate(names)}
-    for item in items:
-        assert getattr(item, "digest", "") == "sha256:" + hashlib.sha256(png(level(item))).hexdigest()
+    found = {item.name: (level(item), getattr(item, "digest", "")) for item in source.items()}
+    assert found == {n: (i, "sha256:" + hashlib.sha256(png(i)).hexdigest()) for i, n in enumerate(names)}
 
 
 def test_order_depends_on_names_and_seed_only(tmp_path: Path, monkeypatch: Patch) -> None:
     names = [f"{i:03d}.png" for i in range(50)]
-    fill(tmp_path / "one", names)
-    fill(tmp_path / "two", names[::-1])
+    fill(tmp_path, names)
     truth = sorted(names, key=lambda name: hashlib.sha256(b"3\0" + name.encode()).digest())
-    for folder in (tmp_path / "one", tmp_path / "two", f"{tmp_path}/one/*.png"):
-        assert names_of(folder, seed=3) == truth
-    assert names_of(tmp_path / "one", seed=4) != truth
     walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda *a, **k: ((t, d, f[::-1]) for t, d, f in walk(*a, **k)))
-    assert names_of(tmp_path / "one", seed=3) == truth
+    for _ in range(2):
+        assert names_of(tmp_path, seed=3) == names_of(f"{tmp_path}/*.png", seed=3) == truth
+        monkeypatch.setattr(os, "walk", lambda *a, **k: ((t, d, f[::-1]) for t, d, f in walk(*a, **k)))
+    assert names_of(tmp_path, seed=4) != truth
 
 
 def test_links_show_each_file_once_by_its_shortest_name(tmp_path: Path) -> None:
     fill(tmp_path, ["a/x.txt", "z/photo.png"])
-    (tmp_path / "a" / "link").symlink_to(tmp_path / "z")
-    (tmp_path / "y").symlink_to(tmp_path / "z")
-    (tmp_path / "z" / "loop").symlink_to(tmp_path)
+    for link, target in (("a/link", "z"), ("y", "z"), ("z/loop", "")):
+        (tmp_path / link).symlink_to(tmp_path / target)
     # neither a/link/photo.png, which is longer, nor z/photo.png, which is later
     assert names_of(f"{tmp_path}/**/*/*.png") == ["y/photo.png"]
     assert names_of(tmp_path) == ["a/link/photo.png"]
@@ -94,11 +77,10 @@ def test_links_show_each_file_once_by_its_shortest_name(tmp_path: Path) -> None:
 def test_broken_link_and_pipe_are_named_skips(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "pipe.png")
-    reasons = {item.name: item for item in open_images(tmp_path).items()}
-    assert reasons == {
-        "gone.jpg": Skipped("gone.jpg", "cannot be read: No such file or directory"),
-        "pipe.png": Skipped("pipe.png", "not a regular file"),
-    }
+    assert by_name(open_images(tmp_path)) == [
+        Skipped("gone.jpg", "cannot be read: No such file or directory"),
+        Skipped("pipe.png", "not a regular file"),
+    ]
 
 
 def test_list_csv_and_jsonl(tmp_path: Path) -> None:
@@ -136,28 +118,19 @@ def test_bad_manifest_rows_are_usage_errors_with_their_number(tmp_path: Path) ->
         raised(UsageError, message, open_images, tmp_path / name)
 
 
-def shard(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    return path
-
-
 def test_tar_shards_give_images_and_touch_nothing_else(tmp_path: Path) -> None:
     code = {"0.cls": b"3", "0.pkl": b"cos\nsystem\n(S'false'\ntR.", "0.seg.png": png(99), "./._0.png": b"mac"}
     shard(tmp_path / "s-000.tar", {"./0.png": png(0), **code, "d/1.v2.png": png(1)})
-    shard(tmp_path / "s-001.TAR", {"2.PNG": png(2), "3.jpg": b""})
+    with tarfile.open(shard(tmp_path / "s-001.TAR", {"2.PNG": png(2), "3.jpg": b""}), "a") as archive:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
     for spec in (tmp_path, f"{tmp_path}/s-*"):
         source = open_images(spec)
-        found = sorted(source.items(), key=lambda item: item.name)
-        assert found.pop() == Skipped("s-001.TAR/3.jpg", "empty file")
-        assert [level(item) for item in found] == [0, 1, 2]
-        assert [item.name for item in found] == ["s-000.tar/0.png", "s-000.tar/d/1.v2.png", "s-001.TAR/2.PNG"]
+        *found, last = by_name(source)
+        assert last == Skipped("s-001.TAR/3.jpg", "empty file")
+        names = ["s-000.tar/0.png", "s-000.tar/d/1.v2.png", "s-001.TAR/2.PNG"]
+        assert [(level(item), item.name) for item in found] == list(enumerate(names))
         assert source.kind == "tar"
 
 
@@ -186,15 +159,14 @@ def save(tmp_path: Path) -> Callable[..., None]:
 
 def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) -> None:
     monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
-    for file, levels in enumerate((range(10), range(10, 20))):
-        cells = [{"bytes": png(i), "path": f"{i}.png"} if file else png(i) for i in levels]
-        save(f"part-{file}.parquet", label=levels, image=cells)
+    save("part-0.parquet", label=range(10), image=[png(i) for i in range(10)])
+    save("part-1.parquet", image=[{"bytes": png(i), "path": f"{i}.png"} for i in range(10, 20)])
     (tmp_path / "README.md").write_text("a data card")
     source = open_images(tmp_path, seed=1)
-    assert (source.kind, len(source)) == ("parquet", 20)
+    assert source.kind == "parquet"
     found = [level(item) for item in prefetch(source, lambda item: item, workers=3, window=6)]
-    names = [f"part-{i // 10}.parquet#{i % 10:08d}" for i in found]
-    assert (names, sorted(found)) == (list(source.entries.names()), list(range(20)))
+    assert sorted(found) == list(range(20))
+    assert list(source.entries.names()) == [f"part-{i // 10}.parquet#{i % 10:08d}" for i in found]
     assert [level(source.load(i)) for i in (19, 0, 7)] == [found[i] for i in (19, 0, 7)]
 
 
@@ -202,7 +174,7 @@ def test_parquet_rows_without_bytes(tmp_path: Path, save: Callable[..., None]) -
     fill(tmp_path, ["inside.bin"])
     paths = ("inside.bin", "gone.png", "../x.png", None)
     save("t.parquet", image=[{"bytes": None, "path": path} for path in paths] + [{"bytes": b"", "path": None}])
-    first, *others = sorted(open_images(tmp_path / "t.parquet").items(), key=lambda item: item.name)
+    first, *others = by_name(open_images(tmp_path / "t.parquet"))
     assert level(first) == 0
     assert [getattr(item, "reason", "") for item in others] == [
         "cannot be read: No such file or directory",
@@ -218,45 +190,38 @@ def test_arrow_data_set_of_hugging_face(tmp_path: Path) -> None:
     for name in ("data-00000-of-00001.arrow", "cache-1.arrow"):
         with pyarrow.ipc.new_stream(str(tmp_path / name), table.schema) as writer:
             writer.write_table(table)
-    assert sorted(level(item) for item in open_images(tmp_path).items()) == [0, 1, 2, 3, 4]
+    assert sorted(map(level, open_images(tmp_path).items())) == [0, 1, 2, 3, 4]
 
 
-def test_data_sets_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: Patch) -> None:
-    (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    for module in ("pyarrow", "pyarrow.parquet"):
-        monkeypatch.setitem(sys.modules, module, None)
-    caught = raised(EnvironmentFaultError, "package pyarrow is not installed", open_images, tmp_path / "t.parquet")
-    assert caught.hint == extra("data")
-
-
-def test_bad_parquet(tmp_path: Path, save: Callable[..., None]) -> None:
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
-    raised(CannotAssessError, r"bad\.parquet: Parquet file is damaged", open_images, tmp_path / "bad.parquet")
+def test_bad_parquet_and_parquet_without_pyarrow(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) -> None:
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(b"PAR1 nothing")
+    raised(CannotAssessError, r"bad\.parquet: Parquet file is damaged", open_images, bad)
     save("text.parquet", text=["a"])
     raised(UsageError, r"columns are text \(string\); one must be named image", open_images, tmp_path / "text.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    caught = raised(EnvironmentFaultError, "package pyarrow is not installed", open_images, bad)
+    assert caught.hint == extra("data")
 
 
 def test_npy_and_npz(tmp_path: Path) -> None:
     values = normal(4, 3, 6, 5).astype(np.float32)
     values[2, 0, 0, 0] = np.nan
     np.save(tmp_path / "x.npy", values)
-    np.savez(tmp_path / "x.npz", a=values[:1].astype(np.float64), b=values[1:2].astype(np.float16))
-    *_, bad, last = sorted(open_images(tmp_path / "x.npy").items(), key=lambda item: item.name)
+    *_, bad, last = by_name(open_images(tmp_path / "x.npy"))
     assert bad == Skipped("x.npy#00000002", "values that are not finite")
     assert isinstance(last, Tensor)
     assert (last.name, last.values.dtype.name, last.digest[:7]) == ("x.npy#00000003", "float32", "sha256:")
     np.testing.assert_array_equal(last.values, values[3])
+    np.savez(tmp_path / "x.npz", a=values[:1].astype(np.float64), b=values[1:2].astype(np.float16))
     assert sorted(names_of(tmp_path / "x.npz")) == ["x.npz/a#00000000", "x.npz/b#00000000"]
-
-
-def test_bad_arrays(tmp_path: Path) -> None:
     for array, said in (
         (np.zeros((2, 6, 5, 3)), r"array: shape is \(2, 6, 5, 3\); it must be \(batch, 1 or 3 channels"),
         (np.zeros((0, 3, 5, 5)), r"shape is \(0, 3, 5, 5\)"),
         (np.zeros((1, 3, 5, 5), np.complex64), "dtype is complex64; it must be float or unsigned"),
         (np.array([{"pickle": 1}]), "x.npy: file is not a plain array"),
     ):
-        np.save(tmp_path / "x.npy", array, allow_pickle=True)
+        np.save(tmp_path / "x.npy", array)
         raised(CannotAssessError if "plain" in said else UsageError, said, open_images, tmp_path / "x.npy")
     # a model of free height and width would take them until two meet in a batch
     np.savez(tmp_path / "x.npz", a=np.zeros((1, 3, 8, 8)), b=np.zeros((2, 3, 9, 8)))
@@ -295,20 +260,16 @@ class Rights:
         """folders without r: their names can't be had"""
         self.closed: set[str] = set()
         """folders without r and x: nothing in them can be reached"""
+        scandir, lstat = os.scandir, os.lstat
 
-        def refuse(real: Callable[..., Any], refused: Callable[[Any], bool], path: Any = ".", **more: Any) -> Any:
-            if not isinstance(path, int) and refused(path):
+        def ask(real: Callable[..., Any], path: Any, closed: set[str], folder: object) -> Any:
+            if not isinstance(path, int) and Path(str(folder)).name in closed:
                 raise PermissionError(13, "Permission denied", str(path))
-            return real(path, **more)
+            return real(path)
 
-        def is_unlisted(path: Any) -> bool:
-            return Path(path).name in self.unlisted | self.closed
-
-        def is_unreached(path: Any) -> bool:
-            return Path(os.path.dirname(path)).name in self.closed  # noqa: PTH120 # "x/."
-
-        monkeypatch.setattr(os, "scandir", partial(refuse, os.scandir, is_unlisted))
-        monkeypatch.setattr(os, "lstat", partial(refuse, os.lstat, is_unreached))
+        monkeypatch.setattr(os, "scandir", lambda path=".": ask(scandir, path, self.unlisted | self.closed, path))
+        # "x/." is reached through x
+        monkeypatch.setattr(os, "lstat", lambda path: ask(lstat, path, self.closed, os.path.dirname(str(path))))  # noqa: PTH120
 
 
 @pytest.mark.parametrize("pattern", ["*/b.png", "**/*.png", "*/deep/*.png", "closed/*.png"])
@@ -337,27 +298,31 @@ def test_a_glob_needs_no_folder_that_it_does_not_enter(tmp_path: Path, monkeypat
 
 
 def test_check_bad() -> None:
-    for share in (float("nan"), -0.1, 1.1):
-        raised(UsageError, "must be 0 to 1", check_bad, 100, 99, share)
     bad = [Skipped("a.jpg", "empty file")]
     check_bad(100, 1, 0.01, bad)
     check_bad(1, 0, 0.0)
     for read, n_bad, limit, message in (
+        (100, 99, float("nan"), "must be 0 to 1"),
+        (100, 99, -0.1, "must be 0 to 1"),
+        (100, 99, 1.1, "must be 0 to 1"),
         (100, 2, 0.01, r"unusable images is 2 of 100 \(a.jpg: empty file\); at most 1.00% may be\n"),
         (3, 3, 1.0, "no usable images among 3"),
         (0, 0, 1.0, "no usable images among 0"),
     ):
-        raised(CannotAssessError, message, check_bad, read, n_bad, limit, bad)
+        raised(UsageError if "must" in message else CannotAssessError, message, check_bad, read, n_bad, limit, bad)
+
+
+Thirty = tuple[ImageSource, list[str]]
 
 
 @pytest.fixture
-def thirty(tmp_path: Path) -> tuple[ImageSource, list[str]]:
+def thirty(tmp_path: Path) -> Thirty:
     """A folder of 30 images, and their names in order."""
     source = open_images(fill(tmp_path, [f"{i}.png" for i in range(30)]))
     return source, list(source.entries.names())
 
 
-def test_prefetch_keeps_order_and_bounds_what_waits(thirty: tuple[ImageSource, list[str]]) -> None:
+def test_prefetch_keeps_order_and_bounds_what_waits(thirty: Thirty) -> None:
     source, names = thirty
     started = []
     others = threading.Event()
@@ -376,7 +341,7 @@ def test_prefetch_keeps_order_and_bounds_what_waits(thirty: tuple[ImageSource, l
     assert list(results) == names[1:]
 
 
-def test_prefetch_begins_nothing_behind_a_likely_stop(thirty: tuple[ImageSource, list[str]]) -> None:
+def test_prefetch_begins_nothing_behind_a_likely_stop(thirty: Thirty) -> None:
     source, names = thirty
     started = []
     results = prefetch(source, lambda item: started.append(item.name), workers=4, window=20, stops=(7, 9))
@@ -388,7 +353,7 @@ def test_prefetch_begins_nothing_behind_a_likely_stop(thirty: tuple[ImageSource,
     assert len([*results]) == 22
 
 
-def test_prefetch_surfaces_exceptions_and_stops_its_threads(thirty: tuple[ImageSource, list[str]]) -> None:
+def test_prefetch_surfaces_exceptions_and_stops_its_threads(thirty: Thirty) -> None:
     source, names = thirty
     before = threading.active_count()
 
@@ -397,10 +362,10 @@ def test_prefetch_surfaces_exceptions_and_stops_its_threads(thirty: tuple[ImageS
             raise ValueError("third")
         return item.name
 
-    results = prefetch(source, fails, workers=2, window=4)
-    assert [next(results) for _ in range(3)] == names[:3]
-    raised(ValueError, "third", next, results)
-    stopped = prefetch(source, fails, workers=2, window=4)
-    next(stopped)
-    stopped.close()
+    for n in (3, 1):
+        results = prefetch(source, fails, workers=2, window=4)
+        assert [next(results) for _ in range(n)] == names[:n]
+        if n == 3:
+            raised(ValueError, "third", next, results)
+        results.close()
     assert threading.active_count() == before

@@ -21,10 +21,13 @@ def photo(path: Path, orientation: int = 1) -> str:
     image = Image.new("RGB", (300, 120), RED)
     image.paste(BLUE, (150, 0, 300, 120))
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    exif[0x010E] = "secret place"
+    exif.update({0x0112: orientation, 0x010E: "secret place"})
     image.save(path, exif=exif, comment=b"secret comment", quality=95)
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest(path.read_bytes())
+
+
+def digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def seen(**images: str) -> list[SeenImage]:
@@ -46,8 +49,7 @@ def opened(uri: str) -> Image.Image:
 def test_a_thumbnail_is_small_upright_and_holds_pixels_only(tmp_path: Path) -> None:
     plain, turned = photo(tmp_path / "plain.jpg"), photo(tmp_path / "turned.jpg", orientation=6)  # 6: turn clockwise
     found = thumbnails.make(seen(**{plain: "plain.jpg", turned: "turned.jpg"}), tmp_path)
-    assert found.missing == {}
-    assert set(found.uris) == {plain, turned}
+    assert (found.missing, set(found.uris)) == ({}, {plain, turned})
     # left turned clockwise is up
     for known, size, red, blue in (
         (plain, (96, 38), (10, 19), (85, 19)),
@@ -65,7 +67,7 @@ def test_what_changed_is_gone_or_broken_is_left_out_with_a_word(tmp_path: Path) 
         good = photo(tmp_path / folder / "x.jpg", orientation)
     photo(tmp_path / "changed.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
-    broken = "sha256:" + hashlib.sha256(b"\xff\xd8 no photo").hexdigest()
+    broken = digest(b"\xff\xd8 no photo")
     names = {good: "b/x.jpg", "sha256:0": "changed.jpg", "sha256:1": "gone.jpg", broken: "broken.jpg"}
     found = thumbnails.make(seen(**names), tmp_path)
     assert opened(found.uris.pop(good)).getpixel((10, 19)) == pytest.approx(BLUE, abs=12)

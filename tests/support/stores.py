@@ -1,7 +1,12 @@
-"""Stores behind URLs for the tests: names that are hard to quote, a secret, files put there, images listed."""
+"""Image sets for the tests, here and in stores behind URLs: files put there, images listed; hard names, a secret."""
 
+import io
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from robustcheck_onnx.checker.images.source import ImageSource
 from robustcheck_onnx.checker.storage.places import Url, parse_place
@@ -24,3 +29,29 @@ def put(store: Any, folder: Path, at: str) -> None:
 
 def contents(source: ImageSource) -> list[tuple[str, str | None]]:
     return [(entry.name, source.digest(place)) for place, entry in enumerate(source.entries)]
+
+
+def png(level: int) -> bytes:
+    """A red picture of one level."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fill(folder: Path, names: Sequence[str]) -> Path:
+    """Write pictures of rising levels, and return the folder."""
+    for level, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(level))
+    return folder
+
+
+def shard(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a tar file."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
