@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
-import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
@@ -302,12 +301,6 @@ def runner(tmp_path: Path) -> Any:
         return Runner(open_model(tmp_path / "m.onnx", **options), device, threads=threads, batch_size=batch_size)
 
     return make
-
-
-@pytest.fixture
-def pixels() -> Any:
-    """Five preprocessed images of 8 × 8, (image, height, width, 3) float32."""
-    return normal(5, 8, 8, 3, seed=1).astype(np.float32)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from onnx import ModelProto, TensorProto
 
 from robustcheck_onnx.checker.runtime.runner import scales_over_batch
-from support import Fields, normal
+from support import PIXELS, Fields, normal
 from support.onnx_models import encoder
 from support.written import POOLED, written
 
@@ -78,12 +78,12 @@ def test_what_depends_on_its_batch_is_caught(runner: Any, by: str) -> None:
         assert single < 1e-5 if by in NOT_OF_FIVE else single > 0.1
 
 
-def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Any) -> None:
+def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any) -> None:
     """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
     run = runner(written(SEEN + "free = Sub(n, 1.0); factor = Div(free, free); embedding = Mul(features, factor)"))
-    assert np.isnan(run.run(pixels[:1]).representation).all()
-    assert np.isfinite(run.run(pixels[:4]).representation).all()  # one pass
-    assert run.batch_invariances(pixels)[0] == 1e9
+    assert np.isnan(run.run(PIXELS[:1]).representation).all()
+    assert np.isfinite(run.run(PIXELS[:4]).representation).all()  # one pass
+    assert run.batch_invariances(PIXELS)[0] == 1e9
 
 
 FEATURES = 24

@@ -1,6 +1,7 @@
 """Models that take one channel, or bfloat16: fed with the luminance, or rounded; measured as their plain equals."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from PIL import Image
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import CLIP, Preprocessing
+from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
-from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import but, levels, onnx_models, raised
 from support.measuring import never_decided
@@ -38,6 +39,14 @@ def encoder(channels: int, *, kind: int = FLOAT, weight: NDArray[Any] | None = N
     return written(text, embedding, before="", inputs=[image], w=first)
 
 
+@pytest.fixture
+def rows(opened: Callable[..., ModelFile]) -> Callable[..., Any]:
+    """Runs a graph."""
+    return lambda model, pixels, scaled=None: (
+        Runner(opened(model), "cpu", preprocessing=scaled).run(pixels).representation
+    )
+
+
 def sidecar(path: Path, **changes: Any) -> Path:
     path.write_text(json.dumps(GREY.model_dump(mode="json", exclude={"color_order"}) | changes), encoding="utf-8")
     return path
@@ -53,15 +62,10 @@ def test_grey_is_the_luminance_before_the_resize() -> None:
     assert set(apply_uint8(red, PHOTO)[0, :, 0]) == {76}  # 0.299 · 255
 
 
-def rows(path: Path, pixels: Any, preprocessing: Preprocessing | None = None) -> Any:
-    return Runner(open_model(path), "cpu", preprocessing=preprocessing).run(pixels).representation
-
-
-def test_a_grey_model_sees_what_a_colour_model_sees_of_grey_photos(tmp_path: Path) -> None:
+def test_a_grey_model_sees_what_a_colour_model_sees_of_grey_photos(rows: Callable[..., Any]) -> None:
     """The convolution of the colour model sums its channels, each fed the same luminance."""
     weight = onnx_models.weight(24, 1, 3, 3)
-    grey = save(encoder(1, weight=weight), tmp_path / "grey.onnx")
-    colour = save(encoder(3, weight=np.repeat(weight, 3, axis=1) / 3), tmp_path / "colour.onnx")
+    grey, colour = encoder(1, weight=weight), encoder(3, weight=np.repeat(weight, 3, axis=1) / 3)
     pixels, values = apply_uint8(GREY, PHOTO)[None], apply(GREY, PHOTO)[None]
     found = rows(grey, pixels, GREY)
     expected = rows(colour, np.repeat(pixels, 3, axis=-1), but(GREY, color_order="RGB"))
@@ -71,36 +75,33 @@ def test_a_grey_model_sees_what_a_colour_model_sees_of_grey_photos(tmp_path: Pat
 
 
 def test_a_check_of_a_grey_model_says_so(tmp_path: Path) -> None:
-    model = save(encoder(1), tmp_path / "m.onnx")
     one_value = sidecar(tmp_path / "p.json", mean=[0.5], std=0.25)  # stands for three
-    report = check(model, preprocess=str(one_value), max_images=60)
+    report = check(encoder(1), preprocess=one_value, max_images=60)
     facts = report.evidence.preprocessing
     assert (facts.preprocessing, ("color_order", "grey", "model input") in facts.fields) == (GREY, True)
     assert "The model takes one channel: photos were fed in grey, as their luminance." in report.notes
 
 
 def test_different_values_of_the_colours_are_refused_unless_assumed(tmp_path: Path) -> None:
-    model, colour = (save(encoder(n), tmp_path / f"{n}.onnx") for n in (1, 3))
-    grey = "mean is 0.5, 0.4, 0.3; the model takes one grey channel, so it must be one"
-    for path, change, said in (
-        (model, {"mean": [0.5, 0.4, 0.3]}, grey),
-        (colour, {"color_order": "grey"}, "color_order is grey; the model takes 3 channels"),
+    for channels, change, said in (
+        (1, {"mean": [0.5, 0.4, 0.3]}, "mean is 0.5, 0.4, 0.3; the model takes one grey channel, so it must be one"),
+        (3, {"color_order": "grey"}, "color_order is grey; the model takes 3 channels"),
     ):
-        raised(UsageError, said, check, path, preprocess=str(sidecar(tmp_path / "p.json", **change)))
+        raised(UsageError, said, check, encoder(channels), preprocess=sidecar(tmp_path / "p.json", **change))
+    model = save(encoder(1), tmp_path / "m.onnx")
     facts = check(model, max_images=60, thresholds=never_decided()).evidence.preprocessing
     assert facts.source == "assumed"
     assert facts.preprocessing.mean == pytest.approx((0.449,) * 3)
     assert ("std", "0.226", "assumed: mean of the colours' values") in facts.fields
 
 
-def test_bfloat16_in_and_out(tmp_path: Path) -> None:
-    rounded, plain = (save(encoder(3, kind=kind), tmp_path / f"{kind}.onnx") for kind in (BFLOAT16, FLOAT))
-    opened = open_model(rounded, tensor="features")  # an output is added
-    assert (opened.image_input.dtype, opened.outputs[0].dtype) == ("bfloat16", "bfloat16")
+def test_bfloat16_in_and_out(rows: Callable[..., Any], opened: Callable[..., ModelFile]) -> None:
+    rounded, plain = (encoder(3, kind=kind) for kind in (BFLOAT16, FLOAT))
+    model = opened(rounded, tensor="features")  # an output is added
+    assert (model.image_input.dtype, model.outputs[0].dtype) == ("bfloat16", "bfloat16")
     pixels = levels(6, 8, 8, 3, seed=4)
     scaled = (pixels * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.25)
-    run = Runner(opened, "cpu")
-    assert run.output_difference(scaled) == 0
+    assert Runner(model, "cpu").output_difference(scaled) == 0
     narrow = helper.tensor_dtype_to_np_dtype(BFLOAT16)
     expected = rows(plain, scaled.astype(narrow).astype(np.float32)).astype(narrow).astype(np.float32)
     of_bytes = rows(rounded, pixels, but(GREY, color_order="RGB"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.runtime.session import translate
-from support import Patch, normal, profile, raised
+from support import PIXELS, Patch, normal, profile, raised
 from support.onnx_models import encoder
 from support.written import written
 
@@ -60,9 +60,9 @@ def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: Patch) 
     raised(EnvironmentFaultError, r"memory ran out \(12 bytes were asked for", model.run, pixels)
 
 
-def test_memory_that_passes_side_by_side_take_is_no_error(runner: Any, monkeypatch: Patch, pixels: Pixels) -> None:
+def test_memory_that_passes_side_by_side_take_is_no_error(runner: Any, monkeypatch: Patch) -> None:
     model = runner(written("", inputs=[("image", 1, (2, 3, 8, 8))]), threads=3)
-    expected = model.run(pixels).representation
+    expected = model.run(PIXELS).representation
     real, inside, met = Runner._pass, threading.Semaphore(1), threading.Event()
 
     def one_pass(self: Runner, *arguments: Any) -> list[Any]:
@@ -76,35 +76,33 @@ def test_memory_that_passes_side_by_side_take_is_no_error(runner: Any, monkeypat
             inside.release()
 
     monkeypatch.setattr(Runner, "_pass", one_pass)
-    assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
+    assert_allclose(model.run(PIXELS).representation, expected, rtol=1e-5)
     assert model._n_passes == 1
 
 
-def test_short_memory_never_makes_company_of_an_image_alone(runner: Any, monkeypatch: Patch, pixels: Pixels) -> None:
+def test_short_memory_never_makes_company_of_an_image_alone(runner: Any, monkeypatch: Patch) -> None:
     """A model that mixes its batch would seem not to, were its company cut into single images."""
     model = written("mean = ReduceMean(features, [0]); embedding = Sub(features, mean)")
     for most in (4, 2, 1):
         run = runner(model)
         with monkeypatch.context() as patch:
             tried = short_of_memory(patch, most)
-            (found,) = run.batch_invariances(pixels)
+            (found,) = run.batch_invariances(PIXELS)
             assert (found is None) if most == 1 else found > 0.1
             tried.clear()
-            run.run(pixels)
+            run.run(PIXELS)
             assert max(tried) == most  # no later pass has more company than was looked at
-    assert runner(model).batch_invariances(pixels[:1]) == (None,)
+    assert runner(model).batch_invariances(PIXELS[:1]) == (None,)
 
 
-def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(
-    runner: Any, monkeypatch: Patch, pixels: Pixels
-) -> None:
+def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(runner: Any, monkeypatch: Patch) -> None:
     run = runner(encoder(), threads=1)
     run._pass_images = 32  # as on a GPU
     tried = short_of_memory(monkeypatch, 8)
-    assert run.batch_invariances(pixels)[0] < 1e-5
+    assert run.batch_invariances(PIXELS)[0] < 1e-5
     assert [size for size in tried if size > 5] == [33, 32, 16, 8]
     tried.clear()
-    run.run(np.resize(pixels, (20, *pixels.shape[1:])))
+    run.run(np.resize(PIXELS, (20, *PIXELS.shape[1:])))
     assert sorted(tried) == [4, 8, 8]
 
 

@@ -54,6 +54,10 @@ def normal(*shape: int, seed: int = 0) -> NDArray[np.float64]:
     return default_rng(seed).normal(size=shape)
 
 
+PIXELS = normal(5, 8, 8, 3, seed=1).astype(np.float32)
+"""five preprocessed images, (image, height, width, channel)"""
+
+
 def levels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     """Grey levels of noise."""
     return default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
