@@ -188,7 +188,7 @@ def transformers_vit_classifier(tmp: Path, photos: list[Path]) -> Case:
     return _transformers_case(tmp, photos, model, processor, truth, **meanings)
 
 
-ENDS = {
+ENDS: dict[Any, str] = {
     clip_vit: "linear",
     clip_resnet: "linear",
     siglip: "other:Add",
@@ -205,26 +205,22 @@ ENDS = {
 """CLIP and SigLIP end as the profile's positives do; norms and activations do not pass for them."""
 
 
-@pytest.fixture(scope="module", params=ENDS, ids=lambda make: make.__name__)
-def case(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, skimage_photos: list[Path]
-) -> tuple[Case, str]:
-    return request.param(tmp_path_factory.mktemp("case"), skimage_photos), ENDS[request.param]
-
-
 def _relative(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float((np.abs(a - b).max(axis=1) / np.sqrt((a * a).mean(axis=1))).max())
 
 
-def test_onnx_runtime_agrees_with_the_library(case: tuple[Case, str], skimage_photos: list[Path]) -> None:
-    (record, truth, transform, meanings, _), _ = case
+@pytest.mark.parametrize("make", ENDS)
+def test_a_family(make: Any, tmp_path: Path, skimage_photos: list[Path]) -> None:
+    """ONNX Runtime agrees with the library, and what the file says is true."""
+    record, truth, transform, meanings, library = make(tmp_path, skimage_photos)
     session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[0]) == ("image", "tensor(float)", "batch")
-    assert [o.name for o in session.get_outputs()] == list(meanings)
-    assert {o.name: o.shape for o in session.get_outputs()} == {n: ["batch", w] for n, w in record.outputs.items()}
-
-    batch = torch.stack([transform(Image.open(p).convert("RGB")) for p in skimage_photos])
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    assert [*shapes] == list(meanings)
+    assert shapes == {name: ["batch", width] for name, width in record.outputs.items()}
+    images = [Image.open(path).convert("RGB") for path in skimage_photos]
+    batch = torch.stack([transform(image) for image in images])
     with torch.no_grad():
         rows = [each.numpy() for each in truth(batch)]
     assert min(each.std(axis=1).min() for each in rows) > 0.01  # a constant would agree with anything
@@ -233,18 +229,14 @@ def test_onnx_runtime_agrees_with_the_library(case: tuple[Case, str], skimage_ph
             assert ours.shape == theirs[:size].shape
             assert _relative(theirs[:size], ours) < RELATIVE
 
-
-def test_what_the_file_says(case: tuple[Case, str], skimage_photos: list[Path]) -> None:
-    (record, _, transform, meanings, library), ends_in = case
     content = record.path.read_bytes()
     for trace in (str(Path.cwd()), "site-packages", str(record.path.parent)):
         assert trace.encode() not in content  # no path of this machine
     onnx.checker.check_model(record.path, full_check=True)
     contract = contract_of(record.path)
-    assert {n: t["meaning"] for n, t in contract["tensors"].items()} == meanings
-    source, parity = contract["source"], contract["parity"]
-    said = {"library": library, "random_weights": False, "synthetic": ""}
-    assert source | said == source
+    assert {name: tensor["meaning"] for name, tensor in contract["tensors"].items()} == meanings
+    parity = contract["parity"]
+    assert contract["source"].items() >= {"library": library, "random_weights": False, "synthetic": ""}.items()
     assert contract["versions"]["torch"].partition("+")[0] == torch.version.__version__.partition("+")[0]
     assert (contract["precision"], parity["batches"], parity["photos"]) == ("fp32", [1, 2, 5], 5)
     assert parity["max_rel"] < RELATIVE
@@ -256,10 +248,10 @@ def test_what_the_file_says(case: tuple[Case, str], skimage_photos: list[Path]) 
     assert found.model.scaling is None
     assert not {reason.id for reason in found.can_pass.reasons} & {"normalised_twice", "unusual_pixels"}
     opened = open_model(record.path)
-    assert str(opened.representation.ends_in) == ends_in
+    assert str(opened.representation.ends_in) == ENDS[make]
     assert opened.contract is not None
     # one grey level of 255 at most, on real photos, through the contract in the file
     pixels = opened.contract.preprocessing
-    for image in (Image.open(path).convert("RGB") for path in skimage_photos):
-        apart = np.abs(apply(pixels, image).transpose(2, 0, 1) - transform(image).numpy())
+    for image, theirs in zip(images, batch.numpy(), strict=True):
+        apart = np.abs(apply(pixels, image).transpose(2, 0, 1) - theirs)
         assert (apart * np.asarray(pixels.std)[:, None, None]).max() / pixels.rescale <= 1.0 + 1e-3

@@ -12,7 +12,7 @@ from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.contract import Wanted, file_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import load
-from support import Fields, Patch, checkpoints
+from support import Patch, checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
 from support.user_modules import refused
 
@@ -57,16 +57,16 @@ def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
         load("open_clip", Wanted(NAME, weights=str(path), preprocessing=fields))
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monkeypatch: Patch, quick: bool) -> None:
+def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monkeypatch: Patch) -> None:
     """A tag trained with QuickGELU under a plain name gets it: open_clip would only warn and go on."""
-    from open_clip import pretrained
+    for quick in [True, False]:
+        from open_clip import pretrained
 
-    monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": {"file": str(checkpoint[0]), "quick_gelu": quick}})
-    loaded = load("open_clip", Wanted(NAME, weights="tagged"))
-    kinds = {type(m).__name__ for m in loaded.module.modules()}
-    assert ("QuickGELU" in kinds, "GELU" in kinds) == (quick, not quick)
-    assert loaded.source.weights == "tagged"
+        monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": {"file": str(checkpoint[0]), "quick_gelu": quick}})
+        loaded = load("open_clip", Wanted(NAME, weights="tagged"))
+        kinds = {type(m).__name__ for m in loaded.module.modules()}
+        assert ("QuickGELU" in kinds, "GELU" in kinds) == (quick, not quick)
+        assert loaded.source.weights == "tagged"
 
 
 def test_published_preprocessing_of_open_clip() -> None:
@@ -97,22 +97,19 @@ def test_every_published_preprocessing_can_be_written() -> None:
             assert torchvision_contract(entry.transforms(), name)["resize_mode"] == "shortest"
 
 
-@pytest.mark.parametrize(
-    ("name", "head"),
-    {
+def test_head_is_found_by_following_the_forward_pass() -> None:
+    for name, head in {
         "alexnet": "classifier.6",
         "densenet121": "classifier",
         "googlenet": "fc",
         "mobilenet_v3_small": "classifier.3",
         "squeezenet1_1": "classifier.1",
-    }.items(),
-)
-def test_head_is_found_by_following_the_forward_pass(name: str, head: str) -> None:
-    from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED
-    from robustcheck_onnx.exporters.wrappers import find_head
+    }.items():
+        from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED
+        from robustcheck_onnx.exporters.wrappers import find_head
 
-    model = torchvision.models.get_model(name, **AS_PUBLISHED.get(name, {}))
-    assert find_head(model, (96, 96)) == head
+        model = torchvision.models.get_model(name, **AS_PUBLISHED.get(name, {}))
+        assert find_head(model, (96, 96)) == head
 
 
 def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
@@ -132,34 +129,28 @@ def test_two_heads_are_not_guessed_at() -> None:
         load("timm", Wanted("deit_tiny_distilled_patch16_224", random_weights=True))
 
 
-@pytest.mark.parametrize(
-    ("name", "rules"),
-    {
+def test_a_clip_projection_is_no_classifier() -> None:
+    """timm's CLIP towers keep the projection where classifiers keep their head."""
+    for name, rules in {
         "vit_base_patch32_clip_224.openai": {"representation": "encoder_output", "pooled": "pooled"},
         "vit_base_patch32_clip_224.laion2b_ft_in12k_in1k": {"representation": "head_input", "logits": "logits"},
         "resnet18.a1_in1k": {"representation": "head_input", "logits": "logits"},
         "vit_small_patch14_dinov2.lvd142m": {"representation": "encoder_output"},
-    }.items(),
-)
-def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) -> None:
-    """timm's CLIP towers keep the projection where classifiers keep their head."""
-    loaded = load("timm", Wanted(name, random_weights=True))
-    assert {o.name: o.rule for o in loaded.outputs} == rules
+    }.items():
+        loaded = load("timm", Wanted(name, random_weights=True))
+        assert {o.name: o.rule for o in loaded.outputs} == rules
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"do_resize": False}, "do_resize is off"),
-        ({"do_center_crop": False}, "do_center_crop is off; it must be on, or image sizes would vary"),
-        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "size is"),
-    ],
-)
-def test_image_processors_the_contract_cannot_say(change: Fields, text: str) -> None:
+def test_image_processors_the_contract_cannot_say() -> None:
     from robustcheck_onnx.exporters.from_transformers import transformers_contract
 
-    with refused(2, text):
-        transformers_contract(transformers.CLIPImageProcessorPil(**change), "org/repo")
+    for field, value, text in (
+        ("do_resize", False, "do_resize is off"),
+        ("do_center_crop", False, "do_center_crop is off; it must be on, or image sizes would vary"),
+        ("size", {"shortest_edge": 32, "longest_edge": 64}, "size is"),
+    ):
+        with refused(2, text):
+            transformers_contract(transformers.CLIPImageProcessorPil(**{field: value}), "org/repo")
 
 
 def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:

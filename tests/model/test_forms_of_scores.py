@@ -1,5 +1,6 @@
 """Scores of an embedding, norms and residual streams in many algebraic forms: none of them can pass as an embedding."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.thresholds import profile
-from support.onnx_models import build, graph, save, weight
+from support import Fields
+from support.onnx_models import save, weight
+from support.written import written
 
-D, CLASSES = 384, 768
+D = 384
 PROJECTED = "x = MatMul(h, w)\n"  # x is the embedding, h the output of a layer norm
 # y: the output that holds the scores. What is read of it where nothing but the graph tells: the tensor, "assumed" where
 # the graph leaves it open, and what that tensor ends in.
@@ -33,7 +36,7 @@ SCORES = {
         "y other:Einsum",
     # the product alone, as any layer that computes it
     "y = MatMul(x, c)": "x assumed linear",
-    "y = Gemm(x, c, b)": "x assumed linear",
+    "y = Gemm(x, c, w768)": "x assumed linear",
     "y = Einsum(x, ct, equation='bd,cd->bc')": "x assumed linear",
     "a = Reshape(x, as_map); s = Conv(a, c_map, kernel_shape=[1, 1]); y = Flatten(s)": "a assumed linear",
     "a = Reshape(x, as_map); s = Conv(a, c_map); n = ReduceL2(a, one); z = Div(s, n); y = Flatten(z)": "a linear",
@@ -82,23 +85,25 @@ STREAMS = (
 )
 
 
+NAMES = {  # of constants, and how `written` calls them
+    "w": "w384x384", "square": "w384x384", "c": "w384x768", "hc": "w384x768", "ct": "w768x384", "half": "w192x768",
+    "c_map": "w768x384x1x1", "c_square": "w768x768", "bias": "w384", "as_map": "[0,384,1,1]", "views": "[1,3,1]",
+    "one": "[1]", "both": "[2]", "ones": "[1,1]", "two": "2.0", "less_half": "-0.5", "hundred": "100.0",
+}  # fmt: skip
+HELD = {
+    "v": np.abs(weight(D)),
+    "yes": np.ones(D, bool),
+    "picked": np.arange(8 * 90),
+    "ci": np.int8(30 * weight(D, 768)),
+}
+
+
 def opened(tmp_path: Path, text: str, output: str = "output") -> ModelFile:
     """Open image → Conv "flat" → LayerNormalization "h", and what `text` makes of them; y is called `output`."""
-    weights = {
-        "w": weight(D, D), "square": weight(D, D), "c": weight(D, CLASSES), "ct": weight(CLASSES, D),
-        "hc": weight(D, CLASSES), "half": weight(D // 2, CLASSES), "c_map": weight(CLASSES, D, 1, 1),
-        "c_square": weight(CLASSES, CLASSES), "ci": np.int8(30 * weight(D, CLASSES)), "b": weight(CLASSES),
-        "bias": weight(D), "v": np.abs(weight(D)), "yes": np.ones(D, bool), "picked": np.arange(8 * 90),
-        "as_map": np.array([0, D, 1, 1]), "views": np.array([1, 3, 1]), "one": np.array([1]), "both": np.array([2]),
-        "ones": np.array([1, 1]), "two": np.float32(2), "less_half": np.float32(-0.5), "hundred": np.float32(100),
-        "conv": weight(D, 3, 8, 8),
-    }  # fmt: skip
-    start = "map = Conv(image, conv); flat = Flatten(map); h = LayerNormalization(flat, v)\n"
-    nodes = graph(start + text.replace("y = ", f"{output} = "))
-    read = {name for node in nodes for name in node[1]}
-    held = {name: np.asarray(value) for name, value in weights.items() if name in read}
-    proto = build(nodes, [(output, TensorProto.FLOAT, None)], held)
-    return open_model(save(proto, tmp_path / "m.onnx"))
+    start = "map = Conv(image, w384x3x8x8); flat = Flatten(map); h = LayerNormalization(flat, v)\n"
+    text = re.sub(r"\w+", lambda word: NAMES.get(word[0], word[0]), start + text.replace("y = ", f"{output} = "))
+    held: Fields = {name: value for name, value in HELD.items() if re.search(rf"\b{name}\b", text)}
+    return open_model(save(written(text, (output, TensorProto.FLOAT, None), before="", **held), tmp_path / "m.onnx"))
 
 
 def can_pass(model: ModelFile) -> bool:

@@ -20,10 +20,9 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.weights import Weights, parse_light, restore, values_of
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import raised
-from support.onnx_models import classifier, encoder, save
+from support.onnx_models import PIXELS, classifier, encoder, save
 from support.written import written
 
-PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
 FEATURES = 400  # the projection has 24 · 400 · 4 bytes
 
 

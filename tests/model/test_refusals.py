@@ -1,7 +1,6 @@
 """What is wrong with a model is told with its name and a next step: an error of ours, never a death of the process."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.helper import make_node, make_tensor, make_tensor_value_info, tensor_dtype_to_np_dtype
 
@@ -35,35 +35,31 @@ def refused(model: ModelProto | bytes, message: str, folder: Path) -> None:
     assert caught.hint
 
 
-Tensor = Callable[[TensorProto], object]
-WEIGHTS: list[tuple[Tensor, str]] = [
-    (lambda w: setattr(w, "raw_data", w.raw_data[8:]), "has 632 bytes; its shape [10, 16] and type float need 640"),
-    (lambda w: setattr(w, "data_type", 77), "is number 77; ONNX has no such type"),
-    (lambda w: setattr(w, "data_type", 0), "has no type; each needs one"),
-    (
-        lambda w: w.dims.insert(0, 1 << 40),
-        "has 640 bytes; its shape [1099511627776, 10, 16] and type float need 703687441776640",
-    ),
-    (lambda w: w.dims.insert(0, -1), "has 640 bytes; its shape [-1, 10, 16] and type float need -640"),
-    (lambda w: w.dims.append(0), "has 640 bytes; its shape [10, 16, 0] and type float need 0"),
-    (lambda w: setattr(w.segment, "begin", 0), "is in segments; it must be whole"),
+WEIGHTS = {  # what is merged into a weight of 640 bytes, shape [10, 16], as protobuf's text
+    f'raw_data: "{"x" * 632}"': "has 632 bytes; its shape [10, 16] and type float need 640",
+    "data_type: 77": "is number 77; ONNX has no such type",
+    "data_type: 0": "has no type; each needs one",
+    f"dims: {1 << 40}": "has 640 bytes; its shape [10, 16, 1099511627776] and type float need 703687441776640",
+    "dims: -1": "has 640 bytes; its shape [10, 16, -1] and type float need -640",
+    "dims: 0": "has 640 bytes; its shape [10, 16, 0] and type float need 0",
+    "segment { begin: 0 }": "is in segments; it must be whole",
     # the digest of one and the values of the other could be taken, whether the raw ones were parsed or not
-    (lambda w: w.float_data.extend([1.0] * 160), "has values in raw_data and in float_data; they must be"),
-]
+    "float_data: 1 " * 160: "has values in raw_data and in float_data; they must be",
+}
 
 
-def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for large_bytes in [100, 1 << 16]:
-        monkeypatch.setattr(weights, "LARGE_BYTES", large_bytes)
-        for change, message in WEIGHTS:
-            model = classifier(bias=False)
-            change(model.graph.initializer[1])
-            refused(model, f"weight 'fc.weight' {message}", tmp_path)
-        # a constant does not get the values of a large weight of its name
-        constant = TensorProto(name="fc.weight", data_type=FLOAT, dims=[10, 16])
+@pytest.mark.parametrize("large_bytes", [100, 1 << 16])
+def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
+    monkeypatch.setattr(weights, "LARGE_BYTES", large_bytes)
+    for change, message in WEIGHTS.items():
         model = classifier(bias=False)
-        model.graph.node.append(make_node("Constant", [], ["other"], value=constant))
-        refused(model, "weight 'fc.weight' has 0 values; its shape [10, 16] and type float need 160", tmp_path)
+        text_format.Merge(change, model.graph.initializer[1])
+        refused(model, f"weight 'fc.weight' {message}", tmp_path)
+    # a constant does not get the values of a large weight of its name
+    constant = TensorProto(name="fc.weight", data_type=FLOAT, dims=[10, 16])
+    model = classifier(bias=False)
+    model.graph.node.append(make_node("Constant", [], ["other"], value=constant))
+    refused(model, "weight 'fc.weight' has 0 values; its shape [10, 16] and type float need 160", tmp_path)
 
 
 def test_every_type_is_counted_as_onnx_writes_it() -> None:
@@ -82,39 +78,35 @@ def assert_counted(tensor: TensorProto) -> None:
     raised(CannotAssessError, r"weight 'w' has \d+ (bytes|values); its shape \[30", check_inline, tensor, {})
 
 
-Model = Callable[[ModelProto], object]
-
-
-def without_weight_and_version(model: ModelProto) -> None:
-    model.graph.node[0].input.pop()
-    model.opset_import[0].domain = "my"
-
-
-CHANGES: list[tuple[Model, str]] = [
-    (lambda m: m.graph.input.append(m.graph.input[0]), "several inputs are named 'image'"),
-    (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999), "type of 'image' is 999"),
-    (lambda m: m.graph.node[0].input.pop(), "node Conv has 1 inputs; it needs at least 2"),
-    (without_weight_and_version, "node Conv has 1 inputs; it needs at least 2"),
-    (lambda m: m.ClearField("opset_import"), "opset_import is missing"),
-    (lambda m: setattr(m.opset_import[0], "version", 99), f"opset is 99; {UP_TO} {OPSET}"),
-    (lambda m: setattr(m, "ir_version", 99), f"IR version is 99; {UP_TO} {IR_VERSION}"),
-    (
-        lambda m: setattr(m.graph.node[1], "op_type", "Reluu"),
-        f"ai.onnx:Reluu; {HAS_NO} (closest: Relu)",
+OTHER = 'value_info { name: "x" type { tensor_type { elem_type: 999 } } }'
+CHANGES = {  # what is merged into a model
+    'graph { input { name: "image" } }': "several inputs are named 'image'",
+    f"graph {{ {OTHER} }}": "type of 'x' is 999",
+    'graph { node { op_type: "Conv" input: "image" } }': "node Conv has 1 inputs; it needs at least 2",
+    "opset_import { version: 99 }": f"opset is 99; {UP_TO} {OPSET}",
+    "ir_version: 99": f"IR version is 99; {UP_TO} {IR_VERSION}",
+    'graph { node { op_type: "Reluu" input: "image" } }': f"ai.onnx:Reluu; {HAS_NO} (closest: Relu)",
+    'graph { initializer { name: "conv.weight" data_type: 1 dims: 0 } }': (
+        "'conv.weight' is written twice, by two weights"
     ),
-    (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "'conv.weight' is written twice, by two weights"),
-    (lambda m: m.graph.node.append(make_node("Nope", ["image"], [])), f"ai.onnx:Nope; {HAS_NO}"),
-]
+    'graph { node { op_type: "Nope" input: "image" } }': f"ai.onnx:Nope; {HAS_NO}",
+}
 
 
 def test_models_that_are_not_well_formed(tmp_path: Path) -> None:
-    content: bytes = classifier().SerializeToString()
+    for change, message in CHANGES.items():
+        model = classifier()
+        text_format.Merge(change, model)
+        refused(model, message, tmp_path)
+    model = classifier()
+    content: bytes = model.SerializeToString()
     said = "name in the graph is b'log\\xffts'; names must be UTF-8 text"
     refused(content.replace(b"logits", b"log\xffts"), said, tmp_path)
-    for change, message in CHANGES:
-        model = classifier()
-        change(model)
-        refused(model, message, tmp_path)
+    model.graph.node[0].input.pop()
+    model.opset_import[0].domain = "my"  # nothing says which version of Conv is meant
+    refused(model, "node Conv has 1 inputs; it needs at least 2", tmp_path)
+    model.ClearField("opset_import")
+    refused(model, "opset_import is missing", tmp_path)
 
 
 def test_inputs_that_cannot_be_fed(tmp_path: Path) -> None:

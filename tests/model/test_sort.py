@@ -14,8 +14,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.file import sorted_nodes
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models, raised
-
-PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
+from support.onnx_models import PIXELS
 
 
 @st.composite

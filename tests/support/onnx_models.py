@@ -15,6 +15,7 @@ Array = NDArray[Any]
 Node = tuple[Any, ...]  # (op, inputs, outputs) or (op, inputs, outputs, attributes)
 Value = tuple[str, int, Sequence[int | str | None] | None]
 IMAGE = ("image", TensorProto.FLOAT, ("batch", 3, 8, 8))
+PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
 
 
 def rng() -> np.random.Generator:
@@ -77,33 +78,25 @@ def build(
     return model
 
 
-def pooled(features: int = 16) -> tuple[list[Node], dict[str, Array]]:
-    """image → Conv → Relu → global mean → (batch, features), the last tensor is "features"."""
-    nodes = graph("""
+def _pooled(last: str, features: int, width: int, weights: dict[str, Array]) -> onnx.ModelProto:
+    """image → Conv → Relu → global mean → "features" → `last`, whose output is (batch, width)."""
+    nodes = graph(f"""
         conv = Conv(image, conv.weight, kernel_shape=[3, 3]); relu = Relu(conv)
-        gap = GlobalAveragePool(relu); features = Flatten(gap)
+        gap = GlobalAveragePool(relu); features = Flatten(gap); {last}
     """)
-    return nodes, {"conv.weight": weight(features, 3, 3, 3)}
+    output = (nodes[-1][2][0], TensorProto.FLOAT, ("batch", width))
+    return build(nodes, [output], {"conv.weight": weight(features, 3, 3, 3)} | weights)
 
 
 def classifier(classes: int = 10, *, output: str = "logits", bias: bool = True, features: int = 16) -> onnx.ModelProto:
-    """`pooled` and a Gemm on "features"."""
-    nodes, weights = pooled(features)
-    weights["fc.weight"] = weight(classes, features)
-    inputs = ["features", "fc.weight"]
-    if bias:
-        weights["fc.bias"] = weight(classes)
-        inputs.append("fc.bias")
-    nodes.append(("Gemm", inputs, [output], {"transB": 1}))
-    return build(nodes, [(output, TensorProto.FLOAT, ("batch", classes))], weights)
+    """`_pooled` and a Gemm."""
+    weights = {"fc.weight": weight(classes, features)} | ({"fc.bias": weight(classes)} if bias else {})
+    return _pooled(f"{output} = Gemm(features, {', '.join(weights)}, transB=1)", features, classes, weights)
 
 
 def encoder(features: int = 16, *, output: str = "embedding") -> onnx.ModelProto:
-    """`pooled` and a bias-free projection."""
-    nodes, weights = pooled(24)
-    weights["proj"] = weight(24, features)
-    nodes.append(("MatMul", ["features", "proj"], [output]))
-    return build(nodes, [(output, TensorProto.FLOAT, ("batch", features))], weights)
+    """`_pooled` and a bias-free projection."""
+    return _pooled(f"{output} = MatMul(features, proj)", 24, features, {"proj": weight(24, features)})
 
 
 def save(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
