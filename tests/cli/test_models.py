@@ -152,6 +152,7 @@ def test_what_is_wrong_with_the_call_ends_it_before_anything(ends: Run) -> None:
         "--thresholds absent.json": "absent.json",
         "-o json=absent/{model}.json": "folder absent is missing",
         "-o modelcard=card.md": "one model only",
+        "-o predicate=p.json": "one model only",
         "-o json={model}.onnx": "a report must not replace it",
     }.items():
         Path("old.json").write_text(PASSED)

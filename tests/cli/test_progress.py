@@ -1,77 +1,44 @@
 """Work is never silent: stages and numbers on a terminal, a plain line from time to time elsewhere, nothing with -q."""
 
 import io
+import itertools
 import json
-import queue
 import re
 import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
 from robustcheck_onnx.checker.cli import process, question
 from robustcheck_onnx.checker.isolation import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
 from support import Patch
+from support.children import wait_until
 from support.measuring import never_narrow
 from support.terminal import OnATerminal, Terminal, stages_of
 
 MEASURED = Progress(64, 80, 12.34, "kurtosis 1–2 against 3")
 
 
-class Clock:
-    """Time that passes when the test says so; stands for the event that ends the plain lines, too."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._ends: queue.Queue[bool] = queue.Queue()
-        self._asleep = threading.Semaphore(0)
-
-    def wait(self, seconds: float) -> bool:
-        assert seconds == question.EVERY_S == 10
-        self._asleep.release()
-        return self._ends.get()
-
-    def set(self) -> None:
-        self._ends.put(True)
-
-    def passes(self) -> None:
-        """Let ten seconds pass, and what is due be written."""
-        self._asleep.acquire()
-        self.now += 10
-        self._ends.put(False)
-        self._asleep.acquire()
-        self._asleep.release()
-
-
-@pytest.fixture
-def clock(monkeypatch: Patch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(question, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    fakes = {"Event": lambda: clock, "Thread": threading.Thread}
-    monkeypatch.setattr(question, "threading", SimpleNamespace(**fakes))
-    return clock
-
-
-def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch, clock: Clock) -> None:
+def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch) -> None:
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
+    assert question.EVERY_S == 10
+    with question.progress_line(0):
+        assert log.getvalue() == ""  # a short run says nothing
+    monkeypatch.setattr(question, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
+    monkeypatch.setattr(question, "EVERY_S", 0.01)
     with question.progress_line(0, "m.onnx") as line:
         assert line is not None
         monkeypatch.setattr(sys, "stderr", io.StringIO())  # as an exporter does while a library works
-        assert log.getvalue() == ""  # a short run says nothing
         tell_stage(line, "opening the model")
-        clock.passes()
-        clock.passes()  # a stage that takes long
+        wait_until(lambda: log.getvalue().count("opening") > 1)  # a stage that takes long
         line(MEASURED)
-        clock.passes()
-    assert log.getvalue().splitlines() == [
-        "m.onnx: 10 s: opening the model",
-        "m.onnx: 20 s: opening the model",
-        "m.onnx: 30 s: measuring, 64 of 80 images, 12.3 images/s, kurtosis 1–2 against 3",
-    ]
+        wait_until(lambda: "measuring" in log.getvalue())
+    seconds, told = zip(*re.findall(r"m\.onnx: (\d+) s: (.*)\n", log.getvalue()), strict=True)
+    assert list(map(int, seconds)) == [10 * n for n in range(1, log.getvalue().count("\n") + 1)]
+    stages = ["opening the model", "measuring, 64 of 80 images, 12.3 images/s, kurtosis 1–2 against 3"]
+    assert [*dict.fromkeys(told)][-2:] == stages
 
 
 def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:

@@ -19,14 +19,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from robustcheck_onnx.checker.cli import process
-from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import forms, markdown, pipelines, reader
 from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, Time
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, Place, but, raised, read_json, reports
+from support import Capture, Fields, Place, but, read_json, reports
 from support.bad_input import Run
 from support.form_readers import junit, metrics
 from support.keys import write_keys
@@ -84,14 +83,6 @@ def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> Non
         assert told in text
         assert not re.search(r'verdict"?[:=]\s*"?\**PASS', text)
         assert stores.OURS.match(text.encode()[: stores.OURS_WITHIN_BYTES])
-
-
-def test_a_form_for_one_model_refuses_two() -> None:
-    for form in forms.TEXTS:
-        if form in forms.ONE_MODEL:
-            raised(UsageError, "it holds one model only", forms.render, form, [PASSING, WARNING], PLACE)
-        else:
-            forms.render(form, [PASSING, WARNING], PLACE)
 
 
 def test_paths_are_told_from_the_repository() -> None:

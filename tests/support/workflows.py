@@ -8,7 +8,6 @@ import yaml
 
 from . import ROOT, Fields
 
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ACTION = ROOT / "action.yml"
 
 
