@@ -156,11 +156,9 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     zero, broken = H.copy(), H.copy()
     zero[3], broken[70, 2] = 0, np.inf
-    np.save("cube.npy", np.zeros((2, 2, 2)))
-    np.save("ints.npy", np.ones((4, 4), int))
-    np.save("zero.npy", zero)
-    np.save("inf.npy", broken)
-    np.save("pickle.npy", np.array([[{}]], dtype=object))
+    arrays = {"cube": np.zeros((2, 2, 2)), "ints": np.ones((4, 4), int), "zero": zero, "inf": broken}
+    for name, array in {**arrays, "pickle": np.array([[{}]], dtype=object)}.items():
+        np.save(name, array)
     np.savez("two.npz", a=H, b=H)
     np.savez_compressed("small.npz", vectors=H)
     Path("short.npy").write_bytes(Path("zero.npy").read_bytes()[:-9])

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import intervals, state
 from robustcheck_onnx.thresholds.profile import load
-from support import profile, raised
+from support import normal, profile, raised
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
@@ -25,9 +25,8 @@ def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, changes.StatisticCh
 
 
 def test_cka_is_kornblith_s_in_the_form_over_features() -> None:
-    rng = default_rng(2)
-    x = rng.normal(size=(50, 12)) + 3
-    y = np.tanh(x @ rng.normal(size=(12, 30))) + rng.normal(size=(50, 30))
+    x = normal(50, 12) + 3
+    y = np.tanh(x @ normal(12, 30, seed=1)) + normal(50, 30, seed=2)
     a, b, size = x - x.mean(0), y - y.mean(0), np.linalg.norm
     found = pairs.similarity(x, y)
     assert found.cka == pytest.approx(size(b.T @ a) ** 2 / (size(a.T @ a) * size(b.T @ b)), rel=1e-12)
@@ -44,24 +43,21 @@ def test_cka_does_not_see_rotation_scale_or_offset_and_is_1_for_the_same() -> No
 
 def test_hsic_is_the_mean_over_ordered_quadruples() -> None:
     """Song et al. 2012: the U-statistic K12 (L12 + L34 − 2 L13), by brute force."""
-    rng = default_rng(4)
-    x, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2))
-    k, m = x @ x.T, y @ y.T
+    k, m = (x @ x.T for x in (normal(7, 3), normal(7, 2, seed=1)))
     terms = [k[a, b] * (m[a, b] + m[c, d] - 2 * m[a, c]) for a, b, c, d in itertools.permutations(range(7), 4)]
     assert_allclose(pairs._hsic(k, m) / (7 * 4), np.mean(terms), rtol=1e-10)
 
 
 def test_the_nearest_neighbour_is_that_of_a_search_tree() -> None:
-    rng = default_rng(12)
-    x = rng.normal(size=(70, 6)) + 1
-    y = x + rng.normal(0, 0.3, x.shape)
+    x = normal(70, 6) + 1
+    y = x + 0.3 * normal(70, 6, seed=1)
     units = [h / np.linalg.norm(h, axis=1, keepdims=True) for h in (x, y)]
     nearest = [spatial.KDTree(unit).query(unit, k=2)[1][:, 1] for unit in units]
     truth = np.mean(nearest[0] == nearest[1])
     assert 0.2 < truth < 0.8
     # each image three times, and one of three moves a little: it was one of the two nearest of the others
     thrice, moved = (np.repeat(x[:10], 3, axis=0) for _ in range(2))
-    moved[::3] += 0.01 * rng.normal(size=(10, 6))
+    moved[::3] += 0.01 * normal(10, 6, seed=2)
     ours, theirs, three, other = (pairs.cosines(pairs.scaled(h)) for h in (x, y, thrice, moved))
     for a, b, same in (
         (ours, theirs, truth),
@@ -85,16 +81,15 @@ def test_statistics_are_those_of_the_check() -> None:
 
 def test_the_paired_spread_is_the_bootstrap_s() -> None:
     """Resampling images, both models alike, gives the spread of the log ratio that the jackknife claims."""
-    rng = default_rng(7)
     b = planted(120, 64, seed=8, strength=7)
-    a = b * (1 - 0.3 * (np.arange(64) == 7)) + 0.5 * rng.normal(size=b.shape)
+    a = b * (1 - 0.3 * (np.arange(64) == 7)) + 0.5 * normal(120, 64, seed=7)
     pair = paired(a, b)
     apart = changes.changes(*sides(pair), changes.KEEPS, ALPHA, 0.2, paired=False)[0].ratio
     ratios = [numbers(ratio.estimate, ratio.low) for ratio in (changed(pair)["kurtosis"].ratio, apart)]
     half, wider = (np.log(estimate / low) for estimate, low in ratios)
     claimed = half / intervals.radius(120, 1.0, ALPHA / 4)  # the SD of the influence function
     x, y = (stats.kurtosis(h, axis=1, fisher=False) for h in (a, b))
-    draws = rng.integers(0, 120, (4000, 120))
+    draws = default_rng(7).integers(0, 120, (4000, 120))
     spread = np.log(x[draws].mean(1) / y[draws].mean(1)).std() * np.sqrt(120)
     assert_allclose(claimed, spread, rtol=0.1)
     assert wider > 1.3 * half  # not paired it would be much wider
@@ -102,18 +97,14 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
 
 def test_paired_intervals_cover_the_true_ratio() -> None:
     """Draws of 64 images from two models whose ratios are known from 40,000 images; at most α may miss."""
+    rng = default_rng(9)
 
-    def draw(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+    def ratios(n: int) -> Array:
         b = rng.normal(size=(n, 48))
         b[:, 3] += 6 * rng.lognormal(0, 0.3, n)
         a = b + 0.4 * rng.normal(size=b.shape)
         a[:, 3] *= 0.9
-        return a, b
-
-    rng = default_rng(9)
-
-    def ratios(n: int) -> Array:
-        found = changed(paired(*draw(rng, n)))
+        found = changed(paired(a, b))
         bounds = [(ratio.low, ratio.estimate, ratio.high) for ratio in (found[name].ratio for name in changes.KEEPS)]
         return np.array(bounds, np.float64).T
 

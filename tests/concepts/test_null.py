@@ -1,14 +1,12 @@
 """What chance gives: the error rate on pure noise, the correction against a plain script, sets too small to tell."""
 
 import numpy as np
-import numpy.typing as npt
 from numpy.random import default_rng
 
 from robustcheck_onnx.checker.concepts import directions
 from robustcheck_onnx.checker.concepts.directions import Measured, of_features, search
 from support import normal, profile
-
-Array = npt.NDArray[np.float64]
+from support.comparisons import Array
 
 
 def noise(seed: int, n: int, d: int, counts: list[int], n_shuffles: int = 99, *, times: int = 1) -> Measured:

@@ -3,14 +3,12 @@
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
 from robustcheck_onnx.checker.concepts.directions import average_precisions, rank
+from support.scan_truth import Array
 
-Array = npt.NDArray[np.float64]
 
-
-def by_definition(has: npt.NDArray[np.bool_], scores: Array) -> float:
+def by_definition(has: Array, scores: Array) -> float:
     """Σ (R_n − R_{n−1})·P_n over the distinct scores, highest first."""
     total, recall = 0.0, 0.0
     for threshold in sorted(set(scores.tolist()), reverse=True):

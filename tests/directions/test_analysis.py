@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
 from robustcheck_onnx.checker.directions.analysis import Labelled, analyse, pieces
@@ -14,8 +13,7 @@ from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.thresholds.published import IMAGENET
 from support import Fields, but, directions_truth, normal
 from support.comparisons import labelled_set, numbers
-
-Array = NDArray[Any]
+from support.directions_truth import Array
 
 
 def rng(seed: int) -> np.random.Generator:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -32,11 +31,10 @@ from support import (
 )
 from support.comparisons import numbers, rotation
 from support.onnx_models import classifier, encoder
-from support.scan_truth import activations
+from support.scan_truth import Array, activations
 from support.terminal import shown
 from support.written import written
 
-Array = NDArray[Any]
 LABELLED = ROOT / "tests" / "shift" / "labelled_photos.csv"
 N, CLASSES, FEATURES = 60, 10, 16
 
