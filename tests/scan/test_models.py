@@ -1,14 +1,12 @@
-"""Scans of a whole ViT: numbers against NumPy and SciPy, planted outliers at their depth, the report."""
+"""Scan of a whole ViT: numbers against NumPy and SciPy, planted outliers at their depth, the report."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.scan.document import ScanReport
 from support import Fields, normal
 from support.onnx_models import save, weight
 from support.scan_truth import assert_report_is_truth, scanned
@@ -31,12 +29,11 @@ BLOCK = """
 END = "norm = LayerNormalization(x4, ones); class = Gather(norm, 0, axis=1); out = MatMul(class, w64x48)"
 
 
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[ScanReport, Path, Any]:
-    """The scan of a tiny ViT with random weights on 12 inputs.
+def test_planted_outliers_are_found_at_their_depth(tmp_path: Path) -> None:
+    """A tiny ViT with random weights on 12 inputs: class token and 16 tokens of 64 features.
 
-    Class token and 16 tokens of 64 features; its third MLP adds an outlier feature to every token, its second
-    attention block a massive activation to the class token alone.
+    Its third MLP adds an outlier feature to every token, its second attention block a massive activation to the class
+    token alone.
     """
     places, features = np.zeros((4, 17, 64), np.float32), np.zeros((4, 64), np.float32)
     places[1, 0, 21], features[2, 40] = -4000, 300
@@ -46,32 +43,18 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[ScanReport, Path, An
     text = TOKENS + "".join(BLOCK.format(i, i + 1) for i in range(4)) + END
     image = ("image", TensorProto.FLOAT, ("batch", 3, 32, 32))
     model = written(text, ("out", TensorProto.FLOAT, ("batch", 48)), before="", inputs=[image], **weights)
-    path = save(model, tmp_path_factory.mktemp("scan") / "vit.onnx")
+    path = save(model, tmp_path / "vit.onnx")
     np.save(path.with_suffix(".npy"), normal(12, 3, 32, 32).astype(np.float32))
     report, feed = scanned(path)
-    return report, path, feed
-
-
-def test_a_whole_model_gives_what_scipy_gives_on_its_activations(scan: tuple[ScanReport, Path, Any]) -> None:
-    report = scan[0]
-    assert_report_is_truth(*scan)
+    layers = report.layers
+    assert_report_is_truth(report, path, feed)
     assert report.model.output_unchanged
     assert report.model.output_difference < 1e-4
-    assert [layer.kind for layer in report.layers] == ["stem", *["attention", "mlp"] * 4, "representation"]
-    assert all(layer.class_token and layer.positions == (17,) for layer in report.layers[:-1])
-
-
-def test_planted_outliers_are_found_at_their_depth(scan: tuple[ScanReport, Path, Any]) -> None:
-    report, layers = scan[0], scan[0].layers
+    assert [layer.kind for layer in layers] == ["stem", *["attention", "mlp"] * 4, "representation"]
+    assert all(layer.class_token and layer.positions == (17,) for layer in layers[:-1])
     # stem, attention 1, mlp 1, attention 2, mlp 2, attention 3, mlp 3, …
     assert [40 in {f.feature for f in layer.statistics.persistent} for layer in layers[:-1]] == [False] * 6 + [True] * 3
     assert report.begins == 6
-    for said in (
-        f"Layer 7 of 10 (mlp, {layers[6].tensor})",
-        "feature 40, beyond 6 SD in 94 % of the tokens of 12 images.",
-        f"In the class token alone it is layer 4 of 10 (attention, {layers[3].tensor}): feature 21",
-    ):
-        assert said in report.summary
     for depth, layer in enumerate(layers[:-1]):
         told: list[object] = [
             (m.where, m.frequency, m.token, m.value) for m in layer.statistics.massive if m.feature == 21
@@ -82,14 +65,17 @@ def test_planted_outliers_are_found_at_their_depth(scan: tuple[ScanReport, Path,
     assert (found.fixed_outlier.feature, found.fixed_outlier.where) == (21, "class token")
     assert [f.feature for f in found.class_token_persistent] == [21]
     assert found.n_persistent == 0  # one token of 17 is not a persistent feature
-
-
-def test_the_terminal_report(scan: tuple[ScanReport, Path, Any]) -> None:
     for width in (80, 120):
-        text = shown(scan[0], width, verbose=True)
-        for said in ("feature 40 layers 7", "feature 21, class token layers 4"):
+        text = shown(report, width, verbose=True)
+        for said in (
+            f"Layer 7 of 10 (mlp, {layers[6].tensor})",
+            "feature 40, beyond 6 SD in 94 % of the tokens of 12 images.",
+            f"In the class token alone it is layer 4 of 10 (attention, {layers[3].tensor}): feature 21",
+            "feature 40 layers 7",
+            "feature 21, class token layers 4",
+        ):
             assert said in " ".join(text.split())
         rows = re.findall(r"^ +(\d+)  (?:stem|attention|mlp|representation) ", text, re.M)
         assert rows == [str(i) for i in range(1, 11)]
         assert bool(re.search("^ .* attended0", text, re.M)) == (width == 120)
-    assert len(shown(scan[0]).splitlines()) <= 22  # the first is the version
+    assert len(shown(report).splitlines()) <= 22  # the first is the version
