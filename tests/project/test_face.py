@@ -1,4 +1,4 @@
-"""`import robustcheck_onnx as rc`: installed, editable or not; what it names, what it loads."""
+"""`import robustcheck_onnx as rc`: installed, editable or not; what it names, what it loads, its types (`user.py`)."""
 
 import ast
 import inspect
@@ -6,11 +6,15 @@ import re
 import sys
 import typing
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import robustcheck_onnx as rc
+from robustcheck_onnx.checker.evidence import RunOptions
+from robustcheck_onnx.checker.pipeline import CheckOptions
 from robustcheck_onnx.checker.text import VERSION
+from robustcheck_onnx.checker.verify.run import VerifyOptions
 from support import ROOT, Place, raised
 from support.bad_input import COMMAND, python, run
 
@@ -103,3 +107,29 @@ def test_an_error_has_its_hint_in_the_words_of_python(lookup_pass: Place) -> Non
         raised(rc.UsageError, f"^{re.escape(said)}$".replace("…", ".*"), rc.check, model, photos, **options)
     raised(rc.UsageError, r"Did you mean .*model\.onnx\?", rc.inspect, model.with_name("modle.onnx"))
     assert rc.inspect(model).can_pass.answer == "yes"
+
+
+def test_no_public_signature_says_any() -> None:
+    """Functions and methods of the face; that each has its types is mypy's to say."""
+    found = []
+    for name in rc.__all__:
+        value = getattr(rc, name)
+        for part in (value, *(vars(value).values() if inspect.isclass(value) else ())):
+            function = getattr(part, "fget", part)  # of a property
+            if not inspect.isfunction(function) or function.__module__.startswith("pydantic"):
+                continue
+            if function.__name__ == "__call__" or not function.__name__.startswith("_"):
+                written = str(function.__annotations__.values())
+                found += [f"{name}.{function.__name__}"] * bool(re.search(r"\bAny\b", written))
+    assert found == []
+
+
+def test_options_that_are_handed_on_are_those_of_check_and_verify() -> None:
+    """`check` writes its own, and `assert_robust` hands them on; so do `verify` and `gate_model_version`."""
+    hints = get_type_hints(rc.check)
+    own = get_type_hints(CheckOptions).keys() - get_type_hints(RunOptions).keys()
+    assert inspect.signature(rc.check).parameters.keys() == {"model", "images", "progress", "options", *own}
+    assert all(get_type_hints(CheckOptions)[name] == hints[name] for name in own)
+    hints, options = get_type_hints(rc.verify), get_type_hints(VerifyOptions)
+    assert inspect.signature(rc.verify).parameters.keys() == {"report_file", "model", "today", *options}
+    assert all(options[name] == hints[name] for name in options)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 import uuid
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from robustcheck_onnx.checker.report import reader
 from robustcheck_onnx.checker.report.reader import is_verdict
 from robustcheck_onnx.checker.report.record import Report, sealed, to_json
 from robustcheck_onnx.checker.text import HOME, sha256_of
+from robustcheck_onnx.checker.verify import keyless
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
+from robustcheck_onnx.checker.verify.signature import SignatureError
 from support import ROOT, Capture, Fields, Patch, but, extra, profile, raised, read_json, robustcheck
 from support.bad_input import run
 from support.keys import PEM, changed, write_keys
@@ -384,3 +387,43 @@ def test_the_subject_is_the_file_that_was_verified(place: Path, passed: Report) 
     payload = json.loads(signing.signed_payload(place / "report.sigstore.json", place / "key.pub"))
     assert payload["subject"][0]["name"] == "model.onnx"
     assert verify(place) == 0
+
+
+@pytest.fixture
+def read(monkeypatch: Patch) -> list[bytes]:
+    """What Sigstore's client was given; it takes whatever has a certificate."""
+    given = []
+
+    def from_json(content: bytes) -> str:
+        given.append(content)
+        if b"certificate" not in content:
+            raise KeyError("certificate")
+        return "bundle"
+
+    models = types.ModuleType("sigstore.models")
+    models.Bundle = types.SimpleNamespace(from_json=from_json)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sigstore", types.ModuleType("sigstore"))
+    monkeypatch.setitem(sys.modules, "sigstore.models", models)
+    return given
+
+
+def test_a_bundle_of_a_key_is_told_from_one_of_an_identity(read: list[bytes]) -> None:
+    content = json.dumps({"verificationMaterial": {"certificate": {}, "tlogEntries": []}}).encode()
+    assert str(keyless._bundle(content)) == "bundle"
+    assert read == [content]
+    for material, said in (
+        ({"publicKey": {"hint": "x"}}, "was signed by a key, not by an identity; --public-key checks it"),
+        ({"publicKey": {}, "certificate": {}}, "was signed by a key, not by an identity"),
+        ({}, "is not a whole Sigstore bundle"),
+        ("publicKey", "is not a whole Sigstore bundle"),
+        (None, "is not a whole Sigstore bundle"),
+    ):
+        raised(SignatureError, said, keyless._bundle, json.dumps({"verificationMaterial": material}).encode())
+    for text, said in (
+        ("{", "is not JSON"),
+        ('{"a": 1, "a": 2}', "is not JSON"),
+        (100_000 * "[", "is not JSON"),
+        ("[1]", "is not a whole Sigstore bundle"),
+        ("{}", "is not a whole Sigstore bundle"),
+    ):
+        raised(SignatureError, said, keyless._bundle, text.encode())
