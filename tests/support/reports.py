@@ -69,20 +69,10 @@ LIMITS = (
 
 
 def reference_rows() -> tuple[ReferenceRow, ...]:
-    rows = [line.split("|") for line in REFERENCE_ROWS.splitlines()]
-    return tuple(
-        ReferenceRow(
-            checkpoint=checkpoint,
-            group=group,
-            images="300 images",
-            kurtosis=float(k),
-            persistence_ratio=float(ratio),
-            top3_share=float(share),
-            shows_outlier_features=shows == "yes",
-            source="reference_statistics.csv",
-        )
-        for group, checkpoint, k, ratio, share, shows in rows
-    )
+    names = ("group", "checkpoint", "kurtosis", "persistence_ratio", "top3_share", "shows_outlier_features")
+    of_all = {"images": "300 images", "source": "reference_statistics.csv"}
+    rows = (dict(zip(names, line.split("|"), strict=True)) for line in REFERENCE_ROWS.splitlines())
+    return tuple(ReferenceRow.model_validate(of_all | row) for row in rows)
 
 
 def profile(minimums: dict[Statistic, float] = MINIMUM) -> Profile:
