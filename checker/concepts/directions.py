@@ -129,19 +129,18 @@ def compare(best: Array, shuffled: Array) -> Chance:
 def _needed(t: Array, shuffled: Array) -> Array:
     """Return the AP that each concept needs.
 
-    From there its p-value is at most `ERROR_RATE`, the other concepts as they are.
+    From there its p-value is at most `ERROR_RATE`, the other concepts as they are. It is found by bisection, as an AP
+    counts among the values that standardise its own shuffles.
 
-    By bisection: an AP counts among its own shuffles, so one far beyond them would lower the bar for others.
     t: (1 + shuffle, concept) the standardised APs, those of the labels as they are first.
     """
     n_shuffles, n_concepts = shuffled.shape
     allowed = int(ERROR_RATE * (1 + n_shuffles) + 1e-9) - 1  # shuffles that may reach the AP
-    second, largest = np.sort(np.c_[np.full(n_shuffles, -np.inf), t[1:]], axis=1)[:, -2:].T[..., np.newaxis]
-    elsewhere = np.where(t[1:] < largest, largest, second)  # the largest over the other concepts
+    of_others = _largest_of_others(t[1:])
 
     def is_beyond(ap: Array) -> Bools:
         own = _by_the_others(np.vstack([ap, shuffled]))
-        return np.asarray((np.maximum(own[1:], elsewhere) >= own[0]).sum(axis=0) <= allowed)
+        return np.asarray((np.maximum(own[1:], of_others) >= own[0]).sum(axis=0) <= allowed)
 
     low, high = np.zeros(n_concepts), np.ones(n_concepts)
     possible = is_beyond(high)
@@ -150,6 +149,14 @@ def _needed(t: Array, shuffled: Array) -> Array:
         beyond = is_beyond(middle)
         low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
     return np.where(possible, high, np.inf)
+
+
+def _largest_of_others(values: Array) -> Array:
+    """Return the largest value of each row without the column itself. It is −∞ where there is one column."""
+    ordered = np.sort(values, axis=1)
+    largest = ordered[:, -1:]
+    second = ordered[:, -2:-1] if values.shape[1] > 1 else np.full_like(largest, -np.inf)
+    return np.where(values < largest, largest, second)
 
 
 def _by_the_others(values: Array) -> Array:

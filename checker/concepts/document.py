@@ -253,7 +253,7 @@ def document_of(report: ConceptsReport) -> Document:
         subject="concepts along single directions; their number is not an indicator of robustness",
         model=model,
         facts=(
-            *facts_of_run(model, report.execution, report.time, *first),
+            *facts_of_run(report, *first),
             f"{directions.n} directions, both signs",
             Cell(directions.source, "dim"),
         ),
@@ -271,7 +271,7 @@ def document_of(report: ConceptsReport) -> Document:
             ),
             *_directions(report),
             *([Section("Not judged", "", (_not_judged(report),))] if left_out else []),
-            measured(facts, run, report.preprocessing.source, report.execution, report.time),
+            measured(report, facts, run, report.preprocessing.source),
         ),
         notes=report.notes,
         limits=report.limits,

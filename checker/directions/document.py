@@ -302,7 +302,7 @@ def document_of(report: DirectionsReport) -> Document:
         subject="the directions of a classifier's head",
         model=model,
         facts=(
-            *facts_of_run(model, report.execution, report.time, *first),
+            *facts_of_run(report, *first),
             f"{model.n_classes} classes × {model.n_features} features",
             name(model.head, "dim"),
         ),
@@ -327,7 +327,7 @@ def document_of(report: DirectionsReport) -> Document:
             Section("Pruning, class mean removed", "W less its mean over classes", (_table(report.centred),)),
             *_accuracies(report),
             Section("Leading directions", report.normaliser, (_leading(report),)),
-            measured(facts, run, report.preprocessing.source, report.execution, report.time),
+            measured(report, facts, run, report.preprocessing.source),
         ),
         notes=report.notes,
         limits=report.claim,

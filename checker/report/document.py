@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from robustcheck_onnx.checker.evidence import Execution, Interval, Origin
+from robustcheck_onnx.checker.evidence import Interval, Origin
 from robustcheck_onnx.checker.text import MIB, count_text, name_text, number_text, short_digest, short_provider
 from robustcheck_onnx.checker.verdict.pixels import steps_text
 from robustcheck_onnx.checker.verdict.rule import Reason
@@ -51,6 +51,8 @@ class Cell(NamedTuple):
 
 Words = str | Cell
 """words of our own, or a cell"""
+Pairs = Sequence[tuple[str, object]]
+"""labels and values"""
 
 
 def name(text: str, style: Style = "") -> Cell:
@@ -248,28 +250,24 @@ class Document:
         return self.line or f"{name_text(self.model.file, ascii_only=False)}: {self.summary}"
 
 
-def facts_of_run(model: ModelShown, run: Execution, time: Time | None, *first: Words) -> tuple[Words, ...]:
+def facts_of_run(report: Any, *first: Words) -> tuple[Words, ...]:
     """Return the facts of a headline. `first` precedes digest, device, runtime and time."""
+    run, time = report.execution, report.time
     provider = f"{run.requested} → {short_provider(run.providers[0])}"
     seconds = f"{number_text(time.wall_s)} s" if time else ""
-    return (*first, name(short_digest(model.digest)), provider, f"ONNX Runtime {run.runtime}", seconds)
+    return (*first, name(short_digest(report.model.digest)), provider, f"ONNX Runtime {run.runtime}", seconds)
 
 
-def measured(
-    model: Sequence[tuple[str, object]],
-    images: Sequence[tuple[str, object]],
-    preprocessing: str,
-    run: Execution,
-    time: Time | None,
-) -> Section:
+def measured(report: Any, model: Pairs, images: Pairs, preprocessing: str) -> Section:
     """Return the folded section on how it was measured."""
+    run, time = report.execution, report.time
     last = [("Preprocessing", preprocessing), ("Device", run.device), ("ONNX Runtime", run.runtime)]
     rows = (*images, *last, ("Started", time.started if time else ""))
     blocks = (Facts(_named(model), "Model"), Facts(_named(rows), "Run"))
     return Section("What was measured, and how", "", blocks, "folded")
 
 
-def _named(rows: Sequence[tuple[str, object]]) -> tuple[tuple[Words, Words], ...]:
+def _named(rows: Pairs) -> tuple[tuple[Words, Words], ...]:
     return tuple((label, name(str(value))) for label, value in rows)
 
 

@@ -70,7 +70,7 @@ def document_of(report: ShiftReport) -> Document:
             *_effective(report),
             *(_predictions(report.predicted, inside) if report.predicted else []),
             Section("Agreement with the verdict", "", (agrees,), "short"),
-            measured(facts, run, report.preprocessing_source, report.execution, report.time),
+            measured(report, facts, run, report.preprocessing_source),
         ),
         notes=report.notes,
         limits=report.claim,
