@@ -7,7 +7,6 @@ import zlib
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
@@ -27,7 +26,7 @@ from robustcheck_onnx.checker.images.preprocess import (
     decode,
     least_edge,
 )
-from support import Fields, levels, normal, raised
+from support import levels, normal, raised
 from support.skimage_data import DATA, photo
 
 WHITE = (255, 255, 255)
@@ -77,24 +76,18 @@ def test_pixels_without_a_known_white_level_are_refused() -> None:
 FLAT = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4)
 
 
-@pytest.mark.parametrize(
-    ("mode", "colour", "options", "expected", "notes"),
-    [
-        ("RGBA", (200, 0, 100, 51), {}, (244, 204, 224), (ALPHA,)),  # 0.2 · colour + 0.8 · 255
-        ("RGBA", (200, 0, 100, 255), {}, (200, 0, 100), ()),
-        ("LA", (0, 0), {}, WHITE, (ALPHA, GREY)),
-        ("RGB", (1, 2, 3), {"transparency": (1, 2, 3)}, WHITE, (ALPHA,)),
-        ("P", None, {}, (10, 200, 30), (PALETTE,)),
-        ("P", None, {"transparency": FLAT.getpixel((0, 0))}, WHITE, (ALPHA, PALETTE)),
-        ("1", 1, {}, WHITE, (GREY,)),
-    ],
-)
-def test_transparency_lies_on_white_and_every_mode_becomes_rgb(
-    mode: str, colour: Any, options: Fields, expected: tuple[int, ...], notes: tuple[str, ...]
-) -> None:
-    stored = FLAT if mode == "P" else Image.new(mode, (4, 4), colour)
-    image, found = decode(encoded(stored, "PNG", **options), "x.png")
-    assert (image.mode, image.getpixel((0, 0)), found) == ("RGB", expected, notes)
+def test_transparency_lies_on_white_and_every_mode_becomes_rgb() -> None:
+    for stored, transparency, expected, notes in (
+        (Image.new("RGBA", (4, 4), (200, 0, 100, 51)), None, (244, 204, 224), (ALPHA,)),  # 0.2 · colour + 0.8 · 255
+        (Image.new("RGBA", (4, 4), (200, 0, 100, 255)), None, (200, 0, 100), ()),
+        (Image.new("LA", (4, 4)), None, WHITE, (ALPHA, GREY)),
+        (Image.new("RGB", (4, 4), (1, 2, 3)), (1, 2, 3), WHITE, (ALPHA,)),
+        (FLAT, None, (10, 200, 30), (PALETTE,)),
+        (FLAT, FLAT.getpixel((0, 0)), WHITE, (ALPHA, PALETTE)),
+        (Image.new("1", (4, 4), 1), None, WHITE, (GREY,)),
+    ):
+        image, found = decode(encoded(stored, "PNG", transparency=transparency), "x.png")
+        assert (image.mode, image.getpixel((0, 0)), found) == ("RGB", expected, notes)
 
 
 def test_cmyk_is_not_inverted() -> None:

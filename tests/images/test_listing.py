@@ -81,32 +81,31 @@ def test_entries_are_a_sequence_that_makes_each_when_asked() -> None:
     assert [*Entries.of([])] == [*Entries.of([]).names()] == []
 
 
-def names_in(folder: Path, n: int) -> list[str]:
+def names_in(n: int, folder: str = ".") -> list[str]:
     """The names of pictures, written to the folder."""
     names = [f"{i:03d}.png" for i in range(n)]
-    fill(folder, names)
+    fill(names, folder)
     return names
 
 
-def write(path: Path, names: Sequence[str]) -> Path:
-    """A list or manifest of the kind that its suffix says."""
-    head = {".csv": ["path"]}.get(path.suffix, [])
-    rows = [json.dumps({"image": name}) for name in names] if path.suffix == ".jsonl" else names
-    path.write_text("\n".join([*head, *rows]))
-    return path
+def write(name: str, rows: Sequence[str]) -> str:
+    """A list or manifest of the kind that its suffix says; returns its name."""
+    lines = [json.dumps({"image": row}) for row in rows] if name.endswith(".jsonl") else rows
+    Path(name).write_text("\n".join([*["path"] * name.endswith(".csv"), *lines]))
+    return name
 
 
 def digest_of(names: Sequence[str]) -> str:
     return hashlib.sha256("".join(f"{name}\0" for name in names).encode()).hexdigest()
 
 
-def test_every_row_comes_once_with_its_file(tmp_path: Path) -> None:
-    names = names_in(tmp_path, 40)
+def test_every_row_comes_once_with_its_file() -> None:
+    names = names_in(40, "set")  # rows are relative to the folder of the list
     ordered = [names[i] for i in order_by_definition(names, 3)]
     for kind in ("txt", "csv", "jsonl"):
-        manifest = write(tmp_path / f"m.{kind}", names)
+        manifest = write(f"set/m.{kind}", names)
         source = open_images(manifest, seed=3)
-        assert [(entry.name, entry.origin) for entry in source.entries] == [(n, str(tmp_path / n)) for n in ordered]
+        assert [(entry.name, entry.origin) for entry in source.entries] == [(n, f"set/{n}") for n in ordered]
         for item in source.items():
             assert isinstance(item, Picture)
             assert (item.image.getpixel((0, 0)), item.label) == ((int(item.name[:3]), 0, 0), None)
@@ -117,11 +116,11 @@ def test_every_row_comes_once_with_its_file(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_a_late_row_without_a_file_is_told_when_read_never_skipped(tmp_path: Path, monkeypatch: Patch) -> None:
-    names = names_in(tmp_path, 12)
-    (tmp_path / "dir").mkdir()
+def test_a_late_row_without_a_file_is_told_when_read_never_skipped(monkeypatch: Patch) -> None:
+    names = names_in(12)
+    Path("dir").mkdir()
     for kind, row, column in (("csv", 14, "path"), ("jsonl", 13, "image")):
-        manifest = write(tmp_path / f"m.{kind}", [*names, "gone.png", "dir"])
+        manifest = write(f"m.{kind}", [*names, "gone.png", "dir"])
         early = raised(UsageError, f"row {row}: {column} is gone.png; there is", open_images, manifest)
         monkeypatch.setattr(entry_files, "CHECKED_ROWS", 12)
         source = open_images(manifest)
@@ -138,25 +137,25 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(tmp_path: Pat
         monkeypatch.undo()
 
 
-def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monkeypatch: Patch) -> None:
-    names = names_in(tmp_path, 12)
+def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(monkeypatch: Patch) -> None:
+    names = names_in(12)
     is_file = mock.Mock(side_effect=os.path.isfile)
     monkeypatch.setattr(os.path, "isfile", is_file)
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 5)
-    source = open_images(write(tmp_path / "m.csv", names))
-    looked_for = [mock.call(tmp_path / name) for name in names[:8]]
+    source = open_images(write("m.csv", names))
+    looked_for = [mock.call(Path(name)) for name in names[:8]]
     assert is_file.call_args_list == looked_for[:5]
     places = {name: place for place, name in enumerate(source.entries.names())}
     source.load(places[names[7]])
     assert is_file.call_args_list == [*looked_for[:5], looked_for[7]]
-    (tmp_path / names[0]).unlink()  # was there when it was looked for: skipped, with its name, as ever
+    Path(names[0]).unlink()  # was there when it was looked for: skipped, with its name, as ever
     assert source.load(places[names[0]]) == Skipped(names[0], "cannot be read: No such file or directory")
     for name, rows, said in (
         ("n.csv", [*names[1:4], "no.png", *names[4:]], r"row 5: path is no\.png; there is no such file"),
         ("n.csv", [*names[1:12], "x,y"], "row 13 has more cells than columns"),  # this needs no file system
         ("l.txt", ["a" * 5000], "row 1: path is a+; there is no such file"),  # longer than any file's name
     ):
-        raised(UsageError, rf"{name}: {said}", open_images, write(tmp_path / name, rows))
+        raised(UsageError, rf"{name}: {said}", open_images, write(name, rows))
 
 
 ROWS = ('{"path": "a"}', "[1, 2]", "7", '"x"', '{"a": }', '{"a": 1} {', '{"a":1},{"b":2}', "nul", "NaN", '{"a"', "[1")
@@ -176,11 +175,11 @@ def test_rows_of_json_are_read_as_by_json_loads() -> None:
 
 
 @pytest.fixture
-def late(lookup_pass: Place, tmp_path: Path, monkeypatch: Patch) -> tuple[Path, Path]:
+def late(lookup_pass: Place, monkeypatch: Patch) -> tuple[Path, Path]:
     """A model, and a list of its photos whose last row names no file and isn't looked for."""
     model, folder = lookup_pass
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 80)
-    return model, write(tmp_path / "all.txt", [*sorted(map(str, folder.iterdir())), "gone.png"])
+    return model, Path(write("all.txt", [*sorted(map(str, folder.iterdir())), "gone.png"])).absolute()
 
 
 @pytest.mark.process
@@ -207,13 +206,13 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
 
 
 @pytest.mark.long
-def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_long_manifest_takes_little_memory(monkeypatch: Patch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 1)
-    names = names_in(tmp_path, 1) + [f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(50_000)]
-    write(tmp_path / "m.csv", names)
+    names = names_in(1) + [f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(50_000)]
+    write("m.csv", names)
     tracemalloc.start()
-    assert open_images(tmp_path / "m.csv", limit=1000).names_digest
+    assert open_images("m.csv", limit=1000).names_digest
     assert tracemalloc.get_traced_memory()[1] / len(names) < 250
     tracemalloc.stop()
 
@@ -232,20 +231,20 @@ def test_what_a_pattern_stands_for() -> None:
         raised(UsageError, said, listing.expand_braces, text)
 
 
-def test_shards_here_and_in_a_store_are_the_same_images(tmp_path: Path, memory: Any) -> None:
+def test_shards_here_and_in_a_store_are_the_same_images(memory: Any) -> None:
     for number in range(3):
-        shard(tmp_path / f"train-{number:06}.tar", {f"{i}.png": bytes([number, i]) for i in range(3)})
-    put(memory, tmp_path, "s")
-    folder = contents(open_images(tmp_path))
+        shard(f"train-{number:06}.tar", {f"{i}.png": bytes([number, i]) for i in range(3)})
+    put(memory, Path(), "s")
+    folder = contents(open_images("."))
     assert len(folder) == 9
-    assert len(contents(open_images(f"{tmp_path}/train-{{000000,000002}}.tar"))) == 6
+    assert len(contents(open_images("train-{000000,000002}.tar"))) == 6
     for root, said in (
-        (tmp_path, "is missing; all 4 names of a pattern must be there"), ("memory://s", "file cannot be read"),
+        (".", "is missing; all 4 names of a pattern must be there"), ("memory://s", "file cannot be read"),
     ):  # fmt: skip
         assert contents(open_images(f"{root}/train-{{000000..000002}}.tar")) == folder
         raised(UsageError, rf"train-000003\.tar.* {said}", open_images, f"{root}/train-{{000000..000003}}.tar")
 
 
-def test_a_file_whose_name_has_braces_is_that_file(tmp_path: Path) -> None:
-    (tmp_path / "a{1,2}.jpg").touch()
-    assert len(open_images(tmp_path / "a{1,2}.jpg")) == 1
+def test_a_file_whose_name_has_braces_is_that_file() -> None:
+    Path("a{1,2}.jpg").touch()
+    assert len(open_images("a{1,2}.jpg")) == 1

@@ -45,61 +45,61 @@ def level(item: Item) -> int:
     return int(value[0])
 
 
-def test_folder_is_recursive_and_leaves_out_what_is_no_image(tmp_path: Path) -> None:
+def test_folder_is_recursive_and_leaves_out_what_is_no_image() -> None:
     names = ["b.png", "a.PNG", "sub/c.JPeG", "sub/deep/é.png", "z.webp"]
-    fill(tmp_path, [*names, ".hidden.png", ".git/x.png", "@eaDir/t.png", "__MACOSX/._a.png", ".DS_Store", "notes.txt"])
-    source = open_images(tmp_path)
+    fill([*names, ".hidden.png", ".git/x.png", "@eaDir/t.png", "__MACOSX/._a.png", ".DS_Store", "notes.txt"])
+    source = open_images(".")
     assert (source.kind, source.n_found, len(source)) == ("folder", 5, 5)
     found = {item.name: (level(item), getattr(item, "digest", "")) for item in source.items()}
     assert found == {n: (i, "sha256:" + hashlib.sha256(png(i)).hexdigest()) for i, n in enumerate(names)}
 
 
-def test_order_depends_on_names_and_seed_only(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_order_depends_on_names_and_seed_only(monkeypatch: Patch) -> None:
     names = [f"{i:03d}.png" for i in range(50)]
-    fill(tmp_path, names)
+    fill(names)
     truth = sorted(names, key=lambda name: hashlib.sha256(b"3\0" + name.encode()).digest())
     walk = os.walk
     for _ in range(2):
-        assert names_of(tmp_path, seed=3) == names_of(f"{tmp_path}/*.png", seed=3) == truth
+        assert names_of(".", seed=3) == names_of("*.png", seed=3) == truth
         monkeypatch.setattr(os, "walk", lambda *a, **k: ((t, d, f[::-1]) for t, d, f in walk(*a, **k)))
-    assert names_of(tmp_path, seed=4) != truth
+    assert names_of(".", seed=4) != truth
 
 
-def test_links_show_each_file_once_by_its_shortest_name(tmp_path: Path) -> None:
-    fill(tmp_path, ["a/x.txt", "z/photo.png"])
+def test_links_show_each_file_once_by_its_shortest_name() -> None:
+    fill(["a/x.txt", "z/photo.png"])
     for link, target in (("a/link", "z"), ("y", "z"), ("z/loop", "")):
-        (tmp_path / link).symlink_to(tmp_path / target)
+        Path(link).symlink_to(Path(target).absolute())
     # neither a/link/photo.png, which is longer, nor z/photo.png, which is later
-    assert names_of(f"{tmp_path}/**/*/*.png") == ["y/photo.png"]
-    assert names_of(tmp_path) == ["a/link/photo.png"]
+    assert names_of("**/*/*.png") == ["y/photo.png"]
+    assert names_of(".") == ["a/link/photo.png"]
 
 
-def test_broken_link_and_pipe_are_named_skips(tmp_path: Path) -> None:
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    os.mkfifo(tmp_path / "pipe.png")
-    assert by_name(open_images(tmp_path)) == [
+def test_broken_link_and_pipe_are_named_skips() -> None:
+    Path("gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo("pipe.png")
+    assert by_name(open_images(".")) == [
         Skipped("gone.jpg", "cannot be read: No such file or directory"),
         Skipped("pipe.png", "not a regular file"),
     ]
 
 
-def test_list_csv_and_jsonl(tmp_path: Path) -> None:
+def test_list_csv_and_jsonl() -> None:
     odd = "odd name, with comma.data"
-    fill(tmp_path, ["a.png", odd])
-    rows = [{"image": "a.png", "label": 3}, {"image": str(tmp_path / odd)}]
+    fill(["a.png", odd])
+    rows = [{"image": "a.png", "label": 3}, {"image": str(Path(odd).resolve())}]
     for file, content, labels in (
         ("l.txt", f"a.png\r\n\n{odd}\n", [None, None]),
         ("m.csv", f'\ufefflabel,file\ncat,a.png\n,"{odd}"\n', ["cat", ""]),
         ("n.csv", f'label,path,label\na,a.png,b\n\nc,"{odd}"\n', ["b", None]),  # the last of two columns counts
         ("m.jsonl", "\n".join(map(json.dumps, rows)), ["3", None]),
     ):
-        (tmp_path / file).write_text(content, newline="")
-        items = sorted(open_images(tmp_path / file).items(), key=level)
+        Path(file).write_text(content, newline="")
+        items = sorted(open_images(file).items(), key=level)
         assert [(level(item), getattr(item, "label", "")) for item in items] == list(enumerate(labels))
 
 
-def test_bad_manifest_rows_are_usage_errors_with_their_number(tmp_path: Path) -> None:
-    fill(tmp_path, ["a.png"])
+def test_bad_manifest_rows_are_usage_errors_with_their_number() -> None:
+    fill(["a.png"])
     rows = (
         ("l.txt", "a.png\nb.png\n", r"l\.txt: row 2: path is b\.png; there is no such file"),
         ("l.txt", "\n", r"l\.txt: no images listed; at least one is needed"),
@@ -114,18 +114,18 @@ def test_bad_manifest_rows_are_usage_errors_with_their_number(tmp_path: Path) ->
         ("m.csv", b"path\n\xff.png\n", r"m\.csv: file is not readable UTF-8 text"),
     )
     for name, content, message in rows:
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        raised(UsageError, message, open_images, tmp_path / name)
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        raised(UsageError, message, open_images, name)
 
 
-def test_tar_shards_give_images_and_touch_nothing_else(tmp_path: Path) -> None:
+def test_tar_shards_give_images_and_touch_nothing_else() -> None:
     code = {"0.cls": b"3", "0.pkl": b"cos\nsystem\n(S'false'\ntR.", "0.seg.png": png(99), "./._0.png": b"mac"}
-    shard(tmp_path / "s-000.tar", {"./0.png": png(0), **code, "d/1.v2.png": png(1)})
-    with tarfile.open(shard(tmp_path / "s-001.TAR", {"2.PNG": png(2), "3.jpg": b""}), "a") as archive:
+    shard("s-000.tar", {"./0.png": png(0), **code, "d/1.v2.png": png(1)})
+    with tarfile.open(shard("s-001.TAR", {"2.PNG": png(2), "3.jpg": b""}), "a") as archive:
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    for spec in (tmp_path, f"{tmp_path}/s-*"):
+    for spec in (".", "s-*"):
         source = open_images(spec)
         *found, last = by_name(source)
         assert last == Skipped("s-001.TAR/3.jpg", "empty file")
@@ -134,35 +134,35 @@ def test_tar_shards_give_images_and_touch_nothing_else(tmp_path: Path) -> None:
         assert source.kind == "tar"
 
 
-def test_damaged_files_are_never_read_in_part(tmp_path: Path) -> None:
-    tar = shard(tmp_path / "s.tar", {f"{i}.png": png(i) for i in range(5)}).read_bytes()
-    np.save(tmp_path / "x.npy", np.zeros((2, 3, 4, 4)))
+def test_damaged_files_are_never_read_in_part() -> None:
+    tar = shard("s.tar", {f"{i}.png": png(i) for i in range(5)}).read_bytes()
+    np.save("x.npy", np.zeros((2, 3, 4, 4)))
     for name, content, message in (
         ("cut.tar", tar[:1300], "tar file is damaged"),
         ("broken.tar", tar[:2048] + b"\x55" * 512 + tar[2560:], "damaged after 2 members"),  # the third one's header
         ("text.tar", b"no tar at all" * 100, "tar file is damaged"),
-        ("x.npy", (tmp_path / "x.npy").read_bytes()[:300], "file is not a plain array"),
+        ("x.npy", Path("x.npy").read_bytes()[:300], "file is not a plain array"),
         ("t.npz", b"text", "file is not a plain array"),
         ("notes.md", b"x", "no images found among 1 files"),
     ):
-        (tmp_path / name).write_bytes(content)
-        raised(CannotAssessError, f"{name}: .*{message}", open_images, tmp_path / name)
+        Path(name).write_bytes(content)
+        raised(CannotAssessError, f"{name}: .*{message}", open_images, name)
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Callable[..., None]:
+def save() -> Callable[..., None]:
     """Writes a Parquet file of columns."""
     pyarrow = pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
     parquet = pytest.importorskip("pyarrow.parquet")
-    return lambda name, **columns: parquet.write_table(pyarrow.table(columns), tmp_path / name, row_group_size=3)
+    return lambda name, **columns: parquet.write_table(pyarrow.table(columns), name, row_group_size=3)
 
 
-def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) -> None:
+def test_parquet(save: Callable[..., None], monkeypatch: Patch) -> None:
     monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
     save("part-0.parquet", label=range(10), image=[png(i) for i in range(10)])
     save("part-1.parquet", image=[{"bytes": png(i), "path": f"{i}.png"} for i in range(10, 20)])
-    (tmp_path / "README.md").write_text("a data card")
-    source = open_images(tmp_path, seed=1)
+    Path("README.md").write_text("a data card")
+    source = open_images(".", seed=1)
     assert source.kind == "parquet"
     found = [level(item) for item in prefetch(source, lambda item: item, workers=3, window=6)]
     assert sorted(found) == list(range(20))
@@ -170,11 +170,11 @@ def test_parquet(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) 
     assert [level(source.load(i)) for i in (19, 0, 7)] == [found[i] for i in (19, 0, 7)]
 
 
-def test_parquet_rows_without_bytes(tmp_path: Path, save: Callable[..., None]) -> None:
-    fill(tmp_path, ["inside.bin"])
+def test_parquet_rows_without_bytes(save: Callable[..., None]) -> None:
+    fill(["inside.bin"], "set")
     paths = ("inside.bin", "gone.png", "../x.png", None)
-    save("t.parquet", image=[{"bytes": None, "path": path} for path in paths] + [{"bytes": b"", "path": None}])
-    first, *others = by_name(open_images(tmp_path / "t.parquet"))
+    save("set/t.parquet", image=[{"bytes": None, "path": path} for path in paths] + [{"bytes": b"", "path": None}])
+    first, *others = by_name(open_images("set/t.parquet"))
     assert level(first) == 0
     assert [getattr(item, "reason", "") for item in others] == [
         "cannot be read: No such file or directory",
@@ -184,57 +184,56 @@ def test_parquet_rows_without_bytes(tmp_path: Path, save: Callable[..., None]) -
     ]
 
 
-def test_arrow_data_set_of_hugging_face(tmp_path: Path) -> None:
+def test_arrow_data_set_of_hugging_face() -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
     table = pyarrow.table({"img": [png(i) for i in range(5)], "n": range(5)})
     for name in ("data-00000-of-00001.arrow", "cache-1.arrow"):
-        with pyarrow.ipc.new_stream(str(tmp_path / name), table.schema) as writer:
+        with pyarrow.ipc.new_stream(name, table.schema) as writer:
             writer.write_table(table)
-    assert sorted(map(level, open_images(tmp_path).items())) == [0, 1, 2, 3, 4]
+    assert sorted(map(level, open_images(".").items())) == [0, 1, 2, 3, 4]
 
 
-def test_bad_parquet_and_parquet_without_pyarrow(tmp_path: Path, save: Callable[..., None], monkeypatch: Patch) -> None:
-    bad = tmp_path / "bad.parquet"
-    bad.write_bytes(b"PAR1 nothing")
+def test_bad_parquet_and_parquet_without_pyarrow(save: Callable[..., None], monkeypatch: Patch) -> None:
+    bad = "bad.parquet"
+    Path(bad).write_bytes(b"PAR1 nothing")
     raised(CannotAssessError, r"bad\.parquet: Parquet file is damaged", open_images, bad)
     save("text.parquet", text=["a"])
-    raised(UsageError, r"columns are text \(string\); one must be named image", open_images, tmp_path / "text.parquet")
+    raised(UsageError, r"columns are text \(string\); one must be named image", open_images, "text.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     caught = raised(EnvironmentFaultError, "package pyarrow is not installed", open_images, bad)
     assert caught.hint == extra("data")
 
 
-def test_npy_and_npz(tmp_path: Path) -> None:
+def test_npy_and_npz() -> None:
     values = normal(4, 3, 6, 5).astype(np.float32)
     values[2, 0, 0, 0] = np.nan
-    np.save(tmp_path / "x.npy", values)
-    *_, bad, last = by_name(open_images(tmp_path / "x.npy"))
+    np.save("x.npy", values)
+    *_, bad, last = by_name(open_images("x.npy"))
     assert bad == Skipped("x.npy#00000002", "values that are not finite")
     assert isinstance(last, Tensor)
     assert (last.name, last.values.dtype.name, last.digest[:7]) == ("x.npy#00000003", "float32", "sha256:")
     np.testing.assert_array_equal(last.values, values[3])
-    np.savez(tmp_path / "x.npz", a=values[:1].astype(np.float64), b=values[1:2].astype(np.float16))
-    assert sorted(names_of(tmp_path / "x.npz")) == ["x.npz/a#00000000", "x.npz/b#00000000"]
+    np.savez("x.npz", a=values[:1].astype(np.float64), b=values[1:2].astype(np.float16))
+    assert sorted(names_of("x.npz")) == ["x.npz/a#00000000", "x.npz/b#00000000"]
     for array, said in (
         (np.zeros((2, 6, 5, 3)), r"array: shape is \(2, 6, 5, 3\); it must be \(batch, 1 or 3 channels"),
         (np.zeros((0, 3, 5, 5)), r"shape is \(0, 3, 5, 5\)"),
         (np.zeros((1, 3, 5, 5), np.complex64), "dtype is complex64; it must be float or unsigned"),
         (np.array([{"pickle": 1}]), "x.npy: file is not a plain array"),
     ):
-        np.save(tmp_path / "x.npy", array)
-        raised(CannotAssessError if "plain" in said else UsageError, said, open_images, tmp_path / "x.npy")
+        np.save("x.npy", array)
+        raised(CannotAssessError if "plain" in said else UsageError, said, open_images, "x.npy")
     # a model of free height and width would take them until two meet in a batch
-    np.savez(tmp_path / "x.npz", a=np.zeros((1, 3, 8, 8)), b=np.zeros((2, 3, 9, 8)))
+    np.savez("x.npz", a=np.zeros((1, 3, 8, 8)), b=np.zeros((2, 3, 9, 8)))
     said = r"x\.npz: array b: images \(channel, height, width\) are \(3, 9, 8\), those of array a \(3, 8, 8\)"
-    raised(UsageError, said, open_images, tmp_path / "x.npz")
+    raised(UsageError, said, open_images, "x.npz")
 
 
-def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: Patch) -> None:
-    fill(tmp_path, ["mixed/a.png", "mixed/s.tar", "gz/s.tar.gz"])
-    (tmp_path / "empty").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    shard(tmp_path / "none.tar", {"a.txt": b"x"})
-    monkeypatch.chdir(tmp_path)
+def test_missing_empty_mixed_and_unreadable(monkeypatch: Patch) -> None:
+    fill(["mixed/a.png", "mixed/s.tar", "gz/s.tar.gz"])
+    Path("empty").mkdir()
+    os.mkfifo("pipe")
+    shard("none.tar", {"a.txt": b"x"})
     for spec, message in {
         "nowhere": r"^nowhere: image set is not readable \(No such file or directory\)",
         "": "^images is ''; it must be a folder",  # not the current folder
@@ -273,28 +272,27 @@ class Rights:
 
 
 @pytest.mark.parametrize("pattern", ["*/b.png", "**/*.png", "*/deep/*.png", "closed/*.png"])
-def test_a_glob_passes_by_no_folder_that_it_has_to_enter(tmp_path: Path, monkeypatch: Patch, pattern: str) -> None:
-    fill(tmp_path, ["a.png", "open/b.png", "open/deep/c.png", "closed/b.png", "closed/deep/c.png"])
-    monkeypatch.chdir(tmp_path)
+def test_a_glob_passes_by_no_folder_that_it_has_to_enter(monkeypatch: Patch, pattern: str) -> None:
+    fill(["a.png", "open/b.png", "open/deep/c.png", "closed/b.png", "closed/deep/c.png"])
     assert len(open_images(pattern)) > 0
     Rights(monkeypatch).closed.add("closed")
-    for start in ("", f"{tmp_path}/"):
+    for start in ("", f"{Path.cwd()}/"):
         where = rf"^({start}|\./)?closed: folder cannot be read \(Permission denied\); all folders of an image set"
         caught = raised(UsageError, where, open_images, start + pattern)
-    assert caught.hint == f"ls -ld {tmp_path}/closed"
+    assert caught.hint == f"ls -ld {Path.cwd()}/closed"
 
 
-def test_a_glob_needs_no_folder_that_it_does_not_enter(tmp_path: Path, monkeypatch: Patch) -> None:
-    fill(tmp_path, ["a.png", "home/photos/b.png", "x/photos/c.png", "x/other/d.png", "x/@eaDir/e.png", "x/.h/f.png"])
+def test_a_glob_needs_no_folder_that_it_does_not_enter(monkeypatch: Patch) -> None:
+    fill(["a.png", "home/photos/b.png", "x/photos/c.png", "x/other/d.png", "x/@eaDir/e.png", "x/.h/f.png"])
     rights = Rights(monkeypatch)
     rights.unlisted.add("home")  # only its owner may list it, but everyone may pass through
     rights.closed |= {"other", "@eaDir", ".h"}
     for pattern in ("*/photos/*.png", "*/photos/**/*.png"):
-        assert names_of(f"{tmp_path}/{pattern}") == ["home/photos/b.png", "x/photos/c.png"]
-    assert names_of(f"{tmp_path}/*.png") == ["a.png"]
+        assert names_of(pattern) == ["home/photos/b.png", "x/photos/c.png"]
+    assert names_of("*.png") == ["a.png"]
     rights.closed.remove("other")
-    assert names_of(f"{tmp_path}/x/*/*.png") == ["other/d.png", "photos/c.png"]
-    raised(UsageError, "/home: folder cannot be read", open_images, f"{tmp_path}/*/*/*.png")
+    assert names_of("x/*/*.png") == ["other/d.png", "photos/c.png"]
+    raised(UsageError, "home: folder cannot be read", open_images, "*/*/*.png")
 
 
 def test_check_bad() -> None:
@@ -316,9 +314,9 @@ Thirty = tuple[ImageSource, list[str]]
 
 
 @pytest.fixture
-def thirty(tmp_path: Path) -> Thirty:
+def thirty() -> Thirty:
     """A folder of 30 images, and their names in order."""
-    source = open_images(fill(tmp_path, [f"{i}.png" for i in range(30)]))
+    source = open_images(fill([f"{i}.png" for i in range(30)]))
     return source, list(source.entries.names())
 
 

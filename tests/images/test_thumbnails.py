@@ -16,23 +16,24 @@ from robustcheck_onnx.checker.images.source import open_images
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 
 
-def photo(path: Path, orientation: int = 1) -> str:
+def photo(name: str, orientation: int = 1) -> str:
     """A photo that is red left and blue right as stored; returns its digest."""
     image = Image.new("RGB", (300, 120), RED)
     image.paste(BLUE, (150, 0, 300, 120))
     exif = Image.Exif()
     exif.update({0x0112: orientation, 0x010E: "secret place"})
-    image.save(path, exif=exif, comment=b"secret comment", quality=95)
-    return digest(path.read_bytes())
+    image.save(name, exif=exif, comment=b"secret comment", quality=95)
+    return digest(Path(name).read_bytes())
 
 
 def digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def seen(**images: str) -> list[SeenImage]:
-    """The images with these digests."""
-    return [SeenImage(name=name, digest=known, kurtosis=1.0, z=()) for known, name in images.items()]
+def made(folder: str, names: dict[str, str]) -> thumbnails.Thumbnails:
+    """The thumbnails of the images with these digests and names."""
+    wanted = [SeenImage(name=name, digest=known, kurtosis=1.0, z=()) for known, name in names.items()]
+    return thumbnails.make(wanted, folder)
 
 
 def opened(uri: str) -> Image.Image:
@@ -46,9 +47,9 @@ def opened(uri: str) -> Image.Image:
     return image
 
 
-def test_a_thumbnail_is_small_upright_and_holds_pixels_only(tmp_path: Path) -> None:
-    plain, turned = photo(tmp_path / "plain.jpg"), photo(tmp_path / "turned.jpg", orientation=6)  # 6: turn clockwise
-    found = thumbnails.make(seen(**{plain: "plain.jpg", turned: "turned.jpg"}), tmp_path)
+def test_a_thumbnail_is_small_upright_and_holds_pixels_only() -> None:
+    plain, turned = photo("plain.jpg"), photo("turned.jpg", orientation=6)  # 6: turn clockwise
+    found = made(".", {plain: "plain.jpg", turned: "turned.jpg"})
     assert (found.missing, set(found.uris)) == ({}, {plain, turned})
     # left turned clockwise is up
     for known, size, red, blue in (
@@ -61,28 +62,26 @@ def test_a_thumbnail_is_small_upright_and_holds_pixels_only(tmp_path: Path) -> N
         assert image.getpixel(blue) == pytest.approx(BLUE, abs=12)
 
 
-def test_what_changed_is_gone_or_broken_is_left_out_with_a_word(tmp_path: Path) -> None:
+def test_what_changed_is_gone_or_broken_is_left_out_with_a_word() -> None:
     for folder, orientation in (("a", 1), ("b", 3)):  # of two files of one name the one that was measured is taken
-        (tmp_path / folder).mkdir()
-        good = photo(tmp_path / folder / "x.jpg", orientation)
-    photo(tmp_path / "changed.jpg")
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
+        Path(folder).mkdir()
+        good = photo(f"{folder}/x.jpg", orientation)
+    photo("changed.jpg")
+    Path("broken.jpg").write_bytes(b"\xff\xd8 no photo")
     broken = digest(b"\xff\xd8 no photo")
     names = {good: "b/x.jpg", "sha256:0": "changed.jpg", "sha256:1": "gone.jpg", broken: "broken.jpg"}
-    found = thumbnails.make(seen(**names), tmp_path)
+    found = made(".", names)
     assert opened(found.uris.pop(good)).getpixel((10, 19)) == pytest.approx(BLUE, abs=12)
     assert found.uris == {}
     assert "decode" in found.missing.pop(broken)
     assert found.missing == {
         "sha256:0": "the file is not the one that was measured", "sha256:1": "not found again",
     }  # fmt: skip
-    nowhere = tmp_path / "nowhere"
-    assert "could not be opened again" in thumbnails.make(seen(**names), nowhere).missing[good]
+    assert "could not be opened again" in made("nowhere", names).missing[good]
 
 
-def test_tensors_have_none(tmp_path: Path) -> None:
-    np.save(tmp_path / "t.npy", np.zeros((2, 3, 4, 4), np.float32))
-    source = open_images(tmp_path / "t.npy")
-    known = str(source.digest(0))
-    found = thumbnails.make(seen(**{known: source.entries[0].name}), tmp_path / "t.npy")
+def test_tensors_have_none() -> None:
+    np.save("t.npy", np.zeros((1, 3, 4, 4), np.float32))
+    known = str(open_images("t.npy").digest(0))
+    found = made("t.npy", {known: "t.npy#00000000"})
     assert (found.uris, found.missing) == ({}, {known: "given as a preprocessed tensor"})

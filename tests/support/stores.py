@@ -38,20 +38,20 @@ def png(level: int) -> bytes:
     return buffer.getvalue()
 
 
-def fill(folder: Path, names: Sequence[str]) -> Path:
+def fill(names: Sequence[str], folder: str = ".") -> Path:
     """Write pictures of rising levels, and return the folder."""
     for level, name in enumerate(names):
-        path = folder / name
+        path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(level))
-    return folder
+    return Path(folder)
 
 
-def shard(path: Path, members: dict[str, bytes]) -> Path:
-    """Write a tar file."""
+def shard(path: str, members: dict[str, bytes]) -> Path:
+    """Write a tar file, and return its path."""
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    return path
+    return Path(path)
