@@ -13,7 +13,6 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.concepts.document import CLAIM, ConceptsReport
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.report.record import to_json
 from support import Capture, Fields, but, lookup, onnx_models, raised, robustcheck
 from support.pages import parse, words
 from support.terminal import shown
@@ -140,7 +139,7 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: Captur
     text = capsys.readouterr().out
     assert text.startswith(f'{{\n  "claim": "{CLAIM}",\n')
     report = ConceptsReport.model_validate_json(text)
-    assert to_json(report) == text
+    assert report.to_json() == text
     assert robustcheck(*call, "-q") == 0
     assert capsys.readouterr().out == (
         f"{path}: 2 of 3 concepts established, 2 with AP ≥ 0.9; not an indicator of robustness\n"

@@ -1,4 +1,6 @@
-"""Directions, and planted concepts found along them."""
+"""Directions, planted concepts found along them, and average precision against its definition."""
+
+import itertools
 
 import numpy as np
 from numpy.random import default_rng
@@ -7,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from robustcheck_onnx.checker.concepts import directions
 from robustcheck_onnx.checker.concepts.directions import average_precisions, rank, search
 from support import Patch, normal
+from support.comparisons import Array, rotation
 
 
 def test_a_head_has_as_many_directions_as_its_weight_has_rank() -> None:
@@ -16,8 +19,7 @@ def test_a_head_has_as_many_directions_as_its_weight_has_rank() -> None:
 
 
 def test_principal_axes_and_features() -> None:
-    rng = default_rng(1)
-    h = (rng.normal(size=(60, 4)) * [9, 5, 2, 1] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 7).astype(np.float32)
+    h = (normal(60, 4) * [9, 5, 2, 1] @ rotation(4) + 7).astype(np.float32)
     found = directions.of_axes(h)
     _, values, rows = np.linalg.svd(h - h.mean(axis=0), full_matrices=False)
     assert_allclose(np.array(found.strengths, float), values / np.sqrt(60), rtol=1e-4)
@@ -80,3 +82,26 @@ def test_concepts_that_cannot_be_judged() -> None:
         ("most", 25, "5 without it; 10 are needed"),
         ("all", 30, "0 without it; 10 are needed"),
     ]
+
+
+def by_definition(has: Array, scores: Array) -> float:
+    """Σ (R_n − R_{n−1})·P_n over the distinct scores, highest first."""
+    total, recall = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        chosen = scores >= threshold
+        true = int((chosen & has).sum())
+        total += (true / int(has.sum()) - recall) * true / int(chosen.sum())
+        recall = true / int(has.sum())
+    return total
+
+
+def test_average_precision_is_its_definition() -> None:
+    drawn, orders = normal(7, 50), np.argsort(normal(6, 50, seed=1), axis=1)
+    for decimals, n_positives in itertools.product((9, 1, 0, -2), (11, 50)):  # no, few, many ties, one score for all
+        scores, positives = np.round(drawn, decimals), orders[:, :n_positives]
+        assert (rank(scores).at_most is not None) == (decimals < 9)
+        found = average_precisions(rank(scores), positives)
+        has = np.array([np.isin(np.arange(50), images) for images in positives])
+        truth = [[[by_definition(each, sign * row) for each in has] for row in scores] for sign in (1, -1)]
+        assert_allclose(found, truth, rtol=0, atol=1e-14)
+    assert_allclose(truth, 1)

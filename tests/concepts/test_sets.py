@@ -125,7 +125,7 @@ def test_broken_broden_folders(tmp_path: Path) -> None:
     refused("index.csv: table is not readable (No such file", open_concepts, folder)
 
 
-def test_broken_manifests(tmp_path: Path) -> None:
+def test_broken_manifests_and_what_is_not_a_concept_set(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 0)
     for name, rows, said in (
         ("m.csv", "path\na.png\n", "column concept is missing"),
@@ -140,9 +140,6 @@ def test_broken_manifests(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(rows)
         refused(said, open_concepts, tmp_path / name)
-
-
-def test_what_is_no_concept_set(tmp_path: Path) -> None:
     picture(tmp_path / "flat/a.png", 0)
     (tmp_path / "with/empty").mkdir(parents=True)
     (tmp_path / "words.txt").write_text("a.png\n")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.compare import baseline, pairs, run
-from robustcheck_onnx.checker.compare.judge import CompareReport, Comparison
+from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.compare.pairs import Compared, Pair, Side
 from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.report.record import Time
@@ -68,11 +68,7 @@ def measured(side: Side, profile: Profile, **model: Any) -> Compared:
     return Compared.of(reports.evidence(state.statistics(side.state, profile.alpha), model=model), profile)
 
 
-def concluded(
-    candidate: Compared, comparison: Comparison, profile: Profile, tolerance: float, name: str = ""
-) -> CompareReport:
-    when = Time(started="2026-01-02T03:04:05Z", wall_s=1.0, images_per_s=80.0)
-    return run._report(candidate, comparison, profile, tolerance, name, when)
+WHEN = Time(started="2026-01-02T03:04:05Z", wall_s=1.0, images_per_s=80.0)
 
 
 def judged(
@@ -88,7 +84,8 @@ def judged(
     if logits is not None:
         pairs.add_predictions(pair, *logits)
     ours, theirs = (measured(side, profile, **model) for side in (pair.candidate, pair.reference))
-    return concluded(ours, run._between(pair, theirs, profile, tolerance), profile, tolerance)
+    comparison = run._between(pair, theirs, profile, tolerance)
+    return run._report(ours, comparison, profile, tolerance, "", WHEN)
 
 
 def on_images(model: Compared, keys: npt.NDArray[np.int64]) -> tuple[Compared, list[str]]:
@@ -109,7 +106,7 @@ def judged_by(known: baseline.Baseline, candidate: Array, order: npt.NDArray[np.
     side = paired(candidate, candidate, order).candidate
     ours, digests = on_images(measured(side, profile), order)
     comparison = run._against(side, ours.evidence, digests, known, profile, 0.2)
-    return concluded(ours, comparison, profile, 0.2, "baseline.json")
+    return run._report(ours, comparison, profile, 0.2, "baseline.json", WHEN)
 
 
 def alike(report: CompareReport) -> pairs.Similarity:
