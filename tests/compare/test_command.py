@@ -13,14 +13,14 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
 from robustcheck_onnx.checker.compare.judge import CompareReport
-from support import Capture, but, read_json, robustcheck
-from support.comparisons import Workshop, eight_bits, ids, judged, planted, rotation
+from support import Capture, Patch, but, raised, read_json, robustcheck
+from support.comparisons import Workshop, alike, ids, judged, planted, rotation
 from support.terminal import shown
 
 
 def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop, capsys: Capture) -> None:
     h = planted()
-    a, b = workshop.model("candidate", eight_bits(h)), workshop.model("reference", h)
+    a, b = workshop.model("candidate", h), workshop.model("reference", h)
     out = workshop.folder / "report.json"
     call = ["compare", a, b, "--images", workshop.photos, "--device", "cpu", "--no-time"]
     assert robustcheck(*call, "-o", f"json={out}") == 0
@@ -29,7 +29,9 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop
     first = capsys.readouterr().out
     assert out.read_text(encoding="utf-8") == first
     report = CompareReport.model_validate_json(first)
-    assert (report.document, report.passed, report.time) == ("compare", True, None)
+    assert (report.document, report.passed, report.n_images, report.time) == ("compare", True, 80, None)
+    assert (alike(report).cka, alike(report).cosine_change) == pytest.approx((1, 0), abs=1e-9)
+    assert any("same file" in note for note in report.notes)
     workshop.model("candidate", h @ rotation(384))
     assert robustcheck(*call, "-q") == 1
     assert re.fullmatch(rf"WARN · \w+ {re.escape(str(a))}: [\w, ]+\n", capsys.readouterr().out)
@@ -66,11 +68,11 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
     for require in ((), ("both",), "indexes"):
         with pytest.raises(rc.UsageError, match="require is"):
             assert but(report, required=require).exit_code
-        with pytest.raises(rc.UsageError, match="require is"):  # before anything is looked for
-            rc.compare("candidate.onnx", "reference.onnx", require=require)  # type: ignore[arg-type]
+        # before anything is looked for
+        raised(rc.UsageError, "require is", rc.compare, "candidate.onnx", "reference.onnx", require=require)
 
 
-def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.chdir(workshop.model("a", planted()).parent)
     workshop.model("b", planted())
     workshop.model("broken", np.full((80, 384), np.nan))

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.compare import baseline, neighbours, vectors
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
-from support import Capture, but, normal, raised, read_json, robustcheck
+from support import Capture, Patch, but, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, eight_bits, numbers, planted, rotation
 
 H = planted(d=64, n=100)
@@ -134,7 +134,7 @@ def test_a_class_that_stays_is_counted() -> None:
     assert index_of(H, other).numbers["top-1 class kept"].estimate == kept.mean()
 
 
-def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: Patch) -> None:
     """Those that can hold ids do."""
     monkeypatch.setattr(vectors, "BLOCK", 32)
     ids, half = [f"{row}.jpg" for row in range(len(H))], H.astype(np.float16)
@@ -152,7 +152,7 @@ def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: py
     assert (other.id, other.verdict) == ("other_index", "undecided")
 
 
-def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     zero, broken = H.copy(), H.copy()
     zero[3], broken[70, 2] = 0, np.inf
@@ -188,7 +188,7 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             list(vectors.open_vectors(Path(name), "--index").blocks())
 
 
-def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> None:
     h = planted()
     reference, turned = workshop.model("reference", h), workshop.model("turned", h @ rotation(384))
     near = workshop.model("near", eight_bits(h))
@@ -221,9 +221,9 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     page = Path("report.html").read_text(encoding="utf-8")
     assert "data:image/jpeg" in page
     assert "It holds small copies of photos" in page
-    assert rc.assert_same_index(near, reference, workshop.photos, device="cpu").index is not None
-    with pytest.raises(rc.IndexVerdictError, match="re-embed: rotated"):
-        rc.assert_same_index(turned, reference, workshop.photos, device="cpu")
+    others = reference, workshop.photos
+    assert rc.assert_same_index(near, *others, device="cpu").index is not None
+    raised(rc.IndexVerdictError, "re-embed: rotated", rc.assert_same_index, turned, *others, device="cpu")
     junit = ElementTree.fromstring(workshop.run(turned, reference).to_junit())
     assert [each.tag for each in junit.findall(".//*[@classname='robustcheck.index']/*")] == ["skipped"]  # not required
 

@@ -23,13 +23,6 @@ from support.comparisons import (
 )
 
 
-def test_the_same_file_passes(workshop: Workshop) -> None:
-    same = workshop.compare(planted(), planted())
-    assert (same.passed, same.n_images) == (True, 80)
-    assert_allclose(numbers(alike(same).cka, alike(same).cosine_change), [1.0, 0.0], atol=1e-9)
-    assert any("same file" in note for note in same.notes)
-
-
 def test_what_was_not_kept_is_said() -> None:
     h, is_planted = planted(), np.arange(384) == 7
     for candidate, expected in (

@@ -13,7 +13,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.concepts.document import CLAIM, ConceptsReport
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from support import Capture, Fields, but, lookup, onnx_models, raised, robustcheck
+from support import Capture, Fields, Patch, but, lookup, onnx_models, raised, robustcheck
 from support.pages import parse, words
 from support.terminal import shown
 from support.written import written
@@ -181,7 +181,7 @@ def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) 
     assert f"1 concept of {len(report.concepts)} had AP 0.9 or more in half of the shuffles" in notes
 
 
-def test_images_that_change_during_the_run(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_change_during_the_run(colours: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     found = open_concepts(colours / "concepts.csv")
     found.concepts.popitem()
     monkeypatch.setattr("robustcheck_onnx.checker.concepts.run.open_concepts", lambda *_, **__: found)

@@ -4,11 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from robustcheck_onnx.checker.concepts.sets import ConceptSet, open_concepts
-from robustcheck_onnx.checker.images.source import Picture
+from robustcheck_onnx.checker.text import sha256_of
 from support import broden, levels, refused
 
 
@@ -19,14 +18,11 @@ def picture(path: Path, seed: int) -> Path:
 
 
 def by_seed(found: ConceptSet, pictures: dict[int, Path]) -> dict[int, set[str]]:
-    """The concepts of each picture, found by its pixels."""
-    pixels = {np.asarray(Image.open(path)).tobytes(): seed for seed, path in pictures.items()}
-    result = {}
-    for item in found.source.items():
-        assert isinstance(item, Picture)
-        result[pixels[item.image.tobytes()]] = set(found.concepts[item.digest])
-    assert len(result) == len(found.source) == len(found.concepts)
-    return result
+    """The concepts of each picture of the source, found by its bytes."""
+    seeds = {sha256_of(path.read_bytes()): seed for seed, path in pictures.items()}
+    digests = [found.source.digest(place) or "" for place in range(len(found.source))]
+    assert sorted(digests) == sorted(found.concepts)
+    return {seeds[digest]: set(found.concepts[digest]) for digest in digests}
 
 
 def test_folders_with_copies_links_and_negatives(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from robustcheck_onnx.checker.runtime.head import LinearHead
 from robustcheck_onnx.checker.shift import robustness
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.thresholds.published import IMAGENET
-from support import Fields, but, directions_truth, normal
+from support import Fields, Patch, but, directions_truth, normal
 from support.comparisons import labelled_set, numbers
 from support.directions_truth import Array
 
@@ -95,7 +95,7 @@ def test_intervals_are_those_of_the_bootstrap() -> None:
     assert half / 1.96 == pytest.approx(np.std(draws, 0), rel=0.1)
 
 
-def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_change_nothing(monkeypatch: Patch) -> None:
     """Scores of a few images at once, weights of a few classes at once."""
     weight, h = normal(50, 8), normal(33, 8, seed=1)
     right = [(label,) for label in rng(2).integers(0, 50, 33).tolist()]

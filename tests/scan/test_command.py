@@ -1,7 +1,6 @@
 """robustcheck scan as a command: documents, errors, named blocks, foreign axes, a changed output, a GPU."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
+from robustcheck_onnx.checker.scan.document import ScanReport
 from support import Capture, Patch, normal, raised, robustcheck
 from support.onnx_models import save
 from support.scan_truth import assert_close, assert_report_is_truth, scanned, small_model
@@ -28,11 +28,11 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: Capture) -> No
     call = ["scan", small, "--images", small.with_suffix(".npy"), "--preprocess", "imagenet", "--device", "cpu"]
     path = small.with_name("report.txt")
     assert robustcheck(*call, "-o", "json", "-o", f"terminal={path}", "-v") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert (document["schema_version"], document["kind"], document["tool"]) == (1, "scan", "robustcheck")
-    assert [layer["tensor"] for layer in document["layers"]] == ["x", "z", "embedding"]
-    report, _ = scanned(small, batch_size=8)
-    assert document["layers"] == json.loads(report.model_dump_json())["layers"]
+    text = capsys.readouterr().out
+    report = ScanReport.model_validate_json(text)
+    assert report.to_json() == text
+    assert [layer.tensor for layer in report.layers] == ["x", "z", "embedding"]
+    assert scanned(small, batch_size=8)[0].layers == report.layers
     assert report.summary == "No layer has a persistent outlier feature on these 9 images."
     assert report.summary in path.read_text()
 

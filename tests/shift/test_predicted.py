@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from robustcheck_onnx.checker.shift import predicted
 from robustcheck_onnx.checker.shift.predicted import atc, atc_thresholds, class_shift, doc
-from support import normal, profile, raised
+from support import Patch, normal, profile, raised
 from support.comparisons import numbers
 
 
@@ -120,7 +120,7 @@ def test_a_share_of_one_still_has_an_interval() -> None:
     assert (found.value, (found.low or 1) < 0.95) == (1, True)
 
 
-def test_blocks_hold_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_hold_all_resamples(monkeypatch: Patch) -> None:
     monkeypatch.setattr(predicted, "_AT_ONCE", 1000)
     blocks = list(predicted.resampled(300, (0,), 100))
     assert {len(block) for block in blocks} == {3, 1}

@@ -50,14 +50,17 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
         assert result["accuracy"]["n_correct"] == (truth.numpy() == known).sum()
 
 
-def _coded_images(folder: Path, share_right: float, copies: int, *, start: int) -> None:
-    """`copies` images of every class, in folders of its synset id; `share_right` of them show its colour."""
+CODES = [(code // 32 * 8, code % 32 * 8, 0) for code in range(1000)]
+"""the colour of each class"""
+
+
+def _coded_images(folder: Path, share_right: float, *, start: int) -> None:
+    """Two images of every class, in folders of its synset id; `share_right` of them show its colour."""
     rng = default_rng(start)
     for synset, index in labels.synset_index().items():
         (folder / synset).mkdir(parents=True)
-        for copy in range(start, start + copies):
-            shown = index if rng.random() < share_right else (index + 1) % 1000
-            red, green = shown // 32 * 8, shown % 32 * 8
+        for copy in (start, start + 1):
+            red, green, _ = CODES[index if rng.random() < share_right else (index + 1) % 1000]
             picture = Image.new("RGB", (PX, PX), (red, green, 0))
             picture.putpixel((0, 0), (red, green, copy))
             picture.save(folder / synset / f"{copy}.bmp")
@@ -66,11 +69,10 @@ def _coded_images(folder: Path, share_right: float, copies: int, *, start: int) 
 def test_effective_robustness_through_the_command(tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """2 × 2000 images whose colour tells their class; a known share of them lies."""
     monkeypatch.chdir(tmp_path)
-    codes = np.array([[c // 32 * 8 / 255, c % 32 * 8 / 255, 0.0] for c in range(1000)])
-    colours.classifier(Path("coded.onnx"), codes)
+    colours.classifier(Path("coded.onnx"), np.array(CODES) / 255)
     Path("plain.json").write_text(json.dumps(lookup.lookup_preprocessing(PX)))
-    _coded_images(Path("val"), 0.85, 2, start=1)
-    _coded_images(Path("sk"), 0.85, 2, start=5)
+    _coded_images(Path("val"), 0.85, start=1)
+    _coded_images(Path("sk"), 0.85, start=5)
     words = "coded.onnx --in imagenet=val --shifted sketch=sk --preprocess plain.json --suite-entry entry.toml"
     assert robustcheck("shift", *words.split(), "-o", "json=shift.json") == 0
     found = read_json("shift.json")
