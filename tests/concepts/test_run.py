@@ -146,7 +146,6 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: Captur
     )
     page = words(parse((tmp_path / "c.html").read_text()))
     assert page.index(CLAIM) < page.index(report.summary) < page.index("Not judged")
-    capsys.readouterr()
     assert robustcheck("concepts", model(tmp_path, "encoder"), *call[2:], "--of", "head") == 3
     assert robustcheck("concepts", path) == 2
     shown = capsys.readouterr()
@@ -161,12 +160,10 @@ def test_a_data_frame_has_a_row_per_concept(classified: ConceptsReport) -> None:
     assert "not an indicator of robustness" in classified._repr_html_()
 
 
-def test_the_same_seed_gives_the_same_document(colours: Path, tmp_path: Path) -> None:
-    path = model(tmp_path, "classifier")
-    once, again, other = (
-        but(measured(path, colours, seed=seed, batch_size=size), time=None) for seed, size in ((0, 32), (0, 7), (1, 32))
-    )
-    assert once == again != other
+def test_the_same_seed_gives_the_same_document(colours: Path, classified: ConceptsReport) -> None:
+    path = Path(classified.model.file)
+    again, other = measured(path, colours, batch_size=7), measured(path, colours, seed=1)
+    assert but(again, time=None) == but(classified, time=None) != but(other, time=None)
 
 
 def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) -> None:
@@ -181,20 +178,19 @@ def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) 
     assert f"1 concept of {len(report.concepts)} had AP 0.9 or more in half of the shuffles" in notes
 
 
-def test_images_that_change_during_the_run(colours: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_images_that_change_during_the_run(colours: Path, classified: ConceptsReport, monkeypatch: Patch) -> None:
     found = open_concepts(colours / "concepts.csv")
     found.concepts.popitem()
     monkeypatch.setattr("robustcheck_onnx.checker.concepts.run.open_concepts", lambda *_, **__: found)
     said = "other bytes than when its concepts were read"
-    raised(CannotAssessError, said, measured, model(tmp_path, "classifier"), colours)
+    raised(CannotAssessError, said, measured, Path(classified.model.file), colours)
 
 
 @pytest.mark.process
-def test_behind_the_wall(colours: Path, tmp_path: Path, wall: None) -> None:
-    path = model(tmp_path, "classifier")
+def test_behind_the_wall(colours: Path, classified: ConceptsReport, wall: None) -> None:
     told: list[rc.Progress] = []
-    inside = measured(path, colours, isolate=True, progress=told.append)
-    assert but(inside, time=None) == but(measured(path, colours), time=None)
+    inside = measured(Path(classified.model.file), colours, isolate=True, progress=told.append)
+    assert but(inside, time=None) == but(classified, time=None)
     ranking = "ranking the images along each direction"
     assert {each.stage for each in told} >= {"loading the model", ranking, f"{ranking}, 3 of 3 done"}
 
