@@ -4,7 +4,6 @@ Float pixels are scaled here, uint8 ones by a graph on the device: three quarter
 Quantisers that take their scale over the whole batch are found, and held fixed to see what else mixes the batch.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -73,9 +72,9 @@ def with_scales(graph: bytes) -> tuple[ModelProto, list[str]]:
 
 
 def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
-    """Write a model with constant scales and zero points.
+    """Write the model of `with_scales` with constant scales and zero points.
 
-    It is the model of `with_scales`; then no scale depends on the batch.
+    Then no scale depends on the batch. The model is changed in place.
     """
     constants = dict(zip(names, values, strict=True))
     nodes: list[NodeProto] = []
@@ -83,16 +82,14 @@ def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[
         if node.op_type != QUANTISER:
             nodes.append(node)
             continue
-        quantised, scale, zero_point = node.output
-        for name in (scale, zero_point):
+        quantised, *scaling = node.output
+        for name in scaling:
             tensor = from_array(np.asarray(constants[name]), name)
             nodes.append(make_node("Constant", [], [name], value=tensor))
-        nodes.append(make_node("QuantizeLinear", [node.input[0], scale, zero_point], [quantised]))
-    fixed = copy.deepcopy(model)
-    del fixed.graph.node[:]
-    fixed.graph.node.extend(nodes)
-    content: bytes = fixed.SerializeToString()
-    return content
+        nodes.append(make_node("QuantizeLinear", [node.input[0], *scaling], [quantised]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
 
 
 def _apart(node: NodeProto) -> Iterator[NodeProto]:
@@ -330,13 +327,10 @@ class Runner:
                 without one row an image, files of weights that changed since they were digested.
             EnvironmentFaultError: memory ran out.
         """
-        names = [self.model.fetch]
-        if self.model.class_output is not None and self.model.class_output != self.model.fetch:
-            names.append(self.model.class_output)
+        classes = self.model.class_output
+        names = [self.model.fetch] if classes in (None, self.model.fetch) else [self.model.fetch, classes]
         (outputs,) = self._outputs(self._session, [pixels], names)
-        scores = None
-        if self.model.class_output is not None:
-            scores = outputs[-1].reshape(len(outputs[-1]), -1)
+        scores = None if classes is None else outputs[-1].reshape(len(outputs[-1]), -1)
         return RunOutput(_representation(outputs[0], self.model), scores)
 
     def represent(self, pixels: AnyArray, *, whole: bool = False) -> tuple[AnyArray, ...]:
@@ -550,20 +544,19 @@ class Runner:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
         kinds = [self.model.image_input.dtype, *(o.type for o in session.get_outputs() if o.name in names)]
         wide = any(BFLOAT16 in kind for kind in kinds)  # NumPy has no bfloat16: ONNX Runtime's own arrays go in and out
-        if self._scaling is None or batch.dtype != np.uint8:
-            if not wide:
-                return list(session.run(names, {name: batch}, options))
+        image: Any = batch
+        if self._scaling is not None and batch.dtype == np.uint8:
+            binding = self._scaling.io_binding()
+            binding.bind_cpu_input(PIXELS, batch)
+            binding.bind_output(IMAGE, *device_memory(self._scaling))
+            self._scaling.run_with_iobinding(binding, options)
+            binding.synchronize_outputs()
+            (image,) = binding.get_outputs()
+        elif wide:
             image = as_ort_value(batch, self.model.image_input)
+        if wide:
             return [as_array(value) for value in session.run_with_ort_values(names, {name: image}, options)]
-        binding = self._scaling.io_binding()
-        binding.bind_cpu_input(PIXELS, batch)
-        binding.bind_output(IMAGE, *device_memory(self._scaling))
-        self._scaling.run_with_iobinding(binding, options)
-        binding.synchronize_outputs()
-        (image,) = binding.get_outputs()
-        if not wide:
-            return list(session.run(names, {name: image}, options))
-        return [as_array(value) for value in session.run_with_ort_values(names, {name: image}, options)]
+        return list(session.run(names, {name: image}, options))
 
 
 def _representation(values: AnyArray, model: ModelFile) -> AnyArray:

@@ -13,6 +13,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.measure.workers import measure_all
 from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
@@ -24,13 +25,7 @@ from support.onnx_models import classifier, encoder, save
 
 
 def measured(job: Job) -> tuple[Evidence, ...]:
-    """Shard by shard, merged in order."""
-    opened = measure.open_job(job)
-    facts = measure.probe(opened)
-    total = nothing_yet(len(job.tensors))
-    for index in range(facts.n_shards):
-        total = merge(total, measure.measure_shard(opened, index))
-    return conclude(job, facts, total, profile.load())
+    return measure_all(job, profile.load())
 
 
 def two_tensors(path: Path, h: np.ndarray) -> Path:
