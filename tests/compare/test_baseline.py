@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import to_json
-from support import Capture, Fields, but, raised, robustcheck
+from support import Capture, Fields, but, raised, reports, robustcheck
 from support.comparisons import Workshop, alike, baseline_of, ids, judged_by, planted
 
 
@@ -119,3 +120,27 @@ def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
     assert CompareReport.model_validate_json(to_json(report)).next_baseline is None
     changed = but(made, frequencies=(0.1,))
     raised(UsageError, "^baseline: digest does not match the content", workshop.run, a, None, baseline=changed)
+
+
+def test_every_way_in_which_a_baseline_was_measured_otherwise_is_told() -> None:
+    now = reports.passing().evidence
+    n, version = now.statistics.n_images, now.statistics.statistic_version
+    other_pixels = but(now.preprocessing.preprocessing, resize_mode="squash", color_order="BGR")
+    rows: list[tuple[Any, ...]] = [
+        ({},),
+        ({"statistics__n_images": n - 1}, "the baseline has another number of usable representations"),
+        (
+            {"statistics__statistic_version": version + 1},
+            f"the baseline has statistic version {version + 1}, this robustcheck {version}",
+        ),
+        (
+            {"images__digest": "sha256:0", "images__n_read": 70, "images__source": "old", "statistics__n_images": 70},
+            "the baseline was measured on other images (70 of old)",
+        ),
+        (
+            {"preprocessing__preprocessing": other_pixels},
+            "the baseline was preprocessed otherwise (resize_mode, color_order)",
+        ),
+    ]
+    for then, *told in rows:
+        assert baseline.staleness(baseline.Baseline.model_construct(evidence=but(now, **then)), now) == (*told,)

@@ -43,16 +43,18 @@ def test_kept_lost_and_new_features() -> None:
         assert pairs.new_features(now, tuple(found.values())) == (99,)
 
 
-def test_a_rotation_is_told_from_a_loss() -> None:
-    h = planted(120)
-    turned, lost = h @ rotation(h.shape[1]), h.copy()
-    lost[:, 7] -= lost[:, 7].mean()
-    for candidate, fate in (
-        (turned, "rotated"),
-        (np.round(turned / turned.max() * 127), "rotated"),
-        (lost @ rotation(h.shape[1]), "lost"),
+def test_a_rotation_is_told_from_a_loss_and_a_constant_and_few_images_keep_nothing() -> None:
+    h, is_planted = planted(120), np.arange(384) == 7
+    turned, lost = h @ rotation(384), h - is_planted * h[:, 7].mean()
+    for candidate, reference, fates in (
+        (turned, h, "rotated"),
+        (np.round(turned / turned.max() * 127), h, "rotated"),
+        (lost @ rotation(384), h, "lost"),
+        (np.where(is_planted, 14, h), h, "uncorrelated or undecided"),
+        (h[:15], h[:15], "undecided"),
+        (h[:16], h[:16], "kept"),
     ):
-        assert fates_of(candidate, h)[7].fate == fate
+        assert fates_of(candidate, reference)[7].fate in fates.split(" or ")
 
 
 @given(share=st.floats(0, 1), seed=st.integers(0, 99), n=st.integers(16, 120))
@@ -67,14 +69,3 @@ def test_kept_needs_the_correlation_that_scipy_bounds(share: float, seed: int, n
     if min(abs(low - limit), abs(high - limit)) > 1e-4:  # the rows are kept in float32
         assert found.fate == ("kept" if low > limit else "uncorrelated" if high < limit else "undecided")
     assert found.to == 7
-
-
-def test_a_constant_and_few_images_keep_nothing() -> None:
-    h = planted(60)
-    constant = np.where(np.arange(384) == 7, 14, h)
-    for candidate, reference, fates in (
-        (constant, h, ("uncorrelated", "undecided")),
-        (h[:15], h[:15], ("undecided",)),
-        (h[:16], h[:16], ("kept",)),
-    ):
-        assert fates_of(candidate, reference)[7].fate in fates

@@ -7,6 +7,8 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from robustcheck_onnx.checker.compare.judge import _unrelated
+from robustcheck_onnx.checker.compare.pairs import ClassAgreement
 from support import EMBEDDINGS, Fields, lookup, needs_embeddings, normal
 from support.comparisons import (
     Workshop,
@@ -170,3 +172,19 @@ def test_real_clip_embeddings(name: str) -> None:
         assert expected <= found
         assert "outlier_feature_lost" in expected or "outlier_feature_lost" not in found
     assert found == expected
+
+
+def test_agreement_is_chance_where_its_lower_bound_is() -> None:
+    for n, n_same, chance, is_unrelated in (
+        (100, 20, 0.15, True),  # 20 %, but 13.3 % is possible
+        (100, 20, 0.13, False),
+        (10, 10, 0.7, False),
+        (10, 5, 0.7, True),
+        (10, 5, 0.73, False),  # ten of ten would have 72.2 % as lower bound: they would not be told from chance
+    ):
+        low, high = stats.binomtest(n_same, n).proportion_ci(0.95, "wilson")
+        agreement = ClassAgreement(
+            n=n, n_same=n_same, value=n_same / n, low=low, high=high, confidence=0.95, chance=chance
+        )
+        told = [f"same class on {n_same} of {n} images" in text for text in _unrelated(None, agreement)]
+        assert told == [True] * is_unrelated
