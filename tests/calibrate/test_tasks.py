@@ -140,9 +140,3 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
     assert task.is_exported
     (model.parent / run.RECORD).unlink()
     assert not task.is_exported
-
-
-def test_an_engine_that_refuses_does_so_before_anything_is_exported(suite: Opened, tmp_path: Path) -> None:
-    task = run.Task(suite.members[0], tmp_path / "none.onnx", {"source": "torch"}, "k")
-    settings = run.Settings(Options(), tmp_path, engine="rai")
-    raised(UsageError, "--engine is 'rai'", run.measure, suite, [task], [], settings, tmp_path / "t.jsonl", pytest.fail)

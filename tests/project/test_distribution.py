@@ -89,7 +89,6 @@ def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
     as_windows = ("git", "-c", "core.autocrlf=true")
     subprocess.run([*as_windows, "checkout-index", "-a", f"--prefix={clone}/"], cwd=ROOT, check=True)
     tracked = {path.relative_to(clone) for path in clone.rglob("*") if path.is_file()}
-    assert not [path for path in clone.rglob("*") if path.is_symlink()]
     assert not [name for name in tracked if name.suffix != ".jpg" and b"\r" in (clone / name).read_bytes()]
     build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=clone, capture_output=True, check=True)

@@ -208,9 +208,6 @@ def test_what_else_mixes_the_batch_stays_a_warning_at_any_size(place: Path) -> N
 def test_the_command_says_it_in_the_report_and_in_json(place: Path, capsys: Capture) -> None:
     model, file = place / "model.onnx", place / "report.json"
     images = ["--images", place / "photos"]
-    words = [*images, "--batch-size", "1", "-o"]
-    assert robustcheck(model, *words, "terminal", "-o", f"json={file}") == 0
-    assert robustcheck("verify", file, model, *images) == 0
+    assert robustcheck(model, *images, "--batch-size", "1", "-o", "terminal", "-o", f"json={file}") == 0
     assert HOLDS in " ".join(capsys.readouterr().out.split())
-    assert robustcheck("compare", model, model, *words, "json") == 0
-    assert HOLDS in capsys.readouterr().out
+    assert robustcheck("verify", file, model, *images, "-qq") == 0
