@@ -2,6 +2,7 @@
 exactly; parts of one photo are recognised by their keypoints.
 """
 
+import hashlib
 import io
 from collections.abc import Callable
 from functools import partial
@@ -243,6 +244,12 @@ def test_merging_is_the_same_as_seeing_all(a: list[int], b: list[int], c: list[i
         assert merged.facts() == whole
 
 
+def test_the_digest_is_of_the_size_and_all_pixels() -> None:
+    large = photo("astronaut.png")
+    digest = hashlib.sha256(b"(512, 512)" + large.tobytes()).digest()
+    assert digest_of_pixels(large) == int.from_bytes(digest[:8], "big")
+
+
 def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
     photos = [describe(tile) for tile in tiles()]
     facts = ImageSetState([*photos, *(sketch.digest for sketch in photos), 1, 2]).facts()
@@ -372,6 +379,9 @@ def test_images_without_keypoints_are_like_nothing() -> None:
         points = rows_of(find_keypoints(coffee.resize(size)))
         assert len(points) <= 32
         assert {*points[:, 2]} <= {1, 2, 3, 4}
+    points = rows_of(find_keypoints(coffee.resize((97, 31))))  # too small to be shrunk
+    near = np.minimum(points[:, :2], [96, 30] - points[:, :2]).min(axis=1)  # px to the border
+    assert np.all(near >= (2 * SIGMAS[points[:, 2]]).astype(int))
 
 
 def test_a_full_gallery_stays_as_it_is() -> None:
