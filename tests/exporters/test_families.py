@@ -14,14 +14,13 @@ from PIL import Image
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters.run import run
 from robustcheck_onnx.exporters.write import ExportRecord
 from robustcheck_onnx.thresholds import profile
-from support import Fields, checkpoints
+from support import PHOTOS, Fields, checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
-from support.user_modules import contract_of
+from support.user_modules import contract_of, exported
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]  # in a folder of its own
 
 # float32 kernels add in another order; measured on these models: below 1e-5 of a row's RMS
 RELATIVE = 1e-4
@@ -59,34 +58,34 @@ HEAD = "input of {}, the last linear layer"
 TOKEN = "class token after the last norm"
 
 
-def _open_clip_case(tmp: Path, photos: list[Path], vision: Fields, pooled: str, **preprocess: Any) -> Case:
-    name, model = checkpoints.open_clip_folder(tmp / "open_clip", vision, preprocess, init=_init)
-    record = run("open_clip", name, tmp / "model.onnx", photos=photos)
+def _open_clip_case(vision: Fields, pooled: str, **preprocess: Any) -> Case:
+    name, model = checkpoints.open_clip_folder(Path("open_clip"), vision, preprocess, init=_init)
+    record = exported("open_clip", name)
     _, transform = open_clip.create_model_from_pretrained(name)
     meanings = {"representation": "projected image embedding"} | ({"pooled": pooled} if pooled else {})
     return Case(record, lambda x: [model.encode_image(x)], transform, meanings, "open_clip")
 
 
-def clip_vit(tmp: Path, photos: list[Path]) -> Case:
-    return _open_clip_case(tmp, photos, checkpoints.VISION, f"{TOKEN}, before the projection")
+def clip_vit() -> Case:
+    return _open_clip_case(checkpoints.VISION, f"{TOKEN}, before the projection")
 
 
-def clip_resnet(tmp: Path, photos: list[Path]) -> Case:
+def clip_resnet() -> Case:
     vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
     meaning = "attention pool of the last map, before the projection"
-    return _open_clip_case(tmp, photos, vision, meaning, resize_mode="longest", fill_color=9)
+    return _open_clip_case(vision, meaning, resize_mode="longest", fill_color=9)
 
 
-def siglip(tmp: Path, photos: list[Path]) -> Case:
+def siglip() -> Case:
     """timm's own test model with SigLIP's attention pool."""
     vision = {"image_size": 160, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"}
-    return _open_clip_case(tmp, photos, vision, "", mean=[0.5] * 3, std=[0.5] * 3, resize_mode="squash")
+    return _open_clip_case(vision, "", mean=[0.5] * 3, std=[0.5] * 3, resize_mode="squash")
 
 
-def _timm_case(tmp: Path, photos: list[Path], name: str, head: str) -> Case:
+def _timm_case(name: str, head: str) -> Case:
     model = _init(timm.create_model(name))
-    torch.save(model.state_dict(), tmp / "weights.pth")
-    record = run("timm", name, tmp / "model.onnx", weights=str(tmp / "weights.pth"), photos=photos)
+    torch.save(model.state_dict(), "weights.pth")
+    record = exported("timm", name, weights="weights.pth")
     return Case(
         record,
         lambda x: [model.forward_head(model.forward_features(x), pre_logits=True), model(x)],
@@ -96,28 +95,28 @@ def _timm_case(tmp: Path, photos: list[Path], name: str, head: str) -> Case:
     )
 
 
-def timm_vit(tmp: Path, photos: list[Path]) -> Case:
-    return _timm_case(tmp, photos, "test_vit.r160_in1k", "head")
+def timm_vit() -> Case:
+    return _timm_case("test_vit.r160_in1k", "head")
 
 
-def timm_fused_head(tmp: Path, photos: list[Path]) -> Case:
+def timm_fused_head() -> Case:
     """A norm and a linear layer that the exporter makes one."""
-    return _timm_case(tmp, photos, "iformer_t", "head")
+    return _timm_case("iformer_t", "head")
 
 
-def timm_heads_on_stages(tmp: Path, photos: list[Path]) -> Case:
-    case = _timm_case(tmp, photos, "efficientvim_m1", "")
+def timm_heads_on_stages() -> Case:
+    case = _timm_case("efficientvim_m1", "")
     return case._replace(truth=lambda x: case.truth(x)[:1], meanings={"representation": "pooled features"})
 
 
-def timm_convnext(tmp: Path, photos: list[Path]) -> Case:
-    return _timm_case(tmp, photos, "test_convnext.r160_in1k", "head.fc")
+def timm_convnext() -> Case:
+    return _timm_case("test_convnext.r160_in1k", "head.fc")
 
 
-def torchvision_resnet(tmp: Path, photos: list[Path]) -> Case:
+def torchvision_resnet() -> Case:
     model = _init(torchvision.models.resnet18())
-    torch.save(model.state_dict(), tmp / "weights.pth")
-    record = run("torchvision", "resnet18", tmp / "model.onnx", weights=str(tmp / "weights.pth"), photos=photos)
+    torch.save(model.state_dict(), "weights.pth")
+    record = exported("torchvision", "resnet18", weights="weights.pth")
     body = torch.nn.Sequential(*list(model.children())[:-1], torch.nn.Flatten())
     return Case(
         record,
@@ -133,12 +132,10 @@ TINY |= {"image_size": 32, "patch_size": 16}
 SQUARE = {"height": 32, "width": 32}
 
 
-def _transformers_case(
-    tmp: Path, photos: list[Path], model: Any, processor: Any, truth: Callable[[Any], Sequence[Any]], **meanings: str
-) -> Case:
+def _transformers_case(model: Any, processor: Any, truth: Callable[[Any], Sequence[Any]], **meanings: str) -> Case:
     for each in (_init(model), processor):
-        each.save_pretrained(tmp / "checkpoint")
-    record = run("transformers", str(tmp / "checkpoint"), tmp / "model.onnx", photos=photos)
+        each.save_pretrained("checkpoint")
+    record = exported("transformers", "./checkpoint")
 
     def transform(image: Image.Image) -> Any:
         return processor(image, return_tensors="pt")["pixel_values"][0]
@@ -146,7 +143,7 @@ def _transformers_case(
     return Case(record, truth, transform, meanings, "transformers")
 
 
-def transformers_clip(tmp: Path, photos: list[Path]) -> Case:
+def transformers_clip() -> Case:
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.CLIPConfig(vision_config=TINY, text_config={**text, "vocab_size": 16}, projection_dim=24)
     model = transformers.CLIPModel(config)  # the full model, as CLIP is published
@@ -157,27 +154,25 @@ def transformers_clip(tmp: Path, photos: list[Path]) -> Case:
         return [model.visual_projection(pooled), pooled]
 
     meanings = {"representation": "projected image embedding", "pooled": f"{TOKEN}, before the projection"}
-    return _transformers_case(tmp, photos, model, processor, truth, **meanings)
+    return _transformers_case(model, processor, truth, **meanings)
 
 
-def transformers_siglip(tmp: Path, photos: list[Path]) -> Case:
+def transformers_siglip() -> Case:
     model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**TINY))
     processor = transformers.SiglipImageProcessorPil(size=SQUARE)
     meaning = "attention pool of the tokens: the image embedding"
-    return _transformers_case(
-        tmp, photos, model, processor, lambda x: [model(pixel_values=x).pooler_output], representation=meaning
-    )
+    return _transformers_case(model, processor, lambda x: [model(pixel_values=x).pooler_output], representation=meaning)
 
 
-def transformers_dinov2(tmp: Path, photos: list[Path]) -> Case:
+def transformers_dinov2() -> Case:
     model = transformers.Dinov2Model(transformers.Dinov2Config(**TINY))
     processor = transformers.BitImageProcessorPil(size={"shortest_edge": 37}, crop_size=SQUARE)
     return _transformers_case(
-        tmp, photos, model, processor, lambda x: [model(pixel_values=x).last_hidden_state[:, 0]], representation=TOKEN
+        model, processor, lambda x: [model(pixel_values=x).last_hidden_state[:, 0]], representation=TOKEN
     )
 
 
-def transformers_vit_classifier(tmp: Path, photos: list[Path]) -> Case:
+def transformers_vit_classifier() -> Case:
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**TINY, num_labels=6))
     processor = transformers.ViTImageProcessorPil(size=SQUARE)
 
@@ -185,7 +180,7 @@ def transformers_vit_classifier(tmp: Path, photos: list[Path]) -> Case:
         return [model.vit(pixel_values=x).last_hidden_state[:, 0], model(pixel_values=x).logits]
 
     meanings = {"representation": HEAD.format("classifier"), "logits": "class logits"}
-    return _transformers_case(tmp, photos, model, processor, truth, **meanings)
+    return _transformers_case(model, processor, truth, **meanings)
 
 
 ENDS: dict[Any, str] = {
@@ -210,16 +205,16 @@ def _relative(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("make", ENDS)
-def test_a_family(make: Any, tmp_path: Path, skimage_photos: list[Path]) -> None:
+def test_a_family(make: Any) -> None:
     """ONNX Runtime agrees with the library, and what the file says is true."""
-    record, truth, transform, meanings, library = make(tmp_path, skimage_photos)
+    record, truth, transform, meanings, library = make()
     session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[0]) == ("image", "tensor(float)", "batch")
     shapes = {output.name: output.shape for output in session.get_outputs()}
     assert [*shapes] == list(meanings)
     assert shapes == {name: ["batch", width] for name, width in record.outputs.items()}
-    images = [Image.open(path).convert("RGB") for path in skimage_photos]
+    images = [Image.open(path).convert("RGB") for path in PHOTOS[:5]]
     batch = torch.stack([transform(image) for image in images])
     with torch.no_grad():
         rows = [each.numpy() for each in truth(batch)]
@@ -230,7 +225,7 @@ def test_a_family(make: Any, tmp_path: Path, skimage_photos: list[Path]) -> None
             assert _relative(theirs[:size], ours) < RELATIVE
 
     content = record.path.read_bytes()
-    for trace in (str(Path.cwd()), "site-packages", str(record.path.parent)):
+    for trace in (str(Path.cwd()), "site-packages"):
         assert trace.encode() not in content  # no path of this machine
     onnx.checker.check_model(record.path, full_check=True)
     contract = contract_of(record.path)

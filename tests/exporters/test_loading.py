@@ -4,15 +4,16 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters import contract, run
 from robustcheck_onnx.exporters.contract import Wanted, file_digest
-from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters.errors import CallError, ExportError
 from robustcheck_onnx.exporters.run import load
-from support import Patch, checkpoints
+from support import Patch, checkpoints, raised
 from support.lazy import open_clip, timm, torch, torchvision, transformers
 from support.user_modules import refused
 
@@ -21,6 +22,10 @@ pytestmark = pytest.mark.long
 NAME = "robustcheck-test-vit"
 CONFIG = {"embed_dim": 24, "vision_cfg": checkpoints.VISION, "text_cfg": checkpoints.TEXT}
 CLIP_32 = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32], "interpolation": "bicubic"}
+
+
+def loaded(source: str, name: str, **wanted: Any) -> contract.Loaded:
+    return load(source, Wanted(name, **wanted))
 
 
 @pytest.fixture
@@ -41,32 +46,32 @@ def checkpoint(tmp_path: Path, monkeypatch: Patch) -> tuple[Path, Any]:
 def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
     path, model = checkpoint
     fields = contract.checked_preprocessing(CLIP_32, "x")
-    loaded = load("open_clip", Wanted(NAME, weights=str(path), preprocessing=fields))
+    found = loaded("open_clip", NAME, weights=str(path), preprocessing=fields)
     image = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(loaded.module(image)[0], model.encode_image(image))
-    source = loaded.source
+        torch.testing.assert_close(found.module(image)[0], model.encode_image(image))
+    source = found.source
     assert (source.weights, source.random_weights) == ("epoch_1.pt", False)
     assert source.weights_digest == file_digest(path)
     with refused(2, "the library publishes none for this name"):
-        load("open_clip", Wanted(NAME, weights=str(path)))  # a file does not say its preprocessing
+        loaded("open_clip", NAME, weights=str(path))  # a file does not say its preprocessing
     state = model.state_dict()
     del state["visual.proj"]
     torch.save(state, path)
     with refused(3, r"Missing key\(s\) in state_dict: \"visual\.proj\""):
-        load("open_clip", Wanted(NAME, weights=str(path), preprocessing=fields))
+        loaded("open_clip", NAME, weights=str(path), preprocessing=fields)
 
 
 def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monkeypatch: Patch) -> None:
     """A tag trained with QuickGELU under a plain name gets it: open_clip would only warn and go on."""
-    for quick in [True, False]:
-        from open_clip import pretrained
+    from open_clip import pretrained
 
+    for quick in (True, False):
         monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": {"file": str(checkpoint[0]), "quick_gelu": quick}})
-        loaded = load("open_clip", Wanted(NAME, weights="tagged"))
-        kinds = {type(m).__name__ for m in loaded.module.modules()}
+        model = loaded("open_clip", NAME, weights="tagged")
+        kinds = {type(m).__name__ for m in model.module.modules()}
         assert ("QuickGELU" in kinds, "GELU" in kinds) == (quick, not quick)
-        assert loaded.source.weights == "tagged"
+        assert model.source.weights == "tagged"
 
 
 def test_published_preprocessing_of_open_clip() -> None:
@@ -76,8 +81,8 @@ def test_published_preprocessing_of_open_clip() -> None:
     shared = contract.shared_preprocessing(published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
     fields = open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
     assert (fields["mean"], fields["resize_mode"], fields["crop"]) == ([0.5, 0.5, 0.5], "squash", "none")
-    with pytest.raises(ExportError, match=r"the published weights .* differ in theirs"):
-        contract.shared_preprocessing(published_open_clip("ViT-L-14"), "ViT-L-14")
+    said, tags = r"the published weights .* differ in theirs", published_open_clip("ViT-L-14")
+    raised(ExportError, said, contract.shared_preprocessing, tags, "ViT-L-14")
 
 
 def test_every_published_preprocessing_can_be_written() -> None:
@@ -98,23 +103,18 @@ def test_every_published_preprocessing_can_be_written() -> None:
 
 
 def test_head_is_found_by_following_the_forward_pass() -> None:
-    for name, head in {
-        "alexnet": "classifier.6",
-        "densenet121": "classifier",
-        "googlenet": "fc",
-        "mobilenet_v3_small": "classifier.3",
-        "squeezenet1_1": "classifier.1",
-    }.items():
-        from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED
-        from robustcheck_onnx.exporters.wrappers import find_head
+    from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED
+    from robustcheck_onnx.exporters.wrappers import find_head
 
+    heads = {"alexnet": "classifier.6", "densenet121": "classifier", "googlenet": "fc"}
+    for name, head in (heads | {"mobilenet_v3_small": "classifier.3", "squeezenet1_1": "classifier.1"}).items():
         model = torchvision.models.get_model(name, **AS_PUBLISHED.get(name, {}))
         assert find_head(model, (96, 96)) == head
 
 
 def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
     """With its own weights torchvision sets transform_input; a bare file must get the same."""
-    model = load("torchvision", Wanted("googlenet", random_weights=True)).module.model
+    model = loaded("torchvision", "googlenet", random_weights=True).module.model
     assert model.transform_input is True
 
 
@@ -122,11 +122,10 @@ def test_two_heads_are_not_guessed_at() -> None:
     """DeiT's way: the mean of two heads."""
     from robustcheck_onnx.exporters.wrappers import find_head
 
-    two = timm.create_model("deit_tiny_distilled_patch16_224")
-    with pytest.raises(ExportError, match="it is not clear which tensor the logits come from"):
-        find_head(two, (224, 224))
-    with pytest.raises(ExportError, match="classifier is 2 heads; it is not clear which one"):
-        load("timm", Wanted("deit_tiny_distilled_patch16_224", random_weights=True))
+    name = "deit_tiny_distilled_patch16_224"
+    said = "it is not clear which tensor the logits come from"
+    raised(ExportError, said, find_head, timm.create_model(name), (224, 224))
+    raised(ExportError, "classifier is 2 heads; it is not clear which one", loaded, "timm", name, random_weights=True)
 
 
 def test_a_clip_projection_is_no_classifier() -> None:
@@ -137,8 +136,8 @@ def test_a_clip_projection_is_no_classifier() -> None:
         "resnet18.a1_in1k": {"representation": "head_input", "logits": "logits"},
         "vit_small_patch14_dinov2.lvd142m": {"representation": "encoder_output"},
     }.items():
-        loaded = load("timm", Wanted(name, random_weights=True))
-        assert {o.name: o.rule for o in loaded.outputs} == rules
+        outputs = loaded("timm", name, random_weights=True).outputs
+        assert {output.name: output.rule for output in outputs} == rules
 
 
 def test_image_processors_the_contract_cannot_say() -> None:
@@ -165,7 +164,7 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
         ("bert", 2, "model type is bert; it must be one of clip"),
     ):
         with refused(code, said):
-            load("transformers", Wanted(str(tmp_path / name), preprocessing=CLIP_32))
+            loaded("transformers", str(tmp_path / name), preprocessing=CLIP_32)
 
 
 @pytest.mark.parametrize("form", ["zip", "pickle", "safetensors"])
@@ -194,3 +193,40 @@ def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: s
     for refusal in refusals:
         assert re.fullmatch(rf"{path}: checkpoint is .*", refusal.message)
         assert refusal.hint.startswith("save it again")
+
+
+def part(n_parameters: int, **parts: Any) -> Any:
+    return SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: n_parameters)], **parts)
+
+
+def test_each_name_is_counted_once_and_each_answer_is_of_its_name(monkeypatch: Patch) -> None:
+    counted = []
+
+    def check(_: str, tag: str | None) -> None:
+        if tag == "wrong":
+            raise CallError("no wrong", "--weights right")
+
+    def shell(name: str) -> Any:
+        counted.append(name)
+        return {"rn50": part(38, visual=part(25)), "vit": part(86)}[name]
+
+    def library(source: str, verb: str) -> Any:
+        if source == "torchvision":
+            raise ImportError(name="torchvision")
+        return {"check": check, "shell": shell}[verb]
+
+    monkeypatch.setattr(run, "_library", library)
+    rows = (
+        ("open_clip", "rn50", "openai", 38, 25, "", "", ""),
+        ("open_clip", "rn50", "wrong", None, None, "no wrong; --weights right", "", ""),
+        ("timm", "vit", None, 86, 86, "", "", ""),
+        ("open_clip", "rn50", "yfcc15m", 38, 25, "", "", ""),
+        ("torchvision", "vit", None, None, None, "", "", "torchvision"),
+        ("timm", "other", None, None, None, "", "KeyError: 'other'", ""),
+        ("timm", "never", "wrong", None, None, "no wrong; --weights right", "", ""),
+        ("torch", "my:own", None, None, None, "", "the size of torch my:own is not known before it is loaded", ""),
+    )
+    answers = run.sizes([row[:3] for row in rows])
+    fields = ("parameters", "vision_parameters", "unknown", "fault", "missing")
+    assert [tuple(each[field] for field in fields) for each in answers] == [row[3:] for row in rows]
+    assert sorted(counted) == ["other", "rn50", "vit"]

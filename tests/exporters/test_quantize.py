@@ -18,14 +18,14 @@ from PIL import Image
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract, from_onnx, write
 from robustcheck_onnx.exporters.errors import ExportError
-from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, Capture, Patch, Place, lookup, onnx_models, raised, robustcheck
-from support.user_modules import contract_of, outputs_of, refused
+from support.user_modules import contract_of, exported, images_of, left_in, outputs_of, refused
 from support.written import written
 
 PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
 PREPROCESSING |= {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 Array = npt.NDArray[np.float32]
+Made = Callable[..., write.ExportRecord]
 
 
 def with_contract(model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
@@ -35,10 +35,10 @@ def with_contract(model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def encoder(tmp_path: Path) -> Path:
+def encoder(my_vision: str) -> Path:
     """Conv → ReLU → pooling → linear, as an fp32 file with a contract."""
     model = onnx_models.encoder(64, output="representation")
-    return Path(onnx_models.save(with_contract(model), tmp_path / "fp32.onnx"))
+    return onnx_models.save(with_contract(model), "fp32.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +53,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def pixels(paths: list[Path]) -> Array:
-    """The contract's preprocessing, written out."""
-    images = (Image.open(path).resize((8, 8), Image.Resampling.BILINEAR) for path in paths)
-    squashed = np.stack([np.asarray(image, np.float32) for image in images])
-    return ((squashed / np.float32(255) - np.float32(0.5)) / np.float32(0.25)).transpose(0, 3, 1, 2)
+    return np.asarray(images_of(paths, contract.checked_preprocessing(PREPROCESSING, "photos")))
 
 
 def represent(path: Path, images: Array) -> Array:
     return np.asarray(outputs_of(path, images)["representation"])
 
 
-def made(encoder: Path, photos: list[Path], precision: str, **options: Any) -> write.ExportRecord:
-    calibration = photos if precision == "int8-qdq" else []
-    options = {"photos": photos[:5], "calibration": calibration} | options
-    return run("onnx", str(encoder), encoder.with_name("int8.onnx"), precision=precision, **options)
+@pytest.fixture
+def made(encoder: Path, photos: list[Path]) -> Made:
+    """Quantise the fp32 file to int8.onnx."""
 
+    def quantised(precision: str, source: Path = encoder, **options: Any) -> write.ExportRecord:
+        calibration = photos if precision == "int8-qdq" else []
+        options = {"precision": precision, "photos": photos[:5], "calibration": calibration} | options
+        return exported("onnx", str(source), "int8.onnx", **options)
 
-def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return quantised
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -78,43 +77,43 @@ def left(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("precision", contract.INT8)
 def test_the_file_holds_the_digest_of_its_own_graph_and_a_changed_file_is_not_quantised(
-    encoder: Path, photos: list[Path], precision: str
+    encoder: Path, made: Made, precision: str
 ) -> None:
-    path = made(encoder, photos, precision).path
+    path = made(precision).path
     first, model = path.read_bytes(), onnx.load(encoder)
     assert open_model(path).file_changed is False
-    assert contract_of(path)["graph_digest"] == contract.graph_digest(onnx.load(path), path.parent)
-    contract.embed(model, contract_of(encoder), encoder.parent)
+    assert contract_of(path)["graph_digest"] == contract.graph_digest(onnx.load(path), Path())
+    contract.embed(model, contract_of(encoder), Path())
     whole, weight = model.SerializeToString(), model.graph.initializer[0].raw_data
     encoder.write_bytes(whole)
-    assert made(encoder, photos, precision).path.read_bytes() == first
+    assert made(precision).path.read_bytes() == first
     for old, new in ((weight, bytes([weight[0] ^ 1]) + weight[1:]), (b"Relu", b"Selu")):
         encoder.write_bytes(whole.replace(old, new, 1))
         with refused(3, "graph or weights are not those that its contract was written for"):
-            made(encoder, photos, precision)
+            made(precision)
 
 
 @pytest.mark.usefixtures("capsys")
-def test_what_a_model_was_matched_to_is_written_once(encoder: Path, photos: list[Path]) -> None:
-    out, matched = encoder.with_name("int8.onnx"), "CLIP ViT-B/32"
+def test_what_a_model_was_matched_to_is_written_once(encoder: Path, made: Made, photos: list[Path]) -> None:
+    out, matched = Path("int8.onnx"), "CLIP ViT-B/32"
     words = ["export", "onnx", encoder, "--precision", "int8-dynamic", "-o", out]
     assert robustcheck(*words, "--parity-images", photos[0].parent, "--matched-to", matched) == 0
     assert contract_of(out)["source"]["matched_to"] == matched
     source = lookup.lookup_contract(source={"matched_to": matched})["source"]
     onnx.save(with_contract(onnx.load(encoder), source=source), encoder)
-    assert contract_of(made(encoder, photos, "int8-dynamic").path)["source"] == source
+    assert contract_of(made("int8-dynamic").path)["source"] == source
     for wrong in ("none", "", "two\nlines", "x" * 201):
         with refused(2, "contract in .* says CLIP ViT-B/32" if wrong == "none" else "one line of 1 to 200 characters"):
-            made(encoder, photos, "int8-dynamic", matched_to=wrong)
+            made("int8-dynamic", matched_to=wrong)
 
 
 @pytest.mark.parametrize("precision", contract.INT8)
 def test_the_file_keeps_the_contract_and_its_parity_is_what_it_says(
-    encoder: Path, photos: list[Path], precision: str, capfd: Capture
+    encoder: Path, made: Made, photos: list[Path], precision: str, capfd: Capture
 ) -> None:
-    record = made(encoder, photos, precision)
+    record = made(precision)
     assert capfd.readouterr() == ("", "")
-    assert left(encoder.parent) == ["fp32.onnx", "int8.onnx"]
+    assert left_in() == ["fp32.onnx", "int8.onnx"]
     before, after = contract_of(encoder), contract_of(record.path)
     parity, images = after.pop("parity"), pixels(photos[:5])
     assert {name for name in after if after[name] != before.get(name)} == {"precision", "versions", "graph_digest"}
@@ -128,10 +127,10 @@ def test_the_file_keeps_the_contract_and_its_parity_is_what_it_says(
 
 
 def test_ranges_are_those_of_the_calibration_photos_and_none_of_the_parity_photos(
-    encoder: Path, photos: list[Path]
+    made: Made, photos: list[Path]
 ) -> None:
     """The input's scale is (max − min)/255 of the preprocessed photos; with the parity photos it would be larger."""
-    record = made(encoder, photos, "int8-qdq")
+    record = made("int8-qdq")
     assert record.calibrated_on == 20
     graph = onnx.load(record.path).graph
     values = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
@@ -145,20 +144,20 @@ def test_ranges_are_those_of_the_calibration_photos_and_none_of_the_parity_photo
 
 
 def test_weights_beside_the_file_stay_beside_it_and_are_read(
-    encoder: Path, photos: list[Path], monkeypatch: Patch
+    encoder: Path, made: Made, photos: list[Path], monkeypatch: Patch
 ) -> None:
-    path = made(encoder, photos, "int8-qdq").path
+    path = made("int8-qdq").path
     whole, rows = path.read_bytes(), represent(path, pixels(photos[:5]))
     with monkeypatch.context() as changed:
         changed.setattr(write, "INLINE_LIMIT_BYTES", 100)  # stands for 2 GB
-        made(encoder, photos, "int8-qdq")
+        made("int8-qdq")
     data = path.with_name("int8.onnx.data")
-    assert left(encoder.parent) == ["fp32.onnx", path.name, data.name]
+    assert left_in() == ["fp32.onnx", path.name, data.name]
     assert_array_equal(represent(path, pixels(photos[:5])), rows)
     onnx.save(onnx.load(encoder), encoder, save_as_external_data=True, location="other.onnx.data", size_threshold=0)
-    assert made(encoder, photos, "int8-qdq").path.read_bytes() == whole
+    assert made("int8-qdq").path.read_bytes() == whole
     with refused(2, "the file that is quantised, or its weights"):
-        run("onnx", str(encoder), encoder.with_name("other.onnx"), precision="int8-dynamic", photos=photos[:5])
+        exported("onnx", "fp32.onnx", "other.onnx", precision="int8-dynamic")
 
 
 # ------------------------------------------------------------------------------------------------- refusals
@@ -199,22 +198,22 @@ SPOILT: list[tuple[Callable[[onnx.ModelProto], Any], int, str]] = [
 ]
 
 
-def test_files_that_are_refused_leave_nothing(encoder: Path, photos: list[Path]) -> None:
+def test_files_that_are_refused_leave_nothing(encoder: Path, made: Made) -> None:
     whole = encoder.read_bytes()
     for spoil, code, said in SPOILT:
         spoilt = spoil(onnx.load_from_string(whole))
         encoder.write_bytes(spoilt if isinstance(spoilt, bytes) else (spoilt or onnx.ModelProto()).SerializeToString())
         if spoilt is None:
             encoder.unlink()
-        before = left(encoder.parent)
-        caught = raised(ExportError, re.escape(said), made, encoder, photos, "int8-dynamic")
-        assert (caught.exit_code, bool(caught.hint), left(encoder.parent)) == (code, True, before)
+        before = left_in()
+        caught = raised(ExportError, re.escape(said), made, "int8-dynamic")
+        assert (caught.exit_code, bool(caught.hint), left_in()) == (code, True, before)
 
 
-def test_photos_that_preprocessing_leaves_in_several_sizes_make_no_batch(lookup_pass: Place) -> None:
+def test_photos_that_preprocessing_leaves_in_several_sizes_make_no_batch(lookup_pass: Place, my_vision: str) -> None:
     with pytest.raises(ExportError, match=r"preprocessing leaves photos in \d sizes; parity is measured on batches"):
-        made(lookup_pass[0], PHOTOS[4:9], "int8-dynamic")
-    assert not lookup_pass[0].with_name("int8.onnx").exists()
+        exported("onnx", str(lookup_pass[0]), "int8.onnx", precision="int8-dynamic", photos=PHOTOS[4:9])
+    assert left_in() == []
 
 
 CALLS = [
@@ -230,12 +229,11 @@ CALLS = [
 ]
 
 
-def test_calls_that_are_refused(encoder: Path, photos: list[Path], capsys: Capture, monkeypatch: Patch) -> None:
-    monkeypatch.chdir(encoder.parent)
+def test_calls_that_are_refused(encoder: Path, photos: list[Path], capsys: Capture) -> None:
     for name, n in (("FEW", 10), ("BROKEN", 20)):
         shutil.copytree(photos[0].parent, name, ignore=lambda _, names, n=n: sorted(names)[n:])
     Path("BROKEN/00.png").write_bytes(photos[0].read_bytes()[:60])
-    before = left(encoder.parent), encoder.read_bytes()
+    before = left_in(), encoder.read_bytes()
     for words, said, hint in CALLS:
         out = [] if "-o" in words else ["-o", "int8.onnx"]
         assert robustcheck("export", "onnx", "fp32.onnx", *out, *words.split()) == 2
@@ -243,17 +241,17 @@ def test_calls_that_are_refused(encoder: Path, photos: list[Path], capsys: Captu
         assert streams.out == ""
         assert said in " ".join(streams.err.split())
         assert hint in streams.err
-        assert (left(encoder.parent), encoder.read_bytes()) == before
+        assert (left_in(), encoder.read_bytes()) == before
 
 
-def test_ranges_from_other_photos_than_the_model_will_see_are_refused(encoder: Path, photos: list[Path]) -> None:
+def test_ranges_from_other_photos_than_the_model_will_see_are_refused(made: Made, photos: list[Path]) -> None:
     """Where every calibration photo is dark, nothing brighter than grey is left of the others."""
-    dark = [encoder.parent / path.name for path in photos[5:]]
+    dark = [Path(path.name) for path in photos[5:]]
     for path in dark:
         Image.open(photos[0].parent / path.name).point(lambda level: level // 3).save(path)
-    caught = raised(ExportError, "disagrees with the source model", made, encoder, photos, "int8-qdq", calibration=dark)
+    caught = raised(ExportError, "disagrees with the source model", made, "int8-qdq", calibration=dark)
     assert "--calibration-images" in caught.hint
-    assert not encoder.with_name("int8.onnx").exists()
+    assert not Path("int8.onnx").exists()
 
 
 def test_no_more_calibration_photos_than_the_limit() -> None:
@@ -265,7 +263,7 @@ def test_no_more_calibration_photos_than_the_limit() -> None:
 # -------------------------------------------------------------------------------------------------- reading
 
 
-def test_a_relu_that_the_quantiser_took_out_is_still_seen(encoder: Path, photos: list[Path]) -> None:
+def test_a_relu_that_the_quantiser_took_out_is_still_seen(encoder: Path, made: Made) -> None:
     """A linear map of rectified features is not calibrated; quantised statically, its ReLU is only a zero point.
 
     Dynamically, convolutions on the image stay as they are.
@@ -275,21 +273,21 @@ def test_a_relu_that_the_quantiser_took_out_is_still_seen(encoder: Path, photos:
         ("int8-dynamic", 0, {"Conv", "MatMulInteger", "Relu"}, "ConvInteger", "Relu"),
         ("int8-qdq", 20, {"Conv", "QuantizeLinear"}, "Relu", "QuantizeLinear"),
     ):
-        record = made(encoder, photos, precision)
+        record = made(precision)
         ops = {node.op_type for node in onnx.load(record.path).graph.node}
         assert (kept - ops, gone in ops, record.calibrated_on) == (set(), False, n)
         assert str(open_model(record.path).representation.ends_in) == f"linear_of:{end}"
 
 
-def test_signed_features_stay_signed(tmp_path: Path, photos: list[Path]) -> None:
+def test_signed_features_stay_signed(made: Made) -> None:
     """With attention before the last layer, the representation is not a function of rectified features alone."""
     model = written("""
         mixed = MatMul(features, w16x16); column = Unsqueeze(mixed, [2]); row = Unsqueeze(features, [1])
         outer = MatMul(column, row); signed = ReduceMean(outer, [2], keepdims=0)
         representation = MatMul(signed, w16x12)
     """)
-    path = onnx_models.save(with_contract(model), tmp_path / "signed.onnx")
-    assert str(open_model(made(path, photos, "int8-qdq").path).representation.ends_in) == "linear"
+    path = onnx_models.save(with_contract(model), "signed.onnx")
+    assert str(open_model(made("int8-qdq", path).path).representation.ends_in) == "linear"
 
 
 # ------------------------------------------------------------------------------------------------- the gate

@@ -13,17 +13,16 @@ from numpy.testing import assert_allclose
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.errors import ExportError, quiet
-from robustcheck_onnx.exporters.run import run
-from support import Capture, Fields, profile
+from support import PHOTOS, Capture, Fields, Patch, profile, raised
 from support.lazy import torch
-from support.user_modules import contract_of, images_of, left_in, outputs_of
+from support.user_modules import contract_of, exported, images_of, left_in, outputs_of
 
 pytestmark = pytest.mark.usefixtures("my_vision")
 
 
 @pytest.mark.long
-def test_factories_with_one_tensor_and_with_a_dict(tmp_path: Path, skimage_photos: list[Path]) -> None:
-    record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
+def test_factories_with_one_tensor_and_with_a_dict() -> None:
+    record = exported("torch", "my_vision:encoder")
     read = contract_of(record.path)
     meaning = {"meaning": "representation returned by the module", "rule": "encoder_output"}
     assert read["tensors"] == {"representation": meaning}
@@ -31,31 +30,27 @@ def test_factories_with_one_tensor_and_with_a_dict(tmp_path: Path, skimage_photo
     assert record.size_bytes == record.path.stat().st_size
     file = read_onnx(record.path)
     assert f"{read['graph_digest']} {file.beginning}" in [entry.value for entry in file.proto.metadata_props]
-    assert left_in(tmp_path) == ["m.onnx"]
-    first, second = (
-        run("torch", "my_vision:dictionary", tmp_path / f"{name}.onnx", photos=skimage_photos) for name in "ab"
-    )
+    assert left_in() == ["m.onnx"]
+    first, second = (exported("torch", "my_vision:dictionary", f"{name}.onnx") for name in "ab")
     read = contract_of(first.path)
     assert {n: t["rule"] for n, t in read["tensors"].items()} == {"representation": "head_input", "logits": "logits"}
     assert read["source"]["synthetic"] == "nothing planted, only said"
     assert first.outputs == {"representation": 6, "logits": 5}
-    assert file_digest(first.path) == file_digest(second.path)
+    assert first.path.read_bytes() == second.path.read_bytes()
 
 
 @pytest.mark.long
-def test_head_names_the_representation(
-    tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_head_names_the_representation(tmp_path: Path, monkeypatch: Patch) -> None:
     """head=6, the last linear layer: its input is the representation, its output the logits."""
     monkeypatch.syspath_prepend(tmp_path)
     network = importlib.import_module("my_vision")._network()
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", weights="w.pth", head="6", photos=skimage_photos)
+    torch.save(network.state_dict(), "w.pth")
+    record = exported("torch", "my_vision:encoder", weights="w.pth", head="6")
     read = contract_of(record.path)
     weights = (read["source"]["weights"], read["source"]["weights_digest"])
-    assert weights == ("w.pth", file_digest(tmp_path / "w.pth"))
+    assert weights == ("w.pth", file_digest(Path("w.pth")))
     assert read["tensors"]["representation"] == {"meaning": "input of 6", "rule": "head_input"}
-    images = images_of(skimage_photos, read["preprocessing"])
+    images = images_of(PHOTOS[:5], read["preprocessing"])
     outputs = outputs_of(record.path, images)
     with torch.no_grad():
         truth = network.eval()[:-1](torch.from_numpy(images))
@@ -84,19 +79,16 @@ TORCH_REFUSALS: list[tuple[str, Fields, int, str]] = [
 
 
 @pytest.mark.long
-def test_torch_refusals(tmp_path: Path, skimage_photos: list[Path]) -> None:
+def test_torch_refusals() -> None:
     for name, options, code, text in TORCH_REFUSALS:
-        with pytest.raises(ExportError) as caught:
-            run("torch", name, tmp_path / "m.onnx", **(Fields(photos=skimage_photos) | options))
-        assert text in caught.value.message
-        assert (caught.value.exit_code, left_in(tmp_path)) == (code, [])
+        caught = raised(ExportError, "", exported, "torch", name, **options)
+        assert text in caught.message
+        assert (caught.exit_code, left_in()) == (code, [])
 
 
 @pytest.mark.long
-def test_nothing_is_printed(
-    tmp_path: Path, skimage_photos: list[Path], capfd: Capture, recwarn: pytest.WarningsRecorder
-) -> None:
-    run("torch", "my_vision:chatty", tmp_path / "m.onnx", photos=skimage_photos)
+def test_nothing_is_printed(capfd: Capture, recwarn: pytest.WarningsRecorder) -> None:
+    exported("torch", "my_vision:chatty")
     assert capfd.readouterr().out == ""
     assert not [w for w in recwarn if "warned by the model" in str(w.message)]
 

@@ -9,19 +9,17 @@ import pytest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters.contract import state_digest
 from robustcheck_onnx.exporters.errors import ExportError
-from robustcheck_onnx.exporters.run import run
-from support import Fields, checkpoints
+from support import PHOTOS, checkpoints, raised
 from support.hub_cache import hub_repo
 from support.lazy import timm, torch, torchvision, transformers
-from support.user_modules import contract_of, left_in, refused
+from support.user_modules import contract_of, exported, left_in, refused
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]
 
 
-def test_random_weights_and_what_they_were_matched_to_are_said(tmp_path: Path, skimage_photos: list[Path]) -> None:
+def test_random_weights_and_what_they_were_matched_to_are_said() -> None:
     for precision, matched in (("fp32", None), ("fp16", "CLIP ViT-B/32")):
-        options: Fields = {"precision": precision, "random_weights": True, "matched_to": matched}
-        record = run("timm", "test_resnet", tmp_path / f"{precision}.onnx", photos=skimage_photos, **options)
+        record = exported("timm", "test_resnet", precision=precision, random_weights=True, matched_to=matched)
         source = contract_of(record.path)["source"]
         assert (source["random_weights"], source["weights"], source.get("matched_to")) == (True, "", matched)
         model = open_model(record.path)
@@ -29,7 +27,7 @@ def test_random_weights_and_what_they_were_matched_to_are_said(tmp_path: Path, s
         assert (model.file_changed, model.contract.source.matched_to or None) == (False, matched)
 
 
-def test_names_and_tags(tmp_path: Path, skimage_photos: list[Path]) -> None:
+def test_names_and_tags() -> None:
     for source, name, weights, code, text in [
         ("open_clip", "ViT-B-32", None, 2, "weights are not given; random weights are refused"),
         ("open_clip", "ViT-B-23", None, 2, "model name is unknown to open_clip"),
@@ -41,26 +39,20 @@ def test_names_and_tags(tmp_path: Path, skimage_photos: list[Path]) -> None:
         ("torchvision", "resnet18", "V9", 2, "weights is V9; it must be one of IMAGENET1K_V1"),
         ("transformers", "./absent", None, 4, "folder is missing"),
     ]:
-        with pytest.raises(ExportError) as caught:
-            run(source, name, tmp_path / "m.onnx", photos=skimage_photos, weights=weights)
-        assert caught.value.message.startswith(f"{name}: {text}")
-        assert (caught.value.exit_code, bool(caught.value.hint)) == (code, True)
+        caught = raised(ExportError, "", exported, source, name, weights=weights)
+        assert caught.message.startswith(f"{name}: {text}")
+        assert (caught.exit_code, bool(caught.hint)) == (code, True)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"fc.weight": None}, "fc.weight"), ({"extra.weight": 2}, "extra.weight"), ({"fc.weight": 3}, "fc.weight")],
-)
 @pytest.mark.parametrize(("source", "name"), [("torchvision", "resnet18"), ("timm", "test_resnet.r160_in1k")])
-def test_partial_checkpoints(
-    tmp_path: Path, skimage_photos: list[Path], source: str, name: str, change: dict[str, int | None], said: str
-) -> None:
+def test_partial_checkpoints(source: str, name: str) -> None:
     model = torchvision.models.resnet18() if source == "torchvision" else timm.create_model("test_resnet")
-    state = model.state_dict() | {key: size and torch.zeros(size) for key, size in change.items()}
-    torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / "w.pth")
-    with refused(3, said):
-        run(source, name, tmp_path / "m.onnx", weights="w.pth", photos=skimage_photos)
-    assert left_in(tmp_path) == []
+    for key, size in (("fc.weight", None), ("extra.weight", 2), ("fc.weight", 3)):
+        state = model.state_dict() | {key: size and torch.zeros(size)}
+        torch.save({key: value for key, value in state.items() if value is not None}, "w.pth")
+        with refused(3, key):
+            exported(source, name, weights="w.pth")
+        assert left_in() == []
 
 
 def test_weights_that_a_library_leaves_random_are_seen() -> None:
@@ -70,22 +62,20 @@ def test_weights_that_a_library_leaves_random_are_seen() -> None:
     layer = torch.nn.Linear(2, 2)
     with wrappers.loading("tiny", "") as (_, loads):
         layer.load_state_dict({"weight": torch.zeros(2, 2)}, strict=False)
-    with pytest.raises(ExportError, match=r"tiny: 1 weights are missing \(bias\); they would stay random"):
-        wrappers.refuse_partial("tiny", loads[0].missing_keys)
+    said = r"tiny: 1 weights are missing \(bias\); they would stay random"
+    raised(ExportError, said, wrappers.refuse_partial, "tiny", loads[0].missing_keys)
     assert torch.nn.Module.load_state_dict.__name__ == "load_state_dict"
 
 
-def test_checkpoints_that_are_refused(tmp_path: Path, skimage_photos: list[Path]) -> None:
+def test_checkpoints_that_are_refused() -> None:
     """torchvision published resnet50 with two preprocessings; a whole module needs unpickling of classes."""
-    torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "state.pth")
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "code.pth")
-    for call, weights, said in (
-        (("torchvision", "resnet50"), "state.pth", "preprocessing of this checkpoint is not known"),
-        (("torch", "my_vision:encoder"), "code.pth", r"code\.pth: checkpoint is unreadable"),
-    ):
-        with pytest.raises(ExportError, match=said) as caught:
-            run(*call, tmp_path / "m.onnx", weights=weights, photos=skimage_photos)
-        assert weights == "code.pth" or "--preprocessing FILE" in caught.value.hint
+    torch.save(torchvision.models.resnet50().state_dict(), "state.pth")
+    torch.save(torch.nn.Linear(1, 1), "code.pth")
+    said = "preprocessing of this checkpoint is not known"
+    caught = raised(ExportError, said, exported, "torchvision", "resnet50", weights="state.pth")
+    assert "--preprocessing FILE" in caught.hint
+    said = r"code\.pth: checkpoint is unreadable"
+    raised(ExportError, said, exported, "torch", "my_vision:encoder", weights="code.pth")
 
 
 def test_state_digest_sees_every_bit() -> None:
@@ -118,7 +108,7 @@ for source, name, options in (
 """
 
 
-def test_hub_cache_offline(tmp_path: Path, skimage_photos: list[Path]) -> None:
+def test_hub_cache_offline(tmp_path: Path) -> None:
     """The libraries' own hub loaders find a cache folder; what is not in it is exit 4 with what to place where."""
     clip, timms, dinov2 = (hub_repo(tmp_path, f"acme/{name}") for name in ("clip", "resnet", "dinov2"))
     checkpoints.open_clip_folder(clip)
@@ -130,7 +120,7 @@ def test_hub_cache_offline(tmp_path: Path, skimage_photos: list[Path]) -> None:
     shape = {"height": 32, "width": 32}
     transformers.BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=shape).save_pretrained(dinov2)
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
-    words = [sys.executable, "-c", HUB_SCRIPT, str(tmp_path), *map(str, skimage_photos)]
+    words = [sys.executable, "-c", HUB_SCRIPT, str(tmp_path), *map(str, PHOTOS[:5])]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     for library, field, value in (

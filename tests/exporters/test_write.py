@@ -14,9 +14,9 @@ from PIL import Image
 
 from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.errors import ExportError
-from robustcheck_onnx.exporters.run import preprocessed, run
-from support import Fields, Patch, raised
-from support.user_modules import contract_of, images_of, left_in, outputs_of, refused
+from robustcheck_onnx.exporters.run import preprocessed
+from support import PHOTOS, Fields, Patch, raised
+from support.user_modules import contract_of, exported, images_of, left_in, outputs_of, refused
 
 pytestmark = pytest.mark.usefixtures("my_vision")
 
@@ -41,47 +41,41 @@ def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
 
 
 @pytest.mark.long
-def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(
-    tmp_path: Path, skimage_photos: list[Path], monkeypatch: Patch
-) -> None:
-    for factory, code, said in [
-        ("batch_statistics", 3, "m.onnx: output representation at batch 2 disagrees with the source model"),
-        ("encoder", 4, "No space left on device"),
-    ]:
+def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(monkeypatch: Patch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
 
-        def full(*_: Any, **__: Any) -> Any:
-            raise OSError(28, "No space left on device")
-
-        if factory == "encoder":
-            monkeypatch.setattr(write, "_put_in_place", full)
-        (tmp_path / "m.onnx").write_bytes(b"earlier")
+    Path("m.onnx").write_bytes(b"earlier")
+    said = "m.onnx: output representation at batch 2 disagrees with the source model"
+    for factory, code in (("batch_statistics", 3), ("encoder", 4)):
         with refused(code, said):
-            run("torch", f"my_vision:{factory}", tmp_path / "m.onnx", photos=skimage_photos)
-        assert (left_in(tmp_path), (tmp_path / "m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
+            exported("torch", f"my_vision:{factory}")
+        assert (left_in(), Path("m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
+        monkeypatch.setattr(write, "_put_in_place", full)
+        said = "No space left on device"
 
 
 @pytest.mark.long
-def test_weights_beside_a_big_model(tmp_path: Path, skimage_photos: list[Path], monkeypatch: Patch) -> None:
+def test_weights_beside_a_big_model(monkeypatch: Patch) -> None:
     monkeypatch.setattr(write, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
-    record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
-    assert left_in(tmp_path) == ["m.onnx", "m.onnx.data"]
-    assert record.size_bytes == sum(p.stat().st_size for p in tmp_path.glob("m.onnx*"))
+    record = exported("torch", "my_vision:encoder")
+    assert left_in() == ["m.onnx", "m.onnx.data"]
+    assert record.size_bytes == sum(path.stat().st_size for path in Path().glob("m.onnx*"))
     outputs = outputs_of(record.path, np.zeros((3, 3, 32, 32), np.float32))
     assert outputs["representation"].shape == (3, 5)
 
 
 @pytest.mark.long
-def test_half_precision(tmp_path: Path, skimage_photos: list[Path]) -> None:
+def test_half_precision() -> None:
     """float16 weights inside, float32 outside; close to the float32 model, and not equal to it."""
     rows = []
     for precision in ("fp32", "fp16"):
-        out = tmp_path / f"{precision}.onnx"
-        record = run("torch", "my_vision:dictionary", out, precision=precision, photos=skimage_photos)
-        images = images_of(skimage_photos, contract_of(out)["preprocessing"])
-        rows.append(outputs_of(out, images)["representation"])
-    assert contract_of(out)["precision"] == "fp16"
+        record = exported("torch", "my_vision:dictionary", precision=precision)
+        read = contract_of(record.path)
+        rows.append(outputs_of(record.path, images_of(PHOTOS[:5], read["preprocessing"]))["representation"])
+    assert read["precision"] == "fp16"
     assert 1e-6 < record.parity.max_rel < write.TOLERANCES["fp16"].max_rel
-    kinds = {t.data_type for t in onnx.load(out).graph.initializer}
+    kinds = {t.data_type for t in onnx.load(record.path).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 in kinds, onnx.TensorProto.FLOAT in kinds) == (True, False)
     assert rows[1].dtype == np.float32
     assert_allclose(rows[1], rows[0], rtol=0, atol=2e-2 * np.abs(rows[0]).max())
@@ -89,28 +83,25 @@ def test_half_precision(tmp_path: Path, skimage_photos: list[Path]) -> None:
 
 
 @pytest.mark.long
-def test_preprocessing_that_says_other_pixels_is_refused(
-    tmp_path: Path, skimage_photos: list[Path], monkeypatch: Patch
-) -> None:
+def test_preprocessing_that_says_other_pixels_is_refused(monkeypatch: Patch) -> None:
     """The contract must reproduce the library's own transform, whatever a loader believes about it."""
     from robustcheck_onnx.exporters import classifiers
 
     honest = classifiers.timm_contract
     monkeypatch.setattr(classifiers, "timm_contract", lambda *about: honest(*about) | {"interpolation": "bicubic"})
-    with pytest.raises(ExportError, match=r"grey levels from the library's own on astronaut\.png"):
-        run("timm", "test_resnet", tmp_path / "m.onnx", random_weights=True, photos=skimage_photos)
-    assert left_in(tmp_path) == []
+    said = rf"grey levels from the library's own on {PHOTOS[0].name}"
+    raised(ExportError, said, exported, "timm", "test_resnet", random_weights=True)
+    assert left_in() == []
 
 
 @pytest.mark.long
-def test_a_size_the_model_cannot_run_at(tmp_path: Path, skimage_photos: list[Path]) -> None:
-    for source, name in [("timm", "test_vit"), ("torchvision", "vit_b_32")]:
-        size = {"size": [31, 31], "resize_mode": "squash", "resize_size": [31, 31], "interpolation": "bicubic"}
-        (tmp_path / "p.json").write_text(json.dumps(size))
-        options: Fields = {"random_weights": True, "preprocessing": tmp_path / "p.json", "photos": skimage_photos}
+def test_a_size_the_model_cannot_run_at() -> None:
+    size = {"size": [31, 31], "resize_mode": "squash", "resize_size": [31, 31], "interpolation": "bicubic"}
+    Path("p.json").write_text(json.dumps(size))
+    for source, name in (("timm", "test_vit"), ("torchvision", "vit_b_32")):
         with refused(3, r"model cannot run on \[31, 31\] px input"):
-            run(source, name, tmp_path / "m.onnx", **options)
-        assert left_in(tmp_path) == []
+            exported(source, name, random_weights=True, preprocessing=Path("p.json"))
+        assert left_in() == []
 
 
 FIELDS = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32], "interpolation": "bicubic"}

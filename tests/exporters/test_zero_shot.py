@@ -11,10 +11,10 @@ from PIL import Image
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.exporters.contract import Prompts
 from robustcheck_onnx.exporters.errors import ExportError
-from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, read_prompts, run
-from support import PHOTOS, Capture, Fields, checkpoints, robustcheck
+from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, read_prompts
+from support import PHOTOS, Capture, checkpoints, robustcheck
 from support.lazy import open_clip, torch, transformers
-from support.user_modules import contract_of, outputs_of, refused
+from support.user_modules import contract_of, exported, outputs_of, refused
 
 CLASSES = ("tabby cat", "espresso", "rocket")
 FIVE = PHOTOS[:5]
@@ -44,8 +44,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A tiny open_clip model with a SigLIP-like logit bias, exported without and with a head."""
     tmp = tmp_path_factory.mktemp("clip")
     name, model = checkpoints.open_clip_folder(tmp / "clip", text=TEXT, init=_scaled, init_logit_bias=-10.0)
-    run("open_clip", name, tmp / "bare.onnx", photos=FIVE)
-    run("open_clip", name, tmp / "headed.onnx", zero_shot=_classes(tmp), templates="openai", photos=FIVE)
+    exported("open_clip", name, tmp / "bare.onnx")
+    exported("open_clip", name, tmp / "headed.onnx", zero_shot=_classes(tmp), templates="openai")
     _, transform = open_clip.create_model_from_pretrained(name)
     pixels = torch.stack([transform(Image.open(path)) for path in FIVE])
     tokenizer, templates = open_clip.get_tokenizer(name), open_clip.OPENAI_IMAGENET_TEMPLATES
@@ -96,15 +96,15 @@ def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> Non
     processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     for part in (model, processor):
         part.save_pretrained(folder)
-    options: Fields = {"zero_shot": _classes(tmp_path, "\n".join(names)), "photos": FIVE}
+    classes = _classes(tmp_path, "\n".join(names))
     with refused(4, "tokenizer"):
-        run("transformers", str(folder), out, **options)
+        exported("transformers", str(folder), out, zero_shot=classes)
     assert not out.exists()
 
     (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
-    run("transformers", str(folder), out, **options)
+    exported("transformers", str(folder), out, zero_shot=classes)
     pixels = processor(images=[Image.open(path) for path in FIVE], return_tensors="pt")["pixel_values"]
     texts = [f"a photo of a {name}." for name in names]
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
@@ -184,5 +184,5 @@ def test_a_text_tower_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         name, _ = checkpoints.open_clip_folder(tmp_path / "clip", text=TEXT | {field: value})
         classes = _classes(tmp_path, "cat\na very long name of a class of things that nobody needs\n")
         with refused(code, said):
-            run("open_clip", name, tmp_path / "m.onnx", zero_shot=classes, photos=FIVE)
+            exported("open_clip", name, tmp_path / "m.onnx", zero_shot=classes)
         assert not (tmp_path / "m.onnx").exists()

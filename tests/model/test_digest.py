@@ -77,19 +77,19 @@ def raw_of(model: ModelProto) -> list[Raw]:
     return [(w.name, w.data_type, tuple(w.dims), to_array(w).astype("<f4").tobytes()) for w in model.graph.initializer]
 
 
-def test_every_way_to_store_the_values_gives_the_digest_of_the_definition(tmp_path: Path) -> None:
+def test_every_way_to_store_the_values_gives_the_digest_of_the_definition() -> None:
     model = noted()
     truth = written_out(*raw_of(model))
     paths = [
-        save(model, tmp_path / "inline.onnx"),
-        save(noted(), tmp_path / "beside.onnx", external=True),
+        save(model, "inline.onnx"),
+        save(noted(), "beside.onnx", external=True),
     ]
     typed = noted()
     for weight in typed.graph.initializer:
         values = to_array(weight).ravel()
         weight.ClearField("raw_data")
         weight.float_data.extend(values.tolist())
-    paths.append(save(typed, tmp_path / "typed.onnx"))
+    paths.append(save(typed, "typed.onnx"))
     assert len(read_onnx(paths[0]).weights.places) == 1  # the large one was never parsed
     for path in paths:
         assert (of_file(path), of_exporter(path)) == (truth, truth), path.name
@@ -178,9 +178,9 @@ def changes(message: Any, said: bool = True) -> Iterator[tuple[str, bool]]:
             setattr(message, field.name, value)
 
 
-def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts(tmp_path: Path) -> None:
+def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts() -> None:
     model = everything()
-    path = save(model, tmp_path / "m.onnx")
+    path = save(model)
     before = graph_digest(model)
     assert of_file(path) == of_exporter(path) == before
     digests = {before}
@@ -188,7 +188,7 @@ def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts(t
     for name, counts in changes(model):
         after = graph_digest(model)
         assert (after not in digests) is counts, name
-        assert contract.graph_digest(model, tmp_path) == after
+        assert contract.graph_digest(model, Path()) == after
         digests.add(after)
         names[name] += 1
     assert graph_digest(model) == before
@@ -202,14 +202,14 @@ def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts(t
     } <= names.keys()
 
 
-def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
+def test_the_bytes_of_packed_and_cast_values() -> None:
     """int4: the first value in the low half of the byte; bfloat16: the upper half of a float32."""
     model = everything()
     kept = [w for w in model.graph.initializer if w.name in ("packed", "bf16", "words")]
     bare = noted()
     floats = raw_of(bare)
     bare.graph.initializer.extend(kept)
-    path = save(bare, tmp_path / "m.onnx")
+    path = save(bare)
     bf16 = (np.array([1.5, -2.0], np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
     words = b"".join(len(word).to_bytes(8, "little") + word for word in (b"cat", b"dog"))
     truth = written_out(
@@ -223,19 +223,19 @@ def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
     for raw in (b"a" * 16, b"b" * 16):  # where no text is, but ONNX Runtime loads the file while nobody reads it
         model = noted()
         model.graph.initializer.append(TensorProto(name="text", data_type=TensorProto.STRING, dims=[2], raw_data=raw))
-        path = save(model, tmp_path / "text.onnx")
+        path = save(model, "text.onnx")
         assert of_file(path) == of_exporter(path)
         digests.add(of_file(path))
     assert len(digests) == 2
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_a_changed_bit_of_a_weight_is_seen(tmp_path: Path, external: bool) -> None:
-    path = save(noted(), tmp_path / "m.onnx", external=external)
+def test_a_changed_bit_of_a_weight_is_seen(external: bool) -> None:
+    path = save(noted(), external=external)
     model = onnx.load(path, load_external_data=False)
-    contract.embed(model, lookup.lookup_contract(size_px=8), tmp_path)
+    contract.embed(model, lookup.lookup_contract(size_px=8), Path())
     path.write_bytes(model.SerializeToString())
-    data = tmp_path / "m.onnx.data" if external else path
+    data = Path("m.onnx.data") if external else path
     content = data.read_bytes()
     assert open_model(path).file_changed is False
     for *_, raw in raw_of(noted()):
@@ -246,19 +246,17 @@ def test_a_changed_bit_of_a_weight_is_seen(tmp_path: Path, external: bool) -> No
             assert open_model(path).file_changed is True
 
 
-def test_a_contract_without_the_digest_says_nothing(tmp_path: Path) -> None:
-    path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8, 400))
+def test_a_contract_without_the_digest_says_nothing() -> None:
+    path = lookup.write_lookup_model("m.onnx", np.eye(8, 400))
     assert open_model(path).file_changed is None
-    assert open_model(save(noted(), tmp_path / "bare.onnx")).file_changed is None
+    assert open_model(save(noted(), "bare.onnx")).file_changed is None
 
 
 def metadata(model: ModelProto) -> list[bytes]:
     return [ModelProto(metadata_props=[entry]).SerializeToString() for entry in model.metadata_props]
 
 
-def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(
-    tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(monkeypatch: Patch) -> None:
     computed: list[object] = []
 
     def compute(*of: Any) -> str:
@@ -267,13 +265,13 @@ def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(
 
     def opened(content: bytes) -> tuple[bool | None, int]:
         computed.clear()
-        (tmp_path / "m.onnx").write_bytes(content)
-        return open_model(tmp_path / "m.onnx").file_changed, len(computed)
+        Path("m.onnx").write_bytes(content)
+        return open_model("m.onnx").file_changed, len(computed)
 
     monkeypatch.setattr(checked, "graph_digest", compute)
     model = noted()
     start, digest = model.SerializeToString(), written_out(*raw_of(model))
-    contract.embed(model, lookup.lookup_contract(size_px=8) | {"graph_digest": "earlier"}, tmp_path)
+    contract.embed(model, lookup.lookup_contract(size_px=8) | {"graph_digest": "earlier"}, Path())
     whole, (stated, proof) = model.SerializeToString(), metadata(model)
     more = ModelProto(metadata_props=[{"key": "more", "value": "m" * 300}]).SerializeToString()
     for content in (start + stated + proof, whole + more, start + more + proof + stated):

@@ -1,7 +1,6 @@
 """Scores of an embedding, norms and residual streams in many algebraic forms: none of them can pass as an embedding."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto
@@ -98,12 +97,12 @@ HELD = {
 }
 
 
-def opened(tmp_path: Path, text: str, output: str = "output") -> ModelFile:
+def opened(text: str, output: str = "output") -> ModelFile:
     """Open image → Conv "flat" → LayerNormalization "h", and what `text` makes of them; y is called `output`."""
     start = "map = Conv(image, w384x3x8x8); flat = Flatten(map); h = LayerNormalization(flat, v)\n"
     text = re.sub(r"\w+", lambda word: NAMES.get(word[0], word[0]), start + text.replace("y = ", f"{output} = "))
     held: Fields = {name: value for name, value in HELD.items() if re.search(rf"\b{name}\b", text)}
-    return open_model(save(written(text, (output, TensorProto.FLOAT, None), before="", **held), tmp_path / "m.onnx"))
+    return open_model(save(written(text, (output, TensorProto.FLOAT, None), before="", **held)))
 
 
 def can_pass(model: ModelFile) -> bool:
@@ -112,32 +111,32 @@ def can_pass(model: ModelFile) -> bool:
     return not found.assumed and found.ends_in in loaded.ends and found.rule in loaded.tensor_rules
 
 
-def test_scores_are_no_embedding(tmp_path: Path) -> None:
+def test_scores_are_no_embedding() -> None:
     for text, expected in SCORES.items():
-        found = opened(tmp_path, PROJECTED + text).representation
+        found = opened(PROJECTED + text).representation
         tensor = "y" if found.tensor == "output" else found.tensor
         assert f"{tensor} {'assumed ' * found.assumed}{found.ends_in}" == expected, text
 
 
-def test_scores_by_the_name_of_an_embedding_are_none(tmp_path: Path) -> None:
+def test_scores_by_the_name_of_an_embedding_are_none() -> None:
     """But for one linear layer on a residual sum, which ends PE-Core, too."""
     for text, expected in SCORES.items():
-        model = opened(tmp_path, PROJECTED + text, "embedding")
+        model = opened(PROJECTED + text, "embedding")
         read = model.representation.tensor
         assert read in ("x", "u", "a", "h") or can_pass(model) == (expected == "u assumed other:Add"), text
 
 
-def test_a_residual_stream_is_no_calibrated_end(tmp_path: Path) -> None:
+def test_a_residual_stream_is_no_calibrated_end() -> None:
     for output in ["output", "embedding"]:
         first = "g0 = Gelu(h); p = MatMul(g0, square); "
         for text in STREAMS:
-            assert str(opened(tmp_path, first + BLOCK + text, output).representation.ends_in) == "residual", text
-        assert can_pass(opened(tmp_path, first + "y = Add(flat, p)", output))  # one sum ends SigLIP
+            assert str(opened(first + BLOCK + text, output).representation.ends_in) == "residual", text
+        assert can_pass(opened(first + "y = Add(flat, p)", output))  # one sum ends SigLIP
 
 
-def test_a_biased_projection_with_an_l2_norm_behind_it_is_the_embedding(tmp_path: Path) -> None:
+def test_a_biased_projection_with_an_l2_norm_behind_it_is_the_embedding() -> None:
     for output in ["output", "image_feat", "feat", "vector", "495"]:
         for norm in ("n = ReduceL2(s, one); y = Div(s, n)", "y = LpNormalization(s, axis=1)"):
-            model = opened(tmp_path, f"s = Gemm(h, w, bias); {norm}", output)
+            model = opened(f"s = Gemm(h, w, bias); {norm}", output)
             assert (model.representation.tensor, can_pass(model)) == (output, True)
-        assert opened(tmp_path, "s = Gemm(h, w, bias); y = Identity(s)", output).representation.tensor == "h"
+        assert opened("s = Gemm(h, w, bias); y = Identity(s)", output).representation.tensor == "h"

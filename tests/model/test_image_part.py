@@ -40,11 +40,11 @@ LEFT_OUT = (
 )
 
 
-def test_of_a_whole_clip_the_image_encoder_is_opened(tmp_path: Path) -> None:
+def test_of_a_whole_clip_the_image_encoder_is_opened() -> None:
     model = clip()
     for name in ("features", "words"):
         model.graph.value_info.append(helper.make_tensor_value_info(name, FLOAT, None))
-    path = save(model, tmp_path / "m.onnx", external=True)
+    path = save(model, external=True)
     found = open_model(path)
     assert (found.image_input.name, [output.name for output in found.outputs]) == ("pixel_values", ["image_embeds"])
     assert (found.representation.tensor, found.representation.rule) == ("image_embeds", "encoder_output")
@@ -53,15 +53,15 @@ def test_of_a_whole_clip_the_image_encoder_is_opened(tmp_path: Path) -> None:
     assert [node.op_type for node in graph.node] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "MatMul"]
     of_image = ["pixel_values", "w16x16", "w16x3x3x3", "features"]
     assert [each.name for each in (*graph.input, *graph.initializer, *graph.value_info)] == of_image
-    assert found.size_bytes == path.stat().st_size + (tmp_path / "m.onnx.data").stat().st_size
-    alone = open_model(save(written("", before=TOWER, inputs=[IMAGE]), tmp_path / "alone.onnx"))
+    assert found.size_bytes == path.stat().st_size + Path("m.onnx.data").stat().st_size
+    alone = open_model(save(written("", before=TOWER, inputs=[IMAGE]), "alone.onnx"))
     assert alone.left_out == ()
     ours, theirs = (Runner(each, "cpu").run(PIXELS).representation for each in (found, alone))
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_report_says_what_was_left_out(tmp_path: Path) -> None:
-    report = check(save(clip(), tmp_path / "m.onnx"), preprocess="imagenet", max_images=3)
+def test_the_report_says_what_was_left_out() -> None:
+    report = check(save(clip()), preprocess="imagenet", max_images=3)
     assert report.evidence.model.left_out == LEFT_OUT
     assert (
         "The file has several inputs; what needs the image alone was measured. Left out: input input_ids, input "

@@ -39,8 +39,8 @@ def test_a_small_weight_with_a_long_text_is_parsed_with_its_values(opened: Any) 
     assert opened(model).representation.tensor == "embedding"
 
 
-def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path: Path) -> None:
-    path = save(classifier(FEATURES), tmp_path / "m.onnx")
+def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it() -> None:
+    path = save(classifier(FEATURES))
     opened = open_model(path)
     assert opened.graph.own() == path.read_bytes()
     assert opened.graph.whole()[: path.stat().st_size] == path.read_bytes()
@@ -49,17 +49,17 @@ def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path:
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_what_was_rewritten_has_its_weights_again(tmp_path: Path, external: bool) -> None:
+def test_what_was_rewritten_has_its_weights_again(external: bool) -> None:
     model = encoder(FEATURES)
-    expected = Runner(open_model(save(model, tmp_path / "a.onnx")), "cpu").run(PIXELS)
+    expected = Runner(open_model(save(model, "a.onnx")), "cpu").run(PIXELS)
     model.graph.node.insert(0, model.graph.node.pop())
-    found = open_model(save(model, tmp_path / "b.onnx", external=external))
+    found = open_model(save(model, "b.onnx", external=external))
     assert bool(found.graph.file.weights.places) is not external
     assert_array_equal(Runner(found, "cpu").run(PIXELS).representation, expected.representation)
 
 
-def test_weights_left_inside_a_file_with_external_data_are_written_too(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
+def test_weights_left_inside_a_file_with_external_data_are_written_too() -> None:
+    path = Path("m.onnx")
     model = encoder(FEATURES)
     onnx.external_data_helper.convert_model_to_external_data(model, location="m.data", size_threshold=50_000_000)
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], "m.data")
@@ -128,13 +128,13 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of one process is read in /proc")
 @pytest.mark.long
-def test_an_open_model_is_in_memory_once(tmp_path: Path) -> None:
+def test_an_open_model_is_in_memory_once() -> None:
     peaks = []
     for rows in (24, 60_000):
         model = encoder()
         weight = from_array(np.zeros((rows, 512), np.float32), "unused")
         model.graph.initializer.append(weight)
-        path = save(model, tmp_path / f"{rows}.onnx")
+        path = save(model, f"{rows}.onnx")
         done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
         peaks.append(1024 * int(done.stdout))
     assert peaks[1] - peaks[0] < 1.5 * 60_000 * 512 * 4

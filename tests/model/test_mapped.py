@@ -42,12 +42,12 @@ def models() -> dict[str, ModelProto]:
 
 
 @pytest.mark.parametrize("kind", models())
-def test_mapped_weights_give_the_same_bits(tmp_path: Path, monkeypatch: Patch, kind: str) -> None:
+def test_mapped_weights_give_the_same_bits(monkeypatch: Patch, kind: str) -> None:
     """At whatever byte they begin: protobuf aligns nothing."""
     model = models()[kind]
     for shift in range(4):
         model.graph.doc_string = "d" * shift
-        path = save(model, tmp_path / "m.onnx")
+        path = save(model)
         copied = open_model(path)
         assert copied.graph.mapped(whole=True) is None
         expected = Runner(copied, "cpu").run(PIXELS)
@@ -61,15 +61,15 @@ def test_mapped_weights_give_the_same_bits(tmp_path: Path, monkeypatch: Patch, k
             np.testing.assert_array_equal(Runner(mapped, "cpu").run(PIXELS).representation, expected.representation)
 
 
-def test_the_output_is_compared_with_that_of_the_mapped_graph_without_it(tmp_path: Path, mapping: None) -> None:
+def test_the_output_is_compared_with_that_of_the_mapped_graph_without_it(mapping: None) -> None:
     """Both sessions of the probe are opened from the mapped file."""
-    runner = Runner(open_model(save(classifier(), tmp_path / "m.onnx")), "cpu")
+    runner = Runner(open_model(save(classifier())), "cpu")
     assert runner.model.added_output
     assert runner.output_difference(PIXELS) < 1e-6
 
 
 def test_where_writes_are_not_stamped_a_file_is_copied(tmp_path: Path, mapping: None, monkeypatch: Patch) -> None:
-    path, status = save(encoder(512), tmp_path / "m.onnx"), tmp_path.stat()
+    path, status = save(encoder(512)), tmp_path.stat()
     assert open_model(path).graph.mapped(whole=True) is not None
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     (tmp_path / "mounts").write_text(f"1 0 {device} / /tmp rw - tmpfs tmpfs rw\n1 0 0:1 / / rw - ext4 x rw\n")

@@ -32,12 +32,12 @@ def test_layouts(opened: Any, shape: Any, text: str, layout: str) -> None:
     assert (image.layout, image.dtype, image.batch) == (layout, "float32", batch)
 
 
-def test_identity_of_a_model(tmp_path: Path) -> None:
-    inline = open_model(save(classifier(), tmp_path / "a.onnx"))
+def test_identity_of_a_model() -> None:
+    inline = open_model(save(classifier(), "a.onnx"))
     assert inline.digest == inline.model_digest
     assert inline.external_digests == {}
-    path = save(classifier(), tmp_path / "b.onnx", external=True)
-    data = tmp_path / "b.onnx.data"
+    path = save(classifier(), "b.onnx", external=True)
+    data = Path("b.onnx.data")
     first = open_model(path)
     assert first.model_digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     assert first.external_digests == {"b.onnx.data": "sha256:" + hashlib.sha256(data.read_bytes()).hexdigest()}
@@ -57,10 +57,10 @@ def test_facts(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "QDQ", "QOperator"])
-def test_quantised_classifiers(tmp_path: Path, kind: str) -> None:
+def test_quantised_classifiers(kind: str) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization", reason="needs onnxruntime.quantization")
-    source = save(classifier(), tmp_path / "float.onnx")
-    path = tmp_path / "int8.onnx"
+    source = save(classifier(), "float.onnx")
+    path = Path("int8.onnx")
     images = normal(16, 3, 8, 8, seed=3).astype(np.float32)
     if kind == "dynamic":
         quantization.quantize_dynamic(source, path, op_types_to_quantize=["Gemm", "MatMul"])

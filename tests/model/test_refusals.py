@@ -1,5 +1,6 @@
 """What is wrong with a model is told with its name and a next step: an error of ours, never a death of the process."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ import onnx
 import onnxruntime as ort
 import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, StringStringEntryProto, TensorProto, numpy_helper
 from onnx.helper import make_node, make_tensor, make_tensor_value_info, tensor_dtype_to_np_dtype
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import weights
+from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
 from robustcheck_onnx.checker.model.open import open_model, supported_versions
 from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
-from support import raised
+from support import lookup, raised
 from support.onnx_models import Value, build, classifier, graph, save
 from support.written import written
 
@@ -26,8 +28,8 @@ UP_TO = f"ONNX Runtime {ort.__version__} supports up to"
 HAS_NO = f"ONNX Runtime {ort.__version__} has no such operator"
 
 
-def refused(model: ModelProto | bytes, message: str, folder: Path) -> None:
-    path = folder / "m.onnx"
+def refused(model: ModelProto | bytes, message: str) -> None:
+    path = Path("m.onnx")
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     caught = raised(CannotAssessError, "", open_model, path)
     assert caught.message.startswith(f"{path}: ")
@@ -49,17 +51,17 @@ WEIGHTS = {  # what is merged into a weight of 640 bytes, shape [10, 16], as pro
 
 
 @pytest.mark.parametrize("large_bytes", [100, 1 << 16])
-def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
+def test_weights_that_are_not_whole(monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
     monkeypatch.setattr(weights, "LARGE_BYTES", large_bytes)
     for change, message in WEIGHTS.items():
         model = classifier(bias=False)
         text_format.Merge(change, model.graph.initializer[1])
-        refused(model, f"weight 'fc.weight' {message}", tmp_path)
+        refused(model, f"weight 'fc.weight' {message}")
     # a constant does not get the values of a large weight of its name
     constant = TensorProto(name="fc.weight", data_type=FLOAT, dims=[10, 16])
     model = classifier(bias=False)
     model.graph.node.append(make_node("Constant", [], ["other"], value=constant))
-    refused(model, "weight 'fc.weight' has 0 values; its shape [10, 16] and type float need 160", tmp_path)
+    refused(model, "weight 'fc.weight' has 0 values; its shape [10, 16] and type float need 160")
 
 
 def test_every_type_is_counted_as_onnx_writes_it() -> None:
@@ -93,23 +95,23 @@ CHANGES = {  # what is merged into a model
 }
 
 
-def test_models_that_are_not_well_formed(tmp_path: Path) -> None:
+def test_models_that_are_not_well_formed() -> None:
     for change, message in CHANGES.items():
         model = classifier()
         text_format.Merge(change, model)
-        refused(model, message, tmp_path)
+        refused(model, message)
     model = classifier()
     content: bytes = model.SerializeToString()
     said = "name in the graph is b'log\\xffts'; names must be UTF-8 text"
-    refused(content.replace(b"logits", b"log\xffts"), said, tmp_path)
+    refused(content.replace(b"logits", b"log\xffts"), said)
     model.graph.node[0].input.pop()
     model.opset_import[0].domain = "my"  # nothing says which version of Conv is meant
-    refused(model, "node Conv has 1 inputs; it needs at least 2", tmp_path)
+    refused(model, "node Conv has 1 inputs; it needs at least 2")
     model.ClearField("opset_import")
-    refused(model, "opset_import is missing", tmp_path)
+    refused(model, "opset_import is missing")
 
 
-def test_inputs_that_cannot_be_fed(tmp_path: Path) -> None:
+def test_inputs_that_cannot_be_fed() -> None:
     rows: list[tuple[Value, str]] = [
         (("input_ids", INT64, (None, 77)), "input is input_ids int64 (?, 77): a text encoder"),
         (("x", FLOAT, (200_000, 3, 32, 32)), "holds more than 268,435,456 values in one batch"),
@@ -119,11 +121,11 @@ def test_inputs_that_cannot_be_fed(tmp_path: Path) -> None:
         (("x", TensorProto.INT8, (None, 3, 8, 8)), "is of type int8; float32, float16, bfloat16, float64 and uint8"),
     ]
     for value, message in rows:
-        refused(written(f"y = Flatten({value[0]})", before="", inputs=[value]), message, tmp_path)
-    refused(written("y = Flatten(w2x2)", before="", inputs=[]), "input is none; an image input", tmp_path)
+        refused(written(f"y = Flatten({value[0]})", before="", inputs=[value]), message)
+    refused(written("y = Flatten(w2x2)", before="", inputs=[]), "input is none; an image input")
 
 
-def test_graphs_that_have_no_representation(tmp_path: Path) -> None:
+def test_graphs_that_have_no_representation() -> None:
     flat = ("output", FLOAT, ("batch", 16, 12, 12))
     up = written("output = Resize(relu, , [1.0, 1.0, 2.0, 2.0])", flat)
     boxes = written("""
@@ -137,9 +139,9 @@ def test_graphs_that_have_no_representation(tmp_path: Path) -> None:
         (boxes, "graph has NonMaxSuppression"),
         (up, "output 'output' has 4 axes after Resize"),
     ):
-        refused(model, message, tmp_path)
+        refused(model, message)
     # the user may still look at a tensor of the backbone
-    assert open_model(save(up, tmp_path / "m.onnx"), tensor="features").representation.rule == "user"
+    assert open_model(save(up), tensor="features").representation.rule == "user"
 
 
 HEAD = '<ir_version: 9, opset_import: ["" : 18, "my" : 1]>'
@@ -148,7 +150,7 @@ FUNCTION = '<domain: "my", opset_import: ["" : 18, "my" : 1]> '
 DOUBLES = [f"{FUNCTION} f{i} (a) => (c) {{ b = my.f{i - 1}(a) c = my.f{i - 1}(b) }}" for i in range(1, 60)]
 
 
-def test_functions_that_can_not_be_opened_up(tmp_path: Path) -> None:
+def test_functions_that_can_not_be_opened_up() -> None:
     for functions, fault in [
         ([f"{FUNCTION} f (a) => (b) {{ b = my.f(a) }}"], "can't be expanded"),
         ([f"{FUNCTION} f (a) => (b) {{ b = Relu(a) }}"] * 2, "can't be expanded"),
@@ -157,7 +159,7 @@ def test_functions_that_can_not_be_opened_up(tmp_path: Path) -> None:
             "100,000 nodes",
         ),
     ]:
-        refused(onnx.parser.parse_model("\n".join([CALL, *functions])), fault, tmp_path)
+        refused(onnx.parser.parse_model("\n".join([CALL, *functions])), fault)
 
 
 def test_what_looks_wrong_and_is_not(opened: Any) -> None:
@@ -177,3 +179,42 @@ def test_the_limits_of_the_runtime_are_allowed() -> None:
     assert IR_VERSION is not None
     model = build(graph("y = Identity(image)"), ["y"], opset=OPSET, ir_version=IR_VERSION)
     ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def parse_text(text: str, key: str = CONTRACT_KEY) -> Any:
+    return parse_contract(ModelProto(metadata_props=[StringStringEntryProto(key=key, value=text)]), "m.onnx")
+
+
+def parse(contract: object) -> Any:
+    return parse_text(json.dumps(contract))
+
+
+VALID = lookup.lookup_contract()
+
+
+def test_contracts_that_are_refused() -> None:
+    for field, value, message in (
+        ("schema_version", 2, "contract has schema version 2; this robustcheck reads up to 1"),
+        ("schema_version", 0, "contract does not match schema 1 (schema_version: Input should be 1)"),
+        ("schema_version", True, "contract does not match schema 1 (schema_version: true is not a version)"),
+        ("schema_version", 1.0, "contract does not match schema 1 (schema_version: 1.0 is not a version)"),
+        ("precision", "int4", "precision: Input should be 'fp32', 'fp16', 'int8-dynamic' or 'int8-qdq'"),
+        ("colour", "red", "colour: Extra inputs are not permitted"),
+        ("tensors", {}, 'there is no entry "representation"'),
+        ("source", VALID["source"] | {"random_weights": "no"}, "source.random_weights"),
+    ):
+        caught = raised(CannotAssessError, "", parse, VALID | {field: value})
+        assert caught.message.startswith("m.onnx: ")
+        assert message in caught.message
+        assert caught.hint
+
+
+def test_what_is_no_contract() -> None:
+    assert parse_text("someone", "author") is None
+    for text, message in {"{": "is not JSON", "[]": "is a JSON list", "{}": "schema_version: Field required"}.items():
+        raised(CannotAssessError, f"contract .*{message}", parse_text, text)
+
+
+def test_two_contracts() -> None:
+    entry = StringStringEntryProto(key=CONTRACT_KEY, value=json.dumps(VALID))
+    raised(CannotAssessError, "number of contracts is 2", parse_contract, ModelProto(metadata_props=[entry] * 2), "m")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
@@ -305,6 +305,64 @@ def test_several_outputs(opened: Any) -> None:
     maps = ("relu", TensorProto.FLOAT, ("batch", 16, 6, 6))
     vector = ("features", TensorProto.FLOAT, ("batch", 16))
     assert chosen(opened(written(text, maps, vector))) == ("features", "encoder_output")
+
+
+# classifiers that name the class (LabelEncoder, ZipMap), as Custom Vision writes them
+ML = "ai.onnx.ml"
+NAMES = ["ant", "bee", "cat"]
+TYPES = {
+    "p": helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 3]),
+    "best": helper.make_tensor_type_proto(TensorProto.INT64, ["batch"]),
+    "label": helper.make_tensor_type_proto(TensorProto.STRING, ["batch"]),
+    "loss": helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    ),
+}
+
+
+def naming(*outputs: str, before: str = "s = Gemm(features, w16x3, w3)") -> ModelProto:
+    proto = written(f"""
+        {before}; p = Softmax(s, axis=1); best = ArgMax(p, axis=1, keepdims=0)
+        label = {ML}:LabelEncoder(best, classes_strings={NAMES}); loss = {ML}:ZipMap(p, classlabels_strings={NAMES})
+    """)
+    del proto.graph.output[:]
+    proto.graph.output.extend(helper.make_value_info(name, TYPES[name]) for name in outputs)
+    return proto
+
+
+def test_the_tensor_before_the_scores_is_read(opened: Any) -> None:
+    for outputs, scores in [
+        (["best"], "best"),
+        (["label"], None),
+        (["loss"], None),
+        (["label", "loss"], None),
+        (["label", "p"], "p"),
+    ]:
+        model = opened(naming(*outputs))
+        found = model.representation
+        assert (found.tensor, found.rule, found.assumed, model.class_output) == (
+            "features",
+            "head_input",
+            False,
+            scores,
+        )
+
+
+def test_no_hint_names_a_label(opened: Any) -> None:
+    caught = raised(UsageError, "", opened, naming("label", before="s = Tanh(features)"))
+    assert "--tensor NAME" in caught.hint
+
+
+def test_of_a_map_and_its_mean_the_mean_is_read(opened: Any) -> None:
+    """So transformers' ResNetModel ends; further axes of length 1 change nothing."""
+    outputs = [
+        ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 6, 6)),
+        ("pooler_output", TensorProto.FLOAT, ("batch", 16, 1, 1)),
+    ]
+    found = opened(
+        written("pooler_output = Identity(gap); last_hidden_state = Identity(relu)", *outputs)
+    ).representation
+    assert (found.tensor, found.pool, str(found.ends_in)) == ("pooler_output", "none", "activation:Relu")
 
 
 # what stands behind `pooled` and `signed`, and how it ends

@@ -1,6 +1,5 @@
 """What must not pass: factors a feature, look-ups of numbers, class scores by another name or confirmed by a user."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,28 +25,28 @@ STORED = "{0}_q = QuantizeLinear({0}, 1.0, zero_u8); {0}_ = DequantizeLinear({0}
 LOOKED = "i = ArgMax(z, axis=1, keepdims=0)"
 
 
-def opened(folder: Path, text: str, *, batch: int | str = "batch", before: str = LINEAR, **options: Any) -> Any:
+def opened(text: str, *, batch: int | str = "batch", before: str = LINEAR, **options: Any) -> Any:
     """Open image → Conv → LayerNormalization "h" → MatMul "z" → the text's nodes."""
     image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
     weights = {name: options.pop(name) for name in {*options} - {"tensor"}}
     model = written(text, before=before, inputs=[image], gain=np.ones(384, np.float32), **weights)
-    return open_model(save(model, folder / "m.onnx"), **options)
+    return open_model(save(model), **options)
 
 
-def end_of(folder: Path, text: str, **options: Any) -> str:
-    found = opened(folder, text, **options).representation
+def end_of(text: str, **options: Any) -> str:
+    found = opened(text, **options).representation
     assert found.tensor == "embedding"
     return str(found.ends_in)
 
 
-def test_a_factor_a_feature_that_is_computed_is_one(tmp_path: Path) -> None:
+def test_a_factor_a_feature_that_is_computed_is_one() -> None:
     for op in ["Mul", "Div"]:
         makers = ["Identity(w512)", "Exp(w512)", "Cast(w512, to=FLOAT)"]
         for maker in (*makers, f"Constant(value_floats={FACTOR.tolist()})"):
-            assert end_of(tmp_path, f"f = {maker}; embedding = {op}(z, f)") == "normalisation", maker
+            assert end_of(f"f = {maker}; embedding = {op}(z, f)") == "normalisation", maker
 
 
-def test_ends(tmp_path: Path) -> None:
+def test_ends() -> None:
     for text, end in [
         ("f = Exp(2.0); embedding = Mul(z, f)", "linear"),  # one factor
         ("embedding = Div(2.0, z)", "other:Div"),  # a reciprocal
@@ -88,20 +87,20 @@ def test_ends(tmp_path: Path) -> None:
         weights = {"scales": np.abs(FACTOR), "zero8": np.array(0, np.int8), "zero_u8": np.array(0, np.uint8)}
         weights["wq"] = (weight(384, 512) * 30).astype(np.int8)
         before = LINEAR + "places = Conv(image, w512x3x3x3, kernel_shape=[3, 3])\n"
-        assert end_of(tmp_path, text, before=before, **weights) == end
+        assert end_of(text, before=before, **weights) == end
 
 
-def test_what_is_inside_an_if_is_seen(tmp_path: Path) -> None:
+def test_what_is_inside_an_if_is_seen() -> None:
     for op, end in [("Relu", "linear_of:Relu"), ("Identity", "linear")]:
         value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
         branch = helper.make_graph([helper.make_node(op, ["h"], ["inner"])], "branch", [], [value])
         model = written("r = If(True); embedding = MatMul(r, w384x512)", before=BEFORE, gain=np.ones(384, np.float32))
         node = next(node for node in model.graph.node if node.op_type == "If")
         node.attribute.extend(helper.make_attribute(name, branch) for name in ("then_branch", "else_branch"))
-        assert str(open_model(save(model, tmp_path / "m.onnx")).representation.ends_in) == end
+        assert str(open_model(save(model)).representation.ends_in) == end
 
 
-def test_other_zero_shot_heads(tmp_path: Path) -> None:
+def test_other_zero_shot_heads() -> None:
     for text in [
         """
         unit = LpNormalization(z, axis=1); point = Reshape(unit, [0,512,1,1])
@@ -109,47 +108,47 @@ def test_other_zero_shot_heads(tmp_path: Path) -> None:
         """,
         "unit = LpNormalization(z, axis=1); moved = Add(unit, w512); output = MatMul(moved, w512x768)",
     ]:
-        model = opened(tmp_path, text)
+        model = opened(text)
         assert (model.representation.rule, model.class_output) == ("head_input", "output")
 
 
-def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None:
+def test_outputs_are_listed_once_and_not_by_the_thousand() -> None:
     names = [f"out{i}" for i in range(50)]
     text = "; ".join(f"{name} = Identity(features)" for name in names)
-    caught = raised(UsageError, "", open_model, save(written(text, *names, names[0]), tmp_path / "m.onnx"))
+    caught = raised(UsageError, "", open_model, save(written(text, *names, names[0])))
     assert "out11 and 38 more could each be the representation" in caught.message
 
 
-def test_a_user_makes_no_embedding_of_what_looks_like_scores(tmp_path: Path) -> None:
+def test_a_user_makes_no_embedding_of_what_looks_like_scores() -> None:
     for text in ["embedding = Gemm(h, w384x1000, w1000)", "embedding = Mul(z, 100.0)"]:
         for options in ({}, {"tensor": "embedding"}):
-            found = opened(tmp_path, text, **options).representation
+            found = opened(text, **options).representation
             assert (found.tensor, found.tensor_assumed) == ("embedding", True)
 
 
-def test_scores_of_a_layer_without_bias_stay_scores(tmp_path: Path) -> None:
-    model = opened(tmp_path, "output = MatMul(h, w384x1000)", tensor="output")
+def test_scores_of_a_layer_without_bias_stay_scores() -> None:
+    model = opened("output = MatMul(h, w384x1000)", tensor="output")
     assert model.representation.rule == "logits"
 
 
-def test_a_bias_of_zeros_does_not_hide_the_width_of_a_label_set(tmp_path: Path) -> None:
+def test_a_bias_of_zeros_does_not_hide_the_width_of_a_label_set() -> None:
     zeros = np.zeros(1000, np.float32)
-    assert opened(tmp_path, "embedding = Gemm(h, w384x1000, b)", b=zeros).representation.assumed
-    model = opened(tmp_path, "output = Gemm(h, w384x1000, b)", b=zeros)
+    assert opened("embedding = Gemm(h, w384x1000, b)", b=zeros).representation.assumed
+    model = opened("output = Gemm(h, w384x1000, b)", b=zeros)
     assert (model.representation.tensor, model.class_output) == ("h", "output")
 
 
-def test_joined_scores_are_doubted_under_an_embeddings_name(tmp_path: Path) -> None:
+def test_joined_scores_are_doubted_under_an_embeddings_name() -> None:
     for join in ["Add(y1, y2)", "Concat(y1, y2, axis=1)"]:
         text = f"y1 = Gemm(h, w384x1000, w1000); y2 = Gemm(flat, w384x1000, w1000); embedding = {join}"
-        assert opened(tmp_path, text).representation.assumed
+        assert opened(text).representation.assumed
 
 
-def test_what_is_less_its_log_sum_exp_is_a_log_softmax(tmp_path: Path) -> None:
-    model = opened(tmp_path, "lse = ReduceLogSumExp(z, [1]); output = Sub(z, lse)")
+def test_what_is_less_its_log_sum_exp_is_a_log_softmax() -> None:
+    model = opened("lse = ReduceLogSumExp(z, [1]); output = Sub(z, lse)")
     assert (model.representation.tensor, model.class_output) == ("h", "output")
 
 
-def test_the_norm_of_one_image_is_no_temperature(tmp_path: Path) -> None:
-    model = opened(tmp_path, "n = ReduceL2(z, [1]); image_embeds = Div(z, n)", batch=1)
+def test_the_norm_of_one_image_is_no_temperature() -> None:
+    model = opened("n = ReduceL2(z, [1]); image_embeds = Div(z, n)", batch=1)
     assert not model.representation.assumed

@@ -17,18 +17,18 @@ from support import PHOTOS, Fields, Patch, but, raised
 from support.skimage_data import worst
 
 
-def beside(folder: Path, name: str, content: Any) -> Path:
+def beside(name: str, content: Any, folder: Path = Path()) -> Path:
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     return folder / "model.onnx"
 
 
 def find(
-    model: Path,
+    model: str | Path,
     option: str | None = None,
     contract: Preprocessing | None = None,
     size: tuple[int, int] | None = (224, 224),
 ) -> PreprocessingFacts:
-    return find_preprocessing(model, option, contract, size)
+    return find_preprocessing(Path(model), option, contract, size)
 
 
 def without(*fields: str) -> Fields:
@@ -36,7 +36,7 @@ def without(*fields: str) -> Fields:
 
 
 @pytest.mark.long
-def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
+def test_open_clip_config_gives_open_clips_pixels() -> None:
     pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -50,15 +50,15 @@ def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
     ):
         given: Fields = {"mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": interpolation}
         given |= {"resize_mode": mode, "size": size, "fill_color": 7}
-        path = beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": given})
+        path = beside("open_clip_config.json", {"preprocess_cfg": given})
         transform = image_transform_v2(PreprocessCfg(**given), is_train=False)
         assert worst(find(path, size=size).preprocessing, transform) < 1e-3
 
 
-def test_open_clip_config_says_where_each_field_is_from(tmp_path: Path) -> None:
+def test_open_clip_config_says_where_each_field_is_from() -> None:
     given = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     config = {"model_cfg": {"vision_cfg": {"image_size": 256}}, "preprocess_cfg": given}
-    found = find(beside(tmp_path, "open_clip_config.json", config), size=(256, 256))
+    found = find(beside("open_clip_config.json", config), size=(256, 256))
     assert (found.source, found.preprocessing.size) == ("sidecar", (256, 256))
     assert ("resize_mode", "squash", "open_clip_config.json") in found.fields
     assert ("fill", "0, 0, 0", "open_clip default") in found.fields
@@ -66,7 +66,7 @@ def test_open_clip_config_says_where_each_field_is_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
+def test_timm_config_gives_timms_pixels() -> None:
     pytest.importorskip("timm", reason="needs the export extra")
     from timm.data import create_transform, resolve_data_config
 
@@ -84,14 +84,14 @@ def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
     ]
     for more, size in rows:
         config = values | {"input_size": [3, 224, 224]} | more
-        path = beside(tmp_path, "config.json", {"architecture": "x", "pretrained_cfg": config})
+        path = beside("config.json", {"architecture": "x", "pretrained_cfg": config})
         theirs = resolve_data_config(pretrained_cfg=config, use_test_size=size[0] == 288)
         transform = create_transform(**theirs, is_training=False)
         assert worst(find(path, size=size).preprocessing, transform) < 1e-3
 
 
 @pytest.mark.long
-def test_every_image_processor_of_transformers_gives_its_pixels_or_is_refused(tmp_path: Path) -> None:
+def test_every_image_processor_of_transformers_gives_its_pixels_or_is_refused() -> None:
     """Those that resize by Pillow where there are two, as the checkpoints were trained with."""
     transformers: Any = pytest.importorskip("transformers", reason="needs the export extra")
     names = [name for name in dir(transformers) if name.endswith(("ImageProcessor", "ImageProcessorPil"))]
@@ -114,9 +114,9 @@ def test_every_image_processor_of_transformers_gives_its_pixels_or_is_refused(tm
         if len(shapes) > 1 or len(next(iter(shapes))) != 4:
             continue  # no fixed size, or several images of one
         kind = name.removesuffix("Pil").removesuffix("ImageProcessor")
-        processor.save_pretrained(tmp_path)
+        processor.save_pretrained(".")
         try:
-            ours = find(tmp_path / "model.onnx", size=None).preprocessing
+            ours = find("model.onnx", size=None).preprocessing
         except UsageError as fault:
             assert "its steps are not known here" in fault.message, name  # noqa: PT017
             refused.add(kind)
@@ -133,7 +133,7 @@ def test_every_image_processor_of_transformers_gives_its_pixels_or_is_refused(tm
     assert {"Perceiver", "DeepseekOcr2"} <= refused
 
 
-def test_a_step_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_a_step_that_is_not_known_is_refused() -> None:
     unknown: Fields = {"do_flip_channel_order": True, "max_pixels": 9, "do_thumbnail": True, "keep_aspect_ratio": True}
     unknown |= {"ensure_multiple_of": 32, "crop_pct": 0.9}
     rows: list[tuple[Fields, str]] = [({k: v}, f"{k} is .*; this step is not supported") for k, v in unknown.items()]
@@ -145,50 +145,50 @@ def test_a_step_that_is_not_known_is_refused(tmp_path: Path) -> None:
     ):
         rows.append(({"image_processor_type": f"{kind}ImageProcessor"} | change, rule))
     for step, rule in rows:
-        raised(UsageError, rule, find, beside(tmp_path, "preprocessor_config.json", HF | step))
+        raised(UsageError, rule, find, beside("preprocessor_config.json", HF | step))
 
 
-def test_old_integer_sizes_mean_what_the_processor_says(tmp_path: Path) -> None:
+def test_old_integer_sizes_mean_what_the_processor_says() -> None:
     old = {"crop_size": 224, "do_center_crop": True, "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3}
     old |= {"image_mean": list(CLIP.mean), "image_std": list(CLIP.std), "size": 224}
-    found = find(beside(tmp_path, "preprocessor_config.json", old)).preprocessing
+    found = find(beside("preprocessor_config.json", old)).preprocessing
     assert found == but(CLIP, crop_rounding="floor")
     square = {**old, "feature_extractor_type": "ViTFeatureExtractor", "do_center_crop": False}
-    found = find(beside(tmp_path, "preprocessor_config.json", square)).preprocessing
+    found = find(beside("preprocessor_config.json", square)).preprocessing
     assert (found.resize_mode, found.crop) == ("squash", "none")
 
 
-def test_own_sidecar_comes_first_and_takes_both_shapes(tmp_path: Path) -> None:
+def test_own_sidecar_comes_first_and_takes_both_shapes() -> None:
     own = but(CLIP, color_order="BGR", rescale=1.0)
-    beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224}})
+    beside("open_clip_config.json", {"preprocess_cfg": {"size": 224}})
     for content in (own.model_dump(), {"preprocessing": own.model_dump()}):
-        found = find(beside(tmp_path, "model.robustcheck.json", content))
+        found = find(beside("model.robustcheck.json", content))
         assert (found.preprocessing, found.source) == (own, "sidecar")
 
 
-def test_precedence_option_contract_sidecar_assumed(tmp_path: Path) -> None:
+def test_precedence_option_contract_sidecar_assumed() -> None:
     longest = {"preprocess_cfg": {"size": 224, "resize_mode": "longest"}}
-    model = beside(tmp_path, "open_clip_config.json", longest)
-    sidecar = str(tmp_path / "open_clip_config.json")
+    model = beside("open_clip_config.json", longest)
+    sidecar = "open_clip_config.json"
     found = [find(model, option, contract) for option in (None, "imagenet", sidecar) for contract in (None, CLIP)]
     assert [each.source for each in found] == ["sidecar", "contract", *["user"] * 4]
     assert [each.against_contract for each in found] == [False, False, False, True, False, True]
     assert [each.preprocessing for each in found[1:4]] == [CLIP, IMAGENET, IMAGENET]
     assert {each.preprocessing.resize_mode for each in (found[0], *found[4:])} == {"longest"}
 
-    (tmp_path / "open_clip_config.json").unlink()
-    beside(tmp_path, "config.json", {"model_type": "clip"})  # transformers' model configuration: no pixels in it
+    Path(sidecar).unlink()
+    beside("config.json", {"model_type": "clip"})  # transformers' model configuration: no pixels in it
     assumed = find(model, size=(384, 384))
     assert (assumed.preprocessing, assumed.source) == (at_size(IMAGENET, (384, 384)), "assumed")
     assert ("size", "384, 384", "model input") in assumed.fields
     assert ("mean", "0.485, 0.456, 0.406", "assumed: ImageNet values") in assumed.fields
 
 
-def test_presets_take_the_models_size(tmp_path: Path) -> None:
-    found = find(tmp_path / "m.onnx", "clip", size=(336, 336))
+def test_presets_take_the_models_size() -> None:
+    found = find("m.onnx", "clip", size=(336, 336))
     assert found.preprocessing == at_size(CLIP, (336, 336))
     assert ("resize_size", "336, 336", "--preprocess clip (scaled)") in found.fields
-    assert find(tmp_path / "m.onnx", "clip", size=None).preprocessing == CLIP
+    assert find("m.onnx", "clip", size=None).preprocessing == CLIP
 
 
 OPEN_CLIP = {"size": 224, "resize_mode": "shortest"}
@@ -230,34 +230,34 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
-def test_bad_values_name_file_field_and_rule(tmp_path: Path) -> None:
+def test_bad_values_name_file_field_and_rule() -> None:
     for kind, changed, message in BAD:
         name, content = KINDS[kind]
-        path = beside(tmp_path, name, content(changed))
-        for option in (None, str(tmp_path / name)):
+        path = beside(name, content(changed))
+        for option in (None, name):
             caught = raised(UsageError, "", find, path, option, size=None)
-            assert caught.message.startswith(f"{tmp_path / name}: {message}")
+            assert caught.message.startswith(f"{name}: {message}")
             assert caught.hint  # what to do instead
-        (tmp_path / name).unlink()
+        Path(name).unlink()
 
 
-def test_defaults_of_own_files_are_told_from_stated_values(tmp_path: Path) -> None:
-    found = find(beside(tmp_path, "model.robustcheck.json", without("color_order", "fill")))
+def test_defaults_of_own_files_are_told_from_stated_values() -> None:
+    found = find(beside("model.robustcheck.json", without("color_order", "fill")))
     assert found.preprocessing == IMAGENET
     assert ("color_order", "RGB", "robustcheck default") in found.fields
     assert ("fill", "0, 0, 0", "robustcheck default") in found.fields
     assert ("mean", "0.485, 0.456, 0.406", "model.robustcheck.json") in found.fields
 
 
-def test_what_does_not_fit_the_model_or_is_not_there(tmp_path: Path) -> None:
-    model = tmp_path / "m.onnx"
+def test_what_does_not_fit_the_model_or_is_not_there() -> None:
+    model = "m.onnx"
     caught = raised(UsageError, "preprocessing is missing, and the input size is dynamic", find, model, size=None)
     presets = f"robustcheck {model} --preprocess clip (or imagenet, or a JSON file)"
     assert caught.hint == f"{presets}, or write m.robustcheck.json next to it"
     raised(UsageError, "value is clipp; it must be clip, imagenet or a JSON file that exists", find, model, "clipp")
     said = r"m\.onnx: contract: size is 224×224; the model's input is 336×224"
     raised(UsageError, said, find, model, None, CLIP, (336, 224))
-    beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": OPEN_CLIP})
+    beside("open_clip_config.json", {"preprocess_cfg": OPEN_CLIP})
     said = r"open_clip_config\.json: size is 224×224; the model's input is 336×336"
     raised(UsageError, said, find, model, size=(336, 336))
 
@@ -265,26 +265,26 @@ def test_what_does_not_fit_the_model_or_is_not_there(tmp_path: Path) -> None:
 SIGLIP = HF | {"image_processor_type": "SiglipImageProcessor"}
 
 
-def repository(folder: Path, *names: str) -> None:
+def repository(*names: str, folder: Path = Path()) -> None:
     """Files as in a repository on the hub; the models are empty."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
-    beside(folder, "preprocessor_config.json", SIGLIP)
+    beside("preprocessor_config.json", SIGLIP, folder)
 
 
 @pytest.mark.parametrize("other", ["b.onnx", "b.ONNX", "a_finetuned.onnx", "a_int8_finetuned.onnx", "onnx/model.onnx"])
-def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_path: Path, other: str) -> None:
-    repository(tmp_path, "a.onnx", other)
-    model, sidecar = tmp_path / "a.onnx", tmp_path / "preprocessor_config.json"
+def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(other: str) -> None:
+    repository("a.onnx", other)
+    model, sidecar = "a.onnx", "preprocessor_config.json"
     caught = raised(UsageError, rf"lies next to 2 models \(a\.onnx, {Path(other).name}, …\)", find, model)
-    own = tmp_path / "a.robustcheck.json"
+    own = Path("a.robustcheck.json")
     assert caught.hint == f"robustcheck {model} --preprocess {sidecar}, or copy it to {own}"
-    assert find(model, str(sidecar), None, (224, 224)).source == "user"
-    own.write_bytes(sidecar.read_bytes())
+    assert find(model, sidecar).source == "user"
+    own.write_bytes(Path(sidecar).read_bytes())
     assert ("mean", "0.5, 0.5, 0.5", "a.robustcheck.json") in find(model).fields
     own.unlink()
-    (tmp_path / other).unlink()
+    Path(other).unlink()
     assert find(model).source == "sidecar"
 
 
@@ -302,10 +302,10 @@ FORMS = ("fp16", "quantized", "int8", "uint8", "q4", "q4f16", "bnb4", "O4", "qin
         "vit vit.fp16 vit-int8",
     ],
 )
-def test_forms_and_parts_of_one_checkpoint_share_its_sidecar(tmp_path: Path, names: str) -> None:
+def test_forms_and_parts_of_one_checkpoint_share_its_sidecar(names: str) -> None:
     paths = [f"onnx/{name}.onnx" for name in names.split()]
-    repository(tmp_path, *paths)
-    found = find(tmp_path / paths[0])
+    repository(*paths)
+    found = find(paths[0])
     assert (found.source, found.preprocessing.mean) == ("sidecar", (0.5, 0.5, 0.5))
     assert ("mean", "0.5, 0.5, 0.5", "../preprocessor_config.json") in found.fields
 
@@ -319,21 +319,21 @@ def test_forms_and_parts_of_one_checkpoint_share_its_sidecar(tmp_path: Path, nam
         ("onnx/model.onnx", "onnx/models.onnx"),
     ],
 )
-def test_a_repository_with_several_models_says_whose_sidecar_it_is(tmp_path: Path, model: str, other: str) -> None:
-    repository(tmp_path, model, other)
-    raised(UsageError, rf"/preprocessor_config\.json: .*, {Path(other).name}, …", find, tmp_path / model)
+def test_a_repository_with_several_models_says_whose_sidecar_it_is(model: str, other: str) -> None:
+    repository(model, other)
+    raised(UsageError, rf"^preprocessor_config\.json: .*, {Path(other).name}, …", find, model)
 
 
-def test_the_nearest_sidecar_counts(tmp_path: Path, monkeypatch: Patch) -> None:
-    repository(tmp_path, "onnx/model.onnx")
-    model = tmp_path / "onnx" / "model.onnx"
-    (tmp_path / "onnx" / "config.json").write_text('{"model_type": "siglip"}')  # says nothing about pixels
+def test_the_nearest_sidecar_counts(monkeypatch: Patch) -> None:
+    repository("onnx/model.onnx")
+    model = Path("onnx/model.onnx").absolute()
+    beside("onnx/config.json", {"model_type": "siglip"})  # says nothing about pixels
     assert find(model).fields[0][2] == "../preprocessor_config.json"
-    monkeypatch.chdir(tmp_path / "onnx")
+    monkeypatch.chdir("onnx")
     assert find(Path("model.onnx")).source == "sidecar"
     near = {**SIGLIP, "image_mean": [0.1, 0.1, 0.1]}
-    (tmp_path / "onnx" / "preprocessor_config.json").write_text(json.dumps(near))
+    beside("preprocessor_config.json", near)
     assert find(model).preprocessing.mean == (0.1, 0.1, 0.1)
     # only the hub's folder has sidecars above it
-    repository(tmp_path / "other", "models/model.onnx")
-    assert find(tmp_path / "other/models/model.onnx").source == "assumed"
+    repository("models/model.onnx", folder=Path("other"))
+    assert find("other/models/model.onnx").source == "assumed"

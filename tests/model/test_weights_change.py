@@ -27,40 +27,43 @@ from support import Patch, Place, lookup, normal, raised
 
 BESIDE = ("weights.bin", "passing.bin")
 MAPPED = ("inline.onnx", "passing.onnx")
+MODEL = Path("model.onnx")
 Change = Callable[[Path, Path], None]
 
 
-@pytest.fixture
-def place(tmp_path: Path, lookup_pass: Place, monkeypatch: Patch) -> Path:
+@pytest.fixture(autouse=True)
+def _files(lookup_pass: Place, monkeypatch: Patch) -> None:
     """Models that give a WARN, and weights as large that would give a PASS.
 
     model.onnx with weights.bin, passing.bin; inline.onnx, which is mapped, passing.onnx.
     """
     monkeypatch.setattr(weights, "LARGE_BYTES", 1000)
     monkeypatch.setattr(files, "MAPPED_BYTES", 10_000)
-    lookup.write_lookup_model(tmp_path / "inline.onnx", normal(80, 512, seed=3))
-    shutil.copy(lookup_pass[0], tmp_path / "passing.onnx")
+    lookup.write_lookup_model("inline.onnx", normal(80, 512, seed=3))
+    shutil.copy(lookup_pass[0], "passing.onnx")
     for source, beside in zip(MAPPED[::-1], BESIDE[::-1], strict=True):
-        options: Any = {"save_as_external_data": True, "location": "new.bin", "size_threshold": 1024}
-        proto = onnx.load(tmp_path / source)
-        onnx.save(proto, tmp_path / "model.onnx", **options)
-        (tmp_path / "new.bin").rename(tmp_path / beside)
-        proto = onnx.load(tmp_path / source)
-        embed(proto, json.loads(proto.metadata_props[0].value), tmp_path)
-        onnx.save(proto, tmp_path / source)
+        proto = onnx.load(source)
+        embed(proto, json.loads(proto.metadata_props[0].value), Path())
+        onnx.save(proto, source)
+        del proto.metadata_props[1:]
+        proto.metadata_props[0].value = json.dumps(lookup.lookup_contract())
+        onnx.save(proto, "model.onnx", save_as_external_data=True, location=beside, size_threshold=1024)
         for name in (source, beside):
-            os.utime(tmp_path / name, (1e9, 1e9))  # some clocks of file systems tick every 4 ms only
-    point(tmp_path / "model.onnx", location="weights.bin")
-    (tmp_path / "photos").symlink_to(lookup_pass[1])
-    return tmp_path
+            os.utime(name, (1e9, 1e9))  # some clocks of file systems tick every 4 ms only
+    point(location="weights.bin")
+    Path("photos").symlink_to(lookup_pass[1])
 
 
-def point(path: Path, **values: str) -> None:
+def point(**values: str) -> None:
     """Change where a model says that its weights are."""
-    proto = onnx.load(path, load_external_data=False)
+    proto = onnx.load("model.onnx", load_external_data=False)
     for entry in (entry for tensor in proto.graph.initializer for entry in tensor.external_data):
         entry.value = values.get(entry.key, entry.value)
-    path.write_bytes(proto.SerializeToString())
+    MODEL.write_bytes(proto.SerializeToString())
+
+
+def verdict(model: Path = MODEL) -> str:
+    return check(model, images="photos").verdict.verdict
 
 
 def replace(file: Path, other: Path) -> None:
@@ -102,8 +105,7 @@ def refused(model: Path, file: Path, stage: str, change: Callable[[], object]) -
             changed.append(1)
 
     what = "model file" if file == model else f"weights file {file.relative_to(model.parent)}"
-    photos = next(folder / "photos" for folder in model.parents if (folder / "photos").is_dir())
-    caught = raised(CannotAssessError, "", check, model, images=photos, batch_size=8, progress=when)
+    caught = raised(CannotAssessError, "", check, model, images="photos", batch_size=8, progress=when)
     assert caught.message == f"{model}: {what} changed during the run; it must not change after it was digested"
     assert caught.hint == "run again when nothing writes to it any more"
 
@@ -113,40 +115,38 @@ def refused(model: Path, file: Path, stage: str, change: Callable[[], object]) -
     [(remove, ""), *product((replace, write, exchange_and_put_back), ("loading the model", ""))],
 )
 @pytest.mark.parametrize("names", [BESIDE, MAPPED], ids=["beside", "mapped"])
-def test_weights_that_change_during_the_run_give_no_verdict(
-    place: Path, change: Change, stage: str, names: tuple[str, str]
-) -> None:
-    file, other = place / names[0], place / names[1]
-    if names == MAPPED and not weights.stamps_writes(place.stat()):
+def test_weights_that_change_during_the_run_give_no_verdict(change: Change, stage: str, names: tuple[str, str]) -> None:
+    file, other = map(Path, names)
+    if names == MAPPED and not weights.stamps_writes(Path().stat()):
         pytest.skip("the temporary folder is on no file system whose stamps can be trusted: nothing is mapped there")
-    refused(place / "model.onnx" if names == BESIDE else file, file, stage, lambda: change(file, other))
+    refused(MODEL if names == BESIDE else file, file, stage, lambda: change(file, other))
 
 
-def test_weights_that_stay_are_measured(place: Path) -> None:
-    for names, model in ((BESIDE, "model.onnx"), (MAPPED, "inline.onnx")):
-        assert check(place / model, images=place / "photos").verdict.verdict == "WARN"
-        replace(*(place / name for name in names))
-        assert check(place / model, images=place / "photos").verdict.verdict == "PASS"
+def test_weights_that_stay_are_measured() -> None:
+    for names, model in ((BESIDE, MODEL), (MAPPED, Path("inline.onnx"))):
+        assert verdict(model) == "WARN"
+        replace(*map(Path, names))
+        assert verdict(model) == "PASS"
 
 
-def test_a_write_through_a_map_that_was_written_through_before_is_seen(place: Path) -> None:
+def test_a_write_through_a_map_that_was_written_through_before_is_seen() -> None:
     """Linux stamps the first such write alone; another model's rows are there for the session, the first ones again."""
-    path = place / "inline.onnx"
-    content = (place / "passing.onnx").read_bytes()[1000:2000]
+    path = Path("inline.onnx")
+    content = Path("passing.onnx").read_bytes()[1000:2000]
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as theirs:
         theirs[0] = theirs[0]  # from here on writes leave no stamp
         refused(path, path, "loading the model", lambda: theirs.__setitem__(slice(1000, 2000), content))
 
 
-def test_a_file_that_changes_while_it_is_opened_is_refused(place: Path, monkeypatch: Patch) -> None:
+def test_a_file_that_changes_while_it_is_opened_is_refused(monkeypatch: Patch) -> None:
     """Without a run, too: what `inspect` says is of the bytes that were digested."""
 
     def digest_and_touch(*of: bytes) -> tuple[str, str]:
-        os.utime(place / "inline.onnx", (1e8, 1e8))
+        os.utime("inline.onnx", (1e8, 1e8))
         return weights.digests_of(*of)
 
     monkeypatch.setattr(files, "digests_of", digest_and_touch)
-    raised(CannotAssessError, "model file changed during the run", open_model, place / "inline.onnx")
+    raised(CannotAssessError, "model file changed during the run", open_model, "inline.onnx")
 
 
 # -------------------------------------------------------------------------------------- the folder is exchanged
@@ -167,13 +167,13 @@ def around_sessions(monkeypatch: Patch, before: Callable[[], None], after: Calla
 
 
 @pytest.fixture
-def folders(place: Path) -> tuple[Path, Path]:
+def folders() -> tuple[Path, Path]:
     """release/ with model.onnx and weights that give a WARN; other/ with the same model and weights that would pass."""
     for name, beside in zip(("release", "other"), BESIDE, strict=True):
-        (place / name).mkdir()
-        shutil.copy(place / "model.onnx", place / name / "model.onnx")
-        shutil.copy(place / beside, place / name / "weights.bin")
-    return place / "release", place / "other"
+        Path(name).mkdir()
+        shutil.copy(MODEL, name)
+        shutil.copy(beside, f"{name}/weights.bin")
+    return Path("release"), Path("other")
 
 
 def test_a_folder_that_is_exchanged_during_the_run_gives_no_verdict(folders: tuple[Path, Path]) -> None:
@@ -192,7 +192,7 @@ def test_a_folder_that_is_exchanged_while_onnx_runtime_reads_it_and_put_back_is_
         exchanged.append(1)
 
     around_sessions(monkeypatch, there_or_back, there_or_back)
-    report = check(folders[0] / "model.onnx", images=folders[0].parent / "photos")  # beside it: they stay readable
+    report = check(folders[0] / "model.onnx", images="photos")  # beside it: they stay readable
     assert exchanged == [1, 1]
     assert report.verdict.verdict == "WARN"
     digest = hashlib.sha256((folders[0] / "weights.bin").read_bytes()).hexdigest()
@@ -201,24 +201,24 @@ def test_a_folder_that_is_exchanged_while_onnx_runtime_reads_it_and_put_back_is_
 
 @pytest.mark.parametrize("back", [False, True])
 def test_a_folder_between_the_models_and_the_weights_is_watched(
-    place: Path, folders: tuple[Path, Path], back: bool, monkeypatch: Patch
+    folders: tuple[Path, Path], back: bool, monkeypatch: Patch
 ) -> None:
-    point(place / "model.onnx", location="release/weights.bin")
-    assert check(place / "model.onnx", images=place / "photos").verdict.verdict == "WARN"
+    point(location="release/weights.bin")
+    assert verdict() == "WARN"
     around_sessions(monkeypatch, lambda: exchange(*folders), lambda: exchange(*folders) if back else None)
-    refused(place / "model.onnx", folders[0] / "weights.bin", "never", lambda: None)
+    refused(MODEL, folders[0] / "weights.bin", "never", lambda: None)
 
 
 @pytest.mark.long
-def test_weights_beyond_2_gib_are_watched_to_their_end(place: Path) -> None:
+def test_weights_beyond_2_gib_are_watched_to_their_end() -> None:
     """The file is nearly all hole; the weights lie behind 2³¹ bytes."""
-    beyond, file_of_weights = (1 << 31) + 4096, place / "weights.bin"
+    beyond, file_of_weights = (1 << 31) + 4096, Path("weights.bin")
     content = file_of_weights.read_bytes()
-    point(place / "model.onnx", offset=str(beyond))
+    point(offset=str(beyond))
     with file_of_weights.open("wb") as file:
         file.seek(beyond)
         file.write(content)
-    assert check(place / "model.onnx", images=place / "photos").verdict.verdict == "WARN"
+    assert verdict() == "WARN"
     before = file_of_weights.stat()
 
     def last_byte() -> None:
@@ -227,17 +227,17 @@ def test_weights_beyond_2_gib_are_watched_to_their_end(place: Path) -> None:
             file.write(b"\x01")
         os.utime(file_of_weights, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    refused(place / "model.onnx", file_of_weights, "", last_byte)
+    refused(MODEL, file_of_weights, "", last_byte)
 
 
-def test_every_run_of_a_model_looks(place: Path) -> None:
+def test_every_run_of_a_model_looks() -> None:
     """What `scan`, `compare` and the workers of Ray run, too."""
-    runner = Runner(open_model(place / "model.onnx"), "cpu")
+    runner = Runner(open_model(MODEL), "cpu")
     pixels = np.zeros((2, 64, 64, 3), np.float32)
     before = runner.represent(pixels)[0]
-    write(*(place / name for name in BESIDE))
+    write(*map(Path, BESIDE))
     raised(CannotAssessError, r"weights file weights\.bin changed during the run", runner.represent, pixels)
-    again = Runner(open_model(place / "model.onnx"), "cpu").represent(pixels)[0]
+    again = Runner(open_model(MODEL), "cpu").represent(pixels)[0]
     assert not np.array_equal(again, before)
 
 

@@ -99,8 +99,9 @@ def encoder(features: int = 16, *, output: str = "embedding") -> onnx.ModelProto
     return _pooled(f"{output} = MatMul(features, proj)", 24, features, {"proj": weight(24, features)})
 
 
-def save(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
+def save(model: onnx.ModelProto, path: str | Path = "m.onnx", *, external: bool = False) -> Path:
     """Write the model; `external` keeps every weight in `<name>.data` beside it."""
+    path = Path(path)
     if external:
         onnx.save(model, path, save_as_external_data=True, location=path.name + ".data", size_threshold=0)
     else:

@@ -14,7 +14,9 @@ from PIL import Image
 
 from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.errors import ExportError
-from support import Fields
+from robustcheck_onnx.exporters.run import run
+from robustcheck_onnx.exporters.write import ExportRecord
+from support import PHOTOS, Fields
 
 FACTORIES = """
 import logging, sys, warnings
@@ -129,7 +131,12 @@ def not_a_module():
 """
 
 
-def left_in(folder: Path) -> list[str]:
+def exported(source: str, name: str, file: str | Path = "m.onnx", **options: Any) -> ExportRecord:
+    """What an export writes into the current folder, proved on five bundled photos."""
+    return run(source, name, Path(file), **({"photos": PHOTOS[:5]} | options))
+
+
+def left_in(folder: Path = Path()) -> list[str]:
     known = {"my_vision.py", "__pycache__", "w.pth", "p.json"}
     return sorted(p.name for p in folder.iterdir() if p.name not in known)
 
