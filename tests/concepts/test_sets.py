@@ -88,23 +88,20 @@ def test_broden_layout(tmp_path: Path) -> None:
     assert "at least 31.00% of the pixels" in found.rule
 
 
-BROKEN = (
-    ("label.csv", None, "number\n1\n", "label.csv: column name is missing"),
-    ("label.csv", None, "number,name\n", "label.csv: no rows found"),
-    ("label.csv", "", "1,again,object(1),1,0,\n", "row 8 is number '1', name 'again'; each must have"),
-    ("category.csv", "", "smell,1,2,3,4\n", "index.csv: column smell is missing"),
-    ("index.csv", "", "set/photo_0.png,train,16,16,10,10,,,,\n", "row 14: image is 'set/photo_0.png'"),
-    ("index.csv", "set/photo_0.png", "../photo_0.png", "another image below images/"),
-    ("index.csv", "set/photo_1_object.png", "/photo_1.png", "a PNG below images/"),
-    ("index.csv", ",300,301;302", ",300,301;77", "row 2: texture is 77; 77 is not a number of label.csv"),
-)
-"""Of a table the text that is replaced (all of it; its end where the text is empty), by what, and what is said"""
-
-
 def test_broken_broden_folders(tmp_path: Path) -> None:
+    """Of a table the text that is replaced (all of it; its end where the text is empty), by what, and what is said."""
     folder = tmp_path / "broden"
     broden.write(folder)
-    for name, old, new, said in BROKEN:
+    for name, old, new, said in (
+        ("label.csv", None, "number\n1\n", "label.csv: column name is missing"),
+        ("label.csv", None, "number,name\n", "label.csv: no rows found"),
+        ("label.csv", "", "1,again,object(1),1,0,\n", "row 8 is number '1', name 'again'; each must have"),
+        ("category.csv", "", "smell,1,2,3,4\n", "index.csv: column smell is missing"),
+        ("index.csv", "", "set/photo_0.png,train,16,16,10,10,,,,\n", "row 14: image is 'set/photo_0.png'"),
+        ("index.csv", "set/photo_0.png", "../photo_0.png", "another image below images/"),
+        ("index.csv", "set/photo_1_object.png", "/photo_1.png", "a PNG below images/"),
+        ("index.csv", ",300,301;302", ",300,301;77", "row 2: texture is 77; 77 is not a number of label.csv"),
+    ):
         text = (folder / name).read_text()
         assert (old or "") in text
         (folder / name).write_text(new if old is None else text.replace(old, new, 1) if old else text + new)

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -71,41 +70,41 @@ def test_a_map_of_several_classes_a_label(tmp_path: Path) -> None:
     assert (found.label_set, everything.label_set) == ("file", "")  # only the first is as published results are
 
 
-BAD_MAPS = {
-    "[1, 2]": "class map is a JSON list",
-    "{}": "class map is empty",
-    "{": "class map is not readable JSON",
-    '{"cat": 0, "cat": 1}': "key 'cat' occurs 2 times",
-    '{"cat": 10}': "class of 'cat' is 10; the model has 10 classes, 0 to 9",
-    '{"cat": -1}': "class of 'cat' is -1",
-    '{"cat": true, "dog": 1}': "class of 'cat' is True",
-    '{"cat": []}': "class of 'cat' is []",
-    '{"cat": "n02123045"}': "class of 'cat' is 'n02123045'",
-    '{"cat": [0, 1]}': "classes of 'cat' are all that compete",
-    '{"labels": {"cat": 0}, "compete": "none"}': "compete is 'none'",
-    '{"labels": {"cat": 0}, "competes": "all"}': "key 'competes' is unknown",
-    '{"dog": 0, "bird": 1}': "label is 'cat' (1 images; 1 such labels)",
-}
-
-
-BAD_LABELS: list[tuple[Any, ...]] = [
-    (None, ["n01440764"], Scores(10), None, "number of classes is 10; ImageNet's synset ids and indices are for 1000"),
-    (None, ["0", "10"], Scores(10), None, "label is '10'; the model has 10 classes, 0 to 9"),
-    (None, ["1000"], IN1K, None, "label is '1000'"),
-    (None, ["n01440764", "tench"], IN1K, None, "label is 'tench'"),
-    (None, ["n01440764", "0"], IN1K, None, "label is '0'; without a class map"),
-    (None, ["dgo"], Scores(2, ("cat", "dog")), None, "the closest of the file's class names is 'dog'"),
-    (None, ["n01440764"], IN1K, "imagenet_r", "label is 'n01440764'"),
-    (None, ["chair"], IN1K, "objectnet", "class map is missing"),
-    ("sorted", ["a"], Scores(3), None, "number of classes is 3; --classes sorted needs as many class folders"),
-    ("names", ["a"], Scores(3), None, "class names are not in the file's contract"),
-    ("imgenet", ["a"], IN1K, None, "--classes is 'imgenet'; it must be one of"),
-]
-
-
 def test_bad_maps_and_labels(tmp_path: Path) -> None:
-    for text, said in BAD_MAPS.items():
+    for text, said in {
+        "[1, 2]": "class map is a JSON list",
+        "{}": "class map is empty",
+        "{": "class map is not readable JSON",
+        '{"cat": 0, "cat": 1}': "key 'cat' occurs 2 times",
+        '{"cat": 10}': "class of 'cat' is 10; the model has 10 classes, 0 to 9",
+        '{"cat": -1}': "class of 'cat' is -1",
+        '{"cat": true, "dog": 1}': "class of 'cat' is True",
+        '{"cat": []}': "class of 'cat' is []",
+        '{"cat": "n02123045"}': "class of 'cat' is 'n02123045'",
+        '{"cat": [0, 1]}': "classes of 'cat' are all that compete",
+        '{"labels": {"cat": 0}, "compete": "none"}': "compete is 'none'",
+        '{"labels": {"cat": 0}, "competes": "all"}': "key 'competes' is unknown",
+        '{"dog": 0, "bird": 1}': "label is 'cat' (1 images; 1 such labels)",
+    }.items():
         (tmp_path / "map.json").write_text(text)
         refused(said, class_map, str(tmp_path / "map.json"), ["cat"], Scores(10), where="here")
-    for spec, known, scores, shift, said in BAD_LABELS:
+    for spec, known, scores, shift, said in [
+        (
+            None,
+            ["n01440764"],
+            Scores(10),
+            None,
+            "number of classes is 10; ImageNet's synset ids and indices are for 1000",
+        ),
+        (None, ["0", "10"], Scores(10), None, "label is '10'; the model has 10 classes, 0 to 9"),
+        (None, ["1000"], IN1K, None, "label is '1000'"),
+        (None, ["n01440764", "tench"], IN1K, None, "label is 'tench'"),
+        (None, ["n01440764", "0"], IN1K, None, "label is '0'; without a class map"),
+        (None, ["dgo"], Scores(2, ("cat", "dog")), None, "the closest of the file's class names is 'dog'"),
+        (None, ["n01440764"], IN1K, "imagenet_r", "label is 'n01440764'"),
+        (None, ["chair"], IN1K, "objectnet", "class map is missing"),
+        ("sorted", ["a"], Scores(3), None, "number of classes is 3; --classes sorted needs as many class folders"),
+        ("names", ["a"], Scores(3), None, "class names are not in the file's contract"),
+        ("imgenet", ["a"], IN1K, None, "--classes is 'imgenet'; it must be one of"),
+    ]:
         refused(said, class_map, spec, known, scores, where="here", shift=shift, sorted_names=["a", "b"])

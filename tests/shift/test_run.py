@@ -118,29 +118,26 @@ def shift(words: str) -> int:
     return robustcheck("shift", *words.split(), "--preprocess", "imagenet")
 
 
-BAD = (
-    ("encoder.onnx {}", 3, "encoder.onnx: class output is missing; accuracy needs a model with class scores"),
-    ("nan.onnx {}", 3, "class scores on val are not all numbers"),
-    ("model.onnx --shifted val", 2, "--in is missing"),
-    ("model.onnx --in val --shifted copy", 2, "copy: images are those of val"),
-    ("model.onnx --in val --shifted loose", 2, "loose: image a.png has no label (1 of 1 have none)"),
-    ("model.onnx --in list.txt --shifted blur", 2, "list.txt: image set is of kind list; labels come"),
-    ("model.onnx {} --baseline tim", 2, "--baseline is 'tim'; it must be one of timm, testbed"),
-    ("model.onnx {} --report report.json", 2, "report.json: schema_version is None; this robust"),
-    ("model.onnx {} --suite-entry gone/entry.toml", 2, "folder gone is missing"),
-    ("model.onnx {} --suite-entry model.onnx", 2, "path of --suite-entry is a file that this run reads"),
-    ("model.onnx {} --classes r=list.txt -o json=list.txt", 2, "list.txt: report path is a file that this"),
-    ("model.onnx {} --suite-entry out.json", 2, "which a report uses too"),
-    ("model.onnx {} --device cuda:99", 4, "cuda"),
-    ("model.onnx {} --report check.json", 2, "check.json: model of the report has digest"),
-)
-
-
 def test_bad_input(small: Path, capsys: Capture) -> None:
     check = "thousand.onnx --images val --preprocess imagenet -qq -o json=check.json"
     assert robustcheck(*check.split()) == 1
     before = sorted(small.rglob("*"))
-    for words, code, said in BAD:
+    for words, code, said in (
+        ("encoder.onnx {}", 3, "encoder.onnx: class output is missing; accuracy needs a model with class scores"),
+        ("nan.onnx {}", 3, "class scores on val are not all numbers"),
+        ("model.onnx --shifted val", 2, "--in is missing"),
+        ("model.onnx --in val --shifted copy", 2, "copy: images are those of val"),
+        ("model.onnx --in val --shifted loose", 2, "loose: image a.png has no label (1 of 1 have none)"),
+        ("model.onnx --in list.txt --shifted blur", 2, "list.txt: image set is of kind list; labels come"),
+        ("model.onnx {} --baseline tim", 2, "--baseline is 'tim'; it must be one of timm, testbed"),
+        ("model.onnx {} --report report.json", 2, "report.json: schema_version is None; this robust"),
+        ("model.onnx {} --suite-entry gone/entry.toml", 2, "folder gone is missing"),
+        ("model.onnx {} --suite-entry model.onnx", 2, "path of --suite-entry is a file that this run reads"),
+        ("model.onnx {} --classes r=list.txt -o json=list.txt", 2, "list.txt: report path is a file that this"),
+        ("model.onnx {} --suite-entry out.json", 2, "which a report uses too"),
+        ("model.onnx {} --device cuda:99", 4, "cuda"),
+        ("model.onnx {} --report check.json", 2, "check.json: model of the report has digest"),
+    ):
         assert shift(f"{words} -qq -o json=out.json".format("--in val --shifted blur")) == code, said
         told = capsys.readouterr().err
         assert said in told
