@@ -125,14 +125,11 @@ def test_what_must_be_kept_is_what_the_profile_asks_for_and_alpha_is_theirs() ->
         assert {s.name for s in found if s.keeps != "not required"} == set(names)
 
 
-def test_always_in_both_is_no_certainty() -> None:
+def test_always_in_both_is_no_certainty_and_other_images_are_not_paired() -> None:
     frequency = changed(paired(planted(), planted()), tolerance=0.01)["outlier_frequency"]
     assert (frequency.candidate, frequency.reference, frequency.ratio.estimate) == (1, 1, 1)
     assert 0.85 < (frequency.ratio.low or 0) < 0.97
     assert frequency.keeps == "undecided"
-
-
-def test_other_images_are_not_paired() -> None:
     a, b = (sides(paired(h, h))[0] for h in (planted(), planted(60)))
     raised(ValueError, "not paired", changes.changes, a, b, changes.KEEPS, ALPHA, 0.2)
     assert changes.changes(a, b, changes.KEEPS, ALPHA, 0.2, paired=False)[0].ratio.low is not None
