@@ -398,11 +398,7 @@ class ImageSetState:
         n_compared = sum(self._times.by_digest.values())
         n_distinct = len(self._times.by_digest)
         n_varied = len(varied(sketches))  # by digest, so that the count does not depend on how the images came
-        known = {
-            name: [value for sketch in sketches if (value := getattr(sketch, name)) is not None]
-            for name in ("neighbour_correlation", "gradient_kurtosis", "channel_correlation")
-        }
-        kurtosis = known["gradient_kurtosis"]
+        kurtosis = [s.gradient_kurtosis for s in sketches if s.gradient_kurtosis]
         measured = {
             "n_images": self.n_images,
             "n_compared": n_compared,
@@ -410,7 +406,9 @@ class ImageSetState:
             "n_near_duplicates": len(sketches) - n_varied,
             "n_varied": n_varied,
             "unlike_share": sum(s.is_unlike_photos for s in sketches) / len(sketches) if sketches else 0.0,
-            **{name: float(np.median(values)) if values else None for name, values in known.items()},
+            "neighbour_correlation": _median([s.neighbour_correlation for s in sketches]),
+            "gradient_kurtosis": _median(list(kurtosis)),
+            "channel_correlation": _median([s.channel_correlation for s in sketches]),
             "kurtosis_spread": _spread(np.log(kurtosis)) if kurtosis else None,
         }
         facts = ImageSetFacts.model_validate({**measured, "findings": ()})
@@ -499,6 +497,11 @@ def _orientations(thumbnails: Counts) -> tuple[Array, NDArray[np.uint64], Bools]
     sizes = np.sqrt((layouts**2).sum(axis=2, keepdims=True))
     layouts /= np.maximum(sizes, 1.0)  # grey levels
     return layouts, np.packbits(bits, axis=2).view(np.uint64), sizes[:, 0, 0] < 1.0
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def _spread(values: Array) -> float:

@@ -16,20 +16,13 @@ from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.command_line import CommandLine, read
 from robustcheck_onnx.checker.report import forms
-from support import Made, Patch, read_json
+from support import Made, Patch, code_in
 from support.bad_input import GROUP_OF, Run
 
 FORMS = [form for form in forms.NAMES if form != "terminal"]
 OUTPUTS = " ".join(f"-o {form}={{model}}.{form}" for form in FORMS)
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
 PASS = re.compile(rb'"verdict": "PASS"|"PASS"|\xe2\x9c\x93 PASS|is PASS|^robustcheck_verdict{[^}]*} 1', re.MULTILINE)
-
-
-def code_in(path: str) -> int:
-    """The exit code in an error document, which holds no verdict."""
-    document = read_json(path)
-    assert "verdict" not in document
-    return int(document["error"]["exit_code"])
 
 
 @pytest.fixture

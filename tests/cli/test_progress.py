@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from robustcheck_onnx.checker.cli import process, question
+from robustcheck_onnx.checker.cli.question import progress_line
 from robustcheck_onnx.checker.isolation import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
 from support import Patch
@@ -24,11 +25,11 @@ def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch) -> Non
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
     assert question.EVERY_S == 10
-    with question.progress_line(0):
+    with progress_line(0):
         assert log.getvalue() == ""  # a short run says nothing
     monkeypatch.setattr(question, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
     monkeypatch.setattr(question, "EVERY_S", 0.01)
-    with question.progress_line(0, "m.onnx") as line:
+    with progress_line(0, "m.onnx") as line:
         assert line is not None
         monkeypatch.setattr(sys, "stderr", io.StringIO())  # as an exporter does while a library works
         tell_stage(line, "opening the model")
@@ -52,7 +53,7 @@ def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
 
         full.write = watched  # type: ignore[method-assign]
         monkeypatch.setattr(sys, "stderr", full)
-        with question.progress_line(0) as line:
+        with progress_line(0) as line:
             assert line is not None
             tell_stage(line, "opening")
             failed.wait()

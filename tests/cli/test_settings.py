@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.cli import options, settings
+from robustcheck_onnx.checker.cli import options
+from robustcheck_onnx.checker.cli.options import FIELDS
+from robustcheck_onnx.checker.cli.settings import resolve, template
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from support import Patch, raised, read_json
@@ -39,15 +41,15 @@ def say(text: str, name: str = "robustcheck.toml") -> None:
 
 def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default() -> None:
     say("seed = 1\nmax-images = 10\nbatch-size = 4\n")
-    found = settings.resolve({"seed": 3}, {"ROBUSTCHECK_SEED": "2", "ROBUSTCHECK_MAX_IMAGES": "20"})
+    found = resolve({"seed": 3}, {"ROBUSTCHECK_SEED": "2", "ROBUSTCHECK_MAX_IMAGES": "20"})
     for key, value, source in (
         ("seed", 3, "command line"),
         ("max-images", 20, "ROBUSTCHECK_MAX_IMAGES"),
         ("batch-size", 4, "robustcheck.toml"),
         ("max-bad", 0.01, "default"),
     ):
-        assert (getattr(found.settings, options.FIELDS[key]), found.source(key)) == (value, source)
-    alone = settings.resolve({"seed": 3}, {"ROBUSTCHECK_NOPE": "2"}, isolated=True)
+        assert (getattr(found.settings, FIELDS[key]), found.source(key)) == (value, source)
+    alone = resolve({"seed": 3}, {"ROBUSTCHECK_NOPE": "2"}, isolated=True)
     assert (alone.settings.seed, alone.settings.max_images, alone.file) == (3, None, None)
 
 
@@ -57,11 +59,11 @@ def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(monkeypatc
     say("[tool.ruff]\n", "../pyproject.toml")
     for place, name in (("../../", "far"), ("../", "near")):
         say(f'[tool.robustcheck]\nimages = "{name}"\n', f"{place}pyproject.toml")
-        assert settings.resolve({}, {}).settings.images == place + name
+        assert resolve({}, {}).settings.images == place + name
     output = '["json=r.json", "gitlab", "terminal=-", "html=s3://b/r.html"]'
     lines = f'images = "/abs"\nthresholds = "default"\npreprocess = "p.json"\noutput = {output}'
     say(lines, "../robustcheck.toml")
-    found = settings.resolve({}, {})
+    found = resolve({}, {})
     assert found.file == "../robustcheck.toml"
     assert {name: getattr(found.settings, name) for name in ("images", "thresholds", "preprocess", "output")} == {
         "images": "/abs",
@@ -76,19 +78,19 @@ def test_a_named_file_counts_alone() -> None:
     say("max-images = 7\n", "other.toml")
     say("[tool.ruff]\n", "pyproject.toml")
     for file, variables in (("other.toml", {}), (None, {"ROBUSTCHECK_CONFIG": "other.toml"})):
-        found = settings.resolve({}, variables, file=file)
+        found = resolve({}, variables, file=file)
         assert (found.settings.seed, found.settings.max_images, found.file) == (0, 7, "other.toml")
     for name, isolated, said in (
         ("other.toml", True, "--isolated reads no file"),
         ("pyproject.toml", False, r"\[tool.robustcheck\] is missing"),
         ("nope.toml", False, r"nope.toml: settings file is missing"),
     ):
-        raised(UsageError, said, settings.resolve, {}, {}, file=name, isolated=isolated)
+        raised(UsageError, said, resolve, {}, {}, file=name, isolated=isolated)
 
 
 def test_every_option_of_a_check_is_a_setting_or_is_only_typed() -> None:
     only_typed = {"config", "isolated", "show_settings", "debug", "offline", "strict", "save_representations"}
-    assert set(options.ROWS) - set(options.FIELDS.values()) == only_typed
+    assert set(options.ROWS) - set(FIELDS.values()) == only_typed
 
 
 # ------------------------------------------------------------------------------------------------- faults
@@ -124,7 +126,7 @@ VARIABLES = {
 
 
 def refused(said: str, **variables: str) -> None:
-    assert raised(UsageError, said, settings.resolve, {}, variables).exit_code == 2
+    assert raised(UsageError, said, resolve, {}, variables).exit_code == 2
 
 
 def test_what_is_wrong_in_a_file_or_in_the_environment() -> None:
@@ -152,13 +154,13 @@ def test_what_is_no_file() -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
 def test_a_file_without_the_right_to_read_is_no_absent_file() -> None:
     Path("robustcheck.toml").touch(0)
-    raised(EnvironmentFaultError, "not readable", settings.resolve, {}, {})
+    raised(EnvironmentFaultError, "not readable", resolve, {}, {})
 
 
 def test_variables_as_they_are_written() -> None:
     words = {"OUTPUT": "json=a.json, terminal", "QUIET": "1", "TENSOR": ""}
     variables = {f"ROBUSTCHECK_{name}": value for name, value in words.items()} | {"_ROBUSTCHECK_COMPLETE": "bash"}
-    found = settings.resolve({}, variables).settings
+    found = resolve({}, variables).settings
     assert (found.output, found.quiet, found.tensor) == (("json=a.json", "terminal"), 1, None)
 
 
@@ -166,20 +168,20 @@ def test_variables_as_they_are_written() -> None:
 
 
 def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
-    assert tomllib.loads(settings.template()) == {}
-    text = re.sub(r"^#(?! )", "", settings.template(), flags=re.MULTILINE)
+    assert tomllib.loads(template()) == {}
+    text = re.sub(r"^#(?! )", "", template(), flags=re.MULTILINE)
     document = tomllib.loads(text)
-    assert set(document) == set(options.FIELDS)
+    assert set(document) == set(FIELDS)
     say(text)
-    assert {source.name for source in settings.resolve({}, {}).sources.values()} == {"robustcheck.toml"}
-    defaults = {key: options.ROWS[name].default for key, name in options.FIELDS.items()}
+    assert {source.name for source in resolve({}, {}).sources.values()} == {"robustcheck.toml"}
+    defaults = {key: options.ROWS[name].default for key, name in FIELDS.items()}
     assert document.items() >= {key: value for key, value in defaults.items() if value not in (None, ())}.items()
 
 
 def test_init_writes_it_and_replaces_nothing(ends: Run) -> None:
     file = Path("robustcheck.toml")
     ends(0, "init")
-    assert file.read_text() == settings.template()
+    assert file.read_text() == template()
     say("seed = 1\n")
     done = ends(2, "init", "robustcheck init robustcheck.toml --force")
     assert (done.stdout, file.read_text()) == ("", "seed = 1\n")
@@ -202,7 +204,7 @@ def test_show_settings_names_sources_and_checks_nothing(ends: Run) -> None:
     say("seed = 1\n")
     document = json.loads(ends(0, "check --show-settings -o json --max-images 5", ROBUSTCHECK_SEED="2").stdout)
     assert document["file"] == "robustcheck.toml"
-    assert document["settings"].keys() == options.FIELDS.keys()
+    assert document["settings"].keys() == FIELDS.keys()
     assert {key: tuple(document["settings"][key].values()) for key in ("seed", "max-images", "max-bad")} == {
         "seed": (2, "ROBUSTCHECK_SEED"),
         "max-images": (5, "command line"),
@@ -216,7 +218,7 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
     say(f'pool = "none"\noutput = ["terminal", "json=r.json"]\nno-ci = true\nquiet = 2\n{VALID}{models}')
     wide = run("check --show-settings", COLUMNS="200").stdout
     rows = {key: re.sub("  +", " | ", rest) for key, rest in re.findall(r"^(\S+)\s{2,}(.*\S)$", wide, re.MULTILINE)}
-    assert set(rows) >= set(options.FIELDS)  # a row is a line
+    assert set(rows) >= set(FIELDS)  # a row is a line
     waived = (
         "not_persistent, until 2999-12-31 by vision@example.org; "
         "too_weak for a.onnx, b/*.onnx, until 2999-01-01 by vision@example.org"
@@ -270,17 +272,6 @@ def test_a_waiver_of_an_earlier_reason_names_the_new_one_and_holds_by_its_own_pr
     assert "(waived)" in ends(0, f"{WARN} --thresholds default-2").stdout
 
 
-def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(ends: Run) -> None:
-    for words, source in (("", "ROBUSTCHECK_FAIL_ON"), ("--fail-on never", "command line")):
-        report = json.loads(ends(0, f"{WARN} -o json {words}", ROBUSTCHECK_FAIL_ON="" if words else "never").stdout)
-        assert report["verdict"]["verdict"] == "WARN"
-        assert report["gate"]["loosening"] == [{"setting": "fail-on", "value": "never", "source": source}]
-        assert words or source in report["gate"]["rule"]
-    ends(1, f"{WARN} -qq --fail-on warn", ROBUSTCHECK_FAIL_ON="never")
-    ends(2, "absent.onnx --fail-on never")
-    ends(3, "text.onnx --fail-on never")
-
-
 def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(run: Run, ends: Run) -> None:
     call = "pass.onnx --images photos -qq"
     done = ends(0, f"{call} --log-file a.log")
@@ -296,7 +287,7 @@ def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(run: Run, end
 
 def test_a_note_names_the_file_for_its_own_values_and_the_environment_for_what_replaces_them() -> None:
     say('device = "cuda"\nmax-bad = 0.005\nseed = 0\nbatch-size = 8\n')
-    found = settings.resolve({"batch_size": 4}, {"ROBUSTCHECK_DEVICE": "cpu"})
+    found = resolve({"batch_size": 4}, {"ROBUSTCHECK_DEVICE": "cpu"})
     assert (found.settings.device, found.source("device")) == ("cpu", "ROBUSTCHECK_DEVICE")
     notes = {"settings from robustcheck.toml: max-bad 0.005, seed 0", "settings from the environment: device cpu"}
     assert set(found.notes()) == notes

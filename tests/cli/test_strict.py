@@ -11,9 +11,11 @@ import pytest
 from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import command_line, options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
+from robustcheck_onnx.checker.cli.options import POWERS
+from robustcheck_onnx.checker.cli.settings import resolve
 from robustcheck_onnx.checker.cli.verbs import evidence, questions
 from robustcheck_onnx.checker.errors import UsageError
-from support import ROOT, Fields, read_json
+from support import ROOT, Fields, code_in, read_json
 from support.bad_input import Run
 from support.keys import write_keys
 
@@ -61,7 +63,7 @@ def refused(environment: dict[str, str] | None = None, given: Fields | None = No
     line = CommandLine(("check",), ("m.onnx",), ("m.onnx",))
     try:
         settings.refuse_loosening(
-            settings.resolve({"images": "bundled"} if given is None else given, environment or {}, **options), line
+            resolve({"images": "bundled"} if given is None else given, environment or {}, **options), line
         )
     except UsageError as fault:
         return f"{fault.message}\n{fault.hint}"
@@ -72,9 +74,9 @@ def refused(environment: dict[str, str] | None = None, given: Fields | None = No
 
 
 def test_every_setting_is_classified_and_tried_here() -> None:
-    refused_ones = {key for key, rule in options.POWERS.items() if rule.power != options.HARMLESS}
+    refused_ones = {key for key, rule in POWERS.items() if rule.power != options.HARMLESS}
     assert {*OTHER, "waivers"} == refused_ones
-    assert set(HARMLESS) == set(options.POWERS) - refused_ones
+    assert set(HARMLESS) == set(POWERS) - refused_ones
 
 
 def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> None:
@@ -82,21 +84,21 @@ def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> 
         typed = value.strip('[]"')
         given = {"images": "bundled"} if key != "images" else {}
         variable = settings.PREFIX + key.upper().replace("-", "_")
-        rule = f"with --strict only the command line may set that ({options.POWERS[key].why})"
+        rule = f"with --strict only the command line may set that ({POWERS[key].why})"
         hint = f"remove it there, or type --{key} {typed}"
         say("")
         assert refused({variable: typed}, given) == f"{variable}: {key} is {typed}; {rule}\n{hint}"
         say(f"{key} = {value}\n")
         assert refused(None, given) == f"robustcheck.toml: {key} is {typed}; {rule}\n{hint}"
         field = options.FIELDS[key]
-        named = getattr(settings.resolve({}, {}).settings, field)
+        named = getattr(resolve({}, {}).settings, field)
         assert refused(None, given | {field: named}) == refused(isolated=True) == ""
 
 
 def test_devices_in_a_file_or_a_variable() -> None:
     for device in ("auto", "cpu", "CUDA:1"):  # they compute exactly
         say(f'device = "{device}"\n')
-        assert (refused(), settings.resolve({}, {}).loosening()) == ("", ())
+        assert (refused(), resolve({}, {}).loosening()) == ("", ())
     for device in ("cuda,use_tf32=1", "cuda:0,use_tf32=1", "cuda\\n,use_tf32=1"):  # options hide behind it
         say(f'device = "{device}"\n')
         assert re.match(r"robustcheck\.toml: device is .* must be a device alone", refused())
@@ -117,7 +119,7 @@ def test_any_file_of_settings_is_looked_at_whoever_names_it() -> None:
 def test_what_loosens_nothing_may_stand_in_a_file() -> None:
     lines = "".join(f"{key} = {value}\n" for key, value in HARMLESS.items())
     say(f'{lines}fail-on = "warn"\nseed = 0\nmax-bad = 0.001\nbatch-size = 32\n')
-    assert set(settings.resolve({}, {}).sources) >= set(HARMLESS)
+    assert set(resolve({}, {}).sources) >= set(HARMLESS)
     assert refused() == ""
 
 
@@ -151,7 +153,7 @@ def test_no_hint_leaves_the_photos_out() -> None:
 def test_the_command_line_may_name_a_file_of_waivers(ends: Run) -> None:
     say(WAIVER.format("one_sided"))
     say(WAIVERS, "w.toml")
-    found = settings.resolve({}, {}, waivers_file="w.toml")  # they replace those of the settings file
+    found = resolve({}, {}, waivers_file="w.toml")  # they replace those of the settings file
     assert [each.reason for each in found.settings.waivers] == ["not_persistent", "too_weak"]
     done = ends(0, f"{STRICT} -o json --waivers w.toml -- warn.onnx")
     gate = json.loads(done.stdout)["gate"]
@@ -181,7 +183,7 @@ def test_a_gate_names_its_photos(here: Path, ends: Run) -> None:
         "error: --images is missing; with --strict you must name the photos",
         "hint: --images photos/",
     )
-    assert read_json("r.json")["error"]["exit_code"] == 2
+    assert code_in("r.json") == 2
     ends(0, f"{STRICT} -qq -- pass.onnx")
     demo.write(here / "planted.onnx", "planted", *demo.train())
     report = json.loads(ends(0, "check --strict --images bundled -o json -- planted.onnx").stdout)
@@ -194,7 +196,7 @@ def test_a_name_that_reads_as_help_is_no_pass(ends: Run) -> None:
     for word in ("--help", "-h", "-qh", "--show-settings"):
         ends(2, f"{STRICT} {word}")
         ends(2, f"{STRICT} -o json=r.json -- {word}", f"error: {word}: no such file")
-        assert read_json("r.json")["error"]["exit_code"] == 2
+        assert code_in("r.json") == 2
 
 
 def test_a_name_before_the_dashes_is_refused(ends: Run) -> None:
@@ -213,13 +215,18 @@ def test_the_report_says_who_loosens(ends: Run) -> None:
     assert done.stdout.splitlines()[1] == "! --fail-on is never (command line): WARN does not fail this run"
     told = read_json("r.json")["gate"]["loosening"]
     assert [each["setting"] for each in told] == ["max-images", "fail-on"]
-    say('images = "photos"\nfail-on = "never"\ndevice = "cpu"\n')
-    done = ends(0, "warn.onnx -o terminal -o json=r.json", ROBUSTCHECK_SEED="3", COLUMNS="120")
+    say('images = "photos"\nseed = 3\ndevice = "cpu"\n')
+    done = ends(0, "warn.onnx -o terminal -o json=r.json", ROBUSTCHECK_FAIL_ON="never", COLUMNS="120")
     assert done.stdout.splitlines()[1] == (
-        "! can loosen the gate: images photos, fail-on never (robustcheck.toml); seed 3 (ROBUSTCHECK_SEED)"
+        "! can loosen the gate: images photos, seed 3 (robustcheck.toml); fail-on never (ROBUSTCHECK_FAIL_ON)"
     )
-    notes = read_json("r.json")["notes"]
-    assert [n for n in notes if n.startswith("settings from")] == ["settings from robustcheck.toml: device cpu"]
+    report = read_json("r.json")
+    assert (report["verdict"]["verdict"], "ROBUSTCHECK_FAIL_ON" in report["gate"]["rule"]) == ("WARN", True)
+    assert [n for n in report["notes"] if n.startswith("settings from")] == [
+        "settings from robustcheck.toml: device cpu"
+    ]
+    ends(1, "warn.onnx -qq --fail-on warn", ROBUSTCHECK_FAIL_ON="never")
+    ends(2, "absent.onnx --fail-on never")
 
 
 SECRET = "export PATH=/usr/bin\n"

@@ -72,8 +72,8 @@ def test_entries_are_a_sequence_that_makes_each_when_asked() -> None:
         return Entry(str(place), lambda: b"", row=place)
 
     order = default_rng(0).permutation(500)
-    entries = Entries.listed(list(map(str, range(500))), make).take(order)
-    assert list(entries[10:490:7].names()) == list(map(str, order[10:490:7]))
+    entries = Entries.listed([str(place) for place in range(500)], make).take(order)
+    assert list(entries[10:490:7].names()) == [str(place) for place in order[10:490:7]]
     assert (len(entries), made) == (500, [])
     rows = [entry.row for entry in (entries[3], entries[-1], *entries[7:9])]
     assert rows == made == [order[3], order[-1], *order[7:9]]
@@ -175,11 +175,11 @@ def test_rows_of_json_are_read_as_by_json_loads() -> None:
 
 
 @pytest.fixture
-def late(lookup_pass: Place, monkeypatch: Patch) -> Place:
+def late(lookup_pass: Place, monkeypatch: Patch) -> tuple[Path, Path]:
     """A model, and a list of its photos whose last row names no file and isn't looked for."""
+    model, folder = lookup_pass
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 80)
-    rows = [*sorted(map(str, lookup_pass[1].iterdir())), "gone.png"]
-    return lookup_pass[0], Path(write("all.txt", rows)).absolute()
+    return model, Path(write("all.txt", [*sorted(map(str, folder.iterdir())), "gone.png"])).absolute()
 
 
 @pytest.mark.process

@@ -40,6 +40,7 @@ def warned(lookup_pass: Place) -> Report:
 def store(tmp_path: Path, monkeypatch: Patch) -> str:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/store")
     monkeypatch.chdir(tmp_path)
     return f"file://{tmp_path}/store"
 
@@ -76,7 +77,7 @@ def mlflow(store: str, run: Run) -> Made:
     """Types `robustcheck mlflow LINE`, with the exit code and words expected; returns what it says."""
 
     def typed(code: int, line: str, *expected: str) -> str:
-        done = run(f"mlflow {line} --tracking-uri {store}")
+        done = run(f"mlflow {line}")
         said = done.stdout + done.stderr
         assert (done.returncode, [each for each in expected if each not in said]) == (code, []), said
         return said
@@ -213,11 +214,6 @@ def test_a_server_that_is_down_is_the_environments_fault_and_no_error_shows_its_
 # ---------------------------------------------------------------------------- robustcheck models:/…, runs:/…
 
 
-@pytest.fixture
-def server_named(store: str, monkeypatch: Patch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-
-
 def test_a_server_must_be_named_and_its_package_installed(
     passed: Report, tmp_path: Path, monkeypatch: Patch, ends: Run
 ) -> None:
@@ -231,7 +227,6 @@ def test_a_server_must_be_named_and_its_package_installed(
 
 
 @real
-@pytest.mark.usefixtures("server_named")
 def test_a_registered_model_is_checked(
     register: Made, client: MlflowClient, lookup_pass: Place, tmp_path: Path, ends: Run
 ) -> None:
@@ -258,7 +253,6 @@ def test_a_registered_model_is_checked(
 
 
 @real
-@pytest.mark.usefixtures("server_named")
 def test_what_is_no_registered_model(register: Made, lookup_pass: Place, ends: Run) -> None:
     register(lookup_pass[0])
     for model, said in {
@@ -272,7 +266,6 @@ def test_what_is_no_registered_model(register: Made, lookup_pass: Place, ends: R
 
 
 @real
-@pytest.mark.usefixtures("server_named")
 def test_a_version_of_several_files(
     passed: Report, mlflow: Made, register: Made, lookup_pass: Place, monkeypatch: Patch
 ) -> None:
@@ -314,7 +307,7 @@ def test_an_answer_about_another_version_or_place_is_refused() -> None:
 
 
 @real
-@pytest.mark.usefixtures("server_named")
+@pytest.mark.usefixtures("store")
 def test_a_registry_on_another_server_names_no_folder_of_this_machine(lookup_pass: Place, monkeypatch: Patch) -> None:
     """Runs lie in a folder of one's own; the registry is a server on the loopback interface."""
 
@@ -342,7 +335,6 @@ def test_what_a_store_raises_is_the_environments_fault() -> None:
 
 
 @real
-@pytest.mark.usefixtures("server_named")
 def test_a_hint_about_a_registered_file_can_be_typed(register: Made) -> None:
     text = Path("text.onnx")
     text.write_text("no model")

@@ -23,6 +23,7 @@ from robustcheck_onnx.checker.report import forms, markdown, pipelines, reader
 from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, Time
 from robustcheck_onnx.checker.storage import stores
+from robustcheck_onnx.checker.storage.stores import OURS
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Fields, Place, but, read_json, reports
@@ -46,6 +47,7 @@ from support.outcomes import (
     text_of,
 )
 from support.profile import sized
+from support.reports import warning
 
 
 def test_a_document_is_known_as_ours() -> None:
@@ -53,9 +55,9 @@ def test_a_document_is_known_as_ours() -> None:
     for form in forms.TEXTS:
         for outcomes in ([PASSING], [WARNING], [NOTHING], [HOSTILE_REPORT], [FAILED], several):
             if len(outcomes) == 1 or form not in forms.ONE_MODEL:
-                assert stores.OURS.match(text_of(form, *outcomes).encode()[: stores.OURS_WITHIN_BYTES]), outcomes
+                assert OURS.match(text_of(form, *outcomes).encode()[: stores.OURS_WITHIN_BYTES]), outcomes
     for report, only_ascii in itertools.product((PASSING, WARNING), (False, True)):
-        assert stores.OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
+        assert OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
 
 
 def test_a_stranger_s_file_is_not_taken_for_ours() -> None:
@@ -71,7 +73,7 @@ def test_a_stranger_s_file_is_not_taken_for_ours() -> None:
         "<!DOCTYPE html><html><head><title>robustcheck</title></head></html>",
         "import robustcheck",
     ):
-        assert not stores.OURS.match(stranger.encode()), stranger
+        assert not OURS.match(stranger.encode()), stranger
 
 
 def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> None:
@@ -82,7 +84,7 @@ def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> Non
         )
         assert told in text
         assert not re.search(r'verdict"?[:=]\s*"?\**PASS', text)
-        assert stores.OURS.match(text.encode()[: stores.OURS_WITHIN_BYTES])
+        assert OURS.match(text.encode()[: stores.OURS_WITHIN_BYTES])
 
 
 def test_paths_are_told_from_the_repository() -> None:
@@ -159,20 +161,20 @@ def test_no_line_of_a_document_is_a_command() -> None:
     for form, name in itertools.product(forms.TEXTS, NAMES):
         assert command_of(name) or command_of(name[2:])  # the form with colons counts where a line starts
         assert json.loads(as_json({"file": name})) == {"file": name}
-        report = gated(reports.warning(), file=name, tensor=name, synthetic=name)
+        report = gated(warning(), file=name, tensor=name, synthetic=name)
         for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
             assert commands_in(forms.render(form, [outcome], PLACE)) == [], name
 
 
 def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
     for name, width, blanks in itertools.product(NAMES, WIDTHS, range(8)):
-        report = gated(reports.warning(), file=f"{'d' * (width - blanks - 2)}{name}", tensor=name)
+        report = gated(warning(), file=f"{'d' * (width - blanks - 2)}{name}", tensor=name)
         assert commands_in(reports.terminal_text(report, width)) == [], (name, width, blanks)
 
 
 def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> None:
     for name in NAMES:
-        report = gated(reports.warning(), file=name, tensor=name)
+        report = gated(warning(), file=name, tensor=name)
         assert {command_of(line) for line in pipelines.commands([report], PLACE)} == {"warning", "notice"}
         process.say(f"{name}: {name}", name)
         assert commands_in(capsys.readouterr().err) == []
@@ -283,7 +285,7 @@ def bill(*outcomes: Outcome) -> Fields:
     text = text_of("cyclonedx", *outcomes)
     fault = VALIDATOR.validate_str(text)
     assert fault is None, str(fault)[-500:]
-    assert stores.OURS.match(text.encode())
+    assert OURS.match(text.encode())
     document: Fields = json.loads(text)
     return document
 
@@ -305,7 +307,7 @@ def test_every_outcome_is_a_component_by_the_official_schema() -> None:
 
 def test_what_a_component_says(passed: Report, lookup_pass: Place) -> None:
     facts: Fields = {"file_digest": "sha256:" + "cd" * 32, "external_digests": {"w\n.data": "sha256:" + "ab" * 32}}
-    report = gated(reports.warning(), waived=("one_sided",), **facts)
+    report = gated(warning(), waived=("one_sided",), **facts)
     (component,) = bill(report)["components"]
     hashes = [[{"alg": "SHA-256", "content": content * 32}] for content in ("cd", "ab")]
     assert (component["name"], component["hashes"]) == ("efficientnet-lite0.onnx", hashes[0])

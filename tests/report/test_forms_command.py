@@ -13,7 +13,7 @@ import pytest
 from robustcheck_onnx.checker import pipeline, text
 from robustcheck_onnx.checker.report import forms, markdown, pipelines
 from robustcheck_onnx.checker.text import error_json
-from support import Patch, onnx_models, read_json
+from support import Patch, code_in, onnx_models, read_json
 from support.bad_input import Run, small_files
 from support.keys import write_keys
 from support.stores import ODD, SECRET
@@ -27,7 +27,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(ends: Ru
     left = list[int]()
 
     def work(*_: object, **__: object) -> None:
-        left.append(read_json("r.json")["error"]["exit_code"])
+        left.append(code_in("r.json"))
         raise MemoryError
 
     for function, words in {
@@ -40,7 +40,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(ends: Ru
         Path("r.json").write_text(error_json("stands for an earlier PASS", "", 3))
         monkeypatch.setattr(f"robustcheck_onnx.checker.{function}", work)
         ends(4, f"{words} -o json=r.json", "error: memory")
-        assert (left.pop(), read_json("r.json")["error"]["exit_code"]) == (137, 4)
+        assert (left.pop(), code_in("r.json")) == (137, 4)
 
 
 def test_no_report_replaces_weights_beside_a_model(ends: Run) -> None:
@@ -126,7 +126,7 @@ def test_github_annotations_and_summary(here: Path, ends: Run) -> None:
 CALL = "pass.onnx --images photos -qq --no-time"
 
 
-def code_in(content: bytes) -> int:
+def error_code(content: bytes) -> int:
     return int(json.loads(content)["error"]["exit_code"])
 
 
@@ -139,7 +139,7 @@ def test_reports_are_put_into_stores(ends: Run, memory: Any) -> None:
     # a run that fails leaves an error, but never in place of what is not a report
     memory.pipe_file("/notes.json", b"{}")
     ends(2, f"gone.onnx {odd} -o json=memory://notes.json")
-    assert code_in(memory.cat_file(f"/{ODD}/r.json")) == 2
+    assert error_code(memory.cat_file(f"/{ODD}/r.json")) == 2
     assert memory.cat_file("/notes.json") == b"{}"
 
 
@@ -149,7 +149,7 @@ def test_a_store_holds_no_earlier_pass_while_a_check_runs(ends: Run, memory: Any
     memory.pipe_file("/notes.json", b"{}")  # what is not a report stays until there is a result
     monkeypatch.setattr(pipeline, "check", Mock(side_effect=KeyboardInterrupt))
     ends(130, f"{CALL} -o json=memory://r.json -o json=memory://new.json -o json=memory://notes.json")
-    assert code_in(memory.cat_file("/r.json")) == 137
+    assert error_code(memory.cat_file("/r.json")) == 137
     assert (memory.exists("/new.json"), memory.cat_file("/notes.json")) == (False, b"{}")
 
 

@@ -31,6 +31,7 @@ from support.bad_input import Run
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.profile import PATIENCE_S
+from support.reports import interval
 
 Pages = dict[str, str]
 STYLE = report_html_page.TEMPLATES / "style.css"
@@ -221,12 +222,12 @@ def test_several_models_have_a_table_first_with_the_worst_first_as_in_the_termin
 def test_a_bar_lies_right_of_the_middle_exactly_if_it_clears_its_threshold() -> None:
     middle = charts.BAR_WIDTH / 2
     for low, width, minimum in default_rng(0).uniform(0.01, 30, (200, 3)):
-        bar = charts.bar(reports.interval(low + width / 2, low, low + width), minimum)
+        bar = charts.bar(interval(low + width / 2, low, low + width), minimum)
         assert bar is not None
         assert (bar.low > middle, bar.high < middle) == (low > minimum, low + width < minimum)
         assert 0 <= bar.low <= bar.estimate <= bar.high <= charts.BAR_WIDTH
     for bounds, minimum in ((None, 1), (1, 0)):
-        assert charts.bar(reports.interval(1, bounds, bounds), minimum) is None
+        assert charts.bar(interval(1, bounds, bounds), minimum) is None
 
 
 def test_both_limits_of_a_two_sided_statistic_and_every_bound_of_a_wrong_pass_are_shown() -> None:
@@ -241,7 +242,7 @@ def test_both_limits_of_a_two_sided_statistic_and_every_bound_of_a_wrong_pass_ar
 def test_the_number_of_a_checkpoint_stands_where_no_other_dot_is() -> None:
     one = PublishedCheckpoint(1, "a", "supervised", (10.0, 20.0), 10.0, True)
     near = PublishedCheckpoint(2, "b", "supervised", (21.0,), 10.5, True)
-    suite = scatter((one, near), (), reports.interval(None, None, None), 8.0, None)
+    suite = scatter((one, near), (), interval(None, None, None), 8.0, None)
     assert suite is not None
     first, second = suite.lines
     assert (first.anchor, first.at) == ("end", first.left - 10)  # the other dot stands right of it

@@ -18,6 +18,7 @@ from support.comparisons import judged, planted
 from support.onnx_models import encoder, save
 from support.outcomes import gated
 from support.pages import in_notebook
+from support.reports import interval, passing
 from support.terminal import printed
 
 
@@ -37,7 +38,7 @@ def compared() -> rc.CompareReport:
 
 
 def test_a_check_is_one_line_and_a_page() -> None:
-    shown, passed = reports.warning(), gated(reports.passing(), file="<script>alert(1)</script>\x1b[8m\n&.onnx")
+    shown, passed = reports.warning(), gated(passing(), file="<script>alert(1)</script>\x1b[8m\n&.onnx")
     page, other = ("\n".join(in_notebook(each).texts) for each in (shown, passed))
     fields = f"verdict='WARN', kind='{shown.kind}', model='models/efficientnet-lite0.onnx', images=160"
     assert (repr(shown), str(shown)) == (f"Report({fields})", fields.replace(",", ""))
@@ -100,8 +101,8 @@ def test_without_the_libraries_there_is_a_hint(monkeypatch: Patch) -> None:
     for name in [each for each in sys.modules if each.split(".")[0] in ("pandas", "matplotlib")]:
         monkeypatch.delitem(sys.modules, name)
     for name, what, made, hint in (
-        ("pandas", "a data frame", reports.passing().to_frame, "pip install pandas"),
-        ("matplotlib", "a plot", reports.passing().plot, extra("plot")),
+        ("pandas", "a data frame", passing().to_frame, "pip install pandas"),
+        ("matplotlib", "a plot", passing().plot, extra("plot")),
     ):
         monkeypatch.setitem(sys.modules, name, None)
         fault = raised(rc.EnvironmentFaultError, rf"^package {name} is not installed; {what} needs it", made)
@@ -112,7 +113,7 @@ def test_without_the_libraries_there_is_a_hint(monkeypatch: Patch) -> None:
 def test_pictures(scanned: rc.ScanReport, compared: rc.CompareReport, tmp_path: Path) -> None:
     """What they are told to draw is asked below."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
-    shown = reports.passing()
+    shown = passing()
     named = gated(shown, file="a$b$_{c}.onnx")  # no formula
     made: list[Any] = [each.plot() for each in (shown, scanned, compared, reports.undecided(), named)]
     histogram, bars, _ = made[0].axes
@@ -131,13 +132,13 @@ def axes() -> MagicMock:
 
 def test_an_interval_is_drawn_where_both_bounds_are_known_in_its_unit() -> None:
     rows = [
-        ("both", reports.interval(6.0, 4.0, 10.0), 2.0, True),
-        ("zero", reports.interval(6.0, 0.0, 10.0), 2.0, False),
-        ("upper", reports.interval(6.0, None, 10.0), 2.0, True),
-        ("lower", reports.interval(6.0, 4.0, None), 2.0, True),
-        ("nothing", reports.interval(None, None, None), 2.0, False),
-        ("negative", reports.interval(-6.0, -7.0, -5.0), 2.0, False),
-        ("no unit", reports.interval(6.0, 4.0, 10.0), 0.0, True),
+        ("both", interval(6.0, 4.0, 10.0), 2.0, True),
+        ("zero", interval(6.0, 0.0, 10.0), 2.0, False),
+        ("upper", interval(6.0, None, 10.0), 2.0, True),
+        ("lower", interval(6.0, 4.0, None), 2.0, True),
+        ("nothing", interval(None, None, None), 2.0, False),
+        ("negative", interval(-6.0, -7.0, -5.0), 2.0, False),
+        ("no unit", interval(6.0, 4.0, 10.0), 0.0, True),
     ]
     panel = axes()
     notebook.intervals(panel, rows, "value / threshold")

@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from robustcheck_onnx.checker.report import forms, markdown, pipelines, terminal
-from robustcheck_onnx.checker.report.forms import cautions
-from robustcheck_onnx.checker.report.pipelines import GROUPS
+from robustcheck_onnx.checker.report import markdown, terminal
+from robustcheck_onnx.checker.report.forms import cautions, render
+from robustcheck_onnx.checker.report.pipelines import GROUPS, commands, summary
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
 from robustcheck_onnx.checker.text import VERSION, printable
 from robustcheck_onnx.checker.verdict.gate import Gate, Loosening
@@ -220,7 +220,7 @@ def test_sarif_an_error_is_told_twice_and_names_are_references(sarif: Made) -> N
 
 
 def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
-    lines = pipelines.commands(EVERY, PLACE)
+    lines = commands(EVERY, PLACE)
     for line in lines:
         assert re.fullmatch(r"::(error|warning|notice) (file=[^,:\n]+,line=1,)?title=[^,:\n]+::[^\n]+", line)
     (error,) = [line for line in lines if line.startswith("::error")]
@@ -228,8 +228,8 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
     place = printable(f"sub/{HOSTILE}").replace("http://a", "http:/a")
     assert match
     assert [*map(unquote, match.groups())] == [place, f"{FAILED.message}; hint: {FAILED.hint}"]
-    assert pipelines.commands([PASSING], PLACE) == []
-    assert Counter(line.split()[0] for line in pipelines.commands([WAIVED], PLACE)) == {
+    assert commands([PASSING], PLACE) == []
+    assert Counter(line.split()[0] for line in commands([WAIVED], PLACE)) == {
         "::warning": 2,
         "::notice": 3,  # two waived reasons, and that the photos were the bundled ones
     }
@@ -237,7 +237,7 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
 
 def test_github_at_most_ten_of_a_kind() -> None:
     for n, last in ((10, ""), (11, "and 2 more"), (30, "and 21 more")):
-        found = pipelines.commands([FAILED] * n, PLACE)
+        found = commands([FAILED] * n, PLACE)
         assert (len(found), last in found[-1], "more" in found[-1]) == (10, True, bool(last))
 
 
@@ -245,14 +245,14 @@ def test_github_summary_is_cut_below_its_limit_with_a_word_about_it() -> None:
     whole = markdown.write_markdown(EVERY, PLACE)
     size = len(whole.encode())
     for room in (2**20, size + 1):
-        assert pipelines.summary(EVERY, PLACE, room) == whole
+        assert summary(EVERY, PLACE, room) == whole
     for room in (size, 3000, 500):
-        text = pipelines.summary(EVERY, PLACE, room)
+        text = summary(EVERY, PLACE, room)
         assert len(text.encode()) < room
         assert text.endswith("writes the whole report.*\n")
         assert whole.startswith(text[: text.rfind("\n\n*The rest")])
-    assert pipelines.summary(EVERY, PLACE, 20) == ""
-    assert 2**20 - 2000 < len(pipelines.summary([WARNING] * 600, PLACE).encode()) < 2**20
+    assert summary(EVERY, PLACE, 20) == ""
+    assert 2**20 - 2000 < len(summary([WARNING] * 600, PLACE).encode()) < 2**20
 
 
 def test_their_bytes() -> None:
@@ -310,13 +310,13 @@ LOOSE, LOOSE_PASS = loose(WARNING), loose(PASSING)
 
 def test_documents_for_people_say_them_before_the_reasons() -> None:
     for form, start in {"markdown": "## ", "html": "<header", "modelcard": "## robustcheck"}.items():
-        text = forms.render(form, [LOOSE])
+        text = render(form, [LOOSE])
         body = text[text.index(start) :]
         said = ("can loosen the gate: fail-on never", BUNDLED, RULES["assumed_preprocessing"].title)
         places = [body.index(each) for each in said]
         assert places == sorted(places)
         assert places[0] > 0
-        assert "can loosen" not in forms.render(form, [PASSING])
+        assert "can loosen" not in render(form, [PASSING])
 
 
 def test_they_are_the_first_lines_of_the_terminal_report_and_of_a_table() -> None:
@@ -337,5 +337,5 @@ def test_documents_for_programs_hold_them() -> None:
         "openmetrics": [f'caution="{SAID}"}} 1\n', f'caution="{BUNDLED}"}} 1\n'],
         "junit": [f'name="cautions" value="{SAID}; {BUNDLED}"', f"<system-out>{SAID}\n{BUNDLED}</system-out>"],
     }.items():
-        shown, plain = forms.render(form, [LOOSE]), forms.render(form, [PASSING])
+        shown, plain = render(form, [LOOSE]), render(form, [PASSING])
         assert [(each in shown, each in plain) for each in told] == [(True, False)] * 2, form

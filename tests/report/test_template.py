@@ -11,6 +11,7 @@ import pytest
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.report.record import Outcome
+from robustcheck_onnx.checker.report.template import mark
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import printable
 from support import ROOT, Made, Patch, raised, read_json
@@ -52,7 +53,7 @@ def fault_of(file: Path, *, into_file: bool = False) -> str:
 def test_the_examples_say_each_verdict() -> None:
     said = json.loads(text_of(EXAMPLES / "slack.json.j2", *EVERY, into_file=True))
     assert list(said) == ["text"]
-    assert said["text"].startswith(template.mark())
+    assert said["text"].startswith(mark())
     assert re.findall("\n:(warning|white_check_mark):", said["text"]).count("warning") == len(EVERY) - 2
     assert "<b>" not in said["text"]
     rows = text_of(EXAMPLES / "digests.csv.j2", *EVERY, into_file=True)
@@ -67,7 +68,7 @@ def test_a_template_reads_the_fields_of_the_json_report(written: Made) -> None:
     raised(UsageError, "line 1 of the template: 'report' is undefined", text_of, file, PASSING, FAILED)
     written("{{ mark }}: {% block words %}{% endblock %}", "base.j2")
     extended = written("{% extends 'base.j2' %}{% block words %}{{ report.verdict.verdict }}{% endblock %}")
-    assert text_of(extended, PASSING, into_file=True) == f"{template.mark()}: PASS\n"
+    assert text_of(extended, PASSING, into_file=True) == f"{mark()}: PASS\n"
     each = "{% for r in reports %}{{ r.verdict.verdict if r.error is not defined else r.model }};{% endfor %}"
     assert text_of(written(each), PASSING, failed(model="m.onnx")) == "PASS;m.onnx;\n"
 
@@ -155,10 +156,10 @@ def checks(written: Made, ends: Run) -> Run:
 def test_the_exit_code_is_the_verdicts_whatever_a_template_says(checks: Run, written: Made) -> None:
     written("{{ mark }} PASS", "always.j2")
     checks(1, "-o template=always.j2=out.txt --max-images 40")
-    assert checks(1, "-o template=t.j2 --max-images 40").stdout == f"{template.mark()} WARN\n"
+    assert checks(1, "-o template=t.j2 --max-images 40").stdout == f"{mark()} WARN\n"
     shutil.copy("pass.onnx", "n.onnx")
     checks(0, "n.onnx -o template=t.j2={model}.txt")
-    assert [Path(f"{name}.txt").read_text() for name in ("pass", "n")] == [f"{template.mark()} PASS\n"] * 2
+    assert [Path(f"{name}.txt").read_text() for name in ("pass", "n")] == [f"{mark()} PASS\n"] * 2
 
 
 def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(checks: Run, written: Made) -> None:

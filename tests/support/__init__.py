@@ -68,6 +68,13 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def code_in(path: str | Path) -> int:
+    """The exit code in an error document, which holds no verdict."""
+    document = read_json(path)
+    assert "verdict" not in document
+    return int(document["error"]["exit_code"])
+
+
 Fault = TypeVar("Fault", bound=BaseException)
 
 
