@@ -83,9 +83,8 @@ def test_a_wall_takes_the_child_that_was_started_early(started: list[Process], m
     raised(EnvironmentFaultError, "child process is not possible", Wall)
 
 
-def test_children_side_by_side_have_cores_and_memory(
-    started: list[Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("started")
+def test_children_side_by_side_have_cores_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (container := tmp_path / "memory.max").write_text("max\n")
     monkeypatch.setattr(isolation, "CONTAINER", (container, tmp_path / "absent"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
@@ -95,7 +94,6 @@ def test_children_side_by_side_have_cores_and_memory(
     assert [wall.n_side_by_side(n) for n in (1, MIB, 2 * MIB)] == [8, 3, 1]
     wall.limits = Limits(memory_bytes=MIB)
     assert wall.n_side_by_side(2 * MIB) == 3
-    del started
 
 
 def test_a_limit_is_a_number_above_0() -> None:
