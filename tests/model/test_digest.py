@@ -277,7 +277,12 @@ def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(m
     for content in (start + stated + proof, whole + more, start + more + proof + stated):
         assert opened(content) == (False, 0)
     lie = proof[:-1] + bytes([proof[-1] ^ 1])
-    for content in (stated + proof + start, stated + start + proof, start + stated, start + stated + lie):
+    turned = proof[:3] + proof[26:] + proof[3:26]  # its value comes before its key
+    for content in (
+        *(start + stated + each for each in (b"", lie, turned)),
+        stated + proof + start,
+        stated + start + proof,
+    ):
         assert opened(content) == (False, 1)
     assert opened(whole.replace(digest[-8:].encode(), b"0" * 8, 1)) == (True, 1)
     function = onnx.parser.parse_function('<domain: "own", opset_import: ["" : 18]> Twice (x) => (y) {y = Add (x, x)}')
