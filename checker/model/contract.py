@@ -151,7 +151,7 @@ def changed(contract: Contract | None, file: OnnxFile) -> bool | None:
     if contract is None or contract.graph_digest is None:
         return None
     entry = StringStringEntryProto(key=BEGINNING_KEY, value=f"{contract.graph_digest} {file.beginning}")
-    if entry in file.proto.metadata_props and not file.external:
+    if file.beginning and entry in file.proto.metadata_props and not file.external:
         return False
     return contract.graph_digest != graph_digest(file.proto, file.weights)
 

@@ -278,10 +278,12 @@ def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(m
         assert opened(content) == (False, 0)
     lie = proof[:-1] + bytes([proof[-1] ^ 1])
     turned = proof[:3] + proof[26:] + proof[3:26]  # its value comes before its key
+    (empty,) = metadata(ModelProto(metadata_props=[{"key": checked.BEGINNING_KEY, "value": f"{digest} "}]))
     for content in (
         *(start + stated + each for each in (b"", lie, turned)),
         stated + proof + start,
         stated + start + proof,
+        stated + empty + start,
     ):
         assert opened(content) == (False, 1)
     assert opened(whole.replace(digest[-8:].encode(), b"0" * 8, 1)) == (True, 1)
