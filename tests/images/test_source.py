@@ -252,35 +252,31 @@ def test_missing_empty_mixed_and_unreadable(monkeypatch: Patch) -> None:
     }.items():
         raised(CannotAssessError if "among" in message else UsageError, message, open_images, spec)
     raised(UsageError, "limit: number of images is 0; it must be at least 1", open_images, "mixed", limit=0)
-    Rights(monkeypatch).closed.add("empty")
+    refuse(monkeypatch, {"empty"})
     raised(UsageError, r"folder cannot be read \(Permission denied\); all folders", open_images, "empty")
 
 
-class Rights:
-    """The system's answers about folders, played: root, whom no permission stops, may run the tests."""
+def refuse(monkeypatch: Patch, closed: set[str], unlisted: str = "-") -> None:
+    """The system's answers, played: root, whom no permission stops, may run the tests.
 
-    def __init__(self, monkeypatch: Patch) -> None:
-        self.unlisted: set[str] = set()
-        """folders without r: their names can't be had"""
-        self.closed: set[str] = set()
-        """folders without r and x: nothing in them can be reached"""
-        scandir, lstat = os.scandir, os.lstat
+    Nothing in a closed folder (without r and x) can be reached, the names in an unlisted one (without r) can't be had.
+    """
 
-        def ask(real: Callable[..., Any], path: Any, closed: set[str], folder: object) -> Any:
-            if not isinstance(path, int) and Path(str(folder)).name in closed:
-                raise PermissionError(13, "Permission denied", str(path))
-            return real(path)
+    def ask(real: Callable[..., Any], path: Any, folder: str) -> Any:
+        if not isinstance(path, int) and (folder in closed or (folder == unlisted and real is scandir)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
 
-        monkeypatch.setattr(os, "scandir", lambda path=".": ask(scandir, path, self.unlisted | self.closed, path))
-        # "x/." is reached through x
-        monkeypatch.setattr(os, "lstat", lambda path: ask(lstat, path, self.closed, os.path.dirname(str(path))))  # noqa: PTH120
+    scandir, lstat = os.scandir, os.lstat
+    monkeypatch.setattr(os, "scandir", lambda path=".": ask(scandir, path, Path(str(path)).name))
+    monkeypatch.setattr(os, "lstat", lambda path: ask(lstat, path, f"/{path}".split("/")[-2]))  # "x/.": through x
 
 
 @pytest.mark.parametrize("pattern", ["*/b.png", "**/*.png", "*/deep/*.png", "closed/*.png"])
 def test_a_glob_passes_by_no_folder_that_it_has_to_enter(monkeypatch: Patch, pattern: str) -> None:
     fill(["a.png", "open/b.png", "open/deep/c.png", "closed/b.png", "closed/deep/c.png"])
     assert len(open_images(pattern)) > 0
-    Rights(monkeypatch).closed.add("closed")
+    refuse(monkeypatch, {"closed"})
     for start in ("", f"{Path.cwd()}/"):
         where = rf"^({start}|\./)?closed: folder cannot be read \(Permission denied\); all folders of an image set"
         caught = raised(UsageError, where, open_images, start + pattern)
@@ -289,13 +285,12 @@ def test_a_glob_passes_by_no_folder_that_it_has_to_enter(monkeypatch: Patch, pat
 
 def test_a_glob_needs_no_folder_that_it_does_not_enter(monkeypatch: Patch) -> None:
     fill(["a.png", "home/photos/b.png", "x/photos/c.png", "x/other/d.png", "x/@eaDir/e.png", "x/.h/f.png"])
-    rights = Rights(monkeypatch)
-    rights.unlisted.add("home")  # only its owner may list it, but everyone may pass through
-    rights.closed |= {"other", "@eaDir", ".h"}
+    closed = {"other", "@eaDir", ".h"}
+    refuse(monkeypatch, closed, "home")  # only its owner may list it, but everyone may pass through
     for pattern in ("*/photos/*.png", "*/photos/**/*.png"):
         assert names_of(pattern) == ["home/photos/b.png", "x/photos/c.png"]
     assert names_of("*.png") == ["a.png"]
-    rights.closed.remove("other")
+    closed.remove("other")
     assert names_of("x/*/*.png") == ["other/d.png", "photos/c.png"]
     raised(UsageError, "home: folder cannot be read", open_images, "*/*/*.png")
 
