@@ -72,7 +72,7 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> Float32s:
 
     (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
     on a Pillow image, and to the Pillow-backed image processors of transformers. The check does the same to the pixels
-    of `apply_uint8` in the graph (`runtime/feed.py`).
+    of `apply_uint8` in the graph (`runtime/runner.py`).
     image: Pillow, mode RGB. Returns as apply_uint8 does, in float32.
     Raises CannotAssessError as apply_uint8 does.
     """
