@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.verify import run as room
 from robustcheck_onnx.checker.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
-from support import Capture, Fields, Patch, extra, robustcheck
+from support import Capture, Fields, Patch, extra, raised, robustcheck
 from support.keys import changed
 from support.sigstore_instance import ISSUER, Instance, running
 
@@ -182,6 +182,23 @@ def test_a_broken_bundle(place: Path, bundle: Fields, capsys: Capture) -> None:
         file.write_text(json.dumps(changed(bundle, at, value)))
         assert verify(place, *NAMED, "-qq") == 3, at
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bundle_of_a_key_or_of_nobody() -> None:
+    key, part = "was signed by a key, not by an identity; --public-key checks it", "is not a whole Sigstore bundle"
+    for text, said in {
+        '{"verificationMaterial": {"publicKey": {"hint": "x"}}}': key,
+        '{"verificationMaterial": {"publicKey": {}, "certificate": {}}}': key,
+        '{"verificationMaterial": {}}': part,
+        '{"verificationMaterial": "publicKey"}': part,
+        '{"verificationMaterial": null}': part,
+        "{": "is not JSON",
+        '{"a": 1, "a": 2}': "is not JSON",
+        100_000 * "[": "is not JSON",
+        "[1]": part,
+        "{}": part,
+    }.items():
+        raised(signing.SignatureError, said, keyless._bundle, text.encode())
 
 
 # ---------------------------------------------------------------------------------------- what can go wrong

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -26,8 +27,6 @@ from support.keys import changed
 from support.measuring import job as new_job
 from support.terminal import shown as shown_of
 
-Change = Callable[[Fields], object]
-
 
 def canonical_digest(document: Fields) -> str:
     """The definition in docs/verify.md, written out."""
@@ -37,10 +36,11 @@ def canonical_digest(document: Fields) -> str:
     return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def forge(place: Path, change: Change) -> None:
-    """Change the report and give it a right digest, as anyone can."""
+def forge(place: Path, **changes: Any) -> None:
+    """Change the report, at keys with `__` between them, and give it a right digest, as anyone can."""
     document = read_json(place / "report.json")
-    change(document)
+    for at, value in changes.items():
+        document = changed(document, at.replace("__", " "), value)
     document["binding"]["result_digest"] = canonical_digest(document)
     (place / "report.json").write_text(json.dumps(document))
 
@@ -71,7 +71,7 @@ def test_images_are_not_compared_where_a_skipped_one_is_not_named(passed: Report
     """Which images make up the digest is not known then."""
     photos = str(place / "photos")
     assert check_images(passed, photos, at_hand=True).status == "agrees"
-    forge(place, lambda d: d["evidence"]["images"].update(n_skipped=passed.evidence.images.n_skipped + 1))
+    forge(place, evidence__images__n_skipped=passed.evidence.images.n_skipped + 1)
     ((other, _),) = read(place / "report.json")
     found = check_images(other, photos, at_hand=True)
     assert (found.status, found.seen) == ("not checked", "1 were skipped and not all are named; --rerun compares them")
@@ -91,7 +91,7 @@ def test_a_report_that_holds(verify: Verify, passed: Report) -> None:
 
 def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report) -> None:
     assert read_one(place / "report.json") == passed
-    forge(place, lambda d: d["verdict"].update(verdict="WARN"))
+    forge(place, verdict__verdict="WARN")
     raised(CannotAssessError, r"was edited \(verdict: its evidence gives PASS\);", read_one, place / "report.json")
     (place / "report.json").write_text(forms.render("json", [passed, passed]), encoding="utf-8")
     raised(UsageError, r"document holds 2 reports; it must hold one\n", read_one, place / "report.json")
@@ -117,21 +117,16 @@ def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_
     assert "DOES NOT HOLD" in capsys.readouterr().out
 
 
-def as_earlier_versions_wrote(document: Fields, finding: str = "ok") -> None:
-    """Put what earlier versions wrote into a report: a plug-in's finding, which was a note or a reason for WARN."""
+def as_earlier_versions_wrote(place: Path, finding: str, **more: Any) -> None:
+    """Put what earlier versions wrote into the report: a plug-in's finding, which was a note or a reason for WARN."""
     said = {"name": "theirs", "version": "1", "values": {"x": 1.0}, "finding": finding, "text": "seen"}
-    document["evidence"]["detectors"] = [said]
-    document["binding"]["settings"] |= {"engine": "local", "workers": None}
-    document["time"]["cached"] = "2026-01-01T00:00:00+00:00"
-    if finding == "ok":
-        document["notes"].append("Detector theirs 1, a plug-in, adds no reason for WARN: seen")
-    else:
-        reason = {"id": "detector_warned", "kind": "other_signal", "seen": "theirs 1: seen", "next_step": "Read it."}
-        document["verdict"] |= {"verdict": "WARN", "kind": "other_signal", "reasons": [reason]}
+    local: Fields = {"binding__settings__engine": "local", "binding__settings__workers": None}
+    forge(place, evidence__detectors=[said], time__cached="2026-01-01T00:00:00+00:00", **local, **more)
 
 
-def test_a_report_of_an_earlier_version_holds_without_what_is_gone(place: Path, verify: Verify) -> None:
-    forge(place, as_earlier_versions_wrote)
+def test_a_report_of_an_earlier_version_holds_without_what_is_gone(place: Path, verify: Verify, passed: Report) -> None:
+    note = "Detector theirs 1, a plug-in, adds no reason for WARN: seen"
+    as_earlier_versions_wrote(place, "ok", notes=[*passed.notes, note])
     code, status, document = verify(images="photos")
     assert (code, "differs" in status.values()) == (0, False), document
 
@@ -139,12 +134,13 @@ def test_a_report_of_an_earlier_version_holds_without_what_is_gone(place: Path, 
 def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, verify: Verify) -> None:
     """Neither as it was written, nor with the verdict that the rest of the evidence gives."""
     passed = read_json(place / "report.json")["verdict"]
-    forge(place, lambda d: as_earlier_versions_wrote(d, "warn"))
-    for verdict in ("WARN", "PASS"):
+    reason = {"id": "detector_warned", "kind": "other_signal", "seen": "theirs 1: seen", "next_step": "Read it."}
+    warned = passed | {"verdict": "WARN", "kind": "other_signal", "reasons": [reason]}
+    for verdict in (warned, passed):
+        as_earlier_versions_wrote(place, "warn", verdict=verdict)
         code, status, document = verify()
-        assert (code, document["verdict"], status["verdict"]) == (3, verdict, "differs")
+        assert (code, document["verdict"], status["verdict"]) == (3, verdict["verdict"], "differs")
         raised(CannotAssessError, "a plug-in of an earlier version warned", read_one, place / "report.json")
-        forge(place, lambda d: d.update(verdict=passed))
 
 
 def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
@@ -155,12 +151,8 @@ def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
     (evidence,) = measure_all(job, passed.profile)  # every image, in shards: as a worker of Ray measures
     report = but(passed, evidence=evidence, verdict=judge(evidence, passed.profile))
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
-
-    def on_ray(document: Fields) -> None:
-        for part in (document["evidence"]["execution"], document["binding"]["settings"]):
-            part.update(engine="ray", workers=2)
-
-    forge(place, on_ray)
+    for part in ("evidence__execution", "binding__settings"):
+        forge(place, **{f"{part}__engine": "ray", f"{part}__workers": 2})
     code, status, document = verify(images="photos")
     assert (code, status["rerun"]) == (0, "agrees"), document
     assert '"80 images measured again' in json.dumps(document)
@@ -181,7 +173,7 @@ def test_one_byte_of_the_model_and_of_its_external_weights(place: Path, verify: 
         assert document["rests_on"] == "Nothing rests on these numbers: the report does not hold."
         assert ("weights.bin" in str(document["findings"])) == (file == "weights.bin")
         flip(place / file, byte)
-    forge(place, lambda d: d["evidence"]["model"].update(external_digests={}))
+    forge(place, evidence__model__external_digests={})
     assert verify()[1]["model"] == "differs"
 
 
@@ -208,7 +200,7 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, verify: Ver
             assert (code, status["profile"]) == found
             assert code == 0 or said in str(document["findings"])
     assert verify("--thresholds", "default")[0] == 3
-    forge(place, lambda d: d["profile"]["thresholds"]["kurtosis"].update(minimum=7.999))
+    forge(place, profile__thresholds__kurtosis__minimum=7.999)
     assert verify()[1]["profile"] == "differs"
 
 
@@ -219,8 +211,7 @@ def test_what_the_report_alone_says_is_shown_as_that(
     decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
     loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
     (place / "report.json").write_text(to_json(but(passed, gate=but(decided, loosening=loosening))), encoding="utf-8")
-    origin = {"address": "hf://bank/encoder", "revision": "1f", "file": "model.onnx"}
-    forge(place, lambda d: d["evidence"]["model"].update(origin=origin))
+    forge(place, evidence__model__origin={"address": "hf://bank/encoder", "revision": "1f", "file": "model.onnx"})
     assert verify()[1]["origin"] == "not checked"
     robustcheck("verify", place / "report.json", place / "model.onnx", "--color", "never")
     out = capsys.readouterr().out
@@ -242,7 +233,7 @@ def warning(place: Path, warned: tuple[Path, Report]) -> Report:
 def test_a_warn_is_never_0(place: Path, verify: Verify) -> None:
     code, status, document = verify(images="photos")
     assert (code, status["rerun"], document["verdict"]) == (1, "agrees", "WARN")
-    forge(place, lambda d: d["verdict"].update(verdict="PASS", reasons=[]))
+    forge(place, verdict__verdict="PASS", verdict__reasons=[])
     code, status, _ = verify()
     assert (code, status["report"], status["verdict"]) == (3, "agrees", "differs")
 
@@ -277,7 +268,7 @@ def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report
     for fail_on in ("warn", "never"):
         (place / "report.json").write_text(let_through(warning, -1, fail_on), encoding="utf-8")
         assert verify("--accept-waivers")[0] == 1
-    forge(place, lambda d: d["gate"].update(waived=[], exit_code=1))
+    forge(place, gate__waived=[], gate__exit_code=1)
     code, status, _ = verify("--accept-waivers")
     assert (code, status["verdict"]) == (3, "differs")  # fail_on "never" gives 0: somebody has edited the gate
 
@@ -353,5 +344,5 @@ def test_the_bundled_photos_are_those_of_the_package(place: Path, verify: Verify
     assert (code, status["images"], status["rerun"]) == (1, "agrees", "not checked")
     assert document["unfit"].startswith("on the bundled photos, not yours; of a synthetic model: repr")
     assert verify("--rerun")[1]["rerun"] == "agrees"
-    forge(place, lambda d: d["evidence"]["images"].update(digest="sha256:" + "0" * 64))
+    forge(place, evidence__images__digest="sha256:" + "0" * 64)
     assert verify()[1]["images"] == "differs"
