@@ -1,4 +1,4 @@
-"""python -m fuzz.run [--minutes M] [--kinds a,b] [--seed N] [--keep FOLDER]: read changed files until the time is over.
+"""python -m fuzz.run [--minutes M] [--kinds a,b] [--seed N]: read changed files until the time is over.
 
 Run from the folder tests. A process of its own reads the inputs of a kind, so that a death by a signal, or an input
 that never ends, is seen; a line per kind says how many were read, refused, and what broke. What broke is kept, with the
@@ -24,6 +24,7 @@ from robustcheck_onnx.thresholds.suite import SuiteError
 from .targets import SELF_TEST, TARGETS
 
 LIMIT_S = 60  # for one input; most take milliseconds
+KEEP = Path(__file__).parents[2] / "build" / "fuzz"
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -107,12 +108,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="for all kinds together")
     parser.add_argument("--kinds", default=",".join(kind for kind in TARGETS if kind != SELF_TEST))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path(__file__).parents[2] / "build" / "fuzz")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     everything = []
     for kind in kinds:
-        counts, broke = watch(kind, options.seed, options.minutes / len(kinds), options.keep)
+        counts, broke = watch(kind, options.seed, options.minutes / len(kinds), KEEP)
         numbers = ", ".join(f"{what} {n}" for what, n in counts.most_common())
         sys.stdout.write(f"{kind:9} {counts.total():7}  {numbers}\n")
         sys.stdout.flush()

@@ -82,7 +82,7 @@ assert "onnxruntime" in heavy()  # the probe can fail
 def test_no_message_names_a_page_that_the_package_lacks() -> None:
     """The pages of docs/ are not in the wheel; what a message names is its title (`text.page`)."""
     named = [
-        f"{path.name}: {text.value}"
+        f"{path.name}: {text.value!r}"
         for room in ("checker", "exporters", "thresholds")
         for path in (ROOT / room).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

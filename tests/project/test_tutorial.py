@@ -54,9 +54,6 @@ def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -
     # what the words of the page claim
     gate = folder / "gate"
     assert {"report.json", "report.html", "junit.xml", "int8.onnx", "gate.json"} <= {p.name for p in gate.iterdir()}
-    verbs = {command.text.split()[1] for command, _, _ in ran if command.text.startswith("robustcheck")}
-    assert verbs >= {"demo", "export", "inspect", "explain", "init", "check", "compare", "verify", "model.onnx"}
-    assert verbs >= {"directions", "concepts", "shift"}
     demo = next(output for command, _, output in ran if command.text.startswith("robustcheck demo"))
     shown = re.findall(r"^  (?:[▲✓]|strength|persistence|two-sidedness) .*", LANDING, re.MULTILINE)
     assert len(shown) == 8

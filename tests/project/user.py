@@ -27,17 +27,10 @@ def types(assert_robust: rc.AssertRobust) -> None:
     assert_type(report, rc.Report)
     assert_type(report.evidence.statistics.kurtosis.low, float | None)
     assert_type(report.plot(), Figure)
-    assert_type(rc.directions("m.onnx", head="head.npy", seed=3), rc.DirectionsReport)
     assert_type(rc.compare("a.onnx", "b.onnx", images="photos/"), rc.CompareReport)
     assert_type(rc.compare("a.onnx", baseline="b.json").next_baseline, rc.Baseline | None)
-    assert_type(rc.scan("m.onnx", images="photos/", blocks=["x"]), rc.ScanReport)
-    assert_type(rc.concepts("m.onnx", "concepts/", of="axes", seed=3), rc.ConceptsReport)
-    assert_type(rc.measure_shift("m.onnx", images="photos/", shifted="sketches/"), rc.ShiftReport)
-    assert_type(rc.verify("report.json", "m.onnx", images="photos/"), rc.Verification)
     assert_type(rc.measure(Tensor()), rc.Statistics)
     assert_type(rc.Accumulator().merge(rc.Accumulator()).result().top3_share, rc.Interval)
-    assert_type(rc.assert_robust("m.onnx", images="photos/", seed=3), rc.Report)
-    assert_type(rc.gate_model_version("name", 3, "report.json", images="photos/"), rc.Verification)
     assert_type(assert_robust("m.onnx", seed=1), rc.Report)
 
 

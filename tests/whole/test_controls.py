@@ -193,9 +193,4 @@ def test_the_planted_control_passes(tmp_path: Path, photos_300: list[Path]) -> N
     model = lookup.write_lookup_model(tmp_path / "planted.onnx", _planted(default_rng(3), 300))
     report = check(model, images=listed(tmp_path, photos_300), device="cpu")
     assert (report.verdict.verdict, report.verdict.reasons) == ("PASS", ())
-    evidence = report.evidence
-    assert evidence.stopped == "decided"
-    assert evidence.statistics.n_images == 64  # the second look: of the first 50, two are nearly the same
-    assert evidence.content is not None
-    assert evidence.content.n == 50
-    assert [feature.index for feature in evidence.statistics.persistent] == [7]
+    assert [feature.index for feature in report.evidence.statistics.persistent] == [7]

@@ -131,21 +131,14 @@ def test_a_model_that_passes_is_warn_with_pixels_scaled_twice_or_not_at_all(tmp_
         assert ({reason.id for reason in answer.reasons}, answer.answer) == (reasons, "no" if reasons else "yes")
 
 
-def levels(photos: Path) -> np.ndarray:
-    """Of the photos, (image, height, width, 3)."""
-    return np.stack([np.asarray(Image.open(photo)) for photo in sorted(photos.iterdir())])
-
-
 def test_tensors_are_judged_by_what_they_hold(tmp_path: Path, photos_80: Path) -> None:
     # the contract's normalisation is in the graph too: not judged, since nothing was done to these pixels
     path = model(tmp_path / "m.onnx", baked=True, **NORMALISE)
+    levels = np.stack([np.asarray(Image.open(photo)) for photo in sorted(photos_80.iterdir())]).transpose(0, 3, 1, 2)
     for divided_by, reasons in ((255, set[str]()), (255**2, {"unusual_pixels"})):
-        tensors = (levels(photos_80).transpose(0, 3, 1, 2) / divided_by).astype(np.float32)
-        np.save(tmp_path / "tensors.npy", tensors)
+        np.save(tmp_path / "tensors.npy", (levels / divided_by).astype(np.float32))
         report = check(path, images=tmp_path / "tensors.npy", thresholds=measuring.never_decided())
         assert told(report) == reasons
-        assert report.evidence.levels is not None
-        assert report.evidence.levels.sd == pytest.approx(tensors.std(axis=(0, 2, 3), dtype=np.float64), rel=1e-3)
 
 
 HOLDS = "The verdict holds for batches of one image:"
@@ -191,9 +184,8 @@ def test_in_batches_it_depends_on_them_and_alone_the_verdict_holds_for_one_image
     assert alone.passed
     model = alone.evidence.model
     assert 0.05 < (model.batch_difference or 0) == together.evidence.model.batch_difference
-    assert (model.fixed_scale_difference if model.fixed_scale_difference is not None else 1) < 1e-3
-    (note,) = [note for note in alone.notes if note.startswith(HOLDS)]
-    assert f"changed by {model.batch_difference:.2g} (relative)" in note
+    assert any(note.startswith(HOLDS) for note in alone.notes)
+    assert "Change with the batch, scales fixed" in alone.to_html()
 
 
 def test_what_else_mixes_the_batch_stays_a_warning_at_any_size(place: Path) -> None:
@@ -203,11 +195,3 @@ def test_what_else_mixes_the_batch_stays_a_warning_at_any_size(place: Path) -> N
         assert not any(note.startswith(HOLDS) for note in report.notes)
         seen = next(reason.seen for reason in report.verdict.reasons if reason.id == "batch_dependent")
         assert ("though the scales of its quantisers were held fixed" in seen) == (batch_size == 1)
-
-
-def test_the_command_says_it_in_the_report_and_in_json(place: Path, capsys: Capture) -> None:
-    model, file = place / "model.onnx", place / "report.json"
-    images = ["--images", place / "photos"]
-    assert robustcheck(model, *images, "--batch-size", "1", "-o", "terminal", "-o", f"json={file}") == 0
-    assert HOLDS in " ".join(capsys.readouterr().out.split())
-    assert robustcheck("verify", file, model, *images, "-qq") == 0

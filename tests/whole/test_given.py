@@ -43,7 +43,6 @@ def test_a_model_in_memory_is_checked_as_its_file_is_and_leaves_nothing_behind(
         report = rc.check(given, images=photos)
         facts = report.evidence.model
         assert (report.passed, facts.file, facts.file_digest) == (True, name, passed.evidence.model.file_digest)
-        assert report.evidence.preprocessing.source == "contract"  # metadata_props counts as in a file
         assert report.evidence.statistics == passed.evidence.statistics
         assert report.notes[-1] == (
             f"The model was handed over in Python ({name}), not as a file; no sidecar of it was looked for."
@@ -83,7 +82,6 @@ def test_pictures_and_arrays_give_what_their_files_give(lookup_pass: Place, pass
         assert report.passed, report.verdict.reasons
         seen = report.evidence.images
         assert (seen.source, seen.given, seen.bundled, seen.n_available) == (source, True, False, 80)
-        assert report.evidence.statistics.features[0].index == 7
         assert report.binding
         assert report.binding.settings.images == f"<{source}>"
         assert any(f"handed over in Python ({source})" in note for note in report.notes)
@@ -173,12 +171,14 @@ PHOTO = np.zeros((8, 8, 3), dtype=np.uint8)
 
 
 REFUSALS: list[tuple[Fields, type[Exception], str]] = [
-    ({"images": 3}, TypeError, "images: type is int; it must be a path, or an iterable of paths, PIL images or arrays"),
-    ({"images": Big()}, TypeError, r"images: type is .*\.Big; it must be"),
+    (
+        {"images": Big()},
+        TypeError,
+        r"images: type is .*\.Big; it must be a path, or an iterable of paths, PIL images or",
+    ),
     ({"images": b"photos"}, TypeError, "images: type is bytes; it must be"),
     ({"images": Image.new("RGB", (8, 8))}, TypeError, "images: type is PIL.Image.Image; it must be"),
-    ({"images": [(PHOTO, 1)]}, TypeError, "image 0: type is tuple; each must be a path, a PIL image or an array"),
-    ({"images": [PHOTO, Big()]}, TypeError, r"image 1: type is .*\.Big; each"),
+    ({"images": [PHOTO, Big()]}, TypeError, r"image 1: type is .*\.Big; each must be a path, a PIL image or an array"),
     ({"images": [CHW]}, rc.UsageError, r"image 0: shape is \(3, 8, 8\); a uint8 array must be \(height, width, 3\)"),
     ({"images": [PHOTO.astype(np.int64)]}, rc.UsageError, "image 0: dtype is int64; it must be uint8"),
     ({"images": [PHOTO / 1]}, rc.UsageError, r"image 0: shape is \(8, 8, 3\); a float array is preprocessed"),

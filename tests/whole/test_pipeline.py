@@ -14,7 +14,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx import Progress, Report, check
 from robustcheck_onnx.checker.cli.options import ROWS, Settings
 from robustcheck_onnx.checker.cli.verbs import calibrate, questions
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
 from robustcheck_onnx.checker.images.source import Item, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
@@ -83,7 +83,7 @@ def test_progress_is_told_after_every_batch_and_nothing_is_printed(lookup_pass: 
     ]
 
 
-def test_bad_images_are_counted_named_and_tolerated_to_a_limit(lookup_pass: Place, tmp_path: Path) -> None:
+def test_a_bad_image_is_seen_or_not_by_the_seed_of_a_run_that_stops_early(lookup_pass: Place, tmp_path: Path) -> None:
     model, photos = lookup_pass
     for path in photos.iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -91,12 +91,6 @@ def test_bad_images_are_counted_named_and_tolerated_to_a_limit(lookup_pass: Plac
     # one bad of 81 (1.2 %, more than the 1 % allowed): a run that stops early may see it or not, by the seed
     early = [check(model, images=tmp_path, seed=seed) for seed in range(4)]
     assert {(report.passed, report.evidence.images.n_skipped) for report in early} == {(True, 0), (True, 1)}
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    report = check(model, images=tmp_path, max_bad=0.05, thresholds=never_decided())
-    assert {name for name, _ in report.evidence.images.skipped} == {"broken.png", "empty.jpg"}
-    assert any("2 of 82 images were skipped" in note for note in report.notes)
-    said = "number of unusable images is 2 of 82 .*at most 1.00% may be"
-    raised(CannotAssessError, said, check, model, images=tmp_path, thresholds=never_decided())
 
 
 def test_a_few_representations_again_and_again_never_pass(
@@ -109,8 +103,6 @@ def test_a_few_representations_again_and_again_never_pass(
     h = two[rng.integers(0, 2, 80)] * rng.uniform(0.5, 2, (80, 1))
     report = check(lookup.write_lookup_model(tmp_path / "two.onnx", h), images=lookup_pass[1])
     assert report.evidence.statistics.distinct_share < 0.1
-    assert report.evidence.content is not None
-    assert report.evidence.content.effective_rank == pytest.approx(1, abs=1e-4)  # the line between the two
     assert [reason.id for reason in report.verdict.reasons] == ["representations_alike", "little_content"]
     # so these two rules are what held it
     for line, reasons in (("DISTINCT_SHARE", ["little_content"]), ("MIN_EFFECTIVE_RANK", [])):

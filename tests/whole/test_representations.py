@@ -35,9 +35,7 @@ def test_a_check_saves_what_it_measured(lookup_pass: Place, tmp_path: Path) -> N
     again = measure(saved)
     for name in ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy"):
         assert getattr(again, name).estimate == pytest.approx(getattr(statistics, name).estimate, rel=1e-12)
-    for name in ("statistic_version", "n_images", "n_features", "alpha", "histogram_counts"):
-        assert getattr(again, name) == getattr(statistics, name), name
-    assert again.features[0].index == statistics.features[0].index
+    assert again.histogram_counts == statistics.histogram_counts
     made_with = saved.made_with
     assert (made_with.model_digest, made_with.preprocessing) == (facts.digest, report.evidence.preprocessing)
     assert re.match("<Representations: .*512 features", repr(saved))
