@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.model.open import ModelFile
     from robustcheck_onnx.checker.report.record import Report
     from support.bad_input import Done, Run
-    from support.calibrations import Calibrated, Call
+    from support.calibrations import Calibrated
     from support.comparisons import Workshop
 
 
@@ -227,13 +227,13 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: Patch) -> Path:
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     """A suite of look-up models, calibrated."""
     from robustcheck_onnx.checker.cli import app, process
-    from support.calibrations import Calibrated, words
+    from support.calibrations import Calibrated, line
 
     folder = tmp_path_factory.mktemp("mini")
     suite = mini_suite.write_suite(folder)
     found = Calibrated(folder, suite, folder / "photos", folder / "mini.results.jsonl", folder / "mini.json")
     with contextlib.redirect_stdout(io.StringIO()):  # the process would mend pytest's own, and close it
-        assert process.run(app.app, words(suite, found.photos, found.profile)) == 0
+        assert process.run(app.app, line(suite, found.photos, found.profile).split()) == 0
     return found
 
 
@@ -301,24 +301,6 @@ def runner(tmp_path: Path) -> Any:
         return Runner(open_model(tmp_path / "m.onnx", **options), device, threads=threads, batch_size=batch_size)
 
     return make
-
-
-@pytest.fixture
-def call(capfd: Capture, monkeypatch: Patch) -> Call:
-    """Types a command in this process, with the exit code expected; returns what it wrote to stdout and stderr."""
-    from robustcheck_onnx.checker.cli import app, process
-    from support.bad_input import GROUP_OF
-
-    monkeypatch.setattr(process, "get_command", GROUP_OF)
-
-    def made_call(*words: str | Path, code: int = 0) -> tuple[str, str]:
-        capfd.readouterr()
-        done = process.run(app.app, list(map(str, words)))
-        out, err = capfd.readouterr()
-        assert done == code, err
-        return out, err
-
-    return made_call
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from robustcheck_onnx.checker.calibrate.profiles import causes
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import tables
 from support import Patch, but
-from support.calibrations import Calibrated, Call, rows
+from support.bad_input import Run
+from support.calibrations import Calibrated
 
 SUITE = 'schema_version = 1\nname = "x"\n[[models]]\nmodel = "a.onnx"\ngroup = "other"\nlabel = "{}"\n'
 CALLS = {
@@ -31,16 +32,13 @@ CALLS = {
 }
 
 
-def test_wrong_calls(tmp_path: Path, call: Call, monkeypatch: Patch) -> None:
+def test_wrong_calls(tmp_path: Path, ends: Run, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     for label in ("present", "absent"):
-        (tmp_path / f"{label}.toml").write_text(SUITE.format(label))
+        Path(f"{label}.toml").write_text(SUITE.format(label))
     for words, message in CALLS.items():
-        out, err = call("calibrate", *words.split(), code=2)
-        assert err.startswith("error: ")
-        assert message in err
-        assert "hint: " in err
-        assert (out, len(list(tmp_path.iterdir()))) == ("", 2)
+        done = ends(2, f"calibrate {words}", message, "hint: ")
+        assert (done.stderr[:7], done.stdout, len(list(tmp_path.iterdir()))) == ("error: ", "", 2)
 
 
 def test_a_cause_is_said_once_for_all_its_models() -> None:
@@ -52,8 +50,8 @@ def test_a_cause_is_said_once_for_all_its_models() -> None:
     ]
 
 
-def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, call: Call) -> None:
-    some, text = rows(calibrated.table), calibrated.table.read_text(encoding="utf-8")
+def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
+    some, text = tables.read(calibrated.table), calibrated.table.read_text(encoding="utf-8")
     first = json.loads(tables.to_line(some[0]))
 
     def odd(**change: Any) -> str:
@@ -89,14 +87,15 @@ def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, call
         (changed(n_varied=12), 3, "left out: 12 varied images"),
     ):
         table.write_text(content, encoding="utf-8")
-        assert message in call("calibrate", "--from-evidence", table, "--out", out, code=code)[1]
+        ends(code, f"calibrate --from-evidence {table} --out {out}", message)
         assert not out.exists()
 
 
-def test_one_model_measured_twice(calibrated: Calibrated, tmp_path: Path, call: Call) -> None:
-    one, table = rows(calibrated.table)[0], tmp_path / "t.jsonl"
-    fit = ("calibrate", "--from-evidence", calibrated.table, "--from-evidence", table, "--out", tmp_path / "p.json")
-    table.write_text(tables.to_line(one), encoding="utf-8")
-    call(*fit)
-    table.write_text(tables.to_line(but(one, n_features=7)), encoding="utf-8")
-    assert f"{one.id}, representation: row differs from the one in" in call(*fit, code=2)[1]
+def test_one_model_measured_twice(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
+    one, table = tables.read(calibrated.table)[0], tmp_path / "t.jsonl"
+    said = f"{one.id}, representation: row differs from the one in"
+    for row, code, words in ((one, 0, ""), (but(one, n_features=7), 2, said)):
+        table.write_text(tables.to_line(row))
+        ends(
+            code, f"calibrate --from-evidence {calibrated.table} --from-evidence {table} --out {tmp_path}/p.json", words
+        )

@@ -4,22 +4,22 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.thresholds import profile
+from robustcheck_onnx.thresholds import profile, tables
 from robustcheck_onnx.thresholds.frozen import End
-from support.bad_input import COMMAND
-from support.calibrations import N_IMAGES, N_MODELS, Calibrated, Call, calibrate, rows, words
+from support.bad_input import COMMAND, Run
+from support.calibrations import N_IMAGES, N_MODELS, Calibrated, line
+from support.children import wait_until
 from support.measuring import never_decided
 
 
 def test_rows_hold_what_a_check_of_all_images_measures(calibrated: Calibrated) -> None:
-    found = rows(calibrated.table)
+    found = tables.read(calibrated.table)
     assert len({row.key for row in found}) == len(found) == N_MODELS
     (row,) = (row for row in found if row.id == "made_with_1")
     assert (row.n_images, row.n_features, row.preprocessing_source) == (N_IMAGES, 512, "contract")
@@ -33,86 +33,82 @@ def test_rows_hold_what_a_check_of_all_images_measures(calibrated: Calibrated) -
         assert value.model_dump() == pytest.approx(getattr(evidence.statistics, name).model_dump(), rel=1e-5), name
 
 
-def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calibrated, call: Call) -> None:
+def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calibrated, ends: Run) -> None:
     fitted = profile.load(calibrated.profile)
     c = fitted.calibration
     assert (fitted.id, fitted.tensor, fitted.tensor_rules, fitted.ends, c.suite) == (
         *("mini", "representation", ("encoder_output",), (End("other", "Gather"),), "mini"),
     )
-    assert (c.left_out_false_pass, c.missed, c.missing, c.date) == ((), (), (), rows(calibrated.table)[0].date)
+    assert (c.left_out_false_pass, c.missed, c.missing, c.date) == ((), (), (), tables.read(calibrated.table)[0].date)
     assert "2 checkpoints with and 4 without it: too few" in c.few
     assert f"{N_IMAGES} images" in c.images
     assert any("made by hand" in text for text in fitted.limits)
     for name, code in {"made_with_1": 0, "made_rectified_1": 1}.items():
-        model = calibrated.folder / f"{name}.onnx"
-        call(model, "--images", calibrated.photos, "--thresholds", calibrated.profile, "-qq", code=code)
+        words = f"--images {calibrated.photos} --thresholds {calibrated.profile} -qq"
+        ends(code, f"{calibrated.folder}/{name}.onnx {words}")
 
 
 def test_a_rerun_measures_nothing_and_it_and_a_refit_write_the_same_bytes(
-    calibrated: Calibrated, tmp_path: Path, call: Call
+    calibrated: Calibrated, tmp_path: Path, ends: Run
 ) -> None:
     before = calibrated.profile.read_bytes(), calibrated.table.read_bytes()
-    _, err = call(*words(calibrated.suite, calibrated.photos, calibrated.profile))
-    assert f"{N_MODELS} models: {N_MODELS} measured before, 0 to do" in err
+    again = line(calibrated.suite, calibrated.photos, calibrated.profile)
+    ends(0, again, f"{N_MODELS} models: {N_MODELS} measured before, 0 to do")
     assert (calibrated.profile.read_bytes(), calibrated.table.read_bytes()) == before
     out = tmp_path / "again.json"
-    refit = ("calibrate", "--from-evidence", calibrated.table, "--id", "mini", "--out", out)
-    call(*refit, "--suite", calibrated.suite)
+    refit = f"calibrate --from-evidence {calibrated.table} --id mini --out {out}"
+    ends(0, f"{refit} --suite {calibrated.suite}")
     assert out.read_bytes() == before[0]
-    call(*refit)  # without the suite
+    ends(0, refit)  # without the suite
     assert any("whether models are missing was not looked at" in text for text in profile.load(out).limits)
 
 
-def test_a_poisoned_model_fails_alone_and_its_absence_shows(calibrated: Calibrated, tmp_path: Path, call: Call) -> None:
+def test_a_poisoned_model_fails_alone_and_its_absence_shows(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
     folder, made = tmp_path / "copy", tmp_path / "p.json"
     shutil.copytree(calibrated.folder, folder)
     (folder / "made_without_1.onnx").write_bytes(b"no model at all")
     lines = calibrated.table.read_text().splitlines(keepends=True)
-    (tmp_path / "p.results.jsonl").write_text("".join(line for line in lines if '"made_with_0"' not in line))
-    again = words(folder / "suite.toml", folder / "photos", made)
-    _, err = call(*again, code=3)
-    assert f"measured made_with_0: {N_IMAGES} images" in err
-    assert "profile is not written, as 1 models could not be measured: made_without_1:" in err
-    assert "with --allow-missing" in err
+    (table := tmp_path / "p.results.jsonl").write_text("".join(row for row in lines if '"made_with_0"' not in row))
+    again = line(folder / "suite.toml", folder / "photos", made)
+    missing = "profile is not written, as 1 models could not be measured: made_without_1: "
+    ends(3, again, f"measured made_with_0: {N_IMAGES} images", missing, "with --allow-missing")
+    refit = f"calibrate --suite {folder}/suite.toml --from-evidence {table} --out {made}"
+    ends(3, refit, f"{missing}no row of")
     assert not made.exists()
-    out, _ = call(*again, "--allow-missing")
-    assert "! not complete: 1 models of its suite were not measured" in out
-    assert [name for name, _ in profile.load(made).calibration.missing] == ["made_without_1"]
+    for words in (refit, again):
+        out = ends(0, f"{words} --allow-missing").stdout
+        assert "! not complete: 1 models of its suite were not measured" in out
+        assert [name for name, _ in profile.load(made).calibration.missing] == ["made_without_1"]
 
 
-def test_the_plan_does_nothing_and_says_how_much_there_is(calibrated: Calibrated, tmp_path: Path, call: Call) -> None:
-    asked = ("calibrate", "--suite", calibrated.suite, "--images", calibrated.photos, "--plan", "--device", "cpu")
+def test_the_plan_does_nothing_and_says_how_much_there_is(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
+    asked = f"calibrate --suite {calibrated.suite} --images {calibrated.photos} --plan --device cpu"
     before = sorted(path.name for path in calibrated.folder.iterdir())
     some = tmp_path / "some.jsonl"
     some.write_text("".join(calibrated.table.read_text().splitlines(keepends=True)[:4]))
     for n, how in ((0, "no model was measured on this device yet"), (4, "from 4 models measured on this device")):
-        plan = json.loads(call(*asked, "-o", "json", *(("--results", some) if n else ()))[0])
+        plan = json.loads(ends(0, f"{asked} -o json {f'--results {some}' if n else ''}").stdout)
         states = Counter((row["state"], row["passes"], row["estimate_s"] is None) for row in plan["rows"])
         assert states == +Counter({("ready file", N_IMAGES, not n): N_MODELS - n, ("measured", 0, True): n})
         assert plan["n_images"] == N_IMAGES
         assert how in plan["how_estimated"]
-    text, _ = call(*asked)
+    text = ends(0, asked).stdout
     assert (f"{N_MODELS} ready file; 2 present, 4 absent" in text, "360 forward passes" in text) == (True, True)
     assert sorted(path.name for path in calibrated.folder.iterdir()) == before
 
 
 @pytest.mark.long
-def test_killed_in_the_middle_it_goes_on_where_it_was(calibrated: Calibrated, tmp_path: Path) -> None:
+def test_killed_in_the_middle_it_goes_on_where_it_was(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
     out, table = tmp_path / "mini.json", tmp_path / "mini.results.jsonl"
-    command = [COMMAND, *words(calibrated.suite, calibrated.photos, out)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 60
-        while not (table.exists() and table.read_text().count("\n") >= 3):
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < until
-            time.sleep(0.02)
+    call = line(calibrated.suite, calibrated.photos, out)
+    with subprocess.Popen([COMMAND, *call.split()], stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: process.poll() is not None or (table.exists() and table.read_text().count("\n") >= 3))
         process.kill()
-    assert not out.exists()
-    kept = len(rows(table))
+    assert (process.returncode, out.exists()) == (-9, False)
+    kept = len(tables.read(table))
     assert 3 <= kept < N_MODELS
     with table.open("a", encoding="utf-8") as file:
         file.write('{"schema_version": 1, "id": "made_wi')  # what a kill in the middle of a write leaves
-    done = calibrate(calibrated.suite, calibrated.photos, out)
-    assert f"{kept} measured before, {N_MODELS - kept} to do" in done.stderr
+    done = ends(0, call, f"{kept} measured before, {N_MODELS - kept} to do")
     assert done.stderr.count("measured made_") == N_MODELS - kept
     assert out.read_bytes() == calibrated.profile.read_bytes()

@@ -12,11 +12,11 @@ from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.frozen import End
 from robustcheck_onnx.thresholds.suite import Entry, Member
 from support import but
-from support.calibrations import N_MODELS, Calibrated, rows
+from support.calibrations import N_MODELS, Calibrated
 
 
 def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
-    row = but(rows(calibrated.table)[0], label="present")
+    row = but(tables.read(calibrated.table)[0], label="present")
     assert tables.ALIKE_SPREAD == ALIKE_SPREAD
     assert tables.excluded(row) == ""
     unknown = row.statistics | {"strength": tables.Measured(estimate=None, low=None, high=None)}
@@ -35,7 +35,7 @@ def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
 
 def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrated) -> None:
     """Sharper pooled rows win; a classifier, which has no other tensor, stands by its representation."""
-    some = rows(calibrated.table)
+    some = tables.read(calibrated.table)
     pooled = []
     for row in (r for r in some if r.label == "present"):
         sharper = {
@@ -56,7 +56,7 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
 
 
 def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibrated) -> None:
-    some = rows(calibrated.table)
+    some = tables.read(calibrated.table)
     later = [but(row, date="2030-01-01", wall_s=99.0, execution={}) for row in some]
     assert tables.digest_of(later) == tables.digest_of(reversed(some))
     assert tables.digest_of(some[1:]) != tables.digest_of(some)
@@ -64,9 +64,9 @@ def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibr
 
 
 def test_rows_of_other_images_are_kept_beside_the_table(calibrated: Calibrated, tmp_path: Path) -> None:
-    path, (first, *others) = tmp_path / "t.jsonl", rows(calibrated.table)
+    path, (first, *others) = tmp_path / "t.jsonl", tables.read(calibrated.table)
     path.write_bytes(calibrated.table.read_bytes())
     entry = Entry(model="m.onnx", group="other", label="absent")
     task = Task(Member(first.id, first.id, entry, "absent", None, False), path, None, "another key")
     assert run.open_table(path, [task]) == others
-    assert (rows(path), rows(run.superseded(path))) == (others, [first])
+    assert (tables.read(path), tables.read(run.superseded(path))) == (others, [first])

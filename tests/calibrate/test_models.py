@@ -3,31 +3,27 @@
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.calibrate.run import Settings, tasks
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.thresholds import profile, suite
-from robustcheck_onnx.thresholds.tables import references
+from robustcheck_onnx.thresholds import profile, tables
 from support import EMBEDDINGS, ROOT, mini_suite, needs_embeddings
-from support.bad_input import COMMAND
-from support.calibrations import calibrate, rows, run, words
+from support.bad_input import Run, listening
+from support.calibrations import line
+from support.children import wait_until
 from support.hub_cache import hub_repo
 
 
 @pytest.mark.long
 @needs_embeddings
-def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path) -> None:
+def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path, ends: Run) -> None:
     """Another sample of the same vectors, confidence bounds instead of subsets: the same sets fall on the same side."""
     suite = mini_suite.write_suite(tmp_path, EMBEDDINGS)
     out = tmp_path / "real.json"
-    calibrate(suite, tmp_path / "photos", out, "--workers", "2")
+    ends(0, f"{line(suite, tmp_path / 'photos', out)} --workers 2")
     fitted, default = profile.load(out), profile.load()
-    many = {row.set for row in references() if row.n >= 120} - {"physicist_b16_pathmnist"}  # tissue: all alike
+    many = {row.set for row in tables.references() if row.n >= 120} - {"physicist_b16_pathmnist"}  # tissue: all alike
     assert set(fitted.calibration.with_indication) == set(default.calibration.with_indication) & many
     assert fitted.calibration.missed == ()
     assert fitted.calibration.left_out_false_pass == ()
@@ -39,11 +35,10 @@ def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: P
 
 
 @pytest.mark.long
-def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path) -> None:
+def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path, ends: Run) -> None:
     pytest.importorskip("open_clip", reason="extra `export` is not installed")
     pytest.importorskip("timm", reason="extra `export` is not installed")
-    words = ("calibrate", "--suite", "paper", "--plan", "--cache", tmp_path / "cache", "-o", "json")
-    plan = json.loads(run(*words).stdout)["rows"]
+    plan = json.loads(ends(0, f"calibrate --suite paper --plan --cache {tmp_path}/cache -o json").stdout)["rows"]
     assert [(row["state"], row["fault"]) for row in plan] == [("to export", "")] * 81
     sizes = {row["id"]: (row["download_bytes"], row["disk_bytes"]) for row in plan}
     # as in open_clip's docs/model_profile.csv (151.28 M, image 87.85 M) and in torchvision's documentation (25,557,032)
@@ -53,7 +48,7 @@ def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path) -> None:
+def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path, ends: Run) -> None:
     """Entries of the packaged suite by their own names, from a cache laid out as the hub client does; what is not in
     it fails alone with what to place where; look-up models beside them."""
     open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
@@ -74,26 +69,17 @@ def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path) -> None:
     with suite.open("a", encoding="utf-8") as file:
         file.writelines(f"\n[[models]]\n{block}" for block in blocks)
 
-    missing = "as 1 models could not be measured: timm:mobilenetv3_large_100.ra_in1k: "
-    done = run(*words(suite, folder / "photos", tmp_path / "p.json", "--workers", "2"), code=4, HF_HOME=str(cache))
-    assert f"{missing}mobilenetv3_large_100.ra_in1k: weights" in done.stderr
-    assert "copy models--timm--mobilenetv3_large_100.ra_in1k into $HF_HOME/hub" in done.stderr
+    call = line(suite, folder / "photos", tmp_path / "p.json")
+    missing = "as 1 models could not be measured: timm:mobilenetv3_large_100.ra_in1k: mobilenetv3_large_100.ra_in1k: we"
+    place = "copy models--timm--mobilenetv3_large_100.ra_in1k into $HF_HOME/hub"
+    ends(4, f"{call} --workers 2", missing, place, HF_HOME=str(cache))
     assert not (tmp_path / "p.json").exists()
-    table = tmp_path / "p.results.jsonl"
-    found = {(row.id, row.tensor): row for row in rows(table)}
-    assert {key: found[key].rule for key in found if ":" in key[0]} == {
+    found = tables.read(tmp_path / "p.results.jsonl")
+    assert {(row.id, row.tensor): row.rule for row in found if ":" in row.id} == {
         ("open_clip:RN50/openai", "representation"): "encoder_output",
         ("open_clip:RN50/openai", "pooled"): "pooled",
         (f"timm:{name}", "representation"): "head_input",
     }
-
-    refit = ("calibrate", "--suite", suite, "--from-evidence", table, "--out", tmp_path / "p.json")
-    assert f"{missing}no row of" in run(*refit, code=3).stderr
-    run(*refit, "--allow-missing")
-    made = profile.load(tmp_path / "p.json").calibration
-    assert [one.tensor for one in made.tensors] == ["representation", "pooled"]
-    assert "open_clip:RN50/openai" in {*made.missed, *dict(made.excluded)}
-    assert [name for name, _ in made.missing] == ["timm:mobilenetv3_large_100.ra_in1k"]
 
 
 MINE = """
@@ -113,14 +99,9 @@ def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_ru
     entry = '[[models]]\nsource = "torch"\nname = "mine_for_calibrate:{}"\ngroup = "other"\nlabel = "{}"\n'
     text = 'schema_version = 1\nname = "x"\n' + entry.format("crash", "present") + entry.format("slow", "absent")
     (tmp_path / "suite.toml").write_text(text)
-    command = (COMMAND, "calibrate", "--suite", "suite.toml", "--out", "p.json", "--cache", "exports")
-    running = tmp_path / "running"
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 120
-        while not (running.exists() and running.read_text()):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.05)
+    call, running = "calibrate --suite suite.toml --out p.json --cache exports", tmp_path / "running"
+    with listening(tmp_path, *call.split()) as process:
+        wait_until(lambda: process.poll() is not None or (running.exists() and running.read_text()))
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate()
     assert process.returncode == 143
@@ -129,32 +110,3 @@ def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_ru
     with pytest.raises(ProcessLookupError):
         os.kill(int(running.read_text()), 0)
     assert not [*tmp_path.glob("p.*"), *tmp_path.rglob("*.onnx")]
-
-
-def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
-    settings = Settings(options=Options(), cache=tmp_path / "cache")
-    files = ("mine.py", "p.json", "w.pt", "clip/open_clip_model.safetensors")
-    (tmp_path / "clip").mkdir()
-    for file in files:
-        (tmp_path / file).write_bytes(b"PK")
-    (tmp_path / "s.toml").write_text(
-        'schema_version = 1\nname = "x"\n[[models]]\nsource = "torch"\nname = "mine:make"\nweights = "w.pt"\n'
-        'preprocessing = "p.json"\ngroup = "other"\nlabel = "present"\n'
-        '[[models]]\nsource = "open_clip"\nname = "local-dir:clip"\ngroup = "other"\nlabel = "absent"\n'
-    )
-
-    def keys() -> list[str]:
-        work = tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
-        assert [task.fault for task in work] == [None, None]
-        return [str(task.model) for task in work]
-
-    seen = [keys()]
-    for file in files:
-        (tmp_path / file).write_bytes(b"PK another")
-        seen.append(keys())
-        is_clip = file.startswith("clip")
-        assert [a == b for a, b in zip(*seen[-2:], strict=True)] == [is_clip, not is_clip]
-    (tmp_path / "w.pt").unlink()
-    task = tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
-    assert task.fault is not None
-    assert (task.fault.exit_code, task.fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")

@@ -51,6 +51,32 @@ def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch
     assert not {*keys(suite)} & {*seen[0]}
 
 
+def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
+    files = ("mine.py", "p.json", "w.pt", "clip/open_clip_model.safetensors")
+    (tmp_path / "clip").mkdir()
+    for file in files:
+        (tmp_path / file).write_bytes(b"PK")
+    (tmp_path / "s.toml").write_text(
+        'schema_version = 1\nname = "x"\n[[models]]\nsource = "torch"\nname = "mine:make"\nweights = "w.pt"\n'
+        'preprocessing = "p.json"\ngroup = "other"\nlabel = "present"\n'
+        '[[models]]\nsource = "open_clip"\nname = "local-dir:clip"\ngroup = "other"\nlabel = "absent"\n'
+    )
+
+    def exports() -> list[run.Task]:
+        return run.tasks(open_suite(tmp_path / "s.toml"), run.Settings(Options(), tmp_path / "cache"), "sha256:images")
+
+    for file in files:
+        before = exports()
+        (tmp_path / file).write_bytes(b"PK another")
+        same = [(old.model == new.model, new.fault) for old, new in zip(before, exports(), strict=True)]
+        is_clip = file.startswith("clip")
+        assert same == [(is_clip, None), (not is_clip, None)]
+    (tmp_path / "w.pt").unlink()
+    fault = exports()[0].fault
+    assert fault is not None
+    assert (fault.exit_code, fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")
+
+
 def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> None:
     def row(tensor: str, **change: Any) -> Result:
         told = {"id": "a", "tensor": tensor, "tensors": ("representation", "pooled"), "key": "k"}

@@ -183,23 +183,3 @@ def test_a_graph_that_never_ends_can_be_interrupted(world: Path) -> None:
         finally:
             process.kill()
     assert (process.returncode, out, without_progress(err)) == (143, "", TERMINATED)
-
-
-# ------------------------------------------------------------------------------------------ exports, benchmark
-
-EXPORT = ("--preprocessing", "p_net.json", "--random-weights", "-q", "-o")
-
-
-@pytest.mark.long
-def test_an_interrupted_export_leaves_nothing(world: Path, tmp_path: Path) -> None:
-    mark, target = tmp_path / "mark", tmp_path / "out"
-    target.mkdir()
-    words = ("export", "torch", "net:build_slow", *EXPORT, str(target / "m.onnx"))
-    with listening(world, *words, env=environment(MARK=str(mark))) as process:
-        wait_until(lambda: mark.exists() or process.poll() is not None)
-        draft = next(target.iterdir())
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=profile.PATIENCE_S)
-    assert draft.name.startswith(".robustcheck-export-")
-    assert (process.returncode, out, without_progress(err)) == (143, "", TERMINATED)
-    assert list(target.iterdir()) == []

@@ -181,13 +181,12 @@ def test_arrays(refused: Made) -> None:
 
 
 def test_arrow_paths(refused: Made) -> None:
-    """Neither NUL, nor integers, nor bytes that are not UTF-8, nor a type that Arrow can't turn into Python."""
+    """Neither NUL, nor bytes that are not UTF-8, nor a type that Arrow can't turn into Python."""
     pa = pytest.importorskip("pyarrow", reason="the extra data is not installed")
     offsets = pa.py_buffer(np.array([0, 3, 6], np.int32).tobytes())
     no_text = pa.Array.from_buffers(pa.utf8(), 2, [None, offsets, pa.py_buffer(b"\xff\xfea\xff\xfeb")])
     run_ends = pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array(["a.jpg"]))
     for code, said, column in (
-        (2, "columns are image (int64)", pa.array([1, 2])),
         (2, "run_end_encoded", run_ends),
         (3, "no usable images among 1", pa.array([{"bytes": None, "path": "a\0b.jpg"}])),
         (

@@ -1,7 +1,6 @@
-"""Command lines, typed in this process or in one of their own, and rows of calls with what they must say.
+"""Command lines, typed in this process or in one of their own, and what they must say.
 
-A row is typed in a folder of broken files (bad_files.py). "…" in an expected message stands for text that depends on
-versions or on the machine.
+"…" in an expected message stands for text that depends on versions or on the machine.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -31,15 +30,6 @@ PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 """`run("pass.onnx --images photos", folder=…, **environment)`"""
-
-
-class Row(NamedTuple):
-    """A command line, its exit code, its message and its hint."""
-
-    call: str
-    code: int
-    message: str
-    hint: str
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -122,14 +112,6 @@ def assert_says(done: Done, code: int, message: str, hint: str) -> None:
     assert not NATIVE.search(done.stderr)
     assert agrees(f"error: {message}", lines[0]), lines[0]
     assert agrees(f"hint: {hint}", lines[1]), lines[1]
-
-
-def check_row(world: Path, row: Row, command: Run) -> None:
-    before = contents(world)
-    done = command(row.call, folder=world)
-    assert_says(done, *row[1:])
-    assert done.stdout == ""
-    assert contents(world) == before
 
 
 @contextlib.contextmanager

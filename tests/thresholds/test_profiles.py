@@ -18,8 +18,8 @@ from robustcheck_onnx.thresholds import calibrate, fit, profile
 from robustcheck_onnx.thresholds.fit import Rule, Sets
 from robustcheck_onnx.thresholds.profile import DECIDING, Profile
 from robustcheck_onnx.thresholds.tables import Reference
-from support import Capture, Fields, Patch, Place, but, raised, read_json
-from support.calibrations import Call
+from support import Capture, Fields, Place, but, raised, read_json
+from support.bad_input import Run
 
 DEFAULT = profile.load()
 
@@ -27,15 +27,14 @@ DEFAULT = profile.load()
 # --------------------------------------------------------------------------------------------------- the command
 
 
-def test_the_default_is_written_by_its_command_byte_for_byte(call: Call, tmp_path: Path) -> None:
-    out, _ = call("calibrate", "--from-reference", "--out", tmp_path / "default.json")
+def test_the_default_is_written_by_its_command_byte_for_byte(ends: Run, tmp_path: Path) -> None:
+    out = ends(0, f"calibrate --from-reference --out {tmp_path}/default.json").stdout
     assert (tmp_path / "default.json").read_bytes() == profile.DEFAULT.read_bytes()
     assert f"profile default-3 {DEFAULT.digest}" in out
 
 
-def test_the_page_of_the_default(call: Call, monkeypatch: Patch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    out, _ = call("profiles", "show")
+def test_the_page_of_the_default(ends: Run) -> None:
+    out = ends(0, "profiles show", COLUMNS="80").stdout
     assert max(map(len, out.splitlines())) <= 80
     text = " ".join(out.split())
     for said in (
@@ -52,10 +51,10 @@ def test_the_page_of_the_default(call: Call, monkeypatch: Patch) -> None:
         "384 to 2048 features",
     ):
         assert said in text
-    document, _ = call("profiles", "show", "default", "-o", "json")
+    document = ends(0, "profiles show default -o json").stdout
     assert Profile.model_validate_json(document) == DEFAULT
     for name in ("default-1", "default-2"):
-        out, _ = call("profiles", "show", name)
+        out = ends(0, f"profiles show {name}").stdout
         assert f"! no longer the default: {profile.WHY_LEFT[name]}" in " ".join(out.split())
         assert "negative energy of z" in out
 
@@ -67,26 +66,25 @@ def test_pages_are_ascii_where_they_must_be(capsys: Capture) -> None:
         assert capsys.readouterr().out.isascii()
 
 
-def test_list_names_the_packaged_ones_and_files(call: Call, tmp_path: Path) -> None:
+def test_list_names_the_packaged_ones_and_files(ends: Run, tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text(profile.to_json(profile.seal(but(DEFAULT, id="mine"))), encoding="utf-8")
-    out, _ = call("profiles", "list", path, "-o", "json")
+    out = ends(0, f"profiles list {path} -o json").stdout
     assert [(row["profile"], row["id"], row["with"], row["without"]) for row in json.loads(out)["profiles"]] == [
         ("default", "default-3", 13, 42),
         ("default-2", "default-2", 13, 42),
         ("default-1", "default-1", 8, 13),
         (str(path), "mine", 13, 42),
     ]
-    assert "≤ 7.4 %" in call("profiles", "list")[0]
+    assert "≤ 7.4 %" in ends(0, "profiles list").stdout
 
 
-def test_a_name_that_is_none_has_its_nearest(call: Call) -> None:
-    _, err = call("profiles", "show", "defualt", code=2)
-    assert "hint: robustcheck profiles show default" in err
+def test_a_name_that_is_none_has_its_nearest(ends: Run) -> None:
+    ends(2, "profiles show defualt", "hint: robustcheck profiles show default")
 
 
 def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
-    call: Call, tmp_path: Path, lookup_pass: Place
+    ends: Run, tmp_path: Path, lookup_pass: Place
 ) -> None:
     """Its digest is the one that `profiles seal` wrote, before that was removed; it judges by its six statistics."""
     raw = read_json(profile.PACKAGED["default-2"])
@@ -104,8 +102,8 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
     report = check(model, images=photos, thresholds=edited)
     assert (report.verdict.profile_id, report.verdict.profile_digest) == ("mine-1", raw["digest"])
     assert "The profile was changed by hand: made from default-2" in " ".join(report.notes)
-    assert "! changed by hand" in call("profiles", "show", edited)[0]
-    assert json.loads(call("profiles", "list", edited, "-o", "json")[0])["profiles"][-1]["edited"] == raw["edited"]
+    assert "! changed by hand" in ends(0, f"profiles show {edited}").stdout
+    assert json.loads(ends(0, f"profiles list {edited} -o json").stdout)["profiles"][-1]["edited"] == raw["edited"]
 
 
 # --------------------------------------------------------------------------------------------------- fitting
