@@ -62,7 +62,7 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
         '[[models]]\nsource = "open_clip"\nname = "local-dir:clip"\ngroup = "other"\nlabel = "absent"\n'
     )
 
-    def exports() -> list[run.Task]:
+    def exports() -> tuple[run.Task, ...]:
         return run.tasks(open_suite(tmp_path / "s.toml"), run.Settings(Options(), tmp_path / "cache"), "sha256:images")
 
     for file in files:

@@ -196,19 +196,16 @@ COMP_WORDS=(robustcheck model.onnx --thr); COMP_CWORD=2; ask
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "json junit\n--thresholds\n")
 
 
-def test_other_shells_have_a_script(run: Run, ends: Run) -> None:
+def test_other_shells_have_a_script_and_install_writes_into_the_home_of_the_caller(here: Path, ends: Run) -> None:
     for shell, sign in (("zsh", "#compdef robustcheck"), ("fish", "complete --command robustcheck")):
         done = ends(0, f"--show-completion {shell}")
         assert (done.stderr, sign in done.stdout) == ("", True)
         # what such a script asks for when it runs
         words = {"_TYPER_COMPLETE_ARGS": "robustcheck model.onnx --thr", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-        assert "--thresholds" in run("", **words, **{ASK: f"complete_{shell}"}).stdout
-
-
-def test_install_writes_into_the_home_of_the_caller(here: Path, run: Run, ends: Run) -> None:
+        assert "--thresholds" in ends(0, "", **words, **{ASK: f"complete_{shell}"}).stdout
     done = ends(0, "--install-completion bash", HOME=str(here / "home"))
     (script,) = (path for path in (here / "home").rglob("*robustcheck*") if path.is_file())
-    assert script.read_text().strip() == run("--show-completion bash").stdout.strip()
+    assert script.read_text().strip() == ends(0, "--show-completion bash").stdout.strip()
     assert str(script) in done.stdout
 
 

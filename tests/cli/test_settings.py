@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.cli.options import FIELDS
 from robustcheck_onnx.checker.cli.settings import resolve, template
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
-from support import Patch, raised, read_json
+from support import Patch, raised
 from support.bad_input import Run
 
 WAIVERS = """
@@ -244,16 +244,12 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
 
 def test_waivers_open_the_gate_until_they_expire(ends: Run) -> None:
     def warns(code: int, *said: str) -> None:
-        shown = ends(code, f"{WARN} -o terminal -o json=r.json").stdout
+        shown = ends(code, WARN).stdout
         assert [each for each in said if each not in shown] == []
 
     say(VALID)
     waived = "! too_weak: waived by vision@example.org until 2999-01-01: as above"
     warns(0, "▲ WARN · absent (waived) · exit code 0", waived)
-    report = read_json("r.json")
-    assert (report["verdict"]["verdict"], report["gate"]["exit_code"]) == ("WARN", 0)
-    assert "waived in robustcheck.toml" in report["gate"]["rule"]
-    assert report["gate"]["loosening"] == [{"setting": "waivers", "value": "2 in all", "source": "robustcheck.toml"}]
     say(WAIVERS.format(expires="2020-01-01"))
     expired = "! too_weak: a waiver by vision@example.org expired on 2020-01-01"
     warns(1, "▲ WARN · absent · exit code 1", expired)

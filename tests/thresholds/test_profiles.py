@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from robustcheck_onnx.checker.calibrate.profiles import render_list, render_profile
+from robustcheck_onnx.checker.cli import app, process
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.checker.verdict.rule import decided
@@ -18,7 +19,7 @@ from robustcheck_onnx.thresholds import calibrate, fit, profile
 from robustcheck_onnx.thresholds.fit import Rule, Sets
 from robustcheck_onnx.thresholds.profile import DECIDING, Profile
 from robustcheck_onnx.thresholds.tables import Reference
-from support import Capture, Fields, Place, but, raised, read_json
+from support import Capture, Fields, Place, but, raised, read_json, robustcheck
 from support.bad_input import Run
 
 DEFAULT = profile.load()
@@ -66,17 +67,19 @@ def test_pages_are_ascii_where_they_must_be(capsys: Capture) -> None:
         assert capsys.readouterr().out.isascii()
 
 
-def test_list_names_the_packaged_ones_and_files(ends: Run, tmp_path: Path) -> None:
+def test_list_names_the_packaged_ones_and_files(capsys: Capture, tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text(profile.to_json(profile.seal(but(DEFAULT, id="mine"))), encoding="utf-8")
-    out = ends(0, f"profiles list {path} -o json").stdout
-    assert [(row["profile"], row["id"], row["with"], row["without"]) for row in json.loads(out)["profiles"]] == [
+    assert process.run(app.app, ["profiles", "list", str(path), "-o", "json"]) == 0  # the schema does not name it
+    listed = json.loads(capsys.readouterr().out)["profiles"]
+    assert [(row["profile"], row["id"], row["with"], row["without"]) for row in listed] == [
         ("default", "default-3", 13, 42),
         ("default-2", "default-2", 13, 42),
         ("default-1", "default-1", 8, 13),
         (str(path), "mine", 13, 42),
     ]
-    assert "≤ 7.4 %" in ends(0, "profiles list").stdout
+    assert robustcheck("profiles", "list") == 0
+    assert "≤ 7.4 %" in capsys.readouterr().out
 
 
 def test_a_name_that_is_none_has_its_nearest(ends: Run) -> None:
@@ -84,7 +87,7 @@ def test_a_name_that_is_none_has_its_nearest(ends: Run) -> None:
 
 
 def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
-    ends: Run, tmp_path: Path, lookup_pass: Place
+    capsys: Capture, tmp_path: Path, lookup_pass: Place
 ) -> None:
     """Its digest is the one that `profiles seal` wrote, before that was removed; it judges by its six statistics."""
     raw = read_json(profile.PACKAGED["default-2"])
@@ -102,8 +105,10 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
     report = check(model, images=photos, thresholds=edited)
     assert (report.verdict.profile_id, report.verdict.profile_digest) == ("mine-1", raw["digest"])
     assert "The profile was changed by hand: made from default-2" in " ".join(report.notes)
-    assert "! changed by hand" in ends(0, f"profiles show {edited}").stdout
-    assert json.loads(ends(0, f"profiles list {edited} -o json").stdout)["profiles"][-1]["edited"] == raw["edited"]
+    assert robustcheck("profiles", "show", edited) == 0
+    assert "! changed by hand" in capsys.readouterr().out
+    assert process.run(app.app, ["profiles", "list", str(edited), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["profiles"][-1]["edited"] == raw["edited"]
 
 
 # --------------------------------------------------------------------------------------------------- fitting
