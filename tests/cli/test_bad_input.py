@@ -98,6 +98,12 @@ inspect pass.onnx b => 2 => robustcheck inspect --help
   unexpected argument b
 inspect pass.onnx -o xml => 2 => --output terminal
   --output is 'xml'; it must be one of terminal, json, html, markdown
+inspect https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy
+  https://***@h/m.onnx: model is a URL; here it must be a file on this machine
+scan https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy
+  https://***@h/m.onnx: model is a URL; here it must be a file on this machine
+compare pass.onnx https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy
+  https://***@h/m.onnx: model is a URL; here it must be a file on this machine
 profiles shw default => 2 => robustcheck profiles show default
   unknown command shw. Did you mean show?
 profiles qqq => 2 => robustcheck profiles --help
@@ -118,6 +124,17 @@ export timm x -o m.onnx --parity-images good.tar => 2 => --parity-images FOLDER
   good.tar: parity photos lie inside one file; they must be image files
 export timm x -o m.onnx --parity-images photos/photo_00000.png => 2 => --parity-images FOLDER
   number of parity photos is 1; it must be at least 5
+export open_clip ViT-B-32 -o m.onnx --templates openai => 2 =>
+    robustcheck export open_clip ViT-B-32 --zero-shot CLASSES.txt -o m.onnx
+  --templates is openai; it is for the class names of --zero-shot
+export timm resnet18 -o m.onnx --zero-shot imagenet => 2 => robustcheck export open_clip NAME --zero-shot CLASSES.txt
+  resnet18: --zero-shot is for sources with a text tower, open_clip and transformers; source is timm
+export open_clip ViT-B-32 -o m.onnx --zero-shot none.txt => 2 => ls -l none.txt
+  --zero-shot is 'none.txt': file is not readable (…); it must be a text file with one class name per line,
+    or imagenet
+export open_clip ViT-B-32 -o m.onnx --zero-shot photos/photo_00000.png => 2 => ls -l photos/photo_00000.png
+  --zero-shot is 'photos/photo_00000.png': file is not readable ('utf-8' codec can't decode …); it must be a
+    text file with one class name per line, or imagenet
 export torch net:build -o m.onnx --preprocessing p_text.json => 2 => python -m json.tool p_text.json
   p_text.json: preprocessing is unreadable (…); it must be a JSON object
 """

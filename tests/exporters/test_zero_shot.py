@@ -1,6 +1,5 @@
 """Zero-shot classifiers: the text head against the libraries' own computation, and an unchanged representation."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +10,9 @@ from PIL import Image
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.exporters.contract import Prompts
 from robustcheck_onnx.exporters.errors import ExportError
-from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, read_prompts
-from support import PHOTOS, Capture, checkpoints, robustcheck
-from support.lazy import open_clip, torch, transformers
+from robustcheck_onnx.exporters.run import read_prompts
+from support import PHOTOS, checkpoints
+from support.lazy import open_clip, torch
 from support.user_modules import contract_of, exported, outputs_of, refused
 
 CLASSES = ("tabby cat", "espresso", "rocket")
@@ -79,45 +78,6 @@ def test_the_contract_names_classes_templates_and_the_same_tensor(clip: Exported
 
 
 @pytest.mark.long
-def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> None:
-    folder, out, names = tmp_path / "clip", tmp_path / "model.onnx", ("cat", "espresso", "rocket")
-    tiny = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    letters = "abcdefghijklmnopqrstuvwxyz."
-    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    text = {**tiny, "vocab_size": 56, "bos_token_id": 54, "eos_token_id": 55, "pad_token_id": 55}
-    vision = {**tiny, "image_size": 32, "patch_size": 16}
-    torch.manual_seed(4)
-    model = transformers.CLIPModel(
-        transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)
-    ).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    for part in (model, processor):
-        part.save_pretrained(folder)
-    classes = _classes(tmp_path, "\n".join(names))
-    with refused(4, "tokenizer"):
-        exported("transformers", str(folder), out, zero_shot=classes)
-    assert not out.exists()
-
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
-    exported("transformers", str(folder), out, zero_shot=classes)
-    pixels = processor(images=[Image.open(path) for path in FIVE], return_tensors="pt")["pixel_values"]
-    texts = [f"a photo of a {name}." for name in names]
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        truth = model(pixel_values=pixels, **tokens).logits_per_image.numpy()
-    assert truth.std(axis=1).min() > 1e-3
-    outputs = outputs_of(out, pixels.numpy())
-    assert list(outputs) == ["representation", "pooled", "logits"]
-    assert_allclose(outputs["logits"], truth, atol=1e-4)
-    assert contract_of(out)["zero_shot"]["templates"] == list(DEFAULT_TEMPLATES)
-
-
-@pytest.mark.long
 def test_the_head_is_the_normalised_mean_times_the_scale() -> None:
     """Closed form: two templates at right angles average to their diagonal."""
     from robustcheck_onnx.exporters.wrappers import text_head
@@ -155,23 +115,6 @@ def test_bad_words(tmp_path: Path) -> None:
         (tmp_path / "templates.txt").write_text(templates)
         with refused(2, said):
             read_prompts(_classes(tmp_path, classes), str(tmp_path / "templates.txt"))
-
-
-BAD_CALLS = {
-    "open_clip ViT-B-32 --templates openai": "error: --templates is openai; it is for",
-    "timm resnet18 --zero-shot imagenet": "--zero-shot is for sources with a text tower",
-    "open_clip ViT-B-32 --zero-shot none.txt": "error: --zero-shot is 'none.txt'",
-    "open_clip ViT-B-32 --zero-shot latin1.txt": "file is not readable",
-}
-
-
-def test_bad_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    for words, said in BAD_CALLS.items():
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\ntea\n")
-        assert robustcheck("export", *words.split(), "-o", "model.onnx") == 2
-        assert said in capsys.readouterr().err
-        assert not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.long

@@ -14,10 +14,10 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
-from support import Capture, Patch, Place, raised, robustcheck
+from support import Patch, raised
 from support.onnx_models import encoder, save
 from support.profile import PATIENCE_S
-from support.stores import ODD, SECRET, put, url_of
+from support.stores import ODD, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
@@ -92,14 +92,6 @@ def test_a_full_disk_is_the_environments_fault(memory: Any) -> None:
     memory.pipe_file("/box/m.onnx", b"x" * 10_000)
     file = open_url(url_of("memory://box/m.onnx"))
     raised(EnvironmentFaultError, "No space left", download, file, Path("/dev/full"), 10**6)
-
-
-def test_other_verbs_say_that_they_take_no_url(lookup_pass: Place, capsys: Capture) -> None:
-    for verb in (["inspect"], ["scan"], ["compare", str(lookup_pass[0])]):
-        assert robustcheck(*verb, f"https://u:{SECRET}@h/m.onnx") == 2
-        said = capsys.readouterr().err
-        assert "https://***@h/m.onnx: model is a URL" in said
-        assert SECRET not in said
 
 
 @pytest.mark.process

@@ -1,17 +1,24 @@
-"""Reading a model file: every broken one is a clear error, every honest layout is read."""
+"""Opening a model file: every broken one is a clear error, every honest layout is read; its facts and digests."""
 
+import hashlib
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+from numpy.testing import assert_array_equal
+from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.model.file import OnnxFile, read_onnx
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.weights import LFS_MARK
+from robustcheck_onnx.checker.runtime.runner import Runner
 from support import raised
-from support.onnx_models import build, classifier, save
+from support.onnx_models import PIXELS, build, classifier, save
+from support.written import written
 
 
 def fails(path: Path | str, message: str, kind: type[RobustcheckError] = CannotAssessError) -> str:
@@ -129,5 +136,51 @@ def test_links(model: Path) -> None:
     Path("hub/current.onnx").symlink_to(model.absolute())
     assert folder_of(read_onnx("hub/current.onnx")) == Path("m").absolute()
     data = model.with_name("m.onnx.data").absolute()
+    Path("m/hard link").hardlink_to(data)
+    truth = Runner(open_model(save(classifier())), "cpu").run(PIXELS).representation
+    for path in ("hub/models--x/snapshots/abc/onnx/model.onnx", "hub/current.onnx", model):
+        runner = Runner(open_model(path), "cpu")
+        assert_array_equal(runner.run(PIXELS).representation, truth)
+        assert runner.output_difference(PIXELS) < 1e-4
     data.symlink_to(data.rename(Path("hub/data").absolute()))
     fails(model, "leaves the model's folder")
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "layout"),
+    [
+        ((None, 3, 32, 32), "y = Flatten(image)", "NCHW"),
+        ((1, 32, 32, 3), "y = Flatten(image)", "NHWC"),
+        ((None, "c", "h", "w"), "y = Flatten(image)", "NCHW"),
+        ((None, "h", "w", "c"), "x = Transpose(image, perm=[0, 3, 1, 2]); y = Flatten(x)", "NHWC"),
+        ((2, 3, None, 3), "y = Flatten(image)", "NCHW"),
+    ],
+)
+def test_layouts(opened: Any, shape: Any, text: str, layout: str) -> None:
+    image = opened(written(text, before="", inputs=[("image", TensorProto.FLOAT, shape)])).image_input
+    batch = shape[0] if isinstance(shape[0], int) else None
+    assert (image.layout, image.dtype, image.batch) == (layout, "float32", batch)
+
+
+def test_identity_of_a_model() -> None:
+    inline = open_model(save(classifier(), "a.onnx"))
+    assert inline.digest == inline.model_digest
+    assert inline.external_digests == {}
+    path = save(classifier(), "b.onnx", external=True)
+    data = Path("b.onnx.data")
+    first = open_model(path)
+    assert first.model_digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    assert first.external_digests == {"b.onnx.data": "sha256:" + hashlib.sha256(data.read_bytes()).hexdigest()}
+    assert first.size_bytes == path.stat().st_size + data.stat().st_size
+    content = bytearray(data.read_bytes())
+    content[5] ^= 1
+    data.write_bytes(content)
+    second = open_model(path)
+    assert second.model_digest == first.model_digest
+    assert second.digest != first.digest  # other weights, another model
+
+
+def test_facts(opened: Any) -> None:
+    model = opened(classifier())
+    assert (model.opsets, model.ir_version, model.precision) == ({"ai.onnx": 18}, 9, "fp32")
+    assert [(each.name, each.dtype, each.shape) for each in model.outputs] == [("logits", "float", (None, 10))]

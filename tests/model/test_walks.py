@@ -121,11 +121,6 @@ def fan(depth: int) -> str:
     )
 
 
-def layers_of(text: str) -> Layers:
-    proto = written(text, before="")
-    return build_layers(proto.graph, "image", {weight.name: tuple(weight.dims) for weight in proto.graph.initializer})
-
-
 def walk_all(layers: Layers, tensor: str) -> End:
     _facts(layers)
     find_head(layers, tensor)
@@ -149,12 +144,6 @@ def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
     finally:
         sys.setprofile(before)
     return counted
-
-
-def test_a_hundred_gated_blocks_end_in_a_sum() -> None:
-    layers = layers_of(gated_chain(100))
-    assert str(walk_all(layers, "o99")) == "linear"
-    assert str(ends_in(layers, "silu99")) == "activation:SiLU"
 
 
 def build_and_walk(graph: GraphProto) -> End:

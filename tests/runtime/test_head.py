@@ -25,6 +25,7 @@ B = np.linspace(-3, 3, CLASSES).astype(np.float32)
 
 
 IMAGES = normal(16, 3, 8, 8, seed=3).astype(np.float32)
+PIXELS = IMAGES.transpose(0, 2, 3, 1)
 LINEAR = "linear = Gemm(features, w, b, transB=1)"
 LAYERS = [
     ("logits = Gemm(features, w, b, transB=1)", {"w": W}),
@@ -61,9 +62,13 @@ def assert_near(head: LinearHead, weight: Any = W) -> None:
     assert_allclose(head.weight, weight, rtol=1e-5, atol=1e-6)
 
 
+def represent(model: ModelFile) -> Any:
+    return Runner(model, "cpu").run(PIXELS).representation
+
+
 def apart(model: ModelFile, head: LinearHead | None = None) -> float:
     """How far the scores of `head`, or of the model's own, lie from the model's."""
-    output = Runner(model, "cpu").run(IMAGES.transpose(0, 2, 3, 1))
+    output = Runner(model, "cpu").run(PIXELS)
     assert output.class_output is not None
     return score_difference(head or read_head(model), output.representation, output.class_output)
 
@@ -102,7 +107,14 @@ def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, written: An
             options = {"quant_format": quantization.QuantFormat[kind], "per_channel": layer is LAYERS[2]}
             quantization.quantize_static(source, path, reader, **options)
         model = open_model(path)
-        head = read_head(model)
+        head, rows = read_head(model), represent(model)
+        stays = kind == "dynamic" and layer is LAYERS[2]  # a convolution
+        assert (model.precision, rows.dtype) == ("fp32" if stays else "int8", np.float32)
+        assert model.representation.rule == "head_input"
+        assert Runner(model, "cpu").output_difference(PIXELS) < 1e-4
+        truth = represent(open_model(source))
+        # int8 steps are about 1/255 of the range of a tensor; two tensors lie on the way
+        assert_allclose(rows, truth, atol=0.03 * float(truth.max()))
         step = np.abs(W).max() * 2 / 255  # of 8 bits over the range of a matrix
         assert_allclose(head.weight, W, atol=step)
         assert_allclose(head.bias, B, atol=0.02)

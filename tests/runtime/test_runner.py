@@ -1,21 +1,21 @@
 """Running models: layouts, types, batches, pooling, providers, and the proofs about them."""
 
-from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 from support import PIXELS, Patch, but, levels, onnx_models, raised
-from support.onnx_models import classifier, encoder, save
+from support.bad_input import NATIVE
+from support.onnx_models import classifier, encoder
 from support.written import POOLED, written
 
 Pixels = NDArray[Any]
@@ -92,6 +92,23 @@ def test_refused_pixels(runner: Any) -> None:
     raised(CannotAssessError, r"output 'embedding' has shape \(1, 16\) for 4 images", runner(model).run, PIXELS)
 
 
+def test_the_reason_of_onnx_runtime_is_one_line(runner: Any) -> None:
+    for text, reason in {
+        "embedding = MatMul(features, w16x8, flavour=3)": "Unrecognized attribute: flavour for operator MatMul",
+        "x = Add(features, i); embedding = MatMul(x, w16x8)": (
+            r"Type parameter \(T\) of Optype \(Add\) bound to different types \(tensor\(float\) and tensor\(int64\)"
+        ),
+        # in the first pass
+        "x = Gather(features, i, axis=1); embedding = MatMul(x, w16x8)": (
+            r"Gather node. indices element out of data bounds, idx=16 must be within the inclusive range \[-16,15\]"
+        ),
+    }.items():
+        model = written(text, **{"i": np.arange(16) + 9} if "i" in text else {})
+        said = raised(CannotAssessError, "", lambda model=model: runner(model).run(PIXELS)).message
+        assert re.search(f"^\\S*m.onnx: ONNX Runtime .*{reason}", said)
+        assert (len(said) < 600, NATIVE.search(said)) == (True, None)
+
+
 def test_execution_facts(runner: Any) -> None:
     execution = runner(classifier()).execution
     cpu = "CPUExecutionProvider"
@@ -146,25 +163,3 @@ def test_outputs_that_are_sequences_are_no_obstacle(runner: Any) -> None:
     run = Runner(runner(model).model, "cpu", preprocessing=but(IMAGENET, size=(8, 8)))
     assert run.output_difference(photos) < 1e-6
     assert run.execution.optimization == "all"
-
-
-def test_external_data_runs_in_every_layout(tmp_path: Path, runner: Any) -> None:
-    expected = runner(classifier()).run(PIXELS).representation
-    folder, blobs, link = tmp_path / "snapshots" / "0123", tmp_path / "blobs", tmp_path / "current.onnx"
-    for each in (folder, blobs):
-        each.mkdir(parents=True)
-    path = save(classifier(), folder / "m.onnx", external=True)
-    data = path.with_name("m.onnx.data")
-    (blobs / "hard link").hardlink_to(data)
-    link.symlink_to(path)
-
-    def assert_it_runs(file: Path) -> None:
-        run = Runner(open_model(file), "cpu")
-        assert_array_equal(run.run(PIXELS).representation, expected)
-        assert run.output_difference(PIXELS) < 1e-4
-
-    assert_it_runs(path)
-    assert_it_runs(link)
-    for each in (path, data):  # as a hub's client lays files out
-        each.symlink_to(each.rename(blobs / each.name))
-    assert_it_runs(path)
