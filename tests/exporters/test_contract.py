@@ -1,9 +1,9 @@
-"""The contract: its fields, what is wrong with them, the checker's pixels, the page's examples. Without torch."""
+"""The contract: its fields, the checker's pixels, the examples of the pages; zero-shot heads against the libraries."""
 
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,11 +13,14 @@ from PIL import Image
 
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.exporters import contract, write
+from robustcheck_onnx.exporters.contract import Prompts
 from robustcheck_onnx.exporters.errors import ExportError
-from support import ROOT, Fields, raised
-from support.user_modules import refused
+from robustcheck_onnx.exporters.run import read_prompts
+from support import PHOTOS, ROOT, Fields, checkpoints, raised
+from support.lazy import open_clip, torch
+from support.user_modules import contract_of, exported, outputs_of, refused
 from support.written import written
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
@@ -115,3 +118,119 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
     whole, half = write.TOLERANCES["fp32"], write.TOLERANCES["fp16"]
     assert f"`max_rel` above {whole.max_rel} or `min_cosine` below {whole.min_cosine}" in page
     assert f"fp16: {half.max_rel} and {half.min_cosine}," in page
+
+
+CLASSES = ("tabby cat", "espresso", "rocket")
+FIVE = PHOTOS[:5]
+TEXT = checkpoints.TEXT | {"context_length": 20, "vocab_size": 49408}
+
+
+def _scaled(model: Any) -> Any:
+    torch.nn.init.constant_(model.logit_scale, 3.1)
+    torch.nn.init.constant_(model.logit_bias, -1.5)
+    return model
+
+
+def _classes(folder: Path, text: str = "\n".join(CLASSES) + "\n") -> str:
+    (folder / "classes.txt").write_text(text, encoding="utf-8")
+    return str(folder / "classes.txt")
+
+
+class Exported(NamedTuple):
+    bare: ModelFile
+    headed: ModelFile
+    truth: Any
+    pixels: Any
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A tiny open_clip model with a SigLIP-like logit bias, exported without and with a head."""
+    tmp = tmp_path_factory.mktemp("clip")
+    name, model = checkpoints.open_clip_folder(tmp / "clip", text=TEXT, init=_scaled, init_logit_bias=-10.0)
+    exported("open_clip", name, tmp / "bare.onnx")
+    exported("open_clip", name, tmp / "headed.onnx", zero_shot=_classes(tmp), templates="openai")
+    _, transform = open_clip.create_model_from_pretrained(name)
+    pixels = torch.stack([transform(Image.open(path)) for path in FIVE])
+    tokenizer, templates = open_clip.get_tokenizer(name), open_clip.OPENAI_IMAGENET_TEMPLATES
+    with torch.no_grad():
+        head = open_clip.build_zero_shot_classifier(model, tokenizer, CLASSES, templates)
+        truth = model.logit_scale.exp() * model.encode_image(pixels, normalize=True) @ head + model.logit_bias
+    bare, headed = (open_model(tmp / f"{name}.onnx") for name in ("bare", "headed"))
+    return Exported(bare, headed, truth.numpy(), pixels.numpy())
+
+
+@pytest.mark.long
+def test_logits_are_open_clips_own_and_the_representation_is_the_same_with_a_head(clip: Exported) -> None:
+    bare, headed = (outputs_of(model.path, clip.pixels) for model in (clip.bare, clip.headed))
+    assert clip.truth.std(axis=1).min() > 0.1  # the classes differ, so that a wrong head would show
+    assert_allclose(headed.pop("logits"), clip.truth, atol=1e-4)
+    assert list(headed) == list(bare)
+    for name, rows in bare.items():
+        assert_allclose(headed[name], rows, rtol=0, atol=1e-6)
+
+
+@pytest.mark.long
+def test_the_contract_names_classes_templates_and_the_same_tensor(clip: Exported) -> None:
+    bare, headed = contract_of(clip.bare.path), contract_of(clip.headed.path)
+    words = headed["zero_shot"]
+    assert (words["classes"], len(words["templates"])) == ([*CLASSES], 80)
+    assert words["templates"][0] == "a bad photo of a {}."
+    assert (clip.headed.class_output, headed["tensors"]["logits"]["rule"]) == ("logits", "logits")
+    assert (clip.headed.representation, headed["source"]) == (clip.bare.representation, bare["source"])
+    assert headed["parity"] is not None
+    assert "zero_shot" not in bare
+
+
+@pytest.mark.long
+def test_the_head_is_the_normalised_mean_times_the_scale() -> None:
+    """Closed form: two templates at right angles average to their diagonal."""
+    from robustcheck_onnx.exporters.wrappers import text_head
+
+    scale = torch.tensor(10.0, dtype=torch.float64).log()
+    vectors = {"a x": [3.0, 0.0], "b x": [0.0, 5.0], "a y": [-2.0, 0.0], "b y": [-7.0, 0.0]}
+    prompts = Prompts(("x", "y"), ("a {}", "b {}"))
+    head = text_head(prompts, lambda texts: torch.tensor([vectors[t] for t in texts]), scale, "m")
+    assert_allclose(head.numpy(), [[10 / 2**0.5, 10 / 2**0.5], [-10.0, 0.0]], rtol=1e-6)
+    with pytest.raises(ExportError, match="zero or not finite"):
+        text_head(prompts, lambda texts: torch.zeros(len(texts), 2), scale, "m")
+
+
+def test_braces_in_a_class_name_stay() -> None:
+    assert Prompts(("{0} {x}",), ("a {}, {}!",)).texts("{0} {x}") == ["a {0} {x}, {0} {x}!"]
+
+
+@pytest.mark.long
+def test_imagenets_names_and_openais_templates_are_open_clips() -> None:
+    prompts = read_prompts("imagenet", "openai")
+    assert list(prompts.classes) == list(open_clip.IMAGENET_CLASSNAMES)
+    assert prompts.texts("cat") == [make("cat") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
+
+
+BAD_WORDS = [
+    ("cat\n", "{}", "number of class names is 1"),
+    ("cat\ndog\ncat\n", "{}", "class name 'cat' occurs 2 times"),
+    ("cat\ndog\n", "a photo\n", "template is 'a photo'"),
+    ("cat\ndog\n", "\n", "number of templates is 0"),
+]
+
+
+def test_bad_words(tmp_path: Path) -> None:
+    for classes, templates, said in BAD_WORDS:
+        (tmp_path / "templates.txt").write_text(templates)
+        with refused(2, said):
+            read_prompts(_classes(tmp_path, classes), str(tmp_path / "templates.txt"))
+
+
+@pytest.mark.long
+def test_a_text_tower_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    for field, value, code, said in (
+        ("context_length", 8, 2, "the text tower reads 8"),
+        ("vocab_size", 100, 3, "text tower has 100 tokens and open_clip's tokenizer 49408"),
+        ("hf_tokenizer_name", "org/not-here", 4, "tokenizer of the text tower is not on this machine"),
+    ):
+        name, _ = checkpoints.open_clip_folder(tmp_path / "clip", text=TEXT | {field: value})
+        classes = _classes(tmp_path, "cat\na very long name of a class of things that nobody needs\n")
+        with refused(code, said):
+            exported("open_clip", name, tmp_path / "m.onnx", zero_shot=classes)
+        assert not (tmp_path / "m.onnx").exists()

@@ -278,7 +278,7 @@ READ = [  # the text, the tensor that a user names, and what is read: tensor and
 
 def test_what_is_read() -> None:
     for text, tensor, expected in READ:
-        zeros = {"zeros": np.zeros(1000, np.float32)} if "zeros" in text else {}
+        zeros: Fields = {"zeros": np.zeros(1000, np.float32)} if "zeros" in text else {}
         model = opened_behind(text, batch=1 if "image_embeds" in text else "batch", tensor=tensor, **zeros)
         found = model.representation
         assert (found.tensor, found.rule, *["assumed"] * found.assumed) == expected, text

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head, score_difference
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Fields, normal, onnx_models, raised
-from support.onnx_models import encoder, save
+from support.onnx_models import save
 from support.written import written as support_written
 
 CLASSES, FEATURES = 10, 16
@@ -171,13 +171,11 @@ def test_an_image_without_a_representation_is_compared_with_the_others() -> None
     assert score_difference(head, h, head.scores(h) + 1e-6) == pytest.approx(1e-6 / np.sqrt(((h @ W.T) ** 2).mean()))
 
 
-def test_what_is_no_head(tmp_path: Path, written: Any) -> None:
-    broken = np.where(np.eye(CLASSES, FEATURES, 4) > 0, np.float32(np.nan), W)
+def test_what_is_no_head(written: Any) -> None:
     one = {"w": W[:1], "b": B[:1]}
     for text, weights, said in (
         (LAYERS[0][0], one, "number of scores of the head is 1"),
         (f"{LINEAR}; logits = Sigmoid(linear)", one, "number of scores of the head is 1"),
-        (LAYERS[0][0], {"w": broken}, "not all finite"),
         (
             f"{LINEAR}; other = Gemm(features, v, b, transB=1); logits = Add(linear, other)",
             {"w": W, "v": W[::-1].copy()},
@@ -185,7 +183,6 @@ def test_what_is_no_head(tmp_path: Path, written: Any) -> None:
         ),
     ):
         raised(CannotAssessError, said, read_head, written(text, weights, len(weights["w"])))
-    raised(CannotAssessError, "head is missing", read_head, open_model(save(encoder(), tmp_path / "encoder.onnx")))
 
 
 def test_a_head_of_a_file(tmp_path: Path) -> None:
@@ -199,17 +196,14 @@ def test_a_head_of_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_head(tmp_path: Path) -> None:
+    """More of them are in tests/directions."""
     safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
     for name, content, said in (
         ("missing.npy", None, "no such file"),
-        ("head.txt", b"", "must be .npy or .safetensors"),
-        ("empty.npy", b"", "not readable"),
         ("objects.npy", np.array([{}], dtype=object), "not readable"),
         ("vector.npy", W[0], "2 axes of floats"),
         ("whole.npy", W.astype(int), "2 axes of floats"),
-        ("narrow.npy", W[:, :7], r"\(class, 16\)"),
         ("one.npy", W[:1], "two or more classes"),
-        ("nan.npy", W * np.inf, "not finite"),
         ("damaged.safetensors", b"\x08\0\0\0\0\0\0\0{}{}{}{}", "not readable"),
         ("other.safetensors", safetensors.save({"kernel": W}), "one must be named weight"),
         ("bias.safetensors", safetensors.save({"weight": W, "bias": B[:3]}), r"bias \(3,\)"),

@@ -13,7 +13,7 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
-from support import PIXELS, Patch, but, levels, onnx_models, raised
+from support import PIXELS, Fields, Patch, but, levels, onnx_models, raised
 from support.bad_input import NATIVE
 from support.onnx_models import classifier, encoder
 from support.written import POOLED, written
@@ -98,12 +98,16 @@ def test_the_reason_of_onnx_runtime_is_one_line(runner: Any) -> None:
         "x = Add(features, i); embedding = MatMul(x, w16x8)": (
             r"Type parameter \(T\) of Optype \(Add\) bound to different types \(tensor\(float\) and tensor\(int64\)"
         ),
+        "embedding = MatMul(features, q)": "Node input 'q' is not a graph input, initializer",
         # in the first pass
         "x = Gather(features, i, axis=1); embedding = MatMul(x, w16x8)": (
             r"Gather node. indices element out of data bounds, idx=16 must be within the inclusive range \[-16,15\]"
         ),
     }.items():
-        model = written(text, **{"i": np.arange(16) + 9} if "i" in text else {})
+        given: Fields = {"i": np.arange(16) + 9, "q": [1.0]}
+        model = written(text, **{name: value for name, value in given.items() if re.search(rf"\b{name}\b", text)})
+        if "q" in text:
+            del model.graph.initializer[0]
         said = raised(CannotAssessError, "", lambda model=model: runner(model).run(PIXELS)).message
         assert re.search(f"^\\S*m.onnx: ONNX Runtime .*{reason}", said)
         assert (len(said) < 600, NATIVE.search(said)) == (True, None)
