@@ -101,23 +101,18 @@ def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- the small ONNX Runtime
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small") / "source"
-    load("release/cpu").lay(folder)
-    return folder
-
-
-def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(small: Path) -> None:
-    documents = [tomllib.loads(text) for text in (PYPROJECT, (small / "pyproject.toml").read_text(encoding="utf-8"))]
-    ours, theirs = (document["project"] for document in documents)
+def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(tmp_path: Path) -> None:
+    load("release/cpu").lay(tmp_path / "source")
+    theirs = (tmp_path / "source" / "pyproject.toml").read_text(encoding="utf-8")
+    documents = [tomllib.loads(text) for text in (PYPROJECT, theirs)]
+    ours, small = (document["project"] for document in documents)
     for system, machine in PLATFORMS:
-        assert runtimes(theirs["dependencies"], system, machine) == ["onnxruntime"]
+        assert runtimes(small["dependencies"], system, machine) == ["onnxruntime"]
         large = system != "darwin" and machine in {"x86_64", "AMD64"}
         assert runtimes(ours["dependencies"], system, machine) == ["onnxruntime-gpu" if large else "onnxruntime"]
     del ours["optional-dependencies"]["cuda"]
     bounds = set[str]()
-    for project, name in ((ours, "robustcheck-onnx"), (theirs, "robustcheck-onnx-cpu")):
+    for project, name in ((ours, "robustcheck-onnx"), (small, "robustcheck-onnx-cpu")):
         assert project.pop("name") == name
         project["start"] = project["scripts"].pop(name)  # `uvx NAME` and `pipx run NAME` start it
         assert project["start"] == project["scripts"]["robustcheck"]

@@ -54,18 +54,12 @@ def test_shellcheck_finds_nothing_in_the_actions_steps() -> None:
 # ------------------------------------------------------------------------------------ steps of a release, run here
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """What the release asks: where the project lives, its version and its changelog."""
+@pytest.mark.long
+def test_a_release_is_ready_when_home_version_tag_and_changelog_agree(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "release", tmp_path / "release")
     (tmp_path / "checker").mkdir()
     (tmp_path / "checker" / "text.py").write_text(f'VERSION: Final = "1.2.3"\nHOME: Final = "{OUR_HOME}"\n')
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.3\nNew.\n\n- One\n\n## 1.2.2\nOld.\n")
-    return tmp_path
-
-
-@pytest.mark.long
-def test_a_release_is_ready_when_home_version_tag_and_changelog_agree(project: Path) -> None:
     lines = script("release", "build", "home")
     here = {
         "GITHUB_SERVER_URL": "https://git.example",
@@ -78,14 +72,14 @@ def test_a_release_is_ready_when_home_version_tag_and_changelog_agree(project: P
         ({"GITHUB_REF_NAME": "v1.2.4"}, "error: the tag is v1.2.4; VERSION is 1.2.3\n", "true"),
         (fork, f"error: HOME is {OUR_HOME}; this is https://git.example/someone/fork\n", "false"),
     ):
-        done, _ = run(lines, project, **here | others)
+        done, _ = run(lines, tmp_path, **here | others)
         assert (done.returncode, done.stdout, done.stderr) == (int(bool(said)), "", said)
-        assert run(script("docs", "build", "is this"), project, **here | others)[1] == {"ours": ours}
-    _, outputs = run(script("images", "publish", "home"), project, **here)
+        assert run(script("docs", "build", "is this"), tmp_path, **here | others)[1] == {"ours": ours}
+    _, outputs = run(script("images", "publish", "home"), tmp_path, **here)
     assert outputs == {"image": "ghcr.io/some-owner/robustcheck"}  # small letters
     for file, text, said in (
         ("CHANGELOG.md", "# Changelog\n\n## 1.2.3 (unreleased)\n", "error: CHANGELOG.md has no line '## 1.2.3'; "),
         ("checker/text.py", 'VERSION: Final = "1.2.3"\nHOME: Final = ""\n', "error: HOME in checker/text.py is empty"),
     ):
-        (project / file).write_text(text)
-        assert said in run(lines, project, **here)[0].stderr
+        (tmp_path / file).write_text(text)
+        assert said in run(lines, tmp_path, **here)[0].stderr
