@@ -384,14 +384,6 @@ def test_images_without_keypoints_are_like_nothing() -> None:
     assert np.all(near >= (2 * SIGMAS[points[:, 2]]).astype(int))
 
 
-def test_a_full_gallery_stays_as_it_is() -> None:
-    points = [find_keypoints(photo(name)) for name in ("astronaut.png", "chelsea.png", "coffee.png")]
-    gallery = Gallery(2)
-    for one in points:
-        gallery.add(one)
-    assert [gallery.has_part_of(one) for one in points] == [True, True, False]
-
-
 TABLE = (BUNDLED / "ATTRIBUTION.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.strip("|\n ").split(" | ")] for line in TABLE.splitlines() if ".jpg | " in line]
 

@@ -209,6 +209,13 @@ def test_a_notebook_shows_the_short_report(question: str, results: dict[str, Any
     assert [each in told for each in rows if each] == [True] * max(1, sum(map(bool, rows)))
 
 
+def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(results: dict[str, Any]) -> None:
+    found = results["verify"]
+    said = "Verification(result='VERIFIED, but WARN', exit_code=1, report='report.json', model='model.onnx')"
+    assert repr(found) == said
+    assert [but(found, exit_code=code).passed for code in (0, 1, 3)] == [True, False, False]
+
+
 def test_a_shift_in_a_notebook(results: dict[str, Any]) -> None:
     shifted = results["shift"]
     (first,) = shifted.shifted

@@ -13,7 +13,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.words import statistics_of
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import Patch, Place, but, extra, normal, raised, reports
+from support import Patch, but, extra, normal, raised, reports
 from support.comparisons import judged, planted
 from support.onnx_models import encoder, save
 from support.outcomes import gated
@@ -48,18 +48,6 @@ def test_a_check_is_one_line_and_a_page() -> None:
     assert other.startswith("✓ PASS · ")
     assert "<script>alert(1)</script>\\x1b[8m\\n&.onnx" in other
     assert printed(passed, 200).count("\n") <= 6
-
-
-def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
-    passed: rc.Report, lookup_pass: Place, tmp_path: Path
-) -> None:
-    model, photos = lookup_pass
-    written = tmp_path / "report.json"
-    written.write_text(passed.model_dump_json())
-    found = rc.verify(written, model, images=photos)
-    assert repr(found) == f"Verification(result='VERIFIED', exit_code=0, report='{written}', model='{model}')"
-    others = rc.verify(written, model), rc.verify(written, save(encoder(), tmp_path / "other.onnx"), rerun=False)
-    assert [(each.exit_code, each.passed) for each in (found, *others)] == [(0, True), (1, False), (3, False)]
 
 
 def test_a_scan_and_a_comparison(scanned: rc.ScanReport, compared: rc.CompareReport) -> None:
