@@ -223,6 +223,7 @@ def test_npy_and_npz() -> None:
     for array, said in (
         (np.zeros((2, 6, 5, 3)), r"array: shape is \(2, 6, 5, 3\); it must be \(batch, 1 or 3 channels"),
         (np.zeros((0, 3, 5, 5)), r"shape is \(0, 3, 5, 5\)"),
+        (np.zeros((1, 3, 5, 5), np.complex64), "dtype is complex64; it must be float or unsigned"),
         (np.array([{"pickle": 1}]), "x.npy: file is not a plain array"),
     ):
         np.save("x.npy", array)
