@@ -27,6 +27,7 @@ ASKED: Final = {  # the folders of tests that are not the room's own alone
     "forms": ("report",), "settings": ("cli",), "storage": ("storage", "images", "report"),
     "exporters": ("exporters", "model"), "calibrate": ("calibrate", "thresholds"), "wall": ("measure",),
 }  # fmt: skip
+CAP_S: Final = 1800.0  # for one fault
 LAST: Final = ("project/test_doctests.py", "cli", "whole")  # of every room
 
 
@@ -40,12 +41,12 @@ def find(fault: dict[str, Any]) -> Path | None:
     return None
 
 
-def run(fault: dict[str, Any], marks: str, cap_s: float) -> dict[str, Any]:
+def run(fault: dict[str, Any], marks: str) -> dict[str, Any]:
     """Put one fault in, ask folder after folder, and put the file back."""
     path, result = find(fault), {"number": fault["number"], "caught_by": None}
     if path is None:
         return result | {"is_gone": True}
-    content, times, end_s = path.read_bytes(), path.stat(), time.monotonic() + cap_s
+    content, times, end_s = path.read_bytes(), path.stat(), time.monotonic() + CAP_S
     try:
         path.write_text(content.decode().replace(fault["before"], fault["after"]), encoding="utf-8")
         for folder in dict.fromkeys((*ASKED.get(fault["room"], (fault["room"],)), *LAST)):
@@ -86,12 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("numbers", nargs="*", type=int, help="of faults to run; all, if none is given")
     parser.add_argument("--marks", default="not long", help="as -m of pytest")
-    parser.add_argument("--cap", type=float, default=1800.0, help="seconds per fault")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the file is put back
     for fault in json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")):
         if not options.numbers or fault["number"] in options.numbers:
-            sys.stdout.write(json.dumps(run(fault, options.marks, options.cap)) + "\n")
+            sys.stdout.write(json.dumps(run(fault, options.marks)) + "\n")
             sys.stdout.flush()
 
 

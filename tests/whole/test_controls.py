@@ -5,7 +5,6 @@ Each set becomes an ONNX model that looks a representation up by image index, ch
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,9 @@ from robustcheck_onnx import check
 from support import EMBEDDINGS, lookup, needs_embeddings
 
 
-def judged(model: Path, photos: list[Path], **options: Any) -> tuple[str, set[str]]:
+def judged(model: Path, photos: list[Path]) -> tuple[str, set[str]]:
     """The verdict and the ids of its reasons."""
-    verdict = check(model, images=listed(model.parent, photos), device="cpu", **options).verdict
+    verdict = check(model, images=listed(model.parent, photos), device="cpu").verdict
     return verdict.verdict, {reason.id for reason in verdict.reasons}
 
 
