@@ -167,8 +167,12 @@ def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes
     """Whoever owns a repository names its files; a hint is copied to a shell."""
     name = "$(touch x).onnx"
     served.put("org/odd", {name: encoder, "b.onnx": encoder, f"a/{name}": encoder, "open_clip_config.json": SIDECAR})
-    for path, said in {"": name, "/$(touch y).onnx": name, f"/a/{name}": f"a/{name}"}.items():
-        caught = raised(UsageError, "", check, f"hf://org/odd{path}", max_images=3)
+    for path, words, said in (
+        ("", "number of encoders is 3", name),
+        ("/$(touch y).onnx", "has no ONNX file there", name),
+        (f"/a/{name}", "or above them", f"a/{name}"),
+    ):
+        caught = raised(UsageError, words, check, f"hf://org/odd{path}", max_images=3)
         assert shlex.split(caught.hint, comments=True)[:2] == ["robustcheck", f"hf://org/odd/{said}"]
 
 
@@ -189,7 +193,9 @@ def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> No
         "hf://org/open_clip": "open_clip hf-hub:org/open_clip",
         "hf://org/clip@main": "transformers ./checkpoint",
     }.items():
-        caught = raised(UsageError, "", check, address, max_images=3)
+        library = first.split()[0]
+        said = f"{library} is a library of|it holds a checkpoint of {library}$|timn is not a scheme"
+        caught = raised(UsageError, f"(?m){said}", check, address, max_images=3)
         before = main * first.endswith("./checkpoint")
         assert caught.hint == f"{before}robustcheck export {first} -o model.onnx && robustcheck model.onnx"
 

@@ -54,13 +54,14 @@ def test_paths_are_no_urls(tmp_path: Path, monkeypatch: Patch) -> None:
     url = places.parse_place("s3://bucket/x")
     assert isinstance(url, places.Url)
     assert places.parse_place(url) is url
-    for text in ("file://host/x", "zip://a.zip::s3://bucket/x", "simplecache::s3://bucket/x"):
-        raised(UsageError, "", places.parse_place, text)
+    raised(UsageError, "URL names a host", places.parse_place, "file://host/x")
+    for text in ("zip://a.zip::s3://bucket/x", "simplecache::s3://bucket/x"):
+        raised(UsageError, "URL is a chain", places.parse_place, text)
 
 
 def test_a_url_with_one_slash_and_one_where_only_a_path_serves_are_refused() -> None:
     for given in ("s3:/key:hunter2@bucket/x", Path("s3://key:hunter2@bucket/x")):
-        caught = raised(UsageError, "", places.parse_place, given)
+        caught = raised(UsageError, "has one slash after s3:", places.parse_place, given)
         assert caught.message == (
             "s3:/***@bucket/x: URL has one slash after s3:, as pathlib.Path leaves it; it must have two"
         )
@@ -105,7 +106,9 @@ def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_na
         assert fault.hint.startswith(hint)
         assert SECRET not in fault.message + fault.hint
     if not importlib.util.find_spec("gcsfs"):
-        missing = raised(EnvironmentFaultError, "", source.open_images, f"gs://key:{SECRET}@bucket/photos")
+        missing = raised(
+            EnvironmentFaultError, "gcsfs is not importable", source.open_images, f"gs://key:{SECRET}@bucket/photos"
+        )
         assert missing.hint.startswith("pip install gcsfs")
         assert SECRET not in missing.message
 

@@ -54,9 +54,6 @@ def web(tmp_path: Path) -> Generator[Web, None, None]:
             else:
                 super().do_GET()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     with serving(functools.partial(Handler, directory=str(folder))) as url:
         yield Web(url, folder, asked)
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -95,7 +96,8 @@ def refused(said: str, call: Callable[..., object], *given: Any, **named: Any) -
 @contextlib.contextmanager
 def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
     """Yield the address of a web server on the loopback interface, whose requests the handler answers."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    silent = mock.patch.object(BaseHTTPRequestHandler, "log_message")
+    with silent, ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

@@ -109,9 +109,6 @@ def running() -> Iterator[MockHub]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_: object) -> None:
-            pass
-
         def do_GET(self) -> None:
             path = unquote(self.path.partition("?")[0])
             hub.asked.append(f"{self.command} {path}")

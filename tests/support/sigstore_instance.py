@@ -205,8 +205,5 @@ def running() -> Iterator[Instance]:
             self.end_headers()
             self.wfile.write(json.dumps(document).encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     with serving(Handler) as instance.url:
         yield instance
