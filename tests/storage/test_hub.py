@@ -46,6 +46,10 @@ def encoder() -> bytes:
     return bytes(onnx_models.encoder().SerializeToString())
 
 
+def refused(kind: type[RobustcheckError], said: str, address: str) -> RobustcheckError:
+    return raised(kind, said, check, address, max_images=3)
+
+
 def go_offline(monkeypatch: Patch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -92,14 +96,12 @@ def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
     served.put("org/deep", files | {"other.onnx": b"z"})  # whose sidecar is it now?
     for prepare in (lambda _: None, go_offline):  # the cache holds the one model, and knows of the other
         prepare(monkeypatch)
-        raised(UsageError, "lies next to 2 models", check, "hf://org/deep/onnx/fp/m.onnx", max_images=3)
+        refused(UsageError, "lies next to 2 models", "hf://org/deep/onnx/fp/m.onnx")
     snapshot = hub_repo(tmp_path, "org/hand")  # fetched by other means: nobody kept the listing
     for name, content in files.items():
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes(content)
-    raised(
-        UsageError, "preprocessing is not known; the hub's cache does not list", check, "hf://org/hand", max_images=3
-    )
+    refused(UsageError, "preprocessing is not known; the hub's cache does not list", "hf://org/hand")
 
 
 def test_a_model_configuration_that_says_no_pixels_hides_no_sidecar_above_it(served: MockHub, encoder: bytes) -> None:
@@ -114,13 +116,8 @@ def test_a_model_configuration_that_says_no_pixels_hides_no_sidecar_above_it(ser
 def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, encoder: bytes) -> None:
     files = {"open_clip_config.json": SIDECAR, "vit/model.onnx": encoder, "resnet/model.ONNX": encoder}
     served.put("org/two", files)
-    raised(
-        UsageError,
-        "next to 2 models, or above them \\(vit/model.onnx, resnet/model.ONNX\\)",
-        check,
-        "hf://org/two/vit/model.onnx",
-        max_images=3,
-    )
+    said = "next to 2 models, or above them \\(vit/model.onnx, resnet/model.ONNX\\)"
+    refused(UsageError, said, "hf://org/two/vit/model.onnx")
     del files["resnet/model.ONNX"]
     served.put("org/two", files | {"text/text_model.onnx": b"x"})
     assert check("hf://org/two", max_images=3).evidence.preprocessing.source == "sidecar"
@@ -135,7 +132,7 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
         served.put("org/one", {name: encoder, "open_clip_config.json": SIDECAR})
         read = Mock(side_effect=[tmp_path / "m.onnx", FileNotFoundError(2, "no such file")])
         monkeypatch.setattr(hub.Repository, "fetch", read)
-        raised(StoreError, "it was listed, and is not there", check, "hf://org/one", max_images=3)
+        refused(StoreError, "it was listed, and is not there", "hf://org/one")
 
 
 def test_which_file_is_meant() -> None:
@@ -172,7 +169,7 @@ def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes
         ("/$(touch y).onnx", "has no ONNX file there", name),
         (f"/a/{name}", "or above them", f"a/{name}"),
     ):
-        caught = raised(UsageError, words, check, f"hf://org/odd{path}", max_images=3)
+        caught = refused(UsageError, words, f"hf://org/odd{path}")
         assert shlex.split(caught.hint, comments=True)[:2] == ["robustcheck", f"hf://org/odd/{said}"]
 
 
@@ -195,7 +192,7 @@ def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> No
     }.items():
         library = first.split()[0]
         said = f"{library} is a library of|it holds a checkpoint of {library}$|timn is not a scheme"
-        caught = raised(UsageError, f"(?m){said}", check, address, max_images=3)
+        caught = refused(UsageError, f"(?m){said}", address)
         before = main * first.endswith("./checkpoint")
         assert caught.hint == f"{before}robustcheck export {first} -o model.onnx && robustcheck model.onnx"
 
@@ -222,7 +219,7 @@ def test_what_is_no_repository_or_has_nothing_to_check(served: MockHub) -> None:
         ("wandb:org/run/model:v1", 2, "wandb", "wandb artifact get …"),
         ("nosuchscheme:x", 2, "nosuchscheme", "hf://org/repo, models:/name/1"),
     ):
-        fault = raised(RobustcheckError, said, check, address, max_images=3)
+        fault = refused(RobustcheckError, said, address)
         assert (fault.exit_code, hint in fault.hint) == (code, True)
         assert SECRET not in fault.message + fault.hint
 
@@ -230,11 +227,11 @@ def test_what_is_no_repository_or_has_nothing_to_check(served: MockHub) -> None:
 def test_a_hub_that_is_asked_too_often_or_is_not_there(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     served.busy = 1
-    raised(EnvironmentFaultError, "accepts no more requests", check, "hf://org/one", max_images=3)
+    refused(EnvironmentFaultError, "accepts no more requests", "hf://org/one")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    raised(StoreError, "ConnectError", check, "hf://org/one", max_images=3)
+    refused(StoreError, "ConnectError", "hf://org/one")
     go_offline(monkeypatch)
-    raised(EnvironmentFaultError, "HF_HUB_OFFLINE", check, "hf://org/two", max_images=3)
+    refused(EnvironmentFaultError, "HF_HUB_OFFLINE", "hf://org/two")
 
 
 def test_bytes_that_are_not_those_that_the_hub_lists(
@@ -268,20 +265,20 @@ def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_witho
     raised(StoreError, "its revision moved from commit", repository.fetch, "m.onnx")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=full))
-    raised(EnvironmentFaultError, "no space is left for the download", check, "hf://org/one", max_images=3)
+    refused(EnvironmentFaultError, "no space is left for the download", "hf://org/one")
 
 
 def test_a_limit_of_bytes_and_names_that_leave_the_folder(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     monkeypatch.setenv("ROBUSTCHECK_MAX_DOWNLOAD_BYTES", "10")
-    raised(EnvironmentFaultError, "more than 10 bytes", check, "hf://org/one", max_images=3)
+    refused(EnvironmentFaultError, "more than 10 bytes", "hf://org/one")
     assert not any("/cdn/" in asked for asked in served.asked)
     served.put("org/odd", {"../m.onnx": encoder, "/m.onnx": encoder, "a/../../m.onnx": encoder, "a\\m.onnx": encoder})
-    raised(UsageError, "number of ONNX files in the repository is 0", check, "hf://org/odd", max_images=3)
+    refused(UsageError, "number of ONNX files in the repository is 0", "hf://org/odd")
     # names that no file can have: passed by they would hide a model beside a sidecar
     for name in ("a\0b.onnx", f"{'x' * 300}/m.onnx", "\ud800.onnx"):
         served.put("org/odd", {"m.onnx": encoder, name: b"x"})
-        raised(StoreError, "can't be|surrogates", check, "hf://org/odd/m.onnx", max_images=3)
+        refused(StoreError, "can't be|surrogates", "hf://org/odd/m.onnx")
 
 
 def test_a_data_set_by_its_name(served: MockHub, lookup_pass: Place, tmp_path: Path) -> None:

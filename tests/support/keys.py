@@ -1,6 +1,7 @@
-"""Keys on elliptic curves, in PEM files, and signed documents of which a value is changed."""
+"""Keys on elliptic curves, in PEM files, signed documents of which a value is changed, what is said of a signature."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,10 @@ def changed(document: Fields, place: str, value: Any) -> Fields:
         part = part[key]
     part[last] = value
     return made
+
+
+def signature_seen(out: str) -> str:
+    """What `verify` says of a signature, in a document where the rest holds."""
+    findings = {finding["check"]: finding for finding in json.loads(out)["findings"]}
+    assert findings["report"]["status"] == findings["model"]["status"] == "agrees"
+    return str(findings["signature"]["seen"])

@@ -43,8 +43,7 @@ class MockHub:
     def put(self, repo: str, files: dict[str, bytes]) -> str:
         """Make or replace a repository; gives its commit, which is another for other files."""
         self.repositories[repo] = files
-        text = repr(sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items()))
-        self.commits[repo] = hashlib.sha1(f"{repo}{text}".encode(), usedforsecurity=False).hexdigest()
+        self.commits[repo] = hashlib.sha1(repr((repo, files)).encode(), usedforsecurity=False).hexdigest()
         return self.commits[repo]
 
     def reply(self, command: str, path: str, span: re.Match[str] | None) -> Reply:

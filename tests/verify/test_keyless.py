@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
 from support import Capture, Fields, Patch, extra, raised, robustcheck
-from support.keys import changed
+from support.keys import changed, signature_seen
 from support.sigstore_instance import ISSUER, Instance, running
 
 pytestmark = [pytest.mark.usefixtures("capsys", "away"), pytest.mark.long]
@@ -76,11 +76,6 @@ def sign(place: Path, *more: object, trust: bool = True) -> int:
 def verify(place: Path, *more: object, trust: bool = True) -> int:
     instance = ["--trust-config", place / "trust.json"] if trust else []
     return robustcheck("verify", place / "report.json", place / "model.onnx", *instance, *more)
-
-
-def signature_seen(out: str) -> str:
-    (finding,) = (each for each in json.loads(out)["findings"] if each["check"] == "signature")
-    return str(finding["seen"])
 
 
 # ------------------------------------------------------------------------------------------------- it works

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -132,30 +133,19 @@ def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: Patch, c
 # ------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    ("fails", "fault", "code"),
-    [
-        ("verify.signature.sign", ValueError("the signer fails"), 70),
-        (
-            "storage.stores.write_whole",
-            EnvironmentFaultError("report is not written (No space left on device)", "df -h"),
-            4,
-        ),
-    ],
-)
-def test_an_error_leaves_no_signature_and_no_pass(
-    here: Path, fails: str, fault: Exception, code: int, monkeypatch: Patch
-) -> None:
+def test_an_error_leaves_no_signature_and_no_pass(here: Path, monkeypatch: Patch) -> None:
     real = stores.write_whole
 
-    def failing(where: Any, what: Any) -> Any:
-        if code == 70 or "sigstore" in str(where):
-            raise fault
+    def full(where: Any, what: Any) -> Any:
+        if "sigstore" in str(where):
+            raise EnvironmentFaultError("report is not written (No space left on device)", "df -h")
         return real(where, what)
 
-    monkeypatch.setattr(f"robustcheck_onnx.checker.{fails}", failing)
-    assert check("model.onnx", "-o", "json=report.json") == code
-    assert is_unsigned_error(code)
+    signer = Mock(side_effect=ValueError("the signer fails"))
+    for fails, played, code in (("storage.stores.write_whole", full, 4), ("verify.signature.sign", signer, 70)):
+        monkeypatch.setattr(f"robustcheck_onnx.checker.{fails}", played)
+        assert check("model.onnx", "-o", "json=report.json") == code
+        assert is_unsigned_error(code)
 
 
 def test_options_that_are_refused_leave_no_signature_either_unless_the_report_is_no_report(here: Path) -> None:
@@ -207,13 +197,8 @@ def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -
 def test_an_earlier_signature_that_cannot_be_removed_ends_the_run(
     here: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    assert read_json("report.sigstore.json")
     never_measured(monkeypatch)
-
-    def refused(path: Path, missing_ok: bool = False) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert check("model.onnx", "-o", "json=report.json") == 4
     assert "report.sigstore.json: earlier signature is not removed (Permission denied)" in capsys.readouterr().err
 

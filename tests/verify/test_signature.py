@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
 from support import ROOT, Capture, Fields, Patch, but, extra, profile, raised, read_json, robustcheck
 from support.bad_input import run
-from support.keys import PEM, changed, write_keys
+from support.keys import PEM, changed, signature_seen, write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -132,12 +132,6 @@ def test_every_changed_byte_of_a_bundle_is_noticed(signed: Path) -> None:
     for index in range(0, len(content), profile.sized(7, 1)):
         file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
         raised(signing.SignatureError, r"e\.json (is|was|has|holds) ", signing.signed_payload, file, signed / "key.pub")
-
-
-def signature_seen(out: str) -> str:
-    findings = {finding["check"]: finding for finding in json.loads(out)["findings"]}
-    assert findings["report"]["status"] == findings["model"]["status"] == "agrees"
-    return str(findings["signature"]["seen"])
 
 
 def test_a_statement_says_what_the_report_does_and_no_more(passed: Report) -> None:
