@@ -67,15 +67,13 @@ def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: Patch) 
     return document
 
 
+def verify(place: Path, *more: object, trust: bool = True, verb: str = "verify") -> int:
+    instance = ["--trust-config", place / "trust.json"] if trust else []
+    return robustcheck(verb, place / "report.json", place / "model.onnx", *instance, *more)
+
+
 def sign(place: Path, *more: object, trust: bool = True) -> int:
-    files = [place / "report.json", place / "model.onnx", "--images", place / "photos"]
-    instance = ["--trust-config", place / "trust.json"] if trust else []
-    return robustcheck("sign", *files, "--keyless", *instance, *more)
-
-
-def verify(place: Path, *more: object, trust: bool = True) -> int:
-    instance = ["--trust-config", place / "trust.json"] if trust else []
-    return robustcheck("verify", place / "report.json", place / "model.onnx", *instance, *more)
+    return verify(place, "--images", place / "photos", "--keyless", *more, trust=trust, verb="sign")
 
 
 # ------------------------------------------------------------------------------------------------- it works
