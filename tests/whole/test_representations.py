@@ -17,7 +17,8 @@ from robustcheck_onnx import check, load_representations, measure, scan
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP, PreprocessingFacts
 from robustcheck_onnx.checker.representations import MadeWith, Saver
-from support import Capture, Fields, Patch, Place, lookup, normal, onnx_models, raised, robustcheck
+from support import Fields, Place, lookup, normal, onnx_models, raised
+from support.bad_input import Run
 from support.measuring import never_decided
 
 
@@ -94,36 +95,24 @@ def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(tmp_path: 
     assert sorted(each.name for each in tmp_path.iterdir()) == ["nan.onnx", "rows.npz"]
 
 
-def test_the_command_names_the_file_and_wants_one_for_each_model(
-    lookup_pass: Place, tmp_path: Path, capsys: Capture
-) -> None:
-    model, photos = lookup_pass
-    models = [tmp_path / f"{name}.onnx" for name in "ab"]
-    for each in models:
-        each.symlink_to(model)
-    base = [*models, "--images", photos, "--save-representations"]
-    assert robustcheck(*base, tmp_path / "rows.npz") == 2
-    assert "each needs its own file" in capsys.readouterr().err
-    assert robustcheck(*base, tmp_path / "{model}.npz") == 0
-    assert f"representations:{tmp_path / 'b.npz'}" in "".join(capsys.readouterr().out.split())
-    a, b = (load_representations(each.with_suffix(".npz")).values for each in models)
-    assert np.array_equal(a, b)
-
-
-def test_places_that_no_representations_go_to(
-    lookup_pass: Place, tmp_path: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for options, said in (
-        (["rows.safetensors"], "np.load('rows.npz')['representations']"),
-        (["missing/rows.npz"], "folder missing is missing"),
-        (["rows.npz", "-o", "json=rows.npz"], "must be another file"),
+def test_the_command_names_a_file_for_each_model_and_refuses_other_places(here: Path, ends: Run) -> None:
+    before = {*here.iterdir()}
+    for words, said in (
+        ("warn.onnx {} rows.npz", "each needs its own file"),
+        ("{} rows.safetensors", "np.load('rows.npz')['representations']"),
+        ("{} missing/rows.npz", "folder missing is missing"),
+        ("{} rows.npz -o json=rows.npz", "must be another file"),
     ):
-        assert robustcheck(lookup_pass[0], "--images", lookup_pass[1], "--save-representations", *options) == 2
-        assert said in capsys.readouterr().err
-    assert {each.name for each in tmp_path.iterdir()} <= {"rows.npz"}  # an error document, as asked for
-    (tmp_path / "circle.npz").symlink_to("circle.npz")
-    raised(UsageError, "leads nowhere", Saver, tmp_path / "circle.npz")
+        ends(2, f"pass.onnx --images photos {words.format('--save-representations')}", said)
+    assert {*here.iterdir()} - before <= {here / "rows.npz"}  # an error document, as asked for
+    done = ends(1, "pass.onnx warn.onnx --images photos --save-representations {model}.npz")
+    assert "representations:warn.npz" in "".join(done.stdout.split())
+    assert [load_representations(f"{each}.npz").made_with.model for each in ("pass", "warn")] == [
+        "pass.onnx",
+        "warn.onnx",
+    ]
+    (here / "circle.npz").symlink_to("circle.npz")
+    raised(UsageError, "leads nowhere", Saver, here / "circle.npz")
 
 
 def test_files_that_hold_no_representations(tmp_path: Path) -> None:
