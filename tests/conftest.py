@@ -122,7 +122,7 @@ def wall(monkeypatch: Patch) -> None:
 
 
 @pytest.fixture(scope="session")
-def lookup_pass(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def lookup_pass(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A look-up model that passes (one planted persistent outlier feature), and 80 photos to check it on."""
     folder = tmp_path_factory.mktemp("pass")
     lookup.write_lookup_images(folder / "photos", 80)

@@ -24,7 +24,6 @@ from robustcheck_onnx.thresholds.suite import SuiteError
 from .targets import SELF_TEST, TARGETS
 
 LIMIT_S = 60  # for one input; most take milliseconds
-KEEP = Path(__file__).parents[2] / "build" / "fuzz"
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -112,7 +111,7 @@ def main() -> int:
     kinds = options.kinds.split(",")
     everything = []
     for kind in kinds:
-        counts, broke = watch(kind, options.seed, options.minutes / len(kinds), KEEP)
+        counts, broke = watch(kind, options.seed, options.minutes / len(kinds), Path("../build/fuzz"))
         numbers = ", ".join(f"{what} {n}" for what, n in counts.most_common())
         sys.stdout.write(f"{kind:9} {counts.total():7}  {numbers}\n")
         sys.stdout.flush()

@@ -29,9 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROBUSTCHECK_", "GITHUB_"))}
-    cache = str(tmp_path_factory.mktemp("cache"))
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return kept | {"PATH": path, "COLUMNS": "80", "XDG_CACHE_HOME": cache}
+    return kept | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "80",
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+    }
 
 
 @pytest.fixture(scope="module")

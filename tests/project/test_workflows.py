@@ -46,8 +46,10 @@ def test_the_citation_names_the_version_of_the_package() -> None:
 def test_shellcheck_finds_nothing_in_the_actions_steps() -> None:
     """Those of workflows are shown to it by actionlint."""
     for step in steps_of(ACTION):
-        command = [str(BIN / "shellcheck"), "--shell=bash", "-"]
-        done = subprocess.run(command, input=step.get("run", ""), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(BIN / "shellcheck"), "--shell=bash", "-"],
+            input=step.get("run", ""), capture_output=True, text=True, check=False,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout
 
 
