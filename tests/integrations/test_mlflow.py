@@ -308,6 +308,8 @@ def test_an_error_about_a_registered_file_names_the_address_and_a_hint_can_be_ty
     caught = raised(CannotAssessError, "", check, address)
     assert caught.message == f"{address}: model file is text; an ONNX protobuf is needed"
     assert caught.hint == f"mlflow artifacts download -u {address} -d . && head -c 200 text.onnx"
+    Path("registered/text.onnx").write_bytes(b"\x08\x07" * 9)  # damaged; a hint without the file stays
+    assert "text.onnx" not in raised(CannotAssessError, f"^{address}: ", check, address).hint
 
 
 @pytest.fixture(scope="module")
