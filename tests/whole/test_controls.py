@@ -180,7 +180,9 @@ TRAPS = {
 def test_traps_never_pass_and_the_planted_control_does(tmp_path: Path, photos_300: list[Path]) -> None:
     """The control passes: without it every trap could be a WARN for a reason of the harness."""
     control = lookup.write_lookup_model(tmp_path / "planted.onnx", _planted(default_rng(3), 300))
-    assert judged(control, photos_300) == ("PASS", set())
+    passed = check(control, images=listed(tmp_path, photos_300), device="cpu")
+    assert (passed.verdict.verdict, passed.verdict.reasons) == ("PASS", ())
+    assert [feature.index for feature in passed.evidence.statistics.persistent] == [7]
     wrong = {}
     for trap, (make, reason) in TRAPS.items():
         h = make(default_rng(3)).astype(np.float32)  # type: ignore[no-untyped-call]
