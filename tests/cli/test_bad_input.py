@@ -76,6 +76,20 @@ pass.onnx --images photos --tensor representatoin => 2 => robustcheck inspect pa
 pass.onnx --images photos --device nonsense => 2 => --device auto
   --device is 'nonsense'; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider
     that the installed ONNX …
+pass.onnx --images photos --device cudaa => 2 => --device cuda
+  --device is 'cudaa'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
+pass.onnx --images photos --device openvno => 2 => --device openvino
+  --device is 'openvno'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
+pass.onnx --images photos --device cuda:x => 2 => --device cuda:0
+  --device is 'cuda:x'; a device's number follows the colon
+pass.onnx --images photos --device cuda: => 2 => --device cuda
+  --device is 'cuda:'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
+pass.onnx --images photos --device cpu:1 => 2 => --device cpu, or --device cuda
+  --device is 'cpu:1'; cpu has no number and no options
+pass.onnx --images photos --device auto,use_tf32=1 => 2 => --device auto, or --device cuda
+  --device is 'auto,use_tf32=1'; auto has no number and no options
+pass.onnx --images photos --device '' => 2 => --device auto
+  --device is ''; it must be auto, cpu, cuda, cuda:N or tensorrt, …
 pass.onnx --images photos --max-bad 2 => 2 => --max-bad SHARE: …
   --max-bad is '2'; it must be less than or equal to 1
 pass.onnx --images photos --batch-size 33 => 2 => --batch-size N: …
@@ -135,6 +149,29 @@ export open_clip ViT-B-32 -o m.onnx --zero-shot none.txt => 2 => ls -l none.txt
 export open_clip ViT-B-32 -o m.onnx --zero-shot photos/photo_00000.png => 2 => ls -l photos/photo_00000.png
   --zero-shot is 'photos/photo_00000.png': file is not readable ('utf-8' codec can't decode …); it must be a
     text file with one class name per line, or imagenet
+export onnx pass.onnx -o m.onnx --precision int8-static => 2 => --precision int8-dynamic
+  precision is int8-static; it must be one of fp32, fp16, int8-dynamic, int8-qdq
+export onnx pass.onnx -o m.onnx --precision fp16,int8-qdq => 2 => --precision int8-qdq
+  precision is fp16,int8-qdq; it must be one of fp32, fp16, int8-dynamic, int8-qdq
+export onnx pass.onnx -o m.onnx => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx
+  --precision is fp32; an ONNX file is made smaller: fp16, int8-dynamic, int8-qdq
+export onnx pass.onnx -o m.onnx --precision int8-qdq --weights w.pt => 2 =>
+    robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx
+  --weights is given; an ONNX file has its weights, preprocessing and outputs already
+export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images nowhere => 2 => --images FOLDER
+  nowhere: image set is not readable (…); it must be …
+export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images five => 2 => --calibration-images FOLDER
+  number of calibration photos is 5 next to the 5 of the parity check; int8-qdq needs at least 16
+export onnx pass.onnx -o m.onnx --precision int8-dynamic --calibration-images photos => 2 => --precision int8-qdq
+  number of calibration photos is 80; only int8-qdq uses them, and the precision is int8-dynamic
+export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images some --parity-images photos => 2 =>
+    ls -l some/bad….png
+  some/bad….png: calibration photo is unreadable (…); ranges are taken from real photos
+export onnx pass.onnx -o m.onnx --precision int8-dynamic => 3 =>
+    robustcheck export onnx pass.onnx --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE
+  pass.onnx: preprocessing leaves photos in 4 sizes; parity is measured on batches, which need one size
+export onnx pass.onnx -o pass.onnx --precision int8-qdq => 2 => -o pass-int8.onnx
+  pass.onnx: target is the file that is quantised, or its weights; it must be another file
 export torch net:build -o m.onnx --preprocessing p_text.json => 2 => python -m json.tool p_text.json
   p_text.json: preprocessing is unreadable (…); it must be a JSON object
 """
@@ -144,6 +181,27 @@ export transformers openai/clip-nope -o m.onnx => 4 =>
     $HF_HOME/hub here, or give a folder made by save_pretrained as the name
   openai/clip-nope: weights are not on this machine and could not be downloaded; a local copy or a network
     is needed
+export open_clip ViT-B-32 -o m.onnx => 2 => --weights TAG, one of openai, …
+  ViT-B-32: weights are not given; random weights are refused
+export open_clip ViT-B-23 -o m.onnx => 2 => closest: ViT-B-32, …
+  ViT-B-23: model name is unknown to open_clip …; it must be in open_clip.list_models()
+export open_clip ViT-B-32 -o m.onnx --weights opneai => 2 => --weights openai
+  ViT-B-32: weights is opneai; it must be one of openai, … or an existing file
+export open_clip local-dir:absent -o m.onnx => 4 =>
+    place open_clip_config.json and open_clip_model.safetensors in absent
+  local-dir:absent: weights are not on this machine and could not be downloaded; a local copy or a network is
+    needed
+export timm restnet18 -o m.onnx => 2 => closest: resnet18, …
+  restnet18: model name is unknown to timm …; it must be in timm.list_models()
+export timm resnet18.a9_in1k -o m.onnx => 2 => robustcheck export timm resnet18.a…_in1k
+  resnet18.a9_in1k: tag is a9_in1k; it must be one of a1_in1k, …
+export torchvision resnet19 -o m.onnx => 2 => closest: resnet18, …
+  resnet19: model name is unknown to torchvision …; it must be a classification model of it
+export torchvision resnet18 -o m.onnx --weights V9 => 2 => --weights IMAGENET1K_V1
+  resnet18: weights is V9; it must be one of IMAGENET1K_V1, … or an existing file
+export transformers ./absent -o m.onnx => 4 =>
+    place config.json, model.safetensors and preprocessor_config.json in ./absent
+  ./absent: folder is missing; the name must be a folder made by save_pretrained, or org/repo
 export torch net:build -o m.onnx --preprocessing p_net.json => 2 =>
     set the module's attribute `weights`, or give --weights FILE or --random-weights
   net:build: weights are not given; random weights are refused

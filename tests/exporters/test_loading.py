@@ -32,6 +32,11 @@ def loaded(source: str, name: str, **wanted: Any) -> contract.Loaded:
     return load(source, Wanted(name, **wanted))
 
 
+def tiny_dinov2() -> Any:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    return transformers.Dinov2Model(transformers.Dinov2Config(patch_size=16, **sizes))
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: Patch) -> tuple[Path, Any]:
     """A model that open_clip knows by name, and its checkpoint file."""
@@ -79,14 +84,12 @@ def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monk
 
 
 def test_published_preprocessing_of_open_clip() -> None:
-    """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
+    """A SigLIP file gets SigLIP's mean and squash, not CLIP's."""
     from robustcheck_onnx.exporters.from_open_clip import open_clip_contract, published_open_clip
 
     shared = contract.shared_preprocessing(published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
     fields = open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
     assert (fields["mean"], fields["resize_mode"], fields["crop"]) == ([0.5, 0.5, 0.5], "squash", "none")
-    said, tags = r"the published weights .* differ in theirs", published_open_clip("ViT-L-14")
-    raised(ExportError, said, contract.shared_preprocessing, tags, "ViT-L-14")
 
 
 def test_every_published_preprocessing_can_be_written() -> None:
@@ -157,8 +160,7 @@ def test_image_processors_the_contract_cannot_say() -> None:
 
 
 def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
-    model = transformers.Dinov2Model(transformers.Dinov2Config(patch_size=16, **sizes))
+    model = tiny_dinov2()
     state = model.state_dict()
     del state["layernorm.weight"]
     model.save_pretrained(tmp_path / "dinov2", state_dict=state)
@@ -246,23 +248,6 @@ def test_random_weights_and_what_they_were_matched_to_are_said() -> None:
         assert (model.file_changed, model.contract.source.matched_to or None) == (False, matched)
 
 
-def test_names_and_tags() -> None:
-    for source, name, weights, code, text in [
-        ("open_clip", "ViT-B-32", None, 2, "weights are not given; random weights are refused"),
-        ("open_clip", "ViT-B-23", None, 2, "model name is unknown to open_clip"),
-        ("open_clip", "ViT-B-32", "opneai", 2, "weights is opneai; it must be one of openai"),
-        ("open_clip", "local-dir:absent", None, 4, "weights are not on this machine"),
-        ("timm", "restnet18", None, 2, "model name is unknown to timm"),
-        ("timm", "resnet18.a9_in1k", None, 2, "tag is a9_in1k; it must be one of a1_in1k"),
-        ("torchvision", "resnet19", None, 2, "model name is unknown to torchvision"),
-        ("torchvision", "resnet18", "V9", 2, "weights is V9; it must be one of IMAGENET1K_V1"),
-        ("transformers", "./absent", None, 4, "folder is missing"),
-    ]:
-        caught = raised(ExportError, "", exported, source, name, weights=weights)
-        assert caught.message.startswith(f"{name}: {text}")
-        assert (caught.exit_code, bool(caught.hint)) == (code, True)
-
-
 @pytest.mark.parametrize(("source", "name"), [("torchvision", "resnet18"), ("timm", "test_resnet.r160_in1k")])
 def test_partial_checkpoints(source: str, name: str) -> None:
     model = torchvision.models.resnet18() if source == "torchvision" else timm.create_model("test_resnet")
@@ -330,9 +315,7 @@ def test_hub_cache_offline(tmp_path: Path) -> None:
     checkpoints.open_clip_folder(clip)
     resnet = timm.create_model("test_resnet")
     timm.models.save_for_hf(resnet, timms)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.Dinov2Config(image_size=32, patch_size=16, **sizes)
-    transformers.Dinov2Model(config).save_pretrained(dinov2)
+    tiny_dinov2().save_pretrained(dinov2)
     shape = {"height": 32, "width": 32}
     transformers.BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=shape).save_pretrained(dinov2)
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}

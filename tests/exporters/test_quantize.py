@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from PIL import Image
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract, from_onnx, write
 from robustcheck_onnx.exporters.errors import ExportError
-from support import PHOTOS, Capture, Patch, Place, lookup, onnx_models, raised, robustcheck
+from support import PHOTOS, Capture, Patch, lookup, onnx_models, raised, robustcheck
 from support.user_modules import contract_of, exported, images_of, left_in, outputs_of, refused
 from support.written import written
 
@@ -208,40 +207,6 @@ def test_files_that_are_refused_leave_nothing(encoder: Path, made: Made) -> None
         before = left_in()
         caught = raised(ExportError, re.escape(said), made, "int8-dynamic")
         assert (caught.exit_code, bool(caught.hint), left_in()) == (code, True, before)
-
-
-def test_photos_that_preprocessing_leaves_in_several_sizes_make_no_batch(lookup_pass: Place, my_vision: str) -> None:
-    with pytest.raises(ExportError, match=r"preprocessing leaves photos in \d sizes; parity is measured on batches"):
-        exported("onnx", str(lookup_pass[0]), "int8.onnx", precision="int8-dynamic", photos=PHOTOS[4:9])
-    assert left_in() == []
-
-
-CALLS = [
-    ("--precision int8-static", "precision is int8-static; it must be one of fp32", "--precision int8-"),
-    ("--precision fp16,int8-qdq", "precision is fp16,int8-qdq", "--precision int8-qdq"),
-    ("", "an ONNX file is made smaller: fp16, int8-dynamic, int8-qdq", "--precision int8-qdq"),
-    ("--precision int8-qdq --weights w.pt", "--weights is given; an ONNX file has its", "export onnx"),
-    ("--precision int8-qdq --calibration-images nowhere", "nowhere", ""),
-    ("--precision int8-qdq --calibration-images FEW", "number of calibration photos is 10", "--cal"),
-    ("--precision int8-dynamic --calibration-images FEW", "only int8-qdq uses them", "int8-qdq"),
-    ("--precision int8-qdq --calibration-images BROKEN", "calibration photo is unreadable", "ls -l"),
-    ("--precision int8-qdq -o fp32.onnx", "target is the file that is quantised", "fp32-int8.onnx"),
-]
-
-
-def test_calls_that_are_refused(encoder: Path, photos: list[Path], capsys: Capture) -> None:
-    for name, n in (("FEW", 10), ("BROKEN", 20)):
-        shutil.copytree(photos[0].parent, name, ignore=lambda _, names, n=n: sorted(names)[n:])
-    Path("BROKEN/00.png").write_bytes(photos[0].read_bytes()[:60])
-    before = left_in(), encoder.read_bytes()
-    for words, said, hint in CALLS:
-        out = [] if "-o" in words else ["-o", "int8.onnx"]
-        assert robustcheck("export", "onnx", "fp32.onnx", *out, *words.split()) == 2
-        streams = capsys.readouterr()
-        assert streams.out == ""
-        assert said in " ".join(streams.err.split())
-        assert hint in streams.err
-        assert (left_in(), encoder.read_bytes()) == before
 
 
 def test_ranges_from_other_photos_than_the_model_will_see_are_refused(made: Made, photos: list[Path]) -> None:

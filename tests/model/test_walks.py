@@ -23,7 +23,6 @@ from robustcheck_onnx.checker.model.layers import (
     UNIT,
     Head,
     Join,
-    Layers,
     build_layers,
     find_head,
 )
@@ -129,13 +128,6 @@ def fan(depth: int) -> str:
     )
 
 
-def walk_all(layers: Layers, tensor: str) -> End:
-    _facts(layers)
-    find_head(layers, tensor)
-    list(last_linears(layers, tensor))
-    return ends_in(layers, tensor)
-
-
 def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
     """How many calls of functions and generators a run takes; more than `most` end it."""
     counted = 0
@@ -155,7 +147,11 @@ def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
 
 
 def build_and_walk(graph: GraphProto) -> End:
-    return walk_all(build_layers(graph, "image", {"w8x8": (8, 8)}), graph.node[-1].output[0])
+    layers, tensor = build_layers(graph, "image", {"w8x8": (8, 8)}), graph.node[-1].output[0]
+    _facts(layers)
+    find_head(layers, tensor)
+    list(last_linears(layers, tensor))
+    return ends_in(layers, tensor)
 
 
 def test_steps_grow_with_the_graph_not_faster() -> None:

@@ -40,22 +40,8 @@ def test_further_providers_of_the_installed_package_go_by_their_own_name(monkeyp
     there = ["XnnpackExecutionProvider", "AzureExecutionProvider", CPU]
     monkeypatch.setattr(ort, "get_available_providers", lambda: there)
     assert parse_device("xnnpack,intra_op_num_threads=2").provider == there[0]
-    for remote in ("azure", "nonsense"):  # one sends the images to another machine
-        raised(UsageError, r"provider that the installed ONNX Runtime has \(xnnpack\)", parse_device, remote)
-
-
-def test_what_is_no_device() -> None:
-    for text, said, hint in (
-        ("cudaa", "must be auto, cpu, cuda, cuda:N or tensorrt", "--device cuda"),
-        ("openvno", "must be auto", "--device openvino"),
-        ("cuda:x", "a device's number follows the colon", "--device cuda:0"),
-        ("cuda:", "must be auto", "--device cuda"),
-        ("cpu:1", "cpu has no number and no options", "--device cpu, or --device cuda"),
-        ("auto,use_tf32=1", "auto has no number and no options", "--device auto, or --device cuda"),
-        ("", "must be auto", "--device auto"),
-    ):
-        caught = raised(UsageError, f"device is '{text}'; .*{said}", parse_device, text)
-        assert caught.hint == hint
+    # the other sends the images to another machine
+    raised(UsageError, r"provider that the installed ONNX Runtime has \(xnnpack\)", parse_device, "azure")
 
 
 def test_options_stand_behind_the_device() -> None:

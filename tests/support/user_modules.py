@@ -40,11 +40,6 @@ def _say(module, **attributes):
 def encoder():
     return _say(_network())
 
-def silent_about_weights():
-    module = _say(_network())
-    del module.weights
-    return module
-
 def silent_about_preprocessing():
     module = _say(_network())
     del module.preprocessing
