@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from support import Fields, normal
+from support import Fields, Patch, normal
 from support.onnx_models import save, weight
 from support.scan_truth import assert_report_is_truth, scanned
 from support.terminal import shown
@@ -29,12 +29,13 @@ BLOCK = """
 END = "norm = LayerNormalization(x4, ones); class = Gather(norm, 0, axis=1); out = MatMul(class, w64x48)"
 
 
-def test_planted_outliers_are_found_at_their_depth(tmp_path: Path) -> None:
+def test_planted_outliers_are_found_at_their_depth(tmp_path: Path, monkeypatch: Patch) -> None:
     """A tiny ViT with random weights on 12 inputs: class token and 16 tokens of 64 features.
 
     Its third MLP adds an outlier feature to every token, its second attention block a massive activation to the class
     token alone.
     """
+    monkeypatch.chdir(tmp_path)  # the report names the file, in as many lines as its path needs
     places, features = np.zeros((4, 17, 64), np.float32), np.zeros((4, 64), np.float32)
     places[1, 0, 21], features[2, 40] = -4000, 300
     weights: Fields = {"patch": weight(64, 3, 8, 8) / 20, "w": weight(64, 64) / 8, "ones": np.ones(64, np.float32)}
@@ -43,7 +44,7 @@ def test_planted_outliers_are_found_at_their_depth(tmp_path: Path) -> None:
     text = TOKENS + "".join(BLOCK.format(i, i + 1) for i in range(4)) + END
     image = ("image", TensorProto.FLOAT, ("batch", 3, 32, 32))
     model = written(text, ("out", TensorProto.FLOAT, ("batch", 48)), before="", inputs=[image], **weights)
-    path = save(model, tmp_path / "vit.onnx")
+    path = save(model, Path("vit.onnx"))
     np.save(path.with_suffix(".npy"), normal(12, 3, 32, 32).astype(np.float32))
     report, feed = scanned(path)
     layers = report.layers
