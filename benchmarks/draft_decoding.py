@@ -113,7 +113,7 @@ def checks(models: list[Path], n: int, runs: int) -> None:
                 Path(folder, kind, f"{index:03}.jpg").write_bytes(content)
         for path in models:
             commands = [[str(speed.COMMAND), str(path), "-q", "--images", str(Path(folder, kind))] for kind in sets]
-            large, bundled = last_fifth.compared(*commands, len(os.sched_getaffinity(0)), runs)
+            large, bundled = last_fifth.compared(*commands, cores=len(os.sched_getaffinity(0)), runs=runs)
             print(path.stem, f"{n} photos, processor and clock: {large.processor_s:.2f}, {large.wall_s:.2f} s;",
                   f"bundled {bundled.processor_s:.2f}, {bundled.wall_s:.2f} s;",
                   f"ratio {large.processor_s / bundled.processor_s:.2f}", flush=True)  # fmt: skip

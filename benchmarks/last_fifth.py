@@ -1,10 +1,11 @@
 """What a check costs beyond the passes: processor time and memory of both processes, beside a bare session.
 
-    python benchmarks/last_fifth.py [--runs 5] [--cores 1 2] [--only WORD]
+    python benchmarks/last_fifth.py [--runs 5] [--cores 1 2] [--only WORD] [--before COMMAND]
 
 Models with random weights and a contract, as `robustcheck export` writes it; a folder of 200 photos, of which the
 check takes as many as its early stop needs. `baselines/bare_session.py` runs as many in the same passes. A look-up
-model stands for everything but the passes. Commands take turns.
+model stands for everything but the passes. Commands take turns; --before names `robustcheck` of an earlier build,
+which takes its turn, too.
 """
 
 from __future__ import annotations
@@ -103,22 +104,19 @@ def _images_read(check: list[str], report: Path) -> int:
     return int(json.loads(report.read_text(encoding="utf-8"))["evidence"]["images"]["n_read"])
 
 
-def compared(ours: list[str], bare: list[str], cores: int, runs: int) -> tuple[Cost, Cost]:
-    """Medians of both commands, taken in turns after one run each that is not counted."""
-    taken: tuple[list[Cost], list[Cost]] = ([], [])
-    for number in range(runs + 1):
-        for command, costs in zip((ours, bare), taken, strict=True):
-            one = cost(command, cores)
-            if number:
-                costs.append(one)
-    return _median(taken[0]), _median(taken[1])
+def compared(*commands: list[str], cores: int, runs: int) -> list[Cost]:
+    """Medians of each command, taken in turns after one run each that is not counted."""
+    taken = [[cost(command, cores) for command in commands] for _ in range(runs + 1)]
+    return [_median(list(costs)) for costs in zip(*taken[1:], strict=True)]
 
 
 def _median(costs: list[Cost]) -> Cost:
     return Cost(*(statistics.median(column) for column in zip(*(vars(one).values() for one in costs), strict=True)))
 
 
-def rows(folder: Path, runs: int = 5, cores: list[int] | None = None, only: str = "") -> Iterator[dict[str, object]]:
+def rows(
+    folder: Path, runs: int = 5, cores: list[int] | None = None, only: str = "", before: str = ""
+) -> Iterator[dict[str, object]]:
     """All rows, as they are measured; cores: how many are used, of those that there are."""
     there = len(os.sched_getaffinity(0))
     counts = [count for count in cores or [1, 2, 4, 8] if count <= there]
@@ -134,12 +132,15 @@ def rows(folder: Path, runs: int = 5, cores: list[int] | None = None, only: str 
         check = [str(speed.COMMAND), str(model), "--images", str(photos), "-q"]
         n = _images_read(check, folder / "fifth.json")
         for count in counts:
-            ours, bare = compared(check, [sys.executable, str(BARE), str(model), str(photos), str(n)], count, runs)
+            session = [sys.executable, str(BARE), str(model), str(photos), str(n)]
+            commands = [session, check, *([[before, *check[1:]]] if before else [])]
+            bare, *checks = compared(*commands, cores=count, runs=runs)
             on = f"{name}, early stop at {n} photos, {count} core{'s' if count > 1 else ''}"
             goal = PROCESSOR_GOALS[min(count, 2)]
-            yield _row(f"processor time of a check, {on}", ours.processor_s, bare.processor_s, "s", goal)
-            yield _row(f"peak proportional memory of a check, {on}", ours.memory_mib, bare.memory_mib, "MiB",
-                       MEMORY_GOAL)  # fmt: skip
+            for ours, build in zip(checks, ("", "earlier build: "), strict=False):
+                yield _row(f"{build}processor time of a check, {on}", ours.processor_s, bare.processor_s, "s", goal)
+                yield _row(f"{build}peak proportional memory of a check, {on}", ours.memory_mib, bare.memory_mib, "MiB",
+                           MEMORY_GOAL)  # fmt: skip
     if only in "look-up":
         yield from _lookup_rows(folder, counts, runs)
 
@@ -161,7 +162,7 @@ def _lookup_rows(folder: Path, counts: list[int], runs: int) -> Iterator[dict[st
     check = [str(speed.COMMAND), str(model), "--images", str(folder / "fifth-lookup"), "-q"]
     imports = [sys.executable, "-c", "import onnxruntime, onnx, PIL.Image"]
     for count in counts:
-        ours, bare = compared(check, imports, count, runs)
+        ours, bare = compared(check, imports, cores=count, runs=runs)
         yield {"what": f"cold check of a look-up model, {count} core{'s' if count > 1 else ''}",
                "ours": f"{ours.wall_s:.2f} s ({ours.processor_s:.2f} s CPU)",
                "baseline": f"import onnxruntime, onnx, Pillow: {bare.wall_s:.2f} s ({bare.processor_s:.2f} s CPU)",
@@ -174,7 +175,8 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cores", type=int, nargs="+")
     parser.add_argument("--only", default="", help="the models whose name holds this")
+    parser.add_argument("--before", default="", metavar="COMMAND")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        for row in rows(Path(name), given.runs, given.cores, given.only):
+        for row in rows(Path(name), given.runs, given.cores, given.only, given.before):
             print(" | ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
