@@ -43,7 +43,7 @@ def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calib
     assert "2 checkpoints with and 4 without it: too few" in c.few
     assert f"{N_IMAGES} images" in c.images
     assert any("made by hand" in text for text in fitted.limits)
-    for name, code in {"made_with_1": 0, "made_rectified_1": 1}.items():
+    for name, code in {"made_with_1": 0, "made_without_1": 1, "made_rectified_1": 1}.items():
         words = f"--images {calibrated.photos} --thresholds {calibrated.profile} -qq"
         ends(code, f"{calibrated.folder}/{name}.onnx {words}")
 
@@ -59,7 +59,10 @@ def test_a_rerun_measures_nothing_and_it_and_a_refit_write_the_same_bytes(
     refit = f"calibrate --from-evidence {calibrated.table} --id mini --out {out}"
     ends(0, f"{refit} --suite {calibrated.suite}")
     assert out.read_bytes() == before[0]
-    ends(0, refit)  # without the suite
+    ends(0, refit)  # without the suite: it says that nobody looked for missing models
+    alone = profile.load(out)
+    assert alone.thresholds == profile.load(calibrated.profile).thresholds
+    assert "whether models are missing was not looked at" in str(alone.limits)
     assert any("whether models are missing was not looked at" in text for text in profile.load(out).limits)
 
 

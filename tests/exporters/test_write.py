@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -50,17 +51,17 @@ def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
 
 @pytest.mark.long
 def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(monkeypatch: Patch) -> None:
-    def full(*_: Any, **__: Any) -> Any:
-        raise OSError(28, "No space left on device")
-
     Path("m.onnx").write_bytes(b"earlier")
     said = "m.onnx: output representation at batch 2 disagrees with the source model"
     for factory, code in (("batch_statistics", 3), ("encoder", 4)):
         with refused(code, said):
             exported("torch", f"my_vision:{factory}")
         assert (left_in(), Path("m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
-        monkeypatch.setattr(write, "_put_in_place", full)
-        said = "No space left on device"
+        monkeypatch.setattr(write, "_put_in_place", Mock(side_effect=OSError(28, said := "No space left on device")))
+    monkeypatch.setattr(write, "_put_in_place", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        exported("torch", "my_vision:encoder")
+    assert (left_in(), Path("m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
 
 
 @pytest.mark.long

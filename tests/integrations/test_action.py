@@ -35,6 +35,7 @@ def does(name: str, **variables: str) -> tuple[subprocess.CompletedProcess[str],
 def test_steps_stop_at_a_fault_and_the_inputs_that_are_switches_are_off() -> None:
     for each in steps_of(ACTION):
         assert each.get("run", "set -euo pipefail\n").startswith("set -euo pipefail\n")
+        assert "${{" not in each.get("run", "")  # GitHub would write a value into the program
     # a failed check still shows what it found
     assert len([s for s in steps_of(ACTION) if s.get("if", "").startswith("${{ !cancelled() && steps.check.")]) == 2
     off = {name for name, each in INPUTS.items() if each.get("default") == "false"}

@@ -82,7 +82,9 @@ def mlflow(store: str, run: Run) -> Made:
     """Types `robustcheck mlflow LINE`, with the exit code and words expected; returns what it says."""
 
     def typed(code: int, line: str, *expected: str) -> str:
-        done = run(f"mlflow {line}")
+        with Patch.context() as patch:
+            patch.delenv("MLFLOW_TRACKING_URI")
+            done = run(f"mlflow {line} --tracking-uri {store}")
         said = done.stdout + done.stderr
         assert (done.returncode, [each for each in expected if each not in said]) == (code, []), said
         return said

@@ -62,13 +62,14 @@ def calls(model: str, images: str) -> list[tuple[str, dict[str, str]]]:
 
 @pytest.mark.process
 def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
-    """A name stands behind `--`, and photos in one word with their option; test_strict.py shows what that means."""
-    stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\n")
+    """A name stands behind `--`, photos in one word with their option (see test_strict.py); the exit code is kept."""
+    stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
     for name in ("--fail-on=never", "--config=.evil.onnx", "$(touch pwned)"):
         for script, variables in calls(name, name):
-            run(script, tmp_path, PATH=f"{stub.parent}:/usr/bin:/bin", **variables)
+            done, _ = run(script, tmp_path, PATH=f"{stub.parent}:/usr/bin:/bin", **variables)
             words = (tmp_path / "words").read_text().splitlines()
             assert (words[:3], words[-2:]) == (["check", "--strict", f"--images={name}"], ["--", name])
+            assert done.returncode == 3
     assert not (tmp_path / "pwned").exists()
     assert run(GITLAB["before_script"][0], tmp_path, RC_REQUIREMENT="")[0].returncode != 0
 

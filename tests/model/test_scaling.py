@@ -12,12 +12,14 @@ from numpy.random import default_rng
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from robustcheck_onnx.checker.evidence import GraphScaling
+from robustcheck_onnx.checker.measure.run import model_facts
 from robustcheck_onnx.checker.model.ends import Constants
 from robustcheck_onnx.checker.model.image_input import find_image_input
 from robustcheck_onnx.checker.model.layers import build_layers
 from robustcheck_onnx.checker.model.open import with_shapes
 from robustcheck_onnx.checker.model.scaling import find_scalings
 from robustcheck_onnx.checker.model.weights import Weights, parse_light
+from support import Made
 from support.onnx_models import IMAGE, Array, Value, graph
 from support.written import written
 
@@ -192,7 +194,7 @@ def test_what_never_reaches_the_representation_says_nothing() -> None:
         assert scaling(model) == alone
 
 
-def test_branches_that_differ_are_all_given_and_those_that_scale_come_first() -> None:
+def test_branches_that_differ_are_all_given_and_those_that_scale_come_first(opened: Made) -> None:
     text = f"""
         highest = GlobalMaxPool(image); {BRANCHED}; doubled = Mul(image, 2.0); gate = Sigmoid(doubled)
         nought = Mul(image, 0.0); half = Sigmoid(nought); red = Gather(image, [0], axis=1); red2 = Mul(red, 2.0)
@@ -204,6 +206,8 @@ def test_branches_that_differ_are_all_given_and_those_that_scale_come_first() ->
     assert [each.ops for each in found] == [("Mul",), ("Sub", "Div"), ()]
     assert found[1] == scaling(with_layer(BRANCHED))
     assert (found[2].factor, found[2].offset) == ((1.0,) * 3, (0.0,) * 3)
+    facts = model_facts(opened(model))
+    assert (facts.scaling, *facts.other_scalings) == found  # the verdict reads these
 
 
 def test_what_is_no_scaling_is_none() -> None:

@@ -16,8 +16,8 @@ BUDGET = {
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,
-    "code lines of the tests": 22_850,
-    "nodes of the tests": 249_500,
+    "code lines of the tests": 22_950,
+    "nodes of the tests": 249_950,
 }
 
 
