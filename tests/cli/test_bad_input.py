@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support import Capture, Patch, bad_input, extra, lookup, profile, robustcheck
+from support import Capture, Patch, bad_input, code_in, extra, lookup, profile, robustcheck
 from support.bad_input import Run, assert_says, contents, small_files, without_progress
 
 # What a reader says of a file is in the tests of model/ and images/; here a file of each kind goes through the command.
@@ -302,11 +302,15 @@ def test_json_errors_are_one_document_on_stdout(world: Path, run: Run) -> None:
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, run: Run) -> None:
     before = contents(tmp_path)
-    with small_files():  # what a form leaves whose error document has room is in report/test_forms_command.py
-        done = run(f"pass.onnx --images photos -v -o terminal={tmp_path}/report -o gitlab")
     said = f"{tmp_path}/report: report is not written (File too large); it must be written whole"
-    assert_says(done, 4, said, f"df -h {tmp_path}")
-    assert (done.stdout, contents(tmp_path)) == ("[]\n", before)  # GitLab's PASS: the form that has room is delivered
+    for form in ("terminal", "json"):
+        with small_files():
+            done = run(f"pass.onnx --images photos -v -o {form}={tmp_path}/report -o gitlab")
+        assert_says(done, 4, said, f"df -h {tmp_path}")
+        assert done.stdout == "[]\n"  # GitLab's PASS: the form that has room is delivered
+        assert form == "json" or contents(tmp_path) == before
+    assert code_in(f"{tmp_path}/report") == 4  # the error document has room
+    assert len(contents(tmp_path)) == len(before) + 1
 
 
 def test_a_pipe_is_written_to_and_stays_a_pipe(run: Run) -> None:

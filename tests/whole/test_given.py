@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from PIL import Image, ImageSequence
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images.source import Picture, Skipped, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
 from support import Fields, Patch, Place, levels, onnx_models, raised
+from support.lazy import torch
 
 
 def files(folder: Path) -> list[Path]:
@@ -111,6 +113,12 @@ def test_images_in_memory_are_looked_at_as_files_are(lookup_pass: Place) -> None
         given = rc.check(model, images=iter(images))
         assert given.verdict.verdict == "WARN"
         assert reason in {found.id for found in given.evidence.images.sanity.findings}
+
+
+@pytest.mark.long
+def test_a_tensor_of_torch_is_images_too(lookup_pass: Place) -> None:
+    images = torch.tensor(np.stack([*map(preprocessed, arrays(lookup_pass[1]))]), requires_grad=True)
+    assert rc.check(lookup_pass[0], images=images).passed
 
 
 class Big:
