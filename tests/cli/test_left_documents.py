@@ -128,22 +128,21 @@ def line(words: str) -> CommandLine:
 
 def test_where_documents_go(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [
-        ("check m.onnx -o json=r.json --output junit", [("json", "r.json"), ("junit", "")]),
-        ("check m.onnx -qo json=r.json -ohtml=r --output=junit=-", [("json", "r.json"), ("html", "r"), ("junit", "")]),
-        ("check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad", [("json", "r.json")]),
-        ("check --images -o m.onnx -o json", [("json", "")]),  # the first -o is a path of images
-        ("check -o json -o json=- -o 'json={model}.json' m.onnx", [("json", ""), ("json", "m.json")]),
-        ("check -- -o json=r.json", []),
-        ("scan m.onnx -o terminal=r.txt -o json=r.json", [("json", "r.json")]),
-        ("profiles shw default -o json", [("json", "")]),
-        ("chek m.onnx -o json=r.json", [("json", "r.json")]),
-        ("export timm resnet18 -o json", []),  # an ONNX file of that name
-        ("sign r.json m.onnx --key k.pem -o json", []),
-        ("", []),
-    ]  # fmt: skip
-    for words, documents in rows:
-        assert line(words).documents() == documents, words
+    for words, documents in {
+        "check m.onnx -o json=r.json --output junit": "json=r.json junit=",
+        "check m.onnx -qo json=r.json -ohtml=r --output=junit=-": "json=r.json html=r junit=",
+        "check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad": "json=r.json",
+        "check --images -o m.onnx -o json": "json=",  # the first -o is a path of images
+        "check -o json -o json=- -o 'json={model}.json' m.onnx": "json= json=m.json",
+        "check -- -o json=r.json": "",
+        "scan m.onnx -o terminal=r.txt -o json=r.json": "json=r.json",
+        "profiles shw default -o json": "json=",
+        "chek m.onnx -o json=r.json": "json=r.json",
+        "export timm resnet18 -o json": "",  # an ONNX file of that name
+        "sign r.json m.onnx --key k.pem -o json": "",
+        "": "",
+    }.items():
+        assert " ".join(map("=".join, line(words).documents())) == documents, words
 
 
 def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> None:

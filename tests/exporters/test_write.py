@@ -180,21 +180,22 @@ def test_head_names_the_representation(tmp_path: Path, monkeypatch: Patch) -> No
         assert_allclose(outputs["logits"], network[-1](truth).numpy(), atol=1e-5)
 
 
+ROWS = """encoder: => 2 => encoder:: name has no colon; it must be package.module:factory
+no_such_module:make => 2 => module no_such_module is not found
+my_vision:nothing => 2 => my_vision has no function nothing
+my_vision:raises => 3 => factory raised KeyError: 'no such thing'
+my_vision:not_a_module => 3 => factory returned int; it must return a torch.nn.Module
+my_vision:silent_about_preprocessing => 2 => preprocessing is not given
+my_vision:always_training => 3 => stays in training mode after eval()
+my_vision:tokens => 3 => output representation has shape (1, 3, 1024) for one image
+my_vision:not_finite => 3 => output representation is not finite on real photos
+my_vision:untraceable => 3 => torch could not export it""".splitlines()
 TORCH_REFUSALS: list[tuple[str, Fields, int, str]] = [
-    ("encoder:", {}, 2, "encoder:: name has no colon; it must be package.module:factory"),
-    ("no_such_module:make", {}, 2, "module no_such_module is not found"),
-    ("my_vision:nothing", {}, 2, "my_vision has no function nothing"),
-    ("my_vision:raises", {}, 3, "factory raised KeyError: 'no such thing'"),
-    ("my_vision:not_a_module", {}, 3, "factory returned int; it must return a torch.nn.Module"),
-    ("my_vision:silent_about_preprocessing", {}, 2, "preprocessing is not given"),
     ("my_vision:encoder", {"head": "fc"}, 2, "head fc is not found; linear layers: 5, 6"),
     ("my_vision:encoder", {"weights": "absent.pth"}, 4, "absent.pth: weights file is missing"),
     ("my_vision:encoder", {"weights": "w.pth", "random_weights": True}, 2, "use one of them"),
     ("my_vision:encoder", {"photos": [Path("my_vision.py")] * 5}, 2, "my_vision.py: photo is unreadable"),
-    ("my_vision:always_training", {}, 3, "stays in training mode after eval()"),
-    ("my_vision:tokens", {}, 3, "output representation has shape (1, 3, 1024) for one image"),
-    ("my_vision:not_finite", {}, 3, "output representation is not finite on real photos"),
-    ("my_vision:untraceable", {}, 3, "torch could not export it"),
+    *((name, {}, int(code), said) for name, code, said in (row.split(" => ") for row in ROWS)),
 ]
 
 

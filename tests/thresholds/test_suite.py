@@ -92,30 +92,30 @@ def test_ids_and_paths(tmp_path: Path) -> None:
 GOOD = 'group = "other"\nlabel = "present"\n'
 
 
-BAD = (
+BAD = (  # HEAD stands before each that has no schema of its own
     ("x = [", "suite is not TOML"),
     ('schema_version = 2\nname = "a"', "schema_version is 2; this robustcheck reads 1"),
-    (HEAD, "models: Field required"),
-    (HEAD + ONE + 'wieghts = "x"\n', "key models.0.wieghts is unknown; the closest is weights"),
-    (HEAD + ONE + ONE, "id a occurs 2 times; ids must differ"),
-    (HEAD + f'[[models]]\nsource = "timm"\n{GOOD}', "it takes either an ONNX file, or source and name"),
-    (HEAD + f'[[models]]\nsource = "tim"\nname = "x"\n{GOOD}', "source is 'tim'; it must be one of open_clip"),
-    (HEAD + ONE.replace('"other"', '"zeroshot_clip"'), "group is 'zeroshot_clip'; it must be one of"),
-    (HEAD + ONE.replace('label = "present"', ""), "label is missing, and no mean effective robustness is known"),
-    (HEAD + ONE.replace('"present"', '"robust"'), "label: Input should be 'present', 'absent' or 'unlabelled'"),
-    (HEAD + ONE + 'id = "a (b)"\n', "it must be printable and have no parenthesis"),
-    (HEAD + ONE + "accuracies = { imagenet1k = 76.1 }\n", "accuracy on imagenet1k is 76.1; it must be a fraction"),
-    (HEAD + ONE + "accuracies = { sketch = 0.3 }\n", "accuracies lack imagenet1k"),
+    ("", "models: Field required"),
+    (ONE + 'wieghts = "x"\n', "key models.0.wieghts is unknown; the closest is weights"),
+    (ONE + ONE, "id a occurs 2 times; ids must differ"),
+    (f'[[models]]\nsource = "timm"\n{GOOD}', "it takes either an ONNX file, or source and name"),
+    (f'[[models]]\nsource = "tim"\nname = "x"\n{GOOD}', "source is 'tim'; it must be one of open_clip"),
+    (ONE.replace('"other"', '"zeroshot_clip"'), "group is 'zeroshot_clip'; it must be one of"),
+    (ONE.replace('label = "present"', ""), "label is missing, and no mean effective robustness is known"),
+    (ONE.replace('"present"', '"robust"'), "label: Input should be 'present', 'absent' or 'unlabelled'"),
+    (ONE + 'id = "a (b)"\n', "it must be printable and have no parenthesis"),
+    (ONE + "accuracies = { imagenet1k = 76.1 }\n", "accuracy on imagenet1k is 76.1; it must be a fraction"),
+    (ONE + "accuracies = { sketch = 0.3 }\n", "accuracies lack imagenet1k"),
     (
-        HEAD + ONE + 'published = "open_clip:ViT-B-32/opanai"\n',
+        ONE + 'published = "open_clip:ViT-B-32/opanai"\n',
         "no row of the published accuracies has that name, closest: open_clip:ViT-B-32/openai",
     ),
     (
-        HEAD + ONE + 'published = "timm:resnet50.a1_in1k"\n',
+        ONE + 'published = "timm:resnet50.a1_in1k"\n',
         "label is present, but mean effective robustness is -2.9 percentage points; present is from +20",
     ),
     (
-        HEAD + ONE.replace("present", "absent") + 'published = "open_clip:ViT-B-32/openai"\n',
+        ONE.replace("present", "absent") + 'published = "open_clip:ViT-B-32/openai"\n',
         "label is absent, but mean effective robustness is +27.2 percentage points; absent is below +10",
     ),
 )
@@ -123,7 +123,7 @@ BAD = (
 
 def test_bad_suites_are_refused(tmp_path: Path) -> None:
     for text, message in BAD:
-        path = written(tmp_path, text)
+        path = written(tmp_path, text if "schema_version" in text else HEAD + text)
         caught = raised(SuiteError, re.escape(message), open_suite, path)
         assert str(caught).startswith(f"{path}: ")
         assert "\n" not in str(caught)
