@@ -109,6 +109,8 @@ FILES = {
     WAIVERS.format(expires='"2999-01-01"'): "waiver 2: expires is '2999-01-01'; it must be a date without quotes",
     VALID.replace("too_weak", "too_week"): "reason is 'too_week'; the closest is too_weak",
     VALID.replace("as above", "  "): "waiver 2: because is blank",
+    VALID.replace('because = "as above"', ""): "waiver 2: because is missing",
+    VALID.replace('owner = "vision@example.org"', "", 1): "waiver 1: owner is missing",
     f"{VALID}model = 'x'": "waiver 2: key is model; the closest is models",
     f"{VALID}models = []": "waiver 2: models is []; it must name models",
     VALID.replace("expires = 2999-12-31\n", ""): "waiver 1: expires is missing",

@@ -84,12 +84,14 @@ def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monk
 
 
 def test_published_preprocessing_of_open_clip() -> None:
-    """A SigLIP file gets SigLIP's mean and squash, not CLIP's."""
+    """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
     from robustcheck_onnx.exporters.from_open_clip import open_clip_contract, published_open_clip
 
     shared = contract.shared_preprocessing(published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
     fields = open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
     assert (fields["mean"], fields["resize_mode"], fields["crop"]) == ([0.5, 0.5, 0.5], "squash", "none")
+    said, found = "the published weights .* differ in theirs", published_open_clip("ViT-L-14")
+    raised(ExportError, said, contract.shared_preprocessing, found, "ViT-L-14")
 
 
 def test_every_published_preprocessing_can_be_written() -> None:

@@ -108,6 +108,7 @@ def test_bad_manifest_rows_are_usage_errors_with_their_number() -> None:
     rows = (
         ("l.txt", "a.png\nb.png\n", r"l\.txt: row 2: path is b\.png; there is no such file"),
         ("l.txt", "\n", r"l\.txt: no images listed; at least one is needed"),
+        ("l.txt", "a" * 5000, r"l\.txt: row 1: path is a+; there is no such file"),  # longer than any file's name
         ("m.csv", "path\na.png\nb.png\n", r"m\.csv: row 3: path is b\.png; there is no such file"),
         ("m.csv", "path,label\n,x\n", r"m\.csv: row 2: path is ''; it must be the path of an image"),
         ("m.csv", "name\na.png\n", r"row 2 has the columns name; one of path, image, file must name the image"),

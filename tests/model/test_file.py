@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.model.file import OnnxFile, read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.weights import LFS_MARK
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import raised
+from support import flip, raised
 from support.onnx_models import PIXELS, build, classifier, save
 from support.written import written
 
@@ -173,9 +173,7 @@ def test_identity_of_a_model() -> None:
     assert first.model_digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     assert first.external_digests == {"b.onnx.data": "sha256:" + hashlib.sha256(data.read_bytes()).hexdigest()}
     assert first.size_bytes == path.stat().st_size + data.stat().st_size
-    content = bytearray(data.read_bytes())
-    content[5] ^= 1
-    data.write_bytes(content)
+    flip(data, 5)
     second = open_model(path)
     assert second.model_digest == first.model_digest
     assert second.digest != first.digest  # other weights, another model

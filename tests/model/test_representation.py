@@ -241,7 +241,7 @@ def test_what_is_open_is_settled_by_the_user_but_for_what_could_be_scores(opened
     ):
         assert chosen(opened(model)) == (*assumed, "assumed")
         for tensor, expected in settled.items():
-            assert chosen(opened(model, tensor=tensor))[:2] == expected[:2]
+            assert chosen(opened(model, tensor=tensor)) == expected
     assert "confirmed by --tensor" in opened(tokens, tensor="output").representation.why
 
 

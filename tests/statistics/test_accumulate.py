@@ -1,6 +1,7 @@
 """`measure` and `Accumulator`: SciPy's numbers, the check's numbers, and the same whatever the batches."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
-from support import raised
+from support import lookup, raised
 
 
 def vectors(n: int = 80, d: int = 64) -> np.ndarray:
@@ -20,7 +21,7 @@ def vectors(n: int = 80, d: int = 64) -> np.ndarray:
     return (h * rng.uniform(0.5, 2, (n, 1))).astype(np.float32)
 
 
-def test_the_numbers_are_those_of_the_sums_at_every_number_of_images() -> None:
+def test_the_numbers_are_those_of_the_sums_at_every_number_of_images(tmp_path: Path) -> None:
     """What the sums are is compared with SciPy and the page (test_page.py, test_definitions.py)."""
     h, total = vectors(), state.State(64)
     state.update(total, h, list(range(80)))
@@ -29,6 +30,11 @@ def test_the_numbers_are_those_of_the_sums_at_every_number_of_images() -> None:
     assert (found.n_images, found.n_features, found.features[0].index) == (80, 64, 7)
     for name in ("kurtosis", "outlier_frequency"):
         assert getattr(found, name).model_dump() == pytest.approx(getattr(want, name).model_dump(), rel=1e-12), name
+    # and those of a check, which takes the images in its seeded order: two-sidedness goes by the first ones
+    lookup.write_lookup_images(tmp_path, 80)
+    checked = rc.check(lookup.write_lookup_model(tmp_path / "m.onnx", h), images=tmp_path).evidence.statistics
+    for name in {*profile.STATISTICS} - {"two_sidedness"}:
+        assert getattr(found, name).estimate == pytest.approx(getattr(checked, name).estimate, rel=1e-5), name
 
 
 def test_batches_merging_and_order_change_nothing() -> None:

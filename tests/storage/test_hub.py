@@ -15,6 +15,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.model.addresses import choose_model
+from robustcheck_onnx.checker.report.document import blocks_of
 from robustcheck_onnx.checker.storage import hub
 from robustcheck_onnx.checker.storage.stores import StoreError
 from support import Patch, Place, mock_hub, onnx_models, raised
@@ -67,6 +68,7 @@ def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
     assert facts.origin == Origin(address="hf://org/one", revision=commit, file="onnx/model.onnx")
     assert (report.verdict, report.evidence.statistics) == (here.verdict, here.evidence.statistics)
     assert (facts.file, facts.digest) == ("hf://org/one/onnx/model.onnx", here.evidence.model.digest)
+    assert f"fetched at {commit[:12]}" in str(blocks_of(report))
     assert served.tokens == {f"Bearer {SECRET}"}
     assert not any("text_model" in asked for asked in served.asked)
 

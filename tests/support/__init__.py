@@ -34,6 +34,13 @@ PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))  # the bundled ones
 INSTALLED = next(each for each in metadata.distributions() if each.name.startswith("robustcheck-onnx")).name
 
 
+def flip(path: Path, place: int = -1) -> None:
+    """Change the last bit of a byte of a file; once more, and it is as before."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
 def extra(name: str) -> str:
     """What to type for an extra of the distribution that is tested: a release tests each."""
     return f"pip install '{INSTALLED}[{name}]'"

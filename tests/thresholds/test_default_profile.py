@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import scipy.stats
 from pydantic import TypeAdapter, ValidationError
@@ -118,9 +119,12 @@ def test_no_reference_set_is_judged_falsely_when_its_checkpoint_is_left_out() ->
 def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
     """Against the benchmark's loops and SciPy's bounds; the page has its tables."""
     made = DEFAULT.calibration
-    rates = CLAIMS.rates([r for r in TABLE if not r.excluded], PASSING)
+    used = [r for r in TABLE if not r.excluded]
+    rates = CLAIMS.rates(used, PASSING)
     assert rates == [f"| {r.of} | {r.n_wrong} of {r.n} | {100 * r.upper:.1f} % |" for r in made.rates]
     assert "\n".join(rates) in (ROOT / "benchmarks" / "results" / "claims.md").read_text(encoding="utf-8")
+    lines, n_sets, _ = CLAIMS.retests(used, lambda row: not CLAIMS.fails(row, DEFAULT))
+    assert (len(lines), n_sets, "PASS and WARN" in str(lines)) == (10, 24, False)
     assert made.false_pass_upper == made.rates[0].upper == 0.074
     assert made.false_warn_upper == pytest.approx(scipy.stats.beta.ppf(0.95, 1, 13), abs=1e-3)
     trained = {one.training: (one.n, one.n_passing) for one in made.by_training}
@@ -213,6 +217,12 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
     raised(profile.ProfileError, r"e\.json: threshold profile cannot be read", profile.load, tmp_path / "nowhere.json")
 
 
-def test_the_page_on_robustness_is_what_its_script_writes() -> None:
-    _, _, predict = map(load, ("benchmarks/predict_facts", "benchmarks/predict_text", "benchmarks/predict"))
+def test_the_page_on_robustness_is_what_its_script_writes_and_has_scipys_correlations() -> None:
+    facts, _, predict = map(load, ("benchmarks/predict_facts", "benchmarks/predict_text", "benchmarks/predict"))
     assert predict.PAGE.read_text(encoding="utf-8") == predict.page(), "python benchmarks/predict.py"
+    known = [one for one in facts.measured() if one.mean_pp is not None]
+    for name in profile.STATISTICS:
+        values = [np.array([getattr(row, name) for row in one.sets]) for one in known]
+        values = [0.5 - abs(each - 0.5) for each in values] if name.startswith("negative") else values
+        truth = scipy.stats.spearmanr([*map(np.median, values)], [one.mean_pp for one in known])
+        assert predict.correlations(known)[predict.WORDS[name]][0] == pytest.approx(truth.statistic, abs=5e-4)

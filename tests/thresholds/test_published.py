@@ -2,6 +2,9 @@
 
 import csv
 import re
+from filecmp import cmpfiles
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from numpy.testing import assert_allclose
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds import published as er
 from robustcheck_onnx.thresholds.tables import references
-from support import ROOT, but, raised
+from support import ROOT, SHARED, Patch, but, needs_embeddings, raised
 from support.scripts import load
 
 DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
@@ -95,6 +98,17 @@ def test_what_was_not_published_stays_unknown() -> None:
     assert resnet.effective_robustness_pp.keys() == {"imagenetv2", "sketch", "imagenet_r"}
     assert resnet.mean_pp is None
     assert not any("objectnet" in row.accuracy for row in rows("timm"))
+
+
+@pytest.mark.long
+@needs_embeddings
+def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(tmp_path: Path, monkeypatch: Patch) -> None:
+    pytest.importorskip("open_clip", reason="needs the export extra")
+    script = load("benchmarks/build_published")
+    monkeypatch.setattr(script, "OUTPUT", tmp_path)
+    script.main([f"{SHARED}/{name}_shift_accuracy.csv" for name in ("openclip", "timm", "testbed")])
+    names = [each.name for each in DATA.glob("published*")]
+    assert (cmpfiles(tmp_path, DATA, names, shallow=False), len(names)) == ((names, [], []), 6)
 
 
 # ------------------------------------------------------------------------------------------------- whose row is it?
@@ -257,13 +271,12 @@ def test_bad_input_is_named() -> None:
         ([0.5] * 4, [0.1] * 4, "ImageNet accuracy is 0.5 for all 4 models; a line needs different ones"),
         ([0.5] * 3, [0.1] * 4, "accuracies have shapes (3,) and (4,); two lists of one length are needed"),
     ]
-    for acc_in, acc_shift, message in fit:
-        raised(ValueError, f"^{re.escape(message)}$", fit_baseline, acc_in, acc_shift)
     beyond: list[tuple[Any, Any, str]] = [
         (1.0, 0.5, "ImageNet accuracy is 1; it must be a fraction between 0 and 1"),
         (0.7, -0.1, "accuracy on the shift is -0.1; it must be a fraction from 0 to 1"),
         (0.7, 43.0, "accuracy on the shift is 43; it must be a fraction from 0 to 1"),
         ([0.7, 0.8], 0.5, "accuracies have shapes (2,) and (); they must be the same"),
     ]
-    for acc_in, acc_shift, message in beyond:
-        raised(ValueError, f"^{re.escape(message)}$", er.effective_robustness, acc_in, acc_shift, LINE)
+    for call, faults in ((fit_baseline, fit), (partial(er.effective_robustness, baseline=LINE), beyond)):
+        for acc_in, acc_shift, message in faults:
+            raised(ValueError, f"^{re.escape(message)}$", call, acc_in, acc_shift)

@@ -7,6 +7,7 @@ import base64
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from robustcheck_onnx.checker.verify import run as room
 from robustcheck_onnx.checker.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
-from support import Capture, Fields, Patch, extra, raised, robustcheck
+from support import Capture, Fields, Patch, extra, flip, raised, robustcheck
 from support.keys import changed, signature_seen
 from support.sigstore_instance import ISSUER, Instance, running
 
@@ -156,6 +157,19 @@ def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: Patch, cap
     monkeypatch.setattr("sigstore.verify.Verifier.verify_dsse", lambda *_: ("application/json", b"{}"))
     assert verify(place, *NAMED, "-o", "json") == 3
     assert "holds no in-toto statement but application/json" in signature_seen(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("bundle")
+def test_changed_bytes_of_a_bundle_are_noticed(place: Path) -> None:
+    """One bit of every 23rd byte, so that each part is met: what is taken all the same says the same."""
+    file, who = place / "report.sigstore.json", keyless.Identity(NAME, ISSUER, place / "trust.json")
+    told, size = [keyless.signed_payload(file, who)], file.stat().st_size
+    for index in range(0, size, 23):
+        flip(file, index)
+        with suppress(signing.SignatureError):
+            told.append(keyless.signed_payload(file, who))
+        flip(file, index)
+    assert (len({*told}), len(told) < size / 230) == (1, True)
 
 
 def test_a_broken_bundle(place: Path, bundle: Fields, capsys: Capture) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,24 @@ def test_options_that_are_refused_leave_no_signature_either_unless_the_report_is
     assert check("model.onnx", "-o", "json=report.json", "--bogus", sign="") == 2
     assert (here / "report.json").read_text(encoding="utf-8") == "mine"
     assert (here / "report.sigstore.json").read_text(encoding="utf-8") == signature
+
+
+@pytest.mark.process
+def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
+    """In the middle of an import, before a model is read."""
+    assert (here / "report.sigstore.json").exists()
+    script = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from robustcheck_onnx.checker import __main__\n"
+        "strike = lambda event, words: event == 'import' and words[0].endswith('report.record') and "
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(strike)\n"
+        "sys.argv[1:] = 'model.onnx --images photos -o json=report.json --sign key.pem'.split()\n"
+        "sys.exit(__main__.main())\n"
+    )
+    assert subprocess.run([sys.executable, "-Pc", script], check=False).returncode == 130
+    assert is_unsigned_error(130)
 
 
 @pytest.mark.parametrize("sign", ["key.pem", ""])

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.report.record import Report, sealed, to_json
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
-from support import ROOT, Capture, Fields, Patch, but, extra, profile, raised, read_json, robustcheck
+from support import ROOT, Capture, Fields, Patch, but, extra, flip, profile, raised, read_json, robustcheck
 from support.bad_input import run
 from support.keys import PEM, changed, signature_seen, write_keys
 
@@ -57,8 +57,8 @@ def test_the_statement_by_other_libraries(signed: Path) -> None:
     payload = signing.signed_payload(signed / "report.sigstore.json", signed / "key.pub")
     statement = Statement.copy_from_pb(json_format.Parse(payload, statement_pb2.Statement()))
     statement.validate()
-    (subject,) = statement.pb.subject
-    assert subject.digest["sha256"] == hashlib.sha256((signed / "model.onnx").read_bytes()).hexdigest()
+    (subject,), model = statement.pb.subject, (signed / "model.onnx").read_bytes()
+    assert (subject.name, subject.digest["sha256"]) == ("model.onnx", hashlib.sha256(model).hexdigest())
 
 
 @pytest.mark.long
@@ -70,8 +70,11 @@ def test_sigstores_own_code_verifies_it(signed: Path) -> None:
 
     file, script = signed / "report.sigstore.json", ROOT / "tests/verify/node/read_bundle.cjs"
     words = [node, str(script), str(file), str(signed / "key.pub")]
-    done = subprocess.run(words, env={"NODE_PATH": str(modules)}, capture_output=True, check=False)
-    assert done.stdout == signing.signed_payload(file, signed / "key.pub"), done.stderr
+    payload, text = signing.signed_payload(file, signed / "key.pub"), file.read_text()
+    for start, code, told in (("eyJ", 0, payload), ("eyK", 1, b"")):
+        file.write_text(text.replace('"payload": "eyJ', f'"payload": "{start}'))
+        done = subprocess.run(words, env={"NODE_PATH": str(modules)}, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, b"SIGNATURE_ERROR" in done.stderr) == (code, told, code == 1), done.stderr
 
 
 def test_every_byte_of_the_report_is_covered(signed: Path, passed: Report, capsys: Capture) -> None:
@@ -127,11 +130,11 @@ def test_a_broken_bundle(signed: Path, capsys: Capture) -> None:
 
 def test_every_changed_byte_of_a_bundle_is_noticed(signed: Path) -> None:
     file = signed / "report.sigstore.json"
-    content = file.read_bytes()
-    assert signing.signed_payload(file, signed / "key.pub")
-    for index in range(0, len(content), profile.sized(7, 1)):
-        file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
+    for index in range(0, file.stat().st_size, profile.sized(7, 1)):
+        flip(file, index)
         raised(signing.SignatureError, r"e\.json (is|was|has|holds) ", signing.signed_payload, file, signed / "key.pub")
+        flip(file, index)
+    assert signing.signed_payload(file, signed / "key.pub")
 
 
 def test_a_statement_says_what_the_report_does_and_no_more(passed: Report) -> None:

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import check_images
 from robustcheck_onnx.checker.verify.run import verify as verify_report
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, Patch, but, lookup, normal, raised, read_json, robustcheck
+from support import Capture, Fields, Patch, but, flip, lookup, normal, raised, read_json, robustcheck
 from support.keys import changed
 from support.measuring import job as new_job
 from support.terminal import shown as shown_of
@@ -43,12 +43,6 @@ def forge(place: Path, **changes: Any) -> None:
         document = changed(document, at.replace("__", " "), value)
     document["binding"]["result_digest"] = canonical_digest(document)
     (place / "report.json").write_text(json.dumps(document))
-
-
-def flip(path: Path, place: int = -1) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
 
 
 Verify = Callable[..., tuple[int, dict[str, str], Fields]]

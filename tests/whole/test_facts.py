@@ -13,21 +13,18 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.exporters.contract import graph_digest
+from robustcheck_onnx.exporters.contract import embed
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, Place, lookup, measuring, normal, onnx_models, robustcheck
+from support import Capture, Fields, Place, flip, lookup, measuring, normal, onnx_models, robustcheck
 from support.comparisons import Workshop, planted
 
 
 def seal(path: Path, *, external: bool = False, **source: str) -> Path:
-    """Write the contract of a look-up model into it anew, with its digest."""
-    model = onnx.load(path)
-    contract = lookup.lookup_contract(source=dict(source)) | {"graph_digest": graph_digest(model, path.parent)}
-    onnx.helper.set_model_props(model, {lookup.CONTRACT_KEY: json.dumps(contract)})
-    if external:
-        onnx.save(model, path, save_as_external_data=True, location="model.data", size_threshold=1024)
-    else:
-        onnx.save(model, path)
+    """Write the contract of a look-up model into it anew, as an export does: the file has the bytes of its export."""
+    onnx.save(onnx.load(path), path, save_as_external_data=external, location="model.data")
+    model = onnx.load(path, load_external_data=False)
+    embed(model, lookup.lookup_contract(source=dict(source)), path.parent)
+    onnx.save(model, path)
     return path
 
 
@@ -71,10 +68,8 @@ def test_one_changed_byte_of_a_weight_and_vectors_that_were_matched_are_warn(
         assert (facts["file_changed"], facts["matched_to"]) == (False, matched_to)
         assert can_pass(path, capsys) == ("no" if ids else "yes", ids)
         file = path.with_name("model.data") if external else path
-        content = bytearray(file.read_bytes())
-        at = content.index(planted().astype(np.float32).tobytes())
-        content[at] ^= 1  # the last bit of a number: the verdict of the numbers stays
-        file.write_bytes(content)
+        # the last bit of a number: the verdict of the numbers stays
+        flip(file, file.read_bytes().index(planted().astype(np.float32).tobytes()))
         assert checked(path, workshop.photos, capsys)[:2] == (1, {"file_changed", *ids})
         assert can_pass(path, capsys) == ("no", ["file_changed", *ids])
     assert robustcheck("inspect", path, "-v") == 0
