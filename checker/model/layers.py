@@ -507,14 +507,14 @@ def _head_facts(layers: Layers) -> _HeadFacts:
     """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
     facts = tails, float_sides, unit_length, roots = _HeadFacts({}, {}, {}, {})
     for tensor, names in layers.data.items():
-        op, node = layers.ops[tensor], layers.producers[tensor]
-        first, parent, is_one = input_at(node, 0), layers.elementwise.parent(tensor), len(names) == 1
+        op, inputs = layers.ops[tensor], layers.producers[tensor].input
+        first, parent, is_one = inputs[0] if inputs else "", layers.elementwise.parent(tensor), len(names) == 1
         is_linear = op in LINEAR and tensor not in layers.statistics
         source = parent if is_linear or len(set(names)) != 1 else names[0]
         roots[tensor] = roots.get(source, source) if source else tensor
         if layers.types.get(tensor) in (None, *BITS) and op in RESHAPE:
             float_sides[tensor] = first if op in QUANTISERS else float_sides.get(first, "")
-        read = node.input if op in SCALING else ()
+        read = inputs if op in SCALING else ()
         if op == "LpNormalization" or any(layers.statistics.get(name, "") in L2_STATISTICS for name in read):
             unit_length[tensor] = tensor
         elif is_one and (op in RESHAPE or op in AFFINE):
