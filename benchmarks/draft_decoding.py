@@ -5,7 +5,7 @@
 Photos of 12 megapixels (4032 × 3024) are made of the bundled ones and five of scikit-image, enlarged by Lanczos's
 filter, with noise of 2 to 12 grey levels, quality 90. Each is decoded whole and with a shorter edge of at least 5 (as a
 check does), 2.9 and 1.4 times the edge that it is resized to, so at 1/2, 1/4 and 1/8. WHEEL: as of `dinov2_layers.py`.
-With --checks instead: what a check of such photos costs beside one of as many bundled ones, in turns, and of what.
+With --checks instead: what checks of such photos and of as many bundled ones cost, in turns, and what each step costs.
 Each statistic's change is in units of its standard error, by a delete-a-group jackknife over 20 groups of photos.
 """
 
