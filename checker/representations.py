@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 from .errors import EnvironmentFaultError, UsageError
 from .evidence import PreprocessingFacts

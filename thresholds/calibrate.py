@@ -30,11 +30,11 @@ from .fit import (
     trials,
     with_label,
 )
-from .frozen import End
 from .profile import (
     DEFINITIONS,
     Bounds,
     Calibration,
+    End,
     Nearest,
     Profile,
     Rate,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import DATA
-from .frozen import Context, Frozen
+from .profile import Context, Frozen
 
 Values = NDArray[np.float64]
 

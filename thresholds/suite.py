@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from . import DATA, published, toml
-from .frozen import Frozen, HintedError, refuse_version
+from . import DATA, published, read_toml
+from .profile import Frozen, HintedError, refuse_version
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS, effective_robustness
 
 SCHEMA_VERSION = 1
@@ -139,7 +139,7 @@ def open_suite(spec: str | Path) -> Opened:
     path = PACKAGED.get(str(spec), Path(spec))
     try:
         content = path.read_bytes()
-        raw = toml.read(content)
+        raw = read_toml(content)
     except OSError as fault:
         near = difflib.get_close_matches(str(spec), PACKAGED, 1)
         hint = f"--suite {near[0]}" if near else f"packaged suites: {', '.join(PACKAGED)}"

@@ -19,8 +19,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import ValidationError, model_validator
 
 from . import DATA
-from .frozen import End, Frozen, HintedError, first_fault, refuse_version
-from .profile import DECIDING, STATISTICS, Statistic
+from .profile import DECIDING, STATISTICS, End, Frozen, HintedError, Statistic, first_fault, refuse_version
 
 TABLE = "reference_statistics.csv"
 TRAPS = "traps.csv"
@@ -55,7 +54,7 @@ class Reference(NamedTuple):
     training: str = ""
     """image_text, supervised, self_supervised or identity, as the source says; empty where it was not asked"""
     ends_in: str = ""
-    """what makes the representation (`frozen.End`), as the source says; empty where it does not"""
+    """what makes the representation (`profile.End`), as the source says; empty where it does not"""
     trap: bool = False
     """no evidence, and must not pass"""
 

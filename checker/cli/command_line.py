@@ -178,10 +178,10 @@ def read_table(path: Path, *, required: bool) -> Values | None:
         raise EnvironmentFaultError(
             f"{path}: settings file is not readable ({fault.strerror}); the check does not run without it", look
         ) from fault
-    from robustcheck_onnx.thresholds import toml  # keeps `--help` fast
+    from robustcheck_onnx.thresholds import read_toml  # keeps `--help` fast
 
     try:
-        document = toml.read(content)
+        document = read_toml(content)
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1
         raise UsageError(f"{path}: line {line} is not UTF-8; TOML is", f"file {path}") from fault

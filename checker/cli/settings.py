@@ -22,8 +22,7 @@ from robustcheck_onnx.checker.storage.places import redact_text
 from robustcheck_onnx.checker.text import quoted, rule_of
 from robustcheck_onnx.checker.verdict.gate import Loosening, Waiver
 from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import PACKAGED
+from robustcheck_onnx.thresholds.profile import PACKAGED, Frozen
 
 from .command_line import (
     CONFIG,

@@ -27,8 +27,7 @@ from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
 from robustcheck_onnx.checker.storage.stores import write_whole
 from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted, sha256_of
-from robustcheck_onnx.thresholds.frozen import Frozen, is_version
-from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Statistic
+from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Frozen, Statistic, is_version
 
 from .changes import ModelJackknife, jackknife_of
 from .pairs import KEPT_IMAGES, Side, cosines, decisive_features

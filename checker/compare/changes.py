@@ -10,8 +10,7 @@ import numpy as np
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.statistics import grouped_jackknife_sd, intervals, jackknife
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
+from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile, Statistic
 
 from .pairs import Side
 

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.statistics import wilson_bounds
 from robustcheck_onnx.checker.text import interval_text, number_text, short_provider
 from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, INDEX_STEPS
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 from .neighbours import KS, Block, Change, Metric, cosine, explain, lengths, margins, quantile, search, shares_kept
 from .pairs import Compared

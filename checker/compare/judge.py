@@ -24,8 +24,7 @@ from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.profile import Frozen, Profile
 
 from .baseline import Baseline
 from .changes import StatisticChange

@@ -27,8 +27,7 @@ from robustcheck_onnx.checker.statistics import (
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import bound_text, percent_text
 from robustcheck_onnx.checker.verdict.rule import Verdict, judge
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.profile import Frozen, Profile
 
 from .neighbours import TIED, procrustes
 

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.report.document import (
 )
 from robustcheck_onnx.checker.report.record import ModelRead, Time
 from robustcheck_onnx.checker.text import count_text, name_text, number_text
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,8 +27,7 @@ from robustcheck_onnx.checker.verdict.notes import load_profile
 from robustcheck_onnx.checker.verdict.pixels import steps_text
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, foreseen, reason
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.profile import Frozen, Profile
 
 Fields = dict[str, Any]  # values by their names
 INSPECT_SCHEMA: Final = "robustcheck.inspect/2"

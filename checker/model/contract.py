@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from robustcheck_onnx.checker.errors import NEWER, CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.text import digest_of, once
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 from .file import OnnxFile
 from .weights import Weights, pieces_of

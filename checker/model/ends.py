@@ -26,7 +26,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from robustcheck_onnx.checker.arrays import Array, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.thresholds.frozen import WRITTEN_ZERO_AT, End
+from robustcheck_onnx.thresholds.profile import WRITTEN_ZERO_AT, End
 
 from .layers import (
     ACTIVATION,

@@ -27,7 +27,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.text import quoted, sha256_of
-from robustcheck_onnx.thresholds.frozen import End
+from robustcheck_onnx.thresholds.profile import End
 
 from .contract import Contract, changed, parse_contract
 from .ends import EMBEDDINGS, Constants, is_change_of_basis

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.thresholds.frozen import End
+from robustcheck_onnx.thresholds.profile import End
 
 from .contract import Contract
 from .ends import AFTER_LINEAR, SECOND, choose_pool, embedding_under, ends_in, is_vector, user_pool

@@ -26,7 +26,7 @@ from .record import Report, Time, to_json
 from .words import preprocessing_text
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.thresholds.frozen import Frozen
+    from robustcheck_onnx.thresholds.profile import Frozen
 
 Style = Literal["", "bold", "dim", "pass", "warn", "fail"]
 

@@ -28,9 +28,8 @@ from robustcheck_onnx.checker.text import (
 )
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import Verdict, judge
-from robustcheck_onnx.thresholds.frozen import is_version
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
-from robustcheck_onnx.thresholds.profile import wrong_statistics
+from robustcheck_onnx.thresholds.profile import is_version, wrong_statistics
 
 from . import forms
 from .forms import FormOptions

@@ -23,8 +23,7 @@ from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of, fo
 from robustcheck_onnx.checker.verdict.gate import Gate
 from robustcheck_onnx.checker.verdict.reasons import Kind
 from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
-from robustcheck_onnx.thresholds.frozen import Context, Frozen, without
-from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.profile import Context, Frozen, Profile, without
 
 if TYPE_CHECKING:
     import pandas as pd

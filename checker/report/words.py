@@ -24,8 +24,7 @@ from robustcheck_onnx.checker.evidence import (
 from robustcheck_onnx.checker.text import interval_text, number_text, percent_text, quoted
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
 from robustcheck_onnx.checker.verdict.rule import Verdict, describe, inside, outside
-from robustcheck_onnx.thresholds.frozen import End
-from robustcheck_onnx.thresholds.profile import STATISTICS, Limits, Profile, Statistic
+from robustcheck_onnx.thresholds.profile import STATISTICS, End, Limits, Profile, Statistic
 
 from .record import ReferenceRow, Report
 

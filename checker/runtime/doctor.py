@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnx.parser import parse_model
 
 from robustcheck_onnx.checker.model.open import supported_versions
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 from .session import (
     CUDA,

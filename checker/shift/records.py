@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import percent_text
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
 

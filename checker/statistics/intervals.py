@@ -15,8 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from robustcheck_onnx.checker.arrays import Array
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
+from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA, Frozen
 
 CONFIDENCE = 0.95  # of every interval of an accuracy or a correlation
 FIRST_LOOK = 50  # images; the least that a profile asks for, unless it asks for more

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 from .rule import Verdict
 

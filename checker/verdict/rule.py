@@ -17,8 +17,7 @@ from robustcheck_onnx.checker.evidence import (
     Statistics,
 )
 from robustcheck_onnx.checker.text import bound_text, number_text
-from robustcheck_onnx.thresholds.frozen import WRITTEN_ZERO_AT, End, Frozen
-from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Statistic
+from robustcheck_onnx.thresholds.profile import ENERGIES, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
 
 from . import pixels
 from .reasons import KINDS, NAMES, NOT_MENDABLE, RULES, Kind, below_reasons

@@ -36,8 +36,7 @@ from robustcheck_onnx.checker.text import quoted, short_digest
 from robustcheck_onnx.checker.verdict.notes import execution_notes, memory_note
 from robustcheck_onnx.checker.verdict.rule import limit_of
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
+from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile
 
 from . import keyless
 from .keyless import Identity

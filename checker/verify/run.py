@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, name_text, quoted, short_digest
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED, load_profile
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Frozen
 
 from .checks import (
     Finding,

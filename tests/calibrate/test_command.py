@@ -11,7 +11,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.thresholds import profile, tables
-from robustcheck_onnx.thresholds.frozen import End
+from robustcheck_onnx.thresholds.profile import End
 from support.bad_input import COMMAND, Run
 from support.calibrations import N_IMAGES, N_MODELS, Calibrated, line
 from support.children import wait_until

@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.calibrate.run import Task
 from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import tables
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
-from robustcheck_onnx.thresholds.frozen import End
+from robustcheck_onnx.thresholds.profile import End
 from robustcheck_onnx.thresholds.suite import Entry, Member
 from support import but
 from support.calibrations import N_MODELS, Calibrated

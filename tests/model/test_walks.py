@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.model.layers import (
     find_head,
 )
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.thresholds.frozen import End
+from robustcheck_onnx.thresholds.profile import End
 from support import onnx_models, raised
 from support.onnx_models import PIXELS
 from support.slow_walks import SlowGraph

@@ -23,8 +23,7 @@ from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.checker.verdict import rule as verdicts
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES, Kind
 from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.frozen import End
-from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, load
+from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, End, load
 from robustcheck_onnx.thresholds.tables import references
 from support import Fields, but, reports
 from support.bad_input import Run

@@ -26,8 +26,7 @@ from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, 
 from robustcheck_onnx.checker.report.terminal import document_of
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
-from robustcheck_onnx.thresholds.frozen import End
-from robustcheck_onnx.thresholds.profile import Calibration, Profile, Statistic, Threshold, seal
+from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
 from support import Fields, but
 from support.terminal import printed
 

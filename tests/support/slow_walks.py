@@ -8,7 +8,7 @@ import math
 import onnx
 
 from robustcheck_onnx.checker.model import layers
-from robustcheck_onnx.thresholds.frozen import End
+from robustcheck_onnx.thresholds.profile import End
 
 SUMS = ("Add", "Sum", "Mean")
 BLOCKING = ("activation", "normalisation", "pool")

@@ -10,8 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.thresholds import calibrate, fit, profile, tables
-from robustcheck_onnx.thresholds.frozen import End
-from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER
+from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER, End
 from support import ROOT, but, raised, read_json
 from support.scripts import load
 

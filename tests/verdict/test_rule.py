@@ -11,8 +11,7 @@ from robustcheck_onnx.checker.evidence import Content, Evidence, ImageFinding, I
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
-from robustcheck_onnx.thresholds.frozen import End
-from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, load
+from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, End, load
 from support import Fields, but, lookup, normal, reports
 
 PROFILE, EARLIER = load(), load("default-2")
