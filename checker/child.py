@@ -37,7 +37,7 @@ TASKS: Final = (
     *("compare.run:compare", "concepts.run:concepts", "directions.run:directions", "scan.run:scan"),
     *("shift.run:measure_shift", "verify.run:verify", "verify.run:report_about", "inspection.run:inspected"),
     *("measure.workers:measure_all", "pipeline:check_stored", "images.source:count_images"),
-    *("report.template:render", "images.thumbnails:make"),
+    *("report.template:render", "images.source:make_thumbnails"),
 )
 """every function that a child calls: its module in this package, and its name"""
 

@@ -95,10 +95,7 @@ def load_timm(wanted: Wanted) -> Loaded:
     config = timm.data.resolve_model_data_config(model)
     if path and not wanted.preprocessing and not has_schema and "." not in name:
         config = shared_preprocessing(published_timm(name), name)
-    pixels = wanted.pixels() or (
-        timm_contract(config, name),
-        timm.data.create_transform(**config, is_training=False),
-    )
+    pixels = wanted.pixels() or (timm_contract(config, name), timm.data.create_transform(**config, is_training=False))
     public = without_folders(name)
     tag = model.pretrained_cfg.get("tag") or public
     source = source_of("timm", public, path, tag, model)  # before a head is fused
@@ -381,8 +378,7 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
             output = module.eval()(torch.zeros(1, 3, *size))
     except Exception as error:  # user code may raise anything
         raise ExportError(
-            f"{name}: forward raised {type(error).__name__}: {error}",
-            "it takes one (batch, 3, height, width) tensor",
+            f"{name}: forward raised {type(error).__name__}: {error}", "it takes one (batch, 3, height, width) tensor"
         ) from error
     has_logits = isinstance(output, dict) and "logits" in output
     # next to logits, the representation is what the last linear layer reads; alone it is an encoder's output

@@ -11,15 +11,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .contract import (
-    Fields,
-    Loaded,
-    Output,
-    Wanted,
-    checked_preprocessing,
-    shared_preprocessing,
-    without_folders,
-)
+from .contract import Fields, Loaded, Output, Wanted, checked_preprocessing, shared_preprocessing, without_folders
 from .errors import CallError, ExportError, first_line
 from .wrappers import (
     EMBEDDING,

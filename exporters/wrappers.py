@@ -60,12 +60,7 @@ def source_of(library: str, name: str, path: Path | None, weights: str, module: 
 
 
 def loaded(
-    wanted: Wanted,
-    source: Source,
-    module: nn.Module,
-    outputs: Outputs,
-    pixels: tuple[Fields, Any],
-    *packages: str,
+    wanted: Wanted, source: Source, module: nn.Module, outputs: Outputs, pixels: tuple[Fields, Any], *packages: str
 ) -> Loaded:
     """Return a model ready to export; random weights have no name."""
     if wanted.random_weights:

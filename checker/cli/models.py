@@ -305,7 +305,7 @@ def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequenc
     }
     about, answer = redact(settings.images or "bundled photos"), dict[str, dict[str, str]]
     try:
-        made = wall.run("images.thumbnails:make", asked, answer, about=about)
+        made = wall.run("images.source:make_thumbnails", asked, answer, about=about)
     except RobustcheckError as fault:  # it costs the thumbnails alone
         return FormOptions(missing=dict.fromkeys(wanted, fault.message))
     return FormOptions(thumbnails=made["uris"], missing=made["missing"])

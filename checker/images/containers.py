@@ -474,8 +474,7 @@ def _arrow(module: str, path: File) -> Any:
         return importlib.import_module(f"pyarrow.{module}")
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
-            f"{path}: package pyarrow is not installed; Parquet and Arrow data sets need it",
-            install_hint("data"),
+            f"{path}: package pyarrow is not installed; Parquet and Arrow data sets need it", install_hint("data")
         ) from fault
 
 
@@ -497,7 +496,7 @@ def _image_column(path: File, schema: Any) -> str:
         return str(fitting[0])
     raise UsageError(
         f"{path}: columns are {', '.join(f'{field.name} ({field.type})'[:60] for field in schema)}; "
-        "one must be named image and hold bytes, or struct{bytes, path}",
+        "one must be named image and hold bytes, or struct{bytes, path}"
     )
 
 

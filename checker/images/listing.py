@@ -48,7 +48,7 @@ ROW_LETTERS = 1 << 20  # of the longest row; one that holds a path and some colu
 def manifest_entries(path: File) -> Entries:
     """List the images that the rows name. A row without its file is an error, unlike a file missing from a folder.
 
-    To look for a million files takes minutes on a network file system, so only the first `entries.CHECKED_ROWS` are
+    To look for a million files takes minutes on a network file system, so only the first `containers.CHECKED_ROWS` are
     looked for here; a later row, and one in a store, raises the same error when it is read.
     """
     names: list[str] = []
@@ -78,7 +78,7 @@ def manifest_entries(path: File) -> Entries:
                 labels.append(shared.setdefault(text, text))
             if isinstance(files, RemoteFile) or is_url(value):  # looked for when it is read
                 _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]:.{SHOWN}}")
-            elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in entries.py
+            elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in containers.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
         raise UsageError(f"{path}: no images listed; at least one is needed", f"cat {quoted(path)}")

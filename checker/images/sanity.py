@@ -300,10 +300,7 @@ def describe(image: Image.Image) -> Sketch:
     grey = image.convert("L")
     thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     return Sketch(
-        digest_of_pixels(image),
-        thumbnail.tobytes(),
-        find_keypoints(grey),
-        *_statistics(_central_square(image)),
+        digest_of_pixels(image), thumbnail.tobytes(), find_keypoints(grey), *_statistics(_central_square(image))
     )
 
 

@@ -1,11 +1,14 @@
 """Open, decode and digest any image set in seeded order.
 
-So are images that Python hands over: paths, pictures (PIL images, uint8 arrays), or preprocessed float arrays.
+So are images that Python hands over: paths, pictures (PIL images, uint8 arrays), or preprocessed float arrays. A report
+gets small copies of some photos.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import math
 import os
 import re
@@ -13,7 +16,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +25,8 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from robustcheck_onnx.checker.arrays import Counts, Float32s, GenericArray, SupportsArray, as_array, is_array
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.evidence import SeenImage
 from robustcheck_onnx.checker.storage.places import Place, parse_place, redact
 from robustcheck_onnx.checker.text import sha256_of, type_name
 
@@ -31,6 +35,8 @@ from .listing import Kind, image_files, list_images, parse_image_set
 from .preprocess import WHOLE, UnreadableImageError, decode, from_picture
 
 BUNDLED = Path(__file__).parent.parent / "photos"
+THUMBNAIL_PX = 96  # longer edge at most
+THUMBNAIL_QUALITY = 80  # of JPEG: about 3 kB each
 _BYTES = 32  # of a sha256
 _PREFIX = "sha256:"
 _DIGEST = re.compile(_PREFIX + "[0-9a-f]{64}")
@@ -109,7 +115,7 @@ class ImageSource:
         """Read and decode one image. index counts in the seeded order; safe to call from several threads.
 
         An image that cannot be used is a Skipped with its reason. Raises UsageError for a row of a long list or
-        manifest that names no file (see entries.CHECKED_ROWS), nothing else.
+        manifest that names no file (see containers.CHECKED_ROWS), nothing else.
         """
         entry = self.entries[index]
         try:
@@ -170,7 +176,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     images: one of listing.KINDS, or its URL (docs/images.md); None, or the word `bundled`, is the bundled photos.
     limit: keep only the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
-    once. Of a list or manifest the first entries.CHECKED_ROWS rows must name files that are there; a later
+    once. Of a list or manifest the first containers.CHECKED_ROWS rows must name files that are there; a later
     row says so when it is read. Raises UsageError (not found, unreadable folder, bad manifest row, no image in a tar,
     limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are
     missing), CannotAssessError (no image; damaged tar, Parquet or npy). With a URL also UsageError (offline),
@@ -468,3 +474,77 @@ def digest_of_set(digests: Iterable[str]) -> str:
     for digest in digests.sorted() if isinstance(digests, Digests) else sorted(digests):
         whole.update(f"{digest}\n".encode())
     return _PREFIX + whole.hexdigest()
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """The thumbnails, and the reasons for missing ones."""
+
+    uris: dict[str, str] = field(default_factory=dict)
+    """data: URI of a JPEG by the digest of its image"""
+    missing: dict[str, str] = field(default_factory=dict)
+    """why there is none, by the digest of the image"""
+
+
+def make_thumbnails(
+    wanted: Sequence[SeenImage], images: str | Path | None, *, seed: int = 0, limit: int | None = None
+) -> Thumbnails:
+    """Make small copies of photos for a report. They are turned upright and have no metadata.
+
+    They are made after the verdict and do not change it. The image set is opened as the check opened it. An image
+    whose bytes have another digest now is left out.
+
+    Args:
+        wanted: the images, each once.
+        images, seed, limit: as the check had them (`open_images`).
+
+    Returns:
+        One entry for each image wanted, in `uris` or in `missing`; never raises for an image or a set that is faulty.
+    """
+    places: dict[str, list[int]] = {image.name: [] for image in wanted}  # several where a manifest has a row twice
+    try:
+        source = open_images(images, seed=seed, limit=limit)
+        for place, name in enumerate(source.entries.names()):
+            if name in places:
+                places[name].append(place)
+    except (RobustcheckError, OSError) as fault:
+        why = f"the images could not be opened again ({getattr(fault, 'message', fault)})"
+        return Thumbnails(missing={image.digest: why for image in wanted})
+    made = Thumbnails()
+    for image in wanted:
+        uri, why = _thumbnail(source, places[image.name], image.digest)
+        if uri:
+            made.uris[image.digest] = uri
+        else:
+            made.missing[image.digest] = why
+    return made
+
+
+def _thumbnail(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:
+    """Return the thumbnail of the image with a digest. It is a data: URI, or an empty one and the reason."""
+    why = "not found again"
+    for place in places:
+        try:
+            item = source.load(place)
+        except RobustcheckError as fault:
+            why = fault.message
+            continue
+        if isinstance(item, Skipped):
+            why = item.reason
+        elif item.digest != digest:
+            why = "the file is not the one that was measured"
+        elif isinstance(item, Tensor):
+            why = "given as a preprocessed tensor"
+        else:
+            return _data_uri(item), ""
+    return "", why
+
+
+def _data_uri(picture: Picture) -> str:
+    small = picture.image.copy()
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    # pixels only: Pillow hands on comments and colour profiles of the file it read
+    bare = Image.frombytes("RGB", small.size, small.tobytes())
+    buffer = io.BytesIO()
+    bare.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

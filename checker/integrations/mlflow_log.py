@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.isolation import tell_stage
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.storage import registry
+from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.verify.run import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def log_report(
         UsageError: no server is named, no such run.
         EnvironmentFaultError: MLflow is not installed, the server does not answer or refuses.
     """
-    with registry.connected(tracking_uri) as client:
+    with registries.mlflow_client(tracking_uri) as client:
         if run_id:
             run = client.get_run(run_id).info.run_id
         else:
@@ -119,7 +119,7 @@ def gate_model_version(
         EnvironmentFaultError: MLflow is not installed, the server does not answer or refuses.
     """
     identity = str(model_version)
-    with registry.connected(tracking_uri) as client, tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
+    with registries.mlflow_client(tracking_uri) as client, tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
 
         def tag(what: str, text: str) -> None:
             client.set_model_version_tag(name, identity, f"{FOLDER}.{what}", text[:TAG_CHARACTERS])
@@ -127,8 +127,10 @@ def gate_model_version(
         tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
             tell_stage(verify_options.get("progress"), "fetching the model from the registry")
-            entry = registry.Entry(f"{name} version {identity}", client.get_model_version_download_uri(name, identity))
-            model = _only_model(registry.fetch(client, entry, Path(folder)), entry.shown)
+            entry = registries.MlflowEntry(
+                f"{name} version {identity}", client.get_model_version_download_uri(name, identity)
+            )
+            model = _only_model(registries.fetch_mlflow(client, entry, Path(folder)), entry.shown)
             result = verify(report_file, model, **verify_options)
             if result.exit_code == 0 and result.unfit:
                 closed = f"the PASS is {result.unfit}; the gate opens for a model on photos of its use"
@@ -176,7 +178,7 @@ def _tags_of(report: Report) -> dict[str, str]:
     }
 
 
-def _only_model(found: registry.Files, shown: str) -> Path:
+def _only_model(found: registries.MlflowFiles, shown: str) -> Path:
     """Return the one ONNX file of a registered version. Raises CannotAssessError where there is not exactly one."""
     if len(found.models) != 1:
         names = ", ".join(path.rpartition("/")[2] for path in found.models[:5]) or "none"

@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
-from robustcheck_onnx.checker.storage import hub, registry
+from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.places import (
     HTTP,
     HUB_OFFLINE,
@@ -202,9 +202,9 @@ def _registered(url: Url, folder: Path, tell: Tell | None) -> Iterator[LocalMode
     """Yield a registered model with all its files. It is in MLflow's registry, or in a run."""
     if tell is not None:
         tell(f"fetching {url}")
-    with registry.connected() as client:
-        entry = registry.resolve(client, url)
-        files = registry.fetch(client, entry, folder)
+    with registries.mlflow_client() as client:
+        entry = registries.resolve_mlflow(client, url)
+        files = registries.fetch_mlflow(client, entry, folder)
     if not files.models:
         raise CannotAssessError(
             f"{url}: number of ONNX files there is 0; at least one is needed", "log the model in the ONNX flavour"
@@ -225,7 +225,7 @@ def _registered(url: Url, folder: Path, tell: Tell | None) -> Iterator[LocalMode
 
 @contextmanager
 def _remote(url: Url, folder: Path, preprocess: str | None, tell: Tell | None) -> Iterator[LocalModel]:
-    address, origin = hub.parse_hub(url), None
+    address, origin = registries.parse_hub(url), None
     if address is None:
         file = open_url(url)
     else:
@@ -243,11 +243,11 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: Tell | None) -
         yield LocalModel(path, str(file), fetched=True, origin=origin)
 
 
-def _in_repository(address: hub.Address, tell: Tell | None) -> tuple[RemoteFile, Origin]:
+def _in_repository(address: registries.Address, tell: Tell | None) -> tuple[RemoteFile, Origin]:
     """Return the ONNX file of a hub address, unread. Raises UsageError, StoreError."""
     if tell is not None:
         tell(f"asking what {address} holds")
-    repository = hub.open_repository(address)
+    repository = registries.open_repository(address)
     below = f"{address.path}/" if address.path else ""
     models = [name for name in sorted(repository.files) if name.lower().endswith(".onnx")]
     if address.path in models:
@@ -257,10 +257,10 @@ def _in_repository(address: hub.Address, tell: Tell | None) -> tuple[RemoteFile,
     else:
         raise _no_model(address, repository, models)
     origin = Origin(address=str(address), revision=repository.commit, file=chosen)
-    return hub.open_hub_file(repository, chosen, tell), origin
+    return registries.open_hub_file(repository, chosen, tell), origin
 
 
-def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence[str]) -> UsageError:
+def _no_model(address: registries.Address, repository: registries.Repository, models: Sequence[str]) -> UsageError:
     if models and address.path:
         near = get_close_matches(address.path, models, 1) or models
         return UsageError(
@@ -272,7 +272,7 @@ def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence
             f"{address}: number of ONNX files in the hub's cache is 0; {HUB_OFFLINE} forbids to fetch one",
             f"unset {HUB_OFFLINE}",
         )
-    library = hub.library_of(repository)
+    library = registries.library_of(repository)
     content = f"a checkpoint of {library}" if library else f"{len(repository.files)} other files"
     schema, folder = ("", "./") if library == "transformers" else ("hf-hub:", "local-dir:")
     hint, revision = "export it, and name the ONNX file", address.revision
@@ -337,7 +337,7 @@ class _Download:
         names = self._names_in(file.parent, path.parent)
         if own in names:
             self._take_sidecar(file.parent / own, own_target)
-        elif isinstance(file, hub.HubFile) and not file.store.is_whole:
+        elif isinstance(file, registries.HubFile) and not file.store.is_whole:
             raise UsageError(
                 f"{file}: preprocessing is not known; the hub's cache does not list the sidecars and models of the "
                 "repository",
@@ -352,7 +352,7 @@ class _Download:
             self._take_listed(above, target, names)
         else:
             self._names_in(file.parent / HUB_FOLDER, path.parent / HUB_FOLDER)
-        if isinstance(file, hub.HubFile):
+        if isinstance(file, registries.HubFile):
             self._take_upward(file)
 
     def _names_in(self, folder: RemoteFile, target: Path) -> list[str]:
@@ -376,7 +376,7 @@ class _Download:
             if name in names:
                 self._take_sidecar(folder / name, target / name)
 
-    def _take_upward(self, file: hub.HubFile) -> None:
+    def _take_upward(self, file: registries.HubFile) -> None:
         """Fetch the nearest sidecars from folders further up.
 
         Nothing is fetched where a nearer one describes the pixels.

@@ -2,7 +2,7 @@
 
 The templates read the report's own records, with the helpers named in `_environment`. No script, no font, no picture
 from elsewhere: a policy in the page forbids it. Pictures of numbers are inline SVG; photos come as `data:` URIs
-(thumbnails.py) or not at all.
+(images/source.py) or not at all.
 """
 
 from collections import Counter

@@ -108,12 +108,7 @@ def test_at_size_keeps_the_crop_fraction() -> None:
 
 
 def test_impossible_values_are_refused() -> None:
-    for field, value in (
-        ("size", (224, 100_000)),
-        ("fill", (0, 0, 256)),
-        ("rescale", 0.0),
-        ("crop", "none"),
-    ):
+    for field, value in (("size", (224, 100_000)), ("fill", (0, 0, 256)), ("rescale", 0.0), ("crop", "none")):
         said = "crop none needs" if field == "crop" else field
         raised(ValidationError, said, Preprocessing, **{**CLIP.model_dump(), field: value})
 

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from robustcheck_onnx.checker.evidence import SeenImage
-from robustcheck_onnx.checker.images import thumbnails
-from robustcheck_onnx.checker.images.source import open_images
+from robustcheck_onnx.checker.images.source import Thumbnails, make_thumbnails, open_images
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 
@@ -30,10 +29,10 @@ def digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def made(folder: str, names: dict[str, str]) -> thumbnails.Thumbnails:
+def made(folder: str, names: dict[str, str]) -> Thumbnails:
     """The thumbnails of the images with these digests and names."""
     wanted = [SeenImage(name=name, digest=known, kurtosis=1.0, z=()) for known, name in names.items()]
-    return thumbnails.make(wanted, folder)
+    return make_thumbnails(wanted, folder)
 
 
 def opened(uri: str) -> Image.Image:
@@ -52,10 +51,7 @@ def test_a_thumbnail_is_small_upright_and_holds_pixels_only() -> None:
     found = made(".", {plain: "plain.jpg", turned: "turned.jpg"})
     assert (found.missing, set(found.uris)) == ({}, {plain, turned})
     # left turned clockwise is up
-    for known, size, red, blue in (
-        (plain, (96, 38), (10, 19), (85, 19)),
-        (turned, (38, 96), (19, 10), (19, 85)),
-    ):
+    for known, size, red, blue in ((plain, (96, 38), (10, 19), (85, 19)), (turned, (38, 96), (19, 10), (19, 85))):
         image = opened(found.uris[known])
         assert image.size == size
         assert image.getpixel(red) == pytest.approx(RED, abs=12)

@@ -71,9 +71,7 @@ def test_the_planted_network_passes_on_photos_and_warns_on_bad_images(planted_ou
 
 
 @pytest.mark.long
-def test_faked_outlier_features_of_a_supervised_network_are_seen_through(
-    efficientnet_lite0: Path,
-) -> None:
+def test_faked_outlier_features_of_a_supervised_network_are_seen_through(efficientnet_lite0: Path) -> None:
     report = report_on(efficientnet_lite0, "noise")
     assert "one_sided" in reasons_of(report)
     assert report.evidence.statistics.persistent  # the fake is there: noise makes constant large features

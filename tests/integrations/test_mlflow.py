@@ -21,7 +21,7 @@ from robustcheck_onnx import Report, check
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
-from robustcheck_onnx.checker.storage import registry
+from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.verify.run import verify
@@ -200,7 +200,7 @@ def test_a_server_that_is_down_is_the_environments_fault_and_no_error_shows_its_
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-0123")
     line = f"mlflow log {write(passed)} --tracking-uri http://user:pass-word@127.0.0.1:9"
     assert "pass-word" not in ends(4, line, "http://***@127.0.0.1:9: MLflow's server").stderr
-    assert registry._safe("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
+    assert registries._without_secrets("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
 
 
 # ---------------------------------------------------------------------------- robustcheck models:/…, runs:/…
@@ -267,7 +267,7 @@ def test_a_version_of_several_files(
 
 def refuses(server: object, said: str) -> None:
     url = Url("models:/encoder/3", "models")
-    raised(EnvironmentFaultError, said, registry.resolve, server, url)
+    raised(EnvironmentFaultError, said, registries.resolve_mlflow, server, url)
 
 
 @real
@@ -287,7 +287,7 @@ def test_an_answer_about_another_version_or_place_is_refused(monkeypatch: Patch)
             server.get_model_version_download_uri = lambda *_, place=place: place
             refuses(server, said)
     server.get_model_version_download_uri = lambda *_: "s3://bucket"
-    assert registry.resolve(server, Url("models:/encoder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
+    assert registries.resolve_mlflow(server, Url("models:/encoder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
     for answer.name, answer.version in (("other", "3"), ("encoder", "../9"), ("encoder", "")):
         refuses(server, another)
 

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.model.addresses import choose_model
 from robustcheck_onnx.checker.report.document import blocks_of
-from robustcheck_onnx.checker.storage import hub
+from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.stores import StoreError
 from support import Patch, Place, mock_hub, onnx_models, raised
 from support.hub_cache import hub_repo
@@ -133,7 +133,7 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
     for name in ("m.onnx", "onnx/m.onnx"):
         served.put("org/one", {name: encoder, "open_clip_config.json": SIDECAR})
         read = Mock(side_effect=[tmp_path / "m.onnx", FileNotFoundError(2, "no such file")])
-        monkeypatch.setattr(hub.Repository, "fetch", read)
+        monkeypatch.setattr(registries.Repository, "fetch", read)
         refused(StoreError, "it was listed, and is not there", "hf://org/one")
 
 
@@ -258,11 +258,11 @@ def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_witho
     served: MockHub, encoder: bytes, monkeypatch: Patch
 ) -> None:
     served.put("org/one", {"m.onnx": encoder})
-    address = hub.Address("org/one", None, "")
+    address = registries.Address("org/one", None, "")
     said: list[str] = []
-    hub.open_repository(address).fetch("m.onnx", said.append)
+    registries.open_repository(address).fetch("m.onnx", said.append)
     assert said[-1].startswith("fetching m.onnx, ")
-    repository = hub.open_repository(address)
+    repository = registries.open_repository(address)
     served.put("org/one", {"m.onnx": encoder, "new.txt": b"x"})
     raised(StoreError, "its revision moved from commit", repository.fetch, "m.onnx")
     full = OSError(errno.ENOSPC, "No space left on device")

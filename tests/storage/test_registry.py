@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import registry
+from robustcheck_onnx.checker.storage import registries
 from support import Fields, Patch
 
 
@@ -23,12 +23,12 @@ def asked(monkeypatch: Patch) -> list[Fields]:
     made: list[Fields] = []
 
     def client(**options: str) -> str:
-        made.append(options | {key: os.environ.get(key) for key in registry.ENVIRONMENT})
+        made.append(options | {key: os.environ.get(key) for key in registries.MLFLOW_ENVIRONMENT})
         return "client"
 
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=client))
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace(MlflowException=MlflowError))
-    for key in registry.ENVIRONMENT:
+    for key in registries.MLFLOW_ENVIRONMENT:
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     return made
@@ -52,9 +52,9 @@ def test_a_client_does_not_retry_for_minutes_and_leaves_the_variables_as_they_we
         (UsageError("ours", "hint"), UsageError, "https://other.example"),
         (KeyError("a mistake of ours"), KeyError, SERVER),
     ):
-        with pytest.raises(kind) as caught, registry.connected(named):
+        with pytest.raises(kind) as caught, registries.mlflow_client(named):
             raise fault
         assert "secret" not in str(caught.value)
         assert dict(os.environ) == before
         where = {"tracking_uri": named or SERVER}  # which registry is MLFLOW_REGISTRY_URI's and MLflow's own to say
-        assert asked.pop() == where | dict(registry.ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}
+        assert asked.pop() == where | dict(registries.MLFLOW_ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}

@@ -1,7 +1,8 @@
-"""Read repositories of the Hugging Face Hub. Addresses are parsed, files listed at one commit, and fetched.
+"""Find and fetch models in the Hugging Face Hub and MLflow's registry.
 
-The hub's own client (extra `hub`) has its cache (HF_HOME), its token (HF_TOKEN), its endpoint (HF_ENDPOINT) and its
-offline switch (HF_HUB_OFFLINE: only what the cache contains). It is imported with the first such address.
+Each is asked with its own client (extras `hub` and `mlflow`), imported when the first such address is used. The hub's
+has its cache (HF_HOME), its token (HF_TOKEN), its endpoint (HF_ENDPOINT) and its offline switch (HF_HUB_OFFLINE: only
+what the cache contains).
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 from robustcheck_onnx.checker.text import quoted
 
-from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text
-from .stores import ENDPOINT, PIECE_BYTES, RemoteFile, StoreError, load_hub_client
+from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text, secrets
+from .stores import ENDPOINT, PIECE_BYTES, RemoteFile, StoreError, environment, limit_bytes, load_hub_client, too_large
 
 HUB = "https://huggingface.co"
 TIMEOUT_S = 30.0  # for one answer about a repository
@@ -34,9 +35,24 @@ MOST_NAME_BYTES = 255  # of a part of a path: where file systems end
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # environment variables of the client
 Tell = Callable[[str], None] | None
 """gets the words of how far a download is"""
+# Set where the user's environment does not: by default MLflow retries for minutes, sends telemetry, and prints.
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # environment variables of MLflow's client
+MOST_FILES = 10_000  # of a run or version that are listed before it is fetched
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_MODELS = ("datasets", "spaces", "buckets", "kernels")
 _PAGES = ("tree", "blob", "resolve", "raw")  # https://HUB/org/repo/PAGE/revision/path
+_MODELS = re.compile(r"models:/(?P<name>[^/@:]+)(/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))?")
+_LOGGED = re.compile(r"models:/m-[0-9a-f]+")
+_RUNS = re.compile(r"runs:/(?P<run>[0-9a-f]{8,64})(/(?P<path>.+?))?/?")
 
 
 @dataclass(frozen=True)
@@ -241,10 +257,10 @@ def hub_errors(address: Address, shown: str = "") -> Iterator[None]:
     except Exception as fault:
         if type(fault) is FileNotFoundError:  # the client has its own kinds of it
             raise
-        raise _as_error(fault, address, shown or str(address)) from None
+        raise _hub_error(fault, address, shown or str(address)) from None
 
 
-def _as_error(fault: Exception, address: Address, shown: str) -> RobustcheckError:
+def _hub_error(fault: Exception, address: Address, shown: str) -> RobustcheckError:
     names = {kind.__name__ for kind in type(fault).__mro__}
     page = f"{os.environ.get(ENDPOINT) or HUB}/{address.repo}"
     if "GatedRepoError" in names:
@@ -308,3 +324,196 @@ def _bar(tell: Tell, path: str, size_bytes: int | None) -> type:
                 tell(f"fetching {path}, {self.n_bytes / 1e6:.0f}{of_all} MB")
 
     return Bar
+
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class MlflowEntry:
+    """A place of files at MLflow, resolved."""
+
+    shown: str
+    uri: str
+    """where MLflow's client fetches it from"""
+    revision: str = ""
+    """in words: `version 3`, `run 0123…`, or the id of a logged model"""
+
+
+@dataclass(frozen=True)
+class MlflowFiles:
+    """The fetched files. models are the paths of the ONNX files in folder, sorted."""
+
+    folder: Path
+    models: tuple[str, ...]
+
+
+def resolve_mlflow(client: MlflowClient, url: Url) -> MlflowEntry:
+    """Return the entry that an address means.
+
+    It is `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]`.
+
+    Raises UsageError: an address of another form; EnvironmentFaultError: an answer about another model or version, or a
+    server that names a folder of this machine; MLflow's own errors (no such model, version, alias or run).
+    """
+    with _mlflow_errors(shown := str(url)):
+        entry = _resolved_at_mlflow(client, url, shown)
+        place = entry.uri
+        if run := _RUNS.fullmatch(place):
+            place = client.get_run(run["run"]).info.artifact_uri
+        elif _LOGGED.fullmatch(place):
+            place = client.get_logged_model(place.rpartition("/")[2]).artifact_location
+        is_folder = len(urlsplit(place).scheme) < 2 or place.startswith("file:")  # C:\ is one, too
+        servers = client.tracking_uri, os.environ.get("MLFLOW_REGISTRY_URI", "")  # each may be where the place is named
+        # who keeps runs in a folder or database of one's own names the folder oneself
+        if is_folder and any(each.startswith(("http", "databricks", "uc:")) for each in servers):
+            raise EnvironmentFaultError(
+                f"{shown}: MLflow's server names a folder of this machine ({place}); it must name a store",
+                "mlflow server --serve-artifacts, or an --artifacts-destination that is a store",
+            )
+        return entry
+
+
+def _resolved_at_mlflow(client: MlflowClient, url: Url, shown: str) -> MlflowEntry:
+    if run := _RUNS.fullmatch(url.raw):
+        client.get_run(run["run"])  # its error names the run; a fetch's would name a path
+        return MlflowEntry(shown, url.raw.rstrip("/"), f"run {run['run']}")
+    named = _MODELS.fullmatch(url.raw)
+    is_logged = _LOGGED.fullmatch(url.raw) is not None
+    if named is None or not (is_logged or named["version"] or named["alias"]):
+        raise UsageError(
+            f"{shown}: address is none of MLflow; it must be models:/NAME/VERSION, models:/NAME@ALIAS or runs:/ID/PATH",
+            "robustcheck models:/encoder/3 --images photos/",
+        )
+    name, version = named["name"], named["version"]
+    if is_logged:
+        return MlflowEntry(shown, url.raw, client.get_logged_model(name).model_id)
+    if named["alias"]:
+        registered = client.get_model_version_by_alias(name, named["alias"])
+    elif version == "latest":
+        versions = client.search_model_versions(f"name = '{name}'")
+        if not versions:
+            raise UsageError(f"{shown}: number of versions is 0; at least one is needed", f"models:/{name}/1")
+        registered = max(versions, key=lambda each: int(each.version))
+    elif version.isdecimal():
+        registered = client.get_model_version(name, version)
+    else:
+        raise UsageError(f"{shown}: version is {version}; it must be a number, or latest", f"models:/{name}/1")
+    identity = str(registered.version)
+    is_other = registered.name != name or (str(version).isdecimal() and identity != str(int(version)))
+    uri = "" if is_other or not identity.isdecimal() else client.get_model_version_download_uri(name, identity)
+    if not uri:  # MLflow's client would take the current folder for an empty one
+        raise EnvironmentFaultError(
+            f"{shown}: MLflow's server answers with version {identity or 'none'} of {registered.name or 'nothing'}, at "
+            f"{redact(uri) or 'no place'}; it must answer about what it was asked",
+            "look at MLFLOW_TRACKING_URI",
+        )
+    return MlflowEntry(shown, uri, f"version {identity}")
+
+
+def fetch_mlflow(client: MlflowClient, entry: MlflowEntry, folder: Path) -> MlflowFiles:
+    """Download the files of an entry into a folder.
+
+    Raises EnvironmentFaultError: more bytes than a download may have, a store that fails; otherwise as MLflow's client.
+    """
+    with _mlflow_errors(entry.shown):
+        from mlflow.artifacts import download_artifacts  # noqa: PLC0415 # an extra
+
+        limit = limit_bytes()
+        if _listed_bytes(entry, client.tracking_uri) > limit:
+            raise too_large(entry.shown, limit)
+        place = Path(download_artifacts(artifact_uri=entry.uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
+    root = place.parent if place.is_file() else place
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    return MlflowFiles(
+        root, tuple(path.relative_to(root).as_posix() for path in files if path.suffix.lower() == ".onnx")
+    )
+
+
+def _listed_bytes(entry: MlflowEntry, tracking_uri: str) -> int:
+    """Return the listed size of all files below an address. It is 0 of a file."""
+    from mlflow.artifacts import list_artifacts  # noqa: PLC0415 # an extra
+
+    total, waiting, seen = 0, [entry.uri.rstrip("/")], 0
+    while waiting:
+        place = waiting.pop()
+        for each in list_artifacts(artifact_uri=place, tracking_uri=tracking_uri):
+            seen += 1
+            if seen > MOST_FILES:
+                raise EnvironmentFaultError(
+                    f"{entry.shown}: number of files is more than {MOST_FILES:,}; that is the limit",
+                    "name the model's folder",
+                )
+            total += each.file_size or 0
+            if each.is_dir:
+                waiting.append(f"{place}/{each.path.rpartition('/')[2]}")  # its path may start at the run, or here
+    return total
+
+
+@contextmanager
+def _mlflow_errors(shown: str) -> Iterator[None]:
+    """Turn other errors in MLflow's client into EnvironmentFaultError.
+
+    A store's package or an odd answer raises them.
+    """
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 # an extra
+
+    try:
+        yield
+    except (RobustcheckError, MlflowException, OSError, MemoryError):
+        raise
+    except Exception as fault:
+        raise EnvironmentFaultError(
+            f"{shown}: MLflow's client or store fails ({_without_secrets(f'{type(fault).__name__}: {fault}')})",
+            "look at the server's answer, and at the store's credentials",
+        ) from fault
+
+
+def _without_secrets(text: str, server: str = "") -> str:
+    """Return another library's message without secrets. It is one line, without passwords and tokens."""
+    hidden = [*secrets(server), *(os.environ.get(name, "") for name in PASSWORDS)]
+    for secret in filter(None, hidden):
+        text = text.replace(secret, HIDDEN)
+    return redact_text(" ".join(text.split()))[:300]
+
+
+@contextmanager
+def mlflow_client(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
+    """Yield a client with errors of this package. Errors contain no passwords, and the client does not retry for
+    minutes.
+
+    Raises UsageError: no server is named, or it says that something is not there; EnvironmentFaultError: the extra is
+    missing, the server can't be reached or refuses.
+    """
+    server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not server:
+        raise UsageError(
+            "tracking server is not named; MLflow would start a database in this folder",
+            "--tracking-uri http://HOST:5000, or MLFLOW_TRACKING_URI",
+        )
+    shown = redact(server)
+    with environment(MLFLOW_ENVIRONMENT):
+        try:
+            from mlflow import MlflowClient  # noqa: PLC0415 # an extra
+            from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        except ImportError as fault:
+            raise EnvironmentFaultError(
+                "mlflow: package is not installed; the extra `mlflow` brings it", install_hint("mlflow")
+            ) from fault
+        try:
+            yield MlflowClient(tracking_uri=server)  # MLflow chooses the registry: MLFLOW_REGISTRY_URI, Unity Catalog
+        except RobustcheckError:
+            raise
+        except MlflowException as fault:
+            message = _without_secrets(str(fault), server)
+            if fault.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise UsageError(f"{shown}: MLflow says {message}", "look up run, model and version there") from fault
+            raise EnvironmentFaultError(
+                f"{shown}: MLflow's server does not do what was asked ({message})", f"curl -sS {shown}/health"
+            ) from fault
+        except OSError as fault:  # of requests, or of a disk
+            raise EnvironmentFaultError(
+                f"{shown}: MLflow's server or the disk fails ({_without_secrets(str(fault), server)})",
+                f"curl -sS {shown}/health; df -h",
+            ) from fault
