@@ -238,10 +238,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
 
 
 @pytest.fixture(scope="session")
-def world(
-    tmp_path_factory: pytest.TempPathFactory,
-    lookup_pass: Place,
-) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
     """A folder of broken files, and of a model that passes with its photos."""
     from support import bad_files
 

@@ -42,8 +42,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _group(
     version: Annotated[
-        bool,
-        option("Show the version.", None, None, "--version", "-V", callback=_version, is_eager=True),
+        bool, option("Show the version.", None, None, "--version", "-V", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -85,8 +84,7 @@ app.verb(
     "something differs: the report does not hold · 4 environment.",
 )(evidence.verify)
 app.verb(
-    panel=FIRST,
-    examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes"),
+    panel=FIRST, examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes")
 )(look_up.explain)
 app.verb(panel=FIRST, examples=("robustcheck demo",))(export.demo)
 app.verb(

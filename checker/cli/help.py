@@ -60,12 +60,7 @@ class Verbs(typer.Typer):
         )
 
     def verb(
-        self,
-        name: str | None = None,
-        *,
-        examples: Words,
-        codes: str = "",
-        panel: str | None = None,
+        self, name: str | None = None, *, examples: Words, codes: str = "", panel: str | None = None
     ) -> Callable[[Callable[..., int]], Callable[..., int]]:
         """Decorate a function as a verb.
 

@@ -419,16 +419,14 @@ def parameter(name: str, **changed: Any) -> Parameter:
 
 Model = Annotated[Path, argument("The ONNX file.", "MODEL.onnx", readable=False)]
 Baseline = Annotated[
-    str,
-    option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT),
+    str, option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT)
 ]
 
 # A report that is read:
 
 ReportFile = Annotated[Path, argument("The report of a check, from `-o json=PATH`.", "REPORT.json")]
 ReportImages = Annotated[
-    str | None,
-    option("Where the images of the check are; not needed for the bundled photos.", "PATH", IMAGES),
+    str | None, option("Where the images of the check are; not needed for the bundled photos.", "PATH", IMAGES)
 ]
 Rerun = Annotated[
     bool | None,
@@ -450,10 +448,7 @@ Elsewhere = Annotated[
         "--elsewhere",
     ),
 ]
-PublicKey = Annotated[
-    Path | None,
-    option("PEM file of the key that you trust; needs a signature.", "FILE", VERDICT),
-]
+PublicKey = Annotated[Path | None, option("PEM file of the key that you trust; needs a signature.", "FILE", VERDICT)]
 Signature = Annotated[
     Path | None,
     option(

@@ -74,8 +74,7 @@ def destinations_of(
             check_target(place, reads)
         if any(place == other.path for other in destinations):
             raise UsageError(
-                f"--output names {redact(path) or 'stdout'} twice; only one document fits there",
-                "-o json=report.json",
+                f"--output names {redact(path) or 'stdout'} twice; only one document fits there", "-o json=report.json"
             )
         destinations.append(Destination(form, place))
     return destinations

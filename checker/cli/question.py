@@ -180,12 +180,7 @@ def output_of(forms: Sequence[str]) -> Values:
     }
 
 
-def question(
-    *,
-    forms: Texts = FORMS,
-    without: Texts = (),
-    **more: Any,
-) -> Callable[[Verb], Verb]:
+def question(*, forms: Texts = FORMS, without: Texts = (), **more: Any) -> Callable[[Verb], Verb]:
     """Make a verb of a function. Its result is shown as a document.
 
     Args:

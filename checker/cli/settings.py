@@ -317,10 +317,7 @@ def settings_json(resolved: Resolved) -> Values:
         return redact_text(value) if isinstance(value, str) else value
 
     settings = {
-        key: {
-            "value": redacted(to_jsonable_python(getattr(resolved.settings, name))),
-            "source": resolved.source(key),
-        }
+        key: {"value": redacted(to_jsonable_python(getattr(resolved.settings, name))), "source": resolved.source(key)}
         for key, name in FIELDS.items()
     }
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}

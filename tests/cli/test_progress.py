@@ -103,9 +103,7 @@ def test_other_verbs_show_their_work(on_a_terminal: OnATerminal) -> None:
         assert set(stages_of(lines)) >= set(stages.split(", "))
 
 
-def test_on_a_terminal_errors_wrap_between_words_have_a_colour_and_commands_are_whole(
-    monkeypatch: Patch,
-) -> None:
+def test_on_a_terminal_errors_wrap_between_words_have_a_colour_and_commands_are_whole(monkeypatch: Patch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setenv("TERM", "xterm")
     path, command = "a/" * 20 + "b.onnx", "robustcheck a-model.onnx --images photos"

@@ -129,11 +129,7 @@ def test_strict_is_no_setting_and_of_the_gates_alone() -> None:
     say("")
     assert "variable ROBUSTCHECK_STRICT is not known" in refused({"ROBUSTCHECK_STRICT": "0"})
     others = [questions.scan, questions.shift, questions.concepts, questions.directions, evidence.verify]
-    for own, verbs in (
-        ({"strict", "config"}, [questions.check]),
-        ({"strict"}, [questions.compare]),
-        (set(), others),
-    ):
+    for own, verbs in (({"strict", "config"}, [questions.check]), ({"strict"}, [questions.compare]), (set(), others)):
         assert [{"strict", "config"} & {*inspect.signature(verb).parameters} for verb in verbs] == [own] * len(verbs)
 
 

@@ -137,11 +137,7 @@ def write_lookup_model(
 
 
 def write_lookup_images(
-    folder: str | Path,
-    n: int,
-    *,
-    photos: Sequence[str | Path] = PHOTOS,
-    size_px: int = SIZE_PX,
+    folder: str | Path, n: int, *, photos: Sequence[str | Path] = PHOTOS, size_px: int = SIZE_PX
 ) -> list[Path]:
     """Write `n` PNG crops of real photos, the index (0 to n − 1) in the top-left block; return their paths.
 

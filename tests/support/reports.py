@@ -75,13 +75,7 @@ def reference_rows() -> tuple[ReferenceRow, ...]:
 def profile(minimums: dict[Statistic, float] = MINIMUM) -> Profile:
     """A profile of three statistics; of six, as earlier versions had, with EARLIER_MINIMUM."""
     thresholds = {
-        name: Threshold(
-            minimum=minimum,
-            highest_without=0,
-            highest_without_set="a",
-            lowest_with=9,
-            lowest_with_set="b",
-        )
+        name: Threshold(minimum=minimum, highest_without=0, highest_without_set="a", lowest_with=9, lowest_with_set="b")
         for name, minimum in minimums.items()
     }
     return seal(
@@ -123,12 +117,7 @@ def interval(estimate: float | None, low: float | None, high: float | None) -> I
 
 def feature(index: int, share: float, frequency: float, mean_z: float) -> OutlierFeature:
     return OutlierFeature(
-        index=index,
-        share=share,
-        frequency=frequency,
-        mean_z=mean_z,
-        persistent=frequency >= 0.5,
-        relative_sd=0.2,
+        index=index, share=share, frequency=frequency, mean_z=mean_z, persistent=frequency >= 0.5, relative_sd=0.2
     )
 
 

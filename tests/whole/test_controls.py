@@ -161,10 +161,7 @@ TRAPS = {
     "random spike": (_spike, "not_persistent"),
     "lognormal scales": (lambda g: g.normal(size=(N, D)) * g.lognormal(0, 0.8, D), "not_persistent"),
     "gaussian": (_signed, "not_persistent"),
-    "batch norm hides it": (
-        lambda g: (x := _planted(g)) * 0 + (x - x.mean(axis=0)) / x.std(axis=0),
-        "not_persistent",
-    ),
+    "batch norm hides it": (lambda g: (x := _planted(g)) * 0 + (x - x.mean(axis=0)) / x.std(axis=0), "not_persistent"),
     "float16 overflow": (_overflow, "nonfinite_representations"),
     "an outlier in 40 % of the images": (lambda g: _often(g, 0.4), "not_persistent"),
     "an outlier in 55 % of the images": (lambda g: _often(g, 0.55, 300), "undecided"),

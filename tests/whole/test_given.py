@@ -62,10 +62,7 @@ def test_bytes_that_are_no_model_say_so_without_a_path(tmp_path: Path, monkeypat
     outside = onnx_models.encoder()
     onnx.external_data_helper.set_external_data(outside.graph.initializer[0], "w.data")
     outside.graph.initializer[0].ClearField("raw_data")
-    for given, said in (
-        (b"", "^<bytes>: model file is empty"),
-        (outside, "^<ModelProto>.*"),
-    ):
+    for given, said in ((b"", "^<bytes>: model file is empty"), (outside, "^<ModelProto>.*")):
         fault = raised(rc.RobustcheckError, said, rc.check, given)
         assert str(tmp_path) not in str(fault) + fault.hint
 

@@ -37,13 +37,9 @@ Thresholds = Annotated[
         VERDICT,
     ),
 ]
-RerunDevice = Annotated[
-    str | None,
-    option("Device of the rerun. Default: the one of the report.", "DEVICE", SPEED),
-]
+RerunDevice = Annotated[str | None, option("Device of the rerun. Default: the one of the report.", "DEVICE", SPEED)]
 TrustConfig = Annotated[
-    Path | None,
-    option("Client trust config of another Sigstore instance than the public one.", "FILE", VERDICT),
+    Path | None, option("Client trust config of another Sigstore instance than the public one.", "FILE", VERDICT)
 ]
 
 

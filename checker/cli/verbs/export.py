@@ -152,10 +152,7 @@ MEANS = {
     "debug",
     keep=option("Keep the two ONNX files in this folder. Default: they are deleted.", "FOLDER", show_default=False),
 )
-def demo(
-    call: Call,
-    keep: Path | None = None,
-) -> int:
+def demo(call: Call, keep: Path | None = None) -> int:
     """Make two tiny models, check both, and explain the verdicts.
 
     The exit code is not a verdict. It is 0 when the demo showed what it should (WARN, and a synthetic PASS), else 70.

@@ -113,11 +113,7 @@ def _plain(topic: str) -> str:
         show_default=True,
     ),
 )
-def explain(
-    call: Call,
-    topic: str = "reasons",
-    output: Output = "terminal",
-) -> int:
+def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> int:
     """Explain reasons for WARN, exit codes, preprocessing, the report."""
 
     known, words = {_plain(name): name for name in _topics("")}, _words()
@@ -175,16 +171,8 @@ profiles = Verbs(name="profiles", help="List and show threshold profiles.")
 
 
 @profiles.verb("list", examples=("robustcheck profiles list mine.json",))
-@takes(
-    "color",
-    "debug",
-    files=argument("Further profile files.", "PROFILE…", show_default=True),
-)
-def list_profiles(
-    call: Call,
-    files: Several = None,
-    output: Output = "terminal",
-) -> int:
+@takes("color", "debug", files=argument("Further profile files.", "PROFILE…", show_default=True))
+def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
     """List the packaged profiles, and files."""
     from robustcheck_onnx.checker.calibrate.profiles import render_list
     from robustcheck_onnx.thresholds.profile import PACKAGED
@@ -210,11 +198,7 @@ def list_profiles(
 
 
 @profiles.verb(examples=("robustcheck profiles show default",))
-@takes(
-    "color",
-    "debug",
-    name=argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True),
-)
+@takes("color", "debug", name=argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True))
 def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     """Show a profile's basis, its error rates, and what it holds for."""
     from robustcheck_onnx.checker.calibrate.profiles import render_profile
@@ -245,11 +229,7 @@ def _loaded(spec: str) -> Profile:
     path=argument("The file to write.", "FILE", show_default=True),
     force=option("Replace a file that is there."),
 )
-def init(
-    call: Call,
-    path: Path = Path("robustcheck.toml"),
-    force: bool = False,
-) -> int:
+def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False) -> int:
     """Write a settings file with every setting, its default and meaning."""
     from robustcheck_onnx.checker.storage.stores import write_whole
 
@@ -263,8 +243,7 @@ def init(
     check_target(path)
     if os.path.lexists(path) and not force:
         raise UsageError(
-            f"{path}: file exists already; init does not replace it",
-            f"robustcheck init {quoted(path)} --force",
+            f"{path}: file exists already; init does not replace it", f"robustcheck init {quoted(path)} --force"
         )
     write_whole(path, settings.template())
     sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")
@@ -312,10 +291,7 @@ def inspect(call: Question, model: Path) -> int:
 
 
 @takes("color", "debug")
-def doctor(
-    call: Call,
-    output: Output = "terminal",
-) -> int:
+def doctor(call: Call, output: Output = "terminal") -> int:
     """Show what models can run on here, and how to fix faults."""
     from robustcheck_onnx.checker.runtime import doctor as diagnosis
 

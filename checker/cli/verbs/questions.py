@@ -42,10 +42,7 @@ if TYPE_CHECKING:
         "MODEL.onnx...",
     ),
 )
-def check(
-    call: Call,
-    models: Several = None,
-) -> int:
+def check(call: Call, models: Several = None) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
     from robustcheck_onnx.checker import isolation
     from robustcheck_onnx.checker.isolation import MAX_MODEL_SIZE
@@ -244,11 +241,7 @@ def compare(
         "Measure this tensor instead of the ends of blocks found by rule. May be given several times.", "TENSOR", MODEL
     ),
 )
-def scan(
-    call: Question,
-    model: Model,
-    block: Several = None,
-) -> int:
+def scan(call: Question, model: Model, block: Several = None) -> int:
     """Show outlier features block by block through the depth of a model.
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
