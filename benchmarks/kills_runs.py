@@ -81,7 +81,7 @@ def write_key(folder: Path) -> None:
 
 def prepare(folder: Path) -> list[Run]:
     """Models, a key, a suite, and the four runs, each over what an earlier run wrote; changes into folder/places."""
-    from support.mini_suite import write_suite
+    from support.calibrations import write_suite
 
     (folder / "places").mkdir()
     os.chdir(folder / "places")

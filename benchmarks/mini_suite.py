@@ -3,9 +3,9 @@
     python benchmarks/mini_suite.py FOLDER [EMBEDDINGS_DIR]
     robustcheck calibrate --suite FOLDER/suite.toml --images FOLDER/photos --out FOLDER/mini.json
 
-EMBEDDINGS_DIR holds one npz a set of the reference table. Beside the look-up models of support/mini_suite.py there are
-real weights (EfficientNet-Lite0), local checkpoints of a CLIP ViT and a CLIP ResNet with random weights and with one
-outlier feature planted by hand, and an untrained timm network. Nothing follows from it for real encoders.
+EMBEDDINGS_DIR holds one npz a set of the reference table. Beside the look-up models of support/calibrations.py
+there are real weights (EfficientNet-Lite0), local checkpoints of a CLIP ViT and a CLIP ResNet with random weights and
+with one outlier feature planted by hand, and an untrained timm network. Nothing follows from it for real encoders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from support.mini_suite import block, write_suite
+from support.calibrations import block, write_suite
 
 WIDTH = 512  # of the local checkpoints' embeddings
 PLANTED = 92  # the feature that is made extreme

@@ -17,18 +17,17 @@ import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
 from robustcheck_onnx.checker import isolation  # noqa: E402
-from support import PHOTOS, Capture, Patch, Place, documents, lookup, mini_suite, normal, profile  # noqa: E402
-from support.no_wall import NoWall  # noqa: E402
+from support import EXAMPLES, PHOTOS, Capture, Patch, Place, calibrations, documents, lookup, normal  # noqa: E402
+from support.walls import NoWall  # noqa: E402
 
 REAL_WALL = isolation.Wall
-hypothesis.settings.register_profile("robustcheck", deadline=None, derandomize=True, max_examples=profile.EXAMPLES)
+hypothesis.settings.register_profile("robustcheck", deadline=None, derandomize=True, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("robustcheck")
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.model.open import ModelFile
     from robustcheck_onnx.checker.report.record import Report
     from support.bad_input import Done, Run
-    from support.calibrations import Calibrated
     from support.comparisons import Workshop
 
 
@@ -180,7 +179,7 @@ def skimage_photos() -> list[Path]:
 @pytest.fixture
 def my_vision(tmp_path: Path, monkeypatch: Patch) -> str:
     """A user's own module in the current folder, which is the test's own one."""
-    from support.user_modules import FACTORIES
+    from support.torch_models import FACTORIES
 
     (tmp_path / "my_vision.py").write_text(FACTORIES)
     monkeypatch.chdir(tmp_path)
@@ -224,26 +223,27 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: Patch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> calibrations.Calibrated:
     """A suite of look-up models, calibrated."""
     from robustcheck_onnx.checker.cli import app, process
-    from support.calibrations import Calibrated, line
 
     folder = tmp_path_factory.mktemp("mini")
-    suite = mini_suite.write_suite(folder)
-    found = Calibrated(folder, suite, folder / "photos", folder / "mini.results.jsonl", folder / "mini.json")
+    suite = calibrations.write_suite(folder)
+    found = calibrations.Calibrated(
+        folder, suite, folder / "photos", folder / "mini.results.jsonl", folder / "mini.json"
+    )
     with contextlib.redirect_stdout(io.StringIO()):  # the process would mend pytest's own, and close it
-        assert process.run(app.app, line(suite, found.photos, found.profile).split()) == 0
+        assert process.run(app.app, calibrations.line(suite, found.photos, found.profile).split()) == 0
     return found
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
     """A folder of broken files, and of a model that passes with its photos."""
-    from support import bad_files
+    from support import bad_input
 
     folder = tmp_path_factory.mktemp("world")
-    bad_files.write(folder, *lookup_pass)
+    bad_input.write(folder, *lookup_pass)
     return folder
 
 

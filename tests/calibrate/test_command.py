@@ -14,8 +14,8 @@ from robustcheck_onnx.thresholds import profile, tables
 from robustcheck_onnx.thresholds.profile import End
 from support.bad_input import COMMAND, Run
 from support.calibrations import N_IMAGES, N_MODELS, Calibrated, line
-from support.children import wait_until
 from support.measuring import never_decided
+from support.walls import wait_until
 
 
 def test_rows_hold_what_a_check_of_all_images_measures(calibrated: Calibrated) -> None:

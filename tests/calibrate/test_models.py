@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.thresholds import profile, tables
-from support import EMBEDDINGS, ROOT, mini_suite, needs_embeddings
+from support import EMBEDDINGS, ROOT, calibrations, needs_embeddings
 from support.bad_input import Run, listening
 from support.calibrations import line
-from support.children import wait_until
-from support.hub_cache import hub_repo
+from support.stores import hub_repo
+from support.walls import wait_until
 
 
 @pytest.mark.long
 @needs_embeddings
 def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path, ends: Run) -> None:
     """Another sample of the same vectors, confidence bounds instead of subsets: the same sets fall on the same side."""
-    suite = mini_suite.write_suite(tmp_path, EMBEDDINGS)
+    suite = calibrations.write_suite(tmp_path, EMBEDDINGS)
     out = tmp_path / "real.json"
     ends(0, f"{line(suite, tmp_path / 'photos', out)} --workers 2")
     fitted, default = profile.load(out), profile.load()
@@ -61,7 +61,7 @@ def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path, ends: Run)
     state = timm.create_model(name, pretrained=False).state_dict()
     save_file(state, hub_repo(cache, f"timm/{name}") / "model.safetensors")
     folder = tmp_path / "suite"
-    suite = mini_suite.write_suite(folder)
+    suite = calibrations.write_suite(folder)
     paper = (ROOT / "thresholds" / "data" / "paper_suite.toml").read_text(encoding="utf-8").split("\n[[models]]\n")
     keys = ('name = "RN50"\nweights = "openai"', 'name = "mobilenetv3_large_100.ra_in1k"')
     blocks = [next(block for block in paper if key in block) for key in keys]

@@ -9,7 +9,7 @@ import pytest
 from robustcheck_onnx.checker.cli import process
 from support import Capture, Patch, robustcheck
 from support.bad_input import GROUP_OF
-from support.terminal import OnATerminal, Terminal
+from support.screens import OnATerminal, Terminal
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from support import Capture, Patch, bad_input, code_in, normal, robustcheck
 from support.bad_input import Done, Run, python
-from support.terminal import OnATerminal, stages_of
+from support.screens import OnATerminal, stages_of
 
 PASS = "pass.onnx --images photos"
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support import Capture, Patch, bad_input, code_in, extra, lookup, profile, robustcheck
+from support import PATIENCE_S, Capture, Patch, bad_input, code_in, extra, lookup, robustcheck
 from support.bad_input import Run, assert_says, contents, small_files, without_progress
 
 # What a reader says of a file is in the tests of model/ and images/; here a file of each kind goes through the command.
@@ -320,6 +320,6 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(run: Run) -> None:
     reader = threading.Thread(target=lambda: received.append(fifo.read_text()), daemon=True)
     reader.start()
     done = run("pass.onnx --images photos -qq -o json=fifo")
-    reader.join(profile.PATIENCE_S)
+    reader.join(PATIENCE_S)
     assert (done.returncode, done.stderr, fifo.is_fifo()) == (0, "", True)
     assert json.loads(received[0])["verdict"]["verdict"] == "PASS"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, profile
+from support import PATIENCE_S, ROOT
 from support.bad_input import (
     COMMAND,
     agrees,
@@ -23,7 +23,7 @@ from support.bad_input import (
     small_files,
     without_progress,
 )
-from support.children import wait_until
+from support.walls import wait_until
 
 pytestmark = pytest.mark.process
 TERMINATED = "error: terminated (SIGTERM); there is no verdict, and nothing half-written is left\n"
@@ -179,7 +179,7 @@ def test_a_graph_that_never_ends_can_be_interrupted(world: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         try:
-            out, err = process.communicate(timeout=profile.PATIENCE_S)
+            out, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert (process.returncode, out, without_progress(err)) == (143, "", TERMINATED)

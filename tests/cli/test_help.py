@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.exporters import run as exporter
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
-from support import ROOT, Made, Patch, bad_input, commands, raised
+from support import ROOT, Made, Patch, bad_input, raised, repository
 from support.bad_input import COMMAND, Run, agrees, environment
 
 GROUP = get_command(cli.app)
@@ -96,7 +96,7 @@ def test_help_of_check_shows_14_options_and_where_the_others_are(run: Run) -> No
 def test_the_commands_of_every_page_are_understood() -> None:
     seen = set()
     for page in PAGES:
-        for command in commands.read(page.read_text()):
+        for command in repository.commands_of(page.read_text()):
             for part in re.findall(r"^ *(robustcheck .*)$", command.text, re.MULTILINE):
                 words = shlex.split(part, comments=True)[1:]
                 if {"[OPTIONS]", "--help"} & set(words) or words[0] in {"--install-completion", "--show-completion"}:

@@ -19,8 +19,7 @@ from robustcheck_onnx.checker.storage.places import walk
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, Made, lookup
 from support.bad_input import Run
-from support.onnx_models import classifier
-from support.written import written
+from support.onnx_models import classifier, written
 
 DIGITS = "9" * 5000  # more than Python makes an integer of
 DEEP = "[" * 100_000

@@ -15,10 +15,9 @@ from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import command_line, models
 from robustcheck_onnx.checker.cli.command_line import expand
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from support import Made, Patch, code_in, profile, raised, read_json
+from support import PATIENCE_S, Made, Patch, code_in, raised, read_json
 from support.bad_input import Run, listening
-from support.children import all_end, first_children, wait_until
-from support.no_wall import NoWall
+from support.walls import NoWall, all_end, first_children, wait_until
 
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}'
 
@@ -167,7 +166,7 @@ def test_one_that_lacked_memory_side_by_side_is_checked_again_alone(ends: Run, m
     def check(model: str, **options: Any) -> Any:
         tried.append(model)
         if len(tried) <= 2:
-            both.wait(profile.PATIENCE_S)
+            both.wait(PATIENCE_S)
             if model == "pass.onnx":
                 raise EnvironmentFaultError("memory: none")
         return real(model, **options)
@@ -212,7 +211,7 @@ def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
             wait_until(partial(lambda words: words in log.read_text(), begun))
             started = first_children(process.pid)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=profile.PATIENCE_S)
+            out, err = process.communicate(timeout=PATIENCE_S)
         assert all_end(started)
         said = "error: interrupted (SIGINT); there is no verdict, and nothing half-written is left"
         assert (process.returncode, out, said in err) == (130, "", True), err

@@ -14,9 +14,9 @@ from robustcheck_onnx.checker.cli.question import progress_line
 from robustcheck_onnx.checker.isolation import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
 from support import Patch
-from support.children import wait_until
 from support.measuring import never_narrow
-from support.terminal import OnATerminal, Terminal, stages_of
+from support.screens import OnATerminal, Terminal, stages_of
+from support.walls import wait_until
 
 MEASURED = Progress(64, 80, 12.34, "kurtosis 1–2 against 3")
 

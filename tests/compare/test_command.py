@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from support import Capture, Patch, but, raised, read_json, robustcheck
 from support.comparisons import Workshop, alike, ids, judged, planted, rotation
-from support.terminal import shown
+from support.screens import shown
 
 
 def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop, capsys: Capture) -> None:

@@ -13,8 +13,7 @@ from robustcheck_onnx.checker.verdict import rule as verdicts
 from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES
 from support import but
 from support.comparisons import alike, judged, planted, rotation
-from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
-from support.terminal import shown
+from support.screens import assert_it_is_accessible, assert_it_loads_nothing, parse, shown, words
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import intervals, state
 from robustcheck_onnx.thresholds.profile import load
-from support import normal, profile, raised
+from support import normal, raised, sized
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
@@ -108,7 +108,7 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
         bounds = [(ratio.low, ratio.estimate, ratio.high) for ratio in (found[name].ratio for name in changes.KEEPS)]
         return np.array(bounds, np.float64).T
 
-    truth, draws = ratios(40_000)[1], profile.sized(100, 300)
+    truth, draws = ratios(40_000)[1], sized(100, 300)
     held = [((low <= truth) & (truth <= high)).all() for low, _, high in (ratios(64) for _ in range(draws))]
     assert draws - sum(held) <= stats.binom.ppf(0.99, draws, ALPHA)
 

@@ -5,7 +5,7 @@ from numpy.random import default_rng
 
 from robustcheck_onnx.checker.concepts import directions
 from robustcheck_onnx.checker.concepts.directions import Measured, of_features, search
-from support import normal, profile
+from support import normal, sized
 from support.comparisons import Array
 
 
@@ -21,8 +21,8 @@ def test_the_error_rate_on_noise_is_the_nominal_one() -> None:
 
     One concept six times is one question: a correction that counts it as six would be far below the rate.
     """
-    for runs, n, d, counts, times in ((profile.sized(150, 500), 50, 6, [5, 12, 40], 1),
-                                      (profile.sized(100, 300), 40, 4, [10], 6)):  # fmt: skip
+    for runs, n, d, counts, times in ((sized(150, 500), 50, 6, [5, 12, 40], 1),
+                                      (sized(100, 300), 40, 4, [10], 6)):  # fmt: skip
         found = [noise(seed, n, d, counts, times=times).chance.p <= directions.ERROR_RATE for seed in range(runs)]
         rate = np.mean([each.any() for each in found])
         assert abs(rate - 0.05) < 3.3 * np.sqrt(0.05 * 0.95 / runs), times  # three in a thousand such tests fail
@@ -40,7 +40,7 @@ def test_p_values_and_needed_are_those_of_a_plain_script() -> None:
     """What is needed is where the p-value of a plain script falls to 0.05, were it the AP of that concept."""
     for n_shuffles, n_concepts in ((19, 1), (19, 4), (39, 4), (200, 1), (200, 4)):
         rng = default_rng(n_shuffles)
-        for _ in range(profile.sized(2, 5)):
+        for _ in range(sized(2, 5)):
             best, shuffled = rng.beta(5, 3, n_concepts), rng.beta(4, 8, (n_shuffles, n_concepts))
             chance = directions.compare(best, shuffled)
             np.testing.assert_allclose(chance.p, by_hand(best, shuffled))
@@ -53,7 +53,7 @@ def test_p_values_and_needed_are_those_of_a_plain_script() -> None:
 
 def test_one_strong_direction_does_not_lower_the_bar_for_the_others() -> None:
     """A concept that direction 0 tells perfectly: 49 directions of noise are beyond chance in 5 % of the sets."""
-    runs, wrong = profile.sized(100, 300), 0
+    runs, wrong = sized(100, 300), 0
     for seed in range(runs):
         h = normal(60, 50, seed=seed)
         h[:20, 0] += 20

@@ -14,9 +14,8 @@ from robustcheck_onnx.checker.concepts.document import CLAIM, ConceptsReport
 from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from support import Capture, Fields, Patch, but, lookup, onnx_models, raised, robustcheck
-from support.pages import parse, words
-from support.terminal import shown
-from support.written import written
+from support.onnx_models import written
+from support.screens import parse, shown, words
 
 EDGE_PX = 8
 # rows: red against blue, green against both, all alike: right singular vectors of HEAD, singular values 6, 4, 2

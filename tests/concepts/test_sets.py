@@ -8,7 +8,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.concepts.sets import ConceptSet, open_concepts
 from robustcheck_onnx.checker.text import sha256_of
-from support import broden, levels, refused
+from support import levels, refused, stores
 
 
 def picture(path: Path, seed: int) -> Path:
@@ -76,7 +76,7 @@ def test_manifests_with_and_without_scores_and_several_rows(tmp_path: Path) -> N
 def test_broden_layout(tmp_path: Path) -> None:
     """1 % of each object mask is a door, 5 % of a part mask a knob; labels of whole images need no mask."""
     folder = tmp_path / "broden"
-    truth = broden.write(folder)
+    truth = stores.write_broden(folder)
     found = open_concepts(folder, seed=3)
     assert found.layout == "broden"
     assert {item.name: found.concepts[getattr(item, "digest", "")] for item in found.source.items()} == truth
@@ -91,7 +91,7 @@ def test_broden_layout(tmp_path: Path) -> None:
 def test_broken_broden_folders(tmp_path: Path) -> None:
     """Of a table the text that is replaced (all of it; its end where the text is empty), by what, and what is said."""
     folder = tmp_path / "broden"
-    broden.write(folder)
+    stores.write_broden(folder)
     for name, old, new, said in (
         ("label.csv", None, "number\n1\n", "label.csv: column name is missing"),
         ("label.csv", None, "number,name\n", "label.csv: no rows found"),
@@ -108,7 +108,7 @@ def test_broken_broden_folders(tmp_path: Path) -> None:
         refused(said, open_concepts, folder)
         (folder / name).write_text(text)
     mask = folder / "images/set/photo_1_object.png"
-    broden.mask(mask, {999: 4})
+    stores.write_mask(mask, {999: 4})
     refused("999 is not a number of label.csv", open_concepts, folder)
     Image.new("L", (10, 10), 1).save(mask)
     refused("a PNG with red, green and blue (greyscale)", open_concepts, folder)

@@ -11,9 +11,9 @@ from robustcheck_onnx.checker.runtime.head import LinearHead
 from robustcheck_onnx.checker.shift import robustness
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.thresholds.published import IMAGENET
-from support import Fields, Patch, but, directions_truth, normal
+from support import Fields, Patch, but, normal, truths
 from support.comparisons import labelled_set, numbers
-from support.directions_truth import Array
+from support.truths import Array
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -30,10 +30,10 @@ def test_every_number_is_that_of_an_independent_script() -> None:
         bias, h = normal(n_classes, seed=4), (normal(91, d, seed=5) + normal(d, seed=6)).astype(np.float32)
         raw, centred, outliers = analyse(head_of(weight, bias), h, seed=3)
         for found, is_centred in ((raw, False), (centred, True)):
-            expected = directions_truth.truth(weight, bias, h, centred=is_centred, seed=3)
+            expected = truths.of_head(weight, bias, h, centred=is_centred, seed=3)
             n, order = found.n_directions, expected["order"]
             assert n == len(expected["sigma"]) == min(n_classes - is_centred, d)
-            directions_truth.assert_is_truth(found, expected, len(h))
+            truths.assert_is_of_head(found, expected, len(h))
             tried = sorted({int(np.ceil(n * percent / 100)) for percent in (*range(2, 101, 2), 5)})
             shares = [(expected["predicted"](order[:k]) == expected["first"]).mean() for k in tried]
             for fewest in found.fewest:  # from there on all keep the share
@@ -45,7 +45,7 @@ def test_every_number_is_that_of_an_independent_script() -> None:
         assert not outliers.persistent
         assert feature.index == (stats.zscore(x, axis=1) ** 4).sum(0).argmax()
         for replacement, value in zip(outliers.replacements, (x[:, feature.index].mean(), 0.0), strict=True):
-            n_changed, share = directions_truth.changed(weight, bias, h, [feature.index], value)
+            n_changed, share = truths.changed(weight, bias, h, [feature.index], value)
             assert replacement.changed == wilson(n_changed, len(h))
             assert replacement.margin_share.estimate == pytest.approx(share, rel=1e-6)
 

@@ -15,24 +15,11 @@ from robustcheck_onnx.checker.directions.document import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import Progress
-from support import (
-    ROOT,
-    Capture,
-    Fields,
-    Patch,
-    but,
-    directions_truth,
-    levels,
-    normal,
-    onnx_models,
-    raised,
-    robustcheck,
-)
+from support import ROOT, Capture, Fields, Patch, but, levels, normal, onnx_models, raised, robustcheck, truths
 from support.comparisons import numbers, rotation
-from support.onnx_models import classifier, encoder
-from support.scan_truth import Array, activations
-from support.terminal import shown
-from support.written import written
+from support.onnx_models import classifier, encoder, written
+from support.screens import shown
+from support.truths import Array, activations
 
 LABELLED = ROOT / "tests" / "shift" / "labelled_photos.csv"
 N, CLASSES, FEATURES = 60, 10, 16
@@ -68,13 +55,13 @@ def test_a_classifier_is_measured_as_an_independent_script_does(small: Path) -> 
     assert (report.model.n_classes, report.model.n_features, report.model.tensor) == (CLASSES, FEATURES, "features")
     assert 0 <= numbers(report.model.score_difference) < 1e-5
     for found, centred in ((report.raw, False), (report.centred, True)):
-        directions_truth.assert_is_truth(found, directions_truth.truth(weight, bias, h, centred=centred), N)
+        truths.assert_is_of_head(found, truths.of_head(weight, bias, h, centred=centred), N)
     assert report.n_images == N
     made = normal(5, FEATURES, seed=3)
     np.save(small.with_name("head.npy"), made)
     report = measured(small, head=small.with_name("head.npy"), tensor="features")
     assert (report.model.head, report.model.score_difference) == ("head.npy", None)
-    directions_truth.assert_is_truth(report.raw, directions_truth.truth(made, np.zeros(5), h), N)
+    truths.assert_is_of_head(report.raw, truths.of_head(made, np.zeros(5), h), N)
     assert "not compared: the head is not the model's own" in report.to_markdown()
 
 
@@ -111,8 +98,8 @@ def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path:
     rc.check(efficientnet_lite0, images=LABELLED, device="cpu", save_representations=tmp_path / "rows.npz")
     rows = rc.load_representations(tmp_path / "rows.npz").values
     for of, rtol, of_largest in ((h, 1e-4, 0), (rows, 1e-6, 1e-6)):  # float32 of two sessions; what one session gives
-        truth = directions_truth.truth(weight, bias, of)
-        directions_truth.assert_is_truth(report.raw, truth, 40, rtol=rtol, of_largest=of_largest)
+        truth = truths.of_head(weight, bias, of)
+        truths.assert_is_of_head(report.raw, truth, 40, rtol=rtol, of_largest=of_largest)
     assert report.in_distribution is not None
     assert report.in_distribution.accuracy.n_correct == 34  # as `shift` measures on these 40 photos
 

@@ -18,10 +18,9 @@ from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.contract import Prompts
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import read_prompts
-from support import PHOTOS, ROOT, Fields, checkpoints, raised
-from support.lazy import open_clip, torch
-from support.user_modules import contract_of, exported, outputs_of, refused
-from support.written import written
+from support import PHOTOS, ROOT, Fields, raised, torch_models
+from support.onnx_models import written
+from support.torch_models import contract_of, exported, open_clip, outputs_of, refused, torch
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
@@ -122,7 +121,7 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
 
 CLASSES = ("tabby cat", "espresso", "rocket")
 FIVE = PHOTOS[:5]
-TEXT = checkpoints.TEXT | {"context_length": 20, "vocab_size": 49408}
+TEXT = torch_models.TEXT | {"context_length": 20, "vocab_size": 49408}
 
 
 def _scaled(model: Any) -> Any:
@@ -147,7 +146,7 @@ class Exported(NamedTuple):
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A tiny open_clip model with a SigLIP-like logit bias, exported without and with a head."""
     tmp = tmp_path_factory.mktemp("clip")
-    name, model = checkpoints.open_clip_folder(tmp / "clip", text=TEXT, init=_scaled, init_logit_bias=-10.0)
+    name, model = torch_models.open_clip_folder(tmp / "clip", text=TEXT, init=_scaled, init_logit_bias=-10.0)
     exported("open_clip", name, tmp / "bare.onnx")
     exported("open_clip", name, tmp / "headed.onnx", zero_shot=_classes(tmp), templates="openai")
     _, transform = open_clip.create_model_from_pretrained(name)
@@ -229,7 +228,7 @@ def test_a_text_tower_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         ("vocab_size", 100, 3, "text tower has 100 tokens and open_clip's tokenizer 49408"),
         ("hf_tokenizer_name", "org/not-here", 4, "tokenizer of the text tower is not on this machine"),
     ):
-        name, _ = checkpoints.open_clip_folder(tmp_path / "clip", text=TEXT | {field: value})
+        name, _ = torch_models.open_clip_folder(tmp_path / "clip", text=TEXT | {field: value})
         classes = _classes(tmp_path, "cat\na very long name of a class of things that nobody needs\n")
         with refused(code, said):
             exported("open_clip", name, tmp_path / "m.onnx", zero_shot=classes)

@@ -22,9 +22,19 @@ from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, run
 from robustcheck_onnx.exporters.write import ExportRecord
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, ROOT, Fields, checkpoints
-from support.lazy import open_clip, timm, torch, torchvision, transformers
-from support.user_modules import contract_of, exported, images_of, outputs_of, refused
+from support import PHOTOS, ROOT, Fields, torch_models
+from support.torch_models import (
+    contract_of,
+    exported,
+    images_of,
+    open_clip,
+    outputs_of,
+    refused,
+    timm,
+    torch,
+    torchvision,
+    transformers,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]  # in a folder of its own
 
@@ -65,7 +75,7 @@ TOKEN = "class token after the last norm"
 
 
 def _open_clip_case(vision: Fields, pooled: str, **preprocess: Any) -> Case:
-    name, model = checkpoints.open_clip_folder(Path("open_clip"), vision, preprocess, init=_init)
+    name, model = torch_models.open_clip_folder(Path("open_clip"), vision, preprocess, init=_init)
     record = exported("open_clip", name)
     _, transform = open_clip.create_model_from_pretrained(name)
     meanings = {"representation": "projected image embedding"} | ({"pooled": pooled} if pooled else {})
@@ -73,7 +83,7 @@ def _open_clip_case(vision: Fields, pooled: str, **preprocess: Any) -> Case:
 
 
 def clip_vit() -> Case:
-    return _open_clip_case(checkpoints.VISION, f"{TOKEN}, before the projection")
+    return _open_clip_case(torch_models.VISION, f"{TOKEN}, before the projection")
 
 
 def clip_resnet() -> Case:

@@ -16,15 +16,24 @@ from robustcheck_onnx.exporters import contract, run
 from robustcheck_onnx.exporters.contract import Wanted, file_digest, state_digest
 from robustcheck_onnx.exporters.errors import CallError, ExportError
 from robustcheck_onnx.exporters.run import load
-from support import PHOTOS, Patch, checkpoints, raised
-from support.hub_cache import hub_repo
-from support.lazy import open_clip, timm, torch, torchvision, transformers
-from support.user_modules import contract_of, exported, left_in, refused
+from support import PHOTOS, Patch, raised, torch_models
+from support.stores import hub_repo
+from support.torch_models import (
+    contract_of,
+    exported,
+    left_in,
+    open_clip,
+    refused,
+    timm,
+    torch,
+    torchvision,
+    transformers,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]
 
 NAME = "robustcheck-test-vit"
-CONFIG = {"embed_dim": 24, "vision_cfg": checkpoints.VISION, "text_cfg": checkpoints.TEXT}
+CONFIG = {"embed_dim": 24, "vision_cfg": torch_models.VISION, "text_cfg": torch_models.TEXT}
 CLIP_32 = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32], "interpolation": "bicubic"}
 
 
@@ -314,7 +323,7 @@ for source, name, options in (
 def test_hub_cache_offline(tmp_path: Path) -> None:
     """The libraries' own hub loaders find a cache folder; what is not in it is exit 4 with what to place where."""
     clip, timms, dinov2 = (hub_repo(tmp_path, f"acme/{name}") for name in ("clip", "resnet", "dinov2"))
-    checkpoints.open_clip_folder(clip)
+    torch_models.open_clip_folder(clip)
     resnet = timm.create_model("test_resnet")
     timm.models.save_for_hf(resnet, timms)
     tiny_dinov2().save_pretrained(dinov2)

@@ -18,8 +18,8 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract, from_onnx, write
 from robustcheck_onnx.exporters.errors import ExportError
 from support import PHOTOS, Capture, Patch, lookup, onnx_models, raised, robustcheck
-from support.user_modules import contract_of, exported, images_of, left_in, outputs_of, refused
-from support.written import written
+from support.onnx_models import written
+from support.torch_models import contract_of, exported, images_of, left_in, outputs_of, refused
 
 PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
 PREPROCESSING |= {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}

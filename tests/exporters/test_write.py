@@ -23,9 +23,8 @@ from robustcheck_onnx.exporters import contract, write
 from robustcheck_onnx.exporters.contract import file_digest
 from robustcheck_onnx.exporters.errors import ExportError, quiet
 from robustcheck_onnx.exporters.run import preprocessed
-from support import PHOTOS, Capture, Fields, Patch, profile, raised
-from support.lazy import torch
-from support.user_modules import contract_of, exported, images_of, left_in, outputs_of, refused
+from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, raised
+from support.torch_models import contract_of, exported, images_of, left_in, outputs_of, refused, torch
 
 pytestmark = pytest.mark.usefixtures("my_vision")
 
@@ -218,7 +217,7 @@ def test_nothing_is_printed(capfd: Capture, recwarn: pytest.WarningsRecorder) ->
 def test_torch_is_imported_when_used() -> None:
     """`run` imports all that is needed before a source is known."""
     code = "import sys; import robustcheck_onnx.exporters.run; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=profile.PATIENCE_S).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
 
 
 def test_quiet_gives_back_what_it_took() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support import profile
+from support import PATIENCE_S
 
 from .mutate import change_bytes
 from .run import made, read, watch
@@ -27,7 +27,7 @@ def test_nothing_but_an_error_of_our_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", sorted(TARGETS.keys() - {SELF_TEST}))
 def test_nothing_but_an_error_of_our_own_in_processes(kind: str, tmp_path: Path) -> None:
     n = 20 * SLOW.get(kind, 50)
-    counts, broke = watch(kind, 0, profile.PATIENCE_S / 60, tmp_path, n)
+    counts, broke = watch(kind, 0, PATIENCE_S / 60, tmp_path, n)
     assert not broke
     assert counts.total() == n
 
@@ -35,7 +35,7 @@ def test_nothing_but_an_error_of_our_own_in_processes(kind: str, tmp_path: Path)
 @pytest.mark.process
 def test_the_harness_sees_what_breaks(tmp_path: Path) -> None:
     """A reader that raises, and one that ends its process, in a real worker."""
-    counts, broke = watch(SELF_TEST, 0, profile.PATIENCE_S / 60, tmp_path, 3)
+    counts, broke = watch(SELF_TEST, 0, PATIENCE_S / 60, tmp_path, 3)
     assert counts == {"died": 2, "broke": 1}
     assert sum("ZeroDivisionError" in line for line in broke) == 1
     assert sum("died with -6" in line for line in broke) == len(list(tmp_path.iterdir())) - 1 == 2

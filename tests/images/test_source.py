@@ -30,8 +30,7 @@ from robustcheck_onnx.checker.images.source import (
     open_images,
     prefetch,
 )
-from support import Patch, extra, normal, raised
-from support.profile import PATIENCE_S
+from support import PATIENCE_S, Patch, extra, normal, raised
 from support.stores import fill, png, shard
 
 

@@ -18,9 +18,8 @@ from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
 from support import Fields, but, lookup
 from support.bad_input import Done, Run
-from support.onnx_models import classifier, encoder, save, weight
-from support.terminal import printed
-from support.written import written
+from support.onnx_models import classifier, encoder, save, weight, written
+from support.screens import printed
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -12,7 +12,7 @@ import yaml
 
 import robustcheck_onnx as rc
 from support import BIN, ROOT, Fields, Patch, Place, read_json
-from support.workflows import ACTION, program, run, steps_of
+from support.repository import ACTION, program, run_step, steps_of
 
 PATH = f"{BIN}:/usr/bin:/bin"
 INPUTS = yaml.safe_load(ACTION.read_text())["inputs"]
@@ -26,7 +26,7 @@ def _folder(tmp_path: Path, monkeypatch: Patch) -> None:
 def does(name: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], Fields]:
     """Run the step of this id in the current folder; its outputs, too."""
     (found,) = (step for step in steps_of(ACTION) if step.get("id") == name)
-    return run(found["run"], Path.cwd(), **{"PATH": PATH, "HERE": str(ROOT)} | variables)
+    return run_step(found["run"], Path.cwd(), **{"PATH": PATH, "HERE": str(ROOT)} | variables)
 
 
 # ------------------------------------------------------------------------------------------------- what it declares

@@ -25,9 +25,9 @@ from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.places import Url
 from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.verify.run import verify
-from support import Made, Patch, Place, but, extra, profile, raised, read_json
+from support import PATIENCE_S, Made, Patch, Place, but, extra, raised, read_json
 from support.bad_input import Run
-from support.children import wait_until
+from support.walls import wait_until
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -329,7 +329,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield re.findall(said, log.read_text())[0]
     finally:
         process.terminate()
-        process.wait(profile.PATIENCE_S)
+        process.wait(PATIENCE_S)
 
 
 @real

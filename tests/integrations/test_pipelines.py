@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from support import BIN, ROOT, Place
-from support.workflows import program, run
+from support.repository import program, run_step
 
 CI = ROOT / "docs" / "ci"
 GITLAB = yaml.safe_load((CI / "robustcheck.gitlab-ci.yml").read_text())["robustcheck"]
@@ -66,12 +66,12 @@ def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
     stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
     for name in ("--fail-on=never", "--config=.evil.onnx", "$(touch pwned)"):
         for script, variables in calls(name, name):
-            done, _ = run(script, tmp_path, PATH=f"{stub.parent}:/usr/bin:/bin", **variables)
+            done, _ = run_step(script, tmp_path, PATH=f"{stub.parent}:/usr/bin:/bin", **variables)
             words = (tmp_path / "words").read_text().splitlines()
             assert (words[:3], words[-2:]) == (["check", "--strict", f"--images={name}"], ["--", name])
             assert done.returncode == 3
     assert not (tmp_path / "pwned").exists()
-    assert run(GITLAB["before_script"][0], tmp_path, RC_REQUIREMENT="")[0].returncode != 0
+    assert run_step(GITLAB["before_script"][0], tmp_path, RC_REQUIREMENT="")[0].returncode != 0
 
 
 @pytest.mark.long
@@ -80,7 +80,7 @@ def test_the_commands_of_the_templates_run(lookup_pass: Place, tmp_path: Path) -
     left = {*GITLAB["artifacts"]["paths"], *GITLAB["artifacts"]["reports"].values()}
     for script, variables in calls(*map(str, lookup_pass)):
         (folder := tmp_path / f"run{len(left)}").mkdir()
-        done, _ = run(script, folder, PATH=f"{BIN}:/usr/bin:/bin", **variables)
+        done, _ = run_step(script, folder, PATH=f"{BIN}:/usr/bin:/bin", **variables)
         assert (done.returncode, "✓ PASS" in done.stdout) == (0, True), done.stderr
         assert {p.name for p in folder.iterdir()} == left | {"github_output"}
         left = {"robustcheck.json", "robustcheck.junit.xml"}

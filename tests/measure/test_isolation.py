@@ -21,9 +21,8 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.isolation import Limits, Progress
 from robustcheck_onnx.checker.text import as_json
-from support import BIN, Capture, Patch, Place, onnx_models, raised, robustcheck
-from support.children import all_end, children, first_children
-from support.profile import PATIENCE_S
+from support import BIN, PATIENCE_S, Capture, Patch, Place, onnx_models, raised, robustcheck
+from support.walls import all_end, children, first_children
 
 pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc (Linux)")

@@ -13,9 +13,9 @@ from robustcheck_onnx.checker.measure.job import TRIES, Job
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import but, lookup, normal, raised
-from support.children import all_end, first_children
 from support.measuring import job as new_job
 from support.measuring import never_decided, outcomes
+from support.walls import all_end, first_children
 
 N_PHOTOS = 40
 pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]

@@ -15,8 +15,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.model.ends import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
 from support import Fields, lookup, normal, onnx_models
-from support.onnx_models import Array
-from support.written import written
+from support.onnx_models import Array, written
 
 
 def rotation(rows: int, columns: int) -> np.ndarray:

@@ -20,8 +20,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract
 from support import Fields, Patch, lookup, raised
-from support.onnx_models import save
-from support.written import written
+from support.onnx_models import save, written
 
 
 def of_file(path: Path) -> str:

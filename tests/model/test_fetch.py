@@ -14,9 +14,8 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
-from support import Patch, raised
+from support import PATIENCE_S, Patch, raised
 from support.onnx_models import encoder, save
-from support.profile import PATIENCE_S
 from support.stores import ODD, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")

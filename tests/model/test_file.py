@@ -17,8 +17,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.weights import LFS_MARK
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import flip, raised
-from support.onnx_models import PIXELS, build, classifier, save
-from support.written import written
+from support.onnx_models import PIXELS, build, classifier, save, written
 
 
 def fails(path: Path | str, message: str, kind: type[RobustcheckError] = CannotAssessError) -> str:

@@ -10,8 +10,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.thresholds import profile
 from support import Fields, raised
-from support.onnx_models import save, weight
-from support.written import written
+from support.onnx_models import save, weight, written
 
 D = 384
 PROJECTED = "x = MatMul(h, w)\n"  # x is the embedding, h the output of a layer norm

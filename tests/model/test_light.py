@@ -24,8 +24,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.weights import Weights, parse_light, restore, values_of
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Patch, raised
-from support.onnx_models import PIXELS, classifier, encoder, save, weight
-from support.written import written
+from support.onnx_models import PIXELS, classifier, encoder, save, weight, written
 
 FEATURES = 400  # the projection has 24 · 400 · 4 bytes
 

@@ -21,8 +21,7 @@ from robustcheck_onnx.checker.model.open import open_model, supported_versions
 from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import lookup, raised
-from support.onnx_models import PIXELS, Value, build, classifier, graph, save
-from support.written import POOLED, written
+from support.onnx_models import PIXELS, POOLED, Value, build, classifier, graph, save, written
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 OPSET, IR_VERSION = supported_versions()

@@ -15,8 +15,7 @@ from robustcheck_onnx.checker.model.ends import apply_pool
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Fields, lookup, raised
-from support.onnx_models import classifier, weight
-from support.written import SIGNED, written
+from support.onnx_models import SIGNED, classifier, weight, written
 
 FEATURES = ("features", "head_input")
 

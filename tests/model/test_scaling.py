@@ -20,8 +20,7 @@ from robustcheck_onnx.checker.model.open import with_shapes
 from robustcheck_onnx.checker.model.scaling import find_scalings
 from robustcheck_onnx.checker.model.weights import Weights, parse_light
 from support import Made
-from support.onnx_models import IMAGE, Array, Value, graph
-from support.written import written
+from support.onnx_models import IMAGE, Array, Value, graph, written
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)

@@ -29,9 +29,8 @@ from robustcheck_onnx.checker.model.layers import (
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds.profile import End
 from support import onnx_models, raised
-from support.onnx_models import PIXELS
-from support.slow_walks import SlowGraph
-from support.written import written
+from support.onnx_models import PIXELS, written
+from support.truths import SlowGraph
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
 UNARY = ("Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Flatten", "Identity", "Cast", "GlobalAveragePool", "ReduceMean",

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
 from support import INSTALLED, ROOT, Patch, onnx_models, raised, read_json
-from support.scripts import load
+from support.repository import load
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]

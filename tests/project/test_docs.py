@@ -16,8 +16,8 @@ from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile
-from support import BIN, PHOTOS, ROOT, Capture, Patch, Place, commands, robustcheck
-from support.scripts import load
+from support import BIN, PHOTOS, ROOT, Capture, Patch, Place, repository, robustcheck
+from support.repository import load
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PICTURE = ROOT / "docs" / "outlier-feature.svg"
@@ -147,12 +147,12 @@ def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: Place, planted_
     (tmp_path / "mypackage" / "models.py").write_text(MODULE)
     (tmp_path / "preprocessing.json").write_text(PREPROCESSING)
     before = {path.name for path in tmp_path.iterdir()}
-    listed = [command.text for command in commands.read(README)]
+    listed = [command.text for command in repository.commands_of(README)]
     assert NOT_RUN.keys() < {*listed}
     first = next(place for place, text in enumerate(listed) if "int8-qdq" in text)
     typed = [*listed[:first], *QUANTISED, *(NOT_RUN.get(text, text) for text in listed[first:])]
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    ran = commands.run([commands.Command(text) for text in typed], tmp_path, environment)
+    ran = repository.run_commands([repository.Command(text) for text in typed], tmp_path, environment)
     assert [(command.text, output) for command, code, output in ran if code] == []
     for start, said in SAID.items():
         assert said in next(output for command, _, output in ran if command.text.startswith(start)), start

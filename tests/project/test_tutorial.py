@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support import BIN, ROOT, Patch, commands, profile
+from support import BIN, PATIENCE_S, ROOT, Patch, repository
 
 PAGE, LANDING = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("tutorial.md", "index.md"))
 NOT_RUN = {
@@ -39,15 +39,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def ran(folder: Path, environment: dict[str, str]) -> list[Any]:
     """Every command of the page but NOT_RUN, with its exit code and output."""
-    listed = commands.read(PAGE)
+    listed = repository.commands_of(PAGE)
     assert {command.text for command in listed} >= set(NOT_RUN)
-    return commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
+    return repository.run_commands([c for c in listed if c.text not in NOT_RUN], folder, environment)
 
 
 @pytest.mark.long
 def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -> None:
     for number, (command, code, output) in enumerate(ran):
-        assert commands.missing(command, output) is None, (command.text, commands.missing(command, output), output)
+        assert repository.missing(command, output) is None, (command.text, repository.missing(command, output), output)
         if command.text == "echo $?":
             assert [output.strip()] == [line.strip() for line in command.shown]
         else:
@@ -80,9 +80,7 @@ def test_the_notebook_runs_where_the_tutorial_ended(
     assert (gate / "model.onnx").exists()
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))  # nothing is left in the home folder
     homes = {name: str(tmp_path / name) for name in ("IPYTHONDIR", "MPLCONFIGDIR")}
-    client = nbclient.NotebookClient(
-        notebook, timeout=int(profile.PATIENCE_S), resources={"metadata": {"path": str(gate)}}
-    )
+    client = nbclient.NotebookClient(notebook, timeout=int(PATIENCE_S), resources={"metadata": {"path": str(gate)}})
     client.execute(env=environment | homes | {"JUPYTER_RUNTIME_DIR": str(tmp_path)})
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")

@@ -12,7 +12,7 @@ import yaml
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.text import HOME
 from support import BIN, ROOT
-from support.workflows import ACTION, jobs, run, script, steps_of
+from support.repository import ACTION, jobs, run_step, script, steps_of
 
 OUR_HOME = "https://git.example/Some-Owner/robustcheck"
 
@@ -74,14 +74,14 @@ def test_a_release_is_ready_when_home_version_tag_and_changelog_agree(tmp_path: 
         ({"GITHUB_REF_NAME": "v1.2.4"}, "error: the tag is v1.2.4; VERSION is 1.2.3\n", "true"),
         (fork, f"error: HOME is {OUR_HOME}; this is https://git.example/someone/fork\n", "false"),
     ):
-        done, _ = run(lines, tmp_path, **here | others)
+        done, _ = run_step(lines, tmp_path, **here | others)
         assert (done.returncode, done.stdout, done.stderr) == (int(bool(said)), "", said)
-        assert run(script("docs", "build", "is this"), tmp_path, **here | others)[1] == {"ours": ours}
-    _, outputs = run(script("images", "publish", "home"), tmp_path, **here)
+        assert run_step(script("docs", "build", "is this"), tmp_path, **here | others)[1] == {"ours": ours}
+    _, outputs = run_step(script("images", "publish", "home"), tmp_path, **here)
     assert outputs == {"image": "ghcr.io/some-owner/robustcheck"}  # small letters
     for file, text, said in (
         ("CHANGELOG.md", "# Changelog\n\n## 1.2.3 (unreleased)\n", "error: CHANGELOG.md has no line '## 1.2.3'; "),
         ("checker/text.py", 'VERSION: Final = "1.2.3"\nHOME: Final = ""\n', "error: HOME in checker/text.py is empty"),
     ):
         (tmp_path / file).write_text(text)
-        assert said in run(lines, tmp_path, **here)[0].stderr
+        assert said in run_step(lines, tmp_path, **here)[0].stderr

@@ -23,9 +23,16 @@ from robustcheck_onnx.checker.verify.run import Verification
 from support import but, levels, onnx_models
 from support.bad_input import Run
 from support.comparisons import judged, planted, rotation
-from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, in_notebook, parse, words
 from support.reports import warning
-from support.terminal import printed
+from support.screens import (
+    Element,
+    assert_it_is_accessible,
+    assert_it_loads_nothing,
+    in_notebook,
+    parse,
+    printed,
+    words,
+)
 
 ASKED = ["scan", "concepts", "directions", "shift", "compare", "inspect", "verify"]
 QUESTIONS = pytest.mark.parametrize("question", ASKED)

@@ -26,9 +26,8 @@ from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.storage.stores import OURS
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, Place, but, read_json, reports
+from support import Capture, Fields, Place, but, read_json, reports, sized
 from support.bad_input import Run
-from support.form_readers import junit, metrics
 from support.keys import write_keys
 from support.outcomes import (
     ALL_WAIVED,
@@ -44,9 +43,10 @@ from support.outcomes import (
     WARNING,
     failed,
     gated,
+    junit,
+    metrics,
     text_of,
 )
-from support.profile import sized
 from support.reports import warning
 
 

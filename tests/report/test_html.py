@@ -25,12 +25,11 @@ from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES, Kind
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, End, load
 from robustcheck_onnx.thresholds.tables import references
-from support import Fields, but, reports
+from support import PATIENCE_S, Fields, but, reports
 from support.bad_input import Run
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
-from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
-from support.profile import PATIENCE_S
 from support.reports import interval
+from support.screens import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
 Pages = dict[str, str]
 STYLE = report_html_page.TEMPLATES / "style.css"

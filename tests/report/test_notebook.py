@@ -17,9 +17,8 @@ from support import Patch, but, extra, normal, raised, reports
 from support.comparisons import judged, planted
 from support.onnx_models import encoder, save
 from support.outcomes import gated
-from support.pages import in_notebook
 from support.reports import interval, passing
-from support.terminal import printed
+from support.screens import in_notebook, printed
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import DECIDING
 from support import Made, but, reports
-from support.form_readers import junit, metrics
 from support.outcomes import (
     ALL_WAIVED,
     EVERY,
@@ -40,10 +39,12 @@ from support.outcomes import (
     WARNING,
     failed,
     gated,
+    junit,
+    metrics,
     text_of,
 )
 from support.reports import terminal_text
-from support.terminal import printed
+from support.screens import printed
 
 
 def outcomes_of(suite: ElementTree.Element) -> dict[str, str]:

@@ -14,10 +14,9 @@ from robustcheck_onnx.checker.report.record import Outcome
 from robustcheck_onnx.checker.report.template import mark
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import printable
-from support import ROOT, Made, Patch, raised, read_json
+from support import PATIENCE_S, ROOT, Made, Patch, raised, read_json
 from support.bad_input import Run
 from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, WARNING, failed, gated
-from support.profile import PATIENCE_S
 from support.reports import warning
 
 EXAMPLES = ROOT / "docs" / "examples" / "templates"

@@ -26,10 +26,9 @@ from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load
-from support import Fields, but
+from support import Fields, but, sized
 from support.bad_input import agrees
 from support.outcomes import NOTHING, gated
-from support.profile import sized
 from support.reports import (
     MADE,
     PASS_STATISTICS,
@@ -42,7 +41,7 @@ from support.reports import (
     undecided,
     warning,
 )
-from support.terminal import printed
+from support.screens import printed
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTHS = (60, 80, 97, 140, 61, 72, 79, 100, 121)[: sized(4, 9)]

@@ -15,9 +15,8 @@ from onnx import ModelProto, TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
 from robustcheck_onnx.checker.runtime.session import translate
-from support import PIXELS, Fields, Patch, normal, profile, raised
-from support.onnx_models import encoder
-from support.written import POOLED, written
+from support import PATIENCE_S, PIXELS, Fields, Patch, normal, raised
+from support.onnx_models import POOLED, encoder, written
 
 SEEN = """
     shape = Shape(features); images = Gather(shape, [0]); n = Cast(images, to=FLOAT); several = Greater(n, 1.0)
@@ -200,7 +199,7 @@ def test_memory_that_passes_side_by_side_take_is_no_error(runner: Any, monkeypat
             met.set()
             raise RuntimeError(FULL)
         try:
-            assert met.wait(profile.PATIENCE_S)  # until a second pass has come and was refused
+            assert met.wait(PATIENCE_S)  # until a second pass has come and was refused
             return real(self, *arguments)
         finally:
             inside.release()
@@ -240,7 +239,7 @@ def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatc
     ended = []
 
     def endless(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> None:
-        until = time.monotonic() + profile.PATIENCE_S
+        until = time.monotonic() + PATIENCE_S
         while not options.terminate and time.monotonic() < until:
             time.sleep(0.005)
         ended.append(options.terminate)

@@ -26,8 +26,7 @@ from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.runtime.runner import IMAGE, PIXELS, Runner, input_graph
 from support import but, levels, onnx_models, raised, skimage_data
 from support.measuring import never_decided
-from support.onnx_models import save
-from support.written import written
+from support.onnx_models import save, written
 
 FLOAT, BFLOAT16 = TensorProto.FLOAT, TensorProto.BFLOAT16
 GREY = but(CLIP, size=(8, 8), resize_size=(8, 8), color_order="grey", mean=(0.5,) * 3, std=(0.25,) * 3)  # fmt: skip

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, re
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Fields, normal, onnx_models, raised
 from support.onnx_models import save
-from support.written import written as support_written
+from support.onnx_models import written as support_written
 
 CLASSES, FEATURES = 10, 16
 W = onnx_models.weight(CLASSES, FEATURES)

@@ -15,8 +15,7 @@ from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 from support import PIXELS, Fields, Patch, but, levels, onnx_models, raised
 from support.bad_input import NATIVE
-from support.onnx_models import classifier, encoder
-from support.written import POOLED, written
+from support.onnx_models import POOLED, classifier, encoder, written
 
 Pixels = NDArray[Any]
 WEIGHT, HALF = onnx_models.weight(16, 3, 3, 3), TensorProto.FLOAT16

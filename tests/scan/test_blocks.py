@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.scan.blocks import (
     residual_blocks,
     stage_blocks,
 )
-from support.written import written
+from support.onnx_models import written
 
 
 def layers_of(text: str) -> tuple[Layers, list[onnx.NodeProto]]:

@@ -14,9 +14,8 @@ from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
 from robustcheck_onnx.checker.scan.document import ScanReport
 from support import Capture, Patch, normal, raised, robustcheck
-from support.onnx_models import save
-from support.scan_truth import assert_close, assert_report_is_truth, scanned, small_model
-from support.written import written
+from support.onnx_models import save, written
+from support.truths import assert_close, assert_report_is_truth, scanned, small_model
 
 
 @pytest.fixture

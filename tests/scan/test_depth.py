@@ -10,8 +10,8 @@ from robustcheck_onnx.checker.scan import taps
 from robustcheck_onnx.checker.scan.document import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Depth, Tap
 from support import normal
-from support.scan_truth import Array, assert_close, assert_is_truth
-from support.written import written
+from support.onnx_models import written
+from support.truths import Array, assert_close, assert_is_truth
 
 
 def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FLOAT) -> LayerStatistics:

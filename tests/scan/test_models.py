@@ -8,10 +8,9 @@ import pytest
 from onnx import TensorProto
 
 from support import Fields, Patch, normal
-from support.onnx_models import save, weight
-from support.scan_truth import assert_report_is_truth, scanned
-from support.terminal import shown
-from support.written import written
+from support.onnx_models import save, weight, written
+from support.screens import shown
+from support.truths import assert_report_is_truth, scanned
 
 TOKENS = """
     grid = Conv(image, patch, strides=[8, 8]); rows = Reshape(grid, [0,64,-1])

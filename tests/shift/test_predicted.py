@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from robustcheck_onnx.checker.shift import predicted
 from robustcheck_onnx.checker.shift.predicted import atc, atc_thresholds, class_shift, doc
-from support import Patch, normal, profile, raised
+from support import Patch, normal, raised, sized
 from support.comparisons import numbers
 
 
@@ -104,7 +104,7 @@ def test_intervals_cover_what_the_method_would_give_with_endless_images() -> Non
 
     inside, correct, outside = draw(200_000, 200_000)
     truth, held = atc(inside.confidence, correct, outside.confidence), []
-    for number in range(profile.sized(150, 300)):
+    for number in range(sized(150, 300)):
         inside, correct, outside = draw(150, 100)
         resamples = predicted.resample_inside(inside, correct, number, 200)
         found = predicted.predict(resamples, outside, (number, 1))["atc_confidence"]

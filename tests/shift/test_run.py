@@ -13,10 +13,9 @@ from PIL import Image
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.shift import labels
 from robustcheck_onnx.thresholds.suite import open_suite
-from support import BIN, ROOT, Capture, Patch, colours, levels, lookup, read_json, robustcheck
-from support.colours import PX
-from support.onnx_models import classifier, encoder, save
-from support.scripts import load
+from support import BIN, ROOT, Capture, Patch, levels, lookup, onnx_models, read_json, robustcheck
+from support.onnx_models import COLOUR_PX, classifier, encoder, save
+from support.repository import load
 
 PHOTOS = ROOT / "tests" / "shift" / "labelled_photos.csv"
 
@@ -61,7 +60,7 @@ def _coded_images(folder: Path, share_right: float, *, start: int) -> None:
         (folder / synset).mkdir(parents=True)
         for copy in (start, start + 1):
             red, green, _ = CODES[index if rng.random() < share_right else (index + 1) % 1000]
-            picture = Image.new("RGB", (PX, PX), (red, green, 0))
+            picture = Image.new("RGB", (COLOUR_PX, COLOUR_PX), (red, green, 0))
             picture.putpixel((0, 0), (red, green, copy))
             picture.save(folder / synset / f"{copy}.bmp")
 
@@ -69,8 +68,8 @@ def _coded_images(folder: Path, share_right: float, *, start: int) -> None:
 def test_effective_robustness_through_the_command(tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """2 × 2000 images whose colour tells their class; a known share of them lies."""
     monkeypatch.chdir(tmp_path)
-    colours.classifier(Path("coded.onnx"), np.array(CODES) / 255)
-    Path("plain.json").write_text(json.dumps(lookup.lookup_preprocessing(PX)))
+    onnx_models.colour_classifier(Path("coded.onnx"), np.array(CODES) / 255)
+    Path("plain.json").write_text(json.dumps(lookup.lookup_preprocessing(COLOUR_PX)))
     _coded_images(Path("val"), 0.85, start=1)
     _coded_images(Path("sk"), 0.85, start=5)
     words = "coded.onnx --in imagenet=val --shifted sketch=sk --preprocess plain.json --suite-entry entry.toml"

@@ -15,9 +15,9 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.shift.document import document_of
 from robustcheck_onnx.checker.shift.records import Predicted, ShiftReport
 from robustcheck_onnx.checker.shift.run import measure_shift
-from support import colours, lookup, raised
-from support.colours import PX
-from support.terminal import shown
+from support import lookup, onnx_models, raised
+from support.onnx_models import COLOUR_PX
+from support.screens import shown
 
 COLOURS = 255.0 * np.vstack([np.eye(3), np.ones(3)])
 
@@ -29,7 +29,7 @@ def _images(folder: Path, n: int, spread: float, seed: int, *, only: int | None 
         label = number % 4 if only is None else only
         share = spread * rng.random()
         colour = (1 - share) * COLOURS[label] + share * rng.uniform(0, 255, 3)
-        pixels = np.clip(colour + rng.normal(0, 1, (PX, PX, 3)), 0, 255).astype(np.uint8)
+        pixels = np.clip(colour + rng.normal(0, 1, (COLOUR_PX, COLOUR_PX, 3)), 0, 255).astype(np.uint8)
         (folder / f"{label}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{label}/{number}.png")
     return folder
@@ -39,15 +39,15 @@ def _images(folder: Path, n: int, spread: float, seed: int, *, only: int | None 
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("target")
     for name, end in {"model": "Identity", "softmax": "Softmax", "log": "LogSoftmax", "sigmoid": "Sigmoid"}.items():
-        colours.classifier(folder / f"{name}.onnx", COLOURS / 255, end)
-    (folder / "plain.json").write_text(json.dumps(lookup.lookup_preprocessing(PX)))
+        onnx_models.colour_classifier(folder / f"{name}.onnx", COLOURS / 255, end)
+    (folder / "plain.json").write_text(json.dumps(lookup.lookup_preprocessing(COLOUR_PX)))
     _images(folder / "val", 200, 1.0, 0)
     _images(folder / "hard", 160, 1.6, 1)
     _images(folder / "one", 60, 0.1, 2, only=2)
     _images(folder / "few", 12, 1.0, 3)
     shutil.copytree(folder / "val", folder / "copy")
-    np.save(folder / "huge.npy", np.full((60, 3, PX, PX), 3e38, np.float32))
-    np.save(folder / "tensors.npy", default_rng(4).random((60, 3, PX, PX), dtype=np.float32))
+    np.save(folder / "huge.npy", np.full((60, 3, COLOUR_PX, COLOUR_PX), 3e38, np.float32))
+    np.save(folder / "tensors.npy", default_rng(4).random((60, 3, COLOUR_PX, COLOUR_PX), dtype=np.float32))
     return folder
 
 

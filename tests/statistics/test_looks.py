@@ -11,7 +11,7 @@ from scipy import stats
 from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
-from support import normal, profile, raised
+from support import normal, raised, sized
 
 LOOKS = [50, *range(64, 289, 16)]
 
@@ -64,7 +64,7 @@ def test_other_first_and_last_looks_are_wrong_no_more_often(first: int, last: in
 
 
 def test_share_floor_is_wrong_in_less_than_its_error_rate_at_every_rate() -> None:
-    assert max(error_of_share(rate, LOOKS) for rate in np.linspace(0.005, 0.995, profile.sized(100, 496))) <= 0.045
+    assert max(error_of_share(rate, LOOKS) for rate in np.linspace(0.005, 0.995, sized(100, 496))) <= 0.045
 
 
 def test_skewness_of_a_mean_is_that_of_the_images_over_root_n() -> None:
@@ -100,7 +100,7 @@ def test_how_often_a_bound_passes_the_truth(family: str) -> None:
     """A threshold exactly at the truth, looks to 2,048 images: benchmarks/results/bounds.md has these rates."""
     draw, before, now = FAMILIES[family]
     looks = np.array([n for n in range(1, 2049) if intervals.is_look(n)])
-    x = draw(default_rng(11), (profile.sized(500, 2000), 2048))
+    x = draw(default_rng(11), (sized(500, 2000), 2048))
     m1, m2, m3 = (np.cumsum(x**k, axis=1)[:, looks - 1] / looks for k in (1, 2, 3))
     variance = m2 - m1**2
     skewness = (m3 - 3 * m1 * m2 + 2 * m1**3) / variance**1.5 / np.sqrt(looks)
@@ -145,8 +145,8 @@ def test_share_bounds_of_always_have_a_closed_form() -> None:
 def test_share_bounds_hold_at_all_looks_together() -> None:
     """Runs that look after every image: the truth ever outside in at most α of them."""
     for rate in [0.5, 0.66, 0.9, 0.99]:
-        rng, last = default_rng(3), profile.sized(100, 300)
-        count = np.cumsum(rng.random((profile.sized(500, 2000), last)) < rate, axis=1)
+        rng, last = default_rng(3), sized(100, 300)
+        count = np.cumsum(rng.random((sized(500, 2000), last)) < rate, axis=1)
         bounds = {
             (s, n): intervals.share_bounds(s, n, ALPHA) for n in range(1, last + 1) for s in np.unique(count[:, n - 1])
         }

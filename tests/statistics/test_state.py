@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import EMBEDDINGS, SHARED, needs_embeddings, profile, raised
+from support import EMBEDDINGS, SHARED, needs_embeddings, raised, sized
 
 
 def state_of(h: np.ndarray, keys: np.ndarray | None = None) -> State:
@@ -174,7 +174,7 @@ def test_real_embeddings_read_as_in_the_reference_table() -> None:
     with (SHARED / "reference_statistics.csv").open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == 75
-    for row in rows[:: profile.sized(6, 1)]:
+    for row in rows[:: sized(6, 1)]:
         s = statistics(state_of(np.load(EMBEDDINGS / f"{row['set']}.npz", allow_pickle=False)["x"]), 0.05)
         assert s.n_features == int(row["d"])
         for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):

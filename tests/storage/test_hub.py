@@ -18,10 +18,8 @@ from robustcheck_onnx.checker.model.addresses import choose_model
 from robustcheck_onnx.checker.report.document import blocks_of
 from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.stores import StoreError
-from support import Patch, Place, mock_hub, onnx_models, raised
-from support.hub_cache import hub_repo
-from support.mock_hub import MockHub
-from support.stores import SECRET
+from support import Patch, Place, onnx_models, raised, stores
+from support.stores import SECRET, MockHub, hub_repo
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is not installed")
 PIXELS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -31,7 +29,7 @@ SIDECAR = json.dumps({"preprocess_cfg": PIXELS | {"size": [8, 8]}}).encode()
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: Patch) -> Iterator[MockHub]:
     """A hub, and a cache of the client that is empty. The client has read its other variables when it was imported."""
-    with mock_hub.running() as running:
+    with stores.hub_running() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.setenv("HF_TOKEN", SECRET)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -32,6 +32,16 @@ EMBEDDINGS = SHARED / "embeddings"
 needs_embeddings = pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not there")
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))  # the bundled ones
 INSTALLED = next(each for each in metadata.distributions() if each.name.startswith("robustcheck-onnx")).name
+LONG: Final = os.environ.get("TEST_PROFILE") == "long"
+EXAMPLES: Final = 300 if LONG else 40
+"""of each test with hypothesis"""
+PATIENCE_S: Final = 600.0 * float(os.environ.get("TEST_PATIENCE", "1"))
+"""after which a test gives up on a process; far more than any needs, so that a busy machine fails nothing"""
+
+
+def sized(short: int, long: int) -> int:
+    """Return the number of draws of a simulation: `short` in `make test`, `long` in `make test-long`."""
+    return long if LONG else short
 
 
 def flip(path: Path, place: int = -1) -> None:

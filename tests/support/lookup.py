@@ -21,7 +21,7 @@ from PIL import Image
 from support.onnx_models import Value, build, graph
 
 from . import PHOTOS, Fields
-from .written import constants_of
+from .onnx_models import constants_of
 
 CONTRACT_KEY = "robustcheck.contract"
 BLOCK_PX = 4  # edge of the block that holds the index

@@ -1,9 +1,12 @@
-"""Outcomes for the tests of the report's forms, and their text in each: a PASS, WARNs, a waived one, a failed one."""
+"""Outcomes for the tests of the report's forms: their text, and what parsers read in it."""
 
+from collections import Counter
 from datetime import date
 from typing import Any
+from xml.etree import ElementTree
 
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
@@ -65,3 +68,31 @@ def text_of(form: str, *outcomes: Outcome) -> str:
 NAME = st.text(
     st.characters(exclude_categories=[]) | st.sampled_from("`*_|<>&[]()!#\\~$@:-+=. 1"), min_size=1, max_size=30
 )
+
+
+def junit(*outcomes: Outcome) -> ElementTree.Element:
+    """Counts are those of the cases, which have a name each (test_pipelines.py holds the rest)."""
+    root = ElementTree.fromstring(text_of("junit", *outcomes))
+    assert root.tag == "testsuites"
+    for element in root.iter():
+        if element.tag == "testcase":
+            assert len(element) <= 1
+        if element.tag in {"testsuite", "testsuites"}:
+            cases = list(element.iter("testcase"))
+            found = Counter(child.tag for case in cases for child in case)
+            assert int(element.attrib["tests"]) == len(cases)
+            assert int(element.attrib["failures"]) == found["failure"]
+            assert int(element.attrib["errors"]) == found["error"]
+        if element.tag == "testsuite":
+            names = [(case.attrib["classname"], case.attrib["name"]) for case in element.iter("testcase")]
+            assert len(set(names)) == len(names)
+    return root
+
+
+def metrics(*outcomes: Outcome) -> dict[str, dict[tuple[str, ...], float]]:
+    text = text_of("openmetrics", *outcomes)
+    assert text.endswith("# EOF\n")
+    return {
+        family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    }

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
 from support import Fields, but
-from support.terminal import printed
+from support.screens import printed
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
 EARLIER_MINIMUM: dict[Statistic, float] = {

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.thresholds import calibrate, fit, profile, tables
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER, End
 from support import ROOT, but, raised, read_json
-from support.scripts import load
+from support.repository import load
 
 TABLE = tables.references()
 DEFAULT = profile.load()

@@ -17,7 +17,7 @@ from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds import published as er
 from robustcheck_onnx.thresholds.tables import references
 from support import ROOT, SHARED, Patch, but, needs_embeddings, raised
-from support.scripts import load
+from support.repository import load
 
 DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ import pytest
 from robustcheck_onnx.thresholds import published, suite
 from robustcheck_onnx.thresholds.suite import LabelRule, SuiteError, label_from, open_suite
 from support import raised
-from support.scripts import load
+from support.repository import load
 
 PAPER = open_suite("paper")
 

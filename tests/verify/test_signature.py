@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.report.record import Report, sealed, to_json
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
-from support import ROOT, Capture, Fields, Patch, but, extra, flip, profile, raised, read_json, robustcheck
+from support import ROOT, Capture, Fields, Patch, but, extra, flip, raised, read_json, robustcheck, sized
 from support.bad_input import run
 from support.keys import PEM, changed, signature_seen, write_keys
 
@@ -130,7 +130,7 @@ def test_a_broken_bundle(signed: Path, capsys: Capture) -> None:
 
 def test_every_changed_byte_of_a_bundle_is_noticed(signed: Path) -> None:
     file = signed / "report.sigstore.json"
-    for index in range(0, file.stat().st_size, profile.sized(7, 1)):
+    for index in range(0, file.stat().st_size, sized(7, 1)):
         flip(file, index)
         raised(signing.SignatureError, r"e\.json (is|was|has|holds) ", signing.signed_payload, file, signed / "key.pub")
         flip(file, index)
@@ -304,7 +304,7 @@ OFFLINE = """
 import sys
 sys.path.insert(0, {tests!r})
 from robustcheck_onnx.checker import isolation
-from support.no_wall import NoWall
+from support.walls import NoWall
 isolation.Wall = NoWall  # in this process, which is watched
 def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen"):

@@ -25,7 +25,7 @@ from robustcheck_onnx.thresholds import profile
 from support import Capture, Fields, Patch, but, flip, lookup, normal, raised, read_json, robustcheck
 from support.keys import changed
 from support.measuring import job as new_job
-from support.terminal import shown as shown_of
+from support.screens import shown as shown_of
 
 
 def canonical_digest(document: Fields) -> str:

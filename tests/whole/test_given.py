@@ -14,7 +14,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images.source import Picture, Skipped, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
 from support import Fields, Patch, Place, levels, onnx_models, raised
-from support.lazy import torch
+from support.torch_models import torch
 
 
 def files(folder: Path) -> list[Path]:

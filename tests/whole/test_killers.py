@@ -20,9 +20,8 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import session
 from robustcheck_onnx.checker.storage.places import redact_text
 from support import PHOTOS, Capture, Patch, levels, raised, robustcheck
-from support.bad_files import endless_loop
-from support.onnx_models import classifier, save
-from support.written import written
+from support.bad_input import endless_loop
+from support.onnx_models import classifier, save, written
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 GIANT = f"giant = ConstantOfShape([{1 << 40}])"

@@ -26,9 +26,8 @@ from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, Patch, Place, but, documents, lookup, normal, raised
+from support import PATIENCE_S, Capture, Fields, Patch, Place, but, documents, lookup, normal, raised
 from support.measuring import never_decided, never_narrow
-from support.profile import PATIENCE_S
 
 
 @pytest.mark.long

@@ -1,7 +1,7 @@
-"""A user's own module of torch models, good and bad ones, and what an export of one leaves."""
+"""Torch models of a user and of open_clip, and what an export of one leaves."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,3 +159,48 @@ def refused(code: int, said: str) -> Iterator[None]:
     with pytest.raises(ExportError, match=said) as caught:
         yield
     assert caught.value.exit_code == code
+
+
+class Lazy:
+    """A package that stands at the top of a test's file and is not imported there; without it the test is skipped."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest asks each object of a file, such as for `__test__`
+            raise AttributeError(attribute)
+        return getattr(pytest.importorskip(self._name, reason="extra `export` is not installed"), attribute)
+
+
+torch = Lazy("torch")
+open_clip = Lazy("open_clip")
+timm = Lazy("timm")
+torchvision = Lazy("torchvision")
+transformers = Lazy("transformers")
+
+
+VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
+
+
+def open_clip_folder(
+    folder: Path,
+    vision: Fields = VISION,
+    preprocess: Fields | None = None,
+    *,
+    init: Callable[[Any], Any] = lambda model: model,
+    text: Fields = TEXT,
+    **more: Any,
+) -> tuple[str, Any]:
+    """Write open_clip_config.json and open_clip_model.safetensors, as push_to_hub does; the name and the model."""
+    from safetensors.torch import save_file
+
+    config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, **more}
+    folder.mkdir(exist_ok=True)
+    pixels = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic"}
+    pixels |= {"resize_mode": "shortest", **(preprocess or {})}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": pixels}))
+    model = init(open_clip.model.CLIP(**config).eval())
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}", model
