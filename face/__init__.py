@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import IndexOptions as IndexOptions
     from robustcheck_onnx.checker.compare import Required as Required
     from robustcheck_onnx.checker.compare import compare as compare
-    from robustcheck_onnx.checker.concepts.document import ConceptsReport as ConceptsReport
+    from robustcheck_onnx.checker.concepts.directions import ConceptsReport as ConceptsReport
     from robustcheck_onnx.checker.concepts.run import concepts as concepts
     from robustcheck_onnx.checker.directions.document import DirectionsReport as DirectionsReport
     from robustcheck_onnx.checker.directions.run import directions as directions
@@ -78,7 +78,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     name: module
     for module, names in {
         "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required",
-        "concepts.document": "ConceptsReport",
+        "concepts.directions": "ConceptsReport",
         "concepts.run": "concepts",
         "directions.document": "DirectionsReport",
         "directions.run": "directions",

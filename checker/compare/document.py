@@ -62,10 +62,7 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
         "On the {images}, the candidate has kept the outlier features that made its reference pass.",
         "They are a sign of robustness to natural distribution shifts, not a proof; no accuracy was measured.",
     ),
-    "not_established": (
-        "The comparison came to no result: {why}.",
-        "Do the next steps below and compare again.",
-    ),
+    "not_established": ("The comparison came to no result: {why}.", "Do the next steps below and compare again."),
     "not_applicable": (
         "The comparison cannot judge these two models: the thresholds do not hold for them, or they are too different.",
         "This does not show how robust the candidate is; measure its accuracy on shifted photos to find out.",

@@ -46,15 +46,7 @@ from . import changes, pairs
 from .baseline import COSINE_IMAGES, Baseline, Vectors
 from .index import IndexOptions, IndexReport, Required, compare_vectors
 from .index import concluded as concluded_index
-from .judge import (
-    CLAIM,
-    TOLERANCE,
-    CompareReport,
-    Comparison,
-    FirstBaseline,
-    judge_pair,
-    required_of,
-)
+from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
 from .pairs import Compared, Pair, Side, cosines, similarity, similarity_of
 from .vectors import VectorFile, open_vectors
 

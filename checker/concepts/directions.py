@@ -1,6 +1,6 @@
 """Search the directions of a representation for concepts.
 
-Average precision, chance and the judgement are computed here. Pure.
+Average precision, chance, the judgement, and the report with its document. Pure.
 
 h·v is looked at for v and for −v: the sign of a singular vector means nothing, so both signs are one direction.
 
@@ -14,21 +14,85 @@ high AP), so each is standardised by its own shuffles, and the largest over all 
 exceed: the single-step max-T procedure of Westfall and Young (Resampling-Based Multiple Testing, 1993).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Floats
-from robustcheck_onnx.checker.text import count_text
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.report import notebook
+from robustcheck_onnx.checker.report.document import (
+    Cell,
+    Chart,
+    Curve,
+    Document,
+    Facts,
+    Section,
+    Shown,
+    Table,
+    facts_of_run,
+    measured,
+    name,
+)
+from robustcheck_onnx.checker.report.record import ModelRead, Time
+from robustcheck_onnx.checker.text import count_text, name_text, number_text
+from robustcheck_onnx.thresholds.profile import Frozen
 
-from .document import ENCODED_AP, ChanceFacts, Concept, DirectionConcepts, DirectionFacts, DirectionScore, NotJudged
-
+ENCODED_AP = 0.9  # Crabbé et al., TMLR 2024, eq. 5
 Of = Literal["head", "features", "axes"]
 OF: tuple[Of, ...] = ("head", "features", "axes")
 BLOCK = 64  # directions whose scores are in memory at once
 ROWS = 4096  # images that are projected at once
+ERROR_RATE = 0.05  # at which a concept without any relation to the representation is called beyond chance, over all
+BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
+ROUNDING = 1e-12  # of an AP
+MIN_SHUFFLES = 19  # with fewer no result can be beyond chance at that rate: 1 / (1 + 19) = 0.05
+AT_ONCE = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
+BEST = 5  # directions named of a concept
+BINS = 20  # of the histograms of AP
+
+
+def search(
+    h: Floats,
+    directions: Directions,
+    positives: Sequence[npt.NDArray[np.integer]],
+    *,
+    n_shuffles: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Measured:
+    """Measure the AP along all directions. Labels are taken as they are and shuffled.
+
+    Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
+
+    Args:
+        h: (image, feature), finite.
+        directions: of its space, one at least.
+        positives: of each concept the indices of its images, one at least.
+        n_shuffles: at least `MIN_SHUFFLES`.
+        seed: of the shuffles.
+        progress: called with the number of directions that are done.
+    """
+    n_concepts = len(positives)
+    shuffles = permutations(len(h), n_shuffles, seed)
+    ap, along = np.empty((n_concepts, directions.n)), np.empty((n_concepts, directions.n), bool)
+    shuffled = np.zeros((n_shuffles, n_concepts))
+    for start, scores in directions.blocks(h):
+        ranked, end = rank(scores), start + len(scores)
+        for concept, images in enumerate(positives):
+            plus, minus = np.squeeze(average_precisions(ranked, images[np.newaxis]), -1)
+            ap[concept, start:end], along[concept, start:end] = np.maximum(plus, minus), plus >= minus
+            some = max(1, AT_ONCE // (len(images) * len(scores)))
+            for first in range(0, n_shuffles, some):
+                part = slice(first, first + some)
+                best = np.maximum(*average_precisions(ranked, shuffles[part, images])).max(axis=0)
+                shuffled[part, concept] = np.maximum(shuffled[part, concept], best)
+        progress(end)
+    return Measured(ap, along, shuffled, compare(ap.max(axis=1), shuffled))
 
 
 class Directions(NamedTuple):
@@ -87,10 +151,90 @@ def of_axes(h: Floats) -> Directions:
     return Directions("axes", np.ascontiguousarray(vectors[:, kept]), np.sqrt(variances[kept]), int(kept.sum()))
 
 
-ERROR_RATE = 0.05  # at which a concept without any relation to the representation is called beyond chance, over all
-BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
-ROUNDING = 1e-12  # of an AP
-MIN_SHUFFLES = 19  # with fewer no result can be beyond chance at that rate: 1 / (1 + 19) = 0.05
+class Measured(NamedTuple):
+    """What was found along all directions."""
+
+    ap: Array
+    """(concept, direction) the larger AP of both signs"""
+    along: Bools
+    """(concept, direction) whether that is h·v, not −h·v"""
+    shuffled: Array
+    """(shuffle, concept) the largest AP over directions and signs with shuffled labels"""
+    chance: Chance
+
+    @property
+    def telling(self) -> Bools:
+        """(concept, direction): AP ≥ 0.9 and beyond chance."""
+        return (self.ap >= ENCODED_AP - ROUNDING) & (self.ap > self.chance.needed[:, np.newaxis])
+
+
+def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
+    """Judge concepts; established ones first, then by AP.
+
+    names, counts: of the concepts, and of their images.
+    """
+    quantiles = np.quantile(measured.shuffled, [0.5, 0.95, 1], axis=0)
+    concepts, telling = [], measured.telling.sum(axis=1).tolist()
+    for index, (concept, count) in enumerate(zip(names, counts, strict=True)):
+        ap, needed, n_telling = measured.ap[index], float(measured.chance.needed[index]), telling[index]
+        concepts.append(
+            Concept(
+                name=concept,
+                n_images=count,
+                ap=float(ap.max()),
+                encoded=bool(ap.max() >= ENCODED_AP - ROUNDING),
+                established=n_telling > 0,
+                needed=needed if np.isfinite(needed) else None,
+                p=float(measured.chance.p[index]),
+                chance=tuple(quantiles[:, index].tolist()),
+                n_directions=n_telling,
+                best=tuple(
+                    DirectionScore(direction=int(d), sign=1 if measured.along[index, d] else -1, ap=float(ap[d]))
+                    for d in np.argsort(-ap, kind="stable")[:BEST]
+                ),
+            )
+        )
+    return tuple(sorted(concepts, key=lambda each: (not each.established, -each.ap, each.name)))
+
+
+def directions_told(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
+    """The directions that tell concepts, most concepts first. source: what the directions are, in words."""
+    beyond = measured.telling
+    telling = [
+        DirectionConcepts(
+            direction=int(index),
+            strength=None if directions.strengths is None else float(directions.strengths[index]),
+            concepts=tuple(
+                names[each] for each in np.argsort(-measured.ap[:, index], kind="stable") if beyond[each, index]
+            ),
+        )
+        for index in np.flatnonzero(beyond.any(axis=0))
+    ]
+    telling.sort(key=lambda each: (-len(each.concepts), each.direction))
+    return DirectionFacts(
+        of=directions.of,
+        source=source,
+        n=directions.n,
+        n_telling=len(telling),
+        n_polysemantic=sum(len(each.concepts) > 1 for each in telling),
+        telling=tuple(telling),
+    )
+
+
+def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
+    """How chance was measured, and its distribution."""
+    edges = np.linspace(0, 1, BINS + 1)
+    shuffled, best = (
+        tuple(np.histogram(values, edges)[0].tolist()) for values in (measured.shuffled, measured.ap.max(axis=1))
+    )
+    return ChanceFacts(
+        shuffles=len(measured.shuffled),
+        seed=seed,
+        error_rate=ERROR_RATE,
+        edges=tuple(edges.round(2).tolist()),
+        shuffled=shuffled,
+        measured=best,
+    )
 
 
 class Chance(NamedTuple):
@@ -100,13 +244,6 @@ class Chance(NamedTuple):
     """(concept,) AP that a direction has to exceed to be beyond chance, whatever the best one reached; inf: none can"""
     p: Array
     """(concept,) p-value of the best direction, corrected over concepts: at least 1 / (1 + shuffles)"""
-
-
-def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
-    """Return shuffles of the labels, (shuffle, image) int32. Each entry is the image that gets the labels."""
-    rng = np.random.default_rng(seed)
-    order = np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1))
-    return rng.permuted(order, axis=1)
 
 
 def compare(best: Array, shuffled: Array) -> Chance:
@@ -124,6 +261,13 @@ def compare(best: Array, shuffled: Array) -> Chance:
     chance = np.sort(t[1:].max(axis=1))
     p = (1 + n_shuffles - np.searchsorted(chance, t[0], side="left")) / (1 + n_shuffles)
     return Chance(np.where(shuffled.std(axis=0) > 0, _needed(t, shuffled), shuffled.max(axis=0)), p)
+
+
+def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
+    """Return shuffles of the labels, (shuffle, image) int32. Each entry is the image that gets the labels."""
+    rng = np.random.default_rng(seed)
+    order = np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1))
+    return rng.permuted(order, axis=1)
 
 
 def _needed(t: Array, shuffled: Array) -> Array:
@@ -226,152 +370,291 @@ def _of_sorted(counts: Counts) -> Array:
     return np.asarray((found / counts).mean(-1))
 
 
-AT_ONCE = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-class Measured(NamedTuple):
-    """What was found along all directions."""
-
-    ap: Array
-    """(concept, direction) the larger AP of both signs"""
-    along: Bools
-    """(concept, direction) whether that is h·v, not −h·v"""
-    shuffled: Array
-    """(shuffle, concept) the largest AP over directions and signs with shuffled labels"""
-    chance: Chance
-
-    @property
-    def telling(self) -> Bools:
-        """(concept, direction): AP ≥ 0.9 and beyond chance."""
-        return (self.ap >= ENCODED_AP - ROUNDING) & (self.ap > self.chance.needed[:, np.newaxis])
+CLAIM = (
+    "The number of concepts is not an indicator of robustness: it goes with language supervision (Crabbé et al., TMLR "
+    "2024, arXiv 2310.13040 v2)."
+)
+LIMITS = (
+    "Information, not a verdict. A concept that is established is one that a single direction separates from these "
+    "other images, by whatever sets its images apart: perhaps the camera, the background, the size or compression of "
+    "the files, or the folder they come from, and not what its name says. The shuffles take the images as "
+    "independent: near-copies, crops of one photo or frames of one film count as several, and can establish a concept"
+    " that is one photo. The same number on another concept set, or with other images, means something else. That a "
+    "concept is not found along one direction does not say that the model lacks it: several directions together may "
+    "hold it. Concepts that stand for each other in the set (sky and blue) cannot be told apart."
+)
 
 
-def search(
-    h: Floats,
-    directions: Directions,
-    positives: Sequence[npt.NDArray[np.integer]],
-    *,
-    n_shuffles: int,
-    seed: int,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Measured:
-    """Measure the AP along all directions. Labels are taken as they are and shuffled.
+class DirectionScore(Frozen):
+    """A direction that tells a concept."""
 
-    Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
+    direction: int
+    """its number, from 0, by falling strength; of features the feature's own"""
+    sign: Literal[1, -1]
+    """whether the concept is where h·v is large (1) or small (−1)"""
+    ap: float
+    """average precision"""
 
-    Args:
-        h: (image, feature), finite.
-        directions: of its space, one at least.
-        positives: of each concept the indices of its images, one at least.
-        n_shuffles: at least `MIN_SHUFFLES`.
-        seed: of the shuffles.
-        progress: called with the number of directions that are done.
+
+class Concept(Frozen):
+    """One concept, judged."""
+
+    name: str
+    n_images: int
+    """images that have it"""
+    ap: float
+    """the largest average precision over all directions and signs"""
+    encoded: bool
+    """AP ≥ 0.9: what the paper counts"""
+    established: bool
+    """AP ≥ 0.9 and beyond chance, corrected over concepts"""
+    needed: float | None
+    """AP that a direction must exceed to be beyond chance; None: none can"""
+    p: float
+    """of the best direction, corrected over directions, signs and concepts; at least 1 / (1 + shuffles)"""
+    chance: tuple[float, float, float]
+    """median, 95 % and largest of the best AP over all shuffles"""
+    n_directions: int
+    """directions that tell it: AP ≥ 0.9 and beyond chance"""
+    best: tuple[DirectionScore, ...]
+    """the first few directions by AP, whether they reach 0.9 or not"""
+
+
+class NotJudged(Frozen):
+    """A concept that was left out."""
+
+    name: str
+    n_images: int
+    reason: str
+
+
+class DirectionConcepts(Frozen):
+    """A direction that tells at least one established concept."""
+
+    direction: int
+    strength: float | None
+    """singular value of the head's weight, or SD along a principal axis; None of a feature"""
+    concepts: tuple[str, ...]
+    """by falling AP"""
+
+
+class DirectionFacts(Frozen):
+    """The directions that were searched, each with both signs."""
+
+    of: Literal["head", "features", "axes"]
+    source: str
+    """what they are, in words"""
+    n: int
+    n_telling: int
+    """that tell at least one established concept"""
+    n_polysemantic: int
+    """that tell two or more"""
+    telling: tuple[DirectionConcepts, ...]
+    """most concepts first"""
+
+
+class ChanceFacts(Frozen):
+    """How chance was measured."""
+
+    shuffles: int
+    seed: int
+    error_rate: float
+    """at which a concept without any relation to the representation is established, over all judged concepts"""
+    correction: str = (
+        "Westfall–Young max-T: a concept's best AP, standardised by its own shuffles, must exceed the largest over all "
+        "judged concepts and both signs of all directions in 95 % of the shuffles"
+    )
+    edges: tuple[float, ...]
+    """of the bins of AP below"""
+    shuffled: tuple[int, ...]
+    """best APs of all concepts in all shuffles, a bin"""
+    measured: tuple[int, ...]
+    """best APs of the concepts as they are, a bin"""
+
+
+class ConceptSetFacts(Frozen):
+    """The concept set."""
+
+    source: str
+    layout: Literal["folders", "manifest", "broden"]
+    rule: str
+    """when a concept counts as present, in words"""
+    n_concepts: int
+    n_without: int
+    """usable images without any concept"""
+    min_positives: int
+    """images with a concept, and without it, that are needed to judge it"""
+
+
+class ConceptsModel(ModelRead):
+    """The model, and the tensor that was read."""
+
+    n_features: int
+
+
+class ConceptsReport(Shown, Frozen):
+    """The concepts found along single directions of a representation."""
+
+    claim: str = CLAIM
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    kind: Literal["concepts"] = "concepts"
+    tool_version: str
+    model: ConceptsModel
+    concept_set: ConceptSetFacts
+    encoded_ap: float = ENCODED_AP
+    n_encoded: int
+    """unique concepts as the paper counts them: some direction reaches AP ≥ 0.9"""
+    n_established: int
+    """of these, beyond chance"""
+    summary: str
+    concepts: tuple[Concept, ...]
+    """judged: established first, then by AP"""
+    not_judged: tuple[NotJudged, ...]
+    directions: DirectionFacts
+    chance: ChanceFacts
+    preprocessing: PreprocessingFacts
+    images: ImageFacts
+    execution: Execution
+    notes: tuple[str, ...]
+    limits: str = LIMITS
+    time: Time | None
+    """None where the caller asked for no time block"""
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """Show one line in repr, str and rich."""
+        return [
+            ("model", self.model.file),
+            ("established", self.n_established),
+            ("encoded", self.n_encoded),
+            ("judged", len(self.concepts)),
+            ("images", self.images.n_usable),
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame, one row per judged concept.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        rows: list[notebook.Row] = [
+            {
+                "concept": each.name,
+                "n_images": each.n_images,
+                "ap": each.ap,
+                "chance_95": each.chance[1],
+                "p": each.p,
+                "n_directions": each.n_directions,
+                "encoded": each.encoded,
+                "established": each.established,
+            }
+            for each in self.concepts
+        ]
+        return notebook.frame(rows, "concept")
+
+
+def ap_text(value: float) -> str:
+    """An average precision to 3 places, rounded down.
+
+    >>> ap_text(0.89999), ap_text(0.9)
+    ('0.899', '0.900')
     """
-    n_concepts = len(positives)
-    shuffles = permutations(len(h), n_shuffles, seed)
-    ap, along = np.empty((n_concepts, directions.n)), np.empty((n_concepts, directions.n), bool)
-    shuffled = np.zeros((n_shuffles, n_concepts))
-    for start, scores in directions.blocks(h):
-        ranked, end = rank(scores), start + len(scores)
-        for concept, images in enumerate(positives):
-            plus, minus = np.squeeze(average_precisions(ranked, images[np.newaxis]), -1)
-            ap[concept, start:end], along[concept, start:end] = np.maximum(plus, minus), plus >= minus
-            some = max(1, AT_ONCE // (len(images) * len(scores)))
-            for first in range(0, n_shuffles, some):
-                part = slice(first, first + some)
-                best = np.maximum(*average_precisions(ranked, shuffles[part, images])).max(axis=0)
-                shuffled[part, concept] = np.maximum(shuffled[part, concept], best)
-        progress(end)
-    return Measured(ap, along, shuffled, compare(ap.max(axis=1), shuffled))
+    return f"{int(value * 1000 + 1e-9) / 1000:.3f}"
 
 
-BEST = 5  # directions named of a concept
-BINS = 20  # of the histograms of AP
+SHORT = 10  # concepts in the short report
+ON_A_PAGE = 50  # directions
 
 
-def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[list[int], tuple[NotJudged, ...]]:
-    """The concepts that can be judged, and the others.
-
-    Args:
-        present: (image, concept).
-        names: of the concepts.
-        min_positives: images with a concept, and without it, that are needed.
-    """
-    judged, others = [], []
-    for index, (name, count) in enumerate(zip(names, present.sum(axis=0).tolist(), strict=True)):
-        without = len(present) - count
-        if min(count, without) >= min_positives:
-            judged.append(index)
-            continue
-        few = f"{count_text(count, 'image')} with it" if count < min_positives else f"{without} without it"
-        others.append(NotJudged(name=name, n_images=count, reason=f"{few}; {min_positives} are needed"))
-    return judged, tuple(others)
-
-
-def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
-    """Judge concepts; established ones first, then by AP.
-
-    names, counts: of the concepts, and of their images.
-    """
-    quantiles = np.quantile(measured.shuffled, [0.5, 0.95, 1], axis=0)
-    concepts, telling = [], measured.telling.sum(axis=1).tolist()
-    for index, (name, count) in enumerate(zip(names, counts, strict=True)):
-        ap, needed, n_telling = measured.ap[index], float(measured.chance.needed[index]), telling[index]
-        concepts.append(
-            Concept(
-                name=name,
-                n_images=count,
-                ap=float(ap.max()),
-                encoded=bool(ap.max() >= ENCODED_AP - ROUNDING),
-                established=n_telling > 0,
-                needed=needed if np.isfinite(needed) else None,
-                p=float(measured.chance.p[index]),
-                chance=tuple(quantiles[:, index].tolist()),
-                n_directions=n_telling,
-                best=tuple(
-                    DirectionScore(direction=int(d), sign=1 if measured.along[index, d] else -1, ap=float(ap[d]))
-                    for d in np.argsort(-ap, kind="stable")[:BEST]
-                ),
-            )
-        )
-    return tuple(sorted(concepts, key=lambda each: (not each.established, -each.ap, each.name)))
-
-
-def directions_told(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
-    """The directions that tell concepts, most concepts first. source: what the directions are, in words."""
-    beyond = measured.telling
-    telling = [
-        DirectionConcepts(
-            direction=int(index),
-            strength=None if directions.strengths is None else float(directions.strengths[index]),
-            concepts=tuple(
-                names[each] for each in np.argsort(-measured.ap[:, index], kind="stable") if beyond[each, index]
-            ),
-        )
-        for index in np.flatnonzero(beyond.any(axis=0))
+def document_of(report: ConceptsReport) -> Document:
+    """Return the document of a concept set."""
+    model, images, chance, directions = report.model, report.images, report.chance, report.directions
+    n_images, left_out = images.n_usable, len(report.not_judged)
+    not_judged = tuple((name(each.name), each.reason) for each in report.not_judged)
+    first = (count_text(n_images, "image"), name(report.concept_set.source))
+    table = Table(
+        ("concept", ">images", ">AP", ">chance", ">needed", ">p", ">directions", "=best", "=found"),
+        tuple(map(_concept, report.concepts)),
+        f"AP: the best average precision of a direction; chance: 95 % of {chance.shuffles} shuffles stay at or below; "
+        "needed: what is beyond chance, corrected over concepts; directions: how many detect it",
+        most=SHORT,
+    )
+    facts = [("Representation", model.tensor), ("Features", model.n_features), ("Directions", directions.source)]
+    run = [
+        ("Concept set", report.concept_set.source),
+        ("Rule", report.concept_set.rule),
+        ("Digest of the images", images.digest),
+        ("Seed", images.seed),
     ]
-    telling.sort(key=lambda each: (-len(each.concepts), each.direction))
-    return DirectionFacts(
-        of=directions.of,
-        source=source,
-        n=directions.n,
-        n_telling=len(telling),
-        n_polysemantic=sum(len(each.concepts) > 1 for each in telling),
-        telling=tuple(telling),
+    return Document(
+        question="concepts",
+        title="Concepts",
+        subject="concepts along single directions; their number is not an indicator of robustness",
+        model=model,
+        facts=(*facts_of_run(report, *first), f"{directions.n} directions, both signs", Cell(directions.source, "dim")),
+        summary=report.summary,
+        sections=(
+            Section("Concepts", "next to what shuffled labels give", (table,), "short"),
+            Section(
+                "Chance",
+                f"best AP, bins of {chance.edges[1]:g}; seed {chance.seed}",
+                (
+                    _histogram(f"{count_text(chance.shuffles, 'shuffle')} of all concepts", chance, chance.shuffled),
+                    _histogram("concepts as they are", chance, chance.measured),
+                    f"{chance.correction}.",
+                ),
+            ),
+            *_directions(report),
+            *([Section("Not judged", "", (Facts(not_judged),))] if left_out else []),
+            measured(report, facts, run, report.preprocessing.source),
+        ),
+        notes=report.notes,
+        limits=report.limits,
+        version=report.tool_version,
+        line=f"{name_text(model.file, ascii_only=False)}: {report.n_established} of {len(report.concepts)} concepts "
+        f"established, {report.n_encoded} with AP ≥ {report.encoded_ap:g}; not an indicator of robustness",
+        tiles=(
+            ("Established", report.n_established, "AP of 0.9 or more, and beyond chance"),
+            ("Reach AP 0.9", report.n_encoded, f"of {len(report.concepts)} judged"),
+            (
+                "Directions that tell one",
+                directions.n_telling,
+                f"of {directions.n}; {directions.n_polysemantic} tell several",
+            ),
+            ("Images measured", n_images, f"{report.concept_set.n_without} without any concept"),
+        ),
+        hint=(f"{count_text(left_out, 'concept')} not judged. " if left_out else "") + "-v shows all, and limits.",
+        claim=report.claim,
+        notes_in_short=True,
     )
 
 
-def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
-    """How chance was measured, and its distribution."""
-    edges = np.linspace(0, 1, BINS + 1)
-    shuffled, best = (
-        tuple(np.histogram(values, edges)[0].tolist()) for values in (measured.shuffled, measured.ap.max(axis=1))
+def _concept(each: Concept) -> tuple[str | Cell, ...]:
+    best = each.best[0]
+    found = Cell("within chance", "warn") if each.encoded else Cell("–", "dim")
+    return (
+        *(name(each.name), str(each.n_images), Cell(ap_text(each.ap), "bold"), ap_text(each.chance[1])),
+        "none" if each.needed is None else ap_text(each.needed),
+        *(number_text(each.p, 2), str(each.n_directions), f"{'+' if best.sign > 0 else '−'}{best.direction}"),
+        Cell("established", "pass") if each.established else found,
     )
-    return ChanceFacts(
-        shuffles=len(measured.shuffled),
-        seed=seed,
-        error_rate=ERROR_RATE,
-        edges=tuple(edges.round(2).tolist()),
-        shuffled=shuffled,
-        measured=best,
-    )
+
+
+def _histogram(title: str, chance: ChanceFacts, counts: tuple[int, ...]) -> Chart:
+    edges = [f"{edge:g}" for edge in chance.edges]
+    last = len(counts) - 1
+    names = tuple(edge if i in (0, last // 2 + 1) else "" for i, edge in enumerate(edges[:last]))
+    texts = tuple(f"AP {low} to {high}: {n}" for low, high, n in zip(edges, edges[1:], counts, strict=False))
+    return Chart(title, (*names, edges[-1]), (Curve(title, counts, texts),), str(max(counts)))
+
+
+def _directions(report: ConceptsReport) -> list[Section]:
+    facts = report.directions
+    rows = tuple((str(each.direction), name(", ".join(each.concepts))) for each in facts.telling[:ON_A_PAGE])
+    more = f"; {facts.n_telling - ON_A_PAGE} more in JSON" if facts.n_telling > ON_A_PAGE else ""
+    remark = f"{facts.n_telling} of {facts.n} tell a concept, {facts.n_polysemantic} tell several{more}"
+    return [Section("Directions", remark, (Facts(rows),))] if rows else []

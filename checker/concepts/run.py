@@ -1,13 +1,22 @@
 """Find the concepts of a labelled set along single directions.
 
 One pass over the images, then linear algebra. Information, not a verdict. Silent; progress goes to a callback.
+
+Broden is the concept set of Network Dissection (Bau et al., CVPR 2017). Its index.csv names the images (below images/)
+and, in a column for each category of category.csv, their labels, several with `;`: numbers of label.csv that hold for
+the whole image, or masks (PNG, below images/) whose pixels are such numbers as red + 256 · green, 0 for none.
 """
 
 from __future__ import annotations  # help() names the types as the package does
 
-from collections.abc import Callable, Sequence
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 
@@ -15,20 +24,20 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.arrays import Bools
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
+from robustcheck_onnx.checker.images.listing import image_files, label_column
+from robustcheck_onnx.checker.images.source import ImageSource, Picture, open_files, open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
-from robustcheck_onnx.checker.storage.places import local_path
+from robustcheck_onnx.checker.storage.places import SUFFIXES, is_ignored, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
 
 from . import directions
-from .directions import OF, Directions, search
-from .document import ENCODED_AP, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
-from .sets import ConceptSet, open_concepts
+from .directions import ENCODED_AP, OF, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport, Directions, search
 
 MIN_POSITIVES = 10
 SHUFFLES = 200
@@ -116,7 +125,7 @@ def concepts(
         measure.difference_of_head(own_head, collected, opened)
     h = collected.representations
     present = _labels(collected, found)
-    judged, left_out = directions.split(present, found.names, min_positives)
+    judged, left_out = split(present, found.names, min_positives)
     if not judged:
         raise CannotAssessError(
             f"{concept_set}: none of {len(found.names)} concepts has at least {min_positives} of the {len(h)} images "
@@ -230,6 +239,27 @@ def _labels(collected: Collected, found: ConceptSet) -> Bools:
     return present
 
 
+def split(
+    present: Bools, names: Sequence[str], min_positives: int
+) -> tuple[list[int], tuple[directions.NotJudged, ...]]:
+    """Return the concepts that can be judged, and the others.
+
+    Args:
+        present: (image, concept).
+        names: of the concepts.
+        min_positives: images with a concept, and without it, that are needed.
+    """
+    judged, others = [], []
+    for index, (name, count) in enumerate(zip(names, present.sum(axis=0).tolist(), strict=True)):
+        without = len(present) - count
+        if min(count, without) >= min_positives:
+            judged.append(index)
+            continue
+        few = f"{count_text(count, 'image')} with it" if count < min_positives else f"{without} without it"
+        others.append(directions.NotJudged(name=name, n_images=count, reason=f"{few}; {min_positives} are needed"))
+    return judged, tuple(others)
+
+
 def _set_notes(found: ConceptSet, looked_at: Directions, present: Bools, judged: Sequence[Concept]) -> list[str]:
     """Return the notes on directions and concept set. `present` is (image, judged concept)."""
     notes = []
@@ -248,3 +278,271 @@ def _set_notes(found: ConceptSet, looked_at: Directions, present: Bools, judged:
             "shuffles: most images have them, or there are few images, and AP 0.9 says little of them."
         )
     return notes
+
+
+IMAGES = "images"
+TABLES = ("index.csv", "category.csv", "label.csv")
+NUMBER = re.compile(r"[0-9]{1,9}")
+BELOW = re.compile(r"(?!/)(?!.*://)(?!(.*/)?\.\.(/|$)).+")  # a path below a folder: no URL, none from the root, no ..
+SHOWN = 200  # characters of a cell in a message
+Row = tuple[int, dict[str, str]]
+"""line number, and cells by column"""
+Layout = Literal["folders", "manifest", "broden"]
+LAYOUTS = (
+    "a folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and concept, or a "
+    "Broden-layout folder"
+)
+PRESENT = 0.5  # a manifest's score from which a concept counts as present
+MANIFESTS = (".csv", ".jsonl", ".ndjson")
+LabelsOf = Callable[[str], Iterable[str]]
+"""the concepts of an image by its name"""
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptSet:
+    """Images, each once, and what is in each."""
+
+    source: ImageSource
+    """in seeded order; of files with the same bytes the first"""
+    concepts: dict[str, frozenset[str]]
+    """by the digest of the image"""
+    names: tuple[str, ...]
+    """of all concepts, sorted"""
+    layout: Layout
+    rule: str
+    """when a concept counts as present, in words"""
+
+
+def open_concepts(
+    spec: str | Path, *, seed: int = 0, max_images: int | None = None, min_coverage: float = 0.0
+) -> ConceptSet:
+    """Open a concept set. Images are read for their digests, not decoded.
+
+    Files with the same bytes are one image that has the concepts of all of them, however they are named.
+
+    Args:
+        spec: one of `LAYOUTS`.
+        seed: of the order of the images.
+        max_images: keep only the first so many different ones.
+        min_coverage: of a Broden mask: the share of its pixels that a concept must have; 0 = any pixel.
+
+    Raises:
+        UsageError: as `images.open_images`; no such layout; no concept; a row or mask that can't be read; a coverage
+            for a layout without masks, or outside 0 to 1.
+    """
+    path = local_path(spec, "concept set").expanduser()
+    if max_images is not None and max_images < 1:
+        raise UsageError(f"max_images is {max_images}; it must be at least 1", "--max-images 1000")
+    if not 0 <= min_coverage <= 1:
+        raise UsageError(f"min_coverage is {min_coverage:g}; it must be a share, 0 to 1", "--min-coverage 0.05")
+    layout = _layout(path)
+    if min_coverage and layout != "broden":
+        raise UsageError(
+            f"{spec}: concept set is of layout {layout}; --min-coverage is for the masks of a Broden-layout folder",
+            "leave out --min-coverage",
+        )
+    labels_of: LabelsOf
+    if layout == "broden":
+        source, labels_of, names = _broden(path, str(spec), seed, min_coverage)
+        share = f"at least {min_coverage:.2%} of the pixels" if min_coverage else "any pixel"
+        rule = f"a concept is present where a mask gives it {share}, or the image is labelled with it as a whole"
+    elif layout == "folders":
+        source, labels_of, names = _folders(path, str(spec), seed)
+        rule = "a concept is present in the images of the folder with its name"
+    else:
+        source, labels_of, names = _manifest(path, seed)
+        rule = f"a concept is present where a row names it, with a score of {PRESENT:g} or more if there is one"
+    source, by_digest = _once(source, max_images)
+    concepts = {digest: frozenset(c for name in same for c in labels_of(name)) for digest, same in by_digest.items()}
+    names.update(*concepts.values())
+    if not names:
+        raise UsageError(
+            f"{spec}: no concepts found among {len(source)} images; a concept set is {LAYOUTS}",
+            "robustcheck concepts --help",
+        )
+    return ConceptSet(source, concepts, tuple(sorted(names)), layout, rule)
+
+
+def _layout(path: Path) -> Layout:
+    if path.is_dir():
+        return "broden" if any((path / table).is_file() for table in TABLES) else "folders"
+    if not path.exists():
+        raise UsageError(f"{path}: concept set is missing; it must be {LAYOUTS}", f"ls {quoted(path.parent)}")
+    if path.is_file() and path.suffix.lower() in MANIFESTS:
+        return "manifest"
+    raise UsageError(f"{path}: concept set is of no known layout; it must be {LAYOUTS}", "--concepts concepts.csv")
+
+
+def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> tuple[ImageSource, LabelsOf, set[str]]:
+    """Read the tables of a Broden-layout folder. Masks are read with their images.
+
+    Raises UsageError: a table or column is missing, a number or name is none, an image is listed twice, none is listed.
+    """
+    index, images = folder / "index.csv", folder / IMAGES
+    labels = _label_names(folder / "label.csv")
+    categories = tuple(cells["name"] for _, cells in _table(folder / "category.csv", ["name"]))
+    rows: dict[str, Row] = {}  # by the image's name, below images/
+    for line, cells in _table(index, ["image", *categories]):
+        if not BELOW.fullmatch(cells["image"]) or cells["image"] in rows:
+            raise UsageError(
+                f"{index}: row {line}: image is {cells['image']!r:.{SHOWN}}; each row must name another image below "
+                f"{IMAGES}/",
+                f"sed -n {line}p {quoted(index)}",
+            )
+        rows[cells["image"]] = (line, cells)
+
+    def in_mask(name: str, where: str) -> set[int]:
+        """Return the numbers that have enough of a mask's pixels."""
+        if not BELOW.fullmatch(name) or not name.lower().endswith(".png"):
+            raise UsageError(
+                f"{where}; it must be a number of label.csv, or a PNG below {IMAGES}/", f"ls {quoted(images)}"
+            )
+        mask = open_files(images, [name], spec=name).load(0)
+        if not isinstance(mask, Picture) or mask.notes:
+            why = ", ".join(mask.notes) if isinstance(mask, Picture) else getattr(mask, "reason", "")
+            raise UsageError(
+                f"{where}; the mask must be a PNG with red, green and blue ({why})", f"file {quoted(images / name)}"
+            )
+        pixels = np.asarray(mask.image, np.int64)
+        numbers, counts = np.unique(pixels[..., 0] + 256 * pixels[..., 1], return_counts=True)
+        enough = (numbers > 0) & (counts >= min_coverage * counts.sum())
+        return set(numbers[enough].tolist())
+
+    def concepts_of(name: str) -> set[str]:
+        """Return the labels of an image, over all categories. Raises UsageError: a mask or number that is none."""
+        line, cells = rows[name]
+        numbers: set[int] = set()
+        for category in categories:
+            for part in filter(None, map(str.strip, cells[category].split(";"))):
+                where = f"{index}: row {line}: {category} is {part:.{SHOWN}}"
+                found = {int(part)} if NUMBER.fullmatch(part) else in_mask(part, where)
+                if unknown := found - labels.keys():
+                    raise UsageError(
+                        f"{where}; {min(unknown)} is not a number of label.csv",
+                        f"head -3 {quoted(folder / 'label.csv')}",
+                    )
+                numbers |= found
+        return {labels[number] for number in numbers}
+
+    return open_files(images, list(rows), spec=spec, seed=seed), concepts_of, set()
+
+
+def _label_names(path: Path) -> dict[int, str]:
+    labels: dict[int, str] = {}
+    for line, cells in _table(path, ["number", "name"]):
+        if not NUMBER.fullmatch(cells["number"]) or int(cells["number"]) in labels or not cells["name"]:
+            raise UsageError(
+                f"{path}: row {line} is number {cells['number']!r:.{SHOWN}}, name {cells['name']!r:.{SHOWN}}; each "
+                "must have its own number and a name",
+                f"sed -n {line}p {quoted(path)}",
+            )
+        labels[int(cells["number"])] = cells["name"]
+    times = Counter(labels.values())
+    return {number: name if times[name] == 1 else f"{name} ({number})" for number, name in labels.items()}
+
+
+def _table(path: Path, needed: list[str]) -> list[Row]:
+    """Return the rows of a CSV table by column. Blanks at the ends of cells are left out."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="", strict=True)
+            missing = [name for name in needed if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UsageError(
+                    f"{path}: column {missing[0]} is missing; this table of a Broden-layout folder has "
+                    f"{', '.join(needed)}",
+                    f"head -1 {quoted(path)}",
+                )
+            rows = [(reader.line_num, {name: row[name].strip() for name in needed}) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise UsageError(
+            f"{path}: table is not readable ({reason}); a Broden-layout folder has {', '.join(TABLES)}",
+            f"ls {quoted(path.parent)}",
+        ) from fault
+    if not rows:
+        raise UsageError(f"{path}: no rows found; at least one is needed", f"cat {quoted(path)}")
+    return rows
+
+
+def _folders(folder: Path, spec: str, seed: int) -> tuple[ImageSource, LabelsOf, set[str]]:
+    """Return the concept folders. A folder that links to another is a concept of its own."""
+    try:
+        inside = sorted(path for path in folder.iterdir() if not is_ignored(path.name))
+    except OSError as fault:
+        raise UsageError(
+            f"{folder}: folder cannot be read ({fault.strerror}); a concept set must be readable",
+            f"ls -ld {quoted(folder)}",
+        ) from fault
+    concepts = [path for path in inside if path.is_dir()]
+    names: list[str] = []
+    for concept in concepts:
+        images = image_files(concept)
+        if not images:
+            raise UsageError(
+                f"{concept}: no images found; each folder of a concept set holds images of its concept",
+                f"ls {quoted(concept)}",
+            )
+        names += [f"{concept.name}/{image}" for image in images]
+    names += [path.name for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]
+    source = open_files(folder, names, spec=spec, seed=seed)
+    return source, lambda name: name.partition("/")[:1] if "/" in name else (), {path.name for path in concepts}
+
+
+def _manifest(path: Path, seed: int) -> tuple[ImageSource, LabelsOf, set[str]]:
+    rows = label_column(path, "concept")
+    scores = label_column(path, "score")
+    if rows and all(cell is None for _, _, cell in rows):
+        raise UsageError(
+            f"{path}: column concept is missing; a manifest of concepts has the columns path and concept, and perhaps "
+            "score",
+            f"head -1 {quoted(path)}",
+        )
+    present: dict[str, set[str]] = {}
+    names: set[str] = set()
+    for (number, image, cell), (_, _, score) in zip(rows, scores, strict=True):
+        has = present.setdefault(image, set())
+        if cell is None or cell == "":
+            continue  # an image without any of the concepts
+        where = f"{path}: row {number}"
+        if isinstance(cell, bool) or not isinstance(cell, (str, int)) or not str(cell).strip():
+            raise UsageError(
+                f"{where}: concept is {cell!r:.{SHOWN}}; it must be a name", f"sed -n {number}p {quoted(path)}"
+            )
+        concept = str(cell).strip()
+        names.add(concept)
+        if _score(score, where, f"sed -n {number}p {quoted(path)}") >= PRESENT:
+            has.add(concept)
+    return open_images(str(path), seed=seed), present.__getitem__, names
+
+
+def _score(cell: object, where: str, hint: str) -> float:
+    """Return the score of a row. It is 1 where the row has none."""
+    if cell is None or cell == "":
+        return 1.0
+    try:
+        value = math.nan if isinstance(cell, bool) else float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise UsageError(f"{where}: score is {cell!r:.{SHOWN}}; it must be a number, 0 to 1", hint)
+    return value
+
+
+def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str, list[str]]]:
+    """Return each image once.
+
+    It is the first file of those with the same bytes; the names of all of them come by digest.
+
+    A file that can't be read stays: it is skipped, with its reason, when it is its turn.
+    """
+    places: dict[str, int] = {}  # a manifest names one image in several rows
+    for index, name in enumerate(source.entries.names()):
+        places.setdefault(name, index)
+    same: dict[str | int, list[str]] = {}  # by digest; by its place where an image has none
+    for name, index in places.items():
+        same.setdefault(source.digest(index) or index, []).append(name)
+    kept = list(same.items())[:limit]
+    entries = source.entries.take(np.array([places[names[0]] for _, names in kept], np.int64))
+    by_digest = {digest: names for digest, names in kept if isinstance(digest, str)}
+    return replace(source, entries=entries, n_found=len(same)), by_digest

@@ -22,9 +22,7 @@ from robustcheck_onnx.checker.report.document import (
     measured,
     name,
 )
-from robustcheck_onnx.checker.report.document import (
-    Curve as Line,
-)
+from robustcheck_onnx.checker.report.document import Curve as Line
 from robustcheck_onnx.checker.report.record import ModelRead, Time
 from robustcheck_onnx.checker.shift.records import Effective, SetResult, Shifted, bounds_text
 from robustcheck_onnx.checker.statistics import Accuracy
@@ -473,10 +471,7 @@ def _leading(report: DirectionsReport) -> Table:
             )
         )
     return Table(
-        (
-            *(">σ rank", ">σ", ">|cos|", ">importance", "=interval", ">largest"),
-            *(f">on {index}" for index in named),
-        ),
+        (*(">σ rank", ">σ", ">|cos|", ">importance", "=interval", ">largest"), *(f">on {index}" for index in named)),
         tuple(rows),
         "importance as a share of all; largest: the feature with the largest |component|; on: |component| on a feature "
         "named above (1 = the direction is that feature)",

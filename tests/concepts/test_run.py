@@ -10,8 +10,8 @@ from onnx import TensorProto
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.concepts.document import CLAIM, ConceptsReport
-from robustcheck_onnx.checker.concepts.sets import open_concepts
+from robustcheck_onnx.checker.concepts.directions import CLAIM, ConceptsReport
+from robustcheck_onnx.checker.concepts.run import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from support import Capture, Fields, Patch, but, lookup, onnx_models, raised, robustcheck
 from support.onnx_models import written

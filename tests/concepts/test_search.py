@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 
-from robustcheck_onnx.checker.concepts import directions
+from robustcheck_onnx.checker.concepts import directions, run
 from robustcheck_onnx.checker.concepts.directions import average_precisions, rank, search
 from support import Patch, normal
 from support.comparisons import Array, rotation
@@ -71,7 +71,7 @@ def test_planted_concepts_are_found_where_they_are(monkeypatch: Patch) -> None:
 
 def test_concepts_that_cannot_be_judged() -> None:
     present = np.arange(30)[:, np.newaxis] < (10, 9, 25, 30)
-    judged, others = directions.split(present, ["ten", "nine", "most", "all"], 10)
+    judged, others = run.split(present, ["ten", "nine", "most", "all"], 10)
     assert judged == [0]
     assert [(each.name, each.n_images, each.reason) for each in others] == [
         ("nine", 9, "9 images with it; 10 are needed"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from robustcheck_onnx.checker.concepts.sets import ConceptSet, open_concepts
+from robustcheck_onnx.checker.concepts.run import ConceptSet, open_concepts
 from robustcheck_onnx.checker.text import sha256_of
 from support import levels, refused, stores
 

@@ -3,12 +3,7 @@
 import onnx
 
 from robustcheck_onnx.checker.model.layers import Layers, build_layers
-from robustcheck_onnx.checker.scan.blocks import (
-    find_passages,
-    find_residuals,
-    residual_blocks,
-    stage_blocks,
-)
+from robustcheck_onnx.checker.scan.run import find_passages, find_residuals, residual_blocks, stage_blocks
 from support.onnx_models import written
 
 

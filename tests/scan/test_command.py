@@ -11,8 +11,8 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.scan import run as scan
-from robustcheck_onnx.checker.scan.blocks import Plan, measuring_model
 from robustcheck_onnx.checker.scan.document import ScanReport
+from robustcheck_onnx.checker.scan.run import Plan, measuring_model
 from support import Capture, Patch, normal, raised, robustcheck
 from support.onnx_models import save, written
 from support.truths import assert_close, assert_report_is_truth, scanned, small_model
