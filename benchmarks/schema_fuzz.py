@@ -46,7 +46,7 @@ from robustcheck_onnx.checker.report import forms
 N_PHOTOS, N_COMPARED = 60, 8
 LIMIT_S, GRACE_S = 60, 540  # a machine that others use may take ten times as long: that is not a hang
 RELATIVE, OUTLIER_Z = 1e-3, 5.0
-FORMS = tuple(form for form in forms.NAMES if form != "json")
+FORMS = tuple(form for form in forms.FORMS if form != "json")
 
 
 def lay(case: Case, folder: Path) -> Path:

@@ -134,7 +134,7 @@ def _replaced(path: Path, reads: Iterable[Place]) -> str:
 
     A report or a signature of this tool is not an image, and not part of a model; no model has to be read to know that.
     """
-    from robustcheck_onnx.checker.report.reader import is_verdict
+    from robustcheck_onnx.checker.report.record import is_verdict
     from robustcheck_onnx.checker.storage.places import SUFFIXES
     from robustcheck_onnx.checker.storage.stores import is_ours
 
@@ -179,7 +179,7 @@ def mark_unfinished(destinations: Destinations, model: str, signed: Destinations
     model: what the documents are about, as it was typed; empty for several. signed: reports that get a signature.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from robustcheck_onnx.checker.report.reader import remove_verdict
+    from robustcheck_onnx.checker.report.record import remove_verdict
     from robustcheck_onnx.checker.storage.places import redact
     from robustcheck_onnx.checker.storage.stores import is_ours, replace_with_error
 
@@ -203,7 +203,7 @@ def remove_signature(form: str, report: Place) -> None:
     """
     if form != "json" or not isinstance(report, Path):
         return
-    from robustcheck_onnx.checker.report.reader import bundle_of, remove_verdict
+    from robustcheck_onnx.checker.report.record import bundle_of, remove_verdict
     from robustcheck_onnx.checker.storage.stores import is_ours
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
@@ -222,7 +222,7 @@ def error_document(form: str, message: str, hint: str, code: int, model: str) ->
     try:
         from robustcheck_onnx.checker.report import forms
 
-        return forms.render_error(form, message, hint, code, model) if form in forms.NAMES else ""
+        return forms.render_error(form, message, hint, code, model) if form in forms.FORMS else ""
     except Exception:  # noqa: BLE001 # better a document that no reader takes than the PASS of an earlier run
         return error_text(message, hint, code)
 
@@ -384,7 +384,7 @@ def _refuse_unsafe(resolved: Resolved, kind: str, what: str, again: str, path: s
 
     keys: of the settings that name it; it must stay in the folder of the first one. None: `output`.
     """
-    from robustcheck_onnx.checker.report.reader import is_verdict
+    from robustcheck_onnx.checker.report.record import is_verdict
     from robustcheck_onnx.checker.storage.stores import is_ours
 
     keys = keys or ("output",)
@@ -471,7 +471,7 @@ def signed_reports(
 
 def bundle_at(signed: Destination) -> Path:
     """Return the file of a signed report's signature."""
-    from robustcheck_onnx.checker.report.reader import bundle_of
+    from robustcheck_onnx.checker.report.record import bundle_of
 
     assert isinstance(signed.path, Path)
     return bundle_of(signed.path)
@@ -510,7 +510,7 @@ def sign_reports(
 
 def say_home(quiet: int) -> None:
     """Note on stderr that the project has no address yet. The kind of statement is named by it."""
-    from robustcheck_onnx.checker.report.reader import HOME_NOTE
+    from robustcheck_onnx.checker.report.record import HOME_NOTE
 
     if HOME_NOTE and quiet < 2:
         sys.stderr.write(f"note: {HOME_NOTE}\n")

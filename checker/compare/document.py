@@ -24,9 +24,16 @@ from robustcheck_onnx.checker.report.document import (
     blocks_of,
     name,
 )
-from robustcheck_onnx.checker.report.forms import FormOptions, cautions, fingerprint, one_line, path_of
+from robustcheck_onnx.checker.report.forms import (
+    SIGNS,
+    FormOptions,
+    cautions,
+    fingerprint,
+    one_line,
+    path_of,
+    verdict_text,
+)
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.report.words import SIGNS, verdict_text
 from robustcheck_onnx.checker.text import as_json, count_text, number_text, percent_text, printable
 from robustcheck_onnx.checker.verdict.gate import Gate
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, fallback_note

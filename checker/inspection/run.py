@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.model.ends import show_shape
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing, models_below, takes_no_image
 from robustcheck_onnx.checker.report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
-from robustcheck_onnx.checker.report.words import step_of
+from robustcheck_onnx.checker.report.forms import step_of
 from robustcheck_onnx.checker.runtime.runner import scales_over_batch
 from robustcheck_onnx.checker.text import VERSION, as_json, error_json, quoted
 from robustcheck_onnx.checker.verdict.notes import load_profile

@@ -12,8 +12,8 @@ from robustcheck_onnx.checker.images.source import Images
 from robustcheck_onnx.checker.isolation import Progress
 from robustcheck_onnx.checker.model.addresses import Model
 from robustcheck_onnx.checker.pipeline import CheckOptions, check
+from robustcheck_onnx.checker.report.forms import meaning_text
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.report.words import meaning_text
 from robustcheck_onnx.checker.text import printable
 
 

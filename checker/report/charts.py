@@ -16,8 +16,8 @@ from robustcheck_onnx.checker.evidence import OUTLIER_SD, Gallery, Interval, Out
 from robustcheck_onnx.checker.text import count_text, number_text, range_text, short_checkpoint
 
 from .document import Chart
+from .forms import group_text, widest_kurtosis
 from .record import ReferenceRow, Report
-from .words import group_text, widest_kurtosis
 
 Place = Callable[[float, float], float]
 """A value and its unit in, its place on an axis out, 0 to 1."""

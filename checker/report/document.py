@@ -22,8 +22,8 @@ from robustcheck_onnx.checker.text import MIB, count_text, name_text, number_tex
 from robustcheck_onnx.checker.verdict.pixels import steps_text
 from robustcheck_onnx.checker.verdict.rule import Reason
 
+from .forms import preprocessing_text
 from .record import Report, Time, to_json
-from .words import preprocessing_text
 
 if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Frozen

@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
-from . import charts, words
+from . import charts, forms
 from .charts import suite_of
 from .document import Document, blocks_of, cell_of
 from .forms import Finding, FormOptions, cautions, findings, model_of, rank_of, without_model
@@ -66,7 +66,7 @@ def _title(outcomes: Sequence[Outcome]) -> str:
     if len(outcomes) == 1:
         return f"{verdicts[0]}: {model_of(outcomes[0])}"
     n = Counter(verdicts)
-    counts = ", ".join(f"{n[verdict]} {verdict}" for verdict in words.SIGNS if n[verdict])
+    counts = ", ".join(f"{n[verdict]} {verdict}" for verdict in forms.SIGNS if n[verdict])
     return count_text(len(outcomes), "model") + (f": {counts}" if counts else "")
 
 
@@ -108,7 +108,7 @@ def _environment() -> Environment:
         without_model,
     )
     environment.globals |= {helper.__name__: helper for helper in helpers}
-    environment.globals |= {"cautions": cautions, "words": words, "drawn": charts, "EXIT_CODES": EXIT_CODES}
+    environment.globals |= {"cautions": cautions, "words": forms, "drawn": charts, "EXIT_CODES": EXIT_CODES}
     environment.globals |= {"DEFINITIONS": DEFINITIONS, "KINDS": KINDS, "NAMES": NAMES}
     return environment
 

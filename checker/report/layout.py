@@ -14,13 +14,7 @@ from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import (
-    bars,
-    count_text,
-    name_text,
-    prose_text,
-    sentence_text,
-)
+from robustcheck_onnx.checker.text import bars, count_text, name_text, prose_text, sentence_text
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
 

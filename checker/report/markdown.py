@@ -9,9 +9,18 @@ from robustcheck_onnx.checker.verdict.rule import Reason
 
 from . import terminal
 from .document import Block, Chart, Document, Facts, Table, Words, pairs_of, text_of
-from .forms import NOT_ASSESSED_HELP, FormOptions, cautions, exit_code_of, findings, model_of, title_of
+from .forms import (
+    NOT_ASSESSED_HELP,
+    SIGNS,
+    FormOptions,
+    cautions,
+    exit_code_of,
+    findings,
+    model_of,
+    title_of,
+    verdict_text,
+)
 from .record import CLAIM, Failed, Outcome, Report
-from .words import SIGNS, verdict_text
 
 CHART_ROWS = 6
 MARK = "<!-- robustcheck report -->"

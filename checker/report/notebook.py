@@ -26,8 +26,8 @@ from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
 from .document import Cell, Document, Table, pairs_of, text_of
+from .forms import SIGNS, clears, statistics_of, verdict_text
 from .record import ReferenceRow, Report
-from .words import SIGNS, clears, statistics_of, verdict_text
 
 if TYPE_CHECKING:
     import pandas as pd

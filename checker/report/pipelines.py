@@ -35,11 +35,10 @@ from .forms import (
     names_of,
     path_of,
     rule_of,
+    statistics_of,
     waiver_text,
 )
-from .reader import sha256_set
-from .record import CLAIM, Failed, Outcome, Report
-from .words import statistics_of
+from .record import CLAIM, Failed, Outcome, Report, sha256_set
 
 # What a check looks at next to the deciding statistics, by what it asks; each reason is a test case of its own, so that
 # a pipeline's history shows when it came and went.

@@ -32,11 +32,12 @@ from .forms import (
     fingerprint,
     names_of,
     path_of,
+    statistics_of,
+    verdict_text,
 )
 from .forms import documents as documents_of
 from .markdown import prose, section, text
 from .record import Failed, Outcome, Report, sealed
-from .words import statistics_of, verdict_text
 
 SUFFIX: Final = ".j2"
 MARKUP: Final = (".html", ".htm", ".xhtml", ".xml", ".svg")

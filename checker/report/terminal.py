@@ -12,18 +12,11 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.evidence import OUTLIER_SD
-from robustcheck_onnx.checker.text import (
-    VERSION,
-    gap_text,
-    number_text,
-    percent_text,
-    quoted,
-    short_checkpoint,
-)
+from robustcheck_onnx.checker.text import VERSION, gap_text, number_text, percent_text, quoted, short_checkpoint
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
-from . import words
+from . import forms
 from .document import (
     Block,
     Cell,
@@ -39,10 +32,21 @@ from .document import (
     is_noted,
     name,
 )
-from .forms import cautions, exit_code_of, loosening_text, one_line, rank_of, waiver_text, without_model
+from .forms import (
+    SIGNS,
+    cautions,
+    exit_code_of,
+    loosening_text,
+    one_line,
+    plain_text,
+    rank_of,
+    step_of,
+    verdict_text,
+    waiver_text,
+    without_model,
+)
 from .layout import COLOURS, Pen, Ruled, Trimmed, hanging, reason_ids, spaced, table_of
 from .record import Failed, Outcome, Report
-from .words import SIGNS, plain_text, step_of, verdict_text
 
 MAX_FEATURES = 8  # rows
 PASSED_STEP = (
@@ -101,11 +105,11 @@ def _whole(report: Report) -> Iterator[Section]:
     synthetic = Cell(f"synthetic{planted}" if model.synthetic else "", "warn")
     said = [each for each in (name(model.source), synthetic) if each.text]
     rule = [Facts(((Cell("gate", "bold"), f"exit code {gate.exit_code}: {gate.rule}"),))] if gate else []
-    yield Section("", "", (*said, words.meaning_text(report.verdict), *rule))
+    yield Section("", "", (*said, forms.meaning_text(report.verdict), *rule))
     heads = ("statistic", ">value", "=interval", "=threshold", "=clears it?")
-    meanings = Facts(tuple((each.name, DEFINITIONS[each.id]) for each in words.statistics_of(report)))
+    meanings = Facts(tuple((each.name, DEFINITIONS[each.id]) for each in forms.statistics_of(report)))
     evidence = (Table(heads, _evidence(report, aligned=True)), meanings)
-    yield Section("Evidence and thresholds", words.confidence_text(report), evidence)
+    yield Section("Evidence and thresholds", forms.confidence_text(report), evidence)
     yield Section("More numbers", "", (_context(report),), "terminal")
     histogram: Block = "not measured"
     if s.histogram_counts and s.kurtosis_quantiles is not None:
@@ -125,11 +129,11 @@ def _whole(report: Report) -> Iterator[Section]:
 def _evidence(report: Report, *, aligned: bool) -> tuple[tuple[Words, ...], ...]:
     """Return the deciding statistics next to their thresholds. aligned: the dashes of the intervals are in line."""
     rows = list[tuple[Words, ...]]()
-    statistics = words.statistics_of(report)
+    statistics = forms.statistics_of(report)
     bounds = [s.bounds(between=" – ").partition(" – ") for s in statistics]
     widest = max((len(low) for low, dash, _ in bounds if dash), default=0) if aligned else 0
     for s, (low, dash, high) in zip(statistics, bounds, strict=True):
-        answer = Cell(" ".join(words.CLEARS[s.clears]), "pass" if s.clears == "yes" else "warn")
+        answer = Cell(" ".join(forms.CLEARS[s.clears]), "pass" if s.clears == "yes" else "warn")
         interval = f"{low:>{widest}}{dash}{high}" if dash else low
         rows.append((s.name, Cell(s.value, "bold"), interval, str(s.limits), answer))
     return tuple(rows)
@@ -141,10 +145,10 @@ def _context(report: Report) -> Table:
     values = [
         *("centred kurtosis", number_text(s.centred_kurtosis), "sparsity (zeros)", percent_text(s.zero_share)),
         *("RMS kurtosis", number_text(s.rms_kurtosis), "negative values", percent_text(s.negative_share)),
-        *("max-median ratio", words.max_median_text(s), "spread over images", percent_text(s.spread)),
-        *("effective rank", words.rank_text(report.evidence.content)),
-        *("relative variance", words.variance_text(report.evidence.content)),
-        *itertools.chain(*words.context_of(report)),
+        *("max-median ratio", forms.max_median_text(s), "spread over images", percent_text(s.spread)),
+        *("effective rank", forms.rank_text(report.evidence.content)),
+        *("relative variance", forms.variance_text(report.evidence.content)),
+        *itertools.chain(*forms.context_of(report)),
     ]
     cells: list[Words] = [Cell(text, "" if i % 2 else "dim") for i, text in enumerate(values)]
     rows = itertools.zip_longest(*[iter(cells)] * 4, fillvalue="")
@@ -152,7 +156,7 @@ def _context(report: Report) -> Table:
 
 
 def _features(report: Report) -> tuple[Block, ...]:
-    features = words.notable_features(report.evidence.statistics)
+    features = forms.notable_features(report.evidence.statistics)
     rows = tuple(
         (
             *(Cell(str(each.index), "bold"), percent_text(each.share), percent_text(each.frequency)),
@@ -167,11 +171,11 @@ def _features(report: Report) -> tuple[Block, ...]:
 
 def _reference(report: Report) -> tuple[Block, ...]:
     s = report.evidence.statistics
-    strength = words.strength_of(s)
+    strength = forms.strength_of(s)
     if strength is None or not report.reference:
         return ("not placed: no strength or no table",)
     rows: list[tuple[Words, ...]] = []
-    for rank, row, left_out in words.reference_lines(report.reference, strength):
+    for rank, row, left_out in forms.reference_lines(report.reference, strength):
         if left_out:
             rows.append(("", Cell("…", "dim"), *[""] * 4, Cell(gap_text(left_out), "dim")))
         if row is None:
@@ -182,9 +186,9 @@ def _reference(report: Report) -> tuple[Block, ...]:
         checkpoint = short_checkpoint(row.checkpoint).partition(", ")[0]
         shows = Cell("✓", "pass") if row.shows_outlier_features else Cell("–", "dim")
         numbers = (number_text(row.strength), number_text(row.kurtosis))
-        rows.append(("", Cell(str(rank), "dim"), *numbers, shows, words.group_text(row.group), name(checkpoint)))
+        rows.append(("", Cell(str(rank), "dim"), *numbers, shows, forms.group_text(row.group), name(checkpoint)))
     moves = "K (kurtosis) moves with the image set"
-    if widest := words.widest_kurtosis(report.reference):
+    if widest := forms.widest_kurtosis(report.reference):
         widely, least, most = widest
         moves += f": {widely} reads {number_text(least)} on one, {number_text(most)} on another"
     heads = ("", ">rank", ">strength", ">K", "", "group", "checkpoint")

@@ -21,8 +21,7 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Prepared, named_skips, stack
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.report.reader import read_one
-from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.report.record import Report, read_one
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.storage.places import Place, Url, parse_place

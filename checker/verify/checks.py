@@ -30,8 +30,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import digest_of, open_model
 from robustcheck_onnx.checker.model.sidecar import PRESETS
 from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.report.reader import ruling
-from robustcheck_onnx.checker.report.record import Report, Settings
+from robustcheck_onnx.checker.report.record import Report, Settings, ruling
 from robustcheck_onnx.checker.text import quoted, short_digest
 from robustcheck_onnx.checker.verdict.notes import execution_notes, memory_note
 from robustcheck_onnx.checker.verdict.rule import limit_of
@@ -245,13 +244,7 @@ def measure_again(
             return pipeline.report_of(
                 evidence, report.profile, pipeline.published_of(contract), Settings(**dict(options))
             )
-        return pipeline.check(
-            model,
-            thresholds=report.profile,
-            isolate=False,
-            progress=progress,
-            **options.given,
-        )
+        return pipeline.check(model, thresholds=report.profile, isolate=False, progress=progress, **options.given)
 
 
 NAMED = 5  # differences that are named

@@ -16,8 +16,7 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
 from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report.document import Cell, Document, File, Section, Shown, Table
 from robustcheck_onnx.checker.report.forms import cautions
-from robustcheck_onnx.checker.report.reader import edits, read, ruling
-from robustcheck_onnx.checker.report.record import NoTruth, Report
+from robustcheck_onnx.checker.report.record import NoTruth, Report, edits, read, ruling
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, name_text, quoted, short_digest
 from robustcheck_onnx.checker.verdict import gate

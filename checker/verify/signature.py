@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.report.reader import (
+from robustcheck_onnx.checker.report.record import (
     KNOWN_TYPES,
     LARGEST_BYTES,
     MEDIA_TYPE,

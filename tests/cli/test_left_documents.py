@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.report import forms
 from support import Made, Patch, code_in
 from support.bad_input import GROUP_OF, Run
 
-OUTPUTS = " ".join(f"-o {form}={{model}}.{form}" for form in forms.NAMES)
+OUTPUTS = " ".join(f"-o {form}={{model}}.{form}" for form in forms.FORMS)
 PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
 PASS = re.compile(rb'"verdict": "PASS"|"PASS"|\xe2\x9c\x93 PASS|is PASS|^robustcheck_verdict{[^}]*} 1', re.MULTILINE)
 
@@ -29,8 +29,8 @@ def no_pass_stands(here: Path, ends: Run) -> Made:
     """Type a command line where a PASS stands in every form: each is gone afterwards."""
     (here / "empty").mkdir()
     ends(0, f"pass.onnx --images photos -qq {OUTPUTS}")
-    earlier = {form: (here / f"pass.{form}").read_bytes() for form in forms.NAMES}
-    assert [form for form in forms.NAMES if not PASS.search(earlier[form])] == ["gitlab"]  # there an empty list
+    earlier = {form: (here / f"pass.{form}").read_bytes() for form in forms.FORMS}
+    assert [form for form in forms.FORMS if not PASS.search(earlier[form])] == ["gitlab"]  # there an empty list
 
     def stands(words: str, code: int) -> None:
         for form, content in earlier.items():
@@ -67,7 +67,7 @@ def test_nor_where_the_measurement_fails(no_pass_stands: Made, monkeypatch: Patc
     for fault, code in ((MemoryError(), 4), (ZeroDivisionError("x"), 70)):
 
         def fail(*_: object, fault: Exception = fault, **__: object) -> None:
-            assert [form for form in forms.NAMES if PASS.search(Path(f"pass.{form}").read_bytes())] == []
+            assert [form for form in forms.FORMS if PASS.search(Path(f"pass.{form}").read_bytes())] == []
             assert code_in("pass.json") == 137
             raise fault
 

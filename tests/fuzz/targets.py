@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.cli import settings
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.inspection.run import inspect_model
 from robustcheck_onnx.checker.pipeline import check
-from robustcheck_onnx.checker.report import reader
+from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.thresholds import profile, suite
 from support import PHOTOS, onnx_models
 from support.bad_input import run
@@ -217,7 +217,7 @@ TARGETS = {
     "parquet": Target("images.parquet", partial(table, "parquet"), seen),
     "arrow": Target("images.arrow", partial(table, "arrow"), seen),
     "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.load),
-    "report": Target("report.json", reports, reader.read),
+    "report": Target("report.json", reports, record.read),
     "settings": Target("robustcheck.toml", lambda: (TEMPLATE.encode(),), configured),
     "suite": Target("suite.toml", lambda: (SUITE,), suite.open_suite),
     "list": Target("images.csv", lambda: (LIST,), seen),

@@ -89,10 +89,7 @@ def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytes
     pages = [(ROOT / "docs" / name).read_text() for name in ("python-api.md", "ci.md")]
     *_, progress, assertion, fixture = re.findall(r"```python\n(.*?)```", "".join(pages), re.DOTALL)
     seen = r"opening the model and the images\n(?s:.*)\d+ of 80 images, \d+ per second; (?s:.*)\nPASS estimate="
-    for example, said in (
-        (progress, seen),
-        (assertion, r"(?s:.*)too_few_images: "),
-    ):
+    for example, said in ((progress, seen), (assertion, r"(?s:.*)too_few_images: ")):
         exec(compile(example, "python-api.md", "exec"), {})
         assert re.match(said, capsys.readouterr().out)
     pytester.makepyfile(fixture)

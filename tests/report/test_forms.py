@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from robustcheck_onnx.checker.cli import process
-from robustcheck_onnx.checker.report import forms, markdown, pipelines, reader
+from robustcheck_onnx.checker.report import forms, markdown, pipelines, record
 from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
 from robustcheck_onnx.checker.storage import stores
@@ -77,7 +77,7 @@ def test_a_stranger_s_file_is_not_taken_for_ours() -> None:
 
 
 def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> None:
-    for form in forms.NAMES:
+    for form in forms.FORMS:
         text = forms.render_error(form, "m.onnx: model is bad; it must not be", "ls -l", 3, "m.onnx")
         told = (
             'robustcheck_error{model="m.onnx"} 1' if form == "openmetrics" else "m.onnx: model is bad; it must not be"
@@ -348,7 +348,7 @@ def test_each_model_has_the_predicate_that_we_sign_ourselves(here: Path, ends: R
     ends(3, f"pass.onnx text.onnx --images photos -qq {outputs} --sign key.pem")
     made, failed, report = map(read_json, ("pass.predicate.json", "text.predicate.json", "pass.json"))
     payload = json.loads(base64.b64decode(read_json("pass.sigstore.json")["dsseEnvelope"]["payload"]))
-    assert (payload["predicateType"], payload["predicate"]) == (reader.PREDICATE_TYPE, made)
+    assert (payload["predicateType"], payload["predicate"]) == (record.PREDICATE_TYPE, made)
     assert (made["verdict"], made["reasons"], made["time"]) == ("PASS", [], report["time"]["started"])
     assert made["report"] == {"digest": {"sha256": sha256("pass.json")}}
     assert made["result"]["digest"]["sha256"] == report["binding"]["result_digest"].removeprefix("sha256:")

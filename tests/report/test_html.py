@@ -17,8 +17,8 @@ from robustcheck_onnx.checker.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.report import charts, forms
 from robustcheck_onnx.checker.report import html as report_html_page
 from robustcheck_onnx.checker.report.charts import PublishedCheckpoint, scatter, suite_of
+from robustcheck_onnx.checker.report.forms import plain_text, verdict_text
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
-from robustcheck_onnx.checker.report.words import plain_text, verdict_text
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.checker.verdict import rule as verdicts
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES, Kind

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report import notebook
-from robustcheck_onnx.checker.report.words import statistics_of
+from robustcheck_onnx.checker.report.forms import statistics_of
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import Patch, but, extra, normal, raised, reports
 from support.comparisons import judged, planted

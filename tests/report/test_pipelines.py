@@ -96,9 +96,7 @@ def test_junit_warn_waived_and_expired() -> None:
 
 
 def test_junit_undecided_and_not_measured() -> None:
-    assert outcomes_of(junit(UNDECIDED)) == {
-        "strength": "failure undecided",
-    }
+    assert outcomes_of(junit(UNDECIDED)) == {"strength": "failure undecided"}
     assert set(outcomes_of(junit(NOTHING)).values()) >= {"failure not_measurable", "failure representations_alike"}
     stopped_early = reports.report(reports.WARN_STATISTICS | {"strength": reports.interval(5.0, 4.0, 6.0)})
     assert outcomes_of(junit(stopped_early))["strength"] == "skipped straddles"

@@ -16,11 +16,10 @@ from rich.console import Console
 
 from robustcheck_onnx.checker.pipeline import _reference
 from robustcheck_onnx.checker.report import terminal
-from robustcheck_onnx.checker.report.forms import one_line
+from robustcheck_onnx.checker.report.forms import one_line, step_of
 from robustcheck_onnx.checker.report.layout import REASONS_LISTED, of_document
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.report.terminal import document_of
-from robustcheck_onnx.checker.report.words import step_of
 from robustcheck_onnx.checker.verdict.gate import decide
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES

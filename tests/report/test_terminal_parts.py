@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker.evidence import CLIP, Interval, Preprocessing
-from robustcheck_onnx.checker.report import words
+from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import ReferenceRow
 from robustcheck_onnx.checker.text import (
     BLOCKS,
@@ -67,13 +67,13 @@ def test_clears() -> None:
         (1.0, 2.0, "straddles"),
         (None, None, "not measured"),
     ):
-        assert words.clears(Interval(estimate=2.0, low=low, high=high), Limits(2.0)) == answer
+        assert forms.clears(Interval(estimate=2.0, low=low, high=high), Limits(2.0)) == answer
 
 
 def test_the_pure_words() -> None:
     told: dict[Any, dict[Any, str]] = {
         percent_text: {0.0: "0 %", 0.5: "50.0 %", None: "not measured"},
-        words.group_text: {"zero_shot_clip": "zero-shot CLIP", "some_new_group": "some new group"},
+        forms.group_text: {"zero_shot_clip": "zero-shot CLIP", "some_new_group": "some new group"},
         short_checkpoint: {"(odd)": "(odd)"},
         short_digest: {"sha256:" + "ab" * 32: "sha256:abababababab", "": ""},
         partial(name_text, ascii_only=False): {
@@ -112,18 +112,18 @@ def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
         (0.0, False, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
         (11.0, True, [(1, None, 0), *((rank, 12 - rank, 0) for rank in range(2, 12))]),
     ):
-        lines = words.reference_lines(table, strength, everything=everything)
+        lines = forms.reference_lines(table, strength, everything=everything)
         assert [(p.rank, p.reference and p.reference.strength, p.left_out) for p in lines] == shown
     for few in ([], table[1:2]):
-        lines = words.reference_lines(few, 1.0)
+        lines = forms.reference_lines(few, 1.0)
         assert [line.reference for line in lines] == [*few, None]
 
 
 def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
     table = [row(1, 10.0, "a"), row(1, 50.0, "b"), row(1, 30.0, "a"), row(1, 60.0, "b"), row(1, 900.0, "c")]
     logits = [row(1, 7.0, "d", shows=False), row(1, 70.0, "d", shows=False)]
-    assert words.widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
-    assert words.widest_kurtosis(table[:2]) is None
+    assert forms.widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
+    assert forms.widest_kurtosis(table[:2]) is None
 
 
 def test_preprocessing_in_one_line() -> None:
@@ -140,4 +140,4 @@ def test_preprocessing_in_one_line() -> None:
         (given((300, 200), "longest"), "200×300 px: within 200×300 px, lanczos, centre crop, pixels × 1, mean 0, SD 1"),
         (given((8, 8), "none", crop="none"), "8×8 px: no resize, pixels × 1, mean 0, SD 1"),
     ):
-        assert words.preprocessing_text(preprocessing) == text
+        assert forms.preprocessing_text(preprocessing) == text

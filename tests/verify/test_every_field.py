@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.report.reader import edits, read
-from robustcheck_onnx.checker.report.record import Report, result_digest_of, sealed, to_json
+from robustcheck_onnx.checker.report.record import Report, edits, read, result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verify import checks
 from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of

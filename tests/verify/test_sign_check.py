@@ -13,7 +13,7 @@ import pytest
 
 from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
-from robustcheck_onnx.checker.report import reader
+from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import HOME
@@ -56,7 +56,7 @@ def is_unsigned_error(code: int) -> bool:
 
 def test_a_signed_pass_verifies_and_is_what_the_verb_sign_would_sign(here: Path, capsys: Capture) -> None:
     """Also: without time, and with other reports and JSON on stdout, which holds one document and nothing else."""
-    notes = [f"note: {reader.HOME_NOTE}"] * (not HOME)
+    notes = [f"note: {record.HOME_NOTE}"] * (not HOME)
     assert check("model.onnx", "-o", "json=report.json") == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[0].split() == ["signature:", "report.sigstore.json"]
@@ -203,10 +203,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, si
 
 
 def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -> None:
-    about_files = {
-        "mediaType": reader.MEDIA_TYPE,
-        "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()},
-    }
+    about_files = {"mediaType": record.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
     for content in ("mine", "{}", "[]", json.dumps(about_files), "[" * 100_000):
         (here / "report.sigstore.json").write_text(content, encoding="utf-8")
         assert check("text.onnx", "-o", "json=report.json", "-qq") == 3

@@ -18,9 +18,8 @@ from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import reader
-from robustcheck_onnx.checker.report.reader import is_verdict
-from robustcheck_onnx.checker.report.record import Report, sealed, to_json
+from robustcheck_onnx.checker.report import record
+from robustcheck_onnx.checker.report.record import Report, is_verdict, sealed, to_json
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
@@ -232,7 +231,7 @@ def test_a_key_that_cannot_sign_ends_it_before_the_rerun_and_so_does_no_extra(
 STATEMENT = {
     "_type": "https://in-toto.io/Statement/v1",
     "subject": [{"name": "model.onnx", "digest": {"sha256": "ab" * 32}}],
-    "predicateType": reader.PREDICATE_TYPE,
+    "predicateType": record.PREDICATE_TYPE,
     "predicate": {
         "values": [0, 2**53 + 1, -(10**17), 0.1, 5e-324, 1.7976931348623157e308, None, True, [], {}, "é\u2028"]
     },
@@ -242,7 +241,7 @@ STATEMENT = {
 def test_earlier_signatures_still_verify(signed: Path, passed: Report) -> None:
     """Made before HOME was set, by earlier versions, or with model-signing, which names no key and makes 64 a 64.0."""
     digest, private = sha256_of((signed / "report.json").read_bytes()), write_keys(signed)
-    for kind, keyid in itertools.product(reader.KNOWN_TYPES, (None, "")):
+    for kind, keyid in itertools.product(record.KNOWN_TYPES, (None, "")):
         statement = signing.statement(passed, digest) | {"predicateType": kind}
         if keyid is not None:
             statement["predicate"]["images"]["count"] = float(statement["predicate"]["images"]["count"])

@@ -15,8 +15,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.measure.workers import measure_all
 from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.reader import read, read_one
-from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
+from robustcheck_onnx.checker.report.record import Failed, Report, read, read_one, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import check_images

@@ -80,7 +80,7 @@ def verify(
 
     For a release. What was not checked is listed as such.
     """
-    from robustcheck_onnx.checker.report.reader import bundle_of
+    from robustcheck_onnx.checker.report.record import bundle_of
     from robustcheck_onnx.checker.verify.run import verify
 
     if report.suffix.lower() == ".onnx":
@@ -146,8 +146,7 @@ def sign(
     is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it measures itself.
     """
     from robustcheck_onnx.checker.model.weights import file_digest
-    from robustcheck_onnx.checker.report.reader import bundle_of
-    from robustcheck_onnx.checker.report.record import sealed
+    from robustcheck_onnx.checker.report.record import bundle_of, sealed
     from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.checker.verify import keyless as by_identity
     from robustcheck_onnx.checker.verify import signature
@@ -231,7 +230,7 @@ def log(
     The exit code is not a verdict: 0 means that it is logged, also a WARN.
     """
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report
-    from robustcheck_onnx.checker.report.reader import read_one
+    from robustcheck_onnx.checker.report.record import read_one
 
     logged = read_one(report)
     if html is not None and not html.is_file():

@@ -162,8 +162,8 @@ def demo(call: Call, keep: Path | None = None) -> int:
     from robustcheck_onnx.checker import pipeline
     from robustcheck_onnx.checker.demo import NAMES, train, write
     from robustcheck_onnx.checker.isolation import tell_stage
+    from robustcheck_onnx.checker.report.forms import verdict_text
     from robustcheck_onnx.checker.report.layout import Pen, Trimmed
-    from robustcheck_onnx.checker.report.words import verdict_text
 
     if keep is not None and keep.exists() and not keep.is_dir():
         raise UsageError(f"{keep}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
@@ -226,7 +226,7 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import words
+    from robustcheck_onnx.checker.report import forms
     from robustcheck_onnx.checker.report.layout import COLOURS, columns, hanging, section
     from robustcheck_onnx.checker.verdict.reasons import NAMES
 
@@ -237,7 +237,7 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
     table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
     for statistic in report.profile.deciding:
         interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
-        clears = words.clears(interval, limits)
+        clears = forms.clears(interval, limits)
         sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
         cells = (NAMES[statistic], number_text(interval.estimate), str(limits), f"{sign} {clears}")
         table.add_row(*map(pen.say, cells))
