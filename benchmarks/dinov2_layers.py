@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 from onnx.utils import Extractor
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.inspection.run import inspect_model
+from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.verdict.notes import load_profile
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.evidence import RunOptions as RunOptions
     from robustcheck_onnx.checker.evidence import Statistics as Statistics
     from robustcheck_onnx.checker.images.source import Images as Images
-    from robustcheck_onnx.checker.inspection.run import Inspected as Inspected
-    from robustcheck_onnx.checker.inspection.run import inspect as inspect
+    from robustcheck_onnx.checker.inspection import Inspected as Inspected
+    from robustcheck_onnx.checker.inspection import inspect as inspect
     from robustcheck_onnx.checker.integrations.assertions import AssertRobust as AssertRobust
     from robustcheck_onnx.checker.integrations.assertions import IndexVerdictError as IndexVerdictError
     from robustcheck_onnx.checker.integrations.assertions import VerdictError as VerdictError
@@ -85,7 +85,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "errors": "CannotAssessError EnvironmentFaultError RobustcheckError UsageError",
         "evidence": "Evidence Interval RunOptions Statistics",
         "images.source": "Images",
-        "inspection.run": "inspect Inspected",
+        "inspection": "inspect Inspected",
         "integrations.assertions": "assert_robust assert_same_index AssertRobust IndexVerdictError VerdictError",
         "integrations.mlflow_log": "gate_model_version log_report",
         "isolation": "Limits Progress",

@@ -37,9 +37,7 @@ from robustcheck_onnx.checker.verdict.rule import limit_of
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile
 
-from . import keyless
-from .keyless import Identity
-from .signature import SignatureError, differences, key_id, signed_payload, statement
+from .signature import Identity, SignatureError, differences, signed_by_identity, signed_payload, statement, words_of
 
 SAME_ENVIRONMENT: Final = 1e-4
 """Relative tolerance of a measured number on the same machine with the same versions: the order of sums moves the sixth
@@ -340,13 +338,12 @@ def check_signature(
         if isinstance(signer, Path):
             payload = signed_payload(signature, signer)
         else:
-            payload = keyless.signed_payload(signature, signer)
+            payload = signed_by_identity(signature, signer)
     except SignatureError as fault:
         return _differs("signature", str(fault))
     if different := min((differences(payload, statement(report, digest, name)) for name in (model, None)), key=len):
         return _differs("signature", f"{signature} is about another report: {'; '.join(different)}")
-    who = f"key {key_id(signer)[:16]}…" if isinstance(signer, Path) else keyless.words_of(signer)
-    return _agrees("signature", f"every byte of the report is signed by {who}")
+    return _agrees("signature", f"every byte of the report is signed by {words_of(signer)}")
 
 
 def check_model(report: Report, model: Path, digest: str) -> Finding:

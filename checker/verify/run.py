@@ -38,7 +38,7 @@ from .checks import (
     report_of,
     unchecked,
 )
-from .keyless import Identity, identity_of
+from .signature import Identity, identity_of
 
 
 class Verification(Shown, NoTruth, Frozen):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.inspection.run import inspect_model
+from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.contract import file_digest

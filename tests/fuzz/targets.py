@@ -21,7 +21,7 @@ from PIL import Image
 from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import settings
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.inspection.run import inspect_model
+from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.thresholds import profile, suite

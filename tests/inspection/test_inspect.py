@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
 from robustcheck_onnx.checker.evidence import CLIP
-from robustcheck_onnx.checker.inspection.run import Inspected, inspected
+from robustcheck_onnx.checker.inspection import Inspected, inspected
 from robustcheck_onnx.checker.report import layout
 from robustcheck_onnx.checker.report.document import document_of
 from robustcheck_onnx.checker.runtime.doctor import MachineFinding

@@ -14,7 +14,6 @@ import pytest
 
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import sha256_of
-from robustcheck_onnx.checker.verify import keyless
 from robustcheck_onnx.checker.verify import run as room
 from robustcheck_onnx.checker.verify import signature as signing
 
@@ -38,7 +37,7 @@ def instance() -> Iterator[Instance]:
 @pytest.fixture
 def away(tmp_path: Path, monkeypatch: Patch) -> None:
     """No CI system, no proxy for this machine, no way to any other, and no keys of Sigstore from an earlier run."""
-    for name in (*CI, keyless.TOKEN, "ROBUSTCHECK_OFFLINE"):
+    for name in (*CI, signing.TOKEN, "ROBUSTCHECK_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home" / name))
@@ -61,8 +60,8 @@ def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: Patch) 
     """The signature of the report, which lies next to it."""
     statement = signing.statement(passed, sha256_of((place / "report.json").read_bytes()))
     with monkeypatch.context() as there:
-        there.setenv(keyless.TOKEN, instance.token())
-        text = keyless.sign(statement, place / "trust.json").text
+        there.setenv(signing.TOKEN, instance.token())
+        text = signing.sign_as_identity(statement, place / "trust.json").text
     (place / "report.sigstore.json").write_text(text, encoding="utf-8")
     document: Fields = json.loads(text)
     return document
@@ -83,7 +82,7 @@ def sign(place: Path, *more: object, trust: bool = True) -> int:
 def test_signed_as_an_identity_and_verified(
     place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    monkeypatch.setenv(keyless.TOKEN, instance.token())
+    monkeypatch.setenv(signing.TOKEN, instance.token())
     assert sign(place) == 0
     assert f"entry 1 of the transparency log, checked by: {' '.join(NAMED)}" in capsys.readouterr().out
     assert verify(place, *NAMED, "-o", "json") == 0
@@ -115,7 +114,7 @@ def test_the_token_of_a_job_and_the_uri_of_a_workflow(
     assert instance.requests[0].startswith("/token?audience=sigstore")
     assert verify(place, *NAMED, "-qq") == 0
     workflow = "https://example.org/o/r/.ci/release.yml@refs/tags/v1"
-    monkeypatch.setenv(keyless.TOKEN, instance.token(workflow))  # the variable counts before the job
+    monkeypatch.setenv(signing.TOKEN, instance.token(workflow))  # the variable counts before the job
     assert sign(place, "-qq") == 0
     assert verify(place, "--certificate-identity", workflow, *NAMED[2:], "-qq") == 0
     assert verify(place, *NAMED, "-qq") == 3
@@ -162,12 +161,12 @@ def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: Patch, cap
 @pytest.mark.usefixtures("bundle")
 def test_changed_bytes_of_a_bundle_are_noticed(place: Path) -> None:
     """One bit of every 23rd byte, so that each part is met: what is taken all the same says the same."""
-    file, who = place / "report.sigstore.json", keyless.Identity(NAME, ISSUER, place / "trust.json")
-    told, size = [keyless.signed_payload(file, who)], file.stat().st_size
+    file, who = place / "report.sigstore.json", signing.Identity(NAME, ISSUER, place / "trust.json")
+    told, size = [signing.signed_by_identity(file, who)], file.stat().st_size
     for index in range(0, size, 23):
         flip(file, index)
         with suppress(signing.SignatureError):
-            told.append(keyless.signed_payload(file, who))
+            told.append(signing.signed_by_identity(file, who))
         flip(file, index)
     assert (len({*told}), len(told) < size / 230) == (1, True)
 
@@ -205,7 +204,7 @@ def test_a_bundle_of_a_key_or_of_nobody() -> None:
         "[1]": part,
         "{}": part,
     }.items():
-        raised(signing.SignatureError, said, keyless._bundle, text.encode())
+        raised(signing.SignatureError, said, signing._bundle, text.encode())
 
 
 # ---------------------------------------------------------------------------------------- what can go wrong
@@ -226,7 +225,7 @@ def test_tokens_that_are_no_use_end_it_before_the_rerun(
         (instance.token(age=3600), 4, "has expired"),
         (instance.token(aud="another"), 4, "Audience doesn't match"),
     ):
-        monkeypatch.setenv(keyless.TOKEN, token)
+        monkeypatch.setenv(signing.TOKEN, token)
         assert sign(place, "--debug") == code
         out = "".join(capsys.readouterr())
         assert (said in out, token != "" and token in out) == (True, False)
@@ -248,7 +247,7 @@ def test_an_instance_that_gives_no_signature(
         instance.log_status, instance.late_s = status, late_s
         if not status:
             (place / "trust.json").write_text(json.dumps(other.trust_config()))
-        monkeypatch.setenv(keyless.TOKEN, token)
+        monkeypatch.setenv(signing.TOKEN, token)
         assert sign(place, "--debug") == 4
         out = "".join(capsys.readouterr())
         assert (said in out, token in out) == (True, False)
@@ -267,7 +266,7 @@ def test_a_token_that_expires_while_the_model_is_measured(
 
 def test_offline_and_without_a_network(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     watched(monkeypatch)
-    monkeypatch.setenv(keyless.TOKEN, instance.token())
+    monkeypatch.setenv(signing.TOKEN, instance.token())
     assert sign(place, "--offline") == 2
     assert "offline (ROBUSTCHECK_OFFLINE or --offline)" in capsys.readouterr().err
     assert instance.requests == []
@@ -276,7 +275,7 @@ def test_offline_and_without_a_network(place: Path, instance: Instance, monkeypa
 
 
 def test_a_trust_config_that_is_none(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
-    monkeypatch.setenv(keyless.TOKEN, instance.token())
+    monkeypatch.setenv(signing.TOKEN, instance.token())
     for name, said in (
         ("none.json", "trust config is missing"),
         ("report.json", "it must be Sigstore's ClientTrustConfig"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.inspection.run import inspect_model
+from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.exporters.contract import embed
 from robustcheck_onnx.thresholds import profile

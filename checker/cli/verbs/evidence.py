@@ -148,10 +148,8 @@ def sign(
     from robustcheck_onnx.checker.model.weights import file_digest
     from robustcheck_onnx.checker.report.record import bundle_of, sealed
     from robustcheck_onnx.checker.storage.stores import write_whole
-    from robustcheck_onnx.checker.verify import keyless as by_identity
     from robustcheck_onnx.checker.verify import signature
     from robustcheck_onnx.checker.verify.run import report_about, verify
-    from robustcheck_onnx.checker.verify.signature import check_key
 
     if (key is None) != keyless:
         raise UsageError(
@@ -164,9 +162,9 @@ def sign(
     check_target(bundle, [path for path in (report, model, key, thresholds, trust_config) if path is not None])
     # before a rerun, which can take long
     if key is not None:
-        check_key(key)
+        signature.check_key(key)
     else:
-        by_identity.check_able(trust_config)
+        signature.check_token(trust_config)
     digest = file_digest(report) if report.is_file() else ""
     call.reads()
     result = call.measured(
@@ -192,7 +190,7 @@ def sign(
     if key is not None:
         content = signature.sign(statement, key)
     else:
-        content, who, index = by_identity.sign(statement, trust_config)
+        content, who, index = signature.sign_as_identity(statement, trust_config)
         lines.append(
             f"entry {index} of the transparency log, checked by: --certificate-identity {quoted(who.name)} "
             f"--certificate-oidc-issuer {quoted(who.issuer)}"

@@ -265,18 +265,18 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 )
 def inspect(call: Question, model: Path) -> int:
     """Show whether a file can pass, and what a check would measure."""
-    from robustcheck_onnx.checker.inspection import run
+    from robustcheck_onnx.checker import inspection
     from robustcheck_onnx.checker.isolation import NotReadError
     from robustcheck_onnx.checker.verdict.notes import load_profile
 
-    settings, path = call.settings, run.find_model(model)
+    settings, path = call.settings, inspection.find_model(model)
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
     profile = load_profile(thresholds)
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
     call.reads(path)
     mark_unfinished(call.destinations, str(path))
     try:
-        result = run.inspect(path, thresholds=profile, limits=settings.limits, **chosen)
+        result = inspection.inspect(path, thresholds=profile, limits=settings.limits, **chosen)
     except NotReadError:
         raise  # that says nothing about the file
     except (UsageError, CannotAssessError) as fault:
@@ -284,7 +284,7 @@ def inspect(call: Question, model: Path) -> int:
         if isinstance(fault, UsageError) and not (is_own and path.is_file()):
             raise  # a fault of the call says nothing about the file
         call.invocation.documents = []  # the error's own document
-        call.answer(run.unopened(path, fault))
+        call.answer(inspection.unopened(path, fault))
         raise
     call.answer(result)
     return 0
