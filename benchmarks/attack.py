@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustcheck_onnx.checker.evidence import Statistics
-from robustcheck_onnx.checker.statistics import is_look
+from robustcheck_onnx.checker.statistics.definitions import is_look
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.rule import decided, inside
 from robustcheck_onnx.thresholds import profile

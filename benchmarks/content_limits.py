@@ -21,16 +21,9 @@ from aligners import align
 from attack import clears, last_look
 from measure_reference import LEAST
 
-from robustcheck_onnx.checker.evidence import Statistics
+from robustcheck_onnx.checker.evidence import CONTENT_IMAGES, TOP_FEATURES, Statistics
 from robustcheck_onnx.checker.pipeline import check
-from robustcheck_onnx.checker.statistics import (
-    CONTENT_IMAGES,
-    TOP_FEATURES,
-    effective_rank,
-    relative_variance,
-    standardise,
-)
-from robustcheck_onnx.checker.statistics.definitions import top_features
+from robustcheck_onnx.checker.statistics.definitions import effective_rank, relative_variance, standardise, top_features
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile

@@ -19,8 +19,7 @@ import looks
 import numpy as np
 from looks import LOOKS, Values
 
-from robustcheck_onnx.checker.statistics.definitions import standardise, top_features
-from robustcheck_onnx.checker.statistics.intervals import CRITICAL
+from robustcheck_onnx.checker.statistics.definitions import CRITICAL, standardise, top_features
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.rule import decided, inside
 from robustcheck_onnx.thresholds import profile

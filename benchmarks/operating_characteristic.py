@@ -21,6 +21,7 @@ from scipy.stats import beta
 
 from robustcheck_onnx.checker.evidence import (
     CLIP,
+    CONTENT_IMAGES,
     Content,
     Evidence,
     Execution,
@@ -30,7 +31,7 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.statistics import CONTENT_IMAGES, effective_rank, relative_variance
+from robustcheck_onnx.checker.statistics.definitions import effective_rank, relative_variance
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds import profile
 

@@ -59,8 +59,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.shift.records import ShiftReport as ShiftReport
     from robustcheck_onnx.checker.shift.run import Several as Several
     from robustcheck_onnx.checker.shift.run import measure_shift as measure_shift
-    from robustcheck_onnx.checker.statistics import Accumulator as Accumulator
-    from robustcheck_onnx.checker.statistics import measure as measure
+    from robustcheck_onnx.checker.statistics.state import Accumulator as Accumulator
+    from robustcheck_onnx.checker.statistics.state import measure as measure
     from robustcheck_onnx.checker.verdict.rule import Reason as Reason
     from robustcheck_onnx.checker.verdict.rule import Verdict as Verdict
     from robustcheck_onnx.checker.verdict.rule import judge as judge
@@ -97,7 +97,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "scan.run": "scan",
         "shift.records": "ShiftReport",
         "shift.run": "measure_shift Several",
-        "statistics": "Accumulator measure",
+        "statistics.state": "Accumulator measure",
         "verdict.rule": "judge Reason Verdict",
         "verify.run": "Verification verify",
     }.items()

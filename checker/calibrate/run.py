@@ -33,7 +33,7 @@ from robustcheck_onnx.checker.measure.workers import run_jobs
 from robustcheck_onnx.checker.model.contract import parse_contract
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
+from robustcheck_onnx.checker.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.checker.storage.stores import write_whole
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.thresholds import profile as profiles

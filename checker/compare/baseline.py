@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.arrays import Array, Float32s
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import digest_of_set
-from robustcheck_onnx.checker.statistics import GROUPS
+from robustcheck_onnx.checker.statistics.state import GROUPS
 from robustcheck_onnx.checker.storage.stores import write_whole
 from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted, sha256_of
 from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Frozen, Statistic, is_version

@@ -9,7 +9,9 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.statistics import grouped_jackknife_sd, intervals, jackknife
+from robustcheck_onnx.checker.statistics import definitions
+from robustcheck_onnx.checker.statistics.definitions import grouped_jackknife_sd
+from robustcheck_onnx.checker.statistics.state import jackknife
 from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile, Statistic
 
 from .pairs import Side
@@ -70,9 +72,9 @@ def changes(
 ) -> tuple[StatisticChange, ...]:
     """Difference and ratio of each statistic, with confidence intervals.
 
-    Paired: the delete-a-group jackknife (`intervals.grouped_jackknife_sd`) of the difference, and of the difference of
-    the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
-    intervals are those of `intervals.radius`: they hold at every number of images at once, so running again with more
+    Paired: the delete-a-group jackknife (`definitions.grouped_jackknife_sd`) of the difference, and of the difference
+    of the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
+    intervals are those of `definitions.radius`: they hold at every number of images at once, so running again with more
     images is not cheating. `alpha` is shared by the required statistics (Bonferroni).
 
     The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
@@ -103,7 +105,7 @@ def changes(
         def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
             parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
             spreads = [max(grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor) for side, x in parts]
-            radii = (intervals.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
+            radii = (definitions.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
             change, radius = float(a[0] - b[0]), math.hypot(*radii)
             return change, change - radius, change + radius
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from robustcheck_onnx.checker.arrays import Array
 from robustcheck_onnx.checker.evidence import Evidence, Interval
-from robustcheck_onnx.checker.statistics import wilson_bounds
+from robustcheck_onnx.checker.statistics.definitions import wilson_bounds
 from robustcheck_onnx.checker.text import interval_text, number_text, short_provider
 from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from robustcheck_onnx.thresholds.profile import Frozen

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.report.record import Judged, NoTruth, Time
-from robustcheck_onnx.checker.statistics import wilson
+from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for

@@ -12,7 +12,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import AnyArray, Array, Bools, Counts, Floats
 from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.statistics import CONFIDENCE, unit_rows
+from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, unit_rows
 
 Metric = Literal["cosine", "dot", "euclidean"]
 KS: Final = (1, 5, 10)  # neighbours that are counted

@@ -14,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s
-from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature, Statistics
-from robustcheck_onnx.checker.statistics import (
+from robustcheck_onnx.checker.evidence import OUTLIER_SD, Evidence, OutlierFeature, Statistics
+from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.statistics.definitions import (
     CONFIDENCE,
-    GROUPS,
-    OUTLIER_SD,
     correlation_bounds,
     standardise,
     usable_rows,
     wilson,
 )
-from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import bound_text, percent_text
 from robustcheck_onnx.checker.verdict.rule import Verdict, judge
 from robustcheck_onnx.thresholds.profile import Frozen, Profile
@@ -52,7 +50,7 @@ class Side:
     rows: list[Float32s] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.far = np.zeros((2, GROUPS, self.state.n_features))
+        self.far = np.zeros((2, sums.GROUPS, self.state.n_features))
 
     @property
     def vectors(self) -> Float32s:
@@ -84,7 +82,7 @@ class Side:
         sums.update(self.state, h, keys)
         if not len(h):
             return
-        z, groups = standardise(h), keys % GROUPS
+        z, groups = standardise(h), keys % sums.GROUPS
         np.add.at(self.far[0], groups, z > OUTLIER_SD)
         np.add.at(self.far[1], groups, z < -OUTLIER_SD)
         room = KEPT_IMAGES - sum(map(len, self.rows))

@@ -35,7 +35,7 @@ from robustcheck_onnx.checker.measure.job import (
 from robustcheck_onnx.checker.measure.run import Opened
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.runner import RunOutput
-from robustcheck_onnx.checker.statistics import MAX_FEATURES, state
+from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted, sha256_of
 from robustcheck_onnx.checker.verdict.notes import load_profile, notes_of
@@ -351,9 +351,9 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, Im
 
 def _side(opened: Opened, output: RunOutput) -> Side:
     width = output.representation.shape[1]
-    if width > MAX_FEATURES:
+    if width > state.MAX_FEATURES:
         raise CannotAssessError(
-            f"{opened.models[0].path}: representation has {width} features; more than {MAX_FEATURES} is an "
+            f"{opened.models[0].path}: representation has {width} features; more than {state.MAX_FEATURES} is an "
             "unpooled map",
             "export the model with a pooled representation",
         )

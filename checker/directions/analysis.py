@@ -22,7 +22,8 @@ from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.runtime.head import LinearHead
 from robustcheck_onnx.checker.shift import labels, robustness
 from robustcheck_onnx.checker.shift.records import Effective, SetResult
-from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, Accuracy, definitions, wilson
+from robustcheck_onnx.checker.statistics import definitions
+from robustcheck_onnx.checker.statistics.definitions import Accuracy, wilson
 
 from .document import (
     SAME,
@@ -359,7 +360,7 @@ def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
     frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
     share = definitions.shares_of_kurtosis((z**4).sum(axis=0))
     by_share = np.argsort(-share, kind="stable")
-    persistent = by_share[frequency[by_share] >= PERSISTENT_SHARE]
+    persistent = by_share[frequency[by_share] >= definitions.PERSISTENT_SHARE]
     chosen = persistent if len(persistent) else by_share[:1]
     difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
     values: dict[Literal["mean over images", "zero"], Array] = {

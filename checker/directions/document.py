@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.report.document import (
 from robustcheck_onnx.checker.report.document import Curve as Line
 from robustcheck_onnx.checker.report.record import ModelRead, Time
 from robustcheck_onnx.checker.shift.records import Effective, SetResult, Shifted, bounds_text
-from robustcheck_onnx.checker.statistics import Accuracy
+from robustcheck_onnx.checker.statistics.definitions import Accuracy
 from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
 from robustcheck_onnx.thresholds.profile import Frozen
 

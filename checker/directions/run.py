@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.head import head_from_file, read_head
 from robustcheck_onnx.checker.shift import labels, robustness, sets
 from robustcheck_onnx.checker.shift.records import SetResult
-from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
+from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, usable_rows
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes

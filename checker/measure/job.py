@@ -30,6 +30,7 @@ from PIL import Image
 from robustcheck_onnx.checker.arrays import Float32s, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import (
+    CONTENT_IMAGES,
     Content,
     Evidence,
     Execution,
@@ -48,15 +49,8 @@ from robustcheck_onnx.checker.images.sanity import DESCRIBED, ImageSetState, Ske
 from robustcheck_onnx.checker.images.source import Digests, ImageSource, Item, Skipped, Tensor, check_bad, digest_of_set
 from robustcheck_onnx.checker.model.ends import show_shape
 from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.statistics import (
-    CONTENT_IMAGES,
-    LOOK_EVERY,
-    Measured,
-    effective_rank,
-    relative_variance,
-    unit_rows,
-)
 from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -142,7 +136,7 @@ class SeenRows:
     """the `EXTREME` of the smallest, smallest first; of equal ones the earlier first"""
 
 
-def seen_rows(batch: Measured, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
+def seen_rows(batch: sums.Measured, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
     """Select the rows of one batch. `merge_seen` adds them to those that came before.
 
     Args:

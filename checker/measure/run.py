@@ -46,8 +46,8 @@ from robustcheck_onnx.checker.model.sidecar import find_preprocessing
 from robustcheck_onnx.checker.runtime.head import LinearHead, score_difference
 from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, TRIED, Runner
 from robustcheck_onnx.checker.runtime.session import CPU, cpu_threads, expects_accelerator
-from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK, is_look
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.checker.verdict.notes import model_notes
 from robustcheck_onnx.checker.verdict.reasons import NAMES
@@ -369,11 +369,11 @@ def add_batch(
     for index, array in enumerate(measured):
         each = total.tensors[index]
         if each.state is None:
-            if array.shape[1] > MAX_FEATURES:
+            if array.shape[1] > sums.MAX_FEATURES:
                 path = opened.models[index].path
                 raise CannotAssessError(
-                    f"{path}: representation has {array.shape[1]} features; more than {MAX_FEATURES} is an unpooled "
-                    "map",
+                    f"{path}: representation has {array.shape[1]} features; more than {sums.MAX_FEATURES} is an "
+                    "unpooled map",
                     f"robustcheck inspect {quoted(path)}",
                 )
             each.state = sums.State(array.shape[1])

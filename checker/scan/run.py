@@ -45,7 +45,7 @@ from robustcheck_onnx.checker.model.open import ModelFile, with_shapes
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, checked_path, saving
 from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, relative_difference
-from robustcheck_onnx.checker.statistics import usable_rows
+from robustcheck_onnx.checker.statistics.definitions import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
 from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes

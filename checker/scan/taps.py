@@ -16,7 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.arrays import Array
-from robustcheck_onnx.checker.statistics import PERSISTENT_SHARE, TOP_FEATURES
+from robustcheck_onnx.checker.evidence import TOP_FEATURES
+from robustcheck_onnx.checker.statistics.definitions import PERSISTENT_SHARE
 
 from .document import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 

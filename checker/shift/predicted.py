@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.isolation import Tell
 from robustcheck_onnx.checker.measure.job import ImagesRead
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
+from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, wilson
 
 from .records import (
     ASSUMES,

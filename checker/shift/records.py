@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from robustcheck_onnx.checker.evidence import Execution, Preprocessing
 from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.report.record import Time
-from robustcheck_onnx.checker.statistics import Accuracy
+from robustcheck_onnx.checker.statistics.definitions import Accuracy
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds.profile import Frozen
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from robustcheck_onnx.checker.statistics import CONFIDENCE, Accuracy, wilson
+from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, wilson
 from robustcheck_onnx.thresholds.published import (
     FITTED_ON,
     IMAGENET,

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report.record import Clock, Report, Time
-from robustcheck_onnx.checker.statistics import CONFIDENCE
+from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict.notes import execution_notes

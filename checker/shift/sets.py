@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.report.record import Report, read_one
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.statistics import wilson
+from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.checker.storage.places import Place, Url, parse_place
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.checker.verdict.notes import skipped_note

@@ -1,20 +1,29 @@
-"""Add up representations and compute their statistics. `State` has the sums; the statistics have bounds.
+"""Add up representations and compute their statistics, with bounds.
 
 A state takes memory O(groups · features) and one number per image. Two states merge in any order to the same up to
 rounding, so batches, workers and machines can be added up.
+
+`measure` and `Accumulator` are for representations that the caller has. They give numbers with intervals, and no
+verdict: that also needs the model, its preprocessing and the sanity of the images, which `check` looks at; `judge` is
+for those who bring all of it.
 """
 
+from __future__ import annotations
+
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices
+from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices, SupportsArray, as_array
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.thresholds.profile import ENERGIES, LOOKS_ALPHA, Bounds, Statistic
+from robustcheck_onnx.checker.text import type_name
+from robustcheck_onnx.thresholds.profile import ENERGIES, LOOKS_ALPHA, Bounds, Statistic, load
 
-from . import definitions, intervals
+from . import definitions
 
 GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them
 HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
@@ -26,6 +35,130 @@ MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wide
 # two-sidedness is the smallest
 SHARING = 6
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
+WHAT = "representations"
+
+
+def measure(representations: SupportsArray) -> Statistics:
+    """Measure the statistics of representations. Their intervals hold at every number of images.
+
+    There is no verdict without a model: `check` gives one.
+
+    Args:
+        representations: (image, feature), real numbers of any dtype: a NumPy array, or a tensor of torch or another
+            library (`__array__` or DLPack; on a GPU too). One row an image; at most 16,384 features.
+
+    Returns:
+        The numbers of `report.evidence.statistics`, without a unit. Rows that are not finite, or constant over the
+        features, are counted in `n_nonfinite` and `n_constant` and not used. With one row there are estimates and no
+        bounds (None).
+
+    Raises:
+        TypeError: no array; the message names the type.
+        UsageError: another shape or dtype.
+        CannotAssessError: no row is finite and not constant.
+    """
+    accumulator = Accumulator()
+    accumulator.update(representations)
+    return accumulator.result()
+
+
+class Accumulator:
+    """The statistics of representations, added batch by batch. A training or evaluation loop can call it.
+
+    It keeps sums, 8 kB a feature, and 8 bytes an image; it can be pickled.
+
+    Intervals hold at every number of images at once, so a loop may look at `result()` as often as it likes. There is no
+    verdict without a model.
+    """
+
+    def __init__(self) -> None:
+        self._state: State | None = None
+
+    @property
+    def n(self) -> int:
+        """Count the images measured so far. Those that are not finite or constant are left out."""
+        return 0 if self._state is None else self._state.n
+
+    def update(self, batch: SupportsArray) -> None:
+        """Add a batch; its memory is not kept.
+
+        Args:
+            batch: as in `measure`, of the width of the first batch. No image at all, (0, feature), adds nothing.
+
+        Raises:
+            TypeError: no array; the message names the type.
+            UsageError: another shape, width or dtype; nothing was added.
+        """
+        rows = _rows(batch)
+        if self._state is None:
+            self._state = State(rows.shape[1])
+        elif rows.shape[1] != self._state.n_features:
+            raise UsageError(f"{WHAT}: number of features is {rows.shape[1]}; before it was {self._state.n_features}")
+        update(self._state, rows, [_key(row) for row in rows])
+
+    def merge(self, other: Accumulator) -> Accumulator:
+        """Add two accumulators over different images.
+
+        They may be of other processes; the sum is a new one, and both stay as they are.
+
+        Raises:
+            TypeError: `other` is none.
+            UsageError: the numbers of features differ.
+        """
+        if not isinstance(other, Accumulator):
+            raise TypeError(f"other: type is {type_name(other)}; it must be an Accumulator")
+        merged = type(self)()
+        if self._state is not None and other._state is not None:
+            if self._state.n_features != other._state.n_features:
+                widths = f"{self._state.n_features} and {other._state.n_features}"
+                raise UsageError(f"{WHAT}: numbers of features are {widths}; they must be the same")
+            merged._state = merge(self._state, other._state)
+        elif (one := self._state or other._state) is not None:
+            merged._state = merge(one, State(one.n_features))  # a copy
+        return merged
+
+    def result(self) -> Statistics:
+        """Return the statistics of all images so far. They have intervals; more batches may follow.
+
+        Returns:
+            As `measure`.
+
+        Raises:
+            CannotAssessError: no image so far, or none that is finite and not constant.
+        """
+        if self._state is None or self._state.n == 0:
+            n_bad = 0 if self._state is None else self._state.n_nonfinite + self._state.n_constant
+            raise CannotAssessError(f"{WHAT}: number that is finite and not constant is 0 of {n_bad}; one is needed")
+        return statistics(self._state, load().alpha, "each")  # these hold at every number of images
+
+    def __repr__(self) -> str:
+        width = "" if self._state is None else f", {self._state.n_features} features"
+        return f"<Accumulator: {self.n} images{width}>"
+
+
+def _rows(batch: SupportsArray) -> npt.NDArray[np.float64]:
+    """Return checked rows (image, feature)."""
+    array = as_array(batch, WHAT)
+    if array.dtype.kind not in "fiu":
+        raise UsageError(f"{WHAT}: dtype is {array.dtype}; they must be real numbers")
+    if array.ndim != 2 or array.shape[1] == 0:
+        hint = "pool it to one row per image first" if array.ndim > 2 else "one row an image: h[None] for a single one"
+        raise UsageError(f"{WHAT}: shape is {array.shape}; it must be (image, feature)", hint)
+    if array.shape[1] > MAX_FEATURES:
+        raise UsageError(
+            f"{WHAT}: number of features is {array.shape[1]}; more than {MAX_FEATURES} is an unpooled map",
+            "pool it to one row per image first",
+        )
+    return array.astype(np.float64)
+
+
+def _key(row: npt.NDArray[np.float64]) -> int:
+    """Return the row's jackknife group, from its content.
+
+    Copies of one image come into one group, and count as one there.
+    """
+    digest = hashlib.sha256((row + 0.0).tobytes())  # no minus before a zero
+    return int.from_bytes(digest.digest()[-4:], "big")
 
 
 @dataclass
@@ -94,8 +227,8 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
         return Measured(rows.usable, x, np.empty(0))
     z = definitions.standardise(x)
     before = state.n
-    if before < intervals.FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
-        first = state.powers[3].sum(axis=0) + (z[: intervals.FIRST_LOOK - before] ** 4).sum(axis=0)
+    if before < definitions.FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
+        first = state.powers[3].sum(axis=0) + (z[: definitions.FIRST_LOOK - before] ** 4).sum(axis=0)
         state.first_top = definitions.top_features(first)
     powers = np.empty((4, *z.shape))
     powers[0] = z
@@ -168,7 +301,7 @@ class Jackknife(NamedTuple):
 
 
 def jackknife(state: State) -> Jackknife:
-    """Leave out each group of images in turn. `intervals.grouped_jackknife` makes an SD of it.
+    """Leave out each group of images in turn. `definitions.grouped_jackknife` makes an SD of it.
 
     Args:
         state: sums over at least one image.
@@ -200,9 +333,9 @@ def _interval(estimate: float, low: float, high: float, floor: float, ceiling: f
 def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistics:
     """Turn the state into measured numbers with bounds.
 
-    Every bound holds at every number of images at once (`intervals.radius`; the frequency's exactly,
-    `intervals.share_bounds`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group jackknife
-    over the state's groups.
+    Every bound holds at every number of images at once (`definitions.radius`; the frequency's exactly,
+    `definitions.share_bounds`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
+    jackknife over the state's groups.
 
     Args:
         state: sums over at least one image.
@@ -210,7 +343,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         bounds: each: every lower bound has `alpha` to itself, since PASS needs all of them, and the upper ones share
             it, since one below its threshold is enough to stop (docs/dev/decisions/stopping.md);
             together: all share it;
-            looks: as each, for a run that looks at fixed numbers of images (`intervals.depth`).
+            looks: as each, for a run that looks at fixed numbers of images (`definitions.depth`).
 
     Raises:
         ValueError: no image was measured; bounds for looks at another alpha than they are made for.
@@ -226,12 +359,12 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
     levels = (shared if bounds == "together" else alpha, shared)
 
     def distances(sd: float, skewness: float, *, of_energies: bool) -> tuple[float, float]:
-        low, high = (intervals.radius(n, sd, level) for level in levels)
-        return intervals.depth(n, sd, skewness, of_energies=of_energies) if bounds == "looks" else low, high
+        low, high = (definitions.radius(n, sd, level) for level in levels)
+        return definitions.depth(n, sd, skewness, of_energies=of_energies) if bounds == "looks" else low, high
 
     def bounded(name: Statistic, ceiling: float) -> Interval:
         estimate = float(getattr(whole, name))
-        sd, skewness = intervals.grouped_jackknife(estimate, getattr(without, name), sizes)
+        sd, skewness = definitions.grouped_jackknife(estimate, getattr(without, name), sizes)
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
         low, high = distances(sd, skewness, of_energies=name in ENERGIES)
@@ -241,7 +374,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         """Return the smallest of four shares. Its bounds are the smallest of theirs."""
         sides = []
         for share, *others in negative:
-            sd, skewness = intervals.grouped_jackknife(float(share), np.array(others), sizes)
+            sd, skewness = definitions.grouped_jackknife(float(share), np.array(others), sizes)
             for side, q in ((share, skewness), (1 - share, -skewness)):
                 low, high = distances(sd, q, of_energies=True)
                 sides.append((side, side - low, side + high))
@@ -307,9 +440,9 @@ def _frequency(state: State, sums: Array, strongest: int, levels: tuple[float, f
     count, n = int(_far(state, sums)[strongest]), state.n
     if n < 2:
         return Interval(estimate=count / n, low=None, high=None)
-    low, high = (intervals.share_bounds(count, n, level)[side] for side, level in enumerate(levels))
+    low, high = (definitions.share_bounds(count, n, level)[side] for side, level in enumerate(levels))
     if bounds == "looks":
-        low = intervals.share_floor(count, n)
+        low = definitions.share_floor(count, n)
     return Interval(estimate=count / n, low=low, high=high)
 
 

@@ -12,7 +12,7 @@ import pytest
 from robustcheck_onnx.checker.calibrate import plan, run
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
+from robustcheck_onnx.checker.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
 from robustcheck_onnx.thresholds.tables import Result
 from support import Fields, Patch, but, raised

@@ -9,7 +9,7 @@ from scipy import stats
 from robustcheck_onnx.checker.directions.analysis import Labelled, analyse, pieces
 from robustcheck_onnx.checker.runtime.head import LinearHead
 from robustcheck_onnx.checker.shift import robustness
-from robustcheck_onnx.checker.statistics import wilson
+from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.thresholds.published import IMAGENET
 from support import Fields, Patch, but, normal, truths
 from support.comparisons import labelled_set, numbers

@@ -6,7 +6,7 @@ from scipy import stats
 
 from robustcheck_onnx.checker.shift.labels import is_correct
 from robustcheck_onnx.checker.shift.robustness import difference
-from robustcheck_onnx.checker.statistics.intervals import wilson
+from robustcheck_onnx.checker.statistics.definitions import wilson
 from support import raised
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from robustcheck_onnx.checker import statistics as package
+from robustcheck_onnx.checker.statistics.definitions import effective_rank, relative_variance
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import Bounds
 from support import ROOT
@@ -170,7 +170,7 @@ def test_the_page_is_enough_to_compute_what_the_package_computes(seed: int, n: i
     for name, want in bounds_of(h, keys % 128, kind).items():
         interval = getattr(got, name)
         assert (interval.estimate, interval.low, interval.high) == pytest.approx(want, rel=1e-7, abs=1e-12), name
-    assert (package.effective_rank(h[:50]), package.relative_variance(h[:50])) == pytest.approx(content(h[:50]))
+    assert (effective_rank(h[:50]), relative_variance(h[:50])) == pytest.approx(content(h[:50]))
     halves = [State(48), State(48)]
     for half, rows in zip(halves, np.array_split(np.arange(n), 2), strict=True):
         update(half, h[rows], keys[rows])

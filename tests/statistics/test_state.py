@@ -13,7 +13,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose
 
 from robustcheck_onnx.checker.evidence import Statistics
-from robustcheck_onnx.checker.statistics import intervals
+from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import EMBEDDINGS, SHARED, needs_embeddings, raised, sized
@@ -146,7 +146,7 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
     whole = statistics(population, 0.05)
     truth = {name: getattr(whole, name).estimate for name in STATISTICS}
     energy, negative, energy_y, negative_y = population.energies.sum(axis=1)
-    looks = [n for n in range(1, 193) if intervals.is_look(n)]
+    looks = [n for n in range(1, 193) if definitions.is_look(n)]
     runs, above, below = 200, Counter[str](), 0
     for _ in range(runs):
         state, h, keys = State(96), draw(192), rng.integers(0, 2**32, 192)

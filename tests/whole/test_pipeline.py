@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.measure.job import Prepared
 from robustcheck_onnx.checker.measure.run import settle
 from robustcheck_onnx.checker.report.record import to_json
 from robustcheck_onnx.checker.runtime.runner import TRIED
-from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
+from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
