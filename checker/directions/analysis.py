@@ -9,6 +9,9 @@ Rodríguez, Shankar, Zappella, Blaas, "Interpreting CLIP: Insights on the Robust
 TMLR 2024. Where singular values are equal, their directions are no more than one choice among many.
 """
 
+from __future__ import annotations
+
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -24,77 +27,8 @@ from robustcheck_onnx.checker.shift import labels, robustness
 from robustcheck_onnx.checker.shift.records import Effective, SetResult
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.definitions import Accuracy, wilson
-
-from .document import (
-    SAME,
-    Analysis,
-    Curve,
-    Direction,
-    Fewest,
-    HeadFeature,
-    Order,
-    Outliers,
-    Point,
-    Replacement,
-    TopShare,
-)
-
-CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
-AT_ONCE = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
-Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
-TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
-
-
-def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
-    """Yield the images piece by piece. A piece has at least one image, and at most `AT_ONCE` values of a table.
-
-    n_columns: values of the table for each image.
-    """
-    step = max(1, AT_ONCE // n_columns)
-    for start in range(0, n_images, step):
-        yield slice(start, min(start + step, n_images))
-
-
-class Directions(NamedTuple):
-    """The right singular vectors of a head. They are those of W, or of W less its mean over classes."""
-
-    mean: Array
-    """(feature,) what was taken from each class's weights: zeros, or their mean over classes"""
-    sigma: Array
-    """(direction,) singular values, falling"""
-    v: Array
-    """(feature, direction) unit vectors; their signs mean nothing"""
-
-    def project(self, h: Floats) -> Array:
-        """h V, (image, direction) of (image, feature)."""
-        return np.concatenate([h[images].astype(np.float64) @ self.v for images in pieces(len(h), len(self.v))])
-
-
-def decompose(weight: Array) -> tuple[Directions, Directions]:
-    """Return the singular vectors and values of a head. They are those of W, and of W less its mean over classes.
-
-    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
-    stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
-    the next one, which is exact and copies nothing of W's size.
-
-    Args:
-        weight: (class, feature), finite, at least two classes.
-
-    Returns:
-        Raw, then centred: min(classes, features) and min(classes − 1, features) directions.
-    """
-    n_classes, d = weight.shape
-    r = np.empty((0, d + 1))
-    for start in range(0, n_classes, CLASSES_AT_ONCE):
-        piece = weight[start : start + CLASSES_AT_ONCE]
-        r = np.asarray(np.linalg.qr(np.concatenate([r, np.c_[np.ones(len(piece)), piece]]), mode="r"))
-    return _directions(r[:, 1:], np.zeros(d)), _directions(r[1:, 1:], weight.mean(axis=0))
-
-
-def _directions(r: Array, mean: Array) -> Directions:
-    _, sigma, vt = np.linalg.svd(r, full_matrices=False)
-    return Directions(mean, sigma, np.ascontiguousarray(vt.T))
-
+from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
+from robustcheck_onnx.thresholds.profile import Frozen
 
 LEADING = 10  # directions that are listed
 OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
@@ -104,6 +38,123 @@ PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)
 KEEPS = (0.99, 0.95)
 """shares of the predictions for which the smallest number of directions is looked for"""
 STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all where there are fewer
+Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
+TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
+CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
+AT_ONCE = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
+SAME = 1e-6  # of the largest singular value: below, two differ, or one differs from 0, by rounding of float32
+Order = Literal["importance", "singular value", "random"]
+
+
+class Direction(Frozen):
+    """One direction of the head."""
+
+    index: int
+    """place among the singular values, from 0 for the largest"""
+    singular_value: float
+    cosine: float
+    """mean over images of |cos| between the direction and the representation"""
+    importance: Interval
+    largest_feature: int
+    """the feature with the largest |component| in the direction"""
+    largest_component: float
+    """that |component|; 1 = the direction is that feature alone"""
+    on_features: tuple[float, ...]
+    """|component| on each of `Outliers.features`, in their order"""
+
+
+class TopShare(Frozen):
+    """How much of all importance the first directions hold."""
+
+    directions: int
+    share: Interval
+
+
+class Point(Frozen):
+    """The head with some of its directions."""
+
+    percent: int
+    """of the directions that are kept"""
+    kept: int
+    importance: float
+    """share of all importance that they hold, 0–1"""
+    same: Accuracy
+    """share of the images whose predicted class is that of the whole head"""
+    same_confident: Accuracy
+    """the same of the confident images: the half with the largest margin of the whole head"""
+    accuracy: dict[str, Accuracy]
+    """top-1 on each labelled set, by its name"""
+    effective_robustness: dict[str, Effective]
+    """on each shifted set that has one"""
+
+
+class Curve(Frozen):
+    """Predictions against the number of directions kept."""
+
+    order: Order
+    """which directions are kept first"""
+    points: tuple[Point, ...]
+
+
+class Fewest(Frozen):
+    """The fewest directions that keep a share of the predictions. The most important ones come first."""
+
+    share: float
+    directions: int
+    percent: float
+    """of all directions, 0–100"""
+
+
+class Analysis(Frozen):
+    """The analysed directions. They are those of W, or of W less its mean over classes."""
+
+    n_directions: int
+    singular_values: tuple[float, ...]
+    """falling"""
+    importances: tuple[float, ...]
+    """in the order of the singular values"""
+    participation_ratio: Interval
+    """of the importances p: (Σp)² / Σp²; 1 = one direction has all, `n_directions` = all have the same"""
+    effective_rank: Interval
+    """exp of the entropy of the importances' shares; the same range"""
+    top: tuple[TopShare, ...]
+    leading: tuple[Direction, ...]
+    """the most important directions"""
+    curves: tuple[Curve, ...]
+    fewest: tuple[Fewest, ...]
+
+
+class HeadFeature(Frozen):
+    """A feature of the representation."""
+
+    index: int
+    frequency: float
+    """share of the images with |z| > 6"""
+    kurtosis_share: float
+    """its share of the activation kurtosis"""
+
+
+class Replacement(Frozen):
+    """The effect of replacing features by one value. It is the same in every image."""
+
+    value: Literal["mean over images", "zero"]
+    changed: Accuracy
+    """share of the images whose predicted class becomes another one"""
+    margin_share: Interval
+    """part of the margin between the first two classes that what is replaced gives: the sum over images of
+    Σ_j (W_aj − W_bj)·(h_j − replacement) over the sum of the margins, a and b the classes of the two largest scores"""
+
+
+class Outliers(Frozen):
+    """The outlier features, and how the head uses them."""
+
+    persistent: bool
+    """|z| > 6 in at least half of the images; without any, the one with most of the kurtosis"""
+    n_features: int
+    """how many are replaced"""
+    features: tuple[HeadFeature, ...]
+    """the first of them by their share of the kurtosis"""
+    replacements: tuple[Replacement, ...]
 
 
 class SameWeightsError(ValueError):
@@ -279,6 +330,72 @@ def _weigh(directions: Directions, h: Floats, projected: Array, named: Sequence[
     )
 
 
+def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
+    """Find the outlier features, and replace them by mean and by zero. The value is the same in every image.
+
+    They have |z| > 6 in at least half of the images; without any it is the feature with most of the kurtosis.
+
+    h: (image, feature), finite and not constant (`definitions.usable_rows`).
+    """
+    x, z = h.astype(np.float64), definitions.standardise(h)
+    frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
+    share = definitions.shares_of_kurtosis((z**4).sum(axis=0))
+    by_share = np.argsort(-share, kind="stable")
+    persistent = by_share[frequency[by_share] >= definitions.PERSISTENT_SHARE]
+    chosen = persistent if len(persistent) else by_share[:1]
+    difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
+    values: dict[Literal["mean over images", "zero"], Array] = {
+        "mean over images": x[:, chosen].mean(axis=0),
+        "zero": np.zeros(len(chosen)),
+    }
+    replacements = []
+    for name, value in values.items():
+        other = x.copy()
+        other[:, chosen] = value
+        predicted = [head.scores(other[images]).argmax(axis=1) for images in pieces(len(other), len(head.bias))]
+        given = (difference * (x[:, chosen] - value)).sum(axis=1)
+        replacements.append(
+            Replacement(
+                value=name,
+                changed=_share(~whole.agrees(np.concatenate(predicted))),
+                margin_share=margin_share(given, whole.margins),
+            )
+        )
+    return Outliers(
+        persistent=bool(len(persistent)),
+        n_features=len(chosen),
+        features=tuple(
+            HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
+            for i in map(int, chosen[:LISTED])
+        ),
+        replacements=tuple(replacements),
+    )
+
+
+def margin_share(given: Array, margins: Array) -> Interval:
+    """Return the features' share of the margins.
+
+    It is the sum over images of what they give over the sum of the margins.
+
+    The interval is normal over images (delta method of a ratio of means).
+
+    Args:
+        given: (image,) Σ_j (W_aj − W_bj)·(h_j − r_j), over the features j, with a and b the classes of the largest and
+            the second score and r_j what h_j is replaced by.
+        margins: (image,) the first score less the second.
+
+    Returns:
+        Nothing measured where all margins are 0. Below 0 where the features speak against the predictions; above 1
+        where the rest of the representation does.
+    """
+    mean, n = float(margins.mean()), len(margins)
+    if mean <= 0:
+        return Interval(estimate=None, low=None, high=None)
+    share = float(given.mean()) / mean
+    half = Z * float((given - share * margins).std(ddof=1)) / mean / n**0.5
+    return Interval(estimate=share, low=share - half, high=share + half)
+
+
 class Predictions(NamedTuple):
     """What the whole head makes of some images."""
 
@@ -349,67 +466,86 @@ def _share(agree: Bools) -> Accuracy:
     return wilson(int(agree.sum()), len(agree))
 
 
-def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
-    """Find the outlier features, and replace them by mean and by zero. The value is the same in every image.
+class Directions(NamedTuple):
+    """The right singular vectors of a head. They are those of W, or of W less its mean over classes."""
 
-    They have |z| > 6 in at least half of the images; without any it is the feature with most of the kurtosis.
+    mean: Array
+    """(feature,) what was taken from each class's weights: zeros, or their mean over classes"""
+    sigma: Array
+    """(direction,) singular values, falling"""
+    v: Array
+    """(feature, direction) unit vectors; their signs mean nothing"""
 
-    h: (image, feature), finite and not constant (`definitions.usable_rows`).
-    """
-    x, z = h.astype(np.float64), definitions.standardise(h)
-    frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
-    share = definitions.shares_of_kurtosis((z**4).sum(axis=0))
-    by_share = np.argsort(-share, kind="stable")
-    persistent = by_share[frequency[by_share] >= definitions.PERSISTENT_SHARE]
-    chosen = persistent if len(persistent) else by_share[:1]
-    difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
-    values: dict[Literal["mean over images", "zero"], Array] = {
-        "mean over images": x[:, chosen].mean(axis=0),
-        "zero": np.zeros(len(chosen)),
-    }
-    replacements = []
-    for name, value in values.items():
-        other = x.copy()
-        other[:, chosen] = value
-        predicted = [head.scores(other[images]).argmax(axis=1) for images in pieces(len(other), len(head.bias))]
-        given = (difference * (x[:, chosen] - value)).sum(axis=1)
-        replacements.append(
-            Replacement(
-                value=name,
-                changed=_share(~whole.agrees(np.concatenate(predicted))),
-                margin_share=margin_share(given, whole.margins),
-            )
-        )
-    return Outliers(
-        persistent=bool(len(persistent)),
-        n_features=len(chosen),
-        features=tuple(
-            HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
-            for i in map(int, chosen[:LISTED])
-        ),
-        replacements=tuple(replacements),
-    )
+    def project(self, h: Floats) -> Array:
+        """h V, (image, direction) of (image, feature)."""
+        return np.concatenate([h[images].astype(np.float64) @ self.v for images in pieces(len(h), len(self.v))])
 
 
-def margin_share(given: Array, margins: Array) -> Interval:
-    """Return the features' share of the margins.
+def decompose(weight: Array) -> tuple[Directions, Directions]:
+    """Return the singular vectors and values of a head. They are those of W, and of W less its mean over classes.
 
-    It is the sum over images of what they give over the sum of the margins.
-
-    The interval is normal over images (delta method of a ratio of means).
+    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
+    stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
+    the next one, which is exact and copies nothing of W's size.
 
     Args:
-        given: (image,) Σ_j (W_aj − W_bj)·(h_j − r_j), over the features j, with a and b the classes of the largest and
-            the second score and r_j what h_j is replaced by.
-        margins: (image,) the first score less the second.
+        weight: (class, feature), finite, at least two classes.
 
     Returns:
-        Nothing measured where all margins are 0. Below 0 where the features speak against the predictions; above 1
-        where the rest of the representation does.
+        Raw, then centred: min(classes, features) and min(classes − 1, features) directions.
     """
-    mean, n = float(margins.mean()), len(margins)
-    if mean <= 0:
-        return Interval(estimate=None, low=None, high=None)
-    share = float(given.mean()) / mean
-    half = Z * float((given - share * margins).std(ddof=1)) / mean / n**0.5
-    return Interval(estimate=share, low=share - half, high=share + half)
+    n_classes, d = weight.shape
+    r = np.empty((0, d + 1))
+    for start in range(0, n_classes, CLASSES_AT_ONCE):
+        piece = weight[start : start + CLASSES_AT_ONCE]
+        r = np.asarray(np.linalg.qr(np.concatenate([r, np.c_[np.ones(len(piece)), piece]]), mode="r"))
+    return _directions(r[:, 1:], np.zeros(d)), _directions(r[1:, 1:], weight.mean(axis=0))
+
+
+def _directions(r: Array, mean: Array) -> Directions:
+    _, sigma, vt = np.linalg.svd(r, full_matrices=False)
+    return Directions(mean, sigma, np.ascontiguousarray(vt.T))
+
+
+def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
+    """Yield the images piece by piece. A piece has at least one image, and at most `AT_ONCE` values of a table.
+
+    n_columns: values of the table for each image.
+    """
+    step = max(1, AT_ONCE // n_columns)
+    for start in range(0, n_images, step):
+        yield slice(start, min(start + step, n_images))
+
+
+def spectrum_notes(raw: Analysis) -> list[str]:
+    """Return the notes on singular values. They tell how far single directions mean anything."""
+    sigma = raw.singular_values
+    rounding = SAME * sigma[0]
+    rank = sum(value > rounding for value in sigma)
+    n_equal = sum(a - b <= rounding for a, b in itertools.pairwise(sigma[:rank]))
+    notes = []
+    if rank < len(sigma):
+        notes.append(
+            f"{len(sigma) - rank} of {len(sigma)} directions weigh nothing: the head's matrix has rank {rank}."
+        )
+    if n_equal:
+        notes.append(
+            f"{count_text(n_equal, 'singular value')} equal to the one before (to 1e-6 of the largest): such "
+            "directions are one choice among many, and so is every number of a single one, of the order and the rank."
+        )
+    return notes
+
+
+def summary_of(raw: Analysis) -> str:
+    """What was found, in two sentences."""
+    first, last = raw.top[0].share.estimate, raw.top[-1]
+    twenty = next(point for point in raw.curves[0].points if point.percent == 20)
+    keeps = raw.fewest[-1]
+    rank, same = number_text(raw.effective_rank.estimate), twenty.same
+    return (
+        f"Of {raw.n_directions} directions the most important holds {percent_text(first)} of the importance, the "
+        f"first {min(last.directions, raw.n_directions)} hold {percent_text(last.share.estimate)}; the effective rank "
+        f"is {rank}. The most important 20 % ({twenty.kept}) keep {percent_text(same.value)} of the predictions "
+        f"({interval_text(100 * same.low, 100 * same.high)} %); {keeps.directions} or more "
+        f"({keeps.percent:.0f} %) keep {100 * keeps.share:.0f} %."
+    )

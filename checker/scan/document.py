@@ -18,7 +18,6 @@ from robustcheck_onnx.checker.report.document import (
     Section,
     Shown,
     Table,
-    Words,
     facts_of_run,
     measured,
     name,
@@ -306,7 +305,7 @@ def document_of(report: ScanReport) -> Document:
 
 def _layers(report: ScanReport) -> Table:
     has_class = any(layer.class_token for layer in report.layers)
-    rows: list[tuple[Words, ...]] = []
+    rows: list[tuple[str | Cell, ...]] = []
     for number, layer in enumerate(report.layers, 1):
         each = layer.statistics
         of_class = [_number(each.class_token_kurtosis)] if has_class else []

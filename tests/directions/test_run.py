@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.directions.document import DirectionsReport
+from robustcheck_onnx.checker.directions.run import DirectionsReport
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import Progress
