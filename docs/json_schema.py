@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import models_json_schema
 
-from robustcheck_onnx.checker.calibrate.plan import Plan as PlanFields
+from robustcheck_onnx.checker.calibrate.terminal import Plan as PlanFields
 from robustcheck_onnx.checker.compare import CompareReport
 from robustcheck_onnx.checker.concepts.directions import ConceptsReport
 from robustcheck_onnx.checker.directions.run import DirectionsReport

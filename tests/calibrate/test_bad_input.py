@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.checker.calibrate.profiles import causes
+from robustcheck_onnx.checker.calibrate.terminal import causes
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import tables
 from support import Patch, but

@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import onnx
 import pytest
 
-from robustcheck_onnx.checker.calibrate import plan, run
+from robustcheck_onnx.checker.calibrate import run, terminal
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics.definitions import STATISTIC_VERSION
@@ -111,13 +111,13 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     ready = suite.folder / "a.onnx"
     work = [replace(task(id), model=ready, export=None) for id in ("ready", "done")]
     work += map(task, sizes)
-    monkeypatch.setattr(plan, "_sizes", lambda some: {each.member.id: sizes[each.member.id] for each in some})
-    device = {"device": plan.device_name("cpu")}
+    monkeypatch.setattr(terminal, "_sizes", lambda some: {each.member.id: sizes[each.member.id] for each in some})
+    device = {"device": terminal.device_name("cpu")}
     measured = Result.model_construct(
         id="done", key="k", tensor="representation", tensors=("representation",), execution=device, wall_s=2.0,
         n_images=10, size_bytes=1000,
     )  # fmt: skip
-    made = plan.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+    made = terminal.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
     size = ready.stat().st_size
     assert [(r.id, r.state, r.download_bytes, r.disk_bytes, r.passes, r.fault) for r in made.rows] == [
         ("ready", "ready file", 0, 0, 50, ""),
@@ -130,10 +130,10 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     bytes_ = [(each.estimate_s or 0) / (2 / 10 / 1000 * 50) for each in made.rows]
     assert bytes_ == pytest.approx([size, 0, 80, 80, 0, 0])
     assert [each.estimate_s is None for each in made.rows] == [not each for each in bytes_]
-    assert raised(UsageError, "suite entry unknown: no such model", plan.refuse_unknown, work).hint == "others"
+    assert raised(UsageError, "suite entry unknown: no such model", terminal.refuse_unknown, work).hint == "others"
     sizes["known"] = {"missing": "timm"}
     with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
-        plan.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+        terminal.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
 
 
 EXPORTS = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from robustcheck_onnx.checker.calibrate.profiles import render_list, render_profile
+from robustcheck_onnx.checker.calibrate.terminal import render_list, render_profile
 from robustcheck_onnx.checker.cli import app, process
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.statistics import state

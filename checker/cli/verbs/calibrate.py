@@ -142,7 +142,7 @@ def calibrate(
 def _measured(opened: Opened, settings: Settings, table: Path, quiet: int) -> tuple[tuple[Result, ...], Failures]:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     from robustcheck_onnx.checker.calibrate import run
-    from robustcheck_onnx.checker.calibrate.plan import refuse_unknown
+    from robustcheck_onnx.checker.calibrate.terminal import refuse_unknown
     from robustcheck_onnx.checker.isolation import tell_stage
 
     with progress_line(quiet, opened.suite.name) as progress:
@@ -176,7 +176,7 @@ def _write_line(text: str) -> None:
 
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, call: Call) -> int:
     from robustcheck_onnx.checker.calibrate import run
-    from robustcheck_onnx.checker.calibrate.plan import plan, plan_json, render_plan
+    from robustcheck_onnx.checker.calibrate.terminal import plan, plan_json, render_plan
     from robustcheck_onnx.thresholds.tables import read
 
     digest, n_images = run.image_set(settings)
@@ -234,7 +234,7 @@ def _fitted(rows: tuple[Result, ...], name: str, tensor: str, failed: Failures, 
 
 def _refuse_failed(failed: Failures, out: Path | None, table: Path | None, allow_missing: bool) -> None:
     """Refuse to write a profile where models failed. With `allow_missing`, they are listed on stderr instead."""
-    from robustcheck_onnx.checker.calibrate.profiles import causes
+    from robustcheck_onnx.checker.calibrate.terminal import causes
 
     if allow_missing or not failed:
         for name, fault in failed.items():
@@ -248,7 +248,7 @@ def _refuse_failed(failed: Failures, out: Path | None, table: Path | None, allow
 
 
 def _finish(made: Profile, failed: Failures, out: Path, output: str, color: str) -> int:
-    from robustcheck_onnx.checker.calibrate.profiles import render_summary
+    from robustcheck_onnx.checker.calibrate.terminal import render_summary
 
     if output == "json":
         missing = {name: fault.message for name, fault in failed.items()}

@@ -174,7 +174,7 @@ profiles = Verbs(name="profiles", help="List and show threshold profiles.")
 @takes("color", "debug", files=argument("Further profile files.", "PROFILE…", show_default=True))
 def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
     """List the packaged profiles, and files."""
-    from robustcheck_onnx.checker.calibrate.profiles import render_list
+    from robustcheck_onnx.checker.calibrate.terminal import render_list
     from robustcheck_onnx.thresholds.profile import PACKAGED
 
     packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
@@ -201,7 +201,7 @@ def list_profiles(call: Call, files: Several = None, output: Output = "terminal"
 @takes("color", "debug", name=argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True))
 def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     """Show a profile's basis, its error rates, and what it holds for."""
-    from robustcheck_onnx.checker.calibrate.profiles import render_profile
+    from robustcheck_onnx.checker.calibrate.terminal import render_profile
     from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
 
     loaded = _loaded(name)
