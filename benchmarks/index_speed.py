@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker.compare import neighbours, vectors
+from robustcheck_onnx.checker.compare import index as vectors
 
 WIDTH = 512
 WRITTEN_AT_ONCE = 1 << 17  # vectors
@@ -48,8 +48,8 @@ def queries(n: int) -> tuple[np.ndarray, np.ndarray]:
 def ours(path: Path, n: int) -> str:
     """Search as `compare --index` does."""
     blocks = vectors.open_vectors(path, "--index").blocks()
-    new, old = neighbours.search(queries(n), blocks, "cosine", ()).ranked
-    return f"recall@10 {neighbours.shares_kept(new, old, 10, 'cosine')[0].mean():.4f}"
+    new, old = vectors.search(queries(n), blocks, "cosine", ()).ranked
+    return f"recall@10 {vectors.shares_kept(new, old, 10, 'cosine')[0].mean():.4f}"
 
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:

@@ -29,9 +29,8 @@ from robustcheck_onnx.checker.storage.stores import write_whole
 from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted, sha256_of
 from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Frozen, Statistic, is_version
 
-from .changes import ModelJackknife, jackknife_of
-from .pairs import KEPT_IMAGES, Side, cosines, decisive_features
-from .vectors import DAMAGE
+from .index import DAMAGE
+from .pairs import KEPT_IMAGES, ModelJackknife, Side, cosines, decisive_features, jackknife_of
 
 SCHEMA_VERSION = 1
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the

@@ -40,10 +40,9 @@ from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, fallback_note
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
 from robustcheck_onnx.checker.verdict.rule import Reason
 
-from .changes import Keeps
 from .index import IndexReason
 from .judge import CompareReport, range_text
-from .pairs import KEPT_CKA, Compared, Fate, FeatureFate
+from .pairs import KEPT_CKA, Compared, Fate, FeatureFate, Keeps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

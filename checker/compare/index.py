@@ -1,29 +1,37 @@
-"""Judge whether a candidate fits the reference's index of vectors. Records, limits and words. Pure.
+"""Judge whether a candidate fits the reference's index of vectors.
 
 The verdict is independent of the one on outlier features. It asks whether the new file's vectors are those that the
 index holds.
+
+An index, or embeddings of classes, is read from a file in blocks, so memory stays bounded.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from robustcheck_onnx.checker.arrays import Array
+from robustcheck_onnx.checker.arrays import AnyArray, Array, Bools, Counts, Floats
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.evidence import Evidence, Interval
-from robustcheck_onnx.checker.statistics.definitions import wilson_bounds
+from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
 from robustcheck_onnx.checker.text import interval_text, number_text, short_provider
 from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from robustcheck_onnx.thresholds.profile import Frozen
 
-from .neighbours import KS, Block, Change, Metric, cosine, explain, lengths, margins, quantile, search, shares_kept
-from .pairs import Compared
+from .pairs import TIED, Compared, procrustes
 
+Metric = Literal["cosine", "dot", "euclidean"]
+Change = Literal["none", "normalised", "not normalised", "permuted", "rotated"]
 IndexVerdict = Literal["compatible", "re-embed", "undecided"]
 Required = Literal["indication", "index"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -37,6 +45,15 @@ UNSOUND: Final = {
 }
 """reasons of a check for which vectors or images can't be taken as they were measured"""
 SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
+OWN: Final = "in its own vectors"
+SAME_LENGTH: Final = 0.9  # of the median of the shorter vector's length divided by the longer one's
+KS: Final = (1, 5, 10)  # neighbours that are counted
+SEEN: Final = 2 * KS[-1] + 1  # nearest vectors that are looked at: so many that ties at the last one are seen
+CONSTANT_LENGTH = 1e-3  # SD of the lengths relative to their mean: float16 vectors of length 1 have 2e-4
+UNEXPLAINED = 0.1  # share of 1 − cosine that may be left: a rotation of few images always leaves less than before
+WIDEST_PERMUTED = 4096  # features: all pairs of them are compared, in 128 MiB
+Block = tuple[Floats, Floats, Sequence[str]]
+"""vectors (vector, feature), their `lengths`, and their ids or none"""
 
 
 class IndexOptions(Frozen):
@@ -52,10 +69,6 @@ class IndexOptions(Frozen):
     """of recall@10 of the candidate's queries among the reference's vectors, and of the classes that stay"""
     metric: Metric | None = None
     """what orders neighbours in the index; None: not known, so cosine, and the lengths must stay, too"""
-
-
-OWN: Final = "in its own vectors"
-SAME_LENGTH: Final = 0.9  # of the median of the shorter vector's length divided by the longer one's
 
 
 class Number(Interval):
@@ -259,7 +272,7 @@ def _share(values: Array | Any, most: Array | Any = None) -> Interval:
     return Interval(estimate=means[0], low=low, high=high)
 
 
-def concluded(report: IndexReport, both: Sequence[Compared], nodes: Sequence[Counter[str]]) -> IndexReport:
+def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequence[Counter[str]]) -> IndexReport:
     """Add what differs between the files, and what makes the numbers unsure.
 
     Args:
@@ -297,3 +310,341 @@ def _facts(evidence: Evidence, nodes: Counter[str]) -> dict[str, str]:
     ):
         facts |= {f"{what} {name}": str(value) for name, value in values.items()}
     return facts
+
+
+def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
+    """Find the simple change that explains how the candidate's vectors differ.
+
+    normalised: the candidate's vectors have one length and the reference's have not; not normalised: the other way
+    around. permuted: each feature of the reference is the candidate's nearest one. rotated: `procrustes` explains it.
+
+    Args:
+        x, y: (image, feature) of candidate and reference, as wide.
+        least: 5 % quantile of the cosines from which vectors are the same up to the change.
+
+    Returns:
+        The change, and the 5 % quantile of the cosines after it is undone.
+    """
+    constant = [bool(size.std() < CONSTANT_LENGTH * size.mean()) for size in (lengths(x), lengths(y))]
+    a, b = unit_rows(x), unit_rows(y)
+    after = float(np.quantile(cosine(a, b), 0.05))
+    if after >= least:
+        return "none" if constant[0] == constant[1] else "normalised" if constant[0] else "not normalised", after
+    changes: tuple[Change, Change] = ("permuted", "rotated")
+    for change, undone in zip(changes, (_permuted, procrustes), strict=True):
+        left = float(np.quantile(cosine(undone(a, b), b), 0.05))
+        if left >= least and 1 - left <= UNEXPLAINED * (1 - after):
+            return change, left
+    return "none", after
+
+
+def _permuted(x: Array, y: Array) -> Array:
+    """Return, for each feature of y, the nearest one of x.
+
+    x itself if they are more than `WIDEST_PERMUTED`, or if that is not a permutation: of equal features any is taken.
+    """
+    if x.shape[1] > WIDEST_PERMUTED:
+        return x
+    squares = [np.einsum("ij,ij->j", v, v) for v in (x, y)]
+    found = np.asarray(x[:, (squares[0][:, None] + squares[1] - 2 * (x.T @ y)).argmin(axis=0)])
+    features = [Counter(feature.tobytes() for feature in (each + 0.0).T) for each in (x, found)]  # −0 becomes 0
+    return found if features[0] == features[1] else x
+
+
+def margins(candidate: Array, reference: Array, text: Array) -> tuple[Array, Array]:
+    """Return the margin of each image's most similar class, by both models.
+
+    Args:
+        candidate, reference: (image, feature) vectors of the same images.
+        text: (class, feature) embeddings of two or more classes.
+
+    Returns:
+        Of candidate and reference: cosine of the reference's most similar class minus that of the best other class.
+        The candidate's is above 0 where the class stays; a tie is not.
+    """
+    ours, theirs = (unit_rows(each) @ unit_rows(text).T for each in (candidate, reference))
+    top = np.arange(len(text)) == theirs.argmax(axis=1)[:, None]
+    found, was = (each[top] - np.where(top, -np.inf, each).max(axis=1) for each in (ours, theirs))
+    return found, was
+
+
+def quantile(values: Array, p: float, confidence: float = CONFIDENCE) -> Interval:
+    """Return a quantile with bounds from order statistics. They hold for every distribution.
+
+    Equal to scipy.stats.quantile_test(values, p=p).confidence_interval(confidence). The estimate is
+    numpy.quantile(values, p, method="inverted_cdf"), which is one of the values.
+
+    Args:
+        values: (image,), at most 1,024.
+        p: between 0 and 1.
+        confidence: two-sided.
+
+    Returns:
+        None for a bound that the values are too few for: the lower bound of the 5 % quantile needs 72, that of the 1 %
+        quantile 368.
+    """
+    x, n = np.sort(values), len(values)
+    below = np.cumsum([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n)])  # P(at most k)
+    low = int(np.searchsorted(below, (1 - confidence) / 2, "right"))
+    high = int(np.searchsorted(below, (1 + confidence) / 2))
+    return Interval(
+        estimate=float(np.quantile(x, p, method="inverted_cdf")),
+        low=float(x[low - 1]) if low else None,
+        high=float(x[high]) if high < n else None,
+    )
+
+
+def cosine(x: Array, y: Array) -> Array:
+    """Return the cosine of each pair of vectors (image, feature)."""
+    return np.asarray(np.einsum("ij,ij->i", unit_rows(x), unit_rows(y)))
+
+
+def lengths(x: Floats) -> Floats:
+    """Return the Euclidean length of each vector of (image, feature)."""
+    squares = np.einsum("ij,ij->i", x, x)
+    if x.dtype == np.float32 and not ((squares > 1e-30) & (squares < 1e30)).all():
+        return lengths(x.astype(np.float64))  # whose squares neither vanish nor overflow
+    return np.asarray(np.sqrt(squares))
+
+
+class Ranked(NamedTuple):
+    """The `SEEN` nearest vectors of each query."""
+
+    scores: Floats
+    """(query, place) similarity, largest first; −∞ where there is no vector"""
+    numbers: Counts
+    """(query, place) of the vectors; of equal ones the earlier first"""
+
+
+class Found(NamedTuple):
+    """What queries find in an index."""
+
+    ranked: list[Ranked]
+    """of each array of queries"""
+    n_vectors: int
+    own: list[float]
+    """cosine of each image's vector in the index, known by its id, to the last query of the image"""
+
+
+def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, names: Sequence[str]) -> Found:
+    """Find the nearest vectors of queries. In float32, one matrix product per block.
+
+    Args:
+        queries: arrays (image, feature) of the same images.
+        blocks: the index.
+        metric: what orders neighbours. cosine: q·v / ‖v‖. dot: q·v. euclidean: q·v − ‖v‖² / 2, which falls as the
+            distance grows. Each is divided by ‖q‖, which changes no order.
+        names: of the images. A vector whose id is an image's name is not a neighbour of that image.
+    """
+    stacked = np.concatenate(queries)
+    units, doubled = unit_rows(stacked).astype(np.float32).T, 2 * lengths(stacked)
+    best = Ranked(np.full((len(stacked), SEEN), -np.inf, np.float32), np.full((len(stacked), SEEN), -1))
+    n_vectors, own = 0, list[float]()
+    images = {name: image for image, name in enumerate(names)}
+    for vectors, sizes, ids in blocks:
+        scores, length = np.asarray(vectors, np.float32) @ units, sizes[:, None]
+        for row, name in enumerate(ids):
+            if (image := images.get(name)) is not None:
+                same_image = slice(image, None, len(queries[0]))
+                own.append(float(scores[row, same_image][-1] / sizes[row]))
+                scores[row, same_image] = -np.inf
+        if metric == "cosine":
+            scores /= length
+        elif metric == "euclidean":
+            scores -= length * (length / doubled)
+        _add(best, scores, n_vectors)
+        n_vectors += len(vectors)
+    parts = [np.split(each, len(queries)) for each in best]
+    return Found([Ranked(*each) for each in zip(*parts, strict=True)], n_vectors, own)
+
+
+def _add(best: Ranked, scores: Floats, start: int) -> None:
+    """Add the similarities (vector, query) of another block, in place. start: number of its first vector."""
+    limit, n_queries = best.scores[:, -1], scores.shape[1]
+    if len(scores) > SEEN and np.isneginf(limit).any():
+        limit = np.nextafter(np.partition(scores, -SEEN, axis=0)[-SEEN], -np.inf)
+    hits = np.flatnonzero(scores > limit)
+    queries, query = np.unique(hits % n_queries, return_inverse=True)
+    places = np.arange(len(queries))
+    query = np.concatenate([np.repeat(places, SEEN), query])
+    score = np.concatenate([best.scores[queries].ravel(), scores.ravel()[hits]])
+    number = np.concatenate([best.numbers[queries].ravel(), start + hits // n_queries])
+    order = np.lexsort((number, -score, query))
+    nearest = order[np.searchsorted(query[order], places)[:, None] + np.arange(SEEN)]
+    best.scores[queries], best.numbers[queries] = score[nearest], number[nearest]
+
+
+def shares_kept(ours: Ranked, theirs: Ranked, k: int, metric: Metric) -> tuple[Array, Array]:
+    """Return the share of the k nearest vectors that both have, (image,). At least and at most, by the order of ties.
+
+    Similarities that differ by rounding alone are ties. A group that is tied in both, of at most `KS[-1]` vectors,
+    counts as kept: those are equal vectors in an index, and which of them is found does not matter. In a larger group
+    nothing can be told apart.
+    """
+    equal = ours.numbers[:, :, None] == theirs.numbers[:, None, :]
+
+    def first(scores: Floats) -> tuple[Bools, Bools]:
+        """Return what is surely among the first k, and what may be."""
+        tolerance = TIED * np.maximum(np.abs(scores[:, :1]), metric == "cosine")
+        sure = scores > scores[:, k, None] + tolerance
+        return sure, (scores >= scores[:, k - 1, None] - tolerance) & np.isfinite(scores) & ~sure
+
+    def both(a: AnyArray, b: AnyArray) -> Counts:
+        return np.asarray((equal & a[:, :, None] & b[:, None, :]).sum(axis=(1, 2)))
+
+    (x_sure, x_tied), (y_sure, y_tied) = first(ours.scores), first(theirs.scores)
+    n, m = x_tied.sum(axis=1), y_tied.sum(axis=1)
+    x_places, y_places = np.minimum(k - x_sure.sum(axis=1), n), np.minimum(k - y_sure.sum(axis=1), m)
+    many = np.maximum(n, m) > KS[-1]
+    same = (n == m) & (both(x_tied, y_tied) == n) & ~many
+    least = both(x_sure, y_sure) + np.where(same, np.minimum(x_places, y_places), 0)
+    least += np.maximum(0, x_places - n + both(x_tied, y_sure)) + np.maximum(0, y_places - m + both(x_sure, y_tied))
+    most = np.where(many, k, np.minimum(k, both(x_sure | x_tied, y_sure | y_tied)))
+    return least / k, most / k
+
+
+BLOCK: Final = 8192  # vectors that are read and multiplied at once
+NAMES: Final = ("vectors", "embeddings", "representations", "embedding", "vector")
+"""names of the vectors where a file holds several arrays"""
+IDS: Final = ("ids", "id", "names", "name")
+DAMAGE: Final = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""what a reader raises where a file is damaged or encrypted, or claims what it does not hold"""
+Blocks = Iterator[tuple[AnyArray, Sequence[Any]]]
+
+
+class VectorFile(NamedTuple):
+    """The vectors of a file. Nothing of them is read yet, and nothing is unpickled."""
+
+    path: Path
+    option: str
+    """that names the file"""
+    width: int
+    read: Callable[[], Blocks]
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the vectors in blocks. Raises UsageError where one has no direction."""
+        n = 0
+        with readable(self.path, self.option), np.errstate(over="ignore", invalid="ignore"):
+            for vectors, ids in self.read():
+                rows = np.asarray(vectors, np.float32)
+                if not (sound := np.isfinite(size := lengths(rows)) & (size > 0)).all():
+                    raise ValueError(f"vector {n + int(sound.argmin())} is zero or not finite")
+                n += len(rows)
+                yield rows, size, list(map(str, ids))
+
+
+def open_vectors(path: Path, option: str) -> VectorFile:
+    """Open a file of vectors: `.npy`, `.npz`, `.safetensors` or `.parquet`.
+
+    It holds one array (vector, feature) of floats, or one with a name of `NAMES`, and perhaps ids with a name of `IDS`.
+
+    Args:
+        path: the file.
+        option: the one that names it.
+
+    Raises:
+        UsageError: no such file, another kind of file, damaged, no such array.
+        EnvironmentFaultError: the package that reads it is not installed.
+    """
+    with readable(path, option):
+        if path.suffix == ".parquet":
+            n, width, kind, read = _parquet(path)
+        else:
+            arrays = _arrays(path)
+            shapes = {
+                name: tuple(each.shape if isinstance(each, np.ndarray) else each.get_shape())
+                for name, each in arrays.items()
+            }
+            name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
+            ids = [arrays[each] for each in IDS if shapes.get(each) == shapes[name][:1]]
+            (n, width), kind = shapes[name], arrays[name][:1].dtype.kind
+
+            def read() -> Blocks:
+                for some in (slice(first, min(first + BLOCK, n)) for first in range(0, n, BLOCK)):
+                    yield arrays[name][some], ids[0][some].tolist() if ids else ()
+
+        if n < 2 or not width or kind != "f":
+            raise ValueError(
+                f"its array has shape ({n}, {width}) and is of kind {kind}; floats (vector, feature) needed"
+            )
+    return VectorFile(path, option, width, read)
+
+
+@contextlib.contextmanager
+def readable(path: Path, option: str) -> Iterator[None]:
+    """Turn what a missing or damaged file raises into a UsageError."""
+    try:
+        yield
+    except ModuleNotFoundError as fault:
+        raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
+    except DAMAGE as fault:
+        raise UsageError(
+            f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
+            f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",
+        ) from fault
+
+
+def _vectors_of(names: Sequence[str]) -> str:
+    """Return the name of the vectors. Several arrays may be them."""
+    usual = [name for name in NAMES if name in names]
+    if not usual and len(names) != 1:
+        raise ValueError(f"arrays with two axes are {', '.join(names)[:99] or 'missing'}; name one of them {NAMES[0]}")
+    return [*usual, *names][0]
+
+
+def _arrays(path: Path) -> Mapping[str, Any]:
+    """Return what can be sliced of a file, by name. Its bytes are mapped."""
+    if path.suffix == ".npy":
+        return {"vectors": np.load(path, mmap_mode="r", allow_pickle=False)}
+    if path.suffix == ".npz":
+        with zipfile.ZipFile(path) as archive:
+            return {each.filename.removesuffix(".npy"): _mapped(path, each) for each in archive.infolist()}
+    if path.suffix != ".safetensors":
+        raise ValueError("it must be .npy, .npz, .safetensors or .parquet")
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 # an extra
+
+    try:
+        file: Any = safe_open(path, framework="numpy")
+        return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 # it can't be iterated over
+    except SafetensorError as fault:
+        raise ValueError(str(fault)) from fault
+
+
+def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
+    """Map an array of an archive."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)  # of a zip's local header: two lengths, then what has them
+        file.seek(int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little"), 1)
+        if member.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
+            fix = f"numpy.savez('plain.npz', **numpy.load({path.name!r})) writes it as needed"
+            raise ValueError(f"array {member.filename} is compressed; {fix}")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError(f"array {member.filename} holds Python objects")
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+
+
+def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks]]:
+    import pyarrow.parquet as pq  # noqa: PLC0415 # an extra
+
+    file = pq.ParquetFile(path)
+    names = file.schema_arrow.names
+    if not file.metadata.num_rows:
+        raise ValueError("it has no rows")
+    name = _vectors_of([each.name for each in file.schema_arrow if "list<" in str(each.type)])
+    columns = [name, *[each for each in IDS if each in names][:1]]
+    first = next(file.iter_batches(1, columns=[name]))[0].flatten().to_numpy(zero_copy_only=False)
+
+    def read() -> Blocks:
+        for batch in file.iter_batches(BLOCK, columns=columns):
+            batch.validate(full=True)
+            vectors, *ids = (batch[each] for each in columns)
+            if vectors.null_count or {len(each) for each in vectors} != {len(first)}:
+                raise ValueError(f"a row of {name} has not {len(first)} values")
+            flat = vectors.flatten().to_numpy(zero_copy_only=False)
+            yield flat.reshape(len(vectors), -1), ids[0].to_pylist() if ids else ()
+
+    return file.metadata.num_rows, len(first), first.dtype.kind, read

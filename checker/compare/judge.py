@@ -2,8 +2,7 @@
 
 The report of a comparison and its verdict are made here. Pure.
 
-`run.py` runs both models; `pairs.py` adds up their representations and follows each outlier feature; `changes.py`
-computes the other numbers; `document.py` shows the report.
+`run.py` runs both models; `pairs.py` computes the numbers; `document.py` shows the report.
 """
 
 from __future__ import annotations
@@ -20,16 +19,23 @@ from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.document import Shown
 from robustcheck_onnx.checker.report.record import Judged, NoTruth, Time
-from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import Frozen, Profile
 
 from .baseline import Baseline
-from .changes import StatisticChange
 from .index import SIGNS, IndexReport, Required
-from .pairs import KEPT_CKA, KEPT_CORRELATION, UNRELATED_CKA, ClassAgreement, Compared, Fate, FeatureFate, Similarity
+from .pairs import (
+    KEPT_CKA,
+    KEPT_CORRELATION,
+    ClassAgreement,
+    Compared,
+    FeatureFate,
+    Similarity,
+    StatisticChange,
+    unrelated,
+)
 
 
 def range_text(interval: Interval) -> str:
@@ -257,7 +263,7 @@ def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile
         say("not_comparable", "; ".join(different))
     if found.stale:
         say("stale_baseline", "; ".join(found.stale))
-    for text in _unrelated(similarity, found.agreement):
+    for text in unrelated(similarity, found.agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
         ids = ", ".join(each.id for each in reference.verdict.reasons)
@@ -288,22 +294,6 @@ def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
     return out
 
 
-def _unrelated(similarity: Similarity | None, agreement: ClassAgreement | None) -> Iterator[str]:
-    """Return how the two models are unrelated.
-
-    The candidate then has no more to do with the reference than a model made by itself.
-
-    Agreement at chance says something only where full agreement would have been told from chance.
-    """
-    if similarity is not None and similarity.is_below(UNRELATED_CKA):
-        yield f"{similarity.text}; a CKA of {UNRELATED_CKA:g} is needed"
-    if agreement is not None and agreement.low <= agreement.chance < wilson(agreement.n, agreement.n).low:
-        yield (
-            f"both predict the same class on {agreement.n_same} of {agreement.n} images (lower bound "
-            f"{100 * agreement.low:.1f} %); by chance it would be {100 * agreement.chance:.1f} %"
-        )
-
-
 def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str, str]]:
     """Yield the reasons about what the reference had. Each comes with what was seen."""
     least = f"{100 * (1 - tolerance):g} %"
@@ -315,29 +305,32 @@ def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str,
         ]
         if changed:
             yield name, f"at least {least} of the reference's value must be kept: {', '.join(changed)}"
-    by_fate = {fate: [each for each in found.features if each.fate == fate] for fate in get_args(Fate)}
-    if other := by_fate["uncorrelated"]:
+
+    def of(fate: str) -> list[FeatureFate]:
+        return [each for each in found.features if each.fate == fate]
+
+    if other := of("uncorrelated"):
         yield (
             "outlier_feature_lost",
             f"{_named(other)}: there in the candidate, but not in step with the reference's over the images "
             f"({_correlations(other)}; {KEPT_CORRELATION:g} is needed)",
         )
-    if unclear := by_fate["undecided"]:
+    if unclear := of("undecided"):
         yield (
             "undecided",
             f"{_named(unclear)}: not clear whether in step with the reference's over the images "
             f"({_correlations(unclear)}; a lower bound of {KEPT_CORRELATION:g} is needed)",
         )
-    if lost := by_fate["lost"]:
+    if lost := of("lost"):
         yield (
             "outlier_feature_lost",
             f"{_named(lost)}: not found in the candidate, neither as a feature nor as a direction",
         )
     # inside a file the head moves along; an encoder's output is read by others, by index
-    if (moved := by_fate["moved"]) and rule == "encoder_output":
+    if (moved := of("moved")) and rule == "encoder_output":
         where = ", ".join(f"{f.index} is now {f.to} (r = {f.correlation:+.2f})" for f in moved)
         yield "representation_permuted", f"the outlier features are there under other indices: {where}"
-    if rotated := by_fate["rotated"]:
+    if rotated := of("rotated"):
         shares = ", ".join(f"{100 * (f.explained or 0):.0f} %" for f in rotated)
         yield (
             "representation_rotated",

@@ -1,4 +1,4 @@
-"""Sum up the representations of both models. What became of each outlier feature follows from the sums. Pure.
+"""Compare the numbers of two models over the same images. Pure.
 
 Sums in bounded memory; linear CKA and cosines between images. A feature was kept, moved, rotated, lost …
 """
@@ -6,7 +6,7 @@ Sums in bounded memory; linear CKA and cosines between images. A feature was kep
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,21 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s
-from robustcheck_onnx.checker.evidence import OUTLIER_SD, Evidence, OutlierFeature, Statistics
+from robustcheck_onnx.checker.evidence import OUTLIER_SD, Evidence, Interval, OutlierFeature, Statistics
+from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.statistics.definitions import (
-    CONFIDENCE,
-    correlation_bounds,
-    standardise,
-    usable_rows,
-    wilson,
-)
 from robustcheck_onnx.checker.text import bound_text, percent_text
 from robustcheck_onnx.checker.verdict.rule import Verdict, judge
-from robustcheck_onnx.thresholds.profile import Frozen, Profile
+from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile, Statistic
 
-from .neighbours import TIED, procrustes
 
+KEEPS: tuple[Statistic, ...] = ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
+"""What shows the outlier features, and must be kept where the profile asks for it; the signs only say that the
+thresholds apply."""
+Keeps = Literal["kept", "shrank", "undecided", "not required"]
+TIED = 1e-6  # difference of two cosines that float32 rows and a baseline's seven decimals can make
 KEPT_IMAGES = 1024  # rows kept for similarity and matching, the first of the seeded order: memory stays bounded
 # Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
 # and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
@@ -82,7 +80,7 @@ class Side:
         sums.update(self.state, h, keys)
         if not len(h):
             return
-        z, groups = standardise(h), keys % sums.GROUPS
+        z, groups = definitions.standardise(h), keys % sums.GROUPS
         np.add.at(self.far[0], groups, z > OUTLIER_SD)
         np.add.at(self.far[1], groups, z < -OUTLIER_SD)
         room = KEPT_IMAGES - sum(map(len, self.rows))
@@ -117,7 +115,7 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
         (pair.candidate, np.asarray(h_candidate, np.float64)),
         (pair.reference, np.asarray(h_reference, np.float64)),
     ]
-    usable = [usable_rows(h).usable for _, h in pairs]
+    usable = [definitions.usable_rows(h).usable for _, h in pairs]
     both = usable[0] & usable[1]
     for (side, h), own in zip(pairs, usable, strict=True):
         side.add(h[both], key[both])
@@ -163,8 +161,8 @@ def agreement(pair: Pair) -> ClassAgreement | None:
         return None
     ours, theirs = both = np.hstack(pair.predicted)
     p, q = (np.bincount(each[each >= 0], minlength=both.max() + 1) / len(each) for each in both)
-    same = wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
-    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": CONFIDENCE}
+    same = definitions.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
+    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": definitions.CONFIDENCE}
     return ClassAgreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
 
 
@@ -239,6 +237,22 @@ def similarity_of(k: Array, m: Array) -> Similarity:
     )
 
 
+def unrelated(similarity: Similarity | None, agreement: ClassAgreement | None) -> Iterator[str]:
+    """Return how the two models are unrelated.
+
+    The candidate then has no more to do with the reference than a model made by itself.
+
+    Agreement at chance says something only where full agreement would have been told from chance.
+    """
+    if similarity is not None and similarity.is_below(UNRELATED_CKA):
+        yield f"{similarity.text}; a CKA of {UNRELATED_CKA:g} is needed"
+    if agreement is not None and agreement.low <= agreement.chance < definitions.wilson(agreement.n, agreement.n).low:
+        yield (
+            f"both predict the same class on {agreement.n_same} of {agreement.n} images (lower bound "
+            f"{100 * agreement.low:.1f} %); by chance it would be {100 * agreement.chance:.1f} %"
+        )
+
+
 def same_nearest(k: Array, m: Array) -> float | None:
     """Return the share of images with the same nearest image.
 
@@ -256,6 +270,17 @@ def same_nearest(k: Array, m: Array) -> float | None:
     others = [np.where(np.eye(len(k), dtype=bool), -np.inf, each) for each in (k, m)]
     ours, theirs = (each >= each.max(axis=1, keepdims=True) - TIED for each in others)
     return float(np.mean((ours & theirs).sum(axis=1) / (ours | theirs).sum(axis=1)))
+
+
+def procrustes(x: Array, y: Array) -> Array:
+    """Rotate x onto y as well as any orthogonal map can. Return x R, (image, feature).
+
+    The R with RᵀR = 1 that minimises ‖x R − y‖ (Schönemann 1966), equal to scipy.linalg.orthogonal_procrustes(x, y).
+    With fewer images than features R is not unique; x R is. Of other widths R is the part of an orthogonal map.
+    """
+    (_, rx), (qy, ry) = np.linalg.qr(x.T), np.linalg.qr(y.T)
+    u, _, vt = np.linalg.svd(rx @ ry.T, full_matrices=False)
+    return np.asarray(rx.T @ u @ vt @ qy.T)
 
 
 def _rms_off_diagonal(change: Array) -> float:
@@ -296,7 +321,6 @@ SAME_DIRECTION = 0.9  # share of a feature's energy that the best rotation must 
 SAME_COSINES = 0.02
 FEW_IMAGES = 16  # below, correlations say nothing: no feature is kept, and none is looked for elsewhere
 LISTED = 16  # features whose fate is reported
-
 Fate = Literal["kept", "moved", "rotated", "uncorrelated", "undecided", "lost"]
 
 
@@ -321,7 +345,7 @@ class FeatureFate(Frozen):
     """that feature"""
     explained: float | None
     """share of the feature's energy (variance and mean) that the best rotation of the candidate gives back
-    (`neighbours.procrustes`); None where it was not needed. A rotation fits few images well, so
+    (`procrustes`); None where it was not needed. A rotation fits few images well, so
     "rotated" rests on `Similarity.cosine_change` too"""
 
 
@@ -472,7 +496,7 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     r = float(correlations(x[:, None], y[:, None])[0, 0])
     if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
         return "undecided"
-    low, high = correlation_bounds(r, len(x))
+    low, high = definitions.correlation_bounds(r, len(x))
     return "kept" if low >= KEPT_CORRELATION else "uncorrelated" if high < KEPT_CORRELATION else "undecided"
 
 
@@ -501,3 +525,151 @@ def correlations(x: Array, y: Array) -> Array:
         units.append(np.where(flat, 0.0, centred / np.where(flat, 1.0, size)))
     a, b = units
     return np.asarray(np.clip(a.T @ b, -1.0, 1.0), dtype=np.float64)
+
+
+class StatisticChange(Frozen):
+    """One statistic of both models, and its change."""
+
+    name: Statistic
+    candidate: float | None
+    reference: float | None
+    difference: Interval
+    """candidate − reference"""
+    ratio: Interval
+    """candidate / reference; None where either is not positive or the widths differ"""
+    keeps: Keeps
+    """`not required`: shown as context, its interval at the same level as those that must be kept"""
+
+
+@dataclass(frozen=True)
+class ModelJackknife:
+    """Every statistic of one model, with jackknife values. This is all that `changes` needs."""
+
+    n_features: int
+    sizes: Array
+    """(all groups,) images of each"""
+    values: Mapping[Statistic, Array]
+    """(1 + group,) the statistic over all images, and with each group that is not empty left out in turn"""
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return int(self.sizes.sum())
+
+
+def required_by(profile: Profile) -> tuple[Statistic, ...]:
+    """Return the statistics whose value must be kept.
+
+    They show outlier features in the reference and decide a check.
+    """
+    return tuple(name for name in KEEPS if name in profile.deciding)
+
+
+def changes(
+    candidate: ModelJackknife,
+    reference: ModelJackknife,
+    required: Sequence[Statistic],
+    alpha: float,
+    tolerance: float,
+    *,
+    paired: bool = True,
+) -> tuple[StatisticChange, ...]:
+    """Difference and ratio of each statistic, with confidence intervals.
+
+    Paired: the delete-a-group jackknife (`definitions.grouped_jackknife_sd`) of the difference, and of the difference
+    of the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
+    intervals are those of `definitions.radius`: they hold at every number of images at once, so running again with more
+    images is not cheating. `alpha` is shared by the required statistics (Bonferroni).
+
+    The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
+    only the reference has (Agresti and Min 2005 add half an image to each of the four cells): "in every image" of both
+    is not certain.
+
+    Args:
+        candidate, reference: over the same images if `paired`, over any images else: then the squares of the two
+            half-widths add.
+        required: of which 1 − tolerance must be kept (`required_by`), at least one; the others are context.
+        alpha: error rate of the required ratios together, and of their differences together.
+        tolerance: share of the reference's value that may be lost, 0 to 1.
+
+    Raises:
+        ValueError: paired, and the groups hold other numbers of images.
+    """
+    if paired and not np.array_equal(candidate.sizes, reference.sizes):
+        raise ValueError("the groups of candidate and reference hold other numbers of images; they are not paired")
+    share, missing = alpha / len(required), Interval(estimate=None, low=None, high=None)
+    same_width = candidate.n_features == reference.n_features
+    out = []
+    for name in STATISTICS:
+        a, b = candidate.values[name], reference.values[name]
+        floor, lower = 0.0, 1.0
+        if name == "outlier_frequency":
+            floor, lower = math.sqrt(2 / (min(candidate.n, reference.n) + 2)), float(min(a[0], b[0]))
+
+        def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
+            parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
+            spreads = [
+                max(definitions.grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor)
+                for side, x in parts
+            ]
+            radii = (definitions.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
+            change, radius = float(a[0] - b[0]), math.hypot(*radii)
+            return change, change - radius, change + radius
+
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            difference = _interval(*bounds(a, b, floor))
+            logarithms = bounds(np.log(a), np.log(b), floor / lower if lower > 0 else math.nan)
+            is_measured = same_width and math.isfinite(logarithms[0])
+            ratio = _interval(*np.exp(logarithms)) if is_measured else missing
+        out.append(
+            StatisticChange(
+                name=name,
+                candidate=_finite(a[0]),
+                reference=_finite(b[0]),
+                difference=difference,
+                ratio=ratio,
+                keeps=_keeps(ratio, difference, b[0], tolerance) if name in required and same_width else "not required",
+            )
+        )
+    return tuple(out)
+
+
+def _keeps(ratio: Interval, difference: Interval, reference: float, tolerance: float) -> Keeps:
+    """Return whether a statistic was kept.
+
+    The ratio decides; where there is none (a frequency of 0 has no logarithm), the difference.
+    """
+    if ratio.low is not None and ratio.low >= 1 - tolerance:
+        return "kept"
+    if ratio.high is not None and ratio.high < 1 - tolerance:
+        return "shrank"
+    if ratio.high is None and difference.high is not None and difference.high < -tolerance * reference:
+        return "shrank"
+    return "undecided"
+
+
+def _interval(estimate: float, low: float, high: float) -> Interval:
+    if not math.isfinite(estimate) or not (math.isfinite(low) and math.isfinite(high)):
+        return Interval(estimate=_finite(estimate), low=None, high=None)
+    return Interval(estimate=estimate, low=low, high=high)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def jackknife_of(side: Side) -> ModelJackknife:
+    """Compute the statistics with and without each group. All images are as in `state.statistics`."""
+    state = side.state
+    groups = sums.jackknife(state)
+    strongest = int(groups.top[0])
+    counts = side.far[side.usual_side(strongest)][state.sizes > 0, strongest]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        frequency = np.append(counts.sum() / state.n, (counts.sum() - counts) / (state.n - groups.sizes))
+    negative = np.stack(groups.negative)
+    apart = {"outlier_frequency": frequency, "two_sidedness": np.minimum(negative, 1 - negative).min(axis=0)}
+    values = {
+        name: apart[name] if name in apart else np.append(getattr(groups.whole, name), getattr(groups.without, name))
+        for name in STATISTICS
+    }
+    return ModelJackknife(state.n_features, state.sizes.copy(), values)

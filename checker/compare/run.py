@@ -42,13 +42,11 @@ from robustcheck_onnx.checker.verdict.notes import load_profile, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines
-from . import changes, pairs
+from . import pairs
 from .baseline import COSINE_IMAGES, Baseline, Vectors
-from .index import IndexOptions, IndexReport, Required, compare_vectors
-from .index import concluded as concluded_index
+from .index import IndexOptions, IndexReport, Required, VectorFile, compare_vectors, concluded_index, open_vectors
 from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
 from .pairs import Compared, Pair, Side, cosines, similarity, similarity_of
-from .vectors import VectorFile, open_vectors
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
@@ -234,10 +232,10 @@ def _index_report(
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
     """Two models that were run."""
-    numbers = changes.jackknife_of(pair.candidate), changes.jackknife_of(pair.reference)
+    numbers = pairs.jackknife_of(pair.candidate), pairs.jackknife_of(pair.reference)
     return Comparison(
         reference,
-        statistics=changes.changes(*numbers, changes.required_by(profile), profile.alpha, tolerance),
+        statistics=pairs.changes(*numbers, pairs.required_by(profile), profile.alpha, tolerance),
         features=pairs.fates(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
         similarity=similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
         agreement=pairs.agreement(pair),
@@ -249,7 +247,7 @@ def _against(
 ) -> Comparison:
     """A model that ran, and the numbers of an earlier one."""
     stale = baselines.staleness(known, evidence)
-    ours, theirs = changes.jackknife_of(side), known.jackknife()
+    ours, theirs = pairs.jackknife_of(side), known.jackknife()
     same_width = ours.n_features == theirs.n_features
     if known.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
@@ -261,7 +259,7 @@ def _against(
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
     return Comparison(
         Compared.of(known.evidence, profile),
-        statistics=changes.changes(ours, theirs, changes.required_by(profile), profile.alpha, tolerance, paired=paired),
+        statistics=pairs.changes(ours, theirs, pairs.required_by(profile), profile.alpha, tolerance, paired=paired),
         features=pairs.fates(
             side, None, known.evidence.statistics, tolerance, known.frequencies, known.rows if same_rows else None
         )

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from scipy import linalg, stats
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.compare import baseline, neighbours, vectors
+from robustcheck_onnx.checker.compare import baseline, pairs
+from robustcheck_onnx.checker.compare import index as vectors
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
@@ -27,15 +28,15 @@ H = planted(d=64, n=100)
 
 
 def index_of(
-    candidate: Array, reference: Array = H, index: Iterable[neighbours.Block] | None = None, **options: object
+    candidate: Array, reference: Array = H, index: Iterable[vectors.Block] | None = None, **options: object
 ) -> IndexReport:
     images = [(f"{row}.jpg", f"digest {row}") for row in range(len(candidate))]
     text = normal(9, reference.shape[1], seed=4)
     return compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index)
 
 
-def block(rows: Array, *ids: str) -> neighbours.Block:
-    return rows, neighbours.lengths(rows), ids
+def block(rows: Array, *ids: str) -> vectors.Block:
+    return rows, vectors.lengths(rows), ids
 
 
 def recalls(report: IndexReport, where: str = "in the index") -> list[float | None]:
@@ -45,13 +46,13 @@ def recalls(report: IndexReport, where: str = "in the index") -> list[float | No
 @pytest.mark.long
 @pytest.mark.process  # scikit-learn counts cores by a command
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_neighbours_are_those_of_scikit_learn(metric: neighbours.Metric) -> None:
+def test_neighbours_are_those_of_scikit_learn(metric: vectors.Metric) -> None:
     sklearn = pytest.importorskip("sklearn.neighbors")
     old, index = H + normal(*H.shape, seed=1), normal(20_000, 64, seed=2) + H.mean(axis=0)
     blocks = map(block, np.split(index, (7, 9000)))
     truth = sklearn.NearestNeighbors(n_neighbors=10, metric=metric, algorithm="brute").fit(index)
     pairs = list(zip(*(truth.kneighbors(each, return_distance=False) for each in (H, old)), strict=True))
-    shares = [np.mean([len({*a[:k]} & {*b[:k]}) / k for a, b in pairs]) for k in neighbours.KS]
+    shares = [np.mean([len({*a[:k]} & {*b[:k]}) / k for a, b in pairs]) for k in vectors.KS]
     assert recalls(index_of(H, old, blocks, metric=metric)) == shares
     assert 0.1 < shares[-1] < 0.9
 
@@ -91,12 +92,12 @@ def test_quantiles_and_procrustes_are_scipys() -> None:
     for n in (40, FEWEST_IMAGES - 1, FEWEST_IMAGES, 368, 1024):
         x = normal(n, seed=n)
         for p in (0.5, 0.05, 0.01, 0.99):
-            truth, found = stats.quantile_test(x, p=p).confidence_interval(0.95), neighbours.quantile(x, p)
+            truth, found = stats.quantile_test(x, p=p).confidence_interval(0.95), vectors.quantile(x, p)
             estimate = np.quantile(x, p, method="inverted_cdf")
             assert_array_equal(numbers(found.low, found.high, found.estimate), [*truth, estimate])
     for n, d in ((200, 30), (20, 50)):
         x, y = normal(n, d, seed=1), normal(n, d, seed=2)
-        assert_allclose(neighbours.procrustes(x, y), x @ linalg.orthogonal_procrustes(x, y)[0], atol=1e-10)
+        assert_allclose(pairs.procrustes(x, y), x @ linalg.orthogonal_procrustes(x, y)[0], atol=1e-10)
 
 
 def test_each_change_has_its_verdict_and_its_word() -> None:

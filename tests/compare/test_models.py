@@ -7,8 +7,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from robustcheck_onnx.checker.compare.judge import _unrelated
-from robustcheck_onnx.checker.compare.pairs import ClassAgreement
+from robustcheck_onnx.checker.compare.pairs import ClassAgreement, unrelated
 from support import EMBEDDINGS, Fields, lookup, needs_embeddings, normal
 from support.comparisons import (
     Workshop,
@@ -186,5 +185,5 @@ def test_agreement_is_chance_where_its_lower_bound_is() -> None:
         agreement = ClassAgreement(
             n=n, n_same=n_same, value=n_same / n, low=low, high=high, confidence=0.95, chance=chance
         )
-        told = [f"same class on {n_same} of {n} images" in text for text in _unrelated(None, agreement)]
+        told = [f"same class on {n_same} of {n} images" in text for text in unrelated(None, agreement)]
         assert told == [True] * is_unrelated

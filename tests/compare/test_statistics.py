@@ -8,7 +8,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from scipy import spatial, stats
 
-from robustcheck_onnx.checker.compare import changes, pairs
+from robustcheck_onnx.checker.compare import pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import definitions, state
 from robustcheck_onnx.thresholds.profile import load
@@ -16,12 +16,12 @@ from support import normal, raised, sized
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
-def sides(pair: Pair) -> tuple[changes.ModelJackknife, changes.ModelJackknife]:
-    return changes.jackknife_of(pair.candidate), changes.jackknife_of(pair.reference)
+def sides(pair: Pair) -> tuple[pairs.ModelJackknife, pairs.ModelJackknife]:
+    return pairs.jackknife_of(pair.candidate), pairs.jackknife_of(pair.reference)
 
 
-def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, changes.StatisticChange]:
-    return {c.name: c for c in changes.changes(*sides(pair), changes.KEEPS, ALPHA, tolerance)}
+def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, pairs.StatisticChange]:
+    return {c.name: c for c in pairs.changes(*sides(pair), pairs.KEEPS, ALPHA, tolerance)}
 
 
 def test_cka_is_kornblith_s_in_the_form_over_features() -> None:
@@ -84,7 +84,7 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
     b = planted(120, 64, seed=8, strength=7)
     a = b * (1 - 0.3 * (np.arange(64) == 7)) + 0.5 * normal(120, 64, seed=7)
     pair = paired(a, b)
-    apart = changes.changes(*sides(pair), changes.KEEPS, ALPHA, 0.2, paired=False)[0].ratio
+    apart = pairs.changes(*sides(pair), pairs.KEEPS, ALPHA, 0.2, paired=False)[0].ratio
     ratios = [numbers(ratio.estimate, ratio.low) for ratio in (changed(pair)["kurtosis"].ratio, apart)]
     half, wider = (np.log(estimate / low) for estimate, low in ratios)
     claimed = half / definitions.radius(120, 1.0, ALPHA / 4)  # the SD of the influence function
@@ -105,7 +105,7 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
         a = b + 0.4 * rng.normal(size=b.shape)
         a[:, 3] *= 0.9
         found = changed(paired(a, b))
-        bounds = [(ratio.low, ratio.estimate, ratio.high) for ratio in (found[name].ratio for name in changes.KEEPS)]
+        bounds = [(ratio.low, ratio.estimate, ratio.high) for ratio in (found[name].ratio for name in pairs.KEEPS)]
         return np.array(bounds, np.float64).T
 
     truth, draws = ratios(40_000)[1], sized(100, 300)
@@ -114,13 +114,13 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
 
 
 def test_what_must_be_kept_is_what_the_profile_asks_for_and_alpha_is_theirs() -> None:
-    assert changes.required_by(load()) == ("strength", "outlier_frequency")
-    required = changes.required_by(load("default-2"))
+    assert pairs.required_by(load()) == ("strength", "outlier_frequency")
+    required = pairs.required_by(load("default-2"))
     assert required == ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
     models = sides(paired(planted(), planted(strength=13)))
-    for names in (required, required[:2], changes.KEEPS):
-        found = changes.changes(*models, names, ALPHA, 0.2)
-        alone = changes.changes(*models, required[:1], ALPHA / len(names), 0.2)
+    for names in (required, required[:2], pairs.KEEPS):
+        found = pairs.changes(*models, names, ALPHA, 0.2)
+        alone = pairs.changes(*models, required[:1], ALPHA / len(names), 0.2)
         assert [s.ratio for s in found] == [s.ratio for s in alone]
         assert {s.name for s in found if s.keeps != "not required"} == set(names)
 
@@ -131,8 +131,8 @@ def test_always_in_both_is_no_certainty_and_other_images_are_not_paired() -> Non
     assert 0.85 < (frequency.ratio.low or 0) < 0.97
     assert frequency.keeps == "undecided"
     a, b = (sides(paired(h, h))[0] for h in (planted(), planted(60)))
-    raised(ValueError, "not paired", changes.changes, a, b, changes.KEEPS, ALPHA, 0.2)
-    assert changes.changes(a, b, changes.KEEPS, ALPHA, 0.2, paired=False)[0].ratio.low is not None
+    raised(ValueError, "not paired", pairs.changes, a, b, pairs.KEEPS, ALPHA, 0.2)
+    assert pairs.changes(a, b, pairs.KEEPS, ALPHA, 0.2, paired=False)[0].ratio.low is not None
 
 
 def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> None:
