@@ -21,7 +21,6 @@ from robustcheck_onnx.checker.text import bound_text, percent_text
 from robustcheck_onnx.checker.verdict.rule import Verdict, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile, Statistic
 
-
 KEEPS: tuple[Statistic, ...] = ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
 """What shows the outlier features, and must be kept where the profile asks for it; the signs only say that the
 thresholds apply."""
