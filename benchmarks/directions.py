@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
+from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
 
 SIZES = ((1000, 768, 1.0), (21_843, 1024, 10.0))  # classes, features, goal in s
 IMAGES = 300
@@ -19,7 +19,7 @@ CODE = """
 import json, resource, statistics, sys, time
 import numpy as np
 from robustcheck_onnx.checker.directions.analysis import analyse
-from robustcheck_onnx.checker.runtime.head import LinearHead
+from robustcheck_onnx.checker.runtime.session import LinearHead
 classes, features, images, runs = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)
 head = LinearHead(rng.normal(size=(classes, features)), np.zeros(classes), "random")

@@ -35,15 +35,9 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images.preprocess import apply, decode
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, conclude, stack
-from robustcheck_onnx.checker.runtime import doctor
-from robustcheck_onnx.checker.runtime.session import (
-    cpu_name,
-    cpu_threads,
-    device_memory,
-    open_session,
-    parse_device,
-    why_missing,
-)
+from robustcheck_onnx.checker.runtime import devices
+from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads, device_memory, parse_device, why_missing
+from robustcheck_onnx.checker.runtime.session import open_session
 from robustcheck_onnx.checker.storage.places import OFFLINE
 from robustcheck_onnx.checker.verdict.notes import load_profile
 from robustcheck_onnx.checker.verdict.rule import judge
@@ -364,7 +358,7 @@ def environment(run: Run) -> None:
     run.add(
         "machine", cpu=cpu_name(), cores=cpu_threads(), python=platform.python_version(), onnxruntime=ort.__version__
     )
-    for finding in doctor.diagnose():
+    for finding in devices.diagnose():
         run.add("doctor", **finding.model_dump(mode="json"))
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, features
 
 from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.images.preprocess import apply_uint8, decode
-from robustcheck_onnx.checker.runtime.session import cpu_name
+from robustcheck_onnx.checker.runtime.devices import cpu_name
 from support import lookup
 
 RUNS = 7

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
+from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
 from support import lookup
 
 ROWS, FEW = 1_000_000, 100

@@ -30,7 +30,7 @@ from robustcheck_onnx.checker.images import sanity
 from robustcheck_onnx.checker.images.preprocess import apply, decode
 from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, merge, nothing_yet
-from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
+from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds import profile
 from support import lookup

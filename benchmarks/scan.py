@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
 from robustcheck_onnx.checker.runtime.runner import BATCH_SIZE, Runner
-from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
 from robustcheck_onnx.checker.scan.run import measuring_model, plan_scan
 from robustcheck_onnx.checker.scan.taps import Depth
 

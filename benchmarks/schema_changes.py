@@ -19,7 +19,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from robustcheck_onnx.checker.demo import SIZE_PX
-from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
+from robustcheck_onnx.checker.model.file import CONTRACT_KEY
 
 KINDS: dict[str, Descriptor] = {}
 PARENTS: dict[str, list[FieldDescriptor]] = {}

@@ -40,7 +40,7 @@ from robustcheck_onnx import checker
 from robustcheck_onnx.checker import __main__, child, isolation
 from robustcheck_onnx.checker.demo import NAMES, SIZE_PX, train, write
 from robustcheck_onnx.checker.images.source import Picture, open_images
-from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, graph_digest
+from robustcheck_onnx.checker.model.file import CONTRACT_KEY, graph_digest
 from robustcheck_onnx.checker.report import forms
 
 N_PHOTOS, N_COMPARED = 60, 8

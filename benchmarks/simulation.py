@@ -272,7 +272,7 @@ FAILURES, SLOW_SHARE, SLOW_FACTOR = 0.02, 0.05, 2.0  # assumptions: of a worker 
 
 def page(found: Trial, cpu_ms: float, load: float) -> str:
     """The page."""
-    from robustcheck_onnx.checker.runtime.session import cpu_name, cpu_threads
+    from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
 
     rows = []
     for n_models in (81, 200):

@@ -27,7 +27,8 @@ from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.runtime.session import cpu_threads, open_session
+from robustcheck_onnx.checker.runtime.devices import cpu_threads
+from robustcheck_onnx.checker.runtime.session import open_session
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent

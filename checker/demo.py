@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.arrays import AnyArray, Array, Float32s
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.images.source import Picture, open_images
-from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, graph_digest
+from robustcheck_onnx.checker.model.file import CONTRACT_KEY, graph_digest
 
 Name = Literal["ordinary", "planted"]
 NAMES: tuple[Name, ...] = ("ordinary", "planted")

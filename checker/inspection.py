@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure.run import model_facts
-from robustcheck_onnx.checker.model.ends import show_shape
+from robustcheck_onnx.checker.model.layers import show_shape
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing, models_below, takes_no_image
 from robustcheck_onnx.checker.report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name

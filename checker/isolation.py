@@ -95,8 +95,7 @@ class Limits:
         if self.given:
             said = ", ".join(f"{option} {value:g}" for option, value in self.given.items())
             raise UsageError(
-                f"limits are {said}; only a local child process has them",
-                "isolate=True with images in files",
+                f"limits are {said}; only a local child process has them", "isolate=True with images in files"
             )
 
 
@@ -294,8 +293,7 @@ class NotReadError(CannotAssessError):
 def unreadable(about: str) -> NotReadError:
     """Return the error of a child with a wrong answer. What it read has broken it."""
     return NotReadError(
-        f"{about}: the process that reads it gave no readable answer",
-        "export the model again; try other images",
+        f"{about}: the process that reads it gave no readable answer", "export the model again; try other images"
     )
 
 
@@ -323,8 +321,7 @@ class _Child:
                 )
         except OSError as fault:
             raise EnvironmentFaultError(
-                f"child process is not possible ({fault.strerror}); each model is read in one",
-                "df -h; ulimit -u",
+                f"child process is not possible ({fault.strerror}); each model is read in one", "df -h; ulimit -u"
             ) from fault
         self._lines: SimpleQueue[bytes] = SimpleQueue()
         threading.Thread(target=self._read, name="robustcheck-child", daemon=True).start()

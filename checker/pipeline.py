@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits, Progress,
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, conclude, versions
 from robustcheck_onnx.checker.model.addresses import Model, on_this_machine, parse_model
-from robustcheck_onnx.checker.model.contract import Contract
+from robustcheck_onnx.checker.model.file import Contract
 from robustcheck_onnx.checker.report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact
@@ -183,11 +183,7 @@ def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
 
 
 def _measured(
-    job: Job,
-    profile: Profile,
-    progress: Tell | None,
-    given: ImageSource | None,
-    saver: Saver | None,
+    job: Job, profile: Profile, progress: Tell | None, given: ImageSource | None, saver: Saver | None
 ) -> tuple[Evidence, Context | None]:
     """Return evidence and published context."""
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.compare import CompareReport
 from robustcheck_onnx.checker.concepts.directions import ConceptsReport
 from robustcheck_onnx.checker.directions.run import DirectionsReport
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.runtime.doctor import MachineFinding
+from robustcheck_onnx.checker.runtime.devices import MachineFinding
 from robustcheck_onnx.checker.scan.document import ScanReport
 from robustcheck_onnx.checker.shift.records import ShiftReport
 from robustcheck_onnx.checker.text import SCHEMA_VERSION

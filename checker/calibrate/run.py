@@ -30,8 +30,7 @@ from robustcheck_onnx.checker.images.source import digest_of_set, open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, tell_stage
 from robustcheck_onnx.checker.measure.job import Job, Outcome
 from robustcheck_onnx.checker.measure.workers import run_jobs
-from robustcheck_onnx.checker.model.contract import parse_contract
-from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.file import parse_contract, read_onnx
 from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.checker.storage.stores import write_whole

@@ -141,7 +141,7 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
 
 def device_name(device: str) -> str:
     """Return the name of the selected device. It is as evidence has it; for auto the GPU, if there is one."""
-    from robustcheck_onnx.checker.runtime.session import cpu_name, list_gpus, parse_device  # noqa: PLC0415
+    from robustcheck_onnx.checker.runtime.devices import cpu_name, list_gpus, parse_device  # noqa: PLC0415
 
     gpus = list_gpus() if parse_device(device).is_gpu else ()
     return gpus[0].name if gpus else cpu_name()

@@ -418,7 +418,8 @@ def refuse_missing(models: Words) -> None:
         if not is_address(model) and not os.path.lexists(model):
             # not where the files are there: ONNX Runtime
             from robustcheck_onnx.checker.model.addresses import parse_model
-            from robustcheck_onnx.checker.model.file import about, missing
+            from robustcheck_onnx.checker.model.file import missing
+            from robustcheck_onnx.checker.model.weights import about
 
             parse_model(model)
             with about(Path(model)):

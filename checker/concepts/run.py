@@ -31,7 +31,7 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
+from robustcheck_onnx.checker.runtime.session import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.storage.places import SUFFIXES, is_ignored, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes

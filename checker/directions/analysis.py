@@ -22,7 +22,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
 from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.runtime.head import LinearHead
+from robustcheck_onnx.checker.runtime.session import LinearHead
 from robustcheck_onnx.checker.shift import labels, robustness
 from robustcheck_onnx.checker.shift.records import Effective, SetResult
 from robustcheck_onnx.checker.statistics import definitions

@@ -35,7 +35,7 @@ from robustcheck_onnx.checker.report.document import (
     name,
 )
 from robustcheck_onnx.checker.report.record import Clock, ModelRead, Time
-from robustcheck_onnx.checker.runtime.head import head_from_file, read_head
+from robustcheck_onnx.checker.runtime.session import head_from_file, read_head
 from robustcheck_onnx.checker.shift import labels, robustness, sets
 from robustcheck_onnx.checker.shift.records import SetResult, Shifted, bounds_text
 from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, usable_rows

@@ -47,7 +47,7 @@ from robustcheck_onnx.checker.images import sanity
 from robustcheck_onnx.checker.images.preprocess import LevelSums, apply_uint8, as_photo, level_sums
 from robustcheck_onnx.checker.images.sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels, varied
 from robustcheck_onnx.checker.images.source import Digests, ImageSource, Item, Skipped, Tensor, check_bad, digest_of_set
-from robustcheck_onnx.checker.model.ends import show_shape
+from robustcheck_onnx.checker.model.layers import show_shape
 from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows

@@ -43,9 +43,9 @@ from robustcheck_onnx.checker.isolation import LOG, Progress, Tell
 from robustcheck_onnx.checker.model.image_input import fed_as
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
-from robustcheck_onnx.checker.runtime.head import LinearHead, score_difference
+from robustcheck_onnx.checker.runtime.devices import CPU, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, TRIED, Runner
-from robustcheck_onnx.checker.runtime.session import CPU, cpu_threads, expects_accelerator
+from robustcheck_onnx.checker.runtime.session import LinearHead, score_difference
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK, is_look
 from robustcheck_onnx.checker.text import quoted
@@ -224,11 +224,7 @@ def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, l
 
 
 def decode(
-    inputs: Inputs,
-    source: ImageSource | None = None,
-    *,
-    execution: Execution | None = None,
-    stops: Container[int] = (),
+    inputs: Inputs, source: ImageSource | None = None, *, execution: Execution | None = None, stops: Container[int] = ()
 ) -> AbstractContextManager[Generator[Prepared | Skipped, None, None]]:
     """Decode and prepare the images of a job. Threads run ahead of its model (`decode_with`)."""
     return decode_with(partial(prepare_item, inputs=inputs), inputs, source, execution=execution, stops=stops)
@@ -439,11 +435,7 @@ def model_facts(
 
 
 def until_decided(
-    opened: Opened,
-    profile: Profile,
-    decoded: Iterator[Prepared | Skipped],
-    progress: Tell | None,
-    watch: Watch | None,
+    opened: Opened, profile: Profile, decoded: Iterator[Prepared | Skipped], progress: Tell | None, watch: Watch | None
 ) -> tuple[Facts, Measurement, bool]:
     """Try the model, and measure until the evidence decides. True: it does; False: the images end first."""
     batch_size = opened.job.options.batch_size
@@ -570,12 +562,7 @@ def read_head_input(job: Job, *, source: ImageSource | None = None) -> Inputs:
 
 
 def collect(
-    runner: Runner,
-    inputs: Inputs,
-    source: ImageSource | None = None,
-    *,
-    progress: Tell | None = None,
-    label: str = "",
+    runner: Runner, inputs: Inputs, source: ImageSource | None = None, *, progress: Tell | None = None, label: str = ""
 ) -> Collected:
     """Collect representations and scores of an image set. All class scores are included.
 

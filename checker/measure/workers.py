@@ -32,7 +32,7 @@ from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.runtime.session import cpu_threads, parse_device
+from robustcheck_onnx.checker.runtime.devices import cpu_threads, parse_device
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -146,8 +146,7 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
         import ray  # noqa: PLC0415 # an extra
     except ImportError as fault:
         raise EnvironmentFaultError(
-            f"ray: package is not importable ({fault}); --engine ray needs it",
-            install_hint("ray"),
+            f"ray: package is not importable ({fault}); --engine ray needs it", install_hint("ray")
         ) from fault
     module: ModuleType = ray
     return module
@@ -258,8 +257,7 @@ def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
     except ray.exceptions.RayError as fault:
         text = " ".join(str(fault).split())[-300:]
         raise EnvironmentFaultError(
-            f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx",
-            install_hint("ray"),
+            f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx", install_hint("ray")
         ) from fault
     ours = VERSION
     if theirs != {ours}:
@@ -365,11 +363,7 @@ class _Task:
 
 
 def _run(
-    ray: ModuleType,
-    jobs: Sequence[Job],
-    profile: Profile,
-    workers: int | None,
-    address: str | None,
+    ray: ModuleType, jobs: Sequence[Job], profile: Profile, workers: int | None, address: str | None
 ) -> Generator[Outcome, None, None]:
     """Talk to Ray in a separate thread. It waits for nothing longer than `PATIENCE_S` at a time.
 

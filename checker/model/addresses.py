@@ -38,8 +38,7 @@ from robustcheck_onnx.checker.storage.stores import (
 )
 from robustcheck_onnx.checker.text import quoted, type_name
 
-from .contract import parse_contract
-from .file import external_locations
+from .file import external_locations, parse_contract
 from .sidecar import (
     HUB_FOLDER,
     IMAGE_TOWER,

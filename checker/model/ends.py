@@ -1,62 +1,65 @@
-"""Classify the end of a representation, and pool it.
+"""Classify the end of a tensor, and find an output's head.
 
-Ends are a linear layer, a norm, an activation and others; pooling gives one row per image.
+Ends are a linear layer, a norm, an activation and others. The walk to the last linear layer before an output goes
+through what may follow a classifier's head.
 
 A last linear layer that only turns the coordinates (PCA, truncated SVD, a rotation) is recognised: it was not learned.
-Pure.
 """
 
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.arrays import Array, GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds.profile import WRITTEN_ZERO_AT, End
 
 from .layers import (
-    ACTIVATION,
     AFFINE,
+    BITS,
     COMPARISON,
-    ELEMENTWISE,
     HOLDERS,
-    INTEGER_PRODUCTS,
     LINEAR,
-    NORMALISATION,
     POOL,
     RESHAPE,
-    SCALING,
     SUM_AT,
     UNSIGNED,
-    WEIGHT_AT,
     Layers,
     Names,
-    Shape,
-    are_one_factor,
-    data_inputs,
     einsum_of,
     input_at,
     integer,
-    integers,
     needed_nodes,
     nested_nodes,
+    op_set,
     text_of,
 )
 from .weights import Weights, values_of
+
+NORMALISATION = op_set(
+    "LayerNormalization SkipLayerNormalization SimplifiedLayerNormalization SkipSimplifiedLayerNormalization "
+    "RMSNormalization BatchNormalization GroupNormalization GroupNorm SkipGroupNorm InstanceNormalization "
+    "MeanVarianceNormalization"
+)
+ACTIVATION = op_set(
+    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Elu Selu Celu Gelu FastGelu QuickGelu BiasGelu "
+    "Softplus Softsign Tanh Mish Swish ThresholdedRelu Softmax LogSoftmax QLinearSoftmax QLinearSigmoid "
+    "QLinearLeakyRelu Abs Exp"
+)
+SCALING = op_set("Mul Div QLinearMul")
+WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight among the inputs, else 1
+INTEGER_PRODUCTS = op_set("MatMulInteger ConvInteger")
+
 
 SUMS = frozenset(("Add", "Sum", "Mean", "QLinearAdd"))  # a residual stream, an average of views
 JOINS = SUMS | {"Sub", "Concat", "QLinearConcat"}
@@ -300,12 +303,176 @@ def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: Names) -> E
         return AFTER_NORM if "ReduceMean" in by or sum(size != 1 for size in sizes) > 1 else None
     if _maker(layers, names[0]) == "Cast" and _maker(layers, layers.producers[names[0]].input[0]) in INTEGER_PRODUCTS:
         return None  # the scale of what was quantised, one a feature or one for all
-    if not all(are_one_factor(layers, node)):
+    if not all(_are_one_factor(layers, node)):
         one_number = all(size == 1 for size in layers.shapes.get(names[0], (None, None))[1:])
         if op == "Mul" and names[0] in layers.statistics and one_number:
             return SHIFT
         return AFTER_NORM  # one factor a feature, for all that is known: the scale of a norm, folded or decomposed
     return None
+
+
+def _are_one_factor(layers: Layers, node: NodeProto) -> list[bool]:
+    """Return whether each factor of a product is one for all features. Those of the image are left out."""
+    factors = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
+    shapes = [layers.shape_of(name) for name in factors if name not in layers.image_tensors]
+    return [shape is not None and all(size == 1 for size in shape) for shape in shapes]
+
+
+AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
+                                        "Log", "Sum", "Mean", "Concat", "LabelEncoder", "ArrayFeatureExtractor",
+                                        "ZipMap"}  # fmt: skip
+GATE = "gate"  # is written among crossed ops for an activation made of several, such as x·sigmoid(x)
+SCALE = "scale"  # is written among crossed ops for a factor that all outputs share: the temperature of cosine scores
+UNIT = (
+    "LpNormalization"  # is written among crossed ops for a division by a norm of what is divided, however it is written
+)
+COSINE = "cosine"  # is written among crossed ops for a division by the norm of another tensor
+QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
+L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
+_BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
+_BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
+
+
+class Head(NamedTuple):
+    """The last linear layer before an output."""
+
+    op: str
+    tensor: str
+    """its data input, on the float side of a quantisation where there is one"""
+    weight_shape: tuple[int, ...]
+    classes: int | None
+    """width of its output"""
+    has_bias: bool
+    """whether a bias is added that is not all zeros"""
+    writes_bias: bool
+    """whether a bias is added, be it of zeros"""
+    crossed: frozenset[str]
+    """ops between the layer and the output"""
+    cosine: bool = False
+    """whether it reads a vector that is divided by its L2 norm, before or behind it: its outputs are cosines"""
+    dequantize: Names = ()
+    """scale and zero point, where the data input has no float side"""
+
+
+class Join(NamedTuple):
+    """A node that joins branches and ends a walk."""
+
+    op: str
+    branches: Names
+
+
+class _Tail(NamedTuple):
+    """The nodes between a tensor and its linear layer. A join may end it instead."""
+
+    start: str
+    """the tensor that the layer or the join makes"""
+    crossed: frozenset[str]
+    has_bias: bool
+    writes_bias: bool
+
+
+class _HeadFacts(NamedTuple):
+    """The known facts of every image tensor."""
+
+    tails: dict[str, _Tail]
+    """of those that a linear layer or a join ends"""
+    float_sides: dict[str, str]
+    """the float tensor that a quantised one was made of; "" for none"""
+    unit_length: dict[str, str]
+    """the tensor that was divided by its L2 norm, behind reshapes, casts and factors; "" for none"""
+    roots: dict[str, str]
+    """what a linear layer gave, of which a tensor is a function or a statistic"""
+
+
+def find_head(layers: Layers, output: str) -> Head | Join | None:
+    """Walk back from `output` to the last linear layer.
+
+    That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
+    layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
+    """
+    known = _head_facts(layers).tails
+    tail = known.get(output)
+    if tail is None:
+        return None
+    node, names = layers.producers[tail.start], layers.data[tail.start]
+    if node.op_type in LINEAR:
+        return _head(layers, node, names[0], tail)
+    tails = [known.get(name) for name in names]
+    if node.op_type != "Concat" and all(each and layers.producers[each.start].op_type in LINEAR for each in tails):
+        heads = [find_head(layers, name) for name in names]
+        if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
+            return heads[0]
+    return Join(node.op_type, names)
+
+
+@lru_cache(maxsize=1)
+def _head_facts(layers: Layers) -> _HeadFacts:
+    """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
+    facts = tails, float_sides, unit_length, roots = _HeadFacts({}, {}, {}, {})
+    for tensor, names in layers.data.items():
+        op, inputs = layers.ops[tensor], layers.producers[tensor].input
+        first, parent, is_one = inputs[0] if inputs else "", layers.elementwise.parent(tensor), len(names) == 1
+        is_linear = op in LINEAR and tensor not in layers.statistics
+        source = parent if is_linear or len(set(names)) != 1 else names[0]
+        roots[tensor] = roots.get(source, source) if source else tensor
+        if layers.types.get(tensor) in (None, *BITS) and op in RESHAPE:
+            float_sides[tensor] = first if op in QUANTISERS else float_sides.get(first, "")
+        read = inputs if op in SCALING else ()
+        if op == "LpNormalization" or any(layers.statistics.get(name, "") in L2_STATISTICS for name in read):
+            unit_length[tensor] = tensor
+        elif is_one and (op in RESHAPE or op in AFFINE):
+            unit_length[tensor] = unit_length.get(names[0], "")
+        ends_here, is_look_up = op in LINEAR and is_one, op == "Gather" and first not in layers.image_tensors
+        goes_on = op in AFTER_HEAD and names and not is_look_up  # the image picks nothing from a table
+        before = parent if len(names) > 1 else names[0] if names else None
+        if goes_on and not ends_here and before is not None:
+            if before in tails:
+                tails[tensor] = _extend(layers, facts, tensor, before)
+        elif ends_here or goes_on:
+            tails[tensor] = _Tail(tensor, frozenset(), False, False)
+    return facts
+
+
+def _extend(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tail:
+    """Put the node that makes `tensor` behind the tail of `source`."""
+    inner, roots, node = facts.tails[source], facts.roots, layers.producers[tensor]
+    op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
+    more = {op, GATE} if several else {op}
+    if not several and op in SCALING:
+        by = [name for name in node.input if name in layers.statistics and name != source]
+        is_integer = layers.producers[inner.start].op_type in INTEGER_PRODUCTS
+        if by:
+            more.add(UNIT if {roots.get(name, name) for name in by} == {roots.get(source, source)} else COSINE)
+        elif any(_are_one_factor(layers, node)) and not (is_integer and inner.crossed <= {"Cast"}):
+            more.add(SCALE)  # not that of what was quantised
+    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in node.input):
+        more.add("LogSoftmax")
+    added = not several and op in ("Add", "QLinearAdd")
+    not_zero = added and not layers.zeros & {*node.input}
+    return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
+
+
+def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
+    op, attributes = node.op_type, {attribute.name: attribute for attribute in node.attribute}
+    at, bias_at = WEIGHT_AT.get(op, 1), _BIAS_AT.get(op, len(node.input))
+    weight = "".join(name for name in node.input[at : at + 1] if name != data) or node.input[0]
+    weight_shape = tuple(size or 0 for size in layers.shape_of(weight) or ())
+    rows_first = "Conv" in op or ("transB" in attributes and attributes["transB"].i)
+    classes: int | None = None
+    if "N" in attributes:
+        classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
+    elif weight_shape and op != "Einsum":
+        classes = weight_shape[0 if rows_first else -1]
+    bias = input_at(node, bias_at)
+    tensor = _head_facts(layers).float_sides.get(data) or data
+    scales = tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else ()
+    crossed = tail.crossed
+    if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
+        crossed |= {SCALE}
+    on_vectors = "Conv" not in op or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
+    cosine = on_vectors and (COSINE in crossed or bool(_head_facts(layers).unit_length.get(data)))
+    has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
+    return Head(op, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)
 
 
 # RMS cosine of two features, in units of 1/√n (random vectors of length n have 1): a rotation has 0, rounded to 4 bits
@@ -439,147 +606,4 @@ def mutually_orthogonal(weight: Array) -> bool:
         cosines = (part @ part.T)[np.triu_indices(len(part), 1)]
         if np.sqrt(np.mean(cosines**2) * part.shape[1]) < ORTHOGONAL:
             return True
-    return False
-
-
-POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
-ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
-KEEPS_AXES = ELEMENTWISE | {"Concat", "HardSwish", "Gelu", "LeakyRelu", "Dropout", "Identity"}
-RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
-
-
-class Pooling(NamedTuple):
-    """How a tensor becomes (image, feature)."""
-
-    pool: str
-    feature_axis: int
-    why: str
-    assumed: bool
-
-
-def choose_pool(
-    layers: Layers,
-    tensor: str,
-    shape: Shape | None,
-    crossed: AbstractSet[str] = frozenset(),
-    *,
-    where: str = "",
-) -> Pooling:
-    """Choose the pooling that a tensor needs.
-
-    None for (image, feature), else a mean over space, the class token, or a mean over tokens.
-
-    `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
-    file in messages.
-
-    Raises:
-        CannotAssessError: the tensor has 1 axis, or more than 4.
-    """
-    if shape is None or is_vector(shape):
-        on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
-        return Pooling("none", 1 if on_axis_1 else -1, "", False)
-    if len(shape) == 4:
-        axis = _channel_axis(layers, tensor)
-        where = "the last axis" if axis == -1 else "axis 1"
-        return Pooling("spatial_mean", axis or 1, f"mean over height and width, features on {where}", axis is None)
-    if len(shape) != 3:
-        raise CannotAssessError(
-            f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
-            f"robustcheck inspect {quoted(where)} names other tensors; choose one with --tensor",
-        )
-    if "ReduceMean" in crossed:
-        return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)
-    if {"Gather", "Slice"} & crossed:
-        return Pooling("token_cls", -1, "first token, as the model's head does", False)
-    tokens = shape[1]
-    if _has_class_token(layers):
-        return Pooling("token_cls", -1, "first of the tokens: the graph puts a learned class token there", False)
-    if tokens is not None and math.isqrt(tokens) ** 2 == tokens:
-        return Pooling("token_mean", -1, f"mean over {tokens} tokens: a square grid without class token", False)
-    if tokens is not None and math.isqrt(tokens - 1) ** 2 == tokens - 1:
-        return Pooling("token_cls", -1, f"first of {tokens} tokens: one more than a square grid", True)
-    return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
-
-
-def is_vector(shape: Shape) -> bool:
-    """Whether a shape is (image, feature). Further axes of length 1 are allowed."""
-    return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
-
-
-def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
-    """Return the pool that a user's word names. `where` names the file.
-
-    Raises:
-        UsageError: no such pool, or one that does not fit the tensor's axes.
-    """
-    choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
-    if not choices:
-        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
-    if shape is None:
-        return choices[-1]
-    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape))]
-    if not fits:
-        raise UsageError(
-            f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
-            {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
-        )
-    return fits[0]
-
-
-def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
-    """Pool to (image, feature). Means are taken in float64, selections keep the dtype.
-
-    `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
-    with features on `feature_axis`.
-
-    Raises:
-        CannotAssessError: the array has another number of axes than the pool needs.
-    """
-    if pool == "none" and values.ndim > 2 and is_vector(values.shape):
-        return np.ascontiguousarray(values.reshape(len(values), -1))
-    if values.ndim != RANKS[pool]:
-        raise CannotAssessError(
-            f"representation has shape {values.shape}; pool {pool} needs {RANKS[pool]} axes",
-            "--pool cls or --pool mean",
-        )
-    if pool == "token_cls":
-        return np.ascontiguousarray(values[:, 0])
-    if pool == "token_mean":
-        return np.asarray(values.mean(axis=1, dtype=np.float64))
-    if pool == "spatial_mean":
-        return np.asarray(np.moveaxis(values, feature_axis, -1).mean(axis=(1, 2), dtype=np.float64))
-    return values
-
-
-def show_shape(shape: Shape | None) -> str:
-    """Write a shape as text, unknown sizes as "?"."""
-    return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
-
-
-def _channel_axis(layers: Layers, tensor: str) -> int | None:
-    """Return the feature axis of a 4-D tensor. The layer that made it decides; None where that does not show."""
-    while (node := layers.producers.get(tensor)) is not None:
-        op = node.op_type
-        if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
-            return -1
-        if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
-            return 1
-        if op == "Transpose":
-            order = integers(node, "perm")
-            return 1 if order == [0, 3, 1, 2] else -1 if order == [0, 2, 3, 1] else None
-        names = data_inputs(layers, node)
-        if not names or op not in KEEPS_AXES:
-            return None
-        tensor = names[0]
-    return None
-
-
-def _has_class_token(layers: Layers) -> bool:
-    """Whether a Concat over tokens adds a learned one."""
-    for node in layers.producers.values():
-        if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
-            of_image = [name in layers.image_tensors for name in node.input]
-            ranks = {len(layers.shapes[name]) for name in (*node.input, *node.output) if name in layers.shapes}
-            if any(of_image) and not of_image[0] and ranks <= {3}:
-                return True
     return False

@@ -1,38 +1,39 @@
-"""Read an ONNX file into a checked, sorted model.
+"""Read an ONNX file: model, contract, and the places of weights.
 
-Weights in external files are located and checked, but ONNX Runtime reads them.
+Weights in external files are located and checked, but ONNX Runtime reads them. The graph for ONNX Runtime is written
+when a session is made, so that an open model is in memory once.
 
-ONNX requires that a node comes after those whose outputs it reads, and every walk relies on it. Some tools write
-another order: the float16 conversion of onnxruntime.transformers appends its Casts at the end of the graph. Such nodes
-are sorted.
-
-The graph for ONNX Runtime is written when a session is made, so that an open model is in memory once.
+The contract is metadata by which an export describes itself. It records a digest of the file's graph and weights.
+`exporters/contract.py` computes the same when it writes a file; docs/dev/graph-digest.md defines it.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import mmap
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator, Mapping, MutableSequence, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
-import onnx
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
+from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
+from onnx.external_data_helper import set_external_data
+from pydantic import Field, ValidationError, field_validator
 
-from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.isolation import max_model_bytes
 from robustcheck_onnx.checker.storage.places import local_path, nearest_path
-from robustcheck_onnx.checker.text import quoted
+from robustcheck_onnx.checker.text import digest_of, once, quoted
+from robustcheck_onnx.thresholds.profile import Frozen
 
-from .layers import HOLDERS, bodies, node_inputs, subgraphs, weight_names
+from .layers import check_dimensions, check_well_formed
 from .weights import (
     LFS_MARK,
     Bytes,
@@ -40,105 +41,20 @@ from .weights import (
     Held,
     Places,
     Weights,
+    about,
     aged_status,
-    all_tensors,
-    by_place,
+    check_external,
     check_inline,
-    check_length,
     damaged,
-    digests_of,
-    drop_pages,
-    external_tensors,
     locate_weights,
-    location_of,
+    locations_of,
     parse_light,
+    pieces_of,
     read_file,
-    restore,
     stamp_of,
     stamps_writes,
-    use_resolved_names,
+    tensors_of,
 )
-
-MOST_VERSION = 2**31  # ONNX's schemas take no larger one
-MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to eight
-TYPES = frozenset(TensorProto.DataType.values())
-
-
-@contextmanager
-def about(name: object) -> Iterator[None]:
-    """Begin the messages of errors inside with a name. What reads a model raises the bare fact."""
-    try:
-        yield
-    except RobustcheckError as fault:
-        fault.message = f"{name}: {fault.message}"
-        raise
-
-
-def check_well_formed(proto: ModelProto) -> None:
-    """Check a model with its inner graphs and functions. A negative size becomes an unknown one, in place.
-
-    ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
-
-    Raises:
-        CannotAssessError: a name that is not UTF-8, two inputs of one name, a type that ONNX does not know, a node
-            with fewer inputs than its operator needs.
-    """
-    versions = {entry.domain: entry.version for entry in proto.opset_import}
-    graphs = [proto.graph, *(body for part in (proto.graph, *proto.functions) for body in bodies(part.node))]
-    for node in (node for part in (*proto.functions, *graphs) for node in part.node):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
-        if len(node.input) < least:
-            raise damaged(f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
-    names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
-    names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
-    for graph in graphs:
-        values = [*graph.input, *graph.output, *graph.value_info]
-        names += [named.name for named in (*values, *graph.initializer)]
-        names += [word for node in graph.node for word in (node.op_type, node.domain, *node.input, *node.output)]
-        names += [attribute.name for node in graph.node for attribute in node.attribute]
-        for weight in graph.initializer:
-            if weight.data_type == TensorProto.UNDEFINED:
-                raise damaged(f"weight '{weight.name!s:.80}' has no type; each needs one")
-        for value in values:
-            tensor = value.type.tensor_type
-            if tensor.elem_type not in TYPES:
-                raise damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
-            check_dimensions(f"'{value.name!s:.80}'", len(tensor.shape.dim))
-            for size in tensor.shape.dim:
-                if size.dim_value < 0:
-                    size.ClearField("dim_value")
-    for word in names:
-        if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
-            raise damaged(f"name in the graph is {word!r:.80}; names must be UTF-8 text")
-    twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
-    if twice:
-        raise damaged(f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
-
-
-def check_dimensions(what: str, n: int) -> None:
-    """Refuse a tensor with too many dimensions. Their product is a number with as many digits as there is memory for.
-
-    Raises:
-        CannotAssessError.
-    """
-    if n > MOST_DIMENSIONS:
-        raise damaged(f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
-
-
-@cache
-def _least_inputs(op: object, domain: object, version: int) -> int:
-    """Return how many inputs an operator needs. 0 for one that ONNX does not know.
-
-    version: of its domain; below 1, as where the model names none, the newest.
-    """
-    if not isinstance(op, str) or not isinstance(domain, str) or version >= MOST_VERSION:
-        return 0
-    try:
-        return int(onnx.defs.get_schema(op, version if version >= 1 else MOST_VERSION - 1, domain).min_input)
-    except onnx.defs.SchemaError:
-        return 0
-
 
 MAPPED_BYTES = 1 << 24  # 16 MiB; a smaller file is copied, and may change while it runs
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
@@ -250,6 +166,27 @@ class Graph:
         return replace(self, proto=proto, rewritten=True, addition=GraphProto())
 
 
+def restore(proto: ModelProto, weights: Weights) -> ModelProto:
+    """Copy a model with its large weights. `parse_light` left their data in the file's content."""
+    whole = copy.deepcopy(proto)
+    for tensor in whole.graph.initializer:
+        if tensor.name in weights.places:
+            tensor.raw_data = weights.content[weights.places[tensor.name]]
+    return whole
+
+
+def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
+    """Copy a model with large weights named by place. `parse_light` left them in a file."""
+    pointing = copy.deepcopy(proto)
+    for tensor in pointing.graph.initializer:
+        if tensor.name in places and not tensor.HasField("raw_data"):
+            place = places[tensor.name]
+            tensor.raw_data = b""  # it must have some, to be named by place
+            set_external_data(tensor, file, place.start, place.stop - place.start)
+            tensor.ClearField("raw_data")
+    return pointing
+
+
 def _too_large(file: OnnxFile) -> CannotAssessError:
     return CannotAssessError(
         f"{file.path}: model can't be written with one more output; protobuf ends at 2 GiB",
@@ -278,21 +215,18 @@ def read_onnx(path: str | Path) -> OnnxFile:
         if not proto.graph.node:
             raise CannotAssessError("graph has 0 nodes; a model needs some", "export or download the model again")
         check_well_formed(proto)
-        every = all_tensors(proto)
-        tensors = external_tensors(every)
+        every, tensors = tensors_of(proto)
         for index, tensor in enumerate(every):
             check_dimensions(f"weight '{tensor.name!s:.80}'", len(tensor.dims))
             if tensor.data_location != TensorProto.EXTERNAL:
                 check_inline(tensor, places if index < len(proto.graph.initializer) else {})
-        folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
+        folder, targets = locate_weights(path, locations_of(path, tensors))
         _check_size(len(content) + sum(target.stat().st_size for target in targets.values()))
-        for tensor in tensors:
-            check_length(tensor, targets[location_of(path, tensor)])
+        check_external(tensors, folder, targets)
         external: tuple[ExternalFile, ...] = ()
         if folder is not None:
             held = Held(folder)
             external = tuple(read_file(location, target, folder, held) for location, target in targets.items())
-            use_resolved_names(folder, targets, tensors)
         elif mapped is not None and places:
             held = Held(own.parent)
         weights = Weights(held, content, places)
@@ -306,7 +240,22 @@ def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
     """
     with about(path):
         proto, _ = _parse(path, _read_bytes(path)[0])
-        return proto, sorted({location_of(path, tensor) for tensor in external_tensors(all_tensors(proto))})
+        return proto, locations_of(path, tensors_of(proto)[1])
+
+
+def digests_of(content: Bytes, tail: bytes) -> tuple[str, str]:
+    """Digest a file, and what comes before its tail. The latter is empty for another tail."""
+    view, end = memoryview(content), len(content) - len(tail)
+    digest = hashlib.sha256(view[:end])
+    beginning = f"sha256:{digest.hexdigest()}" if view[end:] == tail else ""
+    digest.update(view[end:])
+    return f"sha256:{digest.hexdigest()}", beginning
+
+
+def drop_pages(content: Bytes) -> None:
+    """Free the memory that a mapped file has filled. What is read again comes from the file again."""
+    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
 
 
 def may_be_model(path: Path) -> bool:
@@ -367,8 +316,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         raise missing(path) from error
     except OSError as error:
         raise CannotAssessError(
-            f"model file is not readable ({error.strerror}); it must be a readable file",
-            f"ls -l {quoted(path)}",
+            f"model file is not readable ({error.strerror}); it must be a readable file", f"ls -l {quoted(path)}"
         ) from error
     if not content:
         raise damaged("model file is empty (0 bytes); an ONNX protobuf is needed")
@@ -410,100 +358,191 @@ def _is_text(start: bytes) -> bool:
     return True
 
 
-BEFORE = -1  # stands for what is there before the first node: inputs and weights
+CONTRACT_KEY = "robustcheck.contract"
+BEGINNING_KEY = "robustcheck.beginning"  # of metadata, see `changed`
+SCHEMA_VERSION = 1  # the newest contract this version reads
 
 
-def sort_model(proto: ModelProto) -> bool:
-    """Sort the nodes of a model, in place. Functions and the graphs inside nodes, too; returns whether anything moved.
+class TensorEntry(Frozen):
+    """What one graph output is."""
+
+    meaning: str
+    """in words, for the report"""
+    rule: Literal["encoder_output", "head_input", "pooled", "logits"]
+    """thresholds hold only for the rule that they were calibrated on"""
+
+
+class Source(Frozen):
+    """Which model was exported, and from where."""
+
+    library: str
+    name: str
+    weights: str
+    weights_digest: str
+    """sha256:… of the weights file, empty when there was none"""
+    random_weights: bool
+    """True: nobody trained this model"""
+    synthetic: str = ""
+    """says what was planted by hand; empty for a model as it was trained"""
+    matched_to: str | None = Field(default=None, min_length=1, max_length=200)
+    """the encoder whose vectors it was trained to give (distillation, feature matching); "none": it was not; None: not
+    said"""
+
+
+class Parity(Frozen):
+    """The largest differences between eager mode and ONNX Runtime. They are measured on real photos."""
+
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    batches: tuple[int, ...]
+    photos: int
+
+
+class ZeroShot(Frozen):
+    """What the logits of a zero-shot classifier are of."""
+
+    classes: tuple[str, ...]
+    """names, in the order of the logits"""
+    templates: tuple[str, ...]
+    """prompts that the names were put into, {} for the name; their text embeddings were averaged"""
+
+
+class Contract(Frozen):
+    """Schema 1 of the contract. Exporters write it and the checker reads it."""
+
+    schema_version: Literal[1]
+    preprocessing: Preprocessing
+    tensors: dict[str, TensorEntry]
+    """keys are names of graph outputs; "representation" is always there"""
+    source: Source
+    versions: dict[str, str]
+    precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq"]
+    parity: Parity | None = None
+    zero_shot: ZeroShot | None = None
+    """only of a file whose logits come from a text tower"""
+    graph_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """of the file's graph and weights when it was written (`graph_digest`); None: not said"""
+
+    @field_validator("tensors")
+    @classmethod
+    def _names_the_representation(cls, tensors: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+        if "representation" not in tensors:
+            raise ValueError('there is no entry "representation"')
+        return tensors
+
+
+def parse_contract(model: ModelProto, where: str) -> Contract | None:
+    """Read the contract from a model's metadata properties. None when the model has none.
+
+    `where` names the file in messages.
 
     Raises:
-        CannotAssessError: one name is written twice; nodes read each other in a circle.
+        CannotAssessError: there are two; the contract is of a newer schema, is not a JSON object, or breaks the schema.
+            It is never ignored: preprocessing and tensor would silently change their meaning.
     """
-    moved = _sort_graph(proto.graph.node, _given(proto.graph))
-    for function in proto.functions:
-        given = dict.fromkeys(function.input, "an input")
-        with about(f"function {function.name}"):
-            moved |= _sort_graph(function.node, given)
-    return moved
+    texts = [entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY]
+    if not texts:
+        return None
+    meaning = f"metadata {CONTRACT_KEY} must hold"
+
+    def odd(what: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
+        return CannotAssessError(f"{where}: contract {what}", hint)
+
+    if len(texts) > 1:
+        raise CannotAssessError(
+            f"{where}: number of contracts is {len(texts)}; metadata {CONTRACT_KEY} must occur in a file once",
+            "export the model again with `robustcheck export`",
+        )
+    try:
+        raw = json.loads(texts[0], object_pairs_hook=once)
+    except RecursionError as error:
+        raise odd(f"is nested too deeply; {meaning} one JSON object") from error
+    except json.JSONDecodeError as error:
+        raise odd(f"is not JSON ({error.msg} at character {error.pos}); {meaning} one JSON object") from error
+    except ValueError as error:
+        raise odd(f"is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must occur in it once") from error
+    if not isinstance(raw, dict):
+        raise odd(f"is a JSON {type(raw).__name__}; {meaning} an object")
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise odd(f"has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}", NEWER)
+    if isinstance(version, bool | float):  # equal to 1, to pydantic, too
+        raise odd(f"does not match schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not a version)")
+    try:
+        return Contract.model_validate_json(texts[0], strict=True)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
+            for fault in error.errors(include_url=False)[:3]
+        )
+        raise odd(f"does not match schema {SCHEMA_VERSION} ({faults})") from error
 
 
-def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str]) -> list[NodeProto] | None:
-    """Return the nodes with producers before consumers. None if they have that order already.
+def changed(contract: Contract | None, file: OnnxFile) -> bool | None:
+    """Return whether graph or weights changed. None: the contract has no digest of them.
 
-    Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
-    linear in the number of inputs. A node reads what the graphs inside it read from outside.
+    The export writes the digest of graph and weights together with that of the file's bytes before the metadata. A file
+    of the same bytes and metadata, and nothing else, has the same graph and weights: their digest is not computed.
+    """
+    if contract is None or contract.graph_digest is None:
+        return None
+    entry = StringStringEntryProto(key=BEGINNING_KEY, value=f"{contract.graph_digest} {file.beginning}")
+    if file.beginning and entry in file.proto.metadata_props and not file.external:
+        return False
+    return contract.graph_digest != graph_digest(file.proto, file.weights)
+
+
+NONE = Weights(held=None, content=b"", places={})
+# What no value depends on; any other field counts, also one that a later ONNX adds.
+LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
+LEFT_OUT = {
+    "onnx.ModelProto.ir_version",
+    "onnx.ModelProto.producer_name",
+    "onnx.ModelProto.producer_version",
+    "onnx.ModelProto.domain",
+    "onnx.ModelProto.model_version",
+    "onnx.ModelProto.training_info",
+    "onnx.GraphProto.name",
+    "onnx.GraphProto.value_info",
+    "onnx.FunctionProto.value_info",
+    "onnx.NodeProto.name",
+}
+
+
+def graph_digest(proto: ModelProto, weights: Weights = NONE) -> str:
+    """Return the digest of a graph with its weights.
+
+    It is sha256:… over nodes, attributes, inputs, outputs, opsets, functions and weights.
+
+    The digest is over canonical JSON of the model: an object for each message with the fields that are set, without
+    what no value depends on (names of nodes, metadata, doc strings, …). A tensor is [name, data type, dims, hex of the
+    SHA-256 of its raw little-endian bytes]. No weight is copied, and external ones are read in pieces.
 
     Args:
-        nodes: of one graph.
-        given: names that are there before the first node, and what each is, in words.
-
-    Raises:
-        CannotAssessError: a name is written twice; nodes read each other in a circle. The message names the tensor.
+        proto: as `read_onnx` gives it, before anything of it is left out or opened up.
+        weights: `OnnxFile.weights`; left out for a model that holds all values itself.
     """
-    makers = dict.fromkeys(given, BEFORE)
-    for index, node in enumerate(nodes):
-        for name in node.output:
-            if name in makers:
-                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes")
-            if name:
-                makers[name] = index
-    sources = [[makers[name] for name in node_inputs(node) if name in makers] for node in nodes]
-    if all(source < index for index, read in enumerate(sources) for source in read):
-        return None
-    placed, entered = {BEFORE: None}, set[int]()  # placed in this order
-    for start in range(len(nodes)):
-        path = [start]
-        while path:
-            missing = [source for source in sources[path[-1]] if source not in placed]
-            if not missing:
-                placed.setdefault(path.pop())
-                continue
-            entered.add(path[-1])
-            for source in missing:
-                if source in entered:
-                    raise _circle(nodes, [at for at in path if at in entered and at not in placed], source)
-            path += reversed(missing)
-    return [nodes[index] for index in placed if index != BEFORE]
+    return digest_of(_form(proto, weights))
 
 
-def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str]) -> bool:
-    """Sort the nodes of one graph, in place.
-
-    Those of the graphs inside them come first. `nodes` is a protobuf field.
-    """
-    moved = False
-    for graph in (graph for node in nodes if node.op_type in HOLDERS for graph in subgraphs(node)):
-        moved |= _sort_graph(graph.node, _given(graph))  # protobuf nests messages 100 times at most
-    order = sorted_nodes(list(nodes), given)
-    if order is not None:
-        del nodes[:]
-        nodes.extend(order)
-    return moved or order is not None
-
-
-def _given(graph: GraphProto) -> dict[str, str]:
-    """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
-    given = dict.fromkeys((value.name for value in graph.input), "an input")
-    for name in weight_names(graph):
-        if given.get(name) == "a weight":
-            raise _written_twice(name, "two weights")
-        given[name] = "a weight"
-    return given
-
-
-def _written_twice(name: str, by: str) -> CannotAssessError:
-    return CannotAssessError(
-        f"tensor {name!r} is written twice, by {by}; each name must belong to one tensor",
-        "export the model again",
-    )
-
-
-def _circle(nodes: Sequence[NodeProto], path: Sequence[int], source: int) -> CannotAssessError:
-    circle = path[path.index(source) :]
-    name = next(name for name in nodes[source].output if name)
-    ops = ", ".join(nodes[index].op_type for index in circle[:4]) + ", …" * (len(circle) > 4)
-    return CannotAssessError(
-        f"tensor {name!r} is computed from itself, through {len(circle)} node{'s' * (len(circle) > 1)} "
-        f"({ops}); the nodes of a graph must not form a circle",
-        "export the model again",
-    )
+def _form(value: Any, weights: Weights) -> Any:
+    """Give the JSON form of a field's value."""
+    if isinstance(value, TensorProto):
+        digest = hashlib.sha256()
+        for piece in pieces_of(value, weights):
+            digest.update(piece)
+        return [value.name, value.data_type, list(value.dims), digest.hexdigest()]
+    if isinstance(value, Message):
+        if not isinstance(value, ModelProto | GraphProto):  # places are of the main graph's initializers
+            weights = replace(weights, places={})
+        return {
+            field.name: _form(inner, weights)
+            for field, inner in value.ListFields()
+            if field.name not in LEFT_OUT_EVERYWHERE and field.full_name not in LEFT_OUT
+        }
+    if isinstance(value, float):
+        return repr(value)  # JSON has no NaN
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str | int) else [_form(item, weights) for item in value]

@@ -1,7 +1,10 @@
-"""Index an ONNX graph for walks back to the image.
+"""Check and sort a graph, and index it for walks. Pure.
 
-The index knows which inputs carry the image, and by which ops. The last linear layer before an output is found on it;
-the walk goes through what may follow a classifier's head. Pure.
+The walks lead back to the image: the index knows which inputs carry it, and by which ops.
+
+ONNX requires that a node comes after those whose outputs it reads, and every walk relies on it. Some tools write
+another order: the float16 conversion of onnxruntime.transformers appends its Casts at the end of the graph. Such nodes
+are sorted.
 
 Constants that the graph computes and that are far larger than what the file holds are refused: ONNX Runtime computes
 them while it opens a session, and no signal reaches it there.
@@ -9,17 +12,21 @@ them while it opens a session, and no signal reaches it there.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, shape_inference
+from onnx.helper import make_tensor_value_info
 from onnx.numpy_helper import to_array
 
 from robustcheck_onnx.checker.errors import CannotAssessError
+
+from .weights import about, damaged
 
 Names = tuple[str, ...]
 Sizes = tuple[int, ...]
@@ -27,49 +34,38 @@ Shape = tuple[int | None, ...]
 """sizes of a tensor, None for one that is left open"""
 
 
-def _ops(names: str) -> frozenset[str]:
+def op_set(names: str) -> frozenset[str]:
+    """Return the operators that a text lists."""
     return frozenset(names.split())
 
 
-LINEAR = _ops(
+LINEAR = op_set(
     "Gemm MatMul Conv Einsum MatMulInteger ConvInteger QLinearMatMul QLinearConv QGemm FusedMatMul FusedGemm "
     "FusedConv NhwcConv NhwcFusedConv MatMulNBits MatMulBnb4 MatMulIntegerToFloat DynamicQuantizeMatMul"
 )
-NORMALISATION = _ops(
-    "LayerNormalization SkipLayerNormalization SimplifiedLayerNormalization SkipSimplifiedLayerNormalization "
-    "RMSNormalization BatchNormalization GroupNormalization GroupNorm SkipGroupNorm InstanceNormalization "
-    "MeanVarianceNormalization"
-)
-ACTIVATION = _ops(
-    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Elu Selu Celu Gelu FastGelu QuickGelu BiasGelu "
-    "Softplus Softsign Tanh Mish Swish ThresholdedRelu Softmax LogSoftmax QLinearSoftmax QLinearSigmoid "
-    "QLinearLeakyRelu Abs Exp"
-)
-POOL = _ops(
+POOL = op_set(
     "GlobalAveragePool AveragePool GlobalMaxPool MaxPool GlobalLpPool LpPool ReduceMean ReduceMax ReduceSum "
     "QLinearGlobalAveragePool QLinearAveragePool QLinearReduceMean"
 )
-RESHAPE = _ops(
+RESHAPE = op_set(
     "Identity Reshape Flatten Squeeze Unsqueeze Cast CastLike Dropout Gather Slice Transpose Expand "
     "LpNormalization QuantizeLinear DequantizeLinear DynamicQuantizeLinear"
 )
-AFFINE = _ops("Add Sub Mul Div QLinearAdd QLinearMul")
-SCALING = _ops("Mul Div QLinearMul")
-COMPARISON = _ops("Greater GreaterOrEqual Less LessOrEqual")
-REDUCE = _ops("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp")
+AFFINE = op_set("Add Sub Mul Div QLinearAdd QLinearMul")
+COMPARISON = op_set("Greater GreaterOrEqual Less LessOrEqual")
+REDUCE = op_set("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp")
 ELEMENTWISE = (
     AFFINE
     | COMPARISON
-    | _ops("Sigmoid HardSigmoid Erf Tanh Softplus Clip Pow Exp Neg Min Max Relu Cast Sqrt Abs Reciprocal Not Sign")
+    | op_set("Sigmoid HardSigmoid Erf Tanh Softplus Clip Pow Exp Neg Min Max Relu Cast Sqrt Abs Reciprocal Not Sign")
 )
-OF_A_STATISTIC = AFFINE | _ops(
+OF_A_STATISTIC = AFFINE | op_set(
     "Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp "
     "QuantizeLinear DequantizeLinear"
 )
 # the other inputs of these are shapes, bounds, scales
-FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
+FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | op_set("Clip Pad Resize Tile TopK")) - {"Gather"}
 SPECIAL_INPUTS = FIRST_INPUT_ONLY | {"Gather", "Div", "Sub", "Mul"}  # `_carriers`
-WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight among the inputs, else 1
 BITS: dict[int, int] = {TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16}
 BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
 # floats of 4 and 8 bits, all signed (E8M0 is not, and only scales blocks); name of the precision by type
@@ -77,11 +73,10 @@ SMALL_FLOATS: dict[int, str] = {
     kind: f"fp{name[5]}" for name, kind in TensorProto.DataType.items() if re.match(r"FLOAT[48]E[2-5]M", name)
 }
 # operators of ONNX and ONNX Runtime that hold graphs; to look for graphs in every node takes longer than all the rest
-HOLDERS = _ops("If Loop Scan SequenceMap FlexAttention BeamSearch GreedySearch Sampling WhisperBeamSearch")
+HOLDERS = op_set("If Loop Scan SequenceMap FlexAttention BeamSearch GreedySearch Sampling WhisperBeamSearch")
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
-INTEGER_PRODUCTS = _ops("MatMulInteger ConvInteger")
 UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
 
 
@@ -160,11 +155,7 @@ class Layers:
 
 
 def build_layers(
-    graph: GraphProto,
-    image: str,
-    weights: Mapping[str, Sizes],
-    *,
-    zeros: AbstractSet[str] = frozenset(),
+    graph: GraphProto, image: str, weights: Mapping[str, Sizes], *, zeros: AbstractSet[str] = frozenset()
 ) -> Layers:
     """Index `graph` for walks back to `image`. One pass over its nodes.
 
@@ -244,6 +235,11 @@ def _carriers(
     if op in ("Div", "Sub", "Mul") and len(of_image) > 1:
         return tuple(name for name in of_image if name not in statistics) or of_image[:1]
     return of_image
+
+
+def show_shape(shape: Shape | None) -> str:
+    """Write a shape as text, unknown sizes as "?"."""
+    return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
 
 
 def is_quantised(kind: int) -> bool:
@@ -336,28 +332,235 @@ def node_inputs(node: NodeProto) -> list[str]:
     names = [name for name in node.input if name]
     for graph in subgraphs(node) if node.op_type in HOLDERS else ():
         within = {name for inner in graph.node for name in inner.output}.union(
-            (value.name for value in graph.input), weight_names(graph)
+            (value.name for value in graph.input), weights_in(graph)
         )
         read = [name for inner in graph.node for name in node_inputs(inner)]
         names += [name for name in (*read, *(value.name for value in graph.output)) if name not in within]
     return names
 
 
-def weight_names(graph: GraphProto) -> list[str]:
+def weights_in(graph: GraphProto) -> list[str]:
     """Return the names of a graph's initializers."""
     return [tensor.name for tensor in (*graph.initializer, *(each.values for each in graph.sparse_initializer))]
 
 
-def are_one_factor(layers: Layers, node: NodeProto) -> list[bool]:
-    """Return whether each factor of a product is one for all features. Those of the image are left out."""
-    factors = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
-    shapes = [layers.shape_of(name) for name in factors if name not in layers.image_tensors]
-    return [shape is not None and all(size == 1 for size in shape) for shape in shapes]
+MOST_VERSION = 2**31  # ONNX's schemas take no larger one
+MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to eight
+TYPES = frozenset(TensorProto.DataType.values())
 
 
-def data_inputs(layers: Layers, node: NodeProto) -> Names:
-    """Return the inputs of a node that carry the image. This is `Layers.data` of its first output."""
-    return layers.data.get(node.output[0], ())
+def check_well_formed(proto: ModelProto) -> None:
+    """Check a model with its inner graphs and functions. A negative size becomes an unknown one, in place.
+
+    ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
+
+    Raises:
+        CannotAssessError: a name that is not UTF-8, two inputs of one name, a type that ONNX does not know, a node
+            with fewer inputs than its operator needs.
+    """
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    graphs = [proto.graph, *(body for part in (proto.graph, *proto.functions) for body in bodies(part.node))]
+    for node in (node for part in (*proto.functions, *graphs) for node in part.node):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
+        if len(node.input) < least:
+            raise damaged(f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
+    names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
+    names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
+    for graph in graphs:
+        values = [*graph.input, *graph.output, *graph.value_info]
+        names += [named.name for named in (*values, *graph.initializer)]
+        names += [word for node in graph.node for word in (node.op_type, node.domain, *node.input, *node.output)]
+        names += [attribute.name for node in graph.node for attribute in node.attribute]
+        for weight in graph.initializer:
+            if weight.data_type == TensorProto.UNDEFINED:
+                raise damaged(f"weight '{weight.name!s:.80}' has no type; each needs one")
+        for value in values:
+            tensor = value.type.tensor_type
+            if tensor.elem_type not in TYPES:
+                raise damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
+            check_dimensions(f"'{value.name!s:.80}'", len(tensor.shape.dim))
+            for size in tensor.shape.dim:
+                if size.dim_value < 0:
+                    size.ClearField("dim_value")
+    for word in names:
+        if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
+            raise damaged(f"name in the graph is {word!r:.80}; names must be UTF-8 text")
+    twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
+    if twice:
+        raise damaged(f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
+
+
+def check_dimensions(what: str, n: int) -> None:
+    """Refuse a tensor with too many dimensions. Their product is a number with as many digits as there is memory for.
+
+    Raises:
+        CannotAssessError.
+    """
+    if n > MOST_DIMENSIONS:
+        raise damaged(f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
+
+
+@cache
+def _least_inputs(op: object, domain: object, version: int) -> int:
+    """Return how many inputs an operator needs. 0 for one that ONNX does not know.
+
+    version: of its domain; below 1, as where the model names none, the newest.
+    """
+    if not isinstance(op, str) or not isinstance(domain, str) or version >= MOST_VERSION:
+        return 0
+    try:
+        return int(onnx.defs.get_schema(op, version if version >= 1 else MOST_VERSION - 1, domain).min_input)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+BEFORE = -1  # stands for what is there before the first node: inputs and weights
+
+
+def sort_model(proto: ModelProto) -> bool:
+    """Sort the nodes of a model, in place. Functions and the graphs inside nodes, too; returns whether anything moved.
+
+    Raises:
+        CannotAssessError: one name is written twice; nodes read each other in a circle.
+    """
+    moved = _sort_graph(proto.graph.node, _given(proto.graph))
+    for function in proto.functions:
+        given = dict.fromkeys(function.input, "an input")
+        with about(f"function {function.name}"):
+            moved |= _sort_graph(function.node, given)
+    return moved
+
+
+def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str]) -> list[NodeProto] | None:
+    """Return the nodes with producers before consumers. None if they have that order already.
+
+    Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
+    linear in the number of inputs. A node reads what the graphs inside it read from outside.
+
+    Args:
+        nodes: of one graph.
+        given: names that are there before the first node, and what each is, in words.
+
+    Raises:
+        CannotAssessError: a name is written twice; nodes read each other in a circle. The message names the tensor.
+    """
+    makers = dict.fromkeys(given, BEFORE)
+    for index, node in enumerate(nodes):
+        for name in node.output:
+            if name in makers:
+                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes")
+            if name:
+                makers[name] = index
+    sources = [[makers[name] for name in node_inputs(node) if name in makers] for node in nodes]
+    if all(source < index for index, read in enumerate(sources) for source in read):
+        return None
+    placed, entered = {BEFORE: None}, set[int]()  # placed in this order
+    for start in range(len(nodes)):
+        path = [start]
+        while path:
+            missing = [source for source in sources[path[-1]] if source not in placed]
+            if not missing:
+                placed.setdefault(path.pop())
+                continue
+            entered.add(path[-1])
+            for source in missing:
+                if source in entered:
+                    raise _circle(nodes, [at for at in path if at in entered and at not in placed], source)
+            path += reversed(missing)
+    return [nodes[index] for index in placed if index != BEFORE]
+
+
+def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str]) -> bool:
+    """Sort the nodes of one graph, in place.
+
+    Those of the graphs inside them come first. `nodes` is a protobuf field.
+    """
+    moved = False
+    for graph in (graph for node in nodes if node.op_type in HOLDERS for graph in subgraphs(node)):
+        moved |= _sort_graph(graph.node, _given(graph))  # protobuf nests messages 100 times at most
+    order = sorted_nodes(list(nodes), given)
+    if order is not None:
+        del nodes[:]
+        nodes.extend(order)
+    return moved or order is not None
+
+
+def _given(graph: GraphProto) -> dict[str, str]:
+    """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
+    given = dict.fromkeys((value.name for value in graph.input), "an input")
+    for name in weights_in(graph):
+        if given.get(name) == "a weight":
+            raise _written_twice(name, "two weights")
+        given[name] = "a weight"
+    return given
+
+
+def _written_twice(name: str, by: str) -> CannotAssessError:
+    return CannotAssessError(
+        f"tensor {name!r} is written twice, by {by}; each name must belong to one tensor", "export the model again"
+    )
+
+
+def _circle(nodes: Sequence[NodeProto], path: Sequence[int], source: int) -> CannotAssessError:
+    circle = path[path.index(source) :]
+    name = next(name for name in nodes[source].output if name)
+    ops = ", ".join(nodes[index].op_type for index in circle[:4]) + ", …" * (len(circle) > 4)
+    return CannotAssessError(
+        f"tensor {name!r} is computed from itself, through {len(circle)} node{'s' * (len(circle) > 1)} "
+        f"({ops}); the nodes of a graph must not form a circle",
+        "export the model again",
+    )
+
+
+QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
+
+
+def precision_of(proto: ModelProto) -> str:
+    """Return what most weights are, fp32 for example. It is int8, or a float of 4 or 8 bits, of any quantised layer."""
+    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
+        kinds = {weight.data_type for weight in proto.graph.initializer}
+        kinds |= {
+            attribute.i for node in proto.graph.node for attribute in node.attribute if attribute.name == "output_dtype"
+        }
+        return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
+    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
+    sizes = Counter[str]()
+    for weight in proto.graph.initializer:
+        if weight.data_type in FLOATS:
+            sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
+    return max(sizes, key=sizes.__getitem__, default="fp32")
+
+
+SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
+
+
+def with_shapes(proto: ModelProto) -> GraphProto:
+    """Infer the shapes of a graph. Large weights become inputs meanwhile, so that no weight is copied."""
+    light = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    graph = light.graph
+    graph.name = "shapes"
+    graph.node.extend(proto.graph.node)
+    computed = computed_constants(proto)  # inference believes what a file says of a shape: not of these
+    graph.output.extend(value for value in proto.graph.output if value.name not in computed)
+    graph.value_info.extend(value for value in proto.graph.value_info if value.name not in computed)
+    for body in bodies(graph.node):
+        del body.value_info[:]
+    weights = {weight.name for weight in proto.graph.initializer}
+    graph.input.extend(value for value in proto.graph.input if value.name not in weights)
+    for weight in proto.graph.initializer:
+        if weight.data_location != TensorProto.EXTERNAL and math.prod(weight.dims) <= SMALL_ELEMENTS:
+            graph.initializer.append(weight)
+        else:
+            graph.input.append(make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    for _ in range(2):
+        try:
+            return shape_inference.infer_shapes(light, data_prop=True).graph
+        except shape_inference.InferenceError:  # a contradiction in what the file says of shapes: without these
+            del graph.value_info[:]
+            for value in graph.output:
+                value.ClearField("type")
+    return graph  # ONNX Runtime decides, and walks on the graph do without shapes
 
 
 FREE = 1 << 28  # values that a graph may compute from nothing: 1 GiB as float32
@@ -413,160 +616,3 @@ def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
             f"{TIMES} times those of the file may be computed",
             "export the model again, with its constants folded",
         )
-
-
-AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
-                                        "Log", "Sum", "Mean", "Concat", "LabelEncoder", "ArrayFeatureExtractor",
-                                        "ZipMap"}  # fmt: skip
-GATE = "gate"  # is written among crossed ops for an activation made of several, such as x·sigmoid(x)
-SCALE = "scale"  # is written among crossed ops for a factor that all outputs share: the temperature of cosine scores
-UNIT = (
-    "LpNormalization"  # is written among crossed ops for a division by a norm of what is divided, however it is written
-)
-COSINE = "cosine"  # is written among crossed ops for a division by the norm of another tensor
-QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
-L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
-_BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
-_BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
-
-
-class Head(NamedTuple):
-    """The last linear layer before an output."""
-
-    op: str
-    tensor: str
-    """its data input, on the float side of a quantisation where there is one"""
-    weight_shape: tuple[int, ...]
-    classes: int | None
-    """width of its output"""
-    has_bias: bool
-    """whether a bias is added that is not all zeros"""
-    writes_bias: bool
-    """whether a bias is added, be it of zeros"""
-    crossed: frozenset[str]
-    """ops between the layer and the output"""
-    cosine: bool = False
-    """whether it reads a vector that is divided by its L2 norm, before or behind it: its outputs are cosines"""
-    dequantize: Names = ()
-    """scale and zero point, where the data input has no float side"""
-
-
-class Join(NamedTuple):
-    """A node that joins branches and ends a walk."""
-
-    op: str
-    branches: Names
-
-
-class _Tail(NamedTuple):
-    """The nodes between a tensor and its linear layer. A join may end it instead."""
-
-    start: str
-    """the tensor that the layer or the join makes"""
-    crossed: frozenset[str]
-    has_bias: bool
-    writes_bias: bool
-
-
-class _HeadFacts(NamedTuple):
-    """The known facts of every image tensor."""
-
-    tails: dict[str, _Tail]
-    """of those that a linear layer or a join ends"""
-    float_sides: dict[str, str]
-    """the float tensor that a quantised one was made of; "" for none"""
-    unit_length: dict[str, str]
-    """the tensor that was divided by its L2 norm, behind reshapes, casts and factors; "" for none"""
-    roots: dict[str, str]
-    """what a linear layer gave, of which a tensor is a function or a statistic"""
-
-
-def find_head(layers: Layers, output: str) -> Head | Join | None:
-    """Walk back from `output` to the last linear layer.
-
-    That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
-    layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
-    """
-    known = _head_facts(layers).tails
-    tail = known.get(output)
-    if tail is None:
-        return None
-    node, names = layers.producers[tail.start], layers.data[tail.start]
-    if node.op_type in LINEAR:
-        return _head(layers, node, names[0], tail)
-    tails = [known.get(name) for name in names]
-    if node.op_type != "Concat" and all(each and layers.producers[each.start].op_type in LINEAR for each in tails):
-        heads = [find_head(layers, name) for name in names]
-        if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
-            return heads[0]
-    return Join(node.op_type, names)
-
-
-@lru_cache(maxsize=1)
-def _head_facts(layers: Layers) -> _HeadFacts:
-    """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
-    facts = tails, float_sides, unit_length, roots = _HeadFacts({}, {}, {}, {})
-    for tensor, names in layers.data.items():
-        op, inputs = layers.ops[tensor], layers.producers[tensor].input
-        first, parent, is_one = inputs[0] if inputs else "", layers.elementwise.parent(tensor), len(names) == 1
-        is_linear = op in LINEAR and tensor not in layers.statistics
-        source = parent if is_linear or len(set(names)) != 1 else names[0]
-        roots[tensor] = roots.get(source, source) if source else tensor
-        if layers.types.get(tensor) in (None, *BITS) and op in RESHAPE:
-            float_sides[tensor] = first if op in QUANTISERS else float_sides.get(first, "")
-        read = inputs if op in SCALING else ()
-        if op == "LpNormalization" or any(layers.statistics.get(name, "") in L2_STATISTICS for name in read):
-            unit_length[tensor] = tensor
-        elif is_one and (op in RESHAPE or op in AFFINE):
-            unit_length[tensor] = unit_length.get(names[0], "")
-        ends_here, is_look_up = op in LINEAR and is_one, op == "Gather" and first not in layers.image_tensors
-        goes_on = op in AFTER_HEAD and names and not is_look_up  # the image picks nothing from a table
-        before = parent if len(names) > 1 else names[0] if names else None
-        if goes_on and not ends_here and before is not None:
-            if before in tails:
-                tails[tensor] = _extend(layers, facts, tensor, before)
-        elif ends_here or goes_on:
-            tails[tensor] = _Tail(tensor, frozenset(), False, False)
-    return facts
-
-
-def _extend(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tail:
-    """Put the node that makes `tensor` behind the tail of `source`."""
-    inner, roots, node = facts.tails[source], facts.roots, layers.producers[tensor]
-    op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
-    more = {op, GATE} if several else {op}
-    if not several and op in SCALING:
-        by = [name for name in node.input if name in layers.statistics and name != source]
-        is_integer = layers.producers[inner.start].op_type in INTEGER_PRODUCTS
-        if by:
-            more.add(UNIT if {roots.get(name, name) for name in by} == {roots.get(source, source)} else COSINE)
-        elif any(are_one_factor(layers, node)) and not (is_integer and inner.crossed <= {"Cast"}):
-            more.add(SCALE)  # not that of what was quantised
-    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in node.input):
-        more.add("LogSoftmax")
-    added = not several and op in ("Add", "QLinearAdd")
-    not_zero = added and not layers.zeros & {*node.input}
-    return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
-
-
-def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
-    op, attributes = node.op_type, {attribute.name: attribute for attribute in node.attribute}
-    at, bias_at = WEIGHT_AT.get(op, 1), _BIAS_AT.get(op, len(node.input))
-    weight = "".join(name for name in node.input[at : at + 1] if name != data) or node.input[0]
-    weight_shape = tuple(size or 0 for size in layers.shape_of(weight) or ())
-    rows_first = "Conv" in op or ("transB" in attributes and attributes["transB"].i)
-    classes: int | None = None
-    if "N" in attributes:
-        classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
-    elif weight_shape and op != "Einsum":
-        classes = weight_shape[0 if rows_first else -1]
-    bias = input_at(node, bias_at)
-    tensor = _head_facts(layers).float_sides.get(data) or data
-    scales = tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else ()
-    crossed = tail.crossed
-    if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
-        crossed |= {SCALE}
-    on_vectors = "Conv" not in op or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
-    cosine = on_vectors and (COSINE in crossed or bool(_head_facts(layers).unit_length.get(data)))
-    has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
-    return Head(op, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)

@@ -5,11 +5,8 @@ from their folder, so read-only folders, hard links and models over 2 GB work. M
 unknown operators, object detectors, segmenters.
 """
 
-import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -19,44 +16,33 @@ from typing import NamedTuple
 import onnx
 import onnx.inliner
 import onnxruntime as ort
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, shape_inference
-from onnx.helper import make_node, make_tensor_value_info
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx.helper import make_node
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import GraphScaling
-from robustcheck_onnx.checker.text import quoted, sha256_of
+from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.profile import End
 
-from .contract import Contract, changed, parse_contract
-from .ends import EMBEDDINGS, Constants, is_change_of_basis
-from .file import Graph, OnnxFile, about, read_onnx, sort_model
-from .image_input import ImageInput, find_image_input, keep_image_part
+from .ends import EMBEDDINGS, Constants, Head, is_change_of_basis
+from .file import Contract, Graph, OnnxFile, changed, drop_pages, parse_contract, read_onnx
+from .image_input import ImageInput, find_image_input, find_scalings, keep_image_part
 from .layers import (
     FLOATS,
-    LINEAR,
-    SMALL_FLOATS,
-    Head,
     Layers,
     Names,
     Shape,
-    bodies,
     build_layers,
-    computed_constants,
     nested_nodes,
+    precision_of,
     refuse_giants,
+    sort_model,
+    with_shapes,
 )
-from .representation import EMBEDDING_NAME, Candidate, Representation, choose, find_candidates
-from .scaling import find_scalings
-from .weights import ExternalFile, drop_pages, refuse_changed
-
-ONE_EACH = "one representation for each image is needed"
-DETECTOR_NAME = re.compile(
-    r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
-)
-DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "EfficientNMS_TRT", "BatchedNMS_TRT"))
-UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
+from .representation import Candidate, Representation, choose, find_candidates, refuse_dense
+from .weights import ExternalFile, about, refuse_changed
 
 
 def check_supported(proto: ModelProto) -> frozenset[str]:
@@ -94,55 +80,6 @@ def check_supported(proto: ModelProto) -> frozenset[str]:
     return frozenset(op for _, op in examples)
 
 
-def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, where: str) -> None:
-    """Refuse object detectors and models that predict per pixel.
-
-    operators: as `check_supported` gives them.
-
-    Raises:
-        CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
-    """
-    command = f"robustcheck inspect {quoted(where)} --tensor {quoted(_deepest_map(layers) or 'NAME')}"
-    hint = f"to look at its vision encoder: {command}"
-    for name in outputs:
-        if DETECTOR_NAME.search(name):
-            raise CannotAssessError(f"output {name!r} is an object detector's; {ONE_EACH}", hint)
-    for op in sorted(DETECTOR_OPS & operators):
-        raise CannotAssessError(f"graph has {op}, as object detectors have; {ONE_EACH}", hint)
-    upsampling = _upsamples(layers) if UPSAMPLING_OPS & operators else ""
-    for name in outputs:
-        rank = len(layers.shapes.get(name, ()))
-        if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
-            raise CannotAssessError(
-                f"output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters have; {ONE_EACH}",
-                hint,
-            )
-
-
-def _upsamples(layers: Layers) -> str:
-    """Return the op that enlarges a linear layer's output. "" where none does."""
-    deep: set[str] = set()
-    found = ""
-    for tensor, names in layers.data.items():
-        op = layers.ops[tensor]
-        if op in LINEAR or not deep.isdisjoint(names):
-            deep.add(tensor)
-            if op in UPSAMPLING_OPS and names[0] in deep:
-                found = op
-    return found
-
-
-def _deepest_map(layers: Layers) -> str:
-    """Return the last of the widest feature maps. Of a detector this is mostly the end of its backbone."""
-    maps = [
-        (shape[1], name)
-        for name in layers.data
-        if len(shape := layers.shapes.get(name, ())) == 4 and shape[1] is not None and layers.ops[name] in LINEAR
-    ]
-    widest = max((channels for channels, _ in maps), default=0)
-    return next((name for channels, name in reversed(maps) if channels == widest), "")
-
-
 @cache
 def supported_versions() -> tuple[int | None, int | None]:
     """Return ONNX Runtime's newest opset and IR version. None where it does not tell.
@@ -174,8 +111,6 @@ def _operators() -> frozenset[tuple[str, str]]:
 MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
 DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
 VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
-SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
-QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
 
 
 class Output(NamedTuple):
@@ -293,7 +228,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
         ir_version=proto.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
-        precision=_precision(proto),
+        precision=precision_of(proto),
         image_input=image_input,
         scalings=find_scalings(constants, image_input, representation.tensor),
         left_out=left_out,
@@ -354,34 +289,6 @@ def _inlined(proto: ModelProto) -> ModelProto:
         ) from error
 
 
-def with_shapes(proto: ModelProto) -> GraphProto:
-    """Infer the shapes of a graph. Large weights become inputs meanwhile, so that no weight is copied."""
-    light = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
-    graph = light.graph
-    graph.name = "shapes"
-    graph.node.extend(proto.graph.node)
-    computed = computed_constants(proto)  # inference believes what a file says of a shape: not of these
-    graph.output.extend(value for value in proto.graph.output if value.name not in computed)
-    graph.value_info.extend(value for value in proto.graph.value_info if value.name not in computed)
-    for body in bodies(graph.node):
-        del body.value_info[:]
-    weights = {weight.name for weight in proto.graph.initializer}
-    graph.input.extend(value for value in proto.graph.input if value.name not in weights)
-    for weight in proto.graph.initializer:
-        if weight.data_location != TensorProto.EXTERNAL and math.prod(weight.dims) <= SMALL_ELEMENTS:
-            graph.initializer.append(weight)
-        else:
-            graph.input.append(make_tensor_value_info(weight.name, weight.data_type, weight.dims))
-    for _ in range(2):
-        try:
-            return shape_inference.infer_shapes(light, data_prop=True).graph
-        except shape_inference.InferenceError:  # a contradiction in what the file says of shapes: without these
-            del graph.value_info[:]
-            for value in graph.output:
-                value.ClearField("type")
-    return graph  # ONNX Runtime decides, and walks on the graph do without shapes
-
-
 def _zero_vectors(proto: ModelProto) -> frozenset[str]:
     """Return the names of vectors that hold zeros alone.
 
@@ -404,21 +311,6 @@ def digest_of(file: OnnxFile) -> str:
         return file.model_digest
     text = "\n".join([file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)])
     return sha256_of(text.encode())
-
-
-def _precision(proto: ModelProto) -> str:
-    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
-        kinds = {weight.data_type for weight in proto.graph.initializer}
-        kinds |= {
-            attribute.i for node in proto.graph.node for attribute in node.attribute if attribute.name == "output_dtype"
-        }
-        return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
-    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
-    sizes = Counter[str]()
-    for weight in proto.graph.initializer:
-        if weight.data_type in FLOATS:
-            sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
-    return max(sizes, key=sizes.__getitem__, default="fp32")
 
 
 def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:

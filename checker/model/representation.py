@@ -1,23 +1,28 @@
-"""Choose the tensor that is the representation, by rule. The reason and the alternatives come with it. Pure.
+"""Choose the tensor that is the representation, and how it is pooled.
 
-What each output of the graph holds, class scores or an embedding, is decided here, too.
+The reason and the alternatives come with it. What each output of the graph holds, class scores or an embedding, is
+decided here, too, and object detectors are refused. Pooling gives one row per image.
 """
 
+import math
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import quoted
 from robustcheck_onnx.thresholds.profile import End
 
-from .contract import Contract
-from .ends import AFTER_LINEAR, SECOND, choose_pool, embedding_under, ends_in, is_vector, user_pool
-from .layers import FLOATS, GATE, SCALE, UNIT, Head, Join, Layers, Names, Shape, find_head
+from .ends import AFTER_LINEAR, GATE, SCALE, SECOND, UNIT, Head, Join, embedding_under, ends_in, find_head
+from .file import Contract
+from .layers import ELEMENTWISE, FLOATS, LINEAR, POOL, Layers, Names, Shape, integer, integers, show_shape
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
@@ -172,13 +177,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    layers: Layers,
-    outputs: Names,
-    where: str,
-    *,
-    contract: Contract | None,
-    tensor: str | None,
-    pool: str | None,
+    layers: Layers, outputs: Names, where: str, *, contract: Contract | None, tensor: str | None, pool: str | None
 ) -> Choice:
     """Choose the representation of a graph.
 
@@ -392,3 +391,193 @@ def _represent(
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+ONE_EACH = "one representation for each image is needed"
+DETECTOR_NAME = re.compile(
+    r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
+)
+DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "EfficientNMS_TRT", "BatchedNMS_TRT"))
+UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
+
+
+def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, where: str) -> None:
+    """Refuse object detectors and models that predict per pixel.
+
+    operators: as `check_supported` gives them.
+
+    Raises:
+        CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
+    """
+    command = f"robustcheck inspect {quoted(where)} --tensor {quoted(_deepest_map(layers) or 'NAME')}"
+    hint = f"to look at its vision encoder: {command}"
+    for name in outputs:
+        if DETECTOR_NAME.search(name):
+            raise CannotAssessError(f"output {name!r} is an object detector's; {ONE_EACH}", hint)
+    for op in sorted(DETECTOR_OPS & operators):
+        raise CannotAssessError(f"graph has {op}, as object detectors have; {ONE_EACH}", hint)
+    upsampling = _upsamples(layers) if UPSAMPLING_OPS & operators else ""
+    for name in outputs:
+        rank = len(layers.shapes.get(name, ()))
+        if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
+            raise CannotAssessError(
+                f"output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters have; {ONE_EACH}",
+                hint,
+            )
+
+
+def _upsamples(layers: Layers) -> str:
+    """Return the op that enlarges a linear layer's output. "" where none does."""
+    deep: set[str] = set()
+    found = ""
+    for tensor, names in layers.data.items():
+        op = layers.ops[tensor]
+        if op in LINEAR or not deep.isdisjoint(names):
+            deep.add(tensor)
+            if op in UPSAMPLING_OPS and names[0] in deep:
+                found = op
+    return found
+
+
+def _deepest_map(layers: Layers) -> str:
+    """Return the last of the widest feature maps. Of a detector this is mostly the end of its backbone."""
+    maps = [
+        (shape[1], name)
+        for name in layers.data
+        if len(shape := layers.shapes.get(name, ())) == 4 and shape[1] is not None and layers.ops[name] in LINEAR
+    ]
+    widest = max((channels for channels, _ in maps), default=0)
+    return next((name for channels, name in reversed(maps) if channels == widest), "")
+
+
+POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
+ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
+KEEPS_AXES = ELEMENTWISE | {"Concat", "HardSwish", "Gelu", "LeakyRelu", "Dropout", "Identity"}
+RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
+
+
+class Pooling(NamedTuple):
+    """How a tensor becomes (image, feature)."""
+
+    pool: str
+    feature_axis: int
+    why: str
+    assumed: bool
+
+
+def choose_pool(
+    layers: Layers, tensor: str, shape: Shape | None, crossed: AbstractSet[str] = frozenset(), *, where: str = ""
+) -> Pooling:
+    """Choose the pooling that a tensor needs.
+
+    None for (image, feature), else a mean over space, the class token, or a mean over tokens.
+
+    `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
+    file in messages.
+
+    Raises:
+        CannotAssessError: the tensor has 1 axis, or more than 4.
+    """
+    if shape is None or is_vector(shape):
+        on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
+        return Pooling("none", 1 if on_axis_1 else -1, "", False)
+    if len(shape) == 4:
+        axis = _channel_axis(layers, tensor)
+        where = "the last axis" if axis == -1 else "axis 1"
+        return Pooling("spatial_mean", axis or 1, f"mean over height and width, features on {where}", axis is None)
+    if len(shape) != 3:
+        raise CannotAssessError(
+            f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
+            f"robustcheck inspect {quoted(where)} names other tensors; choose one with --tensor",
+        )
+    if "ReduceMean" in crossed:
+        return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)
+    if {"Gather", "Slice"} & crossed:
+        return Pooling("token_cls", -1, "first token, as the model's head does", False)
+    tokens = shape[1]
+    if _has_class_token(layers):
+        return Pooling("token_cls", -1, "first of the tokens: the graph puts a learned class token there", False)
+    if tokens is not None and math.isqrt(tokens) ** 2 == tokens:
+        return Pooling("token_mean", -1, f"mean over {tokens} tokens: a square grid without class token", False)
+    if tokens is not None and math.isqrt(tokens - 1) ** 2 == tokens - 1:
+        return Pooling("token_cls", -1, f"first of {tokens} tokens: one more than a square grid", True)
+    return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
+
+
+def is_vector(shape: Shape) -> bool:
+    """Whether a shape is (image, feature). Further axes of length 1 are allowed."""
+    return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
+
+
+def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
+    """Return the pool that a user's word names. `where` names the file.
+
+    Raises:
+        UsageError: no such pool, or one that does not fit the tensor's axes.
+    """
+    choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
+    if not choices:
+        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
+    if shape is None:
+        return choices[-1]
+    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape))]
+    if not fits:
+        raise UsageError(
+            f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
+            {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
+        )
+    return fits[0]
+
+
+def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
+    """Pool to (image, feature). Means are taken in float64, selections keep the dtype.
+
+    `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
+    with features on `feature_axis`.
+
+    Raises:
+        CannotAssessError: the array has another number of axes than the pool needs.
+    """
+    if pool == "none" and values.ndim > 2 and is_vector(values.shape):
+        return np.ascontiguousarray(values.reshape(len(values), -1))
+    if values.ndim != RANKS[pool]:
+        raise CannotAssessError(
+            f"representation has shape {values.shape}; pool {pool} needs {RANKS[pool]} axes",
+            "--pool cls or --pool mean",
+        )
+    if pool == "token_cls":
+        return np.ascontiguousarray(values[:, 0])
+    if pool == "token_mean":
+        return np.asarray(values.mean(axis=1, dtype=np.float64))
+    if pool == "spatial_mean":
+        return np.asarray(np.moveaxis(values, feature_axis, -1).mean(axis=(1, 2), dtype=np.float64))
+    return values
+
+
+def _channel_axis(layers: Layers, tensor: str) -> int | None:
+    """Return the feature axis of a 4-D tensor. The layer that made it decides; None where that does not show."""
+    while (node := layers.producers.get(tensor)) is not None:
+        op = node.op_type
+        if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
+            return -1
+        if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
+            return 1
+        if op == "Transpose":
+            order = integers(node, "perm")
+            return 1 if order == [0, 3, 1, 2] else -1 if order == [0, 2, 3, 1] else None
+        names = layers.data.get(node.output[0], ())
+        if not names or op not in KEEPS_AXES:
+            return None
+        tensor = names[0]
+    return None
+
+
+def _has_class_token(layers: Layers) -> bool:
+    """Whether a Concat over tokens adds a learned one."""
+    for node in layers.producers.values():
+        if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
+            of_image = [name in layers.image_tensors for name in node.input]
+            ranks = {len(layers.shapes[name]) for name in (*node.input, *node.output) if name in layers.shapes}
+            if any(of_image) and not of_image[0] and ranks <= {3}:
+                return True
+    return False

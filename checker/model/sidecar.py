@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.storage.places import nearest_path
 from robustcheck_onnx.checker.text import quoted, rule_of
 
-from .file import about
+from .weights import about
 
 OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
 SIDECAR_NAMES = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
@@ -78,10 +78,7 @@ def read_object(path: Path) -> Fields:
             f"python -m json.tool {quoted(path)}",
         ) from fault
     if not isinstance(values, dict):
-        raise UsageError(
-            f"{path}: content is a JSON {type(values).__name__}; it must be an object",
-            LOOK,
-        )
+        raise UsageError(f"{path}: content is a JSON {type(values).__name__}; it must be an object", LOOK)
     return values
 
 
@@ -368,10 +365,7 @@ IMAGELESS_PARTS = frozenset(
 
 
 def find_preprocessing(
-    model_path: Path,
-    option: str | None,
-    contract_preprocessing: Preprocessing | None,
-    input_size: Edges | None,
+    model_path: Path, option: str | None, contract_preprocessing: Preprocessing | None, input_size: Edges | None
 ) -> PreprocessingFacts:
     """Find the preprocessing of a model.
 

@@ -21,7 +21,6 @@ disk (tmpfs) never stamp such writes; there, and where the file system is unknow
 
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import math
@@ -31,7 +30,7 @@ import re
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -40,12 +39,11 @@ from typing import NamedTuple
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
-from onnx.external_data_helper import set_external_data
 from onnx.helper import tensor_dtype_to_field, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array, to_array
 
 from robustcheck_onnx.checker.arrays import GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError
 from robustcheck_onnx.checker.text import quoted
 
 CHUNK_BYTES = 1 << 22  # read size of weights in other files, 4 MiB
@@ -181,6 +179,16 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
             )
 
 
+@contextmanager
+def about(name: object) -> Iterator[None]:
+    """Begin the messages of errors inside with a name. What reads a model raises the bare fact."""
+    try:
+        yield
+    except RobustcheckError as fault:
+        fault.message = f"{name}: {fault.message}"
+        raise
+
+
 LARGE_BYTES = 1 << 16  # weights below are parsed as they are: shape inference and the walks read small ones
 GRAPH = ModelProto.GRAPH_FIELD_NUMBER
 INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
@@ -216,42 +224,6 @@ def parse_light(content: Bytes) -> tuple[ModelProto, Places]:
         return ModelProto.FromString(light), places
     except (LookupError, ValueError, DecodeError):
         return ModelProto.FromString(content[:]), {}
-
-
-def restore(proto: ModelProto, weights: Weights) -> ModelProto:
-    """Copy a model with its large weights. `parse_light` left their data in the file's content."""
-    whole = copy.deepcopy(proto)
-    for tensor in whole.graph.initializer:
-        if tensor.name in weights.places:
-            tensor.raw_data = weights.content[weights.places[tensor.name]]
-    return whole
-
-
-def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
-    """Copy a model with large weights named by place. `parse_light` left them in a file."""
-    pointing = copy.deepcopy(proto)
-    for tensor in pointing.graph.initializer:
-        if tensor.name in places and not tensor.HasField("raw_data"):
-            place = places[tensor.name]
-            tensor.raw_data = b""  # it must have some, to be named by place
-            set_external_data(tensor, file, place.start, place.stop - place.start)
-            tensor.ClearField("raw_data")
-    return pointing
-
-
-def digests_of(content: Bytes, tail: bytes) -> tuple[str, str]:
-    """Digest a file, and what comes before its tail. The latter is empty for another tail."""
-    view, end = memoryview(content), len(content) - len(tail)
-    digest = hashlib.sha256(view[:end])
-    beginning = f"sha256:{digest.hexdigest()}" if view[end:] == tail else ""
-    digest.update(view[end:])
-    return f"sha256:{digest.hexdigest()}", beginning
-
-
-def drop_pages(content: Bytes) -> None:
-    """Free the memory that a mapped file has filled. What is read again comes from the file again."""
-    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        content.madvise(mmap.MADV_DONTNEED)
 
 
 def _without_large(content: Bytes) -> tuple[bytes, Places]:
@@ -350,24 +322,24 @@ class Weights:
         return None if self.held is None else self.held.path
 
 
-def all_tensors(proto: ModelProto) -> list[TensorProto]:
-    """Return all tensors of a model that have values.
+def tensors_of(proto: ModelProto) -> tuple[list[TensorProto], list[TensorProto]]:
+    """Return a model's tensors that have values, and those in other files.
 
-    The main graph's initializers come first; functions are included.
+    Of all the main graph's initializers come first; functions are included.
     """
     found = list(_graph_tensors(proto.graph))
     for function in proto.functions:
         for attributes in (function.attribute_proto, *(node.attribute for node in function.node)):
             found += _attribute_tensors(attributes)
-    return found
+    return found, [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
 
 
-def external_tensors(tensors: Iterable[TensorProto]) -> list[TensorProto]:
-    """Return the tensors whose values lie in other files."""
-    return [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
+def locations_of(path: Path, tensors: Iterable[TensorProto]) -> list[str]:
+    """Return the names of the files that hold tensors, sorted. Raises as `_location_of`."""
+    return sorted({_location_of(path, tensor) for tensor in tensors})
 
 
-def location_of(path: Path, tensor: TensorProto) -> str:
+def _location_of(path: Path, tensor: TensorProto) -> str:
     """Return the file name that a tensor's values have. It is written as the model has it.
 
     Raises:
@@ -429,14 +401,23 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def check_length(tensor: TensorProto, target: Path) -> None:
-    """Refuse a tensor with too few or too many bytes.
+def check_external(tensors: Iterable[TensorProto], folder: Path | None, targets: Mapping[str, Path]) -> None:
+    """Refuse tensors of wrong length, and resolve the others' file names.
 
-    Its values must lie whole in `target`, and be as many as its shape needs.
+    Their values must lie whole in the files of `locate_weights`, and be as many as their shapes need. By these names
+    ONNX Runtime meets neither symlinks nor names of another folder.
 
     Raises:
         CannotAssessError.
     """
+    for tensor in tensors:
+        _check_length(tensor, targets[entries_of(tensor)["location"]])
+        for entry in tensor.external_data:
+            if entry.key == "location" and folder is not None:
+                entry.value = targets[entry.value].relative_to(folder).as_posix()
+
+
+def _check_length(tensor: TensorProto, target: Path) -> None:
     entries, name = entries_of(tensor), entries_of(tensor)["location"]
     try:
         offset = int(entries.get("offset") or 0)
@@ -498,17 +479,6 @@ def check_inline(tensor: TensorProto, places: Places) -> None:
         )
     if tensor.HasField("segment"):
         raise damaged(f"weight {tensor.name!r} is in segments; it must be whole")
-
-
-def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[TensorProto]) -> None:
-    """Give the tensors the names of resolved files.
-
-    ONNX Runtime then meets neither symlinks nor names of another folder.
-    """
-    for tensor in tensors:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = targets[entry.value].relative_to(folder).as_posix()
 
 
 def values_of(tensor: TensorProto, weights: Weights) -> GenericArray:

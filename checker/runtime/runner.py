@@ -22,25 +22,14 @@ from robustcheck_onnx.checker.arrays import AnyArray, GenericArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import channels, scales_finitely
-from robustcheck_onnx.checker.model.ends import apply_pool
 from robustcheck_onnx.checker.model.image_input import DTYPES, ImageInput
 from robustcheck_onnx.checker.model.open import ModelFile
+from robustcheck_onnx.checker.model.representation import apply_pool
 from robustcheck_onnx.checker.model.weights import refuse_changed
 from robustcheck_onnx.checker.text import quoted
 
-from .session import (
-    CPU,
-    CUDA,
-    ORT_FATAL,
-    RUN_ERRORS,
-    TENSORRT,
-    cpu_threads,
-    describe,
-    device_memory,
-    expects_accelerator,
-    open_session,
-    translate,
-)
+from .devices import CPU, CUDA, ORT_FATAL, RUN_ERRORS, TENSORRT, cpu_threads, device_memory, expects_accelerator
+from .session import describe, open_session, relative_difference, translate
 
 # onnx ≥ 1.21 and ONNX Runtime write these; others, such as DynamicQuantizeLSTM, are in no vision encoder
 QUANTISER, MATMUL = "DynamicQuantizeLinear", "DynamicQuantizeMatMul"
@@ -211,7 +200,6 @@ def _widening() -> ort.InferenceSession:
     return ort.InferenceSession(parse_model(cast).SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
 MOST_IMAGES = 1024  # in a forward pass on a GPU, until memory runs out; callers give far fewer
 # On a CPU larger passes save nothing and leave its caches, and small ones side by side, one a core, wait for no other
 # core (benchmarks/results/performance.md). The number is fixed: other batches, other last digits.
@@ -568,26 +556,3 @@ def _representation(values: AnyArray, model: ModelFile) -> AnyArray:
         )
     representation = apply_pool(values, model.representation.pool, model.representation.feature_axis)
     return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)
-
-
-def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
-    """Compute the largest relative difference over images.
-
-    It is max |expected − actual| / rms(expected) of an image; 0 for no image, 1e9 at most.
-
-    Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.
-    """
-    if object in (expected.dtype, actual.dtype):  # strings
-        return 0.0 if np.array_equal(expected, actual) else LARGEST_DIFFERENCE
-    left = expected.reshape(len(expected), -1).astype(np.float64)
-    right = actual.reshape(len(actual), -1).astype(np.float64)
-    if left.size == 0:
-        return 0.0
-    known = np.isfinite(left)
-    if not np.isfinite(right[known]).all() or not np.array_equal(left[~known], right[~known], equal_nan=True):
-        return LARGEST_DIFFERENCE
-    left, right = np.where(known, left, 0.0), np.where(known, right, 0.0)
-    gap = np.abs(left - right).max(axis=1)
-    scale = np.sqrt((left**2).mean(axis=1))
-    relative = np.divide(gap, scale, out=np.where(gap > 0, LARGEST_DIFFERENCE, 0.0), where=scale > 0)
-    return min(float(relative.max()), LARGEST_DIFFERENCE)

@@ -1,262 +1,56 @@
-"""Open and describe ONNX Runtime sessions on a device. Their errors are translated.
+"""Open ONNX Runtime's sessions, and read a classifier's head with one.
 
-What `--device` names is read here: execution providers, their options, and why one is missing. The hardware (cores, and
-GPUs by NVIDIA's driver) is read without torch and CUDA.
+The errors of ONNX Runtime are translated.
+
+A head is W and b of the last linear layer, from the model itself or from a file. The part of the graph between the
+input of the layer and the scores becomes a graph of its own. It takes float32, whatever the layer takes, and ends
+before a softmax: it computes W·h + b, so a run on unit vectors reads W, however the weights are stored. Only what
+rounds the scores to integers with fixed scales is replaced by its float equal.
 """
 
-import ctypes
-import io
-import os
-import platform
+import math
 import re
-import shutil
-import subprocess
 import warnings
-from collections.abc import Mapping
-from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.helper import get_attribute_value, make_node, make_tensor_value_info
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.arrays import AnyArray, Array, GenericArray
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.evidence import Execution
-from robustcheck_onnx.checker.model.layers import LINEAR
+from robustcheck_onnx.checker.model.file import Graph
+from robustcheck_onnx.checker.model.layers import (
+    FLOATS,
+    LINEAR,
+    RESHAPE,
+    Layers,
+    build_layers,
+    needed_nodes,
+    node_inputs,
+    text_of,
+    with_shapes,
+)
 from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.text import quoted
 
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-SUFFIX = "ExecutionProvider"
-PROVIDERS: Mapping[str, tuple[str, str]] = {
-    "cpu": (CPU, "onnxruntime"),
-    "cuda": (CUDA, "onnxruntime-gpu"),
-    "tensorrt": (TENSORRT, "onnxruntime-gpu"),
-    "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
-    "coreml": ("CoreMLExecutionProvider", "onnxruntime on macOS"),
-    "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
-    "migraphx": ("MIGraphXExecutionProvider", "onnxruntime-migraphx"),
-    "qnn": ("QNNExecutionProvider", "onnxruntime-qnn"),
-    "webgpu": ("WebGpuExecutionProvider", "onnxruntime-webgpu"),
-}
-"""Devices by name: the provider, and the package that has it. Other providers of the installed ONNX Runtime go by their
-own name, in small letters and without "ExecutionProvider"."""
-REMOTE = frozenset(("AzureExecutionProvider",))  # sends what it is given to another machine
-PLACE_OPTION = {"openvino": "device_type"}  # what follows the colon; a GPU's number everywhere else
-DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    # the default, EXHAUSTIVE, picks convolution kernels by timing them: another pick, another sum
-    CUDA: {"device_id": "0", "cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"},
-    TENSORRT: {"device_id": "0"},
-    "OpenVINOExecutionProvider": {"device_type": "CPU", "precision": "FP32"},
-}
-"""Options that make results repeatable, and as exact as the model says"""
-_DEVICE = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?::(?P<place>[A-Za-z0-9_.]+))?(?P<options>(?:,\w+=[^,=]+)*)")
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device, as `--device` and `--provider-option` name it."""
-
-    provider: str
-    """that a session must have got; CUDA for `auto`, which may fall back"""
-    place: str = ""
-    """the GPU's number, or the kind of device"""
-    is_auto: bool = False
-    options: dict[str, str] = field(default_factory=dict)
-    """of the provider"""
-
-    @property
-    def is_gpu(self) -> bool:
-        """Return whether it is or may be an NVIDIA GPU."""
-        return self.provider in (CUDA, TENSORRT)
-
-    @property
-    def providers(self) -> list[str | tuple[str, dict[str, str]]]:
-        """Return the providers to ask for, in order."""
-        if self.provider == CPU:
-            return [CPU]
-        wanted = [(self.provider, self.options)]
-        if self.provider == TENSORRT:  # takes what it can, and leaves the rest
-            wanted.append((CUDA, {**DEFAULTS[CUDA], "device_id": self.options["device_id"]}))
-        return [*wanted, CPU]
-
-
-def parse_device(text: str) -> Device:
-    """Read NAME[:PLACE][,KEY=VALUE…]: auto, cpu, cuda, cuda:1, openvino:GPU, "cuda,use_tf32=1".
-
-    Raises:
-        UsageError: no such device; something after a colon where nothing can follow; options of the CPU or of `auto`.
-    """
-    match = _DEVICE.fullmatch(text)
-    name = match["name"].lower() if match else ""
-    known = _known()
-    if match is None or name not in known:
-        word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
-        near = ["cuda" if word in ("gpu", "nvidia") else f"cuda:{word}" if word.isdecimal() else word.partition(":")[0]]
-        if near[0].partition(":")[0] not in known:
-            near = get_close_matches(word, known, 1, 0.75)
-        installed = ", ".join(sorted({*map(_name_of, _available())} - {"cpu"})) or "it has none"
-        raise UsageError(
-            f"--device is {text!r}; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider that "
-            f"the installed ONNX Runtime has ({installed})",
-            f"--device {near[0] if near else 'auto'}",
-        )
-    provider, place = known[name], match["place"] or ""
-    given = dict(part.split("=") for part in match["options"].split(",") if part)
-    if provider == CPU or name == "auto":
-        if place or given:
-            raise UsageError(
-                f"--device is {text!r}; {name} has no number and no options", f"--device {name}, or --device cuda"
-            )
-        return Device(provider=provider, is_auto=name == "auto", options=dict(DEFAULTS.get(provider, {})))
-    key = PLACE_OPTION.get(name, "device_id")
-    if place and key == "device_id" and not place.isdecimal():
-        raise UsageError(f"--device is {text!r}; a device's number follows the colon", f"--device {name}:0")
-    options = {**DEFAULTS.get(provider, {}), **({key: place} if place else {}), **given}
-    return Device(provider=provider, place=place, options=options)
-
-
-def expects_accelerator(device: str) -> bool:
-    """Return whether a device should be an accelerator.
-
-    Only the session proves that it is. Only the session proves that it does.
-
-    Raises UsageError: no such device.
-    """
-    provider = parse_device(device).provider
-    return provider != CPU and not why_missing(provider)
-
-
-def why_missing(provider: str) -> str:
-    """Return why a provider can't be there. "" where that does not show before a session is made."""
-    if provider not in ort.get_available_providers():
-        package = next((package for each, package in PROVIDERS.values() if each == provider), "")
-        install = f" (pip install {package})" if package else ""
-        return f"the installed ONNX Runtime {ort.__version__} has no {provider}{install}"
-    if provider not in (CUDA, TENSORRT):
-        return ""
-    library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return f"no NVIDIA driver is there ({library} can't be loaded)"
-    return ""
-
-
-def _available() -> list[str]:
-    return [provider for provider in ort.get_available_providers() if provider not in REMOTE]
-
-
-def _name_of(provider: str) -> str:
-    named = {each: name for name, (each, _) in PROVIDERS.items()}
-    return named.get(provider, provider.removesuffix(SUFFIX).lower())
-
-
-def _known() -> dict[str, str]:
-    """Return every name of a device, with its provider."""
-    of_package = {_name_of(provider): provider for provider in _available()}
-    return {"auto": CUDA} | {name: provider for name, (provider, _) in PROVIDERS.items()} | of_package
-
-
-TIMEOUT_S = 10  # a driver that is being reset can hang nvidia-smi
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU."""
-
-    index: int
-    name: str
-    memory_mib: int | None
-    memory_free_mib: int | None
-    driver: str
-
-
-def preload_cuda() -> None:
-    """Load CUDA and cuDNN from NVIDIA's Python packages. Not every ONNX Runtime can do that."""
-    if hasattr(ort, "preload_dlls"):
-        # it prints what it does not find; the session's providers are the proof, not its words
-        with redirect_stdout(io.StringIO()):
-            ort.preload_dlls(directory="")
-
-
-def cpu_threads() -> int:
-    """Count the cores that this process may use. They are a container's share, not the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_name() -> str:
-    """Return the processor's name. It is the architecture where the system gives no name."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "CPU"
-
-
-def list_gpus() -> tuple[Gpu, ...]:
-    """List the GPUs that nvidia-smi knows. There are none without a driver, or where it does not answer."""
-    lines = ask_nvidia_smi(
-        "--query-gpu=index,name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
-    )
-    return parse_gpus(lines)
-
-
-def parse_gpus(lines: str) -> tuple[Gpu, ...]:
-    """Read the rows of `nvidia-smi --query-gpu=index,name,memory.total,memory.free,driver_version` as CSV, MiB."""
-    gpus = []
-    for line in lines.splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == 5 and cells[0].isdigit():
-            total, free = (int(cell) if cell.isdigit() else None for cell in cells[2:4])
-            gpus.append(Gpu(int(cells[0]), cells[1], total, free, cells[4]))
-    return tuple(gpus)
-
-
-def gpu_name(index: int) -> str:
-    """Return the driver's name of a GPU. Its number counts the GPUs that this process may see."""
-    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    if visible and index < len(visible) and visible[index].isdigit():
-        index = int(visible[index])
-    return next((gpu.name for gpu in list_gpus() if gpu.index == index), "NVIDIA GPU")
-
-
-def ask_nvidia_smi(*arguments: str) -> str:
-    """Run nvidia-smi and return its output. "" where it is missing, fails or does not answer."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    try:
-        done = subprocess.run(  # noqa: S603 # fixed arguments, no shell
-            [program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
+from .devices import CPU, ORT_FATAL, RUN_ERRORS, cpu_threads, parse_device, preload_cuda, why_missing
 
 # ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
 CRASHING = {"fp16": ["NchwcTransformer"]}
 HEAVY_OPS = LINEAR | {"Attention", "MultiHeadAttention"}
-ORT_FATAL = 4  # ONNX Runtime's quietest log level; errors come as exceptions anyway
 LEVELS: Mapping[str, Any] = {  # graph optimisation, from what users run to none
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-_FAILURES = (
-    "Fail InvalidArgument NoSuchFile NoModel EngineError RuntimeException InvalidProtobuf ModelLoaded "
-    "NotImplemented InvalidGraph EPFail"
-)
-RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model raises
-    *(getattr(ort_state, name) for name in _FAILURES.split() if hasattr(ort_state, name)),
-    MemoryError,
-    RuntimeError,
-    ValueError,
-)
 # Places in ONNX Runtime's own source, and the C++ functions and conditions that failed there. A node's name is in
 # the message, too, and may look like a hundred such places: a pattern reads on once from each word, and no more.
 SOURCE_NOISE = (
@@ -288,7 +82,7 @@ def open_session(
         return session_on([CPU]), ""
     reason = why_missing(wanted)
     if not reason:
-        if wanted in (CUDA, TENSORRT):
+        if asked.is_gpu:
             preload_cuda()
         try:
             session = session_on(asked.providers)
@@ -325,31 +119,12 @@ def describe(
         nodes=nodes,
         heavy_on_cpu=heavy,
         runtime=ort.__version__,
-        device=_device_name(obtained[0], parse_device(device)),
+        device=parse_device(device).shown(obtained[0]),
         threads=threads,
         precision=model.precision,
         optimization=level,
         fallback_reason=reason,
     )
-
-
-def _device_name(obtained: str, asked: Device) -> str:
-    if obtained in (CUDA, TENSORRT):
-        return gpu_name(int(asked.options["device_id"]))
-    kind = asked.options.get("device_type", "CPU")
-    on_cpu = obtained == CPU or (obtained == asked.provider and kind == "CPU")
-    return cpu_name() if on_cpu else f"{obtained} {asked.place}".strip()
-
-
-def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
-    """Return where a session has its tensors.
-
-    ONNX Runtime's binding names a kind of device and its number.
-    """
-    first = session.get_providers()[0]
-    if first not in (CUDA, TENSORRT):  # it takes arrays from the processor's memory
-        return "cpu", 0
-    return "cuda", int(session.get_provider_options()[first].get("device_id", 0))
 
 
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
@@ -408,3 +183,358 @@ def _session(graph: bytes, model: ModelFile, level: str, threads: int, providers
             )
     except RUN_ERRORS as error:
         raise translate(error, model) from error
+
+
+INPUT, OUTPUT = "robustcheck_head_input", "robustcheck_head_output"  # no model has tensors of these names
+AFTER = (RESHAPE - {"DynamicQuantizeLinear", "LpNormalization"}) | frozenset(
+    ("Add", "Sub", "Mul", "Div", "QLinearAdd", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum")
+)
+"""What may follow a linear layer and leaves W·h + b what it is: a linear function of h, but for rounding."""
+PROBABILITIES = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "QLinearSoftmax", "QLinearSigmoid"))
+FIXED_SCALES = frozenset(("QLinearMatMul", "QLinearConv", "QGemm"))
+
+
+@dataclass(frozen=True)
+class HeadPart:
+    """The part of a graph that computes scores.
+
+    Its input is the head's, named `INPUT`, its output `OUTPUT`, float32.
+    """
+
+    graph: Graph
+    shape: tuple[int, ...]
+    """of the input without the image axis; 1 where a size is open"""
+    feature_axis: int
+    """of the input, the image axis counted"""
+    op: str
+    """the linear layer's"""
+    scores: str
+    """the tensor whose values the part gives, as the model names it"""
+    gives_probabilities: bool
+    """whether nothing but a softmax or a sigmoid is between these scores and the class output"""
+
+
+def head_part(opened: ModelFile) -> HeadPart:
+    """Cut the head out of a model. It goes from the input of the last linear layer to the scores before a softmax.
+
+    Raises:
+        CannotAssessError: the model has no class scores that one linear layer gives, or they need more of the image
+            than the layer's input.
+    """
+    where = str(opened.path)
+    head = opened.head
+    if head is None or opened.class_output is None:
+        raise CannotAssessError(
+            f"{where}: head is missing; the file has no class scores that one linear layer gives",
+            "--head FILE.npy, a matrix (class, feature); or robustcheck export … --zero-shot CLASSES.txt",
+        )
+    proto = opened.graph.light()
+    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
+    layers = build_layers(with_shapes(proto), opened.image_input.name, weights)
+    path = _path(layers, opened.class_output, where)
+    layer = layers.producers[path[0]]
+    in_integers = layer.op_type in FIXED_SCALES
+    start = layers.data[path[0]][0]
+    if layers.types.get(start, TensorProto.FLOAT) not in FLOATS and not in_integers:
+        start = head.tensor  # a dynamic quantiser is between
+    end = _linear_end(layers, path)
+    is_bent = text_of(layer, "activation")  # FusedGemm, …
+    gives_probabilities = not is_bent and _is_probability([layers.ops[name] for name in path[end + 1 :]])
+    path = path[: end + 1]
+    graph = GraphProto(name="head")
+    if not in_integers:
+        kind = layers.types.get(start, TensorProto.FLOAT)
+        graph.node.append(make_node("Cast", [INPUT], [start], to=kind))
+    nodes, needed = needed_nodes(proto.graph.node, path[-1:], without=start)
+    if opened.image_input.name in needed:
+        raise CannotAssessError(
+            f"{where}: scores {path[-1]!r} need more of the image than {start!r}; a head reads one tensor",
+            "--head FILE.npy, a matrix (class, feature)",
+        )
+    for node in nodes:
+        is_on_path = not set(path).isdisjoint(node.output)
+        graph.node.extend(_float_equal(node, layers) if is_on_path else [node])
+    graph.node.append(make_node("Cast", [path[-1]], [OUTPUT], to=TensorProto.FLOAT))
+    read = {name for node in graph.node for name in node_inputs(node)}
+    graph.initializer.extend(weight for weight in proto.graph.initializer if weight.name in read)
+    shape, axis = _input_shape(layer, layers.shapes.get(start), math.prod(head.weight_shape) // (head.classes or 1))
+    graph.input.append(make_tensor_value_info(INPUT, TensorProto.FLOAT, ["images", *shape]))
+    graph.output.append(ValueInfoProto(name=OUTPUT))
+    part = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
+    return HeadPart(opened.graph.changed(part), shape, axis, layer.op_type, path[-1], gives_probabilities)
+
+
+def _path(layers: Layers, output: str, where: str) -> list[str]:
+    """List the tensors from layer to class output. The first is the layer's own output."""
+    path = [output]
+    while layers.ops.get(path[-1]) not in LINEAR or len(layers.data[path[-1]]) != 1:
+        names = layers.data.get(path[-1], ())
+        source = layers.elementwise.parent(path[-1]) if len(names) > 1 else names[0] if names else None
+        if source is None:
+            raise CannotAssessError(
+                f"{where}: class output {output!r} is given by several layers; the weights of one are needed",
+                "--head FILE.npy, a matrix (class, feature)",
+            )
+        path.append(source)
+    return path[::-1]
+
+
+def _linear_end(layers: Layers, path: Sequence[str]) -> int:
+    """Find the last linear tensor of the path. Up to it all are linear functions of the layer's input."""
+    for index, name in enumerate(path[1:]):
+        of_image = [each for each in layers.producers[name].input if each in layers.image_tensors]
+        if layers.ops[name] not in AFTER or len(of_image) != 1:
+            return index
+    return len(path) - 1
+
+
+def _is_probability(ops: Sequence[str]) -> bool:
+    """Return whether operators are a softmax or a sigmoid.
+
+    They come after the scores; a softmax may be exp(x - max) / sum.
+    """
+    ops = [op for op in ops if op not in RESHAPE - {"LpNormalization"}]
+    return (len(ops) == 1 and ops[0] in PROBABILITIES) or ops in (["Sub", "Exp", "Div"], ["Exp", "Div"])
+
+
+def _float_equal(node: NodeProto, layers: Layers) -> list[NodeProto]:
+    """Return the same computation on floats. The operator writes or reads integers with fixed scales."""
+    op, names, output = node.op_type, list(node.input), node.output[0]
+    attributes = {
+        attribute.name: get_attribute_value(attribute) for attribute in node.attribute if not attribute.ref_attr_name
+    }
+    weight, bias, scale = (f"{output}_{part}_as_float" for part in ("weight", "bias", "bias_scale"))
+    if op in ("QuantizeLinear", "DequantizeLinear"):
+        return [make_node("Identity", [names[0]], [output])]
+    if op == "QLinearAdd":
+        data = names[0] if names[0] in layers.image_tensors else names[3]
+        other = names[3:6] if data == names[0] else names[:3]
+        return [make_node("DequantizeLinear", other, [bias], axis=0), make_node("Add", [data, bias], [output])]
+    if op not in FIXED_SCALES:
+        return [node]
+    by_class = 0 if op == "QLinearConv" or attributes.get("transB") else 1  # axis of the weight that has the classes
+    nodes = [make_node("DequantizeLinear", names[3:6], [weight], axis=by_class)]
+    inputs = [INPUT, weight]
+    place = 6 if op == "QGemm" else 8
+    if op != "QLinearMatMul" and len(names) > place and names[place]:
+        nodes.append(make_node("Mul", [names[1], names[4]], [scale]))
+        nodes.append(make_node("DequantizeLinear", [names[place], scale], [bias], axis=0))
+        inputs.append(bias)
+    equal = {"QLinearMatMul": "MatMul", "QLinearConv": "Conv", "QGemm": "Gemm"}[op]
+    return [*nodes, make_node(equal, inputs, [output], **attributes)]
+
+
+def _input_shape(
+    layer: NodeProto, shape: tuple[int | None, ...] | None, n_features: int
+) -> tuple[tuple[int, ...], int]:
+    """Return the input's shape and its feature axis. The shape is without the image axis."""
+    is_map = "Conv" in layer.op_type
+    sizes = [size or 1 for size in shape[1:]] if shape and len(shape) > 1 else [1, 1, 1] if is_map else [1]
+    place = 0 if is_map else len(sizes) - 1
+    if not shape or not shape[place + 1]:
+        sizes[place] = n_features
+    return tuple(sizes), place + 1
+
+
+LENGTH = 256.0  # of the vectors that are run, or so many times max |b|: W·h loses no digit to b; a power of 2 is exact
+LONGEST = 2.0**96  # W of 1e9 is still finite
+ROWS = 256  # vectors of a run
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear head: scores are W·h + b."""
+
+    weight: Array
+    """(class, feature) float64, finite"""
+    bias: Array
+    """(class,) float64, zeros where there is none"""
+    source: str
+    """where it comes from, in words"""
+    gives_probabilities: bool = False
+    """whether the model's class output is a softmax or a sigmoid of the scores, by its graph"""
+
+    def scores(self, representations: npt.ArrayLike) -> Array:
+        """Compute (image, class) float64 of (image, feature)."""
+        return np.asarray(representations, dtype=np.float64) @ self.weight.T + self.bias
+
+
+def read_head(opened: ModelFile) -> LinearHead:
+    """Read the head of a model by running it.
+
+    It runs on vectors: W·(c·eⱼ) + b for each feature j, and b for the zero vector.
+
+    The weights may be held in any way; what is read is what ONNX Runtime computes with, to float32's (float16's)
+    precision. It acts on the tensor `opened.head.tensor`; factors and biases behind the layer are in W and b. c grows
+    with the largest bias: next to a bias of -1e9, which shuts a class out, W·(256·eⱼ) would be rounded away.
+
+    Raises:
+        CannotAssessError: as `model.head_part`; ONNX Runtime can't run that part; a weight is not finite; one class.
+        EnvironmentFaultError: memory ran out.
+    """
+    part = head_part(opened)
+    session, _ = open_session(part.graph.own(), opened, "cpu", threads=cpu_threads())
+    n_features = part.shape[part.feature_axis - 1]
+    rows = opened.image_input.batch or ROWS
+
+    def run(first: int, length: float) -> Array:
+        """Run the head on length·eⱼ for some features.
+
+        These are `rows` features j from `first` on; those beyond the last are zero vectors.
+        """
+        vectors = length * np.eye(rows, n_features, k=first, dtype=np.float32)
+        aligned = vectors.reshape(
+            rows, *(n_features if axis == part.feature_axis - 1 else 1 for axis in range(len(part.shape)))
+        )
+        values = np.ascontiguousarray(np.broadcast_to(aligned, (rows, *part.shape)))
+        try:
+            (scores,) = session.run(None, {session.get_inputs()[0].name: values})
+        except RUN_ERRORS as error:
+            raise translate(error, opened) from error
+        return np.asarray(scores, dtype=np.float64).reshape(rows, -1)
+
+    def read(length: float) -> Array:
+        weight = np.empty((len(bias), n_features))
+        for first in range(0, n_features, rows):
+            columns = weight[:, first : first + rows]
+            columns[:] = ((run(first, length)[: columns.shape[1]] - bias) / length).T
+        return weight
+
+    bias = run(n_features, LENGTH)[0]
+    if len(bias) < 2:
+        raise CannotAssessError(
+            f"{opened.path}: number of scores of the head is 1; a prediction needs at least two classes",
+            f"robustcheck inspect {quoted(opened.path)}",
+        )
+    largest = float(np.abs(bias[np.isfinite(bias)]).max(initial=1.0))
+    weight = read(min(LENGTH * 2.0 ** math.ceil(math.log2(largest)), LONGEST))
+    if not np.isfinite(weight).all():  # too long for float16
+        weight = read(LENGTH)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise CannotAssessError(
+            f"{opened.path}: weights of the head are not all finite; a head is a matrix of numbers",
+            f"robustcheck inspect {quoted(opened.path)}",
+        )
+    source = f"{part.op} that gives {part.scores} in {opened.path.name}"
+    return LinearHead(weight, bias, source, part.gives_probabilities)
+
+
+def head_from_file(path: Path, n_features: int) -> LinearHead:
+    """Read a head from a file. It is .npy with one matrix, or .safetensors with `weight` and perhaps `bias`.
+
+    Args:
+        path: the file. The matrix is (class, feature), of floats; the bias (class,).
+        n_features: width of the representation that it acts on.
+
+    Raises:
+        UsageError: no such file, another kind of file, no such matrix, another width, values that are not finite.
+        EnvironmentFaultError: .safetensors, and the package safetensors is not installed.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: head is missing; no such file", "--head FILE.npy, a matrix (class, feature)")
+    try:
+        if path.suffix == ".npy":
+            tensors = {"weight": np.load(path, allow_pickle=False)}
+        elif path.suffix == ".safetensors":
+            tensors = _safetensors(path)
+        else:
+            raise UsageError(
+                f"{path}: head is a {path.suffix or 'nameless'} file; it must be .npy or .safetensors",
+                "numpy.save('head.npy', weight)",
+            )
+    except (OSError, ValueError, EOFError, TypeError, KeyError) as fault:
+        raise UsageError(
+            f"{path}: head is not readable ({' '.join(str(fault).split())[:200]})", "--head FILE.npy"
+        ) from fault
+    if "weight" not in tensors:
+        raise UsageError(
+            f"{path}: head has the tensors {', '.join(sorted(tensors)[:12]) or '(none)'}; one must be named weight",
+            "save_file({'weight': weight}, 'head.safetensors')",
+        )
+    weight = tensors["weight"]
+    bias = tensors.get("bias", np.zeros(len(weight) if weight.ndim else 0))
+    for name, array, rank in (("weight", weight, 2), ("bias", bias, 1)):
+        if array.ndim != rank or not np.issubdtype(array.dtype, np.floating) or not array.size:
+            raise UsageError(
+                f"{path}: {name} is an array of shape {array.shape} and type {array.dtype}; {rank} axes of floats are "
+                "needed, (class, feature) and (class,)",
+                "numpy.save('head.npy', weight)",
+            )
+        if not np.isfinite(array).all():
+            raise UsageError(f"{path}: {name} holds values that are not finite; a head is a matrix of numbers", "")
+    if weight.shape[1] != n_features or len(weight) != len(bias) or len(weight) < 2:
+        raise UsageError(
+            f"{path}: weight has shape {weight.shape}{f' and bias {bias.shape}' if 'bias' in tensors else ''}; "
+            f"(class, {n_features}) with two or more classes is needed: the representation has {n_features} features",
+            "transpose it, or take the head that belongs to this tensor",
+        )
+    return LinearHead(weight.astype(np.float64), bias.astype(np.float64), path.name)
+
+
+def _safetensors(path: Path) -> dict[str, GenericArray]:
+    try:
+        from safetensors import SafetensorError  # noqa: PLC0415 # an extra
+        from safetensors.numpy import load_file  # noqa: PLC0415
+    except ImportError as fault:
+        raise EnvironmentFaultError(
+            f"{path}: package safetensors is missing; it reads .safetensors", install_hint("data")
+        ) from fault
+    try:
+        return dict(load_file(path))
+    except SafetensorError as fault:
+        raise ValueError(str(fault)) from fault
+
+
+def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: GenericArray) -> float:
+    """Return how far W·h + b is from the scores. The scores are the model's own; 0 where the head reproduces them.
+
+    What the scores are does not matter: W·h + b itself, or its softmax, logarithm of the softmax, or sigmoid. The one
+    that comes nearest counts. The difference of probabilities is `relative_difference`. That of scores is relative to
+    the root mean square of all W·h, without the bias, so that no large bias hides a wrong W; of a class whose score is
+    further below the image's largest one, relative to that distance (float32 keeps no digit of W·h next to a
+    bias of -1e9). Probabilities near 0 and 1 tell little of the scores behind them: they count only where the graph
+    says that they are a softmax or a sigmoid of W·h + b, `LinearHead.gives_probabilities`.
+
+    Args:
+        head: of the model.
+        representations: (image, feature), what the head acts on.
+        scores: (image, class) of the same images.
+    """
+    linear, own = head.scores(representations), np.asarray(scores, dtype=np.float64)
+    if linear.shape != own.shape:
+        return float("inf")
+    below = linear.max(axis=1, keepdims=True) - linear
+    logarithm = -below - np.log(np.exp(-below).sum(axis=1, keepdims=True))
+    scale = np.maximum(np.sqrt(((linear - head.bias) ** 2).mean()), below)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        differences = [np.nan_to_num(np.abs(own - form) / scale, nan=0.0).max() for form in (linear, logarithm)]
+        if head.gives_probabilities:
+            forms = (np.exp(logarithm), 1 / (1 + np.exp(-linear)))
+            differences += [relative_difference(own, form) for form in forms]
+    return float(min(differences))
+
+
+LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
+
+
+def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
+    """Compute the largest relative difference over images.
+
+    It is max |expected − actual| / rms(expected) of an image; 0 for no image, 1e9 at most.
+
+    Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.
+    """
+    if object in (expected.dtype, actual.dtype):  # strings
+        return 0.0 if np.array_equal(expected, actual) else LARGEST_DIFFERENCE
+    left = expected.reshape(len(expected), -1).astype(np.float64)
+    right = actual.reshape(len(actual), -1).astype(np.float64)
+    if left.size == 0:
+        return 0.0
+    known = np.isfinite(left)
+    if not np.isfinite(right[known]).all() or not np.array_equal(left[~known], right[~known], equal_nan=True):
+        return LARGEST_DIFFERENCE
+    left, right = np.where(known, left, 0.0), np.where(known, right, 0.0)
+    gap = np.abs(left - right).max(axis=1)
+    scale = np.sqrt((left**2).mean(axis=1))
+    relative = np.divide(gap, scale, out=np.where(gap > 0, LARGEST_DIFFERENCE, 0.0), where=scale > 0)
+    return min(float(relative.max()), LARGEST_DIFFERENCE)

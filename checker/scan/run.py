@@ -30,21 +30,14 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Job, stack
 from robustcheck_onnx.checker.measure.run import Inputs
-from robustcheck_onnx.checker.model.ends import choose_pool, show_shape
-from robustcheck_onnx.checker.model.layers import (
-    ACTIVATION,
-    LINEAR,
-    NORMALISATION,
-    POOL,
-    RESHAPE,
-    Layers,
-    build_layers,
-    data_inputs,
-)
-from robustcheck_onnx.checker.model.open import ModelFile, with_shapes
+from robustcheck_onnx.checker.model.ends import ACTIVATION, NORMALISATION
+from robustcheck_onnx.checker.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
+from robustcheck_onnx.checker.model.open import ModelFile
+from robustcheck_onnx.checker.model.representation import choose_pool
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.representations import MadeWith, checked_path, saving
-from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner, relative_difference
+from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner
+from robustcheck_onnx.checker.runtime.session import relative_difference
 from robustcheck_onnx.checker.statistics.definitions import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
@@ -559,7 +552,7 @@ def _shortcut(layers: Layers, tensor: str) -> Iterable[str]:
     """Yield `tensor`, then the sources of a shortcut. It is a linear map, norm or pooling of each."""
     yield tensor
     while (node := layers.producers.get(tensor)) is not None and node.op_type in SHORTCUT:
-        names = data_inputs(layers, node)
+        names = layers.data.get(node.output[0], ())
         if len(names) != 1:
             return
         tensor = names[0]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from robustcheck_onnx.checker.directions.analysis import Labelled, analyse, pieces
-from robustcheck_onnx.checker.runtime.head import LinearHead
+from robustcheck_onnx.checker.runtime.session import LinearHead
 from robustcheck_onnx.checker.shift import robustness
 from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.thresholds.published import IMAGENET

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.inspection import Inspected, inspected
 from robustcheck_onnx.checker.report import layout
 from robustcheck_onnx.checker.report.document import document_of
-from robustcheck_onnx.checker.runtime.doctor import MachineFinding
+from robustcheck_onnx.checker.runtime.devices import MachineFinding
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
 from support import Fields, but, lookup

@@ -14,9 +14,8 @@ from onnx import ModelProto, TensorProto, helper
 from onnx.numpy_helper import from_array, to_array
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model import contract as checked
-from robustcheck_onnx.checker.model.contract import graph_digest
-from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model import file as checked
+from robustcheck_onnx.checker.model.file import graph_digest, read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract
 from support import Fields, Patch, lookup, raised
@@ -78,10 +77,7 @@ def raw_of(model: ModelProto) -> list[Raw]:
 def test_every_way_to_store_the_values_gives_the_digest_of_the_definition() -> None:
     model = noted()
     truth = written_out(*raw_of(model))
-    paths = [
-        save(model, "inline.onnx"),
-        save(noted(), "beside.onnx", external=True),
-    ]
+    paths = [save(model, "inline.onnx"), save(noted(), "beside.onnx", external=True)]
     typed = noted()
     for weight in typed.graph.initializer:
         values = to_array(weight).ravel()

@@ -18,10 +18,9 @@ from onnx.numpy_helper import from_array
 
 from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
-from robustcheck_onnx.checker.model.contract import graph_digest
-from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.file import graph_digest, read_onnx, restore
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.model.weights import Weights, parse_light, restore, values_of
+from robustcheck_onnx.checker.model.weights import Weights, parse_light, values_of
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Patch, raised
 from support.onnx_models import PIXELS, classifier, encoder, save, weight, written

@@ -16,7 +16,7 @@ from onnx.helper import make_node, make_tensor, make_tensor_value_info, tensor_d
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import weights
-from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
+from robustcheck_onnx.checker.model.file import CONTRACT_KEY, parse_contract
 from robustcheck_onnx.checker.model.open import open_model, supported_versions
 from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
 from robustcheck_onnx.checker.runtime.runner import Runner
@@ -281,12 +281,7 @@ NEEDED = "an output must need the image input alone"
 
 def test_what_cannot_be_fed_says_which_output_needs_what(opened: Any) -> None:
     for extra, text, outputs, message in [
-        (
-            ("on", BOOL, ()),
-            "y = Dropout(image_embeds, , on)",
-            ["y"],
-            f"on bool (); y needs on, pixel_values; {NEEDED}",
-        ),
+        (("on", BOOL, ()), "y = Dropout(image_embeds, , on)", ["y"], f"on bool (); y needs on, pixel_values; {NEEDED}"),
         (  # be it only the shape
             IDS,
             "size = Shape(input_ids); y = Expand(image_embeds, size)",

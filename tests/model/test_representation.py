@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose
 from onnx import ModelProto, TensorProto, helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
-from robustcheck_onnx.checker.model.ends import apply_pool
+from robustcheck_onnx.checker.model.file import CONTRACT_KEY
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.model.representation import apply_pool
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Fields, lookup, raised
 from support.onnx_models import SIGNED, classifier, weight, written

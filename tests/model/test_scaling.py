@@ -14,10 +14,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.measure.run import model_facts
 from robustcheck_onnx.checker.model.ends import Constants
-from robustcheck_onnx.checker.model.image_input import find_image_input
-from robustcheck_onnx.checker.model.layers import build_layers
-from robustcheck_onnx.checker.model.open import with_shapes
-from robustcheck_onnx.checker.model.scaling import find_scalings
+from robustcheck_onnx.checker.model.image_input import find_image_input, find_scalings
+from robustcheck_onnx.checker.model.layers import build_layers, with_shapes
 from robustcheck_onnx.checker.model.weights import Weights, parse_light
 from support import Made
 from support.onnx_models import IMAGE, Array, Value, graph, written

@@ -15,17 +15,9 @@ from onnx.helper import make_node
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model.ends import _facts, embedding_under, ends_in, last_linears
-from robustcheck_onnx.checker.model.file import sorted_nodes
-from robustcheck_onnx.checker.model.layers import (
-    COSINE,
-    SCALE,
-    UNIT,
-    Head,
-    Join,
-    build_layers,
-    find_head,
-)
+from robustcheck_onnx.checker.model import ends
+from robustcheck_onnx.checker.model.ends import embedding_under, ends_in, find_head, last_linears
+from robustcheck_onnx.checker.model.layers import build_layers, sorted_nodes
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds.profile import End
 from support import onnx_models, raised
@@ -76,7 +68,7 @@ def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
         assert found.kind == expected.kind
         assert found.op == expected.op or (found.kind in ("activation", "linear_of"))
         assert embedding_under(layers, tensor) == slow.embedding(tensor)
-        assert bool(_facts(layers).rectified.get(tensor)) == bool(slow.rectified(tensor))
+        assert bool(ends._facts(layers).rectified.get(tensor)) == bool(slow.rectified(tensor))
     of_image = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
     for pair in product(of_image, of_image):
         assert layers.elementwise.common(pair) == slow.common(pair)
@@ -92,14 +84,14 @@ def test_heads_are_those_of_the_definitions(graph: GraphProto) -> None:
             continue
         kind, start, crossed = expected
         node = layers.producers[start]
-        if isinstance(found, Head) and kind == "head":
+        if isinstance(found, ends.Head) and kind == "head":
             assert found.op == node.op_type
-            assert found.crossed - {SCALE, COSINE, UNIT} == crossed
-        elif isinstance(found, Head):  # an average of heads that read one tensor
+            assert found.crossed - {ends.SCALE, ends.COSINE, ends.UNIT} == crossed
+        elif isinstance(found, ends.Head):  # an average of heads that read one tensor
             inner = [slow.head(name) for name in slow.data(start)]
             assert {slow.data(head[1]) for head in inner if head and head[0] == "head"} == {(found.tensor,)}
         else:
-            assert isinstance(found, Join)
+            assert isinstance(found, ends.Join)
             assert (kind, found.branches) == ("join", slow.data(start))
 
 
@@ -147,7 +139,7 @@ def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
 
 def build_and_walk(graph: GraphProto) -> End:
     layers, tensor = build_layers(graph, "image", {"w8x8": (8, 8)}), graph.node[-1].output[0]
-    _facts(layers)
+    ends._facts(layers)
     find_head(layers, tensor)
     list(last_linears(layers, tensor))
     return ends_in(layers, tensor)

@@ -11,8 +11,8 @@ import pytest
 
 from robustcheck_onnx.checker.cli.options import device_of
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.runtime import doctor, session
-from robustcheck_onnx.checker.runtime.session import CPU, CUDA, TENSORRT, parse_device
+from robustcheck_onnx.checker.runtime import devices
+from robustcheck_onnx.checker.runtime.devices import CPU, CUDA, TENSORRT, parse_device
 from support import INSTALLED, ROOT, Capture, Fields, Patch, raised, read_json
 
 OPENVINO = "OpenVINOExecutionProvider"
@@ -53,13 +53,13 @@ def test_options_stand_behind_the_device() -> None:
 
 def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: Patch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [OPENVINO, CPU])
-    assert session.why_missing(OPENVINO) == ""
-    assert "onnxruntime-gpu" in session.why_missing(CUDA)
-    assert sys.platform != "linux" or not session.expects_accelerator("auto")
+    assert devices.why_missing(OPENVINO) == ""
+    assert "onnxruntime-gpu" in devices.why_missing(CUDA)
+    assert sys.platform != "linux" or not devices.expects_accelerator("auto")
 
 
-H100 = session.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
-HEALTHY = doctor.Facts(
+H100 = devices.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
+HEALTHY = devices.Facts(
     python="3.11.7", asked="onnxruntime-gpu", packages={"numpy": "2.4.6"}, wheels={"onnxruntime-gpu": "1.31.1"},
     runtime="1.31.1", runtime_cuda="13.0",
     providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -70,12 +70,12 @@ BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 TWO_WHEELS = {"onnxruntime": "1.32.0", "onnxruntime-openvino": "1.24.1"}
 
 
-def finding(facts: doctor.Facts, check: str) -> doctor.MachineFinding:
-    return {found.check: found for found in doctor.examine(facts)}[check]
+def finding(facts: devices.Facts, check: str) -> devices.MachineFinding:
+    return {found.check: found for found in devices.examine(facts)}[check]
 
 
 def test_healthy_gpu() -> None:
-    assert {(found.status, found.fix) for found in doctor.examine(HEALTHY)} == {("ok", "")}
+    assert {(found.status, found.fix) for found in devices.examine(HEALTHY)} == {("ok", "")}
     assert finding(HEALTHY, "NVIDIA GPU").detail == (
         "0: NVIDIA H100, 80000 of 81559 MiB free; driver 580.1, CUDA up to 13.0"
     )
@@ -83,14 +83,14 @@ def test_healthy_gpu() -> None:
 
 
 def test_no_gpu_is_no_fault() -> None:
-    *_, gpu, processor = doctor.examine(replace(HEALTHY, gpus=()))
+    *_, gpu, processor = devices.examine(replace(HEALTHY, gpus=()))
     assert (gpu.status, gpu.detail) == ("ok", "none (nvidia-smi lists none); the CPU is used")
     assert processor.check == "processor"  # nothing of CUDA between them
 
 
 def test_faults() -> None:
     wheels, gpu, gone = "ONNX Runtime wheels", "'onnxruntime-gpu[cuda,cudnn]'", "pip uninstall -y"
-    packages = dict.fromkeys(doctor.OURS, "1.2.3")
+    packages = dict.fromkeys(devices.OURS, "1.2.3")
     cpu = {"providers": ("CPUExecutionProvider",), "cuda_fault": None}
     old = "pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'  # CUDA 12"
     fault = "CUDAExecutionProvider did not start, ONNX Runtime took CPUExecutionProvider"
@@ -128,18 +128,18 @@ def test_faults() -> None:
 
 
 def test_this_environment(capfd: Capture) -> None:
-    facts = doctor.gather()
+    facts = devices.gather()
     assert (facts.runtime, len(facts.wheels), facts.providers[-1]) == (ort.__version__, 1, "CPUExecutionProvider")
     assert {"numpy", "onnx", INSTALLED} <= set(facts.packages)
-    assert {found.check for found in doctor.diagnose()} >= {"Python", "ONNX Runtime wheels", "processor"}
+    assert {found.check for found in devices.diagnose()} >= {"Python", "ONNX Runtime wheels", "processor"}
     assert capfd.readouterr() == ("", "")
 
 
 def test_nvidia_smi_rows() -> None:
     rows = "0, NVIDIA H100 80GB HBM3, 81559, 80995, 580.95.05\n1, Tesla, [N/A], [N/A], 580.95.05\ngarbage\n"
-    assert session.parse_gpus(rows) == (
-        session.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
-        session.Gpu(1, "Tesla", None, None, "580.95.05"),
+    assert devices.parse_gpus(rows) == (
+        devices.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
+        devices.Gpu(1, "Tesla", None, None, "580.95.05"),
     )
 
 

@@ -12,7 +12,8 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
+from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.runtime.session import relative_difference
 from support import PIXELS, Fields, Patch, but, levels, onnx_models, raised
 from support.bad_input import NATIVE
 from support.onnx_models import POOLED, classifier, encoder, written
@@ -120,7 +121,7 @@ def test_execution_facts(runner: Any) -> None:
 
 
 def gpu_is_there() -> bool:
-    from robustcheck_onnx.checker.runtime.session import list_gpus
+    from robustcheck_onnx.checker.runtime.devices import list_gpus
 
     return bool(list_gpus()) and "CUDAExecutionProvider" in ort.get_available_providers()
 

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.model import layers
+from robustcheck_onnx.checker.model import ends, layers
 from robustcheck_onnx.checker.scan import document
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.document import LayerStatistics
@@ -289,12 +289,12 @@ class SlowGraph:
             return None
         if node.op_type in layers.LINEAR:
             return ("head", tensor, frozenset()) if len(names) == 1 else None
-        if node.op_type not in layers.AFTER_HEAD or (node.op_type == "Gather" and not self.depends(node.input[0])):
+        if node.op_type not in ends.AFTER_HEAD or (node.op_type == "Gather" and not self.depends(node.input[0])):
             return None
         source = self.common(names)
         if source is None or (node.op_type not in layers.ELEMENTWISE and len(names) > 1):
             return ("join", tensor, frozenset())
-        inner, gate = self.head(source), {layers.GATE} if len(names) > 1 else set()
+        inner, gate = self.head(source), {ends.GATE} if len(names) > 1 else set()
         return inner and (*inner[:2], inner[2] | {node.op_type} | gate)
 
     def own_end(self, node: onnx.NodeProto, names: tuple[str, ...]) -> End | None:
@@ -306,10 +306,10 @@ class SlowGraph:
         if op in layers.RESHAPE:
             return None
         for kinds, end in (
-            (layers.NORMALISATION, End("normalisation")),
+            (ends.NORMALISATION, End("normalisation")),
             (layers.POOL, End("pool")),
             (layers.LINEAR, LINEAR if len(names) == 1 else End("other", op)),
-            (layers.ACTIVATION, End("activation", op)),
+            (ends.ACTIVATION, End("activation", op)),
         ):
             if op in kinds:
                 return end

@@ -22,7 +22,7 @@ from ..question import FORMS, Call, Question, output_of, takes
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from robustcheck_onnx.checker.runtime.doctor import MachineFinding
+    from robustcheck_onnx.checker.runtime.devices import MachineFinding
     from robustcheck_onnx.thresholds.profile import Profile
 
 
@@ -293,9 +293,9 @@ def inspect(call: Question, model: Path) -> int:
 @takes("color", "debug")
 def doctor(call: Call, output: Output = "terminal") -> int:
     """Show what models can run on here, and how to fix faults."""
-    from robustcheck_onnx.checker.runtime import doctor as diagnosis
+    from robustcheck_onnx.checker.runtime import devices
 
-    findings = diagnosis.diagnose()
+    findings = devices.diagnose()
     call.show(output, partial(as_json, doctor_json(findings)), partial(render_doctor, findings))
     return 4 if any(finding.status == "fail" for finding in findings) else 0
 
