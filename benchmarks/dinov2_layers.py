@@ -27,7 +27,7 @@ from onnx.utils import Extractor
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.inspection import inspect_model
-from robustcheck_onnx.checker.verdict.notes import load_profile
+from robustcheck_onnx.checker.verdict.gate import load_profile
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 
 SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"

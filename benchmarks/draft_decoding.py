@@ -34,7 +34,7 @@ from robustcheck_onnx.checker.images.sanity import describe, digest_of_pixels
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.verdict.notes import load_profile
+from robustcheck_onnx.checker.verdict.gate import load_profile
 from support import lookup
 
 PHOTOS = Path(__file__).parent.parent / "checker" / "photos"

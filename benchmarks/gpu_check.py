@@ -39,7 +39,7 @@ from robustcheck_onnx.checker.runtime import devices
 from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads, device_memory, parse_device, why_missing
 from robustcheck_onnx.checker.runtime.session import open_session
 from robustcheck_onnx.checker.storage.places import OFFLINE
-from robustcheck_onnx.checker.verdict.notes import load_profile
+from robustcheck_onnx.checker.verdict.gate import load_profile
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import STATISTICS
 

@@ -23,10 +23,9 @@ from robustcheck_onnx.checker.report.document import Cell, Document, Facts, File
 from robustcheck_onnx.checker.report.forms import step_of
 from robustcheck_onnx.checker.runtime.runner import scales_over_batch
 from robustcheck_onnx.checker.text import VERSION, as_json, error_json, quoted
-from robustcheck_onnx.checker.verdict.notes import load_profile
-from robustcheck_onnx.checker.verdict.pixels import steps_text
+from robustcheck_onnx.checker.verdict.gate import load_profile
 from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.checker.verdict.rule import Reason, foreseen, reason
+from robustcheck_onnx.checker.verdict.rule import Reason, foreseen, reason, steps_text
 from robustcheck_onnx.thresholds.profile import Frozen, Profile
 
 Fields = dict[str, Any]  # values by their names

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.report.record import CLAIM, Binding, Clock, Refere
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict.notes import load_profile, memory_note, notes_of
+from robustcheck_onnx.checker.verdict.gate import load_profile, memory_note, notes_of
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Context, Profile
 from robustcheck_onnx.thresholds.published import context_for

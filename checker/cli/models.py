@@ -25,8 +25,7 @@ from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, seal
 from robustcheck_onnx.checker.storage import places
 from robustcheck_onnx.checker.storage.places import Place, redact
 from robustcheck_onnx.checker.text import VERSION, printable, quoted
-from robustcheck_onnx.checker.verdict import gate
-from robustcheck_onnx.checker.verdict.notes import load_profile
+from robustcheck_onnx.checker.verdict.gate import decide, load_profile
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -167,7 +166,7 @@ def _refuse_earlier_reasons(resolved: Resolved, profile: Profile) -> None:
 def _gated(resolved: Resolved, model: str, result: Report) -> Report:
     """Let the gate decide on the exit code of a report."""
     settings = resolved.settings
-    decision = gate.decide(
+    decision = decide(
         result.verdict,
         model,
         waivers=settings.waivers,

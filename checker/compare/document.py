@@ -35,8 +35,7 @@ from robustcheck_onnx.checker.report.forms import (
 )
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import as_json, count_text, number_text, percent_text, printable
-from robustcheck_onnx.checker.verdict.gate import Gate
-from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, fallback_note
+from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, Gate, fallback_note
 from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
 from robustcheck_onnx.checker.verdict.rule import Reason
 

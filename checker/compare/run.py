@@ -38,7 +38,7 @@ from robustcheck_onnx.checker.runtime.runner import RunOutput
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted, sha256_of
-from robustcheck_onnx.checker.verdict.notes import load_profile, notes_of
+from robustcheck_onnx.checker.verdict.gate import load_profile, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines

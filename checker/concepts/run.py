@@ -34,7 +34,7 @@ from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.session import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.storage.places import SUFFIXES, is_ignored, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
-from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
+from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
 
 from . import directions
 from .directions import ENCODED_AP, OF, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport, Directions, search

@@ -41,7 +41,7 @@ from robustcheck_onnx.checker.shift.records import SetResult, Shifted, bounds_te
 from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, usable_rows
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, interval_text, number_text, percent_text, quoted
-from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
+from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
 from robustcheck_onnx.thresholds.profile import Frozen
 
 from .analysis import Analysis, Labelled, Outliers, SameWeightsError, analyse, correct, spectrum_notes, summary_of

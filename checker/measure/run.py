@@ -49,7 +49,7 @@ from robustcheck_onnx.checker.runtime.session import LinearHead, score_differenc
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK, is_look
 from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.checker.verdict.notes import model_notes
+from robustcheck_onnx.checker.verdict.gate import model_notes
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import decided
 from robustcheck_onnx.thresholds.profile import Profile

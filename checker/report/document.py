@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from robustcheck_onnx.checker.evidence import Interval, Origin
 from robustcheck_onnx.checker.text import MIB, count_text, name_text, number_text, short_digest, short_provider
-from robustcheck_onnx.checker.verdict.pixels import steps_text
-from robustcheck_onnx.checker.verdict.rule import Reason
+from robustcheck_onnx.checker.verdict.rule import Reason, steps_text
 
 from .forms import preprocessing_text
 from .record import Report, Time, to_json

@@ -41,8 +41,7 @@ from robustcheck_onnx.checker.text import (
     quoted,
     sha256_of,
 )
-from robustcheck_onnx.checker.verdict.gate import Waiver
-from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
+from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED, Waiver
 from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES, Kind
 from robustcheck_onnx.checker.verdict.rule import Reason, Verdict, describe, inside, outside
 from robustcheck_onnx.thresholds.profile import STATISTICS, End, Limits, Profile, Statistic

@@ -13,7 +13,7 @@ from rich.text import Text
 from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.evidence import OUTLIER_SD
 from robustcheck_onnx.checker.text import VERSION, gap_text, number_text, percent_text, quoted, short_checkpoint
-from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from . import forms

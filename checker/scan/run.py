@@ -41,7 +41,7 @@ from robustcheck_onnx.checker.runtime.session import relative_difference
 from robustcheck_onnx.checker.statistics.definitions import usable_rows
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes
+from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
 
 from .document import Layer, ScanModel, ScanReport, summary
 from .taps import GRID, MIN_OPSET, OUTPUT, Depth, Tap, add_scan, add_shapes, read_shapes

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.report.record import Clock, Report, Time
 from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict.notes import execution_notes
+from robustcheck_onnx.checker.verdict.gate import execution_notes
 
 from . import labels
 from .predicted import COSINES, Collector, predict_targets

@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.checker.storage.places import Place, Url, parse_place
 from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.checker.verdict.notes import skipped_note
+from robustcheck_onnx.checker.verdict.gate import skipped_note
 
 from . import labels
 from .records import Judged, SetResult, Target

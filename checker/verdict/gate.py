@@ -1,22 +1,29 @@
-"""Turn a verdict into an exit code.
+"""Turn a verdict into an exit code, and write its notes.
 
 Settings and waivers decide what a pipeline lets through, and the gate names the rule that decided. Pure.
 
 A waiver accepts one reason of one model for a time, in somebody's name. It never changes the verdict: the report still
 says WARN, and says who accepted it, why and until when.
+
+The profile that a caller names is loaded here, since notes tell how it differs from the default. Pure.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from robustcheck_onnx.thresholds.profile import Frozen
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts
+from robustcheck_onnx.checker.text import short_digest
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.profile import Frozen, Profile
 
-from .rule import Verdict
+from .rule import Verdict, expected_levels, is_raw, limit_of
 
 FailOn = Literal["warn", "never"]
 Accept = Literal["not_applicable"]
@@ -137,3 +144,160 @@ def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
         return False
     rule = re.escape(made.rule).replace(re.escape(f" in {_PLACE}"), "( in .+)?").replace(re.escape(_PLACE), ".+")
     return not words or re.fullmatch(rule, gate.rule) is not None
+
+
+HEAD_NOTE = "The classifier's last layer was not looked at: the verdict is about the features that it reads."
+ON_BUNDLED = "on the bundled photos, not yours"
+BUNDLED_NOTE = (
+    f"Measured {ON_BUNDLED}: for a release gate, give photos of the kind that your model will see (--images)."
+)
+SHOWN = 6  # inputs and outputs that were left out and are named
+
+
+def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
+    """Write the notes that a verdict rests on.
+
+    A note is about a choice or a circumstance that is not a reason for WARN.
+
+    Args:
+        evidence: what was measured.
+        profile: what it was judged by.
+    """
+    return (
+        *_profile_notes(profile),
+        *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
+        *_run_notes(evidence),
+        *image_notes(evidence.images),
+        *execution_notes(evidence.execution),
+    )
+
+
+def model_notes(
+    planted: str, *, random_weights: bool = False, preprocessing: str = "", left_out: Sequence[str] = ()
+) -> list[str]:
+    """Note what a reader must know of a model.
+
+    Args:
+        planted: what was planted in it by hand; empty for a real model.
+        random_weights: whether nobody trained it. A check has a reason for that, and gives no note.
+        preprocessing: where it comes from; a check has a reason for "assumed", too.
+        left_out: of a file with several inputs, the inputs and outputs that were not opened.
+    """
+    notes = [f"Synthetic model: {planted}."] if planted else []
+    if left_out:
+        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        notes.append(
+            "The file has several inputs; what needs the image alone was measured. Left out: "
+            f"{', '.join(left_out[:SHOWN])}{more}."
+        )
+    if random_weights:
+        notes.append("The model has random weights: it was never trained.")
+    if preprocessing == "assumed":
+        notes.append("The preprocessing was assumed: the file does not define it. Wrong pixels give wrong numbers.")
+    return notes
+
+
+def _run_notes(evidence: Evidence) -> Iterator[str]:
+    """Note what is special about how the model was measured."""
+    model, preprocessing, limit = evidence.model, evidence.preprocessing, limit_of(evidence)
+    if model.rule == "head_input":  # what a classifier's last layer makes of the features was not measured
+        yield HEAD_NOTE
+    together, fixed = model.batch_difference, model.fixed_scale_difference
+    if fixed is not None and together is not None and fixed <= limit < together:
+        yield (
+            "The verdict holds for batches of one image: this model's quantisers take their scale over the whole "
+            f"batch. Each image ran alone (--batch-size 1); with others a representation changed by {together:.2g} "
+            "(relative)."
+        )
+    if preprocessing.preprocessing.color_order == "grey":
+        yield "The model takes one channel: photos were fed in grey, as their luminance."
+    # some models are trained for that, and most are not
+    if preprocessing.source != "tensors" and is_raw(expected_levels(model, preprocessing)):
+        yield (
+            "Pixels reach the model's first layer as 0 to 255: the preprocessing does not scale them, nor does the "
+            "graph, as far as it can be read. That is right only for a model that was trained like that."
+        )
+
+
+def image_notes(images: ImageFacts) -> list[str]:
+    """Note what is special about the images. They are the bundled ones or have no name, or some could not be used."""
+    notes = [BUNDLED_NOTE] if images.bundled else []
+    if images.given:
+        notes.append(
+            f"The images were handed over in Python ({images.source}) and measured in that process; this report names "
+            "no files that could be measured again."
+        )
+    return notes + skipped_note(images.n_skipped, images.n_read, images.skipped)
+
+
+def memory_note(name: str) -> list[str]:
+    """Note that the model was not a file. `name` describes what it was."""
+    return [f"The model was handed over in Python ({name}), not as a file; no sidecar of it was looked for."]
+
+
+def skipped_note(n_skipped: int, n_read: int, skipped: Sequence[tuple[str, str]], name: str = "") -> list[str]:
+    """Note how many images of a set were skipped.
+
+    The first three are named with the reason; without any there is no note.
+    """
+    first = "; ".join(f"{image}: {reason}" for image, reason in skipped[:3])
+    of_set = f" of {name}" if name else ""
+    return [f"{n_skipped} of {n_read} images{of_set} were skipped ({first})."] if n_skipped else []
+
+
+def fallback_note(execution: Execution) -> list[str]:
+    """Note why `--device auto` used the CPU."""
+    return [f"The CPU was used: {execution.fallback_reason}."] if execution.fallback_reason else []
+
+
+def execution_notes(execution: Execution) -> list[str]:
+    """Note what is special about the execution.
+
+    `--device auto` used the CPU, a GPU run left nodes there, or the graph optimisation was lowered.
+    """
+    notes = fallback_note(execution)
+    if execution.heavy_on_cpu:
+        heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
+        notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
+    if execution.optimization != "all":
+        notes.append(
+            f"Graph optimisation was lowered to {execution.optimization}: at a higher level, reading the "
+            "representation changed the model's own output."
+        )
+    return notes
+
+
+def _profile_notes(profile: Profile) -> list[str]:
+    """Note how a profile differs from the default one. The default itself gets no note."""
+    default = profiles.load()
+    if profile.digest == default.digest:
+        return []
+    notes = [
+        f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but {profile.id} "
+        f"({short_digest(profile.digest)}), given with --thresholds: PASS means what that profile defines."
+    ]
+    if profile.edited:
+        notes.append(f"The profile was changed by hand: {profile.edited}.")
+    if looser := profiles.looser_than(profile, default):
+        notes.append(f"The profile is looser than the default in places: {'; '.join(looser)}.")
+    if n_missing := len(profile.calibration.missing):
+        notes.append(f"The profile's calibration is not complete: {n_missing} models of its suite were not measured.")
+    return notes
+
+
+def load_profile(thresholds: str | Path | Profile | None) -> Profile:
+    """Return the profile that `thresholds` means. Raises UsageError for one that can't be used."""
+    if isinstance(thresholds, Profile):
+        wrong = profiles.wrong_statistics(thresholds)
+        if thresholds.digest != profiles.digest_of(thresholds):  # reports know a profile by its digest
+            wrong = "digest does not match the content; a changed profile must be sealed"
+        if wrong:
+            raise UsageError(f"profile {thresholds.id}: {wrong}", "robustcheck calibrate --help")
+        return thresholds
+    try:
+        return profiles.load(thresholds)
+    except (profiles.ProfileError, RecursionError) as fault:
+        deep = f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile"
+        raise UsageError(
+            deep if isinstance(fault, RecursionError) else str(fault), "leave out --thresholds for the default profile"
+        ) from fault

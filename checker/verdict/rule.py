@@ -1,16 +1,19 @@
 """Turn evidence and a profile into a verdict. It is WARN unless everything supports PASS. Pure.
 
-Reasons that are known before anything is measured come from one function, for the judge and for `inspect`.
+Reasons that are known before anything is measured come from one function, for the judge and for `inspect`. Whether a
+first layer's values look like photos is judged at the end: docs/dev/decisions/preprocessing-probe.md has the table that
+its limits rest on.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from robustcheck_onnx.checker.evidence import (
     CONTENT_IMAGES,
     OUTLIER_SD,
     TOP_FEATURES,
     Evidence,
+    GraphScaling,
     Interval,
     ModelFacts,
     PreprocessingFacts,
@@ -19,7 +22,6 @@ from robustcheck_onnx.checker.evidence import (
 from robustcheck_onnx.checker.text import bound_text, number_text
 from robustcheck_onnx.thresholds.profile import ENERGIES, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
 
-from . import pixels
 from .reasons import KINDS, NAMES, NOT_MENDABLE, RULES, Kind, below_reasons
 
 Seen = tuple[str, str]
@@ -95,15 +97,15 @@ def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> Seen |
     """
     if preprocessing.source == "tensors":
         return None
-    at_input = pixels.at_input(model, preprocessing)
-    for scaling in pixels.branches(model):
-        if pixels.usual(model, preprocessing, scaling):
+    at_input = levels_at_input(model, preprocessing)
+    for scaling in (model.scaling, *model.other_scalings):
+        if is_usual(model, preprocessing, scaling):
             continue
-        levels = pixels.behind(scaling, *at_input)
-        if scaling is not None and pixels.scaled_in_both(model, preprocessing, scaling):
+        levels = levels_behind(scaling, *at_input)
+        if scaling is not None and scaled_in_both(model, preprocessing, scaling):
             return (
                 "normalised_twice",
-                f"the graph itself computes {pixels.steps_text(scaling)} after the preprocessing, so its first layer "
+                f"the graph itself computes {steps_text(scaling)} after the preprocessing, so its first layer "
                 f"gets ordinary photos with {levels}",
             )
         return "unusual_pixels", f"the model's first layer gets ordinary photos with {levels}"
@@ -387,8 +389,10 @@ def _pixels(e: Evidence) -> Found:
     """
     if e.levels is None or scaled_oddly(e.model, e.preprocessing):
         return
-    seen = [pixels.behind(scaling, e.levels.mean, e.levels.sd) for scaling in pixels.branches(e.model)]
-    worst = next((levels for levels in seen if not pixels.possible(levels)), None)
+    seen = [
+        levels_behind(scaling, e.levels.mean, e.levels.sd) for scaling in (e.model.scaling, *e.model.other_scalings)
+    ]
+    worst = next((levels for levels in seen if not is_possible(levels)), None)
     if worst is not None:
         yield "unusual_pixels", f"the model's first layer got these images with {worst}"
 
@@ -408,3 +412,131 @@ def _comparable(e: Evidence, profile: Profile) -> Found:
     for reason, seen in foreseen(model, e.preprocessing, s.n_features, profile):
         if reason != "end_not_calibrated" or not reported:
             yield reason, seen
+
+
+# Mean and SD of the 141 bundled photos, RGB, 0–255, as CLIP's preset resizes and crops them
+PHOTO_MEAN = (121.0, 123.2, 114.3)
+PHOTO_SD = (69.0, 64.3, 70.5)
+PHOTO_GREY = (121.5, 63.0)  # mean and SD of their luminance
+
+
+class Levels(NamedTuple):
+    """The mean and SD of each channel. A layer reads these values."""
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """Write both, a channel each."""
+        return f"mean {_values(self.mean)}, SD {_values(self.sd)}"
+
+
+class Range(NamedTuple):
+    """The means and SDs that a convention allows. Both ends belong to it."""
+
+    mean: tuple[float, float]
+    sd: tuple[float, float]
+
+    def holds(self, mean: float, sd: float) -> bool:
+        """Return whether a channel lies in it."""
+        return self.mean[0] <= mean <= self.mean[1] and self.sd[0] <= sd <= self.sd[1]
+
+
+# What usual photos may become: every family's channels lie inside, every doubled or forgotten step outside
+UNIT = Range((-0.6, 1.5), (0.05, 3.0))
+# By the preprocessing alone: the mean and SD of stained tissue (H-optimus-0) make -1.44 of a photo's blue
+OUTSIDE = Range((-1.6, 1.5), (0.05, 3.0))
+# Where both subtract a mean: a normalisation comes out, or 0 to 1; a mean subtracted twice is below -0.3 somewhere
+TWO_MEANS = (Range((-0.3, 0.3), (0.4, 3.0)), Range((0.3, 0.7), (0.2, 0.35)))
+BYTES = Range((-60.0, 160.0), (40.0, 110.0))
+# What a set of images may become: dark, pale and flat ones too
+ANY_UNIT = Range((-5.0, 5.0), (0.02, 3.0))
+ANY_BYTES = Range((-130.0, 255.0), (8.0, 130.0))
+CENTRED, LEAST_CENTRED_SD = 0.25, 0.4  # who subtracts a mean divides too: 0.5/0.5, the weakest division, leaves SD 0.50
+RAW_MEAN = 60.0  # bytes from which no mean was subtracted have 114 to 123
+
+
+def levels_at_input(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
+    """Return the levels of usual photos at the input. They follow from the declared preprocessing."""
+    given = preprocessing.preprocessing
+    mean: tuple[float, ...] = PHOTO_MEAN
+    sd: tuple[float, ...] = PHOTO_SD
+    if given.color_order == "grey":
+        mean, sd = PHOTO_GREY[:1], PHOTO_GREY[1:]
+    elif given.color_order == "BGR":
+        mean, sd = mean[::-1], sd[::-1]
+    return Levels(mean, sd) if model.input_type == "uint8" else Levels(*given.scaled(mean, sd))
+
+
+def expected_levels(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
+    """Return the levels of usual photos at the first layer.
+
+    They follow from the declared preprocessing and the graph's own map.
+    """
+    return levels_behind(model.scaling, *levels_at_input(model, preprocessing))
+
+
+def levels_behind(scaling: GraphScaling | None, mean: Sequence[float], sd: Sequence[float]) -> Levels:
+    """Map the input's levels through the graph's scaling.
+
+    Where the record's channels are not the input's, the input itself is given.
+    """
+    if scaling is None or any(channel >= len(mean) for channel in scaling.channels):
+        return Levels(tuple(mean), tuple(sd))
+    maps = list(zip(scaling.channels, scaling.factor, scaling.offset, strict=True))
+    return Levels(
+        tuple(mean[channel] * factor + offset for channel, factor, offset in maps),
+        tuple(sd[channel] * abs(factor) for channel, factor, _ in maps),
+    )
+
+
+def scaled_in_both(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphScaling | None) -> bool:
+    """Return whether preprocessing and graph both scale pixels. The graph does it by `scaling`."""
+    given = preprocessing.preprocessing
+    plain = given.rescale == 1 and not any(given.mean) and set(given.std) == {1.0}
+    return _scales(scaling) and model.input_type != "uint8" and not plain
+
+
+def is_usual(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphScaling | None) -> bool:
+    """Return whether a first layer may get usual photos. It reads what `scaling` gives, each channel in the same range.
+
+    The preprocessing alone may be made for other images than photos. Where both scale, values about zero must be
+    spread as a normalisation does; where both subtract a mean, the mean of photos must be about zero, or all be 0 to 1.
+    """
+    levels = levels_behind(scaling, *levels_at_input(model, preprocessing))
+    if not scaled_in_both(model, preprocessing, scaling):
+        return _in_one((UNIT if _scales(scaling) else OUTSIDE, BYTES), levels)
+    if any(abs(mean) < CENTRED and sd < LEAST_CENTRED_SD for mean, sd in zip(levels.mean, levels.sd, strict=True)):
+        return False
+    two_means = scaling is not None and any(scaling.offset) and any(preprocessing.preprocessing.mean)
+    return _in_one((*(TWO_MEANS if two_means else (UNIT,)), BYTES), levels)
+
+
+def is_possible(levels: Levels) -> bool:
+    """Return whether any images can have these levels. Dark, pale and flat ones count, too."""
+    return _in_one((ANY_UNIT, ANY_BYTES), levels)
+
+
+def is_raw(levels: Levels) -> bool:
+    """Return whether the first layer gets raw pixels. They are usual photos as 0–255, and no mean was subtracted."""
+    return _in_one((BYTES,), levels) and min(levels.mean) > RAW_MEAN
+
+
+def steps_text(scaling: GraphScaling) -> str:
+    """Write a graph's scaling as (x − mean) / std."""
+    return f"(x − {_values(scaling.mean)}) / {_values(scaling.std)} ({', '.join(scaling.ops)})"
+
+
+def _scales(scaling: GraphScaling | None) -> bool:
+    return scaling is not None and (any(scaling.offset) or set(scaling.factor) != {1.0})
+
+
+def _in_one(ranges: Sequence[Range], levels: Levels) -> bool:
+    channels = list(zip(levels.mean, levels.sd, strict=True))
+    return any(all(each.holds(mean, sd) for mean, sd in channels) for each in ranges)
+
+
+def _values(values: Sequence[float]) -> str:
+    """Write one value, or one per channel. One is enough where all are written alike."""
+    texts = [number_text(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)

@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.model.sidecar import PRESETS
 from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report.record import Report, Settings, ruling
 from robustcheck_onnx.checker.text import quoted, short_digest
-from robustcheck_onnx.checker.verdict.notes import execution_notes, memory_note
+from robustcheck_onnx.checker.verdict.gate import execution_notes, memory_note
 from robustcheck_onnx.checker.verdict.rule import limit_of
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile

@@ -19,8 +19,7 @@ from robustcheck_onnx.checker.report.forms import cautions
 from robustcheck_onnx.checker.report.record import NoTruth, Report, edits, read, ruling
 from robustcheck_onnx.checker.storage.places import local_path
 from robustcheck_onnx.checker.text import VERSION, name_text, quoted, short_digest
-from robustcheck_onnx.checker.verdict import gate
-from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED, load_profile
+from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED, decide, load_profile
 from robustcheck_onnx.thresholds.profile import Frozen
 
 from .checks import (
@@ -284,7 +283,7 @@ def _decide(
     if report.verdict.verdict == "PASS":
         return 0, "everything that was checked agrees, and the verdict is PASS"
     if accept_waivers and report.gate is not None:
-        decision = gate.decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
+        decision = decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
         if decision.exit_code == 0:
             accepted = f"{decision.rule} in the report, which --accept-waivers accepts"
             return 0, f"everything that was checked agrees; {accepted}"

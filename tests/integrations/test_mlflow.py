@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.places import Url
-from robustcheck_onnx.checker.verdict.notes import ON_BUNDLED
+from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED
 from robustcheck_onnx.checker.verify.run import verify
 from support import PATIENCE_S, Made, Patch, Place, but, extra, raised, read_json
 from support.bad_input import Run

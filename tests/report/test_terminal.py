@@ -20,8 +20,7 @@ from robustcheck_onnx.checker.report.forms import one_line, step_of
 from robustcheck_onnx.checker.report.layout import REASONS_LISTED, of_document
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.report.terminal import document_of
-from robustcheck_onnx.checker.verdict.gate import decide
-from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
+from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, decide
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load

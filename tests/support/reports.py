@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.evidence import (
 from robustcheck_onnx.checker.report.layout import of_document
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
 from robustcheck_onnx.checker.report.terminal import document_of
-from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
+from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
 from support import Fields, but

@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Evidence, GraphScaling, InputLevels, Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply_uint8
-from robustcheck_onnx.checker.verdict.notes import notes_of
-from robustcheck_onnx.checker.verdict.pixels import PHOTO_GREY, PHOTO_MEAN, PHOTO_SD, behind, expected
-from robustcheck_onnx.checker.verdict.rule import foreseen, judge
+from robustcheck_onnx.checker.verdict.gate import notes_of
+from robustcheck_onnx.checker.verdict.rule import (
+    PHOTO_GREY,
+    PHOTO_MEAN,
+    PHOTO_SD,
+    expected_levels,
+    foreseen,
+    judge,
+    levels_behind,
+)
 from robustcheck_onnx.thresholds.profile import load
 from support import PHOTOS, but, reports
 
@@ -160,8 +167,8 @@ def test_however_a_sound_map_is_split_it_stays_sound(family: Preprocessing, mean
     outside = but(family, mean=(mean,) * 3, std=(std,) * 3)
     own = np.array(family.std)
     inside = in_graph(std / own, (mean - np.array(family.mean)) / own)
-    levels = expected(evidence(outside, inside).model, evidence(outside).preprocessing)
-    alone = expected(evidence(family).model, evidence(family).preprocessing)
+    levels = expected_levels(evidence(outside, inside).model, evidence(outside).preprocessing)
+    alone = expected_levels(evidence(family).model, evidence(family).preprocessing)
     assert levels.mean == pytest.approx(alone.mean, abs=1e-6)
     assert levels.sd == pytest.approx(alone.sd, rel=1e-6)
     assert ids(evidence(outside, inside)) == []
@@ -169,8 +176,8 @@ def test_however_a_sound_map_is_split_it_stays_sound(family: Preprocessing, mean
 
 def test_channels_that_the_graph_turns_round_are_followed() -> None:
     turned = GraphScaling(channels=(2, 0, 1), factor=(2.0, -1.0, 1.0), offset=(1.0, 0.0, 3.0), ops=("Gather",))
-    assert behind(turned, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) == ((7.0, -1.0, 5.0), (12.0, 4.0, 5.0))
-    assert behind(turned, (1.0,), (4.0,)) == ((1.0,), (4.0,))  # not of this input
+    assert levels_behind(turned, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) == ((7.0, -1.0, 5.0), (12.0, 4.0, 5.0))
+    assert levels_behind(turned, (1.0,), (4.0,)) == ((1.0,), (4.0,))  # not of this input
 
 
 def test_what_was_measured_of_tensors_is_judged() -> None:

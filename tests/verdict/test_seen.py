@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
-from robustcheck_onnx.checker.verdict.notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
+from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes, model_notes, notes_of, skipped_note
 from robustcheck_onnx.checker.verdict.reasons import RENAMED, below_reasons
 from robustcheck_onnx.checker.verdict.rule import (
     ALIKE_SPREAD,

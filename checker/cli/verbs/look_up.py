@@ -267,7 +267,7 @@ def inspect(call: Question, model: Path) -> int:
     """Show whether a file can pass, and what a check would measure."""
     from robustcheck_onnx.checker import inspection
     from robustcheck_onnx.checker.isolation import NotReadError
-    from robustcheck_onnx.checker.verdict.notes import load_profile
+    from robustcheck_onnx.checker.verdict.gate import load_profile
 
     settings, path = call.settings, inspection.find_model(model)
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
