@@ -16,8 +16,7 @@ import numpy as np
 from scipy.stats import beta
 
 from robustcheck_onnx.thresholds import profile, published, tables
-from robustcheck_onnx.thresholds.fit import Sets, fit
-from robustcheck_onnx.thresholds.tables import Reference
+from robustcheck_onnx.thresholds.tables import Reference, Sets, fit
 
 NOT_ROBUST_PP = 10  # published effective robustness, mean over four shifts
 OLD, NEW = profile.load("default-2"), profile.load("default-3")

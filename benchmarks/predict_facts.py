@@ -14,9 +14,8 @@ from scipy.stats import beta, mannwhitneyu
 
 from robustcheck_onnx.thresholds import published, suite, tables
 from robustcheck_onnx.thresholds.calibrate import rows_of
-from robustcheck_onnx.thresholds.fit import passes
 from robustcheck_onnx.thresholds.profile import load
-from robustcheck_onnx.thresholds.tables import Reference, references
+from robustcheck_onnx.thresholds.tables import Reference, passes, references
 
 SUITE = "paper"
 LABELS = suite.LabelRule()  # those of the suite: robust from +20, not robust below +10 points

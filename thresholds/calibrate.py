@@ -13,40 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from . import tables
-from .fit import (
-    DEFINITION,
-    DIGITS,
-    GAP_POSITION,
-    STRICT_RULE,
-    Rule,
-    Sets,
-    Trial,
-    fit,
-    judged,
-    models,
-    passes,
-    taking_part,
-    trials,
-    with_label,
-)
-from .profile import (
-    DEFINITIONS,
-    Bounds,
-    Calibration,
-    End,
-    Nearest,
-    Profile,
-    Rate,
-    Statistic,
-    TensorFit,
-    Threshold,
-    Trained,
-    seal,
-    to_json,
-)
+from . import profile, tables
+from .profile import Bounds, Calibration, End, Nearest, Profile, Rate, Statistic, TensorFit, Threshold, Trained, seal
 from .published import MEASURED, find
-from .tables import MIN_IMAGES, TENSORS, Reference, Result, derived_traps, traps
+from .tables import TENSORS, Reference, Result, Rule, Sets, Trial, fit, judged, models, passes, taking_part, with_label
 
 SHOWN = 8  # sets and traps named as the nearest
 ALPHA = 0.05  # error rate of each lower bound, and of the upper ones together
@@ -61,7 +31,7 @@ SHIFTS_MEANT = (
     "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
     "adversarial robustness or corruptions."
 )
-_POSITIONS = {GAP_POSITION: "2/3", WIDER[0]: "5/6", WIDER[1]: "11/12"}
+_POSITIONS = {tables.GAP_POSITION: "2/3", WIDER[0]: "5/6", WIDER[1]: "11/12"}
 
 
 class CannotFitError(ValueError):
@@ -113,7 +83,7 @@ def fitted_profile(
         if by_id[r.set].hard_case
     ]
     wide = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
-    wide = wide if rule.position != GAP_POSITION else ""
+    wide = wide if rule.position != tables.GAP_POSITION else ""
     widest = "" if len({row.n_varied for row in some}) > 1 else f", {first.n_varied} varied"
     return profile_of(
         table,
@@ -214,11 +184,11 @@ def with_traps(table: Sequence[Reference]) -> Sets:
 
     These are simulated ones, and two of every one-sided set (`derived_traps`).
     """
-    return Sets.of([*table, *traps(), *derived_traps(table)])
+    return Sets.of([*table, *tables.traps(), *tables.derived_traps(table)])
 
 
 def _trials(sets: Sets, rule: Rule, by: str = "model") -> list[Trial]:
-    return list(trials(sets, lambda others: fit(others, rule).minimums, by))
+    return list(tables.trials(sets, lambda others: fit(others, rule).minimums, by))
 
 
 def chosen_rule(sets: Sets) -> Rule:
@@ -232,7 +202,7 @@ def chosen_rule(sets: Sets) -> Rule:
     rule = Rule(all_must_pass=False)
     fit(sets, rule)
     few = len(models(with_label("absent", taking_part(sets.rows)))) < FEW_CHECKPOINTS
-    positions = WIDER if few else (GAP_POSITION, *WIDER)
+    positions = WIDER if few else (tables.GAP_POSITION, *WIDER)
     found = [(len(judged(_trials(sets, rule._replace(position=p))).false_pass), p) for p in positions]
     return rule._replace(position=min(found)[1])
 
@@ -328,10 +298,10 @@ def profile_of(
     return seal(
         Profile(
             **fields,
-            definitions={name: DEFINITIONS[name] for name in thresholds},
+            definitions={name: profile.DEFINITIONS[name] for name in thresholds},
             min_features=min(r.d for r in used),
             max_features=max(r.d for r in used),
-            min_images=MIN_IMAGES,
+            min_images=tables.MIN_IMAGES,
             alpha=ALPHA,
             bounds=BOUNDS,
             thresholds=thresholds,
@@ -378,7 +348,7 @@ def upper_bound(n_wrong: int, n: int) -> float:
         p = (low + high) / 2
         at_most = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(n_wrong + 1))
         low, high = (p, high) if at_most > ALPHA else (low, p)
-    return float(math.ceil(high * 10**DIGITS) / 10**DIGITS)
+    return float(math.ceil(high * 10**tables.DIGITS) / 10**tables.DIGITS)
 
 
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
@@ -390,9 +360,9 @@ RULE = (
     "the strength"
 )
 LABELS = (
-    f"with: the set shows the indication by its estimates: it is {DEFINITION}; without: it does not. The label and the "
-    "rule look at the same numbers, so that they agree on a set is not a finding. Absent means nothing for robustness: "
-    "OpenCLIP ViT-bigG/14 is robust and shows none"
+    f"with: the set shows the indication by its estimates: it is {tables.DEFINITION}; without: it does not. The label "
+    "and the rule look at the same numbers, so that they agree on a set is not a finding. Absent means nothing for "
+    "robustness: OpenCLIP ViT-bigG/14 is robust and shows none"
 )
 # What ends the sets with the indication: CLIP's projection, the residual sum of SigLIP's attention pool, and the
 # look-up models that replay measured representations of both.
@@ -434,7 +404,7 @@ def default_profile(text: str) -> Profile:
 
     return profile_of(
         table,
-        STRICT_RULE,
+        tables.STRICT_RULE,
         id="default-3",
         statistic_version=STATISTIC_VERSION,
         tensor_rules=("encoder_output", "head_input"),
@@ -464,4 +434,4 @@ def default_profile(text: str) -> Profile:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(to_json(default_profile(tables.table_text())))
+    sys.stdout.write(profile.to_json(default_profile(tables.table_text())))

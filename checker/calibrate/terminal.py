@@ -34,9 +34,10 @@ from robustcheck_onnx.checker.text import count_text, number_text, page, percent
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, Calibration, Profile
-from robustcheck_onnx.thresholds.tables import Result
 
 if TYPE_CHECKING:
+    from robustcheck_onnx.thresholds.tables import Result
+
     from .run import Settings, Task
 
 BYTES_A_PARAMETER = 4  # float32

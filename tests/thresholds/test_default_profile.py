@@ -9,7 +9,7 @@ import scipy.stats
 from pydantic import TypeAdapter, ValidationError
 
 from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.thresholds import calibrate, fit, profile, tables
+from robustcheck_onnx.thresholds import calibrate, profile, tables
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER, End
 from support import ROOT, but, raised, read_json
 from support.repository import load
@@ -66,7 +66,7 @@ def test_the_table_does_not_support_a_strict_profile() -> None:
         r.set for r in TABLE if r.expected == "present" and ("OpenAI" in r.checkpoint or "SigLIP" in r.checkpoint)
     }
     table = tuple(r._replace(expected="present" if r.set in strong else "absent") for r in TABLE)
-    raised(ValueError, r" overlap: no threshold parts them", fit.fit, fit.Sets.of(table))
+    raised(ValueError, r" overlap: no threshold parts them", tables.fit, tables.Sets.of(table))
 
 
 def test_thresholds_lie_two_thirds_up_the_gap() -> None:
@@ -138,7 +138,7 @@ def test_bounds_of_rates_are_scipys_and_never_rounded_down() -> None:
 
 
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
-    raised(ValueError, "with and without", fit.fit, fit.Sets.of([r for r in TABLE if r.expected == "present"]))
+    raised(ValueError, "with and without", tables.fit, tables.Sets.of([r for r in TABLE if r.expected == "present"]))
 
 
 def _edited(tmp_path: Path, **changes: object) -> Path:

@@ -15,10 +15,9 @@ from robustcheck_onnx.checker.cli import app, process
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.checker.verdict.rule import decided
-from robustcheck_onnx.thresholds import calibrate, fit, profile
-from robustcheck_onnx.thresholds.fit import Rule, Sets
+from robustcheck_onnx.thresholds import calibrate, profile, tables
 from robustcheck_onnx.thresholds.profile import DECIDING, Profile
-from robustcheck_onnx.thresholds.tables import Reference
+from robustcheck_onnx.thresholds.tables import Reference, Rule, Sets
 from support import Capture, Fields, Place, but, raised, read_json, robustcheck
 from support.bad_input import Run
 
@@ -140,12 +139,12 @@ def table_of(present: Iterable[float], absent: Iterable[float]) -> list[Referenc
     return [RECTIFIED, *(made_set(f"{n}{i}", label, s) for n, label, scales in sides for i, s in enumerate(scales))]
 
 
-def fitted_to(table: Iterable[Reference], rule: Rule = LOOSE) -> fit.Fit:
-    return fit.fit(Sets.of(list(table)), rule)
+def fitted_to(table: Iterable[Reference], rule: Rule = LOOSE) -> tables.Fit:
+    return tables.fit(Sets.of(list(table)), rule)
 
 
-def passes(row: Reference, fitted: fit.Fit) -> bool:
-    return fit.passes(row, fitted.placed)
+def passes(row: Reference, fitted: tables.Fit) -> bool:
+    return tables.passes(row, fitted.placed)
 
 
 APART = table_of(range(8, 12), (1, 1.1, 1.2, 1.3))
@@ -177,7 +176,7 @@ def test_a_set_without_is_given_to_the_statistic_that_turns_it_away_best() -> No
 
 def test_a_statistic_that_nobody_is_given_to_asks_for_what_nothing_has() -> None:
     placed = fitted_to([made_set("with", "present", 8), made_set("without", "absent", 1.2)], Rule()).placed
-    assert (placed["two_sidedness"].highest_without_set, placed["two_sidedness"].highest_without) == (fit.NO_SET, 0)
+    assert (placed["two_sidedness"].highest_without_set, placed["two_sidedness"].highest_without) == (tables.NO_SET, 0)
     assert placed["two_sidedness"].minimum == pytest.approx(0.5 * 2 / 3, abs=6e-4)
     assert placed["strength"].minimum == pytest.approx(0.6 ** (1 / 3) * 4 ** (2 / 3), abs=6e-4)
 
@@ -186,13 +185,13 @@ def test_a_trap_takes_part_and_counts_in_no_rate() -> None:
     trap = made_set("trap", "absent", 5)._replace(excluded="simulated", trap=True)
     assert not passes(trap, fitted_to([*APART, trap]))
     assert passes(trap, fitted_to(APART))
-    assert "trap" not in {name for name, _, _ in fit.folds(Sets.of([*APART, trap]), "model")}
+    assert "trap" not in {name for name, _, _ in tables.folds(Sets.of([*APART, trap]), "model")}
 
 
 def test_few_checkpoints_widen_the_margin() -> None:
     many = [*APART, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
     rules = [calibrate.chosen_rule(Sets.of(table)) for table in (APART, many)]
-    assert [rule.position for rule in rules] == [calibrate.WIDER[0], fit.GAP_POSITION]
+    assert [rule.position for rule in rules] == [calibrate.WIDER[0], tables.GAP_POSITION]
     wide, narrow = (fitted_to(table, rule).minimums for table, rule in zip((APART, many), rules, strict=True))
     assert wide["strength"] > narrow["strength"]
 
@@ -201,17 +200,19 @@ def test_the_margin_widens_until_no_checkpoint_passes_when_left_out() -> None:
     """The highest without stands alone: left out, the usual margin lets it pass."""
     sets = Sets.of([*table_of([10] * 4, np.linspace(1, 1.09, 10)), made_set("high", "absent", 5.2)])
 
-    def judged(rule: Rule) -> fit.Judged:
-        return fit.judged(fit.trials(sets, lambda others: fit.fit(others, rule).minimums))
+    def judged(rule: Rule) -> tables.Judged:
+        return tables.judged(tables.trials(sets, lambda others: tables.fit(others, rule).minimums))
 
     assert judged(LOOSE).false_pass == ("high",)
     chosen = calibrate.chosen_rule(sets)
-    assert chosen.position > fit.GAP_POSITION
+    assert chosen.position > tables.GAP_POSITION
     assert judged(chosen).false_pass == ()
 
 
 def test_checkpoints_without_which_there_is_no_fit_are_no_trial() -> None:
-    judged = fit.judged(fit.trials(Sets.of(table_of([8], [1, 1.1])), lambda others: fit.fit(others, LOOSE).minimums))
+    judged = tables.judged(
+        tables.trials(Sets.of(table_of([8], [1, 1.1])), lambda others: tables.fit(others, LOOSE).minimums)
+    )
     assert judged == ((), (), ("with0",))
 
 
