@@ -31,9 +31,8 @@ from planted.encoder import PREPROCESSING, planted_encoder
 from torch import nn
 
 from robustcheck_onnx.checker.compare import CompareReport, IndexOptions, compare
-from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters import ExportError, contract
 from robustcheck_onnx.exporters.demo import EFFICIENTNET_LITE0_PREPROCESSING, EfficientNetLite0, efficientnet_lite0
-from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import lookup
 

@@ -154,7 +154,7 @@ def computed(folder: Path, refused: list[str]) -> Iterator[File]:
 
     refused: what the exporter refuses to write is added to it.
     """
-    from robustcheck_onnx.exporters.errors import ExportError
+    from robustcheck_onnx.exporters import ExportError
     from robustcheck_onnx.exporters.run import run
 
     sources = {

@@ -1,1 +1,116 @@
-"""Writes ONNX files that carry their preprocessing and meaning. Needs the extra `export`."""
+"""Write ONNX files that carry their preprocessing and meaning. Needs the extra `export`.
+
+Here are the errors of an export. What libraries print meanwhile is collected here, too.
+"""
+
+import contextlib
+import io
+import logging
+import shlex
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+Tell = Callable[[str], None]  # is called with what is done, when each stage begins
+
+
+class ExportError(Exception):
+    """No file could be made that agrees with its model (exit 3).
+
+    Args:
+        message: one line, "<file>: <thing> is <value>; <rule>" (no trailing full stop).
+        hint: the next step, best of all a command to type; empty when there is none.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CallError(ExportError):
+    """A mistake in the call (exit 2). It is in a name, an option or a file of words."""
+
+    exit_code = 2
+
+
+class MissingError(ExportError):
+    """An extra, a weights file or disk space is missing (exit 4)."""
+
+    exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, its type without one."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def quoted(word: object) -> str:
+    """Quote a word for the shell. It may be a path."""
+    return shlex.quote(str(word))
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that adds an extra to the installed distribution."""
+    ours = sorted(name for each in metadata.distributions() if (name := each.name or "").startswith("robustcheck-onnx"))
+    return f"pip install '{ours[0]}[{extra}]'" if ours else f"pip install '.[{extra}]'  # in a clone"
+
+
+def import_error(error: ImportError, subject: str, package: str, needs: str = "exporting needs it") -> MissingError:
+    """Return the error for a package that can't be imported."""
+    about = f"{subject}: package {error.name or package} is not importable ({error}); {needs}"
+    return MissingError(about, install_hint("export"))
+
+
+def ignore_progress(_stage: str) -> None:
+    """Ignore a stage: the default progress callback."""
+
+
+class Messages(list[str]):
+    """Lines that libraries logged, warned and printed, in this order."""
+
+    def quoted(self, count: int = 3) -> str:
+        """Return the last lines in brackets for an error, "" without lines."""
+        return f" [{' | '.join(self[-count:])}]" if self else ""
+
+
+class _Recorder(logging.Handler):
+    def __init__(self, messages: Messages) -> None:
+        super().__init__()
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Messages]:
+    """Collect prints, warnings and log records instead of showing them.
+
+    Python-level stdout and stderr are redirected; log handlers come back as they were, so the
+    application's own logging configuration is untouched. (open_clip logs through the root logger, which
+    would otherwise install a handler of its own; torch.onnx prints progress.)
+    """
+    messages, printed, root = Messages(), io.StringIO(), logging.getLogger()
+    # some libraries (huggingface_hub) give their own logger a handler that keeps the real stderr
+    named = (logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger))
+    swapped = [(logger, logger.handlers[:]) for logger in (root, *named) if logger is root or logger.handlers]
+    for logger, _ in swapped:
+        logger.handlers[:] = [_Recorder(messages)]
+    try:
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always")
+            try:
+                yield messages
+            finally:
+                messages += [f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)]
+                messages += [line for line in printed.getvalue().splitlines() if line.strip()]
+    finally:
+        for logger, handlers in swapped:
+            logger.handlers[:] = handlers

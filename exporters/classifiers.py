@@ -5,48 +5,28 @@ import importlib
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .contract import (
-    Fields,
-    Loaded,
-    Output,
-    Source,
-    Wanted,
-    as_transform,
-    checked_preprocessing,
-    file_digest,
-    shared_preprocessing,
-    state_digest,
-    without_folders,
-)
-from .errors import CallError, ExportError, MissingError, quiet
+from . import CallError, ExportError, MissingError, contract, quiet, wrappers
+from .contract import Fields, Loaded, Output, Source, Wanted, checked_preprocessing, file_digest, shared_preprocessing
 from .wrappers import (
-    EMBEDDING,
-    LOGITS,
-    NAME_THE_HEAD,
     Tower,
     as_rows,
     classifier_outputs,
-    find_head,
-    from_hub,
     head_tap,
     load_strictly,
     loaded,
     loading,
-    random_weights_error,
-    refuse_name,
-    refuse_partial,
     source_of,
-    swapped,
-    unknown_tag,
     weights_file,
 )
 
+NAME_THE_HEAD = "export it with `robustcheck export torch package.module:factory --head NAME`"  # a hint
 SLOW = {"googlenet", "inception_v3"}  # torchvision's own initialisation of them takes seconds
 # torchvision re-normalises the input inside them when it loads its own weights, and only then; a checkpoint file
 # without that would be another model
@@ -87,7 +67,7 @@ def load_timm(wanted: Wanted) -> Loaded:
     with loading(name, _timm_place(name)) as (messages, loads):
         model = timm.create_model(name, pretrained=is_pretrained, pretrained_cfg_overlay=overlay, exportable=True)
     for result in loads:
-        refuse_partial(name, *result)
+        wrappers.refuse_partial(name, *result)
     npz = path is not None and path.suffix == ".npz"  # timm's loader for JAX files copies tensor by tensor
     if is_pretrained and not loads and not npz:
         raise ExportError(f"{name}: weights were not loaded; {' | '.join(messages[-1:])}", "give --weights FILE")
@@ -96,7 +76,7 @@ def load_timm(wanted: Wanted) -> Loaded:
     if path and not wanted.preprocessing and not has_schema and "." not in name:
         config = shared_preprocessing(published_timm(name), name)
     pixels = wanted.pixels() or (timm_contract(config, name), timm.data.create_transform(**config, is_training=False))
-    public = without_folders(name)
+    public = contract.without_folders(name)
     tag = model.pretrained_cfg.get("tag") or public
     source = source_of("timm", public, path, tag, model)  # before a head is fused
     return loaded(wanted, source, *_timm_outputs(model, name), pixels, "timm", "torchvision")
@@ -110,7 +90,7 @@ def check_timm(name: str, tag: str | None = None) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         rule = f"timm {timm.__version__}; it must be in timm.list_models()"
-        refuse_name(architecture, timm.list_models(), name, rule)
+        wrappers.refuse_name(architecture, timm.list_models(), name, rule)
     full = [t.partition(".")[2] for t in timm.models.get_arch_pretrained_cfgs(architecture)]
     if tag and tag not in full:
         raise CallError(
@@ -167,7 +147,7 @@ def _timm_place(name: str) -> str:
     if not repo:
         repo = str(getattr(timm.models.get_pretrained_cfg(name), "hf_hub_id", None) or "timm/")
         repo += name if repo.endswith("/") else ""
-    return from_hub(repo)
+    return wrappers.from_hub(repo)
 
 
 def _timm_outputs(model: Any, name: str) -> Tower:
@@ -191,7 +171,10 @@ def _timm_outputs(model: Any, name: str) -> Tower:
     # the classifier is CLIP's projection: a clip name whose tag has no labelled finetuning
     label = f"{name} {model.pretrained_cfg.get('architecture', '')}.{model.pretrained_cfg.get('tag', '')}"
     if "clip" in label.lower() and re.search(r"in(1k|12k|21k|22k)", label) is None:
-        return swapped(tapped), (EMBEDDING, Output("pooled", f"input of {place}, the projection", "pooled"))
+        return wrappers.swapped(tapped), (
+            wrappers.EMBEDDING,
+            Output("pooled", f"input of {place}, the projection", "pooled"),
+        )
     return tapped, classifier_outputs(place)
 
 
@@ -242,7 +225,7 @@ def check_torchvision(name: str, tag: str | None = None) -> None:
     """Refuse a classifier or weights that torchvision lacks. The error has the closest names (exit 2)."""
     import torchvision
 
-    refuse_name(
+    wrappers.refuse_name(
         name,
         torchvision.models.list_models(module=torchvision.models),
         name,
@@ -251,7 +234,7 @@ def check_torchvision(name: str, tag: str | None = None) -> None:
     )
     known = list(torchvision.models.get_model_weights(name).__members__)
     if tag and tag not in known:
-        raise unknown_tag(name, tag, known)
+        raise wrappers.unknown_tag(name, tag, known)
 
 
 def shell_torchvision(name: str) -> nn.Module:
@@ -304,7 +287,7 @@ def load_torch(wanted: Wanted) -> Loaded:
         load_strictly(module, path, name)
     origin = path.name if path else str(getattr(module, "weights", ""))
     if not origin and not wanted.random_weights:
-        raise random_weights_error(
+        raise wrappers.random_weights_error(
             name, "set the module's attribute `weights`, or give --weights FILE or --random-weights"
         )
     fields = wanted.preprocessing or getattr(module, "preprocessing", None)
@@ -320,10 +303,10 @@ def load_torch(wanted: Wanted) -> Loaded:
         library="torch",
         name=name,
         weights=origin,
-        weights_digest=str(digest) if digest and not wanted.random_weights else state_digest(module),
+        weights_digest=str(digest) if digest and not wanted.random_weights else contract.state_digest(module),
         synthetic=str(getattr(module, "synthetic", "")),
     )
-    return loaded(wanted, source, wrapped, outputs, (fields, as_transform(fields)))
+    return loaded(wanted, source, wrapped, outputs, (fields, contract.as_transform(fields)))
 
 
 def _made(name: str) -> nn.Module:
@@ -387,9 +370,9 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
             "representation", "representation returned by the module", "head_input" if has_logits else "encoder_output"
         ),
         Output("pooled", "pooled features returned by the module", "pooled"),
-        LOGITS,
+        wrappers.LOGITS,
     )
-    if isinstance(output, torch.Tensor):
+    if isinstance(output, Tensor):
         return as_rows(module), known_outputs[:1]
     if not isinstance(output, dict) or "representation" not in output or set(output) - {o.name for o in known_outputs}:
         shape = f"a dict with {', '.join(map(str, output))}" if isinstance(output, dict) else type(output).__name__
@@ -400,3 +383,41 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
         )
     outputs = tuple(o for o in known_outputs if o.name in output)
     return as_rows(module, [o.name for o in outputs]), outputs
+
+
+def find_head(model: nn.Module, size: Sequence[int]) -> str:
+    """Return the dotted name of the last linear layer of a classifier.
+
+    It is the last Linear or Conv2d that a forward pass calls, and the width of its output is the width of the
+    logits. Followed in execution, not in definition order.
+
+    Raises:
+        ExportError: the last layer is called several times, or its width is not that of the logits: two
+            heads, or no classifier (exit 3).
+    """
+    calls: list[tuple[str, Tensor]] = []
+
+    def recorder(name: str) -> Any:
+        return lambda _module, _inputs, output: calls.append((name, output))
+
+    handles = [
+        module.register_forward_hook(recorder(name))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
+    try:
+        logits = wrappers.run_eager(model, torch.zeros(2, 3, *size), type(model).__name__)
+    finally:
+        for handle in handles:
+            handle.remove()
+    name, output = calls[-1] if calls else ("", torch.empty(0))
+    is_tensor = isinstance(logits, Tensor) and logits.ndim == 2
+    direct = is_tensor and output.ndim == 2 and torch.equal(output, logits)
+    pooled_after = is_tensor and output.ndim == 4 and output.shape[1] == logits.shape[1]
+    if not (direct or pooled_after) or sum(called == name for called, _ in calls) != 1:
+        raise ExportError(
+            f"{type(model).__name__}: last linear layer is not found; it is not clear which tensor the logits come "
+            "from",
+            NAME_THE_HEAD,
+        )
+    return name

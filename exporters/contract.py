@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import CallError, quoted
+from . import CallError, quoted
 
 if TYPE_CHECKING:
     import onnx

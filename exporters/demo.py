@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import MissingError, install_hint
 from .contract import file_digest
-from .errors import MissingError, install_hint
 from .wrappers import load_strictly
 
 # (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import contract, write
+from . import CallError, ExportError, Tell, contract, files, first_line, ignore_progress, import_error, quiet, quoted
 from .contract import Array, Fields, Loaded, Photos, Prompts, Wanted
-from .errors import CallError, ExportError, Tell, first_line, ignore_progress, import_error, quiet, quoted
-from .from_onnx import calibration_photos, quantise, quantise_file
+from .files import calibration_photos, quantise, quantise_file
 
 if TYPE_CHECKING:
     import onnx
@@ -51,7 +50,7 @@ def run(
     photos: Photos,
     calibration: Photos = (),
     tell: Tell = ignore_progress,
-) -> write.ExportRecord:
+) -> files.ExportRecord:
     """Load a model and write it as ONNX. Its own library loads it; the file has the contract.
 
     Args:
@@ -109,7 +108,7 @@ def run(
             f"{name}: --zero-shot is for sources with a text tower, open_clip and transformers; source is {source}",
             "robustcheck export open_clip NAME --zero-shot CLASSES.txt",
         )
-    write.check_call(out, precision, photos)
+    files.check_call(out, precision, photos)
     calibration_photos(precision, calibration, photos)  # before a model is loaded
     fields = contract.read_preprocessing(preprocessing) if preprocessing else None
     prompts = None if zero_shot is None else read_prompts(zero_shot, templates)
@@ -137,7 +136,7 @@ def load(source: str, wanted: Wanted) -> Loaded:
 def _library(source: str, verb: str) -> Any:
     """Return the function for `verb` of a source's library. ImportError without the library."""
     importlib.import_module(source)
-    place = f"from_{source}" if source in WITH_TEXT_TOWER else "classifiers"
+    place = "dual_encoders" if source in WITH_TEXT_TOWER else "classifiers"
     return getattr(importlib.import_module(f"robustcheck_onnx.exporters.{place}"), f"{verb}_{source}")
 
 
@@ -209,13 +208,13 @@ def export(
     photos: Photos,
     calibration: Photos = (),
     tell: Tell = ignore_progress,
-) -> write.ExportRecord:
+) -> files.ExportRecord:
     """Export a loaded model to ONNX, and prove it. Only a file that agrees in ONNX Runtime is put in place.
 
     The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
     float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
-    inside, float32 outside; int8-dynamic and int8-qdq are what from_onnx.quantise makes of the float32 file. All of
-    them are compared with the float32 model. Parity is measured by write.measure on the first photos.
+    inside, float32 outside; int8-dynamic and int8-qdq are what files.quantise makes of the float32 file. All of
+    them are compared with the float32 model. Parity is measured by files.measure on the first photos.
 
     Args:
         path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
@@ -226,7 +225,7 @@ def export(
     Raises:
         ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
     """
-    write.check_call(path, precision, photos)
+    files.check_call(path, precision, photos)
     chosen = calibration_photos(precision, calibration, photos)
     names = [output.name for output in loaded.outputs]
     if "representation" not in names or len(set(names)) != len(names):
@@ -262,14 +261,14 @@ def export(
 
     content = contract.content(loaded)
     shared: Fields = {"precision": precision, "calibrated_on": len(chosen), "tell": tell}
-    return write.deliver(path, draw, content, images, references, **shared)
+    return files.deliver(path, draw, content, images, references, **shared)
 
 
 def preprocessed(loaded: Loaded, photos: Photos) -> Array:
     """Apply the library's transform to the first photos. A contract that gives other pixels is refused."""
     arrays = []
-    for path in photos[: write.PHOTOS]:
-        image = contract.open_photo(path, *write.PARITY_PHOTO)
+    for path in photos[: files.PARITY_PHOTOS]:
+        image = contract.open_photo(path, *files.PHOTO_WORDS)
         theirs = loaded.transform(image).numpy()
         takes = (3, *loaded.preprocessing["size"])
         if theirs.shape != takes:
@@ -345,7 +344,7 @@ def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.Mode
 
     tensors = program.model.graph.initializers.values()
     total = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
-    program.save(draft, external_data=total > write.INLINE_LIMIT_BYTES)
+    program.save(draft, external_data=total > files.INLINE_LIMIT_BYTES)
     model = onnx.load(draft, load_external_data=False)
     graph = model.graph
     nodes = [*graph.node, *(node for function in model.functions for node in function.node)]

@@ -7,26 +7,22 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .contract import Fields, Loaded, Output, Outputs, Prompts, Source, Wanted, file_digest, state_digest
-from .errors import CallError, ExportError, Messages, MissingError, first_line, quiet, quoted
+from . import CallError, ExportError, Messages, MissingError, quiet, quoted
+from .contract import Fields, Loaded, Output, Outputs, Source, Wanted, file_digest, state_digest
 
 Rows = tuple[Tensor, ...]
 Tower = tuple[nn.Module, Outputs]
-Embed = Callable[[list[str]], Tensor]  # texts → (text, feature), not normalised
-T = TypeVar("T")
 
 CHECKPOINT_MARKS = (b"PK", b"\x80")  # zip (torch, npz) and pickle (old torch; read without unpickling code)
 SAFETENSORS_MARK = b"{"  # after eight bytes of length
 RANDOM_SEED = 0  # of weights that were asked to be random; makes the file reproducible
-TEXTS_A_BATCH = 256  # prompts in one pass of the text tower: bounds memory
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
 LOGITS = Output("logits", "class logits", "logits")
-NAME_THE_HEAD = "export it with `robustcheck export torch package.module:factory --head NAME`"  # a hint
 
 # Exception types of huggingface_hub, httpx, requests and urllib that mean "the weights are not here and
 # cannot be fetched"; by name, because the clients that raise them differ between versions.
@@ -298,16 +294,6 @@ def swapped(module: nn.Module) -> Wrapped:
     return Wrapped(lambda self, image: self.module(image)[::-1], module=module)
 
 
-def projected(encoder: nn.Module, projection: nn.Module) -> Wrapped:
-    """Join an encoder and its projection: forward(image) returns (projected, pooled)."""
-
-    def project(self: Any, image: Tensor) -> Rows:
-        pooled = self.encoder(image)
-        return self.projection(pooled), pooled
-
-    return Wrapped(project, encoder=encoder, projection=projection)
-
-
 def as_rows(module: nn.Module, names: Sequence[str] = ()) -> Wrapped:
     """Return a module that gives the dict entries `names`. Without names it gives its only output."""
 
@@ -322,131 +308,6 @@ def half_precision(module: nn.Module) -> Wrapped:
     """Copy a module to float16. Input and outputs stay float32."""
     half = copy.deepcopy(module).half()
     return Wrapped(lambda self, image: tuple(rows.float() for rows in self.module(image.half())), module=half)
-
-
-def with_text_head(module: nn.Module, outputs: Outputs, prompts: Prompts, model: Any, embed: Embed, name: str) -> Tower:
-    """Give an image tower a text head. forward(image) returns its outputs and the class logits.
-
-    logits = representation / ‖representation‖ · weightᵀ + bias; weight (class, feature) holds the logit scale.
-    The representation itself stays as the tower gives it.
-
-    Args:
-        model: has the logit scale, and a logit bias where there is one.
-    """
-    weight, bias = text_head(prompts, embed, model.logit_scale, name), getattr(model, "logit_bias", None)
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    with torch.no_grad():
-        head.weight.copy_(weight)
-        if bias is not None:
-            head.bias.fill_(float(bias.detach()))
-
-    def classify(self: Any, image: Tensor) -> Rows:
-        rows = self.tower(image)
-        return *rows, self.head(nn.functional.normalize(rows[0], dim=-1))
-
-    meaning = (
-        f"zero-shot class logits: cosine of the normalised representation with {len(prompts.classes)} text embeddings "
-        f"({len(prompts.templates)} templates averaged), times the logit scale"
-    )
-    return Wrapped(classify, tower=module, head=head), (*outputs, Output("logits", meaning, "logits"))
-
-
-def text_head(prompts: Prompts, embed: Embed, logit_scale: Tensor, name: str) -> Tensor:
-    """Return the weight (class, feature) of a zero-shot head.
-
-    It is computed as CLIP's authors do: every class name in every template, each text embedding L2-normalised,
-    averaged over the templates, normalised again (Radford et al. 2021, section 3.1.4), times e to the logit scale.
-
-    Raises ExportError when an embedding is not finite or zero (3).
-    """
-    normalize = nn.functional.normalize
-    texts = [text for each in prompts.classes for text in prompts.texts(each)]
-    with torch.no_grad():
-        parts = [embed(texts[i : i + TEXTS_A_BATCH]).float() for i in range(0, len(texts), TEXTS_A_BATCH)]
-        rows = normalize(torch.cat(parts), dim=-1).reshape(len(prompts.classes), len(prompts.templates), -1)
-        weight = normalize(rows.mean(1), dim=-1) * float(logit_scale.exp())
-    if not bool(torch.isfinite(weight).all()) or bool((weight == 0).all(dim=1).any()):
-        raise ExportError(f"{name}: text embeddings are zero or not finite; a head must be", "check the weights")
-    return weight
-
-
-def tokenizer(name: str, make: Callable[[], T]) -> T:
-    """Return a tokenizer. The error for one that is not on this machine is ours (exit 4)."""
-    with quiet() as messages:
-        try:
-            return make()
-        except Exception as error:  # hub, file and parser errors of many libraries; translated, not lost
-            raise MissingError(
-                f"{name}: tokenizer of the text tower is not on this machine and could not be downloaded "
-                f"({first_line(error)[:200]}){messages.quoted(1)}; --zero-shot needs it",
-                "run the export once where there is a network, and copy $HF_HOME/hub here; or place tokenizer.json and "
-                "tokenizer_config.json in the checkpoint's folder",
-            ) from error
-
-
-def refuse_long(texts: Sequence[str], lengths: Iterable[int], limit: int, name: str) -> None:
-    """Refuse a prompt with too many tokens. The text tower reads fewer, and tokenizers cut the rest off."""
-    for text, length in zip(texts, lengths, strict=True):
-        if length > limit:
-            raise CallError(
-                f"{name}: prompt {text[:60]!r} has {length} tokens; the text tower reads {limit}",
-                "shorten the class name or the template",
-            )
-
-
-def find_head(model: nn.Module, size: Sequence[int]) -> str:
-    """Return the dotted name of the last linear layer of a classifier.
-
-    It is the last Linear or Conv2d that a forward pass calls, and the width of its output is the width of the
-    logits. Followed in execution, not in definition order.
-
-    Raises:
-        ExportError: the last layer is called several times, or its width is not that of the logits: two
-            heads, or no classifier (exit 3).
-    """
-    calls: list[tuple[str, Tensor]] = []
-
-    def recorder(name: str) -> Any:
-        return lambda _module, _inputs, output: calls.append((name, output))
-
-    handles = [
-        module.register_forward_hook(recorder(name))
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d))
-    ]
-    try:
-        logits = run_eager(model, torch.zeros(2, 3, *size), type(model).__name__)
-    finally:
-        for handle in handles:
-            handle.remove()
-    name, output = calls[-1] if calls else ("", torch.empty(0))
-    is_tensor = isinstance(logits, Tensor) and logits.ndim == 2
-    direct = is_tensor and output.ndim == 2 and torch.equal(output, logits)
-    pooled_after = is_tensor and output.ndim == 4 and output.shape[1] == logits.shape[1]
-    if not (direct or pooled_after) or sum(called == name for called, _ in calls) != 1:
-        raise ExportError(
-            f"{type(model).__name__}: last linear layer is not found; it is not clear which tensor the logits come "
-            "from",
-            NAME_THE_HEAD,
-        )
-    return name
-
-
-def require_same(wrapper: nn.Module, model: nn.Module, size: Sequence[int], name: str) -> None:
-    """Raise unless the wrapper's first output is the library's. It is what the library's own forward pass returns.
-
-    Guards wrappers that spell out a library's forward pass to reach a tensor inside it; checked on two
-    random images, relative to the largest value (1e-4: float32 in another order).
-    """
-    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    ours, theirs = (run_eager(module, image, name) for module in (wrapper, model))
-    ours, theirs = (rows[0] if isinstance(rows, (tuple, list)) else rows for rows in (ours, theirs))
-    if ours.shape != theirs.shape or not bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()):
-        raise ExportError(
-            f"{name}: representation differs from the library's own forward pass; "
-            "this version of the library is not supported",
-            "install the versions in constraints.txt",
-        )
 
 
 def run_eager(module: nn.Module, image: Tensor, name: str) -> Any:

@@ -14,9 +14,8 @@ from PIL import Image
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.exporters import contract, write
+from robustcheck_onnx.exporters import ExportError, contract, files
 from robustcheck_onnx.exporters.contract import Prompts
-from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import read_prompts
 from support import PHOTOS, ROOT, Fields, raised, torch_models
 from support.onnx_models import written
@@ -114,7 +113,7 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
     assert open_model("simplified.onnx").file_changed is False
     for word in (*contract.PREPROCESSING_FIELDS, *contract.RULES):
         assert f"`{word}`" in page
-    whole, half = write.TOLERANCES["fp32"], write.TOLERANCES["fp16"]
+    whole, half = files.TOLERANCES["fp32"], files.TOLERANCES["fp16"]
     assert f"`max_rel` above {whole.max_rel} or `min_cosine` below {whole.min_cosine}" in page
     assert f"fp16: {half.max_rel} and {half.min_cosine}," in page
 
@@ -184,7 +183,7 @@ def test_the_contract_names_classes_templates_and_the_same_tensor(clip: Exported
 @pytest.mark.long
 def test_the_head_is_the_normalised_mean_times_the_scale() -> None:
     """Closed form: two templates at right angles average to their diagonal."""
-    from robustcheck_onnx.exporters.wrappers import text_head
+    from robustcheck_onnx.exporters.dual_encoders import text_head
 
     scale = torch.tensor(10.0, dtype=torch.float64).log()
     vectors = {"a x": [3.0, 0.0], "b x": [0.0, 5.0], "a y": [-2.0, 0.0], "b y": [-7.0, 0.0]}

@@ -19,8 +19,8 @@ from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.contract import file_digest
+from robustcheck_onnx.exporters.files import ExportRecord
 from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, run
-from robustcheck_onnx.exporters.write import ExportRecord
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, ROOT, Fields, torch_models
 from support.torch_models import (

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import contract, run
+from robustcheck_onnx.exporters import CallError, ExportError, contract, run
 from robustcheck_onnx.exporters.contract import Wanted, file_digest, state_digest
-from robustcheck_onnx.exporters.errors import CallError, ExportError
 from robustcheck_onnx.exporters.run import load
 from support import PHOTOS, Patch, raised, torch_models
 from support.stores import hub_repo
@@ -94,7 +93,7 @@ def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monk
 
 def test_published_preprocessing_of_open_clip() -> None:
     """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
-    from robustcheck_onnx.exporters.from_open_clip import open_clip_contract, published_open_clip
+    from robustcheck_onnx.exporters.dual_encoders import open_clip_contract, published_open_clip
 
     shared = contract.shared_preprocessing(published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
     fields = open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
@@ -105,7 +104,7 @@ def test_published_preprocessing_of_open_clip() -> None:
 
 def test_every_published_preprocessing_can_be_written() -> None:
     from robustcheck_onnx.exporters.classifiers import timm_contract, torchvision_contract
-    from robustcheck_onnx.exporters.from_open_clip import open_clip_contract, published_open_clip
+    from robustcheck_onnx.exporters.dual_encoders import open_clip_contract, published_open_clip
 
     pairs, names = open_clip.list_pretrained(), timm.list_models(pretrained=True)
     assert (len(pairs) > 150, len(names) > 1000) == (True, True)
@@ -121,8 +120,7 @@ def test_every_published_preprocessing_can_be_written() -> None:
 
 
 def test_head_is_found_by_following_the_forward_pass() -> None:
-    from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED
-    from robustcheck_onnx.exporters.wrappers import find_head
+    from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED, find_head
 
     heads = {"alexnet": "classifier.6", "densenet121": "classifier", "googlenet": "fc"}
     for name, head in (heads | {"mobilenet_v3_small": "classifier.3", "squeezenet1_1": "classifier.1"}).items():
@@ -138,7 +136,7 @@ def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
 
 def test_two_heads_are_not_guessed_at() -> None:
     """DeiT's way: the mean of two heads."""
-    from robustcheck_onnx.exporters.wrappers import find_head
+    from robustcheck_onnx.exporters.classifiers import find_head
 
     name = "deit_tiny_distilled_patch16_224"
     said = "it is not clear which tensor the logits come from"
@@ -159,7 +157,7 @@ def test_a_clip_projection_is_no_classifier() -> None:
 
 
 def test_image_processors_the_contract_cannot_say() -> None:
-    from robustcheck_onnx.exporters.from_transformers import transformers_contract
+    from robustcheck_onnx.exporters.dual_encoders import transformers_contract
 
     for field, value, text in (
         ("do_resize", False, "do_resize is off"),
@@ -303,7 +301,7 @@ HUB_SCRIPT = """
 import sys
 from pathlib import Path
 from robustcheck_onnx.exporters.run import run
-from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters import ExportError
 out, photos = Path(sys.argv[1]), [Path(p) for p in sys.argv[2:]]
 for source, name in (
     ("open_clip", "hf-hub:acme/clip"), ("timm", "hf-hub:acme/resnet"), ("transformers", "acme/dinov2")

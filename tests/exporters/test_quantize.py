@@ -15,8 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import contract, from_onnx, write
-from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters import ExportError, contract, files
 from support import PHOTOS, Capture, Patch, lookup, onnx_models, raised, robustcheck
 from support.onnx_models import written
 from support.torch_models import contract_of, exported, images_of, left_in, outputs_of, refused
@@ -24,7 +23,7 @@ from support.torch_models import contract_of, exported, images_of, left_in, outp
 PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
 PREPROCESSING |= {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 Array = npt.NDArray[np.float32]
-Made = Callable[..., write.ExportRecord]
+Made = Callable[..., files.ExportRecord]
 
 
 def with_contract(model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
@@ -63,7 +62,7 @@ def represent(path: Path, images: Array) -> Array:
 def made(encoder: Path, photos: list[Path]) -> Made:
     """Quantise the fp32 file to int8.onnx."""
 
-    def quantised(precision: str, source: Path = encoder, **options: Any) -> write.ExportRecord:
+    def quantised(precision: str, source: Path = encoder, **options: Any) -> files.ExportRecord:
         calibration = photos if precision == "int8-qdq" else []
         options = {"precision": precision, "photos": photos[:5], "calibration": calibration} | options
         return exported("onnx", str(source), "int8.onnx", **options)
@@ -117,7 +116,7 @@ def test_the_file_keeps_the_contract_and_its_parity_is_what_it_says(
     parity, images = after.pop("parity"), pixels(photos[:5])
     assert {name for name in after if after[name] != before.get(name)} == {"precision", "versions", "graph_digest"}
     truth = represent(encoder, images)
-    seen = [write.agreement(truth[:n], represent(record.path, images[:n])) for n in (1, 2, 5)]
+    seen = [files.agreement(truth[:n], represent(record.path, images[:n])) for n in (1, 2, 5)]
     worst = [max(each.max_abs for each in seen), min(each.min_cosine for each in seen)]
     assert worst[0] > 0
     assert_allclose([record.parity.max_abs, record.parity.min_cosine], worst, rtol=1e-5)
@@ -148,7 +147,7 @@ def test_weights_beside_the_file_stay_beside_it_and_are_read(
     path = made("int8-qdq").path
     whole, rows = path.read_bytes(), represent(path, pixels(photos[:5]))
     with monkeypatch.context() as changed:
-        changed.setattr(write, "INLINE_LIMIT_BYTES", 100)  # stands for 2 GB
+        changed.setattr(files, "INLINE_LIMIT_BYTES", 100)  # stands for 2 GB
         made("int8-qdq")
     data = path.with_name("int8.onnx.data")
     assert left_in() == ["fp32.onnx", path.name, data.name]
@@ -220,9 +219,9 @@ def test_ranges_from_other_photos_than_the_model_will_see_are_refused(made: Made
 
 
 def test_no_more_calibration_photos_than_the_limit() -> None:
-    paths = [Path(f"{index}.jpg") for index in range(from_onnx.CALIBRATION_PHOTOS + 40)]
-    chosen = from_onnx.calibration_photos("int8-qdq", paths, paths[:8])
-    assert chosen == paths[write.PHOTOS :][: from_onnx.CALIBRATION_PHOTOS]
+    paths = [Path(f"{index}.jpg") for index in range(files.CALIBRATION_PHOTOS + 40)]
+    chosen = files.calibration_photos("int8-qdq", paths, paths[:8])
+    assert chosen == paths[files.PARITY_PHOTOS :][: files.CALIBRATION_PHOTOS]
 
 
 # -------------------------------------------------------------------------------------------------- reading

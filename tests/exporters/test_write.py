@@ -19,9 +19,8 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.exporters import contract, write
+from robustcheck_onnx.exporters import ExportError, contract, files, quiet
 from robustcheck_onnx.exporters.contract import file_digest
-from robustcheck_onnx.exporters.errors import ExportError, quiet
 from robustcheck_onnx.exporters.run import preprocessed
 from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, raised
 from support.torch_models import contract_of, exported, images_of, left_in, outputs_of, refused, torch
@@ -32,11 +31,11 @@ pytestmark = pytest.mark.usefixtures("my_vision")
 def test_agreement_against_closed_forms() -> None:
     a = np.array([[3, 4, 0], [0, 0, 0]], np.float32)
     b = np.array([[3, 4, 5], [0, 0, 0]], np.float32)
-    assert_allclose(write.agreement(a, b), (5, 5 / np.sqrt(25 / 3), 25 / (5 * np.sqrt(50))))
-    assert write.agreement(a, a) == (0, 0, 1)
-    assert write.agreement(a[1:], b[:1]).max_rel == np.inf
+    assert_allclose(files.agreement(a, b), (5, 5 / np.sqrt(25 / 3), 25 / (5 * np.sqrt(50))))
+    assert files.agreement(a, a) == (0, 0, 1)
+    assert files.agreement(a[1:], b[:1]).max_rel == np.inf
     for wrong in (np.zeros((2, 4)), np.full((2, 3), np.nan)):
-        raised(ValueError, r"shapes are|not finite", write.agreement, a, wrong.astype(np.float32))
+        raised(ValueError, r"shapes are|not finite", files.agreement, a, wrong.astype(np.float32))
 
 
 def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
@@ -45,7 +44,7 @@ def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
     a[:, 7] = 100
     b = a.copy()
     b[:, 8] += 1
-    assert write.agreement(a, b).max_rel > 100 * write.TOLERANCES["fp32"].max_rel
+    assert files.agreement(a, b).max_rel > 100 * files.TOLERANCES["fp32"].max_rel
 
 
 @pytest.mark.long
@@ -56,8 +55,8 @@ def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(monkeypatch: Pa
         with refused(code, said):
             exported("torch", f"my_vision:{factory}")
         assert (left_in(), Path("m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
-        monkeypatch.setattr(write, "_put_in_place", Mock(side_effect=OSError(28, said := "No space left on device")))
-    monkeypatch.setattr(write, "_put_in_place", Mock(side_effect=KeyboardInterrupt))
+        monkeypatch.setattr(files, "_put_in_place", Mock(side_effect=OSError(28, said := "No space left on device")))
+    monkeypatch.setattr(files, "_put_in_place", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         exported("torch", "my_vision:encoder")
     assert (left_in(), Path("m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
@@ -65,7 +64,7 @@ def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(monkeypatch: Pa
 
 @pytest.mark.long
 def test_weights_beside_a_big_model(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(write, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
+    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
     record = exported("torch", "my_vision:encoder")
     assert left_in() == ["m.onnx", "m.onnx.data"]
     assert record.size_bytes == sum(path.stat().st_size for path in Path().glob("m.onnx*"))
@@ -82,7 +81,7 @@ def test_half_precision() -> None:
         read = contract_of(record.path)
         rows.append(outputs_of(record.path, images_of(PHOTOS[:5], read["preprocessing"]))["representation"])
     assert read["precision"] == "fp16"
-    assert 1e-6 < record.parity.max_rel < write.TOLERANCES["fp16"].max_rel
+    assert 1e-6 < record.parity.max_rel < files.TOLERANCES["fp16"].max_rel
     kinds = {t.data_type for t in onnx.load(record.path).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 in kinds, onnx.TensorProto.FLOAT in kinds) == (True, False)
     assert rows[1].dtype == np.float32
@@ -120,7 +119,7 @@ def loaded(**change: Any) -> Any:
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     random = default_rng(4)
-    paths = [tmp_path / f"{i}.png" for i in range(write.PHOTOS + 1)]
+    paths = [tmp_path / f"{i}.png" for i in range(files.PARITY_PHOTOS + 1)]
     for path in paths:
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
     return paths
@@ -133,7 +132,7 @@ def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(photos:
     ]
     for levels, change in ((0.0, {"std": 1.0}), (0.9, {"std": STD[0]}), (-0.9, {"std": STD[0]}), (0.9, bgr)):
         pixels = preprocessed(loaded(levels=levels, **change), photos)
-        assert (pixels.shape, pixels.dtype.name) == ((write.PHOTOS, 3, 32, 32), "float32")
+        assert (pixels.shape, pixels.dtype.name) == ((files.PARITY_PHOTOS, 3, 32, 32), "float32")
     for levels, change in (*apart, (1.1, bgr), (np.inf, {"std": 1.0})):
         said = rf"{abs(levels):g} grey levels from the library's own on 0\.png; at most 1"
         raised(ExportError, said, preprocessed, loaded(levels=levels, **change), photos)

@@ -1,11 +1,12 @@
 """Image-set sanity: photos stay unflagged, also the bundled ones, synthetic and repeated images do not; counts merge
-exactly; parts of one photo are recognised by their keypoints.
+exactly; parts of one photo are recognised by their keypoints; no images give a PASS to what has none on photos.
 """
 
 import hashlib
 import io
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,12 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.images import sanity
-from robustcheck_onnx.checker.images.sanity import (
-    GALLERY,
-    MIN_KURTOSIS_SPREAD,
-    SIGMAS,
-    Gallery,
-    ImageSetState,
-    Sketch,
-    describe,
-    digest_of_pixels,
-    find_keypoints,
-    varied,
-)
+from robustcheck_onnx.checker.images.sanity import SIGMAS, Gallery, ImageSetState, describe, find_keypoints, varied
 from robustcheck_onnx.checker.images.source import BUNDLED, Picture, open_images
-from support import PHOTOS
+from robustcheck_onnx.checker.report.record import Report
+from support import PHOTOS, Place, levels, lookup
 from support.skimage_data import photo
 
 NAMES = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg"]
@@ -99,7 +91,7 @@ def test_photos_are_not_flagged_and_half_noise_is() -> None:
     facts = ImageSetState(map(describe, parts)).facts()
     assert (facts.findings, facts.n_images, facts.n_duplicates) == ((), 30, 0)
     assert facts.n_varied >= 27
-    assert (facts.kurtosis_spread or 0) > 2 * MIN_KURTOSIS_SPREAD
+    assert (facts.kurtosis_spread or 0) > 2 * sanity.MIN_KURTOSIS_SPREAD
     random = default_rng(0)
     assert "images_not_photo_like" in findings(parts + [noise(random, 3) for _ in parts])
 
@@ -195,8 +187,8 @@ def test_counting_is_linear_in_the_images(monkeypatch: pytest.MonkeyPatch) -> No
     compared = []
     monkeypatch.setattr(sanity.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
     facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
-    assert facts.n_varied > GALLERY
-    assert (max(compared), len(compared)) == (GALLERY, facts.n_varied)
+    assert facts.n_varied > sanity.GALLERY
+    assert (max(compared), len(compared)) == (sanity.GALLERY, facts.n_varied)
 
 
 def test_statistics_agree_with_scipy() -> None:
@@ -223,9 +215,9 @@ def test_statistics_agree_with_scipy() -> None:
     assert sketch.channel_correlation == pytest.approx(three.mean(), rel=1e-9)
 
 
-def sketch_of(digest: int) -> Sketch:
+def sketch_of(digest: int) -> sanity.Sketch:
     layout = bytes((digest * k) % 251 for k in range(64))
-    return Sketch(digest, layout, b"", 50.0, 0.9, 5.0 + digest % 7, 0.9)
+    return sanity.Sketch(digest, layout, b"", 50.0, 0.9, 5.0 + digest % 7, 0.9)
 
 
 digests = st.lists(st.integers(0, 40), max_size=60)
@@ -247,7 +239,7 @@ def test_merging_is_the_same_as_seeing_all(a: list[int], b: list[int], c: list[i
 def test_the_digest_is_of_the_size_and_all_pixels() -> None:
     large = photo("astronaut.png")
     digest = hashlib.sha256(b"(512, 512)" + large.tobytes()).digest()
-    assert digest_of_pixels(large) == int.from_bytes(digest[:8], "big")
+    assert sanity.digest_of_pixels(large) == int.from_bytes(digest[:8], "big")
 
 
 def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
@@ -256,7 +248,7 @@ def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
     assert [finding.id for finding in facts.findings] == ["duplicate_images"]
     counts = {"n_images": 62, "n_compared": 62, "n_duplicates": 30, "findings": facts.findings}
     assert facts == ImageSetState(photos).facts().model_copy(update=counts)
-    assert digest_of_pixels(tiles()[0]) == photos[0].digest
+    assert sanity.digest_of_pixels(tiles()[0]) == photos[0].digest
 
 
 def test_varied_images_are_found_in_the_order_given_and_what_comes_later_changes_nothing() -> None:
@@ -415,3 +407,67 @@ def test_the_bundled_set_is_varied_and_photo_like() -> None:
     facts = ImageSetState(describe(item.image) for item in items if isinstance(item, Picture)).facts()
     assert facts.findings == ()
     assert facts.n_varied == facts.n_images >= 64
+
+
+TRAPS: dict[str, tuple[Callable[[int], Image.Image], int, str]] = {
+    "noise": (lambda i: Image.fromarray(levels(256, 256, 3, seed=i)), 64, "images_not_photo_like"),
+    "twenty photos": (lambda i: Image.open(PHOTOS[i]), 20, "too_few_images"),
+    "black images": (lambda _: Image.new("RGB", (256, 256)), 64, "images_not_photo_like"),
+}
+
+
+@pytest.fixture(scope="module")
+def looks_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that passes, whichever of its rows the pixels of an image choose."""
+    contract = lookup.lookup_contract()
+    contract["preprocessing"]["resize_mode"] = "squash"
+    path = tmp_path_factory.mktemp("traps") / "model.onnx"
+    return lookup.write_lookup_model(path, lookup.passing_rows(3000), contract=contract)
+
+
+def report_on(model: Path, trap: str) -> Report:
+    make, n, reason = TRAPS[trap]
+    folder = Path(trap)
+    folder.mkdir()
+    for i in range(n):
+        make(i).save(folder / f"{i:03}.png")
+    report = check(model, images=folder)
+    assert report.verdict.verdict == "WARN"
+    assert reason in reasons_of(report)
+    return report
+
+
+def reasons_of(report: Report) -> set[str]:
+    return {each.id for each in report.verdict.reasons}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_model_that_passes_warns_on_bad_images(trap: str, looks_up: Path) -> None:
+    report = report_on(looks_up, trap)
+    assert trap != "black images" or "representations_alike" in reasons_of(report)
+
+
+def test_it_passes_on_photos(looks_up: Path) -> None:
+    assert check(looks_up).verdict.verdict == "PASS"
+
+
+def test_a_model_that_passes_on_photos_does_not_on_parts_of_one(lookup_pass: Place) -> None:
+    lookup.write_lookup_images(Path(), 80, photos=[PHOTOS[3]])
+    report = check(lookup_pass[0], images=".")
+    assert report.verdict.verdict == "WARN"
+    assert {"too_few_images", "near_duplicate_images"} <= reasons_of(report)
+
+
+@pytest.mark.long
+def test_the_planted_network_passes_on_photos_and_warns_on_bad_images(planted_outlier: Path) -> None:
+    assert check(planted_outlier).verdict.verdict == "PASS"
+    for trap in TRAPS:
+        report_on(planted_outlier, trap)
+
+
+@pytest.mark.long
+def test_faked_outlier_features_of_a_supervised_network_are_seen_through(efficientnet_lite0: Path) -> None:
+    report = report_on(efficientnet_lite0, "noise")
+    assert "one_sided" in reasons_of(report)
+    assert report.evidence.statistics.persistent  # the fake is there: noise makes constant large features
+    assert not check(efficientnet_lite0).evidence.statistics.persistent

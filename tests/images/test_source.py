@@ -1,6 +1,8 @@
-"""Image sources: what counts as an image, in which order, one clear error for everything else; digests of images."""
+"""Image sources: what counts as an image, in which order, one clear error for everything else; digests; thumbnails."""
 
+import base64
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -15,21 +17,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.evidence import SeenImage
 from robustcheck_onnx.checker.images import containers
-from robustcheck_onnx.checker.images.source import (
-    Digests,
-    ImageSource,
-    Item,
-    Picture,
-    Skipped,
-    Tensor,
-    check_bad,
-    digest_of_set,
-    open_images,
-    prefetch,
-)
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.source import Digests, Item, Skipped, digest_of_set, open_images, prefetch
 from support import PATIENCE_S, Patch, extra, normal, raised
 from support.stores import fill, png, shard
 
@@ -38,12 +32,16 @@ def names_of(spec: Any, **options: Any) -> list[str]:
     return [entry.name for entry in open_images(spec, **options).entries]
 
 
-def by_name(source: ImageSource) -> list[Item]:
+def by_name(source: images.ImageSource) -> list[Item]:
     return sorted(source.items(), key=lambda item: item.name)
 
 
+def digest_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
 def level(item: Item) -> int:
-    assert isinstance(item, Picture), item
+    assert isinstance(item, images.Picture), item
     value = item.image.getpixel((0, 0))
     assert isinstance(value, tuple)
     return int(value[0])
@@ -55,7 +53,7 @@ def test_folder_is_recursive_and_leaves_out_what_is_no_image() -> None:
     source = open_images(".")
     assert (source.kind, source.n_found, len(source)) == ("folder", 5, 5)
     found = {item.name: (level(item), getattr(item, "digest", "")) for item in source.items()}
-    assert found == {n: (i, "sha256:" + hashlib.sha256(png(i)).hexdigest()) for i, n in enumerate(names)}
+    assert found == {n: (i, digest_of(png(i))) for i, n in enumerate(names)}
 
 
 def test_order_depends_on_names_and_seed_only(monkeypatch: Patch) -> None:
@@ -81,10 +79,9 @@ def test_links_show_each_file_once_by_its_shortest_name() -> None:
 def test_broken_link_and_pipe_are_named_skips() -> None:
     Path("gone.jpg").symlink_to("nowhere.jpg")
     os.mkfifo("pipe.png")
-    assert by_name(open_images(".")) == [
-        Skipped("gone.jpg", "cannot be read: No such file or directory"),
-        Skipped("pipe.png", "not a regular file"),
-    ]
+    gone, pipe = by_name(open_images("."))
+    assert gone == Skipped("gone.jpg", "cannot be read: No such file or directory")
+    assert pipe == Skipped("pipe.png", "not a regular file")
 
 
 def test_list_csv_and_jsonl() -> None:
@@ -181,12 +178,9 @@ def test_parquet_rows_without_bytes(save: Callable[..., None]) -> None:
     save("set/t.parquet", image=[{"bytes": None, "path": path} for path in paths] + [{"bytes": b"", "path": None}])
     first, *others = by_name(open_images("set/t.parquet"))
     assert level(first) == 0
-    assert [getattr(item, "reason", "") for item in others] == [
-        "cannot be read: No such file or directory",
-        "path ../x.png leaves the data set's folder",
-        "no bytes in this row",
-        "empty file",
-    ]
+    reasons = ["cannot be read: No such file or directory", "path ../x.png leaves the data set's folder"]
+    reasons += ["no bytes in this row", "empty file"]
+    assert [getattr(item, "reason", "") for item in others] == reasons
 
 
 def test_arrow_data_set_of_hugging_face() -> None:
@@ -215,7 +209,7 @@ def test_npy_and_npz() -> None:
     np.save("x.npy", values)
     *_, bad, last = by_name(open_images("x.npy"))
     assert bad == Skipped("x.npy#00000002", "values that are not finite")
-    assert isinstance(last, Tensor)
+    assert isinstance(last, images.Tensor)
     assert (last.name, last.values.dtype.name, last.digest[:7]) == ("x.npy#00000003", "float32", "sha256:")
     np.testing.assert_array_equal(last.values, values[3])
     np.savez("x.npz", a=values[:1].astype(np.float64), b=values[1:2].astype(np.float16))
@@ -243,8 +237,7 @@ def test_missing_empty_mixed_and_unreadable(monkeypatch: Patch) -> None:
         "nowhere": r"^nowhere: image set is not readable \(No such file or directory\)",
         "": "^images is ''; it must be a folder",  # not the current folder
         " ": "images is ' '; it must be a folder",
-        "empty": "no images found among 0 files",
-        "empty/*.png": "no images found among 0 files",
+        **dict.fromkeys(("empty", "empty/*.png"), "no images found among 0 files"),
         "pipe": "pipe: image set is not a regular file or folder",
         "mixed": r"content is a mixture \(images, \.tar\); an image set must be of one kind",
         "none.tar": r"no images found in 1 tar file\(s\)",
@@ -297,20 +290,19 @@ def test_a_glob_needs_no_folder_that_it_does_not_enter(monkeypatch: Patch) -> No
 
 def test_check_bad() -> None:
     bad = [Skipped("a.jpg", "empty file")]
-    check_bad(100, 1, 0.01, bad)
-    check_bad(1, 0, 0.0)
+    images.check_bad(100, 1, 0.01, bad)
+    images.check_bad(1, 0, 0.0)
     for read, n_bad, limit, message in (
-        (100, 99, float("nan"), "must be 0 to 1"),
-        (100, 99, -0.1, "must be 0 to 1"),
-        (100, 99, 1.1, "must be 0 to 1"),
+        *((100, 99, wrong, "must be 0 to 1") for wrong in (float("nan"), -0.1, 1.1)),
         (100, 2, 0.01, r"unusable images is 2 of 100 \(a.jpg: empty file\); at most 1.00% may be\n"),
         (3, 3, 1.0, "no usable images among 3"),
         (0, 0, 1.0, "no usable images among 0"),
     ):
-        raised(UsageError if "must" in message else CannotAssessError, message, check_bad, read, n_bad, limit, bad)
+        kind = UsageError if "must" in message else CannotAssessError
+        raised(kind, message, images.check_bad, read, n_bad, limit, bad)
 
 
-Thirty = tuple[ImageSource, list[str]]
+Thirty = tuple[images.ImageSource, list[str]]
 
 
 @pytest.fixture
@@ -374,9 +366,9 @@ SOME = st.lists(st.binary(min_size=32, max_size=32).map(lambda content: f"sha256
 
 def test_digest_of_a_set_ignores_order_and_counts_repeats() -> None:
     assert digest_of_set(["sha256:b", "sha256:a"]) == digest_of_set(["sha256:a", "sha256:b"])
-    assert digest_of_set(["sha256:a"]) == "sha256:" + hashlib.sha256(b"sha256:a\n").hexdigest()
+    assert digest_of_set(["sha256:a"]) == digest_of(b"sha256:a\n")
     assert digest_of_set(["sha256:a", "sha256:a"]) != digest_of_set(["sha256:a"])
-    assert digest_of_set([]) == digest_of_set(Digests()) == "sha256:" + hashlib.sha256().hexdigest()
+    assert digest_of_set([]) == digest_of_set(Digests()) == digest_of(b"")
 
 
 @given(SOME, SOME)
@@ -394,3 +386,69 @@ def test_anything_else_is_refused() -> None:
         raised(ValueError, "64 hexadecimal digits", Digests, [wrong])
         with pytest.raises(IndexError):
             Digests()[0]
+
+
+RED, BLUE = (220, 20, 20), (20, 20, 220)
+
+
+def two_coloured(name: str, orientation: int = 1) -> str:
+    """A photo that is red left and blue right as stored; returns its digest."""
+    image = Image.new("RGB", (300, 120), RED)
+    image.paste(BLUE, (150, 0, 300, 120))
+    exif = Image.Exif()
+    exif.update({0x0112: orientation, 0x010E: "secret place"})
+    image.save(name, exif=exif, comment=b"secret comment", quality=95)
+    return digest_of(Path(name).read_bytes())
+
+
+def made(folder: str, names: dict[str, str]) -> images.Thumbnails:
+    """The thumbnails of the images with these digests and names."""
+    wanted = [SeenImage(name=name, digest=known, kurtosis=1.0, z=()) for known, name in names.items()]
+    return images.make_thumbnails(wanted, folder)
+
+
+def opened(uri: str) -> Image.Image:
+    """The picture, which holds pixels only."""
+    head, _, body = uri.partition(",")
+    assert head == "data:image/jpeg;base64"
+    content = base64.b64decode(body)
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    assert (dict(image.getexif()), "comment" in image.info, b"secret" in content) == ({}, False, False)
+    return image
+
+
+def test_a_thumbnail_is_small_upright_and_holds_pixels_only() -> None:
+    plain, turned = two_coloured("plain.jpg"), two_coloured("turned.jpg", orientation=6)  # 6: turn clockwise
+    found = made(".", {plain: "plain.jpg", turned: "turned.jpg"})
+    assert (found.missing, set(found.uris)) == ({}, {plain, turned})
+    # left turned clockwise is up
+    for known, size, red, blue in ((plain, (96, 38), (10, 19), (85, 19)), (turned, (38, 96), (19, 10), (19, 85))):
+        image = opened(found.uris[known])
+        assert image.size == size
+        assert image.getpixel(red) == pytest.approx(RED, abs=12)
+        assert image.getpixel(blue) == pytest.approx(BLUE, abs=12)
+
+
+def test_what_changed_is_gone_or_broken_is_left_out_with_a_word() -> None:
+    for folder, orientation in (("a", 1), ("b", 3)):  # of two files of one name the one that was measured is taken
+        Path(folder).mkdir()
+        good = two_coloured(f"{folder}/x.jpg", orientation)
+    two_coloured("changed.jpg")
+    Path("broken.jpg").write_bytes(b"\xff\xd8 no photo")
+    broken = digest_of(b"\xff\xd8 no photo")
+    names = {good: "b/x.jpg", "sha256:0": "changed.jpg", "sha256:1": "gone.jpg", broken: "broken.jpg"}
+    found = made(".", names)
+    assert opened(found.uris.pop(good)).getpixel((10, 19)) == pytest.approx(BLUE, abs=12)
+    assert found.uris == {}
+    assert "decode" in found.missing.pop(broken)
+    assert found.missing.pop("sha256:0") == "the file is not the one that was measured"
+    assert found.missing == {"sha256:1": "not found again"}
+    assert "could not be opened again" in made("nowhere", names).missing[good]
+
+
+def test_tensors_have_none() -> None:
+    np.save("t.npy", np.zeros((1, 3, 4, 4), np.float32))
+    known = str(open_images("t.npy").digest(0))
+    found = made("t.npy", {known: "t.npy#00000000"})
+    assert (found.uris, found.missing) == ({}, {known: "given as a preprocessed tensor"})

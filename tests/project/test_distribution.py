@@ -13,11 +13,11 @@ import pytest
 from packaging.licenses import canonicalize_license_expression
 from packaging.requirements import Requirement
 
+from robustcheck_onnx import exporters
 from robustcheck_onnx.checker import errors as checker_errors
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
-from robustcheck_onnx.exporters import errors as exporters_errors
 from support import INSTALLED, ROOT, Patch, onnx_models, raised, read_json
 from support.repository import load
 
@@ -133,7 +133,7 @@ def test_hints_name_the_distribution_that_is_installed(monkeypatch: Patch) -> No
         there = [SimpleNamespace(name=name) for name in (installed, None, *runtimes_there)]
         monkeypatch.setattr(metadata, "distributions", lambda there=there: there)
         expected = f"pip install '{installed}[data]'" if installed else "pip install '.[data]'  # in a clone"
-        assert checker_errors.install_hint("data") == exporters_errors.install_hint("data") == expected
+        assert checker_errors.install_hint("data") == exporters.install_hint("data") == expected
         assert checker_errors.as_error(ImportError(name="onnxruntime.capi")).hint == repair
 
 

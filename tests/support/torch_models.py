@@ -12,10 +12,9 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.exporters import contract
-from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters import ExportError, contract
+from robustcheck_onnx.exporters.files import ExportRecord
 from robustcheck_onnx.exporters.run import run
-from robustcheck_onnx.exporters.write import ExportRecord
 from support import PHOTOS, Fields
 
 FACTORIES = """

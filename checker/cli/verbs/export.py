@@ -79,9 +79,8 @@ def export(
     The file says how pixels become inputs, and which tensor is what.
     """
     from robustcheck_onnx.checker.isolation import tell_stage
-    from robustcheck_onnx.exporters.from_onnx import CALIBRATION_PHOTOS
+    from robustcheck_onnx.exporters.files import BATCHES, CALIBRATION_PHOTOS, PARITY_PHOTOS
     from robustcheck_onnx.exporters.run import run
-    from robustcheck_onnx.exporters.write import BATCHES, PHOTOS
 
     photos = _photo_files("parity", parity_images, 8)
     calibrated = precision == "int8-qdq" or calibration_images is not None
@@ -108,7 +107,7 @@ def export(
         sys.stdout.write(f"ranges of activations from {record.calibrated_on} photos ({where})\n")
     sys.stdout.write(
         f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {precision}, outputs {', '.join(record.outputs)})\n"
-        f"parity with the original at batch {', '.join(map(str, BATCHES))} on {PHOTOS} photos: "
+        f"parity with the original at batch {', '.join(map(str, BATCHES))} on {PARITY_PHOTOS} photos: "
         f"max absolute {parity.max_abs:.2g}, max relative {parity.max_rel:.2g}, min cosine {parity.min_cosine:.7f}\n"
     )
     return 0

@@ -1,12 +1,16 @@
-"""Addresses of the hub, with its unmodified client, against a hub on the loopback interface."""
+"""Addresses of the hub, with its unmodified client, against a hub on the loopback interface; MLflow's client as it is
+asked for: a module stands in for MLflow, which tests/integrations has.
+"""
 
 import errno
 import json
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -18,10 +22,10 @@ from robustcheck_onnx.checker.model.addresses import choose_model
 from robustcheck_onnx.checker.report.document import blocks_of
 from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.stores import StoreError
-from support import Patch, Place, onnx_models, raised, stores
+from support import Fields, Patch, Place, onnx_models, raised, stores
 from support.stores import SECRET, MockHub, hub_repo
 
-constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is not installed")
+SERVER = "https://ada:secret@mlflow.example"
 PIXELS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 SIDECAR = json.dumps({"preprocess_cfg": PIXELS | {"size": [8, 8]}}).encode()
 
@@ -29,6 +33,7 @@ SIDECAR = json.dumps({"preprocess_cfg": PIXELS | {"size": [8, 8]}}).encode()
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: Patch) -> Iterator[MockHub]:
     """A hub, and a cache of the client that is empty. The client has read its other variables when it was imported."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is not installed")
     with stores.hub_running() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.setenv("HF_TOKEN", SECRET)
@@ -51,16 +56,13 @@ def refused(kind: type[RobustcheckError], said: str, address: str) -> Robustchec
 
 def go_offline(monkeypatch: Patch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
-    served: MockHub, lookup_pass: Place, monkeypatch: Patch
-) -> None:
+def test_the_one_encoder_is_checked_at_its_commit(served: MockHub, lookup_pass: Place, monkeypatch: Patch) -> None:
     model, photos = lookup_pass
-    commit = served.put(
-        "org/one", {"README.md": b"x", "onnx/model.onnx": model.read_bytes(), "a/text_model.onnx": b"x"}
-    )
+    files = {"README.md": b"x", "onnx/model.onnx": model.read_bytes(), "a/text_model.onnx": b"x"}
+    commit = served.put("org/one", files)
     report, here = (check(place, images=photos) for place in ("hf://org/one", model))
     facts = report.evidence.model
     assert facts.origin == Origin(address="hf://org/one", revision=commit, file="onnx/model.onnx")
@@ -81,9 +83,7 @@ def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
     assert (again.evidence.model.origin, again.verdict, served.asked) == (facts.origin, report.verdict, [])
 
 
-def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
-    served: MockHub, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_weights_come_along_and_the_nearest_sidecar_above(served: MockHub, tmp_path: Path, monkeypatch: Patch) -> None:
     path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
     files = {"open_clip_config.json": SIDECAR, "config.json": b'{"architectures": ["X"]}'}
     files |= {f"onnx/fp/{name}": path.with_name(name).read_bytes() for name in ("m.onnx", "m.onnx.data")}
@@ -123,9 +123,7 @@ def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, e
     assert check("hf://org/two", max_images=3).evidence.preprocessing.source == "sidecar"
 
 
-def test_a_listed_sidecar_that_does_not_come_is_an_error(
-    served: MockHub, encoder: bytes, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_listed_sidecar_must_come(served: MockHub, encoder: bytes, tmp_path: Path, monkeypatch: Patch) -> None:
     """Without it the preprocessing would be assumed."""
     (tmp_path / "m.onnx").write_bytes(encoder)
     for name in ("m.onnx", "onnx/m.onnx"):
@@ -154,9 +152,8 @@ def test_which_file_is_meant() -> None:
         if chosen is not None:
             assert choose_model(paths, "hf://o/r", "hf://o/r/{}".format) == chosen
             continue
-        fault = raised(
-            UsageError, f"number of encoders is {len(paths)}", choose_model, paths, "hf://o/r", "hf://o/r/{}".format
-        )
+        said = f"number of encoders is {len(paths)}"
+        fault = raised(UsageError, said, choose_model, paths, "hf://o/r", "hf://o/r/{}".format)
         assert fault.hint == f"robustcheck hf://o/r/{paths[0]}"
 
 
@@ -234,9 +231,7 @@ def test_a_hub_that_is_asked_too_often_or_is_not_there(served: MockHub, encoder:
     refused(EnvironmentFaultError, "HF_HUB_OFFLINE", "hf://org/two")
 
 
-def test_bytes_that_are_not_those_that_the_hub_lists(
-    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_bytes_of_another_digest(served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: Patch) -> None:
     model, photos = lookup_pass
     served.put("org/one", {"m.onnx": model.read_bytes()})
     served.spoiled.add("m.onnx")
@@ -252,9 +247,7 @@ def test_bytes_that_are_not_those_that_the_hub_lists(
     raised(EnvironmentFaultError, "another digest", check, "hf://org/one", images=photos)
 
 
-def test_how_far_a_download_is_a_revision_that_moves_meanwhile_and_a_cache_without_space(
-    served: MockHub, encoder: bytes, monkeypatch: Patch
-) -> None:
+def test_progress_a_revision_that_moves_and_a_full_cache(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
     address = registries.Address("org/one", None, "")
     said: list[str] = []
@@ -292,9 +285,7 @@ def test_a_data_set_by_its_name(served: MockHub, lookup_pass: Place, tmp_path: P
 
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
-def test_the_command_as_a_user_types_it(
-    served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_the_command_as_it_is_typed(served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: Patch) -> None:
     """In processes of their own: the client reads its environment, fetches, says how far it is, and reports nothing."""
     model, photos = lookup_pass
     served.put("org/one", {"m.onnx": model.read_bytes()})
@@ -307,3 +298,47 @@ def test_the_command_as_a_user_types_it(
     assert (done.returncode, done.stderr, SECRET in done.stdout + report) == (0, "", False)
     assert sum(asked.startswith("GET /cdn/") for asked in served.asked) == 2  # what broke off is resumed
     assert not any("harness" in asked or "telemetry" in asked for asked in served.asked)
+
+
+class MlflowError(Exception):
+    """As MlflowException: it has a code."""
+
+    error_code = property(lambda self: self.args[1])
+
+
+@pytest.fixture
+def asked(monkeypatch: Patch) -> list[Fields]:
+    """With what clients are made, and which variables hold then."""
+    made: list[Fields] = []
+
+    def client(**options: str) -> str:
+        made.append(options | {key: os.environ.get(key) for key in registries.MLFLOW_ENVIRONMENT})
+        return "client"
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=client))
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace(MlflowException=MlflowError))
+    for key in registries.MLFLOW_ENVIRONMENT:
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    return made
+
+
+def test_mlflows_client_does_not_wait_long_and_leaves_the_variables(asked: list[Fields], monkeypatch: Patch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")  # who says so waits as long
+    said = "no ada:secret here"
+    before = dict(os.environ)
+    kind: type[Exception]
+    for fault, kind, named in (
+        (MlflowError(said, "RESOURCE_DOES_NOT_EXIST"), UsageError, None),
+        (MlflowError(said, "INVALID_PARAMETER_VALUE"), UsageError, SERVER),
+        (MlflowError(said, "INTERNAL_ERROR"), EnvironmentFaultError, SERVER),
+        (OSError(said), EnvironmentFaultError, SERVER),
+        (UsageError("ours", "hint"), UsageError, "https://other.example"),
+        (KeyError("a mistake of ours"), KeyError, SERVER),
+    ):
+        with pytest.raises(kind) as caught, registries.mlflow_client(named):
+            raise fault
+        assert "secret" not in str(caught.value)
+        assert dict(os.environ) == before
+        where = {"tracking_uri": named or SERVER}  # which registry is MLFLOW_REGISTRY_URI's and MLflow's own to say
+        assert asked.pop() == where | dict(registries.MLFLOW_ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}

@@ -1,31 +1,278 @@
-"""Make the fp16 or int8 form of an fp32 file. ONNX Runtime does it. Needs no torch and no model library."""
+"""Prove exported files, put them in place, and make them smaller.
+
+ONNX Runtime must agree with the original; it makes the fp16 and int8 forms. Needs no torch and no model library.
+"""
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
+import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from . import contract, write
+from . import CallError, ExportError, MissingError, Tell, contract, first_line, ignore_progress, quiet, quoted
 from .contract import Array, Fields, Photos, Source, graph_digest
-from .errors import CallError, ExportError, MissingError, Tell, first_line, ignore_progress, quiet, quoted
 
 if TYPE_CHECKING:
     import onnx
 
 Transform = Callable[[Image.Image], Array]  # PIL image → (channel, height, width)
 
+BATCHES = (1, 2, 5)  # batch sizes that are compared
+PARITY_PHOTOS = max(BATCHES)  # distinct photos needed
+PHOTO_WORDS = ("photo", "parity is measured on real photos", "--parity-images FOLDER")  # for contract.open_photo
+INLINE_LIMIT_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is room for the graph
 CALIBRATION_PHOTOS = 128  # used at most; more hardly widen a range
 FEWEST_CALIBRATION_PHOTOS = 16  # ranges of fewer photos cut off what the next ones have
 _QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _QUANTISED = _QUANTISING | {"MatMulInteger", "ConvInteger", "QLinearConv"}
 _INFERRED_KEY = "onnx.infer"  # ONNX Runtime's mark in metadata_props
+
+
+class Tolerance(NamedTuple):
+    """The largest disagreement that still counts as the same model."""
+
+    max_rel: float
+    min_cosine: float
+
+
+TOLERANCES = {
+    # float32: kernels add in another order. Measured with tests and demo: 2e-6 (CLIP RN50, ViT-B/32) to 4e-5
+    # (EfficientNet-Lite0).
+    "fp32": Tolerance(max_rel=1e-3, min_cosine=0.99999),
+    # float16 keeps 11 bits, and every layer rounds. Measured: 0.001 (CLIP RN50), 0.04 (planted demo), 0.098
+    # (EfficientNet-Lite0: the worst of its 1280 sparse features on five photos, at cosine 0.99996).
+    "fp16": Tolerance(max_rel=0.25, min_cosine=0.999),
+    # int8: 256 levels a tensor. Measured on EfficientNet-Lite0 and the planted demo: cosine 0.970 to 0.997; with
+    # depthwise layers quantised by one scale, which ruins the model, 0.78. The bound refuses what is broken; whether
+    # the outlier features were kept is for `robustcheck compare`. One sparse feature may be far off on the scale of
+    # its row (2.4 measured), so that the largest difference has no bound.
+    **dict.fromkeys(contract.INT8, Tolerance(max_rel=math.inf, min_cosine=0.95)),
+}
+_HINTS = {
+    "int8-dynamic": "no file was written; try --precision int8-qdq (better for convolutions) or fp16",
+    "int8-qdq": "no file was written; try other --calibration-images, or --precision fp16",
+}
+_HINT = "no file was written; try --precision fp32, and report the model name if that fails too"
+# ONNX Runtime 1.24–1.31 ends the process in this optimiser on Transpose → Cast(float16) → MatMul on x86-64
+# (microsoft/onnxruntime#28392; open_clip's ViT-B/32 in fp16 does it)
+_CRASHES = {"fp16": ["NchwcTransformer"]}
+
+
+class Agreement(NamedTuple):
+    """How far (image, feature) arrays are apart.
+
+    max_abs: max |a − b|. max_rel: max over images of max_j |a_j − b_j| / √(mean_j a_j²): on the scale of the
+    row, so that a value near zero does not blow it up and one outlier feature cannot hide much (it raises the
+    scale at most by √(1 + z²/d)). min_cosine: smallest cosine of two rows.
+    """
+
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+
+
+class ExportRecord(NamedTuple):
+    """What was written, for the person who asked.
+
+    size_bytes: with the weights next to the file. outputs: name → number of features. calibrated_on: photos that
+    int8-qdq took its ranges from; 0 for other precisions.
+    """
+
+    path: Path
+    size_bytes: int
+    outputs: Mapping[str, int]
+    parity: Agreement
+    calibrated_on: int
+
+
+def check_call(path: Path, precision: str, photos: Photos) -> None:
+    """Refuse a wrong target, precision or number of photos.
+
+    Raises:
+        ExportError: 2 for the call, 4 for a folder that can't be written.
+    """
+    where = quoted(path.parent)
+    if precision not in contract.PRECISIONS:
+        close = difflib.get_close_matches(precision, contract.PRECISIONS, 1, cutoff=0.3)
+        raise CallError(
+            f"precision is {precision}; it must be one of {', '.join(contract.PRECISIONS)}",
+            f"--precision {close[0] if close else 'fp32'}",
+        )
+    if path.is_dir():
+        raise CallError(f"{path}: target is a folder; it must be a file", f"-o {quoted(path / 'model.onnx')}")
+    if path.suffix != ".onnx":
+        raise CallError(
+            f"{path}: suffix is {path.suffix!r}; it must be .onnx", f"-o {quoted(path.with_suffix('.onnx'))}"
+        )
+    if not path.parent.is_dir():
+        raise CallError(
+            f"{path}: folder {path.parent} is missing; models are written into existing folders", f"mkdir -p {where}"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise MissingError(
+            f"{path}: folder {path.parent} is not writable; the model is written into it", f"ls -ld {where}"
+        )
+    if len(photos) < PARITY_PHOTOS:
+        raise CallError(
+            f"number of parity photos is {len(photos)}; it must be at least {PARITY_PHOTOS}", "--parity-images FOLDER"
+        )
+
+
+def deliver(
+    path: Path,
+    draw: Callable[[Path], onnx.ModelProto],
+    content: Mapping[str, Any],
+    images: Array,
+    references: Mapping[str, Array],
+    *,
+    precision: str,
+    calibrated_on: int,
+    tell: Tell,
+) -> ExportRecord:
+    """Write a draft, prove it, and move it into place. The contract is added after the proof.
+
+    Args:
+        path: an existing file is replaced; more than 2 GB of weights go to `path` + ".data".
+        draw: writes the draft, and returns its graph.
+        content: the contract without precision and parity.
+        images, references: the photos, and what the original made of them (see measure).
+
+    Raises:
+        ExportError: 3 where the file disagrees, 4 for the disk. Nothing is left.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=path.parent) as folder, quiet():
+            draft = Path(folder) / path.name
+            model = draw(draft)
+            tell("comparing the file with the original")
+            agreement = measure(draft, images, references, precision=precision, input_name=model.graph.input[0].name)
+            parity = {**agreement._asdict(), "batches": BATCHES, "photos": PARITY_PHOTOS}
+            contract.embed(model, {**content, "precision": precision, "parity": parity}, draft.parent)
+            draft.write_bytes(model.SerializeToString(deterministic=True))
+            size = _put_in_place(draft, path)
+    except OSError as error:
+        where = quoted(path.parent)
+        raise MissingError(
+            f"{path}: file could not be written ({error.strerror or error}); nothing is left",
+            f"df -h {where}; ls -ld {where}",
+        ) from error
+    outputs = {name: rows.shape[1] for name, rows in references.items()}
+    return ExportRecord(path, size, outputs, agreement, calibrated_on)
+
+
+def data_of(path: Path) -> Path:
+    """Return the file of the weights next to an ONNX file."""
+    return path.with_name(path.name + ".data")
+
+
+def _put_in_place(draft: Path, path: Path) -> int:
+    """Move a file after its weights. So it finds them; returns their size."""
+    weights, place = data_of(draft), data_of(path)
+    has_weights = weights.exists()
+    size = draft.stat().st_size + (weights.stat().st_size if has_weights else 0)
+    if has_weights:
+        weights.replace(place)
+    try:
+        draft.replace(path)
+    except OSError:
+        if has_weights:
+            place.unlink()
+        raise
+    return size
+
+
+def measure(
+    path: Path, photos: Array, references: Mapping[str, Array], *, precision: str, input_name: str
+) -> Agreement:
+    """Compare the file with the original. It runs at every batch size, on ONNX Runtime's CPU provider.
+
+    Args:
+        path: ONNX file.
+        photos: (image, channel, height, width) float32, at least PARITY_PHOTOS of them.
+        references: output name → (image, feature), computed one photo at a time, so that a model whose
+            result depends on the rest of the batch disagrees.
+
+    Raises:
+        ExportError: the file does not load, an output has another shape, is not finite or disagrees beyond
+            TOLERANCES[precision] (exit 3).
+    """
+    outputs = run_file(
+        path,
+        list(references),
+        [{input_name: photos[:n]} for n in BATCHES],
+        f"{path.name}: ONNX Runtime could not run the exported graph",
+        "report the model name and the versions of torch and onnxruntime",
+        disabled_optimizers=_CRASHES.get(precision, []),
+    )
+    tolerance, seen = TOLERANCES[precision], list[Agreement]()
+    for batch, arrays in zip(BATCHES, outputs, strict=True):
+        for (name, reference), array in zip(references.items(), arrays, strict=True):
+            where = f"{path.name}: output {name} at batch {batch}"
+            try:
+                found = agreement(reference[:batch], array)
+            except ValueError as error:
+                raise ExportError(f"{where}: {error}", _HINT) from error
+            if found.max_rel > tolerance.max_rel or found.min_cosine < tolerance.min_cosine:
+                bound = (
+                    f"at most {tolerance.max_rel:g} and" if math.isfinite(tolerance.max_rel) else "the cosine must be"
+                )
+                raise ExportError(
+                    f"{where} disagrees with the source model: relative difference is {found.max_rel:.2g}, cosine "
+                    f"{found.min_cosine:.6f}; {bound} at least {tolerance.min_cosine:g}",
+                    _HINTS.get(precision, _HINT),
+                )
+            seen.append(found)
+    return Agreement(max(a.max_abs for a in seen), max(a.max_rel for a in seen), min(a.min_cosine for a in seen))
+
+
+def run_file(
+    path: Path, outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]], problem: str, hint: str, **options: Any
+) -> list[list[Array]]:
+    """Return a file's outputs for each feed; the error starts with `problem`."""
+    import onnxruntime as ort
+
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 4  # it writes to the terminal by itself; the exception has all of it
+    try:
+        session = ort.InferenceSession(str(path), session_options, providers=["CPUExecutionProvider"], **options)
+        return [session.run(outputs, feed) for feed in feeds]
+    except MemoryError:
+        raise
+    except Exception as error:  # its exception types are private; all of them mean the same here
+        raise ExportError(f"{problem} ({first_line(error)})", hint) from error
+
+
+def agreement(reference: Array, other: Array) -> Agreement:
+    """Compare two arrays (image, feature) in float64.
+
+    A row that is zero on both sides agrees (relative difference 0, cosine 1); zero on one side does not
+    (inf, 0). Shapes must be equal and values finite, else ValueError.
+    """
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise ValueError(f"shapes are {a.shape} and {b.shape}; both must be the same (image, feature)")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("values are not finite")
+    difference = np.abs(a - b).max(axis=1)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(difference == 0, 0.0, difference / np.sqrt((a * a).mean(axis=1)))
+        cosine = np.where(norms > 0, (a * b).sum(axis=1) / norms, difference == 0)
+    return Agreement(float(difference.max()), float(relative.max()), float(min(cosine.min(), 1.0)))
+
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def quantise_file(
@@ -37,7 +284,7 @@ def quantise_file(
     calibration: Photos,
     matched_to: str | None = None,
     tell: Tell = ignore_progress,
-) -> write.ExportRecord:
+) -> ExportRecord:
     """Write the fp16 or int8 form of a file. It is an fp32 file with its contract.
 
     Parity is measured against the fp32 file, run photo by photo on ONNX Runtime's CPU provider.
@@ -53,7 +300,7 @@ def quantise_file(
         ExportError: 2 for the call, 3 when the file can't be read or no faithful file can be made, 4 for the disk.
             Nothing is left.
     """
-    write.check_call(out, precision, photos)
+    check_call(out, precision, photos)
     if precision == "fp32":
         raise CallError(
             f"--precision is fp32; an ONNX file is made smaller: {', '.join(contract.PRECISIONS[1:])}",
@@ -77,7 +324,7 @@ def quantise_file(
     def transform(image: Image.Image) -> Array:
         return contract.preprocess(fields, image)
 
-    prepared = [transform(contract.open_photo(photo, *write.PARITY_PHOTO)) for photo in photos[: write.PHOTOS]]
+    prepared = [transform(contract.open_photo(photo, *PHOTO_WORDS)) for photo in photos[:PARITY_PHOTOS]]
     if len(sizes := {image.shape for image in prepared}) > 1:
         raise ExportError(
             f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which need "
@@ -100,7 +347,7 @@ def quantise_file(
             return halve(draft, name=str(path))
         return quantise(draft, precision, chosen, transform, name=str(path))
 
-    return write.deliver(
+    return deliver(
         out,
         draw,
         content | {"versions": content["versions"] | contract.versions()},
@@ -118,7 +365,7 @@ def calibration_photos(precision: str, given: Photos, parity_photos: Photos) -> 
     Args:
         precision: one of contract.PRECISIONS; only int8-qdq is calibrated.
         given: image files; empty for every other precision.
-        parity_photos: of them the first write.PHOTOS are used there.
+        parity_photos: of them the first PARITY_PHOTOS are used there.
 
     Raises:
         ExportError: photos for a precision without calibration, or too few of them (exit 2).
@@ -131,7 +378,7 @@ def calibration_photos(precision: str, given: Photos, parity_photos: Photos) -> 
                 "--precision int8-qdq",
             )
         return []
-    taken = {photo.resolve() for photo in parity_photos[: write.PHOTOS]}
+    taken = {photo.resolve() for photo in parity_photos[:PARITY_PHOTOS]}
     left = [photo for photo in given if photo.resolve() not in taken]
     if len(left) < FEWEST_CALIBRATION_PHOTOS:
         raise CallError(
@@ -164,7 +411,7 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-    weights = write.data_of(draft)
+    weights = data_of(draft)
     proto = onnx.load(draft, load_external_data=False)
     # the exporter's shapes say more than the quantiser can infer, and it takes the difference for a conflict
     del proto.graph.value_info[:]
@@ -227,7 +474,7 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
     import onnx
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    weights = write.data_of(draft)
+    weights = data_of(draft)
     try:
         converted = OnnxModel(onnx.load(draft))
         converted.convert_float_to_float16(use_symbolic_shape_infer=False, keep_io_types=True)
@@ -301,7 +548,7 @@ def _external(proto: onnx.ModelProto) -> set[str]:
 def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
     """Refuse to write over the file or its weights."""
     read = [path, *(path.parent / location for location in _external(proto))]
-    for written in (out, write.data_of(out)):
+    for written in (out, data_of(out)):
         if any(
             written.resolve() == each.resolve() or (written.exists() and each.exists() and written.samefile(each))
             for each in read
@@ -329,7 +576,7 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
 
 def _references(path: Path, input_name: str, images: Sequence[Array], outputs: list[str]) -> dict[str, Array]:
     """Run the fp32 file photo by photo."""
-    runs = write.run_file(
+    runs = run_file(
         path,
         outputs,
         [{input_name: image[None]} for image in images],
@@ -352,7 +599,7 @@ def _copy(path: Path, proto: onnx.ModelProto, draft: Path) -> None:
 
     if _external(proto):
         load_external_data_for_model(proto, str(path.parent))  # refuses a path that leaves the folder
-    big = sum(len(weight.raw_data) for weight in proto.graph.initializer) > write.INLINE_LIMIT_BYTES
+    big = sum(len(weight.raw_data) for weight in proto.graph.initializer) > INLINE_LIMIT_BYTES
     onnx.save(proto, draft, save_as_external_data=big, location=draft.name + ".data")
 
 
