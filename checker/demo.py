@@ -1,10 +1,13 @@
-"""Make two tiny encoders from the bundled photos. It takes numpy and onnx.helper, and under a second.
+"""Make two tiny encoders from the bundled photos; excerpt their reports.
+
+Making them takes numpy and onnx.helper, and under a second.
 
 `ordinary` is trained, in closed form: a least-squares map that predicts the lower half of a photo, in grey, from its
 coarse upper half. `planted` is the same map with one feature shifted by hand; its contract says that it is synthetic.
 """
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +16,21 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnx.parser import parse_model
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
 from robustcheck_onnx.checker.arrays import AnyArray, Array, Float32s
+from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.images.source import Picture, open_images
 from robustcheck_onnx.checker.model.file import CONTRACT_KEY, graph_digest
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.layout import COLOURS, Pen, columns, hanging, section
+from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.text import number_text, quoted
+from robustcheck_onnx.checker.verdict import reasons
 
 Name = Literal["ordinary", "planted"]
 NAMES: tuple[Name, ...] = ("ordinary", "planted")
@@ -148,3 +160,74 @@ def _contract(name: Name) -> dict[str, Any]:
         "versions": {"onnx": version("onnx"), "numpy": version("numpy")},
         "precision": "fp32",
     }
+
+
+EXPECTED = {"ordinary": "WARN", "planted": "PASS"}
+SHOWN = {
+    "ordinary": "Least squares on the bundled photos: it predicts a photo's lower half from its upper half. A real "
+    "encoder, if a tiny one; nothing was planted.",
+    "planted": "The same encoder, with one feature shifted by hand so that it is extreme in every image.",
+}
+MEANS = {
+    "ordinary": "WARN: the outlier features are absent. That does not make the encoder fragile.",
+    "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
+    "the contract in the file shows that the feature was planted.",
+}
+
+
+def copy_models(models: list[Path], folder: Path) -> None:
+    """Copy the models into a folder. Each appears there complete. Raises EnvironmentFaultError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for model in models:
+            unfinished = folder / f".{model.name}.tmp"
+            try:
+                shutil.copyfile(model, unfinished)
+                unfinished.replace(folder / model.name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{folder}: models could not be written ({fault.strerror}); the folder must be writable",
+            f"ls -ld {quoted(folder.parent)}; df -h",
+        ) from fault
+
+
+def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
+    """Return an excerpt of a report.
+
+    It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
+    """
+    verdict, statistics = report.verdict, report.evidence.statistics
+    passes = verdict.verdict == "PASS"
+    rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
+    rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
+    table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
+    for statistic in report.profile.deciding:
+        interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
+        clears = forms.clears(interval, limits)
+        sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
+        cells = (reasons.NAMES[statistic], number_text(interval.estimate), str(limits), f"{sign} {clears}")
+        table.add_row(*map(pen.say, cells))
+    images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
+    colour = f"bold {COLOURS[verdict.verdict]}"
+    return Group(
+        section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
+        Text(),
+        Padding(pen.say(f"{'✓' if passes else '▲'} {verdict.verdict}", colour), (0, 0, 0, 2)),
+        Padding(hanging([(pen.say(sign), pen.say(text)) for sign, text in rows]), (0, 0, 0, 2)),
+        Padding(table, (1, 0, 1, 2)),
+        Padding(pen.prose(MEANS[name]), (0, 0, 1, 2)) if verdict.verdict == EXPECTED[name] else Text(),
+    )
+
+
+def next_steps(keep: Path | None, pen: Pen) -> RenderableType:
+    """Return the commands to type next."""
+    again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
+    steps = (
+        ("Check your model on your photos:", "robustcheck model.onnx --images photos/"),
+        ("Read what a reason means:", "robustcheck explain too_weak"),
+        ("Keep these two files for a full report:" if keep is None else "See the full report:", again),
+    )
+    parts = (part for what, typed in steps for part in (pen.prose(f"  {what}"), pen.command(f"    {typed}")))
+    return Group(section(pen, "Next", ""), *parts)

@@ -91,16 +91,22 @@ def follows_link(path: str) -> bool:
     return os.path.islink(path) or not (goes_up or is_inside(path, os.curdir))  # noqa: PTH114
 
 
-def safe_documents(documents: Iterable[tuple[str, str]], folder: Path | None, *, strict: bool) -> Documents:
-    """Return the documents that a run may write.
+def safe_documents(outputs: Words, stems: Words, folder: Path | None, *, strict: bool) -> Documents:
+    """Return the documents that a run may write, without repeats. The others are never touched.
 
-    They are (form, path) with path "" for stdout; the others are never touched.
+    Each FORM[=PATH] of the outputs gives (form, path), with path "" for stdout.
 
+    stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
     folder: of the settings file, where that names them.
     """
+    filled = {
+        (form, "" if path == "-" else path.replace(PLACEHOLDER, stem)): None
+        for form, _, path in map(split, outputs)
+        for stem in (stems if PLACEHOLDER in path else [""])
+    }
     return [
         (form, path)
-        for form, path in documents
+        for form, path in filled
         if not path or (may_write(path, folder) if folder is not None else not (strict and follows_link(path)))
     ]
 
@@ -257,7 +263,7 @@ class CommandLine:
                 outputs, folder = outputs_elsewhere(os.environ, self.options.get("config", (None,))[-1])
         if is_check and any(PLACEHOLDER in text for text in outputs):
             stems = stems_of(self.arguments)
-        documents = safe_documents(documents_of(outputs, stems), folder, strict="strict" in self.options)
+        documents = safe_documents(outputs, stems, folder, strict="strict" in self.options)
         return [each for each in documents if each[0] in FORMS_OF.get(self.verb, each)]
 
 
@@ -277,19 +283,6 @@ class Invocation:
     """whether models were checked to the end: with `--strict` nothing else ends with 0"""
     interrupted: Callable[[], bool] = lambda: False
     """whether a signal came; what it raised may have become another error on its way"""
-
-
-def documents_of(outputs: Words, stems: Words) -> Documents:
-    """Return each FORM[=PATH] as (form, path), without repeats. Path "" is stdout.
-
-    stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
-    """
-    filled = {
-        (form, "" if path == "-" else path.replace(PLACEHOLDER, stem)): None
-        for form, _, path in map(split, outputs)
-        for stem in (stems if PLACEHOLDER in path else [""])
-    }
-    return list(filled)
 
 
 def read(words: Words, group: TyperGroup) -> CommandLine:

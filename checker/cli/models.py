@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -22,9 +22,9 @@ from robustcheck_onnx.checker.isolation import LOG, NotReadError, Wall
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.forms import FormOptions, exit_code_of, one_model
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, sealed
-from robustcheck_onnx.checker.storage import places
-from robustcheck_onnx.checker.storage.places import Place, redact
-from robustcheck_onnx.checker.text import VERSION, printable, quoted
+from robustcheck_onnx.checker.storage import stores
+from robustcheck_onnx.checker.storage.places import Place, Url, parse_place, redact, redact_text
+from robustcheck_onnx.checker.text import VERSION, printable, quoted, sha256_of
 from robustcheck_onnx.checker.verdict.gate import decide, load_profile
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from robustcheck_onnx.thresholds.profile import Profile
@@ -32,19 +32,18 @@ from robustcheck_onnx.thresholds.profile import Profile
 from . import output, process
 from .command_line import (
     Invocation,
-    documents_of,
     expand,
     fill,
     refuse_missing,
     safe_documents,
     split,
+    split_images,
     stems_of,
     template_of,
 )
-from .options import PLACEHOLDER, Settings
-from .output import Destination, check_target, deliver, destinations_of, plain, write_files
-from .question import progress_lines
-from .settings import Resolved
+from .options import PLACEHOLDER, Settings, Values
+from .output import Destination, check_target, deliver, destinations_of, plain, progress_lines, write_files
+from .settings import Resolved, of_check, refuse_loosening
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,6 +52,15 @@ GPUS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
 """one of these is there on a system with an NVIDIA GPU: a server, a Jetson, Windows' Linux"""
 CHILD_BYTES = 1 << 29
 """memory of a child besides its model"""
+
+
+def check_models(line: Settings, typed: Values, places: Sequence[str], invocation: Invocation, wall: Wall) -> int:
+    """Resolve the settings of a check, and run it. places: the models, perhaps with their photos."""
+    words, photos = split_images(places, images_typed=line.images is not None, strict=line.strict)
+    resolved = of_check(line, typed | ({"images": photos} if photos else {}))
+    if line.strict:
+        refuse_loosening(resolved, invocation.line)
+    return run(resolved, words, invocation, wall)
 
 
 def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall) -> int:
@@ -66,17 +74,16 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
     """
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
-    invocation.documents = safe_documents(
-        documents_of(settings.output, stems_of(words)), output.folder_of(resolved, "output"), strict=settings.strict
-    )
+    folder = output.folder_of(resolved, "output")
+    invocation.documents = safe_documents(settings.output, stems_of(words), folder, strict=settings.strict)
     models = expand(words)
     wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
     destinations = _destinations(resolved, models, reads)
-    output.check_templates(destinations)
+    check_templates(destinations)
     saved = files_of_representations(settings.save_representations, models, reads, destinations)
-    signed = output.signed_reports(settings.sign, destinations, models, reads)
+    signed = signed_reports(settings.sign, destinations, models, reads)
     output.check_bundles(resolved, signed)
     output.check_log(resolved)
     for each in destinations:
@@ -189,11 +196,11 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     settings = resolved.settings
     names = [resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
     names += [resolved.source("waivers")] if resolved.is_from("typed", "waivers") else []
-    reads = [places.parse_place(name) for name in names if name]
+    reads = [parse_place(name) for name in names if name]
     for model in models:
         with suppress(UsageError):  # a URL that is refused: this model's own error, when its turn comes
-            reads.append(places.parse_place(model))
-    return reads + [Path(file) for file in output.template_files(resolved)]
+            reads.append(parse_place(model))
+    return reads + [Path(file) for file in template_files(resolved)]
 
 
 def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place]) -> list[Destination]:
@@ -261,7 +268,7 @@ def _deliver(
 
     about = {each: [by_model[each.model]] if each.model else outcomes for each in destinations}
     write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
-    output.sign_reports(settings, vouched(), by_model, options)
+    sign_reports(settings, vouched(), by_model, options)
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
     on_stdout = [each for each in destinations if each.path is None]
     text = partial(rendered, outcomes)
@@ -318,7 +325,7 @@ class _LogLines(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(places.redact_text(super().format(record)))
+        return printable(redact_text(super().format(record)))
 
 
 @contextmanager
@@ -377,3 +384,115 @@ def files_of_representations(
         checked_path(each)
         output.check_extra(option, Path(each), reads, destinations, "rows.npz")
     return files
+
+
+def signed_reports(
+    key: str | None, destinations: Sequence[Destination], models: Sequence[str], reads: Sequence[Place]
+) -> list[Destination]:
+    """Return the reports that a run signs, each with its model. They are JSON in a file; none without a key.
+
+    Args:
+        key: the private key's file.
+        destinations: of the documents.
+        models: those that are checked.
+        reads: files that the run reads; no signature may replace one of them.
+
+    Raises:
+        UsageError: no JSON report goes to a file, a JSON report is about several models, or a signature would go to a
+            file that the run writes or reads.
+        EnvironmentFaultError: the folder can't be written.
+    """
+    if key is None:
+        return []
+    again = f"--sign {quoted(key)}"
+    signed: list[Destination] = []
+    for form, report, model in destinations:
+        if form != "json" or report is None:
+            continue
+        if len(models) > 1 and not model:
+            raise UsageError(
+                f"--output is json={report} for {len(models)} models; a signature is about one",
+                f"-o 'json={{model}}.json' {again}",
+            )
+        if isinstance(report, Url) or (report.exists() and not report.is_file()):
+            raise UsageError(
+                f"--output is json={report}; a report that is signed must go to a file on this machine",
+                f"-o json=report.json {again}",
+            )
+        signed.append(Destination(form, report, model or models[0]))
+    if not signed:
+        raise UsageError(
+            "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
+        )
+    paths = [*map(output.bundle_at, signed), *(each.path for each in destinations if isinstance(each.path, Path))]
+    written = [path.resolve() for path in paths]
+    for each in signed:
+        check_target(bundle := output.bundle_at(each), reads)
+        if written.count(bundle.resolve()) > 1:
+            raise UsageError(
+                f"{bundle}: signature of {each.path} can't be written here; another document of this run has this path",
+                f"-o json=report.json {again}",
+            )
+    return signed
+
+
+def sign_reports(
+    settings: Settings, signed: Iterable[Destination], outcomes: Mapping[str, Outcome], options: FormOptions
+) -> None:
+    """Write the signature of each report. A model without a verdict has none.
+
+    Args:
+        settings: `sign` is the private key's file.
+        signed: of `signed_reports`.
+        outcomes: by model.
+        options: what the reports are rendered with.
+
+    Raises as `signature.sign`.
+    """
+    texts: dict[Path, str] = {}
+    for each in signed:
+        outcome = outcomes[each.model]
+        if isinstance(outcome, Report) and settings.sign is not None:
+            from robustcheck_onnx.checker.verify import signature
+
+            digest = sha256_of(forms.render("json", [outcome], options).encode())
+            texts[output.bundle_at(each)] = signature.sign(
+                signature.statement(sealed(outcome), digest), Path(settings.sign)
+            )
+    if texts:
+        output.say_home(settings.quiet)
+    for bundle, text in texts.items():
+        stores.write_whole(bundle, text)
+
+
+def template_files(resolved: Resolved) -> list[str]:
+    """Return the templates that the settings name.
+
+    Raises UsageError: a settings file or a variable names one, or one is a URL, or `template` stands alone.
+    """
+    named = [file for text in resolved.settings.output if (file := template_of(split(text)[0])) is not None]
+    for file in named:
+        if not file:
+            raise UsageError(
+                "--output is template; it needs the template's file", "-o template=slack.json.j2=slack.json"
+            )
+        if not resolved.is_from("typed", "output"):
+            raise UsageError(
+                f"{resolved.source('output')}: output is template={file}; a template can write anything, so only the "
+                "command line may name one",
+                f"remove it there, or type -o template={file}",
+            )
+        if "://" in file:
+            raise UsageError(
+                f"--output is template={file}; a template must be a file on this machine", "copy it here first"
+            )
+    return named
+
+
+def check_templates(destinations: Iterable[Destination]) -> None:
+    """Refuse templates before anything is measured. Raises as `template.check`."""
+    for form, path, _ in destinations:
+        if (file := template_of(form)) is not None:
+            from robustcheck_onnx.checker.report import template
+
+            template.check(Path(file), into_file=path is not None)

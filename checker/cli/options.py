@@ -418,44 +418,6 @@ def parameter(name: str, **changed: Any) -> Parameter:
 # What no check has:
 
 Model = Annotated[Path, argument("The ONNX file.", "MODEL.onnx", readable=False)]
-Baseline = Annotated[
-    str, option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT)
-]
-
-# A report that is read:
-
-ReportFile = Annotated[Path, argument("The report of a check, from `-o json=PATH`.", "REPORT.json")]
-ReportImages = Annotated[
-    str | None, option("Where the images of the check are; not needed for the bundled photos.", "PATH", IMAGES)
-]
-Rerun = Annotated[
-    bool | None,
-    option(
-        "Measure again with the report's settings; every statistic must agree. Default: where the images can be "
-        "read. With --no-rerun and no signature a PASS rests on the report alone.",
-        None,
-        VERDICT,
-        "--rerun/--no-rerun",
-        show_default=False,
-    ),
-]
-Elsewhere = Annotated[
-    bool,
-    option(
-        "The report is from another machine or by other versions: a rerun may differ by as much.",
-        None,
-        VERDICT,
-        "--elsewhere",
-    ),
-]
-PublicKey = Annotated[Path | None, option("PEM file of the key that you trust; needs a signature.", "FILE", VERDICT)]
-Signature = Annotated[
-    Path | None,
-    option(
-        "The signature that `robustcheck sign` or `check --sign` wrote. Default: REPORT.sigstore.json.", "FILE", VERDICT
-    ),
-]
-
 Output = Annotated[  # on stdout
     str,
     option(

@@ -1,4 +1,4 @@
-"""Say what a run may write and where, and write its results.
+"""Refuse places for documents, show progress, and write results.
 
 Every module of verbs imports this one, so it imports nothing heavy at the top.
 """
@@ -9,26 +9,28 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
-from robustcheck_onnx.checker.text import error_json, error_text, quoted, sha256_of
+from robustcheck_onnx.checker.text import error_json, error_text, printable, quoted
 
 from .command_line import follows_link, is_inside, split, template_of
 from .options import FORMATS, REMOVED_FORMS, one_of, refuse_removed
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.progress import ProgressColumn
 
-    from robustcheck_onnx.checker.report.forms import FormOptions
-    from robustcheck_onnx.checker.report.record import Outcome
+    from robustcheck_onnx.checker.isolation import Progress, Tell
     from robustcheck_onnx.checker.storage.places import Place
 
-    from .options import Settings
     from .settings import Resolved
 
 
@@ -417,95 +419,12 @@ def _is_log(path: Path) -> bool:
     return False
 
 
-def signed_reports(
-    key: str | None, destinations: Destinations, models: Sequence[str], reads: Sequence[Place]
-) -> list[Destination]:
-    """Return the reports that a run signs, each with its model. They are JSON in a file; none without a key.
-
-    Args:
-        key: the private key's file.
-        destinations: of the documents.
-        models: those that are checked.
-        reads: files that the run reads; no signature may replace one of them.
-
-    Raises:
-        UsageError: no JSON report goes to a file, a JSON report is about several models, or a signature would go to a
-            file that the run writes or reads.
-        EnvironmentFaultError: the folder can't be written.
-    """
-    if key is None:
-        return []
-    from robustcheck_onnx.checker.storage.places import Url
-
-    again = f"--sign {quoted(key)}"
-    signed: list[Destination] = []
-    for form, report, model in destinations:
-        if form != "json" or report is None:
-            continue
-        if len(models) > 1 and not model:
-            raise UsageError(
-                f"--output is json={report} for {len(models)} models; a signature is about one",
-                f"-o 'json={{model}}.json' {again}",
-            )
-        if isinstance(report, Url) or (report.exists() and not report.is_file()):
-            raise UsageError(
-                f"--output is json={report}; a report that is signed must go to a file on this machine",
-                f"-o json=report.json {again}",
-            )
-        signed.append(Destination(form, report, model or models[0]))
-    if not signed:
-        raise UsageError(
-            "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
-        )
-    places = [*map(bundle_at, signed), *(each.path for each in destinations if isinstance(each.path, Path))]
-    written = [place.resolve() for place in places]
-    for each in signed:
-        check_target(bundle := bundle_at(each), reads)
-        if written.count(bundle.resolve()) > 1:
-            raise UsageError(
-                f"{bundle}: signature of {each.path} can't be written here; another document of this run has this path",
-                f"-o json=report.json {again}",
-            )
-    return signed
-
-
 def bundle_at(signed: Destination) -> Path:
     """Return the file of a signed report's signature."""
     from robustcheck_onnx.checker.report.record import bundle_of
 
     assert isinstance(signed.path, Path)
     return bundle_of(signed.path)
-
-
-def sign_reports(
-    settings: Settings, signed: Iterable[Destination], outcomes: Mapping[str, Outcome], options: FormOptions
-) -> None:
-    """Write the signature of each report. A model without a verdict has none.
-
-    Args:
-        settings: `sign` is the private key's file.
-        signed: of `signed_reports`.
-        outcomes: by model.
-        options: what the reports are rendered with.
-
-    Raises as `signature.sign`.
-    """
-    from robustcheck_onnx.checker.report import forms
-    from robustcheck_onnx.checker.report.record import Report, sealed
-    from robustcheck_onnx.checker.storage.stores import write_whole
-
-    texts: dict[Path, str] = {}
-    for each in signed:
-        outcome = outcomes[each.model]
-        if isinstance(outcome, Report) and settings.sign is not None:
-            from robustcheck_onnx.checker.verify import signature
-
-            digest = sha256_of(forms.render("json", [outcome], options).encode())
-            texts[bundle_at(each)] = signature.sign(signature.statement(sealed(outcome), digest), Path(settings.sign))
-    if texts:
-        say_home(settings.quiet)
-    for bundle, text in texts.items():
-        write_whole(bundle, text)
 
 
 def say_home(quiet: int) -> None:
@@ -516,34 +435,110 @@ def say_home(quiet: int) -> None:
         sys.stderr.write(f"note: {HOME_NOTE}\n")
 
 
-def template_files(resolved: Resolved) -> list[str]:
-    """Return the templates that the settings name.
+EVERY_S = 10.0  # seconds between two plain lines, and before the first one
+WITH_BAR = 110  # columns from which a bar and the time left fit next to the words
+STARTING = "starting"
 
-    Raises UsageError: a settings file or a variable names one, or one is a URL, or `template` stands alone.
+
+@contextmanager
+def progress_line(quiet: int, name: str = "") -> Iterator[Tell | None]:
+    """Show a run's progress while the block runs. It is as in `progress_lines`; name: for the plain lines."""
+    with progress_lines(quiet, several=False) as begin, begin(name) as tell:
+        yield tell
+
+
+@contextmanager
+def progress_lines(quiet: int, *, several: bool) -> Iterator[Callable[[str], AbstractContextManager[Tell | None]]]:
+    """Show progress on stderr while the block runs. It has stages, images, rate, and how close the decision is.
+
+    On a terminal a line per run that moves and goes away at the end. Elsewhere, as in the log of a pipeline, a plain
+    line at most every `EVERY_S` seconds, also while a stage takes long; a run that is shorter than that says nothing.
+
+    quiet: 1 or more: nothing is shown, and None is given out. several: lines on a terminal begin with a name, too.
     """
-    named = [file for text in resolved.settings.output if (file := template_of(split(text)[0])) is not None]
-    for file in named:
-        if not file:
-            raise UsageError(
-                "--output is template; it needs the template's file", "-o template=slack.json.j2=slack.json"
-            )
-        if not resolved.is_from("typed", "output"):
-            raise UsageError(
-                f"{resolved.source('output')}: output is template={file}; a template can write anything, so only the "
-                "command line may name one",
-                f"remove it there, or type -o template={file}",
-            )
-        if "://" in file:
-            raise UsageError(
-                f"--output is template={file}; a template must be a file on this machine", "copy it here first"
-            )
-    return named
+    if quiet:
+        yield lambda _: nullcontext()
+    elif sys.stderr.isatty():
+        with _moving(sys.stderr, several) as begin:
+            yield begin
+    else:
+        yield partial(_plain, sys.stderr)
 
 
-def check_templates(destinations: Iterable[Destination]) -> None:
-    """Refuse templates before anything is measured. Raises as `template.check`."""
-    for form, path, _ in destinations:
-        if (file := template_of(form)) is not None:
-            from robustcheck_onnx.checker.report import template
+def _stage(now: Progress) -> str:
+    return now.stage or "measuring"
 
-            template.check(Path(file), into_file=path is not None)
+
+def _rate(now: Progress) -> str:
+    return f"{now.images_per_s:.1f} images/s" if now.images_per_s else ""
+
+
+@contextmanager
+def _moving(stream: TextIO, several: bool) -> Iterator[Callable[[str], AbstractContextManager[Tell]]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    # the stream itself: while a library works, sys.stderr may be another one; what it gets meanwhile keeps its lines
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), TextColumn("{task.fields[count]}")]
+    columns.append(TextColumn("{task.fields[rate]}"))
+    if console.width >= WITH_BAR:
+        columns = [columns[0], BarColumn(bar_width=24), *columns[1:], TimeRemainingColumn()]
+    with Bars(*columns, TextColumn("{task.fields[interval]}"), console=console, transient=True) as bars:
+
+        @contextmanager
+        def begin(name: str) -> Iterator[Tell]:
+            before = f"{Path(name).name}: " if several else ""
+            task = bars.add_task(shown := printable(f"{before}{STARTING}"), total=None, count="", rate="", interval="")
+
+            def show(now: Progress) -> None:
+                nonlocal shown
+                words = printable(f"{before}{_stage(now)}")
+                bars.update(
+                    task,
+                    description=words,
+                    total=now.n_total or None,
+                    completed=now.n_done,
+                    count=f"{now.n_done}/{now.n_total}" if now.n_total else "",
+                    rate=_rate(now),
+                    interval=now.interval,
+                    refresh=words != shown,  # however short the stage is
+                )
+                shown = words
+
+            try:
+                yield show
+            finally:
+                bars.refresh()  # its last words, too
+                bars.remove_task(task)
+
+        yield begin
+
+
+@contextmanager
+def _plain(stream: TextIO, name: str) -> Iterator[Tell]:
+    from robustcheck_onnx.checker.isolation import Progress
+
+    latest, ended, clock = deque([Progress(0, 0, 0.0, "", STARTING)], maxlen=1), threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        with suppress(OSError, ValueError):  # stderr is full or closed: the run itself goes on
+            while not ended.wait(EVERY_S):
+                stream.write(f"{plain_line(latest[0], name, time.monotonic() - clock)}\n")
+                stream.flush()
+
+    speaker = threading.Thread(target=speak, name="robustcheck-progress", daemon=True)
+    speaker.start()
+    try:
+        yield latest.append
+    finally:
+        ended.set()
+        speaker.join()
+
+
+def plain_line(now: Progress, name: str, seconds: float) -> str:
+    """Return one line of a log. It has the model, how long it has run, and what it does."""
+    count = f"{now.n_done} of {now.n_total} images" if now.n_total else ""
+    parts = [f"{f'{name}: ' if name else ''}{seconds:.0f} s: {_stage(now)}", count, _rate(now), now.interval]
+    return printable(", ".join(filter(None, parts)))

@@ -161,7 +161,6 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
     if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
         return
     from robustcheck_onnx.checker.report import forms, pipelines
-    from robustcheck_onnx.checker.report.pipelines import SUMMARY_BYTES
 
     options = forms.FormOptions()
     document_on_stdout = any(each.path is None and each.form != "terminal" for each in destinations)
@@ -173,7 +172,7 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
         try:
             path = Path(file)
             used_bytes = path.stat().st_size if path.exists() else 0
-            text = pipelines.summary(outcomes, options, SUMMARY_BYTES - used_bytes)
+            text = pipelines.summary(outcomes, options, pipelines.SUMMARY_BYTES - used_bytes)
             with path.open("a", encoding="utf-8") as summary:
                 summary.write(text)
             if not text:

@@ -6,6 +6,7 @@ The command line counts before the environment, that before the file, and that b
 value of a wrong type and an unreadable file end the run: a gate must not run with other settings than were written.
 """
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,35 +25,9 @@ from robustcheck_onnx.checker.verdict.gate import Loosening, Waiver
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds.profile import PACKAGED, Frozen
 
-from .command_line import (
-    CONFIG,
-    SHARED_FILE,
-    TABLE,
-    CommandLine,
-    Variables,
-    find_named,
-    read_table,
-    rebased,
-    rebased_outputs,
-)
-from .options import (
-    FIELDS,
-    HARMLESS,
-    LOOSENS,
-    ONLY_TYPED,
-    POWERS,
-    REMOVED_KEYS,
-    REMOVED_VARIABLES,
-    ROWS,
-    TYPES,
-    Settings,
-    Texts,
-    Values,
-    frozen,
-    key_of,
-    refuse_removed,
-    words_of,
-)
+from . import command_line, options
+from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
+from .options import FIELDS, LOOSENS, POWERS, ROWS, TYPES, Settings, Texts, Values, frozen, key_of, refuse_removed
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -66,7 +41,7 @@ OTHER_VARIABLES = (
 """Variables that set no setting of a check; any other unknown one that starts with PREFIX is an error."""
 DEFAULT, COMMAND_LINE = "default", "command line"
 EXACT_DEVICES = ("auto", "cpu", "cuda")  # TF32 is off there; TensorRT may take it
-NOT_SETTINGS = {key_of(name): row.why for name, row in ROWS.items() if row.power == ONLY_TYPED}
+NOT_SETTINGS = {key_of(name): row.why for name, row in ROWS.items() if row.power == options.ONLY_TYPED}
 NOT_SETTINGS["models"] = "models are named on the command line"
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
@@ -77,7 +52,7 @@ def _in_file(name: str) -> Any:
     told = {"default": row.default, "description": row.about, "alias": key_of(name)}
     if name == "waivers":
         return tuple[Waiver, ...], Field(**told)
-    (kind, *nothing) = [hint] if words_of(hint) or get_origin(hint) is tuple else get_args(hint) or [hint]
+    (kind, *nothing) = [hint] if options.words_of(hint) or get_origin(hint) is tuple else get_args(hint) or [hint]
     low, high = row.more.get("min", 0 if "count" in row.more else None), row.more.get("max")
     kind = ByteSize if "parser" in row.more else Annotated[kind, Field(ge=low, le=high, pattern=row.pattern)]
     return Optional[kind] if nothing else kind, Field(**told)  # noqa: UP045 # of a value
@@ -218,7 +193,7 @@ def _environment(environment: Variables) -> Values:
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
         text, key = environment[variable], VARIABLES.get(variable)
         if key is None and variable not in OTHER_VARIABLES:
-            refuse_removed("environment: variable", variable, REMOVED_VARIABLES)
+            refuse_removed("environment: variable", variable, options.REMOVED_VARIABLES)
             near = get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
             rule = f"the closest is {near[0]}" if near else f"names that start with {PREFIX} are settings"
             raise UsageError(f"environment: variable {variable} is not known; {rule}", f"unset {variable}")
@@ -258,7 +233,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if where == "environment":
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
-        refuse_removed(f"{where}: key", key, REMOVED_KEYS)
+        refuse_removed(f"{where}: key", key, options.REMOVED_KEYS)
         if key in NOT_SETTINGS and known == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
         near = get_close_matches(key, known, 1)
@@ -291,8 +266,15 @@ def _rebased(layer: Values, folder: Path) -> Values:
         name: rebased(layer[name], folder) for name in words.keys() & layer.keys() if layer[name] not in words[name]
     }
     if "output" in layer:
-        joined["output"] = rebased_outputs(layer["output"], folder)
+        joined["output"] = command_line.rebased_outputs(layer["output"], folder)
     return layer | joined
+
+
+def of_check(line: Settings, typed: Values) -> Resolved:
+    """Return the settings of a check. line: the options of its command line, of which these were typed."""
+    given = {name: value for name, value in typed.items() if name != "waivers"}
+    named = typed.get("waivers")
+    return resolve(given, os.environ, file=line.config, isolated=line.isolated, waivers_file=named)
 
 
 def value_text(key: str, value: object) -> str:
@@ -378,7 +360,7 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
     said = [
         key
         for key, source in resolved.sources.items()
-        if POWERS[key].power != HARMLESS and source.layer != "typed" and resolved.is_other(key)
+        if POWERS[key].power != options.HARMLESS and source.layer != "typed" and resolved.is_other(key)
     ]
     if said:
         facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in said)

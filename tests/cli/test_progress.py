@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-from robustcheck_onnx.checker.cli import process, question
-from robustcheck_onnx.checker.cli.question import progress_line
+from robustcheck_onnx.checker.cli import output, process
+from robustcheck_onnx.checker.cli.output import progress_line
 from robustcheck_onnx.checker.isolation import Progress, tell_stage
 from robustcheck_onnx.thresholds import profile
 from support import Patch
@@ -24,11 +24,11 @@ MEASURED = Progress(64, 80, 12.34, "kurtosis 1–2 against 3")
 def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch) -> None:
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    assert question.EVERY_S == 10
+    assert output.EVERY_S == 10
     with progress_line(0):
         assert log.getvalue() == ""  # a short run says nothing
-    monkeypatch.setattr(question, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
-    monkeypatch.setattr(question, "EVERY_S", 0.01)
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
+    monkeypatch.setattr(output, "EVERY_S", 0.01)
     with progress_line(0, "m.onnx") as line:
         assert line is not None
         monkeypatch.setattr(sys, "stderr", io.StringIO())  # as an exporter does while a library works
@@ -43,7 +43,7 @@ def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch) -> Non
 
 
 def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(question, "EVERY_S", 0.001)
+    monkeypatch.setattr(output, "EVERY_S", 0.001)
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         failed, write = threading.Event(), full.write
 
@@ -63,7 +63,7 @@ def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
 
 def test_a_name_forges_no_line() -> None:
     shown = Progress(0, 0, 0.0, "", "opening")
-    assert question.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
+    assert output.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
 
 
 def test_a_terminal_shows_stages_and_images_and_stdout_holds_the_document(

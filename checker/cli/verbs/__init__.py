@@ -1,4 +1,184 @@
-"""The verbs, as functions that typer calls. Each imports what it needs when it is called.
+"""Give verbs their options, a call of their own, and its answer.
 
-Comes in: parsed options. May import: everything, inside its functions, so that `--help` starts fast.
+Every module of verbs imports this one, so it imports nothing heavy at the top.
 """
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial, wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
+
+import typer
+
+from ..command_line import Invocation
+from ..options import CI, ROWS, VERDICT, Settings, Texts, Values, completing, frozen, key_of, parameter
+from ..output import deliver, destinations_of, mark_unfinished, print_report, progress_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from robustcheck_onnx.checker.storage.places import Place
+
+NOT_SHARED = ("images", "max_images", "sign", "save_representations", "log_file", "no_thumbnails")
+QUESTION: Final = [n for n, row in ROWS.items() if n not in NOT_SHARED and row.panel not in (VERDICT, CI)]
+"""options of the table that every question has; it may have others, too"""
+FORMS: Final = ("terminal", "json", "html", "markdown")
+AS_FOR_A_CHECK: Final = {"help": "In-distribution photos, as for a check. Default: the bundled photos."}
+"""of `images`"""
+Verb = Callable[..., int]
+Result = TypeVar("Result")
+
+
+class Call:
+    """A call of a verb."""
+
+    def __init__(self, ctx: typer.Context, settings: Settings) -> None:
+        self.settings = settings
+        """the options of the table; those that the verb does not have are at their defaults"""
+        sources = {name: ctx.get_parameter_source(name) for name in ctx.params.keys() & ROWS.keys()}
+        typed = [name for name, source in sources.items() if getattr(source, "name", "") == "COMMANDLINE"]
+        self.typed = {name: frozen(ctx.params[name]) for name in typed}
+        """those that were typed"""
+        self.invocation: Invocation = ctx.obj
+        self._names = ctx.params.keys()
+
+    @property
+    def options(self) -> Values:
+        """Return the options that move a run's numbers.
+
+        They are keyword arguments, of the options that the verb has.
+        """
+        return {name: value for name, value in self.settings.options.given.items() if name in self._names}
+
+    def show(self, form: str, text: Callable[[], str], render: Callable[..., RenderableType]) -> None:
+        """Write a document to stdout. It is `text` for json, else what `render` gives."""
+        if form == "json":
+            sys.stdout.write(text())
+        else:
+            print_report(render, self.settings.color)
+
+
+class Question(Call):
+    """A call of a verb that asks a question. It knows where its documents go."""
+
+    def __init__(self, ctx: typer.Context, settings: Settings, *, forms: Texts = FORMS) -> None:
+        from robustcheck_onnx.checker.isolation import signals_wait
+
+        super().__init__(ctx, settings)
+        # a signal during these imports would abort the process (nanobind), and the reports of an earlier run would
+        # stand; what can't be imported is an error where it is needed
+        with signals_wait(), suppress(Exception):
+            import onnx
+            import onnxruntime
+        self._forms = forms
+
+    def say(self, line: str) -> None:
+        """Write a line to stdout unless --quiet was given."""
+        if not self.settings.quiet:
+            sys.stdout.write(f"{line}\n")
+
+    def reads(self, *places: Place | str | None) -> None:
+        """Note what the verb reads: no document may replace it.
+
+        What the table's options name is noted, too. places: a text is PATH or NAME=PATH.
+        """
+        from robustcheck_onnx.checker.storage.places import parse_place
+
+        settings = self.settings
+        named = [place for place in (*places, settings.preprocess, settings.images, settings.thresholds) if place]
+        named += [path for place in named if isinstance(place, str) and (path := place.partition("=")[2])]
+        known = [parse_place(place) if isinstance(place, str) else place for place in named]
+        self.destinations = destinations_of(self.settings.output, known, self._forms)
+
+    def measured(self, function: Callable[..., Result], model: Path, *places: Any, **given: Any) -> Result:
+        """Call a question's function; show progress meanwhile. Its documents are marked as unfinished first.
+
+        places: more of its arguments. given: options of the verb's own; they count before those of the table.
+        """
+        limits = self.settings.limits
+        mark_unfinished(self.destinations, str(model))
+        with progress_line(self.settings.quiet, str(model)) as progress:
+            return function(model, *places, **self.options | given, limits=limits, progress=progress)
+
+    def answer(self, result: Any) -> int:
+        """Deliver a result in each requested form. Returns the exit code; 0 for one that judges nothing."""
+        from robustcheck_onnx.checker.report import layout
+        from robustcheck_onnx.checker.report.document import document_of
+
+        settings = self.settings
+        options = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}
+        result = result.model_copy(update={"time": None}) if settings.no_time else result
+        document = document_of(result)
+        deliver(
+            self.destinations,
+            lambda form: str(getattr(result, f"to_{form}")()),
+            partial(layout.of_document, document, **options),
+            settings.color,
+            quiet=settings.quiet,
+            line=lambda: document.one_line,
+        )
+        return getattr(result, "exit_code", 0)
+
+
+def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, **more: Any) -> Callable[[Verb], Verb]:
+    """Give a verb its options. Its function gets a `Call` with those of the table, then its own as parameters.
+
+    Args:
+        names: of the options of the table, in the order of help.
+        call: makes the `Call`.
+        more: by name: a mapping of what an option of the table has otherwise here; one that is not among the names
+            comes first. `option` or `argument` of a parameter of the function, which has its type and default; a flag
+            has the parameter's name.
+    """
+    changed = {name: each for name, each in more.items() if isinstance(each, Mapping)}
+    ordered = [*(name for name in changed if name not in names), *names]
+    added = [parameter(name, **changed.get(name, {})) for name in ordered]
+
+    def decorate(function: Verb) -> Verb:
+        hints = get_type_hints(function, include_extras=True)
+        (_, *own) = signature(function).parameters.values()
+
+        @wraps(function)
+        def verb(ctx: typer.Context, **values: Any) -> int:
+            shared = {name: values.pop(name) for name in ordered}
+            typed = {n: frozen(v) for n, v in shared.items() if v is not None and n != "waivers"}
+            return function(call(ctx, replace(Settings(), **typed)), **values)
+
+        context = Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        for name in more.keys() - changed.keys():
+            if hints[name] is bool:
+                more[name].param_decls = more[name].param_decls or (f"--{key_of(name)}",)
+            hints[name] = Annotated[hints[name], more[name]]
+        parameters = [context, *(each.replace(annotation=hints[each.name]) for each in own), *added]
+        verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        verb.__annotations__ = {each.name: each.annotation for each in parameters}
+        return verb
+
+    return decorate
+
+
+def output_of(forms: Sequence[str]) -> Values:
+    """Return what the option `output` has for these forms."""
+    return {
+        "help": f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH, or a file by its suffix. May be repeated.",
+        "autocompletion": completing(lambda: forms),
+    }
+
+
+def question(*, forms: Texts = FORMS, without: Texts = (), **more: Any) -> Callable[[Verb], Verb]:
+    """Make a verb of a function. Its result is shown as a document.
+
+    Args:
+        forms: those of -o; the result has a method for each but terminal, such as to_json.
+        without: names of shared options that the verb does not have.
+        more: as of `takes`.
+    """
+    shared = {"output": output_of(forms), "verbose": {"max": 1, "help": "The whole report."}}
+    names = [name for name in QUESTION if name not in without]
+    return takes(*names, call=partial(Question, forms=forms), **shared | more)

@@ -14,8 +14,8 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.text import as_json, page, printable
 
 from ..options import MODEL, OUTPUT, SPEED, VERDICT, Output, Several, one_of, option
-from ..output import ascii_only, check_target, console_for
-from ..question import AS_FOR_A_CHECK, Call, progress_line, takes
+from ..output import ascii_only, check_target, console_for, progress_line
+from . import AS_FOR_A_CHECK, Call, takes
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.calibrate.run import Settings

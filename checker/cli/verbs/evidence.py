@@ -10,24 +10,42 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import printable, quoted
 
 from ..help import Verbs
-from ..options import (
-    OUTPUT,
-    SPEED,
-    VERDICT,
-    Elsewhere,
-    Model,
-    PublicKey,
-    ReportFile,
-    ReportImages,
-    Rerun,
-    Signature,
-    argument,
-    option,
-)
-from ..output import check_target, say_home
-from ..question import FORMS, Call, Question, output_of, progress_line, takes
+from ..options import IMAGES, OUTPUT, SPEED, VERDICT, Model, argument, option
+from ..output import check_target, progress_line, say_home
+from . import FORMS, Call, Question, output_of, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
+ReportFile = Annotated[Path, argument("The report of a check, from `-o json=PATH`.", "REPORT.json")]
+ReportImages = Annotated[
+    str | None, option("Where the images of the check are; not needed for the bundled photos.", "PATH", IMAGES)
+]
+Rerun = Annotated[
+    bool | None,
+    option(
+        "Measure again with the report's settings; every statistic must agree. Default: where the images can be "
+        "read. With --no-rerun and no signature a PASS rests on the report alone.",
+        None,
+        VERDICT,
+        "--rerun/--no-rerun",
+        show_default=False,
+    ),
+]
+Elsewhere = Annotated[
+    bool,
+    option(
+        "The report is from another machine or by other versions: a rerun may differ by as much.",
+        None,
+        VERDICT,
+        "--elsewhere",
+    ),
+]
+PublicKey = Annotated[Path | None, option("PEM file of the key that you trust; needs a signature.", "FILE", VERDICT)]
+Signature = Annotated[
+    Path | None,
+    option(
+        "The signature that `robustcheck sign` or `check --sign` wrote. Default: REPORT.sigstore.json.", "FILE", VERDICT
+    ),
+]
 Thresholds = Annotated[
     Path | None,
     option(

@@ -1,19 +1,15 @@
 """The verbs `export` and `demo`. They write ONNX files."""
 
-from __future__ import annotations
-
-import shutil
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.text import number_text, quoted
+from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 
 from ..options import IMAGES, MODEL, OUTPUT, argument, option
-from ..output import ascii_only, console_for
-from ..question import Call, progress_line, takes
+from ..output import ascii_only, console_for, progress_line
+from . import Call, takes
 
 
 @takes(
@@ -125,26 +121,6 @@ def _photo_files(what: str, spec: str | None, limit: int) -> list[Path]:
     return [Path(entry.origin) for entry in entries]
 
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from robustcheck_onnx.checker.report.layout import Pen
-    from robustcheck_onnx.checker.report.record import Report
-
-
-EXPECTED = {"ordinary": "WARN", "planted": "PASS"}
-SHOWN = {
-    "ordinary": "Least squares on the bundled photos: it predicts a photo's lower half from its upper half. A real "
-    "encoder, if a tiny one; nothing was planted.",
-    "planted": "The same encoder, with one feature shifted by hand so that it is extreme in every image.",
-}
-MEANS = {
-    "ordinary": "WARN: the outlier features are absent. That does not make the encoder fragile.",
-    "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
-    "the contract in the file shows that the feature was planted.",
-}
-
-
 @takes(
     "quiet",
     "color",
@@ -156,10 +132,8 @@ def demo(call: Call, keep: Path | None = None) -> int:
 
     The exit code is not a verdict. It is 0 when the demo showed what it should (WARN, and a synthetic PASS), else 70.
     """
-    import tempfile
-
     from robustcheck_onnx.checker import pipeline
-    from robustcheck_onnx.checker.demo import NAMES, train, write
+    from robustcheck_onnx.checker.demo import EXPECTED, NAMES, copy_models, excerpt, next_steps, train, write
     from robustcheck_onnx.checker.isolation import tell_stage
     from robustcheck_onnx.checker.report.forms import verdict_text
     from robustcheck_onnx.checker.report.layout import Pen, Trimmed
@@ -184,85 +158,14 @@ def demo(call: Call, keep: Path | None = None) -> int:
         for name, report in zip(NAMES, reports, strict=True):
             if call.settings.quiet < 2:
                 line = pen.say(f"{name} encoder: {verdict_text(report.verdict)}")
-                console.print(line if call.settings.quiet else Trimmed(_excerpt(name, report, pen)))
+                console.print(line if call.settings.quiet else Trimmed(excerpt(name, report, pen)))
             if report.verdict.verdict != EXPECTED[name]:
                 raise RobustcheckError(
                     f"demo: verdict on the {name} encoder is {report.verdict.verdict}; it must be {EXPECTED[name]}",
                     "robustcheck doctor",
                 )
         if keep is not None:
-            _copy(models, keep)
+            copy_models(models, keep)
     if not call.settings.quiet:
-        console.print(_next(keep, pen), crop=False)
+        console.print(next_steps(keep, pen), crop=False)
     return 0
-
-
-def _copy(models: list[Path], folder: Path) -> None:
-    """Copy the models into a folder. Each appears there complete. Raises EnvironmentFaultError."""
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for model in models:
-            unfinished = folder / f".{model.name}.tmp"
-            try:
-                shutil.copyfile(model, unfinished)
-                unfinished.replace(folder / model.name)
-            finally:
-                unfinished.unlink(missing_ok=True)
-    except OSError as fault:
-        raise EnvironmentFaultError(
-            f"{folder}: models could not be written ({fault.strerror}); the folder must be writable",
-            f"ls -ld {quoted(folder.parent)}; df -h",
-        ) from fault
-
-
-def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
-    """Return an excerpt of a report.
-
-    It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
-    """
-    from rich.console import Group
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from robustcheck_onnx.checker.report import forms
-    from robustcheck_onnx.checker.report.layout import COLOURS, columns, hanging, section
-    from robustcheck_onnx.checker.verdict.reasons import NAMES
-
-    verdict, statistics = report.verdict, report.evidence.statistics
-    passes = verdict.verdict == "PASS"
-    rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
-    rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
-    table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
-    for statistic in report.profile.deciding:
-        interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
-        clears = forms.clears(interval, limits)
-        sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
-        cells = (NAMES[statistic], number_text(interval.estimate), str(limits), f"{sign} {clears}")
-        table.add_row(*map(pen.say, cells))
-    images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
-    colour = f"bold {COLOURS[verdict.verdict]}"
-    return Group(
-        section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
-        Text(),
-        Padding(pen.say(f"{'✓' if passes else '▲'} {verdict.verdict}", colour), (0, 0, 0, 2)),
-        Padding(hanging([(pen.say(sign), pen.say(text)) for sign, text in rows]), (0, 0, 0, 2)),
-        Padding(table, (1, 0, 1, 2)),
-        Padding(pen.prose(MEANS[name]), (0, 0, 1, 2)) if verdict.verdict == EXPECTED[name] else Text(),
-    )
-
-
-def _next(keep: Path | None, pen: Pen) -> RenderableType:
-    """Return the commands to type next."""
-    from rich.console import Group
-
-    from robustcheck_onnx.checker.report.layout import section
-
-    again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
-    steps = (
-        ("Check your model on your photos:", "robustcheck model.onnx --images photos/"),
-        ("Read what a reason means:", "robustcheck explain too_weak"),
-        ("Keep these two files for a full report:" if keep is None else "See the full report:", again),
-    )
-    parts = (part for what, typed in steps for part in (pen.prose(f"  {what}"), pen.command(f"    {typed}")))
-    return Group(section(pen, "Next", ""), *parts)

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.text import as_json, count_text, quoted
 from ..help import Verbs
 from ..options import Output, Several, Values, argument, option
 from ..output import check_target, console_for, mark_unfinished
-from ..question import FORMS, Call, Question, output_of, takes
+from . import FORMS, Call, Question, output_of, takes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import as_json
 
-from .. import command_line, process
-from ..options import (
-    FORMATS,
-    IMAGES,
-    MODEL,
-    OUTPUT,
-    ROWS,
-    VECTORS,
-    VERDICT,
-    Baseline,
-    Model,
-    Several,
-    argument,
-    one_of,
-    option,
-)
+from .. import process
+from ..options import FORMATS, IMAGES, MODEL, OUTPUT, ROWS, VECTORS, VERDICT, Model, Several, argument, one_of, option
 from ..output import ascii_only, check_extra, check_outputs, check_written, console_for
-from ..question import AS_FOR_A_CHECK, Call, Question, question, takes
+from . import AS_FOR_A_CHECK, Call, Question, question, takes
 
-if TYPE_CHECKING:
-    from ..settings import Resolved
+Baseline = Annotated[
+    str, option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT)
+]
 
 
 @takes(
@@ -45,7 +31,6 @@ if TYPE_CHECKING:
 def check(call: Call, models: Several = None) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
     from robustcheck_onnx.checker import isolation
-    from robustcheck_onnx.checker.isolation import MAX_MODEL_SIZE
 
     line = call.settings
     if line.show_settings and models:
@@ -61,26 +46,16 @@ def check(call: Call, models: Several = None) -> int:
     if not models and not line.show_settings:
         raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
     if line.isolated:
-        os.environ.pop(MAX_MODEL_SIZE, None)  # the child would heed it
-    with isolation.Wall() if models else nullcontext() as wall:
-        # while the child process starts
-        from .. import models as many
-        from .. import settings
+        os.environ.pop(isolation.MAX_MODEL_SIZE, None)  # the child would heed it
+    if not models:
+        return _show(call, *line.output[-1:])
+    with isolation.Wall() as wall:
+        from ..models import check_models  # while the child process starts
 
-        typed, words = call.typed, models or []
-        if models:
-            words, place = command_line.split_images(models, images_typed=line.images is not None, strict=line.strict)
-            typed |= {"images": place} if place else {}
-        named = typed.pop("waivers", None)
-        resolved = settings.resolve(typed, os.environ, file=line.config, isolated=line.isolated, waivers_file=named)
-        if wall is None:
-            return _show(resolved, *line.output[-1:])
-        if line.strict:
-            settings.refuse_loosening(resolved, call.invocation.line)
-        return many.run(resolved, words, call.invocation, wall)
+        return check_models(line, call.typed, models, call.invocation, wall)
 
 
-def _show(resolved: Resolved, form: str = "terminal") -> int:
+def _show(call: Call, form: str = "terminal") -> int:
     """Write each setting with value and source to stdout."""
     from rich.console import Group
 
@@ -89,6 +64,7 @@ def _show(resolved: Resolved, form: str = "terminal") -> int:
     from .. import settings
 
     one_of("--output", form, FORMATS)
+    resolved = settings.of_check(call.settings, call.typed)
     document = settings.settings_json(resolved)
     if form == "json":
         sys.stdout.write(as_json(document))
@@ -173,11 +149,11 @@ def compare(
     kept the outlier features that made the reference pass. The index verdict is compatible, re-embed or undecided; it
     counts with --require index.
     """
+    from robustcheck_onnx.checker import isolation
     from robustcheck_onnx.checker.compare import FirstBaseline
     from robustcheck_onnx.checker.compare import compare as compare_models
     from robustcheck_onnx.checker.compare.document import pictured
     from robustcheck_onnx.checker.compare.index import IndexOptions
-    from robustcheck_onnx.checker.isolation import Wall
 
     from ..models import form_options
     from ..settings import Resolved, refuse_loosening
@@ -225,7 +201,7 @@ def compare(
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
     if "html" in [form for form, *_ in call.destinations]:
-        with Wall(settings.limits) as wall:
+        with isolation.Wall(settings.limits) as wall:
             photos = form_options(settings, [pictured(result)], ["html"], wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
     code = call.answer(result)
