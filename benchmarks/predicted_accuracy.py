@@ -22,8 +22,16 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from robustcheck_onnx.checker.shift.predicted import ImageScores, as_logits, describe, predict, resample_inside
-from robustcheck_onnx.checker.shift.records import NAMES, SEEN, Method
+from robustcheck_onnx.checker.shift.predicted import (
+    NAMES,
+    SEEN,
+    ImageScores,
+    Method,
+    as_logits,
+    describe,
+    predict,
+    resample_inside,
+)
 
 PAGE = Path(__file__).parent / "results" / "predicted-accuracy.md"
 START, END = "<!-- predicted -->\n", "<!-- end of predicted -->\n"

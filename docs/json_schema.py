@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.directions.run import DirectionsReport
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.runtime.devices import MachineFinding
 from robustcheck_onnx.checker.scan.document import ScanReport
-from robustcheck_onnx.checker.shift.records import ShiftReport
+from robustcheck_onnx.checker.shift.run import ShiftReport
 from robustcheck_onnx.checker.text import SCHEMA_VERSION
 from robustcheck_onnx.checker.verify.run import Verification
 

@@ -56,8 +56,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.representations import load_representations as load_representations
     from robustcheck_onnx.checker.scan.document import ScanReport as ScanReport
     from robustcheck_onnx.checker.scan.run import scan as scan
-    from robustcheck_onnx.checker.shift.records import ShiftReport as ShiftReport
     from robustcheck_onnx.checker.shift.run import Several as Several
+    from robustcheck_onnx.checker.shift.run import ShiftReport as ShiftReport
     from robustcheck_onnx.checker.shift.run import measure_shift as measure_shift
     from robustcheck_onnx.checker.statistics.state import Accumulator as Accumulator
     from robustcheck_onnx.checker.statistics.state import measure as measure
@@ -94,8 +94,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "representations": "load_representations Representations",
         "scan.document": "ScanReport",
         "scan.run": "scan",
-        "shift.records": "ShiftReport",
-        "shift.run": "measure_shift Several",
+        "shift.run": "measure_shift Several ShiftReport",
         "statistics.state": "Accumulator measure",
         "verdict.rule": "judge Reason Verdict",
         "verify.run": "Verification verify",

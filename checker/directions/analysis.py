@@ -23,8 +23,8 @@ import numpy as np
 from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.runtime.session import LinearHead
-from robustcheck_onnx.checker.shift import labels, robustness
-from robustcheck_onnx.checker.shift.records import Effective, SetResult
+from robustcheck_onnx.checker.shift import robustness, sets
+from robustcheck_onnx.checker.shift.robustness import Effective, SetResult
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.definitions import Accuracy, wilson
 from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
@@ -176,7 +176,7 @@ class Labelled(NamedTuple):
 
     def n_right(self, images: slice, scores: Array) -> int:
         """Count the images predicted right in a piece. scores: (image, class)."""
-        return int(labels.is_correct(scores, self.right[images], self.compete).sum())
+        return int(sets.is_correct(scores, self.right[images], self.compete).sum())
 
 
 def correct(head: LinearHead, each: Labelled) -> int:

@@ -36,8 +36,10 @@ from robustcheck_onnx.checker.report.document import (
 )
 from robustcheck_onnx.checker.report.record import Clock, ModelRead, Time
 from robustcheck_onnx.checker.runtime.session import head_from_file, read_head
-from robustcheck_onnx.checker.shift import labels, robustness, sets
-from robustcheck_onnx.checker.shift.records import SetResult, Shifted, bounds_text
+from robustcheck_onnx.checker.shift import robustness, sets
+from robustcheck_onnx.checker.shift.predicted import bounds_text
+from robustcheck_onnx.checker.shift.robustness import SetResult, Shifted
+from robustcheck_onnx.checker.shift.run import read_notes
 from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, usable_rows
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, interval_text, number_text, percent_text, quoted
@@ -140,8 +142,8 @@ def directions(
         for i, spec in enumerate(specs)
     ]
     n_classes, names = len(linear.bias), sets.class_names(opened)
-    scores = labels.Scores(n_classes, names if len(names) == n_classes else ())
-    prepared = sets.with_labels(specs, sources, [labels.labels_of(source) for source in sources], maps, scores)
+    scores = sets.Scores(n_classes, names if len(names) == n_classes else ())
+    prepared = sets.with_labels(specs, sources, [sets.labels_of(source) for source in sources], maps, scores)
     collected = measure.collect(runner, inputs, progress=progress)
     difference = None if own is None else measure.difference_of_head(own, collected, opened)
     h = collected.representations[usable_rows(collected.representations).usable]
@@ -233,7 +235,7 @@ def _notes(report: DirectionsReport, inputs: Inputs, labelled: Sequence[SetResul
     for result in labelled:
         if result.n_labels < result.n_compete:
             notes.append(f"{result.name}: {result.n_labels} of {result.n_compete} classes have images.")
-        notes += reversed(sets.read_notes(result))
+        notes += reversed(read_notes(result))
     return (*notes, *execution_notes(report.execution))
 
 

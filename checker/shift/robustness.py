@@ -1,4 +1,4 @@
-"""Compute effective robustness from measured accuracies. Whether it agrees with the verdict is decided here, too.
+"""Compute effective robustness from accuracies, and whether the verdict agrees.
 
 Also the image sets with published accuracies: what each is called, and the classes and images that it has.
 """
@@ -6,31 +6,104 @@ Also the image sets with published accuracies: what each is called, and the clas
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, wilson
-from robustcheck_onnx.thresholds.published import (
-    FITTED_ON,
-    IMAGENET,
-    MEAN_SHIFTS,
-    MIDDLE,
-    PERCENTAGE_POINTS,
-    SHIFT_WORDS,
-    SHIFTS,
-    baselines_of,
-    effective_robustness,
-    expected_accuracy,
-    library_of,
-    usual_robustness,
-)
+from robustcheck_onnx.thresholds import published
+from robustcheck_onnx.thresholds.profile import Frozen
+from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
 
-from .records import Difference, Effective, Judged, Outcome, SetResult, Shifted, VerdictAgreement
+Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
+
+
+class Difference(Frozen):
+    """The difference of accuracies on two sets. It is shifted minus in-distribution (fractions)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SetResult(Frozen):
+    """One labelled image set, measured."""
+
+    name: str
+    source: str
+    shift: str | None
+    """which known set it was said to be"""
+    label_set: str
+    labels: str
+    """how labels were read, in words"""
+    n_labels: int
+    """classes that occur"""
+    n_compete: int
+    """classes among which the prediction is made"""
+    n_available: int
+    n_read: int
+    n_skipped: int
+    skipped: tuple[tuple[str, str], ...]
+    digest: str
+    accuracy: Accuracy
+
+
+class Effective(Frozen):
+    """Effective robustness on one named shift, percentage points."""
+
+    points: float
+    low: float
+    high: float
+    expected: float
+    """accuracy that the baseline leads one to expect (fraction)"""
+    extrapolated: bool
+    baseline: str
+    """what the line is fitted on, in words"""
+
+
+class Shifted(Frozen):
+    """A shifted set next to the in-distribution set."""
+
+    result: SetResult
+    difference: Difference
+    in_both: int
+    """images that are in both sets"""
+    effective_robustness: Effective | None
+    not_applicable: str
+    """why there is no effective robustness; empty where there is"""
+
+
+class Judged(Frozen):
+    """The verdict that the accuracies are compared with."""
+
+    verdict: Literal["PASS", "WARN"]
+    reasons: tuple[str, ...]
+    profile: str
+    n_images: int
+    tensor: str
+    origin: str
+    """where it comes from, in words"""
+
+
+class VerdictAgreement(Frozen):
+    """Whether the measured robustness agrees with the verdict."""
+
+    outcome: Outcome
+    sentence: str
+    mean_pp: float | None
+    """mean effective robustness over `shifts`, percentage points"""
+    low_pp: float | None
+    high_pp: float | None
+    shifts: tuple[str, ...]
+    usual_low_pp: float | None
+    """5 and 95 % of that mean over the models of the baseline"""
+    usual_high_pp: float | None
+
 
 CLASSES = {IMAGENET: 1000, "imagenetv2": 1000, "sketch": 1000, "imagenet_r": 200, "imagenet_a": 200, "objectnet": 113}
 """Number of classes that each named image set has."""
 LABEL_SET = {IMAGENET: IMAGENET, "imagenetv2": IMAGENET, "sketch": IMAGENET, "objectnet": "file"} | {
     name: name for name in ("imagenet_r", "imagenet_a")
 }
-"""Label set of each (labels.ClassMap.label_set), for accuracies as published."""
+"""Label set of each (sets.ClassMap.label_set), for accuracies as published."""
 IMAGES = {
     IMAGENET: 50_000,  # validation set (Russakovsky et al. 2015)
     "imagenetv2": 10_000,  # matched frequency (Recht et al. 2019)
@@ -71,7 +144,7 @@ def not_comparable(result: SetResult) -> str:
         return f"the labels of {result.name} are not {word}'s"
     if result.n_labels != classes:
         return f"{result.n_labels} of {word}'s {classes} classes occur in {result.name}"
-    half = PERCENTAGE_POINTS * (result.accuracy.high - result.accuracy.low) / 2
+    half = published.PERCENTAGE_POINTS * (result.accuracy.high - result.accuracy.low) / 2
     if half > MAX_HALF_WIDTH_PP:
         return (
             f"the {result.accuracy.n} images of {result.name} give its accuracy to within {half:.1f} points; "
@@ -116,9 +189,9 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
         points=float(point.points),
         low=low,
         high=high,
-        expected=float(expected_accuracy(inside.accuracy.value, line)),
+        expected=float(published.expected_accuracy(inside.accuracy.value, line)),
         extrapolated=bool(point.extrapolated),
-        baseline=FITTED_ON[library_of(source, outside.shift)],
+        baseline=published.FITTED_ON[published.library_of(source, outside.shift)],
     )
     return found, ""
 
@@ -175,7 +248,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     """
     known = {each.result.shift or "": each for each in shifted if each.effective_robustness}
     # the published means leave ObjectNet out: timm has none
-    known = {shift: known[shift] for shift in known if shift in MEAN_SHIFTS} or known
+    known = {shift: known[shift] for shift in known if shift in published.MEAN_SHIFTS} or known
     if not known:
         return VerdictAgreement(
             outcome="nothing to compare",
@@ -188,7 +261,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
             usual_low_pp=None,
             usual_high_pp=None,
         )
-    shifts, middle = tuple(known), usual_robustness(source, tuple(known))
+    shifts, middle = tuple(known), published.usual_robustness(source, tuple(known))
     share = 1 - (1 - CONFIDENCE) / (len(known) + 1)
     bounds = [_er_bounds(inside, each.result, source, share) for each in known.values()]
     low, high = (sum(side) / len(known) for side in zip(*bounds, strict=True))
@@ -211,7 +284,8 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     return VerdictAgreement(
         outcome=outcome,
         sentence=f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); "
-        f"{MIDDLE[1] - MIDDLE[0]} % of {FITTED_ON[library_of(source, shifts[0])]} have {middle.low:+.1f} to "
+        f"{published.MIDDLE[1] - published.MIDDLE[0]} % of "
+        f"{published.FITTED_ON[published.library_of(source, shifts[0])]} have {middle.low:+.1f} to "
         f"{middle.high:+.1f}{words}",
         mean_pp=mean,
         low_pp=low,

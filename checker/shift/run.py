@@ -1,107 +1,104 @@
 """Measure accuracy under a distribution shift. The user's labelled images are measured next to the verdict.
 
-One loop runs the model. Silent; progress goes to a callback. The notes of the report are written here, too.
+One loop runs the model. Silent; progress goes to a callback. The report, its notes and its document are here, too.
 """
 
 from __future__ import annotations  # help() names the types as the package does
 
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from robustcheck_onnx.checker import isolation, pipeline
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Execution, Options, RunOptions
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import Execution, Options, Preprocessing, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.run import Inputs
-from robustcheck_onnx.checker.report.record import Clock, Report, Time
+from robustcheck_onnx.checker.report.document import (
+    Block,
+    Cell,
+    Document,
+    Facts,
+    Section,
+    Shown,
+    Style,
+    Table,
+    Words,
+    measured,
+    name,
+)
+from robustcheck_onnx.checker.report.record import Clock, Report, Time, read_one
 from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
-from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict.gate import execution_notes
+from robustcheck_onnx.checker.text import VERSION, name_text, percent_text
+from robustcheck_onnx.checker.verdict.gate import execution_notes, skipped_note
+from robustcheck_onnx.thresholds.profile import Frozen
+from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
-from . import labels
-from .predicted import COSINES, Collector, predict_targets
-from .records import ModelUsed, Predicted, SetResult, Shifted, ShiftReport, Target
-from .robustness import CLAIM, IMAGES, LABEL_SET, WORDS, agree, comparable_accuracies, put_beside
-from .sets import (
-    ImageSet,
-    class_output,
-    class_scores,
-    judged_before,
-    measure_labelled,
-    parse_call,
-    read_notes,
-    verdict_of,
-    with_labels,
-)
-
-
-def notes_of(
-    inner: SetResult, beside: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
-) -> tuple[str, ...]:
-    """Write what a reader must know next to the accuracies."""
-    notes = measure.question_notes(inputs) + execution_notes(execution)
-    results = (inner, *(each.result for each in beside))
-    if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
-        notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
-    if len({result.n_compete for result in results}) > 1:
-        notes.append(
-            "The sets are measured with different numbers of classes; part of their difference comes from that."
-        )
-    for each in beside:
-        notes += _in_both(each.in_both, inner, each.result)
-    for result in results:
-        whole = IMAGES.get(result.shift or "", result.n_available)
-        if result.n_available != whole:
-            notes.append(
-                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
-            )
-        notes += read_notes(result)
-    if predicted is not None:
-        notes += predicted_notes(inner, predicted)
-    return tuple(notes)
-
-
-def _in_both(count: int, inner: SetResult, other: SetResult | Target) -> list[str]:
-    return [f"{count} images are in both {inner.name} and {other.name}."] if count else []
-
-
-def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
-    """Return the notes on predicted accuracies."""
-    notes = []
-    if predicted.scores != "logits":
-        notes.append(
-            f"The class output holds {predicted.scores} ({predicted.scores_why}); confidences are taken as they are."
-        )
-    if predicted.scores_why == COSINES:
-        notes.append(
-            "The scores are cosines without a factor: their softmax is nearly flat, and DoC predicts hardly any change."
-        )
-    if inner.n_labels < inner.n_compete:
-        notes.append(
-            f"The labelled images of {inner.name} are of {inner.n_labels} of {inner.n_compete} classes; what is "
-            "predicted holds for images of these classes only."
-        )
-    for each in predicted.targets:
-        classes = each.classes
-        notes += _in_both(each.in_both, inner, each)
-        if classes.n_classes == 1:
-            notes.append(f"All images of {each.name} are predicted to be of one class.")
-        elif classes.are_shifted:
-            notes.append(
-                f"Other classes are predicted on {each.name} than on {inner.name} (total variation distance "
-                f"{classes.distance:.2f}; {classes.expected_distance:.2f} by chance). Its classes may have other "
-                "frequencies (label shift), which ATC and DoC take to be the same."
-            )
-        notes += read_notes(each)
-    return notes
-
+from . import robustness
+from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
+from .robustness import WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement
+from .sets import ImageSet, class_output, class_scores, labels_of, measure_labelled, parse_call, with_labels
 
 Several = str | Path | Sequence[str | Path]
+_STYLES: dict[Outcome, Style] = {"agree": "pass", "disagree": "fail"}
+
+
+class ModelUsed(Frozen):
+    """The model whose class scores were read."""
+
+    file: str
+    digest: str
+    source: str
+    class_output: str
+    n_classes: int
+    random_weights: bool | None
+    synthetic: str
+
+
+class ShiftReport(Shown, Frozen):
+    """Everything that `robustcheck shift` measured."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["shift"] = "shift"
+    tool_version: str
+    model: ModelUsed
+    confidence: float
+    in_distribution: SetResult
+    shifted: tuple[Shifted, ...]
+    accuracies: dict[str, float]
+    """of the sets that are whole and precise enough for effective robustness; keys of a suite entry, fractions"""
+    predicted: Predicted | None = None
+    """accuracy predicted without labels; None where no target set was given"""
+    baseline: str
+    verdict: Judged
+    agreement: VerdictAgreement
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    execution: Execution
+    seed: int
+    notes: tuple[str, ...]
+    claim: str
+    time: Time | None
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """Show one line in repr, str and rich."""
+        sets = (self.in_distribution, *(each.result for each in self.shifted))
+        shown: list[tuple[str, object]] = [
+            ("model", self.model.file),
+            ("verdict", self.verdict.verdict),
+            ("agreement", self.agreement.outcome),
+            ("accuracies", {each.name: round(each.accuracy.value, 4) for each in sets}),
+        ]
+        if self.predicted is not None:
+            shown.append(("predicted", {each.name: predicted_words(each) for each in self.predicted.targets}))
+        return shown
 
 
 def measure_shift(
@@ -167,7 +164,7 @@ def measure_shift(
         [open_images(spec.place, seed=run.seed, limit=run.max_images) for spec in specs] for specs in (others, targets)
     )
     sources.insert(0, inputs.source)
-    read = [labels.labels_of(source) for source in sources]
+    read = [labels_of(source) for source in sources]
     isolation.tell_stage(progress, "loading the model")
     runner = measure.open_runner(inputs)
     scores = class_scores(runner, preprocessing.preprocessing)
@@ -191,7 +188,9 @@ def measure_shift(
     if judged is None:
         checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
         judged = verdict_of(checked, "checked now on the images of --in")
-    compared = tuple(put_beside(inner.result, inner.digests, each.result, each.digests, baseline) for each in beside)
+    compared = tuple(
+        robustness.put_beside(inner.result, inner.digests, each.result, each.digests, baseline) for each in beside
+    )
     n_images = sum(each.accuracy.n for each in (inner.result, *results))
     n_images += sum(each.n_images for each in predicted.targets) if predicted else 0
     source = contract.source if contract else None
@@ -211,20 +210,306 @@ def measure_shift(
         confidence=CONFIDENCE,
         in_distribution=inner.result,
         shifted=compared,
-        accuracies=comparable_accuracies(inner.result, compared),
+        accuracies=robustness.comparable_accuracies(inner.result, compared),
         predicted=predicted,
         baseline=baseline,
         verdict=judged,
-        agreement=agree(judged, inner.result, compared, baseline),
+        agreement=robustness.agree(judged, inner.result, compared, baseline),
         preprocessing=preprocessing.preprocessing,
         preprocessing_source=preprocessing.source,
         execution=runner.execution,
         seed=run.seed,
         notes=notes_of(inner.result, compared, predicted, inputs, runner.execution),
-        claim=CLAIM,
+        claim=robustness.CLAIM,
         time=Time.until_now(clock, n_images),
     )
 
 
 def _texts(given: Several) -> list[str]:
     return [str(each) for each in ([given] if isinstance(given, (str, Path)) else given)]
+
+
+def judged_before(given: str | Path | Report, digest: str) -> Judged:
+    """Return the verdict of an earlier check. It is in a report of the same model, or in its file.
+
+    Raises as `report.read_one`, and UsageError for a report about a model with another digest.
+    """
+    report = given if isinstance(given, Report) else read_one(Path(given))
+    where = "report" if isinstance(given, Report) else f"report {given}"
+    of_report = report.evidence.model.digest
+    if of_report != digest:
+        raise UsageError(
+            f"{where}: model of the report has digest {of_report}; this model has {digest}, and they must be the same",
+            "robustcheck model.onnx --images photos/ -o json=report.json",
+        )
+    return verdict_of(report, where)
+
+
+def verdict_of(report: Report, where: str) -> Judged:
+    """Return the verdict of a check, with its basis. `where` says in words where the report comes from."""
+    return Judged(
+        verdict=report.verdict.verdict,
+        reasons=tuple(reason.id for reason in report.verdict.reasons),
+        profile=f"{report.profile.id} {report.profile.digest}",
+        n_images=report.evidence.statistics.n_images,
+        tensor=report.evidence.model.tensor,
+        origin=where,
+    )
+
+
+def notes_of(
+    inner: SetResult, beside: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
+) -> tuple[str, ...]:
+    """Write what a reader must know next to the accuracies."""
+    notes = measure.question_notes(inputs) + execution_notes(execution)
+    results = (inner, *(each.result for each in beside))
+    if any(result.label_set in robustness.LABEL_SET.values() and result.label_set != "file" for result in results):
+        notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
+    if len({result.n_compete for result in results}) > 1:
+        notes.append(
+            "The sets are measured with different numbers of classes; part of their difference comes from that."
+        )
+    for each in beside:
+        notes += _in_both(each.in_both, inner, each.result)
+    for result in results:
+        whole = robustness.IMAGES.get(result.shift or "", result.n_available)
+        if result.n_available != whole:
+            notes.append(
+                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
+            )
+        notes += read_notes(result)
+    if predicted is not None:
+        notes += predicted_notes(inner, predicted)
+    return tuple(notes)
+
+
+def _in_both(count: int, inner: SetResult, other: SetResult | Target) -> list[str]:
+    return [f"{count} images are in both {inner.name} and {other.name}."] if count else []
+
+
+def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
+    """Return the notes on predicted accuracies."""
+    notes = []
+    if predicted.scores != "logits":
+        notes.append(
+            f"The class output holds {predicted.scores} ({predicted.scores_why}); confidences are taken as they are."
+        )
+    if predicted.scores_why == COSINES:
+        notes.append(
+            "The scores are cosines without a factor: their softmax is nearly flat, and DoC predicts hardly any change."
+        )
+    if inner.n_labels < inner.n_compete:
+        notes.append(
+            f"The labelled images of {inner.name} are of {inner.n_labels} of {inner.n_compete} classes; what is "
+            "predicted holds for images of these classes only."
+        )
+    for each in predicted.targets:
+        classes = each.classes
+        notes += _in_both(each.in_both, inner, each)
+        if classes.n_classes == 1:
+            notes.append(f"All images of {each.name} are predicted to be of one class.")
+        elif classes.are_shifted:
+            notes.append(
+                f"Other classes are predicted on {each.name} than on {inner.name} (total variation distance "
+                f"{classes.distance:.2f}; {classes.expected_distance:.2f} by chance). Its classes may have other "
+                "frequencies (label shift), which ATC and DoC take to be the same."
+            )
+        notes += read_notes(each)
+    return notes
+
+
+def read_notes(read: SetResult | Target) -> list[str]:
+    """Note which images of a set were not measured."""
+    notes = skipped_note(read.n_skipped, read.n_read, read.skipped, read.name)
+    if read.n_read < read.n_available:
+        notes.append(f"{read.name}: {read.n_read} of {read.n_available} images, drawn by seed.")
+    return notes
+
+
+def document_of(report: ShiftReport) -> Document:
+    """Return the document of accuracies under shift."""
+    model, inside, verdict, agreement = report.model, report.in_distribution, report.verdict, report.agreement
+    results = (inside, *(each.result for each in report.shifted))
+    reasons = f"{', '.join(verdict.reasons)}; " if verdict.reasons else ""
+    agrees = Facts(
+        (
+            (
+                Cell(verdict.verdict, "pass" if verdict.verdict == "PASS" else "warn"),
+                f"{reasons}{verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}",
+            ),
+            (Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold")), agreement.sentence),
+        )
+    )
+    labels = _joined((result.labels, result.name) for result in results)
+    facts = [("Scores", model.class_output), ("Classes", model.n_classes)]
+    run = [("Digest of the model", model.digest), ("Seed", report.seed)]
+    run += [(f"Digest of {result.name}", result.digest) for result in results]
+    return Document(
+        question="shift",
+        title="Accuracy under distribution shift",
+        subject="accuracy on shifted images, next to the verdict",
+        model=model,
+        facts=(f"{model.n_classes} classes", name(f"output {model.class_output}")),
+        summary=_answer(report),
+        sections=(
+            Section(
+                "Accuracy",
+                f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)",
+                (_accuracies(report), Facts(tuple((name(sets), how) for how, sets in labels.items()), "labels are")),
+                "short",
+            ),
+            *_effective(report),
+            *(_predictions(report.predicted, inside) if report.predicted else []),
+            Section("Agreement with the verdict", "", (agrees,), "short"),
+            measured(report, facts, run, report.preprocessing_source),
+        ),
+        notes=report.notes,
+        limits=report.claim,
+        version=report.tool_version,
+        line=_line(report),
+        tiles=(
+            ("Verdict", verdict.verdict, agreement.outcome),
+            *(
+                (f"Top-1 on {each.name}", percent_text(each.accuracy.value), bounds_text(each.accuracy))
+                for each in results
+            ),
+        ),
+        notes_in_short=True,
+    )
+
+
+def _answer(report: ShiftReport) -> str:
+    """Write each accuracy, measured or predicted, in one line."""
+    inside = report.in_distribution
+    parts = [f"{percent_text(inside.accuracy.value)} on {inside.name}"]
+    for each in report.shifted:
+        accuracy, points = each.result.accuracy.value, 100 * each.difference.value
+        parts.append(f"{percent_text(accuracy)} on {each.result.name} ({points:+.1f} points)")
+    for target in report.predicted.targets if report.predicted else ():
+        parts.append(f"predicted on {target.name}: {predicted_words(target)}")
+    return f"Accuracy: {', '.join(parts)}."
+
+
+def _line(report: ShiftReport) -> str:
+    """Return the agreement with the verdict in one line."""
+    file = name_text(report.model.file, ascii_only=False)
+    predicted = "".join(
+        f"; predicted accuracy on {name_text(each.name, ascii_only=False)}: {predicted_words(each)}"
+        for each in (report.predicted.targets if report.predicted else ())
+    )
+    return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}{predicted}"
+
+
+def suite_entry(report: ShiftReport, folder: Path) -> str:
+    """Return the model's entry of a suite file, as TOML.
+
+    It has the accuracies; paths are relative to `folder` (docs/calibration.md).
+
+    Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
+    """
+    if len(report.accuracies) < 2 or IMAGENET not in report.accuracies:
+        results = (report.in_distribution, *(each.result for each in report.shifted))
+        why = "; ".join(filter(None, map(robustness.not_comparable, results)))
+        raise CannotAssessError(
+            f"suite entry has accuracies on {len(report.accuracies)} sets; ImageNet and at least one named shift are "
+            f"needed, whole and precise ({why})",
+            "--in imagenet=FOLDER --shifted v2=FOLDER",
+        )
+    model = os.path.relpath(report.model.file, folder).replace(os.sep, "/")
+    values = ", ".join(f"{name} = {value:.6f}" for name, value in report.accuracies.items())
+    return (
+        f"# accuracies measured by robustcheck {report.tool_version}; model {report.model.digest}\n"
+        # a JSON string is a TOML string
+        f'[[models]]\nmodel = {json.dumps(model)}\ngroup = "other"\naccuracies = {{ {values} }}\n'
+    )
+
+
+def _accuracies(report: ShiftReport) -> Table:
+    rows = [(*_row(report.in_distribution), Cell("in-distribution", "dim"))]
+    for each in report.shifted:
+        gap = each.difference
+        difference = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        rows.append((*_row(each.result), Cell(difference)))
+    return Table(("set", ">images", ">classes", ">top-1", "=interval", "=difference, points"), tuple(rows))
+
+
+def _row(result: SetResult) -> tuple[Words, ...]:
+    acc = result.accuracy
+    shift = "" if result.shift is None else f" ({WORDS[result.shift]})"
+    return (
+        *(name(result.name + shift), str(acc.n), f"{result.n_labels} of {result.n_compete}"),
+        *(Cell(percent_text(acc.value), "bold"), bounds_text(acc)),
+    )
+
+
+def _effective(report: ShiftReport) -> list[Section]:
+    rows = tuple(
+        (
+            *(SHIFT_WORDS[each.result.shift or ""], Cell(f"{beyond.points:+.1f}", "bold")),
+            *(f"{beyond.low:+.1f} – {beyond.high:+.1f}", percent_text(beyond.expected)),
+            beyond.baseline + ("; extrapolated" if beyond.extrapolated else ""),
+        )
+        for each in report.shifted
+        if (beyond := each.effective_robustness) is not None
+    )
+    without = [(each.not_applicable, each.result.name) for each in report.shifted if each.not_applicable]
+    why = tuple((name(names), text) for text, names in sorted(_joined(without).items()))
+    table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
+    title, remark = "Effective robustness", "accuracy beyond the baseline, percentage points"
+    return [
+        *([Section(title, remark, (table,), "short")] if rows else []),
+        *([Section(f"{title} is not applicable", "", (Facts(why),), "short")] if why else []),
+    ]
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Join the second texts of pairs with one first text."""
+    texts: dict[str, list[str]] = {}
+    for key, text in pairs:
+        texts.setdefault(key, []).append(text)
+    return {key: ", ".join(each) for key, each in texts.items()}
+
+
+def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
+    rows: list[tuple[Words, ...]] = []
+    missing: list[str] = []
+    for target in predicted.targets:
+        first: tuple[Words, ...] = (name(target.name), str(target.n_images))
+        for each in target.estimates:
+            numbers = ("–", "not established", "")
+            if each.accuracy is not None:
+                points = f"{-(each.drop_points or 0):+.1f}"
+                numbers = (percent_text(each.accuracy), bounds_text(each) or "none", points)
+            rows.append((*first, NAMES[each.method], Cell(numbers[0], "bold"), *numbers[1:]))
+        if (found := target.measured) is not None:
+            points = f"{100 * (found.value - inner.accuracy.value):+.1f}"
+            rows.append(
+                (*first, Cell("measured", "dim"), Cell(percent_text(found.value), "bold"), bounds_text(found), points)
+            )
+        unknown = _joined(
+            (each.not_established, NAMES[each.method]) for each in target.estimates if each.not_established
+        )
+        missing += [f"{target.name}: {methods} not established: {why}." for why, methods in unknown.items()]
+    assumes = {NAMES[each.method]: each.assumes for target in predicted.targets for each in target.estimates}
+    table = Table(
+        ("target", ">images", "=method", ">top-1", "=interval", ">points"),
+        tuple(rows),
+        f"starts from {percent_text(inner.accuracy.value)} on {inner.accuracy.n} labelled images of {inner.name}, "
+        f"{inner.n_labels} of {inner.n_compete} classes",
+    )
+    blocks: list[Block] = [predicted.claim, predicted.seen, table]
+    blocks += map(Cell, missing)
+    blocks += [Facts(tuple(assumes.items()), "each number is right only if")]
+    return [Section("Predicted accuracy, without labels", "intervals of resampling", tuple(blocks), "short")]
+
+
+def predicted_words(target: Target) -> str:
+    """Return a target's predicted accuracies in few words.
+
+    They are their range over the methods, or that there is none.
+    """
+    values = [each.accuracy for each in target.estimates if each.accuracy is not None]
+    if not values:
+        return "not established"
+    low, high = percent_text(min(values)), percent_text(max(values))
+    return low if low == high else f"{low} to {high}"

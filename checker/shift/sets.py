@@ -1,12 +1,18 @@
-"""Run the image sets of `shift` through a model. Labelled ones become accuracies, and scores are passed on.
+"""Turn labelled image sets into accuracies of a model.
 
-What a call names is read here: labelled image sets, class maps, and an earlier report of the model.
+What a call names is read here: labelled image sets and class maps.
+
+A class map says which class indices count as right for a label, and which classes compete for the prediction.
 """
 
+import csv
+import difflib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,16 +27,311 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Prepared, named_skips, stack
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.report.record import Report, read_one
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.checker.storage.places import Place, Url, parse_place
 from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.checker.verdict.gate import skipped_note
+from robustcheck_onnx.thresholds import DATA
+from robustcheck_onnx.thresholds.published import IMAGENET
 
-from . import labels
-from .records import Judged, SetResult, Target
-from .robustness import ALIASES
+from .robustness import ALIASES, SetResult
+
+IMAGENET_CLASSES = 1000  # of ImageNet-1k
+SYNSET = re.compile(r"n\d{8}")
+INDEX = re.compile(r"\d{1,6}")
+BUILT_IN = {"imagenet": IMAGENET, "imagenet-r": "imagenet_r", "imagenet-a": "imagenet_a"}
+"""Words of --classes that mean a table of the package → its set."""
+WORDS = (*BUILT_IN, "sorted", "names")
+SHOWN = 200  # characters of a label in a message
+MAX_FILE_BYTES = 16_000_000  # a map of ImageNet-21k takes less than one
+
+
+class ClassMap(NamedTuple):
+    """What the labels of one image set mean."""
+
+    indices: Mapping[str, tuple[int, ...]]
+    """label → class indices that count as right"""
+    compete: tuple[int, ...]
+    """class indices among which the prediction is made, sorted"""
+    how: str
+    """in words, for the report"""
+    label_set: str
+    """imagenet1k, imagenet_r, imagenet_a: the label set of that name; file: the user's own, where only its classes
+    compete; else empty"""
+
+
+class Scores(NamedTuple):
+    """What is known of a model's class scores."""
+
+    n_classes: int
+    names: tuple[str, ...] = ()
+    """of the classes, where the file's contract has them"""
+
+
+def labels_of(source: ImageSource) -> tuple[str, ...]:
+    """Return the labels of a set, in its order.
+
+    A folder (or glob): the first folder of the image's path below it, as torchvision's ImageFolder. A manifest: its
+    column `label`. Raises UsageError for an image without a label and for a kind of image set that has none.
+    """
+    what, hint = "folder of its class", "name the folder whose sub-folders are the classes"
+    if source.kind in ("folder", "glob"):
+        labels = [entry.name.partition("/")[0] if "/" in entry.name else "" for entry in source.entries]
+    elif source.kind == "manifest":
+        what, hint = "cell in the column label", f"head -3 {quoted(source.spec)}"
+        labels = [entry.label or "" for entry in source.entries]
+    else:
+        raise UsageError(
+            f"{source.spec}: image set is of kind {source.kind}; labels come from folders (one per class) or "
+            "a manifest with a column label",
+            "name a folder of class folders, or a .csv with the columns path,label",
+        )
+    without = [entry.name for entry, label in zip(source.entries, labels, strict=True) if not label]
+    if without:
+        raise UsageError(
+            f"{source.spec}: image {min(without)} has no label ({len(without)} of {len(labels)} have none); "
+            f"every image needs a {what}",
+            hint,
+        )
+    return tuple(labels)
+
+
+def class_map(
+    spec: str | None,
+    labels: Sequence[str],
+    scores: Scores,
+    *,
+    where: str,
+    shift: str | None = None,
+    sorted_names: Sequence[str] = (),
+) -> ClassMap:
+    """Return the class map of one image set. It is checked against all its labels.
+
+    Args:
+        spec: one of WORDS or a JSON file; None: by the labels themselves (synset ids, indices, the class names of the
+            file's contract), and for ImageNet-R and -A that set's 200 classes.
+        labels: of every image.
+        scores: of the model.
+        where: names the set in messages.
+        shift: what the set was said to be: one of published.SHIFTS, imagenet1k, or None.
+        sorted_names: for "sorted": the class folders of the in-distribution set.
+
+    Raises:
+        UsageError: no such map, a map that is not readable or not complete, a label that it does not have, an index
+            beyond the model's classes, another number of classes than the map is for.
+    """
+    if spec is None and shift == "objectnet":
+        raise UsageError(
+            f"{where}: class map is missing; ObjectNet's folders are not ImageNet classes",
+            "--classes objectnet=MAP.json, a JSON object: folder → list of ImageNet class indices",
+        )
+    if spec is None and shift in ("imagenet_r", "imagenet_a"):
+        spec = shift.replace("_", "-")
+    if spec is None:
+        mapping = _by_labels(labels, scores, where)
+    elif spec in BUILT_IN:
+        mapping = _built_in(BUILT_IN[spec], scores, where)
+    elif spec == "sorted":
+        if len(sorted_names) != scores.n_classes:
+            raise UsageError(
+                f"{where}: number of classes is {scores.n_classes}; --classes sorted needs as many class folders in "
+                f"the in-distribution set, which has {len(sorted_names)}",
+                _HINT,
+            )
+        indices = {name: (index,) for index, name in enumerate(sorted(sorted_names))}
+        mapping = _among_all(indices, scores, "the in-distribution set's class folders in order")
+    elif spec == "names":
+        mapping = _by_names(scores, where)
+    else:
+        mapping = _from_file(spec, scores)
+    if unknown := Counter(label for label in labels if label not in mapping.indices):
+        label, count = min(unknown.items())
+        near = difflib.get_close_matches(label[:SHOWN], mapping.indices, 1)
+        closest = f"; the closest is {near[0]!r}" if near else ""
+        raise UsageError(
+            f"{where}: label is {label!r:.{SHOWN}} ({count} images; {len(unknown)} such labels); it must be one of "
+            f"{mapping.how}{closest}",
+            _HINT,
+        )
+    return mapping
+
+
+_HINT = "--classes MAP.json, a JSON object: label → class index or list of class indices"
+
+
+def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
+    """Read labels that speak for themselves; mixtures do not."""
+    distinct = set(labels)
+    if all(SYNSET.fullmatch(label) for label in distinct):
+        return _built_in(IMAGENET, scores, where)
+    if scores.names and distinct <= set(scores.names):
+        return _by_names(scores, where)
+    if all(INDEX.fullmatch(label) for label in distinct):
+        if scores.n_classes == IMAGENET_CLASSES:
+            return _built_in(IMAGENET, scores, where)
+        beyond = sorted(label for label in distinct if int(label) >= scores.n_classes)
+        if beyond:
+            raise UsageError(
+                f"{where}: label is {beyond[0]!r:.{SHOWN}}; the model has {scores.n_classes} classes, 0 to "
+                f"{scores.n_classes - 1}",
+                _HINT,
+            )
+        return _among_all({label: (int(label),) for label in distinct}, scores, "class indices")
+    known = {label for label in distinct if SYNSET.fullmatch(label) or INDEX.fullmatch(label)}
+    odd = min(distinct - known or distinct)
+    near = difflib.get_close_matches(odd[:SHOWN], scores.names, 1)
+    closest = f" (the closest of the file's class names is {near[0]!r})" if near else ""
+    raise UsageError(
+        f"{where}: label is {odd!r:.{SHOWN}}{closest}; without a class map labels must all be synset ids (n01440764), "
+        "class indices, or the class names in the file's contract",
+        _HINT + ("" if scores.names else ", or --classes sorted for class folders in alphabetical order"),
+    )
+
+
+def _built_in(label_set: str, scores: Scores, where: str) -> ClassMap:
+    """Return a class map of ImageNet-1k.
+
+    Labels are synset ids or indices; of ImageNet-R and -A only their own 200 classes compete, as in timm.
+    """
+    if scores.n_classes != IMAGENET_CLASSES:
+        raise UsageError(
+            f"{where}: number of classes is {scores.n_classes}; ImageNet's synset ids and indices are for "
+            f"{IMAGENET_CLASSES}",
+            _HINT,
+        )
+    members = [i for i, (_, sets) in enumerate(_table()) if label_set == IMAGENET or label_set in sets]
+    indices = {name: (i,) for i in members for name in (_table()[i][0], str(i), f"{i:03d}")}
+    name = {IMAGENET: "ImageNet-1k", "imagenet_r": "ImageNet-R", "imagenet_a": "ImageNet-A"}[label_set]
+    return ClassMap(indices, tuple(members), f"{name}'s {len(members)} synset ids or indices", label_set)
+
+
+@cache
+def _table() -> tuple[tuple[str, frozenset[str]], ...]:
+    """Return synset id and subsets of every ImageNet-1k class.
+
+    They are in order (thresholds/data/imagenet_classes.csv).
+    """
+    with (DATA / "imagenet_classes.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(
+            (row["synset"], frozenset(name for name in ("imagenet_r", "imagenet_a") if row[name]))
+            for row in csv.DictReader(file)
+        )
+
+
+def synset_index() -> dict[str, int]:
+    """Synset id → class index of ImageNet-1k."""
+    return {synset: index for index, (synset, _) in enumerate(_table())}
+
+
+def _among_all(indices: Mapping[str, tuple[int, ...]], scores: Scores, how: str) -> ClassMap:
+    """Return a class map in which all classes of the model compete."""
+    return ClassMap(indices, tuple(range(scores.n_classes)), how, "")
+
+
+def _by_names(scores: Scores, where: str) -> ClassMap:
+    if not scores.names:
+        raise UsageError(
+            f"{where}: class names are not in the file's contract; --classes names needs them",
+            "robustcheck export … --zero-shot CLASSES.txt",
+        )
+    count = Counter(scores.names)  # two classes of one name cannot be told apart by a label
+    indices = {name: (index,) for index, name in enumerate(scores.names) if count[name] == 1}
+    return _among_all(indices, scores, "the class names in the file's contract")
+
+
+def _from_file(spec: str, scores: Scores) -> ClassMap:
+    """Read a class map from a JSON file.
+
+    It is `{label: index | synset | [...]}`, or `{"labels": {...}, "compete": "mapped" | "all"}`.
+    """
+    path = Path(spec)
+    if not path.is_file():
+        near = difflib.get_close_matches(spec, WORDS, 1)
+        raise UsageError(
+            f"--classes is {spec!r}; it must be one of {', '.join(WORDS)}, or a JSON file that exists",
+            f"--classes {near[0] if near else 'MAP.json'}",
+        )
+    look = f"python -m json.tool {quoted(spec)}"
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(
+                f"{spec}: class map is larger than {MAX_FILE_BYTES:,} bytes; a map is small", f"ls -l {spec}"
+            )
+        read = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as fault:
+        raise UsageError(f"{spec}: class map is not readable JSON ({fault}); it must be an object", look) from fault
+    compete = "mapped"
+    if isinstance(read, dict) and isinstance(read.get("labels"), dict):
+        if unknown := sorted(set(read) - {"labels", "compete"}):
+            raise UsageError(f"{spec}: key {unknown[0]!r} is unknown; a map has labels and compete", look)
+        compete, read = read.get("compete", compete), read["labels"]
+    if compete not in ("mapped", "all"):
+        raise UsageError(f"{spec}: compete is {compete!r}; it must be mapped or all", look)
+    if not isinstance(read, dict) or not read:
+        kind = "empty" if read == {} else f"a JSON {type(read).__name__}"
+        raise UsageError(f"{spec}: class map is {kind}; it must be an object: label → class index or indices", look)
+    indices = {label: _indices(spec, label, value, scores) for label, value in read.items()}
+    chosen = (
+        set(range(scores.n_classes)) if compete == "all" else {index for group in indices.values() for index in group}
+    )
+    for label, group in indices.items():
+        if chosen <= set(group):
+            raise UsageError(
+                f"{spec}: classes of {label!r} are all that compete; no prediction could be wrong",
+                'add other labels, or "compete": "all"',
+            )
+    kind = "file" if compete == "mapped" else ""
+    return ClassMap(indices, tuple(sorted(chosen)), f"the {len(indices)} labels of {path.name}", kind)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        label, count = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"key {label!r} occurs {count} times")
+    return unique
+
+
+def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int, ...]:
+    indices = []
+    for one in value if isinstance(value, list) and value else [value]:
+        index: object = one
+        if isinstance(one, str) and SYNSET.fullmatch(one) and scores.n_classes == IMAGENET_CLASSES:
+            index = synset_index().get(one)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < scores.n_classes:
+            raise UsageError(
+                f"{spec}: class of {label!r:.{SHOWN}} is {one!r:.{SHOWN}}; the model has {scores.n_classes} classes, "
+                f"0 to {scores.n_classes - 1}",
+                f"robustcheck inspect MODEL.onnx, and correct {quoted(spec)}",
+            )
+        indices.append(index)
+    return tuple(sorted(set(indices)))
+
+
+def is_correct(scores: AnyArray, right: Sequence[tuple[int, ...]], compete: Sequence[int]) -> Bools:
+    """Return whether each image is predicted right.
+
+    The largest of its competing class scores is one of its right classes.
+
+    scores: (image, class), any real dtype, larger = more likely (logits or probabilities); infinities are fine.
+    right: class indices that count as right, for each image, all among `compete`.
+    A tie between a right and a wrong class is wrong: equal scores are not a prediction. Returns (image,) bool.
+    Raises ValueError for a NaN among the competing scores.
+
+    >>> is_correct(np.array([[0.1, 0.9, 2.0]]), [(1,)], (0, 1)).tolist()
+    [True]
+    """
+    chosen = np.asarray(scores, dtype=np.float64)[:, list(compete)]
+    if np.isnan(chosen).any():
+        raise ValueError("class scores hold NaN; a prediction needs numbers")
+    place = {index: column for column, index in enumerate(compete)}
+    mask = np.zeros(chosen.shape, dtype=np.bool_)
+    for row, group in enumerate(right):
+        mask[row, [place[index] for index in group]] = True
+    best_right = np.where(mask, chosen, -np.inf).max(axis=1)
+    best_wrong = np.where(mask, -np.inf, chosen).max(axis=1)
+    return np.asarray(best_right > best_wrong)
+
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
 
@@ -134,34 +435,6 @@ def same_place(spec: Spec) -> Place:
     return spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
 
 
-def judged_before(given: str | Path | Report, digest: str) -> Judged:
-    """Return the verdict of an earlier check. It is in a report of the same model, or in its file.
-
-    Raises as `report.read_one`, and UsageError for a report about a model with another digest.
-    """
-    report = given if isinstance(given, Report) else read_one(Path(given))
-    where = "report" if isinstance(given, Report) else f"report {given}"
-    of_report = report.evidence.model.digest
-    if of_report != digest:
-        raise UsageError(
-            f"{where}: model of the report has digest {of_report}; this model has {digest}, and they must be the same",
-            "robustcheck model.onnx --images photos/ -o json=report.json",
-        )
-    return verdict_of(report, where)
-
-
-def verdict_of(report: Report, where: str) -> Judged:
-    """Return the verdict of a check, with its basis. `where` says in words where the report comes from."""
-    return Judged(
-        verdict=report.verdict.verdict,
-        reasons=tuple(reason.id for reason in report.verdict.reasons),
-        profile=f"{report.profile.id} {report.profile.digest}",
-        n_images=report.evidence.statistics.n_images,
-        tensor=report.evidence.model.tensor,
-        origin=where,
-    )
-
-
 class ImageSet(NamedTuple):
     """An image set that has not run yet."""
 
@@ -169,7 +442,7 @@ class ImageSet(NamedTuple):
     source: ImageSource
     labels: tuple[str, ...]
     """one an image; empty where they are not known"""
-    map: labels.ClassMap
+    map: ClassMap
 
     @property
     def right(self) -> list[tuple[int, ...]]:
@@ -210,14 +483,6 @@ class Measured(NamedTuple):
     """whether each usable image is predicted right"""
 
 
-def read_notes(read: SetResult | Target) -> list[str]:
-    """Note which images of a set were not measured."""
-    notes = skipped_note(read.n_skipped, read.n_read, read.skipped, read.name)
-    if read.n_read < read.n_available:
-        notes.append(f"{read.name}: {read.n_read} of {read.n_available} images, drawn by seed.")
-    return notes
-
-
 @dataclass(frozen=True)
 class _Labelled(Prepared):
     """One image, ready for the model."""
@@ -231,7 +496,7 @@ def with_labels(
     sources: Sequence[ImageSource],
     read: Sequence[tuple[str, ...]],
     maps: Mapping[str, str],
-    scores: labels.Scores,
+    scores: Scores,
 ) -> list[ImageSet]:
     """Return labelled sets with the class map of each.
 
@@ -249,7 +514,7 @@ def with_labels(
             spec,
             source,
             known,
-            labels.class_map(
+            class_map(
                 maps.get(spec.name, maps.get("")),
                 known,
                 scores,
@@ -278,7 +543,7 @@ def class_names(opened: ModelFile) -> tuple[str, ...]:
     return opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
 
 
-def class_scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
+def class_scores(runner: Runner, preprocessing: Preprocessing) -> Scores:
     """Return how many classes the model scores. The model runs on one black image."""
     opened = runner.model
     black = np.zeros((1, *preprocessing.size, 3), dtype=np.float32)
@@ -298,7 +563,7 @@ def class_scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
             f"{opened.path}: number of class names in the contract is {len(names)}; the model has {columns} classes",
             "export the model again with `robustcheck export`",
         )
-    return labels.Scores(columns, names)
+    return Scores(columns, names)
 
 
 def measure_labelled(
@@ -313,7 +578,7 @@ def measure_labelled(
     for scores, right in run_set(runner, each, inputs, progress, read):
         seen.update(right)
         try:
-            correct.append(labels.is_correct(scores, right, each.map.compete))
+            correct.append(is_correct(scores, right, each.map.compete))
         except ValueError as fault:
             raise not_numbers(runner, str(each.spec.place)) from fault
         if collect is not None:

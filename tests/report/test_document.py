@@ -15,7 +15,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report import charts, layout, terminal
 from robustcheck_onnx.checker.report.document import Cell, Chart, Curve, Document, Table, cell_of, document_of, text_of
 from robustcheck_onnx.checker.scan.document import PersistentFeature
-from robustcheck_onnx.checker.shift.records import Effective
+from robustcheck_onnx.checker.shift.robustness import Effective
 from robustcheck_onnx.checker.storage.stores import OURS
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verify.checks import unchecked

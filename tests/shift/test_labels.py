@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.shift import labels
-from robustcheck_onnx.checker.shift.labels import Scores, class_map, is_correct
+from robustcheck_onnx.checker.shift import sets
+from robustcheck_onnx.checker.shift.sets import Scores, class_map, is_correct
 from robustcheck_onnx.thresholds.published import IMAGENET
 from support import refused
 
@@ -22,7 +22,7 @@ def test_the_class_table_is_timms() -> None:
         pytest.skip("extra `export` is not installed")
     folder = Path(found.origin).parent / "data" / "_info"
     synsets = (folder / "imagenet_synsets.txt").read_text().split()
-    assert labels.synset_index() == {synset: index for index, synset in enumerate(synsets)}
+    assert sets.synset_index() == {synset: index for index, synset in enumerate(synsets)}
     for word, letter in (("imagenet-r", "r"), ("imagenet-a", "a")):
         truth = [int(index) for index in (folder / f"imagenet_{letter}_indices.txt").read_text().split()]
         subset = class_map(word, [synsets[truth[0]]], IN1K, where="here")

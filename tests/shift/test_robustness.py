@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from robustcheck_onnx.checker.shift.records import Judged, SetResult, Shifted
-from robustcheck_onnx.checker.shift.robustness import CLASSES, LABEL_SET, agree, effective, put_beside
+from robustcheck_onnx.checker.shift.robustness import (
+    CLASSES,
+    LABEL_SET,
+    Judged,
+    SetResult,
+    Shifted,
+    agree,
+    effective,
+    put_beside,
+)
 from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.published import IMAGENET

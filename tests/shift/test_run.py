@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from PIL import Image
 
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.shift import labels
+from robustcheck_onnx.checker.shift import sets
 from robustcheck_onnx.thresholds.suite import open_suite
 from support import BIN, ROOT, Capture, Patch, levels, lookup, onnx_models, read_json, robustcheck
 from support.onnx_models import COLOUR_PX, classifier, encoder, save
@@ -42,7 +42,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     model = demo.efficientnet_lite0()
     for place, result in ((PHOTOS, real["in_distribution"]), (shifted["sketch"], real["shifted"][0]["result"])):
         source = open_images(str(place))
-        known = [labels.synset_index()[label] for label in labels.labels_of(source)]
+        known = [sets.synset_index()[label] for label in sets.labels_of(source)]
         batch = np.stack([contract.preprocess(fields, Image.open(entry.origin)) for entry in source.entries])
         with torch.no_grad():
             truth = model(torch.from_numpy(batch))["logits"].argmax(dim=1)
@@ -56,7 +56,7 @@ CODES = [(code // 32 * 8, code % 32 * 8, 0) for code in range(1000)]
 def _coded_images(folder: Path, share_right: float, *, start: int) -> None:
     """Two images of every class, in folders of its synset id; `share_right` of them show its colour."""
     rng = default_rng(start)
-    for synset, index in labels.synset_index().items():
+    for synset, index in sets.synset_index().items():
         (folder / synset).mkdir(parents=True)
         for copy in (start, start + 1):
             red, green, _ = CODES[index if rng.random() < share_right else (index + 1) % 1000]

@@ -8,8 +8,7 @@ import numpy as np
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP
-from robustcheck_onnx.checker.shift.labels import Scores
-from robustcheck_onnx.checker.shift.sets import Spec, class_scores, parse_call, parse_spec
+from robustcheck_onnx.checker.shift.sets import Scores, Spec, class_scores, parse_call, parse_spec
 from robustcheck_onnx.thresholds.published import IMAGENET
 from support import raised, refused
 

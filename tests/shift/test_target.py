@@ -12,9 +12,8 @@ from numpy.random import default_rng
 from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.shift.document import document_of
-from robustcheck_onnx.checker.shift.records import Predicted, ShiftReport
-from robustcheck_onnx.checker.shift.run import measure_shift
+from robustcheck_onnx.checker.shift.predicted import Predicted
+from robustcheck_onnx.checker.shift.run import ShiftReport, document_of, measure_shift
 from support import lookup, onnx_models, raised
 from support.onnx_models import COLOUR_PX
 from support.screens import shown

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from robustcheck_onnx.checker.shift.labels import is_correct
 from robustcheck_onnx.checker.shift.robustness import difference
+from robustcheck_onnx.checker.shift.sets import is_correct
 from robustcheck_onnx.checker.statistics.definitions import wilson
 from support import raised
 

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.compare.pairs import Compared, Pair, Side
 from robustcheck_onnx.checker.images.source import digest_of_set
 from robustcheck_onnx.checker.report.record import Time
-from robustcheck_onnx.checker.shift.records import SetResult
+from robustcheck_onnx.checker.shift.robustness import SetResult
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds.profile import Profile, load
 from support import but, normal

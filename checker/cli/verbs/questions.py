@@ -280,8 +280,8 @@ def shift(
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
-    from robustcheck_onnx.checker.shift.document import suite_entry as entry_of
     from robustcheck_onnx.checker.shift.run import measure_shift
+    from robustcheck_onnx.checker.shift.run import suite_entry as entry_of
     from robustcheck_onnx.checker.storage.stores import write_whole
     from robustcheck_onnx.thresholds.published import SOURCES
 
