@@ -27,8 +27,8 @@ from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.images.source import Picture, open_images
 from robustcheck_onnx.checker.model.file import CONTRACT_KEY, graph_digest
 from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.layout import COLOURS, Pen, columns, hanging, section
 from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.report.terminal import COLOURS, Pen, columns, hanging, section
 from robustcheck_onnx.checker.text import number_text, quoted
 from robustcheck_onnx.checker.verdict import reasons
 

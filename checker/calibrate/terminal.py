@@ -19,7 +19,7 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 from robustcheck_onnx.checker.report.document import Cell, Words, name
-from robustcheck_onnx.checker.report.layout import (
+from robustcheck_onnx.checker.report.terminal import (
     INDENT,
     Pen,
     Trimmed,

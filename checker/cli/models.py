@@ -287,12 +287,11 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     """Return the terminal report about one model, or its error."""
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report.layout import of_document
-    from robustcheck_onnx.checker.report.terminal import document_of
+    from robustcheck_onnx.checker.report.terminal import document_of, render_document
 
     if isinstance(outcome, Failed):
         return Text(f"{outcome.model}\nerror: {outcome.message}\n" + (f"hint: {outcome.hint}" if outcome.hint else ""))
-    return of_document(document_of(outcome), ascii_only=ascii_only, verbose=settings.verbose > 0)
+    return render_document(document_of(outcome), ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
 def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:

@@ -1,6 +1,6 @@
 """Make documents: a result as people read it. Pure.
 
-`layout` shows it in the terminal, `html` as a page, `markdown` and `notebook` in their forms. None of them knows a
+`terminal` lays it out, `template` shows it as a page, `markdown` and `notebook` in their forms. None of them knows a
 question, and no question knows a form. What comes from outside is a `name`: each form shows it exactly, and safely.
 
 There are facts on model, tensor, preprocessing, images, execution, thresholds; pure.
@@ -279,7 +279,7 @@ class Shown:
 
     def to_html(self) -> str:
         """Return the page, as `-o html`."""
-        return self._as("html")
+        return self._as("template")
 
     def to_markdown(self) -> str:
         """Return the Markdown, as `-o markdown`."""

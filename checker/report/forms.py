@@ -9,7 +9,8 @@ Words describe verdict, statistics, reference list and preprocessing; pure.
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -55,7 +56,7 @@ OUTPUTS = (*FORMS, "template")
 PACKAGED = ("gitlab", "modelcard", "openmetrics")
 """forms that are templates of this package"""
 MODULES = dict.fromkeys(("json", "predicate"), "forms")
-MODULES |= dict.fromkeys(PACKAGED, "template") | dict.fromkeys(("junit", "sarif", "cyclonedx"), "pipelines")
+MODULES |= dict.fromkeys(("html", *PACKAGED), "template") | dict.fromkeys(("junit", "sarif", "cyclonedx"), "pipelines")
 """of a form whose module has another name; the function is `write_NAME`"""
 ONE_MODEL = ("modelcard", "predicate")
 """forms that hold one model only"""
@@ -187,6 +188,27 @@ def loosening_text(report: Report) -> str:
     return printable(f"can loosen the gate: {'; '.join(facts)}") if facts else ""
 
 
+def passed_by(report: Report) -> str:
+    """Write why a WARN does not fail the run. It is " (waived)", " (accepted)" or " (let through)"."""
+    if report.verdict.passed or exit_code_of(report) != 0 or report.gate is None:
+        return ""
+    waived = {waiver.reason for waiver in report.gate.waived}
+    if all(reason.id in waived for reason in report.verdict.reasons):
+        return " (waived)"
+    return " (accepted)" if all(r.kind == report.gate.accept for r in report.verdict.reasons) else " (let through)"
+
+
+def loosened(report: Report) -> Iterator[str]:
+    """Write first what lets a WARN through. What no longer does is named, too."""
+    gate = report.gate
+    if gate is None:
+        return
+    if not report.verdict.passed and gate.exit_code == 0:
+        yield gate.rule
+    yield from (f"{w.reason}: {waiver_text(w)}" for w in gate.waived)
+    yield from (f"{w.reason}: {waiver_text(w, expired=True)}" for w in gate.expired)
+
+
 def cautions(report: Report) -> list[str]:
     """Write what comes before the verdict, one line each.
 
@@ -222,6 +244,17 @@ def line_of(outcome: Outcome) -> str:
     if isinstance(outcome, Failed):
         return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
     return one_line(outcome)
+
+
+def word_of(outcome: Outcome) -> str:
+    """Return PASS, WARN or ERROR."""
+    return "ERROR" if isinstance(outcome, Failed) else outcome.verdict.verdict
+
+
+def counts_text(outcomes: Sequence[Outcome]) -> str:
+    """Count outcomes by their word. Example: "2 PASS, 1 ERROR"."""
+    counts = Counter(map(word_of, outcomes))
+    return ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
 
 
 def rank_of(outcome: Outcome) -> tuple[int, bool]:

@@ -16,6 +16,7 @@ from .forms import (
     cautions,
     exit_code_of,
     findings,
+    loosened,
     model_of,
     title_of,
     verdict_text,
@@ -73,7 +74,7 @@ def section(outcome: Outcome) -> str:
         if outcome.hint:
             lines += [f"Hint: {code(outcome.hint)}", ""]
         return "\n".join([*lines, f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}"])
-    document = replace(terminal.document_of(outcome), cautions=(*cautions(outcome), *terminal.loosened(outcome)))
+    document = replace(terminal.document_of(outcome), cautions=(*cautions(outcome), *loosened(outcome)))
     return _section(document)
 
 

@@ -1,7 +1,11 @@
-"""Write the form of a Jinja2 template, sandboxed. The user's gets the documents of the JSON form.
+"""Write the forms that are templates: page, packaged ones, a user's own.
 
-Whoever names a template trusts it with the words, not with more: it reads files of its own folder alone, and is
-rendered in a child process with limits (`render_apart`).
+The page's templates read the report's own records, with the helpers named in `_pages`. No script, no font, no picture
+from elsewhere: a policy in the page forbids it. Pictures of numbers are inline SVG; photos come as `data:` URIs
+(images/source.py) or not at all.
+
+Whoever names a template trusts it with the words, not with more: it gets the documents of the JSON form, reads files of
+its own folder alone, and is rendered sandboxed in a child process with limits (`render_apart`).
 """
 
 from __future__ import annotations
@@ -13,32 +17,32 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.isolation import STATUS, Limits
-from robustcheck_onnx.checker.text import VERSION, as_json, printable
-
-from .forms import (
-    NOT_ASSESSED,
-    NOT_ASSESSED_TITLE,
-    FormOptions,
-    cautions,
-    exit_code_of,
-    finding_text,
-    findings,
-    fingerprint,
-    names_of,
-    path_of,
-    statistics_of,
-    verdict_text,
+from robustcheck_onnx.checker.text import (
+    VERSION,
+    as_json,
+    count_text,
+    gap_text,
+    interval_text,
+    number_text,
+    percent_text,
+    printable,
+    short_checkpoint,
 )
-from .forms import documents as documents_of
+from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
+from robustcheck_onnx.thresholds.profile import DEFINITIONS
+
+from . import charts, forms
+from .document import Document, blocks_of, cell_of
 from .markdown import prose, section, text
 from .record import Failed, Outcome, Report, sealed
 
+TEMPLATES: Final = Path(__file__).parent / "templates"
 SUFFIX: Final = ".j2"
 MARKUP: Final = (".html", ".htm", ".xhtml", ".xml", ".svg")
 """of names before SUFFIX: what a template of these writes is escaped"""
@@ -49,6 +53,103 @@ MARK_WITHIN_BYTES: Final = 1400
 TIMEOUT_S: Final = 20.0
 MEMORY_BYTES: Final = 1 << 30
 EXAMPLE: Final = "-o template=slack.json.j2=slack.json"
+
+
+def write_html(outcomes: Sequence[Outcome], options: forms.FormOptions) -> str:
+    """Write one page about all models. Several have a table first, then a part each, the worst first."""
+    reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
+    galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
+    return written(
+        "page.html.j2",
+        title=_title(outcomes),
+        versions=sorted({report.tool_version for report in reports}),
+        outcomes=sorted(outcomes, key=forms.rank_of),
+        options=options,
+        has_photos=any(photo(options.thumbnails.get(i.digest, "")) for g in galleries for i in (*g.most, *g.least)),
+    )
+
+
+def of_document(document: Document) -> str:
+    """Write one self-contained page about a question's result. It ends in a newline."""
+    title = f"{document.verdict.text if document.verdict else document.question}: {document.model.file}"
+    return written("document.html.j2", title=title, versions=[document.version], document=document)
+
+
+def written(template: str, **values: object) -> str:
+    """Write a page from a template. values: what it reads; `title` and `versions` at least."""
+    text: str = _pages().get_template(template).render(**values)
+    return text
+
+
+def _title(outcomes: Sequence[Outcome]) -> str:
+    if len(outcomes) == 1:
+        return f"{forms.word_of(outcomes[0])}: {forms.model_of(outcomes[0])}"
+    counts = forms.counts_text(outcomes)
+    return count_text(len(outcomes), "model") + (f": {counts}" if counts else "")
+
+
+def photo(uri: str) -> str:
+    """Return a picture's `data:` URI. Empty for any other address, since the page loads nothing."""
+    return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""
+
+
+@cache
+def _pages() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_page_text,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests["failed"] = lambda outcome: isinstance(outcome, Failed)
+    environment.filters |= {
+        "counted": count_text,
+        "number": number_text,
+        "percent": percent_text,
+        "cell": cell_of,
+        "finding": lambda reason: forms.Finding(reason, None, None),
+        "kind": lambda block: type(block).__name__,
+        "signed": lambda value: f"{value:+z.1f}",
+    }
+    helpers = [blocks_of, gap_text, interval_text, photo, short_checkpoint, charts.suite_of]
+    helpers += [forms.cautions, forms.findings, forms.passed_by, forms.without_model]
+    environment.globals |= {helper.__name__: helper for helper in helpers}
+    environment.globals |= {"words": forms, "drawn": charts, "EXIT_CODES": EXIT_CODES}
+    environment.globals |= {"DEFINITIONS": DEFINITIONS, "KINDS": KINDS, "NAMES": NAMES}
+    return environment
+
+
+def _page_text(value: object) -> object:
+    """Escape what a template writes. Names can't steer the page, coordinates get two decimals, None is an error."""
+    if value is None:
+        raise ValueError("a template wrote None; it must ask first")
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def packaged(form: str, outcomes: Sequence[Outcome], options: forms.FormOptions) -> str:
+    """Write a form that is a packaged template. It may call the helpers of `_packaged`."""
+    named = list(zip(forms.names_of(outcomes), outcomes, strict=True))
+    reports = [(name, outcome) for name, outcome in named if isinstance(outcome, Report)]
+    template = _packaged().get_template(f"{form}{SUFFIX}")
+    return template.render(outcomes=outcomes, named=named, reports=reports, options=options)
+
+
+@cache
+def _packaged() -> _Sandbox:
+    environment = _environment(TEMPLATES)
+    environment.tests["failed"] = lambda value: isinstance(value, Failed)
+    environment.filters |= {"printable": printable, "scalar": _scalar, "stem": lambda name: PurePath(name).stem}
+    helpers = [as_json, prose, section, text, forms.cautions, forms.exit_code_of, forms.finding_text, forms.findings]
+    helpers += [forms.fingerprint, forms.path_of, forms.statistics_of, forms.verdict_text]
+    environment.globals |= {helper.__name__: helper for helper in helpers}
+    environment.globals |= {"NOT_ASSESSED": forms.NOT_ASSESSED, "NOT_ASSESSED_TITLE": forms.NOT_ASSESSED_TITLE}
+    environment.globals |= {"VERSION": VERSION, "labels": _labels}
+    return environment
 
 
 def mark() -> str:
@@ -128,33 +229,13 @@ def render_apart(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) ->
     final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
     limits = Limits(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES if STATUS.exists() else None)
     try:
-        return isolation.apart(render, str(file), limits)(documents_of(final), file, into_file=into_file)
+        return isolation.apart(render, str(file), limits)(forms.documents(final), file, into_file=into_file)
     except (CannotAssessError, EnvironmentFaultError) as fault:
         raise UsageError(
             f"{file}: template gave no text within {TIMEOUT_S:g} s and {MEMORY_BYTES >> 30} GiB of memory "
             f"({type(fault).__name__}); it must be done by then",
             "-o json=report.json, and a program of your own",
         ) from fault
-
-
-def packaged(form: str, outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write a form that is a packaged template. It may call the helpers of `_packaged`."""
-    named = list(zip(names_of(outcomes), outcomes, strict=True))
-    reports = [(name, outcome) for name, outcome in named if isinstance(outcome, Report)]
-    template = _packaged().get_template(f"{form}{SUFFIX}")
-    return template.render(outcomes=outcomes, named=named, reports=reports, options=options)
-
-
-@cache
-def _packaged() -> _Sandbox:
-    environment = _environment(Path(__file__).parent / "templates")
-    environment.tests["failed"] = lambda value: isinstance(value, Failed)
-    environment.filters |= {"printable": printable, "scalar": _scalar, "stem": lambda name: PurePath(name).stem}
-    helpers = (as_json, cautions, exit_code_of, finding_text, findings, fingerprint, path_of, prose, section, text)
-    environment.globals |= {helper.__name__: helper for helper in (*helpers, statistics_of, verdict_text)}
-    environment.globals |= {"NOT_ASSESSED": NOT_ASSESSED, "NOT_ASSESSED_TITLE": NOT_ASSESSED_TITLE}
-    environment.globals |= {"VERSION": VERSION, "labels": _labels}
-    return environment
 
 
 def _labels(**labels: str) -> str:

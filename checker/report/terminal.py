@@ -1,19 +1,40 @@
-"""Make the document of a check, and show several models. Pure.
+"""Lay out documents in the terminal, and make that of a check. Pure.
 
 The short report has at most 16 lines at 80 columns; `-v` shows all. The verdict is the last line of both.
+
+Only bold, dim and the eight basic colours are used, never white, black or a background, and no colour carries
+a meaning alone, so that it reads the same on dark, light and colourless output.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.segment import Segment
+from rich.table import Table as Grid
 from rich.text import Text
 
 from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.evidence import OUTLIER_SD
-from robustcheck_onnx.checker.text import VERSION, gap_text, number_text, percent_text, quoted, short_checkpoint
+from robustcheck_onnx.checker.text import (
+    VERSION,
+    bars,
+    count_text,
+    gap_text,
+    name_text,
+    number_text,
+    percent_text,
+    prose_text,
+    quoted,
+    sentence_text,
+    short_checkpoint,
+)
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
+from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
+from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from . import forms
@@ -24,29 +45,346 @@ from .document import (
     Curve,
     Document,
     Facts,
+    Photos,
     Section,
     Table,
+    Topic,
     Topics,
     Words,
     blocks_of,
+    cell_of,
     is_noted,
     name,
 )
-from .forms import (
-    SIGNS,
-    cautions,
-    exit_code_of,
-    loosening_text,
-    one_line,
-    plain_text,
-    rank_of,
-    step_of,
-    verdict_text,
-    waiver_text,
-    without_model,
-)
-from .layout import COLOURS, Pen, Ruled, Trimmed, hanging, reason_ids, spaced, table_of
 from .record import Failed, Outcome, Report
+
+INDENT = 2  # columns
+COLOURS = {"PASS": "green", "WARN": "yellow"}
+"""Colour of each verdict."""
+STYLES: dict[str, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
+WIDE = 108  # columns that a table needs for all of its own
+LISTED = 12  # facts of a block in a short report
+REASONS_LISTED = 6  # of a short report
+BAR_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Pen:
+    """A writer of Text, never markup. It uses the characters that the output can show."""
+
+    ascii_only: bool
+
+    def say(self, sentence: str, style: str = "") -> Text:
+        """Write words of the report's own. They may quote names."""
+        return Text(sentence_text(sentence, self.ascii_only), style, overflow="fold")
+
+    def prose(self, sentence: str, style: str = "") -> Text:
+        """Write a sentence that quotes no names."""
+        return Text(prose_text(sentence, self.ascii_only), style, overflow="fold")
+
+    def name(self, name: str, style: str = "") -> Text:
+        """Write a name from outside, exactly."""
+        return Text(name_text(name, self.ascii_only), style, overflow="fold")
+
+    def command(self, command: str, style: str = "cyan") -> Text:
+        """Write a command to copy, on one line. The console may be narrower."""
+        return Text(name_text(command, self.ascii_only), style, no_wrap=True, overflow="ignore")
+
+    def facts(self, items: list[Text]) -> Text:
+        """Join facts in one line, with dots between. Empty ones are left out."""
+        return self.say(" · ").join(item for item in items if item)
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """A renderable without blanks at line ends. Tables leave them there."""
+
+    body: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Implement rich's protocol."""
+        # not `render_lines`, which cuts what is wider than the console: a command
+        for segments in Segment.split_lines(console.render(self.body, options)):
+            yield from reversed(list(_without_trailing_blanks(segments)))
+            yield Segment.line()
+
+
+def _without_trailing_blanks(segments: list[Segment]) -> Iterator[Segment]:
+    content = False
+    for text, style, control in reversed(segments):
+        written = text if content else text.rstrip(" ")
+        if written:
+            content = True
+            yield Segment(written, style, control)
+
+
+def line(*pieces: Text) -> Text:
+    """Join pieces, each in its own style. `+` would spread the first one's style over all."""
+    return Text(overflow="fold").join(pieces)
+
+
+def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
+    """Put a heading with a remark over indented text."""
+    return Group(
+        line(pen.say(title, "bold"), pen.say(f"  {remark}" if remark else "", "dim")),
+        *(Padding(block, (0, 0, 0, INDENT)) for block in body),
+    )
+
+
+def noted(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
+    """List notes under a heading. Without notes there is nothing."""
+    return [section(pen, "Notes", "", bullets(pen, sentences))] if sentences else []
+
+
+def columns(pen: Pen, *headers: str) -> Grid:
+    """Make a table without lines. A header with `>` is right-justified, with `>` or `=` its column never wraps."""
+    is_headed = any(header.lstrip(">=") for header in headers)
+    table = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=is_headed)
+    for header in headers:
+        table.add_column(
+            pen.say(header.lstrip(">=")),
+            justify="right" if header.startswith(">") else "left",
+            overflow="fold",
+            no_wrap=header.startswith((">", "=")),
+        )
+    return table
+
+
+def table_of(pen: Pen, headers: Iterable[str], rows: Iterable[Iterable[Words]]) -> Grid:
+    """Lay out a table of `columns`. A row has a cell per column."""
+    grid = columns(pen, *headers)
+    for row in rows:
+        grid.add_row(*(written(pen, each) for each in row))
+    return grid
+
+
+def written(pen: Pen, words: Words) -> Text:
+    """Write words of our own, or a cell."""
+    cell = cell_of(words)
+    return (pen.name if cell.is_name else pen.say)(cell.text, STYLES.get(cell.style, cell.style))
+
+
+def spaced(blocks: Iterable[RenderableType]) -> Group:
+    """Stack blocks with a blank line between."""
+    return Group(*(part for i, block in enumerate(blocks) for part in ([Text(), block] if i else [block])))
+
+
+def hanging(rows: Iterable[tuple[Text, Text]]) -> Grid:
+    """Lay out rows of a label and wrapping text. The label may be a mark."""
+    grid = Grid.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold", ratio=1)
+    for mark, text in rows:
+        grid.add_row(mark, text)
+    return grid
+
+
+def listed(pen: Pen, rows: Iterable[tuple[Words, Words]]) -> Grid:
+    """Lay out rows of `hanging`, from words or cells."""
+    return hanging((written(pen, mark), written(pen, text)) for mark, text in rows)
+
+
+def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Grid:
+    """Lay out rows of a dim label and text. Rows without a text are left out."""
+    return listed(pen, ((Cell(label, "dim"), text) for label, text in rows if text))
+
+
+def bullets(pen: Pen, sentences: Iterable[str]) -> Grid:
+    """List sentences that may quote names."""
+    return listed(pen, (("•", sentence) for sentence in sentences))
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """A line of words in a rule. It has the full width; where the words fill the line, they are alone and wrap."""
+
+    pen: Pen
+    words: str
+    colour: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Implement rich's protocol."""
+        pen = self.pen
+        title = line(pen.say("━━ ", self.colour), pen.say(self.words, f"bold {self.colour}"))
+        rule = Rule(title, characters=sentence_text("━", pen.ascii_only), style=self.colour, align="left")
+        yield rule if title.cell_len + 2 <= options.max_width else title
+
+
+def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> list[RenderableType]:
+    """Explain the reasons for WARN as one block.
+
+    Each has what was seen and what to do next; without any there is no block.
+    """
+    rows: list[tuple[Text, Text]] = []
+    before = None
+    for reason in of_verdict:
+        if reason.kind != before:
+            rows.append((Text(), pen.say(f"{reason.kind}: {KINDS[reason.kind]}", "dim")))
+            before = reason.kind
+        rule = RULES.get(reason.id)
+        step = pen.say(f"→ {reason.next_step}")
+        step.highlight_regex(r"`[^`]*`", "cyan")
+        title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
+        rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
+    remark = "`robustcheck explain REASON` shows more"
+    return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
+
+
+def reason_ids(pen: Pen, of_verdict: Sequence[Reason], n_notes: int = 0) -> list[Text]:
+    """Write the ids of the reasons for WARN. There is no line where there is none."""
+    if not of_verdict:
+        return []
+    more = len(of_verdict) - REASONS_LISTED
+    notes = f" and {count_text(n_notes, 'note')}" if n_notes else ""
+    text = f"✗ {', '.join(each.id for each in of_verdict[:REASONS_LISTED])}{f' and {more} more' if more > 0 else ''}"
+    return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
+
+
+def steps(pen: Pen, prose: str, command: str) -> list[Text]:
+    """Write what to do next, as `words.step_of` gives it."""
+    if not prose:
+        return [line(pen.say("→ "), pen.command(command))] if command else []
+    return [pen.say(f"→ {prose}"), *([pen.command(f"  {command}")] if command else [])]
+
+
+def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
+    """Show what was measured, and how."""
+    rows: list[tuple[Text, Text]] = []
+    for topic in topics:
+        facts = [
+            line(pen.say(fact.caution, "yellow"), (pen.say if fact.kind == "text" else pen.name)(fact.short))
+            for fact in (*topic.facts, *topic.more)
+        ]
+        below = (line(*(written(pen, each) for each in words)) for words in topic.below)
+        label = f"{topic.label} "
+        for text in (pen.facts(facts), *below):
+            rows.append((pen.say(label, "dim"), text))
+            label = " "
+    return hanging(rows)
+
+
+def render_document(document: Document, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """Lay out the short report, or the whole. The answer is last."""
+    pen, model, verdict = Pen(ascii_only), document.model, document.verdict
+    summary = pen.say(document.summary, "bold")
+    facts = [pen.facts([written(pen, each) for each in document.facts])] if document.facts else []
+    title = [
+        line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
+        *([pen.name(model.source, "dim")] if model.source else []),
+        *facts,
+    ]
+    blocks: list[list[RenderableType]] = [
+        [
+            *([pen.prose(document.claim, "bold")] if document.claim else []),
+            *(title if document.title else []),
+            *([summary] if verdict else []),
+            *(steps(pen, *document.step) if not (verbose and document.reasons) else []),
+        ]
+    ]
+    if verbose:
+        blocks.append(reasons(pen, document.reasons))
+    if verbose or document.notes_in_short:
+        blocks.append(noted(pen, document.notes))
+    if not document.title:
+        blocks.append([*facts])
+    for each in document.sections:
+        if each.shown in ("short", *(("whole", "terminal") if verbose else ("brief",))):
+            parts = [Group(*_block(pen, block, verbose=verbose)) for block in each.blocks]
+            if each.title:
+                blocks.append([section(pen, each.title, each.remark, spaced(parts))])
+            else:
+                blocks[-1] += parts
+    if not verbose:
+        blocks[-1] += reason_ids(pen, document.reasons, document.n_hidden)
+    if verbose and document.limits:
+        blocks.append([section(pen, "Limits", "", pen.prose(document.limits))])
+    elif document.hint and not verbose:
+        blocks.append([pen.say(document.hint, "dim")])
+    if verbose or verdict is None:
+        blocks.append([])
+    if verdict is None:
+        blocks[-1].append(summary)
+    else:
+        code = "" if document.exit_code is None else f" · exit code {document.exit_code}"
+        blocks[-1].append(Ruled(pen, f"{verdict.text}{code}", STYLES[verdict.style]))
+    first = pen.say(f"robustcheck {document.version}", "dim")  # distinguishes our own files from others
+    return Trimmed(Group(first, *_marked(pen, document.cautions), spaced(Group(*each) for each in blocks if each)))
+
+
+def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
+    if isinstance(block, Table):
+        return [_Fitting(pen, block, None if verbose else block.most)]
+    if isinstance(block, Chart):
+        return [_Bars(pen, block)]
+    if isinstance(block, Facts):
+        rows = [(cell_of(label), text) for label, text in block.rows if cell_of(text).text]
+        most = len(rows) if verbose else LISTED
+        more = [pen.say(f"and {len(rows) - most} more", "dim")] if len(rows) > most else []
+        dim = ((label._replace(style=label.style or "dim"), text) for label, text in rows[:most])
+        return [*([pen.say(block.title, "dim")] if block.title else []), listed(pen, dim), *more]
+    if isinstance(block, Topics):
+        return [measured(pen, block.rows)]
+    if isinstance(block, Photos):
+        return []
+    return [pen.prose(block) if isinstance(block, str) else written(pen, block)]
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table. In a narrow terminal it has no columns marked with `?`."""
+
+    pen: Pen
+    table: Table
+    most: int | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Implement rich's protocol."""
+        pen, table = self.pen, self.table
+        places = [i for i, head in enumerate(table.heads) if options.max_width >= WIDE or head[:1] != "?"]
+        hidden = [head.lstrip("?>=") for i, head in enumerate(table.heads) if i not in places]
+        heads = [table.heads[i].removeprefix("?") for i in places]
+        if rows := table.rows[: self.most]:
+            yield table_of(pen, heads, ([row[i] for i in places] for row in rows))
+        if rows and (more := len(table.rows) - len(rows)):
+            yield pen.say(f"and {more} more", "dim")
+        last = [table.legend, f"{', '.join(hidden)}: from {WIDE + INDENT} columns on" if hidden else ""]
+        if any(last):
+            yield Text()
+            yield pen.say("; ".join(filter(None, last)), "dim")
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """Bars of a chart's first curve, as wide as fit. Where they are too many, each is the largest of some."""
+
+    pen: Pen
+    chart: Chart
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Implement rich's protocol."""
+        pen, chart = self.pen, self.chart
+        values, marked, n = chart.curves[0].values, chart.marked, len(chart.names)
+        room = max(options.max_width - len(chart.top) - 4, 8)
+        step = -(-n // room)
+        wide = max(1, min(4, room // n))
+        counts = [round(1000 * max(values[i : i + step])) for i in range(0, n, step)]
+        marks = [any(marked[i : i + step]) for i in range(0, n, step)]
+        indent, n_columns = len(chart.top), wide * len(counts)
+        if chart.title and not chart.caption:
+            yield pen.say(chart.title, "dim")
+        for label, row in zip([chart.top, *[""] * (BAR_ROWS - 1)], bars(counts, BAR_ROWS), strict=True):
+            drawn = pen.say("".join(sign * wide for sign in row), "cyan")
+            yield line(pen.say(f"{label:>{indent}} │", "dim"), drawn)
+        yield pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim")
+        if any(marks):
+            yield pen.say(" " * (indent + 2) + "".join(("▲" if mark else " ") * wide for mark in marks), "yellow")
+        first, last = chart.names[0], chart.names[-1]
+        gap = max(n_columns - len(first), len(last) + 1)
+        yield pen.say(f"{'':>{indent}}  {first}{last:>{gap}}", "dim")
+        said = [f"▲ {chart.mark}" if any(marks) else "", f"a bar is the largest of {step}" if step > 1 else ""]
+        if any(said):
+            yield pen.say("; ".join(filter(None, said)), "dim")
+
 
 MAX_FEATURES = 8  # rows
 PASSED_STEP = (
@@ -81,21 +419,25 @@ def document_of(report: Report) -> Document:
             bundled if images.bundled else name(images.source),
             name(f"tensor {model.tensor}"),
         ),
-        summary=plain_text(verdict, n_images, model.ends_in),
+        summary=forms.plain_text(verdict, n_images, model.ends_in),
         sections=(Section("", "", (noted, statistics), "brief"), *_whole(report)),
         notes=report.notes,
         limits="",
         version=report.tool_version,
-        line=one_line(report),
-        verdict=Cell(
-            f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{passed_by(report)}", "pass" if verdict.passed else "warn"
-        ),
+        line=forms.one_line(report),
+        verdict=_verdict_cell(report),
         exit_code=gate.exit_code if gate else None,
-        cautions=tuple(filter(None, [loosening_text(report), *loosened(report)])),
+        cautions=tuple(filter(None, [forms.loosening_text(report), *forms.loosened(report)])),
         reasons=verdict.reasons,
-        step=step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"),
+        step=forms.step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"),
         n_hidden=0 if verdict.passed else len(remarks),
     )
+
+
+def _verdict_cell(report: Report) -> Cell:
+    verdict = report.verdict
+    said = f"{forms.SIGNS[verdict.verdict]} {forms.verdict_text(verdict)}{forms.passed_by(report)}"
+    return Cell(said, "pass" if verdict.passed else "warn")
 
 
 def _whole(report: Report) -> Iterator[Section]:
@@ -195,27 +537,6 @@ def _reference(report: Report) -> tuple[Block, ...]:
     return (Table(heads, tuple(rows)), Cell(f"{moves}.", "dim"))
 
 
-def passed_by(report: Report) -> str:
-    """Write why a WARN does not fail the run. It is " (waived)", " (accepted)" or " (let through)"."""
-    if report.verdict.passed or exit_code_of(report) != 0 or report.gate is None:
-        return ""
-    waived = {waiver.reason for waiver in report.gate.waived}
-    if all(reason.id in waived for reason in report.verdict.reasons):
-        return " (waived)"
-    return " (accepted)" if all(r.kind == report.gate.accept for r in report.verdict.reasons) else " (let through)"
-
-
-def loosened(report: Report) -> Iterator[str]:
-    """Write first what lets a WARN through. What no longer does is named, too."""
-    gate = report.gate
-    if gate is None:
-        return
-    if not report.verdict.passed and gate.exit_code == 0:
-        yield gate.rule
-    yield from (f"{w.reason}: {waiver_text(w)}" for w in gate.waived)
-    yield from (f"{w.reason}: {waiver_text(w, expired=True)}" for w in gate.expired)
-
-
 def render_several(
     outcomes: Sequence[Outcome],
     *,
@@ -236,17 +557,16 @@ def render_several(
         ascii_only: no character above 127.
     """
     pen = Pen(ascii_only)
-    rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: rank_of(pair[1]))
+    rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: forms.rank_of(pair[1]))
     table = table_of(pen, ("=verdict", "model", ">images", ">seconds"), itertools.starmap(_row, rows))
     details = [_details(model, each, pen) for model, each in rows if isinstance(each, Failed) or not each.passed]
     where = [Group(*(pen.name(place) for place in places))] if places else []
-    counts = Counter("ERROR" if isinstance(o, Failed) else o.verdict.verdict for o in outcomes)
-    said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
     word = {0: "PASS", 1: "WARN"}.get(code, "ERROR")
-    last = Ruled(pen, f"{SIGNS[word]} {len(outcomes)} models: {said} · exit code {code}", COLOURS.get(word, "red"))
+    said = f"{forms.SIGNS[word]} {len(outcomes)} models: {forms.counts_text(outcomes)} · exit code {code}"
+    last = Ruled(pen, said, COLOURS.get(word, "red"))
     first = pen.say(f"robustcheck {VERSION}", "dim")
     # once what holds for all models: what can loosen the gate, and photos that are not the reader's
-    shared = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
+    shared = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in forms.cautions(o))
     return Trimmed(Group(first, *_marked(pen, shared), spaced([table, *details, *where, last])))
 
 
@@ -259,19 +579,16 @@ def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
     if isinstance(outcome, Failed):
         write = pen.command if outcome.hint.startswith(COMMANDS) else pen.say
         hint = [write(f"hint: {outcome.hint}", "dim")] if outcome.hint else []
-        return Group(pen.name(model, "bold"), hanging([(pen.say("✗", "red"), pen.say(without_model(outcome)))]), *hint)
-    plain = plain_text(outcome.verdict, outcome.evidence.statistics.n_images, outcome.evidence.model.ends_in)
+        said = hanging([(pen.say("✗", "red"), pen.say(forms.without_model(outcome)))])
+        return Group(pen.name(model, "bold"), said, *hint)
+    plain = forms.plain_text(outcome.verdict, outcome.evidence.statistics.n_images, outcome.evidence.model.ends_in)
     ids = reason_ids(pen, outcome.verdict.reasons)
-    return Group(pen.name(model, "bold"), *_marked(pen, loosened(outcome)), pen.say(plain), *ids)
+    return Group(pen.name(model, "bold"), *_marked(pen, forms.loosened(outcome)), pen.say(plain), *ids)
 
 
 def _row(model: str, outcome: Outcome) -> tuple[Words, ...]:
     none = Cell("–", "dim")
     if isinstance(outcome, Failed):
         return Cell(f"✗ error {outcome.exit_code}", "fail"), name(model), none, none
-    images, verdict, time = outcome.evidence.images, outcome.verdict, outcome.time
-    said = f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{passed_by(outcome)}"
-    return (
-        *(Cell(said, "pass" if verdict.passed else "warn"), name(model), str(images.n_usable)),
-        none if time is None else f"{time.wall_s:.1f}",
-    )
+    seconds = none if outcome.time is None else f"{outcome.time.wall_s:.1f}"
+    return _verdict_cell(outcome), name(model), str(outcome.evidence.images.n_usable), seconds

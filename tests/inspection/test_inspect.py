@@ -11,7 +11,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
 from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.inspection import Inspected, inspected
-from robustcheck_onnx.checker.report import layout
+from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.document import document_of
 from robustcheck_onnx.checker.runtime.devices import MachineFinding
 from robustcheck_onnx.checker.verdict.reasons import RULES
@@ -42,7 +42,7 @@ def of_file(path: Path, **options: Any) -> Inspected:
 
 
 def lines(found: Inspected, width: int = 80, **options: bool) -> str:
-    return fits(layout.of_document(document_of(found), **options), width)
+    return fits(terminal.render_document(document_of(found), **options), width)
 
 
 def why(found: Inspected) -> list[str]:

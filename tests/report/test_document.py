@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.report import charts, layout, terminal
+from robustcheck_onnx.checker.report import charts, terminal
 from robustcheck_onnx.checker.report.document import Cell, Chart, Curve, Document, Table, cell_of, document_of, text_of
 from robustcheck_onnx.checker.scan.document import PersistentFeature
 from robustcheck_onnx.checker.shift.robustness import Effective
@@ -92,7 +92,7 @@ def test_the_terminal_fits(question: str, results: dict[str, Any]) -> None:
     document = document_of(results[question])
     names = rf"{re.escape(document.model.file)}|224\\xd7224"
     for width, ascii_only, verbose in itertools.product((80, 120), (False, True), (False, True)):
-        text = printed(layout.of_document(document, ascii_only=ascii_only, verbose=verbose), width)
+        text = printed(terminal.render_document(document, ascii_only=ascii_only, verbose=verbose), width)
         lines, flat = text.splitlines(), " ".join(text.split())
         assert max(len(line) for line in lines if not line.startswith("  robustcheck ")) <= width  # a command is whole
         assert OURS.match(text.encode())

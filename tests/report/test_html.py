@@ -15,7 +15,7 @@ from numpy.random import default_rng
 
 from robustcheck_onnx.checker.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.report import charts, forms
-from robustcheck_onnx.checker.report import html as report_html_page
+from robustcheck_onnx.checker.report import template as report_html_page
 from robustcheck_onnx.checker.report.charts import PublishedCheckpoint, scatter, suite_of
 from robustcheck_onnx.checker.report.forms import plain_text, verdict_text
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report

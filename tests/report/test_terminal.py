@@ -17,9 +17,8 @@ from rich.console import Console
 from robustcheck_onnx.checker.pipeline import _reference
 from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.forms import one_line, step_of
-from robustcheck_onnx.checker.report.layout import REASONS_LISTED, of_document
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
-from robustcheck_onnx.checker.report.terminal import document_of
+from robustcheck_onnx.checker.report.terminal import REASONS_LISTED, document_of, render_document
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, decide
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
@@ -149,7 +148,7 @@ def test_names_can_neither_style_nor_steer_the_terminal() -> None:
 
 def test_only_colours_that_read_on_dark_and_light_and_none_carries_meaning() -> None:
     for name, made in MADE.items():
-        segments = list(Console(width=100).render(of_document(document_of(made()))))
+        segments = list(Console(width=100).render(render_document(document_of(made()))))
         styles = [s.style for s in segments if s.style is not None]
         colours = {style.color.name for style in styles if style.color is not None}
         assert {"green" if name == "pass" else "yellow"} <= colours <= {"green", "yellow", "cyan"}

@@ -21,9 +21,8 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.report.layout import of_document
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
-from robustcheck_onnx.checker.report.terminal import document_of
+from robustcheck_onnx.checker.report.terminal import document_of, render_document
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
@@ -351,4 +350,4 @@ MADE = {"pass": passing, "warn": warning, "undecided": undecided}
 
 
 def terminal_text(shown: Report, width: int = 100, **options: bool) -> str:
-    return printed(of_document(document_of(shown), **options), width)
+    return printed(render_document(document_of(shown), **options), width)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 
-from robustcheck_onnx.checker.report import layout
+from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.document import document_of
 
 
@@ -35,7 +35,7 @@ def printed(rendered: object, width: int = 80) -> str:
 
 def shown(result: Any, width: int = 80, **options: bool) -> str:
     """What the terminal shows of a question's result."""
-    return printed(layout.of_document(document_of(result), **options), width)
+    return printed(terminal.render_document(document_of(result), **options), width)
 
 
 OnATerminal = Callable[..., tuple[int, list[str], str]]

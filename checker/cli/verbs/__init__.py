@@ -108,7 +108,7 @@ class Question(Call):
 
     def answer(self, result: Any) -> int:
         """Deliver a result in each requested form. Returns the exit code; 0 for one that judges nothing."""
-        from robustcheck_onnx.checker.report import layout
+        from robustcheck_onnx.checker.report import terminal
         from robustcheck_onnx.checker.report.document import document_of
 
         settings = self.settings
@@ -118,7 +118,7 @@ class Question(Call):
         deliver(
             self.destinations,
             lambda form: str(getattr(result, f"to_{form}")()),
-            partial(layout.of_document, document, **options),
+            partial(terminal.render_document, document, **options),
             settings.color,
             quiet=settings.quiet,
             line=lambda: document.one_line,

@@ -136,7 +136,7 @@ def demo(call: Call, keep: Path | None = None) -> int:
     from robustcheck_onnx.checker.demo import EXPECTED, NAMES, copy_models, excerpt, next_steps, train, write
     from robustcheck_onnx.checker.isolation import tell_stage
     from robustcheck_onnx.checker.report.forms import verdict_text
-    from robustcheck_onnx.checker.report.layout import Pen, Trimmed
+    from robustcheck_onnx.checker.report.terminal import Pen, Trimmed
 
     if keep is not None and keep.exists() and not keep.is_dir():
         raise UsageError(f"{keep}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")

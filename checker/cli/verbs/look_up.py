@@ -305,7 +305,7 @@ def render_doctor(findings: Sequence[MachineFinding], *, ascii_only: bool = Fals
     from rich.console import Group
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report.layout import Pen, Trimmed, hanging, line
+    from robustcheck_onnx.checker.report.terminal import Pen, Trimmed, hanging, line
 
     pen = Pen(ascii_only)
     blocks: list[RenderableType] = []

@@ -59,7 +59,7 @@ def _show(call: Call, form: str = "terminal") -> int:
     """Write each setting with value and source to stdout."""
     from rich.console import Group
 
-    from robustcheck_onnx.checker.report.layout import Pen, Trimmed, columns
+    from robustcheck_onnx.checker.report.terminal import Pen, Trimmed, columns
 
     from .. import settings
 
