@@ -1,4 +1,4 @@
-"""robustcheck compare as a command: exit codes, documents, the terminal report, bad input."""
+"""robustcheck compare as a command: exit codes, documents, what they say in words, bad input."""
 
 import json
 import re
@@ -11,24 +11,27 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.compare.document import plain_text
 from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
 from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
+from robustcheck_onnx.checker.text import number_text
+from robustcheck_onnx.checker.verdict import rule as verdicts
+from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES
 from support import Capture, Patch, but, raised, read_json, robustcheck
 from support.comparisons import Workshop, alike, ids, judged, planted, rotation
-from support.screens import shown
+from support.screens import assert_it_is_accessible, assert_it_loads_nothing, parse, shown, words
 
 
 def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop, capsys: Capture) -> None:
-    h = planted()
+    h, out = planted(), workshop.folder / "report.json"
     a, b = workshop.model("candidate", h), workshop.model("reference", h)
-    out = workshop.folder / "report.json"
     call = ["compare", a, b, "--images", workshop.photos, "--device", "cpu", "--no-time"]
     assert robustcheck(*call, "-o", f"json={out}") == 0
     assert "✓ PASS" in capsys.readouterr().out
     assert robustcheck(*call, "-o", "json") == 0
-    first = capsys.readouterr().out
-    assert out.read_text(encoding="utf-8") == first
-    report = CompareReport.model_validate_json(first)
+    assert out.read_text(encoding="utf-8") == capsys.readouterr().out
+    report = CompareReport.model_validate_json(out.read_bytes())
     assert (report.document, report.passed, report.n_images, report.time) == ("compare", True, 80, None)
     assert (alike(report).cka, alike(report).cosine_change) == pytest.approx((1, 0), abs=1e-9)
     assert any("same file" in note for note in report.notes)
@@ -41,9 +44,8 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     lost = judged(planted() @ rotation(384), planted())
     assert CompareReport.model_validate_json(lost.to_json()).model_dump() == lost.model_dump()
     failures = ElementTree.fromstring(lost.to_junit()).iter("failure")
-    assert {failure.attrib["type"] for failure in failures} == ids(lost)
     (run,) = json.loads(lost.to_sarif())["runs"]
-    assert {result["ruleId"] for result in run["results"]} == ids(lost)
+    assert {failure.attrib["type"] for failure in failures} == ids(lost) == {each["ruleId"] for each in run["results"]}
     assert run["automationDetails"]["id"].startswith("robustcheck-compare/")
     heading = f"WARN · {lost.kind}: {lost.candidate.evidence.model.file}"
     assert heading.replace("_", r"\_") in lost.to_markdown()
@@ -78,7 +80,7 @@ def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> N
     workshop.model("broken", np.full((80, 384), np.nan))
     Path("link").symlink_to("outside")
     call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
-    for words, said in {
+    for line, said in {
         "a.onnx": "REFERENCE.onnx is missing",
         "a.onnx b.onnx --tolerance 1": "--tolerance is 1; it must be at least 0 and less than 1",
         "a.onnx b.onnx --baseline b.json": "compared with one of them",
@@ -92,12 +94,94 @@ def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> N
         "--strict --write-baseline outside -- a.onnx": "REFERENCE.onnx is missing",
         "broken.onnx b.onnx": "broken.onnx: number of finite, not constant representations is 0 of 80",
     }.items():
-        assert robustcheck(*f"{call} {words}".split()) == 2 + ("broken" in words)
+        assert robustcheck(*f"{call} {line}".split()) == 2 + ("broken" in line)
         out, err = capsys.readouterr()
         assert (said in err, out) == (True, "")
         assert not Path("outside").exists()
     assert read_json(Path("report.json"))["error"]["exit_code"] == 3
-    walls = Mock(side_effect=isolation.Wall)
-    monkeypatch.setattr(isolation, "Wall", walls)
+    monkeypatch.setattr(isolation, "Wall", walls := Mock(side_effect=isolation.Wall))
     assert robustcheck(*f"{call} a.onnx b.onnx".split()) == 0
     walls.assert_called_once()  # another one makes pictures, for a page alone
+
+
+@pytest.fixture(scope="module")
+def kept() -> CompareReport:
+    return judged(planted(), planted())
+
+
+def page_of(report: CompareReport) -> str:
+    page = report.to_html()
+    assert_it_loads_nothing(page)
+    assert_it_is_accessible(page)
+    return page
+
+
+def test_what_was_kept_is_told(kept: CompareReport) -> None:
+    text = words(parse(page_of(kept)))
+    with_ = f"Compared with {kept.reference.evidence.model.file}"
+    kept_words = "On the 80 photos that were measured, the candidate has kept the outlier features"
+    tiles = ["Statistics kept2 of 2", "Outlier features kept1 of 1", "CKA, debiased1.00", "Same nearest neighbour100 %"]
+    for said in ("✓ PASS", with_, kept_words, *tiles, "Exit code 0"):
+        assert said in text
+    assert "WARN" not in text
+
+
+def test_every_number_of_the_tables_is_the_reports() -> None:
+    rotated = judged(planted() @ rotation(384), planted())
+    tables = [block for each in document_of(rotated).sections for block in each.blocks if isinstance(block, Table)]
+    _, statistics, features = ([[cell_of(cell).text for cell in row] for row in table.rows] for table in tables)
+    assert {row[0]: (*row[1:3], row[4].split()[-1]) for row in statistics} == {
+        NAMES[each.name]: (*map(number_text, (each.candidate, each.reference)), each.keeps.replace("not required", "–"))
+        for each in rotated.statistics
+    }
+    assert [(row[0], row[-1]) for row in features] == [("7", "✗ rotated away")]
+    for ascii_only in (False, True):  # nothing is cut
+        text = shown(rotated, 60, ascii_only=ascii_only, verbose=True)
+        assert re.search(r"^ +7 +\+\d+\.\d .*(rotated away)$", text, re.MULTILINE)
+    assert "▲ WARN" in words(parse(page_of(rotated)))
+
+
+def test_two_sentences_say_what_the_verdict_means(kept: CompareReport) -> None:
+    reasons = {rule.kind: [verdicts.reason(name, "")] for name, rule in RULES.items()}
+    for found in ([], *reasons.values()):
+        said = plain_text(but(kept, verdict=verdicts.verdict_for(found, kept.profile)))
+        assert (said.count(". "), said[-1:], "has kept" in said) == (1, ".", not found)
+
+
+def test_nothing_that_may_be_missing_is_written(kept: CompareReport) -> None:
+    bare = but(kept, similarity=None, agreement=None, features=(), paired=False, time=None)
+    text = words(parse(page_of(bare)))
+    assert all(said in text for said in ("Not compared: the baseline's images", "not in pairs"))
+    nothing = but(bare, statistics=tuple(but(each, keeps="not required") for each in bare.statistics))
+    assert "more" not in shown(nothing)  # than no row
+
+
+def test_where_both_models_come_from_is_told(kept: CompareReport) -> None:
+    report = but(kept, reference__evidence__model__source="open_clip <i>RN50</i> [red]")
+    assert "Reference: what was measured, and how  open_clip <i>RN50</i> [red]\n" in shown(report, 120, verbose=True)
+    assert words(parse(page_of(report))).count("open_clip <i>RN50</i> [red]") == 2
+
+
+def test_photos_that_are_not_the_readers_are_said_first(kept: CompareReport) -> None:
+    said = "on the bundled photos, not yours"
+    for bundled in (True, False):
+        report = but(kept, candidate__evidence__images__bundled=bundled)
+        for verbose in (False, True):
+            assert (shown(report, verbose=verbose).splitlines()[1] == f"! {said}") is bundled
+        forms = report.to_junit(), report.to_markdown(), report.to_sarif(), report.to_html()
+        for text in (document_of(report).one_line, *forms):  # JSON has a note of the check itself
+            assert (said in text) is bundled
+
+
+def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told() -> None:
+    h = planted()
+    report = judged(h - (np.arange(384) == 7) * h[:, 7].mean(), h)
+    text, reasons = shown(report), {reason.id: reason.seen for reason in report.verdict.reasons}
+    heading = "Statistics  80 images, paired; 80 % must be kept, 95 % confidence together"
+    assert {heading, f"as a whole: {alike(report).text}"} <= {*text.splitlines()}
+    assert "statistic_shrank" in text.split("✗ ")[-len(reasons)]  # what was lost comes first
+    shrank = reasons["statistic_shrank"]
+    assert shrank.startswith("at least 80 % of the reference's value must be kept: ")
+    (frequency,) = [each.ratio for each in report.statistics if each.name == "outlier_frequency"]
+    without = f"(ratio {number_text(frequency.estimate)}, no bounds)"
+    assert (frequency.low, without in shrank, "not measured" in shrank) == (None, True, False)

@@ -18,11 +18,11 @@ from scipy import linalg, stats
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare import index as vectors
-from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport, compare_vectors
+from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
 from support import Capture, Patch, but, normal, raised, read_json, robustcheck
-from support.comparisons import Array, Workshop, eight_bits, numbers, planted, rotation
+from support.comparisons import Array, Workshop, numbers, planted, rotation, rounded
 
 H = planted(d=64, n=100)
 
@@ -32,7 +32,7 @@ def index_of(
 ) -> IndexReport:
     images = [(f"{row}.jpg", f"digest {row}") for row in range(len(candidate))]
     text = normal(9, reference.shape[1], seed=4)
-    return compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index)
+    return vectors.compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index)
 
 
 def block(rows: Array, *ids: str) -> vectors.Block:
@@ -60,12 +60,8 @@ def test_neighbours_are_those_of_scikit_learn(metric: vectors.Metric) -> None:
 def test_neighbours_that_cannot_be_told_apart_are_not_kept() -> None:
     one, other, mean = normal(200, 512, seed=1), normal(200, 512, seed=2), normal(1, 512, seed=7)
     same, feature = np.repeat(mean, 200, axis=0), 1e4 * np.eye(1, 512)
-    for candidate, reference in (
-        (500 * mean + one, 500 * mean + other),
-        (feature + one, feature + other),
-        (same, mean + 1e-4 * one),
-        (same, same),
-    ):
+    some, almost = (500 * mean + one, 500 * mean + other), (feature + one, feature + other)
+    for candidate, reference in (some, almost, (same, mean + 1e-4 * one), (same, same)):
         report = index_of(candidate, reference)
         assert (report.verdict, report.reasons[0].id) == ("undecided", "ties"), report.reasons
         assert (report.numbers["recall@10 among the photos"].low or 0) < 0.2
@@ -119,8 +115,8 @@ def test_each_change_has_its_verdict_and_its_word() -> None:
     turned = H @ rotation(64)
     median = np.quantile((H * turned / lengths**2).sum(axis=1), 0.5, method="inverted_cdf")
     assert index_of(turned).numbers["cosine, median"].estimate == pytest.approx(median, abs=1e-12)
-    assert index_of(2 * H, metric="cosine").verdict == "compatible"
-    assert index_of(2 * H, metric="euclidean").verdict == "re-embed"
+    of_twice = [index_of(2 * H, metric=metric).verdict for metric in ("cosine", "euclidean")]
+    assert of_twice == ["compatible", "re-embed"]
     dead = H * (np.arange(64) > 9)  # ten features are 0 in all photos
     changed = index_of(H / lengths), index_of(dead[:, order], dead), index_of(H + 10 * (np.arange(64) == 3))
     assert [report.change for report in changed] == ["normalised", "permuted", "none"]
@@ -157,8 +153,8 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     zero, broken = H.copy(), H.copy()
     zero[3], broken[70, 2] = 0, np.inf
-    arrays = {"cube": np.zeros((2, 2, 2)), "ints": np.ones((4, 4), int), "zero": zero, "inf": broken}
-    for name, array in {**arrays, "pickle": np.array([[{}]], dtype=object)}.items():
+    cube, ints, pickle = np.zeros((2, 2, 2)), np.ones((4, 4), int), np.array([[{}]], dtype=object)
+    for name, array in {"cube": cube, "ints": ints, "zero": zero, "inf": broken, "pickle": pickle}.items():
         np.save(name, array)
     np.savez("two.npz", a=H, b=H)
     np.savez_compressed("small.npz", vectors=H)
@@ -176,14 +172,10 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
         "pickle.npy": "Python objects",
         "two.npz": "arrays with two axes are a, b",
         "small.npz": "is compressed",
-        "short.npy": "",
         "ragged.parquet": "a row of vector has not 1 values",
         "empty.parquet": "no rows",
         "text.csv": "must be .npy, .npz, .safetensors or .parquet",
-        "text.npy": "",
-        "text.npz": "",
-        "text.safetensors": "",
-        "text.parquet": "",
+        **dict.fromkeys(("short.npy", "text.npy", "text.npz", "text.safetensors", "text.parquet"), ""),
     }.items():
         with pytest.raises(UsageError, match=f"{name}: file of --index can't be used .*{said}"):
             list(vectors.open_vectors(Path(name), "--index").blocks())
@@ -191,10 +183,9 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
 
 def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> None:
     h = planted()
-    reference, turned = workshop.model("reference", h), workshop.model("turned", h @ rotation(384))
-    near = workshop.model("near", eight_bits(h))
-    workshop.model("weak", normal(80, 384) + 1)
-    workshop.model("same", normal(80, 384) + 1)
+    vectors_by_name = {"reference": h, "turned": h @ rotation(384), "near": rounded(h)}
+    vectors_by_name |= dict.fromkeys(("weak", "same"), normal(80, 384) + 1)
+    reference, turned, near, *_ = (workshop.model(name, rows) for name, rows in vectors_by_name.items())
     monkeypatch.chdir(workshop.folder)
     names = sorted(path.name for path in workshop.photos.iterdir())
     np.savez("index.npz", vectors=np.concatenate([h, normal(200, 384)]), ids=[*names, *"x" * 200])
@@ -220,8 +211,7 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     assert (report["verdict"], report["n_vectors"]) == ("compatible", 280)
     assert {"recall@10 in the index", "top-1 class kept"} <= report["numbers"].keys()
     page = Path("report.html").read_text(encoding="utf-8")
-    assert "data:image/jpeg" in page
-    assert "It holds small copies of photos" in page
+    assert all(said in page for said in ("data:image/jpeg", "It holds small copies of photos"))
     others = reference, workshop.photos
     assert rc.assert_same_index(near, *others, device="cpu").index is not None
     raised(rc.IndexVerdictError, "re-embed: rotated", rc.assert_same_index, turned, *others, device="cpu")
@@ -241,17 +231,14 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
             assert [each.baseline_digest for each in reports] == [sha256_of(file.read_bytes()), ""]
     other = workshop.folder / "other.npz"
     baseline.write(other, but(first.next_baseline, nodes={"Split": 9}))
-    index = workshop.run(reference, None, baseline=other).index
-    assert index is not None
-    assert "nodes Split 9 → 0" in index.differs
+    assert "nodes Split 9 → 0" in vars(workshop.run(reference, None, baseline=other).index)["differs"]
     whole, narrow = file.read_bytes(), workshop.folder / "narrow.npy"
     np.save(narrow, np.eye(2))
     same = {"baseline": file, "write_baseline": file}
     raised(UsageError, "have 2 features", workshop.run, turned, None, index=IndexOptions(file=narrow), **same)
     assert file.read_bytes() == whole  # after an error
     report = workshop.run(turned, None, **same)
-    assert report.baseline_digest == sha256_of(whole)
-    assert report.next_baseline == baseline.read(file)
+    assert (report.baseline_digest, report.next_baseline) == (sha256_of(whole), baseline.read(file))
     stored = dict(np.load(file))
     rows = stored["vectors"]
     for vectors_, said in (

@@ -58,7 +58,7 @@ def same_mean(h: Array, share: float = 0.0, seed: int = 3) -> Array:
     return np.asarray(h.mean(axis=0) + share * residual + np.sqrt(1 - share**2) * own)
 
 
-def eight_bits(h: Array) -> Array:
+def rounded(h: Array) -> Array:
     step = np.abs(h).max() / 127
     return np.asarray(np.round(h / step) * step)
 
@@ -94,7 +94,7 @@ def on_images(model: Compared, keys: npt.NDArray[np.int64]) -> tuple[Compared, l
     return but(model, evidence__images__digest=digest_of_set(digests)), digests
 
 
-def baseline_of(h: Array) -> baseline.Baseline:
+def stored(h: Array) -> baseline.Baseline:
     side = paired(h, h).candidate
     model, digests = on_images(measured(side, load()), np.arange(len(h)))
     return baseline.make(side, model.evidence, digests, {})
@@ -136,9 +136,6 @@ class Workshop:
 
     def baseline(self, candidate: Path) -> baseline.Baseline:
         return run.compare(candidate, images=self.photos, device="cpu").next_baseline
-
-    def compare(self, candidate: npt.ArrayLike, reference: npt.ArrayLike, **options: Any) -> CompareReport:
-        return self.run(self.model("candidate", candidate), self.model("reference", reference), **options)
 
 
 def labelled_set(**given: Any) -> SetResult:

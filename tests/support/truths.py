@@ -12,7 +12,6 @@ import onnxruntime as ort
 import scipy.stats
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from robustcheck_onnx.checker.model import ends, layers
 from robustcheck_onnx.checker.scan import document
@@ -20,8 +19,7 @@ from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.document import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
 from robustcheck_onnx.thresholds.profile import End
-from support import Fields, normal
-from support.onnx_models import save, weight, written
+from support import Fields
 
 Array = NDArray[Any]
 
@@ -133,17 +131,6 @@ def scanned(path: Path, **options: Any) -> tuple[document.ScanReport, Array]:
     inputs = path.with_suffix(".npy")
     options = {"preprocess": "imagenet", "device": "cpu", "batch_size": 5, **options}
     return scan.scan(path, images=inputs, **options), np.load(inputs)
-
-
-def small_model(folder: Path) -> Path:
-    """A residual graph without torch, and 9 images of random input."""
-    text = """
-        c = Conv(image, w, kernel_shape=[3, 3]); x = Relu(c); y = Conv(x, v); z = Add(x, y)
-        p = GlobalAveragePool(z); embedding = Flatten(p)
-    """
-    np.save(folder / "small.npy", normal(9, 3, 8, 8).astype(np.float32))
-    output, w, v = ("embedding", TensorProto.FLOAT, ("batch", 16)), weight(16, 3, 3, 3), weight(16, 16, 1, 1)
-    return save(written(text, output, before="", w=w, v=v), folder / "small.onnx")
 
 
 PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)

@@ -26,8 +26,8 @@ def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FL
     (rows,) = session.run([taps.OUTPUT], {"x": values})
     assert rows.shape == (values.shape[batch], tap.n_numbers)
     state = Depth(tap)
-    for part in (rows[:2], rows[2:]):
-        state.update(part)
+    state.update(rows[:2])
+    state.update(rows[2:])
     return state.statistics()
 
 
@@ -94,21 +94,18 @@ def test_float16_does_not_overflow_and_float64_keeps_its_digits() -> None:
 
 
 def test_values_that_cannot_be_measured_never_enter_a_mean() -> None:
-    tap = Tap("t", "tokens", 64, (9,), class_token=True)
-    values = normal(7, 9, 64).astype(np.float32)
+    tap, values = Tap("t", "tokens", 64, (9,), class_token=True), normal(7, 9, 64).astype(np.float32)
     bad = values.copy()
-    bad[1, 8, 63], bad[2, 0, 0] = np.nan, np.inf
-    bad[3] = 1e6  # constant
+    bad[1, 8, 63], bad[2, 0, 0], bad[3] = np.nan, np.inf, 1e6  # the last is constant
     bad[4, 2, 2] = 1e25  # its square is infinite in float32
     found = measure(bad, tap)
     assert (found.n_images, found.n_not_finite, found.n_constant) == (3, 3, 1)
     assert_is_truth(found, values[[0, 5, 6]], tap)
     values[:, 4] = -7.0  # constant tokens, left out one by one
-    found = measure(values, tap)
+    found, nothing = measure(values, tap), Depth(tap)
     rest = np.delete(values, 4, axis=1).astype(np.float64)
     assert found.n_rows == 7 * 8
     assert_close(found.kurtosis, scipy.stats.kurtosis(rest, axis=2, fisher=False).mean(), rtol=1e-4)
-    nothing = Depth(tap)
     nothing.update(np.full((2, tap.n_numbers), np.nan))
     assert (nothing.statistics().kurtosis, nothing.statistics().n_not_finite) == (None, 2)
     tap, values = Tap("t", "map", 64, (16, 16)), normal(3, 64, 16, 16).astype(np.float32)
@@ -118,11 +115,9 @@ def test_values_that_cannot_be_measured_never_enter_a_mean() -> None:
 
 def test_of_two_places_with_the_same_largest_value_none_is_made_up() -> None:
     """Features 5 and 50 at tokens 3 and 1: (5, 1) is not a place of an outlier."""
-    values = np.full((4, 4, 64), 0.5, np.float32)
+    tap, values = Tap("t", "tokens", 64, (4,)), np.full((4, 4, 64), 0.5, np.float32)
     values[:, 3, 5] = values[:, 1, 50] = 9.5
-    tap = Tap("t", "tokens", 64, (4,))
     assert measure(values, tap).fixed_outlier is None
     values[:, 1] = 0.5
-    fixed = measure(values, tap).fixed_outlier
-    assert fixed is not None
-    assert (fixed.feature, fixed.token) == (5, 3)
+    fixed = vars(measure(values, tap).fixed_outlier)
+    assert (fixed["feature"], fixed["token"]) == (5, 3)

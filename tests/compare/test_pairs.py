@@ -1,9 +1,11 @@
-"""The numbers of a comparison against independent truths: CKA, paired statistics, their intervals."""
+"""Numbers of a comparison against independent truths, and what became of each outlier feature."""
 
 import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from scipy import spatial, stats
@@ -13,7 +15,7 @@ from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import definitions, state
 from robustcheck_onnx.thresholds.profile import load
 from support import normal, raised, sized
-from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
+from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation, same_mean
 
 
 def sides(pair: Pair) -> tuple[pairs.ModelJackknife, pairs.ModelJackknife]:
@@ -28,9 +30,8 @@ def test_cka_is_kornblith_s_in_the_form_over_features() -> None:
     x = normal(50, 12) + 3
     y = np.tanh(x @ normal(12, 30, seed=1)) + normal(50, 30, seed=2)
     a, b, size = x - x.mean(0), y - y.mean(0), np.linalg.norm
-    found = pairs.similarity(x, y)
-    assert found.cka == pytest.approx(size(b.T @ a) ** 2 / (size(a.T @ a) * size(b.T @ b)), rel=1e-12)
-    assert found.n_images == 50
+    found, cka = pairs.similarity(x, y), size(b.T @ a) ** 2 / (size(a.T @ a) * size(b.T @ b))
+    assert [found.cka, found.n_images] == [pytest.approx(cka, rel=1e-12), 50]
 
 
 def test_cka_does_not_see_rotation_scale_or_offset_and_is_1_for_the_same() -> None:
@@ -127,9 +128,9 @@ def test_what_must_be_kept_is_what_the_profile_asks_for_and_alpha_is_theirs() ->
 
 def test_always_in_both_is_no_certainty_and_other_images_are_not_paired() -> None:
     frequency = changed(paired(planted(), planted()), tolerance=0.01)["outlier_frequency"]
-    assert (frequency.candidate, frequency.reference, frequency.ratio.estimate) == (1, 1, 1)
+    told = frequency.candidate, frequency.reference, frequency.ratio.estimate, frequency.keeps
+    assert told == (1, 1, 1, "undecided")
     assert 0.85 < (frequency.ratio.low or 0) < 0.97
-    assert frequency.keeps == "undecided"
     a, b = (sides(paired(h, h))[0] for h in (planted(), planted(60)))
     raised(ValueError, "not paired", pairs.changes, a, b, pairs.KEEPS, ALPHA, 0.2)
     assert pairs.changes(a, b, pairs.KEEPS, ALPHA, 0.2, paired=False)[0].ratio.low is not None
@@ -150,6 +151,62 @@ def test_a_tie_or_a_nan_agrees_with_nothing() -> None:
     a = np.array([[1.0, 2, 0], [2, 2, 0], [np.nan, 9, 1], [5, 1, 1]])
     pairs.add_predictions(pair, a, a)
     pairs.add_predictions(pair, a[:1], a[3:])
-    agreement = pairs.agreement(pair)
-    assert agreement is not None
-    assert (agreement.n_same, agreement.n) == (2, 5)
+    agreement = vars(pairs.agreement(pair))
+    assert (agreement["n_same"], agreement["n"]) == (2, 5)
+
+
+def fates_of(candidate: Array, reference: Array) -> dict[int, pairs.FeatureFate]:
+    pair = paired(candidate, reference)
+    found = pairs.fates(pair.candidate, pair.reference, state.statistics(pair.reference.state, ALPHA), 0.2)
+    return {fate.index: fate for fate in found}
+
+
+def test_features_are_found_where_a_permutation_put_them() -> None:
+    h = planted(features=(7, 30, 200))
+    order = default_rng(0).permutation(h.shape[1])
+    places = {feature: list(order).index(feature) for feature in (7, 30, 200)}
+    for sign in (1.0, -1.0):
+        found = fates_of(sign * h[:, order], h)
+        assert {i: (f.fate, f.to) for i, f in found.items()} == {i: ("moved", to) for i, to in places.items()}
+        assert (sign * numbers(*(f.correlation for f in found.values())) > 0.999).all()
+
+
+def test_kept_lost_and_new_features() -> None:
+    """Outlier features of CLIP ViT-L/14 correlate at −1: a twin that stayed does not stand for the one that went."""
+    h, twins = planted(features=(7, 30)), planted()
+    twins[:, 30] = -twins[:, 7]
+    for reference in (h, twins):
+        candidate = reference.copy()
+        candidate[:, 30] -= candidate[:, 30].mean()
+        candidate[:, 99] += 15
+        found = fates_of(candidate, reference)
+        assert {i: (f.fate, f.to) for i, f in found.items()} == {7: ("kept", 7), 30: ("lost", None)}
+        now = state.statistics(paired(candidate, reference).candidate.state, ALPHA)
+        assert pairs.new_features(now, tuple(found.values())) == (99,)
+
+
+def test_a_rotation_is_told_from_a_loss_and_a_constant_and_few_images_keep_nothing() -> None:
+    h, is_planted = planted(120), np.arange(384) == 7
+    turned, lost = h @ rotation(384), h - is_planted * h[:, 7].mean()
+    for candidate, fates in (
+        (turned, "rotated"),
+        (np.round(turned / turned.max() * 127), "rotated"),
+        (lost @ rotation(384), "lost"),
+        (np.where(is_planted, 14, h), "uncorrelated or undecided"),
+        (h[:15], "undecided"),
+        (h[:16], "kept"),
+    ):
+        assert fates_of(candidate, h[: len(candidate)])[7].fate in fates.split(" or ")
+
+
+@given(share=st.floats(0, 1), seed=st.integers(0, 99), n=st.integers(16, 120))
+def test_kept_needs_the_correlation_that_scipy_bounds(share: float, seed: int, n: int) -> None:
+    h = planted(n, d=64)
+    candidate = same_mean(h, share, seed)
+    found = fates_of(candidate, h)[7]
+    truth, limit = stats.pearsonr(pairs.scaled(candidate)[:, 7], pairs.scaled(h)[:, 7]), pairs.KEPT_CORRELATION
+    low, high = truth.confidence_interval(0.95)
+    assert_allclose(numbers(found.correlation), truth.statistic, atol=1e-5)
+    if min(abs(low - limit), abs(high - limit)) > 1e-4:  # the rows are kept in float32
+        assert found.fate == ("kept" if low > limit else "uncorrelated" if high < limit else "undecided")
+    assert found.to == 7
