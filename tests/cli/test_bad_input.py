@@ -16,204 +16,178 @@ from support.bad_input import Run, assert_says, contents, small_files, without_p
 # What a reader says of a file is in the tests of model/ and images/; here a file of each kind goes through the command.
 # A call of export is checked before any library is imported.
 TABLE = """
-'no folder/x.onnx' => 2 => ls 'no folder'
-  no folder/x.onnx: no such file
-'a\x1b[31m.onnx' => 2 => ls .
-  a\\x1b[31m.onnx: no such file
-'\udcff.onnx' => 2 => ls .
-  \\udcff.onnx: no such file
-edge.onnx --images photos --device cpu => 3 => robustcheck inspect edge.onnx
-  edge.onnx: ONNX Runtime … refuses the model: …'conv.wxight'…
-pipe => 2 => ls -lL pipe
-  pipe: model is a device or pipe; a regular file is needed
-folder => 2 => find folder -name '*.onnx'
-  folder: no .onnx files found in the folder; at least one is needed
-short/m.onnx => 3 => copy or download m.onnx.data again
-  short/m.onnx: weights file m.onnx.data is … bytes; tensor 'fc.bias' ends at byte …, so it is truncated
-op.onnx => 3 => export with standard operators; custom operator libraries are not loaded
-  op.onnx: node 'out' uses operator ai.onnx:Flour; ONNX Runtime … has no such operator (closest: Floor)
-noinput.onnx => 3 => export the vision encoder alone: robustcheck export --help
-  noinput.onnx: input is none; an image input (batch, 3, height, width) is needed
-several.onnx => 3 => export the vision encoder alone: robustcheck export --help
-  several.onnx: inputs are image float (?, 3, 8, 8), t float (?, 16); y needs image, t; an output must need
-    the image input alone
-constant.onnx --images five => 3 => robustcheck inspect constant.onnx
-  constant.onnx: number of finite, not constant representations is 0 of 5; at least one is needed
-reshape.onnx => 3 => robustcheck inspect reshape.onnx
-  reshape.onnx: ONNX Runtime … refuses the model: Non-zero status code returned while running Reshape node.
-    The input tensor cannot be reshaped to the requested shape. Input shape:{…,3,8,8}, requested
-    shape:{-1,1000003}
-huge.onnx => 4 => free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one
-  huge.onnx: memory ran out (1099511627776 bytes were asked for); the model must fit with one image …
-c_deep.onnx => 3 => export the model again with `robustcheck export`
-  c_deep.onnx: contract is nested too deeply; metadata robustcheck.contract must hold one JSON object
-side/m.onnx => 2 => python -m json.tool side/m.robustcheck.json
-  side/m.robustcheck.json: content is not readable JSON (…); a preprocessing file must be
-profiles show gone -o terminal => 2 => …
-  gone: threshold profile cannot be read (…)
-pass.onnx --images some => 3 => repair or remove them, or allow more: --max-bad SHARE
-  some: number of unusable images is 4 of … (bad….png: damaged: …); at most 1.00% may be
-pass.onnx --images complex.npy => 2 => save float32 images (batch, channel, height, width) with numpy.save
-  complex.npy: array: dtype is complex64; it must be float or unsigned integer
-pass.onnx --images size.npy => 2 => robustcheck inspect pass.onnx
-  size.npy#…: tensor (channel, height, width) is (3, 32, 32); pass.onnx takes (3, 64, 64)
-pass.onnx --images nan.npy => 3 => name a set of photos: --images FOLDER
-  nan.npy: no usable images among 6 (nan.npy#…: values that are not finite; …); at least one is
-    needed
-pass.onnx --images short.tar => 3 => tar tf short.tar
-  short.tar: tar file is damaged (…); shards must be whole, plain tar files
-pass.onnx --images gone.csv => 2 => ls -l photos/nope.png  # paths are relative to the folder of gone.csv
-  gone.csv: row 3: path is photos/nope.png; there is no such file
-pass.onnx --images photos --preprocess p_size.json => 2 =>
-    give this model's own preprocessing, of size [64, 64], with --preprocess FILE
-  p_size.json: size is 32×32; the model's input is 64×64 (height×width)
-pass.onnx --images photos --thresholds text.npy => 2 => leave out --thresholds for the default profile
-  text.npy: threshold profile is not JSON (…)
-pass.onnx --images photos --thresholds deep.jsonl => 2 => leave out --thresholds for the default profile
-  deep.jsonl: threshold profile is nested too deeply; it must be a sealed profile
-pass.onnx --images photos --tensor representatoin => 2 => robustcheck inspect pass.onnx --tensor representation
-  pass.onnx: --tensor is 'representatoin'; no tensor of that name is computed from the image
-pass.onnx --images photos --device nonsense => 2 => --device auto
-  --device is 'nonsense'; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider
-    that the installed ONNX …
-pass.onnx --images photos --device cudaa => 2 => --device cuda
-  --device is 'cudaa'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
-pass.onnx --images photos --device openvno => 2 => --device openvino
-  --device is 'openvno'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
-pass.onnx --images photos --device cuda:x => 2 => --device cuda:0
-  --device is 'cuda:x'; a device's number follows the colon
-pass.onnx --images photos --device cuda: => 2 => --device cuda
-  --device is 'cuda:'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
-pass.onnx --images photos --device cpu:1 => 2 => --device cpu, or --device cuda
-  --device is 'cpu:1'; cpu has no number and no options
-pass.onnx --images photos --device auto,use_tf32=1 => 2 => --device auto, or --device cuda
-  --device is 'auto,use_tf32=1'; auto has no number and no options
-pass.onnx --images photos --device '' => 2 => --device auto
-  --device is ''; it must be auto, cpu, cuda, cuda:N or tensorrt, …
-pass.onnx --images photos --max-bad 2 => 2 => --max-bad SHARE: …
-  --max-bad is '2'; it must be less than or equal to 1
-pass.onnx --images photos --batch-size 33 => 2 => --batch-size N: …
-  --batch-size is '33'; it must be less than or equal to 32
-pass.onnx --images photos -o terminal= => 2 => -o terminal=report.terminal
-  --output is 'terminal='; a path must follow the equals sign
-pass.onnx --images photos -o terminal -o terminal => 2 => -o json=report.json
-  --output names stdout twice; only one document fits there
-pass.onnx --images photos -o terminal=r.txt -o terminal=r.txt => 2 => -o json=report.json
-  --output names r.txt twice; only one document fits there
-pass.onnx --images photos -o json=absent/r.json => 2 => mkdir -p absent
-  absent/r.json: folder absent is missing; reports are written into existing folders
-pass.onnx --images photos -o json=./pass.onnx => 2 => -o json=pass.json
-  pass.onnx: report path is a file that this run reads; a report must not replace it
---version model.onnx => 2 => robustcheck --version
-  argument is model.onnx; --version takes none
-pass.onnx --quiet=3 => 2 => robustcheck check --help
-  --quiet is given a value; it takes none
-inspect pass.onnx b => 2 => robustcheck inspect --help
-  unexpected argument b
-inspect pass.onnx -o xml => 2 => --output terminal
-  --output is 'xml'; it must be one of terminal, json, html, markdown
-inspect https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy
-  https://***@h/m.onnx: model is a URL; here it must be a file on this machine
-scan https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy
-  https://***@h/m.onnx: model is a URL; here it must be a file on this machine
-compare pass.onnx https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy
-  https://***@h/m.onnx: model is a URL; here it must be a file on this machine
-profiles shw default => 2 => robustcheck profiles show default
-  unknown command shw. Did you mean show?
-profiles qqq => 2 => robustcheck profiles --help
-  unknown command qqq; robustcheck profiles needs one of list, show
-profiles => 2 => robustcheck profiles --help
-  command is missing; robustcheck profiles needs one of list, show
-export timn x -o m.onnx => 2 => robustcheck export timm x -o m.onnx
-  source is 'timn'; it must be one of open_clip, timm, torchvision, transformers, torch, onnx
-export timm x -o m.onnx --precision fp8 => 2 => --precision fp32
-  precision is fp8; it must be one of fp32, fp16, int8-dynamic, int8-qdq
-export timm x -o m.onnx --head fc => 2 => robustcheck export timm x -o m.onnx
-  --head is fc; it is for the source torch only; the head of timm models is known
-export timm x -o absent/m.onnx => 2 => mkdir -p absent
-  absent/m.onnx: folder absent is missing; models are written into existing folders
-export timm x -o m.txt => 2 => -o m.onnx
-  m.txt: suffix is '.txt'; it must be .onnx
-export timm x -o m.onnx --parity-images good.tar => 2 => --parity-images FOLDER
-  good.tar: parity photos lie inside one file; they must be image files
-export timm x -o m.onnx --parity-images photos/photo_00000.png => 2 => --parity-images FOLDER
-  number of parity photos is 1; it must be at least 5
-export open_clip ViT-B-32 -o m.onnx --templates openai => 2 =>
-    robustcheck export open_clip ViT-B-32 --zero-shot CLASSES.txt -o m.onnx
-  --templates is openai; it is for the class names of --zero-shot
+'no folder/x.onnx' => 2 => ls 'no folder' => no folder/x.onnx: no such file
+'a\x1b[31m.onnx' => 2 => ls . => a\\x1b[31m.onnx: no such file
+'\udcff.onnx' => 2 => ls . => \\udcff.onnx: no such file
+edge.onnx --images photos --device cpu => 3 => robustcheck inspect edge.onnx => edge.onnx: ONNX Runtime … refuses the
+    model: …'conv.wxight'…
+pipe => 2 => ls -lL pipe => pipe: model is a device or pipe; a regular file is needed
+folder => 2 => find folder -name '*.onnx' => folder: no .onnx files found in the folder; at least one is needed
+short/m.onnx => 3 => copy or download m.onnx.data again => short/m.onnx: weights file m.onnx.data is … bytes; tensor
+    'fc.bias' ends at byte …, so it is truncated
+op.onnx => 3 => export with standard operators; custom operator libraries are not loaded => op.onnx: node 'out' uses
+    operator ai.onnx:Flour; ONNX Runtime … has no such operator (closest: Floor)
+noinput.onnx => 3 => export the vision encoder alone: robustcheck export --help => noinput.onnx: input is none; an
+    image input (batch, 3, height, width) is needed
+several.onnx => 3 => export the vision encoder alone: robustcheck export --help => several.onnx: inputs are image float
+    (?, 3, 8, 8), t float (?, 16); y needs image, t; an output must need the image input alone
+constant.onnx --images five => 3 => robustcheck inspect constant.onnx => constant.onnx: number of finite, not constant
+    representations is 0 of 5; at least one is needed
+reshape.onnx => 3 => robustcheck inspect reshape.onnx => reshape.onnx: ONNX Runtime … refuses the model: Non-zero
+    status code returned while running Reshape node. The input tensor cannot be reshaped to the requested shape. Input
+    shape:{…,3,8,8}, requested shape:{-1,1000003}
+huge.onnx => 4 => free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one => huge.onnx: memory
+    ran out (1099511627776 bytes were asked for); the model must fit with one image …
+c_deep.onnx => 3 => export the model again with `robustcheck export` => c_deep.onnx: contract is nested too deeply;
+    metadata robustcheck.contract must hold one JSON object
+side/m.onnx => 2 => python -m json.tool side/m.robustcheck.json => side/m.robustcheck.json: content is not readable
+    JSON (…); a preprocessing file must be
+profiles show gone -o terminal => 2 => … => gone: threshold profile cannot be read (…)
+pass.onnx --images some => 3 => repair or remove them, or allow more: --max-bad SHARE => some: number of unusable
+    images is 4 of … (bad….png: damaged: …); at most 1.00% may be
+pass.onnx --images complex.npy => 2 => save float32 images (batch, channel, height, width) with numpy.save =>
+    complex.npy: array: dtype is complex64; it must be float or unsigned integer
+pass.onnx --images size.npy => 2 => robustcheck inspect pass.onnx => size.npy#…: tensor (channel, height, width) is (3,
+    32, 32); pass.onnx takes (3, 64, 64)
+pass.onnx --images nan.npy => 3 => name a set of photos: --images FOLDER => nan.npy: no usable images among 6
+    (nan.npy#…: values that are not finite; …); at least one is needed
+pass.onnx --images short.tar => 3 => tar tf short.tar => short.tar: tar file is damaged (…); shards must be whole,
+    plain tar files
+pass.onnx --images gone.csv => 2 => ls -l photos/nope.png  # paths are relative to the folder of gone.csv => gone.csv:
+    row 3: path is photos/nope.png; there is no such file
+pass.onnx --images photos --preprocess p_size.json => 2 => give this model's own preprocessing, of size [64, 64], with
+    --preprocess FILE => p_size.json: size is 32×32; the model's input is 64×64 (height×width)
+pass.onnx --images photos --thresholds text.npy => 2 => leave out --thresholds for the default profile => text.npy:
+    threshold profile is not JSON (…)
+pass.onnx --images photos --thresholds deep.jsonl => 2 => leave out --thresholds for the default profile => deep.jsonl:
+    threshold profile is nested too deeply; it must be a sealed profile
+pass.onnx --images photos --tensor representatoin => 2 => robustcheck inspect pass.onnx --tensor representation =>
+    pass.onnx: --tensor is 'representatoin'; no tensor of that name is computed from the image
+pass.onnx --images photos --device nonsense => 2 => --device auto => --device is 'nonsense'; it must be auto, cpu,
+    cuda, cuda:N or tensorrt, or another execution provider that the installed ONNX …
+pass.onnx --images photos --device cudaa => 2 => --device cuda => --device is 'cudaa'; it must be auto, cpu, cuda,
+    cuda:N or tensorrt, …
+pass.onnx --images photos --device openvno => 2 => --device openvino => --device is 'openvno'; it must be auto, cpu,
+    cuda, cuda:N or tensorrt, …
+pass.onnx --images photos --device cuda:x => 2 => --device cuda:0 => --device is 'cuda:x'; a device's number follows
+    the colon
+pass.onnx --images photos --device cuda: => 2 => --device cuda => --device is 'cuda:'; it must be auto, cpu, cuda,
+    cuda:N or tensorrt, …
+pass.onnx --images photos --device cpu:1 => 2 => --device cpu, or --device cuda => --device is 'cpu:1'; cpu has no
+    number and no options
+pass.onnx --images photos --device auto,use_tf32=1 => 2 => --device auto, or --device cuda => --device is
+    'auto,use_tf32=1'; auto has no number and no options
+pass.onnx --images photos --device '' => 2 => --device auto => --device is ''; it must be auto, cpu, cuda, cuda:N or
+    tensorrt, …
+pass.onnx --images photos --max-bad 2 => 2 => --max-bad SHARE: … => --max-bad is '2'; it must be less than or equal to
+    1
+pass.onnx --images photos --batch-size 33 => 2 => --batch-size N: … => --batch-size is '33'; it must be less than or
+    equal to 32
+pass.onnx --images photos -o terminal= => 2 => -o terminal=report.terminal => --output is 'terminal='; a path must
+    follow the equals sign
+pass.onnx --images photos -o terminal -o terminal => 2 => -o json=report.json => --output names stdout twice; only one
+    document fits there
+pass.onnx --images photos -o terminal=r.txt -o terminal=r.txt => 2 => -o json=report.json => --output names r.txt
+    twice; only one document fits there
+pass.onnx --images photos -o json=absent/r.json => 2 => mkdir -p absent => absent/r.json: folder absent is missing;
+    reports are written into existing folders
+pass.onnx --images photos -o json=./pass.onnx => 2 => -o json=pass.json => pass.onnx: report path is a file that this
+    run reads; a report must not replace it
+--version model.onnx => 2 => robustcheck --version => argument is model.onnx; --version takes none
+pass.onnx --quiet=3 => 2 => robustcheck check --help => --quiet is given a value; it takes none
+inspect pass.onnx b => 2 => robustcheck inspect --help => unexpected argument b
+inspect pass.onnx -o xml => 2 => --output terminal => --output is 'xml'; it must be one of terminal, json, html,
+    markdown
+inspect https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is a URL;
+    here it must be a file on this machine
+scan https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is a URL; here
+    it must be a file on this machine
+compare pass.onnx https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is
+    a URL; here it must be a file on this machine
+profiles shw default => 2 => robustcheck profiles show default => unknown command shw. Did you mean show?
+profiles qqq => 2 => robustcheck profiles --help => unknown command qqq; robustcheck profiles needs one of list, show
+profiles => 2 => robustcheck profiles --help => command is missing; robustcheck profiles needs one of list, show
+export timn x -o m.onnx => 2 => robustcheck export timm x -o m.onnx => source is 'timn'; it must be one of open_clip,
+    timm, torchvision, transformers, torch, onnx
+export timm x -o m.onnx --precision fp8 => 2 => --precision fp32 => precision is fp8; it must be one of fp32, fp16,
+    int8-dynamic, int8-qdq
+export timm x -o m.onnx --head fc => 2 => robustcheck export timm x -o m.onnx => --head is fc; it is for the source
+    torch only; the head of timm models is known
+export timm x -o absent/m.onnx => 2 => mkdir -p absent => absent/m.onnx: folder absent is missing; models are written
+    into existing folders
+export timm x -o m.txt => 2 => -o m.onnx => m.txt: suffix is '.txt'; it must be .onnx
+export timm x -o m.onnx --parity-images good.tar => 2 => --parity-images FOLDER => good.tar: parity photos lie inside
+    one file; they must be image files
+export timm x -o m.onnx --parity-images photos/photo_00000.png => 2 => --parity-images FOLDER => number of parity
+    photos is 1; it must be at least 5
+export open_clip ViT-B-32 -o m.onnx --templates openai => 2 => robustcheck export open_clip ViT-B-32 --zero-shot
+    CLASSES.txt -o m.onnx => --templates is openai; it is for the class names of --zero-shot
 export timm resnet18 -o m.onnx --zero-shot imagenet => 2 => robustcheck export open_clip NAME --zero-shot CLASSES.txt
-  resnet18: --zero-shot is for sources with a text tower, open_clip and transformers; source is timm
-export open_clip ViT-B-32 -o m.onnx --zero-shot none.txt => 2 => ls -l none.txt
-  --zero-shot is 'none.txt': file is not readable (…); it must be a text file with one class name per line,
-    or imagenet
-export open_clip ViT-B-32 -o m.onnx --zero-shot photos/photo_00000.png => 2 => ls -l photos/photo_00000.png
-  --zero-shot is 'photos/photo_00000.png': file is not readable ('utf-8' codec can't decode …); it must be a
-    text file with one class name per line, or imagenet
-export onnx pass.onnx -o m.onnx --precision int8-static => 2 => --precision int8-dynamic
-  precision is int8-static; it must be one of fp32, fp16, int8-dynamic, int8-qdq
-export onnx pass.onnx -o m.onnx --precision fp16,int8-qdq => 2 => --precision int8-qdq
-  precision is fp16,int8-qdq; it must be one of fp32, fp16, int8-dynamic, int8-qdq
-export onnx pass.onnx -o m.onnx => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx
-  --precision is fp32; an ONNX file is made smaller: fp16, int8-dynamic, int8-qdq
-export onnx pass.onnx -o m.onnx --precision int8-qdq --weights w.pt => 2 =>
-    robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx
-  --weights is given; an ONNX file has its weights, preprocessing and outputs already
-export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images nowhere => 2 => --images FOLDER
-  nowhere: image set is not readable (…); it must be …
-export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images five => 2 => --calibration-images FOLDER
-  number of calibration photos is 5 next to the 5 of the parity check; int8-qdq needs at least 16
-export onnx pass.onnx -o m.onnx --precision int8-dynamic --calibration-images photos => 2 => --precision int8-qdq
-  number of calibration photos is 80; only int8-qdq uses them, and the precision is int8-dynamic
-export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images some --parity-images photos => 2 =>
-    ls -l some/bad….png
-  some/bad….png: calibration photo is unreadable (…); ranges are taken from real photos
-export onnx pass.onnx -o m.onnx --precision int8-dynamic => 3 =>
-    robustcheck export onnx pass.onnx --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE
-  pass.onnx: preprocessing leaves photos in 4 sizes; parity is measured on batches, which need one size
-export onnx pass.onnx -o pass.onnx --precision int8-qdq => 2 => -o pass-int8.onnx
-  pass.onnx: target is the file that is quantised, or its weights; it must be another file
-export torch net:build -o m.onnx --preprocessing p_text.json => 2 => python -m json.tool p_text.json
-  p_text.json: preprocessing is unreadable (…); it must be a JSON object
+    => resnet18: --zero-shot is for sources with a text tower, open_clip and transformers; source is timm
+export open_clip ViT-B-32 -o m.onnx --zero-shot none.txt => 2 => ls -l none.txt => --zero-shot is 'none.txt': file is
+    not readable (…); it must be a text file with one class name per line, or imagenet
+export open_clip ViT-B-32 -o m.onnx --zero-shot photos/photo_00000.png => 2 => ls -l photos/photo_00000.png =>
+    --zero-shot is 'photos/photo_00000.png': file is not readable ('utf-8' codec can't decode …); it must be a text
+    file with one class name per line, or imagenet
+export onnx pass.onnx -o m.onnx --precision int8-static => 2 => --precision int8-dynamic => precision is int8-static;
+    it must be one of fp32, fp16, int8-dynamic, int8-qdq
+export onnx pass.onnx -o m.onnx --precision fp16,int8-qdq => 2 => --precision int8-qdq => precision is fp16,int8-qdq;
+    it must be one of fp32, fp16, int8-dynamic, int8-qdq
+export onnx pass.onnx -o m.onnx => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx => --precision
+    is fp32; an ONNX file is made smaller: fp16, int8-dynamic, int8-qdq
+export onnx pass.onnx -o m.onnx --precision int8-qdq --weights w.pt => 2 => robustcheck export onnx pass.onnx
+    --precision int8-qdq -o m.onnx => --weights is given; an ONNX file has its weights, preprocessing and outputs
+    already
+export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images nowhere => 2 => --images FOLDER => nowhere:
+    image set is not readable (…); it must be …
+export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images five => 2 => --calibration-images FOLDER =>
+    number of calibration photos is 5 next to the 5 of the parity check; int8-qdq needs at least 16
+export onnx pass.onnx -o m.onnx --precision int8-dynamic --calibration-images photos => 2 => --precision int8-qdq =>
+    number of calibration photos is 80; only int8-qdq uses them, and the precision is int8-dynamic
+export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images some --parity-images photos => 2 => ls -l
+    some/bad….png => some/bad….png: calibration photo is unreadable (…); ranges are taken from real photos
+export onnx pass.onnx -o m.onnx --precision int8-dynamic => 3 => robustcheck export onnx pass.onnx --parity-images
+    FOLDER_OF_PHOTOS_OF_ONE_SIZE => pass.onnx: preprocessing leaves photos in 4 sizes; parity is measured on batches,
+    which need one size
+export onnx pass.onnx -o pass.onnx --precision int8-qdq => 2 => -o pass-int8.onnx => pass.onnx: target is the file that
+    is quantised, or its weights; it must be another file
+export torch net:build -o m.onnx --preprocessing p_text.json => 2 => python -m json.tool p_text.json => p_text.json:
+    preprocessing is unreadable (…); it must be a JSON object
 """
 WITH_TORCH = """
-export transformers openai/clip-nope -o m.onnx => 4 =>
-    run `hf download openai/clip-nope` where there is a network and copy models--openai--clip-nope into
-    $HF_HOME/hub here, or give a folder made by save_pretrained as the name
-  openai/clip-nope: weights are not on this machine and could not be downloaded; a local copy or a network
+export transformers openai/clip-nope -o m.onnx => 4 => run `hf download openai/clip-nope` where there is a network and
+    copy models--openai--clip-nope into $HF_HOME/hub here, or give a folder made by save_pretrained as the name =>
+    openai/clip-nope: weights are not on this machine and could not be downloaded; a local copy or a network is needed
+export open_clip ViT-B-32 -o m.onnx => 2 => --weights TAG, one of openai, … => ViT-B-32: weights are not given; random
+    weights are refused
+export open_clip ViT-B-23 -o m.onnx => 2 => closest: ViT-B-32, … => ViT-B-23: model name is unknown to open_clip …; it
+    must be in open_clip.list_models()
+export open_clip ViT-B-32 -o m.onnx --weights opneai => 2 => --weights openai => ViT-B-32: weights is opneai; it must
+    be one of openai, … or an existing file
+export open_clip local-dir:absent -o m.onnx => 4 => place open_clip_config.json and open_clip_model.safetensors in
+    absent => local-dir:absent: weights are not on this machine and could not be downloaded; a local copy or a network
     is needed
-export open_clip ViT-B-32 -o m.onnx => 2 => --weights TAG, one of openai, …
-  ViT-B-32: weights are not given; random weights are refused
-export open_clip ViT-B-23 -o m.onnx => 2 => closest: ViT-B-32, …
-  ViT-B-23: model name is unknown to open_clip …; it must be in open_clip.list_models()
-export open_clip ViT-B-32 -o m.onnx --weights opneai => 2 => --weights openai
-  ViT-B-32: weights is opneai; it must be one of openai, … or an existing file
-export open_clip local-dir:absent -o m.onnx => 4 =>
-    place open_clip_config.json and open_clip_model.safetensors in absent
-  local-dir:absent: weights are not on this machine and could not be downloaded; a local copy or a network is
-    needed
-export timm restnet18 -o m.onnx => 2 => closest: resnet18, …
-  restnet18: model name is unknown to timm …; it must be in timm.list_models()
-export timm resnet18.a9_in1k -o m.onnx => 2 => robustcheck export timm resnet18.a…_in1k
-  resnet18.a9_in1k: tag is a9_in1k; it must be one of a1_in1k, …
-export torchvision resnet19 -o m.onnx => 2 => closest: resnet18, …
-  resnet19: model name is unknown to torchvision …; it must be a classification model of it
-export torchvision resnet18 -o m.onnx --weights V9 => 2 => --weights IMAGENET1K_V1
-  resnet18: weights is V9; it must be one of IMAGENET1K_V1, … or an existing file
-export transformers ./absent -o m.onnx => 4 =>
-    place config.json, model.safetensors and preprocessor_config.json in ./absent
-  ./absent: folder is missing; the name must be a folder made by save_pretrained, or org/repo
-export torch net:build -o m.onnx --preprocessing p_net.json => 2 =>
-    set the module's attribute `weights`, or give --weights FILE or --random-weights
-  net:build: weights are not given; random weights are refused
-export torch net:build -o m.onnx --preprocessing p_net.json --weights pickle.onnx => 3 => save it again with …
-  pickle.onnx: checkpoint is unreadable (it holds Python objects or code, which are never unpickled); …
+export timm restnet18 -o m.onnx => 2 => closest: resnet18, … => restnet18: model name is unknown to timm …; it must be
+    in timm.list_models()
+export timm resnet18.a9_in1k -o m.onnx => 2 => robustcheck export timm resnet18.a…_in1k => resnet18.a9_in1k: tag is
+    a9_in1k; it must be one of a1_in1k, …
+export torchvision resnet19 -o m.onnx => 2 => closest: resnet18, … => resnet19: model name is unknown to torchvision …;
+    it must be a classification model of it
+export torchvision resnet18 -o m.onnx --weights V9 => 2 => --weights IMAGENET1K_V1 => resnet18: weights is V9; it must
+    be one of IMAGENET1K_V1, … or an existing file
+export transformers ./absent -o m.onnx => 4 => place config.json, model.safetensors and preprocessor_config.json in
+    ./absent => ./absent: folder is missing; the name must be a folder made by save_pretrained, or org/repo
+export torch net:build -o m.onnx --preprocessing p_net.json => 2 => set the module's attribute `weights`, or give
+    --weights FILE or --random-weights => net:build: weights are not given; random weights are refused
+export torch net:build -o m.onnx --preprocessing p_net.json --weights pickle.onnx => 3 => save it again with … =>
+    pickle.onnx: checkpoint is unreadable (it holds Python objects or code, which are never unpickled); …
 """
 
 
 def wrong_rows(world: Path, table: str, run: Run) -> dict[str, str]:
     """Return the calls that go otherwise than their rows, each with what is wrong."""
-    rows = re.findall(r"^(\S.*) => (\d) => (.*)\n  (.*)$", re.sub(r"\n {4}", " ", table), re.MULTILINE)
-    assert 2 * len(rows) == table.count(" =>")
+    rows = re.findall(r"^(\S.*) => (\d) => (.*) => (.*)$", re.sub(r"\n {4}", " ", table), re.MULTILINE)
+    assert 3 * len(rows) == table.count(" =>")
     wrong = {}
     for call, code, hint, message in rows:
         before = contents(world)

@@ -73,26 +73,14 @@ def without_rights() -> None:
         libc.prctl(24, capability, 0, 0, 0)  # 24: PR_CAPBSET_DROP
 
 
-# fmt: off
-RIGHTS = {
-    "pass.onnx --images closed": """\
-error: closed: folder cannot be read (Permission denied); all folders of an image set must be readable
-hint: ls -ld closed
-2""",
-    "secret.onnx": """\
-error: secret.onnx: model file is not readable (Permission denied); …
-hint: ls -l secret.onnx
-3""",
-    "pass.onnx -o json=fixed/r.json": """\
-error: fixed/r.json: folder fixed is not writable; reports are written into it
-hint: ls -ld fixed
-4""",
-    "pass.onnx -o json=closed/r.json": """\
-error: closed/r.json: report path is not usable (Permission denied); …
-hint: ls -ld closed
-2""",
-}
-# fmt: on
+RIGHTS = """\
+pass.onnx --images closed => 2 => ls -ld closed => closed: folder cannot be read (Permission denied); all folders of
+    an image set must be readable
+secret.onnx => 3 => ls -l secret.onnx => secret.onnx: model file is not readable (Permission denied); …
+pass.onnx -o json=fixed/r.json => 4 => ls -ld fixed => fixed/r.json: folder fixed is not writable; reports are written
+    into it
+pass.onnx -o json=closed/r.json => 2 => ls -ld closed => closed/r.json: report path is not usable (Permission denied); …
+"""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="rights are taken with Linux capabilities")
@@ -107,11 +95,15 @@ for call in sys.argv[1:]:
     print(cli.main(call.split()), file=sys.stderr)
 """
     try:
-        done = python(code, *RIGHTS, preexec_fn=without_rights)  # this process has no threads that hold a lock
+        rows = [line.split(" => ") for line in RIGHTS.replace("\n    ", " ").splitlines()]
+        done = python(
+            code, *(row[0] for row in rows), preexec_fn=without_rights
+        )  # this process has no threads that hold a lock
     finally:
         for name in ("closed", "fixed"):
             (here / name).chmod(0o700)
-    expected, said = "\n".join(RIGHTS.values()).splitlines(), without_progress(done.stderr).splitlines()
+    expected = [words for _, code, hint, error in rows for words in (f"error: {error}", f"hint: {hint}", code)]
+    said = without_progress(done.stderr).splitlines()
     assert [shown for words, shown in zip(expected, said, strict=True) if not agrees(words, shown)] == []
 
 

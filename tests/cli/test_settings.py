@@ -227,15 +227,10 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
     )
     of_file = {"pool": "none", "output": "terminal; json=r.json", "no-ci": "true", "quiet": "2", "waivers": waived}
     of_nobody = {
-        "max-images": "all",
-        "preprocess": "that of the model or a sidecar",
-        "tensor": "the one that the rule chooses",
-        "thresholds": "the packaged one",
-        "timeout": "7200",
-        "max-memory": "no limit",
-        "max-model-size": "no limit",
+        "max-images": "all", "preprocess": "that of the model or a sidecar", "tensor": "the one that the rule chooses",
+        "thresholds": "the packaged one", "timeout": "7200", "max-memory": "no limit", "max-model-size": "no limit",
         "images": "the bundled photos",
-    }
+    }  # fmt: skip
     unset = {key: row.partition("not set: ")[2] for key, row in rows.items() if row.startswith("not set")}
     assert {key: row for key, row in rows.items() if row.endswith("robustcheck.toml")} == {
         key: f"{value} | robustcheck.toml" for key, value in of_file.items()

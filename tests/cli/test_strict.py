@@ -24,34 +24,15 @@ WAIVERS = WAIVER.format("not_persistent") + WAIVER.format("too_weak")
 STRICT = "check --strict --images photos"
 # a value of each setting that is not the default, as a file writes it
 OTHER = {
-    "images": '"photos"',
-    "max-images": "40",
-    "max-bad": "0.5",
-    "seed": "3",
-    "preprocess": '"clip"',
-    "tensor": '"t"',
-    "pool": '"mean"',
-    "device": '"coreml"',
-    "provider-option": '["use_tf32=1"]',
-    "batch-size": "1",
-    "thresholds": '"default-1"',
-    "fail-on": '"never"',
-    "accept": '"not_applicable"',
-    "sign": '"key.pem"',
-}
+    "images": '"photos"', "max-images": "40", "max-bad": "0.5", "seed": "3", "preprocess": '"clip"', "tensor": '"t"',
+    "pool": '"mean"', "device": '"coreml"', "provider-option": '["use_tf32=1"]', "batch-size": "1",
+    "thresholds": '"default-1"', "fail-on": '"never"', "accept": '"not_applicable"', "sign": '"key.pem"',
+}  # fmt: skip
 HARMLESS = {
-    "output": '["json=r.json"]',
-    "quiet": "1",
-    "verbose": "1",
-    "no-thumbnails": "true",
-    "no-time": "true",
-    "color": '"never"',
-    "log-file": '"a.log"',
-    "no-ci": "true",
-    "timeout": "600",
-    "max-memory": '"8GiB"',
+    "output": '["json=r.json"]', "quiet": "1", "verbose": "1", "no-thumbnails": "true", "no-time": "true",
+    "color": '"never"', "log-file": '"a.log"', "no-ci": "true", "timeout": "600", "max-memory": '"8GiB"',
     "max-model-size": '"2GiB"',
-}
+}  # fmt: skip
 
 
 def say(text: str, name: str = "robustcheck.toml") -> None:
@@ -62,9 +43,8 @@ def refused(environment: dict[str, str] | None = None, given: Fields | None = No
     """The message and the hint with which the settings are refused, or nothing."""
     line = CommandLine(("check",), ("m.onnx",), ("m.onnx",))
     try:
-        settings.refuse_loosening(
-            resolve({"images": "bundled"} if given is None else given, environment or {}, **options), line
-        )
+        given = {"images": "bundled"} if given is None else given
+        settings.refuse_loosening(resolve(given, environment or {}, **options), line)
     except UsageError as fault:
         return f"{fault.message}\n{fault.hint}"
     return ""
@@ -158,12 +138,8 @@ def test_the_command_line_may_name_a_file_of_waivers(ends: Run) -> None:
     ends(2, "pass.onnx --waivers w.toml -o json=w.toml")
     assert Path("w.toml").read_text() == WAIVERS  # no report replaces it
     Path("w.toml").rename("robustcheck.toml")
-    ends(
-        2,
-        f"{STRICT} -o json -- warn.onnx",
-        "robustcheck.toml: waivers is 2 in all; with --strict only the command line",
-        "hint: remove it there, or type --waivers FILE",
-    )
+    said = "robustcheck.toml: waivers is 2 in all; with --strict only the command line"
+    ends(2, f"{STRICT} -o json -- warn.onnx", said, "hint: remove it there, or type --waivers FILE")
     say('fail-on = "never"\n' + WAIVERS, "w.toml")
     assert "w.toml: key is fail-on; a file of --waivers may only hold waivers" in refused(waivers_file="w.toml")
     assert "none.toml: settings file is missing" in refused(waivers_file="none.toml")
@@ -173,12 +149,8 @@ def test_the_command_line_may_name_a_file_of_waivers(ends: Run) -> None:
 
 
 def test_a_gate_names_its_photos(here: Path, ends: Run) -> None:
-    ends(
-        2,
-        "check --strict -o json=r.json -- pass.onnx",
-        "error: --images is missing; with --strict you must name the photos",
-        "hint: --images photos/",
-    )
+    said = "error: --images is missing; with --strict you must name the photos"
+    ends(2, "check --strict -o json=r.json -- pass.onnx", said, "hint: --images photos/")
     assert code_in("r.json") == 2
     ends(0, f"{STRICT} -qq -- pass.onnx")
     demo.write(here / "planted.onnx", "planted", *demo.train())
@@ -213,14 +185,12 @@ def test_the_report_says_who_loosens(ends: Run) -> None:
     assert [each["setting"] for each in told] == ["max-images", "fail-on"]
     say('images = "photos"\nseed = 3\ndevice = "cpu"\n')
     done = ends(0, "warn.onnx -o terminal -o json=r.json", ROBUSTCHECK_FAIL_ON="never", COLUMNS="120")
-    assert done.stdout.splitlines()[1] == (
-        "! can loosen the gate: images photos, seed 3 (robustcheck.toml); fail-on never (ROBUSTCHECK_FAIL_ON)"
-    )
+    told = "! can loosen the gate: images photos, seed 3 (robustcheck.toml); fail-on never (ROBUSTCHECK_FAIL_ON)"
+    assert done.stdout.splitlines()[1] == told
     report = read_json("r.json")
     assert (report["verdict"]["verdict"], "ROBUSTCHECK_FAIL_ON" in report["gate"]["rule"]) == ("WARN", True)
-    assert [n for n in report["notes"] if n.startswith("settings from")] == [
-        "settings from robustcheck.toml: device cpu"
-    ]
+    notes = [note for note in report["notes"] if note.startswith("settings from")]
+    assert notes == ["settings from robustcheck.toml: device cpu"]
     ends(1, "warn.onnx -qq --fail-on warn", ROBUSTCHECK_FAIL_ON="never")
     ends(2, "absent.onnx --fail-on never")
 

@@ -219,20 +219,20 @@ def _write_images(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+NET = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 4)
+    def forward(self, x): return self.fc(self.conv(x).mean((2, 3)))
+def build(): return Net()
+"""
+
+
 def _write_settings(folder: Path) -> None:
     small = lookup.lookup_preprocessing() | {"size": [32, 32], "resize_size": [32, 32]}
     net = small | {"resize_mode": "squash", "interpolation": "bilinear"}
     for name, value in {"p_size": json.dumps(small), "p_net": json.dumps(net), "p_text": "{bad"}.items():
         (folder / f"{name}.json").write_text(value, encoding="utf-8")
-    (folder / "net.py").write_text(
-        "import torch\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.conv, self.fc = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 4)\n"
-        "    def forward(self, x):\n"
-        "        return self.fc(self.conv(x).mean((2, 3)))\n"
-        "def build():\n"
-        "    return Net()\n",
-        encoding="utf-8",
-    )
+    (folder / "net.py").write_text(NET, encoding="utf-8")

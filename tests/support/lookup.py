@@ -31,16 +31,10 @@ SIZE_PX = 64  # edge of the images, and of the model's input
 def lookup_preprocessing(size_px: int = SIZE_PX) -> Fields:
     """The contract's preprocessing for look-up images: their pixels divided by 255, nothing else."""
     return {
-        "size": [size_px, size_px],
-        "resize_mode": "none",
-        "resize_size": [size_px, size_px],
-        "interpolation": "nearest",
-        "crop": "none",
-        "rescale": 1 / 255,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [1.0, 1.0, 1.0],
-        "color_order": "RGB",
-    }
+        "size": [size_px, size_px], "resize_mode": "none", "resize_size": [size_px, size_px],
+        "interpolation": "nearest", "crop": "none", "rescale": 1 / 255, "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0], "color_order": "RGB",
+    }  # fmt: skip
 
 
 def lookup_contract(
@@ -51,19 +45,16 @@ def lookup_contract(
     source: Fields | None = None,
 ) -> Fields:
     """The contract (schema 1) of a look-up model; `source` overrides single entries of its source record."""
+    made: Fields = {
+        "library": "lookup", "name": "lookup", "weights": "embedding matrix", "weights_digest": "",
+        "random_weights": False,
+        "synthetic": "representations are looked up by image index, not computed from the photo",
+    }  # fmt: skip
     return {
         "schema_version": 1,
         "preprocessing": lookup_preprocessing(size_px),
         "tensors": {output: {"meaning": "looked up by image index", "rule": rule}},
-        "source": {
-            "library": "lookup",
-            "name": "lookup",
-            "weights": "embedding matrix",
-            "weights_digest": "",
-            "random_weights": False,
-            "synthetic": "representations are looked up by image index, not computed from the photo",
-        }
-        | (source or {}),
+        "source": made | (source or {}),
         "versions": {"onnx": version("onnx")},
         "precision": "fp32",
         "parity": {"max_abs": 0.0, "max_rel": 0.0, "min_cosine": 1.0, "batches": [1, 2, 5], "photos": 5},

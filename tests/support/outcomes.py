@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import but, reports
+from support import Fields, but, reports
 
 PLACE = forms.FormOptions(working_folder="/repo/sub", root="/repo")
 HOSTILE = (
@@ -43,16 +43,10 @@ UNDECIDED = gated(reports.undecided())
 WAIVED = gated(reports.warning(), waived=("one_sided", "assumed_preprocessing"), expired=("not_persistent", "too_weak"))
 ALL_WAIVED = gated(reports.warning(), waived=("one_sided", "assumed_preprocessing", "not_persistent", "too_weak"))
 HOSTILE_REPORT = gated(reports.warning(), file=HOSTILE, tensor=HOSTILE)
-NOTHING = gated(
-    reports.report(
-        reports.WARN_STATISTICS
-        | {name: reports.interval(None, None, None) for name in STATISTICS}
-        | dict.fromkeys(
-            ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
-        )
-        | {"kurtosis_quantiles": None, "features": (), "histogram_edges": (), "histogram_counts": ()}
-    )
-)
+NONE = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
+UNKNOWN = {name: reports.interval(None, None, None) for name in STATISTICS} | dict.fromkeys(NONE)
+EMPTY: Fields = {"kurtosis_quantiles": None, "features": (), "histogram_edges": (), "histogram_counts": ()}
+NOTHING = gated(reports.report(reports.WARN_STATISTICS | UNKNOWN | EMPTY))
 FAILED = failed()
 EVERY: list[Outcome] = [PASSING, WARNING, UNDECIDED, WAIVED, ALL_WAIVED, HOSTILE_REPORT, NOTHING, FAILED]
 

@@ -3,24 +3,10 @@
 The reference rows are from thresholds/data/reference_statistics.csv.
 """
 
+from ast import literal_eval
 from typing import Any
 
-from robustcheck_onnx.checker.evidence import (
-    CLIP,
-    IMAGENET,
-    Content,
-    Evidence,
-    Execution,
-    ImageFacts,
-    ImageFinding,
-    ImageSetFacts,
-    Interval,
-    ModelFacts,
-    OutlierFeature,
-    Preprocessing,
-    PreprocessingFacts,
-    Statistics,
-)
+from robustcheck_onnx.checker import evidence as facts
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
 from robustcheck_onnx.checker.report.terminal import document_of, render_document
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE
@@ -31,13 +17,9 @@ from support.screens import printed
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
 EARLIER_MINIMUM: dict[Statistic, float] = {
-    "kurtosis": 8.0,
-    "persistence_ratio": 1.75,
-    "top3_share": 0.5,
-    "outlier_frequency": 0.75,
-    "negative_energy": 0.35,
-    "negative_z_energy": 0.4,
-}
+    "kurtosis": 8.0, "persistence_ratio": 1.75, "top3_share": 0.5,
+    "outlier_frequency": 0.75, "negative_energy": 0.35, "negative_z_energy": 0.4,
+}  # fmt: skip
 
 REFERENCE_ROWS = """\
 finetuned_clip|OpenAI CLIP ViT-B/32, contrastively fine-tuned on ~100 captioned images|165.7|32.74|0.9951|yes
@@ -77,183 +59,113 @@ def profile(minimums: dict[Statistic, float] = MINIMUM) -> Profile:
         name: Threshold(minimum=minimum, highest_without=0, highest_without_set="a", lowest_with=9, lowest_with_set="b")
         for name, minimum in minimums.items()
     }
-    return seal(
-        Profile(
-            id="test-1",
-            statistic_version=1,
-            tensor_rules=("encoder_output", "head_input"),
-            pools=("none", "spatial_mean"),
-            ends=(End("linear"),),
-            min_features=384,
-            max_features=2048,
-            min_images=50,
-            alpha=0.05,
-            thresholds=thresholds,
-            calibration=Calibration(
-                command="none",
-                table="reference_statistics.csv",
-                table_digest="sha256:0",
-                rule="chosen by hand for the tests",
-                n_sets=14,
-                n_checkpoints=13,
-                with_indication=(),
-                without_indication=(),
-                excluded=(),
-                left_out_false_pass=(),
-                left_out_false_warn=(),
-                false_pass_upper=0.2,
-                false_warn_upper=0.5,
-                family_out=(),
-            ),
-            limits=LIMITS,
-        )
-    )
+    calibration = Calibration(
+        command="none", table="reference_statistics.csv", table_digest="sha256:0", rule="chosen by hand for the tests",
+        n_sets=14, n_checkpoints=13, with_indication=(), without_indication=(), excluded=(), left_out_false_pass=(),
+        left_out_false_warn=(), false_pass_upper=0.2, false_warn_upper=0.5, family_out=(),
+    )  # fmt: skip
+    made = Profile(
+        id="test-1", statistic_version=1, tensor_rules=("encoder_output", "head_input"), pools=("none", "spatial_mean"),
+        ends=(End("linear"),), min_features=384, max_features=2048, min_images=50, alpha=0.05, thresholds=thresholds,
+        calibration=calibration, limits=LIMITS,
+    )  # fmt: skip
+    return seal(made)
 
 
-def interval(estimate: float | None, low: float | None, high: float | None) -> Interval:
-    return Interval(estimate=estimate, low=low, high=high)
+def interval(estimate: float | None, low: float | None, high: float | None) -> facts.Interval:
+    return facts.Interval(estimate=estimate, low=low, high=high)
 
 
-def feature(index: int, share: float, frequency: float, mean_z: float) -> OutlierFeature:
-    return OutlierFeature(
+def feature(index: int, share: float, frequency: float, mean_z: float) -> facts.OutlierFeature:
+    return facts.OutlierFeature(
         index=index, share=share, frequency=frequency, mean_z=mean_z, persistent=frequency >= 0.5, relative_sd=0.2
     )
 
 
-PASS_STATISTICS: Fields = {
-    "statistic_version": 1,
-    "n_images": 162,
-    "n_nonfinite": 0,
-    "n_constant": 0,
-    "n_features": 1024,
-    "alpha": 0.05,
-    "strength": interval(74.19, 62.87, 85.51),
-    "kurtosis": interval(82.31, 70.94, 93.68),
-    "persistence_ratio": interval(5.218, 4.307, 6.129),
-    "top3_share": interval(0.9014, 0.8733, 0.9295),
-    "outlier_frequency": interval(1.0, 0.91, 1.0),
-    "negative_energy": interval(0.5561, 0.5402, 0.572),
-    "negative_z_energy": interval(0.5229, 0.51, 0.536),
-    "two_sidedness": interval(0.4439, 0.428, 0.4598),
-    "centred_kurtosis": 15.77,
-    "rms_kurtosis": 71.9,
-    "max_median_ratio": 46.2,
-    "zero_share": 0.0,
-    "negative_share": 0.4981,
-    "spread": 0.7431,
-    "distinct_share": 1.0,
-    "kurtosis_quantiles": (38.4, 66.1, 83.2, 99.5, 121.6),
-    "histogram_edges": tuple(21.0 + 5.25 * i for i in range(25)),
-    "histogram_counts": (1, 2, 3, 2, 4, 5, 7, 9, 10, 13, 14, 16, 15, 13, 12, 10, 8, 6, 5, 3, 2, 1, 0, 1),
-    "features": (
-        feature(526, 0.8512, 1.0, 16.71),
-        feature(834, 0.0311, 0.5741, -6.43),
-        feature(9, 0.0191, 0.2469, 5.12),
-        feature(731, 0.0021, 0.0062, 1.93),
-    ),
-}
-
-WARN_STATISTICS: Fields = PASS_STATISTICS | {
-    "n_images": 160,
-    "n_features": 1280,
-    "strength": interval(2.789, 1.87, 3.708),
-    "kurtosis": interval(19.95, 17.41, 22.49),
-    "persistence_ratio": interval(1.104, 1.049, 1.159),
-    "top3_share": interval(0.1398, 0.1012, 0.1784),
-    "outlier_frequency": interval(0.1267, 0.01, 0.25),
-    "negative_energy": interval(0.0, 0.0, 0.0),
-    "negative_z_energy": interval(0.1609, 0.15, 0.172),
-    "two_sidedness": interval(0.0, 0.0, 0.0),
-    "centred_kurtosis": 18.07,
-    "rms_kurtosis": 2.52,
-    "max_median_ratio": None,
-    "zero_share": 0.6123,
-    "negative_share": 0.0,
-    "spread": 0.8127,
-    "distinct_share": 1.0,
-    "kurtosis_quantiles": (9.87, 13.9, 17.8, 23.6, 38.9),
-    "histogram_edges": tuple(7.0 + 2.5 * i for i in range(25)),
-    "histogram_counts": (14, 23, 31, 26, 19, 14, 9, 7, 5, 3, 3, 1, 2, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1),
-    "features": (
-        feature(1101, 0.0664, 0.1125, 2.31),
-        feature(402, 0.0411, 0.0813, 1.77),
-        feature(77, 0.0323, 0.0625, 1.52),
-        feature(5, 0.0311, 0.05, 1.2),
-    ),
-}
+STATISTICS = """\
+n_images | 162 | 160
+n_features | 1024 | 1280
+strength | 74.19, 62.87, 85.51 | 2.789, 1.87, 3.708
+kurtosis | 82.31, 70.94, 93.68 | 19.95, 17.41, 22.49
+persistence_ratio | 5.218, 4.307, 6.129 | 1.104, 1.049, 1.159
+top3_share | 0.9014, 0.8733, 0.9295 | 0.1398, 0.1012, 0.1784
+outlier_frequency | 1.0, 0.91, 1.0 | 0.1267, 0.01, 0.25
+negative_energy | 0.5561, 0.5402, 0.572 | 0.0, 0.0, 0.0
+negative_z_energy | 0.5229, 0.51, 0.536 | 0.1609, 0.15, 0.172
+two_sidedness | 0.4439, 0.428, 0.4598 | 0.0, 0.0, 0.0
+centred_kurtosis | 15.77 | 18.07
+rms_kurtosis | 71.9 | 2.52
+max_median_ratio | 46.2 | None
+zero_share | 0.0 | 0.6123
+negative_share | 0.4981 | 0.0
+spread | 0.7431 | 0.8127
+kurtosis_quantiles | 38.4, 66.1, 83.2, 99.5, 121.6 | 9.87, 13.9, 17.8, 23.6, 38.9
+"""
 
 
+def column(number: int, first_edge: float, step: float, *features: facts.OutlierFeature) -> Fields:
+    """Statistics of a column of the table; three numbers are an interval."""
+    made: Fields = {"statistic_version": 1, "n_nonfinite": 0, "n_constant": 0, "alpha": 0.05, "distinct_share": 1.0}
+    made |= {"histogram_edges": tuple(first_edge + step * i for i in range(25)), "features": features}
+    for name, *cells in (line.split(" | ") for line in STATISTICS.splitlines()):
+        value = literal_eval(cells[number])
+        made[name] = interval(*value) if isinstance(value, tuple) and len(value) == 3 else value
+    return made
+
+
+PASS_STATISTICS = column(
+    0, 21.0, 5.25,
+    feature(526, 0.8512, 1.0, 16.71), feature(834, 0.0311, 0.5741, -6.43),
+    feature(9, 0.0191, 0.2469, 5.12), feature(731, 0.0021, 0.0062, 1.93),
+) | {"histogram_counts": (1, 2, 3, 2, 4, 5, 7, 9, 10, 13, 14, 16, 15, 13, 12, 10, 8, 6, 5, 3, 2, 1, 0, 1)}  # fmt: skip
+WARN_STATISTICS = column(
+    1, 7.0, 2.5,
+    feature(1101, 0.0664, 0.1125, 2.31), feature(402, 0.0411, 0.0813, 1.77),
+    feature(77, 0.0323, 0.0625, 1.52), feature(5, 0.0311, 0.05, 1.2),
+) | {"histogram_counts": (14, 23, 31, 26, 19, 14, 9, 7, 5, 3, 3, 1, 2, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1)}  # fmt: skip
 EXECUTION: Fields = {
-    "requested": "auto",
-    "providers": ("CPUExecutionProvider",),
-    "nodes": {"CPUExecutionProvider": 312},
-    "runtime": "1.32.0",
-    "device": "cpu",
-    "threads": 8,
-    "precision": "fp32",
-    "fallback_reason": "",
-    "heavy_on_cpu": {},
+    "requested": "auto", "providers": ("CPUExecutionProvider",), "nodes": {"CPUExecutionProvider": 312},
+    "runtime": "1.32.0", "device": "cpu", "threads": 8, "precision": "fp32", "fallback_reason": "", "heavy_on_cpu": {},
     "optimization": "all",
-}
+}  # fmt: skip
 
 
-CONTENT = Content(n=50, effective_rank=33.5, relative_variance=0.516)
-"""about what CLIP's vectors of varied photos have"""
+CONTENT = facts.Content(n=50, effective_rank=33.5, relative_variance=0.516)
+"""about what facts.CLIP's vectors of varied photos have"""
 
 
 def evidence(
-    statistics: Statistics,
+    statistics: facts.Statistics,
     *,
     model: Fields | None = None,
-    preprocessing: Preprocessing = CLIP,
+    preprocessing: facts.Preprocessing = facts.CLIP,
     preprocessing_source: Any = "contract",
     skipped: tuple[tuple[str, str], ...] = (),
     execution: Fields | None = None,
-    images: ImageSetFacts | None = None,
+    images: facts.ImageSetFacts | None = None,
     stopped: Any = "decided",
-    content: Content | None = CONTENT,
-) -> Evidence:
-    """Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
-    facts: Fields = {
-        "file": "models/rn50-openai.onnx",
-        "digest": "sha256:" + "0123456789abcdef" * 4,
-        "external_digests": {},
-        "size_bytes": 153_400_000,
-        "opset": {"": 18},
-        "producer": "pytorch 2.13.0",
-        "tensor": "representation",
-        "rule": "encoder_output",
-        "pool": "none",
-        "ends_in": "linear",
-        "why": "the contract in the file names it",
-        "tensor_assumed": False,
-        "random_weights": False,
-        "source": "open_clip RN50 (openai)",
-        "synthetic": "",
-        "batch_difference": 2e-7,
-        "output_difference": 0.0,
-    }
-    return Evidence(
+    content: facts.Content | None = CONTENT,
+) -> facts.Evidence:
+    """facts.Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
+    of_model: Fields = {
+        "file": "models/rn50-openai.onnx", "digest": "sha256:" + "0123456789abcdef" * 4, "external_digests": {},
+        "size_bytes": 153_400_000, "opset": {"": 18}, "producer": "pytorch 2.13.0", "tensor": "representation",
+        "rule": "encoder_output", "pool": "none", "ends_in": "linear", "why": "the contract in the file names it",
+        "tensor_assumed": False, "random_weights": False, "source": "open_clip RN50 (openai)", "synthetic": "",
+        "batch_difference": 2e-7, "output_difference": 0.0,
+    }  # fmt: skip
+    fields = (("size", "224×224", "contract"), ("interpolation", "bicubic", "contract"))
+    of_images = facts.ImageFacts(
+        source="photos/", bundled=False, n_available=300, n_read=statistics.n_images, n_skipped=len(skipped),
+        skipped=skipped, notes={"alpha composited": 3} if skipped else {}, digest="sha256:" + "fedcba9876543210" * 4,
+        seed=0, sanity=images or sanity(statistics.n_images),
+    )  # fmt: skip
+    return facts.Evidence(
         statistics=statistics,
-        model=ModelFacts(**(facts | (model or {}))),
-        preprocessing=PreprocessingFacts(
-            preprocessing=preprocessing,
-            source=preprocessing_source,
-            fields=(("size", "224×224", "contract"), ("interpolation", "bicubic", "contract")),
-        ),
-        images=ImageFacts(
-            source="photos/",
-            bundled=False,
-            n_available=300,
-            n_read=statistics.n_images,
-            n_skipped=len(skipped),
-            skipped=skipped,
-            notes={"alpha composited": 3} if skipped else {},
-            digest="sha256:" + "fedcba9876543210" * 4,
-            seed=0,
-            sanity=images or sanity(statistics.n_images),
-        ),
-        execution=Execution(**(EXECUTION | (execution or {}))),
+        model=facts.ModelFacts(**(of_model | (model or {}))),
+        preprocessing=facts.PreprocessingFacts(preprocessing=preprocessing, source=preprocessing_source, fields=fields),
+        images=of_images,
+        execution=facts.Execution(**(EXECUTION | (execution or {}))),
         stopped=stopped,
         content=content,
     )
@@ -266,7 +178,7 @@ def report(
     source: str = "open_clip RN50 (openai)",
     synthetic: str = "",
     notes: tuple[str, ...] = (),
-    findings: tuple[ImageFinding, ...] = (),
+    findings: tuple[facts.ImageFinding, ...] = (),
     reference: tuple[ReferenceRow, ...] | None = None,
     with_profile: Profile | None = None,
     time: Time | None = None,
@@ -274,7 +186,7 @@ def report(
 ) -> Report:
     """A report on the statistics; `changes` are those of `evidence`."""
     judged_by = with_profile or profile()
-    measured = Statistics(**statistics)
+    measured = facts.Statistics(**statistics)
     model = {"file": file, "source": source, "synthetic": synthetic}
     given = evidence(measured, model=model, images=sanity(measured.n_images, findings), **changes)
     given = but(given, images__bundled=BUNDLED_NOTE in notes)
@@ -290,20 +202,12 @@ def report(
     )
 
 
-def sanity(n_varied: int, findings: tuple[ImageFinding, ...] = ()) -> ImageSetFacts:
-    return ImageSetFacts(
-        n_images=n_varied,
-        n_compared=n_varied,
-        n_duplicates=0,
-        n_near_duplicates=0,
-        n_varied=n_varied,
-        unlike_share=0.0,
-        neighbour_correlation=0.95,
-        gradient_kurtosis=9.0,
-        channel_correlation=0.9,
-        kurtosis_spread=0.5,
-        findings=findings,
-    )
+def sanity(n_varied: int, findings: tuple[facts.ImageFinding, ...] = ()) -> facts.ImageSetFacts:
+    return facts.ImageSetFacts(
+        n_images=n_varied, n_compared=n_varied, n_duplicates=0, n_near_duplicates=0, n_varied=n_varied,
+        unlike_share=0.0, neighbour_correlation=0.95, gradient_kurtosis=9.0, channel_correlation=0.9,
+        kurtosis_spread=0.5, findings=findings,
+    )  # fmt: skip
 
 
 def passing() -> Report:
@@ -315,7 +219,7 @@ def warning() -> Report:
         WARN_STATISTICS,
         file="models/efficientnet-lite0.onnx",
         source="",
-        preprocessing=IMAGENET,
+        preprocessing=facts.IMAGENET,
         preprocessing_source="assumed",
         notes=(BUNDLED_NOTE,),
         skipped=(("DSC_0001.jpg", "truncated"), ("notes.png", "not an image")),
@@ -325,6 +229,7 @@ def warning() -> Report:
 
 
 def undecided() -> Report:
+    nodes = {"CUDAExecutionProvider": 308, "CPUExecutionProvider": 4}
     close = {
         "n_images": 300,
         "strength": interval(6.397, 4.498, 8.3),
@@ -336,12 +241,7 @@ def undecided() -> Report:
         PASS_STATISTICS | close,
         file="models/vit-b-32-laion2b.onnx",
         source="open_clip ViT-B-32 (laion2b_s34b_b79k)",
-        execution={
-            "requested": "cuda",
-            "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-            "device": "a GPU",
-        }
-        | {"nodes": {"CUDAExecutionProvider": 308, "CPUExecutionProvider": 4}},
+        execution={"requested": "cuda", "providers": (*nodes,), "device": "a GPU", "nodes": nodes},
         stopped="all images",
     )
 

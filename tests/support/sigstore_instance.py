@@ -165,21 +165,16 @@ class Instance:
         authority = {"uri": self.url, "certChain": {"certificates": certificates}, "validFor": VALID}
         authority["subject"] = {"organization": "test", "commonName": "test"}
         service = [{"url": self.url, "majorApiVersion": 1, "validFor": VALID, "operator": "test"}]
-        return {
-            "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
-            "trustedRoot": {
-                "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
-                "tlogs": [log(self.log)],
-                "certificateAuthorities": [authority],
-                "ctlogs": [log(self.ct)],
-            },
-            "signingConfig": {
-                "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
-                "caUrls": service,
-                "rekorTlogUrls": service,
-                "rekorTlogConfig": {"selector": "ANY"},
-            },
-        }
+        kind = "application/vnd.dev.sigstore."
+        root = {
+            "mediaType": f"{kind}trustedroot+json;version=0.1", "tlogs": [log(self.log)],
+            "certificateAuthorities": [authority], "ctlogs": [log(self.ct)],
+        }  # fmt: skip
+        signing = {
+            "mediaType": f"{kind}signingconfig.v0.2+json", "caUrls": service, "rekorTlogUrls": service,
+            "rekorTlogConfig": {"selector": "ANY"},
+        }  # fmt: skip
+        return {"mediaType": f"{kind}clienttrustconfig.v0.1+json", "trustedRoot": root, "signingConfig": signing}
 
 
 @contextlib.contextmanager

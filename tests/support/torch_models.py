@@ -36,29 +36,28 @@ def _say(module, **attributes):
         setattr(module, name, value)
     return module
 
-def encoder():
-    return _say(_network())
+class _Body(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = _network()
+    def forward(self, image):
+        return self.body(image)
+
+def encoder(): return _say(_network())
 
 def silent_about_preprocessing():
     module = _say(_network())
     del module.preprocessing
     return module
 
-class Dict(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = _network()
+class Dict(_Body):
     def forward(self, image):
         seen = self.body[:-1](image)
         return {"logits": self.body[-1](seen), "representation": seen}
 
-def dictionary():
-    return _say(Dict(), synthetic="nothing planted, only said")
+def dictionary(): return _say(Dict(), synthetic="nothing planted, only said")
 
-class Chatty(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = _network()
+class Chatty(_Body):
     def forward(self, image):
         print("printed by the model")
         logging.warning("logged by the model")
@@ -69,59 +68,41 @@ def chatty():
     print("printed by the factory")
     return _say(Chatty())
 
-class AlwaysTraining(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = _network()
+class AlwaysTraining(_Body):
     def train(self, mode=True):
         return super().train(True)
-    def forward(self, image):
-        return self.body(image)
 
-def always_training():
-    return _say(AlwaysTraining())
+def always_training(): return _say(AlwaysTraining())
 
-class BatchStatistics(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = _network()
+class BatchStatistics(_Body):
     def forward(self, image):
         out = self.body(image)
         return out - out.mean(dim=0, keepdim=True) / 2
 
-def batch_statistics():
-    return _say(BatchStatistics())
+def batch_statistics(): return _say(BatchStatistics())
 
 class Tokens(nn.Module):
     def forward(self, image):
         return image.flatten(2)
 
-def tokens():
-    return _say(Tokens())
+def tokens(): return _say(Tokens())
 
 class NotFinite(nn.Module):
     def forward(self, image):
         return image.flatten(1)[:, :4] / 0
 
-def not_finite():
-    return _say(NotFinite())
+def not_finite(): return _say(NotFinite())
 
-class Untraceable(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = _network()
+class Untraceable(_Body):
     def forward(self, image):
         out = self.body(image)
         return out * 2 if float(out.sum()) > 0 else out
 
-def untraceable():
-    return _say(Untraceable())
+def untraceable(): return _say(Untraceable())
 
-def raises():
-    raise KeyError("no such thing")
+def raises(): raise KeyError("no such thing")
 
-def not_a_module():
-    return 3
+def not_a_module(): return 3
 """
 
 

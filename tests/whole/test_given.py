@@ -166,11 +166,7 @@ def test_pictures_are_turned_and_composited_as_files_are_and_damaged_ones_skippe
 
 
 CHW = np.zeros((3, 8, 8), dtype=np.uint8)
-
-
 FLOATS = CHW.astype(np.float32)
-
-
 PHOTO = np.zeros((8, 8, 3), dtype=np.uint8)
 
 

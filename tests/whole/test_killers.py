@@ -170,15 +170,8 @@ def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: 
     whole = path.read_bytes()
     assert whole.count(right) == 1
     path.write_bytes(whole.replace(right, wrong))
-    raised(
-        CannotAssessError,
-        "images\\.arrow: Arrow file is damaged .*[Oo]ffset",
-        rc.check,
-        save(classifier(), tmp_path / "m.onnx"),
-        images=path,
-        preprocess="imagenet",
-        device="cpu",
-    )
+    said, model = "images\\.arrow: Arrow file is damaged .*[Oo]ffset", save(classifier(), tmp_path / "m.onnx")
+    raised(CannotAssessError, said, rc.check, model, images=path, preprocess="imagenet", device="cpu")
 
 
 @pytest.mark.process

@@ -60,14 +60,9 @@ def test_images_that_cannot_be_measured_are_left_out(lookup_pass: Place, tmp_pat
     assert set(load_representations(tmp_path / "rows.npz").names) == left
 
 
+READ = PreprocessingFacts(preprocessing=CLIP, source="contract", fields=())
 MADE_WITH = MadeWith(
-    model="m",
-    model_digest="sha256:0",
-    tensor="t",
-    pool="none",
-    preprocessing=PreprocessingFacts(preprocessing=CLIP, source="contract", fields=()),
-    images="i",
-    seed=0,
+    model="m", model_digest="sha256:0", tensor="t", pool="none", preprocessing=READ, images="i", seed=0
 )
 
 
