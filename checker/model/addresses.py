@@ -39,19 +39,7 @@ from robustcheck_onnx.checker.storage.stores import (
 from robustcheck_onnx.checker.text import quoted, type_name
 
 from .file import external_locations, parse_contract
-from .sidecar import (
-    HUB_FOLDER,
-    IMAGE_TOWER,
-    OWN_SUFFIX,
-    PRECISION,
-    SIDECAR_NAMES,
-    TEXT_TOWER,
-    WHOLE_AND_IMAGE_TOWER,
-    checkpoint_part,
-    says_pixels,
-    sidecar_paths,
-    takes_no_image,
-)
+from .sidecar import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES, choose_model, says_pixels, sidecar_paths, takes_no_image
 
 Tell = Callable[[str], None]  # is called with how far a fetch is
 Model = str | os.PathLike[str] | Url | bytes | ModelProto
@@ -60,7 +48,6 @@ IN_MEMORY = "model.onnx"  # its name in the private folder, which no report show
 SCHEMES = ("hf", *HTTP, *REGISTRY, *ON_THIS_MACHINE)  # those of fsspec's stores have two slashes
 LIBRARIES = ("open_clip", "timm", "torchvision", "transformers")  # of checkpoints: `robustcheck export` loads them
 OTHERS = {"wandb": "wandb artifact get", "oci": "oras pull"}  # not read here: their own clients fetch them
-SHOWN = 6  # files that an error names
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
 
 
@@ -402,45 +389,3 @@ class _Download:
                         f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
                         f"robustcheck {quoted(file)} --preprocess FILE  # a copy of it, if it is this model's",
                     )
-
-
-def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], str]) -> str:
-    """Return the one image encoder among ONNX files.
-
-    Text towers are left out, and of several precisions the full one is taken.
-
-    Of a CLIP that is split into towers, the image tower is meant. Files of other names, or of other folders, are other
-    checkpoints; a folder `onnx` is its parent's.
-
-    Args:
-        paths: of ONNX files, with `/`; at least one.
-        shown: the address that names them all.
-        address_of: makes the address of one, for the hint.
-
-    Raises:
-        UsageError: several encoders, of which one must be named.
-    """
-    encoders = [path for path in paths if not takes_no_image(PurePosixPath(path))] or list(paths)
-    checkpoints = {_checkpoint(path) for path in encoders}
-    is_split = TEXT_TOWER in {checkpoint_part(PurePosixPath(path)) for path in paths}
-    is_one_folder = len({folder for folder, _ in checkpoints}) == 1
-    if is_split and is_one_folder and {part for _, part in checkpoints} == WHOLE_AND_IMAGE_TOWER:
-        towers = [path for path in encoders if _checkpoint(path)[1] == IMAGE_TOWER]
-        return choose_model(towers, shown, address_of)
-    if len(checkpoints) == 1:
-        stems = {path: PurePosixPath(path).stem.casefold() for path in encoders}
-        plain = [path for path, stem in stems.items() if PRECISION.search(stem) is None]
-        encoders = plain or [path for path, stem in stems.items() if stem.endswith("fp32")] or encoders
-    if len(encoders) == 1:
-        return encoders[0]
-    names = ", ".join(encoders[:SHOWN]) + (f" and {len(encoders) - SHOWN} more" if len(encoders) > SHOWN else "")
-    raise UsageError(
-        f"{shown}: number of encoders is {len(encoders)} ({names}); one must be named",
-        f"robustcheck {shlex.quote(address_of(encoders[0]))}",
-    )
-
-
-def _checkpoint(path: str) -> tuple[PurePosixPath, str]:
-    """Return a file's folder and its name without precision. Forms of one checkpoint share both."""
-    folder = PurePosixPath(path).parent
-    return folder.parent if folder.name == HUB_FOLDER else folder, checkpoint_part(PurePosixPath(path))

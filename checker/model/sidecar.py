@@ -8,9 +8,9 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -412,6 +412,51 @@ def models_below(folder: Path) -> list[Path]:
 def takes_no_image(model: PurePath) -> bool:
     """Whether a file's name is that of a text tower. Such parts of a split checkpoint take no image."""
     return checkpoint_part(model) in IMAGELESS_PARTS
+
+
+SHOWN = 6  # files that an error names
+
+
+def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], str]) -> str:
+    """Return the one image encoder among ONNX files.
+
+    Text towers are left out, and of several precisions the full one is taken.
+
+    Of a CLIP that is split into towers, the image tower is meant. Files of other names, or of other folders, are other
+    checkpoints; a folder `onnx` is its parent's.
+
+    Args:
+        paths: of ONNX files, with `/`; at least one.
+        shown: the address that names them all.
+        address_of: makes the address of one, for the hint.
+
+    Raises:
+        UsageError: several encoders, of which one must be named.
+    """
+    encoders = [path for path in paths if not takes_no_image(PurePosixPath(path))] or list(paths)
+    checkpoints = {_checkpoint(path) for path in encoders}
+    is_split = TEXT_TOWER in {checkpoint_part(PurePosixPath(path)) for path in paths}
+    is_one_folder = len({folder for folder, _ in checkpoints}) == 1
+    if is_split and is_one_folder and {part for _, part in checkpoints} == WHOLE_AND_IMAGE_TOWER:
+        towers = [path for path in encoders if _checkpoint(path)[1] == IMAGE_TOWER]
+        return choose_model(towers, shown, address_of)
+    if len(checkpoints) == 1:
+        stems = {path: PurePosixPath(path).stem.casefold() for path in encoders}
+        plain = [path for path, stem in stems.items() if PRECISION.search(stem) is None]
+        encoders = plain or [path for path, stem in stems.items() if stem.endswith("fp32")] or encoders
+    if len(encoders) == 1:
+        return encoders[0]
+    names = ", ".join(encoders[:SHOWN]) + (f" and {len(encoders) - SHOWN} more" if len(encoders) > SHOWN else "")
+    raise UsageError(
+        f"{shown}: number of encoders is {len(encoders)} ({names}); one must be named",
+        f"robustcheck {shlex.quote(address_of(encoders[0]))}",
+    )
+
+
+def _checkpoint(path: str) -> tuple[PurePosixPath, str]:
+    """Return a file's folder and its name without precision. Forms of one checkpoint share both."""
+    folder = PurePosixPath(path).parent
+    return folder.parent if folder.name == HUB_FOLDER else folder, checkpoint_part(PurePosixPath(path))
 
 
 def says_pixels(sidecar: Path) -> bool:

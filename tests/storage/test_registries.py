@@ -18,7 +18,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
-from robustcheck_onnx.checker.model.addresses import choose_model
+from robustcheck_onnx.checker.model.sidecar import choose_model
 from robustcheck_onnx.checker.report.document import blocks_of
 from robustcheck_onnx.checker.storage import registries
 from robustcheck_onnx.checker.storage.stores import StoreError
