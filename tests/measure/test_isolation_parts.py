@@ -1,23 +1,21 @@
-"""Parts of the wall that need no child: what is its own memory, how one is ended, when the next is started."""
+"""Parts of the wall, without a child."""
 
 import io
+import json
 import mmap
 import os
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from unittest.mock import Mock
 
 import pytest
 
-from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker import child, isolation, text
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.isolation import (
-    NO_LIMITS,
-    Limits,
-    Wall,  # before a fixture puts NoWall in its place
-)
-from support import raised
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Wall
+from support import Patch, raised
 
 MIB = 1 << 20
 
@@ -103,3 +101,34 @@ def test_a_limit_is_a_number_above_0() -> None:
         values: list[Any] = [0, -1, -0.0, float("inf"), float("nan")]
         for value in values:
             raised(UsageError, "it must be more than 0", Limits, **{field: value})
+
+
+def answer(monkeypatch: Patch, task: Any) -> Any:
+    """The error that a task ends in."""
+    monkeypatch.setattr(child, "call", task)
+    answers = io.BytesIO()
+    child._answer({"task": "task", "arguments": {}, "about": "m.onnx", "log": 30}, None, answers)
+    return json.loads(answers.getvalue())["error"]
+
+
+def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: Patch) -> None:
+    error = answer(monkeypatch, lambda *_: text.once(None))  # type: ignore[arg-type] # raises in the package
+    assert "text.py" in error.pop("traceback")
+    assert error == {
+        "exit_code": 3,
+        "message": "m.onnx: this file broke the reader (TypeError in text.py)",
+        "hint": "run again with --debug, and report the traceback",
+    }
+
+
+def test_an_error_of_the_call_and_too_little_memory_are_none(monkeypatch: Patch) -> None:
+    error = answer(monkeypatch, Mock(side_effect=UsageError("pool is x", "--pool cls")))
+    assert (error["exit_code"], error["message"], error["hint"]) == (2, "pool is x", "--pool cls")
+    assert answer(monkeypatch, Mock(side_effect=MemoryError()))["exit_code"] == 4
+
+
+def test_a_child_calls_the_functions_of_its_list_alone() -> None:
+    for task in child.TASKS:
+        module, name = task.split(":")
+        assert "return" in get_type_hints(getattr(import_module(f"robustcheck_onnx.checker.{module}"), name))
+    raised(ValueError, "not in tuple", child.call, "child:main", {}, print)

@@ -190,8 +190,7 @@ def cluster(*_):
 workers.open_cluster = cluster
 workers._workers = lambda *_: contextlib.nullcontext([])
 ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
-list(workers._run(ray, [], None, 1, None))
-"""
+list(workers._run(ray, [], None, 1, None))"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
 
 

@@ -112,8 +112,7 @@ import sys
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.cli import main
 isolation.START = f"exec({STORE!r}); {isolation.START}"  # the child has the store
-sys.exit(main(["memory://m.onnx"]))
-"""
+sys.exit(main(["memory://m.onnx"]))"""
     environment = os.environ | {"TMPDIR": str(own_temporary_folder), "SEEN": str(tmp_path / "seen")}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, check=False, timeout=PATIENCE_S

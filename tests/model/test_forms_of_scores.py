@@ -143,10 +143,9 @@ def test_a_biased_projection_with_an_l2_norm_behind_it_is_the_embedding() -> Non
         assert opened("s = Gemm(h, w, bias); y = Identity(s)", output).representation.tensor == "h"
 
 
-BEFORE = """
-    map = Conv(image, w384x3x8x8, kernel_shape=[8, 8]); flat = Flatten(map); h = LayerNormalization(flat, gain)
-"""
-PROJECTION = BEFORE + "z = MatMul(h, w384x512)\n"
+BEFORE = """map = Conv(image, w384x3x8x8, kernel_shape=[8, 8]); flat = Flatten(map)
+    h = LayerNormalization(flat, gain)"""
+PROJECTION = BEFORE + "; z = MatMul(h, w384x512)\n"
 FACTOR = weight(512)
 
 
@@ -183,10 +182,8 @@ def test_ends() -> None:
         ("f = Exp(2.0); embedding = Mul(z, f)", "linear"),  # one factor
         ("embedding = Div(2.0, z)", "other:Div"),  # a reciprocal
         (  # the scales of a dynamic quantiser
-            """
-            q, scale, zero = DynamicQuantizeLinear(h); integers = MatMulInteger(q, wq, zero)
-            floats = Cast(integers, to=FLOAT); both = Mul(scale, scales); embedding = Mul(floats, both)
-            """,
+            """q, scale, zero = DynamicQuantizeLinear(h); integers = MatMulInteger(q, wq, zero)
+            floats = Cast(integers, to=FLOAT); both = Mul(scale, scales); embedding = Mul(floats, both)""",
             "linear",
         ),
         (f"{STORED_8}; embedding = DequantizeLinear(stored, 0.1)", "linear"),
@@ -241,10 +238,8 @@ ASSUMED = ("embedding", "encoder_output", "assumed")
 READ = [  # the text, the tensor that a user names, and what is read: tensor and rule
     # other zero-shot heads
     (
-        """
-        unit = LpNormalization(z, axis=1); point = Reshape(unit, [0,512,1,1])
-        cosines = Conv(point, w768x512x1x1, kernel_shape=[1, 1]); output = Flatten(cosines)
-        """,
+        """unit = LpNormalization(z, axis=1); point = Reshape(unit, [0,512,1,1])
+        cosines = Conv(point, w768x512x1x1, kernel_shape=[1, 1]); output = Flatten(cosines)""",
         None,
         ("point", "head_input"),
     ),

@@ -127,10 +127,8 @@ def test_inputs_that_cannot_be_fed() -> None:
 def test_graphs_that_have_no_representation() -> None:
     flat = ("output", FLOAT, ("batch", 16, 12, 12))
     up = written("output = Resize(relu, , [1.0, 1.0, 2.0, 2.0])", flat)
-    boxes = written("""
-        rows = Unsqueeze(features, [1]); corners = Slice(rows, [0], [4], [2])
-        output = NonMaxSuppression(corners, rows)
-    """, ("output", INT64, None))  # fmt: skip
+    boxes = written("""rows = Unsqueeze(features, [1]); corners = Slice(rows, [0], [4], [2])
+        output = NonMaxSuppression(corners, rows)""", ("output", INT64, None))  # fmt: skip
     for model, message in (
         (written("embedding = Identity(w1x4)"), "outputs embedding do not depend on the image"),
         (written("y = com.acme:Foo(image)"), "node 'y' uses operator com.acme:Foo"),
@@ -223,11 +221,9 @@ FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 VALUES = ("pixel_values", FLOAT, ("batch", 3, 8, 8))
 IDS, MASK = ("input_ids", INT64, ("texts", 7)), ("attention_mask", INT64, ("texts", 7))
 TOWER = POOLED.replace("image", "pixel_values") + "image_embeds = MatMul(features, w16x16)\n"
-CLIP = """
-    words = Gather(w50x16, input_ids); mask = Cast(attention_mask, to=FLOAT); mask3 = Unsqueeze(mask, [2])
+CLIP = """words = Gather(w50x16, input_ids); mask = Cast(attention_mask, to=FLOAT); mask3 = Unsqueeze(mask, [2])
     masked = Mul(words, mask3); text_embeds = ReduceMean(masked, [1], keepdims=0); turned = Transpose(image_embeds)
-    logits_per_text = MatMul(text_embeds, turned); logits_per_image = Transpose(logits_per_text)
-"""
+    logits_per_text = MatMul(text_embeds, turned); logits_per_image = Transpose(logits_per_text)"""
 
 
 def clip() -> ModelProto:

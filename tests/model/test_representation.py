@@ -78,10 +78,9 @@ CHOSEN = {
     # a factor behind the last linear layer leaves open what it makes
     "output = Gemm(features, w16x768, alpha=100.0)": (*FEATURES, "assumed"),
     # the scale of a dynamically quantised projection is none
-    """
-        q, scale, zero = DynamicQuantizeLinear(features); integers = MatMulInteger(q, w8, zero)
-        floats = Cast(integers, to=FLOAT); scales = Mul(scale, 0.01); output = Mul(floats, scales)
-    """: ("output", "encoder_output"),
+    """q, scale, zero = DynamicQuantizeLinear(features); integers = MatMulInteger(q, w8, zero)
+        floats = Cast(integers, to=FLOAT); scales = Mul(scale, 0.01)
+        output = Mul(floats, scales)""": ("output", "encoder_output"),
     # timm's loaders write a bias of zeros behind CLIP's projection
     "output0 = Gemm(features, w16x512, zeros)": ("output0", "encoder_output"),
     "e = MatMul(features, w16x512); output0 = Add(e, zeros)": ("output0", "encoder_output"),
@@ -101,10 +100,8 @@ def test_what_ends_the_graph_tells_a_classifier_from_an_encoder(opened: Any) -> 
 
 
 def test_convolutional_head_is_pooled_over_space(opened: Any) -> None:
-    text = """
-        dropped = Dropout(relu); maps = Conv(dropped, w10x16x1x1); active = Relu(maps)
-        mean = GlobalAveragePool(active); {} = Flatten(mean)
-    """
+    text = """dropped = Dropout(relu); maps = Conv(dropped, w10x16x1x1); active = Relu(maps)
+        mean = GlobalAveragePool(active); {} = Flatten(mean)"""
     model = opened(written(text.format("output")))
     # a convolution without bias and with 10 outputs: a class count, but nothing else says so
     assert chosen(model) == ("dropped", "head_input", "spatial_mean", "assumed")
@@ -137,14 +134,10 @@ def test_what_the_user_names(opened: Any) -> None:
     )
 
 
-PATCHES = """
-    grid = Conv(image, w16x3x2x2, strides=[2, 2]); rows = Reshape(grid, [0,16,-1])
-    patches = Transpose(rows, perm=[0, 2, 1])
-"""
-ALL = """
-    shape = Shape(patches); n = Gather(shape, [0]); class_shape = Concat(n, [1,16], axis=0)
-    classes = Expand(w1x1x16, class_shape); all = Concat(classes, patches, axis=1)
-"""
+PATCHES = """grid = Conv(image, w16x3x2x2, strides=[2, 2]); rows = Reshape(grid, [0,16,-1])
+    patches = Transpose(rows, perm=[0, 2, 1])"""
+ALL = """; shape = Shape(patches); n = Gather(shape, [0]); class_shape = Concat(n, [1,16], axis=0)
+    classes = Expand(w1x1x16, class_shape); all = Concat(classes, patches, axis=1)"""
 
 
 def test_token_outputs(opened: Any) -> None:
@@ -167,10 +160,8 @@ def test_token_outputs(opened: Any) -> None:
 
 
 def test_distillation_heads_fork(opened: Any) -> None:
-    model = written("""
-        one = Gemm(features, w16x10, w10); other_features = Relu(features); two = Gemm(other_features, w16x10, w10)
-        sum = Add(one, two); output = Mul(sum, 0.5)
-    """)
+    model = written("""one = Gemm(features, w16x10, w10); other_features = Relu(features)
+        two = Gemm(other_features, w16x10, w10); sum = Add(one, two); output = Mul(sum, 0.5)""")
     caught = raised(UsageError, "representation is not clear", opened, model)
     for said in (
         "features (input of Gemm",
@@ -187,11 +178,9 @@ def test_distillation_heads_fork(opened: Any) -> None:
 
 def test_heads_that_are_joined_otherwise(opened: Any) -> None:
     """Scores of two kinds side by side; CrossViT averages the heads of its two branches by stacking them."""
-    stacked = """
-        others = Tanh(features); one = Gemm(features, w16x1000, w1000); two = Gemm(others, w16x1000, w1000)
+    stacked = """others = Tanh(features); one = Gemm(features, w16x1000, w1000); two = Gemm(others, w16x1000, w1000)
         one_ = Unsqueeze(one, [0]); two_ = Unsqueeze(two, [0]); stacked = Concat(one_, two_, axis=0)
-        output = ReduceMean(stacked, [0], keepdims=0)
-    """
+        output = ReduceMean(stacked, [0], keepdims=0)"""
     for text, read in ((f"{HEADS}Concat(one, two, axis=1)", "features"), (stacked, "features, others")):
         raised(UsageError, f"2 heads are joined, which read {read}", opened, written(text))
 
@@ -199,18 +188,12 @@ def test_heads_that_are_joined_otherwise(opened: Any) -> None:
 L2_NORMS = {
     "LpNormalization": "unit = LpNormalization(e, axis=1)",
     "ReduceL2": "norm = ReduceL2(e, [1]); unit = Div(e, norm)",
-    "clipped": """
-        norm = ReduceL2(e, [1]); safe = Clip(norm, 1e-12); shape = Shape(e); wide = Expand(safe, shape)
-        unit = Div(e, wide)
-    """,
-    "by hand": """
-        square = Mul(e, e); sum = ReduceSum(square, [1]); norm = Sqrt(sum); inverse = Reciprocal(norm)
-        unit = Mul(e, inverse)
-    """,
-    "Einsum": """
-        sum = Einsum(e, e, equation="bi,bi->b"); norm = Sqrt(sum); column = Unsqueeze(norm, [1])
-        unit = Div(e, column)
-    """,
+    "clipped": """norm = ReduceL2(e, [1]); safe = Clip(norm, 1e-12); shape = Shape(e); wide = Expand(safe, shape)
+        unit = Div(e, wide)""",
+    "by hand": """square = Mul(e, e); sum = ReduceSum(square, [1]); norm = Sqrt(sum); inverse = Reciprocal(norm)
+        unit = Mul(e, inverse)""",
+    "Einsum": """sum = Einsum(e, e, equation="bi,bi->b"); norm = Sqrt(sum); column = Unsqueeze(norm, [1])
+        unit = Div(e, column)""",
     "then scaled": "u = LpNormalization(e, axis=1); unit = Mul(u, 100.0)",
 }
 
@@ -229,10 +212,8 @@ def test_what_is_open_is_settled_by_the_user_but_for_what_could_be_scores(opened
     biased, encoded = classifier(512, output="output"), ("output", "encoder_output")
     scaled = written("cosines = MatMul(features, w16x768); output = Mul(cosines, [100.0])")
     # CLIP's attention pool projects all tokens, with a bias, and takes one afterwards
-    tokens = written("""
-        line = ReduceMean(relu, [3], keepdims=0); projected = MatMul(line, w6x24); tokens = Add(projected, w24)
-        output = Gather(tokens, 0, axis=1)
-    """)
+    tokens = written("""line = ReduceMean(relu, [3], keepdims=0); projected = MatMul(line, w6x24)
+        tokens = Add(projected, w24); output = Gather(tokens, 0, axis=1)""")
     for model, assumed, settled in (
         (biased, FEATURES, {"features": FEATURES, "output": encoded, "relu": ("relu", "user", "spatial_mean")}),
         (scaled, FEATURES, {"output": ("output", "logits")}),
@@ -320,10 +301,8 @@ TYPES = {
 
 
 def naming(*outputs: str, before: str = "s = Gemm(features, w16x3, w3)") -> ModelProto:
-    proto = written(f"""
-        {before}; p = Softmax(s, axis=1); best = ArgMax(p, axis=1, keepdims=0)
-        label = {ML}:LabelEncoder(best, classes_strings={NAMES}); loss = {ML}:ZipMap(p, classlabels_strings={NAMES})
-    """)
+    proto = written(f"""{before}; p = Softmax(s, axis=1); best = ArgMax(p, axis=1, keepdims=0)
+        label = {ML}:LabelEncoder(best, classes_strings={NAMES}); loss = {ML}:ZipMap(p, classlabels_strings={NAMES})""")
     del proto.graph.output[:]
     proto.graph.output.extend(helper.make_value_info(name, TYPES[name]) for name in outputs)
     return proto
@@ -395,20 +374,16 @@ ENDS = {
     # SwiGLU: of an activation and a linear layer
     "a = MatMul(signed, w16x16); product = Mul(features, a); e = MatMul(product, w16x16)": "linear",
     # squeeze-and-excite
-    """
-            s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(features, gate)
-            e = MatMul(excited, w16x16)
-        """: "linear_of:Relu",
+    """s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(features, gate)
+            e = MatMul(excited, w16x16)""": "linear_of:Relu",
     "s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(signed, gate); e = MatMul(excited, w16x16)": (
         "linear"
     ),
     "both = Concat(signed, features, axis=1); e = MatMul(both, w32x16)": "linear_of:Relu",
     # a residual sum under the layer: one branch is not a function of an activation
     "a = MatMul(features, w16x16); sum = Add(a, signed); e = MatMul(sum, w16x16)": "linear",
-    """
-            a = MatMul(signed, w16x16); norm = ReduceL2(a, [1], keepdims=1); safe = Clip(norm, 1e-6)
-            wide = Expand(safe, [1,1]); e = Div(a, wide)
-        """: "linear",
+    """a = MatMul(signed, w16x16); norm = ReduceL2(a, [1], keepdims=1); safe = Clip(norm, 1e-6)
+            wide = Expand(safe, [1,1]); e = Div(a, wide)""": "linear",
     "e = LpNormalization(features, axis=1)": "activation:Relu",
     "e = Tanh(features)": "activation:Tanh",
     "s = Sigmoid(features); e = Mul(features, s)": "activation:SiLU",
@@ -416,11 +391,9 @@ ENDS = {
         "activation:Gelu"
     ),
     "e = LayerNormalization(features, w16)": "normalisation",
-    """
-            mean = ReduceMean(features, [1], keepdims=1); centred = Sub(features, mean)
-            square = Pow(centred, 2.0); var = ReduceMean(square, [1], keepdims=1); var_eps = Add(var, 1e-6)
-            sd = Sqrt(var_eps); unit = Div(centred, sd); scaled = Mul(unit, w16); e = Add(scaled, w16)
-        """: "normalisation",
+    """mean = ReduceMean(features, [1], keepdims=1); centred = Sub(features, mean); square = Pow(centred, 2.0)
+            var = ReduceMean(square, [1], keepdims=1); var_eps = Add(var, 1e-6); sd = Sqrt(var_eps)
+            unit = Div(centred, sd); scaled = Mul(unit, w16); e = Add(scaled, w16)""": "normalisation",
     "e = Mul(features, w16)": "normalisation",  # one factor a feature
     "e = Mul(features, 2.0)": "activation:Relu",  # a scalar factor
     "m = MaxPool(conv, kernel_shape=[6, 6]); e = Flatten(m)": "pool",
@@ -439,14 +412,10 @@ ENDS = {
     "a = MatMul(signed, w16x16); m = GlobalAveragePool(conv); p = Flatten(m); e = Sub(a, p)": "pool",
     "a = MatMul(signed, w16x16); e = Div(a, w16)": "normalisation",  # as Mul by a vector
     # what a fused norm hands on beside its output is the sum that it reads
-    """
-            a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
-            n, , , e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
-        """: "other:Add",
-    """
-            a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
-            e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
-        """: "normalisation",
+    """a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
+            n, , , e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)""": "other:Add",
+    """a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
+            e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)""": "normalisation",
 }
 
 

@@ -115,27 +115,22 @@ def test_a_normalisation_in_the_graph_is_read() -> None:
 
 
 def test_bytes_are_cast_scaled_and_normalised() -> None:
-    text = """
-        float = Cast(image, to=FLOAT); unit = Div(float, 255.0)
-        x = BatchNormalization(unit, [1.0,1.0,1.0], [0.0,0.0,0.0], mean_row, variance)
-    """
+    text = """float = Cast(image, to=FLOAT); unit = Div(float, 255.0)
+        x = BatchNormalization(unit, [1.0,1.0,1.0], [0.0,0.0,0.0], mean_row, variance)"""
     model = with_layer(text, image=BYTES, mean_row=MEAN, variance=STD**2)
     assert assert_maps(model, "x", PIXELS).mean == pytest.approx(255 * MEAN, rel=1e-4)
     assert_maps(with_layer("x = DequantizeLinear(image, scale, zero)", image=BYTES), "x", PIXELS)
 
 
 def test_channels_are_followed_through_a_transpose_and_a_turn_to_bgr() -> None:
-    text = """
-        centred = Sub(image, m); nchw = Transpose(centred, perm=[0, 3, 1, 2])
-        x = Slice(nchw, [2], [-2147483648], [1], [-1])
-    """
+    text = """centred = Sub(image, m); nchw = Transpose(centred, perm=[0, 3, 1, 2])
+        x = Slice(nchw, [2], [-2147483648], [1], [-1])"""
     assert assert_maps(with_layer(text, image=NHWC, m=MEAN), "x", photo((2, 8, 8, 3))).channels == (2, 1, 0)
 
 
 def test_a_pair_of_quantisers_changes_nothing() -> None:
-    pair = """
-        doubled = Mul(image, 2.0); q = QuantizeLinear(doubled, scale, zero); x = DequantizeLinear(q, scale, zero)
-    """
+    pair = """doubled = Mul(image, 2.0); q = QuantizeLinear(doubled, scale, zero)
+        x = DequantizeLinear(q, scale, zero)"""
     found = scaling(with_layer(pair))
     assert found is not None
     assert (found.factor, found.offset) == ((2.0,) * 3, (0.0,) * 3)
@@ -192,11 +187,9 @@ def test_what_never_reaches_the_representation_says_nothing() -> None:
 
 
 def test_branches_that_differ_are_all_given_and_those_that_scale_come_first(opened: Made) -> None:
-    text = f"""
-        highest = GlobalMaxPool(image); {BRANCHED}; doubled = Mul(image, 2.0); gate = Sigmoid(doubled)
+    text = f"""highest = GlobalMaxPool(image); {BRANCHED}; doubled = Mul(image, 2.0); gate = Sigmoid(doubled)
         nought = Mul(image, 0.0); half = Sigmoid(nought); red = Gather(image, [0], axis=1); red2 = Mul(red, 2.0)
-        red3 = Sigmoid(red2); a = Mul(gate, half); b = Mul(red3, highest); c = Add(x, a); z = Add(c, b)
-    """
+        red3 = Sigmoid(red2); a = Mul(gate, half); b = Mul(red3, highest); c = Add(x, a); z = Add(c, b)"""
     model = with_layer(text, "z")
     entering(model, "z", PHOTO)
     found = scalings(model)

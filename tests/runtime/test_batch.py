@@ -18,11 +18,9 @@ from robustcheck_onnx.checker.runtime.session import translate
 from support import PATIENCE_S, PIXELS, Fields, Patch, normal, raised
 from support.onnx_models import POOLED, encoder, written
 
-SEEN = """
-    shape = Shape(features); images = Gather(shape, [0]); n = Cast(images, to=FLOAT); several = Greater(n, 1.0)
+SEEN = """shape = Shape(features); images = Gather(shape, [0]); n = Cast(images, to=FLOAT); several = Greater(n, 1.0)
     many = Greater(n, 4.0); zero = Sub(features, features); none = ReduceSum(zero, [1]); one = Add(none, 1.0)
-    after = CumSum(one, 0); place = Sub(after, one); left = Sub(n, after); bright = ReduceMean(features, [1])
-"""
+    after = CumSum(one, 0); place = Sub(after, one); left = Sub(n, after); bright = ReduceMean(features, [1]); """
 """facts of the batch: how many images, where each is in it, how bright it is"""
 CHOSEN = "; more = Cast(chosen, to=FLOAT); shift = Mul(more, 7.0); embedding = Add(features, shift)"
 """images that are chosen get another representation"""
@@ -50,10 +48,8 @@ MIXING = {
     "the length": "length = ReduceL2(features, [0]); embedding = Div(features, length)",
     "the softmax": "shares = Softmax(features, axis=0); embedding = Mul(shares, features)",
     "a running sum": "embedding = CumSum(features, 0)",
-    "attention": """
-        turned = Transpose(features, perm=[1, 0]); products = MatMul(features, turned); shares = Softmax(products)
-        embedding = MatMul(shares, features)
-    """,
+    "attention": """turned = Transpose(features, perm=[1, 0]); products = MatMul(features, turned)
+        shares = Softmax(products); embedding = MatMul(shares, features)""",
     "a mixed-up layout": "turned = Transpose(features, perm=[1, 0]); embedding = Reshape(turned, shape)",
     "its neighbour": "at = Cast(left, to=INT64); rows = Flatten(at, axis=0); row = Reshape(at, [-1]); embedding = "
     "Gather(features, row)",
@@ -97,11 +93,9 @@ UNLIKE = normal(5, 8, 8, 3, seed=5).astype(np.float32) * CONTRASTS
 
 INTEGERS = {
     "fused": "product = com.microsoft:DynamicQuantizeMatMul(features, q, 0.01, zero, bias)",
-    "apart": """
-        a, a.scale, a.zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, q, a.zero, zero)
+    "apart": """a, a.scale, a.zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, q, a.zero, zero)
         float = Cast(whole, to=FLOAT); scale = Mul(a.scale, 0.01); unbiased = Mul(float, scale)
-        product = Add(unbiased, bias)
-    """,
+        product = Add(unbiased, bias)""",
 }
 """ways from "features" to "product", a product with int8 weights whose other factor is quantised in the run"""
 WEIGHTS: Fields = {

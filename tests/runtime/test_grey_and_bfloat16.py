@@ -35,10 +35,8 @@ PHOTO = Image.fromarray(levels(9, 17, 3, seed=2))
 
 def encoder(channels: int, *, kind: int = FLOAT, weight: NDArray[Any] | None = None) -> ModelProto:
     """An encoder without an activation at its end, for one channel or three, that computes in float32."""
-    text = f"""
-        x = Cast(image, to=FLOAT); conv = Conv(x, w); tanh = Tanh(conv); gap = GlobalAveragePool(tanh)
-        features = Flatten(gap); wide = MatMul(features, w24x16); embedding = Cast(wide, to={kind})
-    """
+    text = f"""x = Cast(image, to=FLOAT); conv = Conv(x, w); tanh = Tanh(conv); gap = GlobalAveragePool(tanh)
+        features = Flatten(gap); wide = MatMul(features, w24x16); embedding = Cast(wide, to={kind})"""
     first = onnx_models.weight(24, channels, 3, 3) if weight is None else weight
     image, embedding = ("image", kind, ("batch", channels, 8, 8)), ("embedding", kind, ("batch", 16))
     return written(text, embedding, before="", inputs=[image], w=first)
