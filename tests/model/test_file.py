@@ -215,17 +215,13 @@ def written_out(*initializers: Raw) -> str:
         return {"name": name, "type": {"tensor_type": {"elem_type": 1, "shape": {"dim": dims}}}}
 
     graph = {
-        "node": [
-            node("GlobalAveragePool", ["image"], "gap"),
-            node("Flatten", ["gap"], "flat"),
-            node("Gemm", ["flat", "w3x64", "w64"], "up"),
-            node("MatMul", ["up", "w64x512"], "representation")
-            | {"attribute": [{"name": "note", "type": 1, "f": "0.10000000149011612"}]},
-        ],
+        "node": [node("GlobalAveragePool", ["image"], "gap"), node("Flatten", ["gap"], "flat"), node("Gemm", ["flat",
+            "w3x64", "w64"], "up"), node("MatMul", ["up", "w64x512"],
+            "representation") | {"attribute": [{"name": "note", "type": 1, "f": "0.10000000149011612"}]}],
         "input": [value("image", {"dim_param": "batch"}, {"dim_value": 3}, {"dim_value": 8}, {"dim_value": 8})],
         "output": [value("representation", {"dim_param": "batch"}, {"dim_value": 512})],
         "initializer": [[name, kind, dims, hashlib.sha256(raw).hexdigest()] for name, kind, dims, raw in initializers],
-    }
+    }  # fmt: skip
     text = json.dumps(
         {"graph": graph, "opset_import": [{"domain": "", "version": 18}]}, sort_keys=True, separators=(",", ":")
     )

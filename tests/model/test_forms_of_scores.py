@@ -181,16 +181,12 @@ def test_ends() -> None:
     for text, end in [
         ("f = Exp(2.0); embedding = Mul(z, f)", "linear"),  # one factor
         ("embedding = Div(2.0, z)", "other:Div"),  # a reciprocal
-        (  # the scales of a dynamic quantiser
-            """q, scale, zero = DynamicQuantizeLinear(h); integers = MatMulInteger(q, wq, zero)
-            floats = Cast(integers, to=FLOAT); both = Mul(scale, scales); embedding = Mul(floats, both)""",
-            "linear",
-        ),
+        # the scales of a dynamic quantiser
+        ("""q, scale, zero = DynamicQuantizeLinear(h); integers = MatMulInteger(q, wq, zero)
+            floats = Cast(integers, to=FLOAT); both = Mul(scale, scales); embedding = Mul(floats, both)""", "linear"),
         (f"{STORED_8}; embedding = DequantizeLinear(stored, 0.1)", "linear"),
-        (
-            "q = QuantizeLinear(z, 0.1, zero8); i = Identity(q); embedding = DequantizeLinear(i, scales, axis=1)",
-            "normalisation",
-        ),
+        ("q = QuantizeLinear(z, 0.1, zero8); i = Identity(q); embedding = DequantizeLinear(i, scales, axis=1)",
+         "normalisation"),
         # linear maps of what is never negative
         ("r = ReduceL2(map, [2,3], keepdims=0); embedding = MatMul(r, w384x512)", "linear_of:ReduceL2"),
         ("r = Pow(h, 2.0); embedding = MatMul(r, w384x512)", "linear_of:Pow"),
@@ -205,11 +201,9 @@ def test_ends() -> None:
         (f"{LOOKED}; q = Gather(w512x512, i); r = Max(z, 0.0); embedding = Add(q, r)", "other:Max"),
         # a shift by a statistic of the image is a bias; quantised, it may have one sign, as what a ReLU gave has
         (f"{SHIFT}; shift_ = Mul(sd, w512); embedding = Add(z, shift_)", "other:Add"),
-        (
-            f"{SHIFT}; {STORED('sd')}; shift = Mul(sd_, w512); {STORED('shift')}; embedding = Add(z, shift_)",
-            "other:Add",
-        ),
-    ]:
+        (f"{SHIFT}; {STORED('sd')}; shift = Mul(sd_, w512); {STORED('shift')}; embedding = Add(z, shift_)",
+         "other:Add"),
+    ]:  # fmt: skip
         weights = {"scales": np.abs(FACTOR), "zero8": np.array(0, np.int8), "zero_u8": np.array(0, np.uint8)}
         weights["wq"] = (weight(384, 512) * 30).astype(np.int8)
         before = PROJECTION + "places = Conv(image, w512x3x3x3, kernel_shape=[3, 3])\n"
@@ -235,19 +229,14 @@ def test_outputs_are_listed_once_and_not_by_the_thousand() -> None:
 
 JOINED = "y1 = Gemm(h, w384x1000, w1000); y2 = Gemm(flat, w384x1000, w1000); embedding = "
 ASSUMED = ("embedding", "encoder_output", "assumed")
-READ = [  # the text, the tensor that a user names, and what is read: tensor and rule
+READ = [
+    # the text, the tensor that a user names, and what is read: tensor and rule
     # other zero-shot heads
-    (
-        """unit = LpNormalization(z, axis=1); point = Reshape(unit, [0,512,1,1])
-        cosines = Conv(point, w768x512x1x1, kernel_shape=[1, 1]); output = Flatten(cosines)""",
-        None,
-        ("point", "head_input"),
-    ),
-    (
-        "unit = LpNormalization(z, axis=1); moved = Add(unit, w512); output = MatMul(moved, w512x768)",
-        None,
-        ("moved", "head_input"),
-    ),
+    ("""unit = LpNormalization(z, axis=1); point = Reshape(unit, [0,512,1,1])
+        cosines = Conv(point, w768x512x1x1, kernel_shape=[1, 1]); output = Flatten(cosines)""", None,
+     ("point", "head_input")),
+    ("unit = LpNormalization(z, axis=1); moved = Add(unit, w512); output = MatMul(moved, w512x768)", None,
+     ("moved", "head_input")),
     # a user makes no embedding of what looks like scores
     ("embedding = Gemm(h, w384x1000, w1000)", None, ASSUMED),
     ("embedding = Gemm(h, w384x1000, w1000)", "embedding", ASSUMED),
@@ -264,7 +253,7 @@ READ = [  # the text, the tensor that a user names, and what is read: tensor and
     ("lse = ReduceLogSumExp(z, [1]); output = Sub(z, lse)", None, ("h", "head_input")),
     # the norm of one image is no temperature
     ("n = ReduceL2(z, [1]); image_embeds = Div(z, n)", None, ("image_embeds", "encoder_output")),
-]
+]  # fmt: skip
 
 
 def test_what_is_read() -> None:

@@ -151,11 +151,9 @@ def test_functions_that_can_not_be_opened_up() -> None:
     for functions, fault in [
         ([f"{FUNCTION} f (a) => (b) {{ b = my.f(a) }}"], "can't be expanded"),
         ([f"{FUNCTION} f (a) => (b) {{ b = Relu(a) }}"] * 2, "can't be expanded"),
-        (
-            [f"{FUNCTION} f0 (a) => (b) {{ b = Relu(a) }}", *DOUBLES, f"{FUNCTION} f (a) => (b) {{ b = my.f59(a) }}"],
-            "100,000 nodes",
-        ),
-    ]:
+        ([f"{FUNCTION} f0 (a) => (b) {{ b = Relu(a) }}", *DOUBLES, f"{FUNCTION} f (a) => (b) {{ b = my.f59(a) }}"],
+         "100,000 nodes"),
+    ]:  # fmt: skip
         refused(onnx.parser.parse_model("\n".join([CALL, *functions])), fault)
 
 
@@ -278,25 +276,14 @@ NEEDED = "an output must need the image input alone"
 def test_what_cannot_be_fed_says_which_output_needs_what(opened: Any) -> None:
     for extra, text, outputs, message in [
         (("on", BOOL, ()), "y = Dropout(image_embeds, , on)", ["y"], f"on bool (); y needs on, pixel_values; {NEEDED}"),
-        (  # be it only the shape
-            IDS,
-            "size = Shape(input_ids); y = Expand(image_embeds, size)",
-            ["y"],
-            f"input_ids int64 (?, 7); y needs input_ids, pixel_values; {NEEDED}",
-        ),
-        (
-            ("depth", FLOAT, ("batch", 3, 8, 8)),
-            "y = Flatten(depth)",
-            ["image_embeds", "y"],
-            "depth float (?, 3, 8, 8); image_embeds needs pixel_values alone; y needs depth alone; it must be",
-        ),
-        (
-            ("t", FLOAT, ()),
-            "; ".join(f"y{i} = Mul(image_embeds, t)" for i in range(6)),
-            [f"y{i}" for i in range(6)],
-            f"y3 needs pixel_values, t; … (6 outputs); {NEEDED}",
-        ),
-    ]:
+        # be it only the shape
+        (IDS, "size = Shape(input_ids); y = Expand(image_embeds, size)", ["y"],
+         f"input_ids int64 (?, 7); y needs input_ids, pixel_values; {NEEDED}"),
+        (("depth", FLOAT, ("batch", 3, 8, 8)), "y = Flatten(depth)", ["image_embeds", "y"],
+         "depth float (?, 3, 8, 8); image_embeds needs pixel_values alone; y needs depth alone; it must be"),
+        (("t", FLOAT, ()), "; ".join(f"y{i} = Mul(image_embeds, t)" for i in range(6)), [f"y{i}" for i in range(6)],
+         f"y3 needs pixel_values, t; … (6 outputs); {NEEDED}"),
+    ]:  # fmt: skip
         caught = raised(CannotAssessError, "", opened, written(text, *outputs, before=TOWER, inputs=[VALUES, extra]))
         assert caught.message.partition(": ")[2].startswith("inputs are pixel_values float (?, 3, 8, 8), ")
         assert message in caught.message
@@ -310,12 +297,9 @@ def test_only_a_text_encoder_is_called_one(opened: Any) -> None:
         ([ids], "c = Cast(x, to=INT64); y = Gather(w50x16, c)", "x int64 (?, 77): a text encoder; an image"),
         ([IDS], "y = Cast(input_ids, to=FLOAT)", "input_ids int64 (?, 7): a text encoder; an image"),
         ([ids], "y = Cast(x, to=FLOAT)", "x int64 (?, 77); an image input"),
-        (
-            [sound, ("length", INT64, ())],
-            "y = DFT(x, length)",
-            "inputs are x float (1, 10, 1), length int64 (); an image input (batch, 3, height, width) is needed",
-        ),
-    ]
+        ([sound, ("length", INT64, ())], "y = DFT(x, length)",
+         "inputs are x float (1, 10, 1), length int64 (); an image input (batch, 3, height, width) is needed"),
+    ]  # fmt: skip
     for inputs, text, what in rows:
         caught = raised(CannotAssessError, "", opened, written(text, before="", inputs=inputs))
         assert what in caught.message

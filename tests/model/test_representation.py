@@ -361,24 +361,21 @@ ENDS = {
     # the same before opset 12: x ≥ 0 is "not x < 0"
     "down = Less(signed, 1e-6); up = Not(down); r = Where(up, signed, 1e-6); e = MatMul(r, w16x16)": "linear_of:Where",
     # x · (x > 0)
-    "up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); r = Mul(signed, mask); e = MatMul(r, w16x16)": (
-        "linear_of:Product"
-    ),
+    "up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); r = Mul(signed, mask); e = MatMul(r, w16x16)":
+        "linear_of:Product",
     "up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); e = MatMul(mask, w16x16)": "linear_of:Greater",
     # |x|
     "side = Sign(signed); r = Mul(signed, side); e = MatMul(r, w16x16)": "linear_of:Product",
     # of two activations, neither of them a gate
-    "a = MatMul(signed, w16x16); other = Relu(a); product = Mul(features, other); e = MatMul(product, w16x16)": (
-        "linear_of:Mul"
-    ),
+    "a = MatMul(signed, w16x16); other = Relu(a); product = Mul(features, other); e = MatMul(product, w16x16)":
+        "linear_of:Mul",
     # SwiGLU: of an activation and a linear layer
     "a = MatMul(signed, w16x16); product = Mul(features, a); e = MatMul(product, w16x16)": "linear",
     # squeeze-and-excite
     """s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(features, gate)
             e = MatMul(excited, w16x16)""": "linear_of:Relu",
-    "s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(signed, gate); e = MatMul(excited, w16x16)": (
-        "linear"
-    ),
+    "s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(signed, gate); e = MatMul(excited, w16x16)":
+        "linear",
     "both = Concat(signed, features, axis=1); e = MatMul(both, w32x16)": "linear_of:Relu",
     # a residual sum under the layer: one branch is not a function of an activation
     "a = MatMul(features, w16x16); sum = Add(a, signed); e = MatMul(sum, w16x16)": "linear",
@@ -387,9 +384,8 @@ ENDS = {
     "e = LpNormalization(features, axis=1)": "activation:Relu",
     "e = Tanh(features)": "activation:Tanh",
     "s = Sigmoid(features); e = Mul(features, s)": "activation:SiLU",
-    "x = Div(features, 2.0); erf = Erf(x); gate = Add(erf, 2.0); p = Mul(features, gate); e = Mul(p, 2.0)": (
-        "activation:Gelu"
-    ),
+    "x = Div(features, 2.0); erf = Erf(x); gate = Add(erf, 2.0); p = Mul(features, gate); e = Mul(p, 2.0)":
+        "activation:Gelu",
     "e = LayerNormalization(features, w16)": "normalisation",
     """mean = ReduceMean(features, [1], keepdims=1); centred = Sub(features, mean); square = Pow(centred, 2.0)
             var = ReduceMean(square, [1], keepdims=1); var_eps = Add(var, 1e-6); sd = Sqrt(var_eps)
@@ -405,9 +401,8 @@ ENDS = {
     "a = MatMul(signed, w16x16); t = Tanh(a); e = Add(a, t)": "activation:Gelu",
     "a = MatMul(signed, w16x16); t = Tanh(a); b = MatMul(a, w16x16); e = Add(b, t)": "activation:Tanh",
     "a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Mean(a, n)": "normalisation",
-    "n = LayerNormalization(signed, w16); cls = Gather(n, [1], axis=0); s = Add(cls, n); e = Div(s, 2.0)": (
-        "normalisation"
-    ),
+    "n = LayerNormalization(signed, w16); cls = Gather(n, [1], axis=0); s = Add(cls, n); e = Div(s, 2.0)":
+        "normalisation",
     "a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Concat(a, n, axis=1)": "normalisation",
     "a = MatMul(signed, w16x16); m = GlobalAveragePool(conv); p = Flatten(m); e = Sub(a, p)": "pool",
     "a = MatMul(signed, w16x16); e = Div(a, w16)": "normalisation",  # as Mul by a vector
@@ -416,7 +411,7 @@ ENDS = {
             n, , , e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)""": "other:Add",
     """a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
             e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)""": "normalisation",
-}
+}  # fmt: skip
 
 
 def test_ends_in(opened: Any) -> None:

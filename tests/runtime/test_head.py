@@ -33,18 +33,14 @@ LAYERS = [
     ("map = Conv(gap, w, b); logits = Flatten(map)", {"w": W[:, :, None, None]}),
     ("logits = Gemm(features, w, b, alpha=0.5, beta=2.0)", {"w": W.T * 2, "b": B / 2}),
     ("map = Conv(relu, w, b); mean = GlobalAveragePool(map); logits = Flatten(mean)", {"w": W[:, :, None, None]}),
-    (  # a zero-shot head with a temperature; its weights are computed from others
-        "turned = Transpose(w, perm=[1, 0]); cosines = MatMul(features, turned); scaled = Mul(cosines, 4.0)\n"
-        "logits = Add(scaled, b)",
-        {"w": W / 4},
-    ),
+    # a zero-shot head with a temperature; its weights are computed from others
+    ("turned = Transpose(w, perm=[1, 0]); cosines = MatMul(features, turned); scaled = Mul(cosines, 4.0)\n"
+     "logits = Add(scaled, b)", {"w": W / 4}),
     (f"{LINEAR}; logits = Softmax(linear, axis=-1)", {"w": W}),
-    (  # a softmax of single operators
-        f"{LINEAR}; largest = ReduceMax(linear, [1], keepdims=1); below = Sub(linear, largest); e = Exp(below)\n"
-        "sum = ReduceSum(e, [1], keepdims=1); logits = Div(e, sum)",
-        {"w": W},
-    ),
-]
+    # a softmax of single operators
+    (f"{LINEAR}; largest = ReduceMax(linear, [1], keepdims=1); below = Sub(linear, largest); e = Exp(below)\n"
+     "sum = ReduceSum(e, [1], keepdims=1); logits = Div(e, sum)", {"w": W}),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -176,12 +172,9 @@ def test_what_is_no_head(written: Any) -> None:
     for text, weights, said in (
         (LAYERS[0][0], one, "number of scores of the head is 1"),
         (f"{LINEAR}; logits = Sigmoid(linear)", one, "number of scores of the head is 1"),
-        (
-            f"{LINEAR}; other = Gemm(features, v, b, transB=1); logits = Add(linear, other)",
-            {"w": W, "v": W[::-1].copy()},
-            "is given by several layers",
-        ),
-    ):
+        (f"{LINEAR}; other = Gemm(features, v, b, transB=1); logits = Add(linear, other)", {"w": W,
+         "v": W[::-1].copy()}, "is given by several layers"),
+    ):  # fmt: skip
         raised(CannotAssessError, said, read_head, written(text, weights, len(weights["w"])))
 
 

@@ -95,15 +95,13 @@ def test_refused_pixels(runner: Any) -> None:
 def test_the_reason_of_onnx_runtime_is_one_line(runner: Any) -> None:
     for text, reason in {
         "embedding = MatMul(features, w16x8, flavour=3)": "Unrecognized attribute: flavour for operator MatMul",
-        "x = Add(features, i); embedding = MatMul(x, w16x8)": (
-            r"Type parameter \(T\) of Optype \(Add\) bound to different types \(tensor\(float\) and tensor\(int64\)"
-        ),
+        "x = Add(features, i); embedding = MatMul(x, w16x8)":
+            r"Type parameter \(T\) of Optype \(Add\) bound to different types \(tensor\(float\) and tensor\(int64\)",
         "p = GlobalAveragePool(conv); f = Flatten(p); embedding = MatMul(f, q)": "Node input 'q' is not a graph input",
         # in the first pass
-        "x = Gather(features, i, axis=1); embedding = MatMul(x, w16x8)": (
-            r"Gather node. indices element out of data bounds, idx=16 must be within the inclusive range \[-16,15\]"
-        ),
-    }.items():
+        "x = Gather(features, i, axis=1); embedding = MatMul(x, w16x8)":
+            r"Gather node. indices element out of data bounds, idx=16 must be within the inclusive range \[-16,15\]",
+    }.items():  # fmt: skip
         given: Fields = {"i": np.arange(16) + 9, "q": [1.0]}
         model = written(text, **{name: value for name, value in given.items() if re.search(rf"\b{name}\b", text)})
         if "q" in text:
