@@ -46,14 +46,10 @@ def graphs(draw: st.DrawFn) -> GraphProto:
     for index in range(draw(st.integers(1, 14))):
         # the newest tensors more often: deep graphs, whose branches meet again
         recent = st.sampled_from([*tensors, *tensors[-3:], *tensors[-3:]])
-        op, inputs = draw(
-            st.one_of(
-                st.tuples(st.sampled_from(UNARY), st.tuples(recent)),
-                st.tuples(st.sampled_from(WITH_CONSTANT), st.tuples(recent, st.sampled_from([*CONSTANTS]))),
-                st.tuples(st.sampled_from(WITH_CONSTANT), st.tuples(st.sampled_from([*CONSTANTS]), recent)),
-                st.tuples(st.sampled_from(BINARY), st.tuples(recent, recent)),
-            )
-        )
+        constant = st.sampled_from([*CONSTANTS])
+        forms = ((UNARY, (recent,)), (WITH_CONSTANT, (recent, constant)), (WITH_CONSTANT, (constant, recent)),
+                 (BINARY, (recent, recent)))  # fmt: skip
+        op, inputs = draw(st.one_of(st.tuples(st.sampled_from(ops), st.tuples(*read)) for ops, read in forms))
         nodes.append(make_node(op, inputs, [f"t{index}"]))
         tensors.append(f"t{index}")
     return helper.make_graph(nodes, "random", [], [])
@@ -170,13 +166,8 @@ def any_order(draw: st.DrawFn) -> list[NodeProto]:
 
 
 def is_sorted(nodes: list[NodeProto]) -> bool:
-    written = {name for node in nodes for name in node.output}
-    seen: set[str] = set()
-    for node in nodes:
-        if (set(node.input) & written) - seen:
-            return False
-        seen.update(node.output)
-    return True
+    made = [{*node.output} for node in nodes]
+    return not any({*node.input} & set[str]().union(*made[at:]) for at, node in enumerate(nodes))
 
 
 def has_circle(nodes: list[NodeProto]) -> bool:
@@ -389,18 +380,14 @@ def test_every_form_of_a_weight_is_read(opened: Any) -> None:
             assert turned or end.kind == OTHERS.get(form, "linear"), form
 
 
-IMAGE_4 = ("image", TensorProto.FLOAT, ("batch", 3, 4, 4))
-
-
 @pytest.mark.parametrize("form", ["convolution over the whole map", "sparse", "external", "a node's, external"])
 def test_wherever_a_weight_stands_it_is_read(form: str, tmp_path: Path) -> None:
-    for make, ends in ((rotation, "change_of_basis"), (onnx_models.weight, "linear")):
+    for make, end in ((rotation, "change_of_basis"), (onnx_models.weight, "linear")):
         w = make(48 if form.startswith("convolution") else 32, 12).astype(np.float32)
-        model, path = written(MATMUL, before=SIGNED, w=w), tmp_path / f"{ends}.onnx"
+        model, path = written(MATMUL, before=SIGNED, w=w), tmp_path / f"{end}.onnx"
         if form == "convolution over the whole map":
-            kernel = np.ascontiguousarray(w.T).reshape(12, 3, 4, 4)
-            text = "map = Conv(image, w); embedding = Flatten(map)"
-            model = written(text, before="", inputs=[IMAGE_4], w=kernel)
+            text, image = "map = Conv(image, w); embedding = Flatten(map)", ("image", 1, ("batch", 3, 4, 4))
+            model = written(text, before="", inputs=[image], w=np.ascontiguousarray(w.T).reshape(12, 3, 4, 4))
         elif form != "external":
             tensor = model.graph.initializer.pop(0)
             sparse = helper.make_sparse_tensor(from_array(w.ravel(), "w"), from_array(np.arange(w.size), "at"), w.shape)
@@ -415,14 +402,12 @@ def test_wherever_a_weight_stands_it_is_read(form: str, tmp_path: Path) -> None:
             onnx_models.save(model, path, external=True)
         else:
             path.write_bytes(model.SerializeToString())
-        assert str(open_model(path).representation.ends_in) == ends
+        assert str(open_model(path).representation.ends_in) == end
 
 
 def test_a_quantised_end_has_one_sign_only_where_its_type_has(opened: Any) -> None:
-    for kind, precision, ends in [
-        ("FLOAT8E4M3FN", "fp8", "linear"),
-        ("FLOAT8E5M2FNUZ", "fp8", "linear"),
-        ("FLOAT4E2M1", "fp4", "linear"),
+    for kind, precision, end in [
+        *(("FLOAT8E4M3FN", "fp8", "linear"), ("FLOAT8E5M2FNUZ", "fp8", "linear"), ("FLOAT4E2M1", "fp4", "linear")),
         ("INT8", "int8", "linear"),
         ("UINT8", "int8", "activation:QuantizeLinear"),  # the lowest is 0: a quantiser writes a ReLU so
     ]:
@@ -430,7 +415,7 @@ def test_a_quantised_end_has_one_sign_only_where_its_type_has(opened: Any) -> No
         proto = written(text, before=SIGNED, opset=23, z=0)
         proto.graph.initializer[0].CopyFrom(helper.make_tensor("z", getattr(TensorProto, kind), [], [0]))
         found = opened(proto)
-        assert (str(found.representation.ends_in), found.precision) == (ends, precision)
+        assert (str(found.representation.ends_in), found.precision) == (end, precision)
 
 
 NORM = "norm = LayerNormalization(signed, w32)"
@@ -458,13 +443,9 @@ def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(tmp_pat
     free = random.normal(size=(1280, 511)) / np.sqrt(1280)
     path = tmp_path / "m.onnx"
     for rest in (np.linalg.qr(np.column_stack([mean, free]))[0][:, 1:], free):
-        lookup.write_lookup_model(
-            path,
-            h,
-            then="rectified = Clip(rows, 0.0); representation = MatMul(rectified, w)",
-            outputs=[("representation", TensorProto.FLOAT, ("batch", 512))],
-            w=np.column_stack([mean, rest - np.outer(mean, mean @ rest)]).astype(np.float32),
-        )
+        w = np.column_stack([mean, rest - np.outer(mean, mean @ rest)]).astype(np.float32)
+        then = "rectified = Clip(rows, 0.0); representation = MatMul(rectified, w)"
+        lookup.write_lookup_model(path, h, then=then, outputs=[("representation", 1, ("batch", 512))], w=w)
         report = check(path, images=photos_80)
         statistics = report.evidence.statistics
         assert str(report.evidence.model.ends_in) == "linear_of:Clip"

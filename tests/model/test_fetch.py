@@ -70,9 +70,7 @@ def test_a_hubs_layout_has_its_sidecar_above(memory: Any, refused: Callable[...,
         refused(UsageError, f"memory://hub/{name}", r"^memory://hub/open_clip_config\.json: .*lies next to 3 models")
 
 
-def test_models_that_cannot_be_had(
-    memory: Any, tmp_path: Path, monkeypatch: Patch, refused: Callable[..., None]
-) -> None:
+def test_models_not_to_be_had(memory: Any, tmp_path: Path, monkeypatch: Patch, refused: Callable[..., None]) -> None:
     memory.pipe_file("/box/m.onnx", b"\x08" * 1000)
     refused(UsageError, "memory://box/gone.onnx", "missing")
     refused(UsageError, "memory://box", "missing")

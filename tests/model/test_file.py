@@ -94,7 +94,7 @@ def test_weights_files_that_are_not_whole(model: Path) -> None:
 def edit(path: Path, key: str, value: str) -> None:
     """Change what a model says of where its weights are."""
     proto = onnx.load(path, load_external_data=False)
-    for entry in (entry for weight in proto.graph.initializer for entry in weight.external_data):
+    for entry in (entry for each in proto.graph.initializer for entry in each.external_data):
         entry.value = value if entry.key == key else entry.value
     path.write_bytes(proto.SerializeToString())
 
@@ -244,10 +244,10 @@ def test_every_way_to_store_the_values_gives_the_digest_of_the_definition() -> N
     truth = written_out(*raw_of(model))
     paths = [save(model, "inline.onnx"), save(noted(), "beside.onnx", external=True)]
     typed = noted()
-    for weight in typed.graph.initializer:
-        values = to_array(weight).ravel()
-        weight.ClearField("raw_data")
-        weight.float_data.extend(values.tolist())
+    for tensor in typed.graph.initializer:
+        values = to_array(tensor).ravel()
+        tensor.ClearField("raw_data")
+        tensor.float_data.extend(values.tolist())
     paths.append(save(typed, "typed.onnx"))
     assert open_model(paths[0]).file_changed is None  # no contract
     assert len(read_onnx(paths[0]).weights.places) == 1  # the large one was never parsed

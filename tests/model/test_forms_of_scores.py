@@ -77,9 +77,7 @@ SCORES = {
 }  # fmt: skip
 BLOCK = "r = Add(flat, p); g = Gelu(r); q = MatMul(g, square); "
 STREAMS = (
-    "y = Add(r, q)",
-    "y = Sum(q, r, q)",
-    "e = Add(r, q); y = LpNormalization(e, axis=1)",
+    *("y = Add(r, q)", "y = Sum(q, r, q)", "e = Add(r, q); y = LpNormalization(e, axis=1)"),
     "e = Add(r, q); k = Add(e, v); t = Mul(k, hundred); z = Gelu(t); j = MatMul(z, square); y = Add(t, j)",
     "e = Add(r, q); y = Concat(e, e, axis=1)",
 )

@@ -230,13 +230,8 @@ def clip() -> ModelProto:
     return written(CLIP, "logits_per_image", "logits_per_text", *outputs, before=TOWER, inputs=[IDS, VALUES, MASK])
 
 
-LEFT_OUT = (
-    "input input_ids",
-    "input attention_mask",
-    "output logits_per_image",
-    "output logits_per_text",
-    "output text_embeds",
-)
+LEFT_OUT = ("input input_ids", "input attention_mask", "output logits_per_image", "output logits_per_text",
+            "output text_embeds")  # fmt: skip
 
 
 def test_of_a_whole_clip_the_image_encoder_is_opened() -> None:

@@ -126,12 +126,8 @@ def test_what_the_user_names(opened: Any) -> None:
         ({"pool": "cls"}, r"pool is 'cls'; tensor 'features' of shape \(\?, 16\) has other axes"),
     ):
         raised(UsageError, said, opened, model, **options)
-    raised(
-        CannotAssessError,
-        "contract names output 'representation'; the graph has other",
-        opened,
-        with_contract("other = Identity(features)"),
-    )
+    said = "contract names output 'representation'; the graph has other"
+    raised(CannotAssessError, said, opened, with_contract("other = Identity(features)"))
 
 
 PATCHES = """grid = Conv(image, w16x3x2x2, strides=[2, 2]); rows = Reshape(grid, [0,16,-1])
@@ -163,11 +159,8 @@ def test_distillation_heads_fork(opened: Any) -> None:
     model = written("""one = Gemm(features, w16x10, w10); other_features = Relu(features)
         two = Gemm(other_features, w16x10, w10); sum = Add(one, two); output = Mul(sum, 0.5)""")
     caught = raised(UsageError, "representation is not clear", opened, model)
-    for said in (
-        "features (input of Gemm",
-        "other_features (input of Gemm",
-        "2 heads are joined, which read features, other_features",
-    ):
+    joined = "2 heads are joined, which read features, other_features"
+    for said in ("features (input of Gemm", "other_features (input of Gemm", joined):
         assert said in caught.message
     assert caught.hint.endswith("--tensor features")
     # the rule asks: what it lists is as good as a choice of its own, anything else is the user's
@@ -239,12 +232,10 @@ def test_axes_of_length_1_change_nothing(opened: Any) -> None:
 def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any) -> None:
     """EfficientNet without its classifier: Conv → SiLU → mean; SqueezeNet's Conv → Relu → mean holds class scores."""
     for active, end in {"active = Relu(c)": "Relu", "s = Sigmoid(c); active = Mul(c, s)": "SiLU"}.items():
-        model = opened(
-            written(
-                f"c = Conv(image, w1280x3x1x1, w1280); {active}; mean = GlobalAveragePool(active);"
-                " output = Flatten(mean)"
-            )
+        text = (
+            f"c = Conv(image, w1280x3x1x1, w1280); {active}; mean = GlobalAveragePool(active); output = Flatten(mean)"
         )
+        model = opened(written(text))
         assert chosen(model) == ("output", "encoder_output")
         assert str(model.representation.ends_in) == f"activation:{end}"
 
@@ -290,12 +281,13 @@ def test_several_outputs(opened: Any) -> None:
 # classifiers that name the class (LabelEncoder, ZipMap), as Custom Vision writes them
 ML = "ai.onnx.ml"
 NAMES = ["ant", "bee", "cat"]
+TENSOR = helper.make_tensor_type_proto
 TYPES = {
-    "p": helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 3]),
-    "best": helper.make_tensor_type_proto(TensorProto.INT64, ["batch"]),
-    "label": helper.make_tensor_type_proto(TensorProto.STRING, ["batch"]),
+    "p": TENSOR(TensorProto.FLOAT, ["batch", 3]),
+    "best": TENSOR(TensorProto.INT64, ["batch"]),
+    "label": TENSOR(TensorProto.STRING, ["batch"]),
     "loss": helper.make_sequence_type_proto(
-        helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        helper.make_map_type_proto(TensorProto.STRING, TENSOR(TensorProto.FLOAT, []))
     ),
 }
 
@@ -309,21 +301,10 @@ def naming(*outputs: str, before: str = "s = Gemm(features, w16x3, w3)") -> Mode
 
 
 def test_the_tensor_before_the_scores_is_read(opened: Any) -> None:
-    for outputs, scores in [
-        (["best"], "best"),
-        (["label"], None),
-        (["loss"], None),
-        (["label", "loss"], None),
-        (["label", "p"], "p"),
-    ]:
-        model = opened(naming(*outputs))
+    for outputs, scores in {"best": "best", "label": None, "loss": None, "label loss": None, "label p": "p"}.items():
+        model = opened(naming(*outputs.split()))
         found = model.representation
-        assert (found.tensor, found.rule, found.assumed, model.class_output) == (
-            "features",
-            "head_input",
-            False,
-            scores,
-        )
+        assert (found.tensor, found.rule, found.assumed, model.class_output) == (*FEATURES, False, scores)
 
 
 def test_no_hint_names_a_label(opened: Any) -> None:
@@ -333,13 +314,9 @@ def test_no_hint_names_a_label(opened: Any) -> None:
 
 def test_of_a_map_and_its_mean_the_mean_is_read(opened: Any) -> None:
     """So transformers' ResNetModel ends; further axes of length 1 change nothing."""
-    outputs = [
-        ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 6, 6)),
-        ("pooler_output", TensorProto.FLOAT, ("batch", 16, 1, 1)),
-    ]
-    found = opened(
-        written("pooler_output = Identity(gap); last_hidden_state = Identity(relu)", *outputs)
-    ).representation
+    outputs = [("last_hidden_state", 1, ("batch", 16, 6, 6)), ("pooler_output", 1, ("batch", 16, 1, 1))]
+    model = written("pooler_output = Identity(gap); last_hidden_state = Identity(relu)", *outputs)
+    found = opened(model).representation
     assert (found.tensor, found.pool, str(found.ends_in)) == ("pooler_output", "none", "activation:Relu")
 
 
@@ -454,11 +431,9 @@ def test_head_input_equals_the_hook(
     if expected.ndim == 4:
         expected = expected.mean((2, 3))
     path = tmp_path / "m.onnx"
-    axes = (
-        {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "external_data": True}
-        if dynamo
-        else {"dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}
-    )
+    axes: Fields = {"dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}
+    if dynamo:
+        axes = {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "external_data": True}
     torch.onnx.export(
         network, (batch,), path, dynamo=dynamo, verbose=False, input_names=["input"], output_names=["output"], **axes
     )

@@ -23,10 +23,7 @@ def beside(name: str, content: Any, folder: Path = Path()) -> Path:
 
 
 def find(
-    model: str | Path,
-    option: str | None = None,
-    contract: Preprocessing | None = None,
-    size: tuple[int, int] | None = (224, 224),
+    model: str | Path, option: str | None = None, contract: Any = None, size: Any = (224, 224)
 ) -> PreprocessingFacts:
     return find_preprocessing(Path(model), option, contract, size)
 
@@ -76,11 +73,8 @@ def test_timm_config_gives_timms_pixels() -> None:
         ({"crop_mode": "center", "crop_pct": 0.875}, (224, 224)),
         ({"crop_mode": "center", "crop_pct": 0.95, "interpolation": "bicubic"}, (224, 224)),
         ({"crop_mode": "center", "crop_pct": 0.9, "input_size": [3, 160, 224]}, (160, 224)),
-        ({"crop_mode": "squash", "crop_pct": 1.0}, (224, 224)),
-        ({"crop_mode": "squash", "crop_pct": 0.9}, (224, 224)),
-        ({"crop_mode": "border", "crop_pct": 1.0}, (224, 224)),
-        (at_test, (224, 224)),
-        (at_test, (288, 288)),
+        *(({"crop_mode": "squash", "crop_pct": share}, (224, 224)) for share in (1.0, 0.9)),
+        *(({"crop_mode": "border", "crop_pct": 1.0}, (224, 224)), (at_test, (224, 224)), (at_test, (288, 288))),
     ]
     for more, size in rows:
         config = values | {"input_size": [3, 224, 224]} | more

@@ -29,6 +29,7 @@ BESIDE = ("weights.bin", "passing.bin")
 MAPPED = ("inline.onnx", "passing.onnx")
 MODEL = Path("model.onnx")
 Change = Callable[[Path, Path], None]
+Folders = tuple[Path, Path]
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +169,7 @@ def around_sessions(monkeypatch: Patch, before: Callable[[], None], after: Calla
 
 
 @pytest.fixture
-def folders() -> tuple[Path, Path]:
+def folders() -> Folders:
     """release/ with model.onnx and weights that give a WARN; other/ with the same model and weights that would pass."""
     for name, beside in zip(("release", "other"), BESIDE, strict=True):
         Path(name).mkdir()
@@ -177,14 +178,12 @@ def folders() -> tuple[Path, Path]:
     return Path("release"), Path("other")
 
 
-def test_a_folder_that_is_exchanged_during_the_run_gives_no_verdict(folders: tuple[Path, Path]) -> None:
+def test_a_folder_that_is_exchanged_during_the_run_gives_no_verdict(folders: Folders) -> None:
     refused(folders[0] / "model.onnx", folders[0] / "weights.bin", "", lambda: exchange(*folders))
 
 
 @pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="only Linux names an open folder")
-def test_a_folder_that_is_exchanged_while_onnx_runtime_reads_it_and_put_back_is_measured_as_it_was_digested(
-    folders: tuple[Path, Path], monkeypatch: Patch
-) -> None:
+def test_a_folder_exchanged_while_it_is_read_is_measured_as_digested(folders: Folders, monkeypatch: Patch) -> None:
     """No stamp differs afterwards: it was a PASS under the digest of weights that give a WARN."""
     exchanged: list[int] = []
 
@@ -201,9 +200,7 @@ def test_a_folder_that_is_exchanged_while_onnx_runtime_reads_it_and_put_back_is_
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_a_folder_between_the_models_and_the_weights_is_watched(
-    folders: tuple[Path, Path], back: bool, monkeypatch: Patch
-) -> None:
+def test_a_folder_between_model_and_weights_is_watched(folders: Folders, back: bool, monkeypatch: Patch) -> None:
     point(location="release/weights.bin")
     assert verdict() == "WARN"
     around_sessions(monkeypatch, lambda: exchange(*folders), lambda: exchange(*folders) if back else None)

@@ -98,11 +98,8 @@ INTEGERS = {
         product = Add(unbiased, bias)""",
 }
 """ways from "features" to "product", a product with int8 weights whose other factor is quantised in the run"""
-WEIGHTS: Fields = {
-    "q": default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8),
-    "zero": np.array(3, np.int8),
-    "bias": np.linspace(-1, 1, FEATURES).astype(np.float32),
-}
+WEIGHTS: Fields = {"zero": np.array(3, np.int8), "bias": np.linspace(-1, 1, FEATURES).astype(np.float32)}
+WEIGHTS["q"] = default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8)
 GAIN, SHIFT = [1.0] * FEATURES, [0.0] * FEATURES
 
 

@@ -137,10 +137,8 @@ def test_this_environment(capfd: Capture) -> None:
 
 def test_nvidia_smi_rows() -> None:
     rows = "0, NVIDIA H100 80GB HBM3, 81559, 80995, 580.95.05\n1, Tesla, [N/A], [N/A], 580.95.05\ngarbage\n"
-    assert devices.parse_gpus(rows) == (
-        devices.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
-        devices.Gpu(1, "Tesla", None, None, "580.95.05"),
-    )
+    h100 = devices.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05")
+    assert devices.parse_gpus(rows) == (h100, devices.Gpu(1, "Tesla", None, None, "580.95.05"))
 
 
 @pytest.mark.long
