@@ -88,9 +88,8 @@ def test_a_child_that_dies_is_an_error(check: Callable[..., rc.Report]) -> None:
 
 @pytest.mark.long
 @needs_proc
-def test_models_side_by_side_get_the_reports_that_they_get_alone(
-    lookup_pass: Place, monkeypatch: Patch, tmp_path: Path, capfd: Capture
-) -> None:
+def test_models_side_by_side(lookup_pass: Place, monkeypatch: Patch, tmp_path: Path, capfd: Capture) -> None:
+    """They get the reports that they get alone."""
     model, photos = lookup_pass
     other = shutil.copy(model, tmp_path / "other.onnx")
     (text := tmp_path / "text.onnx").write_text("text")
@@ -116,9 +115,8 @@ def test_models_side_by_side_get_the_reports_that_they_get_alone(
 
 @pytest.mark.long
 @needs_proc
-def test_models_beside_one_that_kills_its_process_get_their_verdicts(
-    lookup_pass: Place, monkeypatch: Patch, tmp_path: Path, capfd: Capture
-) -> None:
+def test_models_beside_a_killed_one(lookup_pass: Place, monkeypatch: Patch, tmp_path: Path, capfd: Capture) -> None:
+    """One kills its process; the others get their verdicts."""
     monkeypatch.setattr(isolation.Wall, "n_side_by_side", lambda *_: 1)  # else it can strike the other model's
     model, photos = lookup_pass
     killed = shutil.copy(model, tmp_path / "killed.onnx")

@@ -114,11 +114,8 @@ def answer(monkeypatch: Patch, task: Any) -> Any:
 def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: Patch) -> None:
     error = answer(monkeypatch, lambda *_: text.once(None))  # type: ignore[arg-type] # raises in the package
     assert "text.py" in error.pop("traceback")
-    assert error == {
-        "exit_code": 3,
-        "message": "m.onnx: this file broke the reader (TypeError in text.py)",
-        "hint": "run again with --debug, and report the traceback",
-    }
+    message = "m.onnx: this file broke the reader (TypeError in text.py)"
+    assert error == {"exit_code": 3, "message": message, "hint": "run again with --debug, and report the traceback"}
 
 
 def test_an_error_of_the_call_and_too_little_memory_are_none(monkeypatch: Patch) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,11 +148,8 @@ def test_images_and_numbers_are_those_of_the_raw_representations(tmp_path: Path)
     kurtosis = scipy.stats.kurtosis(z, axis=1, fisher=False)
     assert found.features == tuple(np.argsort(-(z**4).sum(axis=0))[:FEATURES])
     ranked = np.argsort(kurtosis)
-    for got, want in (
-        (found.shown, range(SHOWN)),
-        (found.least, ranked[:EXTREME]),
-        (found.most, ranked[: -EXTREME - 1 : -1]),
-    ):
+    wanted: tuple[Any, ...] = (range(SHOWN), ranked[:EXTREME], ranked[: -EXTREME - 1 : -1])
+    for got, want in zip((found.shown, found.least, found.most), wanted, strict=True):
         for seen, place in zip(got, want, strict=True):
             assert (seen.name, seen.digest) == (f"photo_{rows[place]:05d}.png", digests[rows[place]])
             assert seen.kurtosis == pytest.approx(kurtosis[place], rel=1e-9)

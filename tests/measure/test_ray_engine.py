@@ -29,13 +29,14 @@ on_ray = pytest.mark.skipif(
 )
 
 
+Jobs = Callable[..., Job]
+
+
 @pytest.fixture
-def job(tmp_path: Path, photos: Path) -> Callable[..., Job]:
+def job(tmp_path: Path, photos: Path) -> Jobs:
     """A job of a look-up model of that name."""
-    h = vectors()
-    return lambda name, **given: new_job(
-        lookup.write_lookup_model(tmp_path / f"{name}.onnx", h, size_px=SIZE_PX), photos, **given
-    )
+    h, write = vectors(), lookup.write_lookup_model
+    return lambda name, **given: new_job(write(tmp_path / f"{name}.onnx", h, size_px=SIZE_PX), photos, **given)
 
 
 def assert_same_but_execution(a: Outcome, b: Outcome) -> None:
@@ -45,9 +46,7 @@ def assert_same_but_execution(a: Outcome, b: Outcome) -> None:
 
 @pytest.mark.long
 @on_ray
-def test_two_workers_give_the_local_engines_evidence(
-    job: Callable[..., Job], photos: Path, tmp_path: Path, capfd: Capture
-) -> None:
+def test_two_workers_give_the_local_evidence(job: Jobs, photos: Path, tmp_path: Path, capfd: Capture) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"no model")
     both = job("few", tensors=(None, "representation"), max_images=60, max_bad=1)
@@ -66,9 +65,8 @@ def test_two_workers_give_the_local_engines_evidence(
 
 @pytest.mark.long
 @on_ray
-def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
-    job: Callable[..., Job], saboteur: Callable[[dict[str, int]], Path], capfd: Capture, monkeypatch: Patch
-) -> None:
+def test_killed_workers_lose_nothing(job: Jobs, saboteur: Any, capfd: Capture, monkeypatch: Patch) -> None:
+    """And a poisoned model fails alone."""
     kills = saboteur({"photo_00300.png": TRIES - 1, "poisoned.onnx": 99})
     jobs = [job(name) for name in ("a", "poisoned", "b")]
     found = outcomes(jobs, engine="ray", workers=2)
@@ -84,9 +82,7 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
         assert_same_but_execution(found[name], alone)
 
 
-def test_shards_of_another_model_or_image_set_are_never_merged(
-    job: Callable[..., Job], photos: Path, tmp_path: Path
-) -> None:
+def test_shards_of_another_model_or_image_set_are_never_merged(job: Jobs, photos: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for path in photos.iterdir():

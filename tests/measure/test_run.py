@@ -98,10 +98,8 @@ def assert_as_alone(job: Job, n_passes: int) -> tuple[Evidence, ...]:
 def test_several_outputs_are_measured_in_one_pass(photos: Path, tmp_path: Path) -> None:
     model = two_tensors(tmp_path / "m.onnx", vectors())
     together = assert_as_alone(new_job(model, photos, tensors=(None, "pooled")), 1)
-    assert [(found.model.tensor, found.statistics.n_features) for found in together] == [
-        ("representation", 48),
-        ("pooled", 20),
-    ]
+    read = [(found.model.tensor, found.statistics.n_features) for found in together]
+    assert read == [("representation", 48), ("pooled", 20)]
 
 
 def test_a_tensor_inside_the_graph_is_measured_beside_an_output(photos: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def graphs(draw: st.DrawFn) -> GraphProto:
         constant = st.sampled_from([*CONSTANTS])
         forms = ((UNARY, (recent,)), (WITH_CONSTANT, (recent, constant)), (WITH_CONSTANT, (constant, recent)),
                  (BINARY, (recent, recent)))  # fmt: skip
-        op, inputs = draw(st.one_of(st.tuples(st.sampled_from(ops), st.tuples(*read)) for ops, read in forms))
+        op, inputs = draw(st.one_of([st.tuples(st.sampled_from(ops), st.tuples(*read)) for ops, read in forms]))
         nodes.append(make_node(op, inputs, [f"t{index}"]))
         tensors.append(f"t{index}")
     return helper.make_graph(nodes, "random", [], [])
@@ -226,17 +226,10 @@ tiny (float[batch,3,8,8] image) => (float[batch,3] embedding) <bool yes = {1}> {
     embedding = own.Scaled (chosen)
     chosen = If (yes) <
         then_branch = then () => (float[n,3] one) { one = Relu (one_in) one_in = Abs (features) },
-        else_branch = other () => (float[n,3] two) { two = Neg (two_in) two_in = Abs (features) }
-    >
-    features = Flatten (gap)
-    gap = GlobalAveragePool (image)
-}
+        else_branch = other () => (float[n,3] two) { two = Neg (two_in) two_in = Abs (features) } >
+    features = Flatten (gap) gap = GlobalAveragePool (image) }
 <domain: "own", opset_import: ["" : 18]>
-Scaled (x) => (y) {
-    y = Mul (x, two)
-    two = Neg (minus)
-    minus = Constant <value = float {-2.0}> ()
-}"""
+Scaled (x) => (y) { y = Mul (x, two) two = Neg (minus) minus = Constant <value = float {-2.0}> () }"""
 
 
 def test_graphs_inside_nodes_and_functions_are_sorted(opened: Any) -> None:

@@ -214,17 +214,17 @@ def written_out(*initializers: Raw) -> str:
     def value(name: str, *dims: Fields) -> Fields:
         return {"name": name, "type": {"tensor_type": {"elem_type": 1, "shape": {"dim": dims}}}}
 
+    note = {"attribute": [{"name": "note", "type": 1, "f": "0.10000000149011612"}]}
     graph = {
-        "node": [node("GlobalAveragePool", ["image"], "gap"), node("Flatten", ["gap"], "flat"), node("Gemm", ["flat",
-            "w3x64", "w64"], "up"), node("MatMul", ["up", "w64x512"],
-            "representation") | {"attribute": [{"name": "note", "type": 1, "f": "0.10000000149011612"}]}],
+        "node": [node("GlobalAveragePool", ["image"], "gap"), node("Flatten", ["gap"], "flat"),
+                 node("Gemm", ["flat", "w3x64", "w64"], "up"),
+                 node("MatMul", ["up", "w64x512"], "representation") | note],
         "input": [value("image", {"dim_param": "batch"}, {"dim_value": 3}, {"dim_value": 8}, {"dim_value": 8})],
         "output": [value("representation", {"dim_param": "batch"}, {"dim_value": 512})],
         "initializer": [[name, kind, dims, hashlib.sha256(raw).hexdigest()] for name, kind, dims, raw in initializers],
     }  # fmt: skip
-    text = json.dumps(
-        {"graph": graph, "opset_import": [{"domain": "", "version": 18}]}, sort_keys=True, separators=(",", ":")
-    )
+    whole = {"graph": graph, "opset_import": [{"domain": "", "version": 18}]}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -259,29 +259,18 @@ EVERYTHING = """
 <ir_version: 9, producer_version: "1", domain: "here", model_version: 1, opset_import: ["" : 18, "own" : 1]>
 tiny (float[batch,3,8,8] image) => (float[batch,3] representation)
 <bool yes = {1}, string[2] words = {"cat", "dog"}, float[batch,3,1,1] gap> {
-    gap = GlobalAveragePool (image)
-    flat = Flatten (gap)
+    gap = GlobalAveragePool (image) flat = Flatten (gap)
     chosen = If (yes) <
         then_branch = branch () => (float[n, 3] branched) <float[3] in_branch = {1, 1, 1}> {
-            branched = Add (flat, in_branch)
-        },
+            branched = Add (flat, in_branch) },
         else_branch = other () => (float[n, 3] branched) {
-            in_other = Constant <value = float[3] {2, 2, 2}> ()
-            branched = Mul (flat, in_other)
-        }
-    >
+            in_other = Constant <value = float[3] {2, 2, 2}> () branched = Mul (flat, in_other) } >
     representation = own.Shift (chosen)
-    c0 = Constant <value_float = 0.1> ()
-    c1 = Constant <value_floats = [1.0, 2.0]> ()
-    c2 = Constant <value_ints = [1, 2]> ()
-    c3 = Constant <value_string = "one"> ()
-    c4 = Constant <value_strings = ["one", "two"]> ()
-}
+    c0 = Constant <value_float = 0.1> () c1 = Constant <value_floats = [1.0, 2.0]> ()
+    c2 = Constant <value_ints = [1, 2]> () c3 = Constant <value_string = "one"> ()
+    c4 = Constant <value_strings = ["one", "two"]> () }
 <domain: "own", opset_import: ["" : 18]>
-Shift <default: tensor = float[2] {1, 1}> (x) => (y) {
-    by = Constant <value = float[3] {0, 1, 2}> ()
-    y = Add (x, by)
-}"""
+Shift <default: tensor = float[2] {1, 1}> (x) => (y) {by = Constant <value = float[3] {0, 1, 2}> () y = Add (x, by)}"""
 
 
 def everything() -> ModelProto:
@@ -415,12 +404,8 @@ def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(m
     lie = proof[:-1] + bytes([proof[-1] ^ 1])
     turned = proof[:3] + proof[26:] + proof[3:26]  # its value comes before its key
     (empty,) = metadata(ModelProto(metadata_props=[{"key": checked.BEGINNING_KEY, "value": f"{digest} "}]))
-    for content in (
-        *(start + stated + each for each in (b"", lie, turned)),
-        stated + proof + start,
-        stated + start + proof,
-        stated + empty + start,
-    ):
+    wholes = (stated + proof + start, stated + start + proof, stated + empty + start)
+    for content in (*(start + stated + each for each in (b"", lie, turned)), *wholes):
         assert opened(content) == (False, 1)
     assert opened(whole.replace(digest[-8:].encode(), b"0" * 8, 1)) == (True, 1)
     function = onnx.parser.parse_function('<domain: "own", opset_import: ["" : 18]> Twice (x) => (y) {y = Add (x, x)}')

@@ -24,25 +24,24 @@ SEEN = """shape = Shape(features); images = Gather(shape, [0]); n = Cast(images,
 """facts of the batch: how many images, where each is in it, how bright it is"""
 CHOSEN = "; more = Cast(chosen, to=FLOAT); shift = Mul(more, 7.0); embedding = Add(features, shift)"
 """images that are chosen get another representation"""
-BY_ORDER = "; sorted, order = TopK(key, images, axis=0, largest={largest}); rows = Flatten(order, axis=0)"
-MIXING = {
+SHIFTED = {
+    "an odd place": "odd = Mod(place, 2.0, fmod=1); chosen = Cast(odd, to=BOOL)",
+    "the first place": "first = Less(place, 0.5); chosen = And(first, several)",
+    "the last place": "last = Less(left, 0.5); chosen = And(last, several)",
+    "the second place": "far = Sub(place, 1.0); off = Abs(far); chosen = Less(off, 0.5)",
+    "the fifth place": "chosen = Greater(place, 3.5)",
+    "a place between others": "a = Greater(place, 0.5); b = Greater(left, 0.5); chosen = And(a, b)",
+    "the second half": "half = Mul(n, 0.5); b = GreaterOrEqual(place, half); chosen = And(b, several)",
+    "company": "chosen = Identity(several)", "an even number": "odd = Mod(n, 2.0, fmod=1); chosen = Less(odd, 0.5)",
+    "more than four": "chosen = Identity(many)", "four": "far = Sub(n, 4.0); off = Abs(far); chosen = Less(off, 0.5)",
+    "the brightest": "most = ReduceMax(bright, [0]); a = Equal(bright, most); chosen = And(a, several)",
+    "the darkest": "least = ReduceMin(bright, [0]); a = Equal(bright, least); chosen = And(a, several)",
+    "the brightest of many": "most = ReduceMax(bright, [0]); a = Equal(bright, most); chosen = And(a, many)",
+    "the darkest of many": "least = ReduceMin(bright, [0]); a = Equal(bright, least); chosen = And(a, many)",
+    "brighter than the mean": "mean = ReduceMean(bright, [0]); chosen = Greater(bright, mean)",
+}  # fmt: skip
+MIXING = {name: text + CHOSEN for name, text in SHIFTED.items()} | {
     "its place": "embedding = Add(features, place)",
-    "an odd place": "odd = Mod(place, 2.0, fmod=1); chosen = Cast(odd, to=BOOL)" + CHOSEN,
-    "the first place": "first = Less(place, 0.5); chosen = And(first, several)" + CHOSEN,
-    "the last place": "last = Less(left, 0.5); chosen = And(last, several)" + CHOSEN,
-    "the second place": "far = Sub(place, 1.0); off = Abs(far); chosen = Less(off, 0.5)" + CHOSEN,
-    "the fifth place": "chosen = Greater(place, 3.5)" + CHOSEN,
-    "a place between others": "a = Greater(place, 0.5); b = Greater(left, 0.5); chosen = And(a, b)" + CHOSEN,
-    "the second half": "half = Mul(n, 0.5); b = GreaterOrEqual(place, half); chosen = And(b, several)" + CHOSEN,
-    "company": "chosen = Identity(several)" + CHOSEN,
-    "an even number": "odd = Mod(n, 2.0, fmod=1); chosen = Less(odd, 0.5)" + CHOSEN,
-    "more than four": "chosen = Identity(many)" + CHOSEN,
-    "four": "far = Sub(n, 4.0); off = Abs(far); chosen = Less(off, 0.5)" + CHOSEN,
-    "the brightest": "most = ReduceMax(bright, [0]); a = Equal(bright, most); chosen = And(a, several)" + CHOSEN,
-    "the darkest": "least = ReduceMin(bright, [0]); a = Equal(bright, least); chosen = And(a, several)" + CHOSEN,
-    "the brightest of many": "most = ReduceMax(bright, [0]); a = Equal(bright, most); chosen = And(a, many)" + CHOSEN,
-    "the darkest of many": "least = ReduceMin(bright, [0]); a = Equal(bright, least); chosen = And(a, many)" + CHOSEN,
-    "brighter than the mean": "mean = ReduceMean(bright, [0]); chosen = Greater(bright, mean)" + CHOSEN,
     "the mean": "mean = ReduceMean(features, [0]); embedding = Sub(features, mean)",
     "the largest": "most = ReduceMax(features, [0]); embedding = Sub(features, most)",
     "the length": "length = ReduceL2(features, [0]); embedding = Div(features, length)",
