@@ -20,7 +20,6 @@ from robustcheck_onnx.checker.report.document import (
     Section,
     Table,
     Topics,
-    Words,
     blocks_of,
     name,
 )
@@ -208,7 +207,7 @@ def _features(report: CompareReport) -> Section:
         remark = "the reference has no persistent one; its strongest feature, and what became of it"
     of_candidate = (">is now", ">mean z now", "?>beyond 4 SD now", "=what became of it")
     heads = (">feature", ">mean z", "?>beyond 4 SD", *of_candidate)
-    blocks: list[Table | Words] = [Table(heads, tuple(map(_feature, report.features)))]
+    blocks: list[Table | str | Cell] = [Table(heads, tuple(map(_feature, report.features)))]
     if not report.features:
         blocks = ["The reference has no feature to follow."]
     if report.new_features:
@@ -216,8 +215,8 @@ def _features(report: CompareReport) -> Section:
     return Section("Outlier features", remark, tuple(blocks))
 
 
-def _feature(each: FeatureFate) -> tuple[Words, ...]:
-    now: tuple[Words, ...] = ("–", "–", "–")
+def _feature(each: FeatureFate) -> tuple[str | Cell, ...]:
+    now = ("–", "–", "–")
     if each.candidate_mean_z is not None:
         at = str(each.index if each.to is None else each.to)
         now = (at, f"{each.candidate_mean_z:+z.1f}", percent_text(each.candidate_frequency))

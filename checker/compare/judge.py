@@ -24,18 +24,10 @@ from robustcheck_onnx.checker.verdict.reasons import NAMES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import Frozen, Profile
 
+from . import pairs
 from .baseline import Baseline
 from .index import SIGNS, IndexReport, Required
-from .pairs import (
-    KEPT_CKA,
-    KEPT_CORRELATION,
-    ClassAgreement,
-    Compared,
-    FeatureFate,
-    Similarity,
-    StatisticChange,
-    unrelated,
-)
+from .pairs import ClassAgreement, Compared, FeatureFate, Similarity, StatisticChange
 
 
 def range_text(interval: Interval) -> str:
@@ -244,7 +236,7 @@ def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile
 
     A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
     another width, or of another tensor rule, are shown and not compared: `not_comparable`. Where nothing but the
-    evidence is in the way, a debiased CKA below `KEPT_CKA` is `undecided`.
+    evidence is in the way, a debiased CKA below `pairs.KEPT_CKA` is `undecided`.
 
     Args:
         candidate: judged by itself.
@@ -263,7 +255,7 @@ def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile
         say("not_comparable", "; ".join(different))
     if found.stale:
         say("stale_baseline", "; ".join(found.stale))
-    for text in unrelated(similarity, found.agreement):
+    for text in pairs.unrelated(similarity, found.agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
         ids = ", ".join(each.id for each in reference.verdict.reasons)
@@ -273,11 +265,11 @@ def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile
             say(name, text)
     for own in candidate.verdict.reasons:
         say(own.id, f"the candidate by itself: {own.seen}")
-    if similarity is not None and similarity.is_below(KEPT_CKA) and seen.keys() <= {"undecided"}:
+    if similarity is not None and similarity.is_below(pairs.KEPT_CKA) and seen.keys() <= {"undecided"}:
         say(
             "undecided",
-            f"the outlier features are there, and the rest may not be: {similarity.text}; a CKA of {KEPT_CKA:g} is "
-            "needed",
+            f"the outlier features are there, and the rest may not be: {similarity.text}; a CKA of "
+            f"{pairs.KEPT_CKA:g} is needed",
         )
     return verdict_for((reason(name, "; ".join(texts)) for name, texts in seen.items()), profile)
 
@@ -313,13 +305,13 @@ def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str,
         yield (
             "outlier_feature_lost",
             f"{_named(other)}: there in the candidate, but not in step with the reference's over the images "
-            f"({_correlations(other)}; {KEPT_CORRELATION:g} is needed)",
+            f"({_correlations(other)}; {pairs.KEPT_CORRELATION:g} is needed)",
         )
     if unclear := of("undecided"):
         yield (
             "undecided",
             f"{_named(unclear)}: not clear whether in step with the reference's over the images "
-            f"({_correlations(unclear)}; a lower bound of {KEPT_CORRELATION:g} is needed)",
+            f"({_correlations(unclear)}; a lower bound of {pairs.KEPT_CORRELATION:g} is needed)",
         )
     if lost := of("lost"):
         yield (

@@ -19,20 +19,8 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images.source import Images, Item, Picture, Skipped
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
+from robustcheck_onnx.checker.measure import job
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import (
-    DescribedRows,
-    ImagesRead,
-    Job,
-    Measurement,
-    Prepared,
-    TensorSums,
-    conclude,
-    described_rows,
-    merge_described,
-    stack,
-)
-from robustcheck_onnx.checker.measure.run import Opened
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.runner import RunOutput
 from robustcheck_onnx.checker.statistics import state
@@ -140,20 +128,20 @@ def compare(
     baseline_digest = sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else ""
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
-    jobs = [Job(model, run) for model in models]
+    jobs = [job.Job(model, run) for model in models]
     isolation.tell_stage(progress, "loading the candidate")
     opened = [measure.open_job(jobs[0], source=given)]
     if reference is not None:
         isolation.tell_stage(progress, "loading the reference")
-    opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
+    opened += [replace(measure.open_job(each, source=opened[0].source), described=None) for each in jobs[1:]]
     isolation.tell_stage(progress, "trying the models on a few images")
     facts = [measure.probe(each) for each in opened]
     pair, read, described = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, read.n_usable)
     evidence = [
-        conclude(job, fact, Measurement([TensorSums(side.state, described=rows)], read), profile)[0]
-        for job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
+        job.conclude(each, fact, job.Measurement([job.TensorSums(side.state, described=rows)], read), profile)[0]
+        for each, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
     ]
     when = Time.until_now(clock, read.n_usable)
     nodes = [Counter(node.op_type for node in each.models[0].graph.proto.graph.node) for each in opened]
@@ -300,20 +288,22 @@ def _report(
 
 
 @dataclass(frozen=True)
-class _Both(Prepared):
+class _Both(job.Prepared):
     """One image, ready for both models. It is counted as the candidate's."""
 
-    other: Prepared
+    other: job.Prepared
     """for the reference"""
 
 
-def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, ImagesRead, list[DescribedRows]]:
+def _run(
+    first: measure.Opened, second: measure.Opened, progress: Tell | None
+) -> tuple[Pair, job.ImagesRead, list[job.DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.
 
     Returns their sums, the images, and of each model the rows that its content is measured on.
     """
-    read = ImagesRead()
-    described: list[DescribedRows] = [(), ()]
+    read = job.ImagesRead()
+    described: list[job.DescribedRows] = [(), ()]
     same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
 
     def prepare(item: Item) -> _Both | Skipped:
@@ -328,16 +318,16 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, Im
         for batch in measure.batches(
             decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
         ):
-            ours = first.runners[0].run(stack(batch))
-            theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
+            ours = first.runners[0].run(job.stack(batch))
+            theirs = ours if second is first else second.runners[0].run(job.stack([both.other for both in batch]))
             pair = pair or Pair(_side(first, ours), _side(second, theirs))
             keys = [measure.key_of(both.digest) for both in batch]
             is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
             usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
             pair.images += [(both.name, both.digest) for both in usable[: pairs.KEPT_IMAGES - len(pair.images)]]
             for index, output in enumerate((ours, theirs)):
-                rows = described_rows(output.representation[is_usable], [both.sketch for both in usable])
-                described[index] = merge_described(described[index], rows)
+                rows = job.described_rows(output.representation[is_usable], [both.sketch for both in usable])
+                described[index] = job.merge_described(described[index], rows)
             a, b = ours.class_output, theirs.class_output
             if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
                 pairs.add_predictions(pair, a, b)
@@ -347,7 +337,7 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, Im
     return pair, read, described
 
 
-def _side(opened: Opened, output: RunOutput) -> Side:
+def _side(opened: measure.Opened, output: RunOutput) -> Side:
     width = output.representation.shape[1]
     if width > state.MAX_FEATURES:
         raise CannotAssessError(
@@ -358,13 +348,13 @@ def _side(opened: Opened, output: RunOutput) -> Side:
     return Side(state.State(width))
 
 
-def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
-    for job, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
+def _say_none_usable(jobs: Sequence[job.Job], pair: Pair, n: int) -> None:
+    for each, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
         bad = side.state.n_nonfinite + side.state.n_constant
         if bad == n:
             raise CannotAssessError(
-                f"{job.model}: number of finite, not constant representations is 0 of {n}; at least one is needed",
-                f"robustcheck inspect {quoted(job.model)}",
+                f"{each.model}: number of finite, not constant representations is 0 of {n}; at least one is needed",
+                f"robustcheck inspect {quoted(each.model)}",
             )
     raise CannotAssessError(
         f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "

@@ -29,7 +29,6 @@ from robustcheck_onnx.checker.images.source import ImageSource, Picture, open_fi
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.run import Collected, Inputs
 from robustcheck_onnx.checker.report.record import Clock, Time
 from robustcheck_onnx.checker.runtime.session import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.storage.places import SUFFIXES, is_ignored, local_path
@@ -197,7 +196,7 @@ def concepts(
 
 def _open(
     job: Job, found: ConceptSet, of: str | None, head: str | Path | None
-) -> tuple[Inputs, LinearHead | None, str]:
+) -> tuple[measure.Inputs, LinearHead | None, str]:
     """Open the model for a call. Where its head gives the directions, the tensor is the input of the head.
 
     Returns that head, too, and a note on a choice that the user did not make.
@@ -224,7 +223,7 @@ def _open(
     return inputs, read, ""
 
 
-def _labels(collected: Collected, found: ConceptSet) -> Bools:
+def _labels(collected: measure.Collected, found: ConceptSet) -> Bools:
     """(image, concept): whether it is present."""
     column = {name: index for index, name in enumerate(found.names)}
     present = np.zeros((len(collected.digests), len(column)), bool)

@@ -19,7 +19,6 @@ from robustcheck_onnx.checker.images.source import Images, open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.report import notebook
 from robustcheck_onnx.checker.report.document import (
     Cell,
@@ -222,7 +221,7 @@ def parse_sets(
     return [], {}
 
 
-def _notes(report: DirectionsReport, inputs: Inputs, labelled: Sequence[SetResult]) -> tuple[str, ...]:
+def _notes(report: DirectionsReport, inputs: measure.Inputs, labelled: Sequence[SetResult]) -> tuple[str, ...]:
     """Write what a reader must know next to the numbers."""
     notes = measure.question_notes(inputs) + image_notes(report.images)
     if report.n_images < FEW_IMAGES:

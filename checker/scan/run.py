@@ -29,7 +29,6 @@ from robustcheck_onnx.checker.images.source import Images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Job, stack
-from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.model.ends import ACTIVATION, NORMALISATION
 from robustcheck_onnx.checker.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
 from robustcheck_onnx.checker.model.open import ModelFile
@@ -184,7 +183,7 @@ def scan(
 
 
 def _notes(
-    inputs: Inputs, facts: ScanModel, layers: Sequence[Layer], images: ImageFacts, execution: Execution
+    inputs: measure.Inputs, facts: ScanModel, layers: Sequence[Layer], images: ImageFacts, execution: Execution
 ) -> tuple[str, ...]:
     """What a reader must know next to the numbers."""
     notes = measure.question_notes(inputs) + image_notes(images)
