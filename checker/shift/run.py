@@ -42,7 +42,7 @@ from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
 from . import robustness
 from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
-from .robustness import WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement
+from .robustness import IMAGES, LABEL_SET, WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement, agree
 from .sets import ImageSet, class_output, class_scores, labels_of, measure_labelled, parse_call, with_labels
 
 Several = str | Path | Sequence[str | Path]
@@ -214,7 +214,7 @@ def measure_shift(
         predicted=predicted,
         baseline=baseline,
         verdict=judged,
-        agreement=robustness.agree(judged, inner.result, compared, baseline),
+        agreement=agree(judged, inner.result, compared, baseline),
         preprocessing=preprocessing.preprocessing,
         preprocessing_source=preprocessing.source,
         execution=runner.execution,
@@ -263,7 +263,7 @@ def notes_of(
     """Write what a reader must know next to the accuracies."""
     notes = measure.question_notes(inputs) + execution_notes(execution)
     results = (inner, *(each.result for each in beside))
-    if any(result.label_set in robustness.LABEL_SET.values() and result.label_set != "file" for result in results):
+    if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
         notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
     if len({result.n_compete for result in results}) > 1:
         notes.append(
@@ -272,7 +272,7 @@ def notes_of(
     for each in beside:
         notes += _in_both(each.in_both, inner, each.result)
     for result in results:
-        whole = robustness.IMAGES.get(result.shift or "", result.n_available)
+        whole = IMAGES.get(result.shift or "", result.n_available)
         if result.n_available != whole:
             notes.append(
                 f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
