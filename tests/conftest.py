@@ -74,9 +74,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 LONGEST = (
-    "exporters/test_families.py", "whole/test_controls.py", "verify/test_every_field.py", "calibrate/test_models.py",
+    "exporters/test_families.py", "whole/test_controls.py", "verify/test_every_field.py", "calibrate/test_tasks.py",
     "project/test_tutorial.py", "calibrate/test_command.py", "measure/test_ray_engine.py", "shift/test_run.py",
-    "shift/test_target.py",
+    "shift/test_predicted.py",
 )  # fmt: skip
 """Files that take longest: they come first, so that no process is left with one of them while the others are done."""
 

@@ -1,19 +1,28 @@
-"""`robustcheck shift` as a whole: real photos against torch, classes told by a colour, and bad input."""
+"""`robustcheck shift` as a whole, against torch and on coloured classes; effective robustness and its agreement."""
 
+import csv
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import default_rng
 from PIL import Image
+from scipy import special, stats
 
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.shift import sets
+from robustcheck_onnx.checker.shift import robustness, sets
+from robustcheck_onnx.checker.shift.robustness import SetResult, Shifted, agree, effective, put_beside
+from robustcheck_onnx.checker.statistics.definitions import wilson
+from robustcheck_onnx.thresholds import DATA, published
+from robustcheck_onnx.thresholds.published import IMAGENET
 from robustcheck_onnx.thresholds.suite import open_suite
-from support import BIN, ROOT, Capture, Patch, levels, lookup, onnx_models, read_json, robustcheck
+from support import BIN, ROOT, Capture, Patch, but, levels, lookup, onnx_models, read_json, robustcheck
+from support.comparisons import labelled_set
 from support.onnx_models import COLOUR_PX, classifier, encoder, save
 from support.repository import load
 
@@ -81,9 +90,7 @@ def test_effective_robustness_through_the_command(tmp_path: Path, capsys: Captur
     assert found["accuracies"] == {"imagenet1k": inside, "sketch": outside}
     assert (found["verdict"]["verdict"], found["agreement"]["outcome"]) == ("WARN", "no contradiction")
     assert "sketch has 2000 images; Sketch as published has 50889." in found["notes"]
-    told = capsys.readouterr().out
-    assert "Effective robustness" in told
-    assert "no contradiction" in told
+    assert re.search("Effective robustness.*no contradiction", capsys.readouterr().out, re.S)
     # the snippet is an entry that the suite's own reader takes
     entry, suite = Path("entry.toml").read_text(), Path("suite.toml")
     suite.write_text(f'schema_version = 1\nname = "mine"\n{entry}label = "unlabelled"\n')
@@ -138,10 +145,7 @@ def test_bad_input(small: Path, capsys: Capture) -> None:
         ("model.onnx {} --report check.json", 2, "check.json: model of the report has digest"),
     ):
         assert shift(f"{words} -qq -o json=out.json".format("--in val --shifted blur")) == code, said
-        told = capsys.readouterr().err
-        assert said in told
-        assert told.startswith("error: ")
-        assert "\nhint: " in told
+        assert re.match(f"error: .*{re.escape(said)}.*\nhint: ", capsys.readouterr().err, re.S), said
         assert read_json(small / "out.json")["error"]["exit_code"] == code
         assert [path for path in sorted(small.rglob("*")) if path.name != "out.json"] == before
     assert shift("thousand.onnx --in val --shifted blur --report check.json -o json") == 0
@@ -173,3 +177,115 @@ def test_a_suite_entry_that_cannot_be_made_leaves_the_report(small: Path, capsys
     assert "suite entry has accuracies on 0 sets" in capsys.readouterr().err
     assert not (small / "entry.toml").exists()
     assert read_json("out.json")["document"] == "shift"
+
+
+def test_testbeds_lines_are_scipys_over_its_standard_models() -> None:
+    with (DATA / "published_testbed.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["group"] == "standard" and float(row[IMAGENET]) >= 0.55]
+    rows = [row for row in rows if not re.search("aws|batch64", row["model"])]
+    for name in published.SHIFTS:
+        values = [(row[IMAGENET], row[name]) for row in rows if float(row[name] or 0) > 0]
+        truth = stats.linregress(*special.logit(np.array(values, float)).T)
+        line = published.baselines_of("testbed")[name]
+        np.testing.assert_allclose([line.a, line.b], truth[:2], rtol=1e-9)
+        assert line.n == len(values) >= 80
+        assert name != "objectnet" or line == published.baselines_of("timm")[name]
+
+
+def _set(name: str | None, accuracy: float, n: int = 10_000, **given: Any) -> SetResult:
+    classes = robustness.CLASSES.get(name or "", 1000)
+    return labelled_set(
+        name=name or "mine",
+        shift=name,
+        **{"label_set": robustness.LABEL_SET.get(name or "", ""), "n_labels": classes} | given,
+        n_compete=classes,
+        accuracy=wilson(round(accuracy * n), n),
+    )
+
+
+def _beside(inside: SetResult, *others: SetResult) -> list[Shifted]:
+    return [put_beside(inside, (), other, (), "timm") for other in others]
+
+
+@pytest.mark.parametrize("source", published.SOURCES)
+@pytest.mark.parametrize("name", published.SHIFTS)
+def test_effective_robustness_is_accuracy_beyond_the_line(source: str, name: str) -> None:
+    found, why = effective(_set(IMAGENET, 0.76), _set(name, 0.5), source)
+    line = published.baselines_of(source)[name]
+    expected = special.expit(line.a * special.logit(0.76) + line.b)
+    assert found is not None
+    assert (found.expected, found.points) == pytest.approx((expected, 100 * (0.5 - expected)))
+    assert (found.extrapolated, why) == (False, "")
+    # 97.5 % of each side: wider than either accuracy alone allows
+    assert found.low + 0.9 < found.points < found.high - 0.9
+
+
+def test_no_effective_robustness_where_it_would_mean_nothing() -> None:
+    inside, sketch = _set(IMAGENET, 0.76), _set("sketch", 0.5)
+    for one, other, said in (
+        (inside, _set(None, 0.5), "not named as one of V2, Sketch, R, A, ObjectNet"),
+        (_set(None, 0.76), sketch, "not named as ImageNet"),
+        (_set(IMAGENET, 0.76, 400), sketch, "the 400 images of imagenet1k give its accuracy to within 4."),
+        (inside, _set("sketch", 0.5, 400), "the 400 images of sketch"),
+        (but(inside, n_labels=999), sketch, "999 of ImageNet's 1000 classes"),
+        (inside, _set("imagenet_r", 0.5, n_labels=199), "199 of R's 200 classes"),
+        (inside, _set("imagenet_r", 0.5, label_set="file"), "the labels of imagenet_r are not R's"),
+        (inside, _set("objectnet", 0.5, n_labels=100), "100 of ObjectNet's 113 classes"),
+        (_set(IMAGENET, 1.0), sketch, "accuracy on imagenet1k is 1"),
+    ):
+        found, why = effective(one, other, "timm")
+        assert (found, said in why) == (None, True), why
+
+
+def _judged(verdict: Any) -> robustness.Judged:
+    return robustness.Judged(verdict=verdict, reasons=(), profile="p", n_images=60, tensor="t", origin="test")
+
+
+def test_agreement_is_one_sided() -> None:
+    for verdict, sketch, n, outcome in [
+        ("PASS", 0.50, 10_000, "agree"),
+        ("PASS", 0.25, 10_000, "disagree"),
+        ("PASS", 0.05, 10_000, "disagree"),
+        ("PASS", 0.282, 10_000, "undecided"),
+        ("WARN", 0.25, 10_000, "agree"),
+        ("WARN", 0.50, 10_000, "no contradiction"),
+        ("WARN", 0.282, 10_000, "undecided"),
+        ("PASS", 0.50, 100, "nothing to compare"),
+    ]:
+        inside = _set(IMAGENET, 0.76)
+        found = agree(_judged(verdict), inside, _beside(inside, _set("sketch", sketch, n)), "timm")
+        assert (found.outcome, found.mean_pp is None) == (outcome, outcome == "nothing to compare")
+
+
+def test_below_the_baselines_range_nothing_is_compared() -> None:
+    inside = _set(IMAGENET, 0.40)
+    found = agree(_judged("PASS"), inside, _beside(inside, _set("sketch", 0.39)), "timm")
+    assert found.outcome == "nothing to compare"
+    assert "extrapolated" in found.sentence
+
+
+def test_the_mean_is_over_the_measured_shifts_and_leaves_objectnet_out() -> None:
+    inside = _set(IMAGENET, 0.76)
+    beside = _beside(inside, _set("imagenetv2", 0.66), _set("sketch", 0.3), _set("objectnet", 0.5))
+    points = [each.effective_robustness.points for each in beside if each.effective_robustness]
+    for some, shifts, mean, source in (
+        (beside, ("imagenetv2", "sketch"), np.mean(points[:2]), "timm"),
+        (beside[2:], ("objectnet",), points[2], "testbed"),
+    ):
+        found = agree(_judged("WARN"), inside, some, "timm")
+        assert found.shifts == shifts
+        assert found.mean_pp == pytest.approx(mean)
+        assert found.usual_high_pp == pytest.approx(published.usual_robustness(source, shifts).high)
+
+
+def test_the_bounds_of_a_mean_share_the_error_rate_between_all_its_accuracies() -> None:
+    """Wilson intervals by SciPy, each at 1 − 5 % / 3: of ImageNet and of both shifts; lines in logits."""
+    inside, shifts = _set(IMAGENET, 0.76), {"imagenetv2": 0.66, "sketch": 0.30}
+    found = agree(_judged("WARN"), inside, _beside(inside, *(_set(name, p) for name, p in shifts.items())), "timm")
+    bounds = [stats.binomtest(round(p * 10_000), 10_000).proportion_ci(1 - 0.05 / 3, "wilson")
+              for p in (0.76, *shifts.values())]  # fmt: skip
+    lines = [published.baselines_of("timm")[name] for name in shifts]
+    a, b = np.array([(line.a, line.b) for line in lines]).T
+    x, *ys = np.array(bounds)
+    beyond = ys - special.expit(a[:, None] * special.logit(x[::-1]) + b[:, None])
+    assert (found.low_pp, found.high_pp) == pytest.approx(100 * beyond.mean(axis=0), abs=1e-6)

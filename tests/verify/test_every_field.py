@@ -220,9 +220,7 @@ def test_every_changed_setting_is_seen_by_a_run_with_it(document: Fields, whole:
 # ------------------------------------------------------------------------------------ what is said to be elsewhere
 
 
-def test_a_report_never_loosens_the_tolerance_and_the_one_who_verifies_can(
-    place: Path, document: Fields, second: Report, monkeypatch: Patch
-) -> None:
+def test_reports_never_loosen_the_tolerance(place: Path, document: Fields, second: Report, monkeypatch: Patch) -> None:
     """Three digits more than two runs differ by: under another runtime's name they were let through."""
     elsewhere = document
     for where, value in {

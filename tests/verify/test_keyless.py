@@ -79,9 +79,7 @@ def sign(place: Path, *more: object, trust: bool = True) -> int:
 # ------------------------------------------------------------------------------------------------- it works
 
 
-def test_signed_as_an_identity_and_verified(
-    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
-) -> None:
+def test_signed_as_an_identity(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setenv(signing.TOKEN, instance.token())
     assert sign(place) == 0
     assert f"entry 1 of the transparency log, checked by: {' '.join(NAMED)}" in capsys.readouterr().out
@@ -96,15 +94,12 @@ def test_signed_as_an_identity_and_verified(
     assert verify(place, *NAMED, "--offline", "-qq") == 3
 
 
-@pytest.mark.usefixtures("wall", "bundle")
-def test_verified_in_the_process_behind_the_wall(place: Path) -> None:
+def test_verified_in_the_process_behind_the_wall(place: Path, wall: None, bundle: Fields) -> None:
     assert verify(place, *NAMED, "-qq") == 0
     assert verify(place, *NAMED[:3], "https://other.example.org", "-qq") == 3
 
 
-def test_the_token_of_a_job_and_the_uri_of_a_workflow(
-    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
-) -> None:
+def test_a_jobs_token_and_a_workflows_uri(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert sign(place, "-q") == 4
     assert "permissions: id-token: write" in capsys.readouterr().err
@@ -123,8 +118,7 @@ def test_the_token_of_a_job_and_the_uri_of_a_workflow(
 # ------------------------------------------------------------------------------------ never a false witness
 
 
-@pytest.mark.usefixtures("bundle")
-def test_another_identity(place: Path, capsys: Capture) -> None:
+def test_another_identity(place: Path, capsys: Capture, bundle: Fields) -> None:
     assert verify(place, *NAMED, "--offline", "-qq") == 0
     names = ("other@example.org", "release@example.org.example.net", "RELEASE@example.org", ".*")
     issuers = ("https://issuer.example.org/", "https://accounts.example.org", NAME)
@@ -133,16 +127,14 @@ def test_another_identity(place: Path, capsys: Capture) -> None:
         assert "does not hold for" in signature_seen(capsys.readouterr().out)
 
 
-@pytest.mark.usefixtures("bundle")
-def test_a_bundle_alone_is_no_witness(place: Path, capsys: Capture) -> None:
+def test_a_bundle_alone_is_no_witness(place: Path, capsys: Capture, bundle: Fields) -> None:
     assert verify(place, "-qq", trust=False) == 1
     assert verify(place, "--verify-signature", "-qq", trust=False) == 2
     assert verify(place, "--public-key", place / "key.pub", "-o", "json", trust=False) == 3
     assert "was signed by an identity, not by a key" in signature_seen(capsys.readouterr().out)
 
 
-@pytest.mark.usefixtures("bundle")
-def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsys: Capture) -> None:
+def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsys: Capture, bundle: Fields) -> None:
     """Offline, with the keys that sigstore's package carries: nothing is asked of the network."""
     assert verify(place, *NAMED, "--offline", "-o", "json", trust=False) == 3
     assert "certificate chain" in signature_seen(capsys.readouterr().out)
@@ -151,15 +143,13 @@ def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsy
     assert verify(place, *NAMED, "-qq") == 3
 
 
-@pytest.mark.usefixtures("bundle")
-def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: Patch, capsys: Capture, bundle: Fields) -> None:
     monkeypatch.setattr("sigstore.verify.Verifier.verify_dsse", lambda *_: ("application/json", b"{}"))
     assert verify(place, *NAMED, "-o", "json") == 3
     assert "holds no in-toto statement but application/json" in signature_seen(capsys.readouterr().out)
 
 
-@pytest.mark.usefixtures("bundle")
-def test_changed_bytes_of_a_bundle_are_noticed(place: Path) -> None:
+def test_changed_bytes_of_a_bundle_are_noticed(place: Path, bundle: Fields) -> None:
     """One bit of every 23rd byte, so that each part is met: what is taken all the same says the same."""
     file, who = place / "report.sigstore.json", signing.Identity(NAME, ISSUER, place / "trust.json")
     told, size = [signing.signed_by_identity(file, who)], file.stat().st_size
@@ -215,9 +205,7 @@ def watched(monkeypatch: Patch) -> None:
     monkeypatch.setattr(room, "verify", lambda *_, **__: pytest.fail("measured"))
 
 
-def test_tokens_that_are_no_use_end_it_before_the_rerun(
-    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
-) -> None:
+def test_bad_tokens_end_it_before_a_rerun(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     watched(monkeypatch)
     for token, code, said in (
         ("", 2, "SIGSTORE_ID_TOKEN is not set"),
@@ -232,9 +220,7 @@ def test_tokens_that_are_no_use_end_it_before_the_rerun(
     assert instance.requests == []
 
 
-def test_an_instance_that_gives_no_signature(
-    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
-) -> None:
+def test_instances_that_give_no_signature(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     """It knows not the token's provider; its log refuses; it logged outside of the certificate's time; it is down."""
     other = Instance()
     for token, status, late_s, said in (
@@ -254,9 +240,7 @@ def test_an_instance_that_gives_no_signature(
         assert not (place / "report.sigstore.json").exists()
 
 
-def test_a_token_that_expires_while_the_model_is_measured(
-    place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture
-) -> None:
+def test_a_token_that_expires_in_the_run(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     tokens = iter([instance.token(), instance.token(age=3600)])
     monkeypatch.setattr("sigstore.oidc.detect_credential", lambda: next(tokens))
     assert sign(place) == 4
@@ -284,8 +268,7 @@ def test_a_trust_config_that_is_none(place: Path, instance: Instance, monkeypatc
         assert said in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("bundle")
-def test_without_the_extra(place: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_without_the_extra(place: Path, monkeypatch: Patch, capsys: Capture, bundle: Fields) -> None:
     monkeypatch.setitem(sys.modules, "sigstore.verify", None)
     assert sign(place) == verify(place, *NAMED) == 4
     assert capsys.readouterr().err.count(extra("keyless")) == 2

@@ -88,9 +88,7 @@ def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report
     raised(UsageError, r"document holds 2 reports; it must hold one\n", read_one, place / "report.json")
 
 
-def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_for_nothing(
-    place: Path, capsys: Capture, monkeypatch: Patch
-) -> None:
+def test_the_terminal_says_what_nobody_checked_or_vouched_for(place: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """ "VERIFIED, but WARN" would be wrong twice."""
     monkeypatch.setenv("COLUMNS", "400")  # a long path of the tests is not folded
     words = ["verify", place / "report.json", place / "model.onnx"]
@@ -98,8 +96,7 @@ def test_the_terminal_says_what_was_not_checked_and_that_a_report_alone_vouches_
     for more, code, said in (["--no-rerun"], 0, ("VERIFIED",)), ([], 1, alone):
         assert robustcheck(*words, *more) == code
         shown = " ".join(capsys.readouterr().out.split())
-        assert shown.count("– not checked") == 3
-        assert [text for text in said if text not in shown] == []
+        assert (shown.count("– not checked"), [text for text in said if text not in shown]) == (3, [])
     found = verify_report(place / "report.json", place / "model.onnx", rerun=False)
     signed = but(found, result="VERIFIED", rests_on="The numbers: josé signed them.")
     assert "The numbers: jos\\xe9 signed them." in shown_of(signed, ascii_only=True)  # a name is exact
@@ -134,9 +131,7 @@ def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, verify: Verify) -
         raised(CannotAssessError, "a plug-in of an earlier version warned", read_one, place / "report.json")
 
 
-def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
-    place: Path, verify: Verify, passed: Report
-) -> None:
+def test_an_earlier_report_that_was_measured_on_ray_is_run_again(place: Path, verify: Verify, passed: Report) -> None:
     assert passed.evidence.stopped == "decided"
     job = new_job(place / "model.onnx", str(place / "photos"))
     (evidence,) = measure_all(job, passed.profile)  # every image, in shards: as a worker of Ray measures
@@ -195,9 +190,7 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, verify: Ver
     assert verify()[1]["profile"] == "differs"
 
 
-def test_what_the_report_alone_says_is_shown_as_that(
-    place: Path, capsys: Capture, verify: Verify, passed: Report
-) -> None:
+def test_what_only_the_report_says_is_shown_so(place: Path, capsys: Capture, verify: Verify, passed: Report) -> None:
     """The address a model is said to be from is not checked; what loosened the gate is said before the result."""
     decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
     loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
@@ -220,8 +213,7 @@ def warning(place: Path, warned: tuple[Path, Report]) -> Report:
     return warned[1]
 
 
-@pytest.mark.usefixtures("warning")
-def test_a_warn_is_never_0(place: Path, verify: Verify) -> None:
+def test_a_warn_is_never_0(place: Path, verify: Verify, warning: Report) -> None:
     code, status, document = verify(images="photos")
     assert (code, status["rerun"], document["verdict"]) == (1, "agrees", "WARN")
     forge(place, verdict__verdict="PASS", verdict__reasons=[])
