@@ -13,6 +13,14 @@ from importlib import metadata
 
 Tell = Callable[[str], None]  # is called with what is done, when each stage begins
 
+# Exception types of huggingface_hub, httpx, requests and urllib that mean "the weights are not here and
+# cannot be fetched"; by name, because the clients that raise them differ between versions.
+_NOT_REACHABLE = {
+    "LocalEntryNotFoundError", "OfflineModeIsEnabled", "RepositoryNotFoundError", "RevisionNotFoundError",
+    "EntryNotFoundError", "RemoteEntryNotFoundError", "GatedRepoError", "HfHubHTTPError", "ConnectError",
+    "ConnectTimeout", "ProxyError", "ConnectionError", "URLError", "HTTPError",
+}  # fmt: skip
+
 
 class ExportError(Exception):
     """No file could be made that agrees with its model (exit 3).
@@ -62,6 +70,33 @@ def import_error(error: ImportError, subject: str, package: str, needs: str = "e
     """Return the error for a package that can't be imported."""
     about = f"{subject}: package {error.name or package} is not importable ({error}); {needs}"
     return MissingError(about, install_hint("export"))
+
+
+def load_error(error: Exception, name: str, place: str, last_line: str = "") -> ExportError:
+    """Return one clear error for a library's failure to load `name`."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(type(c).__name__ in _NOT_REACHABLE or isinstance(c, FileNotFoundError) for c in causes):
+        return MissingError(
+            f"{name}: weights are not on this machine and could not be downloaded; a local copy or a network is needed",
+            place,
+        )
+    return ExportError(
+        f"{name}: weights could not be loaded ({type(error).__name__}: {first_mismatch(error)}){last_line}; "
+        "every weight must fit",
+        "check the name and that the checkpoint belongs to it",
+    )
+
+
+def first_mismatch(error: BaseException) -> str:
+    """Return the line of a load error that says what does not fit."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # load_state_dict puts the useful line (which keys) second
+    text = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def ignore_progress(_stage: str) -> None:

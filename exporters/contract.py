@@ -1,4 +1,6 @@
-"""The ONNX contract that an export writes, and its digests. It describes the file and how photos become its input.
+"""Describe models to export, and write the contract into their files.
+
+The contract describes an ONNX file and how photos become its input.
 
 docs/onnx-file.md is the same thing for people who write their own exporter.
 
@@ -7,6 +9,7 @@ The checker computes the same `graph_digest` when it opens a file; docs/dev/grap
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -20,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import CallError, quoted
+from . import CallError, ExportError, MissingError, quoted
 
 if TYPE_CHECKING:
     import onnx
-    import torch
+    from torch import Tensor, nn
 
 Fields = dict[str, Any]  # values by their names
 Array = NDArray[np.float32]
@@ -39,6 +42,8 @@ RULES = ("encoder_output", "head_input", "pooled", "logits")
 INT8 = ("int8-dynamic", "int8-qdq")  # made by quantising the fp32 file
 PRECISIONS = ("fp32", "fp16", *INT8)
 CLASS_PLACE = "{}"  # where a template takes the class name
+CHECKPOINT_MARKS = (b"PK", b"\x80")  # zip (torch, npz) and pickle (old torch; read without unpickling code)
+SAFETENSORS_MARK = b"{"  # after eight bytes of length
 FIELDS_FILE = "give it with --preprocessing FILE; robustcheck explain preprocessing shows one"  # a hint
 
 _DEFAULTS: Fields = {
@@ -71,13 +76,15 @@ class Output(NamedTuple):
 
 
 Outputs = tuple[Output, ...]
+EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
+LOGITS = Output("logits", "class logits", "logits")
 
 
 class Source(NamedTuple):
     """Where a model came from, as the contract has it.
 
     `weights_digest` is "sha256:" + hex of the weights file when one file was read, otherwise of the state
-    dict in memory (see digest.state_digest). `synthetic` names what was planted by hand; empty when nothing.
+    dict in memory (see state_digest). `synthetic` names what was planted by hand; empty when nothing.
     `matched_to` names the encoder whose vectors the model was trained to give (distillation, feature matching);
     "none" where it was trained otherwise, None where nobody said.
     """
@@ -140,13 +147,92 @@ class Loaded(NamedTuple):
         zero_shot: class names and templates of the output "logits", where a text tower made them.
     """
 
-    module: torch.nn.Module
+    module: nn.Module
     outputs: Outputs
     preprocessing: Fields
-    transform: Callable[[Image.Image], torch.Tensor]
+    transform: Callable[[Image.Image], Tensor]
     source: Source
     packages: tuple[str, ...] = ()
     zero_shot: Prompts | None = None
+
+
+def classifier_outputs(head: str) -> Outputs:
+    """Return the outputs of a head_tap on a classifier's last layer."""
+    return Output("representation", f"input of {head}, the last linear layer", "head_input"), LOGITS
+
+
+def source_of(library: str, name: str, path: Path | None, weights: str, module: nn.Module) -> Source:
+    """Return where a model came from. `path` is its weights file; without one `weights` names them."""
+    digest = state_digest(module) if path is None else file_digest(path)
+    return Source(library, name, weights if path is None else path.name, digest)
+
+
+def loaded(
+    wanted: Wanted, source: Source, module: nn.Module, outputs: Outputs, pixels: tuple[Fields, Any], *packages: str
+) -> Loaded:
+    """Return a model ready to export; random weights have no name."""
+    if wanted.random_weights:
+        source = source._replace(weights="", random_weights=True)
+    return Loaded(module, outputs, *pixels, source, packages, wanted.prompts)
+
+
+def weights_file(weights: str | None) -> Path | None:
+    """Return the path of `weights`, None for a tag. It is a file or looks like one.
+
+    Raises:
+        ExportError: it looks like a path but there is no such file (exit 4); it is not a checkpoint (exit 3).
+    """
+    if not weights:
+        return None
+    path = Path(weights)
+    if path.is_file():
+        with path.open("rb") as stream:
+            start = stream.read(9)
+        if not start.startswith(CHECKPOINT_MARKS) and start[8:] != SAFETENSORS_MARK:
+            raise ExportError(
+                f"{weights}: checkpoint starts with {start!r}; it must be safetensors, a torch state dict or npz",
+                f"file {quoted(weights)}",
+            )
+        return path
+    if "/" in weights or path.suffix in {".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt"}:
+        raise MissingError(
+            f"{weights}: weights file is missing; it must be an existing file or a tag",
+            f"place the checkpoint at {weights}",
+        )
+    return None
+
+
+def refuse_name(name: str, known: Sequence[str], asked: str, rule: str, hint: str = "") -> None:
+    """Refuse a model that a library lacks. The error has the closest names (exit 2).
+
+    Args:
+        asked: the name as the caller wrote it. rule: what the library has. hint: for a name that is close to none.
+    """
+    if name not in known:
+        close = ", ".join(difflib.get_close_matches(name, known, 3))
+        hint = f"closest: {close}" if close else hint or "hf-hub:ORG/REPO loads from the hub"
+        raise CallError(f"{asked}: model name is unknown to {rule}", hint)
+
+
+def unknown_tag(name: str, tag: str, known: Sequence[str]) -> CallError:
+    """Return the error for weights that a library has not published."""
+    return CallError(
+        f"{name}: weights is {tag}; it must be one of {', '.join(known) or 'none published'}, or an existing file",
+        f"--weights {(difflib.get_close_matches(tag, known, 1) or known or ['FILE'])[0]}",
+    )
+
+
+def random_weights_error(name: str, hint: str) -> CallError:
+    """Return the error against exporting random weights."""
+    return CallError(f"{name}: weights are not given; random weights are refused", hint)
+
+
+def from_hub(repo: str, otherwise: str = "give the checkpoint with --weights FILE") -> str:
+    """Return the hint for an unreachable hub repository."""
+    return (
+        f"run `hf download {repo}` where there is a network and copy models--{repo.replace('/', '--')} into "
+        f"$HF_HOME/hub here, or {otherwise}"
+    )
 
 
 def content(loaded: Loaded) -> Fields:
@@ -334,7 +420,7 @@ def preprocess(fields: Fields, image: Image.Image) -> Array:
     return np.ascontiguousarray(channels_first)
 
 
-def as_transform(fields: Fields) -> Callable[[Image.Image], torch.Tensor]:
+def as_transform(fields: Fields) -> Callable[[Image.Image], Tensor]:
     """Return the preprocessing as a function PIL image → torch tensor."""
     import torch
 
@@ -414,7 +500,7 @@ def file_digest(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def state_digest(module: torch.nn.Module) -> str:
+def state_digest(module: nn.Module) -> str:
     """Return "sha256:" + hex over the state dict, sorted by name.
 
     For each entry: UTF-8 text "name dtype d0,d1\\n" (d0, d1, … the shape), then the tensor's bytes (C order).

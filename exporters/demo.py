@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import MissingError, install_hint
 from .contract import file_digest
-from .wrappers import load_strictly
+from .torch_models import load_strictly
 
 # (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite
 # (tensorflow/tpu models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128); 256 = round(224 / 0.875).

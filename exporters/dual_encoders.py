@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import CallError, ExportError, MissingError, contract, first_line, quiet, wrappers
+from . import CallError, ExportError, MissingError, contract, first_line, quiet
 from .contract import FIELDS_FILE, Fields, Loaded, Output, Outputs, Prompts, Source, Wanted, checked_preprocessing
-from .wrappers import EMBEDDING, Rows, Tower, Wrapped, from_hub, head_tap, loaded, loading, refuse_partial, run_eager
+from .torch_models import Rows, Tower, Wrapped, as_rows, head_tap, loading, refuse_partial, run_eager, swapped
 
 Embed = Callable[[list[str]], Tensor]  # texts → (text, feature), not normalised
 T = TypeVar("T")
@@ -55,11 +55,11 @@ def load_open_clip(wanted: Wanted) -> Loaded:
                 "drop --weights",
             )
     else:
-        path = wrappers.weights_file(weights)
+        path = contract.weights_file(weights)
         check_open_clip(name, None if path else weights)
         if not weights and not wanted.random_weights:
             tags = open_clip.list_pretrained_tags_by_model(name)
-            raise wrappers.random_weights_error(name, f"--weights TAG, one of {', '.join(tags)}, or --weights FILE")
+            raise contract.random_weights_error(name, f"--weights TAG, one of {', '.join(tags)}, or --weights FILE")
     tag = open_clip.get_pretrained_cfg(name, weights or "")
     with loading(name, _open_clip_place(name, tag), is_quoted=False) as (_, loads):
         model = open_clip.create_model(
@@ -86,8 +86,8 @@ def load_open_clip(wanted: Wanted) -> Loaded:
         embed = _open_clip_text_tower(model.eval(), name)
         module, outputs = with_text_head(module, outputs, wanted.prompts, model, embed, name)
     public = contract.without_folders(name)
-    source = wrappers.source_of("open_clip", public, path, weights or public, model.visual)
-    return loaded(wanted, source, module, outputs, pixels, "open_clip_torch", "timm", "torchvision")
+    source = contract.source_of("open_clip", public, path, weights or public, model.visual)
+    return contract.loaded(wanted, source, module, outputs, pixels, "open_clip_torch", "timm", "torchvision")
 
 
 def check_open_clip(name: str, tag: str | None) -> None:
@@ -95,9 +95,9 @@ def check_open_clip(name: str, tag: str | None) -> None:
     import open_clip
 
     rule = f"open_clip {open_clip.__version__}; it must be in open_clip.list_models()"
-    wrappers.refuse_name(name, open_clip.list_models(), name, rule)
+    contract.refuse_name(name, open_clip.list_models(), name, rule)
     if tag and not open_clip.is_pretrained_cfg(name, tag):
-        raise wrappers.unknown_tag(name, tag, open_clip.list_pretrained_tags_by_model(name))
+        raise contract.unknown_tag(name, tag, open_clip.list_pretrained_tags_by_model(name))
 
 
 def shell_open_clip(name: str) -> nn.Module:
@@ -152,13 +152,13 @@ def _open_clip_place(name: str, tag: Fields) -> str:
         repo = "/".join(str(tag.get("hf_hub", "")).split("/")[:2])
     if not repo:
         return f"download {tag.get('url', 'the checkpoint')} and give it with --weights FILE"
-    return from_hub(repo)
+    return contract.from_hub(repo)
 
 
 def _open_clip_tower(visual: nn.Module, size: list[int], name: str) -> Tower:
     from open_clip import modified_resnet, timm_model, transformer
 
-    module: nn.Module = wrappers.as_rows(visual)
+    module: nn.Module = as_rows(visual)
     meaning = ""
     if isinstance(visual, transformer.VisionTransformer) and visual.proj is not None:
         pool = {"tok": "class token", "avg": "mean of the patch tokens"}.get(visual.pool_type, "pooled tokens")
@@ -171,9 +171,9 @@ def _open_clip_tower(visual: nn.Module, size: list[int], name: str) -> Tower:
     elif isinstance(visual, timm_model.TimmModel) and (last := _projection(visual)):
         module, meaning = projected(visual.trunk, visual.head), f"pooled trunk features, before the {last}"
     elif isinstance(visual, timm_model.TimmModel) and (head := _trunk_head(visual)):
-        module, meaning = wrappers.swapped(head_tap(visual, head)), "pooled trunk features, before the projection"
+        module, meaning = swapped(head_tap(visual, head)), "pooled trunk features, before the projection"
     require_same(module, visual, size, name)
-    return module, (EMBEDDING, Output("pooled", meaning, "pooled")) if meaning else (EMBEDDING,)
+    return module, (contract.EMBEDDING, Output("pooled", meaning, "pooled")) if meaning else (contract.EMBEDDING,)
 
 
 def _vit(self: Any, image: Tensor) -> Rows:
@@ -278,7 +278,7 @@ def _logits(self: Any, image: Tensor) -> Tensor:
 _CLASS_TOKEN = (Output("representation", "class token after the last norm", "encoder_output"),)
 _POOL = (Output("representation", "attention pool of the tokens: the image embedding", "encoder_output"),)
 _POOLED = Output("pooled", "class token after the last norm, before the projection", "pooled")
-_CLIP = Family("CLIPVisionModelWithProjection", (EMBEDDING, _POOLED), _clip)
+_CLIP = Family("CLIPVisionModelWithProjection", (contract.EMBEDDING, _POOLED), _clip)
 _SIGLIP = Family("SiglipVisionModel", _POOL, _pooler_output)
 FAMILIES = {
     "clip": _CLIP,
@@ -320,7 +320,7 @@ def load_transformers(wanted: Wanted) -> Loaded:
             f"{name}: folder is missing; the name must be a folder made by save_pretrained, or org/repo",
             f"place config.json, model.safetensors and preprocessor_config.json in {name}",
         )
-    place = from_hub(name, "give a folder made by save_pretrained as the name")
+    place = contract.from_hub(name, "give a folder made by save_pretrained as the name")
     with loading(name, place):
         config = transformers.AutoConfig.from_pretrained(name)
         family = _family(config, name)
@@ -352,7 +352,7 @@ def load_transformers(wanted: Wanted) -> Loaded:
     if is_classifier:
         module, outputs = (
             head_tap(Wrapped(_logits, model=model), "model.classifier"),
-            wrappers.classifier_outputs("classifier"),
+            contract.classifier_outputs("classifier"),
         )
     if prompts is not None:
         with loading(name, place):
@@ -365,7 +365,7 @@ def load_transformers(wanted: Wanted) -> Loaded:
         weights=Path(cached).parent.name if isinstance(cached, str) else "local folder",  # the commit that was read
         weights_digest=contract.state_digest(model),
     )
-    return loaded(wanted, source, module, outputs, pixels, "transformers", "torchvision")
+    return contract.loaded(wanted, source, module, outputs, pixels, "transformers", "torchvision")
 
 
 def _family(config: Any, name: str) -> Family:

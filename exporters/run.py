@@ -136,7 +136,7 @@ def load(source: str, wanted: Wanted) -> Loaded:
 def _library(source: str, verb: str) -> Any:
     """Return the function for `verb` of a source's library. ImportError without the library."""
     importlib.import_module(source)
-    place = "dual_encoders" if source in WITH_TEXT_TOWER else "classifiers"
+    place = "dual_encoders" if source in WITH_TEXT_TOWER else "torch_models"
     return getattr(importlib.import_module(f"robustcheck_onnx.exporters.{place}"), f"{verb}_{source}")
 
 
@@ -293,7 +293,7 @@ def _references(loaded: Loaded, images: Array, name: str) -> dict[str, Array]:
     """Run the eager float32 model photo by photo. The results are independent of batches."""
     import torch
 
-    from .wrappers import run_eager
+    from .torch_models import run_eager
 
     module = loaded.module.float().eval()
     if training := [n for n, m in module.named_modules() if m.training]:
@@ -322,7 +322,7 @@ def _references(loaded: Loaded, images: Array, name: str) -> dict[str, Array]:
 def _traced(loaded: Loaded, images: Array, precision: str) -> torch.onnx.ONNXProgram | None:
     import torch
 
-    from .wrappers import half_precision
+    from .torch_models import half_precision
 
     module = half_precision(loaded.module) if precision == "fp16" else loaded.module
     with torch.no_grad():

@@ -103,8 +103,8 @@ def test_published_preprocessing_of_open_clip() -> None:
 
 
 def test_every_published_preprocessing_can_be_written() -> None:
-    from robustcheck_onnx.exporters.classifiers import timm_contract, torchvision_contract
     from robustcheck_onnx.exporters.dual_encoders import open_clip_contract, published_open_clip
+    from robustcheck_onnx.exporters.torch_models import timm_contract, torchvision_contract
 
     pairs, names = open_clip.list_pretrained(), timm.list_models(pretrained=True)
     assert (len(pairs) > 150, len(names) > 1000) == (True, True)
@@ -120,7 +120,7 @@ def test_every_published_preprocessing_can_be_written() -> None:
 
 
 def test_head_is_found_by_following_the_forward_pass() -> None:
-    from robustcheck_onnx.exporters.classifiers import AS_PUBLISHED, find_head
+    from robustcheck_onnx.exporters.torch_models import AS_PUBLISHED, find_head
 
     heads = {"alexnet": "classifier.6", "densenet121": "classifier", "googlenet": "fc"}
     for name, head in (heads | {"mobilenet_v3_small": "classifier.3", "squeezenet1_1": "classifier.1"}).items():
@@ -136,7 +136,7 @@ def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
 
 def test_two_heads_are_not_guessed_at() -> None:
     """DeiT's way: the mean of two heads."""
-    from robustcheck_onnx.exporters.classifiers import find_head
+    from robustcheck_onnx.exporters.torch_models import find_head
 
     name = "deit_tiny_distilled_patch16_224"
     said = "it is not clear which tensor the logits come from"
@@ -186,7 +186,7 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
 def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: str) -> None:
     from safetensors.torch import save_file
 
-    from robustcheck_onnx.exporters.wrappers import read_checkpoint
+    from robustcheck_onnx.exporters.torch_models import read_checkpoint
 
     state = {"stem.weight": torch.arange(16.0).reshape(4, 4), "stem.bias": torch.arange(3)}
     path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")
@@ -270,13 +270,13 @@ def test_partial_checkpoints(source: str, name: str) -> None:
 
 def test_weights_that_a_library_leaves_random_are_seen() -> None:
     """A load with strict=False, as some timm models are loaded, does not pass unseen."""
-    from robustcheck_onnx.exporters import wrappers
+    from robustcheck_onnx.exporters import torch_models
 
     layer = torch.nn.Linear(2, 2)
-    with wrappers.loading("tiny", "") as (_, loads):
+    with torch_models.loading("tiny", "") as (_, loads):
         layer.load_state_dict({"weight": torch.zeros(2, 2)}, strict=False)
     said = r"tiny: 1 weights are missing \(bias\); they would stay random"
-    raised(ExportError, said, wrappers.refuse_partial, "tiny", loads[0].missing_keys)
+    raised(ExportError, said, torch_models.refuse_partial, "tiny", loads[0].missing_keys)
     assert torch.nn.Module.load_state_dict.__name__ == "load_state_dict"
 
 

@@ -1,31 +1,28 @@
-"""Load classifiers and encoders. They come from timm, torchvision, or the user's own torch code."""
+"""Load torch models strictly: those of timm, torchvision, or own code."""
 
+import contextlib
+import copy
 import difflib
 import importlib
 import math
+import pickle
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import CallError, ExportError, MissingError, contract, quiet, wrappers
-from .contract import Fields, Loaded, Output, Source, Wanted, checked_preprocessing, file_digest, shared_preprocessing
-from .wrappers import (
-    Tower,
-    as_rows,
-    classifier_outputs,
-    head_tap,
-    load_strictly,
-    loaded,
-    loading,
-    source_of,
-    weights_file,
-)
+from . import CallError, ExportError, Messages, MissingError, contract, first_mismatch, load_error, quiet
+from .contract import Fields, Loaded, Output, Source, Wanted, checked_preprocessing, loaded, source_of, weights_file
 
+Rows = tuple[Tensor, ...]
+Tower = tuple[nn.Module, contract.Outputs]
+
+RANDOM_SEED = 0  # of weights that were asked to be random; makes the file reproducible
 NAME_THE_HEAD = "export it with `robustcheck export torch package.module:factory --head NAME`"  # a hint
 SLOW = {"googlenet", "inception_v3"}  # torchvision's own initialisation of them takes seconds
 # torchvision re-normalises the input inside them when it loads its own weights, and only then; a checkpoint file
@@ -67,14 +64,14 @@ def load_timm(wanted: Wanted) -> Loaded:
     with loading(name, _timm_place(name)) as (messages, loads):
         model = timm.create_model(name, pretrained=is_pretrained, pretrained_cfg_overlay=overlay, exportable=True)
     for result in loads:
-        wrappers.refuse_partial(name, *result)
+        refuse_partial(name, *result)
     npz = path is not None and path.suffix == ".npz"  # timm's loader for JAX files copies tensor by tensor
     if is_pretrained and not loads and not npz:
         raise ExportError(f"{name}: weights were not loaded; {' | '.join(messages[-1:])}", "give --weights FILE")
     model.eval()
     config = timm.data.resolve_model_data_config(model)
     if path and not wanted.preprocessing and not has_schema and "." not in name:
-        config = shared_preprocessing(published_timm(name), name)
+        config = contract.shared_preprocessing(published_timm(name), name)
     pixels = wanted.pixels() or (timm_contract(config, name), timm.data.create_transform(**config, is_training=False))
     public = contract.without_folders(name)
     tag = model.pretrained_cfg.get("tag") or public
@@ -90,7 +87,7 @@ def check_timm(name: str, tag: str | None = None) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         rule = f"timm {timm.__version__}; it must be in timm.list_models()"
-        wrappers.refuse_name(architecture, timm.list_models(), name, rule)
+        contract.refuse_name(architecture, timm.list_models(), name, rule)
     full = [t.partition(".")[2] for t in timm.models.get_arch_pretrained_cfgs(architecture)]
     if tag and tag not in full:
         raise CallError(
@@ -147,7 +144,7 @@ def _timm_place(name: str) -> str:
     if not repo:
         repo = str(getattr(timm.models.get_pretrained_cfg(name), "hf_hub_id", None) or "timm/")
         repo += name if repo.endswith("/") else ""
-    return wrappers.from_hub(repo)
+    return contract.from_hub(repo)
 
 
 def _timm_outputs(model: Any, name: str) -> Tower:
@@ -171,11 +168,11 @@ def _timm_outputs(model: Any, name: str) -> Tower:
     # the classifier is CLIP's projection: a clip name whose tag has no labelled finetuning
     label = f"{name} {model.pretrained_cfg.get('architecture', '')}.{model.pretrained_cfg.get('tag', '')}"
     if "clip" in label.lower() and re.search(r"in(1k|12k|21k|22k)", label) is None:
-        return wrappers.swapped(tapped), (
-            wrappers.EMBEDDING,
+        return swapped(tapped), (
+            contract.EMBEDDING,
             Output("pooled", f"input of {place}, the projection", "pooled"),
         )
-    return tapped, classifier_outputs(place)
+    return tapped, contract.classifier_outputs(place)
 
 
 def load_torchvision(wanted: Wanted) -> Loaded:
@@ -197,7 +194,7 @@ def load_torchvision(wanted: Wanted) -> Loaded:
     path = weights_file(tag)
     entries = get_model_weights(name)
     if path:
-        digest = file_digest(path)
+        digest = contract.file_digest(path)
         # torchvision puts the first digits of a file's SHA-256 into its name
         prefixes = {str(each.url).rsplit("-", 1)[-1].partition(".")[0]: each for each in entries}
         entry: Any = next((each for prefix, each in prefixes.items() if digest[7:].startswith(prefix)), None)
@@ -212,20 +209,20 @@ def load_torchvision(wanted: Wanted) -> Loaded:
     if path:
         load_strictly(model, path, name)
         if not entry and not wanted.preprocessing:
-            shared_preprocessing({e.name: torchvision_contract(e.transforms(), name) for e in entries}, name)
+            contract.shared_preprocessing({e.name: torchvision_contract(e.transforms(), name) for e in entries}, name)
     transform = published.transforms()
     pixels = wanted.pixels() or (torchvision_contract(transform, name), transform)
     with quiet():
         head = find_head(model.eval(), pixels[0]["size"])
     source = source_of("torchvision", name, path, published.name, model)
-    return loaded(wanted, source, head_tap(model, head), classifier_outputs(head), pixels, "torchvision")
+    return loaded(wanted, source, head_tap(model, head), contract.classifier_outputs(head), pixels, "torchvision")
 
 
 def check_torchvision(name: str, tag: str | None = None) -> None:
     """Refuse a classifier or weights that torchvision lacks. The error has the closest names (exit 2)."""
     import torchvision
 
-    wrappers.refuse_name(
+    contract.refuse_name(
         name,
         torchvision.models.list_models(module=torchvision.models),
         name,
@@ -234,7 +231,7 @@ def check_torchvision(name: str, tag: str | None = None) -> None:
     )
     known = list(torchvision.models.get_model_weights(name).__members__)
     if tag and tag not in known:
-        raise wrappers.unknown_tag(name, tag, known)
+        raise contract.unknown_tag(name, tag, known)
 
 
 def shell_torchvision(name: str) -> nn.Module:
@@ -287,7 +284,7 @@ def load_torch(wanted: Wanted) -> Loaded:
         load_strictly(module, path, name)
     origin = path.name if path else str(getattr(module, "weights", ""))
     if not origin and not wanted.random_weights:
-        raise wrappers.random_weights_error(
+        raise contract.random_weights_error(
             name, "set the module's attribute `weights`, or give --weights FILE or --random-weights"
         )
     fields = wanted.preprocessing or getattr(module, "preprocessing", None)
@@ -297,7 +294,7 @@ def load_torch(wanted: Wanted) -> Loaded:
             'give --preprocessing FILE (a JSON object, see the page "Your ONNX file")',
         )
     fields = checked_preprocessing(fields, name)
-    digest = file_digest(path) if path else getattr(module, "weights_digest", "")
+    digest = contract.file_digest(path) if path else getattr(module, "weights_digest", "")
     wrapped, outputs = _torch_outputs(module, wanted.head, fields["size"], name)
     source = Source(
         library="torch",
@@ -370,7 +367,7 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
             "representation", "representation returned by the module", "head_input" if has_logits else "encoder_output"
         ),
         Output("pooled", "pooled features returned by the module", "pooled"),
-        wrappers.LOGITS,
+        contract.LOGITS,
     )
     if isinstance(output, Tensor):
         return as_rows(module), known_outputs[:1]
@@ -383,6 +380,155 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
         )
     outputs = tuple(o for o in known_outputs if o.name in output)
     return as_rows(module, [o.name for o in outputs]), outputs
+
+
+@contextlib.contextmanager
+def loading(name: str, place: str, *, is_quoted: bool = True) -> Iterator[tuple[Messages, list[Any]]]:
+    """Load a model quietly. Random weights are seeded, and errors are our own.
+
+    Yields what the library said, and the (missing_keys, unexpected_keys) of every load_state_dict: libraries
+    load some models with strict=False and only log what stayed random. This is the one place where that can be
+    seen without re-implementing their loaders.
+
+    Args:
+        place: hint for weights that are not here and cannot be fetched (exit 4).
+        is_quoted: the library's last line joins the error of an unexplained failure (exit 3).
+    """
+    original = nn.Module.load_state_dict
+    results: list[Any] = []
+
+    def recording(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        results.append(result)
+        return result
+
+    with quiet() as messages, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        nn.Module.load_state_dict = recording  # type: ignore[method-assign]
+        try:
+            yield messages, results
+        except ExportError:
+            raise
+        except Exception as error:  # hub, file and parser errors of many libraries; translated, not lost
+            raise load_error(error, name, place, messages.quoted(1) if is_quoted else "") from error
+        finally:
+            nn.Module.load_state_dict = original  # type: ignore[method-assign]
+
+
+def refuse_partial(name: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
+    """Raise when weights were left out or left over (exit 3)."""
+    for kind, rule, keys in (
+        ("missing", "they would stay random", sorted(missing)),
+        ("unexpected", "this is another architecture's checkpoint", sorted(unexpected)),
+    ):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+            raise ExportError(
+                f"{name}: {len(keys)} weights are {kind} ({shown}); {rule}",
+                "check that the checkpoint belongs to this model name",
+            )
+
+
+def load_strictly(module: nn.Module, path: Path, name: str) -> None:
+    """Load a checkpoint file into a module. Every key and every shape must fit.
+
+    Raises:
+        ExportError: missing or unexpected keys, or another shape (exit 3).
+    """
+    try:
+        result = module.load_state_dict(read_checkpoint(path), strict=False)
+    except RuntimeError as error:  # shapes that differ raise even when not strict
+        raise ExportError(
+            f"{path}: checkpoint does not fit {name} ({first_mismatch(error)}); every weight must fit",
+            "check that the checkpoint belongs to this model name",
+        ) from error
+    refuse_partial(f"{path} in {name}", *result)
+
+
+def read_checkpoint(path: Path) -> Fields:
+    """Return a checkpoint's state dict. It is a .safetensors file or a torch checkpoint; no code is unpickled.
+
+    Raises:
+        ExportError: the file cannot be read, or holds no state dict (exit 3).
+    """
+    again = "save it again with torch.save(model.state_dict(), …)"
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how to unpickle code after all
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # cut and altered files raise whatever torch's reader meets
+        is_code = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds Python objects or code, which are never unpickled" if is_code else first_mismatch(error)
+        raise ExportError(
+            f"{path}: checkpoint is unreadable ({reason}); it must be a .safetensors file or a torch state dict",
+            f"{again} or safetensors",
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ExportError(f"{path}: checkpoint is not a state dict; it must hold names and tensors only", again)
+    return state
+
+
+class Wrapped(nn.Module):
+    """Modules and a function of them and the image."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, image: Tensor) -> Any:
+        """Return what the function makes of this module and the image."""
+        return self.run(self, image)
+
+
+def head_tap(model: nn.Module, head: str) -> Wrapped:
+    """Tap a model's head, a linear layer.
+
+    forward(image) returns (input of the head, output of the head), both (batch, feature); of a map
+    (batch, channel, height, width) the spatial mean.
+    """
+
+    def tap(self: Any, image: Tensor) -> Rows:
+        seen: list[Rows] = []
+        handle = self.model.get_submodule(head).register_forward_hook(
+            lambda _module, inputs, output: seen.append((inputs[0], output))
+        )
+        try:
+            self.model(image)
+        finally:
+            handle.remove()
+        if len(seen) != 1:
+            raise ExportError(
+                f"{head}: head was called {len(seen)} times; it must be called once for an image",
+                "choose another --head",
+            )
+        return tuple(tensor.mean((2, 3)) if tensor.ndim == 4 else tensor for tensor in seen[0])
+
+    return Wrapped(tap, model=model)
+
+
+def swapped(module: nn.Module) -> Wrapped:
+    """Swap the outputs of a two-output module."""
+    return Wrapped(lambda self, image: self.module(image)[::-1], module=module)
+
+
+def as_rows(module: nn.Module, names: Sequence[str] = ()) -> Wrapped:
+    """Return a module that gives the dict entries `names`. Without names it gives its only output."""
+
+    def rows(self: Any, image: Tensor) -> Rows:
+        output = self.module(image)
+        return tuple(output[name] for name in names) if names else (output,)
+
+    return Wrapped(rows, module=module)
 
 
 def find_head(model: nn.Module, size: Sequence[int]) -> str:
@@ -406,7 +552,7 @@ def find_head(model: nn.Module, size: Sequence[int]) -> str:
         if isinstance(module, (nn.Linear, nn.Conv2d))
     ]
     try:
-        logits = wrappers.run_eager(model, torch.zeros(2, 3, *size), type(model).__name__)
+        logits = run_eager(model, torch.zeros(2, 3, *size), type(model).__name__)
     finally:
         for handle in handles:
             handle.remove()
@@ -421,3 +567,24 @@ def find_head(model: nn.Module, size: Sequence[int]) -> str:
             NAME_THE_HEAD,
         )
     return name
+
+
+def half_precision(module: nn.Module) -> Wrapped:
+    """Copy a module to float16. Input and outputs stay float32."""
+    half = copy.deepcopy(module).half()
+    return Wrapped(lambda self, image: tuple(rows.float() for rows in self.module(image.half())), module=half)
+
+
+def run_eager(module: nn.Module, image: Tensor, name: str) -> Any:
+    """Run a module in inference mode. The error for model code that raises is ours."""
+    try:
+        with torch.no_grad():
+            return module.eval()(image)
+    except (ExportError, MemoryError):
+        raise
+    except Exception as error:  # model code may raise anything; it is reported, not swallowed
+        raise ExportError(
+            f"{name}: model cannot run on {list(image.shape[2:])} px input ({type(error).__name__}: {error}); "
+            "the preprocessing's size must be the model's",
+            "check the size in the preprocessing",
+        ) from error
