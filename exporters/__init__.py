@@ -92,7 +92,7 @@ def load_error(error: Exception, name: str, place: str, last_line: str = "") -> 
 
 
 def first_mismatch(error: BaseException) -> str:
-    """Return the line of a load error that says what does not fit."""
+    """Return the line of a load error that names what differs."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # load_state_dict puts the useful line (which keys) second
     text = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]

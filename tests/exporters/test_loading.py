@@ -13,21 +13,10 @@ import pytest
 
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import CallError, ExportError, contract, run
-from robustcheck_onnx.exporters.contract import Wanted, file_digest, state_digest
-from robustcheck_onnx.exporters.run import load
+from robustcheck_onnx.exporters.contract import state_digest
 from support import PHOTOS, Patch, raised, torch_models
 from support.stores import hub_repo
-from support.torch_models import (
-    contract_of,
-    exported,
-    left_in,
-    open_clip,
-    refused,
-    timm,
-    torch,
-    torchvision,
-    transformers,
-)
+from support.torch_models import encoders, exported, loaders, open_clip, refused, timm, torch, torchvision, transformers
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]
 
@@ -37,7 +26,7 @@ CLIP_32 = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32],
 
 
 def loaded(source: str, name: str, **wanted: Any) -> contract.Loaded:
-    return load(source, Wanted(name, **wanted))
+    return run.load(source, contract.Wanted(name, **wanted))
 
 
 def tiny_dinov2() -> Any:
@@ -48,10 +37,8 @@ def tiny_dinov2() -> Any:
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: Patch) -> tuple[Path, Any]:
     """A model that open_clip knows by name, and its checkpoint file."""
-    from open_clip import factory
-
-    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
+    for name, kind in (("_MODEL_CONFIG_PATHS", list), ("_MODEL_CONFIGS", dict)):
+        monkeypatch.setattr(open_clip.factory, name, kind(getattr(open_clip.factory, name)))
     (tmp_path / f"{NAME}.json").write_text(json.dumps(CONFIG))
     open_clip.add_model_config(tmp_path / f"{NAME}.json")
     torch.manual_seed(3)
@@ -69,7 +56,7 @@ def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
         torch.testing.assert_close(found.module(image)[0], model.encode_image(image))
     source = found.source
     assert (source.weights, source.random_weights) == ("epoch_1.pt", False)
-    assert source.weights_digest == file_digest(path)
+    assert source.weights_digest == contract.file_digest(path)
     with refused(2, "the library publishes none for this name"):
         loaded("open_clip", NAME, weights=str(path))  # a file does not say its preprocessing
     state = model.state_dict()
@@ -81,51 +68,42 @@ def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
 
 def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monkeypatch: Patch) -> None:
     """A tag trained with QuickGELU under a plain name gets it: open_clip would only warn and go on."""
-    from open_clip import pretrained
-
     for quick in (True, False):
-        monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": {"file": str(checkpoint[0]), "quick_gelu": quick}})
+        tags = {"tagged": {"file": str(checkpoint[0]), "quick_gelu": quick}}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, NAME, tags)
         model = loaded("open_clip", NAME, weights="tagged")
         kinds = {type(m).__name__ for m in model.module.modules()}
-        assert ("QuickGELU" in kinds, "GELU" in kinds) == (quick, not quick)
-        assert model.source.weights == "tagged"
+        assert ("QuickGELU" in kinds, "GELU" in kinds, model.source.weights) == (quick, not quick, "tagged")
 
 
 def test_published_preprocessing_of_open_clip() -> None:
     """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
-    from robustcheck_onnx.exporters.dual_encoders import open_clip_contract, published_open_clip
-
-    shared = contract.shared_preprocessing(published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
-    fields = open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
+    shared = contract.shared_preprocessing(encoders.published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
+    fields = encoders.open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
     assert (fields["mean"], fields["resize_mode"], fields["crop"]) == ([0.5, 0.5, 0.5], "squash", "none")
-    said, found = "the published weights .* differ in theirs", published_open_clip("ViT-L-14")
+    said, found = "the published weights .* differ in theirs", encoders.published_open_clip("ViT-L-14")
     raised(ExportError, said, contract.shared_preprocessing, found, "ViT-L-14")
 
 
 def test_every_published_preprocessing_can_be_written() -> None:
-    from robustcheck_onnx.exporters.dual_encoders import open_clip_contract, published_open_clip
-    from robustcheck_onnx.exporters.torch_models import timm_contract, torchvision_contract
-
     pairs, names = open_clip.list_pretrained(), timm.list_models(pretrained=True)
     assert (len(pairs) > 150, len(names) > 1000) == (True, True)
     for model, tag in pairs:
-        open_clip_contract({**published_open_clip(model)[tag], "size": 224}, f"{model} {tag}")
+        encoders.open_clip_contract({**encoders.published_open_clip(model)[tag], "size": 224}, f"{model} {tag}")
     for name in names:
         cfg = timm.models.get_pretrained_cfg(name).to_dict()
         if cfg["input_size"][0] == 3:
-            timm_contract(timm.data.resolve_data_config(pretrained_cfg=cfg), name)
+            loaders.timm_contract(timm.data.resolve_data_config(pretrained_cfg=cfg), name)
     for name in torchvision.models.list_models(module=torchvision.models):
         for entry in torchvision.models.get_model_weights(name):
-            assert torchvision_contract(entry.transforms(), name)["resize_mode"] == "shortest"
+            assert loaders.torchvision_contract(entry.transforms(), name)["resize_mode"] == "shortest"
 
 
 def test_head_is_found_by_following_the_forward_pass() -> None:
-    from robustcheck_onnx.exporters.torch_models import AS_PUBLISHED, find_head
-
     heads = {"alexnet": "classifier.6", "densenet121": "classifier", "googlenet": "fc"}
     for name, head in (heads | {"mobilenet_v3_small": "classifier.3", "squeezenet1_1": "classifier.1"}).items():
-        model = torchvision.models.get_model(name, **AS_PUBLISHED.get(name, {}))
-        assert find_head(model, (96, 96)) == head
+        model = torchvision.models.get_model(name, **loaders.AS_PUBLISHED.get(name, {}))
+        assert loaders.find_head(model, (96, 96)) == head
 
 
 def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
@@ -136,11 +114,9 @@ def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
 
 def test_two_heads_are_not_guessed_at() -> None:
     """DeiT's way: the mean of two heads."""
-    from robustcheck_onnx.exporters.torch_models import find_head
-
     name = "deit_tiny_distilled_patch16_224"
     said = "it is not clear which tensor the logits come from"
-    raised(ExportError, said, find_head, timm.create_model(name), (224, 224))
+    raised(ExportError, said, loaders.find_head, timm.create_model(name), (224, 224))
     raised(ExportError, "classifier is 2 heads; it is not clear which one", loaded, "timm", name, random_weights=True)
 
 
@@ -157,15 +133,13 @@ def test_a_clip_projection_is_no_classifier() -> None:
 
 
 def test_image_processors_the_contract_cannot_say() -> None:
-    from robustcheck_onnx.exporters.dual_encoders import transformers_contract
-
     for field, value, text in (
         ("do_resize", False, "do_resize is off"),
         ("do_center_crop", False, "do_center_crop is off; it must be on, or image sizes would vary"),
         ("size", {"shortest_edge": 32, "longest_edge": 64}, "size is"),
     ):
         with refused(2, text):
-            transformers_contract(transformers.CLIPImageProcessorPil(**{field: value}), "org/repo")
+            encoders.transformers_contract(transformers.CLIPImageProcessorPil(**{field: value}), "org/repo")
 
 
 def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
@@ -186,8 +160,6 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
 def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: str) -> None:
     from safetensors.torch import save_file
 
-    from robustcheck_onnx.exporters.torch_models import read_checkpoint
-
     state = {"stem.weight": torch.arange(16.0).reshape(4, 4), "stem.bias": torch.arange(3)}
     path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")
     if form == "safetensors":
@@ -201,7 +173,7 @@ def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: s
             content[draw.randrange(min(len(content), 400))] = draw.randrange(256)
         path.write_bytes(content)
         try:
-            assert all(isinstance(value, torch.Tensor) for value in read_checkpoint(path).values())
+            assert all(isinstance(value, torch.Tensor) for value in loaders.read_checkpoint(path).values())
         except ExportError as error:
             refusals.append(error)
     assert len(refusals) > 50
@@ -250,7 +222,7 @@ def test_each_name_is_counted_once_and_each_answer_is_of_its_name(monkeypatch: P
 def test_random_weights_and_what_they_were_matched_to_are_said() -> None:
     for precision, matched in (("fp32", None), ("fp16", "CLIP ViT-B/32")):
         record = exported("timm", "test_resnet", precision=precision, random_weights=True, matched_to=matched)
-        source = contract_of(record.path)["source"]
+        source = torch_models.contract_of(record.path)["source"]
         assert (source["random_weights"], source["weights"], source.get("matched_to")) == (True, "", matched)
         model = open_model(record.path)
         assert model.contract is not None
@@ -265,18 +237,16 @@ def test_partial_checkpoints(source: str, name: str) -> None:
         torch.save({key: value for key, value in state.items() if value is not None}, "w.pth")
         with refused(3, key):
             exported(source, name, weights="w.pth")
-        assert left_in() == []
+        assert torch_models.left_in() == []
 
 
 def test_weights_that_a_library_leaves_random_are_seen() -> None:
     """A load with strict=False, as some timm models are loaded, does not pass unseen."""
-    from robustcheck_onnx.exporters import torch_models
-
     layer = torch.nn.Linear(2, 2)
-    with torch_models.loading("tiny", "") as (_, loads):
+    with loaders.loading("tiny", "") as (_, loads):
         layer.load_state_dict({"weight": torch.zeros(2, 2)}, strict=False)
     said = r"tiny: 1 weights are missing \(bias\); they would stay random"
-    raised(ExportError, said, torch_models.refuse_partial, "tiny", loads[0].missing_keys)
+    raised(ExportError, said, loaders.refuse_partial, "tiny", loads[0].missing_keys)
     assert torch.nn.Module.load_state_dict.__name__ == "load_state_dict"
 
 
@@ -338,7 +308,7 @@ def test_hub_cache_offline(tmp_path: Path) -> None:
         ("transformers", "name", "acme/dinov2"),
         ("transformers", "weights", "0" * 40),
     ):
-        assert contract_of(tmp_path / f"{library}.onnx")["source"][field] == value
+        assert torch_models.contract_of(tmp_path / f"{library}.onnx")["source"][field] == value
     lines = done.stdout.splitlines()
     assert [line[:2] for line in lines] == ["4 "] * 4
     assert "ViT-B-32: weights are not on this machine" in lines[0]

@@ -1,13 +1,12 @@
 """Each test runs in a folder of its own."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import Patch
+
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path) -> Iterator[None]:
-    with contextlib.chdir(tmp_path):
-        yield
+def _own_folder(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)

@@ -22,10 +22,8 @@ from numpy.random import default_rng
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.images import containers as entry_files
-from robustcheck_onnx.checker.images import listing
+from robustcheck_onnx.checker.images import containers, listing
 from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.images.containers import Entries, Entry
 from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
@@ -70,12 +68,12 @@ def test_digests_that_begin_alike_are_told_apart(monkeypatch: Patch) -> None:
 def test_entries_are_made_when_asked_for() -> None:
     made = []
 
-    def make(place: int) -> Entry:
+    def make(place: int) -> containers.Entry:
         made.append(place)
-        return Entry(str(place), lambda: b"", row=place)
+        return containers.Entry(str(place), lambda: b"", row=place)
 
     order = default_rng(0).permutation(500)
-    entries = Entries.listed([str(place) for place in range(500)], make).take(order)[10:490]
+    entries = containers.Entries.listed([str(place) for place in range(500)], make).take(order)[10:490]
     assert ([*entries.names()], made) == ([str(place) for place in order[10:490]], [])
     assert [entry.row for entry in entries] == made == order[10:490].tolist()
 
@@ -120,7 +118,7 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(monkeypatch: 
     for kind, row, column in (("csv", 14, "path"), ("jsonl", 13, "image")):
         manifest = write(f"m.{kind}", [*names, "gone.png", "dir"])
         early = raised(UsageError, f"row {row}: {column} is gone.png; there is", open_images, manifest)
-        monkeypatch.setattr(entry_files, "CHECKED_ROWS", 12)
+        monkeypatch.setattr(containers, "CHECKED_ROWS", 12)
         source = open_images(manifest)
         for index, entry in enumerate(source.entries):
             if entry.name in names:
@@ -132,14 +130,14 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(monkeypatch: 
                 assert late.message == f"{place}; there is no such file"
                 assert late.hint == early.hint.replace("gone.png", entry.name)
         raised(UsageError, "there is no such file", list, prefetch(source, lambda item: item))
-        monkeypatch.undo()
+        monkeypatch.setattr(containers, "CHECKED_ROWS", 99)
 
 
 def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(monkeypatch: Patch) -> None:
     names = names_in(12)
     is_file = mock.Mock(side_effect=os.path.isfile)
     monkeypatch.setattr(os.path, "isfile", is_file)
-    monkeypatch.setattr(entry_files, "CHECKED_ROWS", 5)
+    monkeypatch.setattr(containers, "CHECKED_ROWS", 5)
     source = open_images(write("m.csv", names))
     looked_for = [mock.call(Path(name)) for name in names[:8]]
     assert is_file.call_args_list == looked_for[:5]
@@ -172,7 +170,7 @@ def test_rows_of_json_are_read_as_by_json_loads() -> None:
 def late(lookup_pass: Place, monkeypatch: Patch) -> tuple[Path, Path]:
     """A model, and a list of its photos whose last row names no file and isn't looked for."""
     model, folder = lookup_pass
-    monkeypatch.setattr(entry_files, "CHECKED_ROWS", 80)
+    monkeypatch.setattr(containers, "CHECKED_ROWS", 80)
     return model, Path(write("all.txt", [*sorted(map(str, folder.iterdir())), "gone.png"])).absolute()
 
 
@@ -202,7 +200,7 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
 @pytest.mark.long
 def test_a_long_manifest_takes_little_memory(monkeypatch: Patch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
-    monkeypatch.setattr(entry_files, "CHECKED_ROWS", 1)
+    monkeypatch.setattr(containers, "CHECKED_ROWS", 1)
     names = names_in(1) + [f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(50_000)]
     write("m.csv", names)
     tracemalloc.start()
@@ -224,8 +222,7 @@ def test_shards_here_and_in_a_store_are_the_same_images(memory: Any) -> None:
         shard(f"train-{number:06}.tar", {f"{i}.png": bytes([number, i]) for i in range(3)})
     put(memory, Path(), "s")
     folder = contents(open_images("."))
-    assert len(folder) == 9
-    assert len(contents(open_images("train-{000000,000002}.tar"))) == 6
+    assert (len(folder), len(contents(open_images("train-{000000,000002}.tar")))) == (9, 6)
     missing = "is missing; all 4 names of a pattern must be there"
     for root, said in ((".", missing), ("memory://s", "file cannot be read")):
         assert contents(open_images(f"{root}/train-{{000000..000002}}.tar")) == folder
@@ -281,8 +278,7 @@ def test_lists_shards_arrays_and_tables(memory: Any, own_temporary_folder: Path)
     kinds = {"list.txt": 2, "set.csv": 2, "*.tar": 10, "x.npy": 4, "t.parquet": 10, "t.arrow": 10}
     for spec, n_images in kinds.items():
         ours, theirs = open_images(f"{here}/{spec}"), open_images(f"memory://s/{spec}")
-        assert len(ours) == n_images
-        assert contents(ours) == contents(theirs)
+        assert (len(ours), contents(ours)) == (n_images, contents(theirs))
         assert [entry.label for entry in ours.entries] == [entry.label for entry in theirs.entries]
     assert list(own_temporary_folder.iterdir()) == []
     (here / "urls.txt").write_text("memory://s/0.png\n1.png\n")
@@ -334,8 +330,7 @@ def test_readers_read_what_the_file_holds(memory: Any) -> None:
     reads = ((0, 0, 0, 10), (700_000, 0, 700_000, 400_000), (-5, 2, 999_995, 50), (10, 0, 10, 0), (3, 1, 13, 300_000))
     with open_url(url_of("memory://x")).open() as reader:
         for place, whence, start, length in reads:
-            assert reader.seek(place, whence) == start
-            assert reader.read(length) == truth[start : start + length]
+            assert (reader.seek(place, whence), reader.read(length)) == (start, truth[start : start + length])
 
 
 def test_a_row_of_a_list_names_no_url_with_strict(monkeypatch: Patch) -> None:

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.testing import assert_allclose, assert_array_equal
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
@@ -22,6 +21,7 @@ from robustcheck_onnx.checker.images import preprocess
 from robustcheck_onnx.checker.images.preprocess import LevelSums, apply, apply_uint8, at_size, decode, level_sums
 from support import but, levels, normal, raised
 from support.skimage_data import DATA, photo, photos, worst
+from support.torch_models import open_clip, torchvision
 
 WHITE = (255, 255, 255)
 
@@ -64,13 +64,8 @@ def test_sixteen_bits_are_rescaled_not_clipped_and_in_colour_keep_their_high_byt
 def test_pixels_without_a_known_white_level_are_refused() -> None:
     for mode in ["I", "F"]:
         data = encoded(Image.new(mode, (16, 16), 1000), "TIFF")
-        raised(
-            preprocess.UnreadableImageError,
-            rf"mode {mode} \(32 bit\), whose white level is unknown",
-            decode,
-            data,
-            "x.tif",
-        )
+        said = rf"mode {mode} \(32 bit\), whose white level is unknown"
+        raised(preprocess.UnreadableImageError, said, decode, data, "x.tif")
 
 
 FLAT = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4)
@@ -177,7 +172,7 @@ def test_unusable_files_have_a_reason_and_no_warning() -> None:
             raised(preprocess.UnreadableImageError, reason, decode, data, "x.png")
 
 
-def by_pillow(mode: str, image: Image.Image) -> NDArray[np.float32]:
+def by_pillow(mode: str, image: Image.Image) -> np.ndarray:
     """CLIP's 224 px by Pillow, step by step: resize, then cut or fill round the centre."""
     if mode == "squash":
         return np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC), np.float32)
@@ -201,15 +196,12 @@ def test_pixels_by_pillow() -> None:
 
 @pytest.mark.long
 def test_presets_are_the_libraries_transforms() -> None:
-    pytest.importorskip("open_clip", reason="needs the export extra")
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-    from torchvision.models import ResNet18_Weights, Swin_T_Weights
-
+    clips, weights = open_clip.transform, torchvision.models
     swin = but(IMAGENET, resize_size=(232, 232), interpolation="bicubic")
     for ours, theirs in (
-        (CLIP, image_transform_v2(PreprocessCfg(), is_train=False)),
-        (IMAGENET, ResNet18_Weights.IMAGENET1K_V1.transforms()),
-        (swin, Swin_T_Weights.IMAGENET1K_V1.transforms()),
+        (CLIP, clips.image_transform_v2(clips.PreprocessCfg(), is_train=False)),
+        (IMAGENET, weights.ResNet18_Weights.IMAGENET1K_V1.transforms()),
+        (swin, weights.Swin_T_Weights.IMAGENET1K_V1.transforms()),
     ):
         assert worst(ours, theirs) < 1e-3
 
@@ -274,7 +266,7 @@ def test_bgr_reverses_channels_and_keeps_mean_in_rgb() -> None:
         assert_array_equal(make(bgr, photos()[0]), make(CLIP, photos()[0])[..., ::-1])
 
 
-def assert_numpys(found: LevelSums, *images: NDArray[Any]) -> None:
+def assert_numpys(found: LevelSums, *images: np.ndarray) -> None:
     values = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels in images]).astype(np.float64)
     assert_allclose(found.sums, values.sum(axis=0), rtol=1e-12)
     assert_allclose(found.squares, (values**2).sum(axis=0), rtol=1e-12)
@@ -283,7 +275,7 @@ def assert_numpys(found: LevelSums, *images: NDArray[Any]) -> None:
 
 
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))))
-def test_mean_and_sd_are_numpys(pixels: NDArray[Any]) -> None:
+def test_mean_and_sd_are_numpys(pixels: np.ndarray) -> None:
     assert_numpys(level_sums(pixels), pixels)
 
 

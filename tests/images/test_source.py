@@ -9,7 +9,6 @@ import pickle
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +131,7 @@ def test_tar_shards_give_images_and_touch_nothing_else() -> None:
         *found, last = by_name(source)
         assert last == Skipped("s-001.TAR/3.jpg", "empty file")
         names = ["s-000.tar/0.png", "s-000.tar/d/1.v2.png", "s-001.TAR/2.PNG"]
-        assert [(level(item), item.name) for item in found] == list(enumerate(names))
-        assert source.kind == "tar"
+        assert ([(level(item), item.name) for item in found], source.kind) == (list(enumerate(names)), "tar")
 
 
 def test_damaged_files_are_never_read_in_part() -> None:
@@ -152,14 +150,14 @@ def test_damaged_files_are_never_read_in_part() -> None:
 
 
 @pytest.fixture
-def save() -> Callable[..., None]:
+def save() -> Any:
     """Writes a Parquet file of columns."""
     pyarrow = pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
     parquet = pytest.importorskip("pyarrow.parquet")
     return lambda name, **columns: parquet.write_table(pyarrow.table(columns), name, row_group_size=3)
 
 
-def test_parquet(save: Callable[..., None], monkeypatch: Patch) -> None:
+def test_parquet(save: Any, monkeypatch: Patch) -> None:
     monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
     save("part-0.parquet", label=range(10), image=[png(i) for i in range(10)])
     save("part-1.parquet", image=[{"bytes": png(i), "path": f"{i}.png"} for i in range(10, 20)])
@@ -172,7 +170,7 @@ def test_parquet(save: Callable[..., None], monkeypatch: Patch) -> None:
     assert [level(source.load(i)) for i in (19, 0, 7)] == [found[i] for i in (19, 0, 7)]
 
 
-def test_parquet_rows_without_bytes(save: Callable[..., None]) -> None:
+def test_parquet_rows_without_bytes(save: Any) -> None:
     fill(["inside.bin"], "set")
     paths = ("inside.bin", "gone.png", "../x.png", None)
     save("set/t.parquet", image=[{"bytes": None, "path": path} for path in paths] + [{"bytes": b"", "path": None}])
@@ -192,7 +190,7 @@ def test_arrow_data_set_of_hugging_face() -> None:
     assert sorted(map(level, open_images(".").items())) == [0, 1, 2, 3, 4]
 
 
-def test_bad_parquet_and_parquet_without_pyarrow(save: Callable[..., None], monkeypatch: Patch) -> None:
+def test_bad_parquet_and_parquet_without_pyarrow(save: Any, monkeypatch: Patch) -> None:
     bad = "bad.parquet"
     Path(bad).write_bytes(b"PAR1 nothing")
     raised(CannotAssessError, r"bad\.parquet: Parquet file is damaged", open_images, bad)
@@ -255,7 +253,7 @@ def refuse(monkeypatch: Patch, closed: set[str], unlisted: str = "-") -> None:
     Nothing in a closed folder (without r and x) can be reached, the names in an unlisted one (without r) can't be had.
     """
 
-    def ask(real: Callable[..., Any], path: Any, folder: str) -> Any:
+    def ask(real: Any, path: Any, folder: str) -> Any:
         if not isinstance(path, int) and (folder in closed or (folder == unlisted and real is scandir)):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
@@ -374,8 +372,7 @@ def test_digest_of_a_set_ignores_order_and_counts_repeats() -> None:
 @given(SOME, SOME)
 def test_they_are_the_strings_in_less_memory(first: list[str], second: list[str]) -> None:
     joined = Digests(first) + Digests(second)
-    assert list(joined) == first + second
-    assert list(joined.sorted()) == sorted(first + second)
+    assert (list(joined), list(joined.sorted())) == (first + second, sorted(first + second))
     assert digest_of_set(joined) == digest_of_set(first + second)
     assert list(pickle.loads(pickle.dumps(joined))) == first + second
     assert len(pickle.dumps(joined)) < 200 + 32 * len(joined)

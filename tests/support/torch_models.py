@@ -158,6 +158,8 @@ open_clip = Lazy("open_clip")
 timm = Lazy("timm")
 torchvision = Lazy("torchvision")
 transformers = Lazy("transformers")
+loaders = Lazy("robustcheck_onnx.exporters.torch_models")
+encoders = Lazy("robustcheck_onnx.exporters.dual_encoders")
 
 
 VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
