@@ -22,16 +22,12 @@ from logging import LogRecord
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIG_IGN, SIGINT, SIGTERM
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, get_args, get_type_hints
+from typing import Any, BinaryIO, Final, get_args, get_type_hints
 
 from .errors import CannotAssessError, RobustcheckError, as_error
-from .isolation import LOG
-from .isolation import PACKAGE as IMPORTED_FROM
+from .isolation import LOG, PACKAGE, Progress, Tell
 
-if TYPE_CHECKING:
-    from robustcheck_onnx.checker.isolation import Progress, Tell
-
-PACKAGE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
 TASKS: Final = (
     *("compare.run:compare", "concepts.run:concepts", "directions.run:directions", "scan.run:scan"),
@@ -142,8 +138,8 @@ def _answer(request: Mapping[str, Any], fault: Exception | None, answers: Binary
 
 def _broken_by(about: str, error: Exception) -> CannotAssessError:
     """Return the error of a file that broke the reader. An exception in our code is then a property of that file."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
-    place = Path(frames[-1].filename).relative_to(PACKAGE) if frames else "the child process"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if FOLDER in Path(frame.filename).parents]
+    place = Path(frames[-1].filename).relative_to(FOLDER) if frames else "the child process"
     return CannotAssessError(
         f"{about}: this file broke the reader ({type(error).__name__} in {place})",
         "run again with --debug, and report the traceback",
@@ -155,7 +151,7 @@ def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:
     from pydantic import TypeAdapter  # noqa: PLC0415 # imported with the task
 
     module, _, name = TASKS[TASKS.index(task)].partition(":")
-    function = getattr(import_module(IMPORTED_FROM + module), name)
+    function = getattr(import_module(PACKAGE + module), name)
     hints = get_type_hints(function)
     own = {"isolate": False, "progress": tell}
     values = {key: _as_annotated(hints.get(key), value) for key, value in arguments.items()}

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import GraphScaling, PreprocessingFacts
 
 from .ends import Constants
-from .layers import FLOATS, Names, Shape, input_at, integer, integers, needed_nodes, node_inputs, show_shape, weights_in
+from .layers import FLOATS, Names, Shape, input_at, inputs_of, integer, integers, needed_nodes, show_shape, weights_in
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -221,7 +221,7 @@ def _needs(graph: GraphProto, inputs: Sequence[str]) -> dict[str, set[str]]:
     bits = {name: 1 << index for index, name in enumerate(inputs)}  # of each tensor, the set of its inputs as bits
     for node in graph.node:
         needed = 0
-        for name in node_inputs(node):
+        for name in inputs_of(node):
             needed |= bits.get(name, 0)
         if needed:
             bits.update(dict.fromkeys(node.output, needed))
@@ -552,7 +552,7 @@ def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple
     known, ends = {image.name: Scaled(maps, 1 if image.layout == "NCHW" else 3, 4)}, list[Scaled]()
     steps = Steps(constants.proto, constants.layers, constants.weights, known)
     for node in needed_nodes(constants.proto.graph.node, [tensor])[0]:
-        read = [known[name] for name in node_inputs(node) if name in known]
+        read = [known[name] for name in inputs_of(node) if name in known]
         of_type = node.op_type == "CastLike" and node.input[0] not in known
         if read and not of_type and node.op_type not in ("Shape", "Size"):
             with np.errstate(all="ignore"):  # what is not finite in the end is not a scaling

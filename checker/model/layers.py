@@ -155,7 +155,7 @@ class Layers:
 
 
 def build_layers(
-    graph: GraphProto, image: str, weights: Mapping[str, Sizes], *, zeros: AbstractSet[str] = frozenset()
+    graph: GraphProto, image: str, weights: Mapping[str, Sizes], proto: ModelProto | None = None
 ) -> Layers:
     """Index `graph` for walks back to `image`. One pass over its nodes.
 
@@ -163,7 +163,7 @@ def build_layers(
         graph: with inferred shapes, its nodes in order (each behind those whose outputs it reads).
         image: name of the input.
         weights: shapes of all initializers, those included that were taken out of `graph`.
-        zeros: names of the vectors among them that hold zeros alone.
+        proto: the model with the values of small vectors: those of zeros are a bias that is none.
     """
     producers: dict[str, NodeProto] = {}
     constants = dict(weights)
@@ -181,7 +181,7 @@ def build_layers(
                 constants[node.output[0]] = _constant_shape(attribute)
                 if attribute.name == "value" and is_quantised(attribute.t.data_type):
                     zero_points[node.output[0]] = is_extreme(attribute.t)
-        of_image = tuple(name for name in node_inputs(node) if name in reached)
+        of_image = tuple(name for name in inputs_of(node) if name in reached)
         if not of_image or not outputs or op in ("Shape", "Size"):
             continue
         # the other outputs of a dynamic quantiser are its scale and zero point
@@ -209,8 +209,25 @@ def build_layers(
             types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
             shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    zeros = frozenset[str]() if proto is None else _zero_vectors(proto)
     return Layers(
         producers, frozenset(reached), shapes, types, constants, zero_points, zeros, ops, data, statistics, elementwise
+    )
+
+
+VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
+
+
+def _zero_vectors(proto: ModelProto) -> frozenset[str]:
+    """Return the names of vectors that hold zeros alone.
+
+    Those in external files, or larger than a bias is, do not count.
+    """
+    return frozenset(
+        weight.name
+        for weight in proto.graph.initializer
+        if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR and weight.data_type in FLOATS
+        if weight.data_location != TensorProto.EXTERNAL and not to_array(weight).any()
     )
 
 
@@ -300,7 +317,7 @@ def needed_nodes(
     for node in reversed(nodes):
         if without not in node.output and not needed.isdisjoint(node.output):
             found.append(node)
-            needed.update(node_inputs(node))
+            needed.update(inputs_of(node))
     return found[::-1], needed
 
 
@@ -327,14 +344,14 @@ def bodies(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
             yield from subgraphs(node)
 
 
-def node_inputs(node: NodeProto) -> list[str]:
+def inputs_of(node: NodeProto) -> list[str]:
     """Return the names that a node reads. Those that its graphs read from outside are among them."""
     names = [name for name in node.input if name]
     for graph in subgraphs(node) if node.op_type in HOLDERS else ():
         within = {name for inner in graph.node for name in inner.output}.union(
             (value.name for value in graph.input), weights_in(graph)
         )
-        read = [name for inner in graph.node for name in node_inputs(inner)]
+        read = [name for inner in graph.node for name in inputs_of(inner)]
         names += [name for name in (*read, *(value.name for value in graph.output)) if name not in within]
     return names
 
@@ -452,7 +469,7 @@ def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str]) -> list[N
                 raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes")
             if name:
                 makers[name] = index
-    sources = [[makers[name] for name in node_inputs(node) if name in makers] for node in nodes]
+    sources = [[makers[name] for name in inputs_of(node) if name in makers] for node in nodes]
     if all(source < index for index, read in enumerate(sources) for source in read):
         return None
     placed, entered = {BEFORE: None}, set[int]()  # placed in this order
@@ -516,7 +533,7 @@ def _circle(nodes: Sequence[NodeProto], path: Sequence[int], source: int) -> Can
 QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
 
 
-def precision_of(proto: ModelProto) -> str:
+def precision(proto: ModelProto) -> str:
     """Return what most weights are, fp32 for example. It is int8, or a float of 4 or 8 bits, of any quantised layer."""
     if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
         kinds = {weight.data_type for weight in proto.graph.initializer}

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import onnx
 import onnx.inliner
 import onnxruntime as ort
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import make_node
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -29,18 +29,7 @@ from robustcheck_onnx.thresholds.profile import End
 from .ends import EMBEDDINGS, Constants, Head, is_change_of_basis
 from .file import Contract, Graph, OnnxFile, changed, drop_pages, parse_contract, read_onnx
 from .image_input import ImageInput, find_image_input, find_scalings, keep_image_part
-from .layers import (
-    FLOATS,
-    Layers,
-    Names,
-    Shape,
-    build_layers,
-    nested_nodes,
-    precision_of,
-    refuse_giants,
-    sort_model,
-    with_shapes,
-)
+from .layers import Layers, Names, Shape, build_layers, nested_nodes, precision, refuse_giants, sort_model, with_shapes
 from .representation import Candidate, Representation, choose, find_candidates, refuse_dense
 from .weights import ExternalFile, about, refuse_changed
 
@@ -110,7 +99,6 @@ def _operators() -> frozenset[tuple[str, str]]:
 
 MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
 DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
-VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
 
 
 class Output(NamedTuple):
@@ -205,7 +193,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         refuse_giants(proto, graph)
         weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
         image_input = find_image_input(graph, weights.keys())
-        layers = build_layers(graph, image_input.name, weights, zeros=_zero_vectors(proto))
+        layers = build_layers(graph, image_input.name, weights, proto)
         names = tuple(output.name for output in proto.graph.output)
         if contract is None and tensor is None:
             refuse_dense(operators, layers, names, where)
@@ -228,7 +216,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
         ir_version=proto.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
-        precision=precision_of(proto),
+        precision=precision(proto),
         image_input=image_input,
         scalings=find_scalings(constants, image_input, representation.tensor),
         left_out=left_out,
@@ -287,19 +275,6 @@ def _inlined(proto: ModelProto) -> ModelProto:
         raise CannotAssessError(
             f"functions can't be expanded ({' '.join(str(error).split())[:200]})", "export the model again"
         ) from error
-
-
-def _zero_vectors(proto: ModelProto) -> frozenset[str]:
-    """Return the names of vectors that hold zeros alone.
-
-    Those in external files, or larger than a bias is, do not count.
-    """
-    return frozenset(
-        weight.name
-        for weight in proto.graph.initializer
-        if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR and weight.data_type in FLOATS
-        if weight.data_location != TensorProto.EXTERNAL and not numpy_helper.to_array(weight).any()
-    )
 
 
 def digest_of(file: OnnxFile) -> str:

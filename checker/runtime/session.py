@@ -33,8 +33,8 @@ from robustcheck_onnx.checker.model.layers import (
     RESHAPE,
     Layers,
     build_layers,
+    inputs_of,
     needed_nodes,
-    node_inputs,
     text_of,
     with_shapes,
 )
@@ -255,7 +255,7 @@ def head_part(opened: ModelFile) -> HeadPart:
         is_on_path = not set(path).isdisjoint(node.output)
         graph.node.extend(_float_equal(node, layers) if is_on_path else [node])
     graph.node.append(make_node("Cast", [path[-1]], [OUTPUT], to=TensorProto.FLOAT))
-    read = {name for node in graph.node for name in node_inputs(node)}
+    read = {name for node in graph.node for name in inputs_of(node)}
     graph.initializer.extend(weight for weight in proto.graph.initializer if weight.name in read)
     shape, axis = _input_shape(layer, layers.shapes.get(start), math.prod(head.weight_shape) // (head.classes or 1))
     graph.input.append(make_tensor_value_info(INPUT, TensorProto.FLOAT, ["images", *shape]))

@@ -51,12 +51,9 @@ def model() -> Path:
     return save(classifier(), "m/m.onnx", external=True)
 
 
-def test_missing_and_folder_are_usage_errors() -> None:
+def test_not_a_model() -> None:
     fails("no.onnx", "no such file", UsageError)
     fails(".", "model is a folder", UsageError)
-
-
-def test_not_a_model() -> None:
     path = Path("m.onnx")
     whole = classifier().SerializeToString()
     for content, message in (
@@ -108,14 +105,11 @@ def test_a_hint_can_be_typed_whatever_the_model_calls_its_weights(model: Path) -
     assert hint == ["git", "lfs", "pull", "--include", evil]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        *(("location", v, "leaves the model's folder") for v in ("../x", "/etc/passwd", "a/../../x", "C:\\x", "..\\x")),
-        *(("length", value, "external data of tensor 'conv.weight'") for value in ("4", "9999999999")),
-        *(("offset", value, "external data of tensor 'conv.weight'") for value in ("-4", "x")),
-    ],
-)
+@pytest.mark.parametrize(("key", "value", "message"), [
+    *(("location", v, "leaves the model's folder") for v in ("../x", "/etc/passwd", "a/../../x", "C:\\x", "..\\x")),
+    *(("length", value, "external data of tensor 'conv.weight'") for value in ("4", "9999999999")),
+    *(("offset", value, "external data of tensor 'conv.weight'") for value in ("-4", "x")),
+])  # fmt: skip
 def test_places_of_weights_that_lie(model: Path, key: str, value: str, message: str) -> None:
     edit(model, key, value)
     fails(model, message)
@@ -159,16 +153,13 @@ def test_links(model: Path) -> None:
     fails(model, "leaves the model's folder")
 
 
-@pytest.mark.parametrize(
-    ("shape", "text", "layout"),
-    [
-        ((None, 3, 32, 32), "y = Flatten(image)", "NCHW"),
-        ((1, 32, 32, 3), "y = Flatten(image)", "NHWC"),
-        ((None, "c", "h", "w"), "y = Flatten(image)", "NCHW"),
-        ((None, "h", "w", "c"), "x = Transpose(image, perm=[0, 3, 1, 2]); y = Flatten(x)", "NHWC"),
-        ((2, 3, None, 3), "y = Flatten(image)", "NCHW"),
-    ],
-)
+@pytest.mark.parametrize(("shape", "text", "layout"), [
+    ((None, 3, 32, 32), "y = Flatten(image)", "NCHW"),
+    ((1, 32, 32, 3), "y = Flatten(image)", "NHWC"),
+    ((None, "c", "h", "w"), "y = Flatten(image)", "NCHW"),
+    ((None, "h", "w", "c"), "x = Transpose(image, perm=[0, 3, 1, 2]); y = Flatten(x)", "NHWC"),
+    ((2, 3, None, 3), "y = Flatten(image)", "NCHW"),
+])  # fmt: skip
 def test_layouts(opened: Any, shape: Any, text: str, layout: str) -> None:
     image = opened(written(text, before="", inputs=[("image", TensorProto.FLOAT, shape)])).image_input
     batch = shape[0] if isinstance(shape[0], int) else None
@@ -469,9 +460,10 @@ def model_bytes() -> bytes:
 CONTENT = model_bytes()
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, len(CONTENT) - 1), st.integers(0, 255)), max_size=3), st.integers(0, len(CONTENT))
-)
+CHANGES = st.lists(st.tuples(st.integers(0, len(CONTENT) - 1), st.integers(0, 255)), max_size=3)
+
+
+@given(CHANGES, st.integers(0, len(CONTENT)))
 def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple[int, int]], end: int) -> None:
     damaged = bytearray(CONTENT)
     for at, value in changes:

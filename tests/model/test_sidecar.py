@@ -284,17 +284,14 @@ def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(other:
 FORMS = ("fp16", "quantized", "int8", "uint8", "q4", "q4f16", "bnb4", "O4", "qint8_avx512_vnni", "fp16_optimized")
 
 
-@pytest.mark.parametrize(
-    "names",  # the first one's is looked for
-    [
-        "model_q4f16 model " + " ".join(f"model_{form}" for form in FORMS),
-        "vision_model vision_model_int8 text_model text_model_fp16",
-        "vision_model model_fp16 text_model",
-        "model_fp16 vision_model text_model_uint8",
-        "encoder_model decoder_model_merged_int8",
-        "vit vit.fp16 vit-int8",
-    ],
-)
+@pytest.mark.parametrize("names", [  # the first one's is looked for
+    "model_q4f16 model " + " ".join(f"model_{form}" for form in FORMS),
+    "vision_model vision_model_int8 text_model text_model_fp16",
+    "vision_model model_fp16 text_model",
+    "model_fp16 vision_model text_model_uint8",
+    "encoder_model decoder_model_merged_int8",
+    "vit vit.fp16 vit-int8",
+])  # fmt: skip
 def test_forms_and_parts_of_one_checkpoint_share_its_sidecar(names: str) -> None:
     paths = [f"onnx/{name}.onnx" for name in names.split()]
     repository(*paths)
@@ -303,15 +300,12 @@ def test_forms_and_parts_of_one_checkpoint_share_its_sidecar(names: str) -> None
     assert ("mean", "0.5, 0.5, 0.5", "../preprocessor_config.json") in found.fields
 
 
-@pytest.mark.parametrize(
-    ("model", "other"),
-    [
-        ("onnx/model.onnx", "onnx/vision_model.onnx"),  # of one checkpoint?
-        ("onnx/text_model.onnx", "onnx/vision_model.onnx"),
-        ("onnx/model.onnx", "resnet.onnx"),
-        ("onnx/model.onnx", "onnx/models.onnx"),
-    ],
-)
+@pytest.mark.parametrize(("model", "other"), [
+    ("onnx/model.onnx", "onnx/vision_model.onnx"),  # of one checkpoint?
+    ("onnx/text_model.onnx", "onnx/vision_model.onnx"),
+    ("onnx/model.onnx", "resnet.onnx"),
+    ("onnx/model.onnx", "onnx/models.onnx"),
+])  # fmt: skip
 def test_a_repository_with_several_models_says_whose_sidecar_it_is(model: str, other: str) -> None:
     repository(model, other)
     raised(UsageError, rf"^preprocessor_config\.json: .*, {Path(other).name}, …", find, model)

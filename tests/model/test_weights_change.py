@@ -107,13 +107,10 @@ def refused(model: Path, file: Path, stage: str, change: Callable[[], object]) -
     assert caught.hint == "run again when nothing writes to it any more"
 
 
-@pytest.mark.parametrize(
-    ("change", "stage"),
-    [
-        (lambda file, other: file.unlink(), ""),
-        *product((replace, write, exchange_and_put_back), ("loading the model", "")),
-    ],
-)
+@pytest.mark.parametrize(("change", "stage"), [
+    (lambda file, other: file.unlink(), ""),
+    *product((replace, write, exchange_and_put_back), ("loading the model", "")),
+])  # fmt: skip
 @pytest.mark.parametrize("names", [BESIDE, MAPPED], ids=["beside", "mapped"])
 def test_weights_that_change_during_the_run_give_no_verdict(change: Change, stage: str, names: tuple[str, str]) -> None:
     file, other = map(Path, names)

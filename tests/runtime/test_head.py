@@ -144,15 +144,12 @@ def test_a_class_that_a_bias_shuts_out_hides_nothing(written: Any) -> None:
         assert apart(model, replace(head, weight=head.weight[::-1])) > 0.1
 
 
-@pytest.mark.parametrize(
-    ("between", "same"),
-    {
-        "x = Identity(linear)": True,
-        "n = ReduceMax(linear, [1], keepdims=1); x = Sub(linear, n)": False,
-        "n = ReduceL2(features, keepdims=1); x = Mul(linear, n)": False,
-        "n = ReduceL2(linear, [1], keepdims=1); y = Div(linear, n); x = Mul(y, 30000.0)": False,
-    }.items(),
-)  # fmt: skip
+@pytest.mark.parametrize(("between", "same"), {
+    "x = Identity(linear)": True,
+    "n = ReduceMax(linear, [1], keepdims=1); x = Sub(linear, n)": False,
+    "n = ReduceL2(features, keepdims=1); x = Mul(linear, n)": False,
+    "n = ReduceL2(linear, [1], keepdims=1); y = Div(linear, n); x = Mul(y, 30000.0)": False,
+}.items())  # fmt: skip
 def test_saturated_probabilities_excuse_nothing(written: Any, between: str, same: bool) -> None:
     """All probabilities are 0 or 1: only the largest score can be told."""
     weights = {"w": 3e4 * W}
