@@ -1,8 +1,11 @@
-"""The mergeable state: its laws, its bounds, and the real sets of the reference table."""
+"""The sums: their laws, bounds and real sets; `measure` and `Accumulator`, the same whatever the batches."""
 
 import csv
+import pickle
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +15,12 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from numpy.testing import assert_allclose
 
+import robustcheck_onnx as rc
 from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
-from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import EMBEDDINGS, SHARED, needs_embeddings, raised, sized
+from robustcheck_onnx.thresholds import profile
+from support import EMBEDDINGS, SHARED, lookup, needs_embeddings, raised, sized
 
 
 def state_of(h: np.ndarray, keys: np.ndarray | None = None) -> State:
@@ -84,31 +88,29 @@ def test_statistics_against_their_definitions() -> None:
     h = signed()
     h[:, 7] = np.maximum(h[:, 7], 0)
     s = statistics(state_of(h), 0.05)
-    assert s.zero_share == pytest.approx((h == 0).mean())
-    assert s.negative_share == pytest.approx((h < 0).mean())
+    assert [s.zero_share, s.negative_share] == pytest.approx([(h == 0).mean(), (h < 0).mean()])
     k = scipy.stats.kurtosis(h, axis=1, fisher=False)
     assert s.kurtosis_quantiles is not None
     assert_allclose(s.kurtosis_quantiles, np.quantile(k, [0.05, 0.25, 0.5, 0.75, 0.95]), rtol=1e-10)
     assert sum(s.histogram_counts) == 120
-    first = s.features[0]
-    assert first.index == 3
-    assert first.mean_z == pytest.approx(scipy.stats.zscore(h, axis=1)[:, 3].mean())
-    assert first.relative_sd == pytest.approx(h[:, 3].std() / abs(h[:, 3].mean()), rel=1e-6)
+    first, z, raw = s.features[0], scipy.stats.zscore(h, axis=1)[:, 3], h[:, 3]
+    assert (first.index, first.mean_z) == (3, pytest.approx(z.mean()))
+    assert first.relative_sd == pytest.approx(raw.std() / abs(raw.mean()), rel=1e-6)
 
 
 def test_two_images_have_bounds_and_one_image_has_none() -> None:
-    h = signed(2)
-    assert statistics(state_of(h), 0.05).kurtosis.low is not None
-    one = statistics(state_of(h[:1]), 0.05)
-    assert one.kurtosis.estimate is not None
+    two, one = (statistics(state_of(signed(2)[:n]), 0.05) for n in (2, 1))
+    assert [each is None for each in (two.kurtosis.low, one.kurtosis.estimate)] == [False, False]
     assert (one.kurtosis.low, one.top3_share.high) == (None, None)
 
 
 def test_identical_representations_have_no_persistence_ratio_and_no_spread() -> None:
     s = statistics(state_of(np.tile(signed(1), (60, 1))), 0.05)
-    assert s.persistence_ratio.estimate is None
-    assert s.persistence_ratio.low is None
-    assert s.spread == pytest.approx(0, abs=1e-12)
+    assert (s.persistence_ratio.estimate, s.persistence_ratio.low, s.spread) == (
+        None,
+        None,
+        pytest.approx(0, abs=1e-12),
+    )
 
 
 def test_distinct_share_counts_representations_that_come_again() -> None:
@@ -144,7 +146,7 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
 
     population = state_of(draw(100_000))
     whole = statistics(population, 0.05)
-    truth = {name: getattr(whole, name).estimate for name in STATISTICS}
+    truth = {name: getattr(whole, name).estimate for name in profile.STATISTICS}
     energy, negative, energy_y, negative_y = population.energies.sum(axis=1)
     looks = [n for n in range(1, 193) if definitions.is_look(n)]
     runs, above, below = 200, Counter[str](), 0
@@ -161,8 +163,8 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
             kept = np.delete(np.arange(96), state.first_top)
             shares = (negative[kept].sum() / energy[kept].sum(), negative_y[kept].sum() / energy_y[kept].sum())
             truth["two_sidedness"] = min(min(share, 1 - share) for share in shares)
-            too_high.update(name for name in STATISTICS if getattr(s, name).low > truth[name])
-            too_low |= any(getattr(s, name).high < truth[name] for name in STATISTICS)
+            too_high.update(name for name in profile.STATISTICS if getattr(s, name).low > truth[name])
+            too_low |= any(getattr(s, name).high < truth[name] for name in profile.STATISTICS)
         above.update(too_high)
         below += too_low
     assert max(above.values(), default=0) / runs <= 0.05, above
@@ -182,3 +184,107 @@ def test_real_embeddings_read_as_in_the_reference_table() -> None:
             assert getattr(s, name).estimate == pytest.approx(want, abs=0.0051), (row["set"], name)
         for name in ("centred_kurtosis", "rms_kurtosis", "negative_share"):
             assert getattr(s, name) == pytest.approx(float(row[name]), abs=0.0051), (row["set"], name)
+
+
+def vectors(n: int = 80, d: int = 64) -> np.ndarray:
+    rng = default_rng(5)
+    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
+    h[:, 7] += 12
+    h[: n // 4, 7] -= 9
+    return (h * rng.uniform(0.5, 2, (n, 1))).astype(np.float32)
+
+
+def test_the_numbers_are_those_of_the_sums_at_every_number_of_images(tmp_path: Path) -> None:
+    """What the sums are is compared with SciPy and the page (test_page.py)."""
+    h, total = vectors(), State(64)
+    update(total, h, list(range(80)))
+    found, want = rc.measure(h), statistics(total, 0.05, "each")
+    assert (profile.load().alpha, found.alpha, found.bounds) == (0.05, 0.05, "each")  # it may be asked at any time
+    assert (found.n_images, found.n_features, found.features[0].index) == (80, 64, 7)
+    for name in ("kurtosis", "outlier_frequency"):
+        assert getattr(found, name).model_dump() == pytest.approx(getattr(want, name).model_dump(), rel=1e-12), name
+    # and those of a check, which takes the images in its seeded order: two-sidedness goes by the first ones
+    lookup.write_lookup_images(tmp_path, 80)
+    checked = rc.check(lookup.write_lookup_model(tmp_path / "m.onnx", h), images=tmp_path).evidence.statistics
+    for name in {*profile.STATISTICS} - {"two_sidedness"}:
+        assert getattr(found, name).estimate == pytest.approx(getattr(checked, name).estimate, rel=1e-5), name
+
+
+def test_batches_merging_and_order_change_nothing() -> None:
+    h = vectors(97)
+    first, second, none = rc.Accumulator(), rc.Accumulator(), rc.Accumulator()
+    for one, rows in ((first, h[:7]), (first, h[7:40]), (second, h[40:][::-1]), (second, h[:0])):
+        one.update(rows)
+    merged = none.merge(first).merge(pickle.loads(pickle.dumps(second)))
+    copy = none.merge(first)
+    copy.update(h[40:])
+    assert (first.n, second.n, copy.n, none.n) == (40, 57, 97, 0)
+    assert repr(merged) == "<Accumulator: 97 images, 64 features>"
+    a, b = merged.result(), rc.measure(h)
+    for name in ("kurtosis", "outlier_frequency", "negative_z_energy"):
+        assert getattr(a, name).model_dump() == pytest.approx(getattr(b, name).model_dump(), rel=1e-9), name
+
+
+def test_copies_of_one_image_do_not_narrow_the_bounds() -> None:
+    h = vectors(40)
+    once, copies, fresh = (
+        np.array([*dict(rc.measure(rows).top3_share).values()], float)
+        for rows in (h, np.repeat(h, 10, axis=0), vectors(400))
+    )
+    assert copies[0] == pytest.approx(once[0])
+    # ten times the rows, one group each: far wider than of ten times the images
+    assert copies[0] - copies[1] > 1.5 * (fresh[0] - fresh[1])
+
+
+class Tensor:
+    """Another library's array: DLPack alone."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __dlpack__(self, **options: object) -> Any:
+        return self.values.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+def test_tensors_of_other_libraries() -> None:
+    h = vectors()
+    assert rc.measure(Tensor(h)) == rc.measure(h)  # type: ignore[arg-type] # DLPack has no __array__
+    assert rc.measure(h.astype(np.float16)) == rc.measure(h.astype(np.float16).astype(np.float64))
+
+
+@pytest.mark.long
+def test_tensors_of_torch() -> None:
+    h, torch = vectors(), pytest.importorskip("torch")
+    assert rc.measure(torch.tensor(h, requires_grad=True)) == rc.measure(h)
+    half = torch.tensor(h).to(torch.bfloat16)
+    assert rc.measure(half) == rc.measure(half.float().numpy())
+
+
+REFUSED: list[tuple[Any, type[Exception], str]] = [
+    ([[1.0, 2.0]], TypeError, r"^representations: type is list; it must be a NumPy array or a tensor$"),
+    (np.zeros(5), rc.UsageError, r"^representations: shape is \(5,\); it must be \(image, feature\)\n"),
+    (np.zeros((2, 3, 4, 4)), rc.UsageError, r"^representations: shape is \(2, 3, 4, 4\); it must be"),
+    (np.zeros((2, 3), complex), rc.UsageError, r"^representations: dtype is complex128; they must be real"),
+    (np.zeros((1, 16385)), rc.UsageError, r"^representations: number of features is 16385; more than 16384 is"),
+    (np.zeros((3, 4)), rc.CannotAssessError, r"number that is finite and not constant is 0 of 3; one is needed$"),
+    (np.zeros((0, 4)), rc.CannotAssessError, r"number that is finite and not constant is 0 of 0; one is needed$"),
+]
+
+
+def test_what_is_refused() -> None:
+    for value, error, said in REFUSED:
+        raised(error, said, rc.measure, value)
+
+
+def test_widths_must_agree() -> None:
+    one, other = rc.Accumulator(), rc.Accumulator()
+    raised(rc.CannotAssessError, "is 0 of 0; one is needed$", one.result)
+    one.update(vectors(4, 16))
+    other.update(vectors(4, 17))
+    raised(rc.UsageError, r"number of features is 17; before it was 16$", one.update, vectors(4, 17))
+    assert one.n == 4
+    raised(rc.UsageError, r"numbers of features are 16 and 17; they must be the same$", one.merge, other)
+    raised(TypeError, r"^other: type is NoneType; it must be an Accumulator$", one.merge, None)

@@ -1,15 +1,20 @@
-"""From verdict to exit code."""
+"""From verdict to exit code; what a reason says was seen; each circumstance has one note."""
 
+import re
 from datetime import date, timedelta
 from itertools import product
+from typing import Any
 
-from robustcheck_onnx.checker.verdict.gate import Accept, FailOn, Waiver, decide, fits
-from robustcheck_onnx.checker.verdict.reasons import KINDS, NOT_MENDABLE, RULES
-from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
-from robustcheck_onnx.thresholds import profile
-from support import Fields, but
+from robustcheck_onnx.checker.evidence import Evidence, Statistics
+from robustcheck_onnx.checker.verdict import gate, rule
+from robustcheck_onnx.checker.verdict.gate import Waiver, decide, fits, notes_of
+from robustcheck_onnx.checker.verdict.reasons import KINDS, NOT_MENDABLE, RENAMED, RULES, below_reasons
+from robustcheck_onnx.checker.verdict.rule import Verdict, decided, judge, reason, verdict_for
+from robustcheck_onnx.thresholds.profile import Profile, load
+from support import Fields, but, reports
+from support.reports import interval
 
-DEFAULT = profile.load()
+DEFAULT = load()
 TODAY = date(2026, 11, 24)
 
 
@@ -24,11 +29,9 @@ def waiver(reason: str, expires: date = TODAY, models: tuple[str, ...] = ("*",))
 def test_only_a_pass_lets_through_by_itself() -> None:
     assert decide(warn(), "m.onnx", today=TODAY).exit_code == 0
     answer = decide(warn("rectified"), "m.onnx", today=TODAY)
-    assert answer.exit_code == 1
-    assert answer.rule == "the verdict is WARN (rectified)"
+    assert (answer.exit_code, answer.rule) == (1, "the verdict is WARN (rectified)")
     never = decide(warn("rectified"), "m.onnx", fail_on="never", today=TODAY)
-    assert never.exit_code == 0
-    assert "--fail-on is never" in never.rule
+    assert (never.exit_code, "--fail-on is never" in never.rule) == (0, True)
 
 
 def test_every_reason_must_be_waived_for_this_model() -> None:
@@ -38,8 +41,7 @@ def test_every_reason_must_be_waived_for_this_model() -> None:
     assert (answer.exit_code, answer.waived) == (0, both)
     others = [waiver("rectified", models=("other/*.onnx",)), both[1]]
     answer = decide(warn("rectified"), "m.onnx", waivers=others, today=TODAY)
-    assert answer.exit_code == 1
-    assert answer.waived == answer.expired == ()
+    assert (answer.exit_code, answer.waived, answer.expired) == (1, (), ())
 
 
 def test_an_expired_waiver_counts_for_nothing_and_is_told() -> None:
@@ -79,28 +81,27 @@ def test_accept_lets_through_only_where_every_reason_is_of_that_kind() -> None:
     )
     for others in RULES:  # a second reason of another kind fails, waived or not
         for waivers in ([], [waiver(others)]):
-            given = decide(
-                warn("end_not_calibrated", others), "m.onnx", accept="not_applicable", waivers=waivers, today=TODAY
-            )
+            both = warn("end_not_calibrated", others)
+            given = decide(both, "m.onnx", accept="not_applicable", waivers=waivers, today=TODAY)
             assert given.exit_code == (RULES[others].kind != "not_applicable"), others
 
 
 def test_every_answer_of_the_gate_fits_its_verdict() -> None:
     both = (waiver("rectified"), waiver("low_kurtosis", TODAY - timedelta(days=1)))
     verdicts = [warn(), warn("rectified"), warn("rectified", "low_kurtosis"), warn("end_not_calibrated")]
-    fails: tuple[FailOn, ...] = ("warn", "never")
-    accepts: tuple[Accept | None, ...] = (None, "not_applicable")
+    fails: tuple[gate.FailOn, ...] = ("warn", "never")
+    accepts: tuple[gate.Accept | None, ...] = (None, "not_applicable")
     codes = set()
     for verdict, w, place, f, a in product(verdicts, ((), both[:1], both), ("", "robustcheck.toml"), fails, accepts):
-        gate = decide(verdict, "m.onnx", waivers=w, waived_in=place, fail_on=f, accept=a, today=TODAY)
-        assert fits(gate, verdict, words=True), gate
-        codes.add(gate.exit_code)
+        answer = decide(verdict, "m.onnx", waivers=w, waived_in=place, fail_on=f, accept=a, today=TODAY)
+        assert fits(answer, verdict, words=True), answer
+        codes.add(answer.exit_code)
     assert codes == {0, 1}
 
 
 def test_an_edited_gate_does_not_fit() -> None:
     verdict = warn("rectified")
-    gate = decide(verdict, "m.onnx", today=TODAY)
+    answer = decide(verdict, "m.onnx", today=TODAY)
     changes: list[Fields] = [
         {"exit_code": 0, "rule": "the verdict is PASS"},
         {"rule": "an expert has looked at it"},
@@ -110,8 +111,185 @@ def test_an_edited_gate_does_not_fit() -> None:
         {"fail_on": "never"},
     ]
     for change in changes:
-        assert not fits(gate.model_copy(update=change), verdict, words=True)
+        assert not fits(answer.model_copy(update=change), verdict, words=True)
     # the words of another version need not fit
-    other = but(gate, rule="WARN (rectified)")
+    other = but(answer, rule="WARN (rectified)")
     assert fits(other, verdict, words=False)
     assert not fits(but(other, exit_code=0), verdict, words=False)
+
+
+PASSING = Statistics(**reports.PASS_STATISTICS)
+STRADDLES = "after 162 images the interval does not clear the threshold: "
+PROFILE = reports.profile()
+EARLIER = reports.profile(reports.EARLIER_MINIMUM)
+
+
+def seen(given: Evidence, profile: Profile = PROFILE) -> dict[str, str]:
+    return {reason.id: reason.seen for reason in judge(given, profile).reasons}
+
+
+def evidence(**statistics: Any) -> Evidence:
+    return reports.evidence(Statistics(**(reports.PASS_STATISTICS | statistics)))
+
+
+def test_the_end_of_the_encoder() -> None:
+    no_negatives = "which has no negative values (as a quantised output of a ReLU)"
+    for ends_in, words in {
+        "normalisation": "the output of a normalisation layer",
+        "activation:Tanh": "the output of an activation (Tanh)",
+        "linear_of:Relu": "a linear map of the output of an activation (Relu)",
+        "linear_unread": "the output of a linear layer whose weight could not be read as one matrix",
+        "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
+        "other:MatMul": "the output of MatMul",
+        "activation:QuantizeLinear": f"the output of QuantizeLinear, {no_negatives}",
+        "linear_of:QLinearConv": f"a linear map of the output of QLinearConv, {no_negatives}",
+    }.items():
+        given = reports.evidence(PASSING, model={"ends_in": ends_in})
+        assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
+
+
+def says(profile: Profile, statistics: Fields, **reasons: str) -> None:
+    """Hold that these statistics give exactly these reasons, with what was seen."""
+    assert seen(evidence(**statistics), profile) == reasons
+
+
+def test_each_statistic_and_what_each_profile_says_of_it() -> None:
+    """Context is shown and not judged: for the three, K and what the earlier six were, and the other way round."""
+    zero, unknown = interval(0.0, 0.0, 0.0), interval(None, None, None)
+    says(PROFILE, {})
+    says(PROFILE, {name: zero for name in reports.EARLIER_MINIMUM if name != "outlier_frequency"})
+    says(EARLIER, {"strength": zero, "two_sidedness": zero})
+    says(
+        PROFILE,
+        {"strength": interval(3.25, 2.0, 4.498), "outlier_frequency": interval(0.55, 0.45, 0.65)}
+        | {"two_sidedness": interval(0.01, 0.0, 0.02)},
+        one_sided="two-sidedness 0.0100 (upper bound 0.0200, threshold 0.35)",
+        too_weak="strength 3.25 (upper bound 4.498, threshold 4.5)",
+        not_persistent="persistence 0.550 (upper bound 0.650, threshold 0.75)",
+    )
+    says(
+        EARLIER,
+        {"negative_energy": interval(0.01, 0.0, 0.02), "kurtosis": interval(5.25, 4.0, 6.5)}
+        | {"persistence_ratio": interval(1.104, 1.049, 1.159), "top3_share": interval(0.1398, 0.1012, 0.1784)},
+        rectified="negative energy 0.0100 (upper bound 0.0200, threshold 0.35)",
+        low_kurtosis="activation kurtosis 5.25 (upper bound 6.50, threshold 8)",
+        no_persistent_outlier_features="persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
+        "top-3 share 0.140 (upper bound 0.178, threshold 0.5)",
+    )
+    said = "strength, two-sidedness could not be measured"
+    says(PROFILE, {"strength": unknown, "two_sidedness": unknown}, not_measurable=said)
+    both = {"strength": interval(6.0, 4.0, 8.0), "two_sidedness": interval(0.4, 0.31, 0.45)}
+    said = f"{STRADDLES}strength 4.00 to 8.00 (threshold 4.5), two-sidedness 0.310 to 0.450 (threshold 0.35)"
+    says(PROFILE, both, undecided=said)
+    said = f"{STRADDLES}strength 4.00 to not measured (threshold 4.5)"
+    says(PROFILE, {"strength": interval(5.25, 4.0, None)}, undecided=said)
+    says(PROFILE, {"spread": rule.ALIKE_SPREAD})
+    said = "how much the representation varies between images could not be measured"
+    says(PROFILE, {"spread": None}, representations_alike=said)
+    said = "40.0 % of the representations differ in kurtosis; at least 50 % must"
+    says(PROFILE, {"distinct_share": 0.4}, representations_alike=said)
+    assert list(seen(evidence(spread=rule.ALIKE_SPREAD / 2))) == ["representations_alike"]
+    without = PASSING.model_fields_set - {"strength", "two_sidedness"}
+    assert list(seen(reports.evidence(Statistics(**PASSING.model_dump(include=without))))) == ["not_measurable"]
+
+
+def test_content_at_the_very_limits() -> None:
+    rank = f"the effective rank is 3.90; at least {rule.MIN_EFFECTIVE_RANK:g} is needed over 50 images"
+    variance = f"0.310 % of the energy varies between images; at least {100 * rule.MIN_RELATIVE_VARIANCE:g} % must"
+    little: Fields = {"effective_rank": 3.9, "relative_variance": 0.0031}
+    few = {"too_few_images": "the content was measured on 49 varied images; it needs 50"}
+    cases: list[tuple[Fields, dict[str, str]]] = [
+        ({"effective_rank": rule.MIN_EFFECTIVE_RANK, "relative_variance": rule.MIN_RELATIVE_VARIANCE}, {}),
+        ({"effective_rank": 3.9}, {"little_content": f"over 50 varied images {rank}"}),
+        ({"relative_variance": 0.0031}, {"little_content": f"over 50 varied images {variance}"}),
+        ({"n": 49} | little, few | {"little_content": f"over 49 varied images {rank}, and {variance}"}),
+    ]
+    for changes, reasons in cases:
+        assert seen(reports.evidence(PASSING, content=but(reports.CONTENT, **changes))) == reasons
+    given = reports.evidence(PASSING, content=but(reports.CONTENT, n=20, effective_rank=3.9), images=reports.sanity(20))
+    assert list(seen(given)) == ["too_few_images"]  # of so few nothing is said about content
+
+
+def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
+    numbers = (PROFILE.min_images, PROFILE.min_images - 1)
+    assert [decided(but(PASSING, n_images=n), PROFILE) for n in numbers] == [True, False]
+
+
+def test_each_statistic_alone_is_seen_below_its_threshold() -> None:
+    for profile, names in ((PROFILE, {"too_weak", "not_persistent", "one_sided"}), (EARLIER, set(RENAMED))):
+        assert set(below_reasons(profile).values()) == names
+        for name, below in below_reasons(profile).items():
+            low = 0.5 * profile.thresholds[name].minimum
+            assert list(seen(evidence(**{name: interval(low, 0.9 * low, 1.1 * low)}), profile)) == [below]
+
+
+EVIDENCE = reports.evidence(PASSING)
+
+
+def test_a_plain_run_under_the_default_profile_has_no_note() -> None:
+    assert notes_of(EVIDENCE, DEFAULT) == ()
+
+
+def test_that_a_classifiers_last_layer_was_not_looked_at_is_said() -> None:
+    (note,) = notes_of(but(EVIDENCE, model__rule="head_input"), DEFAULT)
+    assert note.startswith("The classifier's last layer was not looked at")
+
+
+def test_notes_come_of_the_profile_the_model_the_images_and_the_execution_in_this_order() -> None:
+    changes: Fields = {"images__bundled": True, "execution__optimization": "basic"}
+    given = but(EVIDENCE, model__synthetic="feature 92 was shifted", **changes)
+    synthetic, bundled, lowered = notes_of(given, DEFAULT)
+    assert synthetic == "Synthetic model: feature 92 was shifted."
+    assert bundled.startswith("Measured on the bundled photos, not yours: for a release gate, give photos")
+    assert lowered.startswith("Graph optimisation was lowered to basic:")
+
+
+def test_a_verdict_for_batches_of_one_image_says_so() -> None:
+    for together, fixed, noted in ((0.3, 1e-5, 1), (0.3, 0.2, 0), (0.3, None, 0), (1e-5, 1e-5, 0)):
+        evidence = but(EVIDENCE, model__batch_difference=together, model__fixed_scale_difference=fixed)
+        notes = "".join(notes_of(evidence, DEFAULT))
+        said = "The verdict holds for batches of one image: .* changed by 0.3 [(]relative[)]"
+        assert len(re.findall(said, notes)) == noted == bool(notes)
+
+
+def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
+    minimum = DEFAULT.thresholds["strength"].minimum
+    thresholds = DEFAULT.thresholds | {"strength": but(DEFAULT.thresholds["strength"], minimum=minimum / 2)}
+    missing = {"RN50": "no file", "B32": "no file"}
+    loose = but(DEFAULT, id="mine", digest="sha256:" + "ab" * 32, edited="strength 1", thresholds=thresholds)
+    loose = but(loose, calibration__missing=missing)
+    named, edited, looser, incomplete = notes_of(EVIDENCE, loose)
+    assert re.match(rf"The thresholds are not the default profile \({DEFAULT.id}, .*but mine \(", named)
+    assert (edited, "strength" in looser) == ("The profile was changed by hand: strength 1.", True)
+    assert incomplete == "The profile's calibration is not complete: 2 models of its suite were not measured."
+
+
+def test_what_a_reader_must_know_of_a_model() -> None:
+    assert gate.model_notes("") == gate.model_notes("", preprocessing="sidecar") == []
+    assert gate.model_notes("", random_weights=True) == ["The model has random weights: it was never trained."]
+    assert gate.model_notes("", left_out=[f"input {i}" for i in range(7)]) == [
+        "The file has several inputs; what needs the image alone was measured. Left out: input 0, input 1, "
+        "input 2, input 3, input 4, input 5 and 1 more."
+    ]
+    assert gate.model_notes("", preprocessing="assumed") == [
+        "The preprocessing was assumed: the file does not define it. Wrong pixels give wrong numbers."
+    ]
+
+
+def test_skipped_images_are_counted_and_the_first_three_named() -> None:
+    skipped = tuple((f"{i}.png", "truncated") for i in range(4))
+    assert gate.skipped_note(0, 9, ()) == []
+    assert gate.skipped_note(4, 9, skipped, "sketch") == [
+        "4 of 9 images of sketch were skipped (0.png: truncated; 1.png: truncated; 2.png: truncated)."
+    ]
+    images = but(EVIDENCE.images, n_read=9, n_skipped=1, skipped=skipped[:1])
+    assert gate.image_notes(images) == ["1 of 9 images were skipped (0.png: truncated)."]
+
+
+def test_the_execution_says_why_it_was_not_as_asked() -> None:
+    assert gate.execution_notes(EVIDENCE.execution) == []
+    fallen = but(EVIDENCE.execution, fallback_reason="no GPU was found", heavy_on_cpu={"Conv": 2, "Gemm": 1})
+    assert gate.execution_notes(fallen) == [
+        "The CPU was used: no GPU was found.",
+        "Although a GPU was used, heavy nodes ran on the CPU: 2 Conv, 1 Gemm.",
+    ]

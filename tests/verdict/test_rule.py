@@ -1,18 +1,25 @@
-"""judge: PASS only if everything speaks for it; each reason by itself; monotone in the strength of an outlier."""
+"""judge: PASS only if everything speaks for it; each reason by itself; what the first layer gets."""
 
+import itertools
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import default_rng
 
-from robustcheck_onnx.checker.evidence import Content, Evidence, ImageFinding, ImageSetFacts, Interval, Statistics
+from robustcheck_onnx.checker import evidence as records
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Evidence, GraphScaling, Preprocessing, Statistics
+from robustcheck_onnx.checker.images.preprocess import apply_uint8
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.verdict import rule
+from robustcheck_onnx.checker.verdict.gate import notes_of
 from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
+from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, judge
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, End, load
-from support import Fields, but, lookup, normal, reports
+from support import PHOTOS, Fields, but, lookup, normal, reports
+from support.reports import interval
 
 PROFILE, EARLIER = load(), load("default-2")
 
@@ -23,13 +30,11 @@ def stats(h: np.ndarray) -> Statistics:
     return statistics(state, PROFILE.alpha)
 
 
-def planted(
-    strength: float = 20.0, n: int = 64, d: int = 512, seed: int = 0, signs: tuple[int, ...] = (1,)
-) -> np.ndarray:
-    return lookup.passing_rows(n, d, seed=seed, strengths=[strength * sign for sign in signs], at=0)
+def planted(strength: float = 20.0, n: int = 64, d: int = 512) -> np.ndarray:
+    return lookup.passing_rows(n, d, seed=0, strengths=[strength], at=0)
 
 
-def sanity(**changes: Any) -> ImageSetFacts:
+def sanity(**changes: Any) -> records.ImageSetFacts:
     return reports.sanity(64).model_copy(update=changes)
 
 
@@ -37,9 +42,9 @@ def evidence(
     h: np.ndarray | Statistics | None = None,
     *,
     model: Fields | None = None,
-    sanity: ImageSetFacts | None = None,
+    sanity: records.ImageSetFacts | None = None,
     preprocessing: str = "contract",
-    content: Content | None = reports.CONTENT,
+    content: records.Content | None = reports.CONTENT,
 ) -> Evidence:
     measured = h if isinstance(h, Statistics) else stats(planted() if h is None else h)
     images = sanity or reports.sanity(64)
@@ -82,10 +87,10 @@ AMISS: list[tuple[Fields, str]] = [
     ({"h": np.concatenate([planted(), np.full((1, 512), 7.0)])}, "constant_representations"),
     ({"h": np.tile(planted(n=1), (64, 1))}, "representations_alike"),
     *(
-        ({"sanity": sanity(findings=(ImageFinding(id=name, seen="seen"),))}, name)
+        ({"sanity": sanity(findings=(records.ImageFinding(id=name, seen="seen"),))}, name)
         for name in ("duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like")
     ),
-]  # fmt: skip
+]
 
 FORESEEN = {
     *("untrained", "file_changed", "trained_to_match", "tensor_not_calibrated", "assumed_tensor"),
@@ -111,14 +116,11 @@ def test_scales_over_the_batch_are_no_reason_where_every_image_ran_alone() -> No
 
 
 def test_a_rectified_end_is_told_by_its_statistics_instead() -> None:
-    rectified = evidence(np.maximum(planted(), 0), model={"ends_in": "activation:Relu"})
-    assert (
-        [i for i, _ in foreseen(rectified.model, rectified.preprocessing, 512, PROFILE)]
-        == ["end_not_calibrated"]
-        == list(ids(judge(evidence(model={"ends_in": "activation:Relu"}), PROFILE)))
-    )
-    assert ids(judge(rectified, PROFILE)) >= {"one_sided"}
-    assert "end_not_calibrated" not in ids(judge(rectified, PROFILE))
+    rectified, signed = (evidence(h, model={"ends_in": "activation:Relu"}) for h in (np.maximum(planted(), 0), None))
+    before = [i for i, _ in foreseen(rectified.model, rectified.preprocessing, 512, PROFILE)]
+    assert before == ["end_not_calibrated"] == list(ids(judge(signed, PROFILE)))
+    found = ids(judge(rectified, PROFILE))
+    assert ("one_sided" in found, "end_not_calibrated" in found) == (True, False)
 
 
 def test_what_is_not_known_before_measuring() -> None:
@@ -142,7 +144,7 @@ def test_several_weak_constants_are_seen_too() -> None:
     h = normal(64, 384)
     h[:, :3] = 6.6, -6.6, 6.6  # about 5.8 SD each: every threshold is cleared
     measured = stats(h)
-    assert inside(measured.strength, PROFILE.limits_of("strength"))
+    assert rule.inside(measured.strength, PROFILE.limits_of("strength"))
     verdict = judge(evidence(measured), PROFILE)
     assert ids(verdict) == {"constant_feature"}
     assert sorted(verdict.reasons[0].seen.split(" have ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
@@ -159,11 +161,7 @@ def test_another_statistic_version_is_not_compared() -> None:
     assert ids(judge(evidence(), other)) == {"other_statistic_version"}
 
 
-def interval(low: float | None, estimate: float | None, high: float | None) -> Interval:
-    return Interval(low=low, estimate=estimate, high=high)
-
-
-def with_bounds(**bounds: Interval) -> Statistics:
+def with_bounds(**bounds: records.Interval) -> Statistics:
     return stats(planted()).model_copy(update=bounds)
 
 
@@ -171,9 +169,9 @@ def test_the_lower_bound_decides_not_the_estimate() -> None:
     for name in PROFILE.deciding:
         minimum = PROFILE.thresholds[name].minimum
         for low, expected in ((minimum * 1.0001, set()), (minimum, {"undecided"}), (minimum * 0.9999, {"undecided"})):
-            bounds = with_bounds(**{name: interval(low, minimum * 1.2, minimum * 1.4)})
+            bounds = with_bounds(**{name: interval(minimum * 1.2, low, minimum * 1.4)})
             assert ids(judge(evidence(bounds), PROFILE)) == expected
-        for unknown in (interval(None, None, None), interval(None, 50.0, None)):
+        for unknown in (interval(None, None, None), interval(50.0, None, None)):
             assert judge(evidence(with_bounds(**{name: unknown})), PROFILE).verdict == "WARN"
 
 
@@ -183,8 +181,8 @@ def test_too_much_energy_below_zero_is_one_sided_too() -> None:
     for name in ENERGIES:
         maximum = 1 - EARLIER.thresholds[name].minimum
         for high, expected in ((maximum * 0.9999, set()), (maximum * 1.0001, {"undecided"})):
-            assert ids(judge(evidence(with_bounds(**{name: interval(0.5, 0.55, high)})), EARLIER)) == expected
-        beyond = with_bounds(**{name: interval(maximum * 1.0001, 0.96, 0.97)})
+            assert ids(judge(evidence(with_bounds(**{name: interval(0.55, 0.5, high)})), EARLIER)) == expected
+        beyond = with_bounds(**{name: interval(0.96, maximum * 1.0001, 0.97)})
         verdict = judge(evidence(beyond), EARLIER)
         assert ids(verdict) == {"rectified"}
         assert verdict.reasons[0].seen.endswith(f"; at most {maximum:.3g} of the energy may lie below)")
@@ -194,7 +192,7 @@ def test_too_much_energy_below_zero_is_one_sided_too() -> None:
 
 def test_what_the_profile_does_not_ask_for_decides_nothing() -> None:
     loose = but(EARLIER, thresholds={name: t for name, t in EARLIER.thresholds.items() if name != "top3_share"})
-    low = with_bounds(top3_share=interval(0.0, 0.01, 0.02))
+    low = with_bounds(top3_share=interval(0.01, 0.0, 0.02))
     assert judge(evidence(low), loose).verdict == judge(evidence(low), PROFILE).verdict == "PASS"
     assert ids(judge(evidence(low), EARLIER)) == {"no_persistent_outlier_features"}
 
@@ -203,7 +201,7 @@ def test_no_earlier_profile_passes_without_a_persistent_outlier_feature() -> Non
     """One that asks for less than half of the images."""
     frequency = but(EARLIER.thresholds["outlier_frequency"], minimum=0.1)
     loose = but(EARLIER, thresholds=EARLIER.thresholds | {"outlier_frequency": frequency})
-    none = with_bounds(outlier_frequency=interval(0.2, 0.3, 0.4))
+    none = with_bounds(outlier_frequency=interval(0.3, 0.2, 0.4))
     none = but(none, features=tuple(but(f, persistent=False) for f in none.features))
     assert none.persistent == ()
     verdict = judge(evidence(none), loose)
@@ -211,31 +209,208 @@ def test_no_earlier_profile_passes_without_a_persistent_outlier_feature() -> Non
     assert verdict.reasons[0].seen == "no feature is beyond 4 SD on one side in half of the images"
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(STATISTICS),
-        st.tuples(st.floats(0, 200), st.floats(0, 200), st.floats(0, 200)).map(sorted),
-    ),
-    st.integers(0, 100),
-    st.sampled_from(["contract", "sidecar", "user", "assumed", "tensors"]),
-)
+BOUNDS = st.tuples(*[st.floats(0, 200)] * 3).map(sorted)
+SOURCES = st.sampled_from(["contract", "sidecar", "user", "assumed", "tensors"])
+
+
+@given(st.dictionaries(st.sampled_from(STATISTICS), BOUNDS), st.integers(0, 100), SOURCES)
 def test_judge_is_total_and_passes_only_above_every_threshold(
     bounds: dict[str, list[float]], n_varied: int, source: str
 ) -> None:
-    s = with_bounds(**{name: interval(*values) for name, values in bounds.items()})
+    s = with_bounds(**{name: interval(estimate, low, high) for name, (low, estimate, high) in bounds.items()})
     verdict = judge(evidence(s, sanity=sanity(n_varied=n_varied), preprocessing=source), PROFILE)
-    intervals = {name: getattr(s, name) for name in PROFILE.deciding}
-    passes = (
-        all(i.low > PROFILE.thresholds[name].minimum for name, i in intervals.items())
-        and n_varied >= PROFILE.min_images
-        and source != "assumed"
-    )
+    passes = all(getattr(s, name).low > PROFILE.thresholds[name].minimum for name in PROFILE.deciding)
+    passes = passes and n_varied >= PROFILE.min_images and source != "assumed"
     assert verdict.verdict == ("PASS" if passes else "WARN")
     assert (verdict.reasons == ()) == (verdict.verdict == "PASS")
 
 
 def test_the_run_stops_when_everything_is_above_or_one_thing_is_below() -> None:
-    assert decided(stats(planted()), PROFILE)
-    assert decided(stats(planted(0.0)), PROFILE)
-    assert decided(stats(np.maximum(planted(), 0)), PROFILE)
-    assert not decided(stats(planted(7.5, n=50)), PROFILE)
+    rows = (planted(), planted(0.0), np.maximum(planted(), 0), planted(7.5, n=50))
+    assert [decided(stats(h), PROFILE) for h in rows] == [True, True, True, False]
+
+
+HALF = but(CLIP, mean=(0.5,) * 3, std=(0.5,) * 3)
+FAMILIES = {
+    "CLIP": CLIP,
+    "ImageNet": IMAGENET,
+    "Inception": HALF,
+    "0 to 1": but(CLIP, mean=(0.0,) * 3, std=(1.0,) * 3),
+    "TensorFlow Lite": but(CLIP, rescale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3),
+    # Keras, imagenet_utils.preprocess_input, mode caffe: BGR, no division
+    "Caffe": but(CLIP, rescale=1.0, mean=(123.68, 116.779, 103.939), std=(1.0,) * 3, color_order="BGR"),
+    "grey": but(HALF, color_order="grey"),
+}
+RAW = but(CLIP, rescale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+NORMALISING = [FAMILIES[name] for name in ("CLIP", "ImageNet", "Inception")]
+
+# huggingface.co/bioptimus/H-optimus-0, model card
+TISSUE = but(CLIP, mean=(0.707223, 0.578729, 0.703617), std=(0.211883, 0.230117, 0.177517))
+# timm, vit_7b_patch16_dinov3.sat493m
+SATELLITES = but(CLIP, mean=(0.43, 0.411, 0.296), std=(0.213, 0.156, 0.143))
+
+
+def in_graph(factor: Any, offset: Any) -> GraphScaling:
+    factors, offsets = (tuple(map(float, each)) for each in (factor, offset))
+    return GraphScaling(channels=(0, 1, 2), factor=factors, offset=offsets, ops=("Mul", "Add"))
+
+
+def as_graph(given: Preprocessing, *, rescale: float = 1.0) -> GraphScaling:
+    """The normalisation of a preprocessing as nodes of the graph."""
+    std = np.array(given.std)
+    return in_graph(rescale / std, -np.array(given.mean) / std)
+
+
+def of_pixels(
+    given: Preprocessing, scaling: GraphScaling | None = None, *, source: str = "contract", **model: Any
+) -> Evidence:
+    measured = but(reports.passing().evidence.statistics, statistic_version=PROFILE.statistic_version)
+    facts = {"scaling": scaling, "input_type": "float32"} | model
+    return reports.evidence(measured, model=facts, preprocessing=given, preprocessing_source=source)
+
+
+def reasons_of(e: Evidence) -> list[str]:
+    found = [reason.id for reason in judge(e, PROFILE).reasons]
+    assert found == [reason for reason, _ in foreseen(e.model, e.preprocessing, None, PROFILE)]
+    return found
+
+
+def test_usual_photos_are_the_bundled_ones() -> None:
+    from PIL import Image
+
+    grey = but(CLIP, color_order="grey")
+    photos = [Image.open(path).convert("RGB") for path in PHOTOS]
+    for each, mean, sd in ((CLIP, rule.PHOTO_MEAN, rule.PHOTO_SD), (grey, rule.PHOTO_GREY[:1], rule.PHOTO_GREY[1:])):
+        levels = np.stack([apply_uint8(each, photo) for photo in photos]).reshape(-1, len(mean))
+        assert levels.mean(axis=0) == pytest.approx(mean, abs=0.05)
+        assert levels.std(axis=0) == pytest.approx(sd, abs=0.05)
+
+
+def test_every_family_alone_is_usual() -> None:
+    for name, family in FAMILIES.items():
+        e = of_pixels(family)
+        assert reasons_of(e) == []
+        assert notes_of(e, PROFILE) == notes_of(of_pixels(CLIP), PROFILE) or name == "grey"
+
+
+def test_a_normalisation_in_the_graph_alone_is_usual() -> None:
+    for family in (*NORMALISING, SATELLITES):
+        assert reasons_of(of_pixels(FAMILIES["0 to 1"], as_graph(family))) == []
+        assert reasons_of(of_pixels(RAW, as_graph(family, rescale=1 / 255))) == []
+        # an input of bytes gets them whatever rescale, mean and std say
+        assert reasons_of(of_pixels(IMAGENET, as_graph(family, rescale=1 / 255), input_type="uint8")) == []
+
+
+def test_a_normalisation_or_its_mean_behind_another_is_a_reason() -> None:
+    for outside, inside in itertools.product(NORMALISING, repeat=2):
+        means = (in_graph([1.0] * 3, -scale * np.array(inside.mean)) for scale in (1, 255))
+        for scaling in (as_graph(inside), as_graph(inside, rescale=1 / 255), *means):
+            assert reasons_of(of_pixels(outside, scaling)) == ["normalised_twice"]
+
+
+def test_a_second_rescale_is_a_reason() -> None:
+    for name in ("CLIP", "ImageNet", "Inception", "0 to 1", "TensorFlow Lite"):
+        assert reasons_of(of_pixels(FAMILIES[name], in_graph([1 / 255] * 3, [0] * 3))) == ["normalised_twice"]
+
+
+def test_the_text_says_what_both_make_of_photos() -> None:
+    (reason,) = judge(of_pixels(IMAGENET, as_graph(IMAGENET)), PROFILE).reasons
+    assert reason.seen == (
+        "the graph itself computes (x − 0.485 0.456 0.406) / 0.229 0.224 0.225 (Mul, Add) after the preprocessing, so "
+        "its first layer gets ordinary photos with mean -2.32 -1.49 -0.970, SD 5.16 5.03 5.46"
+    )
+
+
+def test_a_factor_of_255_or_a_forgotten_mean_is_a_reason() -> None:
+    for family, change in (
+        (IMAGENET, {"rescale": 1.0}),
+        (HALF, {"rescale": 1.0}),
+        (CLIP, {"rescale": 1 / 255**2}),
+        (IMAGENET, {"mean": (0.0,) * 3}),
+        (IMAGENET, {"mean": tuple(255 * m for m in IMAGENET.mean)}),
+    ):
+        assert reasons_of(of_pixels(family.model_copy(update=change))) == ["unusual_pixels"]
+
+
+def test_raw_bytes_are_a_note_and_the_graphs_own_scaling_takes_it_away() -> None:
+    raw, scaled_inside = of_pixels(RAW), of_pixels(RAW, as_graph(IMAGENET, rescale=1 / 255))
+    assert (reasons_of(raw), reasons_of(scaled_inside)) == ([], [])
+    (note,) = set(notes_of(raw, PROFILE)) - set(notes_of(scaled_inside, PROFILE))
+    assert note.startswith("Pixels reach the model's first layer as 0 to 255")
+
+
+def test_a_published_normalisation_for_other_images_is_usual_and_twice_it_is_not() -> None:
+    for published in (TISSUE, SATELLITES):
+        assert reasons_of(of_pixels(published)) == []
+        assert reasons_of(of_pixels(published, as_graph(published))) == ["normalised_twice"]
+        assert reasons_of(of_pixels(but(published, rescale=1.0))) == ["unusual_pixels"]
+
+
+def test_the_worst_of_branches_that_differ_is_judged() -> None:
+    plain, sound = in_graph([1.0] * 3, [0.0] * 3), in_graph([1.0] * 3, [0.1] * 3)
+    doubled = as_graph(IMAGENET)
+    for first, *others in ((doubled, plain), (sound, plain, doubled)):
+        e = of_pixels(IMAGENET, first, other_scalings=tuple(others))
+        assert reasons_of(e) == ["normalised_twice"]
+        assert "(x − 0.485 0.456 0.406) / 0.229" in judge(e, PROFILE).reasons[0].seen
+    assert reasons_of(of_pixels(IMAGENET, sound, other_scalings=(plain,))) == []
+    # the branch that does nothing is the preprocessing's alone
+    forgotten = but(IMAGENET, mean=(0.0,) * 3)
+    mended = in_graph([1.0] * 3, -np.array(IMAGENET.mean) / np.array(IMAGENET.std))
+    assert reasons_of(of_pixels(forgotten, mended)) == []
+    assert reasons_of(of_pixels(forgotten, mended, other_scalings=(plain,))) == ["unusual_pixels"]
+
+
+@given(st.sampled_from(NORMALISING), st.floats(-1, 1), st.floats(0.05, 4))
+def test_however_a_sound_map_is_split_it_stays_sound(family: Preprocessing, mean: float, std: float) -> None:
+    """The preprocessing does any first part, the graph the rest: what the first layer gets is the family's own."""
+    outside = but(family, mean=(mean,) * 3, std=(std,) * 3)
+    own = np.array(family.std)
+    inside = in_graph(std / own, (mean - np.array(family.mean)) / own)
+    levels = rule.expected_levels(of_pixels(outside, inside).model, of_pixels(outside).preprocessing)
+    alone = rule.expected_levels(of_pixels(family).model, of_pixels(family).preprocessing)
+    assert levels.mean == pytest.approx(alone.mean, abs=1e-6)
+    assert levels.sd == pytest.approx(alone.sd, rel=1e-6)
+    assert reasons_of(of_pixels(outside, inside)) == []
+
+
+def test_channels_that_the_graph_turns_round_are_followed() -> None:
+    turned = GraphScaling(channels=(2, 0, 1), factor=(2.0, -1.0, 1.0), offset=(1.0, 0.0, 3.0), ops=("Gather",))
+    assert rule.levels_behind(turned, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) == ((7.0, -1.0, 5.0), (12.0, 4.0, 5.0))
+    assert rule.levels_behind(turned, (1.0,), (4.0,)) == ((1.0,), (4.0,))  # not of this input
+
+
+def test_what_was_measured_of_tensors_is_judged() -> None:
+    def reasons(
+        levels: records.InputLevels | None, scaling: GraphScaling | None = None, source: str = "tensors"
+    ) -> list[str]:
+        return [r.id for r in judge(but(of_pixels(IMAGENET, scaling, source=source), levels=levels), PROFILE).reasons]
+
+    levels = [
+        ((0.48,) * 3, (0.26,) * 3, False),
+        ((-1.9,) * 3, (0.3,) * 3, False),  # ImageNet's normalisation of dark photos
+        ((10.0,) * 3, (12.0,) * 3, False),  # dark photos as bytes
+        ((0.0019,) * 3, (0.001,) * 3, True),  # / 255 twice
+        ((-2.1, -1.6, -1.2), (5.0, 4.9, 5.4), True),  # ImageNet's normalisation twice
+        ((0.48, 0.48, 112.0), (0.26, 0.26, 70.0), True),  # no two channels of one image are of different kinds
+    ]
+    for mean, sd, is_reason in levels:
+        assert reasons(records.InputLevels(mean=mean, sd=sd)) == ["unusual_pixels"] * is_reason
+    assert reasons(None, as_graph(IMAGENET)) == []  # says nothing of what the user did
+    # the graph's own scaling counts
+    normalised = records.InputLevels(mean=(0.0,) * 3, sd=(1.1,) * 3)
+    assert reasons(normalised, as_graph(IMAGENET)) == ["unusual_pixels"]
+    # a fault that was foreseen is said once
+    assert reasons(normalised, as_graph(IMAGENET), "contract") == ["normalised_twice"]
+
+
+@pytest.mark.long
+def test_every_published_preprocessing_of_timm_and_open_clip_is_usual() -> None:
+    timm = pytest.importorskip("timm", reason="needs the export extra")
+    open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
+    published = {(tuple(c.mean), tuple(c.std)) for n in timm.list_pretrained() if (c := timm.get_pretrained_cfg(n))}
+    configs = (open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained())
+    published |= {(tuple(c["mean"]), tuple(c["std"])) for c in configs if c.get("mean")}
+    assert len(published) >= 6
+    for mean, std in published:
+        assert reasons_of(of_pixels(but(CLIP, mean=mean, std=std))) == [], (mean, std)
