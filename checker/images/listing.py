@@ -19,20 +19,8 @@ from typing import Literal, TextIO
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage.places import (
-    LOCAL_ROWS,
-    SUFFIXES,
-    Place,
-    Url,
-    as_typed,
-    expand,
-    folder_files,
-    is_ignored,
-    nearest_path,
-    parse_place,
-    redact,
-    unreadable_folder,
-)
+from robustcheck_onnx.checker.storage import places
+from robustcheck_onnx.checker.storage.places import SUFFIXES, Place, Url, folder_files, is_ignored, parse_place, redact
 from robustcheck_onnx.checker.storage.stores import RemoteFile, copied, open_url
 from robustcheck_onnx.checker.text import quoted
 
@@ -219,7 +207,7 @@ def _check_row(folder: File, value: str, what: str) -> None:
     Who can change the list of a checkout must not choose where this machine connects to.
     """
     if is_url(value):
-        if os.environ.get(LOCAL_ROWS):
+        if os.environ.get(places.LOCAL_ROWS):
             raise UsageError(f"{what}; with --strict a list names no URL", "copy the images here, and list the copies")
         if isinstance(parse_place(value), Url) or isinstance(folder, Path):
             return
@@ -287,7 +275,7 @@ def list_images(place: Place) -> tuple[Kind, Entries]:
 
     Raises UsageError, EnvironmentFaultError, CannotAssessError as `source.open_images`.
     """
-    if is_pattern(as_typed(place)) and not (isinstance(place, Path) and os.path.lexists(place)):
+    if is_pattern(places.as_typed(place)) and not (isinstance(place, Path) and os.path.lexists(place)):
         return _index_pattern(place)
     if isinstance(place, Url):
         return _index_url(place)
@@ -298,7 +286,7 @@ def list_images(place: Place) -> tuple[Kind, Entries]:
         if glob.has_magic(spec):
             return _index_glob(spec)
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
-        near = nearest_path(path) if isinstance(fault, FileNotFoundError) else None
+        near = places.nearest_path(path) if isinstance(fault, FileNotFoundError) else None
         raise UsageError(
             f"{spec}: image set is not readable ({reason}); it must be {KINDS}",
             f"--images {shlex.quote(str(near)) if near else 'FOLDER'}",
@@ -355,7 +343,7 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
 
 def _index_pattern(place: Place) -> tuple[Kind, Entries]:
     """List the files of numbered names. Those of this machine must all exist before anything is read."""
-    start, slash, rest = as_typed(place).partition("{")
+    start, slash, rest = places.as_typed(place).partition("{")
     above, slash, name = start.rpartition("/")
     names = expand_braces(f"{name}{{{rest}")
     if isinstance(place, Url):
@@ -385,7 +373,8 @@ def _index_glob(spec: str) -> tuple[Kind, Entries]:
         below = Path(folder).relative_to(fixed)
         return below != Path() and is_ignored(below.as_posix())
 
-    matches = map(Path, expand(parts, unreadable_folder, lambda folder: folder_files(Path(folder)), leaves_out))
+    found = places.expand(parts, places.unreadable_folder, lambda folder: folder_files(Path(folder)), leaves_out)
+    matches = map(Path, found)
     files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
     once: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
