@@ -28,7 +28,7 @@ ASKED: Final = {  # the folders of tests that are not the room's own alone
     "exporters": ("exporters", "model"), "calibrate": ("calibrate", "thresholds"), "wall": ("measure",),
 }  # fmt: skip
 CAP_S: Final = 1800.0  # for one fault
-LAST: Final = ("project/test_doctests.py", "cli", "whole")  # of every room
+LAST: Final = ("project/test_structure.py", "cli", "whole")  # of every room
 
 
 def find(fault: dict[str, Any]) -> Path | None:

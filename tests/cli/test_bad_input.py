@@ -256,12 +256,8 @@ def test_a_missing_extra_is_the_environment(run: Run) -> None:
 # ------------------------------------------------------------------------------------------------- documents
 
 JSON_CALLS = {
-    "nope.onnx": 2,
-    "--max-bad 2 pass.onnx": 2,
-    "profiles show gone": 2,
-    "text.onnx": 3,
-    "huge.onnx --images five": 4,
-}
+    "nope.onnx": 2, "--max-bad 2 pass.onnx": 2, "profiles show gone": 2, "text.onnx": 3, "huge.onnx --images five": 4,
+}  # fmt: skip
 
 
 def test_json_errors_are_one_document_on_stdout(world: Path, run: Run) -> None:

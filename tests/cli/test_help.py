@@ -76,11 +76,9 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(run: Run) -
     assert max(map(len, shown.splitlines())) <= 80
     groups = [
         ["Commands", "check", "compare", "inspect", "export", "verify", "explain", "demo", "doctor"],
-        ["Look closer", "scan", "shift", "concepts", "directions"],
-        ["Thresholds", "calibrate", "profiles"],
-        ["Sign and register", "sign", "mlflow"],
-        ["Set-up", "init"],
-    ]
+        ["Look closer", "scan", "shift", "concepts", "directions"], ["Thresholds", "calibrate", "profiles"],
+        ["Sign and register", "sign", "mlflow"], ["Set-up", "init"],
+    ]  # fmt: skip
     blocks = [re.findall(r"^\S.*|(?<=^  )\S+(?= +\S.*[.)]$)", block, re.MULTILINE) for block in shown.split("\n\n")]
     assert [block for block in blocks if block[:1] in [group[:1] for group in groups]] == groups
 
@@ -108,12 +106,8 @@ def test_the_commands_of_every_page_are_understood() -> None:
 def test_a_value_that_an_option_does_not_know_is_refused() -> None:
     colours = "check compare shift scan concepts directions calibrate demo verify sign inspect doctor"
     for verb in colours.split():
-        raised(
-            UsageError,
-            "^--color is 'red'; it must be one of auto, always, never\\n",
-            understood,
-            [verb, "--color", "red"],
-        )
+        said = "^--color is 'red'; it must be one of auto, always, never\\n"
+        raised(UsageError, said, understood, [verb, "--color", "red"])
 
 
 @pytest.fixture
@@ -300,12 +294,9 @@ def _world(here: Path, monkeypatch: Patch) -> None:
         (here / name).mkdir()
         shutil.copy("pass.onnx", f"{name}/v1.onnx")
     for name, content in {
-        "both/a.png model.tar.gz model.onnx.gz both/b.png": b"x",
-        "model.zip model.pt": b"PK\3\4",
-        "model.engine": b"ftrt",
-        "model.tflite": b"\0\0\0\0TFL3",
-        "pre.json": b'{"size": 64}',
-    }.items():
+        "both/a.png model.tar.gz model.onnx.gz both/b.png": b"x", "model.zip model.pt": b"PK\3\4",
+        "model.engine": b"ftrt", "model.tflite": b"\0\0\0\0TFL3", "pre.json": b'{"size": 64}',
+    }.items():  # fmt: skip
         for each in name.split():
             (here / each).write_bytes(content)
 
@@ -344,11 +335,9 @@ def test_each_mistake_has_a_hint_that_leads_on_and_nothing_is_measured_before(ru
 def test_a_last_place_with_photos_is_the_images_and_a_suffix_is_the_form(run: Run) -> None:
     Path("list.txt").write_text("\n".join(map(str, Path("photos").iterdir())))
     for place, name, start in (
-        ("photos/", "r.json", '{\n  "schema_version": 2'),
-        ("list.txt", "r.html", "<!DOCTYPE html>"),
-        ("photos/*.png", "r.xml", "<?xml"),
-        ("photos", "r.md", "<!-- robustcheck"),
-    ):
+        ("photos/", "r.json", '{\n  "schema_version": 2'), ("list.txt", "r.html", "<!DOCTYPE html>"),
+        ("photos/*.png", "r.xml", "<?xml"), ("photos", "r.md", "<!-- robustcheck"),
+    ):  # fmt: skip
         done = run(f"pass.onnx --json '{place}' -o {name} --")
         settings = json.loads(done.stdout)["binding"]["settings"]
         assert (done.returncode, settings["images"]) == (0, place)

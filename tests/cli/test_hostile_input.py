@@ -144,13 +144,11 @@ PHOTO = b"\xff\xd8\xff\xe0" + bytes(600)
 MEMBER = member(b"a.jpg", PHOTO) + bytes(1024)
 TARS = [
     member(b"a.jpg", PHOTO, size=b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7),
-    member(b"a.jpg", PHOTO, size=b"zzzzzzzzzzz"),
-    pax(f"size={DIGITS}") + MEMBER,
+    member(b"a.jpg", PHOTO, size=b"zzzzzzzzzzz"), pax(f"size={DIGITS}") + MEMBER,
     member(b"x", f"{DIGITS} path=a\n".encode(), b"x") + MEMBER,
     pax("GNU.sparse.major=1", "GNU.sparse.minor=0", f"GNU.sparse.realsize={DIGITS[:20]}") + MEMBER,
-    pax("path=a.jpg") * 3000 + MEMBER,
-    member(b"././@LongLink", b"a.jpg\0", b"L") * 3000 + MEMBER,
-]
+    pax("path=a.jpg") * 3000 + MEMBER, member(b"././@LongLink", b"a.jpg\0", b"L") * 3000 + MEMBER,
+]  # fmt: skip
 
 
 def test_tar_files(refused: Made) -> None:

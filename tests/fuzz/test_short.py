@@ -7,9 +7,8 @@ import pytest
 
 from support import PATIENCE_S
 
-from .mutate import change_bytes
 from .run import made, read, watch
-from .targets import SELF_TEST, TARGETS, models
+from .targets import SELF_TEST, TARGETS, change_bytes, models
 
 SLOW = {"verdict": 8, "command": 1}
 """whole checks, and processes: inputs of these kinds"""

@@ -58,11 +58,8 @@ def write_suite(folder: Path, embeddings: Path | None = None) -> Path:
             x = np.load(vectors, allow_pickle=False)["x"].astype(np.float32)
             lookup.write_lookup_model(folder / f"{row.set}.onnx", x)
             entry: dict[str, object] = {
-                "model": f"{row.set}.onnx",
-                "group": row.group,
-                "checkpoint": row.model,
-                "label": row.expected,
-            }
+                "model": f"{row.set}.onnx", "group": row.group, "checkpoint": row.model, "label": row.expected,
+            }  # fmt: skip
             entries.append(entry)
     else:
         for i in range(2):

@@ -51,14 +51,11 @@ def lookup_contract(
         "synthetic": "representations are looked up by image index, not computed from the photo",
     }  # fmt: skip
     return {
-        "schema_version": 1,
-        "preprocessing": lookup_preprocessing(size_px),
-        "tensors": {output: {"meaning": "looked up by image index", "rule": rule}},
-        "source": made | (source or {}),
-        "versions": {"onnx": version("onnx")},
-        "precision": "fp32",
+        "schema_version": 1, "preprocessing": lookup_preprocessing(size_px),
+        "tensors": {output: {"meaning": "looked up by image index", "rule": rule}}, "source": made | (source or {}),
+        "versions": {"onnx": version("onnx")}, "precision": "fp32",
         "parity": {"max_abs": 0.0, "max_rel": 0.0, "min_cosine": 1.0, "batches": [1, 2, 5], "photos": 5},
-    }
+    }  # fmt: skip
 
 
 def passing_rows(

@@ -66,12 +66,10 @@ def build(
         protos.append(helper.make_node(name, node_inputs, node_outputs, domain=domain, **dict(*attributes)))
     values = [(value, TensorProto.FLOAT, None) if isinstance(value, str) else value for value in outputs]
     graph = helper.make_graph(
-        protos,
-        "tiny",
-        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
+        protos, "tiny", [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
         [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in values],
         [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
-    )
+    )  # fmt: skip
     opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(name, 1) for name in domains)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
     helper.set_model_props(model, props or {})

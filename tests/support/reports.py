@@ -161,14 +161,11 @@ def evidence(
         seed=0, sanity=images or sanity(statistics.n_images),
     )  # fmt: skip
     return facts.Evidence(
-        statistics=statistics,
-        model=facts.ModelFacts(**(of_model | (model or {}))),
+        statistics=statistics, model=facts.ModelFacts(**(of_model | (model or {}))),
         preprocessing=facts.PreprocessingFacts(preprocessing=preprocessing, source=preprocessing_source, fields=fields),
-        images=of_images,
-        execution=facts.Execution(**(EXECUTION | (execution or {}))),
-        stopped=stopped,
+        images=of_images, execution=facts.Execution(**(EXECUTION | (execution or {}))), stopped=stopped,
         content=content,
-    )
+    )  # fmt: skip
 
 
 def report(
@@ -191,15 +188,9 @@ def report(
     given = evidence(measured, model=model, images=sanity(measured.n_images, findings), **changes)
     given = but(given, images__bundled=BUNDLED_NOTE in notes)
     return Report(
-        tool_version="0.1.0",
-        verdict=judge(given, judged_by),
-        notes=notes,
-        evidence=given,
-        profile=judged_by,
-        reference=reference_rows() if reference is None else reference,
-        claim=CLAIM,
-        time=time,
-    )
+        tool_version="0.1.0", verdict=judge(given, judged_by), notes=notes, evidence=given, profile=judged_by,
+        reference=reference_rows() if reference is None else reference, claim=CLAIM, time=time,
+    )  # fmt: skip
 
 
 def sanity(n_varied: int, findings: tuple[facts.ImageFinding, ...] = ()) -> facts.ImageSetFacts:
@@ -216,34 +207,25 @@ def passing() -> Report:
 
 def warning() -> Report:
     return report(
-        WARN_STATISTICS,
-        file="models/efficientnet-lite0.onnx",
-        source="",
-        preprocessing=facts.IMAGENET,
-        preprocessing_source="assumed",
-        notes=(BUNDLED_NOTE,),
+        WARN_STATISTICS, file="models/efficientnet-lite0.onnx", source="", preprocessing=facts.IMAGENET,
+        preprocessing_source="assumed", notes=(BUNDLED_NOTE,),
         skipped=(("DSC_0001.jpg", "truncated"), ("notes.png", "not an image")),
         execution={"requested": "auto", "fallback_reason": "libcudart.so.13 was not found"},
         time=Time(started="2026-01-02T03:04:05Z", wall_s=12.34, images_per_s=13.0),
-    )
+    )  # fmt: skip
 
 
 def undecided() -> Report:
     nodes = {"CUDAExecutionProvider": 308, "CPUExecutionProvider": 4}
     close = {
-        "n_images": 300,
-        "strength": interval(6.397, 4.498, 8.3),
-        "kurtosis": interval(9.71, 7.996, 11.42),
-        "persistence_ratio": interval(2.11, 1.92, 2.3),
-        "top3_share": interval(0.6588, 0.4977, 0.82),
-    }
+        "n_images": 300, "strength": interval(6.397, 4.498, 8.3), "kurtosis": interval(9.71, 7.996, 11.42),
+        "persistence_ratio": interval(2.11, 1.92, 2.3), "top3_share": interval(0.6588, 0.4977, 0.82),
+    }  # fmt: skip
     return report(
-        PASS_STATISTICS | close,
-        file="models/vit-b-32-laion2b.onnx",
-        source="open_clip ViT-B-32 (laion2b_s34b_b79k)",
+        PASS_STATISTICS | close, file="models/vit-b-32-laion2b.onnx", source="open_clip ViT-B-32 (laion2b_s34b_b79k)",
         execution={"requested": "cuda", "providers": (*nodes,), "device": "a GPU", "nodes": nodes},
         stopped="all images",
-    )
+    )  # fmt: skip
 
 
 MADE = {"pass": passing, "warn": warning, "undecided": undecided}

@@ -22,12 +22,9 @@ def photos() -> list[Image.Image]:
     """Landscape, portrait, odd sizes, and one smaller than every model input."""
     chelsea, rocket, coffee = (photo(name) for name in ("chelsea.png", "rocket.jpg", "coffee.png"))
     return [
-        chelsea,
-        rocket,
-        coffee.crop((0, 0, 333, 399)),
-        coffee.crop((101, 7, 376, 390)).transpose(Image.Transpose.ROTATE_90),
-        chelsea.crop((50, 20, 201, 163)),
-    ]
+        chelsea, rocket, coffee.crop((0, 0, 333, 399)),
+        coffee.crop((101, 7, 376, 390)).transpose(Image.Transpose.ROTATE_90), chelsea.crop((50, 20, 201, 163)),
+    ]  # fmt: skip
 
 
 def worst(ours: Preprocessing, theirs: Callable[[Image.Image], Any]) -> float:

@@ -293,11 +293,9 @@ class SlowGraph:
         if op in layers.RESHAPE:
             return None
         for kinds, end in (
-            (ends.NORMALISATION, End("normalisation")),
-            (layers.POOL, End("pool")),
-            (layers.LINEAR, LINEAR if len(names) == 1 else End("other", op)),
-            (ends.ACTIVATION, End("activation", op)),
-        ):
+            (ends.NORMALISATION, End("normalisation")), (layers.POOL, End("pool")),
+            (layers.LINEAR, LINEAR if len(names) == 1 else End("other", op)), (ends.ACTIVATION, End("activation", op)),
+        ):  # fmt: skip
             if op in kinds:
                 return end
         if op not in layers.AFFINE or (op == "Div" and node.input[0] not in names):

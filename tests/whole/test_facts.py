@@ -113,12 +113,9 @@ def told(report: Report) -> set[str]:
 
 def test_a_model_that_passes_is_warn_with_pixels_scaled_twice_or_not_at_all(tmp_path: Path, photos_80: Path) -> None:
     cases: list[tuple[bool, Fields, set[str]]] = [
-        (True, {}, set()),
-        (False, NORMALISE, set()),
-        (True, NORMALISE, {"normalised_twice"}),
-        (True, {"rescale": 1.0}, {"unusual_pixels"}),
-        (False, NORMALISE | {"rescale": 1.0}, {"unusual_pixels"}),
-    ]
+        (True, {}, set()), (False, NORMALISE, set()), (True, NORMALISE, {"normalised_twice"}),
+        (True, {"rescale": 1.0}, {"unusual_pixels"}), (False, NORMALISE | {"rescale": 1.0}, {"unusual_pixels"}),
+    ]  # fmt: skip
     for baked, preprocessing, reasons in cases:
         path = model(tmp_path / "m.onnx", baked=baked, **preprocessing)
         report = check(path, images=photos_80)

@@ -37,14 +37,12 @@ def with_constant(text: str) -> onnx.ModelProto:
 PARTS = [f"part{i} = ConstantOfShape([{1 << 28}])" for i in range(6)]  # 1 GiB each, which fit alone and not together
 DOUBLED = ["t1 = Concat([[1.0]], [[1.0]], axis=0)", *(f"t{i + 1} = Concat(t{i}, t{i}, axis=0)" for i in range(1, 30))]
 CONSTANTS = {
-    GIANT: 2**40,
-    "giant = Expand([[1.0]], [1048576, 1048576])": 2**40,
-    "giant = Tile([[1.0]], [1048576, 1048576])": 2**40,
-    f"giant = Range(0, {1 << 40}, 1)": 2**40,
+    GIANT: 2**40, "giant = Expand([[1.0]], [1048576, 1048576])": 2**40,
+    "giant = Tile([[1.0]], [1048576, 1048576])": 2**40, f"giant = Range(0, {1 << 40}, 1)": 2**40,
     "; ".join([*PARTS, "giant = Sum(part0, part1, part2, part3, part4, part5)"]): 7 * 2**28,
     "; ".join([*DOUBLED, "giant = Identity(t30)"]): 2**31 - 2 + 2**30,
     f"giant = MatMul(w{1 << 17}x1, w1x{1 << 17})": 2**34,
-}
+}  # fmt: skip
 
 
 @pytest.fixture
