@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.directions.analysis import Analysis, Outliers, analyse
+from robustcheck_onnx.checker.directions.run import Analysis, Outliers, analyse
 from robustcheck_onnx.checker.runtime.session import LinearHead
 from robustcheck_onnx.thresholds.tables import references
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import compare as compare
     from robustcheck_onnx.checker.concepts.directions import ConceptsReport as ConceptsReport
     from robustcheck_onnx.checker.concepts.run import concepts as concepts
-    from robustcheck_onnx.checker.directions.run import DirectionsReport as DirectionsReport
+    from robustcheck_onnx.checker.directions.document import DirectionsReport as DirectionsReport
     from robustcheck_onnx.checker.directions.run import directions as directions
     from robustcheck_onnx.checker.errors import CannotAssessError as CannotAssessError
     from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
@@ -80,7 +80,8 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required",
         "concepts.directions": "ConceptsReport",
         "concepts.run": "concepts",
-        "directions.run": "directions DirectionsReport",
+        "directions.document": "DirectionsReport",
+        "directions.run": "directions",
         "errors": "CannotAssessError EnvironmentFaultError RobustcheckError UsageError",
         "evidence": "Evidence Interval RunOptions Statistics",
         "images.source": "Images",

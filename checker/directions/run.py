@@ -1,64 +1,50 @@
-"""Analyse the directions of a model's linear head, and show them.
+"""Analyse the directions of a model's linear head. One pass over the images, then linear algebra.
 
-One pass over the images, then linear algebra. Information, not a verdict. Labels of a labelled set become classes of
-the head, as in `shift`. Silent; progress goes to a callback.
+Information, not a verdict. Labels of a labelled set become classes of the head, as in `shift`. Silent; progress goes to
+a callback.
+
+Outlier features are found, and how the head uses them and each direction is measured. The head of k directions is
+W V_k V_kᵀ h + b; the bias stays whole. Each image is projected once, and the directions are added in their order, so
+that a whole curve costs little more than one set of scores.
+
+Directions are the right singular vectors of the head's weight matrix W (class, feature): W = U Σ Vᵀ. Source: Crabbé,
+Rodríguez, Shankar, Zappella, Blaas, "Interpreting CLIP: Insights on the Robustness to ImageNet Distribution Shifts",
+TMLR 2024. Where singular values are equal, their directions are no more than one choice among many.
 """
 
 from __future__ import annotations  # help() names the types as the package does
 
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
 
 from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts, RunOptions
+from robustcheck_onnx.checker.evidence import Interval, RunOptions
 from robustcheck_onnx.checker.images.source import Images, open_images
 from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.report import notebook
-from robustcheck_onnx.checker.report.document import (
-    Cell,
-    Chart,
-    Curve,
-    Document,
-    Facts,
-    Section,
-    Shown,
-    Table,
-    facts_of_run,
-    measured,
-    name,
-)
-from robustcheck_onnx.checker.report.record import Clock, ModelRead, Time
-from robustcheck_onnx.checker.runtime.session import head_from_file, read_head
+from robustcheck_onnx.checker.report.record import Clock, Time
+from robustcheck_onnx.checker.runtime.session import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.shift import robustness, sets
-from robustcheck_onnx.checker.shift.predicted import bounds_text
-from robustcheck_onnx.checker.shift.robustness import SetResult, Shifted
+from robustcheck_onnx.checker.shift.robustness import Effective, SetResult
 from robustcheck_onnx.checker.shift.run import read_notes
-from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, usable_rows
+from robustcheck_onnx.checker.statistics import definitions
+from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, usable_rows, wilson
 from robustcheck_onnx.checker.storage.places import as_typed, local_path
-from robustcheck_onnx.checker.text import VERSION, count_text, interval_text, number_text, percent_text, quoted
+from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
-from robustcheck_onnx.thresholds.profile import Frozen
 
-from .analysis import Analysis, Labelled, Outliers, SameWeightsError, analyse, correct, spectrum_notes, summary_of
+from . import document
+from .document import Analysis, DirectionsReport, Outliers
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-NORMALISER = "singular value / sum of all singular values × mean over images of |cos(direction, representation)|"
-CLAIM = (
-    "Information, not a verdict. Importance and pruning of directions are an analysis of Crabbé et al. (arXiv "
-    "2310.13040). The abstract of its first version, of 2023, says that 80 % of the directions of robust CLIP models "
-    "can be pruned without harm; that of the final version does not. No threshold is known that tells robust models "
-    "from others, and the paper's own normaliser of the importance is not known to us. The numbers hold for this head "
-    "and these images."
-)
 MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
 MIN_IMAGES = 2  # fewer have no mean to be replaced by, and no interval
 FEW_IMAGES = 50  # a check needs as many
@@ -176,7 +162,7 @@ def directions(
         ) from fault
     report = DirectionsReport(
         tool_version=VERSION,
-        model=HeadModel(
+        model=document.HeadModel(
             **measure.model_read(opened),
             head=linear.source,
             n_classes=len(linear.bias),
@@ -192,7 +178,7 @@ def directions(
         in_distribution=results[0][0] if results else None,
         shifted=beside,
         baseline=baseline,
-        summary=summary_of(raw),
+        summary=document.summary_of(raw),
         preprocessing=inputs.preprocessing,
         images=collected.read.facts(inputs.source),
         execution=runner.execution,
@@ -229,7 +215,7 @@ def _notes(report: DirectionsReport, inputs: measure.Inputs, labelled: Sequence[
     if report.n_left_out:
         left_out = count_text(report.n_left_out, "image")
         notes.append(f"{left_out} left out: the representation is the same in all features.")
-    notes += spectrum_notes(report.raw)
+    notes += document.spectrum_notes(report.raw)
     notes += [f"Image set: {finding.seen}." for finding in report.images.sanity.findings]
     for result in labelled:
         if result.n_labels < result.n_compete:
@@ -238,297 +224,375 @@ def _notes(report: DirectionsReport, inputs: measure.Inputs, labelled: Sequence[
     return (*notes, *execution_notes(report.execution))
 
 
-class HeadModel(ModelRead):
-    """The model and its head."""
-
-    head: str
-    """where the head's weights come from"""
-    n_classes: int
-    n_features: int
-    score_difference: float | None
-    """largest relative difference between W·h + b and the model's own class output, up to a softmax or a sigmoid; None:
-    the head is not the model's own"""
-
-
-class DirectionsReport(Shown, Frozen):
-    """The directions of a linear head, and pruning them."""
-
-    schema_version: Literal[1] = 1
-    tool: str = "robustcheck"
-    kind: Literal["directions"] = "directions"
-    tool_version: str
-    model: HeadModel
-    n_images: int
-    """measured"""
-    n_left_out: int
-    """images whose representation is constant: it has no direction"""
-    shown: Literal["raw"] = "raw"
-    """which of the two analyses the short report shows: that of W as it is, as in the paper"""
-    raw: Analysis
-    centred: Analysis
-    """of W less its mean over classes, which softmax and the predicted class can't see"""
-    outliers: Outliers
-    normaliser: str = NORMALISER
-    confidence: float
-    """of every interval; normal over images (by the delta method), shares Wilson's"""
-    in_distribution: SetResult | None
-    """accuracy of the whole head where labels were given"""
-    shifted: tuple[Shifted, ...]
-    baseline: str
-    summary: str
-    preprocessing: PreprocessingFacts
-    images: ImageFacts
-    execution: Execution
-    notes: tuple[str, ...]
-    claim: str = CLAIM
-    time: Time | None
-    """None where the caller asked for no time block"""
-
-    def __repr_args__(self) -> list[tuple[str, object]]:
-        """Show one line in repr, str and rich."""
-        rank = self.raw.effective_rank.estimate
-        return [
-            ("model", self.model.file),
-            ("classes", self.model.n_classes),
-            ("features", self.model.n_features),
-            ("effective_rank", None if rank is None else round(rank, 2)),
-            ("images", self.n_images),
-        ]
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a pandas data frame, one row per curve point.
-
-        Raises:
-            EnvironmentFaultError: pandas is not installed.
-        """
-        rows: list[notebook.Row] = [
-            {
-                "decomposition": name,
-                "order": curve.order,
-                "percent": point.percent,
-                "kept": point.kept,
-                "importance": point.importance,
-                "same": point.same.value,
-                "same_low": point.same.low,
-                "same_high": point.same.high,
-                "same_confident": point.same_confident.value,
-                **{f"accuracy of {each}": accuracy.value for each, accuracy in point.accuracy.items()},
-            }
-            for name, analysis in (("raw", self.raw), ("centred", self.centred))
-            for curve in analysis.curves
-            for point in curve.points
-        ]
-        return notebook.frame(rows, "decomposition")
+LEADING = 10  # directions that are listed
+OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
+LISTED = 8  # outlier features that are named, those with the largest share of the kurtosis first
+PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)
+"""share of the directions that is kept at each point of a curve"""
+KEEPS = (0.99, 0.95)
+"""shares of the predictions for which the smallest number of directions is looked for"""
+STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all where there are fewer
+Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
+TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
+CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
+AT_ONCE = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
 
 
-SPECTRUM_POINTS = 11  # of the curve of the importance
+class SameWeightsError(ValueError):
+    """All classes of a head have the same weights."""
 
 
-def document_of(report: DirectionsReport) -> Document:
-    """Return the document of a head's directions."""
-    model, images, raw = report.model, report.images, report.raw
-    twenty = next(point for point in raw.curves[0].points if point.percent == 20)
-    analyses = {"raw": raw, "class mean removed": report.centred}
-    first = (count_text(report.n_images, "image"), name(images.source))
-    not_compared, difference = "not compared: the head is not the model's own", model.score_difference
-    facts = [
-        ("Head", model.head),
-        ("Acts on", model.tensor),
-        ("Difference to the model's own scores", not_compared if difference is None else f"{difference:.2g}"),
-        ("Images left out", report.n_left_out),
-    ]
-    run = [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
-    importance = (
-        *((label, _importance(each)) for label, each in analyses.items()),
-        ("outlier features", outliers_text(report.outliers)),
-    )
-    return Document(
-        question="directions",
-        title="Directions of the head",
-        subject="the directions of a classifier's head",
-        model=model,
-        facts=(
-            *facts_of_run(report, *first),
-            f"{model.n_classes} classes × {model.n_features} features",
-            name(model.head, "dim"),
-        ),
-        summary=report.summary,
-        sections=(
-            Section(
-                "Same prediction",
-                "with the most important 2, 5, 10, 20 to 90 % of the directions",
-                (_pruning(raw),),
-                "short",
-            ),
-            Section(
-                "Importance of directions", "singular value × mean |cos| to the images", (Facts(importance),), "short"
-            ),
-            Section(
-                "Importance together",
-                "share of all importance that the most important directions hold",
-                (_spectrum(analyses),),
-                "page",
-            ),
-            Section("Pruning", "W as it is", (_table(raw),)),
-            Section("Pruning, class mean removed", "W less its mean over classes", (_table(report.centred),)),
-            *_accuracies(report),
-            Section("Leading directions", report.normaliser, (_leading(report),)),
-            measured(report, facts, run, report.preprocessing.source),
-        ),
-        notes=report.notes,
-        limits=report.claim,
-        version=report.tool_version,
-        tiles=(
-            ("Directions", raw.n_directions, f"{model.n_classes} classes × {model.n_features} features"),
-            ("Effective rank", number_text(raw.effective_rank.estimate), "of the importance"),
-            ("Same prediction with 20 %", percent_text(twenty.same.value), "the most important ones"),
-            ("Images measured", report.n_images, f"of {images.n_available}"),
-        ),
-        hint="Information, not a verdict. -v shows tables, notes and limits.",
+class Labelled(NamedTuple):
+    """The representations of one labelled set."""
+
+    name: str
+    representations: Floats
+    """(image, feature)"""
+    right: Sequence[tuple[int, ...]]
+    """the classes that are right for each image"""
+    compete: Sequence[int]
+    """the classes among which the prediction is made"""
+    result: SetResult | None = None
+    """as `shift` reports it, for effective robustness"""
+
+    def n_right(self, images: slice, scores: Array) -> int:
+        """Count the images predicted right in a piece. scores: (image, class)."""
+        return int(sets.is_correct(scores, self.right[images], self.compete).sum())
+
+
+def correct(head: LinearHead, each: Labelled) -> int:
+    """Count the labelled images that the head predicts right."""
+    return sum(
+        each.n_right(images, head.scores(each.representations[images]))
+        for images in pieces(len(each.right), len(head.bias))
     )
 
 
-def outliers_text(outliers: Outliers) -> str:
-    """Return what replacing features does, in sentences.
+def analyse(
+    head: LinearHead, h: Floats, *, labelled: Sequence[Labelled] = (), baseline: str = "timm", seed: int = 0
+) -> tuple[Analysis, Analysis, Outliers]:
+    """Measure the directions of a head on some images.
 
-    The features are named, and what becomes of the predictions.
+    Args:
+        head: two classes or more.
+        h: (image, feature), two images or more, finite and not constant.
+        labelled: sets on which accuracy is measured, too; the in-distribution one first.
+        baseline: of effective robustness, as in `measure_shift`.
+        seed: fixes the random order.
+
+    Returns:
+        Of W raw, of W centred, and of the outlier features.
+
+    Raises:
+        SameWeightsError: all classes have the same weights, so that no prediction depends on the image.
     """
-    shown = ", ".join(str(feature.index) for feature in outliers.features)
-    more = outliers.n_features - len(outliers.features)
-    which = f"Features with |z| > 6 in at least half of the images: {shown}" + (f" and {more} more." if more else ".")
-    if not outliers.persistent:
-        which = f"No feature has |z| > 6 in at least half of the images; feature {shown} has most of the kurtosis."
-    effects = "; ".join(
-        f"set to {'the mean' if each.value == 'mean over images' else 'zero'}, "
-        f"{percent_text(each.changed.value)} of the predictions change ({bounds_text(each.changed)} %) and "
-        f"{_percent(each.margin_share)} of the margin between the first two classes goes"
-        for each in outliers.replacements
-    )
-    return f"{which} {effects[:1].upper()}{effects[1:]}."
+    raw, centred = decompose(head.weight)
+    if not centred.sigma[0] > document.SAME * raw.sigma[0]:
+        raise SameWeightsError
+    whole = predict_whole(head, h)
+    outliers = _outliers(head, h, whole)
+
+    def effective(accuracy: dict[str, Accuracy]) -> dict[str, Effective]:
+        """Return effective robustness by shifted set, from the accuracies of all sets."""
+        results = [each.result.model_copy(update={"accuracy": accuracy[each.name]}) for each in labelled if each.result]
+        found = {each.name: robustness.effective(results[0], each, baseline)[0] for each in results[1:]}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def analysis(directions: Directions) -> Analysis:
+        columns = directions.v.T @ head.weight.T - (directions.v.T @ directions.mean)[:, None]
+        projected = directions.project(h)
+        others = [(each, directions.project(each.representations)) for each in labelled]
+        weighed = _weigh(directions, h, projected, [feature.index for feature in outliers.features])
+        n, importances = weighed.n_directions, np.array(weighed.importances)
+        kept = {percent: math.ceil(percent * n / 100) for percent in PERCENT}
+        steps = {math.ceil(n * step / STEPS) for step in range(1, STEPS + 1)} - {n}
+        orders: dict[document.Order, Indices] = {
+            "importance": np.argsort(-importances, kind="stable"),
+            "singular value": np.arange(n),
+            "random": np.random.default_rng(seed).permutation(n),
+        }
+        curves, same = [], dict[int, float]()
+        for name, order in orders.items():
+            tried = {*kept.values(), *(steps if name == "importance" else ())}
+            found = {k: np.empty(len(projected), dtype=np.intp) for k in tried}
+            for k, part, scores in pruned_scores(columns, projected, head.bias, order, tried):
+                found[k][part] = scores.argmax(axis=1)
+            agrees = {k: whole.agrees(classes) for k, classes in found.items()}
+            same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
+            right = Counter[tuple[int, str]]()
+            for each, of_set in others:
+                for k, part, scores in pruned_scores(columns, of_set, head.bias, order, kept.values()):
+                    right[k, each.name] += each.n_right(part, scores)
+            points = tuple(
+                document.Point(
+                    percent=percent,
+                    kept=k,
+                    importance=min(float(importances[order[:k]].sum() / importances.sum()), 1.0),
+                    same=_share(agrees[k]),
+                    same_confident=_share(agrees[k][whole.confident]),
+                    accuracy=(of_sets := {s.name: wilson(right[k, s.name], len(s.right)) for s in labelled}),
+                    effective_robustness=effective(of_sets),
+                )
+                for percent, k in kept.items()
+            )
+            curves.append(document.Curve(order=name, points=points))
+        fewest = []
+        for share in KEEPS:  # from there on every larger number tried keeps that share, too
+            too_few = max((k for k in same if same[k] < share), default=0)
+            least = min((k for k in same if k > too_few), default=n)
+            fewest.append(document.Fewest(share=share, directions=least, percent=100 * least / n))
+        return weighed.model_copy(update={"curves": tuple(curves), "fewest": tuple(fewest)})
+
+    return analysis(raw), analysis(centred), outliers
 
 
-def _importance(analysis: Analysis) -> str:
-    tops = ", ".join(f"{top.directions}: {percent_text(top.share.estimate)}" for top in analysis.top)
-    rank, ratio = analysis.effective_rank, analysis.participation_ratio
-    return (
-        f"effective rank {number_text(rank.estimate)} ({interval_text(rank.low, rank.high)}), participation "
-        f"ratio {number_text(ratio.estimate)} of {analysis.n_directions}; share of the first {tops}"
-    )
+def _weigh(directions: Directions, h: Floats, projected: Array, named: Sequence[int]) -> Analysis:
+    """Weigh the directions on some images, without pruning them.
 
+    Intervals are normal ones over images: of a function of the mean importances by the delta method, its gradient times
+    each image's importances standing for the image.
 
-def _pruning(analysis: Analysis) -> Chart:
-    """Draw the share of the same predictions. It is over the directions kept; there is a curve per order."""
-    curves = []
-    for curve in analysis.curves:
-        same = [point.same for point in curve.points[::-1]]
-        values = tuple(each.value for each in same)
-        bounds = tuple((each.low, each.high) for each in same) if curve.order == "importance" else ()
-        curves.append(Curve(f"by {curve.order}", values, tuple(map(percent_text, values)), bounds))
-    kept = [point.percent for point in analysis.curves[0].points[::-1]]
-    return Chart(
-        "Share of the images with the same predicted class, by share of the directions kept",
-        tuple(f"{percent} %" for percent in kept),
-        tuple(curves),
-        percent_text(max(curves[0].values)),
-        "Share of the images whose predicted class stays the same, by the share of the directions that are kept: the "
-        "most important first (coloured, with 95 % Wilson intervals), by singular value (solid), in random order "
-        "(dashed).",
-        at=tuple(percent / 100 for percent in kept),
-    )
-
-
-def _spectrum(analyses: dict[str, Analysis]) -> Chart:
-    """Draw the cumulated importance of the directions. The most important come first."""
-    kept = np.linspace(0, 1, SPECTRUM_POINTS)
-    curves = []
-    for label, analysis in analyses.items():
-        falling = np.sort(analysis.importances)[::-1]
-        held = np.concatenate([[0.0], np.cumsum(falling) / np.sum(falling)])
-        values = np.minimum(np.interp(kept * (len(held) - 1), np.arange(len(held)), held), 1.0).tolist()
-        curves.append(Curve(label, tuple(values), tuple(map(percent_text, values))))
-    return Chart(
-        "Importance that the most important directions hold together",
-        tuple(f"{100 * share:.0f} %" for share in kept),
-        tuple(curves),
-        "100 %",
-        "By their share of all directions: of the weights as they are (coloured), and less their mean over classes.",
-        at=tuple(kept.tolist()),
-    )
-
-
-def _table(analysis: Analysis) -> Table:
-    by_importance, *others = analysis.curves
-    rows: tuple[tuple[str | Cell, ...], ...] = tuple(
-        (
-            *(f"{point.percent} %", str(point.kept), percent_text(point.importance)),
-            *(Cell(percent_text(point.same.value), "bold"), bounds_text(point.same)),
-            percent_text(point.same_confident.value),
-            *(percent_text(curve.points[at].same.value) for curve in others),
-        )
-        for at, point in enumerate(by_importance.points)
-    )
-    keeps = ", ".join(
-        f"{percent_text(each.share)} by {each.directions} ({each.percent:.0f} %)" for each in analysis.fewest
-    )
-    return Table(
-        (
-            *(">kept", ">directions", ">importance", ">same", "=interval", ">confident"),
-            *(f"?>{curve.order if curve.order == 'random' else f'by {curve.order}'}" for curve in others),
-        ),
-        rows,
-        "same: predicted class as with all directions, Wilson intervals; confident: of the half of the images with "
-        f"the largest margin between first and second score; kept from there on, in steps of 2 %: {keeps}",
-    )
-
-
-def _accuracies(report: DirectionsReport) -> list[Section]:
-    """Show top-1 on each labelled set.
-
-    It is with fewer directions, most important first, and with effective robustness.
+    Args:
+        directions: of a head whose singular values are not all 0.
+        h: (image, feature), two images or more, not 0.
+        projected: (image, direction) h V.
+        named: features whose part in the leading directions is reported.
     """
-    if report.in_distribution is None:
-        return []
-    results = [report.in_distribution, *(each.result for each in report.shifted)]
-    rows: list[tuple[str | Cell, ...]] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
-    for point in report.raw.curves[0].points:
-        cells = [f"{point.percent} %"]
-        for result in results:
-            beyond = point.effective_robustness.get(result.name)
-            cells.append(_accuracy(point.accuracy[result.name]) + (f", {beyond.points:+.1f}" if beyond else ""))
-        rows.append(tuple(cells))
-    reasons = [each.not_applicable for each in report.shifted if each.not_applicable]
-    legends = ["after a comma: effective robustness, percentage points"] if len(reasons) < len(report.shifted) else []
-    legends += [f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}"] if reasons else []
-    table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(legends))
-    return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
+    sigma, n = directions.sigma, len(directions.sigma)
+    scale = sigma / sigma.sum()
+    absolute = np.abs(projected) / np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))[:, None]
+    cosines = absolute.mean(axis=0)
+    values, errors = scale * cosines, scale * absolute.std(axis=0, ddof=1) / np.sqrt(len(h))
+    order = np.argsort(-values, kind="stable")
 
+    def interval(value: float, half: float, ceiling: float = math.inf) -> Interval:
+        return Interval(estimate=value, low=max(value - half, 0.0), high=min(value + half, ceiling))
 
-def _leading(report: DirectionsReport) -> Table:
-    named = [feature.index for feature in report.outliers.features[:3]]
-    total = sum(report.raw.importances)
-    rows: list[tuple[str | Cell, ...]] = []
-    for each in report.raw.leading:
-        of_all = each.importance
-        share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
-        rows.append(
-            (
-                *(str(each.index + 1), number_text(each.singular_value), number_text(each.cosine)),
-                *(percent_text(share), f"{100 * low:.1f} – {100 * high:.1f}"),
-                f"{each.largest_feature}: {each.largest_component:.2f}",
-                *(f"{value:.2f}" for value in each.on_features[: len(named)]),
+    def estimate(value: float, gradient: Array, ceiling: float) -> Interval:
+        """Return a value with its interval. `gradient` is by each direction's importance."""
+        return interval(value, float(Z * (absolute @ (scale * gradient)).std(ddof=1) / np.sqrt(len(h))), ceiling)
+
+    total, squares = values.sum(), float((values**2).sum())
+    shares = values / total
+    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    entropy = -float((shares * logs).sum())
+    rank = float(np.exp(entropy))
+    tops = []
+    for k in TOP:
+        held = np.zeros(n)
+        held[order[:k]] = 1.0
+        share = min(float(shares @ held), 1.0) if k < n else 1.0
+        tops.append(document.TopShare(directions=k, share=estimate(share, (held - share) / total, 1.0)))
+    leading = []
+    for i in map(int, order[:LEADING]):
+        components = np.abs(directions.v[:, i])
+        leading.append(
+            document.Direction(
+                index=i,
+                singular_value=float(sigma[i]),
+                cosine=float(cosines[i]),
+                importance=interval(float(values[i]), Z * float(errors[i])),
+                largest_feature=int(components.argmax()),
+                largest_component=float(components.max()),
+                on_features=tuple(components[named].tolist()),
             )
         )
-    return Table(
-        (*(">σ rank", ">σ", ">|cos|", ">importance", "=interval", ">largest"), *(f">on {index}" for index in named)),
-        tuple(rows),
-        "importance as a share of all; largest: the feature with the largest |component|; on: |component| on a feature "
-        "named above (1 = the direction is that feature)",
+    by_ratio = 2 * total / squares - 2 * total**2 * values / squares**2
+    return Analysis(
+        n_directions=n,
+        singular_values=tuple(sigma.tolist()),
+        importances=tuple(values.tolist()),
+        participation_ratio=estimate(float(total**2 / squares), by_ratio, n),
+        effective_rank=estimate(rank, np.where(shares > 0, -rank * (logs + entropy) / total, 0.0), n),
+        top=tuple(tops),
+        leading=tuple(leading),
+        curves=(),
+        fewest=(),
     )
 
 
-def _accuracy(accuracy: Accuracy) -> str:
-    return f"{percent_text(accuracy.value)} ({bounds_text(accuracy)})"
+def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
+    """Find the outlier features, and replace them by mean and by zero. The value is the same in every image.
+
+    They have |z| > 6 in at least half of the images; without any it is the feature with most of the kurtosis.
+
+    h: (image, feature), finite and not constant (`definitions.usable_rows`).
+    """
+    x, z = h.astype(np.float64), definitions.standardise(h)
+    frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
+    share = definitions.shares_of_kurtosis((z**4).sum(axis=0))
+    by_share = np.argsort(-share, kind="stable")
+    persistent = by_share[frequency[by_share] >= definitions.PERSISTENT_SHARE]
+    chosen = persistent if len(persistent) else by_share[:1]
+    difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
+    values: dict[Literal["mean over images", "zero"], Array] = {
+        "mean over images": x[:, chosen].mean(axis=0),
+        "zero": np.zeros(len(chosen)),
+    }
+    replacements = []
+    for name, value in values.items():
+        other = x.copy()
+        other[:, chosen] = value
+        predicted = [head.scores(other[images]).argmax(axis=1) for images in pieces(len(other), len(head.bias))]
+        given = (difference * (x[:, chosen] - value)).sum(axis=1)
+        replacements.append(
+            document.Replacement(
+                value=name,
+                changed=_share(~whole.agrees(np.concatenate(predicted))),
+                margin_share=margin_share(given, whole.margins),
+            )
+        )
+    return Outliers(
+        persistent=bool(len(persistent)),
+        n_features=len(chosen),
+        features=tuple(
+            document.HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
+            for i in map(int, chosen[:LISTED])
+        ),
+        replacements=tuple(replacements),
+    )
 
 
-def _percent(interval: Interval) -> str:
-    return "no share" if interval.estimate is None else f"{100 * interval.estimate:z.1f} %"
+def margin_share(given: Array, margins: Array) -> Interval:
+    """Return the features' share of the margins.
+
+    It is the sum over images of what they give over the sum of the margins.
+
+    The interval is normal over images (delta method of a ratio of means).
+
+    Args:
+        given: (image,) Σ_j (W_aj − W_bj)·(h_j − r_j), over the features j, with a and b the classes of the largest and
+            the second score and r_j what h_j is replaced by.
+        margins: (image,) the first score less the second.
+
+    Returns:
+        Nothing measured where all margins are 0. Below 0 where the features speak against the predictions; above 1
+        where the rest of the representation does.
+    """
+    mean, n = float(margins.mean()), len(margins)
+    if mean <= 0:
+        return Interval(estimate=None, low=None, high=None)
+    share = float(given.mean()) / mean
+    half = Z * float((given - share * margins).std(ddof=1)) / mean / n**0.5
+    return Interval(estimate=share, low=share - half, high=share + half)
+
+
+class Predictions(NamedTuple):
+    """What the whole head makes of some images."""
+
+    first: Indices
+    """(image,) class of the largest score; a tie goes to the smaller index"""
+    second: Indices
+    """(image,) class of the largest score of the others"""
+    margins: Array
+    """(image,) the first score less the second"""
+    copies: Indices
+    """(class,) the first of each class's copies, which have the same weights and bias: only rounding decides there"""
+
+    def agrees(self, found: Indices) -> Bools:
+        """Return whether a class is the predicted one, (image,). A copy of it counts as the same."""
+        return np.asarray(self.copies[found] == self.copies[self.first])
+
+    @property
+    def confident(self) -> Indices:
+        """Return the half of the images with the largest margins. The middle one is included."""
+        return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
+
+
+def predict_whole(head: LinearHead, h: Floats) -> Predictions:
+    """Predict with the whole head. h: (image, feature)."""
+    parts = []
+    for images in pieces(len(h), len(head.bias)):
+        scores = head.scores(h[images])
+        rows, first = np.arange(len(scores)), scores.argmax(axis=1)
+        best = scores[rows, first]
+        scores[rows, first] = -np.inf
+        second = scores.argmax(axis=1)
+        parts.append((first, second, best - scores[rows, second]))
+    firsts: dict[bytes, int] = {}
+    classes = zip(head.weight, head.bias, strict=True)
+    copies = [
+        firsts.setdefault(blake2b(row.tobytes() + bias.tobytes()).digest(), i) for i, (row, bias) in enumerate(classes)
+    ]
+    first, second, margins = map(np.concatenate, zip(*parts, strict=True))
+    return Predictions(first, second, margins, np.array(copies))
+
+
+def pruned_scores(
+    columns: Array, projected: Array, bias: Array, order: Indices, kept: Collection[int]
+) -> Iterator[tuple[int, slice, Array]]:
+    """Yield a head's scores with fewer directions. They come a piece of the images at a time.
+
+    Args:
+        columns: (direction, class) (U Σ)ᵀ.
+        projected: (image, direction) h V, h as the head takes it (of length 1 where it normalises).
+        bias: (class,).
+        order: (direction,) which direction is added first.
+        kept: numbers of directions.
+
+    Yields:
+        The number kept, the piece of the images, and its (image, class) scores. They are overwritten afterwards.
+    """
+    levels = sorted(set(kept))
+    added = [columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
+    for images in pieces(len(projected), len(bias)):
+        total, low = np.tile(bias, (len(projected[images]), 1)), 0
+        for high, some in zip(levels, added, strict=True):
+            total += projected[images][:, order[low:high]] @ some
+            yield high, images, total
+            low = high
+
+
+def _share(agree: Bools) -> Accuracy:
+    return wilson(int(agree.sum()), len(agree))
+
+
+class Directions(NamedTuple):
+    """The right singular vectors of a head. They are those of W, or of W less its mean over classes."""
+
+    mean: Array
+    """(feature,) what was taken from each class's weights: zeros, or their mean over classes"""
+    sigma: Array
+    """(direction,) singular values, falling"""
+    v: Array
+    """(feature, direction) unit vectors; their signs mean nothing"""
+
+    def project(self, h: Floats) -> Array:
+        """h V, (image, direction) of (image, feature)."""
+        return np.concatenate([h[images].astype(np.float64) @ self.v for images in pieces(len(h), len(self.v))])
+
+
+def decompose(weight: Array) -> tuple[Directions, Directions]:
+    """Return the singular vectors and values of a head. They are those of W, and of W less its mean over classes.
+
+    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
+    stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
+    the next one, which is exact and copies nothing of W's size.
+
+    Args:
+        weight: (class, feature), finite, at least two classes.
+
+    Returns:
+        Raw, then centred: min(classes, features) and min(classes − 1, features) directions.
+    """
+    n_classes, d = weight.shape
+    r = np.empty((0, d + 1))
+    for start in range(0, n_classes, CLASSES_AT_ONCE):
+        piece = weight[start : start + CLASSES_AT_ONCE]
+        r = np.asarray(np.linalg.qr(np.concatenate([r, np.c_[np.ones(len(piece)), piece]]), mode="r"))
+    return _directions(r[:, 1:], np.zeros(d)), _directions(r[1:, 1:], weight.mean(axis=0))
+
+
+def _directions(r: Array, mean: Array) -> Directions:
+    _, sigma, vt = np.linalg.svd(r, full_matrices=False)
+    return Directions(mean, sigma, np.ascontiguousarray(vt.T))
+
+
+def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
+    """Yield the images piece by piece. A piece has at least one image, and at most `AT_ONCE` values of a table.
+
+    n_columns: values of the table for each image.
+    """
+    step = max(1, AT_ONCE // n_columns)
+    for start in range(0, n_images, step):
+        yield slice(start, min(start + step, n_images))

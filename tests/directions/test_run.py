@@ -13,8 +13,8 @@ from PIL import Image
 from scipy import stats
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.directions.analysis import Labelled, analyse, pieces
-from robustcheck_onnx.checker.directions.run import DirectionsReport
+from robustcheck_onnx.checker.directions.document import DirectionsReport
+from robustcheck_onnx.checker.directions.run import Labelled, analyse, pieces
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import Progress
@@ -113,7 +113,7 @@ def test_pieces_change_nothing(monkeypatch: Patch) -> None:
 
     whole = found()
     for name, size in (("CLASSES_AT_ONCE", 7), ("AT_ONCE", 120)):
-        monkeypatch.setattr(f"robustcheck_onnx.checker.directions.analysis.{name}", size)
+        monkeypatch.setattr(f"robustcheck_onnx.checker.directions.run.{name}", size)
     assert [(piece.start, piece.stop) for piece in pieces(33, 50)][-2:] == [(30, 32), (32, 33)]
     assert found() == whole
 
