@@ -22,21 +22,8 @@ from robustcheck_onnx.checker.text import VERSION, name_text, quoted, short_dige
 from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED, decide, load_profile
 from robustcheck_onnx.thresholds.profile import Frozen
 
-from .checks import (
-    Finding,
-    agreed,
-    check_edits,
-    check_images,
-    check_model,
-    check_origin,
-    check_profile,
-    check_rerun,
-    check_signature,
-    has_witness,
-    model_digest,
-    report_of,
-    unchecked,
-)
+from . import checks
+from .checks import Finding, agreed, check_edits, model_digest, report_of, unchecked
 from .signature import Identity, identity_of
 
 
@@ -178,15 +165,15 @@ def verify(
     assert report.binding is not None
     faults = edits(report, raw)
     accepted = load_profile(thresholds) if thresholds is not None else None
-    about_model = check_model(report, model, digest)  # first: a model that can't be read ends the verification
+    about_model = checks.check_model(report, model, digest)  # first: a model that can't be read ends the verification
     findings = [
         check_edits(
             "report", faults, f"content is what its digest says ({short_digest(report.binding.result_digest)}…)"
         ),
-        check_signature(report, model, content_digest, _path(signature), signer),
+        checks.check_signature(report, model, content_digest, _path(signature), signer),
         about_model,
-        *filter(None, [check_origin(report)]),
-        check_profile(report, faults, accepted),
+        *filter(None, [checks.check_origin(report)]),
+        checks.check_profile(report, faults, accepted),
         check_edits("verdict", faults, f"its evidence, judged again, gives {ruling(report.verdict)}"),
     ]
     image_set = None if images is None else str(images)
@@ -205,20 +192,20 @@ def verify(
             f"--images {quoted(report.evidence.images.source)}",
         )
     tell_stage(progress, "comparing the images")
-    findings.append(check_images(report, image_set, at_hand=at_hand))
+    findings.append(checks.check_images(report, image_set, at_hand=at_hand))
     if not again:
         findings.append(unchecked("rerun", "nothing was measured; --rerun measures again"))
     elif any(finding.status == "differs" for finding in findings):
         findings.append(unchecked("rerun", "not measured again, since something differs already"))
     else:
         elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
-        findings.append(check_rerun(report, model, image_set, device, progress, elsewhere=elsewhere))
+        findings.append(checks.check_rerun(report, model, image_set, device, progress, elsewhere=elsewhere))
     # a rerun vouches for the numbers, not for who waived what
     waivers_hold = accept_waivers and (rerun is False or agreed(findings, "signature"))
     code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today or datetime.now(UTC).date())
     if code == 1 and accept_waivers and not waivers_hold and report.gate is not None and report.gate.waived:
         rule += "; the waivers in the report count only with a signature"
-    if code == 0 and rerun is None and not has_witness(findings):
+    if code == 0 and rerun is None and not checks.has_witness(findings):
         code = 1
         rerun_too = "" if report.evidence.images.given else "measure again (--images), "
         rule = (

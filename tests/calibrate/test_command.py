@@ -84,8 +84,7 @@ def test_a_poisoned_model_fails_alone_and_its_absence_shows(calibrated: Calibrat
     ends(3, refit, f"{missing}no row of")
     assert not made.exists()
     for words in (refit, again):
-        out = ends(0, f"{words} --allow-missing").stdout
-        assert "! not complete: 1 models of its suite were not measured" in out
+        assert "! not complete: 1 models of its suite were not measured" in ends(0, f"{words} --allow-missing").stdout
         assert [name for name, _ in profile.load(made).calibration.missing] == ["made_without_1"]
 
 

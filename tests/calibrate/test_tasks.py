@@ -124,13 +124,10 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     made = terminal.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
     size = ready.stat().st_size
     assert [(r.id, r.state, r.download_bytes, r.disk_bytes, r.passes, r.fault) for r in made.rows] == [
-        ("ready", "ready file", 0, 0, 50, ""),
-        ("done", "measured", 0, 0, 0, ""),
-        ("known", "to export", 120, 80, 50, ""),
-        ("random", "to export", 0, 80, 50, ""),
-        ("without", "to export", None, None, 50, "odd"),
-        ("unknown", "can't", 0, 0, 0, "no such model; others"),
-    ]
+        ("ready", "ready file", 0, 0, 50, ""), ("done", "measured", 0, 0, 0, ""),
+        ("known", "to export", 120, 80, 50, ""), ("random", "to export", 0, 80, 50, ""),
+        ("without", "to export", None, None, 50, "odd"), ("unknown", "can't", 0, 0, 0, "no such model; others"),
+    ]  # fmt: skip
     bytes_ = [(each.estimate_s or 0) / (2 / 10 / 1000 * 50) for each in made.rows]
     assert bytes_ == pytest.approx([size, 0, 80, 80, 0, 0])
     assert [each.estimate_s is None for each in made.rows] == [not each for each in bytes_]

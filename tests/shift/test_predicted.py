@@ -186,7 +186,7 @@ def test_what_the_class_output_holds() -> None:
 COLOURS = 255.0 * np.vstack([np.eye(3), np.ones(3)])
 
 
-def _images(folder: Path, n: int, spread: float, seed: int, *, only: int | None = None) -> Path:
+def _images(folder: Path, n: int, spread: float, seed: int, only: int | None = None) -> Path:
     """`n` images in folders of their class, each its colour mixed with a random one: `spread` of it."""
     rng = default_rng(seed)
     for number in range(n):
@@ -246,8 +246,7 @@ def test_predictions_are_those_of_a_plain_script(place: Path, report: ShiftRepor
     assert 0.7 < right.mean() < 0.99
     *by_atc, doc = target.estimates
     assert [each.method for each in target.estimates] == ["atc_confidence", "atc_entropy", "doc"]
-    threshold = np.sort(inside)[(~right).sum()]
-    assert by_atc[0].accuracy == pytest.approx((outside >= threshold).mean(), abs=1 / 160)
+    assert by_atc[0].accuracy == pytest.approx((outside >= np.sort(inside)[(~right).sum()]).mean(), abs=1 / 160)
     assert doc.accuracy == pytest.approx(right.mean() - inside.mean() + outside.mean(), abs=1e-5)
     assert (doc.low, doc.high) == (None, None)
     assert target.mean_confidence == pytest.approx(outside.mean(), abs=1e-5)
@@ -290,8 +289,7 @@ def test_too_few_images_and_one_class_are_told(place: Path, report: ShiftReport)
 
 def test_classes_that_shift_and_classes_without_labels_are_told(place: Path, tmp_path: Path) -> None:
     """The labelled images are of one class and all right: then ATC is not established."""
-    inside = _images(tmp_path / "part", 60, 0.1, 5, only=1)
-    report = _run(place, "hard", inside=str(inside))
+    report = _run(place, "hard", inside=str(_images(tmp_path / "part", 60, 0.1, 5, only=1)))
     notes = " ".join(report.notes)
     assert "The labelled images of part are of 1 of 4 classes" in notes
     assert "Other classes are predicted on hard than on part" in notes

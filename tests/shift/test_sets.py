@@ -135,20 +135,16 @@ def test_a_map_of_several_classes_a_label(tmp_path: Path) -> None:
 def test_bad_maps_and_labels(tmp_path: Path) -> None:
     ten = Scores(10)
     for text, said in {
-        "[1, 2]": "class map is a JSON list",
-        "{}": "class map is empty",
-        "{": "class map is not readable JSON",
+        "[1, 2]": "class map is a JSON list", "{}": "class map is empty", "{": "class map is not readable JSON",
         '{"cat": 0, "cat": 1}': "key 'cat' occurs 2 times",
-        '{"cat": 10}': "class of 'cat' is 10; the model has 10 classes, 0 to 9",
-        '{"cat": -1}': "class of 'cat' is -1",
-        '{"cat": true, "dog": 1}': "class of 'cat' is True",
-        '{"cat": []}': "class of 'cat' is []",
+        '{"cat": 10}': "class of 'cat' is 10; the model has 10 classes, 0 to 9", '{"cat": -1}': "class of 'cat' is -1",
+        '{"cat": true, "dog": 1}': "class of 'cat' is True", '{"cat": []}': "class of 'cat' is []",
         '{"cat": "n02123045"}': "class of 'cat' is 'n02123045'",
         '{"cat": [0, 1]}': "classes of 'cat' are all that compete",
         '{"labels": {"cat": 0}, "compete": "none"}': "compete is 'none'",
         '{"labels": {"cat": 0}, "competes": "all"}': "key 'competes' is unknown",
         '{"dog": 0, "bird": 1}': "label is 'cat' (1 images; 1 such labels)",
-    }.items():
+    }.items():  # fmt: skip
         (tmp_path / "map.json").write_text(text)
         refused(said, class_map, str(tmp_path / "map.json"), ["cat"], ten, where="here")
     for spec, known, scores, shift, said in [

@@ -236,19 +236,15 @@ def test_the_page_of_the_default(ends: Run) -> None:
     for said in (
         "55 checkpoints: 13 with, 42 without (69 sets)",
         "13 checkpoints with and 42 without it: too few for narrow bounds",
-        "not trained on images with texts: 0 of 39, at most 7.4 %",
-        "of these two-sided: 0 of 14, at most 19.3 %",
-        "false WARN 0 sets of 13 checkpoints; at most 20.6 %",
-        "strength > 4.762 ≤ 3.60 ≥ 5.48",
+        "not trained on images with texts: 0 of 39, at most 7.4 %", "of these two-sided: 0 of 14, at most 19.3 %",
+        "false WARN 0 sets of 13 checkpoints; at most 20.6 %", "strength > 4.762 ≤ 3.60 ≥ 5.48",
         "two-sidedness: how evenly the other features spread over positive and negative values",
         "image-text 23 of 26 sets pass; otherwise ik_openclip_bigG_laion2b, kruchji_mcip_so400m, medclip_roco_b32",
-        "× 1.74 michaengeser_dinov2_b14_drawings, by strength",
-        "WARN means absent or not established",
+        "× 1.74 michaengeser_dinov2_b14_drawings, by strength", "WARN means absent or not established",
         "384 to 2048 features",
-    ):
+    ):  # fmt: skip
         assert said in text
-    document = ends(0, "profiles show default -o json").stdout
-    assert Profile.model_validate_json(document) == DEFAULT
+    assert Profile.model_validate_json(ends(0, "profiles show default -o json").stdout) == DEFAULT
     for name in ("default-1", "default-2"):
         out = ends(0, f"profiles show {name}").stdout
         assert f"! no longer the default: {profile.WHY_LEFT[name]}" in " ".join(out.split())
@@ -268,11 +264,9 @@ def test_list_names_the_packaged_ones_and_files(capsys: Capture, tmp_path: Path)
     assert process.run(app.app, ["profiles", "list", str(path), "-o", "json"]) == 0  # the schema does not name it
     listed = json.loads(capsys.readouterr().out)["profiles"]
     assert [(row["profile"], row["id"], row["with"], row["without"]) for row in listed] == [
-        ("default", "default-3", 13, 42),
-        ("default-2", "default-2", 13, 42),
-        ("default-1", "default-1", 8, 13),
-        (str(path), "mine", 13, 42),
-    ]
+        ("default", "default-3", 13, 42), ("default-2", "default-2", 13, 42),
+        ("default-1", "default-1", 8, 13), (str(path), "mine", 13, 42),
+    ]  # fmt: skip
     assert robustcheck("profiles", "list") == 0
     assert "≤ 7.4 %" in capsys.readouterr().out
 

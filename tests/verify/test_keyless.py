@@ -138,8 +138,7 @@ def test_keys_of_the_public_instance_do_not_vouch_for_another(place: Path, capsy
     """Offline, with the keys that sigstore's package carries: nothing is asked of the network."""
     assert verify(place, *NAMED, "--offline", "-o", "json", trust=False) == 3
     assert "certificate chain" in signature_seen(capsys.readouterr().out)
-    other = Instance()
-    (place / "trust.json").write_text(json.dumps(other.trust_config()))
+    (place / "trust.json").write_text(json.dumps(Instance().trust_config()))
     assert verify(place, *NAMED, "-qq") == 3
 
 
@@ -165,16 +164,13 @@ def test_a_broken_bundle(place: Path, bundle: Fields, capsys: Capture) -> None:
     (entry,), (signature,) = bundle["verificationMaterial"]["tlogEntries"], bundle["dsseEnvelope"]["signatures"]
     file = place / "report.sigstore.json"
     for at, value in (
-        ("dsseEnvelope payload", base64.b64encode(b"{}").decode()),
-        ("mediaType", "other"),
-        ("dsseEnvelope", None),
-        ("dsseEnvelope signatures", [signature, signature]),
-        ("verificationMaterial certificate rawBytes", "AAAA"),
+        ("dsseEnvelope payload", base64.b64encode(b"{}").decode()), ("mediaType", "other"), ("dsseEnvelope", None),
+        ("dsseEnvelope signatures", [signature, signature]), ("verificationMaterial certificate rawBytes", "AAAA"),
         ("verificationMaterial tlogEntries", []),
         ("verificationMaterial tlogEntries", [entry | {"inclusionPromise": None}]),
         ("verificationMaterial tlogEntries", [entry | {"inclusionProof": None}]),
         ("verificationMaterial tlogEntries", [changed(entry, "inclusionProof checkpoint envelope", "x")]),
-    ):
+    ):  # fmt: skip
         file.write_text(json.dumps(changed(bundle, at, value)))
         assert verify(place, *NAMED, "-qq") == 3, at
     assert capsys.readouterr() == ("", "")
@@ -184,16 +180,10 @@ def test_a_bundle_of_a_key_or_of_nobody() -> None:
     key, part = "was signed by a key, not by an identity; --public-key checks it", "is not a whole Sigstore bundle"
     for text, said in {
         '{"verificationMaterial": {"publicKey": {"hint": "x"}}}': key,
-        '{"verificationMaterial": {"publicKey": {}, "certificate": {}}}': key,
-        '{"verificationMaterial": {}}': part,
-        '{"verificationMaterial": "publicKey"}': part,
-        '{"verificationMaterial": null}': part,
-        "{": "is not JSON",
-        '{"a": 1, "a": 2}': "is not JSON",
-        100_000 * "[": "is not JSON",
-        "[1]": part,
-        "{}": part,
-    }.items():
+        '{"verificationMaterial": {"publicKey": {}, "certificate": {}}}': key, '{"verificationMaterial": {}}': part,
+        '{"verificationMaterial": "publicKey"}': part, '{"verificationMaterial": null}': part, "{": "is not JSON",
+        '{"a": 1, "a": 2}': "is not JSON", 100_000 * "[": "is not JSON", "[1]": part, "{}": part,
+    }.items():  # fmt: skip
         raised(signing.SignatureError, said, signing._bundle, text.encode())
 
 

@@ -106,24 +106,19 @@ def test_a_broken_bundle(signed: Path, capsys: Capture) -> None:
     (signature,) = sound["dsseEnvelope"]["signatures"]
     part = "is not a whole Sigstore bundle"
     for place, value, said in (
-        ("mediaType", "other", "is a bundle of another kind, other"),
-        ("dsseEnvelope", None, part),
+        ("mediaType", "other", "is a bundle of another kind, other"), ("dsseEnvelope", None, part),
         ("messageSignature", {"signature": "AAAA"}, part),
         ("dsseEnvelope payloadType", "text/plain", "holds no in-toto statement but text/plain"),
-        ("dsseEnvelope signatures", [], part),
-        ("dsseEnvelope signatures", [1], part),
+        ("dsseEnvelope signatures", [], part), ("dsseEnvelope signatures", [1], part),
         ("dsseEnvelope signatures", [signature | {"sig": "eHh4"}], "does not hold for this key"),
         ("dsseEnvelope signatures", [signature | {"sig": "é"}], part),
-        ("dsseEnvelope signatures", [signature, signature], part),
-        ("dsseEnvelope payload", 7, part),
-        ("dsseEnvelope payload", payload + "====", part),
-        ("dsseEnvelope payload", "AAAA\n" + payload, part),
-        ("dsseEnvelope other", 1, part),
-        ("verificationMaterial tlogEntries", None, part),
+        ("dsseEnvelope signatures", [signature, signature], part), ("dsseEnvelope payload", 7, part),
+        ("dsseEnvelope payload", payload + "====", part), ("dsseEnvelope payload", "AAAA\n" + payload, part),
+        ("dsseEnvelope other", 1, part), ("verificationMaterial tlogEntries", None, part),
         ("verificationMaterial publicKey", {}, part),
         ("verificationMaterial publicKey hint", "0" * 64, "was not signed by this key"),
         ("verificationMaterial publicKey hint", [], part),
-    ):
+    ):  # fmt: skip
         file = put(signed, changed(sound, place, value))
         raised(signing.SignatureError, said, signing.signed_payload, file, signed / "key.pub")
     assert verify(signed) == 3
@@ -188,17 +183,13 @@ def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monk
     monkeypatch.chdir(place)
     for words, said in {
         "sign --key key.pem -o key.pem": "is a file that this run reads",
-        "sign --key key.pem --keyless": "exclude each other",
-        "sign": "exclude each other",
+        "sign --key key.pem --keyless": "exclude each other", "sign": "exclude each other",
         "sign --key key.pem --trust-config t.json": "--trust-config belongs to --keyless",
-        "verify --verify-signature": "belong together",
-        "verify NAMEa": "belong together",
-        "verify ISSUERi": "belong together",
-        "verify --trust-config t.json": "belong together",
-        "verify NAMEa ISSUER": "neither may be empty",
-        "verify NAME ISSUERi": "neither may be empty",
+        "verify --verify-signature": "belong together", "verify NAMEa": "belong together",
+        "verify ISSUERi": "belong together", "verify --trust-config t.json": "belong together",
+        "verify NAMEa ISSUER": "neither may be empty", "verify NAME ISSUERi": "neither may be empty",
         "verify NAMEa ISSUERi --public-key key.pub": "exclude each other",
-    }.items():
+    }.items():  # fmt: skip
         full = words.replace("NAME", "--certificate-identity=").replace("ISSUER", "--certificate-oidc-issuer=")
         assert robustcheck(*full.split(), "report.json", "model.onnx") == 2, words
         assert said in capsys.readouterr().err
@@ -231,9 +222,7 @@ STATEMENT = {
     "_type": "https://in-toto.io/Statement/v1",
     "subject": [{"name": "model.onnx", "digest": {"sha256": "ab" * 32}}],
     "predicateType": record.PREDICATE_TYPE,
-    "predicate": {
-        "values": [0, 2**53 + 1, -(10**17), 0.1, 5e-324, 1.7976931348623157e308, None, True, [], {}, "é\u2028"]
-    },
+    "predicate": {"v": [0, 2**53 + 1, -(10**17), 0.1, 5e-324, 1.7976931348623157e308, None, True, [], {}, "é\u2028"]},
 }
 
 
@@ -320,8 +309,7 @@ def test_nothing_of_the_extra_is_loaded_by_a_check_and_signing_opens_no_connecti
         ["sign", *files, "--key", str(place / "key.pem"), *images, "-qq"],
         ["verify", *files, "--public-key", str(place / "key.pub"), "-qq"],
     ]
-    script = OFFLINE.format(calls=calls, tests=str(ROOT / "tests"))
-    done = run([sys.executable, "-Pc", script])
+    done = run([sys.executable, "-Pc", OFFLINE.format(calls=calls, tests=str(ROOT / "tests"))])
     with_extra = "0 securesystemslib cryptography"
     assert done.stdout.splitlines() == ["0", "0", with_extra, with_extra], done.stderr
 

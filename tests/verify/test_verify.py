@@ -263,16 +263,12 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
     whole = read_json(place / "report.json")
     settings = {name: value for name, value in whole["binding"]["settings"].items() if name != "seed"}
     for at, value, said in (
-        ("schema_version", 3, "schema_version is 3"),
-        ("tool_version", "99.0", "tool_version is 99.0"),
-        ("tool_version", "unknown", "tool_version is unknown"),
-        ("tool", "other", "not a report of robustcheck"),
-        ("document", "compare", "not a report of a check"),
-        ("more", 1, "wrong more"),
-        ("binding", None, "no binding"),
+        ("schema_version", 3, "schema_version is 3"), ("tool_version", "99.0", "tool_version is 99.0"),
+        ("tool_version", "unknown", "tool_version is unknown"), ("tool", "other", "not a report of robustcheck"),
+        ("document", "compare", "not a report of a check"), ("more", 1, "wrong more"), ("binding", None, "no binding"),
         ("profile thresholds", {}, "its profile: thresholds are of nothing"),
         ("binding settings", settings, r"wrong binding\.settings \(Value error, seed is missing\);"),
-    ):
+    ):  # fmt: skip
         document = changed(whole, at, value)
         if value is not None:
             document["binding"]["result_digest"] = canonical_digest(document)
