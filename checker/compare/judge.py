@@ -29,13 +29,6 @@ from .baseline import Baseline
 from .index import SIGNS, IndexReport, Required
 from .pairs import ClassAgreement, Compared, FeatureFate, Similarity, StatisticChange
 
-
-def range_text(interval: Interval) -> str:
-    """Write the interval of a ratio. Without bounds it is the estimate."""
-    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)}, no bounds"
-    return interval_text(interval.low, interval.high, missing=estimate)
-
-
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -49,6 +42,12 @@ def required_of(require: str | Sequence[str]) -> tuple[Required, ...]:
     if not words or any(word not in get_args(Required) for word in words):
         raise UsageError(f"require is {require!r}; it must be indication, index, or both", 'require=["index"]')
     return tuple(words)
+
+
+def range_text(interval: Interval) -> str:
+    """Write the interval of a ratio. Without bounds it is the estimate."""
+    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)}, no bounds"
+    return interval_text(interval.low, interval.high, missing=estimate)
 
 
 class CompareReport(Shown, Judged, Frozen):

@@ -51,8 +51,8 @@ def test_every_number_is_that_of_an_independent_script() -> None:
                 assert fewest.percent == 100 * fewest.directions / n
         x = np.asarray(h, np.float64)
         (feature,) = outliers.features
-        strongest = (stats.zscore(x, axis=1) ** 4).sum(0).argmax()
-        assert (outliers.persistent, feature.index) == (False, strongest)
+        assert not outliers.persistent
+        assert feature.index == (stats.zscore(x, axis=1) ** 4).sum(0).argmax()
         for replacement, value in zip(outliers.replacements, (x[:, feature.index].mean(), 0.0), strict=True):
             n_changed, share = truths.changed(weight, bias, h, [feature.index], value)
             assert replacement.changed == wilson(n_changed, len(h))
@@ -189,8 +189,8 @@ def test_a_classifier_is_measured_as_an_independent_script_does(small: Path) -> 
     feed = np.stack([item.values for item in source.items()])  # type: ignore[union-attr]
     h = activations(small, ["features"], feed)["features"]
     weight, bias = onnx_matrix(small, "fc.weight"), onnx_matrix(small, "fc.bias")
-    facts = report.model.n_classes, report.model.n_features, report.model.tensor, report.n_images
-    assert facts == (CLASSES, FEATURES, "features", N)
+    assert (report.model.n_classes, report.model.n_features, report.model.tensor) == (CLASSES, FEATURES, "features")
+    assert report.n_images == N
     assert 0 <= numbers(report.model.score_difference) < 1e-5
     for found, centred in ((report.raw, False), (report.centred, True)):
         truths.assert_is_of_head(found, truths.of_head(weight, bias, h, centred=centred), N)

@@ -47,8 +47,8 @@ def numbers(*values: float | None) -> Array:
     return np.array(values, dtype=np.float64)
 
 
-def rotation(d: int, seed: int = 1) -> Array:
-    return np.asarray(np.linalg.qr(normal(d, d, seed=seed))[0], dtype=np.float64)
+def rotation(d: int) -> Array:
+    return np.asarray(np.linalg.qr(normal(d, d, seed=1))[0], dtype=np.float64)
 
 
 def same_mean(h: Array, share: float = 0.0, seed: int = 3) -> Array:
