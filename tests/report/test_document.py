@@ -25,21 +25,13 @@ from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verify.checks import unchecked
 from robustcheck_onnx.checker.verify.run import Verification
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import Patch, but, extra, levels, normal, onnx_models, raised, reports
+from support import Patch, but, extra, levels, normal, onnx_models, raised, reports, screens
 from support.bad_input import Run
 from support.comparisons import judged, planted, rotation
 from support.onnx_models import encoder, save
 from support.outcomes import gated
 from support.reports import interval, passing, warning
-from support.screens import (
-    Element,
-    assert_it_is_accessible,
-    assert_it_loads_nothing,
-    in_notebook,
-    parse,
-    printed,
-    words,
-)
+from support.screens import Element, in_notebook, parse, printed, words
 
 ASKED = ["scan", "concepts", "directions", "shift", "compare", "inspect", "verify"]
 QUESTIONS = pytest.mark.parametrize("question", ASKED)
@@ -74,19 +66,11 @@ def results(place: Path) -> dict[str, Any]:
         "compare": judged(planted(features=(7, 40)) @ rotation(384), planted(features=(7, 40))),
         "inspect": rc.inspect(model),
         "verify": Verification(
-            tool_version=VERSION,
-            report="report.json",
-            model="model.onnx",
-            verdict="WARN",
-            reasons=("too_weak",),
-            result_digest="sha256:1",
-            cautions=("a caution",),
-            findings=(unchecked("signature", "none was given"),),
-            rests_on="The numbers: nothing.",
-            exit_code=1,
-            rule="nothing was checked",
+            tool_version=VERSION, report="report.json", model="model.onnx", verdict="WARN", reasons=("too_weak",),
+            result_digest="sha256:1", cautions=("a caution",), findings=(unchecked("signature", "none was given"),),
+            rests_on="The numbers: nothing.", exit_code=1, rule="nothing was checked",
         ),
-    }
+    }  # fmt: skip
 
 
 def blocks_of(document: Document, kind: type) -> list[Any]:
@@ -262,8 +246,8 @@ def test_hostile_names_stay_text(question: str, results: dict[str, Any]) -> None
 
     report = named(HOSTILE)
     page, markdown = report.to_html(), report.to_markdown()
-    assert_it_loads_nothing(page)
-    assert_it_is_accessible(page)
+    screens.assert_it_loads_nothing(page)
+    screens.assert_it_is_accessible(page)
     assert [each.text for each in parse(page).all("h2")] == [HOSTILE.replace("\x1b", "\\x1b")]
     for text in (page, markdown, report._repr_html_()):
         assert "<script" not in text

@@ -30,27 +30,10 @@ from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.storage.stores import OURS
 from robustcheck_onnx.checker.text import as_json, error_json, printable
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, Patch, Place, but, code_in, onnx_models, read_json, reports, sized
+from support import Capture, Fields, Patch, Place, but, code_in, onnx_models, outcomes, read_json, reports, sized
 from support.bad_input import Run, small_files
 from support.keys import write_keys
-from support.outcomes import (
-    ALL_WAIVED,
-    EVERY,
-    FAILED,
-    HOSTILE,
-    HOSTILE_REPORT,
-    NAME,
-    NOTHING,
-    PASSING,
-    PLACE,
-    WAIVED,
-    WARNING,
-    failed,
-    gated,
-    junit,
-    metrics,
-    text_of,
-)
+from support.outcomes import EVERY, FAILED, HOSTILE_REPORT, PASSING, WAIVED, WARNING, failed, gated, text_of
 from support.reports import warning
 from support.stores import ODD, SECRET
 
@@ -58,36 +41,29 @@ from support.stores import ODD, SECRET
 def test_a_document_is_known_as_ours() -> None:
     several = [FAILED, HOSTILE_REPORT, PASSING]
     for form in forms.TEXTS:
-        for outcomes in ([PASSING], [WARNING], [NOTHING], [HOSTILE_REPORT], [FAILED], several):
-            if len(outcomes) == 1 or form not in forms.ONE_MODEL:
-                assert OURS.match(text_of(form, *outcomes).encode()[: stores.OURS_WITHIN_BYTES]), outcomes
+        for some in ([PASSING], [WARNING], [outcomes.NOTHING], [HOSTILE_REPORT], [FAILED], several):
+            if len(some) == 1 or form not in forms.ONE_MODEL:
+                assert OURS.match(text_of(form, *some).encode()[: stores.OURS_WITHIN_BYTES]), some
     for report, only_ascii in itertools.product((PASSING, WARNING), (False, True)):
         assert OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
 
 
 def test_a_stranger_s_file_is_not_taken_for_ours() -> None:
     for stranger in (
-        "",
-        "# robustcheck\n\nOur notes about robustcheck: PASS",
-        '{"tools": ["robustcheck"]}',
+        "", "# robustcheck\n\nOur notes about robustcheck: PASS", '{"tools": ["robustcheck"]}',
         '<?xml version="1.0"?>\n<testsuites name="pytest"><testsuite name="robustcheck"/></testsuites>',
         '{"$schema": "x", "version": "2.1.0", "runs": [{"tool": {"driver": {"name": "ruff"}}}]}',
-        '[{"check_name": "ruff:E501"}]',
-        "---\nlicense: mit\n---\n# robustcheck",
-        "# TYPE up gauge\nup 1\n# EOF",
-        "<!DOCTYPE html><html><head><title>robustcheck</title></head></html>",
-        "import robustcheck",
-    ):
+        '[{"check_name": "ruff:E501"}]', "---\nlicense: mit\n---\n# robustcheck", "# TYPE up gauge\nup 1\n# EOF",
+        "<!DOCTYPE html><html><head><title>robustcheck</title></head></html>", "import robustcheck",
+    ):  # fmt: skip
         assert not OURS.match(stranger.encode()), stranger
 
 
 def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> None:
     for form in forms.FORMS:
         text = forms.render_error(form, "m.onnx: model is bad; it must not be", "ls -l", 3, "m.onnx")
-        told = (
-            'robustcheck_error{model="m.onnx"} 1' if form == "openmetrics" else "m.onnx: model is bad; it must not be"
-        )
-        assert told in text
+        message = "m.onnx: model is bad; it must not be"
+        assert ('robustcheck_error{model="m.onnx"} 1' if form == "openmetrics" else message) in text
         assert not re.search(r'verdict"?[:=]\s*"?\**PASS', text)
         assert OURS.match(text.encode()[: stores.OURS_WITHIN_BYTES])
 
@@ -114,13 +90,13 @@ def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypat
     assert (options.working_folder, options.root) == (str(tmp_path / "a" / "b"), str(tmp_path / "a"))
 
 
-@given(st.lists(NAME, min_size=1, max_size=3))
+@given(st.lists(outcomes.NAME, min_size=1, max_size=3))
 def test_any_names_parse_in_every_form(names: Sequence[str]) -> None:
-    outcomes = [failed(model=name, message=name) for name in names]
-    assert [s.attrib["name"] for s in junit(*outcomes)] == names_of(outcomes)
-    assert len(metrics(*outcomes)["robustcheck_error"]) == len(names)
-    json.loads(text_of("sarif", *outcomes))
-    json.loads(text_of("gitlab", *outcomes))
+    some = [failed(model=name, message=name) for name in names]
+    assert [s.attrib["name"] for s in outcomes.junit(*some)] == names_of(some)
+    assert len(outcomes.metrics(*some)["robustcheck_error"]) == len(names)
+    for form in ("sarif", "gitlab"):
+        json.loads(text_of(form, *some))
 
 
 COMMANDS = {
@@ -128,13 +104,9 @@ COMMANDS = {
     *("save-state", "set-env", "set-output", "stop-commands", "warning"),
 }
 NAMES = [
-    "##[set-output name=verdict;]PASS.onnx",
-    "x ##[stop-commands]t.onnx",
-    "::set-output name=verdict::PASS.onnx",
-    "::Stop-Commands::t.onnx",
-    "a:::error file=a::b.onnx",
-    "###[add-mask]WARN.onnx",
-]
+    "##[set-output name=verdict;]PASS.onnx", "x ##[stop-commands]t.onnx", "::set-output name=verdict::PASS.onnx",
+    "::Stop-Commands::t.onnx", "a:::error file=a::b.onnx", "###[add-mask]WARN.onnx",
+]  # fmt: skip
 WIDTHS = (60, 80, 61, 62, 63)[: sized(2, 5)]
 
 
@@ -160,7 +132,7 @@ def test_no_line_of_a_document_is_a_command() -> None:
         assert json.loads(as_json({"file": name})) == {"file": name}
         report = gated(warning(), file=name, tensor=name, synthetic=name)
         for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
-            assert commands_in(forms.render(form, [outcome], PLACE)) == [], name
+            assert commands_in(forms.render(form, [outcome], outcomes.PLACE)) == [], name
 
 
 def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
@@ -172,7 +144,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
 def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> None:
     for name in NAMES:
         report = gated(warning(), file=name, tensor=name)
-        assert {command_of(line) for line in pipelines.commands([report], PLACE)} == {"warning", "notice"}
+        assert {command_of(line) for line in pipelines.commands([report], outcomes.PLACE)} == {"warning", "notice"}
         process.say(f"{name}: {name}", name)
         assert commands_in(capsys.readouterr().err) == []
 
@@ -200,23 +172,23 @@ def test_no_verb_shows_a_name_raw(here: Path, run: Run) -> None:
 @given(st.text(alphabet="#[:: seto-u=\n"))
 def test_any_text_is_one_line_and_no_command(text: str) -> None:
     shown = printable(text)
-    assert shown.isprintable()
-    assert "##[" not in shown
+    assert (shown.isprintable(), "##[" in shown) == (True, False)
     plain = text.replace("#", "").replace(":", "")
     assert printable(plain) == plain.replace("\n", "\\n")
     for stays in ("onnx::MatMul_12", "std::vector<int>", "## heading [1]", "#[a]", "s3://a/b", "modèle.onnx"):
         assert printable(stays) == stays
 
 
+PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
+
+
 def tokens(text: str) -> list[Token]:
-    found = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
-    return [t for token in found for t in (token, *(token.children or []))]
+    return [t for token in PARSER.parse(text) for t in (token, *(token.children or []))]
 
 
 def words(text: str) -> str:
     """The text that a reader sees in inline content, joined."""
-    found = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
-    return "\n".join("".join(c.content for c in t.children or []) for t in found if t.type == "inline")
+    return "\n".join("".join(c.content for c in t.children or []) for t in PARSER.parse(text) if t.type == "inline")
 
 
 def test_markdown_shows_names_as_they_are_and_runs_none_of_them() -> None:
@@ -225,42 +197,33 @@ def test_markdown_shows_names_as_they_are_and_runs_none_of_them() -> None:
     assert kinds["html_inline"] == 0
     assert [t.content for t in tokens(text) if t.type == "html_block"] == ["<!-- robustcheck report -->\n"]
     assert kinds["link_open"] == kinds["image"] == kinds["em_open"] == 0
-    assert words(text).count(printable(HOSTILE)) >= 5
+    assert words(text).count(printable(outcomes.HOSTILE)) >= 5
     assert "@all" not in re.sub(r"`[^\n]*`", "", text)
 
 
 def test_markdown_tables_have_their_cells() -> None:
-    found = tokens(text_of("markdown", HOSTILE_REPORT, FAILED, PASSING, NOTHING))
-    rows = []
-    for token in found:
-        if token.type == "tr_open":
-            rows.append(0)
-        if token.type in {"td_open", "th_open"}:
-            rows[-1] += 1
+    found = tokens(text_of("markdown", HOSTILE_REPORT, FAILED, PASSING, outcomes.NOTHING))
+    kinds = {"tr_open": "r", "td_open": "d", "th_open": "d"}
+    rows = [part.count("d") for part in "".join(kinds.get(token.type, "") for token in found).split("r")[1:]]
     assert rows == [4] * 5 + [5] * 4 * 3
 
 
 def test_markdown_says_what_a_reader_needs() -> None:
     text = words(text_of("markdown", WAIVED))
     for said in (
-        "▲ WARN · not_applicable: models/efficientnet-lite0.onnx",
-        "exit code 1",
-        "waived by vision team until 2026-12-30: known <since> May",
-        "a waiver by vision team expired on 2026-10-30",
-        WAIVED.evidence.model.digest,
-        WAIVED.evidence.images.digest,
-        WAIVED.verdict.profile_digest,
+        "▲ WARN · not_applicable: models/efficientnet-lite0.onnx", "exit code 1",
+        "waived by vision team until 2026-12-30: known <since> May", "a waiver by vision team expired on 2026-10-30",
+        WAIVED.evidence.model.digest, WAIVED.evidence.images.digest, WAIVED.verdict.profile_digest,
         *(reason.seen for reason in WAIVED.verdict.reasons),
-        *(reason.next_step.replace("`", "") for reason in WAIVED.verdict.reasons),
-        *WAIVED.profile.limits,
-    ):
+        *(reason.next_step.replace("`", "") for reason in WAIVED.verdict.reasons), *WAIVED.profile.limits,
+    ):  # fmt: skip
         assert said in text
-    assert "every reason for WARN is waived" in words(text_of("markdown", ALL_WAIVED))
-    assert "✓ PASS" in words(text_of("markdown", PASSING))
-    assert "ERROR" in words(text_of("markdown", FAILED))
+    waived = "every reason for WARN is waived"
+    for outcome, said in ((outcomes.ALL_WAIVED, waived), (PASSING, "✓ PASS"), (FAILED, "ERROR")):
+        assert said in words(text_of("markdown", outcome))
 
 
-@given(NAME)
+@given(outcomes.NAME)
 def test_markdown_any_words_are_literal(name: str) -> None:
     expected = " ".join(printable(name).split())
     for around in ("", "a | b "):
@@ -269,7 +232,7 @@ def test_markdown_any_words_are_literal(name: str) -> None:
     assert kinds <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special"}
 
 
-@given(NAME)
+@given(outcomes.NAME)
 def test_markdown_any_words_are_code(name: str) -> None:
     spans = [t.content for t in tokens(f"- x {markdown.code(name)}") if t.type == "code_inline"]
     assert [" ".join(s.split()) for s in spans] == [" ".join(printable(name).split())]
@@ -429,8 +392,7 @@ def test_a_form_that_fails_takes_neither_the_verdict_nor_another_form_with_it(en
     Path("junit").write_text('<testsuites name="robustcheck"><testsuite name="x" failures="0"/></testsuites>')
     said = "error: internal error: TypeError: no such argument; internal error: TypeError: "
     assert "\nrobustcheck_verdict{" in ends(4, f"{check} -o junit=junit", said).stdout
-    assert read_json("json")["verdict"]["verdict"] == "PASS"
-    assert Path("json.sigstore.json").exists()
+    assert (read_json("json")["verdict"]["verdict"], Path("json.sigstore.json").exists()) == ("PASS", True)
     for name in ("junit", "pass.md"):
         assert Path(name).read_text().startswith("robustcheck: no verdict (exit code 4)\n")
     for words in ("pass.onnx -o junit", "compare pass.onnx pass.onnx -o junit=junit"):
@@ -446,15 +408,13 @@ def test_github_annotations_and_summary(here: Path, ends: Run) -> None:
     call = "pass.onnx --images photos --max-images 40 --no-time"
     done = ends(1, call, **on)
     assert "▲ WARN" in done.stdout
-    annotation = (
-        "::warning file=pass.onnx,line=1,title=robustcheck WARN · not_established%3A too few varied images::40 "
-    )
-    assert [annotation in line for line in done.stdout.splitlines() if line.startswith("::")] == [True]
+    annotation = "::warning file=pass.onnx,line=1,title=robustcheck WARN · not_established%3A too few varied images::40"
+    assert [f"{annotation} " in line for line in done.stdout.splitlines() if line.startswith("::")] == [True]
     text = summary.read_text()
     assert text.startswith("before\n<!-- robustcheck report -->\n\n## ▲ WARN")
     assert "::" not in ends(1, f"{call} --no-ci", **on).stdout
     assert summary.read_text() == text
-    document = ends(1, f"{call} -o json", annotation, **on)
+    document = ends(1, f"{call} -o json", f"{annotation} ", **on)
     assert json.loads(document.stdout)["verdict"]["verdict"] == "WARN"
     said = "::error file=no.onnx,line=1,title=robustcheck%3A could not assess::no.onnx"
     assert json.loads(ends(2, "no.onnx -o json", said, **on).stdout)["error"]["exit_code"] == 2

@@ -69,16 +69,11 @@ def pages() -> Pages:
     passing, warning = reports.passing(), reports.warning()
     none: Fields = {"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
     outcomes: dict[str, list[Outcome]] = {
-        "pass": [with_gallery(passing)],
-        "warn": [with_gallery(warning)],
-        "without gallery": [passing],
-        "unmeasured": [but(gated(NOTHING, **none), reference=(), time=None)],
-        "waived": [ALL_WAIVED, WAIVED],
-        "failed": [FAILED],
-        "several": [with_gallery(passing), FAILED, with_gallery(warning)],
-        "hostile": [hostile(), Failed(model=HOSTILE, message=HOSTILE, hint=HOSTILE, exit_code=70)],
-        "none": [],
-    }
+        "pass": [with_gallery(passing)], "warn": [with_gallery(warning)], "without gallery": [passing],
+        "unmeasured": [but(gated(NOTHING, **none), reference=(), time=None)], "waived": [ALL_WAIVED, WAIVED],
+        "failed": [FAILED], "several": [with_gallery(passing), FAILED, with_gallery(warning)],
+        "hostile": [hostile(), Failed(model=HOSTILE, message=HOSTILE, hint=HOSTILE, exit_code=70)], "none": [],
+    }  # fmt: skip
     options = forms.FormOptions(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
     made = {name: forms.render("html", found, options) for name, found in outcomes.items()}
     for page in made.values():

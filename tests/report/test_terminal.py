@@ -13,43 +13,21 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from robustcheck_onnx.checker import text as texts
 from robustcheck_onnx.checker.evidence import CLIP, Interval, Preprocessing
 from robustcheck_onnx.checker.pipeline import _reference
 from robustcheck_onnx.checker.report import forms, terminal
 from robustcheck_onnx.checker.report.forms import one_line, step_of
 from robustcheck_onnx.checker.report.record import Failed, Outcome, ReferenceRow, Report
 from robustcheck_onnx.checker.report.terminal import REASONS_LISTED, document_of, render_document
-from robustcheck_onnx.checker.text import (
-    BLOCKS,
-    bars,
-    bound_text,
-    name_text,
-    number_text,
-    percent_text,
-    prose_text,
-    sentence_text,
-    short_checkpoint,
-    short_digest,
-)
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, decide
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import Limits, load
-from support import Fields, but, sized
+from support import Fields, but, reports, sized
 from support.bad_input import agrees
 from support.outcomes import NOTHING, gated
-from support.reports import (
-    MADE,
-    PASS_STATISTICS,
-    WARN_STATISTICS,
-    feature,
-    interval,
-    passing,
-    report,
-    terminal_text,
-    undecided,
-    warning,
-)
+from support.reports import MADE, passing, report, terminal_text, undecided, warning
 from support.screens import printed
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -76,7 +54,7 @@ def test_golden() -> None:
 
 def given(statistics: Fields | None = None, **changes: Any) -> str:
     """The words of a whole report."""
-    return whole(report(PASS_STATISTICS | (statistics or {}), **changes))
+    return whole(report(reports.PASS_STATISTICS | (statistics or {}), **changes))
 
 
 def test_at_every_width_lines_fit_and_the_numbers_that_decide_are_whole() -> None:
@@ -113,16 +91,10 @@ def test_every_reason_is_shown_with_what_was_seen_and_the_next_step() -> None:
 
 def test_ascii_only_holds_for_data_too() -> None:
     shown = report(
-        WARN_STATISTICS,
-        file="modèles/модель.onnx",
-        source="my libräry ☃ (weights)",
-        synthetic="ein Ausreißer",
-        notes=("Größe → 3 × 4",),
-        skipped=(("фото.jpg", "broken – really"),),
-        execution={"device": "Prozessör", "fallback_reason": "ße"},
-        with_profile=load(),
-        reference=_reference(),
-    )
+        reports.WARN_STATISTICS, file="modèles/модель.onnx", source="my libräry ☃ (weights)", synthetic="ein Ausreißer",
+        notes=("Größe → 3 × 4",), skipped=(("фото.jpg", "broken – really"),),
+        execution={"device": "Prozessör", "fallback_reason": "ße"}, with_profile=load(), reference=_reference(),
+    )  # fmt: skip
     text = terminal_text(shown, ascii_only=True, verbose=True)
     assert (text + terminal_text(shown, ascii_only=True)).isascii()
     for said in (
@@ -139,7 +111,7 @@ def test_ascii_only_holds_for_data_too() -> None:
 
 def test_names_can_neither_style_nor_steer_the_terminal() -> None:
     shown = report(
-        PASS_STATISTICS,
+        reports.PASS_STATISTICS,
         file="[red]a[/red][/]\x1b[31m\u202eb\udcff.onnx",
         source="[link=x]:smile:[/link]",
         notes=("[/] note\r\nnext",),
@@ -176,23 +148,23 @@ def test_what_could_not_be_measured_is_said() -> None:
     assert re.search(r"Most extreme features  of 1280; [^\n]+\n  not measured\n", text)
     assert "not placed" in text
     # an estimate without bounds clears nothing, and a ratio to nothing is infinite
-    text = given({"strength": interval(82.31, None, None), "max_median_ratio": None})
+    text = given({"strength": reports.interval(82.31, None, None), "max_median_ratio": None})
     assert re.search(r"strength +82\.3 +not measured +> 4\.5 +\? unknown", text)
     assert re.search(r"max-median ratio +infinite  ", text)
 
 
 def test_at_most_eight_outlier_features_and_the_rest_counted() -> None:
-    text = given({"features": tuple(feature(100 + i, 0.05, 0.9, 7.0) for i in range(12))})
+    text = given({"features": tuple(reports.feature(100 + i, 0.05, 0.9, 7.0) for i in range(12))})
     assert "Most extreme features  of 1024; " in text
     assert not re.search("persistent", text.partition("Most extreme features")[2].partition("Place among")[0])
     assert re.findall(r" (1\d\d) +5\.0 %", text) == [str(100 + i) for i in range(8)]
     assert "  and 4 more\n" in text
-    text = given({"features": (feature(7, 0.9, 0.8, -0.04),)})
+    text = given({"features": (reports.feature(7, 0.9, 0.8, -0.04),)})
     assert re.search(r" 7 +90\.0 % +80\.0 % +\+0\.0\n", text)  # what rounds to nothing has no minus
 
 
 def test_what_only_some_runs_have_is_said() -> None:
-    shown = report(PASS_STATISTICS, preprocessing_source="tensors")
+    shown = report(reports.PASS_STATISTICS, preprocessing_source="tensors")
     digest = "sha256:" + "ab" * 32
     facts: Fields = {"external_digests": {"weights.bin": digest}, "opset": {"": 18, "com.microsoft": 1}}
     text = words_of(whole(gated(shown, **facts), 140))
@@ -335,17 +307,10 @@ def row(strength: float, k: float = 20.0, checkpoint: str = "c", shows: bool = T
 
 def test_numbers_have_three_significant_digits() -> None:
     for value, text in (
-        (0.5561, "0.556"),
-        (1.0, "1.00"),
-        (23.45, "23.4"),
-        (999.4, "999"),
-        (12345.6, "12346"),
-        (0.00123, "0.00123"),
-        (0.0, "0"),
-        (-6.434, "-6.43"),
-        (1.234e-7, "1.23e-07"),
-    ):
-        assert number_text(value) == text
+        (0.5561, "0.556"), (1.0, "1.00"), (23.45, "23.4"), (999.4, "999"), (12345.6, "12346"), (0.00123, "0.00123"),
+        (0.0, "0"), (-6.434, "-6.43"), (1.234e-7, "1.23e-07"),
+    ):  # fmt: skip
+        assert texts.number_text(value) == text
         assert float(text) == pytest.approx(value, rel=5e-3)
 
 
@@ -354,12 +319,9 @@ def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
     for _ in range(2000):
         minimum = round(10 ** rng.uniform(-1, 2), rng.randint(0, 3)) or 1.0
         value = minimum * (1 + rng.choice([-1, 1]) * 10 ** rng.uniform(-12, 0))
-        shown = float(bound_text(value, minimum))
-        assert (shown > minimum) == (value > minimum)
-        assert (shown < minimum) == (value < minimum)
-    assert bound_text(8.0, 8.0) == "8.00"
-    assert bound_text(93.68, 8.0) == "93.7"
-    assert bound_text(7.996, 8.0) == "7.996"
+        shown = float(texts.bound_text(value, minimum))
+        assert (shown > minimum, shown < minimum) == (value > minimum, value < minimum)
+    assert [texts.bound_text(value, 8.0) for value in (8.0, 93.68, 7.996)] == ["8.00", "93.7", "7.996"]
 
 
 def test_clears() -> None:
@@ -374,26 +336,25 @@ def test_clears() -> None:
 
 
 def test_the_pure_words() -> None:
+    ascii_name = partial(texts.name_text, ascii_only=True)
     told: dict[Any, dict[Any, str]] = {
-        percent_text: {0.0: "0 %", 0.5: "50.0 %", None: "not measured"},
+        texts.percent_text: {0.0: "0 %", 0.5: "50.0 %", None: "not measured"},
         forms.group_text: {"zero_shot_clip": "zero-shot CLIP", "some_new_group": "some new group"},
-        short_checkpoint: {"(odd)": "(odd)"},
-        short_digest: {"sha256:" + "ab" * 32: "sha256:abababababab", "": ""},
-        partial(name_text, ascii_only=False): {
+        texts.short_checkpoint: {"(odd)": "(odd)"},
+        texts.short_digest: {"sha256:" + "ab" * 32: "sha256:abababababab", "": ""},
+        partial(texts.name_text, ascii_only=False): {
             "modèle 1.onnx": "modèle 1.onnx",
             "a\nb\x1b\x9b\u200f\udc80": r"a\nb\x1b\x9b\u200f\udc80",
         },
-        partial(name_text, ascii_only=True): {"modèle→.onnx": r"mod\xe8le\u2192.onnx", "\U0001f600": r"\U0001f600"},
-        partial(sentence_text, ascii_only=True): {"Größe ≥ 3 × 4": r"Gr\xf6\xdfe >= 3 x 4"},
-        partial(prose_text, ascii_only=True): {"Crabbé et al. – ☃": r"Crabbe et al. - \u2603"},
-        partial(prose_text, ascii_only=False): {"Crabbé – ☃": "Crabbé – ☃"},
+        ascii_name: {"modèle→.onnx": r"mod\xe8le\u2192.onnx", "\U0001f600": r"\U0001f600"},
+        partial(texts.sentence_text, ascii_only=True): {"Größe ≥ 3 × 4": r"Gr\xf6\xdfe >= 3 x 4"},
+        partial(texts.prose_text, ascii_only=True): {"Crabbé et al. – ☃": r"Crabbe et al. - \u2603"},
+        partial(texts.prose_text, ascii_only=False): {"Crabbé – ☃": "Crabbé – ☃"},
     }  # fmt: skip
     for function, rows in told.items():
-        for given, shown in rows.items():
-            assert function(given) == shown
-    signs = sentence_text("✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█", True)
-    assert signs.isascii()
-    assert "\\" not in signs
+        assert {given: function(given) for given in rows} == rows
+    signs = texts.sentence_text("✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█", True)
+    assert (signs.isascii(), "\\" in signs) == (True, False)
 
 
 def test_bars_are_proportional() -> None:
@@ -404,8 +365,8 @@ def test_bars_are_proportional() -> None:
         ([0, 0], 1, ["  "]),
         ([], 2, ["", ""]),
     ):
-        assert bars(counts, height) == drawn
-    heights = [sum(map(BLOCKS.index, column)) for column in zip(*bars(range(101), 5), strict=True)]
+        assert texts.bars(counts, height) == drawn
+    heights = [sum(map(texts.BLOCKS.index, column)) for column in zip(*texts.bars(range(101), 5), strict=True)]
     assert heights == [max(round(40 * i / 100), i > 0) for i in range(101)]
 
 
@@ -418,8 +379,7 @@ def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
         lines = forms.reference_lines(table, strength, everything=everything)
         assert [(p.rank, p.reference and p.reference.strength, p.left_out) for p in lines] == shown
     for few in ([], table[1:2]):
-        lines = forms.reference_lines(few, 1.0)
-        assert [line.reference for line in lines] == [*few, None]
+        assert [line.reference for line in forms.reference_lines(few, 1.0)] == [*few, None]
 
 
 def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
@@ -431,15 +391,11 @@ def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
 
 def test_preprocessing_in_one_line() -> None:
     def given(size: tuple[int, int], mode: Any, **more: Any) -> Preprocessing:
-        return Preprocessing(
-            size=size, resize_mode=mode, resize_size=size, interpolation="lanczos", rescale=1.0, **more
-        )
+        return Preprocessing(size=size, resize_mode=mode, resize_size=size, interpolation="lanczos", rescale=1, **more)
 
+    clip = but(CLIP, color_order="BGR", mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3))
     for preprocessing, text in (
-        (
-            but(CLIP, color_order="BGR", mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3)),
-            "224×224 px: shortest edge 224 px, bicubic, centre crop, mean 0.5, SD 0.1 0.2 0.3, BGR",
-        ),
+        (clip, "224×224 px: shortest edge 224 px, bicubic, centre crop, mean 0.5, SD 0.1 0.2 0.3, BGR"),
         (given((300, 200), "longest"), "200×300 px: within 200×300 px, lanczos, centre crop, pixels × 1, mean 0, SD 1"),
         (given((8, 8), "none", crop="none"), "8×8 px: no resize, pixels × 1, mean 0, SD 1"),
     ):
