@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.text import VERSION
 from .help import Verbs
 from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import run
-from .verbs import calibrate, evidence, export, look_up, questions
+from .verbs import evidence, look_up, make, questions
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
 COMPARED = VERDICT_CODES.replace("0 PASS · 1 WARN", "0 what --require names holds (by default PASS) · 1 it does not")
@@ -75,7 +75,7 @@ app.verb(
         "robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx",
     ),
     codes="Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment.",
-)(export.export)
+)(make.export)
 app.verb(
     panel=FIRST,
     examples=("robustcheck verify report.json model.onnx --images photos/",),
@@ -86,7 +86,7 @@ app.verb(
 app.verb(
     panel=FIRST, examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes")
 )(look_up.explain)
-app.verb(panel=FIRST, examples=("robustcheck demo",))(export.demo)
+app.verb(panel=FIRST, examples=("robustcheck demo",))(make.demo)
 app.verb(
     panel=FIRST,
     examples=("robustcheck doctor",),
@@ -125,7 +125,7 @@ app.verb(
     ),
     codes="Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
     "4 environment.",
-)(calibrate.calibrate)
+)(make.calibrate)
 app.add_typer(look_up.profiles, rich_help_panel=THRESHOLDS)
 app.verb(
     panel=EVIDENCE,

@@ -29,18 +29,8 @@ from robustcheck_onnx.checker.verdict.gate import decide, load_profile
 from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from robustcheck_onnx.thresholds.profile import Profile
 
-from . import output, process
-from .command_line import (
-    Invocation,
-    expand,
-    fill,
-    refuse_missing,
-    safe_documents,
-    split,
-    split_images,
-    stems_of,
-    template_of,
-)
+from . import command_line, output, process
+from .command_line import Invocation, expand, fill, safe_documents, split, split_images, stems_of, template_of
 from .options import PLACEHOLDER, Settings, Values
 from .output import Destination, check_target, deliver, destinations_of, plain, progress_lines, write_files
 from .settings import Resolved, of_check, refuse_loosening
@@ -88,7 +78,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
     output.check_log(resolved)
     for each in destinations:
         one_model(each.form, 1 if each.model else len(models))
-    refuse_missing(models)
+    command_line.refuse_missing(models)
     with log_written(settings, reads):
         output.mark_unfinished(destinations, "" if several else models[0], signed)
         if settings.sign is not None:  # its import takes long: the documents are marked by now

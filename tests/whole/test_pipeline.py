@@ -13,7 +13,7 @@ from PIL import Image
 import robustcheck_onnx as rc
 from robustcheck_onnx import Progress, Report, check
 from robustcheck_onnx.checker.cli.options import ROWS, Settings
-from robustcheck_onnx.checker.cli.verbs import calibrate, questions
+from robustcheck_onnx.checker.cli.verbs import make, questions
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Options, RunOptions
 from robustcheck_onnx.checker.images.source import Item, Skipped, open_images
@@ -179,7 +179,7 @@ def test_settings_and_verbs_have_the_records_defaults() -> None:
         "shift": {}, "concepts": {}, "calibrate": {"tensor": "auto"},
     }  # fmt: skip
     for verb, other in others.items():
-        given = inspect.signature(getattr(calibrate if verb == "calibrate" else questions, verb)).parameters.items()
+        given = inspect.signature(getattr(make if verb == "calibrate" else questions, verb)).parameters.items()
         shared = {name: parameter.default for name, parameter in given if name in Options.model_fields}
         assert {"device", "seed", "max_images", "max_bad", "batch_size"} <= shared.keys()
         assert shared.items() <= (dict(Options()) | other).items(), verb

@@ -1,15 +1,16 @@
-"""The verbs `export` and `demo`. They write ONNX files."""
+"""The verbs `export`, `demo` and `calibrate`. They write models and profiles."""
 
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 
-from ..options import IMAGES, MODEL, OUTPUT, argument, option
-from ..output import ascii_only, console_for, progress_line
-from . import Call, takes
+from ..options import IMAGES, MODEL, OUTPUT, SPEED, VERDICT, Output, Several, argument, one_of, option
+from ..output import ascii_only, check_target, console_for, progress_line
+from . import AS_FOR_A_CHECK, Call, takes
 
 
 @takes(
@@ -169,3 +170,108 @@ def demo(call: Call, keep: Path | None = None) -> int:
     if not call.settings.quiet:
         console.print(next_steps(keep, pen), crop=False)
     return 0
+
+
+TENSORS = ("auto", "representation", "pooled")
+
+
+@takes(
+    *("images", "max_images", "max_bad", "seed", "device", "provider_option", "batch_size", "color", "timeout"),
+    *("max_memory", "quiet", "debug"),
+    images=AS_FOR_A_CHECK,
+    quiet={"help": "No progress."},
+    timeout={"help": "Longest time that the measurement of one model may take. Default: no limit."},
+    suite=option("The models: a suite file (TOML), or paper, the packaged one.", "SUITE", MODEL),
+    out=option("The profile to write.", "PROFILE.json", OUTPUT, "--out"),
+    results=option(
+        "Keep what was measured in this table; later runs continue from it. Default: OUT with .results.jsonl.",
+        "TABLE.jsonl",
+        OUTPUT,
+    ),
+    plan=option("Show what would be done and how large it is; do nothing.", None, OUTPUT),
+    from_evidence=option(
+        "Fit to a table of results, without any model. May be given several times.", "TABLE.jsonl", MODEL
+    ),
+    from_reference=option("Write the default profile again, from the packaged reference table.", None, MODEL),
+    tensor=option(
+        "What to fit to: representation, pooled, or auto (the one that separates robust models from others better).",
+        "TENSOR",
+        MODEL,
+    ),
+    profile_id=option("The profile's id. Default: the name of OUT.", "ID", OUTPUT, "--id"),
+    allow_missing=option("Write a profile even if models failed; it says which.", None, VERDICT),
+    engine=option("local: processes of this machine. ray: a Ray cluster (extra `ray`).", "ENGINE", SPEED),
+    workers=option("Worker processes. Default: 1; with ray, one for each device.", "N", SPEED, min=1),
+    ray_address=option(
+        "HOST:PORT of a running Ray cluster, or auto. Default: a cluster on this machine.", "ADDRESS", SPEED
+    ),
+    cache=option("Folder for exported models. Default: robustcheck/exports in your cache folder.", "FOLDER", OUTPUT),
+)
+def calibrate(
+    call: Call,
+    suite: str | None = None,
+    out: Path | None = None,
+    results: Path | None = None,
+    plan: bool = False,
+    from_evidence: Several = None,
+    from_reference: bool = False,
+    tensor: str = "auto",
+    profile_id: str = "",
+    allow_missing: bool = False,
+    engine: str = "local",
+    workers: int | None = None,
+    ray_address: str | None = None,
+    cache: Path | None = None,
+    output: Output = "terminal",
+) -> int:
+    """Fit thresholds to a suite of models, or to earlier measurements."""
+    from robustcheck_onnx.checker.calibrate import run
+    from robustcheck_onnx.thresholds.calibrate import default_profile
+    from robustcheck_onnx.thresholds.tables import table_text
+
+    from ..calibrate import fitted, measured, measured_before, open_named, refuse_failed, show_plan, write_profile
+
+    one_of("--tensor", tensor, TENSORS)
+    one_of("--engine", engine, ("local", "ray"))
+    if (suite is not None or bool(from_evidence)) == from_reference:
+        raise UsageError(
+            "--suite, --from-evidence and --from-reference: one is needed, and only --suite and --from-evidence go "
+            "together",
+            "robustcheck calibrate --suite paper --images photos/ --plan",
+        )
+    if plan and (from_evidence or from_reference):
+        raise UsageError("--plan is for a suite; tables need no model", "robustcheck calibrate --suite paper --plan")
+    if out is None and not plan:
+        raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
+    if out is not None:
+        check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
+    if from_reference:
+        assert out is not None
+        return write_profile(default_profile(table_text()), {}, out, output, call.settings.color)
+    name = profile_id or (out.stem if out else "plan")
+    opened = open_named(suite, name)
+    table = results or (out and out.with_suffix(".results.jsonl"))
+    if from_evidence:
+        table, (rows, failed) = Path(from_evidence[0]), measured_before(from_evidence, opened)
+    else:
+        assert opened is not None
+        settings = run.Settings(
+            options=call.settings.options,
+            cache=cache or run.cache_folder(),
+            engine=engine,
+            workers=workers,
+            address=ray_address,
+            limits=replace(call.settings, timeout=call.settings.timeout or 0).limits,  # by default it may take long
+        )
+        if plan:
+            return show_plan(opened, settings, table, partial(call.show, output))
+        assert out is not None
+        assert table is not None
+        run.check_labels(opened)
+        if table.resolve() == out.resolve():
+            raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
+        check_target(table, [Path(suite or "")])
+        rows, failed = measured(opened, settings, table, call.settings.quiet)
+    refuse_failed(failed, out, table, allow_missing)
+    assert out is not None
+    return write_profile(fitted(rows, name, tensor, failed, opened), failed, out, output, call.settings.color)

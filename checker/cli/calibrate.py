@@ -1,0 +1,149 @@
+"""Fit thresholds to a suite of models, as the verb `calibrate`.
+
+The verb imports it when it is called.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from robustcheck_onnx.checker.calibrate import run
+from robustcheck_onnx.checker.calibrate.terminal import (
+    causes,
+    plan,
+    plan_json,
+    refuse_unknown,
+    render_plan,
+    render_summary,
+)
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.isolation import tell_stage
+from robustcheck_onnx.checker.storage.stores import write_whole
+from robustcheck_onnx.checker.text import as_json, page, printable
+from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
+from robustcheck_onnx.thresholds.profile import PACKAGED, Profile, to_json
+from robustcheck_onnx.thresholds.suite import Opened, SuiteError, open_suite
+from robustcheck_onnx.thresholds.tables import Result, ResultsError, joined, read
+
+from .output import ascii_only, console_for, progress_line
+
+Failures = dict[str, RobustcheckError]
+"""by model: why it has no row"""
+
+
+def open_named(suite: str | None, name: str) -> Opened | None:
+    """Open a suite, for a profile of this id. Raises UsageError."""
+    if name in PACKAGED:  # the ids of packaged profiles are names, too
+        known = ", ".join(PACKAGED)
+        raise UsageError(f"--id is {name!r}; {known} are ids of packaged profiles", "--id mine-1")
+    with _usage_errors(f"{page('calibration')} shows a suite file"):
+        return None if suite is None else open_suite(suite)
+
+
+def show_plan(opened: Opened, settings: run.Settings, table: Path | None, show: Callable[..., None]) -> int:
+    """Show what a calibration would do."""
+    digest, n_images = run.image_set(settings)
+    work = run.tasks(opened, settings, digest)
+    rows: list[Result] = []
+    if table is not None and table.exists():
+        with _usage_errors():
+            rows = read(table)
+    made = plan(work, rows, settings, n_images, digest)
+    show(lambda: as_json(plan_json(made)), partial(render_plan, made))
+    return 0
+
+
+def measured(opened: Opened, settings: run.Settings, table: Path, quiet: int) -> tuple[tuple[Result, ...], Failures]:
+    """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
+    with progress_line(quiet, opened.suite.name) as progress:
+        tell_stage(progress, "reading images and models")
+        digest, _ = run.image_set(settings)
+        work = run.tasks(opened, settings, digest)
+        refuse_unknown(work)
+        rows = run.open_table(table, work)
+        tell = (lambda _line: None) if quiet else _write_line
+        failed = run.measure(opened, work, rows, settings, table, tell, progress)
+    return run.relabelled([row for task in work for row in run.done(task, rows)], opened), failed
+
+
+def measured_before(tables: list[str], opened: Opened | None) -> tuple[tuple[Result, ...], Failures]:
+    """Return the rows of results tables.
+
+    Of a suite they are those of its models, with its labels; a model without a row has an error.
+    """
+    with _usage_errors("robustcheck calibrate --help"):
+        rows = joined([(Path(table), read(Path(table))) for table in tables])
+    if opened is None:
+        return rows, {}
+    run.check_labels(opened)
+    measured = {row.id for row in rows}
+    failed: dict[str, RobustcheckError] = {
+        member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
+        for member in opened.members
+        if member.id not in measured
+    }
+    return run.relabelled(rows, opened), failed
+
+
+def fitted(rows: tuple[Result, ...], name: str, tensor: str, failed: Failures, opened: Opened | None) -> Profile:
+    """Fit a profile to rows. Raises CannotAssessError."""
+    try:
+        with _usage_errors():
+            return fitted_profile(
+                joined([(Path("results"), rows)]),
+                id=name,
+                tensor=tensor,
+                missing={key: fault.message for key, fault in failed.items()},
+                labels=" ".join(opened.suite.labels.meaning.split()) if opened else "",
+                suite_known=opened is not None,
+            )
+    except CannotFitError as fault:
+        raise CannotAssessError(
+            f"{name}: {fault}", "add models with and without published robustness to the suite, or more images"
+        ) from fault
+
+
+def refuse_failed(failed: Failures, out: Path | None, table: Path | None, allow_missing: bool) -> None:
+    """Refuse to write a profile where models failed. With `allow_missing`, they are listed on stderr instead."""
+    if allow_missing or not failed:
+        for name, fault in failed.items():
+            _write_line(f"missing {causes({name: fault})[0]}")
+        return
+    kind = EnvironmentFaultError if any(fault.exit_code == 4 for fault in failed.values()) else CannotAssessError
+    raise kind(
+        f"{out}: profile is not written, as {len(failed)} models could not be measured: {'; '.join(causes(failed))}",
+        f"the other rows are in {table}: run it again for the missing ones, or with --allow-missing",
+    )
+
+
+def write_profile(made: Profile, failed: Failures, out: Path, output: str, color: str) -> int:
+    """Write a profile, and report it."""
+    write_whole(out, to_json(made))
+    if output == "json":
+        missing = {name: fault.message for name, fault in failed.items()}
+        written = {"profile": str(out), "id": made.id, "digest": made.digest, "missing": missing}
+        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | written))
+        return 0
+    console = console_for(color)
+    console.print(f"wrote {out}: profile {made.id} {made.digest}", markup=False, soft_wrap=True)
+    console.print()
+    console.print(render_summary(made, ascii_only=ascii_only(console)))
+    console.print(f"\nrobustcheck profiles show {out}", markup=False, soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _usage_errors(hint: str = "") -> Iterator[None]:
+    """Turn a bad suite or table into UsageError. `hint` is for a fault that has none."""
+    try:
+        yield
+    except (ResultsError, SuiteError) as fault:
+        raise UsageError(str(fault), fault.hint or hint) from fault
+
+
+def _write_line(text: str) -> None:
+    """Write a line to stderr. The line of progress stays below it."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
