@@ -371,10 +371,7 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     legend = "without, with: the gap that a threshold lies in, of the sets that its statistic turns away best."
     c = profile.calibration
     rates = [
-        (
-            "false PASS",
-            "" if c.rates else _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper),
-        ),
+        ("false PASS", "" if c.rates else _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper)),
         *(
             ("PASS of" if i == 0 else "", f"{one.of}: {one.n_wrong} of {one.n}, at most {percent_text(one.upper)}")
             for i, one in enumerate(c.rates)

@@ -33,11 +33,7 @@ Method = Literal["atc_confidence", "atc_entropy", "doc"]
 MIN_IMAGES = 50  # of either set: below, no accuracy is predicted
 SHIFTED_P = 0.01  # p-value and excess distance from which a shift of the predicted classes is told
 SHIFTED_DISTANCE = 0.1
-NAMES: dict[Method, str] = {
-    "atc_confidence": "ATC, confidence",
-    "atc_entropy": "ATC, entropy",
-    "doc": "DoC",
-}
+NAMES: dict[Method, str] = {"atc_confidence": "ATC, confidence", "atc_entropy": "ATC, entropy", "doc": "DoC"}
 ASSUMES: dict[Method, str] = {
     "atc_confidence": "as many predictions of a low confidence are wrong on the target as among the labelled images",
     "atc_entropy": "the same of predictions of a high entropy",

@@ -36,6 +36,7 @@ from robustcheck_onnx.thresholds.published import IMAGENET
 
 from .robustness import ALIASES, SetResult
 
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
 IMAGENET_CLASSES = 1000  # of ImageNet-1k
 SYNSET = re.compile(r"n\d{8}")
 INDEX = re.compile(r"\d{1,6}")
@@ -44,6 +45,106 @@ BUILT_IN = {"imagenet": IMAGENET, "imagenet-r": "imagenet_r", "imagenet-a": "ima
 WORDS = (*BUILT_IN, "sorted", "names")
 SHOWN = 200  # characters of a label in a message
 MAX_FILE_BYTES = 16_000_000  # a map of ImageNet-21k takes less than one
+_HINT = "--classes MAP.json, a JSON object: label → class index or list of class indices"
+
+
+class Spec(NamedTuple):
+    """An image set as the user names it."""
+
+    name: str
+    place: Place
+    shift: str | None
+    """which known set it was said to be: imagenet1k, one of published.SHIFTS, or None"""
+
+
+def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Spec:
+    """Split `[NAME=]PATH` into name, path and known set. Without a name, it is the path's last part.
+
+    A path that exists is a path, whatever signs it has. Raises UsageError for an empty path.
+    """
+    name, path = _named(text)
+    if not path.strip():
+        raise UsageError(f"{option} is {text!r}; it must be {what}, [NAME=]PATH", f"{option} FOLDER")
+    place = parse_place(path)
+    if not name:
+        if isinstance(place, Url):
+            return Spec(PurePosixPath(str(place)).stem or str(place), place, None)
+        full = place.expanduser().resolve()
+        return Spec((full.name if full.is_dir() else full.stem) or path, place, None)
+    key = re.sub(r"[^a-z0-9]", "", name.lower())
+    return Spec(name, place, next((shift for shift, names in ALIASES.items() if key in names), None))
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Split `[NAME=]VALUE`. A path that exists is a value, whatever signs it has."""
+    found = None if Path(text).exists() else NAMED.fullmatch(text)
+    return (found[1], found[2]) if found else ("", text)
+
+
+class Call(NamedTuple):
+    """The image sets of a call, with their class maps. Maps are by name ("" = of those without an own one)."""
+
+    inside: Spec
+    shifted: list[Spec]
+    maps: dict[str, str]
+    targets: list[Spec]
+
+
+def parse_call(
+    inside: str, shifted: Sequence[str], classes: Sequence[str], targets: Sequence[str] = (), *, alone: bool = False
+) -> Call:
+    """What a call names.
+
+    A target may be one of the shifted sets: then its accuracy is both measured and predicted.
+
+    alone: whether the in-distribution set may stand without a shifted and a target one.
+    Raises UsageError: neither a shifted nor a target set where one is needed, one set twice, two sets of one name,
+    two maps for one set, a map for none.
+    """
+    first = parse_spec(inside, "--in")
+    others = [parse_spec(text, "--shifted") for text in shifted]
+    unlabelled = [parse_spec(text, "--target", "an image set") for text in targets]
+    if not others and not unlabelled and not alone:
+        raise UsageError(
+            "--shifted is missing; at least one shifted set is needed, or a --target",
+            "--in photos/ --shifted sketches/",
+        )
+    labelled = (first, *others)
+    for specs, option in ((labelled, "--shifted sketches/"), ((first, *unlabelled), "--target new-photos/")):
+        places = [same_place(spec) for spec in specs]
+        for i, spec in enumerate(specs):
+            if places[i] in places[:i]:
+                raise UsageError(
+                    f"{spec.place}: image set is given twice; every set must be another one", f"--in photos/ {option}"
+                )
+    different = dict.fromkeys((same_place(spec), spec.name) for spec in (*labelled, *unlabelled))
+    names, every = [spec.name for spec in labelled], Counter(name for _, name in different)
+    known = Counter(spec.shift for spec in labelled if spec.shift)
+    for what, counts in (("name", every), ("set", known)):
+        if double := [each for each, count in counts.items() if count > 1]:
+            raise UsageError(
+                f"{what} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
+                "--shifted NAME=FOLDER",
+            )
+    maps: dict[str, str] = {}
+    for text in classes:
+        name, value = _named(text)
+        if name and name not in names:
+            raise UsageError(
+                f"--classes is {text!r}; {name} is not an image set of this call ({', '.join(names)})",
+                f"--classes {first.name}={quoted(value)}",
+            )
+        if name in maps:
+            raise UsageError(
+                f"--classes names a map for {name or 'all sets'} twice; one is enough", f"--classes {value}"
+            )
+        maps[name] = value
+    return Call(first, others, maps, unlabelled)
+
+
+def same_place(spec: Spec) -> Place:
+    """Return one place for all spellings of a set."""
+    return spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
 
 
 class ClassMap(NamedTuple):
@@ -154,9 +255,6 @@ def class_map(
             _HINT,
         )
     return mapping
-
-
-_HINT = "--classes MAP.json, a JSON object: label → class index or list of class indices"
 
 
 def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
@@ -331,108 +429,6 @@ def is_correct(scores: AnyArray, right: Sequence[tuple[int, ...]], compete: Sequ
     best_right = np.where(mask, chosen, -np.inf).max(axis=1)
     best_wrong = np.where(mask, -np.inf, chosen).max(axis=1)
     return np.asarray(best_right > best_wrong)
-
-
-NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
-
-
-class Spec(NamedTuple):
-    """An image set as the user names it."""
-
-    name: str
-    place: Place
-    shift: str | None
-    """which known set it was said to be: imagenet1k, one of published.SHIFTS, or None"""
-
-
-def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Spec:
-    """Split `[NAME=]PATH` into name, path and known set. Without a name, it is the path's last part.
-
-    A path that exists is a path, whatever signs it has. Raises UsageError for an empty path.
-    """
-    name, path = _named(text)
-    if not path.strip():
-        raise UsageError(f"{option} is {text!r}; it must be {what}, [NAME=]PATH", f"{option} FOLDER")
-    place = parse_place(path)
-    if not name:
-        if isinstance(place, Url):
-            return Spec(PurePosixPath(str(place)).stem or str(place), place, None)
-        full = place.expanduser().resolve()
-        return Spec((full.name if full.is_dir() else full.stem) or path, place, None)
-    key = re.sub(r"[^a-z0-9]", "", name.lower())
-    return Spec(name, place, next((shift for shift, names in ALIASES.items() if key in names), None))
-
-
-def _named(text: str) -> tuple[str, str]:
-    """Split `[NAME=]VALUE`. A path that exists is a value, whatever signs it has."""
-    found = None if Path(text).exists() else NAMED.fullmatch(text)
-    return (found[1], found[2]) if found else ("", text)
-
-
-class Call(NamedTuple):
-    """The image sets of a call, with their class maps. Maps are by name ("" = of those without an own one)."""
-
-    inside: Spec
-    shifted: list[Spec]
-    maps: dict[str, str]
-    targets: list[Spec]
-
-
-def parse_call(
-    inside: str, shifted: Sequence[str], classes: Sequence[str], targets: Sequence[str] = (), *, alone: bool = False
-) -> Call:
-    """What a call names.
-
-    A target may be one of the shifted sets: then its accuracy is both measured and predicted.
-
-    alone: whether the in-distribution set may stand without a shifted and a target one.
-    Raises UsageError: neither a shifted nor a target set where one is needed, one set twice, two sets of one name,
-    two maps for one set, a map for none.
-    """
-    first = parse_spec(inside, "--in")
-    others = [parse_spec(text, "--shifted") for text in shifted]
-    unlabelled = [parse_spec(text, "--target", "an image set") for text in targets]
-    if not others and not unlabelled and not alone:
-        raise UsageError(
-            "--shifted is missing; at least one shifted set is needed, or a --target",
-            "--in photos/ --shifted sketches/",
-        )
-    labelled = (first, *others)
-    for specs, option in ((labelled, "--shifted sketches/"), ((first, *unlabelled), "--target new-photos/")):
-        places = [same_place(spec) for spec in specs]
-        for i, spec in enumerate(specs):
-            if places[i] in places[:i]:
-                raise UsageError(
-                    f"{spec.place}: image set is given twice; every set must be another one", f"--in photos/ {option}"
-                )
-    different = dict.fromkeys((same_place(spec), spec.name) for spec in (*labelled, *unlabelled))
-    names, every = [spec.name for spec in labelled], Counter(name for _, name in different)
-    known = Counter(spec.shift for spec in labelled if spec.shift)
-    for what, counts in (("name", every), ("set", known)):
-        if double := [each for each, count in counts.items() if count > 1]:
-            raise UsageError(
-                f"{what} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
-                "--shifted NAME=FOLDER",
-            )
-    maps: dict[str, str] = {}
-    for text in classes:
-        name, value = _named(text)
-        if name and name not in names:
-            raise UsageError(
-                f"--classes is {text!r}; {name} is not an image set of this call ({', '.join(names)})",
-                f"--classes {first.name}={quoted(value)}",
-            )
-        if name in maps:
-            raise UsageError(
-                f"--classes names a map for {name or 'all sets'} twice; one is enough", f"--classes {value}"
-            )
-        maps[name] = value
-    return Call(first, others, maps, unlabelled)
-
-
-def same_place(spec: Spec) -> Place:
-    """Return one place for all spellings of a set."""
-    return spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
 
 
 class ImageSet(NamedTuple):
