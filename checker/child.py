@@ -4,8 +4,6 @@ Requests come as lines on stdin, messages go as lines to what was stdout: {"prog
 {"answer": …} or {"error": …}. Whatever else writes to stdout goes to stderr.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

@@ -7,8 +7,6 @@ The contract is metadata by which an export describes itself. It records a diges
 `exporters/contract.py` computes the same when it writes a file; docs/dev/graph-digest.md defines it.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
@@ -19,7 +17,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
@@ -161,7 +159,7 @@ class Graph:
         light.MergeFrom(ModelProto(graph=self.addition))
         return light
 
-    def changed(self, proto: ModelProto) -> Graph:
+    def changed(self, proto: ModelProto) -> Self:
         """Replace the graph and its addition by another. It was made of `light`."""
         return replace(self, proto=proto, rewritten=True, addition=GraphProto())
 

@@ -19,8 +19,6 @@ disk (tmpfs) never stamp such writes; there, and where the file system is unknow
 (`stamps_writes`).
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import math
