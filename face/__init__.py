@@ -16,57 +16,44 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
-    from robustcheck_onnx.checker.compare import Baseline as Baseline
-    from robustcheck_onnx.checker.compare import CompareOptions as CompareOptions
-    from robustcheck_onnx.checker.compare import CompareReport as CompareReport
-    from robustcheck_onnx.checker.compare import FirstBaseline as FirstBaseline
-    from robustcheck_onnx.checker.compare import IndexOptions as IndexOptions
-    from robustcheck_onnx.checker.compare import Required as Required
-    from robustcheck_onnx.checker.compare import compare as compare
-    from robustcheck_onnx.checker.concepts.directions import ConceptsReport as ConceptsReport
-    from robustcheck_onnx.checker.concepts.run import concepts as concepts
-    from robustcheck_onnx.checker.directions.document import DirectionsReport as DirectionsReport
-    from robustcheck_onnx.checker.directions.run import directions as directions
-    from robustcheck_onnx.checker.errors import CannotAssessError as CannotAssessError
-    from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
-    from robustcheck_onnx.checker.errors import RobustcheckError as RobustcheckError
-    from robustcheck_onnx.checker.errors import UsageError as UsageError
-    from robustcheck_onnx.checker.evidence import Evidence as Evidence
-    from robustcheck_onnx.checker.evidence import Interval as Interval
-    from robustcheck_onnx.checker.evidence import RunOptions as RunOptions
-    from robustcheck_onnx.checker.evidence import Statistics as Statistics
-    from robustcheck_onnx.checker.images.source import Images as Images
-    from robustcheck_onnx.checker.inspection import Inspected as Inspected
-    from robustcheck_onnx.checker.inspection import inspect as inspect
-    from robustcheck_onnx.checker.integrations.assertions import AssertRobust as AssertRobust
-    from robustcheck_onnx.checker.integrations.assertions import IndexVerdictError as IndexVerdictError
-    from robustcheck_onnx.checker.integrations.assertions import VerdictError as VerdictError
-    from robustcheck_onnx.checker.integrations.assertions import assert_robust as assert_robust
-    from robustcheck_onnx.checker.integrations.assertions import assert_same_index as assert_same_index
-    from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
-    from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
-    from robustcheck_onnx.checker.isolation import Limits as Limits
-    from robustcheck_onnx.checker.isolation import Progress as Progress
-    from robustcheck_onnx.checker.model.addresses import Model as Model
-    from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
-    from robustcheck_onnx.checker.pipeline import check as check
-    from robustcheck_onnx.checker.report.record import Report as Report
-    from robustcheck_onnx.checker.representations import Representations as Representations
-    from robustcheck_onnx.checker.representations import load_representations as load_representations
-    from robustcheck_onnx.checker.scan.document import ScanReport as ScanReport
-    from robustcheck_onnx.checker.scan.run import scan as scan
-    from robustcheck_onnx.checker.shift.run import Several as Several
-    from robustcheck_onnx.checker.shift.run import ShiftReport as ShiftReport
-    from robustcheck_onnx.checker.shift.run import measure_shift as measure_shift
-    from robustcheck_onnx.checker.statistics.state import Accumulator as Accumulator
-    from robustcheck_onnx.checker.statistics.state import measure as measure
-    from robustcheck_onnx.checker.verdict.rule import Reason as Reason
-    from robustcheck_onnx.checker.verdict.rule import Verdict as Verdict
-    from robustcheck_onnx.checker.verdict.rule import judge as judge
-    from robustcheck_onnx.checker.verify.run import Verification as Verification
-    from robustcheck_onnx.checker.verify.run import verify as verify
-    from robustcheck_onnx.thresholds.profile import Profile as Profile
+if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
+    from robustcheck_onnx.checker.compare import (
+        Baseline,
+        CompareOptions,
+        CompareReport,
+        FirstBaseline,
+        IndexOptions,
+        Required,
+        compare,
+    )
+    from robustcheck_onnx.checker.concepts.directions import ConceptsReport
+    from robustcheck_onnx.checker.concepts.run import concepts
+    from robustcheck_onnx.checker.directions.document import DirectionsReport
+    from robustcheck_onnx.checker.directions.run import directions
+    from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+    from robustcheck_onnx.checker.evidence import Evidence, Interval, RunOptions, Statistics
+    from robustcheck_onnx.checker.images.source import Images
+    from robustcheck_onnx.checker.inspection import Inspected, inspect
+    from robustcheck_onnx.checker.integrations.assertions import (
+        AssertRobust,
+        IndexVerdictError,
+        VerdictError,
+        assert_robust,
+        assert_same_index,
+    )
+    from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version, log_report
+    from robustcheck_onnx.checker.isolation import Limits, Progress
+    from robustcheck_onnx.checker.model.addresses import Model
+    from robustcheck_onnx.checker.pipeline import CheckOptions, check
+    from robustcheck_onnx.checker.report.record import Report
+    from robustcheck_onnx.checker.representations import Representations, load_representations
+    from robustcheck_onnx.checker.scan.document import ScanReport
+    from robustcheck_onnx.checker.scan.run import scan
+    from robustcheck_onnx.checker.shift.run import Several, ShiftReport, measure_shift
+    from robustcheck_onnx.checker.statistics.state import Accumulator, measure
+    from robustcheck_onnx.checker.verdict.rule import Reason, Verdict, judge
+    from robustcheck_onnx.checker.verify.run import Verification, verify
+    from robustcheck_onnx.thresholds.profile import Profile
 
     __version__: str
 
@@ -102,7 +89,15 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     }.items()
     for name in names.split()
 }
-__all__ = [*_HOMES, "Profile", "__version__"]  # noqa: PLE0604 # strings, all of them
+__all__ = [
+    "Accumulator", "AssertRobust", "Baseline", "CannotAssessError", "CheckOptions", "CompareOptions", "CompareReport",
+    "ConceptsReport", "DirectionsReport", "EnvironmentFaultError", "Evidence", "FirstBaseline", "Images",
+    "IndexOptions", "IndexVerdictError", "Inspected", "Interval", "Limits", "Model", "Profile", "Progress", "Reason",
+    "Report", "Representations", "Required", "RobustcheckError", "RunOptions", "ScanReport", "Several", "ShiftReport",
+    "Statistics", "UsageError", "Verdict", "VerdictError", "Verification", "__version__", "assert_robust",
+    "assert_same_index", "check", "compare", "concepts", "directions", "gate_model_version", "inspect", "judge",
+    "load_representations", "log_report", "measure", "measure_shift", "scan", "verify",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:
