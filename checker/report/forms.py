@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
+from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.errors import COMMANDS, UsageError
 from robustcheck_onnx.checker.evidence import (
     CLIP,
@@ -29,19 +30,7 @@ from robustcheck_onnx.checker.evidence import (
     Preprocessing,
     Statistics,
 )
-from robustcheck_onnx.checker.text import (
-    SCHEMA_VERSION,
-    as_json,
-    error_json,
-    error_text,
-    interval_text,
-    name_text,
-    number_text,
-    percent_text,
-    printable,
-    quoted,
-    sha256_of,
-)
+from robustcheck_onnx.checker.text import as_json, error_json, number_text, printable
 from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED, Waiver
 from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES, Kind
 from robustcheck_onnx.checker.verdict.rule import Reason, Verdict, describe, inside, outside
@@ -98,8 +87,8 @@ def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None =
     final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
     module = import_module(f"{__package__}.{MODULES.get(form, form)}")
     write = partial(module.packaged, form) if form in PACKAGED else getattr(module, f"write_{form}")
-    text: str = write(final, options or FormOptions())
-    return text
+    document: str = write(final, options or FormOptions())
+    return document
 
 
 def one_model(form: str, models: int) -> None:
@@ -117,7 +106,7 @@ def render_error(form: str, message: str, hint: str, exit_code: int, model: str 
     form: one of FORMS. model: as it was given; empty where it is not known.
     """
     if form == "terminal":
-        return error_text(message, hint, exit_code)
+        return text.error_text(message, hint, exit_code)
     return render(form, [Failed(model=model, message=message, hint=hint, exit_code=exit_code)])
 
 
@@ -161,7 +150,7 @@ def findings(report: Report) -> tuple[Finding, ...]:
 
 def finding_text(finding: Finding) -> str:
     """Write what was seen, with waivers, on one line. The waivers are in parentheses."""
-    waivers = "".join(f" ({text})" for text in waiver_texts(finding))
+    waivers = "".join(f" ({waiver})" for waiver in waiver_texts(finding))
     return printable(finding.reason.seen) + waivers
 
 
@@ -234,7 +223,7 @@ def exit_code_of(outcome: Outcome) -> int:
 def one_line(report: Report) -> str:
     """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
-    file = name_text(report.evidence.model.file, ascii_only=False)
+    file = text.name_text(report.evidence.model.file, ascii_only=False)
     photos = f" ({ON_BUNDLED})" if report.evidence.images.bundled else ""
     return f"{verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "")
 
@@ -350,7 +339,7 @@ def write_json(outcomes: Sequence[Outcome], options: FormOptions) -> str:
         if isinstance(outcome, Failed):
             return error_json(outcome.message, outcome.hint, outcome.exit_code)
         return to_json(outcome)
-    return as_json({"schema_version": SCHEMA_VERSION, "tool": "robustcheck", "reports": documents(outcomes)})
+    return as_json({"schema_version": text.SCHEMA_VERSION, "tool": "robustcheck", "reports": documents(outcomes)})
 
 
 def documents(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -371,7 +360,7 @@ def write_predicate(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     (outcome,) = outcomes
     if isinstance(outcome, Failed):
         return error_json(outcome.message, outcome.hint, outcome.exit_code)
-    return as_json(predicate_of(outcome, sha256_of(write_json([outcome], options).encode())))
+    return as_json(predicate_of(outcome, text.sha256_of(write_json([outcome], options).encode())))
 
 
 SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
@@ -440,8 +429,8 @@ def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
             why = f"Its features are {describe(end)}{negative}; there is no threshold for such models"
         if "too_few_images" in {each.id for each in verdict.reasons}:
             why += ". More photos will not change that"
-    text = " ".join(_PLAIN[verdict.kind])
-    return f"{verdict.verdict}: {text}".replace("{images}", images).replace("{why}", why)
+    plain = " ".join(_PLAIN[verdict.kind])
+    return f"{verdict.verdict}: {plain}".replace("{images}", images).replace("{why}", why)
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -488,7 +477,7 @@ class JudgedStatistic(NamedTuple):
 
     def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
         """Write the interval in enough digits. They show on which side of the threshold each bound lies."""
-        return interval_text(self.interval.low, self.interval.high, self.limits, between=between, missing=missing)
+        return text.interval_text(self.interval.low, self.interval.high, self.limits, between=between, missing=missing)
 
 
 def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
@@ -521,7 +510,7 @@ def step_of(step: str, model: str, photos: str = "", explain: str = "", *, score
     found = re.match(r"(.*?:) `(robustcheck [^`]*)`", step)
     first, stop, _ = step.partition(". ")
     prose, command = (found[1], found[2]) if found else (first + stop.strip(), "")
-    names = {"MODEL": quoted(model), " --images PHOTOS": photos}  # each may hold the other's word
+    names = {"MODEL": text.quoted(model), " --images PHOTOS": photos}  # each may hold the other's word
     return prose, re.sub("|".join(names), lambda word: names[word[0]], command) or explain
 
 
@@ -580,7 +569,7 @@ def rank_text(content: Content | None) -> str:
 
 def variance_text(content: Content | None) -> str:
     """Write the relative variance in per cent."""
-    return "not measured" if content is None else percent_text(content.relative_variance)
+    return "not measured" if content is None else text.percent_text(content.relative_variance)
 
 
 def max_median_text(statistics: Statistics) -> str:

@@ -7,20 +7,8 @@ from dataclasses import replace
 from robustcheck_onnx.checker.text import bars, printable
 from robustcheck_onnx.checker.verdict.rule import Reason
 
-from . import terminal
+from . import forms, terminal
 from .document import Block, Chart, Document, Facts, Table, Words, pairs_of, text_of
-from .forms import (
-    NOT_ASSESSED_HELP,
-    SIGNS,
-    FormOptions,
-    cautions,
-    exit_code_of,
-    findings,
-    loosened,
-    model_of,
-    title_of,
-    verdict_text,
-)
 from .record import CLAIM, Failed, Outcome, Report
 
 CHART_ROWS = 6
@@ -30,7 +18,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
-def write_markdown(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_markdown(outcomes: Sequence[Outcome], options: forms.FormOptions) -> str:
     """Write one section per outcome. Several have a table first; the claim's limits are last."""
     del options
     parts = [MARK]
@@ -53,9 +41,9 @@ def overview(outcomes: Sequence[Outcome]) -> str:
         if isinstance(outcome, Failed):
             verdict, why = "**ERROR**", text(outcome.message)
         else:
-            verdict = f"**{text(verdict_text(outcome.verdict))}**"
-            why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
-        rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {why} |")
+            verdict = f"**{text(forms.verdict_text(outcome.verdict))}**"
+            why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in forms.findings(outcome))
+        rows.append(f"| {text(forms.model_of(outcome))} | {verdict} | {forms.exit_code_of(outcome)} | {why} |")
     return "\n".join(rows)
 
 
@@ -66,22 +54,22 @@ def section(outcome: Outcome) -> str:
     """
     if isinstance(outcome, Failed):
         lines = [
-            f"## {SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
+            f"## {forms.SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
             "",
             f"{text(outcome.message)}",
             "",
         ]
         if outcome.hint:
             lines += [f"Hint: {code(outcome.hint)}", ""]
-        return "\n".join([*lines, f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}"])
-    document = replace(terminal.document_of(outcome), cautions=(*cautions(outcome), *loosened(outcome)))
+        return "\n".join([*lines, f"Exit code {outcome.exit_code}. {forms.NOT_ASSESSED_HELP}"])
+    document = replace(terminal.document_of(outcome), cautions=(*forms.cautions(outcome), *forms.loosened(outcome)))
     return _section(document)
 
 
 def reasons(found: Sequence[Reason]) -> list[str]:
     """List the reasons as one block. Each has what was seen, and the next step; without any there is no block."""
     items = [
-        f"- **{text(title_of(each))}** ({text(each.id)}, {text(each.kind)}): {text(each.seen)}  \n"
+        f"- **{text(forms.title_of(each))}** ({text(each.id)}, {text(each.kind)}): {text(each.seen)}  \n"
         f"  → {prose(each.next_step)}"
         for each in found
     ]

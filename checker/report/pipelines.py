@@ -17,27 +17,8 @@ from xml.etree.ElementTree import Element, tostring
 from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, number_text, printable
 from robustcheck_onnx.checker.verdict.reasons import RULES, below_reasons
 
-from . import markdown
-from .forms import (
-    NOT_ASSESSED,
-    NOT_ASSESSED_HELP,
-    NOT_ASSESSED_TITLE,
-    Finding,
-    FormOptions,
-    cautions,
-    exit_code_of,
-    finding_text,
-    findings,
-    fingerprint,
-    is_address,
-    model_of,
-    name_bytes,
-    names_of,
-    path_of,
-    rule_of,
-    statistics_of,
-    waiver_text,
-)
+from . import forms, markdown
+from .forms import NOT_ASSESSED, FormOptions, cautions, exit_code_of, findings, names_of, path_of, waiver_text
 from .record import CLAIM, Failed, Outcome, Report, sha256_set
 
 # What a check looks at next to the deciding statistics, by what it asks; each reason is a test case of its own, so that
@@ -111,7 +92,7 @@ def _suite_properties(**values: str) -> Element:
 
 def _failed_case(suite: Element, failed: Failed) -> None:
     suite.append(_suite_properties(exit_code=str(failed.exit_code)))
-    text = f"{NOT_ASSESSED_TITLE} (exit code {failed.exit_code})\nhint: {printable(failed.hint)}"
+    text = f"{forms.NOT_ASSESSED_TITLE} (exit code {failed.exit_code})\nhint: {printable(failed.hint)}"
     _case(suite, "run", "assessed", _element("error", text, message=failed.message, type=NOT_ASSESSED))
 
 
@@ -122,7 +103,7 @@ def _assessed(suite: Element, report: Report) -> None:
     properties = _suite_properties(
         verdict=report.verdict.verdict,
         kind=report.verdict.kind or "",
-        gate=rule_of(report),
+        gate=forms.rule_of(report),
         robustcheck=report.tool_version,
         model=model.file,
         model_digest=model.digest,
@@ -154,11 +135,11 @@ def _assessed(suite: Element, report: Report) -> None:
         suite.append(_element("system-out", "\n".join(said)))
 
 
-def _statistics(suite: Element, report: Report, by_id: dict[str, Finding]) -> set[str]:
+def _statistics(suite: Element, report: Report, by_id: dict[str, forms.Finding]) -> set[str]:
     """Add a test case for each statistic. Returns the ids of the reasons that these cases report."""
     reported: set[str] = set()
     below = below_reasons(report.profile)
-    for s in statistics_of(report):
+    for s in forms.statistics_of(report):
         reason = {"no": below[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)
         result: Element | None = None
         if reason in by_id:
@@ -172,11 +153,11 @@ def _statistics(suite: Element, report: Report, by_id: dict[str, Finding]) -> se
     return reported
 
 
-def _case_result(finding: Finding) -> Element:
+def _case_result(finding: forms.Finding) -> Element:
     reason = finding.reason
     if finding.waiver is not None:
         return _element("skipped", message=f"{waiver_text(finding.waiver)} ({reason.seen})", type=reason.id)
-    text = f"{finding_text(finding)}\nKind: {reason.kind}\nNext step: {reason.next_step}"
+    text = f"{forms.finding_text(finding)}\nKind: {reason.kind}\nNext step: {reason.next_step}"
     return _element("failure", text, message=f"{finding.title}: {reason.seen}", type=reason.id)
 
 
@@ -237,7 +218,7 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
 def _rules() -> list[Node]:
     """List all reasons of this version. Whether they occur does not matter."""
     known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
-    known.append((NOT_ASSESSED, NOT_ASSESSED_TITLE, NOT_ASSESSED_HELP, "Follow the hint, and run again."))
+    known.append((NOT_ASSESSED, forms.NOT_ASSESSED_TITLE, forms.NOT_ASSESSED_HELP, "Follow the hint, and run again."))
     return [
         {
             "id": name,
@@ -276,7 +257,7 @@ def _result(outcome: Outcome, options: FormOptions, rule: str, level: str, text:
         "level": level,
         "message": {"text": text},
         "locations": [_location(outcome, options)],
-        "partialFingerprints": {"primaryLocationLineHash": f"{fingerprint(path, rule)[:16]}:1"},
+        "partialFingerprints": {"primaryLocationLineHash": f"{forms.fingerprint(path, rule)[:16]}:1"},
     }
 
 
@@ -287,17 +268,17 @@ def _location(outcome: Outcome, options: FormOptions) -> Node:
 
 def _uri(path: str) -> str:
     """Write the path as a URI reference (RFC 3986). Bytes that are not text are quoted as bytes."""
-    if is_address(path):
+    if forms.is_address(path):
         escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
-        quoted = quote(name_bytes(escaped), safe="/:?=&%#@+,;~")
+        quoted = quote(forms.name_bytes(escaped), safe="/:?=&%#@+,;~")
         return re.sub(r"(//[^/]*)%5B([0-9A-Fa-f:.]+)%5D", r"\1[\2]", quoted, count=1)  # an address of IPv6
-    quoted = quote(name_bytes(path))
+    quoted = quote(forms.name_bytes(path))
     return f"file://{'' if quoted.startswith('/') else '/'}{quoted}" if PurePath(path).is_absolute() else quoted
 
 
 def _error_text(failed: Failed) -> str:
     hint = f"\nhint: {printable(failed.hint)}" if failed.hint else ""
-    return f"{NOT_ASSESSED_TITLE}: {printable(failed.message)}{hint}"
+    return f"{forms.NOT_ASSESSED_TITLE}: {printable(failed.message)}{hint}"
 
 
 def _model(outcome: Outcome, options: FormOptions) -> Node:
@@ -311,7 +292,7 @@ def _facts(report: Report) -> Node:
     return {
         "verdict": report.verdict.verdict,
         "kind": report.verdict.kind,
-        "gate": rule_of(report),
+        "gate": forms.rule_of(report),
         "cautions": cautions(report),
         "digest": printable(report.evidence.model.digest),
         "imagesDigest": printable(report.evidence.images.digest),
@@ -346,7 +327,7 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
             kinds["notice"].append((path, "robustcheck", f"{name}{caution}"))
         for f in findings(outcome):
             title = f"robustcheck {outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
-            words = f"{name}{finding_text(f)}. Next step: {f.reason.next_step}"
+            words = f"{name}{forms.finding_text(f)}. Next step: {f.reason.next_step}"
             kinds["notice" if f.waiver else "warning"].append((path, title, words))
     lines = []
     for kind, of_kind in kinds.items():
@@ -410,7 +391,7 @@ def write_cyclonedx(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def _component(number: int, outcome: Outcome) -> dict[str, Any]:
-    name = printable(PurePath(model_of(outcome)).name) or "model"
+    name = printable(PurePath(forms.model_of(outcome)).name) or "model"
     component: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": f"robustcheck-model-{number}",

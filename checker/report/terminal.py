@@ -17,21 +17,10 @@ from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
+from robustcheck_onnx.checker import text as texts
 from robustcheck_onnx.checker.errors import COMMANDS
 from robustcheck_onnx.checker.evidence import OUTLIER_SD
-from robustcheck_onnx.checker.text import (
-    VERSION,
-    bars,
-    count_text,
-    gap_text,
-    name_text,
-    number_text,
-    percent_text,
-    prose_text,
-    quoted,
-    sentence_text,
-    short_checkpoint,
-)
+from robustcheck_onnx.checker.text import name_text, number_text, percent_text, sentence_text
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
@@ -80,7 +69,7 @@ class Pen:
 
     def prose(self, sentence: str, style: str = "") -> Text:
         """Write a sentence that quotes no names."""
-        return Text(prose_text(sentence, self.ascii_only), style, overflow="fold")
+        return Text(texts.prose_text(sentence, self.ascii_only), style, overflow="fold")
 
     def name(self, name: str, style: str = "") -> Text:
         """Write a name from outside, exactly."""
@@ -235,7 +224,7 @@ def reason_ids(pen: Pen, of_verdict: Sequence[Reason], n_notes: int = 0) -> list
     if not of_verdict:
         return []
     more = len(of_verdict) - REASONS_LISTED
-    notes = f" and {count_text(n_notes, 'note')}" if n_notes else ""
+    notes = f" and {texts.count_text(n_notes, 'note')}" if n_notes else ""
     text = f"✗ {', '.join(each.id for each in of_verdict[:REASONS_LISTED])}{f' and {more} more' if more > 0 else ''}"
     return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
 
@@ -372,7 +361,7 @@ class _Bars:
         indent, n_columns = len(chart.top), wide * len(counts)
         if chart.title and not chart.caption:
             yield pen.say(chart.title, "dim")
-        for label, row in zip([chart.top, *[""] * (BAR_ROWS - 1)], bars(counts, BAR_ROWS), strict=True):
+        for label, row in zip([chart.top, *[""] * (BAR_ROWS - 1)], texts.bars(counts, BAR_ROWS), strict=True):
             drawn = pen.say("".join(sign * wide for sign in row), "cyan")
             yield line(pen.say(f"{label:>{indent}} │", "dim"), drawn)
         yield pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim")
@@ -402,7 +391,7 @@ def document_of(report: Report) -> Document:
     step, explain = BUNDLED_STEP if images.bundled else PASSED_STEP, ""
     if verdict.reasons:
         step, explain = verdict.reasons[0].next_step, f"robustcheck explain {verdict.reasons[0].id}"
-    photos = "" if images.bundled else f" --images {quoted(images.source)}"
+    photos = "" if images.bundled else f" --images {texts.quoted(images.source)}"
     n_images = report.evidence.statistics.n_images
     bundled = Cell(ON_BUNDLED.removeprefix("on "), "warn")
     noted = Facts(tuple((Cell("note", "bold"), note) for note in remarks if verdict.passed))
@@ -519,13 +508,13 @@ def _reference(report: Report) -> tuple[Block, ...]:
     rows: list[tuple[Words, ...]] = []
     for rank, row, left_out in forms.reference_lines(report.reference, strength):
         if left_out:
-            rows.append(("", Cell("…", "dim"), *[""] * 4, Cell(gap_text(left_out), "dim")))
+            rows.append(("", Cell("…", "dim"), *[""] * 4, Cell(texts.gap_text(left_out), "dim")))
         if row is None:
             own = ("▶", str(rank), number_text(strength), number_text(s.kurtosis.estimate), "", "this model", "")
             rows.append(tuple(Cell(each, "bold") for each in own))
             continue
         # what comes after a comma, how it was finetuned, takes a second line; its group says that it was
-        checkpoint = short_checkpoint(row.checkpoint).partition(", ")[0]
+        checkpoint = texts.short_checkpoint(row.checkpoint).partition(", ")[0]
         shows = Cell("✓", "pass") if row.shows_outlier_features else Cell("–", "dim")
         numbers = (number_text(row.strength), number_text(row.kurtosis))
         rows.append(("", Cell(str(rank), "dim"), *numbers, shows, forms.group_text(row.group), name(checkpoint)))
@@ -564,7 +553,7 @@ def render_several(
     word = {0: "PASS", 1: "WARN"}.get(code, "ERROR")
     said = f"{forms.SIGNS[word]} {len(outcomes)} models: {forms.counts_text(outcomes)} · exit code {code}"
     last = Ruled(pen, said, COLOURS.get(word, "red"))
-    first = pen.say(f"robustcheck {VERSION}", "dim")
+    first = pen.say(f"robustcheck {texts.VERSION}", "dim")
     # once what holds for all models: what can loosen the gate, and photos that are not the reader's
     shared = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in forms.cautions(o))
     return Trimmed(Group(first, *_marked(pen, shared), spaced([table, *details, *where, last])))
