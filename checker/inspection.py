@@ -11,10 +11,9 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import GraphScaling, ModelFacts, PreprocessingFacts
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, apart
 from robustcheck_onnx.checker.measure.run import model_facts
 from robustcheck_onnx.checker.model.layers import show_shape
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
@@ -141,7 +140,7 @@ def inspect(
         UsageError, CannotAssessError: the file can't be opened; see each class.
     """
     path, profile = find_model(Path(model)), load_profile(thresholds)
-    read_apart = isolation.apart(inspected, str(path), limits)
+    read_apart = apart(inspected, str(path), limits)
     return read_apart(path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
 
 

@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.arrays import AnyArray, Array, Bools, Counts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.isolation import Tell
+from robustcheck_onnx.checker.isolation import Tell, tell_stage
 from robustcheck_onnx.checker.measure.job import ImagesRead
 from robustcheck_onnx.checker.measure.run import Inputs
 from robustcheck_onnx.checker.runtime.runner import Runner
@@ -489,7 +488,7 @@ def predict_targets(
             )
         known[facts["digest"]] = where
         read.append((target, images, facts, scores.images))
-    isolation.tell_stage(progress, "predicting accuracy")
+    tell_stage(progress, "predicting accuracy")
     resamples = resample_inside(inside, inner.correct, seed)
     accuracies = {result.digest: result.accuracy for result in shifted}
     records = [

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Unpack
 
-from robustcheck_onnx.checker import isolation, pipeline
+from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Execution, Options, Preprocessing, RunOptions
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
-from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, apart, is_possible, tell_stage
 from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.run import Inputs
+from robustcheck_onnx.checker.measure.run import Inputs, open_runner, question_notes, read_inputs
 from robustcheck_onnx.checker.report.document import (
     Block,
     Cell,
@@ -141,8 +140,8 @@ def measure_shift(
     first, others, maps, targets = parse_call(str(images), several, classes, unlabelled)
     run = Options.of({**options, "images": as_typed(first.place)})
     path = local_path(model, "model")
-    if isolate and isolation.is_possible(None, run.images, *(as_typed(spec.place) for spec in (*others, *targets))):
-        return isolation.apart(measure_shift, str(model), limits)(
+    if isolate and is_possible(None, run.images, *(as_typed(spec.place) for spec in (*others, *targets))):
+        return apart(measure_shift, str(model), limits)(
             model,
             images,
             shifted=several,
@@ -154,8 +153,8 @@ def measure_shift(
             **run.model_dump(exclude={"images"}),
         )
     limits.refuse_here()
-    isolation.tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(Job(path, run))
+    tell_stage(progress, "opening the model and the images")
+    inputs = read_inputs(Job(path, run))
     (opened,), contract = inputs.models, inputs.models[0].contract
     judged = None if report is None else judged_before(report, opened.digest)
     output = class_output(opened)
@@ -165,8 +164,8 @@ def measure_shift(
     )
     sources.insert(0, inputs.source)
     read = [labels_of(source) for source in sources]
-    isolation.tell_stage(progress, "loading the model")
-    runner = measure.open_runner(inputs)
+    tell_stage(progress, "loading the model")
+    runner = open_runner(inputs)
     scores = class_scores(runner, preprocessing.preprocessing)
     own, *rest = with_labels((first, *others), sources, read, maps, scores)
     collected = Collector(runner, str(first.place), own.map.compete)
@@ -261,7 +260,7 @@ def notes_of(
     inner: SetResult, beside: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
 ) -> tuple[str, ...]:
     """Write what a reader must know next to the accuracies."""
-    notes = measure.question_notes(inputs) + execution_notes(execution)
+    notes = question_notes(inputs) + execution_notes(execution)
     results = (inner, *(each.result for each in beside))
     if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
         notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")

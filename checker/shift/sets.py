@@ -23,9 +23,8 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.source import ImageSource, Skipped, digest_of_set
 from robustcheck_onnx.checker.isolation import Tell
-from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import ImagesRead, Prepared, named_skips, stack
-from robustcheck_onnx.checker.measure.run import Inputs
+from robustcheck_onnx.checker.measure.run import Inputs, batches, decode
 from robustcheck_onnx.checker.model.open import ModelFile
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics.definitions import wilson
@@ -591,12 +590,12 @@ def run_set(
     read: counts the images.
     """
     run = inputs.job.options
-    with measure.decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
+    with decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
         labelled = (
             image if isinstance(image, Skipped) else _Labelled(**vars(image), right=right)
             for image, right in zip(decoded, each.right, strict=True)
         )
-        for batch in measure.batches(
+        for batch in batches(
             labelled, read, run.batch_size, n_images=len(each.source), progress=progress, label=lambda: each.spec.name
         ):
             output = runner.run(stack(batch)).class_output

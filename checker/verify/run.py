@@ -10,9 +10,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, tell_stage
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report.document import Cell, Document, File, Section, Shown, Table
 from robustcheck_onnx.checker.report.forms import cautions
@@ -152,9 +151,9 @@ def verify(
     identity = identity_of(certificate_identity, certificate_oidc_issuer, _path(trust_config))
     signer = _signer(_path(signature), _path(public_key), identity)
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
-    if isolate and isolation.is_possible(None, None if images is None else str(images)):
+    if isolate and is_possible(None, None if images is None else str(images)):
         sent = {name: value for name, value in given.items() if name not in ("isolate", "limits")}
-        call = isolation.apart(verify, str(model), limits)
+        call = apart(verify, str(model), limits)
         return call(**sent | {"report_file": report_file, "model": model})
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
@@ -257,7 +256,7 @@ def _path(given: str | Path | None) -> Path | None:
 def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Report:
     """Read a file's report about a model. isolate: read both in a child process. Raises as `verify`."""
     if isolate:
-        return isolation.apart(report_about, str(model))(report_file, model)
+        return apart(report_about, str(model))(report_file, model)
     return report_of(read(report_file), model_digest(model), model, report_file)[0]
 
 
