@@ -51,7 +51,7 @@ def test_extreme_scales_do_not_under_or_overflow() -> None:
 
 
 def test_unusable_rows_are_told_apart() -> None:
-    h = [[1.0] * 4, [1, 2, 3, 4], [np.nan, 1, 1, 1], [np.inf, 1, 1, 1], [0.0] * 4, [1e200, -1e200, 0, 0]]
+    h = np.array([[1.0] * 4, [1, 2, 3, 4], [np.nan, 1, 1, 1], [np.inf, 1, 1, 1], [0] * 4, [1e200, -1e200, 0, 0]])
     usable, nonfinite, constant = (np.flatnonzero(rows).tolist() for rows in definitions.usable_rows(h))
     assert (usable, nonfinite, constant) == ([1, 5], [2, 3], [0, 4])
 
