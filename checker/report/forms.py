@@ -84,11 +84,15 @@ def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None =
     Raises UsageError where the form holds one model only and there are several.
     """
     one_model(form, len(outcomes))
-    final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
     module = import_module(f"{__package__}.{MODULES.get(form, form)}")
     write = partial(module.packaged, form) if form in PACKAGED else getattr(module, f"write_{form}")
-    document: str = write(final, options or FormOptions())
+    document: str = write(all_sealed(outcomes), options or FormOptions())
     return document
+
+
+def all_sealed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Give each report the digest of what it holds now."""
+    return [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
 
 
 def one_model(form: str, models: int) -> None:
@@ -206,6 +210,11 @@ def cautions(report: Report) -> list[str]:
     A report from Python has no gate, and says nothing of the first.
     """
     return list(filter(None, [loosening_text(report), ON_BUNDLED if report.evidence.images.bundled else ""]))
+
+
+def all_cautions(outcomes: Sequence[Outcome]) -> list[str]:
+    """Write what comes before the verdicts of several models, each line once."""
+    return list(dict.fromkeys(line for o in outcomes if isinstance(o, Report) for line in cautions(o)))
 
 
 def exit_code_of(outcome: Outcome) -> int:

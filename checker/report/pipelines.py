@@ -179,8 +179,7 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
 
     An upload replaces what was uploaded under its category before, nothing else.
     """
-    names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
-    results = [r for name, outcome in zip(names, outcomes, strict=False) for r in _results(outcome, options, name)]
+    results = [r for name, outcome in _named(outcomes) for r in _results(outcome, options, name)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     invocation: Node = {"executionSuccessful": not failed, "exitCode": max(map(exit_code_of, outcomes), default=70)}
     if failed:
@@ -193,8 +192,7 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
             }
             for o in failed
         ]
-    said = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
-    if said:
+    if said := forms.all_cautions(outcomes):
         invocation["toolConfigurationNotifications"] = [{"level": "note", "message": {"text": text}} for text in said]
     rules = _rules()
     driver = {
@@ -213,6 +211,12 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
         "properties": {"models": [_model(outcome, options) for outcome in outcomes]},
     }
     return as_json({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
+
+
+def _named(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, Outcome]]:
+    """Pair each outcome with what precedes its messages. It is the model's name where there are several."""
+    names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
+    return zip(names, outcomes, strict=False)
 
 
 def _rules() -> list[Node]:
@@ -316,8 +320,7 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
     """
     kinds: dict[str, list[tuple[str, str, str]]] = {"error": [], "warning": [], "notice": []}
-    names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
-    for name, outcome in zip(names, outcomes, strict=False):
+    for name, outcome in _named(outcomes):
         path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
             hint = f"; hint: {outcome.hint}" if outcome.hint else ""

@@ -40,7 +40,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS
 from . import charts, forms
 from .document import Document, blocks_of, cell_of
 from .markdown import prose, section, text
-from .record import Failed, Outcome, Report, sealed
+from .record import Failed, Outcome, Report
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 SUFFIX: Final = ".j2"
@@ -226,10 +226,10 @@ def render_apart(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) ->
 
     Raises UsageError: as `render`, and where the template gives no text within TIMEOUT_S and MEMORY_BYTES.
     """
-    final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
+    documents = forms.documents(forms.all_sealed(outcomes))
     limits = Limits(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES if STATUS.exists() else None)
     try:
-        return isolation.apart(render, str(file), limits)(forms.documents(final), file, into_file=into_file)
+        return isolation.apart(render, str(file), limits)(documents, file, into_file=into_file)
     except (CannotAssessError, EnvironmentFaultError) as fault:
         raise UsageError(
             f"{file}: template gave no text within {TIMEOUT_S:g} s and {MEMORY_BYTES >> 30} GiB of memory "

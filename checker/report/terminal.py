@@ -555,8 +555,7 @@ def render_several(
     last = Ruled(pen, said, COLOURS.get(word, "red"))
     first = pen.say(f"robustcheck {texts.VERSION}", "dim")
     # once what holds for all models: what can loosen the gate, and photos that are not the reader's
-    shared = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in forms.cautions(o))
-    return Trimmed(Group(first, *_marked(pen, shared), spaced([table, *details, *where, last])))
+    return Trimmed(Group(first, *_marked(pen, forms.all_cautions(outcomes)), spaced([table, *details, *where, last])))
 
 
 def _marked(pen: Pen, texts: Iterable[str]) -> list[Text]:
