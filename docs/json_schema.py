@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from robustcheck_onnx.checker.calibrate.terminal import Plan as PlanFields
 from robustcheck_onnx.checker.compare import CompareReport
-from robustcheck_onnx.checker.concepts.directions import ConceptsReport
+from robustcheck_onnx.checker.concepts.document import ConceptsReport
 from robustcheck_onnx.checker.directions.document import DirectionsReport
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.runtime.devices import MachineFinding

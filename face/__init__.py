@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
         Required,
         compare,
     )
-    from robustcheck_onnx.checker.concepts.directions import ConceptsReport
+    from robustcheck_onnx.checker.concepts.document import ConceptsReport
     from robustcheck_onnx.checker.concepts.run import concepts
     from robustcheck_onnx.checker.directions.document import DirectionsReport
     from robustcheck_onnx.checker.directions.run import directions
@@ -65,7 +65,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     name: module
     for module, names in {
         "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required",
-        "concepts.directions": "ConceptsReport",
+        "concepts.document": "ConceptsReport",
         "concepts.run": "concepts",
         "directions.document": "DirectionsReport",
         "directions.run": "directions",

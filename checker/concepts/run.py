@@ -30,13 +30,14 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.runtime.session import LinearHead, head_from_file, read_head
+from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.storage.places import SUFFIXES, is_ignored, local_path
 from robustcheck_onnx.checker.text import VERSION, count_text, quoted
 from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
 
 from . import directions
-from .directions import ENCODED_AP, OF, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport, Directions, search
+from .directions import OF, Directions, search
+from .document import ENCODED_AP, ERROR_RATE, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport, NotJudged
 
 MIN_POSITIVES = 10
 SHUFFLES = 200
@@ -94,7 +95,7 @@ def concepts(
     if shuffles < directions.MIN_SHUFFLES:
         raise UsageError(
             f"shuffles is {shuffles}; at least {directions.MIN_SHUFFLES} are needed to be beyond chance at "
-            f"{directions.ERROR_RATE:.0%}",
+            f"{ERROR_RATE:.0%}",
             f"--shuffles {SHUFFLES}",
         )
     path = local_path(model, "model")
@@ -238,9 +239,7 @@ def _labels(collected: measure.Collected, found: ConceptSet) -> Bools:
     return present
 
 
-def split(
-    present: Bools, names: Sequence[str], min_positives: int
-) -> tuple[list[int], tuple[directions.NotJudged, ...]]:
+def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[list[int], tuple[NotJudged, ...]]:
     """Return the concepts that can be judged, and the others.
 
     Args:
@@ -255,7 +254,7 @@ def split(
             judged.append(index)
             continue
         few = f"{count_text(count, 'image')} with it" if count < min_positives else f"{without} without it"
-        others.append(directions.NotJudged(name=name, n_images=count, reason=f"{few}; {min_positives} are needed"))
+        others.append(NotJudged(name=name, n_images=count, reason=f"{few}; {min_positives} are needed"))
     return judged, tuple(others)
 
 

@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.runtime.session import LinearHead, head_from_file, read_head
+from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
 from robustcheck_onnx.checker.shift import robustness, sets
 from robustcheck_onnx.checker.shift.robustness import Effective, SetResult
 from robustcheck_onnx.checker.shift.run import read_notes

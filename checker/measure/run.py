@@ -44,8 +44,8 @@ from robustcheck_onnx.checker.model.image_input import fed_as
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
 from robustcheck_onnx.checker.runtime.devices import CPU, cpu_threads, expects_accelerator
+from robustcheck_onnx.checker.runtime.head import LinearHead, score_difference
 from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, TRIED, Runner
-from robustcheck_onnx.checker.runtime.session import LinearHead, score_difference
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK, is_look
 from robustcheck_onnx.checker.text import quoted

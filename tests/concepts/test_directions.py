@@ -6,15 +6,9 @@ import numpy as np
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 
-from robustcheck_onnx.checker.concepts import directions, run
-from robustcheck_onnx.checker.concepts.directions import (
-    Measured,
-    NotJudged,
-    average_precisions,
-    of_features,
-    rank,
-    search,
-)
+from robustcheck_onnx.checker.concepts import directions, document, run
+from robustcheck_onnx.checker.concepts.directions import Measured, average_precisions, of_features, rank, search
+from robustcheck_onnx.checker.concepts.document import NotJudged
 from support import Patch, normal, sized
 from support.comparisons import Array, rotation
 
@@ -116,7 +110,7 @@ def test_the_error_rate_on_noise_is_the_nominal_one() -> None:
     One concept six times is one question: a correction that counts it as six would be far below the rate.
     """
     for runs, n, d, counts, times in ((sized(150, 500), 50, 6, [5, 12, 40], 1), (sized(100, 300), 40, 4, [10], 6)):
-        found = [noise(seed, n, d, counts, times=times).chance.p <= directions.ERROR_RATE for seed in range(runs)]
+        found = [noise(seed, n, d, counts, times=times).chance.p <= document.ERROR_RATE for seed in range(runs)]
         rate = np.mean([each.any() for each in found])
         assert abs(rate - 0.05) < 3.3 * np.sqrt(0.05 * 0.95 / runs), times  # three in a thousand such tests fail
 

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.concepts.directions import CLAIM, ConceptsReport
+from robustcheck_onnx.checker.concepts.document import CLAIM, ConceptsReport
 from robustcheck_onnx.checker.concepts.run import ConceptSet, open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import sha256_of

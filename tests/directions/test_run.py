@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.directions.run import Labelled, analyse, pieces
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.isolation import Progress
-from robustcheck_onnx.checker.runtime.session import LinearHead
+from robustcheck_onnx.checker.runtime.head import LinearHead
 from robustcheck_onnx.checker.shift import robustness
 from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.thresholds.published import IMAGENET

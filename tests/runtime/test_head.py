@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head, score_difference
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.runtime.session import LinearHead, head_from_file, read_head, score_difference
 from support import Fields, normal, onnx_models, raised
 from support.onnx_models import save
 from support.onnx_models import written as support_written
