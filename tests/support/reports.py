@@ -131,7 +131,7 @@ EXECUTION: Fields = {
 
 
 CONTENT = facts.Content(n=50, effective_rank=33.5, relative_variance=0.516)
-"""about what facts.CLIP's vectors of varied photos have"""
+"""about what CLIP's vectors of varied photos have"""
 
 
 def evidence(
@@ -146,7 +146,7 @@ def evidence(
     stopped: Any = "decided",
     content: facts.Content | None = CONTENT,
 ) -> facts.Evidence:
-    """facts.Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
+    """Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
     of_model: Fields = {
         "file": "models/rn50-openai.onnx", "digest": "sha256:" + "0123456789abcdef" * 4, "external_digests": {},
         "size_bytes": 153_400_000, "opset": {"": 18}, "producer": "pytorch 2.13.0", "tensor": "representation",
