@@ -258,7 +258,7 @@ def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
         ids = ", ".join(each.id for each in reference.verdict.reasons)
-        say("reference_without_indication", f"the reference by itself is WARN: {ids}")
+        say("reference_without_indication", f"the reference by itself is WARN ({ids})")
     elif not different:
         for name, text in _lost(found, tolerance, candidate.evidence.model.rule):
             say(name, text)
