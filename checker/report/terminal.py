@@ -230,7 +230,7 @@ def reason_ids(pen: Pen, of_verdict: Sequence[Reason], n_notes: int = 0) -> list
 
 
 def steps(pen: Pen, prose: str, command: str) -> list[Text]:
-    """Write what to do next, as `words.step_of` gives it."""
+    """Write what to do next, as `forms.step_of` gives it."""
     if not prose:
         return [line(pen.say("→ "), pen.command(command))] if command else []
     return [pen.say(f"→ {prose}"), *([pen.command(f"  {command}")] if command else [])]
