@@ -278,18 +278,12 @@ def saboteur(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, int]], P
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> Any:
+def runner(opened: Callable[..., ModelFile]) -> Any:
     """A session for a graph made in the test."""
-    import onnx
-
-    from robustcheck_onnx.checker.model.open import open_model
     from robustcheck_onnx.checker.runtime.runner import Runner
 
-    def make(
-        model: onnx.ModelProto, device: str = "cpu", *, threads: int | None = None, batch_size: int = 32, **options: Any
-    ) -> Runner:
-        onnx.save(model, tmp_path / "m.onnx")
-        return Runner(open_model(tmp_path / "m.onnx", **options), device, threads=threads, batch_size=batch_size)
+    def make(model: Any, device: str = "cpu", *, threads: int | None = None, batch_size: int = 32, **given: Any) -> Any:
+        return Runner(opened(model, **given), device, threads=threads, batch_size=batch_size)
 
     return make
 

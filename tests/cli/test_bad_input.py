@@ -15,6 +15,7 @@ from support.bad_input import Run, assert_says, contents, small_files, without_p
 
 # What a reader says of a file is in the tests of model/ and images/; here a file of each kind goes through the command.
 # A call of export is checked before any library is imported.
+CALLS = {"CHECK": "pass.onnx --images photos", "SMALLER": "export onnx pass.onnx -o m.onnx"}
 TABLE = """
 'no folder/x.onnx' => 2 => ls 'no folder' => no folder/x.onnx: no such file
 'a\x1b[31m.onnx' => 2 => ls . => a\\x1b[31m.onnx: no such file
@@ -55,44 +56,35 @@ pass.onnx --images short.tar => 3 => tar tf short.tar => short.tar: tar file is 
     plain tar files
 pass.onnx --images gone.csv => 2 => ls -l photos/nope.png  # paths are relative to the folder of gone.csv => gone.csv:
     row 3: path is photos/nope.png; there is no such file
-pass.onnx --images photos --preprocess p_size.json => 2 => give this model's own preprocessing, of size [64, 64], with
-    --preprocess FILE => p_size.json: size is 32×32; the model's input is 64×64 (height×width)
-pass.onnx --images photos --thresholds text.npy => 2 => leave out --thresholds for the default profile => text.npy:
-    threshold profile is not JSON (…)
-pass.onnx --images photos --thresholds deep.jsonl => 2 => leave out --thresholds for the default profile => deep.jsonl:
-    threshold profile is nested too deeply; it must be a sealed profile
-pass.onnx --images photos --tensor representatoin => 2 => robustcheck inspect pass.onnx --tensor representation =>
-    pass.onnx: --tensor is 'representatoin'; no tensor of that name is computed from the image
-pass.onnx --images photos --device nonsense => 2 => --device auto => --device is 'nonsense'; it must be auto, cpu,
-    cuda, cuda:N or tensorrt, or another execution provider that the installed ONNX …
-pass.onnx --images photos --device cudaa => 2 => --device cuda => --device is 'cudaa'; it must be auto, cpu, cuda,
-    cuda:N or tensorrt, …
-pass.onnx --images photos --device openvno => 2 => --device openvino => --device is 'openvno'; it must be auto, cpu,
-    cuda, cuda:N or tensorrt, …
-pass.onnx --images photos --device cuda:x => 2 => --device cuda:0 => --device is 'cuda:x'; a device's number follows
-    the colon
-pass.onnx --images photos --device cuda: => 2 => --device cuda => --device is 'cuda:'; it must be auto, cpu, cuda,
-    cuda:N or tensorrt, …
-pass.onnx --images photos --device cpu:1 => 2 => --device cpu, or --device cuda => --device is 'cpu:1'; cpu has no
-    number and no options
-pass.onnx --images photos --device auto,use_tf32=1 => 2 => --device auto, or --device cuda => --device is
-    'auto,use_tf32=1'; auto has no number and no options
-pass.onnx --images photos --device '' => 2 => --device auto => --device is ''; it must be auto, cpu, cuda, cuda:N or
+CHECK --preprocess p_size.json => 2 => give this model's own preprocessing, of size [64, 64], with --preprocess FILE =>
+    p_size.json: size is 32×32; the model's input is 64×64 (height×width)
+CHECK --thresholds text.npy => 2 => leave out --thresholds for the default profile => text.npy: threshold profile is
+    not JSON (…)
+CHECK --thresholds deep.jsonl => 2 => leave out --thresholds for the default profile => deep.jsonl: threshold profile
+    is nested too deeply; it must be a sealed profile
+CHECK --tensor representatoin => 2 => robustcheck inspect pass.onnx --tensor representation => pass.onnx: --tensor is
+    'representatoin'; no tensor of that name is computed from the image
+CHECK --device nonsense => 2 => --device auto => --device is 'nonsense'; it must be auto, cpu, cuda, cuda:N or
+    tensorrt, or another execution provider that the installed ONNX …
+CHECK --device cudaa => 2 => --device cuda => --device is 'cudaa'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
+CHECK --device openvno => 2 => --device openvino => --device is 'openvno'; it must be auto, cpu, cuda, cuda:N or
     tensorrt, …
-pass.onnx --images photos --max-bad 2 => 2 => --max-bad SHARE: … => --max-bad is '2'; it must be less than or equal to
-    1
-pass.onnx --images photos --batch-size 33 => 2 => --batch-size N: … => --batch-size is '33'; it must be less than or
-    equal to 32
-pass.onnx --images photos -o terminal= => 2 => -o terminal=report.terminal => --output is 'terminal='; a path must
-    follow the equals sign
-pass.onnx --images photos -o terminal -o terminal => 2 => -o json=report.json => --output names stdout twice; only one
-    document fits there
-pass.onnx --images photos -o terminal=r.txt -o terminal=r.txt => 2 => -o json=report.json => --output names r.txt
-    twice; only one document fits there
-pass.onnx --images photos -o json=absent/r.json => 2 => mkdir -p absent => absent/r.json: folder absent is missing;
-    reports are written into existing folders
-pass.onnx --images photos -o json=./pass.onnx => 2 => -o json=pass.json => pass.onnx: report path is a file that this
-    run reads; a report must not replace it
+CHECK --device cuda:x => 2 => --device cuda:0 => --device is 'cuda:x'; a device's number follows the colon
+CHECK --device cuda: => 2 => --device cuda => --device is 'cuda:'; it must be auto, cpu, cuda, cuda:N or tensorrt, …
+CHECK --device cpu:1 => 2 => --device cpu, or --device cuda => --device is 'cpu:1'; cpu has no number and no options
+CHECK --device auto,use_tf32=1 => 2 => --device auto, or --device cuda => --device is 'auto,use_tf32=1'; auto has no
+    number and no options
+CHECK --device '' => 2 => --device auto => --device is ''; it must be auto, cpu, cuda, cuda:N or tensorrt, …
+CHECK --max-bad 2 => 2 => --max-bad SHARE: … => --max-bad is '2'; it must be less than or equal to 1
+CHECK --batch-size 33 => 2 => --batch-size N: … => --batch-size is '33'; it must be less than or equal to 32
+CHECK -o terminal= => 2 => -o terminal=report.terminal => --output is 'terminal='; a path must follow the equals sign
+CHECK -o terminal -o terminal => 2 => -o json=report.json => --output names stdout twice; only one document fits there
+CHECK -o terminal=r.txt -o terminal=r.txt => 2 => -o json=report.json => --output names r.txt twice; only one document
+    fits there
+CHECK -o json=absent/r.json => 2 => mkdir -p absent => absent/r.json: folder absent is missing; reports are written
+    into existing folders
+CHECK -o json=./pass.onnx => 2 => -o json=pass.json => pass.onnx: report path is a file that this run reads; a report
+    must not replace it
 --version model.onnx => 2 => robustcheck --version => argument is model.onnx; --version takes none
 pass.onnx --quiet=3 => 2 => robustcheck check --help => --quiet is given a value; it takes none
 inspect pass.onnx b => 2 => robustcheck inspect --help => unexpected argument b
@@ -129,26 +121,24 @@ export open_clip ViT-B-32 -o m.onnx --zero-shot none.txt => 2 => ls -l none.txt 
 export open_clip ViT-B-32 -o m.onnx --zero-shot photos/photo_00000.png => 2 => ls -l photos/photo_00000.png =>
     --zero-shot is 'photos/photo_00000.png': file is not readable ('utf-8' codec can't decode …); it must be a text
     file with one class name per line, or imagenet
-export onnx pass.onnx -o m.onnx --precision int8-static => 2 => --precision int8-dynamic => precision is int8-static;
-    it must be one of fp32, fp16, int8-dynamic, int8-qdq
-export onnx pass.onnx -o m.onnx --precision fp16,int8-qdq => 2 => --precision int8-qdq => precision is fp16,int8-qdq;
-    it must be one of fp32, fp16, int8-dynamic, int8-qdq
-export onnx pass.onnx -o m.onnx => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx => --precision
-    is fp32; an ONNX file is made smaller: fp16, int8-dynamic, int8-qdq
-export onnx pass.onnx -o m.onnx --precision int8-qdq --weights w.pt => 2 => robustcheck export onnx pass.onnx
-    --precision int8-qdq -o m.onnx => --weights is given; an ONNX file has its weights, preprocessing and outputs
-    already
-export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images nowhere => 2 => --images FOLDER => nowhere:
-    image set is not readable (…); it must be …
-export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images five => 2 => --calibration-images FOLDER =>
-    number of calibration photos is 5 next to the 5 of the parity check; int8-qdq needs at least 16
-export onnx pass.onnx -o m.onnx --precision int8-dynamic --calibration-images photos => 2 => --precision int8-qdq =>
-    number of calibration photos is 80; only int8-qdq uses them, and the precision is int8-dynamic
-export onnx pass.onnx -o m.onnx --precision int8-qdq --calibration-images some --parity-images photos => 2 => ls -l
-    some/bad….png => some/bad….png: calibration photo is unreadable (…); ranges are taken from real photos
-export onnx pass.onnx -o m.onnx --precision int8-dynamic => 3 => robustcheck export onnx pass.onnx --parity-images
-    FOLDER_OF_PHOTOS_OF_ONE_SIZE => pass.onnx: preprocessing leaves photos in 4 sizes; parity is measured on batches,
-    which need one size
+SMALLER --precision int8-static => 2 => --precision int8-dynamic => precision is int8-static; it must be one of fp32,
+    fp16, int8-dynamic, int8-qdq
+SMALLER --precision fp16,int8-qdq => 2 => --precision int8-qdq => precision is fp16,int8-qdq; it must be one of fp32,
+    fp16, int8-dynamic, int8-qdq
+SMALLER => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx => --precision is fp32; an ONNX file
+    is made smaller: fp16, int8-dynamic, int8-qdq
+SMALLER --precision int8-qdq --weights w.pt => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx =>
+    --weights is given; an ONNX file has its weights, preprocessing and outputs already
+SMALLER --precision int8-qdq --calibration-images nowhere => 2 => --images FOLDER => nowhere: image set is not readable
+    (…); it must be …
+SMALLER --precision int8-qdq --calibration-images five => 2 => --calibration-images FOLDER => number of calibration
+    photos is 5 next to the 5 of the parity check; int8-qdq needs at least 16
+SMALLER --precision int8-dynamic --calibration-images photos => 2 => --precision int8-qdq => number of calibration
+    photos is 80; only int8-qdq uses them, and the precision is int8-dynamic
+SMALLER --precision int8-qdq --calibration-images some --parity-images photos => 2 => ls -l some/bad….png =>
+    some/bad….png: calibration photo is unreadable (…); ranges are taken from real photos
+SMALLER --precision int8-dynamic => 3 => robustcheck export onnx pass.onnx --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE
+    => pass.onnx: preprocessing leaves photos in 4 sizes; parity is measured on batches, which need one size
 export onnx pass.onnx -o pass.onnx --precision int8-qdq => 2 => -o pass-int8.onnx => pass.onnx: target is the file that
     is quantised, or its weights; it must be another file
 export torch net:build -o m.onnx --preprocessing p_text.json => 2 => python -m json.tool p_text.json => p_text.json:
@@ -186,6 +176,8 @@ export torch net:build -o m.onnx --preprocessing p_net.json --weights pickle.onn
 
 def wrong_rows(world: Path, table: str, run: Run) -> dict[str, str]:
     """Return the calls that go otherwise than their rows, each with what is wrong."""
+    for word, call in CALLS.items():
+        table = table.replace(f"\n{word} ", f"\n{call} ")
     rows = re.findall(r"^(\S.*) => (\d) => (.*) => (.*)$", re.sub(r"\n {4}", " ", table), re.MULTILINE)
     assert 3 * len(rows) == table.count(" =>")
     wrong = {}

@@ -11,18 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support import PATIENCE_S, ROOT
-from support.bad_input import (
-    COMMAND,
-    agrees,
-    assert_says,
-    environment,
-    listening,
-    python,
-    run,
-    small_files,
-    without_progress,
-)
+from support import PATIENCE_S, ROOT, bad_input
+from support.bad_input import assert_says, environment, python, run, without_progress
 from support.walls import wait_until
 
 pytestmark = pytest.mark.process
@@ -33,7 +23,7 @@ def test_what_stdout_cannot_take_is_no_success(world: Path, tmp_path: Path) -> N
     """With PYTHONUNBUFFERED, Python itself drops the rest of a short write without a word."""
     said = "stdout: system reports File too large; space, quota, file handles and rights must be there"
     for call, buffering in (("pass.onnx --images photos -o json", "1"), ("explain schema", "")):
-        with (tmp_path / "out").open("wb") as out, small_files():
+        with (tmp_path / "out").open("wb") as out, bad_input.small_files():
             done = run(call, world, stdout=out, env=environment(PYTHONUNBUFFERED=buffering))
         assert_says(done, 4, said, "df -h; ulimit -a")
 
@@ -61,7 +51,7 @@ def test_closed_streams(world: Path) -> None:
         ("pass.onnx --images photos -qq >&- 2>&-", 0, ""),
         ("--bogus <&- >&- 2>&-", 2, ""),
     ):
-        done = run(["/bin/sh", "-c", f"{COMMAND} {call}"], world)
+        done = run(["/bin/sh", "-c", f"{bad_input.COMMAND} {call}"], world)
         assert (done.returncode, done.stdout) == (code, "")
         assert without_progress(done.stderr).partition("\n")[0] == said
 
@@ -104,7 +94,7 @@ for call in sys.argv[1:]:
             (here / name).chmod(0o700)
     expected = [words for _, code, hint, error in rows for words in (f"error: {error}", f"hint: {hint}", code)]
     said = without_progress(done.stderr).splitlines()
-    assert [shown for words, shown in zip(expected, said, strict=True) if not agrees(words, shown)] == []
+    assert [shown for words, shown in zip(expected, said, strict=True) if not bad_input.agrees(words, shown)] == []
 
 
 # ---------------------------------------------------------------------------------------------------- memory
@@ -166,7 +156,7 @@ def cpu_time_s(pid: str) -> float:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the work of a process is read from /proc")
 def test_a_graph_that_never_ends_can_be_interrupted(world: Path) -> None:
     """Python runs no signal handler during a native call; `timeout` sends its signal twice."""
-    with listening(world, "endless.onnx", "--images", "five", "--preprocess", "imagenet") as process:
+    with bad_input.listening(world, "endless.onnx", "--images", "five", "--preprocess", "imagenet") as process:
         work(process, 1.2)  # seconds; start-up takes some 0.5
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)

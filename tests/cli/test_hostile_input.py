@@ -76,6 +76,7 @@ def external(**entries: str) -> str:
     return "".join(f'external_data {{ key: "{key}" value: "{value}" }} ' for key, value in entries.items())
 
 
+NO_TEXT = with_weight(external(location="@@@@@")).replace(b"@@@@@", b"w\xff\xfeab")
 MODELS = [
     (with_weight("dims: -1"), "its shape [16, 3, 3, 3, -1] and type float need -1728"),
     (with_weight(external(location="w.bin") + external(location="../passwd")), "has an entry twice"),
@@ -83,10 +84,7 @@ MODELS = [
     (with_weight(external(location=r"w\000.bin")), r"weights file w\x00.bin is missing"),
     (with_weight(external(location="photos")), "weights file photos is missing"),
     (with_weight(external(location="w.bin", offset=DIGITS)), "offset, length and type must be known"),
-    (
-        with_weight(external(location="@@@@@")).replace(b"@@@@@", b"w\xff\xfeab"),
-        "says b'w\\xff\\xfeab'; it must be UTF-8",
-    ),
+    (NO_TEXT, "says b'w\\xff\\xfeab'; it must be UTF-8"),
     (chain(10_000), "functions can't be expanded (Function call chain depth exceeds"),
 ]
 
@@ -183,15 +181,11 @@ def test_arrow_paths(refused: Made) -> None:
     offsets = pa.py_buffer(np.array([0, 3, 6], np.int32).tobytes())
     no_text = pa.Array.from_buffers(pa.utf8(), 2, [None, offsets, pa.py_buffer(b"\xff\xfea\xff\xfeb")])
     run_ends = pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array(["a.jpg"]))
+    damaged = pa.StructArray.from_arrays([pa.nulls(2, pa.binary()), no_text], ["bytes", "path"])
     for code, said, column in (
-        (2, "run_end_encoded", run_ends),
+        (2, "run_end_encoded", run_ends), (3, "Arrow file is damaged", damaged),
         (3, "no usable images among 1", pa.array([{"bytes": None, "path": "a\0b.jpg"}])),
-        (
-            3,
-            "Arrow file is damaged",
-            pa.StructArray.from_arrays([pa.nulls(2, pa.binary()), no_text], ["bytes", "path"]),
-        ),
-    ):
+    ):  # fmt: skip
         table = pa.table({"image": column})
         with pa.OSFile("bad.arrow", "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

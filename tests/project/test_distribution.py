@@ -24,10 +24,10 @@ from robustcheck_onnx.checker import errors as checker_errors
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.open import check_supported
 from robustcheck_onnx.checker.text import HOME, VERSION
-from support import BIN, INSTALLED, ROOT, Patch, onnx_models, raised, read_json
+from support import BIN, INSTALLED, ROOT, Patch, onnx_models, raised, read_json, read_text
 from support.repository import ACTION, jobs, load, run_step, script, steps_of
 
-PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PYPROJECT = read_text("pyproject.toml")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
 PLATFORMS = [("linux", "x86_64"), ("win32", "AMD64"), ("darwin", "arm64"), ("linux", "aarch64"), ("win32", "ARM64")]
 
@@ -52,14 +52,14 @@ def test_the_version_stands_in_one_place() -> None:
 def test_examples_name_this_version() -> None:
     pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs" / "ci").iterdir(), ROOT / "README.md"]
     example = re.compile(r"(?:robustcheck@v|robustcheck_onnx(?:_cpu)?-|rev: v)(\d+\.\d+\.\d+)")
-    named = [version for page in pages for version in example.findall(page.read_text(encoding="utf-8"))]
+    named = [version for page in pages for version in example.findall(read_text(page))]
     assert named
     assert set(named) == {VERSION}
 
 
 def test_the_lowest_versions_are_those_that_are_admitted() -> None:
     """constraints-lowest.txt names the lower bound of each dependency, in its first release."""
-    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    lines = read_text("constraints-lowest.txt").splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
     for one in map(Requirement, PROJECT["dependencies"]):
         (lowest,) = [bound.version for bound in one.specifier if bound.operator == ">="]
@@ -68,11 +68,11 @@ def test_the_lowest_versions_are_those_that_are_admitted() -> None:
 
 
 def test_the_licences_are_the_codes_and_the_photos() -> None:
-    table = (ROOT / "checker" / "photos" / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    table = read_text("checker/photos/ATTRIBUTION.md")
     photos = {row.split(" | ")[2] for row in table.splitlines() if re.match(r"\| \S+\.jpg \|", row)}
     assert "public domain" in photos
     names = photos - {"public domain"} | {"LicenseRef-Public-Domain"}
-    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    notice = read_text("NOTICE")
     for name, table in read_json(ROOT / "thresholds" / "data" / "published_sources.json").items():
         part = notice.partition(f"published_{name}.csv")[2].partition("\n\n\n")[0]
         assert f"from {table['source'].partition('@')[0]} " in part
@@ -108,7 +108,7 @@ def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
 
 def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(tmp_path: Path) -> None:
     load("release/cpu").lay(tmp_path / "source")
-    theirs = (tmp_path / "source" / "pyproject.toml").read_text(encoding="utf-8")
+    theirs = read_text(tmp_path / "source" / "pyproject.toml")
     documents = [tomllib.loads(text) for text in (PYPROJECT, theirs)]
     ours, small = (document["project"] for document in documents)
     for system, machine in PLATFORMS:
@@ -157,7 +157,7 @@ OUR_HOME = "https://git.example/Some-Owner/robustcheck"
 
 
 def test_the_tests_run_on_every_python_that_the_package_takes() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads(read_text("pyproject.toml"))["project"]
     said = {c.split(" :: ")[-1] for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)}
     assert said
     assert said <= set(jobs(ROOT / ".github" / "workflows" / "ci.yml")["tests"]["strategy"]["matrix"]["python"])
@@ -175,8 +175,8 @@ def test_what_publishes_waits_for_what_tests() -> None:
 
 
 def test_the_citation_names_the_version_of_the_package() -> None:
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == rc.__version__
-    page = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(read_text("CITATION.cff"))["version"] == rc.__version__
+    page = read_text("docs/ci.md")
     assert ("OWNER/robustcheck" in page) == (not HOME)  # a placeholder only while the project has no home
 
 

@@ -16,23 +16,23 @@ from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile
-from support import BIN, PHOTOS, ROOT, Capture, Patch, Place, repository, robustcheck
+from support import BIN, PHOTOS, ROOT, Capture, Patch, Place, read_text, repository, robustcheck
 from support.repository import load
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = read_text("README.md")
 PICTURE = ROOT / "docs" / "outlier-feature.svg"
 
 
 def test_links_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/results/*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", read_text(page)):
             assert (page.parent / target.replace("\n", " ")).exists(), (page.name, target)
 
 
 def test_links_and_urls_are_made_from_the_projects_home(monkeypatch: Patch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")  # scripts there import each other
     made_by = load("docs/generate")
-    ours = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    ours = read_text("pyproject.toml")
     assert made_by.linked(README, HOME) == README  # python docs/generate.py was run after the last change
     assert made_by.with_urls(ours, HOME) == ours
     page = "![a](docs/a.svg) [b](docs/b.md#c) [d](#e) [f](https://example.org/g)\n[h\ni](CHANGELOG.md)"
@@ -54,14 +54,14 @@ def test_the_readme_is_short_says_whose_name_it_is_and_has_the_exit_codes() -> N
     table = [f"| {code} | {text} |" for code, text in EXIT_CODES.items() if code < 70]
     assert [row for row in table if row not in README] == []
     for page in ("calibration", "ci", "verify"):  # what they add follows
-        assert f"| 4 | {EXIT_CODES[4]}" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        assert f"| 4 | {EXIT_CODES[4]}" in read_text(f"docs/{page}.md")
 
 
 def test_the_figures_of_the_readme_are_the_profiles() -> None:
     made = profile.load().calibration
     rates = [x for rate in made.rates for x in (rate.n, f"{100 * rate.upper:.1f} %")]
     page, simulated, needed = (
-        (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        read_text(f"{name}.md")
         for name in ("docs/data", "benchmarks/results/operating-characteristic", "benchmarks/results/images-needed")
     )
     points = [
@@ -93,7 +93,7 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
 @pytest.mark.long
 def test_the_picture_is_what_was_measured() -> None:
     made_by = load("docs/picture")
-    made, shown = made_by.picture(made_by.measured()), PICTURE.read_text(encoding="utf-8")
+    made, shown = made_by.picture(made_by.measured()), read_text(PICTURE)
     without_photos = [re.sub('base64,[^"]*', "", picture) for picture in (made, shown)]
     assert without_photos[0] == without_photos[1], "run python docs/picture.py"
     assert not re.search(r"url\(|href=\"(?!data:)", shown)  # it loads nothing
@@ -175,9 +175,9 @@ def test_every_reason_can_be_explained_in_lines_that_fit(capsys: Capture, monkey
 
 def test_the_architecture_has_every_room_and_the_picture_of_its_source() -> None:
     """GitHub draws the source; the site, which loads nothing from other machines, shows the picture."""
-    page = (ROOT / "docs/dev/architecture.md").read_text(encoding="utf-8")
+    page = read_text("docs/dev/architecture.md")
     source = page.split("```mermaid\n")[1].split("\n```")[0]
-    picture = (ROOT / "docs/dev/architecture.svg").read_text(encoding="utf-8")
+    picture = read_text("docs/dev/architecture.svg")
     assert hashlib.sha256(source.encode()).hexdigest() in picture
     rooms = sorted(path.parent.name for path in (ROOT / "checker").glob("*/__init__.py"))
     assert [room for room in rooms if f"| `{room}/` |" not in page] == []
@@ -187,7 +187,7 @@ def test_the_architecture_has_every_room_and_the_picture_of_its_source() -> None
 
 
 def test_the_threat_model_names_tests_that_there_are() -> None:
-    page = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
+    page = read_text("docs/threat-model.md")
     named = re.findall(r"`(tests/[\w/.]+)`", page)
     assert len(named) >= 15
     assert [name for name in named if not (ROOT / name).exists()] == []
@@ -198,7 +198,7 @@ def test_the_threat_model_names_tests_that_there_are() -> None:
 def test_examples_of_a_pipeline_trust_neither_checkout_nor_names() -> None:
     """Where a variable names the model, or a container gets it: the steps themselves are run in tests/integrations/."""
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs" / "ci").iterdir()]
-    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    lines = [line for page in pages for line in read_text(page).splitlines()]
     examples = [line for line in lines if re.search(r'docker run|robustcheck.*"\$MODEL"', line)]
     assert len(examples) >= 8
     for line in examples:
@@ -213,25 +213,25 @@ def test_the_site_has_a_menu_says_how_to_install_and_needs_no_other_machine(tmp_
         cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    text = read_text(tmp_path / "index.html")
     text += re.sub(r"<[^>]+>", "", text)
     for shown in ('class="md-tabs__link"', "pip install .", 'src="outlier-feature.svg"'):
         assert shown in text
     for page in tmp_path.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
+        text = read_text(page)
         loads = re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]*)"', text)
         loads += [
             tag for tag in re.findall(r"<link\b[^>]*>", text) if not re.search('rel="(canonical|next|prev)"', tag)
         ]
         assert not [load for load in loads if re.search(r'(^|href=")(https?:)?//', load)], page
     for sheet in tmp_path.rglob("*.css"):
-        assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+        assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", read_text(sheet)), sheet.name
 
 
 def test_there_is_one_way_to_install() -> None:
     """From a clone: the package is on no index."""
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         assert re.findall(r"pip install (?!'?\.(?:[`\n/[ ])|--group )[^`\n]+", text) == [], path.name
 
 

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.pipeline import CheckOptions
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verify.run import VerifyOptions
-from support import ROOT, Place, raised
+from support import Place, raised, read_text
 from support.bad_input import COMMAND, python, run
 
 
@@ -42,7 +42,7 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_it_lists_the_names_that_type_checkers_see() -> None:
-    body = ast.parse((ROOT / "face" / "__init__.py").read_text(encoding="utf-8")).body
+    body = ast.parse(read_text("face/__init__.py")).body
     (typed,) = [node.body for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     homes = {alias.name: node.module for node in typed if isinstance(node, ast.ImportFrom) for alias in node.names}
     declared = {ast.unparse(node.target) for node in typed if isinstance(node, ast.AnnAssign)}
@@ -77,7 +77,7 @@ def test_a_report_is_neither_true_nor_false_saves_itself_and_completes_its_own_n
         ".json": passed.to_json(), ".html": passed.to_html(), ".xml": passed.to_junit(), ".md": passed.to_markdown()
     }.items():  # fmt: skip
         passed.save(tmp_path / f"r{end}")
-        assert (tmp_path / f"r{end}").read_text(encoding="utf-8") == text
+        assert read_text(tmp_path / f"r{end}") == text
     raised(rc.UsageError, "no form has this suffix", passed.save, tmp_path / "r.pdf")
     names = set(dir(passed))
     assert names >= {"model_dump", "model_copy", "passed", "reasons", "evidence", "save"}

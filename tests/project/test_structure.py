@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.text import PAGES
-from support import ROOT, Place
+from support import ROOT, Place, read_text
 from support.bad_input import Done, run
 
 ALONE = """
@@ -88,7 +88,7 @@ def test_no_message_names_a_page_that_the_package_lacks() -> None:
         f"{path.name}: {text.value!r}"
         for room in ("checker", "exporters", "thresholds")
         for path in (ROOT / room).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(ast.parse(read_text(path)))
         if not isinstance(node, ast.Expr)  # a docstring
         for text in ast.iter_child_nodes(node)
         if isinstance(text, ast.Constant) and re.search(r"docs/[a-z-]+\.md", str(text.value))
@@ -98,7 +98,7 @@ def test_no_message_names_a_page_that_the_package_lacks() -> None:
 
 def test_titles_of_pages_are_theirs() -> None:
     for name, title in PAGES.items():
-        assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {title}")
+        assert read_text(f"docs/{name}.md").startswith(f"# {title}")
 
 
 def test_the_examples_of_the_docstrings() -> None:
@@ -107,7 +107,7 @@ def test_the_examples_of_the_docstrings() -> None:
     pytest's own `--doctest-modules` would import the folders under other names (`checker`), and torch into every run.
     """
     for room in ["checker", "exporters", "thresholds"]:
-        found = [path for path in sorted((ROOT / room).rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
+        found = [path for path in sorted((ROOT / room).rglob("*.py")) if ">>> " in read_text(path)]
         assert found
         for path in found:
             name = ".".join(("robustcheck_onnx", *path.relative_to(ROOT).with_suffix("").parts))
@@ -126,10 +126,10 @@ WORDS = re.compile(
 def texts() -> Iterator[tuple[str, str]]:
     """Yield what a person reads: each page, and each string of the package."""
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")):
-        yield page.name, page.read_text(encoding="utf-8")
+        yield page.name, read_text(page)
     for folder in ("checker", "exporters", "thresholds", "face"):
         for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(ast.parse(read_text(path))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield f"{path.name}:{node.lineno}", node.value
 
@@ -151,4 +151,4 @@ def test_pages_are_short_and_have_few_colons() -> None:
     assert too_much("as long: " * 3 + "word " * 200)
     assert not too_much("Short.\n```\n" + "a: b\n" * 1801 + "```\n<!-- made by a script -->" + "word: " * 1801)
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    assert [page.name for page in pages if too_much(page.read_text(encoding="utf-8"))] == []
+    assert [page.name for page in pages if too_much(read_text(page))] == []

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from support import BIN, PATIENCE_S, ROOT, Patch, repository
+from support import BIN, PATIENCE_S, ROOT, Patch, read_text, repository
 
-PAGE, LANDING = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("tutorial.md", "index.md"))
+PAGE, LANDING = (read_text(ROOT / "docs" / name) for name in ("tutorial.md", "index.md"))
 NOT_RUN = {
     "python3 -m venv .venv": "the tests run in an environment of their own",
     ". .venv/bin/activate": "the tests run in an environment of their own",

@@ -81,6 +81,11 @@ def levels(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def read_text(path: str | Path) -> str:
+    """The content of a text file; a relative path is one of the repository."""
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

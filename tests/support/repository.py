@@ -12,7 +12,7 @@ from types import ModuleType
 
 import yaml
 
-from support import PATIENCE_S, ROOT, Fields
+from support import PATIENCE_S, ROOT, Fields, read_text
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ ACTION = ROOT / "action.yml"
 
 
 def jobs(path: Path) -> Fields:
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"])
+    return dict(yaml.safe_load(read_text(path))["jobs"])
 
 
 def steps_of(path: Path) -> list[Fields]:
     if path == ACTION:
-        return list(yaml.safe_load(path.read_text(encoding="utf-8"))["runs"]["steps"])
+        return list(yaml.safe_load(read_text(path))["runs"]["steps"])
     return [step for job in jobs(path).values() for step in job["steps"]]
 
 

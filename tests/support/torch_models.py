@@ -40,8 +40,7 @@ class _Body(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = _network()
-    def forward(self, image):
-        return self.body(image)
+    def forward(self, image): return self.body(image)
 
 def encoder(): return _say(_network())
 
@@ -69,8 +68,7 @@ def chatty():
     return _say(Chatty())
 
 class AlwaysTraining(_Body):
-    def train(self, mode=True):
-        return super().train(True)
+    def train(self, mode=True): return super().train(True)
 
 def always_training(): return _say(AlwaysTraining())
 
@@ -82,14 +80,12 @@ class BatchStatistics(_Body):
 def batch_statistics(): return _say(BatchStatistics())
 
 class Tokens(nn.Module):
-    def forward(self, image):
-        return image.flatten(2)
+    def forward(self, image): return image.flatten(2)
 
 def tokens(): return _say(Tokens())
 
 class NotFinite(nn.Module):
-    def forward(self, image):
-        return image.flatten(1)[:, :4] / 0
+    def forward(self, image): return image.flatten(1)[:, :4] / 0
 
 def not_finite(): return _say(NotFinite())
 
