@@ -223,9 +223,8 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> calibrations.Calibra
 
     folder = tmp_path_factory.mktemp("mini")
     suite = calibrations.write_suite(folder)
-    found = calibrations.Calibrated(
-        folder, suite, folder / "photos", folder / "mini.results.jsonl", folder / "mini.json"
-    )
+    table = folder / "mini.results.jsonl"
+    found = calibrations.Calibrated(folder, suite, folder / "photos", table, folder / "mini.json")
     with contextlib.redirect_stdout(io.StringIO()):  # the process would mend pytest's own, and close it
         assert process.run(app.app, calibrations.line(suite, found.photos, found.profile).split()) == 0
     return found

@@ -86,9 +86,8 @@ for call in sys.argv[1:]:
 """
     try:
         rows = [line.split(" => ") for line in RIGHTS.replace("\n    ", " ").splitlines()]
-        done = python(
-            code, *(row[0] for row in rows), preexec_fn=without_rights
-        )  # this process has no threads that hold a lock
+        calls = [row[0] for row in rows]
+        done = python(code, *calls, preexec_fn=without_rights)  # this process has no threads that hold a lock
     finally:
         for name in ("closed", "fixed"):
             (here / name).chmod(0o700)

@@ -84,9 +84,8 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(run: Run) -
 
 
 def test_help_of_check_shows_14_options_and_where_the_others_are(run: Run) -> None:
-    shown, whole = (
-        re.findall(r"^ {2,6}-.*", run(f"check {word}").stdout, re.MULTILINE) for word in ("-h", "--help-all")
-    )
+    texts = (run(f"check {word}").stdout for word in ("-h", "--help-all"))
+    shown, whole = (re.findall(r"^ {2,6}-.*", text, re.MULTILINE) for text in texts)
     assert len(shown) == 14 < len(whole) == len(CHECK.params)
     assert any("--help-all: every option" in row for row in shown)
 

@@ -235,9 +235,8 @@ def test_show_settings_in_words_not_as_python(run: Run) -> None:
         "images": "the bundled photos",
     }  # fmt: skip
     unset = {key: row.partition("not set: ")[2] for key, row in rows.items() if row.startswith("not set")}
-    assert {key: row for key, row in rows.items() if row.endswith("robustcheck.toml")} == {
-        key: f"{value} | robustcheck.toml" for key, value in of_file.items()
-    }
+    written = {key: f"{value} | robustcheck.toml" for key, value in of_file.items()}
+    assert {key: row for key, row in rows.items() if row.endswith("robustcheck.toml")} == written
     assert unset == {key: f"{value} | default" for key, value in of_nobody.items()}
     assert (rows["log-file"], rows["no-time"]) == ("none | default", "false | default")
 
@@ -407,9 +406,8 @@ def test_the_command_line_may_name_a_file_of_waivers(ends: Run) -> None:
     said = "robustcheck.toml: waivers is 2 in all; with --strict only the command line"
     ends(2, f"{STRICT} -o json -- warn.onnx", said, "hint: remove it there, or type --waivers FILE")
     say('fail-on = "never"\n' + TWO_WAIVERS, "w.toml")
-    assert "w.toml: key is fail-on; a file of --waivers may only hold waivers" in strictly_refused(
-        waivers_file="w.toml"
-    )
+    said = "w.toml: key is fail-on; a file of --waivers may only hold waivers"
+    assert said in strictly_refused(waivers_file="w.toml")
     assert "none.toml: settings file is missing" in strictly_refused(waivers_file="none.toml")
 
 

@@ -35,9 +35,8 @@ PLATFORMS = [("linux", "x86_64"), ("win32", "AMD64"), ("darwin", "arm64"), ("lin
 def runtimes(dependencies: list[str], system: str, machine: str) -> list[str]:
     asked = map(Requirement, dependencies)
     here = {"sys_platform": system, "platform_machine": machine}
-    return [
-        one.name for one in asked if one.name.startswith("onnxruntime") if not one.marker or one.marker.evaluate(here)
-    ]
+    there = (one.name for one in asked if not one.marker or one.marker.evaluate(here))
+    return [name for name in there if name.startswith("onnxruntime")]
 
 
 # ------------------------------------------------------------------------------------------ version, licences, names

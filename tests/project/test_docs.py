@@ -60,10 +60,8 @@ def test_the_readme_is_short_says_whose_name_it_is_and_has_the_exit_codes() -> N
 def test_the_figures_of_the_readme_are_the_profiles() -> None:
     made = profile.load().calibration
     rates = [x for rate in made.rates for x in (rate.n, f"{100 * rate.upper:.1f} %")]
-    page, simulated, needed = (
-        read_text(f"{name}.md")
-        for name in ("docs/data", "benchmarks/results/operating-characteristic", "benchmarks/results/images-needed")
-    )
+    results = ("docs/data", "benchmarks/results/operating-characteristic", "benchmarks/results/images-needed")
+    page, simulated, needed = (read_text(f"{name}.md") for name in results)
     points = [
         re.findall(rf"^\| {clip} \| (\d+) \| \+([\d.]+) \|", page, re.MULTILINE)
         for clip in (r"zero_shot_clip \| open_clip", r"imagenet_finetuned_clip \| timm")
@@ -220,9 +218,8 @@ def test_the_site_has_a_menu_says_how_to_install_and_needs_no_other_machine(tmp_
     for page in tmp_path.rglob("*.html"):
         text = read_text(page)
         loads = re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]*)"', text)
-        loads += [
-            tag for tag in re.findall(r"<link\b[^>]*>", text) if not re.search('rel="(canonical|next|prev)"', tag)
-        ]
+        links = re.findall(r"<link\b[^>]*>", text)
+        loads += [tag for tag in links if not re.search('rel="(canonical|next|prev)"', tag)]
         assert not [load for load in loads if re.search(r'(^|href=")(https?:)?//', load)], page
     for sheet in tmp_path.rglob("*.css"):
         assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", read_text(sheet)), sheet.name

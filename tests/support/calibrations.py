@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcheck_onnx.thresholds.tables import references
-from support import lookup
+from support import Fields, lookup
 
 N_MODELS, N_IMAGES = 6, 60
 
@@ -41,7 +41,7 @@ def made(with_outlier: bool, seed: int) -> NDArray[np.float32]:
     return lookup.passing_rows(60, seed=seed, strengths=[(14 + 2 * seed) * with_outlier]).astype(np.float32)
 
 
-def block(entry: dict[str, object]) -> str:
+def block(entry: Fields) -> str:
     return "\n[[models]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items())
 
 
@@ -49,7 +49,7 @@ def write_suite(folder: Path, embeddings: Path | None = None) -> Path:
     """Write photos, models and suite.toml into the folder; return the suite's path."""
     folder.mkdir(parents=True, exist_ok=True)
     lookup.write_lookup_images(folder / "photos", 60 if embeddings is None else 120)
-    entries: list[dict[str, object]] = []
+    entries: list[Fields] = []
     if embeddings is not None:
         for row in (r for r in references() if not r.excluded and r.n >= 120):
             vectors = embeddings / f"{row.set}.npz"
@@ -57,10 +57,8 @@ def write_suite(folder: Path, embeddings: Path | None = None) -> Path:
                 continue
             x = np.load(vectors, allow_pickle=False)["x"].astype(np.float32)
             lookup.write_lookup_model(folder / f"{row.set}.onnx", x)
-            entry: dict[str, object] = {
-                "model": f"{row.set}.onnx", "group": row.group, "checkpoint": row.model, "label": row.expected,
-            }  # fmt: skip
-            entries.append(entry)
+            entry = {"model": f"{row.set}.onnx", "group": row.group, "checkpoint": row.model}
+            entries.append(entry | {"label": row.expected})
     else:
         for i in range(2):
             for name, x, label in (

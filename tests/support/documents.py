@@ -23,9 +23,8 @@ def fault_of(text: str) -> str:
         return ""
     document = json.loads(text)
     ours = document.get("tool") == "robustcheck" or str(document.get("schema")).startswith("robustcheck.")
-    return (
-        "\n".join(f"{error.json_path}: {error.message}" for error in validator().iter_errors(document)) if ours else ""
-    )
+    errors = validator().iter_errors(document) if ours else ()
+    return "\n".join(f"{error.json_path}: {error.message}" for error in errors)
 
 
 def validating(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:

@@ -147,8 +147,7 @@ def write_lookup_images(
 
 def _random_crop(photo: Image.Image, size_px: int, rng: np.random.Generator) -> Image.Image:
     edge = int(rng.uniform(0.3, 0.9) * min(photo.size))
-    left = int(rng.integers(photo.width - edge + 1))
-    top = int(rng.integers(photo.height - edge + 1))
+    left, top = (int(rng.integers(size - edge + 1)) for size in photo.size)
     crop = photo.resize((size_px, size_px), Image.Resampling.BICUBIC, (left, top, left + edge, top + edge))
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
 

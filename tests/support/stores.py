@@ -237,13 +237,10 @@ def write_broden(folder: Path, n: int = 12) -> dict[str, set[str]]:
                 found |= {"street", "woven (301)", "woven (302)"}
             rows.writerow([name, "train", 16, 16, EDGE_PX, EDGE_PX, *cells.values()])
             truth[name] = found
-    (folder / "category.csv").write_text(
-        "name,first,last,count,frequency\n" + "".join(f"{name},1,302,6,9\n" for name in CATEGORIES)
-    )
-    (folder / "label.csv").write_text(
-        "number,name,category,frequency,coverage,syns\n"
-        + "".join(f"{number},{name},object(9),9,0.5,\n" for number, name in LABELS.items())
-    )
+    categories = "".join(f"{name},1,302,6,9\n" for name in CATEGORIES)
+    (folder / "category.csv").write_text(f"name,first,last,count,frequency\n{categories}")
+    labels = "".join(f"{number},{name},object(9),9,0.5,\n" for number, name in LABELS.items())
+    (folder / "label.csv").write_text(f"number,name,category,frequency,coverage,syns\n{labels}")
     for category in CATEGORIES:
         (folder / f"c_{category}.csv").write_text("code,number,name,frequency,coverage\n1,1,sky,9,0.5\n")
     return truth

@@ -149,11 +149,8 @@ class Lazy:
         return getattr(pytest.importorskip(self._name, reason="extra `export` is not installed"), attribute)
 
 
-torch = Lazy("torch")
-open_clip = Lazy("open_clip")
-timm = Lazy("timm")
-torchvision = Lazy("torchvision")
-transformers = Lazy("transformers")
+LIBRARIES = ("torch", "open_clip", "timm", "torchvision", "transformers")
+torch, open_clip, timm, torchvision, transformers = map(Lazy, LIBRARIES)
 loaders = Lazy("robustcheck_onnx.exporters.torch_models")
 encoders = Lazy("robustcheck_onnx.exporters.dual_encoders")
 

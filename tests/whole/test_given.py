@@ -59,9 +59,8 @@ def test_a_model_in_memory_is_checked_as_its_file_is_and_leaves_nothing_behind(
         facts = report.evidence.model
         assert (report.passed, facts.file, facts.file_digest) == (True, name, passed.evidence.model.file_digest)
         assert report.evidence.statistics == passed.evidence.statistics
-        assert report.notes[-1] == (
-            f"The model was handed over in Python ({name}), not as a file; no sidecar of it was looked for."
-        )
+        said = f"The model was handed over in Python ({name}), not as a file; no sidecar of it was looked for."
+        assert report.notes[-1] == said
         assert str(tmp_path) not in to_json(report)
         assert list(tmp_path.iterdir()) == []
     file = tmp_path / "report.json"
@@ -231,9 +230,8 @@ def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place
         raised(rc.UsageError, said, rc.verify, file, model, images=images, rerun=rerun)
     alone, rested = (rc.verify(file, model, rerun=rerun, today=date(2026, 1, 1)) for rerun in (None, False))
     assert (alone.exit_code, rested.exit_code) == (1, 0)
-    assert {finding.check: finding.seen for finding in rested.findings}["images"] == (
-        "80 images in memory, handed over in Python, can't be opened again"
-    )
+    seen = {finding.check: finding.seen for finding in rested.findings}["images"]
+    assert seen == "80 images in memory, handed over in Python, can't be opened again"
 
 
 # ------------------------------------------------------------------------------- what a file says of itself
