@@ -79,9 +79,10 @@ coverage: $(VENV)/.long
 # Is each small fault put into the statistics and the verdict found by their tests? What lives: `mutmut results`.
 mutants: $(VENV)/.long
 	rm -rf build/mutants
-	mkdir -p build/mutants/src/robustcheck_onnx
-	cp -r checker exporters thresholds build/mutants/src/robustcheck_onnx
-	cp -r tests pyproject.toml build/mutants
+	mkdir -p build/mutants/src/robustcheck_onnx build/mutants/checker
+	cp -r face/*.* checker exporters thresholds build/mutants/src/robustcheck_onnx
+	cp -r tests docs pyproject.toml build/mutants
+	cp -r checker/photos build/mutants/checker
 	cd build/mutants && ../../$(BIN)/mutmut run && ../../$(BIN)/mutmut results
 
 lint: $(VENV)/.dev
