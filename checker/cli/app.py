@@ -27,9 +27,7 @@ app = Verbs(
     epilog="Example: robustcheck model.onnx photos/\n\n"
     "Example: robustcheck compare --help\n\n"
     f"{VERDICT_CODES}Only 0 lets a release through.",
-    add_completion=True,
     pretty_exceptions_enable=False,
-    pretty_exceptions_show_locals=False,
 )
 
 

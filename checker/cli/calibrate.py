@@ -105,7 +105,7 @@ def fitted(rows: tuple[Result, ...], name: str, tensor: str, failed: Failures, o
         ) from fault
 
 
-def refuse_failed(failed: Failures, out: Path | None, table: Path | None, allow_missing: bool) -> None:
+def refuse_failed(failed: Failures, out: Path, table: Path | None, allow_missing: bool) -> None:
     """Refuse to write a profile where models failed. With `allow_missing`, they are listed on stderr instead."""
     if allow_missing or not failed:
         for name, fault in failed.items():

@@ -51,12 +51,7 @@ class Verbs(typer.Typer):
 
     def __init__(self, *, name: str, help: str, **settings: Any) -> None:  # typer's word
         super().__init__(
-            name=name,
-            help=help,
-            cls=Group,
-            no_args_is_help=False,
-            context_settings={"help_option_names": ["-h", "--help", ALL]},
-            **settings,
+            name=name, help=help, cls=Group, context_settings={"help_option_names": ["-h", "--help", ALL]}, **settings
         )
 
     def verb(

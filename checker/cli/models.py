@@ -45,23 +45,23 @@ CHILD_BYTES = 1 << 29
 
 
 def check_models(line: Settings, typed: Values, places: Sequence[str], invocation: Invocation, wall: Wall) -> int:
-    """Resolve the settings of a check, and run it. places: the models, perhaps with their photos."""
-    words, photos = split_images(places, images_typed=line.images is not None, strict=line.strict)
-    resolved = of_check(line, typed | ({"images": photos} if photos else {}))
-    if line.strict:
-        refuse_loosening(resolved, invocation.line)
-    return run(resolved, words, invocation, wall)
-
-
-def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall) -> int:
     """Check the named models and deliver reports. Returns the exit code of the worst.
 
     Of one model, an error ends the run. Of several, a model that can't be assessed gets its error on stderr and counts,
     and the next one is checked; only what is wrong with the call itself ends the run, before anything is measured.
 
-    invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
-    wall: has the child processes that read models and images.
+    Args:
+        line: the options of the command line.
+        typed: those of them that were typed.
+        places: the models, perhaps with their photos.
+        invocation: is told where documents go, since the settings may come from a file, and each model may have its
+            own.
+        wall: has the child processes that read models and images.
     """
+    words, photos = split_images(places, images_typed=line.images is not None, strict=line.strict)
+    resolved = of_check(line, typed | ({"images": photos} if photos else {}))
+    if line.strict:
+        refuse_loosening(resolved, invocation.line)
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
     folder = output.folder_of(resolved, "output")

@@ -272,9 +272,8 @@ def _rebased(layer: Values, folder: Path) -> Values:
 
 def of_check(line: Settings, typed: Values) -> Resolved:
     """Return the settings of a check. line: the options of its command line, of which these were typed."""
-    given = {name: value for name, value in typed.items() if name != "waivers"}
-    named = typed.get("waivers")
-    return resolve(given, os.environ, file=line.config, isolated=line.isolated, waivers_file=named)
+    named = typed.pop("waivers", None)
+    return resolve(typed, os.environ, file=line.config, isolated=line.isolated, waivers_file=named)
 
 
 def value_text(key: str, value: object) -> str:

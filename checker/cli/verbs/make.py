@@ -245,10 +245,10 @@ def calibrate(
         raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
     if out is not None:
         check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
+    target, color = out or Path("plan"), call.settings.color
     if from_reference:
-        assert out is not None
-        return write_profile(default_profile(table_text()), {}, out, output, call.settings.color)
-    name = profile_id or (out.stem if out else "plan")
+        return write_profile(default_profile(table_text()), {}, target, output, color)
+    name = profile_id or target.stem
     opened = open_named(suite, name)
     table = results or (out and out.with_suffix(".results.jsonl"))
     if from_evidence:
@@ -265,13 +265,11 @@ def calibrate(
         )
         if plan:
             return show_plan(opened, settings, table, partial(call.show, output))
-        assert out is not None
         assert table is not None
         run.check_labels(opened)
-        if table.resolve() == out.resolve():
+        if table.resolve() == target.resolve():
             raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
         check_target(table, [Path(suite or "")])
         rows, failed = measured(opened, settings, table, call.settings.quiet)
-    refuse_failed(failed, out, table, allow_missing)
-    assert out is not None
-    return write_profile(fitted(rows, name, tensor, failed, opened), failed, out, output, call.settings.color)
+    refuse_failed(failed, target, table, allow_missing)
+    return write_profile(fitted(rows, name, tensor, failed, opened), failed, target, output, color)
