@@ -21,11 +21,11 @@ def main() -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT, SIGTERM})
     gc.disable()  # what is imported is not garbage: looking for some takes 15 ms
     try:
-        from robustcheck_onnx.checker import isolation  # noqa: PLC0415
+        from . import isolation  # noqa: PLC0415
 
         if any(word.endswith(".onnx") for word in sys.argv) and not WITHOUT_CHILD & set(sys.argv):
             isolation.start_early()
-        from robustcheck_onnx.checker import cli  # noqa: PLC0415 # takes most of the time of a start
+        from . import cli  # noqa: PLC0415 # takes most of the time of a start
     except Exception:  # noqa: BLE001 # a broken installation; Python would end with 1, which says WARN
         traceback.print_exc()
         return 70

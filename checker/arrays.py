@@ -5,7 +5,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.text import type_name
+from .text import type_name
 
 Array = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]

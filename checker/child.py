@@ -71,7 +71,7 @@ def _import_all() -> Exception | None:
     try:
         import onnxruntime  # noqa: F401, PLC0415
 
-        from robustcheck_onnx.checker import pipeline  # noqa: F401, PLC0415
+        from . import pipeline  # noqa: F401, PLC0415
     except Exception as fault:  # noqa: BLE001 # a broken installation is told as the task's error
         return fault
     finally:

@@ -20,17 +20,17 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from robustcheck_onnx.checker.arrays import AnyArray, Array, Float32s
-from robustcheck_onnx.checker.errors import EnvironmentFaultError
-from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.images.source import Picture, open_images
-from robustcheck_onnx.checker.model.file import CONTRACT_KEY, graph_digest
-from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.report.terminal import COLOURS, Pen, columns, hanging, section
-from robustcheck_onnx.checker.text import number_text, quoted
-from robustcheck_onnx.checker.verdict import reasons
+from .arrays import AnyArray, Array, Float32s
+from .errors import EnvironmentFaultError
+from .evidence import Preprocessing
+from .images.preprocess import apply
+from .images.source import Picture, open_images
+from .model.file import CONTRACT_KEY, graph_digest
+from .report import forms
+from .report.record import Report
+from .report.terminal import COLOURS, Pen, columns, hanging, section
+from .text import number_text, quoted
+from .verdict import reasons
 
 Name = Literal["ordinary", "planted"]
 NAMES: tuple[Name, ...] = ("ordinary", "planted")

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import rule_of, type_name
-from robustcheck_onnx.thresholds.profile import Bounds, End, Frozen, without
+from ..thresholds.profile import Bounds, End, Frozen, without
+from .errors import UsageError
+from .text import rule_of, type_name
 
 OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)

@@ -11,21 +11,21 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import GraphScaling, ModelFacts, PreprocessingFacts
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, apart
-from robustcheck_onnx.checker.measure.run import model_facts
-from robustcheck_onnx.checker.model.layers import show_shape
-from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.model.sidecar import find_preprocessing, models_below, takes_no_image
-from robustcheck_onnx.checker.report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
-from robustcheck_onnx.checker.report.forms import step_of
-from robustcheck_onnx.checker.runtime.runner import scales_over_batch
-from robustcheck_onnx.checker.text import VERSION, as_json, error_json, quoted
-from robustcheck_onnx.checker.verdict.gate import load_profile
-from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.checker.verdict.rule import Reason, foreseen, reason, steps_text
-from robustcheck_onnx.thresholds.profile import Frozen, Profile
+from ..thresholds.profile import Frozen, Profile
+from .errors import RobustcheckError, UsageError
+from .evidence import GraphScaling, ModelFacts, PreprocessingFacts
+from .isolation import NO_LIMITS, Limits, apart
+from .measure.run import model_facts
+from .model.layers import show_shape
+from .model.open import ModelFile, open_model
+from .model.sidecar import find_preprocessing, models_below, takes_no_image
+from .report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
+from .report.forms import step_of
+from .runtime.runner import scales_over_batch
+from .text import VERSION, as_json, error_json, quoted
+from .verdict.gate import load_profile
+from .verdict.reasons import RULES
+from .verdict.rule import Reason, foreseen, reason, steps_text
 
 Fields = dict[str, Any]  # values by their names
 INSPECT_SCHEMA: Final = "robustcheck.inspect/2"

@@ -11,24 +11,24 @@ from typing import Any, Unpack
 
 from onnx import ModelProto
 
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.evidence import Evidence, RunOptions
-from robustcheck_onnx.checker.images.listing import parse_image_set
-from robustcheck_onnx.checker.images.source import Images, ImageSource
-from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits, Progress, Tell
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, conclude, versions
-from robustcheck_onnx.checker.model.addresses import Model, on_this_machine, parse_model
-from robustcheck_onnx.checker.model.file import Contract
-from robustcheck_onnx.checker.report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
-from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
-from robustcheck_onnx.checker.storage.places import Place, Url, as_typed, redact
-from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict.gate import load_profile, memory_note, notes_of
-from robustcheck_onnx.checker.verdict.rule import judge
-from robustcheck_onnx.thresholds.profile import Context, Profile
-from robustcheck_onnx.thresholds.published import context_for
-from robustcheck_onnx.thresholds.tables import references
+from ..thresholds.profile import Context, Profile
+from ..thresholds.published import context_for
+from ..thresholds.tables import references
+from . import isolation
+from .evidence import Evidence, RunOptions
+from .images.listing import parse_image_set
+from .images.source import Images, ImageSource
+from .isolation import LOG, NO_LIMITS, Limits, Progress, Tell
+from .measure import run as measure
+from .measure.job import Job, conclude, versions
+from .model.addresses import Model, on_this_machine, parse_model
+from .model.file import Contract
+from .report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
+from .representations import MadeWith, Saver, checked_path, saving
+from .storage.places import Place, Url, as_typed, redact
+from .text import VERSION
+from .verdict.gate import load_profile, memory_note, notes_of
+from .verdict.rule import judge
 
 
 class CheckOptions(RunOptions, total=False):

@@ -16,12 +16,11 @@ from typing import Any, BinaryIO, Final, Literal, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.thresholds.profile import Frozen
-
+from ..thresholds.profile import Frozen
 from .errors import EnvironmentFaultError, UsageError
 from .evidence import PreprocessingFacts
 from .storage.places import local_path
+from .text import VERSION, quoted
 
 Rows = npt.NDArray[np.floating[Any]]
 

@@ -24,22 +24,22 @@ from typing import Any
 
 import platformdirs
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence, Options
-from robustcheck_onnx.checker.images.source import digest_of_set, open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, tell_stage
-from robustcheck_onnx.checker.measure.job import Job, Outcome
-from robustcheck_onnx.checker.measure.workers import run_jobs
-from robustcheck_onnx.checker.model.file import parse_contract, read_onnx
-from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.statistics.definitions import STATISTIC_VERSION
-from robustcheck_onnx.checker.storage.stores import write_whole
-from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds import tables
-from robustcheck_onnx.thresholds.profile import STATISTICS
-from robustcheck_onnx.thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
-from robustcheck_onnx.thresholds.tables import TENSORS, Measured, Result, rounded
+from ...thresholds import profile as profiles
+from ...thresholds import tables
+from ...thresholds.profile import STATISTICS
+from ...thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
+from ...thresholds.tables import TENSORS, Measured, Result, rounded
+from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from ..evidence import Evidence, Options
+from ..images.source import digest_of_set, open_images
+from ..isolation import NO_LIMITS, Limits, Progress, tell_stage
+from ..measure.job import Job, Outcome
+from ..measure.workers import run_jobs
+from ..model.file import parse_contract, read_onnx
+from ..model.weights import file_digest
+from ..statistics.definitions import STATISTIC_VERSION
+from ..storage.stores import write_whole
+from ..text import VERSION, quoted
 
 EXPORTERS = {  # source → distributions whose versions decide what is exported
     "open_clip": ("open_clip_torch", "timm", "torchvision"),

@@ -17,27 +17,16 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
-from robustcheck_onnx.checker.report.document import Cell, Words, name
-from robustcheck_onnx.checker.report.terminal import (
-    INDENT,
-    Pen,
-    Trimmed,
-    hanging,
-    labelled,
-    line,
-    section,
-    spaced,
-    table_of,
-)
-from robustcheck_onnx.checker.text import count_text, number_text, page, percent_text, short_digest
-from robustcheck_onnx.checker.verdict.reasons import NAMES
-from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import DEFINITIONS, Calibration, Profile
+from ...thresholds import profile as profiles
+from ...thresholds.profile import DEFINITIONS, Calibration, Profile
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
+from ..report.document import Cell, Words, name
+from ..report.terminal import INDENT, Pen, Trimmed, hanging, labelled, line, section, spaced, table_of
+from ..text import count_text, number_text, page, percent_text, short_digest
+from ..verdict.reasons import NAMES
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.thresholds.tables import Result
-
+    from ...thresholds.tables import Result
     from .run import Settings, Task
 
 BYTES_A_PARAMETER = 4  # float32
@@ -142,7 +131,7 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
 
 def device_name(device: str) -> str:
     """Return the name of the selected device. It is as evidence has it; for auto the GPU, if there is one."""
-    from robustcheck_onnx.checker.runtime.devices import cpu_name, list_gpus, parse_device  # noqa: PLC0415
+    from ..runtime.devices import cpu_name, list_gpus, parse_device  # noqa: PLC0415
 
     gpus = list_gpus() if parse_device(device).is_gpu else ()
     return gpus[0].name if gpus else cpu_name()

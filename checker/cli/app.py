@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.text import VERSION
-
+from ..text import VERSION
 from .help import Verbs
 from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import run

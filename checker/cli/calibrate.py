@@ -9,24 +9,16 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from robustcheck_onnx.checker.calibrate import run
-from robustcheck_onnx.checker.calibrate.terminal import (
-    causes,
-    plan,
-    plan_json,
-    refuse_unknown,
-    render_plan,
-    render_summary,
-)
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.isolation import tell_stage
-from robustcheck_onnx.checker.storage.stores import write_whole
-from robustcheck_onnx.checker.text import as_json, page, printable
-from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
-from robustcheck_onnx.thresholds.profile import PACKAGED, Profile, to_json
-from robustcheck_onnx.thresholds.suite import Opened, SuiteError, open_suite
-from robustcheck_onnx.thresholds.tables import Result, ResultsError, joined, read
-
+from ...thresholds.calibrate import CannotFitError, fitted_profile
+from ...thresholds.profile import PACKAGED, Profile, to_json
+from ...thresholds.suite import Opened, SuiteError, open_suite
+from ...thresholds.tables import Result, ResultsError, joined, read
+from ..calibrate import run
+from ..calibrate.terminal import causes, plan, plan_json, refuse_unknown, render_plan, render_summary
+from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from ..isolation import tell_stage
+from ..storage.stores import write_whole
+from ..text import as_json, page, printable
 from .output import ascii_only, console_for, progress_line
 
 Failures = dict[str, RobustcheckError]

@@ -20,9 +20,8 @@ from typing import Any, Final
 
 from typer.core import TyperGroup, TyperOption
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.text import form_of, quoted
-
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
+from ..text import form_of, quoted
 from .options import PLACEHOLDER, Texts, Values
 
 Words = Sequence[str]
@@ -184,7 +183,7 @@ def read_table(path: Path, *, required: bool) -> Values | None:
         raise EnvironmentFaultError(
             f"{path}: settings file is not readable ({fault.strerror}); the check does not run without it", look
         ) from fault
-    from robustcheck_onnx.thresholds import read_toml  # keeps `--help` fast
+    from ...thresholds import read_toml  # keeps `--help` fast
 
     try:
         document = read_toml(content)
@@ -247,7 +246,7 @@ class CommandLine:
     @property
     def model(self) -> str:
         """Return the first argument named like a model. It is without keys of a URL; "" where there is none."""
-        from robustcheck_onnx.checker.storage.places import redact  # keeps `--help` fast
+        from ..storage.places import redact  # keeps `--help` fast
 
         return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
 
@@ -390,7 +389,7 @@ def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[lis
 
 def _holds(word: str) -> set[str]:
     """Return whether a typed place has images or models. It may have both; an empty folder counts as a model."""
-    from robustcheck_onnx.checker.storage import places  # keeps `--help` fast
+    from ..storage import places  # keeps `--help` fast
 
     if not is_address(word) and os.path.isdir(word):  # noqa: PTH112 # a Path would change the word
         images = any(name.lower().endswith(places.SET_SUFFIXES) for name in places.folder_files(Path(word)))
@@ -410,9 +409,9 @@ def refuse_missing(models: Words) -> None:
     for model in models:
         if not is_address(model) and not os.path.lexists(model):
             # not where the files are there: ONNX Runtime
-            from robustcheck_onnx.checker.model.addresses import parse_model
-            from robustcheck_onnx.checker.model.file import missing
-            from robustcheck_onnx.checker.model.weights import about
+            from ..model.addresses import parse_model
+            from ..model.file import missing
+            from ..model.weights import about
 
             parse_model(model)
             with about(Path(model)):
@@ -420,7 +419,7 @@ def refuse_missing(models: Words) -> None:
 
 
 def _models_of(word: str) -> list[str]:
-    from robustcheck_onnx.checker.storage import places  # keeps `--help` fast
+    from ..storage import places  # keeps `--help` fast
 
     if is_address(word) or os.path.isfile(word):  # noqa: PTH113 # a Path would change the word
         return [word]
@@ -457,7 +456,7 @@ def _below(folder: str) -> Iterator[str]:
 
     Links to folders are followed once. Raises UsageError for an unreadable folder.
     """
-    from robustcheck_onnx.checker.storage import places  # keeps `--help` fast
+    from ..storage import places  # keeps `--help` fast
 
     for top, folders, names in places.walk([folder], _unreadable):
         folders.sort()
@@ -470,7 +469,7 @@ def stem(model: str) -> str:
     Of an address it is what names the model: `repo@v1`, `encoder-3`. Of a name of dots alone it is `model`: `..` would
     lead out of the folder.
     """
-    from robustcheck_onnx.checker.storage import places  # keeps `--help` fast
+    from ..storage import places  # keeps `--help` fast
 
     if not is_address(model):
         name = Path(model).stem

@@ -21,9 +21,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import form_of, page, sentence_text
-
+from ..errors import UsageError
+from ..text import form_of, page, sentence_text
 from .command_line import CommandLine, Variables, Words
 from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, VERB_PANELS, one_of, refuse_removed
 

@@ -17,18 +17,17 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.isolation import LOG, NotReadError, Wall
-from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.forms import FormOptions, exit_code_of, one_model
-from robustcheck_onnx.checker.report.record import Failed, Outcome, Report, sealed
-from robustcheck_onnx.checker.storage import stores
-from robustcheck_onnx.checker.storage.places import Place, Url, parse_place, redact, redact_text
-from robustcheck_onnx.checker.text import VERSION, printable, quoted, sha256_of
-from robustcheck_onnx.checker.verdict.gate import decide, load_profile
-from robustcheck_onnx.checker.verdict.reasons import RENAMED
-from robustcheck_onnx.thresholds.profile import Profile
-
+from ...thresholds.profile import Profile
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
+from ..isolation import LOG, NotReadError, Wall
+from ..report import forms
+from ..report.forms import FormOptions, exit_code_of, one_model
+from ..report.record import Failed, Outcome, Report, sealed
+from ..storage import stores
+from ..storage.places import Place, Url, parse_place, redact, redact_text
+from ..text import VERSION, printable, quoted, sha256_of
+from ..verdict.gate import decide, load_profile
+from ..verdict.reasons import RENAMED
 from . import command_line, output, process
 from .command_line import Invocation, expand, fill, safe_documents, split, split_images, stems_of, template_of
 from .options import PLACEHOLDER, Settings, Values
@@ -82,7 +81,7 @@ def check_models(line: Settings, typed: Values, places: Sequence[str], invocatio
     with log_written(settings, reads):
         output.mark_unfinished(destinations, "" if several else models[0], signed)
         if settings.sign is not None:  # its import takes long: the documents are marked by now
-            from robustcheck_onnx.checker.verify.signature import check_key
+            from ..verify.signature import check_key
 
             check_key(Path(settings.sign))
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
@@ -92,7 +91,7 @@ def check_models(line: Settings, typed: Values, places: Sequence[str], invocatio
             asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
             wall.run("images.source:count_images", asked, int, about=about, is_last=False)
         if not settings.quiet and all(each.path or each.form == "terminal" for each in destinations):
-            from robustcheck_onnx.checker.report import terminal  # noqa: F401 # while the child still imports
+            from ..report import terminal  # noqa: F401 # while the child still imports
         n = _n_side_by_side(settings, models, wall)
         in_html = any(each.form == "html" for each in destinations)
 
@@ -229,7 +228,7 @@ def _deliver(
         from rich.console import Group
         from rich.text import Text
 
-        from robustcheck_onnx.checker.report.terminal import render_several
+        from ..report.terminal import render_several
 
         beside = [f"signature: {output.bundle_at(each)}" for each in vouched()]
         beside += [f"representations: {path}" for model, path in saved.items() if model in measured]
@@ -249,7 +248,7 @@ def _deliver(
 
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
         if (file := template_of(form)) is not None:
-            from robustcheck_onnx.checker.report import template
+            from ..report import template
 
             return template.render_apart(Path(file), some, into_file=into_file)
         if form == "terminal":
@@ -277,7 +276,7 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     """Return the terminal report about one model, or its error."""
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report.terminal import document_of, render_document
+    from ..report.terminal import document_of, render_document
 
     if isinstance(outcome, Failed):
         return Text(f"{outcome.model}\nerror: {outcome.message}\n" + (f"hint: {outcome.hint}" if outcome.hint else ""))
@@ -360,7 +359,7 @@ def files_of_representations(
     """
     if path is None:
         return {}
-    from robustcheck_onnx.checker.representations import checked_path
+    from ..representations import checked_path
 
     option = "--save-representations"
     if len(models) > 1 and PLACEHOLDER not in path:
@@ -442,7 +441,7 @@ def sign_reports(
     for each in signed:
         outcome = outcomes[each.model]
         if isinstance(outcome, Report) and settings.sign is not None:
-            from robustcheck_onnx.checker.verify import signature
+            from ..verify import signature
 
             digest = sha256_of(forms.render("json", [outcome], options).encode())
             texts[output.bundle_at(each)] = signature.sign(
@@ -482,6 +481,6 @@ def check_templates(destinations: Iterable[Destination]) -> None:
     """Refuse templates before anything is measured. Raises as `template.check`."""
     for form, path, _ in destinations:
         if (file := template_of(form)) is not None:
-            from robustcheck_onnx.checker.report import template
+            from ..report import template
 
             template.check(Path(file), into_file=path is not None)

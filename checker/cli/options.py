@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 
 import typer
 
-from robustcheck_onnx.checker.errors import UsageError
+from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.evidence import Options
-    from robustcheck_onnx.checker.isolation import Limits
-    from robustcheck_onnx.checker.verdict.gate import Waiver
+    from ..evidence import Options
+    from ..isolation import Limits
+    from ..verdict.gate import Waiver
 
 
 OPTIONS = "Options"
@@ -184,7 +184,7 @@ def _only(option: str, *valid: str) -> Callable[[str | None], str | None]:
 
 
 def _forms() -> Sequence[str]:
-    from robustcheck_onnx.checker.report import forms
+    from ..report import forms
 
     return forms.OUTPUTS
 
@@ -358,7 +358,7 @@ class Settings:
     @property
     def options(self) -> Options:
         """Return the options that move the numbers. The profile is not among them. Raises as `device_of`."""
-        from robustcheck_onnx.checker.evidence import Options
+        from ..evidence import Options
 
         values = {name: getattr(self, name) for name in Options.model_fields}
         return Options(**values | {"device": device_of(self.device, self.provider_option)})
@@ -366,7 +366,7 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """Return what one model may take. Raises as `Limits`."""
-        from robustcheck_onnx.checker.isolation import Limits
+        from ..isolation import Limits
 
         timeout_s = TIMEOUT_S if self.timeout is None else self.timeout
         return Limits(timeout_s or None, self.max_memory, self.max_model_size)

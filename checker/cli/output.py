@@ -18,9 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
-from robustcheck_onnx.checker.text import error_json, error_text, printable, quoted
-
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
+from ..text import error_json, error_text, printable, quoted
 from .command_line import follows_link, is_inside, split, template_of
 from .options import FORMATS, REMOVED_FORMS, one_of, refuse_removed
 
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import ProgressColumn
 
-    from robustcheck_onnx.checker.isolation import Progress, Tell
-    from robustcheck_onnx.checker.storage.places import Place
-
+    from ..isolation import Progress, Tell
+    from ..storage.places import Place
     from .settings import Resolved
 
 
@@ -57,7 +55,7 @@ def destinations_of(
     Raises UsageError (no such format, no path after the equals sign, one file or stdout named twice, a path that no
     report can be written to), EnvironmentFaultError (a folder that can't be written).
     """
-    from robustcheck_onnx.checker.storage.places import Url, parse_place, redact
+    from ..storage.places import Url, parse_place, redact
 
     destinations: list[Destination] = []
     for text in outputs:
@@ -94,8 +92,8 @@ def check_target(
     Raises UsageError (a folder, no such folder, a web server, a file that is read, an image), EnvironmentFaultError (a
     folder that can't be written, a package that is missing).
     """
-    from robustcheck_onnx.checker.storage.places import Url, local_path
-    from robustcheck_onnx.checker.storage.stores import open_url
+    from ..storage.places import Url, local_path
+    from ..storage.stores import open_url
 
     if isinstance(place, Url):
         if place.is_http:
@@ -136,15 +134,15 @@ def _replaced(path: Path, reads: Iterable[Place]) -> str:
 
     A report or a signature of this tool is not an image, and not part of a model; no model has to be read to know that.
     """
-    from robustcheck_onnx.checker.report.record import is_verdict
-    from robustcheck_onnx.checker.storage.places import SUFFIXES
-    from robustcheck_onnx.checker.storage.stores import is_ours
+    from ..report.record import is_verdict
+    from ..storage.places import SUFFIXES
+    from ..storage.stores import is_ours
 
     is_other = path.is_file() and not (is_ours(path) or is_verdict(path))
     files = [read for read in reads if isinstance(read, Path)]
     if is_other:
-        from robustcheck_onnx.checker.model.file import external_locations, may_be_model
-        from robustcheck_onnx.checker.model.sidecar import sidecar_paths
+        from ..model.file import external_locations, may_be_model
+        from ..model.sidecar import sidecar_paths
 
         for read in files[:]:
             with suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
@@ -181,9 +179,9 @@ def mark_unfinished(destinations: Destinations, model: str, signed: Destinations
     model: what the documents are about, as it was typed; empty for several. signed: reports that get a signature.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from robustcheck_onnx.checker.report.record import remove_verdict
-    from robustcheck_onnx.checker.storage.places import redact
-    from robustcheck_onnx.checker.storage.stores import is_ours, replace_with_error
+    from ..report.record import remove_verdict
+    from ..storage.places import redact
+    from ..storage.stores import is_ours, replace_with_error
 
     for each in signed:
         remove_verdict(bundle_at(each))
@@ -205,8 +203,8 @@ def remove_signature(form: str, report: Place) -> None:
     """
     if form != "json" or not isinstance(report, Path):
         return
-    from robustcheck_onnx.checker.report.record import bundle_of, remove_verdict
-    from robustcheck_onnx.checker.storage.stores import is_ours
+    from ..report.record import bundle_of, remove_verdict
+    from ..storage.stores import is_ours
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
         remove_verdict(bundle_of(report))
@@ -222,7 +220,7 @@ def error_document(form: str, message: str, hint: str, code: int, model: str) ->
     if form == "json":  # needs nothing that a broken installation may lack
         return error_json(message, hint, code)
     try:
-        from robustcheck_onnx.checker.report import forms
+        from ..report import forms
 
         return forms.render_error(form, message, hint, code, model) if form in forms.FORMS else ""
     except Exception:  # noqa: BLE001 # better a document that no reader takes than the PASS of an earlier run
@@ -248,7 +246,7 @@ def is_broken_pipe(fault: BaseException) -> bool:
 
 def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
     """Write each document that goes to a file. A fault takes one document only, and goes to `faults`."""
-    from robustcheck_onnx.checker.storage.stores import write_whole
+    from ..storage.stores import write_whole
 
     for destination, text in texts.items():
         try:
@@ -354,7 +352,7 @@ def folder_of(resolved: Resolved, key: str) -> Path | None:
 
 def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
     """Refuse places for documents before anything is opened. Each is FORM[=PATH]. Raises UsageError."""
-    from robustcheck_onnx.checker.storage.places import redact
+    from ..storage.places import redact
 
     for text in outputs:
         form, _, path = split(text)
@@ -386,8 +384,8 @@ def _refuse_unsafe(resolved: Resolved, kind: str, what: str, again: str, path: s
 
     keys: of the settings that name it; it must stay in the folder of the first one. None: `output`.
     """
-    from robustcheck_onnx.checker.report.record import is_verdict
-    from robustcheck_onnx.checker.storage.stores import is_ours
+    from ..report.record import is_verdict
+    from ..storage.stores import is_ours
 
     keys = keys or ("output",)
     folder, where = folder_of(resolved, keys[0]), resolved.file or "environment"
@@ -421,7 +419,7 @@ def _is_log(path: Path) -> bool:
 
 def bundle_at(signed: Destination) -> Path:
     """Return the file of a signed report's signature."""
-    from robustcheck_onnx.checker.report.record import bundle_of
+    from ..report.record import bundle_of
 
     assert isinstance(signed.path, Path)
     return bundle_of(signed.path)
@@ -429,7 +427,7 @@ def bundle_at(signed: Destination) -> Path:
 
 def say_home(quiet: int) -> None:
     """Note on stderr that the project has no address yet. The kind of statement is named by it."""
-    from robustcheck_onnx.checker.report.record import HOME_NOTE
+    from ..report.record import HOME_NOTE
 
     if HOME_NOTE and quiet < 2:
         sys.stderr.write(f"note: {HOME_NOTE}\n")
@@ -518,7 +516,7 @@ def _moving(stream: TextIO, several: bool) -> Iterator[Callable[[str], AbstractC
 
 @contextmanager
 def _plain(stream: TextIO, name: str) -> Iterator[Tell]:
-    from robustcheck_onnx.checker.isolation import Progress
+    from ..isolation import Progress
 
     latest, ended, clock = deque([Progress(0, 0, 0.0, "", STARTING)], maxlen=1), threading.Event(), time.monotonic()
 

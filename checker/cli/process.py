@@ -23,15 +23,14 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from robustcheck_onnx.checker.errors import COMMANDS, RobustcheckError, UsageError, as_error
-from robustcheck_onnx.checker.text import printable
-
+from ..errors import COMMANDS, RobustcheckError, UsageError, as_error
+from ..text import printable
 from . import help
 from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
 from .output import Destination, UndeliveredError, error_document, is_broken_pipe, remove_signature
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.report.record import Outcome
+    from ..report.record import Outcome
 
 
 FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
@@ -60,7 +59,7 @@ class Terminated(Stopped):
 
 def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     """Return the exit code, message and hint of an end. Whatever ended the run, no URL in them shows a key."""
-    from robustcheck_onnx.checker.storage.places import redact_text
+    from ..storage.places import redact_text
 
     if isinstance(fault, TyperException):
         code, said = 2, help.explain(fault, line)
@@ -102,7 +101,7 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
 
 def write_traceback(fault: BaseException) -> None:
     """Write a fault's traceback to stderr, for --debug. No URL in it shows a key."""
-    from robustcheck_onnx.checker.storage.places import redact_text
+    from ..storage.places import redact_text
 
     text = redact_text("".join(traceback.format_exception(fault)))
     sys.stderr.write("\n".join(map(printable, text.split("\n"))))
@@ -115,8 +114,8 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
-    from robustcheck_onnx.checker.storage.places import Url, parse_place
-    from robustcheck_onnx.checker.storage.stores import replace_with_error
+    from ..storage.places import Url, parse_place
+    from ..storage.stores import replace_with_error
 
     line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE
@@ -138,7 +137,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
                 stdout_is_free = False
     if line.verb == DEFAULT_VERB and not stopped:
         with suppress(Exception):
-            from robustcheck_onnx.checker.report.record import Failed
+            from ..report.record import Failed
 
             failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
             enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
@@ -160,7 +159,7 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
     """
     if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
         return
-    from robustcheck_onnx.checker.report import forms, pipelines
+    from ..report import forms, pipelines
 
     options = forms.FormOptions()
     document_on_stdout = any(each.path is None and each.form != "terminal" for each in destinations)
@@ -197,8 +196,8 @@ def run(app: typer.Typer, words: list[str]) -> int:
     """
     if not {"--offline", "--strict"} & set(words):
         return _run(app, words)
-    from robustcheck_onnx.checker.storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
-    from robustcheck_onnx.checker.storage.stores import environment
+    from ..storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
+    from ..storage.stores import environment
 
     named = {
         variable: "1" for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)) if option in words
@@ -294,7 +293,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     code, message, hint = explain(fault, invocation.line)
     seen = [fault]
     if isinstance(fault, UndeliveredError):  # the other documents hold the result
-        from robustcheck_onnx.checker.storage.places import as_typed
+        from ..storage.places import as_typed
 
         seen += fault.faults.values()
         invocation.documents = [(each.form, as_typed(each.path) if each.path else "") for each in fault.faults]

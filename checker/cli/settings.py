@@ -17,14 +17,13 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, get_arg
 from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage.places import redact_text
-from robustcheck_onnx.checker.text import quoted, rule_of
-from robustcheck_onnx.checker.verdict.gate import Loosening, Waiver
-from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.thresholds.profile import PACKAGED, Frozen
-
+from ...thresholds.profile import PACKAGED, Frozen
+from ..errors import UsageError
+from ..evidence import STOCK
+from ..storage.places import redact_text
+from ..text import quoted, rule_of
+from ..verdict.gate import Loosening, Waiver
+from ..verdict.reasons import RULES
 from . import command_line, options
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
 from .options import FIELDS, LOOSENS, POWERS, ROWS, TYPES, Settings, Texts, Values, frozen, key_of, refuse_removed

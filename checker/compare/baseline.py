@@ -20,15 +20,14 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from robustcheck_onnx.checker.arrays import Array, Float32s
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.images.source import digest_of_set
-from robustcheck_onnx.checker.statistics.state import GROUPS
-from robustcheck_onnx.checker.storage.stores import write_whole
-from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, quoted, sha256_of
-from robustcheck_onnx.thresholds.profile import EARLIER, ENERGIES, Frozen, Statistic, is_version
-
+from ...thresholds.profile import EARLIER, ENERGIES, Frozen, Statistic, is_version
+from ..arrays import Array, Float32s
+from ..errors import UsageError
+from ..evidence import Evidence
+from ..images.source import digest_of_set
+from ..statistics.state import GROUPS
+from ..storage.stores import write_whole
+from ..text import VERSION, as_json, digest_of, quoted, sha256_of
 from .index import DAMAGE
 from .pairs import KEPT_IMAGES, ModelJackknife, Side, cosines, decisive_features, jackknife_of
 

@@ -8,36 +8,15 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from robustcheck_onnx.checker.evidence import Gallery, SeenImage
-from robustcheck_onnx.checker.report import notebook, pipelines
-from robustcheck_onnx.checker.report.document import (
-    Cell,
-    Document,
-    Facts,
-    Photo,
-    Photos,
-    Ratio,
-    Section,
-    Table,
-    Topics,
-    blocks_of,
-    name,
-)
-from robustcheck_onnx.checker.report.forms import (
-    SIGNS,
-    FormOptions,
-    cautions,
-    fingerprint,
-    one_line,
-    path_of,
-    verdict_text,
-)
-from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.text import as_json, count_text, number_text, percent_text, printable
-from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, Gate, fallback_note
-from robustcheck_onnx.checker.verdict.reasons import NAMES, Kind
-from robustcheck_onnx.checker.verdict.rule import Reason
-
+from ..evidence import Gallery, SeenImage
+from ..report import notebook, pipelines
+from ..report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, blocks_of, name
+from ..report.forms import SIGNS, FormOptions, cautions, fingerprint, one_line, path_of, verdict_text
+from ..report.record import Report
+from ..text import as_json, count_text, number_text, percent_text, printable
+from ..verdict.gate import BUNDLED_NOTE, Gate, fallback_note
+from ..verdict.reasons import NAMES, Kind
+from ..verdict.rule import Reason
 from .index import IndexReason
 from .judge import CompareReport, range_text
 from .pairs import KEPT_CKA, Compared, Fate, FeatureFate, Keeps

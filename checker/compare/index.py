@@ -20,14 +20,13 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from robustcheck_onnx.checker.arrays import AnyArray, Array, Bools, Counts, Floats
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.evidence import Evidence, Interval
-from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
-from robustcheck_onnx.checker.text import interval_text, number_text, short_provider
-from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, INDEX_STEPS
-from robustcheck_onnx.thresholds.profile import Frozen
-
+from ...thresholds.profile import Frozen
+from ..arrays import AnyArray, Array, Bools, Counts, Floats
+from ..errors import EnvironmentFaultError, UsageError, install_hint
+from ..evidence import Evidence, Interval
+from ..statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
+from ..text import interval_text, number_text, short_provider
+from ..verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from .pairs import TIED, Compared, procrustes
 
 Metric = Literal["cosine", "dot", "euclidean"]

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Evidence, Interval
-from robustcheck_onnx.checker.report import notebook
-from robustcheck_onnx.checker.report.document import Shown
-from robustcheck_onnx.checker.report.record import Judged, NoTruth, Time
-from robustcheck_onnx.checker.text import interval_text, number_text
-from robustcheck_onnx.checker.verdict.reasons import NAMES
-from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
-from robustcheck_onnx.thresholds.profile import Frozen, Profile
-
+from ...thresholds.profile import Frozen, Profile
+from ..errors import UsageError
+from ..evidence import Evidence, Interval
+from ..report import notebook
+from ..report.document import Shown
+from ..report.record import Judged, NoTruth, Time
+from ..text import interval_text, number_text
+from ..verdict.reasons import NAMES
+from ..verdict.rule import Verdict, reason, verdict_for
 from . import pairs
 from .baseline import Baseline
 from .index import SIGNS, IndexReport, Required

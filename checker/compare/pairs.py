@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s
-from robustcheck_onnx.checker.evidence import OUTLIER_SD, Evidence, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.text import bound_text, percent_text
-from robustcheck_onnx.checker.verdict.rule import Verdict, judge
-from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile, Statistic
+from ...thresholds.profile import STATISTICS, Frozen, Profile, Statistic
+from ..arrays import Array, Bools, Counts, Float32s
+from ..evidence import OUTLIER_SD, Evidence, Interval, OutlierFeature, Statistics
+from ..statistics import definitions
+from ..statistics import state as sums
+from ..text import bound_text, percent_text
+from ..verdict.rule import Verdict, judge
 
 KEEPS: tuple[Statistic, ...] = ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
 """What shows the outlier features, and must be kept where the profile asks for it; the signs only say that the

@@ -14,21 +14,20 @@ from typing import Any, Unpack, overload
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence, RunOptions
-from robustcheck_onnx.checker.images.source import Images, Item, Picture, Skipped
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell
-from robustcheck_onnx.checker.measure import job
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.runtime.runner import RunOutput
-from robustcheck_onnx.checker.statistics import state
-from robustcheck_onnx.checker.storage.places import local_path
-from robustcheck_onnx.checker.text import VERSION, quoted, sha256_of
-from robustcheck_onnx.checker.verdict.gate import load_profile, notes_of
-from robustcheck_onnx.thresholds.profile import Profile
-
+from ...thresholds.profile import Profile
+from .. import isolation
+from ..errors import CannotAssessError, UsageError
+from ..evidence import Evidence, RunOptions
+from ..images.source import Images, Item, Picture, Skipped
+from ..isolation import NO_LIMITS, Limits, Progress, Tell
+from ..measure import job
+from ..measure import run as measure
+from ..report.record import Clock, Time
+from ..runtime.runner import RunOutput
+from ..statistics import state
+from ..storage.places import local_path
+from ..text import VERSION, quoted, sha256_of
+from ..verdict.gate import load_profile, notes_of
 from . import baseline as baselines
 from . import pairs
 from .baseline import COSINE_IMAGES, Baseline, Vectors

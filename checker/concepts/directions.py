@@ -22,8 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.arrays import Array, Bools, Floats
-
+from ..arrays import Array, Bools, Floats
 from .document import (
     BINS,
     ENCODED_AP,

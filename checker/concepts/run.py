@@ -20,21 +20,20 @@ from typing import Literal, Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.arrays import Bools
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Options, RunOptions
-from robustcheck_onnx.checker.images.listing import image_files, label_column
-from robustcheck_onnx.checker.images.source import ImageSource, Picture, open_files, open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
-from robustcheck_onnx.checker.storage.places import SUFFIXES, is_ignored, local_path
-from robustcheck_onnx.checker.text import VERSION, count_text, quoted
-from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
-
+from .. import isolation
+from ..arrays import Bools
+from ..errors import CannotAssessError, UsageError
+from ..evidence import Options, RunOptions
+from ..images.listing import image_files, label_column
+from ..images.source import ImageSource, Picture, open_files, open_images
+from ..isolation import NO_LIMITS, Limits, Progress
+from ..measure import run as measure
+from ..measure.job import Job
+from ..report.record import Clock, Time
+from ..runtime.head import LinearHead, head_from_file, read_head
+from ..storage.places import SUFFIXES, is_ignored, local_path
+from ..text import VERSION, count_text, quoted
+from ..verdict.gate import execution_notes, image_notes
 from . import directions
 from .directions import OF, Directions, search
 from .document import ENCODED_AP, ERROR_RATE, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport, NotJudged

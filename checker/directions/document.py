@@ -7,26 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
-from robustcheck_onnx.checker.report import notebook
-from robustcheck_onnx.checker.report.document import (
-    Cell,
-    Chart,
-    Document,
-    Facts,
-    Section,
-    Shown,
-    Table,
-    facts_of_run,
-    measured,
-    name,
-)
-from robustcheck_onnx.checker.report.document import Curve as Line
-from robustcheck_onnx.checker.report.record import ModelRead, Time
-from robustcheck_onnx.checker.shift.robustness import Effective, SetResult, Shifted
-from robustcheck_onnx.checker.statistics.definitions import Accuracy
-from robustcheck_onnx.checker.text import count_text, interval_text, number_text, percent_text
-from robustcheck_onnx.thresholds.profile import Frozen
+from ...thresholds.profile import Frozen
+from ..evidence import Execution, ImageFacts, Interval, PreprocessingFacts
+from ..report import notebook
+from ..report.document import Cell, Chart, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ..report.document import Curve as Line
+from ..report.record import ModelRead, Time
+from ..shift.robustness import Effective, SetResult, Shifted
+from ..statistics.definitions import Accuracy
+from ..text import count_text, interval_text, number_text, percent_text
 
 if TYPE_CHECKING:
     import pandas as pd

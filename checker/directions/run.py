@@ -23,25 +23,24 @@ from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.arrays import Array, Bools, Floats, Indices
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Interval, RunOptions
-from robustcheck_onnx.checker.images.source import Images, open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head
-from robustcheck_onnx.checker.shift import robustness, sets
-from robustcheck_onnx.checker.shift.robustness import Effective, SetResult
-from robustcheck_onnx.checker.shift.run import read_notes
-from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, usable_rows, wilson
-from robustcheck_onnx.checker.storage.places import as_typed, local_path
-from robustcheck_onnx.checker.text import VERSION, count_text, quoted
-from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
-
+from .. import isolation
+from ..arrays import Array, Bools, Floats, Indices
+from ..errors import CannotAssessError, UsageError
+from ..evidence import Interval, RunOptions
+from ..images.source import Images, open_images
+from ..isolation import NO_LIMITS, Limits, Progress
+from ..measure import run as measure
+from ..measure.job import Job
+from ..report.record import Clock, Time
+from ..runtime.head import LinearHead, head_from_file, read_head
+from ..shift import robustness, sets
+from ..shift.robustness import Effective, SetResult
+from ..shift.run import read_notes
+from ..statistics import definitions
+from ..statistics.definitions import CONFIDENCE, Accuracy, usable_rows, wilson
+from ..storage.places import as_typed, local_path
+from ..text import VERSION, count_text, quoted
+from ..verdict.gate import execution_notes, image_notes
 from . import document
 from .document import Analysis, DirectionsReport, Outliers
 

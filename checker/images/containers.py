@@ -26,12 +26,11 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.arrays import AnyArray, Counts
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.storage.places import SUFFIXES, Url, is_hidden, parse_place
-from robustcheck_onnx.checker.storage.stores import RemoteFile, StoreError, copied, open_url
-from robustcheck_onnx.checker.text import quoted
-
+from ..arrays import AnyArray, Counts
+from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
+from ..storage.places import SUFFIXES, Url, is_hidden, parse_place
+from ..storage.stores import RemoteFile, StoreError, copied, open_url
+from ..text import quoted
 from .preprocess import DAMAGE, MAX_FILE_BYTES, UnreadableImageError
 
 File = Path | RemoteFile

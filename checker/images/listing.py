@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TextIO
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage import places
-from robustcheck_onnx.checker.storage.places import SUFFIXES, Place, Url, folder_files, is_ignored, parse_place, redact
-from robustcheck_onnx.checker.storage.stores import RemoteFile, copied, open_url
-from robustcheck_onnx.checker.text import quoted
-
+from ..errors import CannotAssessError, EnvironmentFaultError, UsageError
+from ..evidence import STOCK
+from ..storage import places
+from ..storage.places import SUFFIXES, Place, Url, folder_files, is_ignored, parse_place, redact
+from ..storage.stores import RemoteFile, copied, open_url
+from ..text import quoted
 from . import containers
 from .containers import PATH_COLUMNS, SHOWN, Entries, Entry, File, Files, Rows, file_entries, is_url, read_remote
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from robustcheck_onnx.checker.arrays import Float32s, GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.storage.places import SUFFIXES
+from ..arrays import Float32s, GenericArray
+from ..errors import CannotAssessError
+from ..evidence import Preprocessing
+from ..storage.places import SUFFIXES
 
 MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
 

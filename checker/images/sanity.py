@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Float32s, Indices
-from robustcheck_onnx.checker.evidence import ImageFinding, ImageSetFacts
+from ..arrays import Array, Bools, Counts, Float32s, Indices
+from ..evidence import ImageFinding, ImageSetFacts
 
 EDGE_PX = 96  # the image is made as large as a square of this edge (never enlarged)
 LONGEST_PX = 255  # of very long images; positions are stored as bytes

@@ -24,12 +24,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageFile
 
-from robustcheck_onnx.checker.arrays import Counts, Float32s, GenericArray, SupportsArray, as_array, is_array
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import SeenImage
-from robustcheck_onnx.checker.storage.places import Place, parse_place, redact
-from robustcheck_onnx.checker.text import sha256_of, type_name
-
+from ..arrays import Counts, Float32s, GenericArray, SupportsArray, as_array, is_array
+from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from ..evidence import SeenImage
+from ..storage.places import Place, parse_place, redact
+from ..text import sha256_of, type_name
 from .containers import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
 from .listing import Kind, image_files, list_images, parse_image_set
 from .preprocess import WHOLE, UnreadableImageError, decode, from_picture

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Unpack
 
-from robustcheck_onnx.checker.compare import CompareReport, IndexOptions, compare
-from robustcheck_onnx.checker.evidence import RunOptions
-from robustcheck_onnx.checker.images.source import Images
-from robustcheck_onnx.checker.isolation import Progress
-from robustcheck_onnx.checker.model.addresses import Model
-from robustcheck_onnx.checker.pipeline import CheckOptions, check
-from robustcheck_onnx.checker.report.forms import meaning_text
-from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.text import printable
+from ..compare import CompareReport, IndexOptions, compare
+from ..evidence import RunOptions
+from ..images.source import Images
+from ..isolation import Progress
+from ..model.addresses import Model
+from ..pipeline import CheckOptions, check
+from ..report.forms import meaning_text
+from ..report.record import Report
+from ..text import printable
 
 
 class VerdictError(AssertionError):

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.isolation import tell_stage
-from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.storage import registries
-from robustcheck_onnx.checker.verify.run import Verification, VerifyOptions, verify
+from ..errors import CannotAssessError
+from ..isolation import tell_stage
+from ..report import forms
+from ..report.record import Report
+from ..storage import registries
+from ..verify.run import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

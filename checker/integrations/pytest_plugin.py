@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.images.source import Images
-    from robustcheck_onnx.checker.model.addresses import Model
-    from robustcheck_onnx.checker.report.record import Report
-
+    from ..images.source import Images
+    from ..model.addresses import Model
+    from ..report.record import Report
     from .assertions import AssertRobust
 
 
@@ -56,10 +55,9 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
 
     def assert_robust(model: Model, images: Images | None = None, **options: Any) -> Report:
         __tracebackhide__ = True
-        from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
-        from robustcheck_onnx.checker.report.forms import one_line  # noqa: PLC0415
-        from robustcheck_onnx.checker.text import printable  # noqa: PLC0415
-
+        from ..errors import RobustcheckError  # noqa: PLC0415
+        from ..report.forms import one_line  # noqa: PLC0415
+        from ..text import printable  # noqa: PLC0415
         from . import assertions  # noqa: PLC0415 # pytest starts fast
 
         def add_line(line: str) -> None:
@@ -86,8 +84,8 @@ def pytest_runtest_makereport(
     """Write three lines where `assert_robust` has no verdict. With `--full-trace` it is the traceback."""
     report = yield
     if "assert_robust" in getattr(item, "fixturenames", ()) and call.excinfo is not None:
-        from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
-        from robustcheck_onnx.checker.text import printable  # noqa: PLC0415
+        from ..errors import RobustcheckError  # noqa: PLC0415
+        from ..text import printable  # noqa: PLC0415
 
         fault = call.excinfo.value
         if isinstance(fault, RobustcheckError) and not item.config.getoption("fulltrace"):

@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from robustcheck_onnx.checker.arrays import Float32s, GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import (
+from ...thresholds.profile import Profile
+from ..arrays import Float32s, GenericArray
+from ..errors import CannotAssessError, RobustcheckError, UsageError
+from ..evidence import (
     CONTENT_IMAGES,
     Content,
     Evidence,
@@ -43,16 +44,15 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     SeenImage,
 )
-from robustcheck_onnx.checker.images import sanity
-from robustcheck_onnx.checker.images.preprocess import LevelSums, apply_uint8, as_photo, level_sums
-from robustcheck_onnx.checker.images.sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels, varied
-from robustcheck_onnx.checker.images.source import Digests, ImageSource, Item, Skipped, Tensor, check_bad, digest_of_set
-from robustcheck_onnx.checker.model.layers import show_shape
-from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows
-from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.thresholds.profile import Profile
+from ..images import sanity
+from ..images.preprocess import LevelSums, apply_uint8, as_photo, level_sums
+from ..images.sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels, varied
+from ..images.source import Digests, ImageSource, Item, Skipped, Tensor, check_bad, digest_of_set
+from ..model.layers import show_shape
+from ..model.open import ModelFile
+from ..statistics import state as sums
+from ..statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows
+from ..text import VERSION, quoted
 
 KEPT: Final = DESCRIBED  # no more images have a sketch
 

@@ -15,45 +15,27 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from robustcheck_onnx.checker.arrays import AnyArray, Float32s, GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import (
-    STOCK,
-    Execution,
-    ModelFacts,
-    Options,
-    PreprocessingFacts,
-    RunOptions,
-    Statistics,
-)
-from robustcheck_onnx.checker.images.containers import Entries
-from robustcheck_onnx.checker.images.preprocess import least_edge
-from robustcheck_onnx.checker.images.sanity import DESCRIBED
-from robustcheck_onnx.checker.images.source import (
-    Images,
-    ImageSource,
-    Item,
-    Skipped,
-    check_bad,
-    open_given,
-    open_images,
-    prefetch,
-)
-from robustcheck_onnx.checker.isolation import LOG, Progress, Tell
-from robustcheck_onnx.checker.model.image_input import fed_as
-from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.model.sidecar import find_preprocessing
-from robustcheck_onnx.checker.runtime.devices import CPU, cpu_threads, expects_accelerator
-from robustcheck_onnx.checker.runtime.head import LinearHead, score_difference
-from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, TRIED, Runner
-from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK, is_look
-from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.checker.verdict.gate import model_notes
-from robustcheck_onnx.checker.verdict.reasons import NAMES
-from robustcheck_onnx.checker.verdict.rule import decided
-from robustcheck_onnx.thresholds.profile import Profile
-
+from ...thresholds.profile import Profile
+from ..arrays import AnyArray, Float32s, GenericArray
+from ..errors import CannotAssessError
+from ..evidence import STOCK, Execution, ModelFacts, Options, PreprocessingFacts, RunOptions, Statistics
+from ..images.containers import Entries
+from ..images.preprocess import least_edge
+from ..images.sanity import DESCRIBED
+from ..images.source import Images, ImageSource, Item, Skipped, check_bad, open_given, open_images, prefetch
+from ..isolation import LOG, Progress, Tell
+from ..model.image_input import fed_as
+from ..model.open import ModelFile, open_model
+from ..model.sidecar import find_preprocessing
+from ..runtime.devices import CPU, cpu_threads, expects_accelerator
+from ..runtime.head import LinearHead, score_difference
+from ..runtime.runner import SAME_OUTPUT, TRIED, Runner
+from ..statistics import state as sums
+from ..statistics.definitions import FIRST_LOOK, is_look
+from ..text import quoted
+from ..verdict.gate import model_notes
+from ..verdict.reasons import NAMES
+from ..verdict.rule import decided
 from . import job
 from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Prepared, nothing_yet, prepare, stack
 

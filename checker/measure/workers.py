@@ -28,14 +28,13 @@ from secrets import token_hex
 from types import ModuleType
 from typing import Any, Final
 
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
-from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
-from robustcheck_onnx.checker.runtime.devices import cpu_threads, parse_device
-from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.thresholds.profile import Profile
-
+from ...thresholds.profile import Profile
+from .. import isolation
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
+from ..evidence import Evidence
+from ..isolation import NO_LIMITS, Limits
+from ..runtime.devices import cpu_threads, parse_device
+from ..text import VERSION
 from . import run as measure
 from .job import TRIES, Facts, Job, Measurement, Outcome, conclude, died, merge, nothing_yet
 

@@ -15,29 +15,12 @@ from pathlib import Path, PurePosixPath
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import Origin
-from robustcheck_onnx.checker.storage import registries
-from robustcheck_onnx.checker.storage.places import (
-    HTTP,
-    HUB_OFFLINE,
-    ON_THIS_MACHINE,
-    REGISTRY,
-    Place,
-    Url,
-    parse_place,
-    redact,
-)
-from robustcheck_onnx.checker.storage.stores import (
-    RemoteFile,
-    StoreError,
-    download,
-    limit_bytes,
-    open_url,
-    private_folder,
-)
-from robustcheck_onnx.checker.text import quoted, type_name
-
+from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from ..evidence import Origin
+from ..storage import registries
+from ..storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
+from ..storage.stores import RemoteFile, StoreError, download, limit_bytes, open_url, private_folder
+from ..text import quoted, type_name
 from .file import external_locations, parse_contract
 from .sidecar import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES, choose_model, says_pixels, sidecar_paths, takes_no_image
 

@@ -21,9 +21,8 @@ from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from robustcheck_onnx.checker.arrays import Array, GenericArray
-from robustcheck_onnx.thresholds.profile import WRITTEN_ZERO_AT, End
-
+from ...thresholds.profile import WRITTEN_ZERO_AT, End
+from ..arrays import Array, GenericArray
 from .layers import (
     AFFINE,
     BITS,

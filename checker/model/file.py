@@ -24,13 +24,12 @@ from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 from onnx.external_data_helper import set_external_data
 from pydantic import Field, ValidationError, field_validator
 
-from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.isolation import max_model_bytes
-from robustcheck_onnx.checker.storage.places import local_path, nearest_path
-from robustcheck_onnx.checker.text import digest_of, once, quoted
-from robustcheck_onnx.thresholds.profile import Frozen
-
+from ...thresholds.profile import Frozen
+from ..errors import NEWER, CannotAssessError, UsageError
+from ..evidence import Preprocessing
+from ..isolation import max_model_bytes
+from ..storage.places import local_path, nearest_path
+from ..text import digest_of, once, quoted
 from .layers import check_dimensions, check_well_formed
 from .weights import (
     LFS_MARK,

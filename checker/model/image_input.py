@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from robustcheck_onnx.checker.arrays import Array, GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import GraphScaling, PreprocessingFacts
-
+from ..arrays import Array, GenericArray
+from ..errors import CannotAssessError, UsageError
+from ..evidence import GraphScaling, PreprocessingFacts
 from .ends import Constants
 from .layers import FLOATS, Names, Shape, input_at, inputs_of, integer, integers, needed_nodes, show_shape, weights_in
 

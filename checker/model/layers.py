@@ -24,8 +24,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.helper import make_tensor_value_info
 from onnx.numpy_helper import to_array
 
-from robustcheck_onnx.checker.errors import CannotAssessError
-
+from ..errors import CannotAssessError
 from .weights import about, damaged
 
 Names = tuple[str, ...]

@@ -21,11 +21,10 @@ from onnx.helper import make_node
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import GraphScaling
-from robustcheck_onnx.checker.text import sha256_of
-from robustcheck_onnx.thresholds.profile import End
-
+from ...thresholds.profile import End
+from ..errors import CannotAssessError
+from ..evidence import GraphScaling
+from ..text import sha256_of
 from .ends import EMBEDDINGS, Constants, Head, is_change_of_basis
 from .file import Contract, Graph, OnnxFile, changed, drop_pages, parse_contract, read_onnx
 from .image_input import ImageInput, find_image_input, find_scalings, keep_image_part

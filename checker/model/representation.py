@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.thresholds.profile import End
-
+from ...thresholds.profile import End
+from ..errors import CannotAssessError, UsageError
+from ..text import quoted
 from .ends import AFTER_LINEAR, GATE, SCALE, SECOND, UNIT, Head, Join, embedding_under, ends_in, find_head
 from .file import Contract
 from .layers import ELEMENTWISE, FLOATS, LINEAR, POOL, Layers, Names, Shape, integer, integers, show_shape

@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
-from robustcheck_onnx.checker.images.preprocess import at_size
-from robustcheck_onnx.checker.storage.places import nearest_path
-from robustcheck_onnx.checker.text import quoted, rule_of
-
+from ..errors import UsageError
+from ..evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
+from ..images.preprocess import at_size
+from ..storage.places import nearest_path
+from ..text import quoted, rule_of
 from .weights import about
 
 OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json

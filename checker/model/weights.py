@@ -40,9 +40,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from onnx.helper import tensor_dtype_to_field, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array, to_array
 
-from robustcheck_onnx.checker.arrays import GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError
-from robustcheck_onnx.checker.text import quoted
+from ..arrays import GenericArray
+from ..errors import CannotAssessError, RobustcheckError
+from ..text import quoted
 
 CHUNK_BYTES = 1 << 22  # read size of weights in other files, 4 MiB
 

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from robustcheck_onnx.checker.evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.checker.text import count_text, number_text, range_text, short_checkpoint
-
+from ..evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
+from ..text import count_text, number_text, range_text, short_checkpoint
 from .document import Chart
 from .forms import group_text, widest_kurtosis
 from .record import ReferenceRow, Report
@@ -410,7 +409,7 @@ def _by_checkpoint(
 
     Sets without published effective robustness are returned apart.
     """
-    from robustcheck_onnx.thresholds import published as tables  # noqa: PLC0415 # takes NumPy; an error needs none
+    from ...thresholds import published as tables  # noqa: PLC0415 # takes NumPy; an error needs none
 
     rows = {(row.library, row.model, row.weights): row for row in tables.published() if row.mean_pp is not None}
     sets: dict[tuple[str, str, str], list[ReferenceRow]] = {}

@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from robustcheck_onnx.checker.evidence import Interval, Origin
-from robustcheck_onnx.checker.text import MIB, count_text, name_text, number_text, short_digest, short_provider
-from robustcheck_onnx.checker.verdict.rule import Reason, steps_text
-
+from ..evidence import Interval, Origin
+from ..text import MIB, count_text, name_text, number_text, short_digest, short_provider
+from ..verdict.rule import Reason, steps_text
 from .forms import preprocessing_text
 from .record import Report, Time, to_json
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.thresholds.profile import Frozen
+    from ...thresholds.profile import Frozen
 
 Style = Literal["", "bold", "dim", "pass", "warn", "fail"]
 

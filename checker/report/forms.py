@@ -18,24 +18,14 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
-from robustcheck_onnx.checker import text
-from robustcheck_onnx.checker.errors import COMMANDS, UsageError
-from robustcheck_onnx.checker.evidence import (
-    CLIP,
-    IMAGENET,
-    TOP_FEATURES,
-    Content,
-    Interval,
-    OutlierFeature,
-    Preprocessing,
-    Statistics,
-)
-from robustcheck_onnx.checker.text import as_json, error_json, number_text, printable
-from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED, Waiver
-from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES, Kind
-from robustcheck_onnx.checker.verdict.rule import Reason, Verdict, describe, inside, outside
-from robustcheck_onnx.thresholds.profile import STATISTICS, End, Limits, Profile, Statistic
-
+from ...thresholds.profile import STATISTICS, End, Limits, Profile, Statistic
+from .. import text
+from ..errors import COMMANDS, UsageError
+from ..evidence import CLIP, IMAGENET, TOP_FEATURES, Content, Interval, OutlierFeature, Preprocessing, Statistics
+from ..text import as_json, error_json, number_text, printable
+from ..verdict.gate import ON_BUNDLED, Waiver
+from ..verdict.reasons import NAMES, RULES, Kind
+from ..verdict.rule import Reason, Verdict, describe, inside, outside
 from .record import Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json
 
 TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "gitlab", "predicate", "cyclonedx")

@@ -18,13 +18,12 @@ from textwrap import wrap
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, install_hint
-from robustcheck_onnx.checker.evidence import Interval, Statistics
-from robustcheck_onnx.checker.text import count_text, number_text, printable
-from robustcheck_onnx.checker.verdict.reasons import NAMES
-from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
-
+from ...thresholds.profile import STATISTICS, Profile
+from ..errors import EnvironmentFaultError, install_hint
+from ..evidence import Interval, Statistics
+from ..text import count_text, number_text, printable
+from ..verdict.reasons import NAMES
+from ..verdict.rule import Reason, Verdict
 from .document import Cell, Document, Table, pairs_of, text_of
 from .forms import SIGNS, clears, statistics_of, verdict_text
 from .record import ReferenceRow, Report

@@ -14,9 +14,8 @@ from typing import Any, Final
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, tostring
 
-from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, number_text, printable
-from robustcheck_onnx.checker.verdict.reasons import RULES, below_reasons
-
+from ..text import VERSION, as_json, digest_of, number_text, printable
+from ..verdict.reasons import RULES, below_reasons
 from . import forms, markdown
 from .forms import NOT_ASSESSED, FormOptions, cautions, exit_code_of, findings, names_of, path_of, waiver_text
 from .record import CLAIM, Failed, Outcome, Report, sha256_set

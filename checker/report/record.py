@@ -23,24 +23,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from robustcheck_onnx.checker.errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence, Options
-from robustcheck_onnx.checker.text import (
-    HOME,
-    SCHEMA_VERSION,
-    VERSION,
-    as_json,
-    digest_of,
-    form_of,
-    once,
-    quoted,
-    short_digest,
-)
-from robustcheck_onnx.checker.verdict.gate import Gate, fits
-from robustcheck_onnx.checker.verdict.reasons import Kind
-from robustcheck_onnx.checker.verdict.rule import Reason, Verdict, judge
-from robustcheck_onnx.thresholds.profile import Context, Frozen, Profile, is_version, without, wrong_statistics
-from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
+from ...thresholds.profile import Context, Frozen, Profile, is_version, without, wrong_statistics
+from ...thresholds.profile import digest_of as profile_digest_of
+from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
+from ..evidence import Evidence, Options
+from ..text import HOME, SCHEMA_VERSION, VERSION, as_json, digest_of, form_of, once, quoted, short_digest
+from ..verdict.gate import Gate, fits
+from ..verdict.reasons import Kind
+from ..verdict.rule import Reason, Verdict, judge
 
 if TYPE_CHECKING:
     import pandas as pd

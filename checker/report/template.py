@@ -20,10 +20,11 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.isolation import STATUS, Limits
-from robustcheck_onnx.checker.text import (
+from ...thresholds.profile import DEFINITIONS
+from .. import isolation
+from ..errors import EXIT_CODES, CannotAssessError, EnvironmentFaultError, UsageError
+from ..isolation import STATUS, Limits
+from ..text import (
     VERSION,
     as_json,
     count_text,
@@ -34,9 +35,7 @@ from robustcheck_onnx.checker.text import (
     printable,
     short_checkpoint,
 )
-from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES
-from robustcheck_onnx.thresholds.profile import DEFINITIONS
-
+from ..verdict.reasons import KINDS, NAMES
 from . import charts, forms
 from .document import Document, blocks_of, cell_of
 from .markdown import prose, section, text

@@ -17,15 +17,14 @@ from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
-from robustcheck_onnx.checker import text as texts
-from robustcheck_onnx.checker.errors import COMMANDS
-from robustcheck_onnx.checker.evidence import OUTLIER_SD
-from robustcheck_onnx.checker.text import name_text, number_text, percent_text, sentence_text
-from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
-from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
-from robustcheck_onnx.checker.verdict.rule import Reason
-from robustcheck_onnx.thresholds.profile import DEFINITIONS
-
+from ...thresholds.profile import DEFINITIONS
+from .. import text as texts
+from ..errors import COMMANDS
+from ..evidence import OUTLIER_SD
+from ..text import name_text, number_text, percent_text, sentence_text
+from ..verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
+from ..verdict.reasons import KINDS, RULES
+from ..verdict.rule import Reason
 from . import forms
 from .document import (
     Block,

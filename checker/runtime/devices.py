@@ -26,9 +26,9 @@ import onnxruntime as ort
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.model.open import supported_versions
-from robustcheck_onnx.thresholds.profile import Frozen
+from ...thresholds.profile import Frozen
+from ..errors import UsageError
+from ..model.open import supported_versions
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 SUFFIX = "ExecutionProvider"

@@ -16,23 +16,12 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import get_attribute_value, make_node, make_tensor_value_info
 
-from robustcheck_onnx.checker.arrays import Array, GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.model.file import Graph
-from robustcheck_onnx.checker.model.layers import (
-    FLOATS,
-    LINEAR,
-    RESHAPE,
-    Layers,
-    build_layers,
-    inputs_of,
-    needed_nodes,
-    text_of,
-    with_shapes,
-)
-from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.text import quoted
-
+from ..arrays import Array, GenericArray
+from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
+from ..model.file import Graph
+from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, build_layers, inputs_of, needed_nodes, text_of, with_shapes
+from ..model.open import ModelFile
+from ..text import quoted
 from .devices import RUN_ERRORS, cpu_threads
 from .session import open_session, relative_difference, translate
 

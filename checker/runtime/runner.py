@@ -18,16 +18,15 @@ from onnx.helper import make_node, make_tensor_value_info, tensor_dtype_to_np_dt
 from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 
-from robustcheck_onnx.checker.arrays import AnyArray, GenericArray
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images.preprocess import channels, scales_finitely
-from robustcheck_onnx.checker.model.image_input import DTYPES, ImageInput
-from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.model.representation import apply_pool
-from robustcheck_onnx.checker.model.weights import refuse_changed
-from robustcheck_onnx.checker.text import quoted
-
+from ..arrays import AnyArray, GenericArray
+from ..errors import CannotAssessError, EnvironmentFaultError, UsageError
+from ..evidence import Preprocessing
+from ..images.preprocess import channels, scales_finitely
+from ..model.image_input import DTYPES, ImageInput
+from ..model.open import ModelFile
+from ..model.representation import apply_pool
+from ..model.weights import refuse_changed
+from ..text import quoted
 from .devices import CPU, CUDA, ORT_FATAL, RUN_ERRORS, TENSORRT, cpu_threads, device_memory, expects_accelerator
 from .session import describe, open_session, relative_difference, translate
 

@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from robustcheck_onnx.checker.arrays import AnyArray
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
-from robustcheck_onnx.checker.evidence import Execution
-from robustcheck_onnx.checker.model.layers import (
-    LINEAR,
-)
-from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.text import quoted
-
+from ..arrays import AnyArray
+from ..errors import CannotAssessError, EnvironmentFaultError
+from ..evidence import Execution
+from ..model.layers import LINEAR
+from ..model.open import ModelFile
+from ..text import quoted
 from .devices import CPU, ORT_FATAL, RUN_ERRORS, parse_device, preload_cuda, why_missing
 
 # ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.

@@ -7,24 +7,12 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
-from robustcheck_onnx.checker.report import notebook
-from robustcheck_onnx.checker.report.document import (
-    Cell,
-    Chart,
-    Curve,
-    Document,
-    Facts,
-    Section,
-    Shown,
-    Table,
-    facts_of_run,
-    measured,
-    name,
-)
-from robustcheck_onnx.checker.report.record import ModelRead, Time
-from robustcheck_onnx.checker.text import count_text, number_text, percent_text, range_text
-from robustcheck_onnx.thresholds.profile import Frozen
+from ...thresholds.profile import Frozen
+from ..evidence import Execution, ImageFacts, PreprocessingFacts
+from ..report import notebook
+from ..report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ..report.record import ModelRead, Time
+from ..text import count_text, number_text, percent_text, range_text
 
 if TYPE_CHECKING:
     import pandas as pd

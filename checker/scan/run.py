@@ -21,27 +21,26 @@ from typing import NamedTuple, Unpack
 import numpy as np
 import onnx
 
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.arrays import AnyArray
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Preprocessing, RunOptions
-from robustcheck_onnx.checker.images.source import Images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import ImagesRead, Job, stack
-from robustcheck_onnx.checker.model.ends import ACTIVATION, NORMALISATION
-from robustcheck_onnx.checker.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
-from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.model.representation import choose_pool
-from robustcheck_onnx.checker.report.record import Clock, Time
-from robustcheck_onnx.checker.representations import MadeWith, checked_path, saving
-from robustcheck_onnx.checker.runtime.runner import SAME_OUTPUT, Runner
-from robustcheck_onnx.checker.runtime.session import relative_difference
-from robustcheck_onnx.checker.statistics.definitions import usable_rows
-from robustcheck_onnx.checker.storage.places import local_path
-from robustcheck_onnx.checker.text import VERSION, quoted
-from robustcheck_onnx.checker.verdict.gate import execution_notes, image_notes
-
+from .. import isolation
+from ..arrays import AnyArray
+from ..errors import CannotAssessError, UsageError
+from ..evidence import Execution, ImageFacts, Preprocessing, RunOptions
+from ..images.source import Images
+from ..isolation import NO_LIMITS, Limits, Progress
+from ..measure import run as measure
+from ..measure.job import ImagesRead, Job, stack
+from ..model.ends import ACTIVATION, NORMALISATION
+from ..model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
+from ..model.open import ModelFile
+from ..model.representation import choose_pool
+from ..report.record import Clock, Time
+from ..representations import MadeWith, checked_path, saving
+from ..runtime.runner import SAME_OUTPUT, Runner
+from ..runtime.session import relative_difference
+from ..statistics.definitions import usable_rows
+from ..storage.places import local_path
+from ..text import VERSION, quoted
+from ..verdict.gate import execution_notes, image_notes
 from .document import Layer, ScanModel, ScanReport, summary
 from .taps import GRID, MIN_OPSET, OUTPUT, Depth, Tap, add_scan, add_shapes, read_shapes
 

@@ -15,10 +15,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from robustcheck_onnx.checker.arrays import Array
-from robustcheck_onnx.checker.evidence import TOP_FEATURES
-from robustcheck_onnx.checker.statistics.definitions import PERSISTENT_SHARE
-
+from ..arrays import Array
+from ..evidence import TOP_FEATURES
+from ..statistics.definitions import PERSISTENT_SHARE
 from .document import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 
 PREFIX = "robustcheck.scan"

@@ -15,15 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from robustcheck_onnx.checker.arrays import AnyArray, Array, Bools, Counts
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.isolation import Tell, tell_stage
-from robustcheck_onnx.checker.measure.job import ImagesRead
-from robustcheck_onnx.checker.measure.run import Inputs
-from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, wilson
-from robustcheck_onnx.thresholds.profile import Frozen
-
+from ...thresholds.profile import Frozen
+from ..arrays import AnyArray, Array, Bools, Counts
+from ..errors import CannotAssessError, UsageError
+from ..isolation import Tell, tell_stage
+from ..measure.job import ImagesRead
+from ..measure.run import Inputs
+from ..runtime.runner import Runner
+from ..statistics.definitions import CONFIDENCE, Accuracy, wilson
 from .robustness import SetResult
 from .sets import ImageSet, Measured, not_numbers, run_set
 

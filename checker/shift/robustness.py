@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE, Accuracy, wilson
-from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.profile import Frozen
-from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
+from ...thresholds import published
+from ...thresholds.profile import Frozen
+from ...thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
+from ..statistics.definitions import CONFIDENCE, Accuracy, wilson
 
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
 

@@ -11,34 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Unpack
 
-from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Execution, Options, Preprocessing, RunOptions
-from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, apart, is_possible, tell_stage
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.run import Inputs, open_runner, question_notes, read_inputs
-from robustcheck_onnx.checker.report.document import (
-    Block,
-    Cell,
-    Document,
-    Facts,
-    Section,
-    Shown,
-    Style,
-    Table,
-    Words,
-    measured,
-    name,
-)
-from robustcheck_onnx.checker.report.record import Clock, Report, Time, read_one
-from robustcheck_onnx.checker.statistics.definitions import CONFIDENCE
-from robustcheck_onnx.checker.storage.places import as_typed, local_path
-from robustcheck_onnx.checker.text import VERSION, name_text, percent_text
-from robustcheck_onnx.checker.verdict.gate import execution_notes, skipped_note
-from robustcheck_onnx.thresholds.profile import Frozen
-from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
-
+from ...thresholds.profile import Frozen
+from ...thresholds.published import IMAGENET, SHIFT_WORDS
+from .. import pipeline
+from ..errors import CannotAssessError, UsageError
+from ..evidence import Execution, Options, Preprocessing, RunOptions
+from ..images.source import open_images
+from ..isolation import NO_LIMITS, Limits, Progress, apart, is_possible, tell_stage
+from ..measure.job import Job
+from ..measure.run import Inputs, open_runner, question_notes, read_inputs
+from ..report.document import Block, Cell, Document, Facts, Section, Shown, Style, Table, Words, measured, name
+from ..report.record import Clock, Report, Time, read_one
+from ..statistics.definitions import CONFIDENCE
+from ..storage.places import as_typed, local_path
+from ..text import VERSION, name_text, percent_text
+from ..verdict.gate import execution_notes, skipped_note
 from . import robustness
 from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
 from .robustness import IMAGES, LABEL_SET, WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement, agree

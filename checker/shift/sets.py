@@ -18,21 +18,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustcheck_onnx.checker.arrays import AnyArray, Bools
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images.source import ImageSource, Skipped, digest_of_set
-from robustcheck_onnx.checker.isolation import Tell
-from robustcheck_onnx.checker.measure.job import ImagesRead, Prepared, named_skips, stack
-from robustcheck_onnx.checker.measure.run import Inputs, batches, decode
-from robustcheck_onnx.checker.model.open import ModelFile
-from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.statistics.definitions import wilson
-from robustcheck_onnx.checker.storage.places import Place, Url, parse_place
-from robustcheck_onnx.checker.text import quoted
-from robustcheck_onnx.thresholds import DATA
-from robustcheck_onnx.thresholds.published import IMAGENET
-
+from ...thresholds import DATA
+from ...thresholds.published import IMAGENET
+from ..arrays import AnyArray, Bools
+from ..errors import CannotAssessError, UsageError
+from ..evidence import Preprocessing
+from ..images.source import ImageSource, Skipped, digest_of_set
+from ..isolation import Tell
+from ..measure.job import ImagesRead, Prepared, named_skips, stack
+from ..measure.run import Inputs, batches, decode
+from ..model.open import ModelFile
+from ..runtime.runner import Runner
+from ..statistics.definitions import wilson
+from ..storage.places import Place, Url, parse_place
+from ..text import quoted
 from .robustness import ALIASES, SetResult
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)

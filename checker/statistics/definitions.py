@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.arrays import Array, Bools, Indices
-from robustcheck_onnx.checker.evidence import TOP_FEATURES
-from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA, Frozen
+from ...thresholds.profile import LOOKS_ALPHA, Frozen
+from ..arrays import Array, Bools, Indices
+from ..evidence import TOP_FEATURES
 
 STATISTIC_VERSION = 2  # raise it whenever a definition below changes: thresholds hold for one version only
 PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD, on one side

@@ -17,12 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.arrays import Array, Bools, Counts, Indices, SupportsArray, as_array
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.checker.text import type_name
-from robustcheck_onnx.thresholds.profile import ENERGIES, LOOKS_ALPHA, Bounds, Statistic, load
-
+from ...thresholds.profile import ENERGIES, LOOKS_ALPHA, Bounds, Statistic, load
+from ..arrays import Array, Bools, Counts, Indices, SupportsArray, as_array
+from ..errors import CannotAssessError, UsageError
+from ..evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
+from ..text import type_name
 from . import definitions
 
 GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them

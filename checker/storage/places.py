@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import type_name
+from ..errors import UsageError
+from ..text import type_name
 
 OFFLINE = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
 HUB_OFFLINE = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone

@@ -22,9 +22,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
-from robustcheck_onnx.checker.text import quoted
-
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
+from ..text import quoted
 from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text, secrets
 from .stores import ENDPOINT, PIECE_BYTES, RemoteFile, StoreError, environment, limit_bytes, load_hub_client, too_large
 

@@ -23,9 +23,8 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import quote, unquote
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.text import quoted
-
+from ..errors import EnvironmentFaultError, UsageError, install_hint
+from ..text import quoted
 from .places import HIDDEN, Place, Url, parse_place, redact_text, secrets
 
 PIECE_BYTES = 16 * 2**20  # of a download: one request each, 16 MiB

@@ -17,12 +17,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts
-from robustcheck_onnx.checker.text import short_digest
-from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import Frozen, Profile
-
+from ...thresholds import profile as profiles
+from ...thresholds.profile import Frozen, Profile
+from ..errors import UsageError
+from ..evidence import Evidence, Execution, ImageFacts
+from ..text import short_digest
 from .rule import Verdict, expected_levels, is_raw, limit_of
 
 FailOn = Literal["warn", "never"]

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from robustcheck_onnx.thresholds.profile import DEFINITIONS, Profile, Statistic
+from ...thresholds.profile import DEFINITIONS, Profile, Statistic
 
 Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {

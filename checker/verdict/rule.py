@@ -8,7 +8,8 @@ its limits rest on.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from robustcheck_onnx.checker.evidence import (
+from ...thresholds.profile import ENERGIES, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
+from ..evidence import (
     CONTENT_IMAGES,
     OUTLIER_SD,
     TOP_FEATURES,
@@ -19,9 +20,7 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.text import bound_text, number_text
-from robustcheck_onnx.thresholds.profile import ENERGIES, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
-
+from ..text import bound_text, number_text
 from .reasons import KINDS, NAMES, NOT_MENDABLE, RULES, Kind, below_reasons
 
 Seen = tuple[str, str]

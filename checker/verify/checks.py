@@ -19,24 +19,23 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
-from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import NOT_MEASURED
-from robustcheck_onnx.checker.images.source import digest_of_set, open_images
-from robustcheck_onnx.checker.isolation import Tell
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.workers import measure_all
-from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.open import digest_of, open_model
-from robustcheck_onnx.checker.model.sidecar import PRESETS
-from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.report.record import Report, Settings, ruling
-from robustcheck_onnx.checker.text import quoted, short_digest
-from robustcheck_onnx.checker.verdict.gate import execution_notes, memory_note
-from robustcheck_onnx.checker.verdict.rule import limit_of
-from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import STATISTICS, Frozen, Profile
-
+from ...thresholds import profile as profiles
+from ...thresholds.profile import STATISTICS, Frozen, Profile
+from .. import pipeline
+from ..errors import CannotAssessError, UsageError
+from ..evidence import NOT_MEASURED
+from ..images.source import digest_of_set, open_images
+from ..isolation import Tell
+from ..measure.job import Job
+from ..measure.workers import measure_all
+from ..model.file import read_onnx
+from ..model.open import digest_of, open_model
+from ..model.sidecar import PRESETS
+from ..model.weights import file_digest
+from ..report.record import Report, Settings, ruling
+from ..text import quoted, short_digest
+from ..verdict.gate import execution_notes, memory_note
+from ..verdict.rule import limit_of
 from .signature import Identity, SignatureError, differences, signed_by_identity, signed_payload, statement, words_of
 
 SAME_ENVIRONMENT: Final = 1e-4

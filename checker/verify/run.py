@@ -10,17 +10,16 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
-from robustcheck_onnx.checker.model.weights import file_digest
-from robustcheck_onnx.checker.report.document import Cell, Document, File, Section, Shown, Table
-from robustcheck_onnx.checker.report.forms import cautions
-from robustcheck_onnx.checker.report.record import NoTruth, Report, edits, read, ruling
-from robustcheck_onnx.checker.storage.places import local_path
-from robustcheck_onnx.checker.text import VERSION, name_text, quoted, short_digest
-from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED, decide, load_profile
-from robustcheck_onnx.thresholds.profile import Frozen
-
+from ...thresholds.profile import Frozen
+from ..errors import UsageError
+from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
+from ..model.weights import file_digest
+from ..report.document import Cell, Document, File, Section, Shown, Table
+from ..report.forms import cautions
+from ..report.record import NoTruth, Report, edits, read, ruling
+from ..storage.places import local_path
+from ..text import VERSION, name_text, quoted, short_digest
+from ..verdict.gate import ON_BUNDLED, decide, load_profile
 from . import checks
 from .checks import Finding, agreed, check_edits, model_digest, report_of, unchecked
 from .signature import Identity, identity_of

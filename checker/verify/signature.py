@@ -22,18 +22,10 @@ from importlib import import_module
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
-from robustcheck_onnx.checker.report.record import (
-    KNOWN_TYPES,
-    LARGEST_BYTES,
-    MEDIA_TYPE,
-    PREDICATE_TYPE,
-    Report,
-    predicate_of,
-    sha256_set,
-)
-from robustcheck_onnx.checker.storage.places import OFFLINE, is_offline
-from robustcheck_onnx.checker.text import as_json, once, printable, quoted
+from ..errors import EnvironmentFaultError, UsageError, install_hint
+from ..report.record import KNOWN_TYPES, LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, Report, predicate_of, sha256_set
+from ..storage.places import OFFLINE, is_offline
+from ..text import as_json, once, printable, quoted
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey

@@ -23,7 +23,7 @@ from ..output import deliver, destinations_of, mark_unfinished, print_report, pr
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from robustcheck_onnx.checker.storage.places import Place
+    from ...storage.places import Place
 
 NOT_SHARED = ("images", "max_images", "sign", "save_representations", "log_file", "no_thumbnails")
 QUESTION: Final = [n for n, row in ROWS.items() if n not in NOT_SHARED and row.panel not in (VERDICT, CI)]
@@ -68,7 +68,7 @@ class Question(Call):
     """A call of a verb that asks a question. It knows where its documents go."""
 
     def __init__(self, ctx: typer.Context, settings: Settings, *, forms: Texts = FORMS) -> None:
-        from robustcheck_onnx.checker.isolation import signals_wait
+        from ...isolation import signals_wait
 
         super().__init__(ctx, settings)
         # a signal during these imports would abort the process (nanobind), and the reports of an earlier run would
@@ -88,7 +88,7 @@ class Question(Call):
 
         What the table's options name is noted, too. places: a text is PATH or NAME=PATH.
         """
-        from robustcheck_onnx.checker.storage.places import parse_place
+        from ...storage.places import parse_place
 
         settings = self.settings
         named = [place for place in (*places, settings.preprocess, settings.images, settings.thresholds) if place]
@@ -108,8 +108,8 @@ class Question(Call):
 
     def answer(self, result: Any) -> int:
         """Deliver a result in each requested form. Returns the exit code; 0 for one that judges nothing."""
-        from robustcheck_onnx.checker.report import terminal
-        from robustcheck_onnx.checker.report.document import document_of
+        from ...report import terminal
+        from ...report.document import document_of
 
         settings = self.settings
         options = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}

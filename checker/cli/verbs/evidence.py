@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import printable, quoted
-
+from ...errors import CannotAssessError, UsageError
+from ...text import printable, quoted
 from ..help import Verbs
 from ..options import IMAGES, OUTPUT, SPEED, VERDICT, Model, argument, option
 from ..output import check_target, progress_line, say_home
@@ -98,8 +97,8 @@ def verify(
 
     For a release. What was not checked is listed as such.
     """
-    from robustcheck_onnx.checker.report.record import bundle_of
-    from robustcheck_onnx.checker.verify.run import verify
+    from ...report.record import bundle_of
+    from ...verify.run import verify
 
     if report.suffix.lower() == ".onnx":
         again = f"robustcheck verify {quoted(model)} {quoted(report)}"
@@ -163,11 +162,11 @@ def sign(
     hold is not signed (exit 3), nor one whose images were not measured again (exit 1): name them with --images. A WARN
     is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it measures itself.
     """
-    from robustcheck_onnx.checker.model.weights import file_digest
-    from robustcheck_onnx.checker.report.record import bundle_of, sealed
-    from robustcheck_onnx.checker.storage.stores import write_whole
-    from robustcheck_onnx.checker.verify import signature
-    from robustcheck_onnx.checker.verify.run import report_about, verify
+    from ...model.weights import file_digest
+    from ...report.record import bundle_of, sealed
+    from ...storage.stores import write_whole
+    from ...verify import signature
+    from ...verify.run import report_about, verify
 
     if (key is None) != keyless:
         raise UsageError(
@@ -245,8 +244,8 @@ def log(
 
     The exit code is not a verdict: 0 means that it is logged, also a WARN.
     """
-    from robustcheck_onnx.checker.integrations.mlflow_log import log_report
-    from robustcheck_onnx.checker.report.record import read_one
+    from ...integrations.mlflow_log import log_report
+    from ...report.record import read_one
 
     logged = read_one(report)
     if html is not None and not html.is_file():
@@ -287,7 +286,7 @@ def gate(
 
     The alias is set with exit code 0 only. Otherwise this version loses it, and every alias of an earlier call.
     """
-    from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version
+    from ...integrations.mlflow_log import gate_model_version
 
     with progress_line(0, f"{name} version {version}") as progress:
         result = gate_model_version(

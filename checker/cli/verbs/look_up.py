@@ -11,9 +11,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import as_json, count_text, quoted
-
+from ...errors import EXIT_CODES, CannotAssessError, UsageError
+from ...text import as_json, count_text, quoted
 from ..help import Verbs
 from ..options import Output, Several, Values, argument, option
 from ..output import check_target, console_for, mark_unfinished
@@ -22,8 +21,8 @@ from . import FORMS, Call, Question, output_of, takes
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from robustcheck_onnx.checker.runtime.devices import MachineFinding
-    from robustcheck_onnx.thresholds.profile import Profile
+    from ....thresholds.profile import Profile
+    from ...runtime.devices import MachineFinding
 
 
 TOPICS = ("exit-codes", "preprocessing", "reasons", "schema")
@@ -80,9 +79,9 @@ WORDS = {
 
 def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
-    from robustcheck_onnx.checker.report.record import CLAIM
-    from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, KINDS, NAMES
-    from robustcheck_onnx.thresholds.profile import DEFINITIONS
+    from ....thresholds.profile import DEFINITIONS
+    from ...report.record import CLAIM
+    from ...verdict.reasons import INDEX_REASONS, KINDS, NAMES
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
     kinds = "; ".join(f"{kind} ({text})" for kind, text in KINDS.items())
@@ -93,7 +92,7 @@ def _words() -> dict[str, str]:
 
 def _topics(incomplete: str) -> list[str]:
     """Return the topics that a shell offers."""
-    from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
+    from ...verdict.reasons import KINDS, RULES
 
     return [topic for topic in (*RULES, *KINDS, *TOPICS, *_words()) if topic.startswith(incomplete)]
 
@@ -125,7 +124,7 @@ def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> 
         )
     topic = known[_plain(topic)]
     if topic == "schema":
-        from robustcheck_onnx.checker.report.record import json_schema
+        from ...report.record import json_schema
 
         sys.stdout.write(json_schema())
     else:
@@ -137,8 +136,8 @@ def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> 
 
 def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
     """Return a topic's explanation as JSON values, and as text. meaning: of a word that is not a reason or kind."""
-    from robustcheck_onnx.checker.evidence import CLIP
-    from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
+    from ...evidence import CLIP
+    from ...verdict.reasons import KINDS, RULES
 
     if meaning:
         return {"words": {topic: meaning}}, _wrapped(f"{topic}: {meaning}")
@@ -174,8 +173,8 @@ profiles = Verbs(name="profiles", help="List and show threshold profiles.")
 @takes("color", "debug", files=argument("Further profile files.", "PROFILE…", show_default=True))
 def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
     """List the packaged profiles, and files."""
-    from robustcheck_onnx.checker.calibrate.terminal import render_list
-    from robustcheck_onnx.thresholds.profile import PACKAGED
+    from ....thresholds.profile import PACKAGED
+    from ...calibrate.terminal import render_list
 
     packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
     profiles_by_name = [(spec, _loaded(spec)) for spec in [*reversed(packaged.values()), *(files or [])]]
@@ -201,8 +200,8 @@ def list_profiles(call: Call, files: Several = None, output: Output = "terminal"
 @takes("color", "debug", name=argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True))
 def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     """Show a profile's basis, its error rates, and what it holds for."""
-    from robustcheck_onnx.checker.calibrate.terminal import render_profile
-    from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
+    from ....thresholds.profile import PACKAGED, to_json
+    from ...calibrate.terminal import render_profile
 
     loaded = _loaded(name)
     where = "packaged" if name in PACKAGED else name
@@ -212,7 +211,7 @@ def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
 
 def _loaded(spec: str) -> Profile:
     """Load the profile of a file or packaged name. Raises UsageError."""
-    from robustcheck_onnx.thresholds import profile
+    from ....thresholds import profile
 
     try:
         return profile.load(spec)
@@ -231,8 +230,7 @@ def _loaded(spec: str) -> Profile:
 )
 def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False) -> int:
     """Write a settings file with every setting, its default and meaning."""
-    from robustcheck_onnx.checker.storage.stores import write_whole
-
+    from ...storage.stores import write_whole
     from .. import command_line, settings
 
     if path.name == command_line.SHARED_FILE:
@@ -265,9 +263,9 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 )
 def inspect(call: Question, model: Path) -> int:
     """Show whether a file can pass, and what a check would measure."""
-    from robustcheck_onnx.checker import inspection
-    from robustcheck_onnx.checker.isolation import NotReadError
-    from robustcheck_onnx.checker.verdict.gate import load_profile
+    from ... import inspection
+    from ...isolation import NotReadError
+    from ...verdict.gate import load_profile
 
     settings, path = call.settings, inspection.find_model(model)
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
@@ -293,7 +291,7 @@ def inspect(call: Question, model: Path) -> int:
 @takes("color", "debug")
 def doctor(call: Call, output: Output = "terminal") -> int:
     """Show what models can run on here, and how to fix faults."""
-    from robustcheck_onnx.checker.runtime import devices
+    from ...runtime import devices
 
     findings = devices.diagnose()
     call.show(output, partial(as_json, doctor_json(findings)), partial(render_doctor, findings))
@@ -305,7 +303,7 @@ def render_doctor(findings: Sequence[MachineFinding], *, ascii_only: bool = Fals
     from rich.console import Group
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report.terminal import Pen, Trimmed, hanging, line
+    from ...report.terminal import Pen, Trimmed, hanging, line
 
     pen = Pen(ascii_only)
     blocks: list[RenderableType] = []

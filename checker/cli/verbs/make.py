@@ -6,8 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-
+from ...errors import RobustcheckError, UsageError
 from ..options import IMAGES, MODEL, OUTPUT, SPEED, VERDICT, Output, Several, argument, one_of, option
 from ..output import ascii_only, check_target, console_for, progress_line
 from . import AS_FOR_A_CHECK, Call, takes
@@ -75,9 +74,9 @@ def export(
 
     The file says how pixels become inputs, and which tensor is what.
     """
-    from robustcheck_onnx.checker.isolation import tell_stage
-    from robustcheck_onnx.exporters.files import BATCHES, CALIBRATION_PHOTOS, PARITY_PHOTOS
-    from robustcheck_onnx.exporters.run import run
+    from ....exporters.files import BATCHES, CALIBRATION_PHOTOS, PARITY_PHOTOS
+    from ....exporters.run import run
+    from ...isolation import tell_stage
 
     photos = _photo_files("parity", parity_images, 8)
     calibrated = precision == "int8-qdq" or calibration_images is not None
@@ -112,7 +111,7 @@ def export(
 
 def _photo_files(what: str, spec: str | None, limit: int) -> list[Path]:
     """Return image files for an exporter."""
-    from robustcheck_onnx.checker.images.source import open_images
+    from ...images.source import open_images
 
     entries = open_images(spec, limit=limit).entries
     if not all(entry.origin for entry in entries):
@@ -133,11 +132,11 @@ def demo(call: Call, keep: Path | None = None) -> int:
 
     The exit code is not a verdict. It is 0 when the demo showed what it should (WARN, and a synthetic PASS), else 70.
     """
-    from robustcheck_onnx.checker import pipeline
-    from robustcheck_onnx.checker.demo import EXPECTED, NAMES, copy_models, excerpt, next_steps, train, write
-    from robustcheck_onnx.checker.isolation import tell_stage
-    from robustcheck_onnx.checker.report.forms import verdict_text
-    from robustcheck_onnx.checker.report.terminal import Pen, Trimmed
+    from ... import pipeline
+    from ...demo import EXPECTED, NAMES, copy_models, excerpt, next_steps, train, write
+    from ...isolation import tell_stage
+    from ...report.forms import verdict_text
+    from ...report.terminal import Pen, Trimmed
 
     if keep is not None and keep.exists() and not keep.is_dir():
         raise UsageError(f"{keep}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
@@ -225,10 +224,9 @@ def calibrate(
     output: Output = "terminal",
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
-    from robustcheck_onnx.checker.calibrate import run
-    from robustcheck_onnx.thresholds.calibrate import default_profile
-    from robustcheck_onnx.thresholds.tables import table_text
-
+    from ....thresholds.calibrate import default_profile
+    from ....thresholds.tables import table_text
+    from ...calibrate import run
     from ..calibrate import fitted, measured, measured_before, open_named, refuse_failed, show_plan, write_profile
 
     one_of("--tensor", tensor, TENSORS)

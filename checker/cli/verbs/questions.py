@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import as_json
-
+from ...errors import CannotAssessError, UsageError
+from ...text import as_json
 from .. import process
 from ..options import FORMATS, IMAGES, MODEL, OUTPUT, ROWS, VECTORS, VERDICT, Model, Several, argument, one_of, option
 from ..output import ascii_only, check_extra, check_outputs, check_written, console_for
@@ -30,7 +29,7 @@ Baseline = Annotated[
 )
 def check(call: Call, models: Several = None) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
-    from robustcheck_onnx.checker import isolation
+    from ... import isolation
 
     line = call.settings
     if line.show_settings and models:
@@ -59,8 +58,7 @@ def _show(call: Call, form: str = "terminal") -> int:
     """Write each setting with value and source to stdout."""
     from rich.console import Group
 
-    from robustcheck_onnx.checker.report.terminal import Pen, Trimmed, columns
-
+    from ...report.terminal import Pen, Trimmed, columns
     from .. import settings
 
     one_of("--output", form, FORMATS)
@@ -149,12 +147,11 @@ def compare(
     kept the outlier features that made the reference pass. The index verdict is compatible, re-embed or undecided; it
     counts with --require index.
     """
-    from robustcheck_onnx.checker import isolation
-    from robustcheck_onnx.checker.compare import FirstBaseline
-    from robustcheck_onnx.checker.compare import compare as compare_models
-    from robustcheck_onnx.checker.compare.document import pictured
-    from robustcheck_onnx.checker.compare.index import IndexOptions
-
+    from ... import isolation
+    from ...compare import FirstBaseline
+    from ...compare import compare as compare_models
+    from ...compare.document import pictured
+    from ...compare.index import IndexOptions
     from ..models import form_options
     from ..settings import Resolved, refuse_loosening
 
@@ -222,7 +219,7 @@ def scan(call: Question, model: Model, block: Several = None) -> int:
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
-    from robustcheck_onnx.checker.scan import run
+    from ...scan import run
 
     call.reads(model)
     if (saved := call.settings.save_representations) is not None:
@@ -280,10 +277,10 @@ def shift(
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
-    from robustcheck_onnx.checker.shift.run import measure_shift
-    from robustcheck_onnx.checker.shift.run import suite_entry as entry_of
-    from robustcheck_onnx.checker.storage.stores import write_whole
-    from robustcheck_onnx.thresholds.published import SOURCES
+    from ....thresholds.published import SOURCES
+    from ...shift.run import measure_shift
+    from ...shift.run import suite_entry as entry_of
+    from ...storage.stores import write_whole
 
     one_of("--baseline", baseline, SOURCES)
     if more and shifted and target:
@@ -356,7 +353,7 @@ def concepts(
     number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 when it was
     measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker.concepts import run
+    from ...concepts import run
 
     call.reads(model, head, concept_set)
     found = call.measured(
@@ -406,8 +403,8 @@ def directions(
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
-    from robustcheck_onnx.checker.directions import run
-    from robustcheck_onnx.thresholds.published import SOURCES
+    from ....thresholds.published import SOURCES
+    from ...directions import run
 
     one_of("--baseline", baseline, SOURCES)
     call.reads(model, head, inside, *(shifted or ()), *(classes or ()))
