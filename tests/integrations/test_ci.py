@@ -166,7 +166,7 @@ ARGS = {
 
 @pytest.mark.long
 def test_names_and_args_are_the_words_that_they_should_be_and_never_run() -> None:
-    """Args are split as a shell splits; a name stands behind `--`, where test_strict.py shows that it is a model."""
+    """Args are split as a shell splits; a name stands behind `--`, where test_settings.py shows that it is a model."""
     path = stub("robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
     Path("glob.py").touch()
     for name, arguments in [*((name, "") for name in NAMES), *(("m.onnx", arguments) for arguments in ARGS)]:
@@ -314,7 +314,7 @@ def calls(model: str, images: str) -> list[tuple[str, dict[str, str]]]:
 
 @pytest.mark.process
 def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
-    """A name stands behind `--`, photos in one word with their option (see test_strict.py); the exit code is kept."""
+    """A name stands behind `--`, photos in one word with their option (see test_settings.py); the exit code is kept."""
     stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
     for name in ("--fail-on=never", "--config=.evil.onnx", "$(touch pwned)"):
         for script, variables in calls(name, name):
@@ -328,7 +328,7 @@ def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_commands_of_the_templates_run(lookup_pass: Place, tmp_path: Path) -> None:
-    """That they are strict is asked above; what that refuses, in test_strict.py."""
+    """That they are strict is asked above; what that refuses, in test_settings.py."""
     left = {*GITLAB["artifacts"]["paths"], *GITLAB["artifacts"]["reports"].values()}
     for script, variables in calls(*map(str, lookup_pass)):
         (folder := tmp_path / f"run{len(left)}").mkdir()

@@ -34,6 +34,8 @@ from robustcheck_onnx.exporters import contract
 from support import Fields, Patch, flip, lookup, raised
 from support.onnx_models import PIXELS, build, classifier, encoder, save, weight, written
 
+LARGE_BYTES = weights.LARGE_BYTES  # that of users: `small_is_large` sets another
+
 
 def fails(path: Path | str, message: str, kind: type[RobustcheckError] = CannotAssessError) -> str:
     """The hint of a refusal."""
@@ -230,7 +232,8 @@ def raw_of(model: ModelProto) -> list[Raw]:
     return [(w.name, w.data_type, tuple(w.dims), to_array(w).astype("<f4").tobytes()) for w in model.graph.initializer]
 
 
-def test_every_way_to_store_the_values_gives_the_digest_of_the_definition() -> None:
+def test_every_way_to_store_the_values_gives_the_digest_of_the_definition(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(weights, "LARGE_BYTES", LARGE_BYTES)
     model = noted()
     truth = written_out(*raw_of(model))
     paths = [save(model, "inline.onnx"), save(noted(), "beside.onnx", external=True)]

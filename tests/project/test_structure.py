@@ -73,7 +73,10 @@ from robustcheck_onnx.checker import cli
 with contextlib.redirect_stdout(io.StringIO()):
     assert cli.main(["--help"]) == 0
 assert rooms() == {"cli", "errors", "text"}, rooms()
-from robustcheck_onnx.checker import evidence, report, statistics, text, verdict  # these run no model and open no file
+from robustcheck_onnx.checker import evidence, text  # these run no model and open no file
+from robustcheck_onnx.checker.report import record
+from robustcheck_onnx.checker.statistics import definitions, state
+from robustcheck_onnx.checker.verdict import gate, rule
 assert not heavy(), heavy()
 from robustcheck_onnx.checker.runtime import session
 assert "onnxruntime" in heavy()  # the probe can fail
