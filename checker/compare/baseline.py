@@ -149,7 +149,7 @@ class Baseline(Frozen):
         return np.asarray(matrix + np.triu(matrix, 1).T, dtype=np.float64)
 
     def jackknife(self) -> ModelJackknife:
-        """The statistics as `changes.changes` takes them."""
+        """The statistics as `pairs.changes` takes them."""
         values = {
             name: np.array([stored.whole, *stored.without], dtype=np.float64)  # None becomes NaN
             for name, stored in self.left_out.items()

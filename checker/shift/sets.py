@@ -496,11 +496,11 @@ def with_labels(
 
     Args:
         specs, sources: the sets, the in-distribution one first.
-        read: their labels (`labels.labels_of`).
+        read: their labels (`labels_of`).
         maps: class maps of the call, by name.
         scores: of the model.
 
-    Raises UsageError as `labels.class_map`.
+    Raises UsageError as `class_map`.
     """
     folders = sorted(set(read[0] if read else ()))
     return [
