@@ -111,6 +111,13 @@ def test_one_thing_amiss_is_a_warning_with_its_reason() -> None:
         assert (reason in before) == (reason in FORESEEN), reason
 
 
+def test_numbers_are_the_same_within_the_rounding_of_their_precision() -> None:
+    for precision, limit in {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}.items():
+        for difference in (0.9 * limit, 1.1 * limit):
+            e = but(evidence(model={"batch_difference": difference}), execution__precision=precision)
+            assert ids(judge(e, PROFILE)) == ({"batch_dependent"} if difference > limit else set())
+
+
 def test_scales_over_the_batch_are_no_reason_where_every_image_ran_alone() -> None:
     assert judge(evidence(model={"batch_difference": 0.3, "fixed_scale_difference": 1e-5}), PROFILE).verdict == "PASS"
 
@@ -299,6 +306,7 @@ def test_a_normalisation_in_the_graph_alone_is_usual() -> None:
         assert reasons_of(of_pixels(RAW, as_graph(family, rescale=1 / 255))) == []
         # an input of bytes gets them whatever rescale, mean and std say
         assert reasons_of(of_pixels(IMAGENET, as_graph(family, rescale=1 / 255), input_type="uint8")) == []
+    assert reasons_of(of_pixels(RAW, as_graph(TISSUE, rescale=1 / 255))) == ["unusual_pixels"]  # a mean of -1.44
 
 
 def test_a_normalisation_or_its_mean_behind_another_is_a_reason() -> None:
