@@ -77,11 +77,18 @@ def test_widths_that_differ_are_refused() -> None:
 
 
 def test_merge_counts_unusable_rows_and_leaves_its_arguments_alone() -> None:
-    h, unusable = signed(60), np.full((3, 40), [[np.nan], [3.0], [np.inf]])
-    a, b = state_of(np.concatenate([h[:20], unusable])), state_of(h[20:], np.arange(20, 60))
-    got, kurtosis = statistics(merge(a, b), 0.05), statistics(state_of(h), 0.05).kurtosis.estimate
-    assert (got.n_images, got.n_nonfinite, got.n_constant, a.n, b.n) == (60, 2, 1, 20, 40)
-    assert got.kurtosis.estimate == pytest.approx(kurtosis)
+    h, unusable = signed(), np.full((3, 40), [[np.nan], [3.0], [np.inf]])
+    h[:, 7] = 0
+    h[50:, 30:33] += 20  # the strongest of all images, not of the first ones
+    a, b = (
+        state_of(np.concatenate([rows, unusable]), np.arange(at, at + 63)) for at, rows in ((0, h[:60]), (60, h[60:]))
+    )
+    whole = state_of(h)
+    got, want = statistics(merge(a, b), 0.05), statistics(whole, 0.05)
+    assert (got.n_images, got.n_nonfinite, got.n_constant, a.n, b.n) == (120, 4, 2, 60, 60)
+    assert [got.kurtosis.estimate, got.zero_share] == pytest.approx([want.kurtosis.estimate, want.zero_share])
+    for copy in (merge(whole, State(40)), merge(State(40), whole)):
+        assert statistics(copy, 0.05).two_sidedness == want.two_sidedness != got.two_sidedness
 
 
 def test_statistics_against_their_definitions() -> None:

@@ -155,6 +155,10 @@ def test_several_weak_constants_are_seen_too() -> None:
     verdict = judge(evidence(measured), PROFILE)
     assert ids(verdict) == {"constant_feature"}
     assert sorted(verdict.reasons[0].seen.split(" have ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
+    h = planted()
+    h[:, 1:5] = 18, -18, 17, 9  # the last is persistent, and not one of the three strongest
+    h[:, 1:4] += normal(64, 3)
+    assert "feature 4 has the same raw value in every image" in [r.seen for r in judge(evidence(h), PROFILE).reasons]
 
 
 def test_an_end_that_makes_outlier_features_passes_by_no_profile() -> None:
