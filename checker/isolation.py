@@ -52,6 +52,11 @@ FLAGS: Final = ("-I",) if sys.flags.isolated else ("-P", "-E") if sys.flags.igno
 """Of the interpreter: it takes no module from the current folder, and heeds no variable that this process ignores."""
 
 
+QUIET_BLAS: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
+"""Of a child's environment: idle threads of NumPy's OpenBLAS spin for 2**20 processor cycles, not for 2**28
+(https://github.com/OpenMathLib/OpenBLAS/issues/5171); with fewer a factorisation took longer"""
+
+
 MAX_MODEL_SIZE: Final = "ROBUSTCHECK_MAX_MODEL_SIZE"
 """Variable of the environment: most bytes of a model with its external data. Processes below this one heed it, too."""
 
@@ -316,6 +321,7 @@ class _Child:
             with signals_wait():  # the child inherits that, until it answers them itself
                 self._process = subprocess.Popen(  # noqa: S603
                     [sys.executable or "python", *FLAGS, "-c", START, json.dumps(sys.path)],
+                    env=QUIET_BLAS | os.environ,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )

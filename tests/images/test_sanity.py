@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.images import sanity
 from robustcheck_onnx.checker.images.sanity import SIGMAS, Gallery, ImageSetState, describe, find_keypoints, varied
 from robustcheck_onnx.checker.images.source import BUNDLED, Picture, open_images
 from robustcheck_onnx.checker.report.record import Report
-from support import PHOTOS, Place, levels, lookup
+from support import PHOTOS, Patch, Place, levels, lookup
 from support.skimage_data import photo
 
 NAMES = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg"]
@@ -180,7 +180,7 @@ def test_the_orientations_and_brightnesses_of_a_photo_are_one_image() -> None:
         assert max(len(describe(picture).keypoints) for picture in smooth) < 6 * 23  # too few: the layout alone
 
 
-def test_counting_is_linear_in_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_is_linear_in_the_images(monkeypatch: Patch) -> None:
     compared = []
     monkeypatch.setattr(sanity.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
     facts = ImageSetState(sketch_of(i) for i in range(200)).facts()

@@ -37,7 +37,8 @@ def test_a_mapped_file_is_no_memory_of_its_process(tmp_path: Path) -> None:
 class Process:
     """In place of a child process: notes what is done to it."""
 
-    def __init__(self, *_: object, **__: object) -> None:
+    def __init__(self, *_: object, env: Any, **__: object) -> None:
+        self.env = env
         self.stdin, self.stdout, self.pid = io.BytesIO(), io.BytesIO(b'{"answer": 7}\n'), 0
         self.done: list[str] = []
         STARTED.append(self)
@@ -51,7 +52,7 @@ STARTED: list[Process] = []
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+def started(monkeypatch: Patch) -> list[Process]:
     STARTED.clear()
     monkeypatch.setattr(isolation.subprocess, "Popen", Process)  # type: ignore[attr-defined] # the module
     return STARTED
@@ -67,11 +68,12 @@ def test_a_wall_starts_a_child_for_each_task_and_ends_those_that_wait(started: l
         assert len(started) == 3
     assert [process.done for process in started] == 3 * [["awaited"]]
     assert all(process.stdin.closed for process in started)
+    assert started[0].env == {"OPENBLAS_THREAD_TIMEOUT": "20"} | os.environ
     assert run() == 7  # after its end: by a child of its own
     assert len(started) == 4
 
 
-def test_a_wall_takes_the_child_that_was_started_early(started: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wall_takes_the_child_that_was_started_early(started: list[Process], monkeypatch: Patch) -> None:
     isolation.start_early()
     with Wall():
         assert (len(started), started[0].done, isolation.EARLY) == (1, [], [])
@@ -82,7 +84,7 @@ def test_a_wall_takes_the_child_that_was_started_early(started: list[Process], m
 
 
 @pytest.mark.usefixtures("started")
-def test_children_side_by_side_have_cores_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_children_side_by_side_have_cores_and_memory(monkeypatch: Patch, tmp_path: Path) -> None:
     (container := tmp_path / "memory.max").write_text("max\n")
     monkeypatch.setattr(isolation, "CONTAINER", (container, tmp_path / "absent"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -18,7 +17,7 @@ from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile
-from support import lookup, raised
+from support import Patch, lookup, raised
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, vectors
 from support.measuring import job as new_job
 from support.onnx_models import classifier, encoder, save
@@ -68,7 +67,7 @@ def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path
     raised(ValueError, "argument 2 is longer", merge, a, nothing_yet(2))
 
 
-def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, monkeypatch: Patch) -> None:
     """The model's own outputs are made to differ, so that graph optimisation is lowered."""
     path = save(classifier(), tmp_path / "m.onnx")
     other, with_output = classifier(bias=False).SerializeToString(), open_model(path).graph.whole()

@@ -421,7 +421,7 @@ FEATURES = 400  # the projection has 24 · 400 · 4 bytes
 
 
 @pytest.fixture(autouse=True)
-def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_is_large(monkeypatch: Patch) -> None:
     """Weights of 20 KB and more stay in the file's content."""
     monkeypatch.setattr(weights, "LARGE_BYTES", 20_000)
 

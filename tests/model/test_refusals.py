@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.model.file import CONTRACT_KEY, parse_contract
 from robustcheck_onnx.checker.model.open import open_model, supported_versions
 from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import lookup, raised
+from support import Patch, lookup, raised
 from support.onnx_models import PIXELS, POOLED, Value, build, classifier, graph, save, written
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -52,7 +52,7 @@ WEIGHTS = {  # what is merged into a weight of 640 bytes, shape [10, 16], as pro
 
 
 @pytest.mark.parametrize("large_bytes", [100, 1 << 16])
-def test_weights_that_are_not_whole(monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
+def test_weights_that_are_not_whole(monkeypatch: Patch, large_bytes: int) -> None:
     monkeypatch.setattr(weights, "LARGE_BYTES", large_bytes)
     for change, message in WEIGHTS.items():
         model = classifier(bias=False)

@@ -82,7 +82,7 @@ def test_paths_are_told_from_the_repository() -> None:
         assert path_in_repository(model, working_folder, root) == expected
 
 
-def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / ".git").write_text("gitdir: elsewhere")  # a work tree has a file there
     monkeypatch.chdir(tmp_path / "a" / "b")
