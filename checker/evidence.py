@@ -300,6 +300,7 @@ class Options(Frozen):
 
     images: str | None = None
     """folder, glob, list, manifest, shards or tensors, or the URL of one; None, or `bundled` = the bundled photos"""
+    # fields made by docs/generate.py from the table of options
     tensor: str | None = None
     pool: str | None = None
     preprocess: str | None = None
@@ -308,6 +309,7 @@ class Options(Frozen):
     max_images: int | None = None
     max_bad: float = 0.01
     batch_size: int = 32
+    # until here
 
     @field_validator("images")
     @classmethod
@@ -338,31 +340,39 @@ class Options(Frozen):
 
 def _shown(value: object) -> str:
     """Write a short value as Python does. Of any other it is the type alone."""
-    short = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) <= MOST_SHOWN)
-    return repr(value) if short else f"of type {type_name(value)}"
+    if value is None or (isinstance(value, (str, int, float)) and len(repr(value)) <= MOST_SHOWN):
+        return repr(value)
+    return f"of type {type_name(value)}"
 
 
 class RunOptions(TypedDict, total=False):
-    """The keyword arguments of a run. They belong to `check`, `compare`, `scan`, `concepts` and `measure_shift`."""
+    """The keyword arguments of a run. They belong to `check`, `compare`, `scan`, `concepts` and `measure_shift`.
 
+    Where neither `preprocess` nor the file nor a sidecar says what pixels become, it is assumed, which is a WARN.
+    Options of an execution provider follow it behind commas: cuda,use_tf32=1. The batch size changes speed and memory,
+    and a verdict only where a model takes scales over its batch: 1 measures such a model for batches of one image.
+    """
+
+    # keywords made by docs/generate.py from the table of options
     tensor: str | None
-    """measure this tensor; None = the one found by rule"""
+    """Measure this tensor of the graph instead of the one that the rule chooses."""
     pool: str | None
-    """pool the tensor in this way; None = the way found by rule"""
+    """How a map or tokens become one vector: none, cls, mean, token_cls, token_mean or spatial_mean. Default: by
+    rule."""
     preprocess: str | Path | None
-    """clip, imagenet or a JSON file; None = the file's contract, else a sidecar, else assumed (WARN)"""
+    """How pixels become inputs: clip, imagenet, or a JSON file. Overrides what the model's file or a file next to it
+    contains. Default: that of the model or a sidecar."""
     device: str
-    """auto (the default), cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime,
-    such as openvino. Options of the provider follow commas: cuda,use_tf32=1"""
+    """auto, cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime, such as
+    openvino. auto takes an NVIDIA GPU if there is one that works. Default: auto."""
     seed: int
-    """fixes the order in which images are taken; 0 unless it is given"""
+    """Random order of the images; another number gives another order. Default: 0."""
     max_images: int | None
-    """stop after this many images; None = all of them"""
+    """Stop after this many images. Default: all."""
     max_bad: float
-    """largest share of images, 0 to 1, that may be unusable; 0.01 unless it is given"""
+    """Largest share of images that may be unusable, such as 0.01. Default: 0.01."""
     batch_size: int
-    """images that the model gets at once, 32 unless it is given. It changes speed and memory; it changes a verdict only
-    where a model takes scales over its batch: 1 measures such a model for batches of one image"""
+    """Batch size, 1 to 32. Default: 32."""
 
 
 class Evidence(Frozen):

@@ -69,13 +69,14 @@ def check(
         limits: what the child may take.
         progress: called when a stage begins and after every batch.
         options: what else moves the numbers (`RunOptions`).
-            tensor, pool: what is measured, and how it is pooled; None = by rule.
-            preprocess: clip, imagenet or a JSON file; None = what the file or a sidecar states, else assumed (WARN).
-            device: auto, cpu, cuda, cuda:N, tensorrt or another execution provider.
-            seed: the order in which images are taken.
-            max_images: stop after this many; None = all.
-            max_bad: the largest share of images, 0 to 1, that may be unusable.
-            batch_size: images per call of the model, 1 to 32.
+            tensor: Tensor to measure. Default: the one that the rule chooses.
+            pool: How to pool it. Default: by rule.
+            preprocess: clip, imagenet or a JSON file. Default: that of the model or a sidecar.
+            device: auto, cpu, cuda, cuda:N, tensorrt or another execution provider. Default: auto.
+            seed: Random order of the images; another number gives another order. Default: 0.
+            max_images: Stop after this many images. Default: all.
+            max_bad: Largest share of images that may be unusable, 0 to 1. Default: 0.01.
+            batch_size: Images at once, 1 to 32. Default: 32.
 
     Returns:
         The report: `report.passed`, `report.reasons`, `report.save("report.html")`.

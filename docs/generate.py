@@ -2,7 +2,8 @@
 
     python docs/generate.py [FOLDER]
 
-Without FOLDER also the schema in the package, and README's links and [project.urls] of pyproject.toml, from the
+Without FOLDER also the schema in the package, the options that move a number in evidence.py and in the docstring of
+`check`, from the table in checker/cli/options.py, and README's links and [project.urls] of pyproject.toml, from the
 constant that says where the project lives (HOME in checker/text.py).
 
 A page that people write has such a part below the line MADE. Tests compare the pages of the repository with what this
@@ -12,10 +13,12 @@ makes.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import Any, get_args
 
 import typer
@@ -26,9 +29,10 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
-from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, POWERS, ROWS
+from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, POWERS, ROWS, RUN, Settings
 from robustcheck_onnx.checker.cli.verbs import look_up
 from robustcheck_onnx.checker.errors import EXIT_CODES
+from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict.gate import Waiver
@@ -40,6 +44,8 @@ SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PYPROJECT = DOCS.parent / "pyproject.toml"
+OPTIONS = [DOCS.parent / "checker" / name for name in ("evidence.py", "pipeline.py")]
+PATHS = ("preprocess",)  # options that Python takes a Path for
 MADE = "<!-- made by `python docs/generate.py`; not to be edited by hand -->\n"
 MEANING = {
     0: "the only code that lets a release through",
@@ -228,6 +234,47 @@ def with_urls(pyproject: str, home: str) -> str:
     return place.sub(lambda found: found[1] + (table if home else ""), pyproject)
 
 
+# ------------------------------------------------------------------------------------------------- keywords
+
+
+def with_options(page: str) -> str:
+    """The text of a module with what is made from the table of options.
+
+    evidence.py: the fields of the record, and Python's keywords. pipeline.py: the list in the docstring of `check`.
+    """
+    fields, keywords, told = "", "", ""
+    for name in sorted({*RUN} - {"images"}, key=[*Options.model_fields, *RUN].index):
+        option, kind = ROWS[name], str(Settings.__annotations__[name])
+        fields += f"    {name}: {kind} = {json.dumps(option.default)}\n".replace("null", "None")
+        keywords += f"    {name}: {kind.replace('str', 'str | Path') if name in PATHS else kind}\n"
+        about, _, instead = option.about.partition(" Default: ")
+        default = f"Default: {instead or f'{option.default}.'}"
+        known = option.help if instead and instead in option.help else f"{option.help} {default}"
+        keywords += _filled(f'"""{known}"""', 4, 4)
+        told += _filled(f"{name}: {about} {default}", 12, 16)
+    for start, made, end in (
+        ("    # fields made by docs/generate.py from the table of options\n", fields, "    # until here\n"),
+        ("    # keywords made by docs/generate.py from the table of options\n", keywords, "\n\nclass "),
+        ("        options: what else moves the numbers (`RunOptions`).\n", told, "\n    Returns:\n"),
+    ):
+        place = re.compile(f"({re.escape(start)}).*?({re.escape(end)})", re.DOTALL)
+        page = place.sub(lambda found, made=made: found[1] + made + found[2], page, count=1)
+    return page
+
+
+def _filled(text: str, indent: int, further: int) -> str:
+    return fill(text, 120, initial_indent=indent * " ", subsequent_indent=further * " ") + "\n"
+
+
+def write_options() -> bool:
+    """Write the modules with options that are not current. Returns whether there was one."""
+    old = [module.read_text(encoding="utf-8") for module in OPTIONS]
+    new = list(map(with_options, old))
+    for module, text in zip(OPTIONS, new, strict=True):
+        module.write_text(text, encoding="utf-8")
+    return new != old
+
+
 def write(folder: Path) -> None:
     """Write every page that is not current."""
     (folder / "reference").mkdir(parents=True, exist_ok=True)
@@ -238,6 +285,8 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1 and write_options():
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 # the rest is made from the new modules
     write(Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS)
     if len(sys.argv) == 1:
         SCHEMA_FILE.write_text(json_schema(), encoding="utf-8")

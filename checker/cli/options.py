@@ -208,7 +208,7 @@ class Settings:
     max_bad: float = row(
         0.01, "Largest share of images that may be unusable, such as 0.01.", "SHARE", IMAGES, LOOSENS,
         "more images may be left out; a smaller share than the default loosens nothing",
-        about="Largest share of images that may be unusable.", min=0, max=1,
+        about="Largest share of images that may be unusable, 0 to 1.", min=0, max=1,
     )
     seed: int = row(
         0, "Random order of the images; another number gives another order.", "N", IMAGES, LOOSENS,
@@ -243,7 +243,7 @@ class Settings:
     batch_size: int = row(
         32, "Batch size, 1 to 32.", "N", SPEED, LOOSENS,
         "a model is tried with other numbers of images at once; with 1, alone",
-        about="Batch size.", min=1, max=32,
+        about="Images at once, 1 to 32.", min=1, max=32,
     )
     thresholds: str | None = row(
         None, "Judge by this threshold profile. Default: the packaged one.", "PROFILE", VERDICT, LOOSENS,
@@ -360,8 +360,9 @@ class Settings:
         """Return the options that move the numbers. The profile is not among them. Raises as `device_of`."""
         from ..evidence import Options
 
-        values = {name: getattr(self, name) for name in Options.model_fields}
-        return Options(**values | {"device": device_of(self.device, self.provider_option)})
+        return Options(
+            **{name: getattr(self, name) for name in RUN} | {"device": device_of(self.device, self.provider_option)}
+        )
 
     @property
     def limits(self) -> Limits:
@@ -386,6 +387,8 @@ def key_of(name: str) -> str:
 
 ROWS: Final[Mapping[str, Row]] = {each.name: each.metadata["row"] for each in fields(Settings)}
 """by field"""
+RUN: Final = [n for n, row in ROWS.items() if row.panel in (IMAGES, MODEL, SPEED) and n != "provider_option"]
+"""those that move a run's numbers; a provider's options are a part of the device"""
 FIELDS: Final = {key_of(name): name for name, each in ROWS.items() if each.power != ONLY_TYPED}
 """by key of a settings file, which is the option without its dashes"""
 POWERS: Final = {key: ROWS[name] for key, name in FIELDS.items()}

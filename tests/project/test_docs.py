@@ -35,6 +35,8 @@ def test_links_and_urls_are_made_from_the_projects_home(monkeypatch: Patch) -> N
     ours = read_text("pyproject.toml")
     assert made_by.linked(README, HOME) == README  # python docs/generate.py was run after the last change
     assert made_by.with_urls(ours, HOME) == ours
+    for module in made_by.OPTIONS:
+        assert made_by.with_options(text := read_text(module)) == text
     page = "![a](docs/a.svg) [b](docs/b.md#c) [d](#e) [f](https://example.org/g)\n[h\ni](CHANGELOG.md)"
     home = "https://git.example/o/r"
     linked = (

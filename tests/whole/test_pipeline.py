@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
-from typing import get_type_hints
 
 import numpy as np
 import onnx
@@ -24,7 +23,7 @@ from robustcheck_onnx import Progress, Report, check, load_representations, scan
 from robustcheck_onnx.checker.cli.options import ROWS, Settings
 from robustcheck_onnx.checker.cli.verbs import make, questions
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import CLIP, Options, PreprocessingFacts, RunOptions
+from robustcheck_onnx.checker.evidence import CLIP, Options, PreprocessingFacts
 from robustcheck_onnx.checker.images.source import Item, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Prepared
@@ -144,13 +143,6 @@ def test_published_robustness_is_context_and_decides_nothing(lookup_pass: Place,
         assert published == (None if changes else pytest.approx(27.2, abs=0.05))  # +5.4, +28.0, +44.8, +30.5
         assert report.verdict.verdict == "WARN"
         assert Report.model_validate_json(to_json(report)) == report
-
-
-def test_the_keywords_are_the_record() -> None:
-    given, fields = get_type_hints(RunOptions), get_type_hints(Options)
-    assert given.keys() | {"images"} == Options.model_fields.keys()
-    for name, type_ in given.items():
-        assert type_ == (str | Path | None if name == "preprocess" else fields[name]), name
 
 
 def test_keywords_become_the_record() -> None:
