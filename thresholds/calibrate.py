@@ -18,20 +18,30 @@ from .profile import Bounds, Calibration, End, Nearest, Profile, Rate, Statistic
 from .published import MEASURED, find
 from .tables import TENSORS, Reference, Result, Rule, Sets, Trial, fit, judged, models, passes, taking_part, with_label
 
+Rows = Sequence[Result]
+Table = Sequence[Reference]
+Populations = Mapping[str, Callable[[Reference], bool]]
 SHOWN = 8  # sets and traps named as the nearest
 ALPHA = 0.05  # error rate of each lower bound, and of the upper ones together
 BOUNDS: Bounds = "looks"
 WIDER = (5 / 6, 11 / 12)  # where 2/3 is not enough: half of what is left, twice
 FEW_CHECKPOINTS = 10  # without the label; below it the largest of them says little about the next one
 MANY_CHECKPOINTS = 30  # on either side; with 30 and no error the 95 % bound of a rate is 10 %
-FEW = "{with_} checkpoints with and {without} without it: too few for narrow bounds; one error more or less moves them"
+FEW = "{} checkpoints with and {} without it: too few for narrow bounds; one error more or less moves them"
 RESULT_LABELS = "with: robustness to natural distribution shifts was published or measured; without: it is absent"
 MEANING = "PASS means that the model shows the outlier features of robust CLIP encoders. It does not prove robustness."
 SHIFTS_MEANT = (
     "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
     "adversarial robustness or corruptions."
 )
-_POSITIONS = {tables.GAP_POSITION: "2/3", WIDER[0]: "5/6", WIDER[1]: "11/12"}
+RESULT_RULE = (
+    "threshold = {} of the way from the largest estimate below the passing sets, of those that the statistic turns "
+    "away best, to their smallest estimate{}; logarithmic for the strength; no set without the label and no trap is "
+    "above all of them, and of those with it as many as possible are"
+)
+_WIDE = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
+_POSITIONS = {tables.GAP_POSITION: ("2/3", ""), WIDER[0]: ("5/6", _WIDE), WIDER[1]: ("11/12", _WIDE)}
+_SIDES = {"present": "with", "absent": "without", "unlabelled": "without a label"}
 
 
 class CannotFitError(ValueError):
@@ -39,7 +49,7 @@ class CannotFitError(ValueError):
 
 
 def fitted_profile(
-    rows: Sequence[Result],
+    rows: Rows,
     *,
     id: str,
     tensor: str = "auto",
@@ -60,12 +70,9 @@ def fitted_profile(
     Raises:
         CannotFitError: no thresholds can be fitted to the tensor, or to any.
     """
-    measured = {row.tensor for row in rows}
-    compared = tuple(_tensor_fit(rows, name) for name in TENSORS if name in measured)
+    compared = tuple(_tensor_fit(rows, name) for name in TENSORS if name in {row.tensor for row in rows})
     chosen = best_tensor(compared) if tensor == "auto" else tensor
-    fits = {one.tensor: one for one in compared}
-    if chosen not in fits or fits[chosen].fault:
-        fault = fits[chosen].fault if chosen in fits else f"no row is of {chosen}"
+    if fault := {one.tensor: one.fault for one in compared}.get(chosen, f"no row is of {chosen}"):
         raise CannotFitError(f"{chosen}: no thresholds can be fitted; {fault}")
     some = rows_of(rows, chosen)
     table = tables.as_references(some)
@@ -76,14 +83,11 @@ def fitted_profile(
     passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if passes(r, thresholds)]
     first = some[0]
     suites = sorted({(row.suite, row.suite_digest) for row in some})
-    sides = {"present": "with", "absent": "without", "unlabelled": "without a label"}
     hard = [
-        (r.set, f"{sides[r.expected]}; {'passes' if passes(r, thresholds) else 'does not pass'}")
+        (r.set, f"{_SIDES[r.expected]}; {'passes' if passes(r, thresholds) else 'does not pass'}")
         for r in table
         if by_id[r.set].hard_case
     ]
-    wide = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
-    wide = wide if rule.position != tables.GAP_POSITION else ""
     widest = "" if len({row.n_varied for row in some}) > 1 else f", {first.n_varied} varied"
     return profile_of(
         table,
@@ -104,10 +108,7 @@ def fitted_profile(
             "suite_digest": ", ".join(digest for _, digest in suites),
             "images": f"{first.n_images} images{widest}, seed {first.seed}, {first.images_digest}",
             "labels": labels or RESULT_LABELS,
-            "rule": f"threshold = {_POSITIONS[rule.position]} of the way from the largest estimate below the passing "
-            f"sets, of those that the statistic turns away best, to their smallest estimate{wide}; logarithmic for the "
-            "strength; no set without the label and no trap is above all of them, and of those with it as many as "
-            "possible are",
+            "rule": RESULT_RULE.format(*_POSITIONS[rule.position]),
             "missing": tuple(sorted(missing.items())),
             "hard_cases": tuple(sorted(hard)),
             "tensors": compared if len(compared) > 1 else (),
@@ -115,7 +116,7 @@ def fitted_profile(
     )
 
 
-def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
+def rows_of(rows: Rows, tensor: str) -> list[Result]:
     """Return one row per model.
 
     It is the tensor's where the model has it, else the representation's (a classifier has no other).
@@ -136,7 +137,7 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
     if not fitted:
         why = "; ".join(f"{one.tensor}: {one.fault}" for one in compared)
         raise CannotFitError(f"no thresholds can be fitted; {why or 'there is no row'}")
-    best = max(
+    return max(
         fitted,
         key=lambda one: (
             -one.left_out_false_pass,
@@ -145,11 +146,10 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
             one.gap or 0.0,
             -TENSORS.index(one.tensor),
         ),
-    )
-    return best.tensor
+    ).tensor
 
 
-def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
+def _tensor_fit(rows: Rows, tensor: str) -> TensorFit:
     table = tables.as_references(rows_of(rows, tensor))
     sets, used = with_traps(table), taking_part(table)
     n_with = len(with_label("present", used))
@@ -167,19 +167,19 @@ def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
         rule = chosen_rule(sets)
     except ValueError as fault:
         why = sorted({r.excluded for r in table if r.excluded})
-        said = f"{fault} (left out: {'; '.join(why)})" if why else str(fault)
-        return none.model_copy(update={"fault": said})
+        return none.model_copy(update={"fault": f"{fault} (left out: {'; '.join(why)})" if why else str(fault)})
     fitted, alone = fit(sets, rule), judged(_trials(sets, rule))
-    measured = {
-        "n_passing": n_with - len(fitted.missed),
-        "left_out_false_pass": len(alone.false_pass),
-        "left_out_false_warn": len(alone.false_warn),
-        "gap": fitted.nearest[0][2],
-    }
-    return none.model_copy(update=measured)
+    return none.model_copy(
+        update={
+            "n_passing": n_with - len(fitted.missed),
+            "left_out_false_pass": len(alone.false_pass),
+            "left_out_false_warn": len(alone.false_warn),
+            "gap": fitted.nearest[0][2],
+        }
+    )
 
 
-def with_traps(table: Sequence[Reference]) -> Sets:
+def with_traps(table: Table) -> Sets:
     """Return the sets and those that must not pass.
 
     These are simulated ones, and two of every one-sided set (`derived_traps`).
@@ -202,14 +202,11 @@ def chosen_rule(sets: Sets) -> Rule:
     rule = Rule(all_must_pass=False)
     fit(sets, rule)
     few = len(models(with_label("absent", taking_part(sets.rows)))) < FEW_CHECKPOINTS
-    positions = WIDER if few else (tables.GAP_POSITION, *WIDER)
-    found = [(len(judged(_trials(sets, rule._replace(position=p))).false_pass), p) for p in positions]
-    return rule._replace(position=min(found)[1])
+    rules = [rule._replace(position=each) for each in (WIDER if few else (tables.GAP_POSITION, *WIDER))]
+    return min(rules, key=lambda each: len(judged(_trials(sets, each)).false_pass))
 
 
-def _limits(
-    some: Sequence[Result], passing: Sequence[Result], missing: Mapping[str, str], suite_known: bool
-) -> tuple[str, ...]:
+def _limits(some: Rows, passing: Rows, missing: Mapping[str, str], suite_known: bool) -> tuple[str, ...]:
     groups = sorted({row.group for row in some if not tables.excluded(row)})
     ends = sorted({str(row.ends_in) for row in passing})
     out = [
@@ -218,8 +215,7 @@ def _limits(
         f"It holds for the kinds of model in its suite ({', '.join(groups)}); others were not measured.",
         f"It holds for tensors that end as the passing sets do: {', '.join(ends)}.",
     ]
-    made = [row.id for row in some if row.synthetic and not tables.excluded(row)]
-    if made:
+    if made := [row.id for row in some if row.synthetic and not tables.excluded(row)]:
         out.append(
             f"{len(made)} of its models were made by hand or replay measured vectors: it shows how a calibration "
             "works, and is not a ground for a release"
@@ -232,11 +228,11 @@ def _limits(
 
 
 def profile_of(
-    table: Sequence[Reference],
+    table: Table,
     rule: Rule,
     *,
     says: Mapping[str, object],
-    populations: Mapping[str, Callable[[Reference], bool]] = MappingProxyType({}),
+    populations: Populations = MappingProxyType({}),
     **fields: Any,
 ) -> Profile:
     """Fit thresholds and seal them as a profile. It records how far the fit can be trusted.
@@ -257,22 +253,10 @@ def profile_of(
     thresholds, alone = fitted.placed, judged(by_model)
     present, absent = with_label("present", used), with_label("absent", used)
     n_with, n_without = len(models(present)), len(models(absent))
-    passing = {
-        row.set: bool(passed)
-        for trial in by_model
-        if trial.passing is not None
-        for row, passed in zip(trial.own.rows, trial.passing, strict=True)
-    }
-    rates = []
-    for name, belongs in (populations or {"without the label": lambda row: row.expected == "absent"}).items():
-        judged_ones = [row for row in used if belongs(row) and row.set in passing]
-        n, n_wrong = len(models(judged_ones)), len(models([row for row in judged_ones if passing[row.set]]))
-        rates.append(Rate(of=name, n=n, n_wrong=n_wrong, upper=upper_bound(n_wrong, n)))
-    trials = [r for r in present if r.model not in alone.no_fit]
-    wrong = {r.model for r in present if r.set in alone.false_warn}
-    few = FEW.format(with_=n_with, without=n_without) if min(n_with, n_without) < MANY_CHECKPOINTS else ""
+    rates = _rates(used, by_model, populations or {"without the label": lambda row: row.expected == "absent"})
+    n_wrong = len({r.model for r in present if r.set in alone.false_warn})
     content: dict[str, object] = {
-        "few": few,
+        "few": FEW.format(n_with, n_without) if min(n_with, n_without) < MANY_CHECKPOINTS else "",
         "n_sets": len(used),
         "n_checkpoints": len(models(used)),
         "n_with_checkpoints": n_with,
@@ -288,11 +272,11 @@ def profile_of(
         "left_out_false_warn": alone.false_warn,
         "not_left_out": alone.no_fit,
         "false_pass_upper": rates[0].upper,
-        "false_warn_upper": upper_bound(len(wrong), len(models(trials))),
+        "false_warn_upper": upper_bound(n_wrong, len({r.model for r in present}.difference(alone.no_fit))),
         "family_out": tuple(map(_family_out, _trials(sets, rule, "group"))),
         "n_traps": sum(row.trap for row in sets.rows),
         "nearest": [dict(zip(Nearest.model_fields, one, strict=True)) for one in fitted.nearest[:SHOWN]],
-        "rates": tuple(rates) if populations else (),
+        "rates": rates if populations else (),
         "by_training": _by_training(used, thresholds),
     }
     return seal(
@@ -310,16 +294,32 @@ def profile_of(
     )
 
 
+def _rates(used: Table, trials: Sequence[Trial], populations: Populations) -> tuple[Rate, ...]:
+    """Count the checkpoints of each population that pass when left out. None of them should."""
+    passing = {
+        row.set: bool(passed)
+        for trial in trials
+        if trial.passing is not None
+        for row, passed in zip(trial.own.rows, trial.passing, strict=True)
+    }
+    rates = []
+    for name, belongs in populations.items():
+        tried = [row for row in used if belongs(row) and row.set in passing]
+        n, n_wrong = len(models(tried)), len(models([row for row in tried if passing[row.set]]))
+        rates.append(Rate(of=name, n=n, n_wrong=n_wrong, upper=upper_bound(n_wrong, n)))
+    return tuple(rates)
+
+
 def _family_out(trial: Trial) -> tuple[str, str]:
     """Describe how a left-out group is judged. The fit is to the other groups."""
     if trial.passing is None:
         return trial.name, "no fit without it"
-    wrong = {name for without in (True, False) for name in trial.wrong(without=without)}
+    wrong = {*trial.wrong(without=True), *trial.wrong(without=False)}
     named = ", ".join(row.set for row in trial.own.rows if row.set in wrong)
     return trial.name, f"{sum(not row.excluded for row in trial.own.rows)} sets; wrong: {named or 'none'}"
 
 
-def _by_training(used: Sequence[Reference], thresholds: Mapping[Statistic, Threshold]) -> tuple[Trained, ...]:
+def _by_training(used: Table, thresholds: Mapping[Statistic, Threshold]) -> tuple[Trained, ...]:
     """Count the passing sets of each kind of training.
 
     Sets that are judged otherwise than most of their kind are named.

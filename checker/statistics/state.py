@@ -109,8 +109,10 @@ class Accumulator:
         merged = type(self)()
         if self._state is not None and other._state is not None:
             if self._state.n_features != other._state.n_features:
-                widths = f"{self._state.n_features} and {other._state.n_features}"
-                raise UsageError(f"{WHAT}: numbers of features are {widths}; they must be the same")
+                raise UsageError(
+                    f"{WHAT}: numbers of features are {self._state.n_features} and {other._state.n_features}; they "
+                    "must be the same"
+                )
             merged._state = merge(self._state, other._state)
         elif (one := self._state or other._state) is not None:
             merged._state = merge(one, State(one.n_features))  # a copy
@@ -156,8 +158,8 @@ def _key(row: npt.NDArray[np.float64]) -> int:
 
     Copies of one image come into one group, and count as one there.
     """
-    digest = hashlib.sha256((row + 0.0).tobytes())  # no minus before a zero
-    return int.from_bytes(digest.digest()[-4:], "big")
+    content = (row + 0.0).tobytes()  # no minus before a zero
+    return int.from_bytes(hashlib.sha256(content).digest()[-4:], "big")
 
 
 @dataclass
@@ -267,13 +269,9 @@ def merge(a: State, b: State) -> State:
     """
     if a.n_features != b.n_features:
         raise ValueError(f"states have {a.n_features} and {b.n_features} features; they cannot be merged")
-    out = State(a.n_features, a.n_nonfinite + b.n_nonfinite, a.n_constant + b.n_constant)
-    for name in ("sizes", "powers", "energies", "total", "far_above", "far_below"):
+    out = State(a.n_features)
+    for name in vars(out).keys() - {"n_features", "first_top"}:
         setattr(out, name, getattr(a, name) + getattr(b, name))
-    out.zeros = a.zeros + b.zeros
-    out.below_zero = a.below_zero + b.below_zero
-    out.max_median_sum = a.max_median_sum + b.max_median_sum
-    out.per_image = a.per_image + b.per_image
     if not (a.n and b.n):
         out.first_top = a.first_top if a.n else b.first_top
     return out
@@ -321,12 +319,12 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _interval(estimate: float, low: float, high: float, floor: float, ceiling: float) -> Interval:
+def _interval(estimate: float, low: float, high: float, ceiling: float) -> Interval:
     if not np.isfinite(estimate):
         return Interval(estimate=None, low=None, high=None)
     if not np.isfinite(low):
         return Interval(estimate=float(estimate), low=None, high=None)
-    return Interval(estimate=float(estimate), low=float(max(low, floor)), high=float(min(high, ceiling)))
+    return Interval(estimate=float(estimate), low=float(max(low, 0.0)), high=float(min(high, ceiling)))
 
 
 def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistics:
@@ -367,7 +365,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
         low, high = distances(sd, skewness, of_energies=name in ENERGIES)
-        return _interval(estimate, estimate - low, estimate + high, 0.0, ceiling)
+        return _interval(estimate, estimate - low, estimate + high, ceiling)
 
     def two_sided() -> Interval:
         """Return the smallest of four shares. Its bounds are the smallest of theirs."""
@@ -378,17 +376,9 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
                 low, high = distances(sd, q, of_energies=True)
                 sides.append((side, side - low, side + high))
         estimate, low, high = np.min(sides, axis=0)
-        return _interval(estimate, low, high, 0.0, 0.5)
+        return _interval(estimate, low, high, 0.5)
 
-    quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]
-    low, high = float(per_image.min()), float(per_image.max())
-    if high - low <= SAME_KURTOSIS * high:  # numpy can't part a range of a few roundings
-        low, high = low - 0.5, high + 0.5
-    counts, edges = np.histogram(per_image, bins=HISTOGRAM_BINS, range=(low, high))
-    m1, m2 = sums[0] / n, sums[1] / n
-    rest = np.ones(d, dtype=bool)
-    rest[top] = False
-    rest_energy = float(m2[rest].sum())
+    counts, edges = _histogram(per_image)
     return Statistics(
         statistic_version=definitions.STATISTIC_VERSION,
         n_images=n,
@@ -410,13 +400,27 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         max_median_ratio=_finite(state.max_median_sum / n),
         zero_share=state.zeros / (n * d),
         negative_share=state.below_zero / (n * d),
-        spread=float(np.maximum(m2 - m1**2, 0)[rest].sum()) / rest_energy if rest_energy > 0 else None,
+        spread=_spread(np.delete(sums, top, axis=1) / n),
         distinct_share=_distinct_share(per_image),
-        kurtosis_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3], quantiles[4]),
-        histogram_edges=tuple(float(e) for e in edges),
-        histogram_counts=tuple(int(c) for c in counts),
+        kurtosis_quantiles=np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist(),
+        histogram_edges=edges.tolist(),
+        histogram_counts=counts.tolist(),
         features=_features(state, sums, energies[0]),
     )
+
+
+def _histogram(per_image: Array) -> tuple[Array, Array]:
+    """Return a histogram of the kurtosis per image. It has counts and edges."""
+    low, high = per_image.min(), per_image.max()
+    if high - low <= SAME_KURTOSIS * high:  # numpy can't part a range of a few roundings
+        low, high = low - 0.5, high + 0.5
+    return np.histogram(per_image, bins=HISTOGRAM_BINS, range=(low, high))
+
+
+def _spread(means: Array) -> float | None:
+    """Return the share of variance over images in the features' energy. `means` are of z and z²."""
+    m1, m2 = means[:2]
+    return float(np.maximum(m2 - m1**2, 0).sum()) / float(m2.sum()) if m2.sum() > 0 else None
 
 
 def _distinct_share(per_image: Array) -> float:
@@ -424,8 +428,8 @@ def _distinct_share(per_image: Array) -> float:
 
     At most `COMPARED` evenly spaced order statistics are compared; per_image: sorted.
     """
-    places = np.linspace(0, len(per_image) - 1, min(len(per_image), COMPARED)).round().astype(np.int64)
-    values = per_image[places]
+    n = len(per_image)
+    values = per_image[np.linspace(0, n - 1, min(n, COMPARED)).round().astype(np.int64)]
     return float(1 + (np.diff(values) > SAME_REPRESENTATION * values[1:]).sum()) / len(values)
 
 
@@ -451,9 +455,8 @@ def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature,
     frequency = _far(state, sums) / n
     mean_h = state.total / n
     sd_h = np.sqrt(np.maximum(energy / n - mean_h**2, 0.0))
-    by_share = np.argsort(-shares, kind="stable")
     persistent = frequency >= definitions.PERSISTENT_SHARE
-    listed = [j for rank, j in enumerate(by_share) if rank < LISTED_FEATURES or persistent[j]]
+    listed = [j for rank, j in enumerate(np.argsort(-shares, kind="stable")) if rank < LISTED_FEATURES or persistent[j]]
 
     def relative_sd(j: int) -> float | None:
         if mean_h[j] == 0:  # zero in every image is as constant as any other value
