@@ -80,7 +80,7 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
         f"{len(made.with_indication)} sets have the outlier features", f"{len(PHOTOS)} bundled photos",
         "0 of {} checkpoints that were not trained on images with texts pass (at most {}, 95 % conf".format(*rates[:2]),
         "0 of the {} two-sided ones ({})".format(*rates[2:4]),
-        "0 of the {} of these that end in a linear layer ({}), 0 of {} with".format(*rates[4:7]),
+        "0 of the {} of these that end in a linear layer, all face encoders ({}), 0 of {} with".format(*rates[4:7]),
         f"effective robustness below +10 points ({rates[7]})", f"predicts by {clip_points} points",
         f"beat it by {tuned_points} (medians of {clip_n} and {tuned_n} [published",
         f"{sum(map(int, draws)):,} simulated negative runs",
