@@ -190,8 +190,8 @@ class CompareReport(Shown, Judged, Frozen):
 
 CLAIM = (
     "PASS says that the candidate passes the check by itself and has kept, on the images that were given, the outlier "
-    "features that made the reference pass. They indicate robustness to natural distribution shifts; neither model's "
-    "accuracy was measured."
+    "features that made the reference pass. Whether they predict robustness to natural distribution shifts is not "
+    "known; neither model's accuracy was measured."
 )
 
 

@@ -26,10 +26,10 @@ SAME = 1e-6  # of the largest singular value: below, two differ, or one differs 
 NORMALISER = "singular value / sum of all singular values × mean over images of |cos(direction, representation)|"
 CLAIM = (
     "Information, not a verdict. Importance and pruning of directions are an analysis of Crabbé et al. (arXiv "
-    "2310.13040). The abstract of its first version, of 2023, says that 80 % of the directions of robust CLIP models "
-    "can be pruned without harm; that of the final version does not. No threshold is known that tells robust models "
-    "from others, and the paper's own normaliser of the importance is not known to us. The numbers hold for this head "
-    "and these images."
+    "2310.13040). The abstract of its first version, of 2023, says that up to 80 % of the directions of robust CLIP "
+    "models can be pruned without harm; that of the final version does not. No threshold is known that tells robust "
+    "models from others, and the paper's own normaliser of the importance is not known to us. The numbers hold for "
+    "this head and these images."
 )
 
 

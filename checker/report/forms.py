@@ -395,7 +395,8 @@ def meaning_text(verdict: Verdict) -> str:
 _PLAIN: dict[Kind | None, tuple[str, str]] = {
     None: (
         "On the {images}, this model shows the outlier features that robust CLIP encoders show.",
-        "That is a sign of robustness to natural distribution shifts, not a proof, and it says nothing of accuracy.",
+        "That is an indication of robustness to natural distribution shifts, not a proof, and it says nothing of "
+        "accuracy.",
     ),
     "not_established": ("The check came to no result on this model: {why}.", "Do the next step and check again."),
     "not_applicable": ("This check does not apply to this model. {why}.", "This says nothing about how robust it is."),

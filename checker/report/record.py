@@ -238,10 +238,11 @@ class Failed(Frozen):
 Outcome = Report | Failed
 
 CLAIM = (
-    "Outlier features in the representation indicate robustness to natural distribution shifts (Crabbé et al., TMLR "
-    "2024). PASS means that they are present on the images that were given, WARN that they are absent or that this was "
-    "not established. They lie mostly in the mean of the representations and follow the contrastive objective. They "
-    "mean nothing for a model that does not do its task, so check its accuracy first."
+    "Crabbé et al. (TMLR 2024) found outlier features in CLIP encoders of high robustness to natural distribution "
+    "shifts, and not in less robust versions of them. PASS means that they are present on the images that were given, "
+    "WARN that they are absent or that this was not established. Whether PASS predicts robustness is not known. They "
+    "lie mostly in the mean of the representations, and every real model that is known to pass was trained on images "
+    "with texts. They mean nothing for a model that does not do its task, so check its accuracy first."
 )
 
 

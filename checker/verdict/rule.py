@@ -357,8 +357,8 @@ def _sound(e: Evidence) -> Found:
     if dead:
         yield (
             "constant_feature",
-            f"feature{'s' * (len(dead) > 1)} {', '.join(str(f.index) for f in dead)} "
-            f"{'has' if len(dead) == 1 else 'have'} the same raw value in every image",
+            f"feature{'s' * (len(dead) > 1)} {', '.join(str(f.index) for f in dead)}: an SD over images below "
+            f"{100 * CONSTANT_SD:g} % of the mean",
         )
     limit = limit_of(e)
     alone = model.fixed_scale_difference  # measured where every image ran alone, so that no scale saw another image

@@ -141,7 +141,7 @@ def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
     h[:, 0] = 20.0
     verdict = judge(evidence(h), PROFILE)
     assert ids(verdict) == {"constant_feature"}
-    assert verdict.reasons[0].seen == "feature 0 has the same raw value in every image"
+    assert verdict.reasons[0].seen == "feature 0: an SD over images below 2 % of the mean"
     h = default_rng(0).normal(-10, 1, size=(64, 512))
     h[:, 0] = 0.0  # such as padding: far from all others; everything else lies on one side
     assert ids(judge(evidence(h), PROFILE)) == {"constant_feature", "one_sided"}
@@ -154,11 +154,11 @@ def test_several_weak_constants_are_seen_too() -> None:
     assert rule.inside(measured.strength, PROFILE.limits_of("strength"))
     verdict = judge(evidence(measured), PROFILE)
     assert ids(verdict) == {"constant_feature"}
-    assert sorted(verdict.reasons[0].seen.split(" have ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
+    assert sorted(verdict.reasons[0].seen.split(": ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
     h = planted()
     h[:, 1:5] = 18, -18, 17, 9  # the last is persistent, and not one of the three strongest
     h[:, 1:4] += normal(64, 3)
-    assert "feature 4 has the same raw value in every image" in [r.seen for r in judge(evidence(h), PROFILE).reasons]
+    assert "feature 4: an SD over images below 2 % of the mean" in [r.seen for r in judge(evidence(h), PROFILE).reasons]
 
 
 def test_an_end_that_makes_outlier_features_passes_by_no_profile() -> None:

@@ -55,11 +55,11 @@ The preprocessing files of open_clip, timm and transformers are read as well."""
 
 
 WORDS = {
-    "outlier feature": "one of a few coordinates of the representation that are extreme in every image.",
+    "outlier feature": "one of a few coordinates of the representation that are extreme in most or all images.",
     "indication": "the outlier features of robust CLIP encoders: strong, persistent and two-sided.",
     "representation": "the vector of an image that a linear head reads.",
     "tensor": "what is measured: one vector per image, the representation. `robustcheck inspect MODEL` shows it.",
-    "interval": "where the value lies, by bounds that hold however often the run looks.",
+    "interval": "where the value lies, by bounds that are made for all looks of a run together.",
     "must be": "the threshold. The whole interval must lie on this side of it.",
     "ok": "whether the interval clears the threshold: yes, no, straddles (it is in it), unknown (not measured).",
     "waiver": "an entry of the settings that accepts a reason until a given day.",
@@ -68,8 +68,8 @@ WORDS = {
     "synthetic": "somebody planted features in the model by hand, as its contract says.",
     "student": "a model that was trained to give the vectors of another encoder.",
     "baseline": "a file with the numbers of a model, for comparisons without the model.",
-    "compatible": "queries of the candidate find the same neighbours in a vector index of the reference.",
-    "re-embed": "queries of the candidate do not find them; make the index again with the candidate.",
+    "compatible": "queries of the candidate find enough of the same neighbours in a vector index of the reference.",
+    "re-embed": "queries of the candidate find too few of them; make the index again with the candidate.",
     "recall": "share of the nearest neighbours by the reference that the candidate's query finds, too.",
     "shift": "a difference between the images in use and those of the training, like sketches instead of photos.",
     "effective robustness": "accuracy on a shift beyond that of ImageNet models with the same ImageNet accuracy.",
