@@ -181,7 +181,7 @@ LOOKS_ALPHA = 0.05
 _SHARPER: tuple[Bounds, ...] = ("together", "each", "looks")
 DEFINITIONS: dict[Statistic, str] = {
     "strength": "how far the three most extreme features stand out from the others: ordinary features give less than "
-    "1, robust CLIP encoders 5 to 165",
+    "1, the reference sets with outlier features 5 to 165",
     "outlier_frequency": "share of the images in which the most extreme feature is extreme, always on the same side "
     "(beyond 4 SD): 1 is every image",
     "two_sidedness": "how evenly the other features spread over positive and negative values: 0.5 is evenly, 0 is one "
