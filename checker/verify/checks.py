@@ -146,12 +146,11 @@ def _leave_out_environment(report: Report, form: dict[str, Any], *, same_words: 
     Another machine, version or place changes it though the report is true.
     """
     evidence = form["evidence"]
-    statistics, images = evidence["statistics"], evidence["images"]
     evidence["execution"] = evidence["execution"]["precision"]
     _leave_out(form, *ENVIRONMENT)
-    statistics["features"] = sorted(feature.index for feature in report.evidence.statistics.persistent)
+    evidence["statistics"]["features"] = sorted(feature.index for feature in report.evidence.statistics.persistent)
     evidence["gallery"] = [image["name"] for image in (evidence["gallery"] or {"shown": []})["shown"]]
-    images["sanity"] = sorted(finding["id"] for finding in images["sanity"]["findings"])
+    evidence["images"]["sanity"] = sorted(finding["id"] for finding in evidence["images"]["sanity"]["findings"])
     machine = execution_notes(report.evidence.execution)
     form["notes"] = [note for note in form["notes"] if note not in machine]
     if not same_words:
@@ -164,27 +163,30 @@ def _walk(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile)
 
     It comes with its path; types count, too: true is not 1, and 1 is not 1.0.
     """
-    if type(theirs) is not type(ours):
-        yield _said(path, theirs, ours)
-    elif isinstance(theirs, Mapping):
+    same_type = type(theirs) is type(ours)
+    if same_type and isinstance(theirs, Mapping):
         for name in sorted(theirs.keys() | ours.keys()):
             inner = f"{path}.{name}" if path else name
-            if name not in theirs or name not in ours:
-                yield f"{inner} is only in the {'report' if name in theirs else 'second run'}"
-            else:
+            if name in theirs and name in ours:
                 yield from _walk(theirs[name], ours[name], inner, tolerance, profile)
-    elif isinstance(theirs, list | tuple):
+            else:
+                yield f"{inner} is only in the {'report' if name in theirs else 'second run'}"
+    elif same_type and isinstance(theirs, list | tuple):
         if len(theirs) != len(ours):
             yield f"{path} has {len(theirs)} entries against {len(ours)}"
             return
         for index, (one, other) in enumerate(zip(theirs, ours, strict=True)):
             yield from _walk(one, other, f"{path}[{index}]", tolerance, profile)
-    elif isinstance(theirs, float) and path.startswith(MEASURED) and path != EXACT:
-        absolute = ROUNDED if ".z[" in path else tolerance * _scale(path, profile)
-        if not math.isclose(theirs, ours, rel_tol=tolerance, abs_tol=absolute):
-            yield _said(path, theirs, ours)
-    elif theirs != ours:
-        yield _said(path, theirs, ours)
+    elif not (same_type and _is_same(theirs, ours, path, tolerance, profile)):
+        yield f"{path} {_shown(theirs)} against {_shown(ours)}"
+
+
+def _is_same(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile) -> bool:
+    """Return whether two values of one type agree. A measured number may differ by the tolerance."""
+    if not (isinstance(theirs, float) and path.startswith(MEASURED) and path != EXACT):
+        return bool(theirs == ours)
+    absolute = ROUNDED if ".z[" in path else tolerance * _scale(path, profile)
+    return math.isclose(theirs, ours, rel_tol=tolerance, abs_tol=absolute)
 
 
 def _scale(path: str, profile: Profile) -> float:
@@ -192,10 +194,6 @@ def _scale(path: str, profile: Profile) -> float:
     statistic = path.removeprefix("evidence.statistics.").partition(".")[0]
     threshold = profile.thresholds.get(statistic) if statistic in STATISTICS else None
     return threshold.minimum if threshold else 1.0
-
-
-def _said(path: str, theirs: Any, ours: Any) -> str:
-    return f"{path} {_shown(theirs)} against {_shown(ours)}"
 
 
 def _shown(value: Any) -> str:
@@ -235,9 +233,8 @@ def measure_again(
         changed = {"images": images, "preprocess": preprocess, "device": device or settings.device}
         options = settings.model_copy(update=changed).options
         if settings.engine == "ray":
-            job = Job(model, options)
             contract = open_model(model, tensor=options.tensor, pool=options.pool).contract
-            (evidence,) = measure_all(job, report.profile)
+            (evidence,) = measure_all(Job(model, options), report.profile)
             return pipeline.report_of(
                 evidence, report.profile, pipeline.published_of(contract), Settings(**dict(options))
             )
@@ -256,11 +253,6 @@ class Finding(Frozen):
     status: Status
     seen: str
     """what was compared, or why it was not"""
-
-
-def has_witness(findings: Collection[Finding]) -> bool:
-    """Return whether something confirms a report's numbers. The report itself does not count."""
-    return agreed(findings, "rerun", "signature")
 
 
 def agreed(findings: Collection[Finding], *checks: str) -> bool:
@@ -392,8 +384,7 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
                 f"({short_digest(accepted.digest)}…)",
             )
         return _agrees("profile", f"{profile.id}, the one that was named ({short_digest(profile.digest)}…)")
-    known = {packaged.id: packaged.digest for packaged in profiles.packaged()}
-    if known.get(profile.id) != profile.digest:
+    if (profile.id, profile.digest) not in [(packaged.id, packaged.digest) for packaged in profiles.packaged()]:
         return _differs("profile", f"{profile.id} is not a packaged profile; name the one you accept with --thresholds")
     if looser := profiles.looser_than(profile, profiles.load()):
         return _differs(
@@ -403,12 +394,12 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
     return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
 
 
-def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Finding:
+def check_images(report: Report, image_set: str | None) -> Finding:
     """Check that the run read the same images. They are the first ones of its seeded order. None is decoded."""
     recorded = report.evidence.images
     if recorded.given:
         return unchecked("images", f"{recorded.source}, handed over in Python, can't be opened again")
-    if not at_hand:
+    if image_set is None and not recorded.bundled:
         return unchecked("images", f"--images was not given; measured were {recorded.n_read} of {recorded.source}")
     assert report.binding is not None
     limit = report.binding.settings.max_images

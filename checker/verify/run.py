@@ -75,18 +75,21 @@ class Verification(Shown, NoTruth, Frozen):
         return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
 
 
+AnyPath = str | Path | None
+
+
 class VerifyOptions(TypedDict, total=False):
     """The keyword arguments of `verify` but `today`."""
 
-    images: str | Path | None
-    thresholds: str | Path | None
+    images: AnyPath
+    thresholds: AnyPath
     rerun: bool | None
     device: str | None
-    signature: str | Path | None
-    public_key: str | Path | None
+    signature: AnyPath
+    public_key: AnyPath
     certificate_identity: str | None
     certificate_oidc_issuer: str | None
-    trust_config: str | Path | None
+    trust_config: AnyPath
     accept_waivers: bool
     elsewhere: bool
     isolate: bool
@@ -152,13 +155,11 @@ def verify(
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
     if isolate and is_possible(None, None if images is None else str(images)):
         sent = {name: value for name, value in given.items() if name not in ("isolate", "limits")}
-        call = apart(verify, str(model), limits)
-        return call(**sent | {"report_file": report_file, "model": model})
+        return apart(verify, str(model), limits)(**sent | {"report_file": report_file, "model": model})
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
-    reports = read(report_file)
-    digest = model_digest(model)
+    reports, digest = read(report_file), model_digest(model)
     report, raw = report_of(reports, digest, model, report_file)
     assert report.binding is not None
     faults = edits(report, raw)
@@ -175,22 +176,9 @@ def verify(
         check_edits("verdict", faults, f"its evidence, judged again, gives {ruling(report.verdict)}"),
     ]
     image_set = None if images is None else str(images)
-    if report.evidence.images.given and (rerun or image_set is not None):
-        raise UsageError(
-            f"{report_file}: its images were {report.evidence.images.source}, handed over in Python; they can't be "
-            "opened again, so nothing can be measured again",
-            "--no-rerun, with --signature and --public-key; or check a folder or list, and verify that report",
-        )
-    at_hand = report.evidence.images.bundled or image_set is not None
-    again = at_hand if rerun is None else rerun
-    if again and not at_hand:
-        raise UsageError(
-            f"--rerun needs the images; the report is about {report.evidence.images.n_read} of "
-            f"{report.evidence.images.source}",
-            f"--images {quoted(report.evidence.images.source)}",
-        )
+    again = _is_repeated(report, report_file, image_set, rerun)
     tell_stage(progress, "comparing the images")
-    findings.append(checks.check_images(report, image_set, at_hand=at_hand))
+    findings.append(checks.check_images(report, image_set))
     if not again:
         findings.append(unchecked("rerun", "nothing was measured; --rerun measures again"))
     elif any(finding.status == "differs" for finding in findings):
@@ -198,20 +186,7 @@ def verify(
     else:
         elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
         findings.append(checks.check_rerun(report, model, image_set, device, progress, elsewhere=elsewhere))
-    # a rerun vouches for the numbers, not for who waived what
-    waivers_hold = accept_waivers and (rerun is False or agreed(findings, "signature"))
-    code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today or datetime.now(UTC).date())
-    if code == 1 and accept_waivers and not waivers_hold and report.gate is not None and report.gate.waived:
-        rule += "; the waivers in the report count only with a signature"
-    if code == 0 and rerun is None and not checks.has_witness(findings):
-        code = 1
-        rerun_too = "" if report.evidence.images.given else "measure again (--images), "
-        rule = (
-            f"nothing but the report says that its numbers are right: {rerun_too}check a signature (--public-key), or "
-            "rely on the report (--no-rerun)"
-        )
-    synthetic = report.evidence.model.synthetic
-    unfit = (ON_BUNDLED if report.evidence.images.bundled else "", synthetic and f"of a synthetic model: {synthetic}")
+    code, rule = _decide(report, findings, rerun, accept_waivers, today or datetime.now(UTC).date())
     return Verification(
         tool_version=VERSION,
         report=str(report_file),
@@ -221,7 +196,7 @@ def verify(
         result_digest=report.binding.result_digest,
         cautions=tuple(cautions(report)),
         findings=tuple(findings),
-        unfit="; ".join(filter(None, unfit)),
+        unfit=_unfit(report),
         rests_on=_rests_on(findings, signer),
         exit_code=code,
         rule=rule,
@@ -248,7 +223,7 @@ def _signer(signature: Path | None, public_key: Path | None, identity: Identity 
     return signer
 
 
-def _path(given: str | Path | None) -> Path | None:
+def _path(given: AnyPath) -> Path | None:
     return None if given is None else Path(given)
 
 
@@ -259,20 +234,55 @@ def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Rep
     return report_of(read(report_file), model_digest(model), model, report_file)[0]
 
 
+def _is_repeated(report: Report, report_file: Path, image_set: str | None, rerun: bool | None) -> bool:
+    """Return whether to measure again. Raises UsageError where that is asked for, and the images are not there."""
+    images = report.evidence.images
+    if images.given and (rerun or image_set is not None):
+        raise UsageError(
+            f"{report_file}: its images were {images.source}, handed over in Python; they can't be opened again, so "
+            "nothing can be measured again",
+            "--no-rerun, with --signature and --public-key; or check a folder or list, and verify that report",
+        )
+    at_hand = images.bundled or image_set is not None
+    if rerun and not at_hand:
+        raise UsageError(
+            f"--rerun needs the images; the report is about {images.n_read} of {images.source}",
+            f"--images {quoted(images.source)}",
+        )
+    return at_hand if rerun is None else rerun
+
+
 def _decide(
-    report: Report, findings: list[Finding], *, accept_waivers: bool, today: date
+    report: Report, findings: list[Finding], rerun: bool | None, accept_waivers: bool, today: date
 ) -> tuple[Literal[0, 1, 3], str]:
+    """Return the exit code and its rule. A PASS needs a witness, unless `rerun` is False."""
     differing = [finding.check for finding in findings if finding.status == "differs"]
     if differing:
         return 3, f"{', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}: the report does not hold"
-    if report.verdict.verdict == "PASS":
-        return 0, "everything that was checked agrees, and the verdict is PASS"
-    if accept_waivers and report.gate is not None:
+    code: Literal[0, 1] = 0 if report.verdict.verdict == "PASS" else 1
+    rule = f"everything that was checked agrees, and the verdict is {ruling(report.verdict)}"
+    if code == 1 and accept_waivers and report.gate is not None:
         decision = decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
-        if decision.exit_code == 0:
-            accepted = f"{decision.rule} in the report, which --accept-waivers accepts"
-            return 0, f"everything that was checked agrees; {accepted}"
-    return 1, f"everything that was checked agrees, and the verdict is {ruling(report.verdict)}"
+        # a rerun vouches for the numbers, not for who waived what
+        if not (rerun is False or agreed(findings, "signature")):
+            rule += "; the waivers in the report count only with a signature" if report.gate.waived else ""
+        elif decision.exit_code == 0:
+            code = 0
+            rule = f"everything that was checked agrees; {decision.rule} in the report, which --accept-waivers accepts"
+    if code == 0 and rerun is None and not agreed(findings, "rerun", "signature"):
+        rerun_too = "" if report.evidence.images.given else "measure again (--images), "
+        return 1, (
+            f"nothing but the report says that its numbers are right: {rerun_too}check a signature (--public-key), or "
+            "rely on the report (--no-rerun)"
+        )
+    return code, rule
+
+
+def _unfit(report: Report) -> str:
+    """Return why no alias moves though the report holds. Empty where one may."""
+    synthetic = report.evidence.model.synthetic
+    unfit = (ON_BUNDLED if report.evidence.images.bundled else "", synthetic and f"of a synthetic model: {synthetic}")
+    return "; ".join(filter(None, unfit))
 
 
 def _rests_on(findings: list[Finding], signer: Path | Identity | None) -> str:

@@ -64,7 +64,7 @@ def test_images_are_not_compared_where_a_skipped_one_is_not_named(passed: Report
     """Which images make up the digest is not known then."""
     forge(place, evidence__images__n_skipped=passed.evidence.images.n_skipped + 1)
     ((other, _),) = read(place / "report.json")
-    found = check_images(other, str(place / "photos"), at_hand=True)
+    found = check_images(other, str(place / "photos"))
     assert (found.status, found.seen) == ("not checked", "1 were skipped and not all are named; --rerun compares them")
 
 
