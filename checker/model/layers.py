@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, shape_inference
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 from onnx.helper import make_tensor_value_info
 from onnx.numpy_helper import to_array
 
@@ -28,9 +28,12 @@ from ..errors import CannotAssessError
 from .weights import about, damaged
 
 Names = tuple[str, ...]
+Nodes = Sequence[NodeProto]
 Sizes = tuple[int, ...]
 Shape = tuple[int | None, ...]
 """sizes of a tensor, None for one that is left open"""
+ByName = Mapping[str, str]
+"""a word of each tensor: the op that makes it, for example"""
 
 
 def op_set(names: str) -> frozenset[str]:
@@ -76,7 +79,7 @@ HOLDERS = op_set("If Loop Scan SequenceMap FlexAttention BeamSearch GreedySearch
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
-UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
+UNSIGNED = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
 
 
 class ElementwiseTree:
@@ -138,12 +141,12 @@ class Layers:
     """constants of a quantised type: whether `is_extreme` holds for each"""
     zeros: AbstractSet[str]
     """constants that hold zeros alone: a bias of zeros is none (loaders of CLIP's projection write one)"""
-    ops: Mapping[str, str]
+    ops: ByName
     """of each tensor that depends on the image: the op that makes it; Add for the sum that a fused norm hands on"""
     data: Mapping[str, Names]
     """of each of them: the inputs of its node that carry the image, without shapes, scales and the statistics that a
     norm divides by"""
-    statistics: Mapping[str, str]
+    statistics: ByName
     """tensors that are a statistic of each image (mean, norm, variance): the Reduce… op"""
     elementwise: ElementwiseTree
     """of each tensor: the nearest one that it is an elementwise function of"""
@@ -191,15 +194,18 @@ def build_layers(
         data |= dict.fromkeys(outputs, carriers)
         if op in SUM_AT and len(node.output) > SUM_AT[op]:
             ops[node.output[SUM_AT[op]]] = "Add"
-        passes_on = op in OF_A_STATISTIC and len(of_image) == len(carriers) == 1
-        if op in REDUCE or (passes_on and carriers[0] in statistics):
-            statistics |= dict.fromkeys(outputs, op if op in REDUCE else statistics[carriers[0]])
-        elif op == "Einsum" and len(node.input) == 2 and node.input[0] == node.input[1]:
-            terms, result = einsum_of(node)
-            if len({*terms}) == 1 and len(result) < len(terms[0]):  # of squares, as `bi,bi->b`
-                statistics[outputs[0]] = "ReduceSumSquare"
+        if statistic := _statistic_of(node, of_image, carriers, statistics):
+            statistics |= dict.fromkeys(outputs, statistic)
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
             elementwise.add(outputs[0], source)
+    zeros = _zero_vectors(proto)
+    return Layers(
+        producers, frozenset(reached), *_types(graph), constants, zero_points, zeros, ops, data, statistics, elementwise
+    )
+
+
+def _types(graph: GraphProto) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Return the shapes and element types that a graph states."""
     shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -208,23 +214,20 @@ def build_layers(
             types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
             shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    zeros = frozenset[str]() if proto is None else _zero_vectors(proto)
-    return Layers(
-        producers, frozenset(reached), shapes, types, constants, zero_points, zeros, ops, data, statistics, elementwise
-    )
+    return shapes, types
 
 
 VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
 
 
-def _zero_vectors(proto: ModelProto) -> frozenset[str]:
+def _zero_vectors(proto: ModelProto | None) -> frozenset[str]:
     """Return the names of vectors that hold zeros alone.
 
     Those in external files, or larger than a bias is, do not count.
     """
     return frozenset(
         weight.name
-        for weight in proto.graph.initializer
+        for weight in (proto.graph.initializer if proto else ())
         if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR and weight.data_type in FLOATS
         if weight.data_location != TensorProto.EXTERNAL and not to_array(weight).any()
     )
@@ -240,9 +243,7 @@ def _constant_shape(attribute: AttributeProto) -> tuple[int, ...]:
     return (n,) if attribute.name in ("value_floats", "value_ints", "value_strings") else ()
 
 
-def _carriers(
-    node: NodeProto, op: str, of_image: Names, reached: AbstractSet[str], statistics: Mapping[str, str]
-) -> Names:
+def _carriers(node: NodeProto, op: str, of_image: Names, reached: AbstractSet[str], statistics: ByName) -> Names:
     """Return the inputs of a node that carry the image. They are some of those that depend on it."""
     if op in FIRST_INPUT_ONLY:
         return tuple(name for name in node.input[:1] if name in reached)
@@ -251,6 +252,20 @@ def _carriers(
     if op in ("Div", "Sub", "Mul") and len(of_image) > 1:
         return tuple(name for name in of_image if name not in statistics) or of_image[:1]
     return of_image
+
+
+def _statistic_of(node: NodeProto, of_image: Names, carriers: Names, statistics: ByName) -> str:
+    """Return the op of the statistic that a node computes. It may pass one on; "" for no statistic."""
+    op = node.op_type
+    if op in REDUCE:
+        return op
+    if op in OF_A_STATISTIC and len(of_image) == len(carriers) == 1:
+        return statistics.get(carriers[0], "")
+    if op == "Einsum" and len(node.input) == 2 and node.input[0] == node.input[1]:
+        terms, result = einsum_of(node)
+        if len({*terms}) == 1 and len(result) < len(terms[0]):  # of squares, as `bi,bi->b`
+            return "ReduceSumSquare"
+    return ""
 
 
 def show_shape(shape: Shape | None) -> str:
@@ -272,11 +287,9 @@ def is_extreme(zero_point: TensorProto) -> bool:
         return True
     if zero_point.data_type in SMALL_FLOATS:
         return bool(to_array(zero_point).astype(np.float32).any())
-    values = {int(value) for value in to_array(zero_point).ravel()}
     bits = BITS[zero_point.data_type]
-    unsigned = zero_point.data_type in UNSIGNED
-    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return values in ({low}, {high})
+    low = 0 if zero_point.data_type in UNSIGNED else -(2 ** (bits - 1))
+    return {int(value) for value in to_array(zero_point).ravel()} in ({low}, {low + 2**bits - 1})
 
 
 def integer(node: NodeProto, name: str, default: int) -> int:
@@ -305,9 +318,7 @@ def einsum_of(node: NodeProto) -> tuple[list[str], str]:
     return terms.split(","), result
 
 
-def needed_nodes(
-    nodes: Sequence[NodeProto], wanted: Iterable[str], without: str | None = None
-) -> tuple[list[NodeProto], set[str]]:
+def needed_nodes(nodes: Nodes, wanted: Iterable[str], without: str | None = None) -> tuple[list[NodeProto], set[str]]:
     """Return the nodes that compute some tensors.
 
     They are sorted; the names that they read come with them. None of them makes `without`.
@@ -350,8 +361,8 @@ def inputs_of(node: NodeProto) -> list[str]:
         within = {name for inner in graph.node for name in inner.output}.union(
             (value.name for value in graph.input), weights_in(graph)
         )
-        read = [name for inner in graph.node for name in inputs_of(inner)]
-        names += [name for name in (*read, *(value.name for value in graph.output)) if name not in within]
+        read = [name for inner in graph.node for name in inputs_of(inner)] + [value.name for value in graph.output]
+        names += [name for name in read if name not in within]
     return names
 
 
@@ -392,19 +403,23 @@ def check_well_formed(proto: ModelProto) -> None:
             if weight.data_type == TensorProto.UNDEFINED:
                 raise damaged(f"weight '{weight.name!s:.80}' has no type; each needs one")
         for value in values:
-            tensor = value.type.tensor_type
-            if tensor.elem_type not in TYPES:
-                raise damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
-            check_dimensions(f"'{value.name!s:.80}'", len(tensor.shape.dim))
-            for size in tensor.shape.dim:
-                if size.dim_value < 0:
-                    size.ClearField("dim_value")
+            _check_type(value)
     for word in names:
         if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
             raise damaged(f"name in the graph is {word!r:.80}; names must be UTF-8 text")
     twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
     if twice:
         raise damaged(f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
+
+
+def _check_type(value: ValueInfoProto) -> None:
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in TYPES:
+        raise damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
+    check_dimensions(f"'{value.name!s:.80}'", len(tensor.shape.dim))
+    for size in tensor.shape.dim:
+        if size.dim_value < 0:
+            size.ClearField("dim_value")
 
 
 def check_dimensions(what: str, n: int) -> None:
@@ -442,13 +457,12 @@ def sort_model(proto: ModelProto) -> bool:
     """
     moved = _sort_graph(proto.graph.node, _given(proto.graph))
     for function in proto.functions:
-        given = dict.fromkeys(function.input, "an input")
         with about(f"function {function.name}"):
-            moved |= _sort_graph(function.node, given)
+            moved |= _sort_graph(function.node, dict.fromkeys(function.input, "an input"))
     return moved
 
 
-def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str]) -> list[NodeProto] | None:
+def sorted_nodes(nodes: Nodes, given: ByName) -> list[NodeProto] | None:
     """Return the nodes with producers before consumers. None if they have that order already.
 
     Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
@@ -461,13 +475,7 @@ def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str]) -> list[N
     Raises:
         CannotAssessError: a name is written twice; nodes read each other in a circle. The message names the tensor.
     """
-    makers = dict.fromkeys(given, BEFORE)
-    for index, node in enumerate(nodes):
-        for name in node.output:
-            if name in makers:
-                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes")
-            if name:
-                makers[name] = index
+    makers = _makers(nodes, given)
     sources = [[makers[name] for name in inputs_of(node) if name in makers] for node in nodes]
     if all(source < index for index, read in enumerate(sources) for source in read):
         return None
@@ -487,7 +495,19 @@ def sorted_nodes(nodes: Sequence[NodeProto], given: Mapping[str, str]) -> list[N
     return [nodes[index] for index in placed if index != BEFORE]
 
 
-def _sort_graph(nodes: MutableSequence[NodeProto], given: Mapping[str, str]) -> bool:
+def _makers(nodes: Nodes, given: ByName) -> dict[str, int]:
+    """Return the index of the node that writes each name. It is BEFORE for those that are given."""
+    makers = dict.fromkeys(given, BEFORE)
+    for index, node in enumerate(nodes):
+        for name in node.output:
+            if name in makers:
+                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes")
+            if name:
+                makers[name] = index
+    return makers
+
+
+def _sort_graph(nodes: MutableSequence[NodeProto], given: ByName) -> bool:
     """Sort the nodes of one graph, in place.
 
     Those of the graphs inside them come first. `nodes` is a protobuf field.
@@ -518,7 +538,7 @@ def _written_twice(name: str, by: str) -> CannotAssessError:
     )
 
 
-def _circle(nodes: Sequence[NodeProto], path: Sequence[int], source: int) -> CannotAssessError:
+def _circle(nodes: Nodes, path: Sequence[int], source: int) -> CannotAssessError:
     circle = path[path.index(source) :]
     name = next(name for name in nodes[source].output if name)
     ops = ", ".join(nodes[index].op_type for index in circle[:4]) + ", …" * (len(circle) > 4)
@@ -591,8 +611,7 @@ def computed_constants(proto: ModelProto) -> frozenset[str]:
 
     proto: its nodes in order.
     """
-    weights = {weight.name for weight in proto.graph.initializer}
-    varies = {value.name for value in proto.graph.input if value.name not in weights}
+    varies = {value.name for value in proto.graph.input}.difference(weight.name for weight in proto.graph.initializer)
     computed: set[str] = set()
     for node in nested_nodes(proto.graph.node):
         inner = list(subgraphs(node)) if node.attribute else []
@@ -622,8 +641,7 @@ def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
         if value.type.tensor_type.HasField("shape")
     }
     held = sum(math.prod(weight.dims) for weight in proto.graph.initializer)
-    written = [name for node in graph.node if node.op_type == "Constant" for name in node.output]
-    held += sum(sizes.get(name, 0) for name in written)
+    held += sum(sizes.get(name, 0) for node in graph.node if node.op_type == "Constant" for name in node.output)
     made = sum(math.prod(sparse.dims) for sparse in proto.graph.sparse_initializer)
     made += sum(sizes.get(name, 0) for name in computed_constants(proto))
     if made > FREE + TIMES * held:

@@ -76,17 +76,18 @@ def supported_versions() -> tuple[int | None, int | None]:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
-    limits: list[int | None] = []
-    for opset, ir_version, pattern in ((9999, 8, r"till opset (\d+)"), (13, 9999, r"max supported IR version: (\d+)")):
+
+    def limit(opset: int, ir_version: int, pattern: str) -> int | None:
         head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
         proto = parse_model(f"{head} probe (float[1] x) => (float[1] y) {{ y = Identity(x) }}")
-        match = None
         try:
             ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except (ort_state.Fail, ort_state.InvalidGraph, ort_state.NotImplemented) as error:
-            match = re.search(pattern, str(error))
-        limits.append(int(match.group(1)) if match else None)
-    return limits[0], limits[1]
+            if match := re.search(pattern, str(error)):
+                return int(match.group(1))
+        return None
+
+    return limit(9999, 8, r"till opset (\d+)"), limit(13, 9999, r"max supported IR version: (\d+)")
 
 
 @cache
@@ -197,12 +198,8 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         if contract is None and tensor is None:
             refuse_dense(operators, layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
-    representation, constants = choice.representation, Constants(proto, layers, file.weights)
-    if representation.ends_in in EMBEDDINGS:
-        orthogonal = is_change_of_basis(constants, representation.tensor)
-        if orthogonal is not False:
-            end = End("change_of_basis" if orthogonal else "linear_unread")
-            representation = replace(representation, ends_in=end)
+    constants = Constants(proto, layers, file.weights)
+    representation = _with_end_by_weights(choice.representation, constants)
     fetch, addition = _addition(proto, representation, layers)
     if file.mapped is not None:  # what was parsed is what was digested
         refuse_changed(file.path, (file.mapped,))
@@ -219,11 +216,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         image_input=image_input,
         scalings=find_scalings(constants, image_input, representation.tensor),
         left_out=left_out,
-        outputs=tuple(
-            Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
-            for name in names
-            for kind in [layers.types.get(name)]
-        ),
+        outputs=tuple(_output(layers, name) for name in names),
         contract=contract,
         file_changed=file_changed,
         representation=representation,
@@ -240,6 +233,20 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         ),
         external_folder=file.weights.folder,
     )
+
+
+def _with_end_by_weights(representation: Representation, constants: Constants) -> Representation:
+    """Return a representation whose end takes the linear layer's weights into account. A change of basis is one."""
+    if representation.ends_in in EMBEDDINGS:
+        orthogonal = is_change_of_basis(constants, representation.tensor)
+        if orthogonal is not False:
+            return replace(representation, ends_in=End("change_of_basis" if orthogonal else "linear_unread"))
+    return representation
+
+
+def _output(layers: Layers, name: str) -> Output:
+    kind = layers.types.get(name)
+    return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
 
 
 def _inlined(proto: ModelProto) -> ModelProto:
@@ -283,8 +290,8 @@ def digest_of(file: OnnxFile) -> str:
     """
     if not file.external:
         return file.model_digest
-    text = "\n".join([file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)])
-    return sha256_of(text.encode())
+    lines = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
+    return sha256_of("\n".join(lines).encode())
 
 
 def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:

@@ -21,16 +21,19 @@ from ..errors import CannotAssessError, UsageError
 from ..text import quoted
 from .ends import AFTER_LINEAR, GATE, SCALE, SECOND, UNIT, Head, Join, embedding_under, ends_in, find_head
 from .file import Contract
-from .layers import ELEMENTWISE, FLOATS, LINEAR, POOL, Layers, Names, Shape, integer, integers, show_shape
+from .layers import ELEMENTWISE, FLOATS, LINEAR, POOL, Layers, Names, Shape, integer, integers, op_set, show_shape
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
 CLASS_COUNTS = frozenset((2, 10, 100, 101, 200, 365, 1000, 1001, 10450, 11221, 11821, 21841, 21843))
 CLASS_NAME = re.compile(r"logit|prob|scores?\b|(^|[^a-z])class(es)?([^a-z]|$)|classif|softmax|predict|label", re.I)
-CLASS_OPS = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "QLinearSoftmax", "QLinearSigmoid",
-                       "LabelEncoder", "ArrayFeatureExtractor", "ZipMap"))  # fmt: skip
+CLASS_OPS = op_set(
+    "Softmax LogSoftmax Sigmoid ArgMax TopK QLinearSoftmax QLinearSigmoid LabelEncoder ArrayFeatureExtractor ZipMap"
+)
 ACTIVATED = frozenset(("Relu", "Clip", GATE))  # class scores go through none of these
 EMBEDDING_NAME = re.compile(r"embed|feature|represent|pooler|hidden_state|descriptor|(^|[^a-z])emb([^a-z]|$)", re.I)
+Ending = Head | Join | None
+"""what `find_head` returns for an output"""
 COSINE = "its last linear layer reads a vector of length 1, as that of a zero-shot head does"
 
 
@@ -50,7 +53,7 @@ def role_of(layers: Layers, output: str) -> Role:
     return Role(output, end if isinstance(end, Head) else None, *_content(layers, output, end))
 
 
-def _content(layers: Layers, output: str, end: Head | Join | None) -> tuple[bool | None, str]:
+def _content(layers: Layers, output: str, end: Ending) -> tuple[bool | None, str]:
     head, last = end if isinstance(end, Head) else None, ends_in(layers, output)
     activation = {last.op} if last.kind == "activation" else set()
     if score := CLASS_OPS & (head.crossed if head else activation - {"Sigmoid"}):
@@ -66,6 +69,10 @@ def _content(layers: Layers, output: str, end: Head | Join | None) -> tuple[bool
         return True, _joins(end, heads)
     if head is None:
         return False, like_scores(layers, output) or "no linear layer ends it"
+    return _by_last_layer(layers, head, last)
+
+
+def _by_last_layer(layers: Layers, head: Head, last: End) -> tuple[bool | None, str]:
     if SCALE in head.crossed:
         return None, f"a factor follows its last linear layer ({head.op})"
     is_wide = has_class_width(head)
@@ -83,12 +90,12 @@ def _content(layers: Layers, output: str, end: Head | Join | None) -> tuple[bool
     return None, f"its last linear layer has {last_layer}"
 
 
-def _joined(layers: Layers, end: Head | Join | None) -> list[Head | Join | None]:
+def _joined(layers: Layers, end: Ending) -> list[Ending]:
     """Return the ends of the branches of a join. Anything else has none."""
     return [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
 
 
-def _joins(end: Head | Join | None, heads: Sequence[object]) -> str:
+def _joins(end: Ending, heads: Sequence[object]) -> str:
     return f"{end.op if end else ''} joins {len(heads)} linear layers as class scores have"
 
 
@@ -127,7 +134,7 @@ def has_class_width(head: Head) -> bool:
 
 SHOWN = 12  # names that a message lists
 # what a contract may call a tensor next to its representation; by any other rule there is that one
-BESIDE = frozenset(("pooled", "logits"))
+BESIDE = ("pooled", "logits")
 
 
 class Candidate(NamedTuple):
@@ -229,7 +236,7 @@ def choose(
     return Choice(chosen, head, class_output)
 
 
-def find_candidates(layers: Layers, outputs: Sequence[str]) -> tuple[Candidate, ...]:
+def find_candidates(layers: Layers, outputs: Names) -> tuple[Candidate, ...]:
     """Return all candidates for the representation.
 
     These are every output, the input of the last linear layer before it, and the branches that a node joins.
@@ -263,7 +270,7 @@ def find_candidates(layers: Layers, outputs: Sequence[str]) -> tuple[Candidate, 
     return tuple(candidates.values())
 
 
-def _by_rule(layers: Layers, outputs: Sequence[str], where: str) -> Choice:
+def _by_rule(layers: Layers, outputs: Names, where: str) -> Choice:
     roles = [role_of(layers, name) for name in outputs if name in layers.image_tensors]
     if not roles:
         raise CannotAssessError(
@@ -281,33 +288,15 @@ def _by_rule(layers: Layers, outputs: Sequence[str], where: str) -> Choice:
         )
 
     classes = [role for role in roles if role.is_class]
-    for role in classes:
-        if role.head is None:
-            heads = _joined(layers, find_head(layers, role.output))
-            read = sorted({head.tensor for head in heads if isinstance(head, Head)})
-            joined = f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
-            raise undecided(
-                f"output {role.output!r} holds class scores ({role.why}), but no single linear layer ends it{joined}"
-            )
-    if len({role.head.tensor for role in classes if role.head}) > 1:
-        raise undecided(f"outputs {', '.join(role.output for role in classes)} have heads of their own")
+    if unclear := _unclear_head(layers, classes):
+        raise undecided(unclear)
     if classes:
         classes.sort(key=lambda role: layers.types.get(role.output) not in FLOATS)  # scores before their labels
         return _head_input(layers, where, classes[0])
-    roles = [  # but for the ViT pooler of transformers: most checkpoints hold no weights for that layer
-        role
-        for role in roles
-        if len(layers.shapes.get(role.output, ())) != 2
-        or not EMBEDDING_NAME.search(role.output)
-        or ends_in(layers, role.output) != End("activation", "Tanh")
-    ] or roles
-    role = roles[0]
+    roles = _encoder_outputs(layers, roles)
     if len(roles) > 1:
-        vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and is_vector(layers.shapes.get(r.output, ()))]
-        rest = [r for r in roles if r not in vectors]
-        if len(vectors) != 1 or any(len(layers.shapes.get(r.output, (0, 0))) < 3 for r in rest):
-            raise undecided(f"outputs {_listed([r.output for r in roles])} could each be the representation")
-        role = vectors[0]
+        raise undecided(f"outputs {_listed([r.output for r in roles])} could each be the representation")
+    role = roles[0]
     doubted = bool(like_scores(layers, role.output))  # its name says embedding, but its last layer says class scores
     why = f"output of an image encoder{', assumed' if doubted else ''}: {role.why}"
     if role.is_class is None and role.head is not None:
@@ -318,7 +307,34 @@ def _by_rule(layers: Layers, outputs: Sequence[str], where: str) -> Choice:
     return Choice(_represent(layers, where, role.output, "encoder_output", why, assumed=doubted), None, None)
 
 
-def _by_contract(layers: Layers, outputs: Sequence[str], where: str, contract: Contract) -> Choice:
+def _unclear_head(layers: Layers, classes: Sequence[Role]) -> str:
+    """Return why no single linear layer makes the class scores. "" where one does, or there are none."""
+    for role in classes:
+        if role.head is None:
+            heads = _joined(layers, find_head(layers, role.output))
+            read = sorted({head.tensor for head in heads if isinstance(head, Head)})
+            joined = f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
+            return f"output {role.output!r} holds class scores ({role.why}), but no single linear layer ends it{joined}"
+    if len({role.head.tensor for role in classes if role.head}) > 1:
+        return f"outputs {', '.join(role.output for role in classes)} have heads of their own"
+    return ""
+
+
+def _encoder_outputs(layers: Layers, roles: list[Role]) -> list[Role]:
+    """Return the outputs that could be the representation. A vector that is named like one comes before maps."""
+    roles = [  # but for the ViT pooler of transformers: most checkpoints hold no weights for that layer
+        role
+        for role in roles
+        if len(layers.shapes.get(role.output, ())) != 2
+        or not EMBEDDING_NAME.search(role.output)
+        or ends_in(layers, role.output) != End("activation", "Tanh")
+    ] or roles
+    vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and is_vector(layers.shapes.get(r.output, ()))]
+    are_maps = all(len(layers.shapes.get(r.output, (0, 0))) >= 3 for r in roles if r not in vectors)
+    return vectors if len(vectors) == 1 and are_maps else roles
+
+
+def _by_contract(layers: Layers, outputs: Names, where: str, contract: Contract) -> Choice:
     for name in contract.tensors:
         if name not in outputs:
             raise CannotAssessError(
@@ -331,8 +347,8 @@ def _by_contract(layers: Layers, outputs: Sequence[str], where: str, contract: C
     head = find_head(layers, class_output) if class_output else None
     scores = "" if entry.rule == "logits" else like_scores(layers, "representation")
     why = f"named by the file's contract: {entry.meaning}{'; assumed, since ' if scores else ''}{scores}"
-    representation = _represent(layers, where, "representation", entry.rule, why, assumed=bool(scores))
-    return Choice(representation, head if isinstance(head, Head) else None, class_output)
+    chosen = _represent(layers, where, "representation", entry.rule, why, assumed=bool(scores))
+    return Choice(chosen, head if isinstance(head, Head) else None, class_output)
 
 
 def _refuse_tensor(layers: Layers, where: str, tensor: str, candidates: Sequence[Candidate]) -> None:
@@ -356,12 +372,8 @@ def _refuse_tensor(layers: Layers, where: str, tensor: str, candidates: Sequence
 def _head_input(layers: Layers, where: str, role: Role) -> Choice:
     head, assumed = role.head, role.is_class is None
     assert head is not None
-    why = f"input of the last linear layer ({head.op}) of a classifier: {role.why}"
-    if assumed:
-        why = (
-            f"input of the last linear layer ({head.op}); assumed, since {role.output!r} could be class "
-            f"scores or an embedding: {role.why}"
-        )
+    doubt = f"; assumed, since {role.output!r} could be class scores or an embedding"
+    why = f"input of the last linear layer ({head.op}){doubt if assumed else ' of a classifier'}: {role.why}"
     representation = _represent(layers, where, head.tensor, "head_input", why, head, assumed=assumed)
     is_number = layers.types.get(role.output, TensorProto.STRING) != TensorProto.STRING
     # a ZipMap's maps have no type of a tensor
@@ -388,16 +400,15 @@ def _represent(
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 ONE_EACH = "one representation for each image is needed"
 DETECTOR_NAME = re.compile(
     r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
 )
-DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "EfficientNMS_TRT", "BatchedNMS_TRT"))
-UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
+DETECTOR_OPS = op_set("NonMaxSuppression RoiAlign MaxRoiPool EfficientNMS_TRT BatchedNMS_TRT")
+UPSAMPLING_OPS = op_set("Resize Upsample ConvTranspose DepthToSpace")
 
 
 def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, where: str) -> None:
@@ -408,8 +419,8 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, wh
     Raises:
         CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
     """
-    command = f"robustcheck inspect {quoted(where)} --tensor {quoted(_deepest_map(layers) or 'NAME')}"
-    hint = f"to look at its vision encoder: {command}"
+    tensor = quoted(_deepest_map(layers) or "NAME")
+    hint = f"to look at its vision encoder: robustcheck inspect {quoted(where)} --tensor {tensor}"
     for name in outputs:
         if DETECTOR_NAME.search(name):
             raise CannotAssessError(f"output {name!r} is an object detector's; {ONE_EACH}", hint)
@@ -451,7 +462,7 @@ def _deepest_map(layers: Layers) -> str:
 
 POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
 ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
-KEEPS_AXES = ELEMENTWISE | {"Concat", "HardSwish", "Gelu", "LeakyRelu", "Dropout", "Identity"}
+KEEPS_AXES = ELEMENTWISE | op_set("Concat HardSwish Gelu LeakyRelu Dropout Identity")
 RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
 
 
@@ -459,9 +470,9 @@ class Pooling(NamedTuple):
     """How a tensor becomes (image, feature)."""
 
     pool: str
-    feature_axis: int
     why: str
-    assumed: bool
+    feature_axis: int = -1
+    assumed: bool = False
 
 
 def choose_pool(
@@ -479,28 +490,28 @@ def choose_pool(
     """
     if shape is None or is_vector(shape):
         on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
-        return Pooling("none", 1 if on_axis_1 else -1, "", False)
+        return Pooling("none", "", 1 if on_axis_1 else -1)
     if len(shape) == 4:
         axis = _channel_axis(layers, tensor)
         where = "the last axis" if axis == -1 else "axis 1"
-        return Pooling("spatial_mean", axis or 1, f"mean over height and width, features on {where}", axis is None)
+        return Pooling("spatial_mean", f"mean over height and width, features on {where}", axis or 1, axis is None)
     if len(shape) != 3:
         raise CannotAssessError(
             f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
             f"robustcheck inspect {quoted(where)} names other tensors; choose one with --tensor",
         )
     if "ReduceMean" in crossed:
-        return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)
+        return Pooling("token_mean", "mean over tokens, as the model's head does")
     if {"Gather", "Slice"} & crossed:
-        return Pooling("token_cls", -1, "first token, as the model's head does", False)
+        return Pooling("token_cls", "first token, as the model's head does")
     tokens = shape[1]
     if _has_class_token(layers):
-        return Pooling("token_cls", -1, "first of the tokens: the graph puts a learned class token there", False)
+        return Pooling("token_cls", "first of the tokens: the graph puts a learned class token there")
     if tokens is not None and math.isqrt(tokens) ** 2 == tokens:
-        return Pooling("token_mean", -1, f"mean over {tokens} tokens: a square grid without class token", False)
+        return Pooling("token_mean", f"mean over {tokens} tokens: a square grid without class token")
     if tokens is not None and math.isqrt(tokens - 1) ** 2 == tokens - 1:
-        return Pooling("token_cls", -1, f"first of {tokens} tokens: one more than a square grid", True)
-    return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
+        return Pooling("token_cls", f"first of {tokens} tokens: one more than a square grid", assumed=True)
+    return Pooling("token_mean", "mean over tokens: no class token was found", assumed=True)
 
 
 def is_vector(shape: Shape) -> bool:
