@@ -58,6 +58,7 @@ def destinations_of(
     from ..storage.places import Url, parse_place, redact
 
     destinations: list[Destination] = []
+    taken: list[Place | str | None] = []
     for text in outputs:
         form, separator, path = split(text)
         refuse_removed("form", form, REMOVED_FORMS)
@@ -72,10 +73,12 @@ def destinations_of(
             )
         if place is not None:
             check_target(place, reads)
-        if any(place == other.path for other in destinations):
+        real = os.path.realpath(place) if isinstance(place, Path) else place
+        if real in taken:
             raise UsageError(
                 f"--output names {redact(path) or 'stdout'} twice; only one document fits there", "-o json=report.json"
             )
+        taken.append(real)
         destinations.append(Destination(form, place))
     return destinations
 
@@ -153,7 +156,8 @@ def _replaced(path: Path, reads: Iterable[Place]) -> str:
                     files += [folder / name for name in external_locations(read)[1] for folder in folders]
     if any(read.exists() and path.samefile(read) for read in files):
         return "a file that this run reads"
-    return "an existing image or model" if is_other and path.suffix.lower() in {*SUFFIXES, ".onnx"} else ""
+    endings = {each.suffix.lower() for each in (path, path.resolve())}  # a link may have another one
+    return "an existing image or model" if is_other and endings & {*SUFFIXES, ".onnx"} else ""
 
 
 def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: Destinations, example: str) -> None:
@@ -318,7 +322,7 @@ def console_for(color: str = "auto") -> Console:
 
     piped = not sys.stdout.isatty()
     # rich would fall back to 80 columns, too few for paths and digests
-    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else (120 if piped else None)
+    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdecimal() else (120 if piped else None)
     return Console(
         width=width,
         highlight=False,

@@ -91,7 +91,8 @@ def compare(
         index: what the index verdict is asked with.
         require: the verdicts that `exit_code` is of: indication (PASS), index (compatible), or both.
         write_baseline: file for the candidate's numbers; one that ends in .npz gets the vectors, too. It is written
-            after the comparison, so an error leaves an earlier file as it was.
+            after the comparison, so an error leaves an earlier file as it was. That of `baseline` is replaced only
+            where the report's `exit_code` is 0.
         images: as in `check`.
         isolate: as in `check`; one child reads both models.
         limits: as in `check`.
@@ -121,7 +122,7 @@ def compare(
     if isolate and isolation.is_possible(given, run.images):
         asked: dict[str, Any] = {"candidate": candidate, "reference": reference, "tolerance": tolerance, "index": index}
         asked |= {"thresholds": profile, "require": require, "progress": progress, **run.given}
-        return _kept(_apart(baseline, limits, asked), write_baseline)
+        return _kept(_apart(baseline, limits, asked), write_baseline, baseline)
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
     baseline_digest = sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else ""
@@ -160,12 +161,21 @@ def compare(
     index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
     added = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
     report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
-    return _kept(report.with_baseline(new_baseline), write_baseline)
+    return _kept(report.with_baseline(new_baseline), write_baseline, baseline)
 
 
-def _kept(found: CompareReport | FirstBaseline, file: str | Path | None) -> CompareReport | FirstBaseline:
-    """Write the candidate's numbers to a file. Nothing else can fail any more."""
-    if file is not None and found.next_baseline is not None:
+def _kept(
+    found: CompareReport | FirstBaseline, file: str | Path | None, known: str | Path | Baseline | None = None
+) -> CompareReport | FirstBaseline:
+    """Write the candidate's numbers to a file. Nothing else can fail any more.
+
+    A candidate that failed does not replace the baseline that it was compared with: tried again, it would be compared
+    with itself.
+    """
+    if file is None or found.next_baseline is None:
+        return found
+    is_known = isinstance(known, str | Path) and Path(file).exists() and Path(file).samefile(known)
+    if not (is_known and getattr(found, "exit_code", False)):
         baselines.write(Path(file), found.next_baseline)
     return found
 

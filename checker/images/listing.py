@@ -29,6 +29,7 @@ from .containers import PATH_COLUMNS, SHOWN, Entries, Entry, File, Files, Rows, 
 Row = tuple[int, int, object, object]
 """line number, index into PATH_COLUMNS, path, label"""
 _JSON = json.JSONDecoder()
+_NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # in no name of a file; U+DC80 to U+DCFF are bytes of one
 ROW_LETTERS = 1 << 20  # of the longest row; one that holds a path and some columns has some hundred
 
 
@@ -46,7 +47,7 @@ def manifest_entries(path: File) -> Entries:
     files = path.parent
     with _text(path) as file:
         for number, column, value, label in ROWS[path.suffix.lower()](path, file):
-            if not isinstance(value, str) or not value or "\0" in value:
+            if not isinstance(value, str) or not value or _NO_NAME.search(value):
                 raise UsageError(
                     f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r:.{SHOWN}}; it must be the path of an "
                     "image",

@@ -405,7 +405,7 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
         faults["profile"] = f"{profile.id} was changed after it was sealed"
     try:
         verdict = judge(report.evidence, profile)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as fault:
         return faults | {"verdict": f"its evidence can't be judged ({type(fault).__name__})"}
     if '"finding": "warn"' in json.dumps(raw["evidence"].get("detectors")):  # whatever its verdict says
         faults["verdict"] = "a plug-in of an earlier version warned, and none is run any more; check the model again"

@@ -81,6 +81,10 @@ CHECK -o terminal= => 2 => -o terminal=report.terminal => --output is 'terminal=
 CHECK -o terminal -o terminal => 2 => -o json=report.json => --output names stdout twice; only one document fits there
 CHECK -o terminal=r.txt -o terminal=r.txt => 2 => -o json=report.json => --output names r.txt twice; only one document
     fits there
+CHECK -o terminal=r.txt -o terminal=photos/../r.txt => 2 => -o json=report.json => --output names photos/../r.txt twice;
+    only one document fits there
+CHECK -o json=link.json => 2 => -o json=report.json => link.json: report path is an existing image or model; a report
+    must not replace it
 CHECK -o json=absent/r.json => 2 => mkdir -p absent => absent/r.json: folder absent is missing; reports are written
     into existing folders
 CHECK -o json=./pass.onnx => 2 => -o json=pass.json => pass.onnx: report path is a file that this run reads; a report

@@ -178,10 +178,11 @@ def test_agreement_is_chance_where_its_lower_bound_is() -> None:
 
 def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: Capture) -> None:
     h = planted()
-    a, b = workshop.model("candidate", h * (1 - 0.05 * (np.arange(384) == 7))), workshop.model("reference", h)
+    a, b, weaker = (workshop.model(f"{loss}", h * (1 - loss * (np.arange(384) == 7))) for loss in (0.05, 0, 0.35))
     file, out = workshop.folder / "baseline.json", workshop.folder / "report.json"
-    for words in ((b, "--write-baseline", file, "-qq"), (a, "--baseline", file, "-o", f"json={out}")):
-        assert robustcheck("compare", *words, "--images", workshop.photos, "--device", "cpu") == 0
+    again = (weaker, "--baseline", file, "--write-baseline", file)  # twice: it must not be compared with itself
+    for words in ((b, "--write-baseline", file), (a, "--baseline", file, "-o", f"json={out}"), again, again):
+        assert robustcheck("compare", *words, "--images", workshop.photos, "--device", "cpu") == (words is again)
     assert "baseline" in capsys.readouterr().out
     with_file, with_model = CompareReport.model_validate_json(out.read_bytes()), workshop.run(a, b)
     assert (with_file.verdict, with_file.statistics) == (with_model.verdict, with_model.statistics)

@@ -112,6 +112,7 @@ def test_bad_manifest_rows_are_usage_errors_with_their_number() -> None:
         ("m.jsonl", '{"path": "a.png"}\n{"path": }\n', r"m\.jsonl: row 2 is not JSON"),
         ("m.jsonl", '["a.png"]', r"m\.jsonl: row 1 is \[\"a\.png\"\]; each row must be a JSON object"),
         ("m.jsonl", '{"path": 7}', r"m\.jsonl: row 1: path is 7; it must be the path of an image"),
+        ("m.jsonl", '{"path": "s3://b/\\ud800"}', r"path is 's3://b/\\ud800'; it must be the path of an image"),
         ("m.csv", b"path\n\xff.png\n", r"m\.csv: file is not readable UTF-8 text"),
     )
     for name, content, message in rows:

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 
@@ -227,7 +228,7 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path:
     victim, target = tmp_path / "victim", tmp_path / "r.json"
     victim.write_text("mine")
     (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to(victim)
-    monkeypatch.setattr(stores, "token_hex", lambda n: "0" * n)
+    monkeypatch.setattr(stores, "token_hex", lambda _: "00000000")
     taken = tmp_path / ".r.json.00000000.tmp"
     taken.symlink_to(victim)
     raised(EnvironmentFaultError, "report is not written", stores.write_whole, target, "{}")
@@ -235,6 +236,11 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path:
     stores.write_whole(target, "{}")
     assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("mine", "{}", False)
     assert not taken.exists()
+    target.write_text('{"tool": "robustcheck"}')
+    for name in ("replace", "unlink"):  # as of a file that is mounted
+        monkeypatch.setattr(Path, name, Mock(side_effect=OSError))
+    raised(EnvironmentFaultError, "report is not written", stores.replace_with_error, target, "{}")
+    assert not target.read_text()
 
 
 def test_a_report_replaces_no_sidecar_no_image_and_no_model(tmp_path: Path) -> None:

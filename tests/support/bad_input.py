@@ -142,6 +142,7 @@ def write(folder: Path, model: Path, photos: Path) -> None:
     shutil.copytree(photos, folder / "photos")
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
+    (folder / "link.json").symlink_to("edge.onnx")
     _write_models(folder)
     _write_images(folder)
     _write_settings(folder)

@@ -35,13 +35,18 @@ def canonical_digest(document: Fields) -> str:
     return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def put(place: Path, report: Report | str) -> None:
+    text = report if isinstance(report, str) else to_json(report)
+    (place / "report.json").write_text(text, encoding="utf-8")
+
+
 def forge(place: Path, **changes: Any) -> None:
     """Change the report, at keys with `__` between them, and give it a right digest, as anyone can."""
     document = read_json(place / "report.json")
     for at, value in changes.items():
         document = changed(document, at.replace("__", " "), value)
     document["binding"]["result_digest"] = canonical_digest(document)
-    (place / "report.json").write_text(json.dumps(document))
+    put(place, json.dumps(document))
 
 
 Verify = Callable[..., tuple[int, dict[str, str], Fields]]
@@ -81,11 +86,14 @@ def test_a_report_that_holds(verify: Verify, passed: Report) -> None:
 
 
 def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report) -> None:
-    assert read_one(place / "report.json") == passed
+    file = place / "report.json"
+    assert read_one(file) == passed
     forge(place, verdict__verdict="WARN")
-    raised(CannotAssessError, r"was edited \(verdict: its evidence gives PASS\);", read_one, place / "report.json")
-    (place / "report.json").write_text(forms.render("json", [passed, passed]), encoding="utf-8")
-    raised(UsageError, r"document holds 2 reports; it must hold one\n", read_one, place / "report.json")
+    raised(CannotAssessError, r"was edited \(verdict: its evidence gives PASS\);", read_one, file)
+    forge(place, evidence__model__scaling=json.loads('{"channels":[-4],"factor":[1.0],"offset":[0.0],"ops":[]}'))
+    raised(CannotAssessError, r"its evidence can't be judged \(IndexError\)", read_one, file)
+    put(place, forms.render("json", [passed, passed]))
+    raised(UsageError, r"document holds 2 reports; it must hold one\n", read_one, file)
 
 
 def test_the_terminal_says_what_nobody_checked_or_vouched_for(place: Path, capsys: Capture, monkeypatch: Patch) -> None:
@@ -136,7 +144,7 @@ def test_an_earlier_report_that_was_measured_on_ray_is_run_again(place: Path, ve
     job = new_job(place / "model.onnx", str(place / "photos"))
     (evidence,) = measure_all(job, passed.profile)  # every image, in shards: as a worker of Ray measures
     report = but(passed, evidence=evidence, verdict=judge(evidence, passed.profile))
-    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    put(place, report)
     for part in ("evidence__execution", "binding__settings"):
         forge(place, **{f"{part}__engine": "ray", f"{part}__workers": 2})
     code, status, document = verify(images="photos")
@@ -150,7 +158,7 @@ def test_an_earlier_report_that_was_measured_on_ray_is_run_again(place: Path, ve
 def test_one_byte_of_the_model_and_of_its_external_weights(place: Path, verify: Verify) -> None:
     proto = onnx.load(place / "model.onnx")
     onnx.save(proto, place / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
-    (place / "report.json").write_text(to_json(check(place / "model.onnx", images=place / "photos")), encoding="utf-8")
+    put(place, check(place / "model.onnx", images=place / "photos"))
     assert verify()[0] == 0
     for file, byte in (("weights.bin", -1), ("model.onnx", 0), ("model.onnx", 1000), ("model.onnx", -1)):
         flip(place / file, byte)
@@ -180,7 +188,7 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, verify: Ver
         (profile.load("default-1"), "default-1", "default-1 is looser than the default ("),
     ):
         report = but(passed, profile=other, verdict=judge(passed.evidence, other))
-        (place / "report.json").write_text(to_json(sealed(report)), encoding="utf-8")
+        put(place, sealed(report))
         for accepted, found in ([], (3, "differs")), (["--thresholds", name], (0, "agrees")):
             code, status, document = verify(*accepted)
             assert (code, status["profile"]) == found
@@ -194,7 +202,7 @@ def test_what_only_the_report_says_is_shown_so(place: Path, capsys: Capture, ver
     """The address a model is said to be from is not checked; what loosened the gate is said before the result."""
     decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
     loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
-    (place / "report.json").write_text(to_json(but(passed, gate=but(decided, loosening=loosening))), encoding="utf-8")
+    put(place, but(passed, gate=but(decided, loosening=loosening)))
     forge(place, evidence__model__origin={"address": "hf://bank/encoder", "revision": "1f", "file": "model.onnx"})
     assert verify()[1]["origin"] == "not checked"
     robustcheck("verify", place / "report.json", place / "model.onnx", "--color", "never")
@@ -209,7 +217,7 @@ def test_what_only_the_report_says_is_shown_so(place: Path, capsys: Capture, ver
 def warning(place: Path, warned: tuple[Path, Report]) -> Report:
     """The report of a model that warns, which takes the place of the one that passes."""
     shutil.copy(warned[0], place / "model.onnx")
-    (place / "report.json").write_text(to_json(warned[1]), encoding="utf-8")
+    put(place, warned[1])
     return warned[1]
 
 
@@ -224,7 +232,7 @@ def test_a_warn_is_never_0(place: Path, verify: Verify, warning: Report) -> None
 def test_evidence_of_a_better_model(place: Path, passed: Report, warning: Report, verify: Verify) -> None:
     """Numbers of a passing model under the digest of one that warns: only a second run can tell."""
     forged = sealed(but(passed, evidence__model=warning.evidence.model))
-    (place / "report.json").write_text(to_json(forged), encoding="utf-8")
+    put(place, forged)
     code, status, document = verify(images="photos")
     assert (code, [name for name, value in status.items() if value == "differs"]) == (3, ["rerun"])
     assert "verdict PASS against WARN" in json.dumps(document)
@@ -242,14 +250,14 @@ def let_through(report: Report, last_day: int, fail_on: gate.FailOn = "warn") ->
 
 def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report, verify: Verify) -> None:
     """And a second run vouches for none of them."""
-    (place / "report.json").write_text(let_through(warning, 5), encoding="utf-8")
+    put(place, let_through(warning, 5))
     assert verify()[0] == 1
     assert verify("--accept-waivers")[0] == 0
     code, status, document = verify("--accept-waivers", images="photos")
     assert (code, status["rerun"]) == (1, "agrees")
     assert "the waivers in the report count only with a signature" in document["rule"]
     for fail_on in ("warn", "never"):
-        (place / "report.json").write_text(let_through(warning, -1, fail_on), encoding="utf-8")
+        put(place, let_through(warning, -1, fail_on))
         assert verify("--accept-waivers")[0] == 1
     forge(place, gate__waived=[], gate__exit_code=1)
     code, status, _ = verify("--accept-waivers")
@@ -272,7 +280,7 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
         document = changed(whole, at, value)
         if value is not None:
             document["binding"]["result_digest"] = canonical_digest(document)
-        (place / "report.json").write_text(json.dumps(document))
+        put(place, json.dumps(document))
         raised(UsageError, said, read, place / "report.json")
 
 
@@ -286,13 +294,13 @@ def test_files_that_are_no_reports(place: Path, verify: Verify) -> None:
         (text.replace('"alpha": 0.05', '"alpha": NaN'), 2, "NaN"),
         (json.dumps(error), 3, "no memory"),
     ):
-        (place / "report.json").write_text(content, encoding="utf-8")
+        put(place, content)
         got, _, document = verify()
         assert (got, said in document["error"]["message"]) == (code, True), (said, document)
     for name in ("report.json", "model.onnx"):
         (place / name).unlink()
         assert verify()[0] == 2
-        (place / "report.json").write_text(text, encoding="utf-8")
+        put(place, text)
 
 
 def test_a_rerun_needs_the_images(verify: Verify) -> None:
@@ -304,7 +312,7 @@ def test_a_rerun_needs_the_images(verify: Verify) -> None:
 
 def test_a_document_of_several_models(place: Path, passed: Report, warned: tuple[Path, Report], verify: Verify) -> None:
     failed = Failed(model="x.onnx", message="gone", hint="", exit_code=3)
-    (place / "report.json").write_text(forms.render("json", [passed, failed, warned[1]]), encoding="utf-8")
+    put(place, forms.render("json", [passed, failed, warned[1]]))
     assert verify()[0] == 0
     shutil.copy(warned[0], place / "model.onnx")
     assert verify()[0] == 1
@@ -318,7 +326,7 @@ def test_a_document_of_several_models(place: Path, passed: Report, warned: tuple
 
 def test_the_bundled_photos_are_those_of_the_package(place: Path, verify: Verify) -> None:
     report = check(lookup.write_lookup_model(place / "model.onnx", normal(80, 512)), preprocess="clip", max_images=60)
-    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    put(place, report)
     code, status, document = verify()
     assert (code, status["images"], status["rerun"]) == (1, "agrees", "not checked")
     assert document["unfit"].startswith("on the bundled photos, not yours; of a synthetic model: repr")
